@@ -1,0 +1,3 @@
+"""kvmcompose: make for virtual testbeds."""
+
+__version__ = "0.1.0"

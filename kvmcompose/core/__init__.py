@@ -1,0 +1,1 @@
+"""Nouns: values without I/O that every other package speaks of."""
