@@ -1,0 +1,157 @@
+"""The first program inside a host: mounts what is the host's own, starts its daemons, runs commands.
+
+What it mounts is empty, not an overlay of the machine's folders: a machine with a libvirt of its own has
+domains and networks in /etc/libvirt, and a second libvirtd must not start them from the same disks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import stat
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+from hosts import agent, daemons
+from hosts.spec import WIRE_PREFIX, Spec
+
+MS_NOSUID, MS_NODEV, MS_BIND, MS_MOVE, MS_REC = 2, 4, 4096, 8192, 16384
+MNT_DETACH = 2
+
+OWN_FOLDERS = (
+    "/etc/libvirt",
+    "/var/lib/libvirt",
+    "/var/cache/libvirt",
+    "/var/log/libvirt",
+    "/etc/openvswitch",
+    "/var/lib/openvswitch",
+    "/var/log/openvswitch",
+)
+PROJECTS = Path("/var/lib/kvm-compose")
+
+# No kvm: where the device is there but does not work, libvirtd would probe it at every call.
+DEVICES = {
+    "null": (1, 3),
+    "zero": (1, 5),
+    "full": (1, 7),
+    "random": (1, 8),
+    "urandom": (1, 9),
+    "tty": (5, 0),
+    "net/tun": (10, 200),
+}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(source: str | Path, target: str | Path, kind: str = "", flags: int = 0, data: str = "") -> None:
+    """mount(2): some hundred calls per host, too many for a process each."""
+    texts = [os.fsencode(text) for text in (source, target, kind)]
+    if _libc.mount(*texts, flags, data.encode()) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"mount {source} on {target}: {os.strerror(number)}")
+
+
+def mount_own_folders() -> None:
+    # /sys/class/net shows the namespace of who mounted it. The control groups go with the old one:
+    # libvirt would put its own among the machine's.
+    _libc.umount2(b"/sys", MNT_DETACH)
+    mount("sysfs", "/sys", "sysfs")
+    mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+    Path("/run/lock").mkdir(mode=0o777)
+    for folder in OWN_FOLDERS:
+        mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+    if not PROJECTS.exists():
+        mount_lib_with_room()
+    mount("tmpfs", PROJECTS, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+
+
+def mount_lib_with_room() -> None:
+    """Put a folder of our own before /var/lib that holds all its entries, so that one can be added.
+
+    Binds, not an overlay: files of a project below /var/lib must stay the machine's own.
+    """
+    room = Path("/run/lib")
+    room.mkdir()
+    mount("tmpfs", room, "tmpfs", 0, "mode=755")
+    for entry in Path("/var/lib").iterdir():
+        if entry.is_symlink():
+            (room / entry.name).symlink_to(entry.readlink())
+        elif entry.is_dir():
+            (room / entry.name).mkdir()
+            mount(entry, room / entry.name, flags=MS_BIND | MS_REC)
+    (room / PROJECTS.name).mkdir()
+    mount(room, "/var/lib", flags=MS_MOVE)
+
+
+def mount_devices() -> None:
+    devices = Path("/run/dev")
+    devices.mkdir()
+    mount("tmpfs", devices, "tmpfs", MS_NOSUID, "mode=755")
+    for folder in ("net", "pts", "shm"):
+        (devices / folder).mkdir()
+    for name, (major, minor) in DEVICES.items():
+        os.mknod(devices / name, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+        (devices / name).chmod(0o666)
+    for name, target in {"fd": "fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}.items():
+        (devices / name).symlink_to(f"/proc/self/{target}")
+    (devices / "ptmx").symlink_to("pts/ptmx")
+    mount("devpts", devices / "pts", "devpts", MS_NOSUID, "newinstance,ptmxmode=0666,mode=620")
+    mount("tmpfs", devices / "shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+    mount(devices, "/dev", flags=MS_MOVE)
+
+
+def configure_network(spec: Spec, name: str) -> None:
+    address = f"{spec.address(name)}/{WIRE_PREFIX}"
+    for argv in (
+        ["ip", "link", "set", "lo", "up"],
+        ["ip", "link", "set", "eth0", "up"],
+        ["ip", "address", "add", address, "dev", "eth0"],
+    ):
+        daemons.run(argv)
+
+
+def say(word: str) -> None:
+    sys.stdout.write(word + "\n")
+    sys.stdout.flush()
+
+
+def bring_up(spec: Spec, name: str) -> None:
+    socket.sethostname(name)
+    mount_own_folders()
+    mount_devices()
+    if sys.stdin.readline().strip() != "wired":
+        raise SystemExit(1)
+    configure_network(spec, name)
+    folder = spec.folder(name)
+    daemons.start_libvirt(folder, uuid.uuid5(uuid.NAMESPACE_URL, str(folder)))
+    daemons.start_openvswitch(folder, name)
+    if spec.tunnels:
+        daemons.put_underlay_on_openvswitch(f"{spec.address(name)}/{WIRE_PREFIX}")
+    if spec.authorized_key:
+        daemons.start_sshd(folder, spec.authorized_key)
+    daemons.wait_for_libvirt()
+    agent.listen(folder / "control", spec.owner)
+
+
+def main() -> None:
+    name, spec = sys.argv[1], Spec.read(sys.argv[2])
+    say("namespaces")
+    started = time.monotonic()
+    try:
+        bring_up(spec, name)
+    except (OSError, subprocess.SubprocessError) as error:
+        say(f"failed after {time.monotonic() - started:.1f} s: {error} {daemons.output_of(error)}")
+        return
+    say("up")
+    sys.stdin.read()  # returns when the launcher closes its end, or is gone
+
+
+if __name__ == "__main__":
+    os.chdir("/")
+    main()
+    sys.stdout.flush()
+    os._exit(0)  # threads that wait for commands must not hold up the end

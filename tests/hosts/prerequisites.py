@@ -1,0 +1,77 @@
+"""What the real tests need of the machine, and the one line that installs what it lacks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# An ordinary user's PATH on Debian has no sbin; the daemons live there.
+SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+
+HOST_PROGRAMS = {
+    "dnsmasq": "dnsmasq-base",
+    "ip": "iproute2",
+    "libvirtd": "libvirt-daemon-system",
+    "nft": "nftables",
+    "ovs-vsctl": "openvswitch-switch",
+    "ovs-vswitchd": "openvswitch-switch",
+    "ovsdb-server": "openvswitch-switch",
+    "ovsdb-tool": "openvswitch-switch",
+    "qemu-img": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "sshd": "openssh-server",
+    "tini": "tini",
+    "unshare": "util-linux",
+    "virsh": "libvirt-clients",
+    "virtlogd": "libvirt-daemon-system",
+}
+
+IMAGE_PROGRAMS = {
+    "debootstrap": "debootstrap",
+    "mcopy": "mtools",
+    "mke2fs": "e2fsprogs",
+    "mkfs.vfat": "dosfstools",
+    "qemu-img": "qemu-utils",
+    "sfdisk": "fdisk",
+    "syslinux": "syslinux",
+    "tini": "tini",
+    "unshare": "util-linux",
+    "xorriso": "xorriso",
+}
+
+
+class MissingPrograms(Exception):  # noqa: N818 - it names what is wrong
+    """Some programs are not installed; the message has the command that installs them."""
+
+    def __init__(self, programs: Iterable[str], packages: Iterable[str]) -> None:
+        super().__init__(
+            f"not installed: {', '.join(sorted(programs))}\n"
+            f"hint: sudo apt-get install --no-install-recommends {' '.join(sorted(set(packages)))}\n"
+            "      (or everything the tests need: scripts/system-packages test)"
+        )
+
+
+def find_program(name: str) -> str | None:
+    """The full path of a program, sbin folders included."""
+    return shutil.which(name, path=SEARCH_PATH)
+
+
+def require(programs: dict[str, str]) -> None:
+    """Raise MissingPrograms when a program of ``programs`` (program -> Debian package) is lacking."""
+    wanted = dict(programs)
+    if os.geteuid() != 0:
+        wanted["sudo"] = "sudo"
+    missing = [name for name in wanted if find_program(name) is None]
+    if missing:
+        raise MissingPrograms(missing, [wanted[name] for name in missing])
+
+
+def as_root(argv: list[str]) -> list[str]:
+    """The command as root: itself, or through sudo that must not ask for a password."""
+    return argv if os.geteuid() == 0 else ["sudo", "-n", *argv]

@@ -1,0 +1,273 @@
+"""Real testbed hosts on one machine, for tests: each has its own libvirtd, Open vSwitch, /run and network.
+
+    with TestHosts(count=2, directory=tmp_path) as hosts:
+        hosts[0].run(["ping", "-c1", hosts[1].address])
+        hosts[0].virsh("list", "--all")
+
+A host is a set of namespaces held by one process, not by names: when the test process ends, the hosts
+end with all that runs in them, whatever way it ended.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from hosts import prerequisites
+from hosts.agent import Call
+from hosts.spec import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+START_SECONDS = 90
+END_SECONDS = 30
+SOCKET_PATH_BYTES = 107  # unix(7): sun_path holds 108 bytes with the closing zero
+PACKAGE_PARENT = Path(__file__).resolve().parent.parent
+
+
+class HostError(Exception):
+    """The hosts did not come up, or did not go away."""
+
+
+class CommandError(subprocess.CalledProcessError):
+    """A command in a host failed; unlike its parent it shows what the command said."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.stdout}{self.stderr}"
+
+
+class TestHost:
+    """One testbed host."""
+
+    __test__ = False  # not a test class, whatever its name
+
+    def __init__(self, spec: Spec, name: str) -> None:
+        self._spec = spec
+        self.name = name
+        self.folder = spec.folder(name)
+        self.address = spec.address(name)
+        self.libvirt_uri = f"qemu+unix:///system?socket={self.folder / 'libvirt-sock'}"
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        check: bool = True,
+        timeout: float = 60,
+        cwd: Path | str = "/",
+        env: Mapping[str, str] | None = None,
+        input: str = "",  # noqa: A002 - as subprocess.run calls it
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command inside the host, as root, to its end.
+
+        Raises CommandError when it fails, subprocess.TimeoutExpired when ``timeout`` seconds have
+        passed (the command is killed then), NoAgent when the host is gone.
+        """
+        words = [str(word) for word in argv]
+        with (
+            tempfile.TemporaryFile() as stdin,
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+        ):
+            stdin.write(input.encode())
+            stdin.seek(0)
+            files = (stdin.fileno(), out.fileno(), err.fileno())
+            with self._call(words, files, cwd=cwd, env=env) as call:
+                try:
+                    status = call.wait(timeout)
+                except TimeoutError:
+                    raise subprocess.TimeoutExpired(words, timeout, _text(out), _text(err).encode()) from None
+            if check and status != 0:
+                raise CommandError(status, words, _text(out), _text(err))
+            return subprocess.CompletedProcess(words, status, _text(out), _text(err))
+
+    def command(self, argv: Sequence[str | Path]) -> list[str]:
+        """The argv that runs ``argv`` inside the host when started outside."""
+        return [
+            "env", f"PYTHONPATH={PACKAGE_PARENT}", sys.executable, "-m", "hosts", "exec",
+            "--directory", self._spec.directory, self.name, "--", *map(str, argv),
+        ]  # fmt: skip
+
+    def popen(self, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[bytes]:
+        """Start a command inside the host and go on; SIGTERM, SIGINT and SIGHUP are passed to it."""
+        return subprocess.Popen(self.command(argv), **options)
+
+    def virsh(
+        self, *argv: str | Path, check: bool = True, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        return self.run(["virsh", "-q", "-c", "qemu:///system", *argv], check=check, timeout=timeout)
+
+    def add_bridge(self, name: str, *, address: str | None = None) -> None:
+        """Make an Open vSwitch bridge, in the userspace datapath; ``address`` as 192.0.2.1/24."""
+        self.run([
+            "ovs-vsctl", "--", "--may-exist", "add-br", name,
+            "--", "set", "bridge", name, "datapath_type=netdev",
+        ])  # fmt: skip
+        if address:
+            self.run(["ip", "address", "replace", address, "dev", name])
+        self.run(["ip", "link", "set", name, "up"])
+
+    def link_project(self, name: str, folder: Path) -> Path:
+        """Make /var/lib/kvm-compose/<name> in the host a link to the project's folder."""
+        link = Path("/var/lib/kvm-compose") / name
+        self.run(["ln", "-sfn", folder.resolve(), link])
+        return link
+
+    def namespaces(self) -> dict[str, str]:
+        """Kind -> identity of the namespaces the host lives in, to look for what is left in them."""
+        kinds = ("net", "mnt", "pid", "uts", "ipc")
+        lines = self.run(["readlink", *(f"/proc/self/ns/{kind}" for kind in kinds)]).stdout.split()
+        return dict(zip(kinds, lines, strict=True))
+
+    def _call(
+        self,
+        argv: list[str],
+        files: tuple[int, int, int],
+        *,
+        cwd: Path | str = "/",
+        env: Mapping[str, str] | None = None,
+    ) -> Call:
+        return Call(self.folder / "control", argv, files, cwd=str(cwd), env=dict(env or {}))
+
+
+class TestHosts:
+    """A run of hosts h1, h2, … on one wire. A context manager; or start() and stop()."""
+
+    __test__ = False
+
+    def __init__(
+        self,
+        count: int = 1,
+        *,
+        directory: Path,
+        ssh: bool = False,
+        tunnels: bool = False,
+        stay: bool = False,
+    ) -> None:
+        """Describe the run.
+
+        ``directory``: for sockets, keys and logs; a short path, not below /run or /var/lib/libvirt.
+        ``ssh``: an sshd in each host, for root and the key ``identity_file``.
+        ``tunnels``: the underlay address lies on an Open vSwitch bridge, as userspace tunnels need it.
+        ``stay``: the hosts outlive this process, until `down` (python -m hosts).
+        """
+        self.directory = directory.resolve()
+        self.identity_file = self.directory / "id_ed25519" if ssh else None
+        self._count, self._tunnels, self._stay = count, tunnels, stay
+        self._launcher: subprocess.Popen[str] | None = None
+        self._hosts: list[TestHost] = []
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __getitem__(self, index: int) -> TestHost:
+        return self._hosts[index]
+
+    def __iter__(self) -> Iterator[TestHost]:
+        return iter(self._hosts)
+
+    def __len__(self) -> int:
+        return len(self._hosts)
+
+    def start(self) -> None:
+        """Bring the hosts up. Raises HostError or MissingPrograms; nothing is left behind then."""
+        prerequisites.require(prerequisites.HOST_PROGRAMS)
+        spec = self._prepare()
+        try:
+            self._launch(spec)
+        except BaseException:
+            self.stop()
+            raise
+        self._hosts = [TestHost(spec, name) for name in spec.names]
+
+    def stop(self) -> None:
+        """End the hosts and all that runs in them. Raises HostError when they do not go."""
+        launcher, self._launcher, self._hosts = self._launcher, None, []
+        (self.directory / "hosts.json").unlink(missing_ok=True)
+        if launcher is None:
+            return
+        assert launcher.stdin
+        assert launcher.stdout
+        launcher.stdin.close()
+        try:
+            launcher.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise HostError(f"process {launcher.pid} did not end its hosts in {END_SECONDS} s") from None
+        finally:
+            launcher.stdout.close()
+
+    def _prepare(self) -> Spec:
+        authorized_key = None
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if self.identity_file:
+            authorized_key = make_key(self.identity_file)
+        owner = (os.getuid(), os.getgid())
+        spec = Spec(
+            directory=str(self.directory),
+            owner=owner,
+            count=self._count,
+            authorized_key=authorized_key,
+            tunnels=self._tunnels,
+            stay=self._stay,
+        )
+        for name in spec.names:
+            shutil.rmtree(spec.folder(name), ignore_errors=True)
+            spec.folder(name).mkdir()
+        longest = spec.folder(spec.names[-1]) / "libvirt-admin-sock"
+        if len(os.fsencode(longest)) > SOCKET_PATH_BYTES:
+            raise HostError(f"the path is too long for a socket: {longest}; choose a shorter directory")
+        spec.note.write_text(spec.write())
+        return spec
+
+    def _launch(self, spec: Spec) -> None:
+        log = self.directory / "launcher.log"
+        with log.open("wb") as errors:
+            self._launcher = subprocess.Popen(
+                prerequisites.as_root([
+                    "env", f"PYTHONPATH={PACKAGE_PARENT}", "PYTHONDONTWRITEBYTECODE=1",
+                    "unshare", "--net", sys.executable, "-m", "hosts.launcher", spec.write(),
+                ]),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is for the test process, which then ends the hosts
+                text=True,
+            )  # fmt: skip
+        assert self._launcher.stdout
+        answer = _line(self._launcher.stdout, START_SECONDS)
+        if answer != "up":
+            raise HostError(f"the hosts did not come up: {answer} {log.read_text()}; logs: {self.directory}")
+
+
+def make_key(identity_file: Path) -> str:
+    """Make an SSH key pair, once; returns the public key's line."""
+    public = identity_file.with_suffix(".pub")
+    if not identity_file.exists():
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(identity_file)],  # noqa: S607
+            check=True,
+            timeout=30,
+        )
+    return public.read_text()
+
+
+def _line(stream: IO[str], timeout: float) -> str:
+    """The first line of a program's output; it must come whole and within ``timeout`` seconds."""
+    readable, _, _ = select.select([stream], [], [], timeout)
+    return stream.readline().strip() if readable else f"no answer within {timeout:g} s"
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
