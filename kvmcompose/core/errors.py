@@ -67,6 +67,22 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         return text
 
 
+class Complaint(msgspec.Struct, frozen=True, kw_only=True):
+    """A problem at a path in the data, before it has a place in a file.
+
+    With ``at_key`` it is the last key of the path that is wrong, not its value.
+    """
+
+    code: str
+    path: tuple[str | int, ...]
+    message: str
+    found: str | None = None
+    wanted: str | None = None
+    hint: str | None = None
+    at_key: bool = False
+    severity: Severity = Severity.ERROR
+
+
 class KvmComposeError(Exception):
     """Something failed. ``hint`` tells what would mend it."""
 
@@ -92,3 +108,11 @@ class RefusedError(KvmComposeError):
     """Refused before anything was changed: another build runs, a tool is missing, data would be lost."""
 
     exit_code = 3
+
+
+class ComplaintsError(Exception):
+    """Complaints found half-way through a stage; the pipeline gives them their places in the files."""
+
+    def __init__(self, complaints: Iterable[Complaint]) -> None:
+        self.complaints = tuple(complaints)
+        super().__init__("; ".join(complaint.message for complaint in self.complaints))

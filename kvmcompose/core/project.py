@@ -1,0 +1,32 @@
+"""The project folder as pure code sees it: questions about files, answered elsewhere."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Protocol
+
+
+class FileKind(Enum):
+    """What a path leads to once symbolic links are followed."""
+
+    MISSING = "missing"
+    FILE = "file"
+    FOLDER = "folder"
+    OTHER = "other"
+    UNREADABLE = "unreadable"
+
+
+class ProjectFiles(Protocol):
+    """Answers about paths as they stand in the YAML: relative to the project folder, or absolute."""
+
+    def kind(self, path: str) -> FileKind:
+        """What the path leads to."""
+
+    def is_inside(self, path: str) -> bool:
+        """Whether the path, links resolved, lies in the project folder or an allowed folder."""
+
+    def strays(self, path: str) -> str | None:
+        """The first path below a folder that leads out of it by a link, or None."""
+
+    def image_problem(self, path: str, wanted_format: str | None) -> str | None:
+        """Why a disk image may not be used, or None."""

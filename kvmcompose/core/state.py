@@ -1,0 +1,103 @@
+"""``state.json``: the specialised testbed, from which alone every artefact is made.
+
+Nothing in it depends on the clock, on chance or on the machine it was written on. Paths are
+relative to the project folder. The network section belongs to its dialect's module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from kvmcompose.core.model import Host, SshKeys
+
+STATE_VERSION = 1
+
+
+class Interface(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A network interface with everything decided.
+
+    ``source`` is the name on the host of what it plugs into, ``attach`` how (``ovs`` for an Open
+    vSwitch bridge, ``network`` for a libvirt network). ``ip`` is an IPv4 address or ``dynamic``
+    (DHCP); ``target`` is the tap device's name on the host.
+    """
+
+    bridge: str
+    attach: str
+    source: str
+    target: str
+    mac: str
+    ip: str
+    prefix_length: int
+    mtu: int
+    gateway: str | None = None
+
+
+class ExtraInfo(msgspec.Struct, frozen=True):
+    """``reference_image``: for a clone, the guest that is its golden image."""
+
+    reference_image: str | None = None
+
+
+class GuestState(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest with everything decided.
+
+    ``kind`` names its module in ``kvmcompose.guests``; ``definition`` is what the YAML says under
+    ``section``, with the defaults filled in, and stands under that name in the file.
+    """
+
+    name: str
+    kind: str
+    section: str
+    hostname: str
+    guest_id: int
+    testbed_host: str
+    virt_type: str
+    is_golden_image: bool
+    extra_info: ExtraInfo
+    interfaces: tuple[Interface, ...]
+    definition: Any
+
+
+class HostSharedConfig(msgspec.Struct, frozen=True):
+    """What all hosts share. ``project_folder`` is where the project is found on each of them."""
+
+    external_bridge: str | None
+    project_folder: str
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole state."""
+
+    version: int
+    project_name: str
+    testbed_hosts: dict[str, Host]
+    testbed_guests: dict[str, GuestState]
+    testbed_host_shared_config: HostSharedConfig
+    testbed_guest_shared_config: SshKeys
+    network: Any
+
+
+def _guest_document(guest: GuestState) -> dict[str, Any]:
+    return {
+        "name": guest.name,
+        "kind": guest.kind,
+        "hostname": guest.hostname,
+        "guest_id": guest.guest_id,
+        "testbed_host": guest.testbed_host,
+        "virt_type": guest.virt_type,
+        "is_golden_image": guest.is_golden_image,
+        "extra_info": guest.extra_info,
+        "interfaces": guest.interfaces,
+        guest.section: guest.definition,
+    }
+
+
+def encode_state(state: State) -> bytes:
+    """The bytes of ``state.json``: indented, in file order, with a newline at the end."""
+    document = {name: getattr(state, name) for name in State.__struct_fields__}
+    document["testbed_guests"] = {
+        name: _guest_document(guest) for name, guest in state.testbed_guests.items()
+    }
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"

@@ -1,0 +1,64 @@
+"""Guest types: one module each, found by its file name and listed nowhere.
+
+A module stands for a *kind* of guest and offers:
+
+``Definition``                    the type of its section in the YAML (a msgspec Struct; unknown keys are
+                                  dropped, as the network dialect reads some of them)
+``SECTION``                       the key of that section, when it is not the module's own name
+``expand(machine)``               the guests a machine stands for
+``check(machine, files)``         what a schema cannot say, as ``(path, complaint)`` pairs
+``artefacts(guest, state)``       the files to be made for one guest
+
+Modules whose names start with ``_`` are shared between kinds. A kind whose section is checked by ``schemas/guests/<kind>.json`` may stand in the YAML; one without a
+schema (``clone``) comes out of another kind's ``expand``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from kvmcompose.core.artefact import Artefact
+from kvmcompose.core.errors import Complaint, KvmComposeError
+from kvmcompose.core.model import Guest, Machine
+from kvmcompose.core.project import ProjectFiles
+from kvmcompose.core.state import GuestState, State
+
+
+class GuestKind(Protocol):
+    """What a module in this package offers; see above."""
+
+    Definition: type[msgspec.Struct]
+    SECTION: str
+
+    def expand(self, machine: Machine) -> Iterable[Guest]:
+        """The guests a machine stands for, in order."""
+
+    def check(self, machine: Machine, files: ProjectFiles) -> Iterable[Complaint]:
+        """What is wrong with the machine that a schema cannot say."""
+
+    def artefacts(self, guest: GuestState, state: State) -> Iterable[Artefact]:
+        """The files to be made for one guest."""
+
+
+@cache
+def kinds() -> tuple[str, ...]:
+    """The names of all guest types there are."""
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted(name for name in found if not name.startswith("_")))
+
+
+@cache
+def guest_kind(name: str) -> GuestKind:
+    """The module of a guest type. Raises KvmComposeError when there is none of that name."""
+    if name not in kinds():
+        raise KvmComposeError(f"there is no guest type {name!r}", hint=f"there are: {', '.join(kinds())}")
+    module: Any = importlib.import_module(f"{__name__}.{name}")
+    if not hasattr(module, "SECTION"):
+        module.SECTION = name
+    return cast(GuestKind, module)

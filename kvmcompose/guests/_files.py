@@ -1,0 +1,54 @@
+"""Which files a guest may name: scripts and contexts lie in the project, images may be anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kvmcompose.core.errors import Complaint
+from kvmcompose.core.project import FileKind, ProjectFiles
+
+_Path = tuple[str | int, ...]
+
+
+def _missing(at: _Path, path: str, kind: FileKind, wanted: str) -> Complaint:
+    if kind is FileKind.MISSING:
+        return Complaint(
+            code="missing-file", path=at, message=f"{path!r} does not exist", wanted=wanted,
+            hint="paths are relative to the project folder",
+        )
+    what = {FileKind.FOLDER: "is a folder", FileKind.UNREADABLE: "cannot be read"}
+    message = f"{path!r} {what.get(kind, 'is neither a file nor a folder')}"
+    return Complaint(code="bad-file", path=at, message=message, wanted=wanted)
+
+
+def carried(files: ProjectFiles, at: _Path, path: str | None, *, folder: bool = False) -> Iterator[Complaint]:
+    """A file (or folder) whose content is carried into a guest."""
+    if path is None:
+        return
+    if not files.is_inside(path):
+        yield Complaint(
+            code="outside-project",
+            path=at,
+            message=f"{path!r} lies outside the project folder and would be carried into a guest",
+            hint="copy it into the project, or allow the place with --allow-path DIR",
+        )
+        return
+    kind = files.kind(path)
+    if kind is not FileKind.FILE and not (folder and kind is FileKind.FOLDER):
+        yield _missing(at, path, kind, "a file or a folder" if folder else "a file")
+    elif kind is FileKind.FOLDER and (stray := files.strays(path)) is not None:
+        yield Complaint(
+            code="outside-project",
+            path=at,
+            message=f"{stray!r} leads out of the project folder and would be carried into a guest",
+            hint="replace the link by what it points to, or allow the place with --allow-path DIR",
+        )
+
+
+def image(files: ProjectFiles, at: _Path, path: str, wanted_format: str | None) -> Iterator[Complaint]:
+    """A disk image: may lie anywhere, but must not itself lead to other files."""
+    kind = files.kind(path)
+    if kind is not FileKind.FILE:
+        yield _missing(at, path, kind, "a disk image")
+    elif (problem := files.image_problem(path, wanted_format)) is not None:
+        yield Complaint(code="bad-image", path=at, message=f"{path!r} {problem}")

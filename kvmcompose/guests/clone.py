@@ -1,0 +1,41 @@
+"""Linked clones of a golden image. They come out of scaling and have no section in the YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kvmcompose.core.artefact import Artefact, Overlay, Policy
+from kvmcompose.core.errors import Complaint, KvmComposeError
+from kvmcompose.core.model import Guest, Machine
+from kvmcompose.core.project import ProjectFiles
+from kvmcompose.core.state import GuestState, State
+from kvmcompose.guests.libvirt import GuestDefinition, disk_path, with_disk
+
+SECTION = "libvirt"
+Definition = GuestDefinition
+
+
+def expand(machine: Machine) -> Iterator[Guest]:
+    """A clone stands for nothing but itself; no YAML leads here."""
+    raise KvmComposeError(f"{machine.name}: a clone cannot be written in the YAML")
+
+
+def check(_machine: Machine, _files: ProjectFiles) -> Iterator[Complaint]:
+    """What can be wrong with a clone is said of its machine."""
+    yield from ()
+
+
+def artefacts(guest: GuestState, state: State) -> Iterator[Artefact]:
+    """An overlay on the golden image, and what every libvirt guest has."""
+    golden = guest.extra_info.reference_image or ""
+    disk = f"artefacts/{guest.name}-linked-clone.qcow2"
+    yield Artefact(
+        task=f"clone:{guest.name}",
+        path=disk,
+        policy=Policy.MUTABLE,
+        content=Overlay(on=disk_path(golden)),
+        summary=f"linked clone of {golden}",
+        guest=guest.name,
+        after=(disk_path(golden),),
+    )
+    yield from with_disk(guest, state, disk)

@@ -1,0 +1,80 @@
+"""Containers run by Docker. They are placed and in the state, and have no file artefacts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from kvmcompose.core.artefact import Artefact
+from kvmcompose.core.errors import Complaint
+from kvmcompose.core.model import Guest, Machine
+from kvmcompose.core.project import ProjectFiles
+from kvmcompose.core.state import GuestState, State
+from kvmcompose.guests import _files, _scaling
+
+
+class Volume(msgspec.Struct, frozen=True):
+    """A folder or file of the project, seen in the container; ``${PWD}`` is the project folder."""
+
+    source: str
+    target: str
+
+
+class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The ``docker`` section of a machine, and of the state."""
+
+    image: str
+    command: str | None = None
+    entrypoint: str | None = None
+    environment: dict[str, str] = {}
+    env_file: str | None = None
+    volumes: tuple[Volume, ...] = ()
+    privileged: bool = False
+    user: str | None = None
+    device: tuple[str, ...] = ()
+    scaling: _scaling.Scaling | None = None
+
+
+def _relative(source: str) -> str:
+    """``${PWD}/html`` as ``./html``: paths in the state are relative to the project folder."""
+    for variable in ("${PWD}", "$PWD"):
+        if source == variable or source.startswith(f"{variable}/"):
+            return "." + source.removeprefix(variable)
+    return source
+
+
+def expand(machine: Machine) -> Iterator[Guest]:
+    """The container itself, or as many as scaling says."""
+    body: Definition = machine.body
+    volumes = tuple(Volume(_relative(volume.source), volume.target) for volume in body.volumes)
+    guest = Guest(
+        name=machine.name,
+        kind=machine.kind,
+        definition=msgspec.structs.replace(body, volumes=volumes, scaling=None),
+        attachments=machine.attachments,
+        machine=machine,
+    )
+    if body.scaling is None:
+        yield guest
+        return
+    for number, attachments in enumerate(_scaling.attachments_of(machine)):
+        yield msgspec.structs.replace(
+            guest, name=_scaling.clone_name(machine, number), attachments=tuple(attachments)
+        )
+
+
+def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
+    """Files that are not there or must not be seen in a container."""
+    body: Definition = machine.body
+    yield from _files.carried(files, (machine.kind, "env_file"), body.env_file)
+    for index, volume in enumerate(body.volumes):
+        path = (machine.kind, "volumes", index, "source")
+        yield from _files.carried(files, path, _relative(volume.source), folder=True)
+    if body.scaling is not None:
+        yield from _scaling.check(machine, body.scaling)
+
+
+def artefacts(_guest: GuestState, _state: State) -> Iterator[Artefact]:
+    """None: a container is made from its image when the testbed comes up."""
+    yield from ()

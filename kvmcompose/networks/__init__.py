@@ -1,0 +1,65 @@
+"""Network dialects: one module each, found by the name of its schema ``schemas/networks/<dialect>.json``.
+
+A module offers:
+
+``attachments(machine)``          the interfaces of a machine's YAML entry
+``scaled(entries)``               the interfaces of its clones
+``parse(section)``                the network section as the dialect's own type
+``check(network, ...)``           what a schema cannot say
+``topology(network)``             what placement has to know of it
+``specialise(placed)``            names, addresses and links, once everything has a host
+``artefacts(state)``              the network's files
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, cast
+
+from kvmcompose.core.artefact import Artefact
+from kvmcompose.core.errors import Complaint
+from kvmcompose.core.model import (
+    Attachment,
+    Host,
+    Machine,
+    PlacedTestbed,
+    ScaledAttachment,
+    Topology,
+)
+from kvmcompose.core.state import Interface, State
+
+
+class Dialect(Protocol):
+    """What a module in this package offers; see above."""
+
+    def attachments(self, machine: dict[str, Any]) -> tuple[Attachment, ...]:
+        """The interfaces of a machine, from its entry in the YAML."""
+
+    def scaled(self, entries: Sequence[dict[str, Any]]) -> tuple[ScaledAttachment, ...]:
+        """The interfaces of a machine's clones, from ``scaling.interfaces``."""
+
+    def parse(self, section: dict[str, Any]) -> Any:
+        """The network section as the dialect's own type."""
+
+    def check(
+        self, network: Any, machines: Sequence[Machine], hosts: Sequence[Host]
+    ) -> Iterable[Complaint]:
+        """What is wrong with the network and with who is attached to it."""
+
+    def topology(self, network: Any) -> Topology:
+        """The segments to be placed."""
+
+    def specialise(self, placed: PlacedTestbed) -> tuple[Any, dict[str, tuple[Interface, ...]], str | None]:
+        """The network section of the state, every guest's interfaces, and the external bridge.
+
+        Raises ComplaintsError when the wishes of the YAML cannot all be met.
+        """
+
+    def artefacts(self, state: State) -> Iterable[Artefact]:
+        """The network's files."""
+
+
+def dialect(name: str) -> Dialect:
+    """The module of a dialect."""
+    return cast(Dialect, importlib.import_module(f"{__name__}.{name}"))

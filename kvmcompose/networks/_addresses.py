@@ -1,0 +1,183 @@
+"""MAC and IPv4 addresses: the user's where given, else derived from names, each one once.
+
+Derived addresses depend on the project's and the guest's name only, so that a new guest moves nobody
+(unless two names fall on one address, which is settled in file order). All guests of one connected
+network share one subnet, so that any two of them reach each other without a router.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from kvmcompose.core.errors import Complaint
+from kvmcompose.core.names import stable_number
+
+DYNAMIC = "dynamic"
+
+#: QEMU's own prefix: the guests' vendor in every packet dump.
+_MAC_PREFIX = 0x525400 << 24
+#: Prefix lengths a subnet may have, and how many interfaces share one at most: a sixteenth of its
+#: addresses, so that few names fall on the same one, and growth seldom moves everybody.
+_SIZES = ((20, 256), (16, 4096), (12, 65536), (9, 524288))
+_LARGEST = 9
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """An interface that needs addresses. ``network`` says which connected network it is on."""
+
+    guest: str
+    index: int
+    network: str
+    mac: str | None
+    ip: str | None
+    path: tuple[str | int, ...]
+
+
+class Subnet(msgspec.Struct, frozen=True):
+    """A connected network's subnet, its first address kept for a gateway when it has one."""
+
+    network: ipaddress.IPv4Network
+    gateway: str | None
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """Who has which address: by guest and interface number."""
+
+    macs: dict[tuple[str, int], str]
+    ips: dict[tuple[str, int], str]
+    subnets: dict[str, Subnet]
+
+
+def assign(project: str, wishes: Sequence[Wish], external: str) -> tuple[Addresses, tuple[Complaint, ...]]:
+    """Addresses for all wishes. ``external`` is the network that has a gateway."""
+    complaints: list[Complaint] = []
+    by_network: dict[str, list[Wish]] = {external: []}
+    for wish in wishes:
+        by_network.setdefault(wish.network, []).append(wish)
+    subnets = _subnets(project, by_network, external, complaints)
+    ips: dict[tuple[str, int], str] = {}
+    for name, members in by_network.items():
+        ips.update(_ips(project, members, subnets[name], complaints))
+    return Addresses(_macs(project, wishes), ips, subnets), tuple(complaints)
+
+
+def _macs(project: str, wishes: Sequence[Wish]) -> dict[tuple[str, int], str]:
+    given = {wish.mac for wish in wishes if wish.mac is not None}
+    macs: dict[tuple[str, int], str] = {}
+    for wish in wishes:
+        mac = wish.mac
+        attempt = 0
+        while mac is None:
+            number = stable_number("mac", project, wish.guest, wish.index, attempt) % 2**24
+            text = f"{_MAC_PREFIX | number:012x}"
+            derived = ":".join(text[i : i + 2] for i in range(0, 12, 2))
+            if derived not in given:
+                given.add(derived)
+                mac = derived
+            attempt += 1
+        macs[wish.guest, wish.index] = mac
+    return macs
+
+
+def _subnets(
+    project: str, networks: Mapping[str, Sequence[Wish]], external: str, complaints: list[Complaint]
+) -> dict[str, Subnet]:
+    chosen: dict[str, ipaddress.IPv4Network] = {}
+    for name, members in networks.items():
+        given = [wish for wish in members if wish.ip not in (None, DYNAMIC)]
+        if given:
+            network = _enclosing(given, _prefix_length(len(members)))
+            if network.prefixlen < _LARGEST:
+                complaints.append(_too_far_apart(given, network))
+                network = ipaddress.IPv4Network("10.0.0.0/9")
+            chosen[name] = network
+    for name, members in networks.items():
+        if name not in chosen:
+            chosen[name] = _derived(project, name, _prefix_length(len(members)), chosen.values())
+    return {
+        name: Subnet(network, str(network[1]) if name == external else None)
+        for name, network in chosen.items()
+    }
+
+
+def _prefix_length(interfaces: int) -> int:
+    return next((prefix for prefix, most in _SIZES if interfaces <= most), _LARGEST)
+
+
+def _enclosing(given: Sequence[Wish], longest: int) -> ipaddress.IPv4Network:
+    """The smallest network (of at least 256 addresses) that holds every given address."""
+    numbers = [int(ipaddress.IPv4Address(str(wish.ip))) for wish in given]
+    differing = (min(numbers) ^ max(numbers)).bit_length()
+    prefix = min(32 - differing, 24 if longest == _SIZES[0][0] else longest)
+    return ipaddress.IPv4Network((min(numbers), prefix), strict=False)
+
+
+def _too_far_apart(given: Sequence[Wish], network: ipaddress.IPv4Network) -> Complaint:
+    first, last = (
+        pick(given, key=lambda wish: ipaddress.IPv4Address(str(wish.ip))) for pick in (min, max)
+    )
+    return Complaint(
+        code="addresses-too-far-apart",
+        path=(*last.path, "ip"),
+        message=f"{last.ip} and {first.ip} ({first.guest}) are on one connected network, "
+        f"but no sensible subnet holds both (it would be /{network.prefixlen})",
+        hint="guests of connected bridges share one subnet: give them addresses of one",
+    )
+
+
+def _derived(
+    project: str, name: str, prefix: int, taken: Iterable[ipaddress.IPv4Network]
+) -> ipaddress.IPv4Network:
+    """A subnet of 10.0.0.0/8 (RFC 1918) that overlaps no other of this project."""
+    taken = list(taken)
+    count = 2 ** (prefix - 8)
+    for attempt in range(1000):
+        number = stable_number("subnet", project, name, attempt) % count
+        network = ipaddress.IPv4Network((10 << 24 | number << (32 - prefix), prefix))
+        if not any(network.overlaps(other) for other in taken):
+            return network
+    raise AssertionError(f"no room for {name} in 10.0.0.0/8")
+
+
+def _ips(
+    project: str, members: Sequence[Wish], subnet: Subnet, complaints: list[Complaint]
+) -> dict[tuple[str, int], str]:
+    network = subnet.network
+    ips = {(wish.guest, wish.index): str(wish.ip) for wish in members if wish.ip is not None}
+    taken = {int(ipaddress.IPv4Address(ip)) for ip in ips.values() if ip != DYNAMIC}
+    complaints.extend(_reserved(members, subnet))
+    first = int(network.network_address)
+    room = network.num_addresses - 3  # its own address, the gateway's, and the broadcast address
+    for wish in members:
+        if wish.ip is not None:
+            continue
+        start = stable_number("ip", project, wish.guest, wish.index) % room
+        number = next(
+            number
+            for number in (first + 2 + (start + step) % room for step in range(room))
+            if number not in taken
+        )
+        taken.add(number)
+        ips[wish.guest, wish.index] = str(ipaddress.IPv4Address(number))
+    return ips
+
+
+def _reserved(members: Sequence[Wish], subnet: Subnet) -> Iterator[Complaint]:
+    """Addresses of the user's that mean something else in the subnet that they lie in."""
+    special = {
+        str(subnet.network.network_address): "the address of the subnet itself",
+        str(subnet.network.broadcast_address): "the subnet's broadcast address",
+    }
+    if subnet.gateway is not None:
+        special[subnet.gateway] = "the address of the host in its NAT network"
+    for wish in members:
+        if wish.ip in special:
+            yield Complaint(
+                code="reserved-address",
+                path=(*wish.path, "ip"),
+                message=f"{wish.ip} is {special[wish.ip]} ({subnet.network})",
+                hint="take another address of that subnet",
+            )

@@ -1,0 +1,252 @@
+"""What bridges become on their hosts: names, addresses, veth pairs within a host, tunnels between hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from kvmcompose.core.errors import ComplaintsError
+from kvmcompose.core.model import GUEST_MTU, Guest, Link, PlacedTestbed, Topology
+from kvmcompose.core.names import UniqueNames, stable_number
+from kvmcompose.core.state import Interface
+from kvmcompose.networks import _addresses
+
+#: GENEVE network identifiers have 24 bits (RFC 8926, section 3.3); 0 is left out.
+_GENEVE_KEYS = 2**24 - 1
+
+
+class Bridge(msgspec.Struct, frozen=True):
+    """A bridge as written."""
+
+    name: str
+    protocol: str | None = None
+    controller: str | None = None
+
+
+class HostNic(msgspec.Struct, frozen=True):
+    """A network interface of a host that becomes a port of a bridge."""
+
+    nic_name: str
+    testbed_bridge: str
+    testbed_host: str
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True):
+    """The network section as written. ``connections_are_pairs`` tells in which of its two forms."""
+
+    bridges: tuple[Bridge, ...]
+    connections: tuple[Link, ...]
+    connections_are_pairs: bool
+    external_bridge: str | None
+    network_interfaces: tuple[HostNic, ...]
+
+
+class BridgeState(msgspec.Struct, frozen=True):
+    """A bridge on its host, where it is called ``ovs_name``."""
+
+    name: str
+    ovs_name: str
+    testbed_host: str
+    protocol: str | None
+    controller: str | None
+
+
+class OvsConnection(msgspec.Struct, frozen=True):
+    """Two bridges of one host, joined by a veth pair."""
+
+    source_br: str
+    target_br: str
+    source_veth: str
+    target_veth: str
+    testbed_host: str
+
+
+class TunnelConnection(msgspec.Struct, frozen=True):
+    """Two bridges of different hosts, joined by a GENEVE tunnel.
+
+    ``source_remote_ip`` is what the source's port has as its remote: the address of the target's host.
+    """
+
+    source_br: str
+    target_br: str
+    source_port: str
+    target_port: str
+    source_remote_ip: str
+    target_remote_ip: str
+    key: int
+    testbed_host_source: str
+    testbed_host_target: str
+
+
+
+
+class NetworkState(msgspec.Struct, frozen=True, kw_only=True):
+    """The network section of the state."""
+
+    dialect: str
+    libvirt_network_name: str
+    libvirt_network_bridge_name: str
+    libvirt_network_subnet: str
+    libvirt_network_gateway: str
+    veth_peer_left: str
+    veth_peer_right: str
+    mtu: int
+    bridges: tuple[BridgeState, ...]
+    logical_bridge_connections: tuple[tuple[str, str], ...]
+    physical_bridge_connections: dict[str, dict[str, OvsConnection | TunnelConnection]]
+    network_interfaces: tuple[HostNic, ...]
+
+
+def connected(topology: Topology) -> dict[str, str]:
+    """For every segment, the first one (in file order) of those it is joined to."""
+    home = {segment.name: segment.name for segment in topology.segments}
+    order = {name: index for index, name in enumerate(home)}
+
+    def find(name: str) -> str:
+        while home[name] != name:
+            home[name] = home[home[name]]
+            name = home[name]
+        return name
+
+    for link in topology.links:
+        if link.source in home and link.target in home:
+            first, second = sorted((find(link.source), find(link.target)), key=order.__getitem__)
+            home[second] = first
+    return {name: find(name) for name in home}
+
+
+class _Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What the parts of specialisation share."""
+
+    placed: PlacedTestbed
+    names: UniqueNames
+    bridges: dict[str, BridgeState]
+    home: dict[str, str]
+    external: str
+
+    @property
+    def project(self) -> str:
+        return self.placed.logical.project
+
+
+def specialise(placed: PlacedTestbed) -> tuple[NetworkState, dict[str, tuple[Interface, ...]], str | None]:
+    """The network section of the state, every guest's interfaces, and the external bridge's name."""
+    names = UniqueNames()
+    project = placed.logical.project
+    network: Network = placed.logical.network
+    libvirt_bridge = names.name(f"{project}-prjbr0")
+    veths = names.name(f"{project}-veth0"), names.name(f"{project}-veth1")
+    bridges = {
+        bridge.name: BridgeState(
+            name=bridge.name,
+            ovs_name=names.name(f"{project}-{bridge.name}"),
+            testbed_host=placed.placement.segments[bridge.name],
+            protocol=bridge.protocol,
+            controller=bridge.controller,
+        )
+        for bridge in network.bridges
+    }
+    home = connected(placed.logical.topology)
+    external = home[network.external_bridge] if network.external_bridge else ""
+    plan = _Plan(placed=placed, names=names, bridges=bridges, home=home, external=external)
+    addresses = _assign(plan)
+    subnet = addresses.subnets[external]
+    state = NetworkState(
+        dialect=placed.logical.dialect,
+        libvirt_network_name=f"{project}-network",
+        libvirt_network_bridge_name=libvirt_bridge,
+        libvirt_network_subnet=str(subnet.network),
+        libvirt_network_gateway=str(subnet.gateway),
+        veth_peer_left=veths[0],
+        veth_peer_right=veths[1],
+        mtu=GUEST_MTU,
+        bridges=tuple(bridges.values()),
+        logical_bridge_connections=tuple((link.source, link.target) for link in network.connections),
+        physical_bridge_connections=_connections(plan),
+        network_interfaces=network.network_interfaces,
+    )
+    interfaces = {
+        guest.name: tuple(_interfaces(plan, guest, state, addresses)) for guest in placed.logical.guests
+    }
+    return state, interfaces, network.external_bridge
+
+
+def _assign(plan: _Plan) -> _addresses.Addresses:
+    """Golden images, which have no interface of their own, are on the network that reaches the host."""
+    wishes = []
+    for guest in plan.placed.logical.guests:
+        at: tuple[str | int, ...] = ("machines", guest.machine.index)
+        if guest.is_golden_image:
+            wishes.append(_addresses.Wish(guest.name, 0, plan.external, None, None, at))
+        for index, attachment in enumerate(guest.attachments):
+            path = (*at, "interfaces", index)
+            segment = plan.home[attachment.segment]
+            wishes.append(_addresses.Wish(guest.name, index, segment, attachment.mac, attachment.ip, path))
+    addresses, complaints = _addresses.assign(plan.project, wishes, plan.external)
+    if complaints:
+        raise ComplaintsError(complaints)
+    return addresses
+
+
+def _interfaces(
+    plan: _Plan, guest: Guest, state: NetworkState, addresses: _addresses.Addresses
+) -> Iterator[Interface]:
+    segments = [None] if guest.is_golden_image else [each.segment for each in guest.attachments]
+    routed = False
+    for index, segment in enumerate(segments):
+        subnet = addresses.subnets[plan.external if segment is None else plan.home[segment]]
+        yield Interface(
+            bridge=segment or state.libvirt_network_name,
+            attach="ovs" if segment else "network",
+            source=plan.bridges[segment].ovs_name if segment else state.libvirt_network_name,
+            target=plan.names.name(f"{plan.project}-{guest.name}-{index}"),
+            mac=addresses.macs[guest.name, index],
+            ip=addresses.ips[guest.name, index],
+            prefix_length=subnet.network.prefixlen,
+            mtu=state.mtu,
+            # a second default route would only compete with the first
+            gateway=None if routed else subnet.gateway,
+        )
+        routed = routed or subnet.gateway is not None
+
+
+def _connections(plan: _Plan) -> dict[str, dict[str, OvsConnection | TunnelConnection]]:
+    ips = {host.name: host.ip for host in plan.placed.logical.hosts}
+    keys: set[int] = set()
+    found: dict[str, dict[str, OvsConnection | TunnelConnection]] = {}
+    for link in plan.placed.logical.topology.links:
+        source, target = plan.bridges[link.source], plan.bridges[link.target]
+        ends = (
+            plan.names.name(f"{plan.project}-{link.source}-{link.target}"),
+            plan.names.name(f"{plan.project}-{link.target}-{link.source}"),
+        )
+        connection: OvsConnection | TunnelConnection
+        if source.testbed_host == target.testbed_host:
+            connection = OvsConnection(source.ovs_name, target.ovs_name, *ends, source.testbed_host)
+        else:
+            connection = TunnelConnection(
+                source_br=source.ovs_name,
+                target_br=target.ovs_name,
+                source_port=ends[0],
+                target_port=ends[1],
+                source_remote_ip=ips[target.testbed_host],
+                target_remote_ip=ips[source.testbed_host],
+                key=_geneve_key(plan.project, link, keys),
+                testbed_host_source=source.testbed_host,
+                testbed_host_target=target.testbed_host,
+            )
+        kind = "ovs" if isinstance(connection, OvsConnection) else "tunnel"
+        found[f"{link.source}:{link.target}"] = {kind: connection}
+    return found
+
+
+def _geneve_key(project: str, link: Link, taken: set[int]) -> int:
+    """A key that depends on the pair alone, whichever end was named first."""
+    attempt = 0
+    while True:
+        key = 1 + stable_number("geneve", project, *sorted((link.source, link.target)), attempt) % _GENEVE_KEYS
+        if key not in taken:
+            taken.add(key)
+            return key
+        attempt += 1

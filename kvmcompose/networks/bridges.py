@@ -1,0 +1,248 @@
+"""Open vSwitch bridges: the dialect with ``bridges``, ``bridge_connections`` and ``external_bridge``."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from kvmcompose.core.artefact import Artefact
+from kvmcompose.core.errors import Complaint
+from kvmcompose.core.model import (
+    Attachment,
+    Host,
+    Link,
+    Machine,
+    PlacedTestbed,
+    ScaledAttachment,
+    Segment,
+    Topology,
+)
+from kvmcompose.core.state import Interface, State
+from kvmcompose.networks import _addresses, _specialise
+from kvmcompose.networks._specialise import Bridge, HostNic, Network, NetworkState
+from kvmcompose.render.network import network_xml
+
+_Path = tuple[str | int, ...]
+
+
+def _attachment(entry: dict[str, Any]) -> Attachment:
+    mac = entry.get("mac")
+    return Attachment(entry["bridge"], mac.lower() if mac is not None else None, entry.get("ip"))
+
+
+def attachments(machine: dict[str, Any]) -> tuple[Attachment, ...]:
+    """The ``interfaces`` of a machine."""
+    return tuple(_attachment(entry) for entry in machine.get("interfaces", ()))
+
+
+def scaled(entries: Sequence[dict[str, Any]]) -> tuple[ScaledAttachment, ...]:
+    """The ``scaling.interfaces`` of a machine."""
+    return tuple(ScaledAttachment(_attachment(entry), tuple(entry["clones"])) for entry in entries)
+
+
+def parse(section: dict[str, Any]) -> Network:
+    """The ``network`` section; connections as a mapping or as a list of pairs are the same."""
+    connections = section.get("bridge_connections", {})
+    pairs = connections.items() if isinstance(connections, dict) else connections
+    return Network(
+        bridges=msgspec.convert(section.get("bridges", []), tuple[Bridge, ...]),
+        connections=tuple(Link(source, target) for source, target in pairs),
+        connections_are_pairs=not isinstance(connections, dict),
+        external_bridge=section.get("external_bridge"),
+        network_interfaces=msgspec.convert(section.get("network_interfaces", []), tuple[HostNic, ...]),
+    )
+
+
+def topology(network: Network) -> Topology:
+    """Every bridge is a segment, every connection a link."""
+    segments = tuple(Segment(bridge.name) for bridge in network.bridges)
+    return Topology(segments, network.connections, network.external_bridge)
+
+
+def check(network: Network, machines: Sequence[Machine], hosts: Sequence[Host]) -> Iterator[Complaint]:
+    """Bridges doubled, missing or in a loop; interfaces on no bridge; addresses that cannot be."""
+    names = [bridge.name for bridge in network.bridges]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield Complaint(
+                code="duplicate-name",
+                path=("network", "bridges", index, "name"),
+                message=f"there is a bridge {name!r} already (bridges[{names.index(name)}])",
+            )
+    known = set(names)
+    yield from _check_connections(network, known)
+    if network.external_bridge is not None:
+        yield from _unknown(network.external_bridge, known, ("network", "external_bridge"))
+    yield from _check_host_nics(network, known, {host.name for host in hosts})
+    yield from _check_interfaces(machines, known)
+    yield from _check_addresses(network, machines)
+
+
+def _unknown(name: str, known: set[str], path: _Path, *, at_key: bool = False) -> Iterator[Complaint]:
+    if name not in known:
+        yield Complaint(
+            code="unknown-bridge",
+            path=path,
+            message=f"there is no bridge {name!r}",
+            wanted=f"one of: {', '.join(sorted(known))}" if known else "a bridge of network.bridges",
+            at_key=at_key,
+        )
+
+
+def _check_connections(network: Network, known: set[str]) -> Iterator[Complaint]:
+    at: _Path = ("network", "bridge_connections")
+    joined = {name: name for name in known}  # each bridge's representative among those it is joined to
+
+    def representative(name: str) -> str:
+        while joined[name] != name:
+            name = joined[name]
+        return name
+
+    seen: set[frozenset[str]] = set()
+    for index, link in enumerate(network.connections):
+        pairs = network.connections_are_pairs
+        path = (*at, index) if pairs else (*at, link.source)
+        unknown = [
+            *_unknown(link.source, known, (*path, 0) if pairs else path, at_key=not pairs),
+            *_unknown(link.target, known, (*path, 1) if pairs else path),
+        ]
+        yield from unknown
+        ends = frozenset((link.source, link.target))
+        if link.source == link.target:
+            yield Complaint(
+                code="bridge-loop", path=path, message=f"bridge {link.source!r} is connected to itself"
+            )
+        elif ends in seen:
+            yield Complaint(
+                code="duplicate-connection",
+                path=path,
+                message=f"{link.source!r} and {link.target!r} are connected already",
+            )
+        elif not unknown:
+            first, second = representative(link.source), representative(link.target)
+            if first == second:
+                yield Complaint(
+                    code="bridge-loop",
+                    path=path,
+                    message=f"{link.source!r} and {link.target!r} are already joined by other connections: "
+                    "this one would close a loop",
+                    hint="frames circle in a loop of bridges for ever; leave one connection out",
+                )
+            joined[first] = second
+        seen.add(ends)
+
+
+def _check_host_nics(network: Network, known: set[str], hosts: set[str]) -> Iterator[Complaint]:
+    seen: set[tuple[str, str]] = set()
+    for index, nic in enumerate(network.network_interfaces):
+        at: _Path = ("network", "network_interfaces", index)
+        yield from _unknown(nic.testbed_bridge, known, (*at, "testbed_bridge"))
+        if nic.testbed_host not in hosts:
+            yield Complaint(
+                code="unknown-host",
+                path=(*at, "testbed_host"),
+                message=f"there is no testbed host {nic.testbed_host!r}",
+                wanted=f"one of: {', '.join(sorted(hosts))}",
+            )
+        if (nic.testbed_host, nic.nic_name) in seen:
+            yield Complaint(
+                code="duplicate-name",
+                path=(*at, "nic_name"),
+                message=f"{nic.nic_name!r} of {nic.testbed_host!r} is in the testbed already",
+            )
+        seen.add((nic.testbed_host, nic.nic_name))
+
+
+def _interfaces(machine: Machine) -> Iterator[tuple[_Path, Attachment]]:
+    """Every interface of a machine as written, with its path."""
+    for index, attachment in enumerate(machine.attachments):
+        yield ("machines", machine.index, "interfaces", index), attachment
+    for index, scaled_attachment in enumerate(machine.scaled):
+        path = ("machines", machine.index, machine.kind, "scaling", "interfaces", index)
+        yield path, scaled_attachment.attachment
+
+
+def _check_interfaces(machines: Sequence[Machine], known: set[str]) -> Iterator[Complaint]:
+    for machine in machines:
+        found = list(_interfaces(machine))
+        if not found:
+            yield Complaint(
+                code="no-interface",
+                path=("machines", machine.index),
+                message=f"{machine.name!r} has no interface: nothing could reach it",
+                hint="add `interfaces: [{bridge: …}]`",
+            )
+        for path, attachment in found:
+            yield from _unknown(attachment.segment, known, (*path, "bridge"))
+
+
+def _check_addresses(network: Network, machines: Sequence[Machine]) -> Iterator[Complaint]:
+    home = _specialise.connected(topology(network))
+    macs: dict[str, str] = {}
+    ips: dict[tuple[str, str], str] = {}
+    for machine in machines:
+        for path, attachment in _interfaces(machine):
+            if attachment.mac is not None:
+                yield from _check_mac(attachment.mac, (*path, "mac"), macs)
+                macs.setdefault(attachment.mac, machine.name)
+            ip = attachment.ip
+            if ip is None or ip == _addresses.DYNAMIC:
+                continue
+            place = (home.get(attachment.segment, attachment.segment), ip)
+            yield from _check_ip(ip, (*path, "ip"), ips.get(place))
+            ips.setdefault(place, machine.name)
+
+
+def _check_mac(mac: str, path: _Path, taken: dict[str, str]) -> Iterator[Complaint]:
+    if mac in taken:
+        yield Complaint(
+            code="duplicate-mac", path=path, message=f"{taken[mac]!r} has the MAC address {mac} already"
+        )
+    elif int(mac[:2], 16) & 1 or set(mac) <= {"0", ":"}:
+        yield Complaint(
+            code="bad-mac",
+            path=path,
+            message=f"{mac} is not the address of one interface (it is a multicast address, or zero)",
+            hint="take an even first byte, for example 52:54:00:…",
+        )
+
+
+def _check_ip(ip: str, path: _Path, taken_by: str | None) -> Iterator[Complaint]:
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        hint = "the subnet is found out: leave /… away" if "/" in ip else None
+        yield Complaint(
+            code="bad-address", path=path, message="not an address", found=repr(ip),
+            wanted="an IPv4 address or dynamic", hint=hint,
+        )
+        return
+    usable = isinstance(address, ipaddress.IPv4Address) and not (
+        address.is_multicast or address.is_loopback or address.is_unspecified or address.is_reserved
+    )
+    if not usable:
+        yield Complaint(
+            code="bad-address", path=path, message=f"{ip} cannot be a guest's address",
+            wanted="an IPv4 address of one machine, or dynamic",
+        )
+    elif taken_by is not None:
+        yield Complaint(
+            code="duplicate-address",
+            path=path,
+            message=f"{taken_by!r} has the address {ip} already, on a connected bridge",
+        )
+
+
+def specialise(placed: PlacedTestbed) -> tuple[NetworkState, dict[str, tuple[Interface, ...]], str | None]:
+    """Names on the hosts, addresses, veth pairs and tunnels. Raises ComplaintsError."""
+    return _specialise.specialise(placed)
+
+
+def artefacts(state: State) -> Iterator[Artefact]:
+    """The libvirt network, with the guests' addresses as DHCP reservations."""
+    yield network_xml(state, state.network)
+
+

@@ -1,0 +1,237 @@
+"""The second stage: from data of the right shape to a logical testbed that makes sense."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from kvmcompose.core.document import Document, show_path
+from kvmcompose.core.errors import Complaint, InputError, Problem, Severity
+from kvmcompose.core.model import Guest, Host, LogicalTestbed, Machine, SshKeys
+from kvmcompose.core.names import HOSTNAME_LIMIT
+from kvmcompose.core.project import FileKind, ProjectFiles
+from kvmcompose.guests import guest_kind, kinds
+from kvmcompose.networks import Dialect, dialect
+from kvmcompose.placement import strategies
+
+_CONFIG_KEYS = frozenset({"testbed_host_ssh_config", "ssh_public_key_location", "ssh_private_key_location"})
+
+
+class Documents(msgspec.Struct, frozen=True):
+    """The two files that a testbed is written in; without a config there is one host, this machine."""
+
+    testbed: Document
+    config: Document | None
+
+    def problem(self, complaint: Complaint) -> Problem:
+        """A complaint with its place in the file it is about."""
+        document = self.testbed
+        if complaint.path and complaint.path[0] in _CONFIG_KEYS and self.config is not None:
+            document = self.config
+        return Problem(
+            code=complaint.code,
+            message=complaint.message,
+            location=document.locate(complaint.path, key=complaint.at_key),
+            path=show_path(complaint.path),
+            found=complaint.found,
+            wanted=complaint.wanted,
+            hint=complaint.hint,
+            severity=complaint.severity,
+        )
+
+    def refuse(self, complaints: Iterable[Complaint]) -> tuple[Problem, ...]:
+        """The warnings among the complaints; raises InputError with all of them when one is an error."""
+        problems = tuple(self.problem(complaint) for complaint in complaints)
+        if any(problem.severity is Severity.ERROR for problem in problems):
+            raise InputError(problems)
+        return problems
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What is not in the files: the project's name, and what stands in for a missing config."""
+
+    project: str
+    hosts: tuple[Host, ...]
+    keys: SshKeys
+
+
+def logical_testbed(
+    value: dict[str, Any],
+    config: dict[str, Any] | None,
+    network_dialect: str,
+    settings: Settings,
+    documents: Documents,
+    files: ProjectFiles,
+) -> tuple[LogicalTestbed, tuple[Problem, ...]]:
+    """The testbed with scaling written out, and warnings. Raises InputError with every problem."""
+    network_module = dialect(network_dialect)
+    hosts = settings.hosts if config is None else parse_hosts(config)
+    keys = settings.keys if config is None else _keys(config, settings.keys)
+    machines = tuple(_machines(value, network_module))
+    section = value.get("network") or {}
+    network = network_module.parse(section)
+    options = value.get("testbed_options") or {}
+    chosen = options.get("load_balancing", "round_robin")
+    guests: list[Guest] = []
+    complaints: list[Complaint] = [
+        *_check_hosts(hosts, config, files),
+        *_check_keys(keys, config, files),
+        *_check_strategy(chosen),
+        *network_module.check(network, machines, hosts),
+    ]
+    for machine in machines:
+        module = guest_kind(machine.kind)
+        complaints += [
+            msgspec.structs.replace(each, path=("machines", machine.index, *each.path))
+            for each in module.check(machine, files)
+        ]
+        guests += module.expand(machine)
+    complaints += _check_guests(settings.project, guests)
+    warnings = documents.refuse(complaints)
+    testbed = LogicalTestbed(
+        project=settings.project,
+        guests=tuple(guests),
+        dialect=network_dialect,
+        network=network,
+        topology=network_module.topology(network),
+        hosts=hosts,
+        keys=keys,
+        strategy=chosen,
+    )
+    return testbed, warnings
+
+
+def _machines(value: dict[str, Any], network: Dialect) -> Iterator[Machine]:
+    known = set(kinds())
+    for index, entry in enumerate(value.get("machines") or ()):
+        kind = next(key for key in entry if key in known)
+        section = entry[kind] or {}
+        scaling = section.get("scaling") or {}
+        yield Machine(
+            name=entry["name"],
+            kind=kind,
+            body=msgspec.convert(section, guest_kind(kind).Definition),
+            attachments=network.attachments(entry),
+            scaled=network.scaled(scaling.get("interfaces") or ()),
+            index=index,
+        )
+
+
+def parse_hosts(config: dict[str, Any]) -> tuple[Host, ...]:
+    """The testbed hosts, in file order."""
+    return tuple(
+        msgspec.convert({"ip": entry.get("hostname"), **entry, "name": name}, Host)
+        for name, entry in (config.get("testbed_host_ssh_config") or {}).items()
+    )
+
+
+def _keys(config: dict[str, Any], default: SshKeys) -> SshKeys:
+    public = config.get("ssh_public_key_location")
+    private = config.get("ssh_private_key_location")
+    if public is None and private is not None:
+        public = f"{private}.pub"
+    if private is None and public is not None:
+        private = public.removesuffix(".pub")
+    return default if public is None or private is None else SshKeys(public, private)
+
+
+def _check_hosts(
+    hosts: Sequence[Host], config: dict[str, Any] | None, files: ProjectFiles
+) -> Iterator[Complaint]:
+    at = "testbed_host_ssh_config"
+    main = [host.name for host in hosts if host.is_main_host]
+    if not main:
+        yield Complaint(
+            code="no-main-host",
+            path=(at,),
+            message="no host is the main host",
+            wanted="`is_main_host: true` at exactly one host",
+        )
+    for name in main[1:]:
+        yield Complaint(
+            code="two-main-hosts",
+            path=(at, name, "is_main_host"),
+            message=f"{main[0]!r} is the main host already",
+            wanted="`is_main_host: true` at exactly one host",
+        )
+    owners: dict[str, str] = {}
+    for host in hosts:
+        if host.ip in owners:
+            yield Complaint(
+                code="duplicate-address",
+                path=(at, host.name, "ip"),
+                message=f"{owners[host.ip]!r} has the address {host.ip} already",
+            )
+        owners.setdefault(host.ip, host.name)
+        if config is None or host.identity_file is None:
+            continue
+        if files.kind(host.identity_file) is FileKind.MISSING:
+            yield Complaint(
+                code="missing-file",
+                path=(at, host.name, "identity_file"),
+                message=f"{host.identity_file!r} does not exist; `up` will need it",
+                severity=Severity.WARNING,
+            )
+
+
+def _check_keys(keys: SshKeys, config: dict[str, Any] | None, files: ProjectFiles) -> Iterator[Complaint]:
+    if config is None:
+        return  # made when it is first needed
+    for key, path, severity, need in (
+        (
+            "ssh_public_key_location",
+            keys.ssh_public_key_location,
+            Severity.ERROR,
+            "guests are given this key",
+        ),
+        ("ssh_private_key_location", keys.ssh_private_key_location, Severity.WARNING, "`up` will need it"),
+    ):
+        kind = files.kind(path)
+        if kind is not FileKind.FILE and (severity is Severity.ERROR or kind is FileKind.MISSING):
+            what = "does not exist" if kind is FileKind.MISSING else "is not a file that can be read"
+            yield Complaint(
+                code="missing-file",
+                path=(key,),
+                message=f"the key {path!r} {what}; {need}",
+                hint=f"make one: ssh-keygen -t ed25519 -f {path.removesuffix('.pub')}",
+                severity=severity,
+            )
+
+
+def _check_strategy(chosen: str) -> Iterator[Complaint]:
+    known = strategies()
+    if chosen not in known:
+        near = difflib.get_close_matches(chosen, known, 1)
+        yield Complaint(
+            code="unknown-strategy",
+            path=("testbed_options", "load_balancing"),
+            message=f"there is no placement strategy {chosen!r}",
+            wanted=f"one of: {', '.join(known)}",
+            hint=f"did you mean {near[0]!r}?" if near else None,
+        )
+
+
+def _check_guests(project: str, guests: Sequence[Guest]) -> Iterator[Complaint]:
+    owners: dict[str, Guest] = {}
+    for guest in guests:
+        path: tuple[str | int, ...] = ("machines", guest.machine.index, "name")
+        other = owners.setdefault(guest.name, guest)
+        if other is not guest:
+            said = "a machine" if other.machine.name == other.name else f"a clone of {other.machine.name!r}"
+            yield Complaint(
+                code="duplicate-name",
+                path=path,
+                message=f"{guest.name!r} is the name of {said} already (machines[{other.machine.index}])",
+            )
+        hostname = f"{project}-{guest.name}"
+        if len(hostname) > HOSTNAME_LIMIT:
+            yield Complaint(
+                code="name-too-long",
+                path=path,
+                message=f"the host name {hostname!r} has {len(hostname)} characters",
+                wanted=f"at most {HOSTNAME_LIMIT}, the project's name and a dash included",
+                hint="shorten the name, or the project's with --project-name",
+            )

@@ -1,0 +1,89 @@
+"""What a cloud-init seed is made of (format: cloud-init's NoCloud datasource, network config version 2).
+
+The seed carries everything a guest is set up with, so that nobody has to look at the project folder
+again: besides cloud-init's own three files a tar of what lands below ``/etc/nocloud`` in the guest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+import msgspec
+
+from kvmcompose.core.artefact import Artefact, Policy, Rendered
+from kvmcompose.core.state import GuestState, State
+
+#: The names by which the seed's renderer knows its files.
+KEY_FILE = "ssh_public_key"
+CONTEXT = "context"
+
+TEMPLATES = ("user-data.j2", "network-config.j2", "meta-data.j2")
+
+
+class SeedInterface(msgspec.Struct, frozen=True):
+    """An interface as the guest's system is told of it."""
+
+    name: str
+    mac: str
+    ip: str
+    prefix_length: int
+    mtu: int
+    gateway: str | None
+
+
+class SeedValues(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the templates see, beside ``instance_id`` and ``ssh_authorized_keys``."""
+
+    project: str
+    guest: str
+    hostname: str
+    username: str
+    interfaces: tuple[SeedInterface, ...]
+    environment: dict[str, str]
+
+
+def _numbered(folder: str, scripts: Sequence[str]) -> Mapping[str, str]:
+    return {
+        f"{folder}/{number:02}-{PurePosixPath(script).name}": script for number, script in enumerate(scripts)
+    }
+
+
+def seed_iso(
+    guest: GuestState,
+    state: State,
+    *,
+    username: str,
+    environment: Mapping[str, str],
+    context: str | None,
+    setup_scripts: Sequence[str],
+    run_scripts: Sequence[str],
+) -> Artefact:
+    """The seed of a guest with cloud-init in it."""
+    values = SeedValues(
+        project=state.project_name,
+        guest=guest.name,
+        hostname=guest.hostname,
+        username=username,
+        interfaces=tuple(
+            SeedInterface(f"eth{index}", nic.mac, nic.ip, nic.prefix_length, nic.mtu, nic.gateway)
+            for index, nic in enumerate(guest.interfaces)
+        ),
+        environment=dict(environment),
+    )
+    files = {
+        KEY_FILE: state.testbed_guest_shared_config.ssh_public_key_location,
+        **({CONTEXT: context} if context is not None else {}),
+        **_numbered("setup", setup_scripts),
+        **_numbered("run", run_scripts),
+    }
+    return Artefact(
+        task=f"seed-iso:{guest.name}",
+        path=f"artefacts/{guest.name}-cloud-init.iso",
+        policy=Policy.REPRODUCIBLE,
+        content=Rendered("seed", values, templates=TEMPLATES, files=files),
+        summary=f"cloud-init seed of {guest.name}",
+        guest=guest.name,
+        # contexts and environments hold what is nobody else's business
+        mode=0o600,
+    )

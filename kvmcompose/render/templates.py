@@ -1,0 +1,88 @@
+"""The templates of text artefacts: Jinja2, in a sandbox, with everything escaped.
+
+Templates of a project folder may come from the internet with it, so none of them can reach beyond the
+values it is given. In ``*.xml.j2`` values are escaped for XML; in all others each is written as JSON,
+which is valid YAML: no value can end the place it stands in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import DictLoader, StrictUndefined, TemplateError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from kvmcompose.core.errors import KvmComposeError
+
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
+
+
+def to_yaml_flow(value: Any) -> str:
+    """A value as one line of YAML: JSON, with what YAML calls unprintable escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+class Templates:
+    """All templates by name, those of the project before ours."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._texts = dict(texts)
+        self._digests: dict[str, str] = {}
+        loader = DictLoader(self._texts)
+        options: dict[str, Any] = {
+            "loader": loader,
+            "undefined": StrictUndefined,
+            "trim_blocks": True,
+            "lstrip_blocks": True,
+            "keep_trailing_newline": True,
+        }
+        self._xml = ImmutableSandboxedEnvironment(autoescape=True, **options)
+        self._yaml = ImmutableSandboxedEnvironment(autoescape=False, finalize=to_yaml_flow, **options)  # noqa: S701 (finalize escapes)
+
+    def xml(self, name: str, values: Mapping[str, Any]) -> str:
+        """An XML text. Raises KvmComposeError naming the template and its line."""
+        return self._render(self._xml, name, values)
+
+    def yaml(self, name: str, values: Mapping[str, Any]) -> str:
+        """A YAML text. Raises KvmComposeError naming the template and its line."""
+        return self._render(self._yaml, name, values)
+
+    def digest(self, name: str) -> str:
+        """The SHA-256 of a template and of all that it includes."""
+        if name not in self._digests:
+            parts = sorted(self._closure(name))
+            text = "\0".join(f"{part}\0{self._texts.get(part, '')}" for part in parts)
+            self._digests[name] = hashlib.sha256(text.encode()).hexdigest()
+        return self._digests[name]
+
+    def _closure(self, name: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [name]
+        while waiting:
+            current = waiting.pop()
+            if current in found:
+                continue
+            found.add(current)
+            try:
+                tree = self._xml.parse(self._texts.get(current, ""), current)
+            except TemplateError:
+                continue  # said with its place when it is rendered
+            waiting += [each for each in meta.find_referenced_templates(tree) if each is not None]
+        return found
+
+    @staticmethod
+    def _render(environment: ImmutableSandboxedEnvironment, name: str, values: Mapping[str, Any]) -> str:
+        try:
+            return environment.get_template(name).render(values)
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            line = getattr(error, "lineno", None)
+            where = f"templates/{name}:{line}" if line else f"templates/{name}"
+            raise KvmComposeError(
+                f"{where}: {error}",
+                hint="a template of the project folder stands in for the one of kvmcompose",
+            ) from error
