@@ -14,6 +14,9 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 100
 """Nesting of lists and mappings; the dialect needs 7. Keeps our recursion far from Python's limit."""
 
+EMPTY = frozenset({"", "~", "null", "Null", "NULL"})
+"""Plain scalars that stand for nothing (YAML 1.2, section 10.3.2)."""
+
 # What YAML 1.2 (section 5.1) and XML 1.0 (section 2.2) both refuse: such a character could be
 # written into no artefact. Surrogates come in as JSON escapes only.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")

@@ -23,7 +23,7 @@ from yaml.events import (
 
 from kvmcompose.core.document import Mapping, Node, Scalar, Sequence
 from kvmcompose.core.errors import InputError, Location, Problem
-from kvmcompose.pipeline.text import MAX_DEPTH, UNPRINTABLE, unprintable
+from kvmcompose.pipeline.text import EMPTY, MAX_DEPTH, UNPRINTABLE, unprintable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,6 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CORE = "tag:yaml.org,2002:"
 _SCALAR_TAGS = {f"{_CORE}{name}": name == "str" for name in ("str", "int", "float", "bool", "null")}
 _SCALAR_TAGS["!"] = True  # the non-specific tag: "this is text" (YAML 1.2, section 3.3.2)
-_EMPTY = frozenset({"", "~", "null", "Null", "NULL"})
 
 # libyaml's words, and what usually is behind them.
 _SYNTAX_HINTS = (
@@ -53,6 +52,10 @@ _SYNTAX_HINTS = (
     ("did not find expected alphabetic", "a value that starts with '&' or '*' needs quotes"),
     ("unknown escape character", "inside \"…\" a backslash is written \\\\; inside '…' it stands for itself"),
 )
+
+
+# The scanner notices these far from where the mistake is: it is where the quote or the key starts.
+_NOTICED_LATE = frozenset({"could not find expected ':'", "found unexpected end of stream"})
 
 
 @contextmanager
@@ -111,7 +114,7 @@ class _Composer:
         if isinstance(following, DocumentStartEvent):
             self.stop("several-documents", "a second YAML document starts here, only one is read", following,
                       "remove this '---' and what follows, or make it a file of its own")  # fmt: skip
-        if isinstance(root, Scalar) and not root.quoted and root.text in _EMPTY:
+        if isinstance(root, Scalar) and not root.quoted and root.text in EMPTY:
             return None
         return root
 
@@ -281,9 +284,11 @@ def event_is_quoted(event: Event) -> bool:
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError, text: str, name: str) -> Problem:
-    mark = error.problem_mark or error.context_mark
-    location = Location(name, mark.line + 1, mark.column + 1) if mark else Location(name)
     what = error.problem or error.context or "cannot be read"
+    mark = error.problem_mark or error.context_mark
+    if error.context_mark and what in _NOTICED_LATE:
+        mark = error.context_mark
+    location = Location(name, mark.line + 1, mark.column + 1) if mark else Location(name)
     message = f"not valid YAML: {what}"
     if error.context and error.context_mark and mark and error.context_mark.line != mark.line:
         message += f", {error.context} that starts at line {error.context_mark.line + 1}"

@@ -1,0 +1,96 @@
+"""Where a key would be right that is wrong where it stands."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kvmcompose.core.document import Path
+    from kvmcompose.pipeline.schemas import Schema
+
+Place = tuple[str, ...]
+"""The way through a schema to an object: names of keys, ``[]`` for any item, ``*`` for any name."""
+
+_SURE = 0.75  # of a slip of the fingers, so that no better reason need be looked for
+_LIKELY = 0.6
+
+
+def unknown_key_hint(key: str, path: Path, here: Schema, whole: Schema) -> str | None:
+    """What to do about ``key``, which the object at ``path`` with the schema ``here`` does not know."""
+    known: list[str] = list(here.get("properties", {}))
+    if hint := here.get("x-unknown-hints", {}).get(key):
+        return str(hint)
+    if same := [name for name in known if _letters(name) == _letters(key)]:
+        return f"did you mean '{same[0]}'?"
+    if near := get_close_matches(key, known, 1, _SURE):
+        return f"did you mean '{near[0]}'?"
+    if elsewhere := _elsewhere(key, path, whole):
+        return elsewhere
+    if near := get_close_matches(key, known, 1, _LIKELY):
+        return f"did you mean '{near[0]}'?"
+    return f"known here: {', '.join(known)}" if known else None
+
+
+def _letters(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _elsewhere(key: str, path: Path, whole: Schema) -> str | None:
+    own = _place(path, whole)
+    places = list(dict.fromkeys(_places(key, whole, ())))
+    if below := [place[len(own) :] for place in places if place[: len(own)] == own]:
+        nearest = [_show(place) for place in below if len(place) == min(map(len, below))]
+        return "it belongs under " + " or ".join(f"'{place}'" for place in nearest)
+    if above := [place for place in places if own[: len(place)] == place]:
+        passed = [step for step in own[len(max(above, key=len)) :] if step not in ("[]", "*")]
+        if passed:
+            levels = "one level" if len(passed) == 1 else f"{len(passed)} levels"
+            return f"it belongs {levels} up, beside '{passed[0]}'"
+    # A key that several other places know (as they do 'name' and 'path') hints at none of them.
+    return f"it belongs under '{_show(places[0])}'" if len(places) == 1 and places[0] else None
+
+
+def _place(path: Path, whole: Schema) -> Place:
+    schema, place = whole, []
+    for step in path:
+        if isinstance(step, int):
+            schema = _object(schema.get("items"))
+            place.append("[]")
+        elif step in schema.get("properties", {}):
+            schema = _object(schema["properties"][step])
+            place.append(step)
+        else:
+            schema = _object(schema.get("additionalProperties"))
+            place.append("*")
+    return tuple(place)
+
+
+def _places(key: str, schema: Schema, place: Place) -> Iterator[Place]:
+    """Every object of the schema that has the property ``key``."""
+    properties = schema.get("properties", {})
+    if key in properties:
+        yield place
+    for name, each in properties.items():
+        yield from _places(key, _object(each), (*place, name))
+    yield from _places_inside(key, schema, place)
+
+
+def _places_inside(key: str, schema: Schema, place: Place) -> Iterator[Place]:
+    for keyword, step in (("items", "[]"), ("additionalProperties", "*")):
+        if inner := _object(schema.get(keyword)):
+            yield from _places(key, inner, (*place, step))
+
+
+def _object(schema: object) -> Schema:
+    """A part of a schema; true, false and what is not there as an empty one."""
+    return schema if isinstance(schema, dict) else {}
+
+
+def _show(place: Place) -> str:
+    text = ""
+    for step in place:
+        text += step if step == "[]" or not text else f".{step}"
+    return text

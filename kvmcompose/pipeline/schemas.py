@@ -1,0 +1,181 @@
+"""The schema files, and how they fit together.
+
+``kvm-compose.json`` is the frame. Each ``guests/<kind>.json`` is what stands under a machine's key
+``<kind>``; each ``networks/<dialect>.json`` is what stands under ``network``. A file is found by its
+name and listed nowhere. Beside JSON Schema draft 2020-12 the files use:
+
+``$ref: "network#/$defs/…"``  a part of the fragment of whatever network dialect the testbed uses
+``$ref: "<file>#/$defs/…"``   a part of another schema file; what stands beside a ``$ref`` overrides
+``$defs/machine_keys``        in a network fragment: the properties that it adds to each machine
+``x-recognised-by``           in a network fragment: the keys by which its dialect is recognised
+``x-unsupported``             names of network dialects to come, each with a hint
+``x-wanted`` and others       see ``kvmcompose.pipeline.wording``
+
+A value gets its type from ``type``, and its parts from ``properties``, ``additionalProperties`` and
+``items``: a fragment does without ``patternProperties`` and ``prefixItems``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Schema = dict[str, Any]
+
+DEFAULT_DIALECT = "bridges"
+_TESTBED = "kvm-compose.json"
+_CONFIG = "config.json"
+_NETWORK = "network"  # in a $ref: the fragment of the dialect in use
+
+
+@dataclass(frozen=True, slots=True)
+class Schemas:
+    """The schema files: parsed JSON by file name relative to ``schemas/``."""
+
+    files: Mapping[str, Schema]
+
+    @property
+    def guest_kinds(self) -> tuple[str, ...]:
+        """The kinds of guest: each is the key that holds a guest of that kind."""
+        return self._stems("guests")
+
+    @property
+    def dialects(self) -> tuple[str, ...]:
+        """The network dialects, the default one first."""
+        others = (name for name in self._stems("networks") if name != DEFAULT_DIALECT)
+        return (DEFAULT_DIALECT, *others)
+
+    def _stems(self, folder: str) -> tuple[str, ...]:
+        paths = (PurePosixPath(name) for name in self.files)
+        return tuple(sorted(path.stem for path in paths if str(path.parent) == folder))
+
+    def recognise(self, keys: Mapping[str, object]) -> str:
+        """The dialect of a network section: the one that knows most of its keys."""
+
+        def known(dialect: str) -> int:
+            marks = self.files[f"networks/{dialect}.json"].get("x-recognised-by", [dialect])
+            return sum(mark in keys for mark in marks)
+
+        return max(self.dialects, key=known)  # the first of equals: the default
+
+    def unsupported_dialects(self) -> dict[str, str]:
+        """Names of dialects for which there is no fragment, each with a hint."""
+        named = self.files[_TESTBED]["properties"]["network"].get("x-unsupported", {})
+        return {name: hint for name, hint in named.items() if name not in self.dialects}
+
+    def config(self) -> Schema:
+        """The schema of ``kvm-compose-config.json``, without references."""
+        return _Inliner(self.files, {}).file(_CONFIG)
+
+    def testbed(self, dialect: str) -> Schema:
+        """The schema of a ``kvm-compose.yaml`` with this network dialect, without references.
+
+        A machine may hold each kind of guest in it; that it holds exactly one is not said.
+        """
+        network = self.files[f"networks/{dialect}.json"]
+        inliner = _Inliner(self.files, network)
+        schema: Schema = inliner.file(_TESTBED)
+        hints = "x-unknown-hints"
+        section = inliner.file(f"networks/{dialect}.json")
+        section[hints] = self.unsupported_dialects() | section.get(hints, {})
+        schema["properties"]["network"] |= section
+        machine = schema["properties"]["machines"]["items"]
+        added = inliner.schema(network.get("$defs", {}).get("machine_keys", {}), network)
+        machine[hints] = machine.get(hints, {}) | added.get(hints, {})
+        machine["required"] = machine.get("required", []) + added.get("required", [])
+        guests = {kind: inliner.file(f"guests/{kind}.json") for kind in self.guest_kinds}
+        machine["properties"] |= added.get("properties", {}) | guests
+        return schema
+
+
+@dataclass(frozen=True, slots=True)
+class _Inliner:
+    """Puts the parts that ``$ref`` names in its place: what has no references is read and checked faster."""
+
+    files: Mapping[str, Schema]
+    network: Schema
+
+    def file(self, name: str) -> Schema:
+        whole = self.files[name]
+        top = {key: value for key, value in whole.items() if key not in ("$schema", "$id", "$defs")}
+        inlined: Schema = self.schema(top, whole)
+        return inlined
+
+    def schema(self, part: Any, whole: Schema) -> Any:
+        """``part`` of the file ``whole``, always as new lists and mappings."""
+        if isinstance(part, list):
+            return [self.schema(item, whole) for item in part]
+        if not isinstance(part, dict):
+            return part
+        beside = {key: self.schema(value, whole) for key, value in part.items() if key != "$ref"}
+        reference = part.get("$ref")
+        if not isinstance(reference, str):  # a property may be called "$ref"
+            return beside if reference is None else beside | {"$ref": self.schema(reference, whole)}
+        file, _, pointer = reference.partition("#")
+        target = {"": whole, _NETWORK: self.network}.get(file) or self.files[file]
+        found: Any = target
+        for step in pointer.strip("/").split("/"):
+            found = found[step]
+        inlined: Schema = self.schema(found, target) | beside
+        return inlined
+
+
+def complete_schema(schemas: Schemas) -> Schema:
+    """One self-contained JSON Schema (draft 2020-12) of ``kvm-compose.yaml``, for editors.
+
+    Says more than the parts do: a machine holds exactly one kind of guest, and the network section
+    decides which dialect the rest is written in.
+    """
+    frame = schemas.testbed(DEFAULT_DIALECT)
+    definitions: Schema = {}
+    choice: Schema = {}
+    for dialect in schemas.dialects:
+        sections = _with_definitions(schemas, dialect, definitions)
+        if not choice:
+            choice = {"properties": sections}
+            continue
+        marks = schemas.files[f"networks/{dialect}.json"].get("x-recognised-by", [dialect])
+        network = {"anyOf": [{"required": [mark]} for mark in marks]}
+        recognised = {"required": ["network"], "properties": {"network": network}}
+        choice = {"if": recognised, "then": {"properties": sections}, "else": choice}
+    for section in ("machines", "network"):
+        frame["properties"][section] = {"description": frame["properties"][section]["description"]}
+    complete: Schema = _without_annotations(
+        {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            **frame,
+            "allOf": [choice],
+            "$defs": definitions,
+        }
+    )
+    return complete
+
+
+def _with_definitions(schemas: Schemas, dialect: str, definitions: Schema) -> Schema:
+    """The sections whose form depends on the dialect; their parts are added to ``definitions``."""
+    properties = schemas.testbed(dialect)["properties"]
+    machines, network = properties["machines"], properties["network"]
+    machine = machines["items"]
+    for kind in schemas.guest_kinds:
+        definitions[f"{dialect}-{kind}"] = machine["properties"][kind]
+        machine["properties"][kind] = {"$ref": f"#/$defs/{dialect}-{kind}"}
+    machine["oneOf"] = [{"required": [kind]} for kind in schemas.guest_kinds]
+    definitions[f"{dialect}-machine"] = machine
+    definitions[f"{dialect}-network"] = network
+    return {
+        "machines": machines | {"items": {"$ref": f"#/$defs/{dialect}-machine"}},
+        "network": {"$ref": f"#/$defs/{dialect}-network"},
+    }
+
+
+def _without_annotations(part: Any) -> Any:
+    """``part`` without the keywords that only kvmcompose knows."""
+    if isinstance(part, list):
+        return [_without_annotations(item) for item in part]
+    if isinstance(part, dict):
+        return {key: _without_annotations(value) for key, value in part.items() if not key.startswith("x-")}
+    return part

@@ -1,0 +1,199 @@
+"""Nodes to plain data of the shape that the schemas ask for, or every problem that keeps it from it.
+
+The schema types a value, never the parser: where it asks for a string, ``52:54:00:12:34:56``, ``on``
+and ``010`` stay what the user wrote. The key that names a kind chooses the fragment, and only then is
+it validated: so a message speaks of the value, never of schemas that might have fitted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kvmcompose.core.document import Document, Mapping, Node, Path, Scalar, show_path
+from kvmcompose.core.errors import Problem
+from kvmcompose.pipeline.schemas import Schema, Schemas, complete_schema
+from kvmcompose.pipeline.text import EMPTY
+from kvmcompose.pipeline.validation import Validation
+from kvmcompose.pipeline.wording import BOOLEANS, INTEGER, NUMBER, explain, listed
+from kvmcompose.pipeline.yaml_nodes import collector_paused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+__all__ = ["Schema", "Schemas", "complete_schema", "shape_config", "shape_testbed"]
+
+Shaped = tuple[dict[str, Any], tuple[Problem, ...]]
+
+
+def shape_testbed(document: Document, schemas: Schemas) -> Shaped:
+    """A ``kvm-compose.yaml`` as plain data, and every problem of its shape, sorted by place.
+
+    A value that has a problem is kept as far as possible; what follows must not run on it.
+    """
+    network = document.root.entries.get("network") if isinstance(document.root, Mapping) else None
+    keys = network.entries if isinstance(network, Mapping) else {}
+    with collector_paused():
+        schema = schemas.testbed(schemas.recognise(keys))
+        value = _value(document, schema)
+        foreign = [name for name in schemas.unsupported_dialects() if name in keys]
+        if foreign and schema["properties"]["network"]["properties"].keys().isdisjoint(keys):
+            # The machines are written in that dialect, too: one problem, not one for each of their keys.
+            return _shaped(value, [_unsupported(foreign[0], document, schemas)])
+        return _shaped(value, _testbed_problems(value, document, schema, schemas.guest_kinds))
+
+
+def shape_config(document: Document, schemas: Schemas) -> Shaped:
+    """A ``kvm-compose-config.json`` as plain data, and every problem of its shape, sorted by place."""
+    schema = schemas.config()
+    value = _value(document, schema)
+    errors = Validation().errors(schema, value)
+    return _shaped(value, (each for error in errors for each in explain(error, (), document, schema)))
+
+
+@dataclass(slots=True)
+class _Reading:
+    """How the nodes that one schema describes become values; made once for each part of a schema."""
+
+    plain: Callable[[str], object]
+    empty: Callable[[], object]
+    properties: dict[str, _Reading] = field(default_factory=dict)
+    others: _Reading | None = None
+    items: _Reading | None = None
+
+
+def _value(document: Document, schema: Schema) -> Any:
+    """The whole document as plain data, whatever its shape; an empty file is an empty mapping."""
+    return {} if document.root is None else _read(document.root, _reading(schema))
+
+
+def _shaped(value: Any, problems: Iterable[Problem]) -> Shaped:
+    found = sorted(set(problems), key=lambda each: (each.location, each.path, each.code, each.message))
+    return value if isinstance(value, dict) else {}, tuple(found)
+
+
+def _reading(schema: Schema | bool) -> _Reading:
+    if isinstance(schema, bool):
+        return _TEXT
+    types = schema.get("type", ())
+    types = {types} if isinstance(types, str) else set(types)
+    empty = dict if "object" in types else list if "array" in types else _nothing
+    return _Reading(
+        plain=next((read for name, read in _PLAIN.items() if name in types), str),
+        empty=empty,
+        properties={name: _reading(each) for name, each in schema.get("properties", {}).items()},
+        others=_reading(schema.get("additionalProperties", True)),
+        items=_reading(schema.get("items", True)),
+    )
+
+
+def _read(node: Node, reading: _Reading | None) -> Any:
+    """The node as plain data. What does not fit stays text: validation says what is wrong with it."""
+    if reading is None:
+        reading = _TEXT
+    if isinstance(node, Scalar):
+        text = node.text
+        if node.quoted:
+            return text
+        return reading.empty() if text in EMPTY else reading.plain(text)
+    if isinstance(node, Mapping):
+        properties, others = reading.properties, reading.others
+        return {key: _read(value, properties.get(key, others)) for key, value in node.entries.items()}
+    return [_read(item, reading.items) for item in node.items]
+
+
+def _nothing() -> None:
+    return None
+
+
+def _integer(text: str) -> int | str:
+    return int(text) if INTEGER.fullmatch(text) else text
+
+
+def _number(text: str) -> float | str:
+    return float(text) if NUMBER.fullmatch(text) else text
+
+
+def _boolean(text: str) -> bool | str:
+    return BOOLEANS.get(text, text)
+
+
+# A union of types takes the first of these that it names.
+_PLAIN: dict[str, Callable[[str], object]] = {
+    "integer": _integer,
+    "number": _number,
+    "boolean": _boolean,
+}
+_TEXT = _Reading(plain=str, empty=_nothing)
+
+
+def _testbed_problems(
+    value: Any, document: Document, schema: Schema, kinds: tuple[str, ...]
+) -> Iterator[Problem]:
+    """Each part against its own fragment, so that the key that names a kind is all there is to choose by."""
+    machine = schema["properties"]["machines"]["items"]
+    frame = schema["properties"] | {"machines": schema["properties"]["machines"] | {"items": True}}
+    frame = schema | {"properties": frame}
+    bare_machine = machine | {"properties": machine["properties"] | dict.fromkeys(kinds, True)}
+    guests = {kind: machine["properties"][kind] for kind in kinds}
+
+    errors = Validation().errors
+    for error in errors(frame, value):
+        yield from explain(error, (), document, schema)
+    machines = value.get("machines") if isinstance(value, dict) else None
+    for index, entry in enumerate(machines if isinstance(machines, list) else ()):
+        path: Path = ("machines", index)
+        for error in errors(bare_machine, entry):
+            yield from explain(error, path, document, schema)
+        if not isinstance(entry, dict):
+            continue
+        present = [kind for kind in entry if kind in guests]
+        for kind in present:
+            for error in errors(guests[kind], entry[kind]):
+                yield from explain(error, (*path, kind), document, schema)
+        if len(present) != 1:
+            yield from _kind_problem(entry, path, document, present, kinds, machine)
+
+
+def _kind_problem(
+    entry: dict[str, Any],
+    path: Path,
+    document: Document,
+    present: list[str],
+    kinds: tuple[str, ...],
+    machine: Schema,
+) -> Iterator[Problem]:
+    """A machine that is of several kinds, or of none."""
+    wanted = f"exactly one of {listed(kinds, 'and')}"
+    if present:
+        yield Problem(
+            code="too-many-kinds",
+            message="a machine is of one kind only",
+            location=document.locate((*path, present[1]), key=True),
+            path=show_path(path),
+            found=listed(present, "and"),
+            wanted=wanted,
+        )
+        return
+    unknown = (value for key, value in entry.items() if key not in machine["properties"])
+    if any(value is None or isinstance(value, dict) for value in unknown):
+        return  # most likely a kind misspelt: the unknown key is the problem, and has been named
+    yield Problem(
+        code="no-kind",
+        message="the machine is of no kind",
+        location=document.locate(path),
+        path=show_path(path),
+        wanted=wanted,
+    )
+
+
+def _unsupported(name: str, document: Document, schemas: Schemas) -> Problem:
+    path: Path = ("network", name)
+    return Problem(
+        code="unsupported-dialect",
+        message=f"networks of the dialect '{name}' are not supported yet",
+        location=document.locate(path, key=True),
+        path=show_path(path),
+        wanted=listed(schemas.dialects, "or"),
+        hint=schemas.unsupported_dialects()[name],
+    )

@@ -1,0 +1,377 @@
+"""What a failed schema keyword means, in words: every ``Problem`` of a shape is worded here.
+
+A schema helps with annotations:
+
+``x-wanted``         what a right value looks like; without it type, limits and choices are spelt out
+``x-hint``           what to do about a value that is wrong or missing
+``x-problem``        what is wrong with a value that does not fit
+``x-codes``          a problem's code by keyword, where the usual one says too little
+``x-unknown-hints``  what to do instead of a key that people try here
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kvmcompose.core.document import Document, Mapping, Node, Path, Scalar, Sequence, show_path
+from kvmcompose.core.errors import Problem
+from kvmcompose.pipeline.placing import unknown_key_hint
+from kvmcompose.pipeline.text import EMPTY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from jsonschema import ValidationError
+
+    from kvmcompose.pipeline.schemas import Schema
+
+INTEGER = re.compile("-?(?:0|[1-9][0-9]{0,999})")
+"""Plain scalars that are whole numbers in every version of YAML, and in JSON."""
+NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,99})(?:\.[0-9]{1,99})?(?:[eE][-+]?[0-9]{1,2})?")
+"""Plain scalars that are numbers in JSON, and small enough for a float."""
+BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+"""Plain scalars that are booleans in every version of YAML."""
+
+_MAX_SHOWN = 60
+_CODES = {
+    "additionalProperties": "unknown-key",
+    "enum": "bad-value",
+    "exclusiveMaximum": "out-of-range",
+    "exclusiveMinimum": "out-of-range",
+    "maxItems": "too-many",
+    "maxLength": "too-long",
+    "maxProperties": "too-many",
+    "maximum": "out-of-range",
+    "minItems": "too-few",
+    "minLength": "empty-value",
+    "minProperties": "too-few",
+    "minimum": "out-of-range",
+    "not": "not-allowed",
+    "required": "missing-key",
+    "type": "wrong-type",
+}
+_MESSAGES = {
+    "bad-name": "not a valid name",
+    "empty-value": "the value is empty",
+    "no-machines": "the testbed has no machines",
+    "no-kind": "nothing is chosen",
+    "not-allowed": "not allowed here",
+    "out-of-range": "out of range",
+    "too-few": "too few",
+    "too-long": "too long",
+    "too-many": "too many",
+    "too-many-kinds": "more than one is chosen",
+    "wrong-type": "the wrong type of value",
+}
+_TYPES = {
+    "array": "a list",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "null": "nothing",
+    "number": "a number",
+    "object": "a mapping",
+    "string": "text",
+}
+_NOT_QUITE_BOOLEANS = {"yes": "true", "y": "true", "on": "true", "no": "false", "n": "false", "off": "false"}
+
+
+def explain(error: ValidationError, base: Path, document: Document, schema: Schema) -> Iterator[Problem]:
+    """The problems that one error of ``jsonschema`` stands for.
+
+    ``base`` is the path of the value that was validated, ``schema`` the one of the whole document.
+    """
+    path = (*base, *error.absolute_path)
+    trail = list(error.relative_schema_path)
+    finding = _Finding(
+        keyword=str(error.validator),
+        argument=error.validator_value,
+        instance=error.instance,
+        schema=error.schema if isinstance(error.schema, dict) else {},
+        path=path,
+        document=document,
+        whole=schema,
+        is_key="propertyNames" in trail,
+    )
+    yield from _EXPLAINED.get(finding.keyword, _wrong_value)(finding)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """One failed keyword, and what the words about it are made of."""
+
+    keyword: str
+    argument: Any
+    instance: Any
+    schema: Schema
+    path: Path
+    document: Document
+    whole: Schema
+    is_key: bool  # the instance is not the value at ``path`` but a key in it
+
+    def problem(
+        self,
+        message: str,
+        *,
+        key: str | None = None,
+        found: str | None = None,
+        wanted: str | None = None,
+        hint: str | None = None,
+        code: str | None = None,
+    ) -> Problem:
+        """A problem at the value, or at its ``key``."""
+        path = self.path if key is None else (*self.path, key)
+        return Problem(
+            code=code or self.code,
+            message=message,
+            location=self.document.locate(path, key=key is not None),
+            path=show_path(path),
+            found=found,
+            wanted=wanted,
+            hint=hint,
+        )
+
+    @property
+    def code(self) -> str:
+        """The problem's code: the schema's own, or the usual one of the keyword."""
+        codes = self.schema.get("x-codes", {})
+        return str(codes.get(self.keyword) or _CODES.get(self.keyword, "bad-value"))
+
+    @property
+    def message(self) -> str:
+        """What is wrong, where nothing better can be said than what the code says."""
+        return str(self.schema.get("x-problem") or _MESSAGES.get(self.code, "not a valid value"))
+
+    @property
+    def hint(self) -> str | None:
+        """The schema's own advice."""
+        return self.schema.get("x-hint")
+
+    def node(self) -> Node | None:
+        """The value as the user wrote it."""
+        return _node_at(self.document, self.path)
+
+
+def _node_at(document: Document, path: Path) -> Node | None:
+    node = document.root
+    for step in path:
+        if isinstance(node, Mapping):
+            node = node.entries.get(str(step))
+        elif isinstance(node, Sequence) and isinstance(step, int) and step < len(node.items):
+            node = node.items[step]
+        else:
+            return None
+    return node
+
+
+def _unknown_keys(finding: _Finding) -> Iterator[Problem]:
+    for key in finding.instance:
+        if key not in finding.schema.get("properties", {}):
+            hint = unknown_key_hint(key, finding.path, finding.schema, finding.whole)
+            yield finding.problem(f"unknown key '{_cut(key)}'", key=key, hint=hint)
+
+
+def _missing_keys(finding: _Finding) -> Iterator[Problem]:
+    # jsonschema has one error for each key, which names it in prose only: all are found for each of them.
+    for key in finding.argument:
+        if key not in finding.instance:
+            schema = finding.schema.get("properties", {}).get(key, {})
+            hint = schema.get("x-hint")
+            yield finding.problem(f"the key '{key}' is missing", wanted=describe(schema), hint=hint)
+
+
+def _wrong_choice_of_keys(finding: _Finding) -> Iterator[Problem]:
+    """``oneOf`` is understood as a choice between keys: exactly one of the ``required`` of its branches."""
+    choice = [key for branch in finding.argument for key in branch.get("required", ())]
+    present = [key for key in choice if key in finding.instance]
+    wanted = f"exactly one of {listed(choice, 'and')}"
+    if len(present) > 1:
+        message = f"{listed(present, 'and', quote=True)} exclude each other"
+        yield finding.problem(message, key=present[1], wanted=wanted, code="too-many-keys")
+    elif choice:
+        message = f"the key {listed(choice, 'or', quote=True)} is missing"
+        yield finding.problem(message, wanted=wanted, code="missing-key")
+    else:
+        yield from _wrong_value(finding)
+
+
+def _wrong_number_of_keys(finding: _Finding) -> Iterator[Problem]:
+    keys = [key for key in finding.instance if key in finding.schema.get("properties", {key})]
+    extra = None
+    if finding.keyword == "maxProperties":
+        if len(keys) <= finding.argument:
+            return  # it is the unknown keys that make them too many, and those are named anyway
+        extra = keys[finding.argument]
+    found = listed(keys, "and") if keys else "nothing"
+    wanted = describe(finding.schema)
+    yield finding.problem(finding.message, key=extra, found=found, wanted=wanted, hint=finding.hint)
+
+
+def _wrong_type(finding: _Finding) -> Iterator[Problem]:
+    node = finding.node()
+    types = _types(finding.schema)
+    hint = _type_hint(node, types) or finding.hint
+    message = "the value is missing" if finding.instance is None else finding.message
+    yield finding.problem(message, found=show(node), wanted=describe(finding.schema), hint=hint)
+
+
+def _type_hint(node: Node | None, types: tuple[str, ...]) -> str | None:
+    if isinstance(node, Scalar):
+        for each in types:
+            if each in _SCALAR_HINTS and (hint := _SCALAR_HINTS[each](node)):
+                return hint
+    if "array" in types and not isinstance(node, Sequence):
+        return "write a list: [first, second], or one item on each line after '- '"
+    return None
+
+
+def _integer_hint(node: Scalar) -> str | None:
+    text = node.text.strip()
+    if node.quoted:
+        return f"drop the quotes: {text}" if INTEGER.fullmatch(text) else None
+    for pattern, base in _INTEGERS:
+        if pattern.fullmatch(text):
+            return f"write {int(text.replace('_', ''), base)}"
+    if found := _WHOLE_FLOAT.fullmatch(text):
+        return f"write {int(found[1]) * 10 ** int(found[2] or 0)}"
+    return None
+
+
+def _boolean_hint(node: Scalar) -> str | None:
+    word = node.text.lower()
+    if node.quoted and word in ("true", "false"):
+        return f"drop the quotes: {word}"
+    return f"write {_NOT_QUITE_BOOLEANS[word]}" if word in _NOT_QUITE_BOOLEANS else None
+
+
+def _string_hint(node: Scalar) -> str:
+    return f'quote it if text is meant: "{node.text}"'
+
+
+def _mapping_hint(node: Scalar) -> str | None:
+    key, colon, value = node.text.partition(":")
+    if colon and value and not node.quoted and not value[0].isspace():
+        return f"a space belongs after the ':': {key}: {_cut(value)}"
+    return None
+
+
+_INTEGERS = (
+    (re.compile(r"[-+]?[0-9]+(_[0-9]+)*"), 10),
+    (re.compile(r"[-+]?0x[0-9a-fA-F]+"), 16),
+    (re.compile(r"[-+]?0o[0-7]+"), 8),
+    (re.compile(r"[-+]?0b[01]+"), 2),
+)
+_WHOLE_FLOAT = re.compile(r"([0-9]{1,9})(?:\.0+)?(?:[eE]\+?([0-9]))?")
+_SCALAR_HINTS: dict[str, Callable[[Scalar], str | None]] = {
+    "boolean": _boolean_hint,
+    "integer": _integer_hint,
+    "object": _mapping_hint,
+    "string": _string_hint,
+}
+
+
+def _wrong_choice(finding: _Finding) -> Iterator[Problem]:
+    choice = [str(each) for each in finding.argument]
+    near = difflib.get_close_matches(str(finding.instance).lower(), choice, 1)
+    hint = f"did you mean '{near[0]}'?" if near else finding.hint
+    yield finding.problem(
+        "not one of the choices", found=_found(finding), wanted=describe(finding.schema), hint=hint
+    )
+
+
+def _wrong_text(finding: _Finding) -> Iterator[Problem]:
+    text = str(finding.instance)
+    pattern = finding.argument if finding.keyword == "pattern" else finding.schema.get("pattern", "")
+    nearby = next((each for each in _rewritten(text) if each != text and re.search(pattern, each)), None)
+    hint = f"write '{_cut(nearby)}'" if nearby and finding.keyword == "pattern" else finding.hint
+    key = text if finding.is_key else None
+    wanted = describe(finding.schema)
+    yield finding.problem(finding.message, key=key, found=_found(finding), wanted=wanted, hint=hint)
+
+
+def _rewritten(text: str) -> Iterator[str]:
+    """What may have been meant: the usual slips mended."""
+    yield text.strip()
+    yield text.lower()
+    for each in (text.replace(" ", "-"), text.lower().replace(" ", "-"), text.replace(" ", "")):
+        yield each
+        yield each.replace("_", "-")
+        yield each.replace("-", "_")
+
+
+def _not_allowed(finding: _Finding) -> Iterator[Problem]:
+    yield finding.problem(finding.message, hint=finding.hint)
+
+
+def _wrong_value(finding: _Finding) -> Iterator[Problem]:
+    wanted = describe(finding.schema)
+    yield finding.problem(finding.message, found=_found(finding), wanted=wanted, hint=finding.hint)
+
+
+_EXPLAINED: dict[str, Callable[[_Finding], Iterable[Problem]]] = {
+    "additionalProperties": _unknown_keys,
+    "enum": _wrong_choice,
+    "maxLength": _wrong_text,
+    "maxProperties": _wrong_number_of_keys,
+    "minLength": _wrong_text,
+    "minProperties": _wrong_number_of_keys,
+    "not": _not_allowed,
+    "oneOf": _wrong_choice_of_keys,
+    "pattern": _wrong_text,
+    "required": _missing_keys,
+    "type": _wrong_type,
+}
+
+
+def _found(finding: _Finding) -> str:
+    return f"'{_cut(str(finding.instance))}'" if finding.is_key else show(finding.node())
+
+
+def show(node: Node | None) -> str:
+    """A value as a message names it: short, and telling a quoted scalar from a plain one."""
+    match node:
+        case Scalar(text=text, quoted=False) if text in EMPTY:
+            return "nothing"
+        case Scalar(text=text, quoted=False):
+            return _cut(text)
+        case Scalar(text=text):
+            return f'"{_cut(text)}"'
+        case Sequence(items=items):
+            return f"a list of {len(items)}" if items else "an empty list"
+        case Mapping(entries=entries):
+            return "a mapping" if entries else "an empty mapping"
+    return "nothing"
+
+
+def describe(schema: Schema) -> str:
+    """What a schema asks for, in words."""
+    if wanted := schema.get("x-wanted"):
+        return str(wanted)
+    if "enum" in schema:
+        return listed([str(each) for each in schema["enum"]], "or")
+    text = listed([_TYPES[each] for each in _types(schema)], "or") or "something else"
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None:
+        return f"{text} from {low} to {high}"
+    if low is not None:
+        return f"{text}, at least {low}"
+    return text if high is None else f"{text}, at most {high}"
+
+
+def _types(schema: Schema) -> tuple[str, ...]:
+    types = schema.get("type", ())
+    return (types,) if isinstance(types, str) else tuple(types)
+
+
+def listed(words: Iterable[str], last: str, *, quote: bool = False) -> str:
+    """``a, b or c``, where ``last`` is the word before the last."""
+    each = [f"'{_cut(word)}'" if quote else _cut(word) for word in words]
+    return f" {last} ".join([", ".join(each[:-1]), each[-1]] if len(each) > 1 else each)
+
+
+def _cut(text: str) -> str:
+    """At most one short line of ``text``."""
+    line = text.replace("\n", "\\n")
+    return line if len(line) <= _MAX_SHOWN else f"{line[: _MAX_SHOWN - 1]}…"
