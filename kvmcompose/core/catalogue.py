@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -157,3 +157,26 @@ def pick_checksum(image: CatalogueImage, text: str) -> Checksum:
             f"the catalogue wants {image.checksum_algorithm}"
         )
     return checksum
+
+
+def mirrored(url: str, mirror: str | None) -> str:
+    """Where a mirror has a URL: ``https://host/path`` is at ``<mirror>/host/path``."""
+    if not mirror:
+        return url
+    parts = urlsplit(url)
+    return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}"
+
+
+def unknown_image(name: str, known: Iterable[str], *, location: Location | None = None) -> InputError:
+    """The error for a name that no image has, with the near ones."""
+    near = near_names(name, known)
+    return InputError(
+        [
+            Problem(
+                code="unknown-image",
+                message=f"there is no image named {name!r}",
+                location=location or Location("command line"),
+                hint=f"did you mean {' or '.join(near)}?" if near else "kvm-compose cloud-images lists all",
+            )
+        ]
+    )

@@ -1,0 +1,150 @@
+"""The image store's index: which name stands for which content. Read without a lock, changed under one.
+
+``index.json`` is replaced as a whole, and its double ``index.backup.json`` after it: should one be
+damaged, the other says the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kvmcompose.core import catalogue
+from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.effects.files import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of one image. ``virtual_size`` (of the disk) and ``size`` (of the file) in bytes.
+
+    ``checksum`` (``sha512:…``) is what the file was found to match, ``checksum_from`` who said so: the
+    URL of a published list, or ``catalogue``. Images the user added have neither.
+    """
+
+    sha256: catalogue.Sha256
+    format: catalogue.ImageFormat
+    virtual_size: int
+    size: int
+    added_by_user: bool = False
+    url: str | None = None
+    checksum: str | None = None
+    checksum_from: str | None = None
+
+
+class _File(msgspec.Struct):
+    version: int
+    images: dict[str, msgspec.Raw]
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock file while the block runs. Without ``wait``, yields False when another has it.
+
+    The kernel lets go of the lock when its process ends, however it ends; the file stays. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                yield False
+                return
+            log.info("waiting for another process that holds %s", path)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield True
+    finally:
+        os.close(handle)
+
+
+class Index:
+    """The index of the store in folder ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self._path = root / "index.json"
+        self._backup = root / "index.backup.json"
+        self._lock = root / "index.lock"
+
+    def read(self) -> dict[str, Entry]:
+        """All entries by name. What is damaged is taken from the backup, with a warning in the log.
+
+        Raises KvmComposeError when a newer version wrote the index.
+        """
+        entries, complaint = self._read(self._path)
+        if complaint is None:
+            return entries
+        saved, backup_complaint = self._read(self._backup)
+        if backup_complaint is None and not saved and not self._backup.exists():
+            backup_complaint = "there is none"
+        log.warning(
+            "the image index %s is damaged (%s); %s",
+            self._path,
+            complaint,
+            "its backup is used instead"
+            if backup_complaint is None
+            else f"of its backup ({backup_complaint}) what can be read is used: pull or add what is missing",
+        )
+        return saved | entries
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[dict[str, Entry]]:
+        """The entries, to be changed inside the block and written at its end. Raises OSError."""
+        with locked(self._lock):
+            entries = self.read()
+            before = dict(entries)
+            yield entries
+            _, complaint = self._read(self._path)
+            if entries == before and complaint is None:
+                return
+            if complaint is not None:
+                self._path.replace(self._path.with_name("index.damaged.json"))
+            images = {name: msgspec.to_builtins(entries[name]) for name in sorted(entries)}
+            data = msgspec.json.format(msgspec.json.encode({"version": _VERSION, "images": images})) + b"\n"
+            write_atomic(self._path, data)
+            write_atomic(self._backup, data)
+
+    def _read(self, path: Path) -> tuple[dict[str, Entry], str | None]:
+        """What can be read of a file, and what cannot."""
+        try:
+            file = msgspec.json.decode(path.read_bytes(), type=_File)
+        except FileNotFoundError:
+            return {}, None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return {}, str(error)
+        except OSError as error:
+            raise KvmComposeError(
+                f"cannot read the image index {path}: {error.strerror}",
+                hint="set KVM_COMPOSE_STORE to a folder that you may read",
+            ) from error
+        if file.version > _VERSION:
+            raise RefusedError(
+                f"the image index {path} was written by a newer kvm-compose (version {file.version})",
+                hint="upgrade kvm-compose, or set KVM_COMPOSE_STORE to another folder",
+            )
+        entries: dict[str, Entry] = {}
+        complaint = None
+        for name, raw in file.images.items():
+            try:
+                entry = msgspec.json.decode(raw, type=Entry)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                complaint = f"{name}: {error}"
+                continue
+            if catalogue.is_image_name(name):
+                entries[name] = entry
+            else:
+                complaint = f"{name!r} is no image name"
+        return entries, complaint

@@ -1,0 +1,391 @@
+"""The store of disk images of this machine: each content once, found by name.
+
+::
+
+    <root>/index.json               name -> content (image_index.py)
+    <root>/sha256/<aa>/<sha256>     the images, read-only
+    <root>/partial/<name>/          what is being fetched; never taken for an image
+    <root>/locks/<name>.lock        held while an image is fetched or added
+    <root>/uses/                    symlinks to the symlinks that projects have into the store
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.resources
+import logging
+import os
+import shutil
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kvmcompose.core.catalogue import (
+    NAME_PATTERN,
+    Checksum,
+    is_image_name,
+    mirrored,
+    parse_catalogue,
+    pick_checksum,
+)
+from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
+from kvmcompose.effects.download import Downloaded, download, fetch_text, sync_folder
+from kvmcompose.effects.files import digest_bytes, digest_file
+from kvmcompose.effects.image_index import Entry, Index, locked
+from kvmcompose.effects.qcow2 import ImageHeader, read_header, refuse_no_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kvmcompose.core.catalogue import Catalogue, CatalogueImage, ImageFormat
+    from kvmcompose.effects.download import Progress
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 2**20  # bytes
+_ZEROS = bytes(_CHUNK)
+
+
+class StoredImage(msgspec.Struct, frozen=True, kw_only=True):
+    """An image that is here. ``virtual_size`` (of the disk) and ``size`` (of the file) in bytes.
+
+    ``checksum_from`` tells who vouches for the content: the URL of a published list, ``catalogue``, or
+    None for what the user added.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    format: ImageFormat
+    virtual_size: int
+    size: int
+    added_by_user: bool
+    url: str | None
+    checksum: str | None
+    checksum_from: str | None
+
+
+class StoreProblem(msgspec.Struct, frozen=True):
+    """Something wrong with an image that should be here."""
+
+    name: str
+    path: Path
+    message: str
+    hint: str
+
+
+class Pruned(msgspec.Struct, frozen=True):
+    """What ``prune`` removed, and how many bytes that freed."""
+
+    paths: tuple[Path, ...]
+    freed: int
+
+
+def default_store() -> ImageStore:
+    """The store of this user: KVM_COMPOSE_STORE, else ``kvm-compose/images`` in the XDG data folder."""
+    chosen = os.environ.get("KVM_COMPOSE_STORE")
+    if chosen:
+        return ImageStore(Path(chosen).expanduser().absolute())
+    data = Path(os.environ.get("XDG_DATA_HOME", ""))
+    # a relative path there is invalid and to be ignored (XDG Base Directory Specification, "Basics")
+    home = data if data.is_absolute() else Path.home() / ".local" / "share"
+    return ImageStore(home / "kvm-compose" / "images")
+
+
+def read_catalogue() -> Catalogue:
+    """The images that come with kvm-compose by name."""
+    return parse_catalogue(importlib.resources.files(__package__).joinpath("catalogue.json").read_bytes())
+
+
+class ImageStore:
+    """The images in folder ``root``, which is made when first written to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._index = Index(root)
+
+    def find(self, name: str) -> StoredImage | None:
+        """The image of that name, or None when it is not here (or not whole)."""
+        entry = self._index.read().get(name)
+        return self._present(name, entry) if entry is not None else None
+
+    def list(self) -> tuple[StoredImage, ...]:
+        """All images that are here, by name."""
+        found = (self._present(name, entry) for name, entry in sorted(self._index.read().items()))
+        return tuple(image for image in found if image is not None)
+
+    def pull(
+        self,
+        image: CatalogueImage,
+        *,
+        mirror: str | None = None,
+        progress: Progress | None = None,
+        refresh: bool = False,
+    ) -> StoredImage:
+        """Fetch an image of the catalogue, unless it is here; one that moved on only with ``refresh``.
+
+        ``mirror`` (default: KVM_COMPOSE_MIRROR) has the URL ``https://host/path`` at ``<mirror>/host/path``,
+        an http, https or file URL. Raises KvmComposeError when it cannot be had, or is not what it should be.
+        """
+        if not refresh and (present := self.find(image.name)):
+            return present
+        mirror = mirror or os.environ.get("KVM_COMPOSE_MIRROR")
+        with self._writing(image.name) as folder:
+            present = self.find(image.name)  # by now another process may have fetched it
+            if present and not refresh:
+                return present
+            if image.sha256:
+                expected, source = Checksum("sha256", image.sha256), "catalogue"
+            else:
+                source = mirrored(image.checksums_url, mirror)
+                expected = pick_checksum(image, fetch_text(source))
+            if present and present.checksum == str(expected) and _is_whole(present.path, present.sha256):
+                return present
+            got = self._adopt(expected) or download(
+                mirrored(image.url, mirror), folder / "image", checksum=expected, progress=progress
+            )
+            header = read_header(got.path)
+            refusal = _refusal(header)
+            if header.format != image.format:
+                refusal = f"a {header.format} image, the catalogue says {image.format}"
+            if refusal:
+                raise KvmComposeError(f"{image.url} is refused: {refusal}")
+            entry = _entry(got, header, url=image.url, checksum=str(expected), checksum_from=source)
+            return self._place(image.name, got.path, entry)
+
+    def add(self, name: str, file: Path) -> StoredImage:
+        """Copy a disk image of the user's into the store under a name, the file itself stays as it is.
+
+        Raises InputError for a name that cannot be, KvmComposeError for a file that is no image of its own.
+        """
+        if not is_image_name(name):
+            raise InputError(
+                [
+                    Problem(
+                        code="image-name",
+                        message=f"{name!r} cannot be the name of an image",
+                        location=Location("command line"),
+                        wanted=f"lower case letters, digits, '_', '.' and '-': {NAME_PATTERN}",
+                    )
+                ]
+            )
+        if file.exists() and not file.is_file():
+            raise KvmComposeError(f"{file} is not a file")
+        refuse_no_image(file)
+        header = read_header(file)
+        if refusal := _refusal(header):
+            raise KvmComposeError(f"{file} is refused: {refusal}")
+        with self._writing(name) as folder:
+            got = _copy(file, folder / "image")
+            return self._place(name, got.path, _entry(got, header, added_by_user=True))
+
+    def remove(self, name: str) -> bool:
+        """Forget a name; ``prune`` then frees the space. False when there is no such image here."""
+        with self._writing(name), self._index.changing() as entries:
+            return entries.pop(name, None) is not None
+
+    def verify(self) -> tuple[StoreProblem, ...]:
+        """Read every image again and tell which are not what they were."""
+        problems = []
+        for name, entry in sorted(self._index.read().items()):
+            path = self._blob(entry.sha256)
+            again = "kvm-compose cloud-images " + (
+                f"add {name} FILE" if entry.added_by_user else f"pull --refresh {name}"
+            )
+            try:
+                actual = digest_file(path)
+            except OSError as error:
+                problems.append(StoreProblem(name, path, f"cannot be read: {error.strerror}", again))
+                continue
+            if actual != entry.sha256:
+                problems.append(StoreProblem(name, path, f"was changed: its SHA-256 is {actual}", again))
+        return tuple(problems)
+
+    def link(self, image: StoredImage, path: Path) -> None:
+        """Make ``path`` a symlink to an image; ``prune`` keeps the image as long as the link is there.
+
+        The link's name should carry the image's digest: a refreshed image is another content. Raises OSError.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place = path.parent.resolve() / path.name
+        _replace_link(place, image.path)
+        with self._spoken():
+            uses = self.root / "uses"
+            uses.mkdir(parents=True, exist_ok=True)
+            _replace_link(uses / digest_bytes(os.fsencode(place)), place)
+
+    def prune(self) -> Pruned:
+        """Remove broken downloads, and images that no name and no project's link stands for."""
+        with self._spoken():
+            partial, unnamed = self._prune_partial(), self._prune_unnamed()
+        return Pruned(partial.paths + unnamed.paths, partial.freed + unnamed.freed)
+
+    def _prune_partial(self) -> Pruned:
+        removed: list[Path] = []
+        freed = 0
+        for folder in _entries(self.root / "partial"):
+            with locked(self._lock(folder.name), wait=False) as mine:
+                if mine:
+                    freed += sum(file.stat().st_blocks * 512 for file in _entries(folder))
+                    shutil.rmtree(folder)
+                    removed.append(folder)
+        return Pruned(tuple(removed), freed)
+
+    def _prune_unnamed(self) -> Pruned:
+        removed: list[Path] = []
+        freed = 0
+        with self._index.changing() as entries:  # no image comes or goes meanwhile
+            kept = {entry.sha256 for entry in entries.values()} | self._used()
+            for blob in (blob for shelf in _entries(self.root / "sha256") for blob in _entries(shelf)):
+                facts = blob.stat()
+                if blob.name in kept or facts.st_nlink > 1:  # a hard link elsewhere: nothing would be freed
+                    continue
+                freed += facts.st_blocks * 512
+                blob.unlink()
+                removed.append(blob)
+        return Pruned(tuple(removed), freed)
+
+    def _used(self) -> set[str]:
+        """The digests that links of projects lead to; links that are gone are forgotten."""
+        used = set()
+        for use in _entries(self.root / "uses"):
+            goal = use.resolve()
+            if goal.is_relative_to((self.root / "sha256").resolve()):
+                used.add(goal.name)
+            else:
+                use.unlink()
+        return used
+
+    def _present(self, name: str, entry: Entry) -> StoredImage | None:
+        path = self._blob(entry.sha256)
+        try:
+            facts = path.stat()
+        except OSError as error:
+            log.warning("the image %s is in the index but not in the store: %s", name, error)
+            return None
+        if facts.st_size != entry.size:
+            log.warning("the image %s has %d bytes instead of %d: %s", name, facts.st_size, entry.size, path)
+            return None
+        return StoredImage(name=name, path=path, **msgspec.structs.asdict(entry))
+
+    def _adopt(self, expected: Checksum) -> Downloaded | None:
+        """The content, if it lies here without a name (the index was lost, or another name has it)."""
+        if expected.algorithm != "sha256":
+            return None
+        blob = self._blob(expected.digest)
+        if not blob.is_file() or not _is_whole(blob, expected.digest):
+            return None
+        return Downloaded(blob, blob.stat().st_size, expected.digest)
+
+    def _place(self, name: str, file: Path, entry: Entry) -> StoredImage:
+        """Put a finished file among the images and name it, in that order."""
+        blob = self._blob(entry.sha256)
+        with self._index.changing() as entries:
+            if file != blob:
+                blob.parent.mkdir(parents=True, exist_ok=True)
+                file.chmod(0o444)
+                file.replace(blob)
+                sync_folder(blob.parent)
+            entries[name] = entry
+        shutil.rmtree(self.root / "partial" / name, ignore_errors=True)
+        return StoredImage(name=name, path=blob, **msgspec.structs.asdict(entry))
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[Path]:
+        """The folder for an image's unfinished files, while no other process has it."""
+        with self._spoken(), locked(self._lock(name)):
+            folder = self.root / "partial" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            yield folder
+
+    @contextlib.contextmanager
+    def _spoken(self) -> Iterator[None]:
+        """Turn what the operating system refuses into a KvmComposeError."""
+        try:
+            yield
+        except OSError as error:
+            raise KvmComposeError(
+                f"cannot write to the image store {self.root}: {error.strerror or error}",
+                hint="set KVM_COMPOSE_STORE to a folder that you may write to, with room for images",
+            ) from error
+
+    def _blob(self, sha256: str) -> Path:
+        return self.root / "sha256" / sha256[:2] / sha256
+
+    def _lock(self, name: str) -> Path:
+        return self.root / "locks" / f"{name}.lock"
+
+
+def _entry(
+    got: Downloaded,
+    header: ImageHeader,
+    *,
+    added_by_user: bool = False,
+    url: str | None = None,
+    checksum: str | None = None,
+    checksum_from: str | None = None,
+) -> Entry:
+    return Entry(
+        sha256=got.sha256,
+        format=header.format,
+        virtual_size=header.virtual_size,
+        size=got.size,
+        added_by_user=added_by_user,
+        url=url,
+        checksum=checksum,
+        checksum_from=checksum_from,
+    )
+
+
+def _refusal(header: ImageHeader) -> str | None:
+    """Why an image cannot be kept by itself: QEMU would open other files for it, or want a key."""
+    if header.backing_file is not None:
+        return f"it is an overlay on another file ({header.backing_file}); qemu-img convert makes it whole"
+    if header.data_file is not None:
+        return f"its data lie in another file ({header.data_file}); qemu-img convert makes it whole"
+    if header.encryption is not None:
+        return f"it is encrypted ({header.encryption})"
+    return None
+
+
+def _copy(source: Path, target: Path) -> Downloaded:
+    """Copy a file with its holes, onto the disk for good. Raises KvmComposeError if it changes meanwhile."""
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("wb") as writer:
+        before = os.fstat(reader.fileno())
+        while chunk := reader.read(_CHUNK):
+            digest.update(chunk)
+            if chunk == _ZEROS:
+                writer.seek(len(chunk), os.SEEK_CUR)
+            else:
+                writer.write(chunk)
+        writer.truncate()
+        writer.flush()
+        os.fsync(writer.fileno())
+        after = os.fstat(reader.fileno())
+        size = writer.tell()
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or size != after.st_size:
+        raise KvmComposeError(f"{source} was changed while it was copied", hint="shut down what runs on it")
+    return Downloaded(target, size, digest.hexdigest())
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    return digest_file(path) == sha256
+
+
+def _replace_link(path: Path, goal: Path) -> None:
+    """Make ``path`` a symlink to ``goal`` in one step, whatever symlink or file it was."""
+    temporary = path.with_name(f".kvm-compose-{os.getpid()}-{path.name}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(goal)
+    temporary.replace(path)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder, sorted; nothing if there is no such folder."""
+    if not folder.is_dir() or stat.S_ISLNK(folder.lstat().st_mode):
+        return []
+    return sorted(folder.iterdir())
