@@ -1,0 +1,202 @@
+"""``kvm-compose cloud-images``: the disk images that are known by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kvmcompose.core.catalogue import unknown_image
+from kvmcompose.core.errors import InputError
+from kvmcompose.effects.image_store import default_store, read_catalogue
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from kvmcompose.core.catalogue import CatalogueImage
+    from kvmcompose.core.errors import Problem
+    from kvmcompose.effects.image_store import ImageStore, StoredImage
+    from kvmcompose.monitor.console import Console
+
+NAME = "cloud-images"
+HELP = "list, fetch, add and check the disk images that guests are made from"
+EXAMPLE = """\
+examples:
+  kvm-compose cloud-images                          what there is, and what is here
+  kvm-compose cloud-images pull debian_12           fetch one now (a build fetches what it needs)
+  kvm-compose cloud-images pull --refresh debian_12 fetch the newest version of one that moves on
+  kvm-compose cloud-images add my_image disk.qcow2  give an image of your own a name
+  kvm-compose cloud-images verify                   read all again: is each still what it was?
+
+environment:
+  KVM_COMPOSE_STORE   the folder images are kept in (default ~/.local/share/kvm-compose/images)
+  KVM_COMPOSE_MIRROR  a URL to fetch from instead: https://host/path is taken from <mirror>/host/path
+"""
+
+
+class _Row(msgspec.Struct, kw_only=True):
+    """One line of the list; sizes in bytes."""
+
+    name: str
+    title: str | None = None
+    cached: bool = False
+    added_by_user: bool = False
+    path: str | None = None
+    format: str | None = None
+    size: int | None = None
+    virtual_size: int | None = None
+    sha256: str | None = None
+    checksum_algorithm: str | None = None
+    checksums_url: str | None = None
+    url: str | None = None
+    note: str | None = None
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--json", action="store_true", help="print JSON (the list, and what verify finds)")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions (without one: list)")
+    pull = actions.add_parser("pull", help="fetch images of the catalogue, unless they are here")
+    pull.add_argument("names", nargs="+", metavar="NAME")
+    pull.add_argument("--refresh", action="store_true", help="fetch again what its publisher has replaced")
+    pull.add_argument("--mirror", metavar="URL", help="fetch from URL/host/path (or set KVM_COMPOSE_MIRROR)")
+    add = actions.add_parser("add", help="copy an image of your own into the store, under a name")
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("file", metavar="FILE", type=Path)
+    remove = actions.add_parser("remove", help="forget images (prune then frees the space)")
+    remove.add_argument("names", nargs="+", metavar="NAME")
+    actions.add_parser("verify", help="read every image again; status 1 if one was changed")
+    actions.add_parser("prune", help="remove broken downloads, and images that nothing stands for any more")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Do what the command line asks; the exit status."""
+    actions: dict[str | None, Callable[[argparse.Namespace, Console, ImageStore], int]] = {
+        None: _list,
+        "pull": _pull,
+        "add": _add,
+        "remove": _remove,
+        "verify": _verify,
+        "prune": _prune,
+    }
+    return actions[arguments.action](arguments, console, default_store())
+
+
+def _list(arguments: argparse.Namespace, console: Console, store: ImageStore) -> int:
+    here = {image.name: image for image in store.list()}
+    rows = [_row(image.name, image, here.pop(image.name, None)) for image in read_catalogue().images]
+    rows += [_row(image.name, None, image) for image in here.values()]
+    if arguments.json:
+        console.json(msgspec.to_builtins(rows))
+        return 0
+    header = ["NAME", "HERE", "SIZE", "SHA-256, OR WHERE CHECKSUMS ARE", "FROM"]
+    console.table([_cells(row) for row in rows], header)
+    return 0
+
+
+def _row(name: str, known: CatalogueImage | None, here: StoredImage | None) -> _Row:
+    row = _Row(name=name)
+    if known is not None:
+        row.title, row.format, row.url, row.sha256 = known.title, known.format, known.url, known.sha256
+        row.checksum_algorithm, row.checksums_url = known.checksum_algorithm, known.checksums_url
+        row.note = known.note or None
+    if here is not None:
+        row.cached, row.added_by_user, row.path = True, here.added_by_user, str(here.path)
+        row.format, row.url, row.sha256 = here.format, here.url, here.sha256
+        row.size, row.virtual_size = here.size, here.virtual_size
+    return row
+
+
+def _cells(row: _Row) -> list[str]:
+    here = "added" if row.added_by_user else "yes" if row.cached else "no"
+    size = "-" if row.size is None else _in_units(row.size)
+    return [row.name, here, size, row.sha256 or row.checksums_url or "-", row.url or "added by you"]
+
+
+def _pull(arguments: argparse.Namespace, console: Console, store: ImageStore) -> int:
+    catalogue = read_catalogue()
+    wanted: list[CatalogueImage] = []
+    problems: list[Problem] = []
+    for name in dict.fromkeys(arguments.names):
+        image = catalogue.find(name)
+        if image is not None:
+            wanted.append(image)
+        elif store.find(name) is None:
+            problems += unknown_image(name, catalogue.names()).problems
+        else:
+            console.say(f"{name} is one you added: there is nothing to fetch")
+    if problems:
+        raise InputError(problems)
+    for image in wanted:
+        before = store.find(image.name)
+        with console.progress(image.name) as progress:
+            stored = store.pull(image, mirror=arguments.mirror, progress=progress, refresh=arguments.refresh)
+        if before is not None and before.sha256 == stored.sha256:
+            console.say(f"{image.name} is here already, sha256 {stored.sha256}")
+        else:
+            console.say(f"{image.name}: {_in_units(stored.size)}, sha256 {stored.sha256}")
+            console.say(f"    checked against the {_vouched(stored)}")
+    return 0
+
+
+def _vouched(image: StoredImage) -> str:
+    algorithm = (image.checksum or "").partition(":")[0]
+    weak = " (which guards against damage, not against malice)" if algorithm in ("md5", "sha1") else ""
+    return f"{algorithm} of {image.checksum_from}{weak}"
+
+
+def _add(arguments: argparse.Namespace, console: Console, store: ImageStore) -> int:
+    before = store.find(arguments.name)
+    image = store.add(arguments.name, arguments.file)
+    size = f"{_in_units(image.size)}, a disk of {_in_units(image.virtual_size)}"
+    console.say(f"{image.name}: {image.format}, {size}, sha256 {image.sha256}")
+    if before is not None and before.sha256 != image.sha256:
+        console.warn(f"{image.name} stood for {before.sha256} until now")
+    return 0
+
+
+def _remove(arguments: argparse.Namespace, console: Console, store: ImageStore) -> int:
+    known = [image.name for image in store.list()]
+    problems = [
+        problem
+        for name in arguments.names
+        if name not in known
+        for problem in unknown_image(name, known).problems
+    ]
+    if problems:
+        raise InputError(problems)
+    for name in arguments.names:
+        store.remove(name)
+    console.say("kvm-compose cloud-images prune frees the space")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace, console: Console, store: ImageStore) -> int:
+    problems = store.verify()
+    if arguments.json:
+        console.json([{**msgspec.structs.asdict(problem), "path": str(problem.path)} for problem in problems])
+    else:
+        for problem in problems:
+            console.data(f"{problem.name}: {problem.path}: {problem.message}\n    hint: {problem.hint}")
+    if not problems:
+        console.say(f"{len(store.list())} images are what they were")
+    return 1 if problems else 0
+
+
+def _prune(_arguments: argparse.Namespace, console: Console, store: ImageStore) -> int:
+    pruned = store.prune()
+    for path in pruned.paths:
+        console.data(str(path))
+    console.say(f"{_in_units(pruned.freed)} freed")
+    return 0
+
+
+def _in_units(size: float) -> str:
+    """A number of bytes for people: ``512 B``, ``16.3 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:  # noqa: PLR2004
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

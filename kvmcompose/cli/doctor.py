@@ -1,0 +1,72 @@
+"""``kvm-compose doctor``: what this machine can do, and what mends the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kvmcompose.effects.image_store import default_store
+from kvmcompose.effects.machine import survey
+
+if TYPE_CHECKING:
+    import argparse
+
+    from kvmcompose.effects.machine import Finding
+    from kvmcompose.monitor.console import Console
+
+NAME = "doctor"
+HELP = "look at what this machine can do and say how to mend what is lacking"
+EXAMPLE = """\
+examples:
+  kvm-compose doctor           a table, then what mends each thing that is lacking
+  kvm-compose doctor --json    the same for scripts
+
+The status is 1 when something is lacking that building artefacts (generate) needs.
+The first run boots a small guest to find out whether KVM really works: up to 10 seconds.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Show the survey; the exit status."""
+    findings = survey(default_store().root)
+    can_generate = _lacks_nothing(findings, "generate")
+    can_up = can_generate and _lacks_nothing(findings, "up")
+    if arguments.json:
+        console.json(
+            {
+                "can_generate": can_generate,
+                "can_up": can_up,
+                "findings": [msgspec.to_builtins(finding) for finding in findings],
+            }
+        )
+        return 0 if can_generate else 1
+    console.table(
+        [[_word(finding), finding.name, finding.needed_for, finding.detail] for finding in findings],
+        ["", "WHAT", "NEEDED FOR", "FOUND"],
+    )
+    for finding in findings:
+        if not finding.ok and finding.mend:
+            console.data(f"{finding.name}: {finding.mend}")
+    if can_up:
+        console.say("this machine can build testbeds and bring them up")
+    elif can_generate:
+        console.say("this machine can build artefacts (generate), but not bring testbeds up")
+    else:
+        console.say("this machine cannot build artefacts yet")
+    return 0 if can_generate else 1
+
+
+def _lacks_nothing(findings: list[Finding], purpose: str) -> bool:
+    return all(finding.ok for finding in findings if finding.needed_for == purpose)
+
+
+def _word(finding: Finding) -> str:
+    if finding.ok:
+        return "ok"
+    return "none" if finding.needed_for == "extras" else "LACKS"
