@@ -258,10 +258,10 @@ def _mapping_hint(node: Scalar) -> str | None:
 
 
 _INTEGERS = (
-    (re.compile(r"[-+]?[0-9]+(_[0-9]+)*"), 10),
-    (re.compile(r"[-+]?0x[0-9a-fA-F]+"), 16),
-    (re.compile(r"[-+]?0o[0-7]+"), 8),
-    (re.compile(r"[-+]?0b[01]+"), 2),
+    (re.compile(r"[-+]?[0-9](_?[0-9]){0,17}"), 10),
+    (re.compile(r"[-+]?0x[0-9a-fA-F]{1,15}"), 16),
+    (re.compile(r"[-+]?0o[0-7]{1,20}"), 8),
+    (re.compile(r"[-+]?0b[01]{1,60}"), 2),
 )
 _WHOLE_FLOAT = re.compile(r"([0-9]{1,9})(?:\.0+)?(?:[eE]\+?([0-9]))?")
 _SCALAR_HINTS: dict[str, Callable[[Scalar], str | None]] = {
