@@ -1,4 +1,4 @@
-"""Test hosts by hand: python -m hosts up --count 3; python -m hosts exec h1 -- virsh list; python -m hosts down."""
+"""Test hosts by hand: `up --count 3`, then `exec h1 -- virsh list` as often as wanted, then `down`."""
 
 from __future__ import annotations
 

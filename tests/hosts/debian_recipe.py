@@ -1,0 +1,166 @@
+"""Makes a bootable disk of Debian with Debian's own cloud-init; runs as root in namespaces of its own.
+
+Called by debian_image. The system is put together on a tmpfs that only this process sees, so a build that
+is killed leaves nothing but the unfinished target. The text of this module is part of the image's name in
+the cache: a changed recipe makes a new image.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from hosts import bootable
+from hosts.inside import mount
+
+RELEASE = "bookworm"
+PACKAGES = (
+    "linux-image-cloud-amd64",
+    "initramfs-tools",
+    "zstd",
+    "systemd-sysv",
+    "dbus",  # logind needs it to obey the power button, which is how a guest is shut down
+    "cloud-init",
+    "python3-cffi-backend",  # by name: debootstrap does not resolve the virtual package cryptography needs
+    "cloud-guest-utils",  # growpart: the root file system grows with its disk
+    "fdisk",
+    "netplan.io",
+    "openssh-server",
+    "iproute2",
+    "iputils-ping",
+    "sudo",
+)
+WORK = Path("/media")  # a mount point every Debian has and nothing here needs
+BOOT_MIB = 64
+ROOT_MIB = 1536
+# Modules that a guest has no use for and whose loading takes seconds under emulation.
+USELESS_MODULES = "kvm,kvm_amd,kvm_intel,aesni_intel,ghash_clmulni_intel,sha512_ssse3,powernow_k8"
+OPTIONS = (
+    f"root=PARTUUID={bootable.ROOT_PARTUUID} ro console=ttyS0 net.ifnames=0 mitigations=off apparmor=0 "
+    f"module_blacklist={USELESS_MODULES}"
+)
+DEBOOTSTRAP_SECONDS = 1500
+STEP_SECONDS = 300
+
+FILES = {
+    # The seed is a disk; asking every cloud's address for data first takes minutes.
+    "etc/cloud/cloud.cfg.d/99_testbed.cfg": (
+        "datasource_list: [NoCloud, None]\nssh_genkeytypes: [ed25519, ecdsa]\nlocale: false\n"
+    ),
+    "etc/fstab": f"PARTUUID={bootable.ROOT_PARTUUID} / ext4 defaults 0 1\n",
+    "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "etc/machine-id": "",
+    # Only what a virtual machine has: a small initramfs is read quickly through the BIOS.
+    "etc/initramfs-tools/conf.d/virtio.conf": "MODULES=list\nCOMPRESS=zstd\n",
+    "etc/initramfs-tools/modules": "virtio_pci\nvirtio_blk\n",
+}
+MASKED = (
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "systemd-pstore.service",
+)
+# What debootstrap took from this machine, what it cached, and what would make a first boot a second one.
+SURPLUS = (
+    "etc/hostname",
+    "etc/resolv.conf",
+    "etc/ssh/ssh_host_*",
+    "var/lib/cloud/*",
+    "var/cache/apt/*",
+    "var/lib/apt/lists/*",
+    "var/log/*.log",
+    "usr/share/doc/*",
+    "usr/share/man/*",
+    "usr/share/locale/*/",
+)
+
+
+def run(argv: list[str], seconds: float = STEP_SECONDS) -> str:
+    done = subprocess.run(argv, check=True, timeout=seconds, stdout=subprocess.PIPE, text=True)
+    return done.stdout
+
+
+def mirror() -> list[str]:
+    """The Debian mirror this machine's apt uses; none: debootstrap's default."""
+    targets = run([
+        "apt-get", "indextargets", "--format", "$(ORIGIN) $(RELEASE) $(COMPONENT) $(REPO_URI)",
+        "Created-By: Packages",
+    ])  # fmt: skip
+    found = [line.split() for line in targets.splitlines()]
+    return [words[3] for words in found if words[:3] == ["Debian", RELEASE, "main"]][:1]
+
+
+def proxy_environment() -> dict[str, str]:
+    """apt's proxy settings, as the environment that wget (which debootstrap uses) obeys."""
+    found = {}
+    for scheme in ("http", "https"):
+        dump = run(["apt-config", "dump", "--format", "%v%n", f"Acquire::{scheme}::Proxy"]).strip()
+        if dump.startswith("http"):
+            found[f"{scheme}_proxy"] = dump
+    return found
+
+
+def install(tree: Path, cache: Path) -> None:
+    os.environ.update(proxy_environment())
+    argv = [
+        "debootstrap", "--variant=minbase", f"--cache-dir={cache}", f"--include={','.join(PACKAGES)}",
+        RELEASE, str(tree), *mirror(),
+    ]  # fmt: skip
+    try:
+        run(argv, DEBOOTSTRAP_SECONDS)
+    except subprocess.CalledProcessError:
+        log = tree / "debootstrap" / "debootstrap.log"
+        if log.exists():
+            sys.stderr.write("".join(log.read_text().splitlines(keepends=True)[-20:]))
+        raise
+
+
+def configure(tree: Path) -> None:
+    for name, text in FILES.items():
+        (tree / name).write_text(text)
+    for unit in MASKED:
+        (tree / "etc/systemd/system" / unit).symlink_to("/dev/null")
+    run(["chroot", str(tree), "update-initramfs", "-u"])
+    for pattern in SURPLUS:
+        for path in tree.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def kernel_files(tree: Path) -> dict[str, Path]:
+    """The names SYSLINUX loads -> the newest kernel and its initramfs."""
+    stems = {"kernel": "vmlinuz", "initrd": "initrd.img"}
+    return {name: max((tree / "boot").glob(f"{stem}-*")) for name, stem in stems.items()}
+
+
+def end_with_caller() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+def main() -> None:
+    target, cache = Path(sys.argv[1]), Path(sys.argv[2])
+    threading.Thread(target=end_with_caller, daemon=True).start()
+    os.umask(0o022)
+    mount("tmpfs", WORK, "tmpfs", 0, "size=4g,mode=755")
+    tree, raw = WORK / "tree", WORK / "disk.raw"
+    install(tree, cache)
+    configure(tree)
+    root = bootable.Root(tree, ROOT_MIB)
+    bootable.make_disk(raw, kernel_files(tree), OPTIONS, boot_mib=BOOT_MIB, root=root)
+    shutil.rmtree(tree)
+    run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(target)])
+    target.chmod(0o444)
+
+
+if __name__ == "__main__":
+    main()

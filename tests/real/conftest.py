@@ -1,0 +1,40 @@
+"""What tests against real programs share. What is missing on the machine fails them, never skips them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+# The harness is a package beside this folder, for every kind of test and for use by hand.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from hosts import TestHost, TestHosts
+from hosts.debian_image import debian_image as make_debian_image
+from hosts.testbed import make_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def real_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestHost]:
+    """One testbed host for all tests of the session: name domains, networks and bridges after the test."""
+    with TestHosts(1, directory=tmp_path_factory.mktemp("hosts")) as hosts:
+        yield hosts[0]
+
+
+@pytest.fixture(scope="session")
+def debian_image() -> Path:
+    """A bootable qcow2 of Debian with its own cloud-init; read-only, so back an overlay with it."""
+    return make_debian_image()
+
+
+@pytest.fixture(scope="session")
+def ssh_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A private key made for this session; the public one is beside it (.pub)."""
+    identity_file = tmp_path_factory.mktemp("key") / "id_ed25519"
+    make_key(identity_file)
+    return identity_file

@@ -1,0 +1,303 @@
+"""The harness itself, proven with XML written by hand."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hosts import CommandError, MissingPrograms, NoAgent, TestHost, TestHosts, prerequisites
+from hosts.guest import GuestError, Login, ssh, wait_for_ssh, write_seed
+
+pytestmark = pytest.mark.real
+
+TESTS = Path(__file__).resolve().parent.parent
+
+DOMAIN = """\
+<domain type='qemu'>
+  <name>{name}</name>
+  <memory unit='MiB'>{memory}</memory>
+  <vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <features><acpi/></features>
+  <devices>
+    {devices}
+    <interface type='bridge'>
+      <source bridge='{bridge}'/>
+      <virtualport type='openvswitch'/>
+      <mac address='{mac}'/>
+      <model type='virtio'/>
+      <!-- The userspace datapath passes packets on without the checksums a guest left to its device. -->
+      <driver><host csum='off'/></driver>
+    </interface>
+    <serial type='pty'/>
+    <console type='pty'/>
+  </devices>
+</domain>
+"""
+
+DISK = """\
+<disk type='file' device='disk'>
+  <driver name='qemu' type='{kind}'/><source file='{file}'/><target dev='{device}' bus='virtio'/>{extra}
+</disk>
+"""
+
+NETWORK = """\
+<network>
+  <name>{name}</name>
+  <forward mode='nat'/>
+  <bridge name='{bridge}'/>
+  <ip address='10.67.0.1' netmask='255.255.255.0'>
+    <dhcp>
+      <range start='10.67.0.100' end='10.67.0.200'/>
+      <host mac='52:54:00:00:67:05' name='someone' ip='10.67.0.5'/>
+    </dhcp>
+  </ip>
+</network>
+"""
+
+USER_DATA = """\
+#cloud-config
+users:
+  - name: nocloud
+    shell: /bin/bash
+    sudo: "ALL=(ALL) NOPASSWD:ALL"
+    ssh_authorized_keys: ["{key}"]
+"""
+
+NETWORK_CONFIG = """\
+version: 2
+ethernets:
+  nic0:
+    match: {{macaddress: "{mac}"}}
+    addresses: [{address}/24]
+"""
+
+
+def disk(file: Path, device: str, *, kind: str = "qcow2", extra: str = "") -> str:
+    return DISK.format(file=file, device=device, kind=kind, extra=extra)
+
+
+def make_disk(path: Path, size: str = "16M", backing: Path | None = None) -> Path:
+    origin = ["-b", str(backing), "-F", "qcow2"] if backing else []
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", *origin, str(path), size]
+    subprocess.run(argv, check=True, timeout=60)
+    return path
+
+
+def domain_file(folder: Path, **values: object) -> Path:
+    path = folder / f"{values['name']}.xml"
+    path.write_text(DOMAIN.format(**{"memory": 128, "mac": "52:54:00:00:00:01", **values}))
+    return path
+
+
+def processes_in(namespaces: dict[str, str]) -> list[int]:
+    """The processes on this machine that live in one of the namespaces."""
+    wanted = set(namespaces.values())
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            links = {str((folder / "ns" / kind).readlink()) for kind in namespaces}
+        except (FileNotFoundError, PermissionError, ProcessLookupError):
+            continue  # it ended meanwhile, or is a kernel thread of another user
+        if links & wanted:
+            found.append(int(folder.name))
+    return found
+
+
+def links_of_harness() -> list[str]:
+    return [path.name for path in Path("/sys/class/net").iterdir() if path.name.startswith("kvmc")]
+
+
+def mounts_of(folder: Path) -> list[str]:
+    return [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(folder) in line]
+
+
+def sockets_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_socket()]
+
+
+def assert_nothing_left(folder: Path, namespaces: dict[str, str]) -> None:
+    deadline = time.monotonic() + 10
+    while processes_in(namespaces) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_in(namespaces) == []
+    assert links_of_harness() == []
+    assert mounts_of(folder) == []
+    assert sockets_in(folder) == []
+    assert not Path("/var/lib/kvm-compose").exists() or not list(Path("/var/lib/kvm-compose").glob("t-*"))
+
+
+def test_libvirt_answers_inside_and_outside(real_host: TestHost) -> None:
+    assert real_host.virsh("uri").stdout.strip() == "qemu:///system"
+    outside = ["virsh", "-c", real_host.libvirt_uri, "list", "--all", "--name"]
+    assert subprocess.run(outside, check=True, capture_output=True, timeout=30).stderr == b""
+
+
+def test_host_has_no_kvm_and_a_name_of_its_own(real_host: TestHost) -> None:
+    assert real_host.run(["ls", "/dev/kvm"], check=False).returncode != 0
+    assert real_host.run(["hostname"]).stdout.strip() == "h1"
+
+
+def test_domain_on_an_openvswitch_bridge_reads_its_disk_through_the_project_link(
+    real_host: TestHost, tmp_path: Path
+) -> None:
+    (tmp_path / "artefacts").mkdir()
+    make_disk(tmp_path / "artefacts" / "t-disk.qcow2")
+    real_host.add_bridge("t-br0")
+    link = real_host.link_project("t-project", tmp_path)
+    file = link / "artefacts" / "t-disk.qcow2"
+    real_host.virsh(
+        "define", domain_file(tmp_path, name="t-defined", bridge="t-br0", devices=disk(file, "vda"))
+    )
+    real_host.virsh("start", "t-defined")
+    try:
+        assert "vnet" in real_host.run(["ovs-vsctl", "list-ports", "t-br0"]).stdout
+        pid = real_host.run(["cat", "/run/libvirt/qemu/t-defined.pid"]).stdout.strip()
+        opened = real_host.run(["bash", "-c", f"readlink /proc/{pid}/fd/*"], check=False).stdout
+        assert str(tmp_path / "artefacts" / "t-disk.qcow2") in opened.splitlines()
+    finally:
+        real_host.virsh("destroy", "t-defined")
+        real_host.virsh("undefine", "t-defined")
+    assert real_host.run(["ovs-vsctl", "list-ports", "t-br0"]).stdout == ""
+
+
+def test_network_starts_with_dhcp_and_nat(real_host: TestHost, tmp_path: Path) -> None:
+    path = tmp_path / "network.xml"
+    path.write_text(NETWORK.format(name="t-network", bridge="t-prjbr0"))
+    real_host.virsh("net-define", path)
+    real_host.virsh("net-start", "t-network")
+    try:
+        assert "10.67.0.1/24" in real_host.run(["ip", "-br", "address", "show", "t-prjbr0"]).stdout
+    finally:
+        real_host.virsh("net-destroy", "t-network")
+        real_host.virsh("net-undefine", "t-network")
+
+
+def test_debian_boots_from_its_bios_and_applies_a_seed(
+    real_host: TestHost, debian_image: Path, ssh_key: Path, tmp_path: Path
+) -> None:
+    mac, address = "52:54:00:00:66:05", "10.66.0.5"
+    seed, overlay = tmp_path / "seed.iso", make_disk(tmp_path / "debian.qcow2", "3G", debian_image)
+    write_seed(
+        seed,
+        user_data=USER_DATA.format(key=ssh_key.with_suffix(".pub").read_text().strip()),
+        meta_data="instance-id: t-debian-1\nlocal-hostname: t-debian\n",
+        network_config=NETWORK_CONFIG.format(mac=mac, address=address),
+    )
+    real_host.add_bridge("t-br1", address="10.66.0.1/24")
+    devices = disk(overlay, "vda") + disk(seed, "vdb", kind="raw", extra="<readonly/>")
+    login = Login(address, "nocloud", ssh_key)
+    real_host.virsh(
+        "create",
+        domain_file(tmp_path, name="t-debian", memory=512, bridge="t-br1", mac=mac, devices=devices),
+    )
+    try:
+        wait_for_ssh(real_host, "t-debian", login)
+        assert ssh(real_host, login, ["hostname"]).stdout.strip() == "t-debian"
+        assert "done" in ssh(real_host, login, ["cloud-init", "status", "--wait"], timeout=120).stdout
+        size = ssh(real_host, login, ["df", "--output=size", "-BM", "/"]).stdout.split()[-1]
+        assert int(size.rstrip("M")) > 2500, "the root file system did not grow with the disk"
+        real_host.virsh("shutdown", "t-debian")
+        deadline = time.monotonic() + 60
+        while "t-debian" in real_host.virsh("list", "--name").stdout:
+            assert time.monotonic() < deadline, "the guest did not obey its power button"
+            time.sleep(0.5)
+    finally:
+        real_host.virsh("destroy", "t-debian", check=False)
+
+
+def test_unreachable_guest_is_reported_with_its_console(real_host: TestHost, tmp_path: Path) -> None:
+    real_host.add_bridge("t-br2", address="10.68.0.1/24")
+    empty = make_disk(tmp_path / "empty.qcow2")
+    path = domain_file(tmp_path, name="t-empty", bridge="t-br2", devices=disk(empty, "vda"))
+    real_host.virsh("create", path)
+    try:
+        with pytest.raises(GuestError, match=r"within 3 s\n--- the end of its console"):
+            wait_for_ssh(real_host, "t-empty", Login("10.68.0.5", "nocloud", tmp_path / "no-key"), timeout=3)
+    finally:
+        real_host.virsh("destroy", "t-empty")
+
+
+def test_hosts_reach_each_other_by_ssh_and_leave_nothing(tmp_path: Path) -> None:
+    with TestHosts(2, directory=tmp_path, ssh=True, tunnels=True) as hosts:
+        first, second = hosts
+        assert hosts.identity_file
+        login = Login(second.address, "root", hosts.identity_file)
+        assert ssh(first, login, ["hostname"]).stdout.strip() == "h2"
+        namespaces = [host.namespaces() for host in hosts]
+        assert all(processes_in(each) for each in namespaces) or os.geteuid() != 0
+    for each in namespaces:
+        assert_nothing_left(tmp_path, each)
+    with pytest.raises(NoAgent):
+        first.run(["true"])
+
+
+def test_exception_leaves_nothing(tmp_path: Path) -> None:
+    seen: list[dict[str, str]] = []
+
+    def fail_with_a_host() -> None:
+        with TestHosts(1, directory=tmp_path) as hosts:
+            seen.append(hosts[0].namespaces())
+            hosts[0].run(["setsid", "--fork", "sleep", "1000"])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_with_a_host()
+    assert_nothing_left(tmp_path, seen[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_killed_caller_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    script = (
+        "import pathlib, sys, time; from hosts import TestHosts\n"
+        f"with TestHosts(1, directory=pathlib.Path({str(tmp_path)!r})) as hosts:\n"
+        "    print(hosts[0].namespaces(), flush=True)\n"
+        "    hosts[0].run(['sleep', '1000'], timeout=1000)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=TESTS,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as caller:
+        assert caller.stdout
+        line = caller.stdout.readline()
+        caller.send_signal(number)
+    namespaces = dict(pair.strip("{'} \n").split("': '") for pair in line.split(","))
+    assert set(namespaces) == {"net", "mnt", "pid", "uts", "ipc"}
+    assert_nothing_left(tmp_path, namespaces)
+
+
+def test_command_that_fails_says_what_it_said(real_host: TestHost) -> None:
+    with pytest.raises(CommandError, match="no such thing"):
+        real_host.run(["sh", "-c", "echo no such thing >&2; exit 3"])
+
+
+def test_command_out_of_time_is_killed_inside(real_host: TestHost) -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        real_host.run(["sleep", "4321"], timeout=0.5)
+    assert "sleep 4321" not in real_host.run(["ps", "-e", "-o", "args"]).stdout
+
+
+def test_terminated_client_passes_the_signal_on(real_host: TestHost, tmp_path: Path) -> None:
+    script = "trap 'echo ended; exit 5' TERM; echo ready; while :; do sleep 0.1; done"
+    with real_host.popen(["bash", "-c", script], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        process.terminate()
+        assert process.stdout.read() == b"ended\n"
+        assert process.wait(30) == 5
+
+
+def test_missing_program_is_named_with_its_package() -> None:
+    with pytest.raises(
+        MissingPrograms, match=r"not installed: no-such\nhint: sudo apt-get install .* its-package"
+    ):
+        prerequisites.require({"no-such": "its-package", "sh": "dash"})
