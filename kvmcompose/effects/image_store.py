@@ -152,6 +152,7 @@ class ImageStore:
             if header.format != image.format:
                 refusal = f"a {header.format} image, the catalogue says {image.format}"
             if refusal:
+                (folder / "image").unlink(missing_ok=True)
                 raise KvmComposeError(f"{image.url} is refused: {refusal}")
             entry = _entry(got, header, url=image.url, checksum=str(expected), checksum_from=source)
             return self._place(image.name, got.path, entry)

@@ -155,6 +155,7 @@ def test_an_image_that_points_elsewhere_is_refused_though_its_checksum_is_right(
     with pytest.raises(KvmComposeError, match="a raw image, the catalogue says qcow2"):
         store.pull(offer(content=b"raw" * 1000))
     assert store.list() == ()
+    assert files(store.root / "partial") == []
 
 
 def test_the_mirror_is_asked_instead(
