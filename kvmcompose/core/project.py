@@ -30,3 +30,6 @@ class ProjectFiles(Protocol):
 
     def image_problem(self, path: str, wanted_format: str | None) -> str | None:
         """Why a disk image may not be used, or None."""
+
+    def image_names(self) -> tuple[str, ...]:
+        """The names that a ``cloud_image`` may have: of the catalogue, and added by the user."""

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -24,13 +25,24 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
-            file.flush()
-            os.fchmod(file.fileno(), mode)
+            seal(file, mode)
         os.replace(name, path)  # noqa: PTH105 (mkstemp gives a string)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)  # noqa: PTH108
         raise
+
+
+def seal(file: IO[bytes], mode: int) -> None:
+    """Finish a file that was written: its permissions, and a time stamp that later changes show against.
+
+    The kernel stamps files with a clock of coarse ticks. With a finer stamp of our own, a change that
+    follows within the same tick still shows, as it puts a coarse one in its place.
+    """
+    file.flush()
+    os.fchmod(file.fileno(), mode)
+    now = time.time_ns() | 1
+    os.utime(file.fileno(), ns=(now, now))
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:

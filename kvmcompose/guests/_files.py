@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 
 from kvmcompose.core.errors import Complaint
@@ -52,3 +53,19 @@ def image(files: ProjectFiles, at: _Path, path: str, wanted_format: str | None) 
         yield _missing(at, path, kind, "a disk image")
     elif (problem := files.image_problem(path, wanted_format)) is not None:
         yield Complaint(code="bad-image", path=at, message=f"{path!r} {problem}")
+
+
+def catalogue_image(files: ProjectFiles, at: _Path, name: str) -> Iterator[Complaint]:
+    """An image by name: of the catalogue, or added by the user."""
+    known = files.image_names()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        yield Complaint(
+            code="unknown-image",
+            path=at,
+            message=f"there is no cloud image {name!r}",
+            wanted=f"one of: {', '.join(sorted(known))}",
+            hint=f"did you mean {near[0]!r}?"
+            if near
+            else f"kvm-compose cloud-images add {name} FILE makes a local file known by that name",
+        )

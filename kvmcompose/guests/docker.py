@@ -35,6 +35,10 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     device: tuple[str, ...] = ()
     scaling: _scaling.Scaling | None = None
 
+    def __post_init__(self) -> None:
+        """The order of keys in the YAML means nothing, so it must not show in the state."""
+        msgspec.structs.force_setattr(self, "environment", dict(sorted(self.environment.items())))
+
 
 def _relative(source: str) -> str:
     """``${PWD}/html`` as ``./html``: paths in the state are relative to the project folder."""

@@ -28,6 +28,10 @@ class CloudImage(msgspec.Struct, frozen=True, omit_defaults=True):
     setup_script: str | None = None
     run_script: str | None = None
 
+    def __post_init__(self) -> None:
+        """The order of keys in the YAML means nothing, so it must not show in an artefact."""
+        msgspec.structs.force_setattr(self, "environment", dict(sorted(self.environment.items())))
+
 
 class ExistingDisk(msgspec.Struct, frozen=True, omit_defaults=True):
     """A disk image that somebody else prepared."""
@@ -127,6 +131,8 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
         at = (*at, "cloud_image")
         if kind.cloud_image.path is not None:
             yield from _files.image(files, (*at, "path"), kind.cloud_image.path, None)
+        if kind.cloud_image.name is not None:
+            yield from _files.catalogue_image(files, (*at, "name"), kind.cloud_image.name)
         for key in ("setup_script", "run_script", "context"):
             yield from _files.carried(files, (*at, key), getattr(kind.cloud_image, key), folder=key == "context")
     elif kind.existing_disk is not None:

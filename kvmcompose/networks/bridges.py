@@ -46,7 +46,8 @@ def scaled(entries: Sequence[dict[str, Any]]) -> tuple[ScaledAttachment, ...]:
 def parse(section: dict[str, Any]) -> Network:
     """The ``network`` section; connections as a mapping or as a list of pairs are the same."""
     connections = section.get("bridge_connections", {})
-    pairs = connections.items() if isinstance(connections, dict) else connections
+    # the order of keys means nothing and must not show; that of a list is the user's
+    pairs = sorted(connections.items()) if isinstance(connections, dict) else connections
     return Network(
         bridges=msgspec.convert(section.get("bridges", []), tuple[Bridge, ...]),
         connections=tuple(Link(source, target) for source, target in pairs),

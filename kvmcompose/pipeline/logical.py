@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -51,11 +51,15 @@ class Documents(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What is not in the files: the project's name, and what stands in for a missing config."""
+    """What is not in the files: the project's name, and what stands in for a missing config.
+
+    ``resolve_virt`` tells what a host with ``virt_type: auto`` can really do.
+    """
 
     project: str
     hosts: tuple[Host, ...]
     keys: SshKeys
+    resolve_virt: Callable[[Host], str]
 
 
 def logical_testbed(
@@ -97,7 +101,7 @@ def logical_testbed(
         dialect=network_dialect,
         network=network,
         topology=network_module.topology(network),
-        hosts=hosts,
+        hosts=tuple(_resolved(host, settings) for host in hosts),
         keys=keys,
         strategy=chosen,
     )
@@ -126,6 +130,12 @@ def parse_hosts(config: dict[str, Any]) -> tuple[Host, ...]:
         msgspec.convert({"ip": entry.get("hostname"), **entry, "name": name}, Host)
         for name, entry in (config.get("testbed_host_ssh_config") or {}).items()
     )
+
+
+def _resolved(host: Host, settings: Settings) -> Host:
+    if host.virt_type != "auto":
+        return host
+    return msgspec.structs.replace(host, virt_type=settings.resolve_virt(host))
 
 
 def _keys(config: dict[str, Any], default: SshKeys) -> SshKeys:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -12,14 +11,15 @@ from kvmcompose.render.templates import Templates
 
 
 class CarriedFile(msgspec.Struct, frozen=True):
-    """A file whose content goes into an artefact. ``path`` is relative to what was named; empty if it
-    was the file itself. A symbolic link has a ``link_target`` and no data.
+    """A file whose content goes into an artefact. ``path`` is relative to what was named, or the
+    file's own name. A symbolic link has a ``link_target``, and neither it nor a folder has data.
     """
 
     path: str
     data: bytes
     executable: bool = False
     link_target: str | None = None
+    is_folder: bool = False
 
 
 class Sources(msgspec.Struct, frozen=True):
@@ -32,16 +32,21 @@ class Sources(msgspec.Struct, frozen=True):
     epoch: int
 
 
-class Renderer(Protocol):
-    """Makes the bytes of an artefact out of its recipe."""
+class Renderer(msgspec.Struct, frozen=True):
+    """A way to make the bytes of an artefact out of its recipe.
 
-    def __call__(self, content: Rendered, sources: Sources) -> bytes:
-        """The whole file."""
+    ``modules`` are those whose code decides on the bytes: a change of theirs makes artefacts out of date.
+    ``writes_time`` tells whether ``Sources.epoch`` goes into them.
+    """
+
+    build: Callable[[Rendered, Sources], bytes]
+    modules: tuple[str, ...]
+    writes_time: bool = False
 
 
 def render(content: Rendered, sources: Sources) -> bytes:
     """The bytes of an artefact."""
-    return RENDERERS[content.renderer](content, sources)
+    return RENDERERS[content.renderer].build(content, sources)
 
 
 def _xml(content: Rendered, sources: Sources) -> bytes:
@@ -49,10 +54,15 @@ def _xml(content: Rendered, sources: Sources) -> bytes:
 
 
 def _seed(content: Rendered, sources: Sources) -> bytes:
-    # pycdlib is only needed by those who build a seed
+    # pycdlib takes its time to import, and is only needed by those who build a seed
     from kvmcompose.render import seed_image  # noqa: PLC0415
 
     return seed_image.build(content, sources)
 
 
-RENDERERS: dict[str, Renderer] = {"xml": _xml, "seed": _seed}
+RENDERERS = {
+    "xml": Renderer(_xml, ("kvmcompose.render.templates",)),
+    "seed": Renderer(
+        _seed, ("kvmcompose.render.templates", "kvmcompose.render.seed_image"), writes_time=True
+    ),
+}

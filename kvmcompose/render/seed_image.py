@@ -100,6 +100,8 @@ def _archive(values: SeedValues, sources: Sources) -> bytes:
                 info = _member(name, tarfile.SYMTYPE, 0o777, sources.epoch)
                 info.linkname = file.link_target
                 tar.addfile(info)
+            elif file.is_folder:
+                tar.addfile(_member(name, tarfile.DIRTYPE, 0o755, sources.epoch))
             else:
                 info = _member(name, tarfile.REGTYPE, 0o755 if file.executable else 0o644, sources.epoch)
                 info.size = len(file.data)

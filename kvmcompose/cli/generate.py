@@ -1,0 +1,63 @@
+"""``kvm-compose generate``: builds what is missing or changed."""
+
+from __future__ import annotations
+
+import argparse
+
+from kvmcompose.cli._project import add_names, open_project
+from kvmcompose.core.event import Listener
+from kvmcompose.monitor.build import BuildJson, BuildLines
+from kvmcompose.monitor.console import Console
+from kvmcompose.tasks.engine import generate
+
+NAME = "generate"
+ALIASES = ("generate-artefacts",)
+HELP = "build the artefacts that are missing or out of date"
+EXAMPLE = """\
+examples:
+  kvm-compose generate                  everything
+  kvm-compose generate server           what belongs to one guest
+  kvm-compose generate domain-xml       all domain XML
+  kvm-compose generate -k               go on where one cannot be made
+  kvm-compose generate --overwrite      give up hand edits (each is kept as .orig)
+  kvm-compose generate --provision web  a new disk for a guest that has run: its data is lost
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_names(parser)
+    parser.add_argument("-n", "--jobs", type=int, default=1, metavar="N", help="make N artefacts at a time")
+    parser.add_argument("-k", "--keep-going", action="store_true", help="make all that can be made")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files that were edited by hand, keeping them as .orig"
+    )
+    parser.add_argument(
+        "--provision", action="store_true", help="make new disks even for guests that have run: their data is lost"
+    )
+    parser.add_argument("--verify", action="store_true", help="read every artefact, whatever its time stamp says")
+    parser.add_argument("--no-wait", action="store_true", help="fail when another build runs in this project")
+    parser.add_argument("--json", action="store_true", help="print an event per line as JSON")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Build; 0 when everything is as it should be."""
+    project = open_project(arguments, console)
+
+    def waiting(holder: str) -> None:
+        console.say(f"waiting for another build in this project (process {holder})")
+
+    def build(listener: Listener) -> bool:
+        return generate(
+            project,
+            arguments.names,
+            listener=listener,
+            waiting=None if arguments.no_wait else waiting,
+            jobs=arguments.jobs,
+            keep_going=arguments.keep_going,
+        )
+
+    if arguments.json:
+        return 0 if build(BuildJson(console)) else 1
+    with BuildLines(console) as lines:
+        return 0 if build(lines) else 1

@@ -1,0 +1,186 @@
+"""The entry point: finds the subcommand, and is the one place that turns errors into text and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+import kvmcompose.cli
+from kvmcompose import __version__
+from kvmcompose.core.errors import InputError, KvmComposeError
+from kvmcompose.monitor.console import Console
+
+INTERRUPTED = 130
+
+_EPILOG = """\
+files:
+  kvm-compose.yaml           the testbed: machines, networks, options
+  kvm-compose-config.json    the testbed hosts (without it: this machine)
+
+examples:
+  kvm-compose init my-testbed && cd my-testbed && kvm-compose generate
+  kvm-compose -C examples/two-guests plan
+
+exit status: 0 done, 1 something failed, 2 the input is wrong, 3 refused before
+anything was changed, 130 interrupted. KVM_COMPOSE_<OPTION> in the environment
+stands for a global option (KVM_COMPOSE_DIRECTORY, KVM_COMPOSE_INPUT, ...).
+"""
+
+
+class Command(Protocol):
+    """What a module of a subcommand offers."""
+
+    NAME: str
+    HELP: str
+    EXAMPLE: str
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Declare its options."""
+
+    def run(self, arguments: argparse.Namespace, console: Console) -> int:
+        """Do it; the exit status."""
+
+
+def _commands() -> dict[str, Command]:
+    found = {}
+    for module in pkgutil.iter_modules(kvmcompose.cli.__path__):
+        if module.name.startswith("_") or module.name == "main":
+            continue
+        command = cast(Command, importlib.import_module(f"kvmcompose.cli.{module.name}"))
+        found[command.NAME] = command
+    return dict(sorted(found.items()))
+
+
+def _only(arguments: Sequence[str]) -> dict[str, Command] | None:
+    """Just the command that is asked for, when that is plain: importing the others takes its time."""
+    for word in arguments:
+        name = word.replace("-", "_")
+        if not word.startswith("-") and name.isidentifier():
+            if importlib.util.find_spec(f"kvmcompose.cli.{name}") is None or name == "main":
+                return None
+            command = cast(Command, importlib.import_module(f"kvmcompose.cli.{name}"))
+            return {command.NAME: command}
+    return None
+
+
+def _flag(name: str) -> bool:
+    return os.environ.get(name, "").lower() not in ("", "0", "false", "no")
+
+
+def _number(name: str) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() else int(_flag(name))
+
+
+def add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
+    """The options that every command has; they may stand before the command or after it."""
+
+    def default(value: object) -> object:
+        return value if top else argparse.SUPPRESS
+
+    env = os.environ.get
+    group = parser.add_argument_group("global options")
+    group.add_argument(
+        "-C", "--directory", metavar="DIR", type=Path, default=default(Path(env("KVM_COMPOSE_DIRECTORY", "."))),
+        help="the project folder (default: the current one)",
+    )  # fmt: skip
+    group.add_argument(
+        "--input", metavar="FILE", default=default(env("KVM_COMPOSE_INPUT")), help="instead of kvm-compose.yaml"
+    )
+    group.add_argument(
+        "--config", metavar="FILE", default=default(env("KVM_COMPOSE_CONFIG")),
+        help="instead of kvm-compose-config.json",
+    )  # fmt: skip
+    group.add_argument(
+        "--project-name", metavar="NAME", default=default(env("KVM_COMPOSE_PROJECT_NAME")),
+        help="instead of the project folder's name",
+    )  # fmt: skip
+    allowed = [path for path in env("KVM_COMPOSE_ALLOW_PATH", "").split(os.pathsep) if path]
+    group.add_argument(
+        "--allow-path", metavar="DIR", action="append", dest="allow_path", default=default(allowed),
+        help="a folder outside the project that scripts and contexts may come from",
+    )  # fmt: skip
+    group.add_argument(
+        "-v", "--verbose", action="count", default=default(_number("KVM_COMPOSE_VERBOSE")), help="say more"
+    )
+    group.add_argument(
+        "-q", "--quiet", action="store_true", default=default(_flag("KVM_COMPOSE_QUIET")),
+        help="say only what went wrong",
+    )  # fmt: skip
+    group.add_argument(
+        "--no-color", action="store_true", default=default(_flag("KVM_COMPOSE_NO_COLOR")),
+        help="no colours (NO_COLOR in the environment does the same)",
+    )  # fmt: skip
+
+
+def build_parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
+    """The parser for these commands."""
+    parser = argparse.ArgumentParser(
+        prog="kvm-compose",
+        description="make for virtual testbeds: builds libvirt, cloud-init and network artefacts.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"kvm-compose {__version__}")
+    add_global_options(parser, top=True)
+    choices = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, command in commands.items():
+        child = choices.add_parser(
+            name,
+            aliases=getattr(command, "ALIASES", ()),
+            help=command.HELP,
+            description=f"{command.HELP[0].upper()}{command.HELP[1:]}.",
+            epilog=command.EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.configure(child)
+        add_global_options(child, top=False)
+        child.set_defaults(run=command.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    console = Console()
+    try:
+        completing = "_ARGCOMPLETE" in os.environ
+        commands = (None if completing else _only(words)) or _commands()
+        parser = build_parser(commands)
+        if completing:
+            import argcomplete  # noqa: PLC0415 (only a shell that completes needs it)
+
+            argcomplete.autocomplete(parser)
+        arguments = parser.parse_args(words)
+        if not hasattr(arguments, "run"):
+            parser.print_help()
+            return 2
+        verbosity = -1 if arguments.quiet else arguments.verbose
+        console = Console(verbosity=verbosity, colour=False if arguments.no_color else None)
+        status: int = arguments.run(arguments, console)
+        sys.stdout.flush()
+    except InputError as error:
+        for problem in error.problems:
+            console.problem(problem)
+        return error.exit_code
+    except KvmComposeError as error:
+        console.error(error.message)
+        if error.hint:
+            console.say(f"    hint: {error.hint}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.error("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # whoever read our output has had enough; Python would complain again while it shuts down
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status

@@ -1,0 +1,256 @@
+"""The ledger: what was built, of what, and what it looked like: the one truth about what is up to date.
+
+An SQLite file in the project's ``.kvm-compose`` folder. Before a file takes its place its digest is
+written down as intended, and after that as done; so a build that was killed in between does not later
+take its own file for one that the user edited, nor a half-built one for done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from kvmcompose.effects.stat_cache import Remembered, Signature
+
+#: Raised whenever the tables or the meaning of a digest change; another version's ledger is not read.
+LEDGER_VERSION = 1
+
+_TABLES = """
+CREATE TABLE artefacts (
+    path TEXT PRIMARY KEY, task TEXT, policy TEXT, recipe TEXT, content TEXT,
+    size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, inode INTEGER,
+    offered TEXT, inputs BLOB
+) WITHOUT ROWID;
+CREATE INDEX artefacts_by_task ON artefacts (task);
+CREATE TABLE intended (
+    path TEXT PRIMARY KEY, task TEXT, policy TEXT, recipe TEXT, content TEXT, inputs BLOB
+) WITHOUT ROWID;
+CREATE TABLE files (
+    path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, inode INTEGER, digest TEXT
+) WITHOUT ROWID;
+CREATE TABLE doit (task TEXT PRIMARY KEY, data TEXT) WITHOUT ROWID;
+"""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """An artefact as it was built.
+
+    ``recipe`` is the digest of ``inputs`` (a JSON document), ``content`` that of the file, which has
+    not changed while ``signature`` is the same. ``offered`` is the recipe of the ``.new`` file that was last laid beside an edited one.
+    """
+
+    path: str
+    task: str
+    policy: str
+    recipe: str
+    content: str
+    signature: Signature
+    offered: str | None = None
+    inputs: bytes = b""
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True):
+    """An artefact about to be put in its place."""
+
+    path: str
+    task: str
+    policy: str
+    recipe: str
+    content: str
+    inputs: bytes
+
+
+class Ledger:
+    """The ledger of one project. Safe to share between threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        #: Set when an unreadable ledger had to be put aside; for the user to be told once.
+        self.notice: str | None = None
+        self._guard = threading.RLock()
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True)
+            (path.parent / ".gitignore").write_text("*\n")
+        try:
+            self._open_connection = self._open()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and "unable to open" in str(error):
+                raise
+            self.notice = f"the ledger {path.name} cannot be read ({error}): everything is looked at afresh"
+            for name in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
+                name.unlink(missing_ok=True)
+            self._open_connection = self._open()
+        self._owner = os.getpid()
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        """An SQLite connection must not cross a fork (doit -n forks): a child opens its own."""
+        if self._owner != os.getpid():
+            self._open_connection = self._open()
+            self._owner = os.getpid()
+        return self._open_connection
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        try:
+            # a killed process loses nothing; a power cut may lose the last moments, never the consistency
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0 and not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
+                connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {LEDGER_VERSION}; COMMIT;")
+            elif version != LEDGER_VERSION:
+                raise sqlite3.DatabaseError(f"it has version {version}, not {LEDGER_VERSION}")
+            for table in ("artefacts", "intended", "files", "doit"):
+                connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchall()  # noqa: S608
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def close(self) -> None:
+        """Give the file back."""
+        with self._guard:
+            self._connection.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._guard:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def records(self) -> dict[str, Record]:
+        """Everything that was built, by path, without the inputs."""
+        with self._guard:
+            rows = self._connection.execute(
+                "SELECT path, task, policy, recipe, content, size, mtime_ns, ctime_ns, inode, offered "
+                "FROM artefacts"
+            ).fetchall()
+        return {
+            row[0]: Record(
+                path=row[0],
+                task=row[1],
+                policy=row[2],
+                recipe=row[3],
+                content=row[4],
+                signature=Signature(*row[5:9]),
+                offered=row[9],
+            )
+            for row in rows
+        }
+
+    def inputs(self, path: str) -> bytes | None:
+        """The inputs that an artefact was made of, as the JSON document that its digest was taken of."""
+        with self._guard:
+            row = self._connection.execute("SELECT inputs FROM artefacts WHERE path = ?", (path,)).fetchone()
+        return row[0] if row is not None else None
+
+    def intend(self, intents: Iterable[Intent]) -> None:
+        """Write down what is about to be put in place."""
+        rows = [(i.path, i.task, i.policy, i.recipe, i.content, i.inputs) for i in intents]
+        with self._writing() as connection:
+            connection.executemany("INSERT OR REPLACE INTO intended VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def intents(self) -> list[Intent]:
+        """What was about to be put in place when a build was killed."""
+        with self._guard:
+            rows = self._connection.execute(
+                "SELECT path, task, policy, recipe, content, inputs FROM intended"
+            ).fetchall()
+        names = Intent.__struct_fields__
+        return [Intent(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def record(self, records: Iterable[Record]) -> None:
+        """Write down what is in place; the intents for these paths are done with."""
+        rows = [
+            (r.path, r.task, r.policy, r.recipe, r.content, *msgspec.structs.astuple(r.signature), r.offered, r.inputs)
+            for r in records
+        ]
+        with self._writing() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO artefacts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+            )
+            connection.executemany("DELETE FROM intended WHERE path = ?", [row[:1] for row in rows])
+
+    def refresh(self, signatures: Iterable[tuple[str, Signature]]) -> None:
+        """These files are what they were, but ``stat`` says otherwise: note what it says now."""
+        rows = [(*msgspec.structs.astuple(signature), path) for path, signature in signatures]
+        if rows:
+            with self._writing() as connection:
+                connection.executemany(
+                    "UPDATE artefacts SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE path = ?", rows
+                )
+
+    def drop(self, paths: Iterable[str]) -> None:
+        """Forget that these were ever built or intended."""
+        rows = [(path,) for path in paths]
+        with self._writing() as connection:
+            connection.executemany("DELETE FROM artefacts WHERE path = ?", rows)
+            connection.executemany("DELETE FROM intended WHERE path = ?", rows)
+
+    def drop_intents(self, paths: Iterable[str]) -> None:
+        """These were not put in place after all."""
+        with self._writing() as connection:
+            connection.executemany("DELETE FROM intended WHERE path = ?", [(path,) for path in paths])
+
+    def invalidate(self, task: str | None) -> None:
+        """Make a task (or all) run again: what its artefact was made of counts as unknown."""
+        with self._writing() as connection:
+            if task is None:
+                connection.execute("UPDATE artefacts SET recipe = ''")
+            else:
+                connection.execute("UPDATE artefacts SET recipe = '' WHERE task = ?", (task,))
+
+    def file_digests(self) -> list[tuple[str, Remembered]]:
+        """The digests of input files, remembered from earlier builds."""
+        with self._guard:
+            rows = self._connection.execute(
+                "SELECT path, size, mtime_ns, ctime_ns, inode, digest FROM files"
+            ).fetchall()
+        return [(row[0], Remembered(Signature(*row[1:5]), row[5])) for row in rows]
+
+    def remember_files(self, files: Iterable[tuple[str, Remembered]]) -> None:
+        """Keep digests of input files for the next build."""
+        rows = [(path, *msgspec.structs.astuple(each.signature), each.digest) for path, each in files]
+        if rows:
+            with self._writing() as connection:
+                connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def doit_rows(self) -> dict[str, str]:
+        """doit's own records of tasks."""
+        with self._guard:
+            return dict(self._connection.execute("SELECT task, data FROM doit").fetchall())
+
+    def save_doit_rows(self, changed: Iterable[tuple[str, str]], removed: Iterable[str]) -> None:
+        """Keep doit's own records of tasks."""
+        with self._writing() as connection:
+            connection.executemany("DELETE FROM doit WHERE task = ?", [(task,) for task in removed])
+            connection.executemany("INSERT OR REPLACE INTO doit VALUES (?, ?)", list(changed))
+
+
+_open_ledgers: dict[Path, Ledger] = {}
+
+
+def open_ledger(path: Path) -> Ledger:
+    """The ledger at ``path``, one object per file and process (doit's store and ours are the same)."""
+    resolved = path.resolve()
+    if resolved not in _open_ledgers:
+        _open_ledgers[resolved] = Ledger(resolved)
+    return _open_ledgers[resolved]
+
+
+def close_ledgers() -> None:
+    """Close all of this process's ledgers."""
+    while _open_ledgers:
+        _open_ledgers.popitem()[1].close()

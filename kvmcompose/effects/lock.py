@@ -1,0 +1,39 @@
+"""One build at a time in a project: a lock that ends with the process that holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from kvmcompose.core.errors import RefusedError
+
+
+@contextlib.contextmanager
+def build_lock(path: Path, *, waiting: Callable[[str], None] | None) -> Iterator[None]:
+    """Hold the lock file while the block runs.
+
+    When another process has it, ``waiting`` is told who and the call blocks; without ``waiting``
+    RefusedError is raised. The kernel gives the lock back when its holder dies, however it dies.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+            if waiting is None:
+                raise RefusedError(
+                    f"another build runs in this project (process {holder})",
+                    hint="wait until it has ended, or build without --no-wait",
+                ) from None
+            waiting(holder)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)

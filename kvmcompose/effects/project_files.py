@@ -1,0 +1,214 @@
+"""The files that a project names: what they are, whether they may be used, and their content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.project import FileKind
+from kvmcompose.effects.qcow2 import read_header
+from kvmcompose.effects.stat_cache import StatCache
+from kvmcompose.render import CarriedFile
+
+#: Everything carried into one guest is held in memory while its seed is made.
+CARRIED_LIMIT = 2**30
+
+
+class FolderFiles:
+    """The project folder; implements ``kvmcompose.core.project.ProjectFiles``.
+
+    Answers are remembered for the life of the object, as many guests name the same files.
+    """
+
+    def __init__(
+        self, folder: Path, digests: StatCache, allowed: Iterable[Path] = (), images: Iterable[str] = ()
+    ) -> None:
+        self.folder = folder
+        self._images = tuple(images)
+        self._digests = digests
+        self._roots = tuple(root.resolve() for root in (folder, *allowed))
+        self._kinds: dict[str, FileKind] = {}
+        self._inside: dict[str, bool] = {}
+        self._trees: dict[str, str] = {}
+
+    def path(self, name: str) -> Path:
+        """A path as written in the YAML, as one that can be opened."""
+        return self.folder / Path(name).expanduser()
+
+    def kind(self, path: str) -> FileKind:
+        """What the path leads to."""
+        if path not in self._kinds:
+            self._kinds[path] = _kind(self.path(path))
+        return self._kinds[path]
+
+    def is_inside(self, path: str) -> bool:
+        """Whether the path, links resolved, lies in the project folder or an allowed folder."""
+        if path not in self._inside:
+            self._inside[path] = self._allowed(self.path(path).resolve())
+        return self._inside[path]
+
+    def _allowed(self, resolved: Path) -> bool:
+        return any(resolved == root or root in resolved.parents for root in self._roots)
+
+    def image_names(self) -> tuple[str, ...]:
+        """The names that a ``cloud_image`` may have."""
+        return self._images
+
+    def strays(self, path: str) -> str | None:
+        """The first path below a folder that leads out of it by a link, or None."""
+        for found in _walk(self.path(path)):
+            if found.is_symlink() and not self._allowed(found.resolve()):
+                return str(found.relative_to(self.folder) if found.is_relative_to(self.folder) else found)
+        return None
+
+    def image_problem(self, path: str, wanted_format: str | None) -> str | None:
+        """Why a disk image may not be used, or None.
+
+        An image may lie anywhere, but what it leads to itself must lie beside it or in an allowed place:
+        else a lab from the internet could make any file of this machine readable in a guest.
+        """
+        image = self.path(path)
+        try:
+            header = read_header(image)
+            if wanted_format is not None and header.format != wanted_format and header.format == "qcow2":
+                return f"is a qcow2 image, and not {wanted_format}"
+            if wanted_format == "qcow2" and header.format != "qcow2":
+                return "is no qcow2 image"
+            if header.data_file is not None:
+                return f"keeps its data in another file ({header.data_file!r})"
+            if header.backing_file is None:
+                return None
+            backing = (image.resolve().parent / header.backing_file).resolve()
+            if backing.parent != image.resolve().parent and not self._allowed(backing):
+                return f"is an overlay on {header.backing_file!r}, outside the project folder"
+            return (
+                None if backing.is_file() else f"is an overlay on {header.backing_file!r}, which is missing"
+            )
+        except KvmComposeError as error:
+            return f"cannot be used: {error.message}"
+
+    def digest(self, path: str) -> str:
+        """A digest of a carried file (content and mode) or folder tree. Raises KvmComposeError."""
+        if path not in self._trees:
+            whole = self.path(path)
+            try:
+                self._trees[path] = self._tree_digest(whole) if whole.is_dir() else self._file_digest(whole)
+            except OSError as error:
+                raise KvmComposeError(f"cannot read {path!r}: {error.strerror}") from error
+        return self._trees[path]
+
+    def image_digest(self, path: str) -> str:
+        """The SHA-256 of a disk image, in hexadecimal. Raises KvmComposeError."""
+        try:
+            return self._digests.digest(self.path(path))
+        except OSError as error:
+            raise KvmComposeError(f"cannot read {path!r}: {error.strerror}") from error
+
+    def _file_digest(self, file: Path) -> str:
+        return _with_mode(self._digests.digest(file), executable=bool(file.stat().st_mode & stat.S_IXUSR))
+
+    def _tree_digest(self, folder: Path) -> str:
+        tree = hashlib.sha256()
+        for found in _walk(folder):
+            kind, target, executable = self._member(folder, found)
+            digest = self._digests.digest(found) if kind == "file" else target
+            tree.update(f"{found.relative_to(folder)}\0{kind}\0{executable:d}\0{digest}\n".encode())
+        return tree.hexdigest()
+
+    def carried(self, path: str) -> tuple[tuple[CarriedFile, ...], str]:
+        """The content of a file or folder, and the digest of just this content.
+
+        Raises KvmComposeError for what cannot be carried.
+        """
+        whole = self.path(path)
+        try:
+            if not whole.is_dir():
+                data = whole.read_bytes()
+                name = whole.name
+                executable = bool(whole.stat().st_mode & stat.S_IXUSR)
+                digest = _with_mode(hashlib.sha256(data).hexdigest(), executable=executable)
+                return (CarriedFile(name, data, executable),), digest
+            return self._carried_tree(whole)
+        except OSError as error:
+            raise KvmComposeError(f"cannot read {path!r}: {error.strerror}") from error
+
+    def _carried_tree(self, folder: Path) -> tuple[tuple[CarriedFile, ...], str]:
+        tree = hashlib.sha256()
+        files = []
+        total = 0
+        for found in _walk(folder):
+            name = str(found.relative_to(folder))
+            kind, target, executable = self._member(folder, found)
+            data = found.read_bytes() if kind == "file" else b""
+            total += len(data)
+            if total > CARRIED_LIMIT:
+                raise KvmComposeError(
+                    f"{str(folder)!r} holds more than {CARRIED_LIMIT >> 30} GiB: too much for a cloud-init seed",
+                    hint="put large data on a disk image of its own",
+                )
+            digest = hashlib.sha256(data).hexdigest() if kind == "file" else target
+            tree.update(f"{name}\0{kind}\0{executable:d}\0{digest}\n".encode())
+            files.append(
+                CarriedFile(
+                    name,
+                    data,
+                    executable=executable,
+                    link_target=target if kind == "link" else None,
+                    is_folder=kind == "folder",
+                )
+            )
+        return tuple(files), tree.hexdigest()
+
+    def _member(self, root: Path, found: Path) -> tuple[str, str, bool]:
+        """What a path below a carried folder is: its kind, a link's target, whether it can be run.
+
+        A link within the folder stays a link; one that leads elsewhere in the project becomes the file
+        it leads to, as its target would be missing in the guest.
+        """
+        if found.is_symlink():
+            target = os.readlink(found)  # noqa: PTH115 (the text of the link, unresolved)
+            resolved = found.resolve()
+            if not Path(target).is_absolute() and root.resolve() in resolved.parents:
+                return "link", target, False
+            if not self._allowed(resolved) or not resolved.is_file():
+                raise KvmComposeError(
+                    f"{str(found)!r} is a link to {target!r}, which cannot be carried along"
+                )
+        mode = found.stat().st_mode
+        if stat.S_ISDIR(mode):
+            return "folder", "", True
+        if not stat.S_ISREG(mode):
+            raise KvmComposeError(f"{str(found)!r} is neither a file nor a folder")
+        return "file", "", bool(mode & stat.S_IXUSR)
+
+
+def _with_mode(digest: str, *, executable: bool) -> str:
+    return f"{digest} executable" if executable else digest
+
+
+def _kind(path: Path) -> FileKind:
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            return FileKind.FILE if os.access(path, os.R_OK) else FileKind.UNREADABLE
+        if stat.S_ISDIR(mode):
+            return FileKind.FOLDER if os.access(path, os.R_OK | os.X_OK) else FileKind.UNREADABLE
+    except (FileNotFoundError, NotADirectoryError):
+        return FileKind.MISSING
+    except (OSError, ValueError):
+        return FileKind.UNREADABLE
+    return FileKind.OTHER
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Everything below a folder, sorted, without following links."""
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        yield Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path))

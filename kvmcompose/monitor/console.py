@@ -1,0 +1,146 @@
+"""The two channels of the command line: data to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from kvmcompose.core.errors import Problem, Severity
+
+Progress = Callable[[int, int | None], None]
+
+_COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "bold": "1", "dim": "2"}
+_REDRAW_SECONDS = 0.1
+
+
+class Console:
+    """Where a command writes. ``verbosity``: -1 quiet, 0 usual, 1 and more talkative."""
+
+    def __init__(self, *, verbosity: int = 0, colour: bool | None = None) -> None:
+        self.verbosity = verbosity
+        self.on_terminal = sys.stderr.isatty()
+        wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self._colour = wanted if colour is None else colour and wanted
+        self._bar = ""
+
+    def data(self, text: str) -> None:
+        """What was asked for: to stdout."""
+        self._erase()
+        sys.stdout.write(f"{text}\n")
+
+    def raw(self, data: bytes) -> None:
+        """Bytes that were asked for: to stdout as they are."""
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+
+    def json(self, value: Any) -> None:
+        """A value as JSON to stdout, indented."""
+        self.raw(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+
+    def json_line(self, value: Any) -> None:
+        """A value as one line of JSON to stdout."""
+        self.raw(msgspec.json.encode(value) + b"\n")
+        sys.stdout.flush()
+
+    def say(self, text: str) -> None:
+        """What is going on: to stderr, unless told to be quiet."""
+        if self.verbosity >= 0:
+            self._talk(text)
+
+    def detail(self, text: str) -> None:
+        """What only those want to know who asked with ``-v``."""
+        if self.verbosity > 0:
+            self._talk(text)
+
+    def warn(self, text: str) -> None:
+        """What should not be missed, but stops nothing."""
+        self._talk(f"{self.paint('warning:', 'yellow', sys.stderr)} {text}")
+
+    def error(self, text: str) -> None:
+        """What went wrong."""
+        self._talk(f"{self.paint('error:', 'red', sys.stderr)} {text}")
+
+    def problem(self, problem: Problem) -> None:
+        """A problem of the input, with its place."""
+        word = problem.severity.value
+        colour = "red" if problem.severity is Severity.ERROR else "yellow"
+        painted = self.paint(f"{word}:", colour, sys.stderr)
+        self._talk(str(problem).replace(f": {word}: ", f": {painted} ", 1))
+
+    def _talk(self, text: str) -> None:
+        self._erase()
+        sys.stderr.write(f"{text}\n")
+
+    def paint(self, text: str, colour: str, stream: Any = None) -> str:
+        """The text in a colour, where the stream (stdout) is a terminal that wants colours."""
+        if not (self._colour and (stream or sys.stdout).isatty()):
+            return text
+        return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+
+    def table(self, rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
+        """Columns as wide as they need to be, the last one as it is."""
+        widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+        for number, row in enumerate((header, *rows)):
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            line = "  ".join(cells).rstrip()
+            self.data(self.paint(line, "bold") if number == 0 else line)
+
+    @contextlib.contextmanager
+    def progress(self, label: str, *, unit: str = "bytes") -> Iterator[Progress]:
+        """A bar on a terminal, one line at the end otherwise. Call what you get with (done, total)."""
+        drawn = 0.0
+        latest: tuple[int, int | None] = (0, None)
+
+        def advance(done: int, total: int | None) -> None:
+            nonlocal drawn, latest
+            latest = done, total
+            now = time.monotonic()
+            if self.on_terminal and self.verbosity >= 0 and now - drawn >= _REDRAW_SECONDS:
+                drawn = now
+                self._draw(label, done, total, unit)
+
+        try:
+            yield advance
+        finally:
+            self._erase()
+            if not self.on_terminal and latest[0]:
+                self.say(f"{label}: {_amount(latest[0], unit)}")
+
+    def _draw(self, label: str, done: int, total: int | None, unit: str) -> None:
+        amount = _amount(done, unit)
+        width = shutil.get_terminal_size().columns - 1
+        text = f"{label}: {amount}"
+        if total:
+            share = min(done / total, 1.0)
+            text = f"{label}: {share:4.0%} of {_amount(total, unit)} "
+            room = min(width - len(text) - 2, 40)
+            if room >= 10:  # noqa: PLR2004 (a shorter bar tells nothing)
+                filled = int(room * share)
+                text += f"[{'#' * filled}{'.' * (room - filled)}]"
+        self._erase()
+        self._bar = text[:width]
+        sys.stderr.write(f"\r{self._bar}")
+        sys.stderr.flush()
+
+    def _erase(self) -> None:
+        if self._bar:
+            sys.stderr.write(f"\r{' ' * len(self._bar)}\r")
+            self._bar = ""
+
+
+def _amount(count: int, unit: str) -> str:
+    if unit != "bytes":
+        return f"{count} {unit}"
+    size = float(count)
+    for name in ("B", "KiB", "MiB"):
+        if size < 1024:  # noqa: PLR2004
+            return f"{size:.0f} {name}"
+        size /= 1024
+    return f"{size:.1f} GiB"

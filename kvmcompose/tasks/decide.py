@@ -1,0 +1,296 @@
+"""What to do with each artefact, and why: the ledger, the file and the recipe decide, nothing else.
+
+``plan``, ``generate`` and doit all ask here, so they cannot disagree on what is up to date.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+
+import msgspec
+
+from kvmcompose.core.artefact import Artefact, Overlay, Policy
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.effects.files import digest_bytes, digest_file
+from kvmcompose.effects.ledger import Ledger, Record
+from kvmcompose.effects.qcow2 import read_header
+from kvmcompose.effects.stat_cache import UNSETTLED, Signature
+from kvmcompose.tasks.inputs import Inputs, Recipe, changes
+
+
+class Action(Enum):
+    """What a build does with one file."""
+
+    CREATE = "create"
+    REBUILD = "rebuild"
+    KEEP = "keep"
+    #: The same as what would be built, but unknown to the ledger: it is taken in as it is.
+    ADOPT = "adopt"
+    #: Edited by hand, and nothing it is made of has changed since.
+    CUSTOMISED = "keep customised"
+    #: Edited by hand, and what it is made of has changed: the user decides.
+    CONFLICT = "conflict"
+    #: A disk in use, whose recipe has changed: only --provision may give up its data.
+    IN_USE = "refuse"
+    #: Something is in the way that a build must not touch.
+    BLOCKED = "blocked"
+    REMOVE = "remove"
+    #: Nobody needs it any more, but it was changed since it was built.
+    LEFT_OVER = "left over"
+
+
+#: What a build has nothing to do for.
+SETTLED = frozenset({Action.KEEP, Action.ADOPT, Action.CUSTOMISED, Action.LEFT_OVER})
+#: What a build cannot do, and fails for.
+FAILING = frozenset({Action.CONFLICT, Action.IN_USE, Action.BLOCKED})
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What the user allows: ``overwrite`` hand edits (kept as .orig), ``provision`` guests' data anew.
+
+    With ``verify`` every file's content is looked at, not only what ``stat`` says of it.
+    """
+
+    overwrite: bool = False
+    provision: bool = False
+    verify: bool = False
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do with one path. ``reasons`` are for the user; ``aside`` says that the file that is there
+    must be kept under another name.
+    """
+
+    path: str
+    task: str
+    policy: Policy
+    action: Action
+    reasons: tuple[str, ...] = ()
+    artefact: Artefact | None = None
+    recipe: Recipe | None = None
+    aside: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.action in SETTLED
+
+
+class Decider:
+    """Decides on one project's artefacts. ``build`` gives the bytes a text or seed would have."""
+
+    def __init__(
+        self, folder: Path, ledger: Ledger, inputs: Inputs, build: Callable[[Artefact], bytes], options: Options
+    ) -> None:
+        self._folder = folder
+        self._ledger = ledger
+        self._inputs = inputs
+        self._build = build
+        self._options = options
+        #: Files that are what they were, though ``stat`` says otherwise, with what it says now.
+        self.refreshed: list[tuple[str, Signature]] = []
+
+    def decide(self, artefact: Artefact, record: Record | None) -> Decision:
+        """What to do with an artefact. Raises KvmComposeError when its inputs cannot be read."""
+        path = self._folder / artefact.path
+        recipe = self._inputs.recipe(artefact)
+        known = Decision(
+            path=artefact.path,
+            task=artefact.task,
+            policy=artefact.policy,
+            action=Action.KEEP,
+            artefact=artefact,
+            recipe=recipe,
+        )
+        status = look(path)
+        if status is None:
+            reason = "it is not there" if record is not None else "new"
+            return _as(known, Action.CREATE, reason)
+        is_link = artefact.policy is Policy.LINK
+        if not (stat.S_ISLNK(status.st_mode) if is_link else stat.S_ISREG(status.st_mode)):
+            return _as(known, Action.BLOCKED, f"something that is no {'link' if is_link else 'file'} is in its place")
+        if record is None or record.policy != artefact.policy.value:
+            return self._unknown(known, artefact, path)
+        if self._untouched(path, status, record):
+            if record.recipe == recipe.digest:
+                return known
+            why = self._why(record, recipe)
+            if self._only_image_missing(record, recipe):
+                return _as(known, Action.KEEP, "its image is not in the store at present")
+            return _as(known, Action.REBUILD, *why)
+        return self._touched(known, artefact, record, path)
+
+    def _touched(self, known: Decision, artefact: Artefact, record: Record, path: Path) -> Decision:
+        """The file is not what was built."""
+        recipe = known.recipe
+        assert recipe is not None
+        same = record.recipe == recipe.digest or self._only_image_missing(record, recipe)
+        why = () if same else self._why(record, recipe)
+        if artefact.policy in (Policy.REPRODUCIBLE, Policy.LINK):
+            return _as(known, Action.REBUILD, "it was changed since it was built", *why)
+        if artefact.policy is Policy.MUTABLE:
+            return self._used(known, artefact, path, same=same, why=why, smallest=record.signature.size)
+        if path.stat().st_size == 0:  # what a power cut leaves of a file; there is nothing to lose
+            return _as(known, Action.REBUILD, "it is empty", *why)
+        if self._options.overwrite:
+            reason = "it was edited by hand; the edited file is kept as .orig"
+            return msgspec.structs.replace(_as(known, Action.REBUILD, reason, *why), aside=True)
+        if same:
+            return _as(known, Action.CUSTOMISED, "edited by hand")
+        if digest_file(path) == self._content(artefact):
+            return _as(known, Action.ADOPT, "edited by hand into what would be built")
+        if record.offered == recipe.digest and not path.with_name(path.name + ".new").exists():
+            return _as(known, Action.CUSTOMISED, "edited by hand; its .new file was settled by removing it")
+        return _as(known, Action.CONFLICT, "edited by hand, and what it is made of has changed", *why)
+
+    def _used(
+        self, known: Decision, artefact: Artefact, path: Path, *, same: bool, why: Sequence[str], smallest: int
+    ) -> Decision:
+        """A disk that is not as it was made: its guest has run, or it is damaged."""
+        damage = self._damage(artefact, path, smallest, same=same)
+        if damage is not None:
+            aside = path.stat().st_size > 0
+            reasons = (f"it is damaged: {damage}", *why)
+            return msgspec.structs.replace(_as(known, Action.REBUILD, *reasons), aside=aside)
+        if self._options.provision:
+            return _as(known, Action.REBUILD, "its guest is set up anew", *why)
+        if same:
+            return _as(known, Action.KEEP, "its guest has run")
+        return _as(known, Action.IN_USE, "its guest has run, and a new disk would lose its data", *why)
+
+    def _damage(self, artefact: Artefact, path: Path, smallest: int, *, same: bool) -> str | None:
+        """Why a disk cannot be one that a guest wrote to: qcow2 files only grow, and keep their header."""
+        if path.stat().st_size < smallest:
+            return "it is shorter than it was"
+        try:
+            header = read_header(path)
+        except KvmComposeError as error:
+            return error.message
+        if header.format != "qcow2":
+            return "it is no qcow2 image"
+        backing = _backing(self._inputs, artefact)
+        if same and backing is not None and header.backing_file != backing:
+            return f"it lies on {header.backing_file!r}, not on {backing!r}"
+        return None
+
+    def _unknown(self, known: Decision, artefact: Artefact, path: Path) -> Decision:
+        """A file that the ledger does not know: committed, copied here, or the ledger was lost."""
+        if artefact.policy is Policy.LINK:
+            return _as(known, Action.REBUILD, "the ledger does not know this link")
+        if artefact.policy is Policy.MUTABLE:
+            backing = _backing(self._inputs, artefact)
+            damage = self._damage(artefact, path, 0, same=backing is not None)
+            if damage is None and backing is not None:
+                return _as(known, Action.ADOPT, "a disk on the right image, unknown to the ledger")
+            if self._options.provision or path.stat().st_size == 0:
+                return _as(known, Action.REBUILD, "unknown to the ledger")
+            return _as(known, Action.IN_USE, "a disk that kvm-compose knows nothing of", damage or "")
+        if digest_file(path) == self._content(artefact):
+            return _as(known, Action.ADOPT, "it is what would be built")
+        reason = "it differs from what its inputs make, and the ledger does not know it"
+        aside = artefact.policy is Policy.TEXT
+        kept = ("the old file is kept as .orig",) if aside else ()
+        return msgspec.structs.replace(_as(known, Action.REBUILD, reason, *kept), aside=aside)
+
+    def _content(self, artefact: Artefact) -> str:
+        return digest_bytes(self._build(artefact))
+
+    def _untouched(self, path: Path, status: os.stat_result, record: Record) -> bool:
+        signature = Signature.of(status)
+        if not self._options.verify and signature == record.signature:
+            return True
+        if record.policy == Policy.LINK.value:
+            same = digest_bytes(os.readlink(path).encode()) == record.content  # noqa: PTH115
+        else:
+            # a disk in use is large, and its size tells without reading it
+            known = record.signature != UNSETTLED
+            same = not (known and signature.size != record.signature.size) and digest_file(path) == record.content
+        if same and signature != record.signature:
+            self.refreshed.append((record.path, signature.or_unsettled()))
+        return same
+
+    def _why(self, record: Record, recipe: Recipe) -> tuple[str, ...]:
+        before = self._ledger.inputs(record.path)
+        if not record.recipe or not before:
+            return ("doit was told to forget it, or its last build failed",)
+        return tuple(str(change) for change in changes(before, recipe.inputs)) or ("kvm-compose itself changed",)
+
+    def _only_image_missing(self, record: Record, recipe: Recipe) -> bool:
+        """Whether nothing differs but that the image is not here to be compared with."""
+        if record.policy != Policy.MUTABLE.value or not record.recipe:
+            return False
+        found = changes(self._ledger.inputs(record.path) or b"{}", recipe.inputs)
+        return all(change.after is None and ".image." in change.name for change in found)
+
+    def left_over(self, record: Record) -> Decision:
+        """What to do with a file whose artefact is no longer wanted."""
+        path = self._folder / record.path
+        status = look(path)
+        policy = Policy(record.policy)
+        gone = Decision(path=record.path, task=record.task, policy=policy, action=Action.REMOVE)
+        if status is None:
+            return msgspec.structs.replace(gone, reasons=("it is not there any more",))
+        if not stat.S_ISDIR(status.st_mode) and self._untouched(path, status, record):
+            return msgspec.structs.replace(gone, reasons=("nothing in the YAML asks for it any more",))
+        used = policy is Policy.MUTABLE
+        if used and self._options.provision:
+            return msgspec.structs.replace(gone, reasons=("its guest is gone, and its data may go",))
+        what = "its guest has run (--provision removes it)" if used else "it was changed since it was built"
+        return _as(gone, Action.LEFT_OVER, what)
+
+
+def _backing(inputs: Inputs, artefact: Artefact) -> str | None:
+    return inputs.backing(artefact.content) if isinstance(artefact.content, Overlay) else None
+
+
+def _as(known: Decision, action: Action, *reasons: str) -> Decision:
+    return msgspec.structs.replace(known, action=action, reasons=tuple(reason for reason in reasons if reason))
+
+
+def look(path: Path) -> os.stat_result | None:
+    """What is at a path, links not followed, or None. Raises OSError for what cannot be looked at."""
+    try:
+        return path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def recover(ledger: Ledger, folder: Path, *, write: bool) -> dict[str, Record]:
+    """The records, after a build that was killed: what it put in place counts as built.
+
+    Only with ``write`` this is noted in the ledger.
+    """
+    found = ledger.records()
+    done, undone = [], []
+    for intent in ledger.intents():
+        path = folder / intent.path
+        status = look(path)
+        if status is None or not _holds(path, status, intent.content):
+            undone.append(intent.path)
+            continue
+        record = Record(
+            path=intent.path,
+            task=intent.task,
+            policy=intent.policy,
+            recipe=intent.recipe,
+            content=intent.content,
+            signature=Signature.of(status),
+            inputs=intent.inputs,
+        )
+        done.append(record)
+        found[intent.path] = record
+    if done and write:
+        ledger.record(done)
+    if undone and write:
+        ledger.drop_intents(undone)
+    return found
+
+
+def _holds(path: Path, status: os.stat_result, content: str) -> bool:
+    if stat.S_ISLNK(status.st_mode):
+        return digest_bytes(os.readlink(path).encode()) == content  # noqa: PTH115
+    return stat.S_ISREG(status.st_mode) and digest_file(path) == content

@@ -1,0 +1,208 @@
+"""Our tasks for a ``dodo.py``: three lines make ``doit generate`` work in a project folder.
+
+    from kvmcompose.tasks.dodo import doit_config, testbed_tasks
+    DOIT_CONFIG = doit_config()
+    def task_testbed(): yield from testbed_tasks()
+
+Tasks of the user's own may name our targets (``artefacts/<guest>-domain.xml``) as their ``file_dep`` or
+our tasks (``generate``, ``disk:<guest>``) as their ``task_dep``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from doit.exceptions import InvalidDodoFile, TaskFailed
+
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.event import Event, Failed, Listener, Noticed
+from kvmcompose.effects.ledger import Record
+from kvmcompose.tasks.build import Build
+from kvmcompose.tasks.decide import Action, Decision
+from kvmcompose.tasks.project import ImageStep, Plan, Project, Where, ledger_path
+
+TaskDict = dict[str, Any]
+
+#: The task that stands for all artefacts.
+GROUP = "generate"
+
+
+def doit_config(project: str = ".") -> dict[str, Any]:
+    """The ``DOIT_CONFIG`` of a ``dodo.py``: doit's records are kept in the project's ledger."""
+    return {
+        "backend": "kvm-compose",
+        "dep_file": str(ledger_path(Path(project))),
+        "default_tasks": [GROUP],
+        # workers that are processes could not share the ledger
+        "par_type": "thread",
+    }
+
+
+def testbed_tasks(
+    project: str = ".",
+    *,
+    input: str | None = None,  # noqa: A002 (the name of the option)
+    config: str | None = None,
+    project_name: str | None = None,
+    allow_paths: Sequence[str] = (),
+) -> Iterator[TaskDict]:
+    """All tasks of a project, for a task creator to yield. Paths are relative to where doit runs."""
+    where = Where(Path(project), input, config, project_name, tuple(allow_paths))
+    try:
+        session = Session(Project(where), _to_stderr)
+        yield from session.all_tasks()
+    except KvmComposeError as error:
+        hint = f"\nhint: {error.hint}" if error.hint else ""
+        raise InvalidDodoFile(f"{error.message}{hint}") from error
+
+
+def _to_stderr(event: Event) -> None:
+    """doit itself tells what ran and what failed."""
+    if isinstance(event, Noticed):
+        sys.stderr.write(f"kvm-compose: {event.message}\n")
+
+
+class Session:
+    """A project's tasks in one run of doit. The build begins, and locks, when the first task acts."""
+
+    def __init__(self, project: Project, listener: Listener, *, clean_all: bool = False) -> None:
+        self.project = project
+        self._listener = listener
+        self._errors: dict[str, KvmComposeError] = {}
+        self._clean_all = clean_all
+        self._process = os.getpid()
+        self._lock = ExitStack()
+        self.build = Build(project, self._hear)
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Failed):
+            self._errors[event.task] = event.error
+        self._listener(event)
+
+    def take(self, build: Build, plan: Plan) -> None:
+        """Go on with a build that has begun already, and holds the lock."""
+        self.build = build
+        build.listener = self._hear
+        self.begun = plan
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What has to be done, as seen when the tasks are loaded."""
+        return self.project.plan()
+
+    @cached_property
+    def begun(self) -> Plan:
+        """What has to be done, as seen when the first task acts: under the lock."""
+        if os.getpid() == self._process:
+            self._lock.enter_context(self.project.locked(_say_waiting))
+        return self.build.begin()
+
+    def all_tasks(self) -> Iterator[TaskDict]:
+        """Every task, up to date or not."""
+        names = []
+        steps = {step.image: step for step in self.plan.images}
+        for step in steps.values():
+            yield self.image_task(step, settled=step.action is Action.KEEP)
+            names.append(step.task)
+        for decision in (*self.plan.decisions, *self.plan.stale):
+            settled = decision.settled
+            yield self.task(decision, steps=tuple(steps.values()), settled=settled)
+            names.append(decision.task if decision.artefact is not None else f"remove:{decision.path}")
+        yield group_task(names)
+
+    def image_task(self, step: ImageStep, *, settled: bool) -> TaskDict:
+        """The task that has an image in the store and its link in place."""
+        return {
+            "basename": "image",
+            "name": step.task.removeprefix("image:"),
+            "actions": [(self._act, [step.task, lambda: self.build.fetch(step)])],
+            "uptodate": [settled],
+            "io": {"capture": False},
+            "doc": f"disk image {step.task.removeprefix('image:')}",
+        }
+
+    def task(self, decision: Decision, *, steps: Sequence[ImageStep], settled: bool) -> TaskDict:
+        """The task that makes, or removes, one file."""
+        artefact = decision.artefact
+        if artefact is None:
+            return {
+                "basename": "remove",
+                "name": decision.path,
+                "actions": [(self._act, [decision.task, lambda: self.build.remove(decision)])],
+                "uptodate": [settled],
+                "io": {"capture": False},
+                "doc": f"{decision.path} is no longer wanted",
+            }
+        base, _, name = artefact.task.partition(":")
+        after = [self.project.artefacts[path].task for path in artefact.after]
+        image = image_step_of(decision, steps)
+        return {
+            "basename": base,
+            **({"name": name} if name else {}),
+            "actions": [(self._act, [artefact.task, lambda: self.build.make(self._fresh(decision))])],
+            "targets": [os.path.relpath(self.project.folder / artefact.path)],
+            "task_dep": [*after, *([image.task] if image is not None else [])],
+            "uptodate": [settled],
+            "clean": [(self.clean, [artefact.path])],
+            "io": {"capture": False},
+            "doc": artefact.summary,
+        }
+
+    def _fresh(self, decision: Decision) -> Decision:
+        """The decision as of the beginning of the build, which may be later than the loading of tasks."""
+        return next(each for each in self.begun.decisions if each.path == decision.path)
+
+    def _act(self, task: str, act: Callable[[], bool]) -> TaskFailed | None:
+        self.begun  # noqa: B018 (takes the lock)
+        if act():
+            return None
+        error = self._errors[task]
+        return TaskFailed(f"{error.message}\nhint: {error.hint}" if error.hint else error.message)
+
+    def clean(self, path: str, dryrun: bool) -> None:
+        """Remove an artefact, unless the user or a guest has changed it since it was built."""
+        clean_file(self.project, path, self.project.records(write=False), dryrun=dryrun, force=self._clean_all)
+
+
+def image_step_of(decision: Decision, steps: Sequence[ImageStep]) -> ImageStep | None:
+    """The step that provides the image an artefact lies on."""
+    content = decision.artefact.content if decision.artefact is not None else None
+    image = getattr(content, "image", None)
+    return next((step for step in steps if step.image == image), None)
+
+
+def group_task(names: Sequence[str]) -> TaskDict:
+    """The task that stands for all the others."""
+    return {"basename": GROUP, "actions": None, "task_dep": list(names), "doc": "build what is missing or changed"}
+
+
+def clean_file(
+    project: Project, path: str, records: dict[str, Record], *, dryrun: bool, force: bool
+) -> None:
+    """Remove one artefact and forget it; ``force`` removes even what was changed since it was built."""
+    file = project.folder / path
+    record = records.get(path)
+    if not file.is_symlink() and not file.exists():
+        return
+    if not force:
+        if record is None:
+            sys.stdout.write(f"{path}: kept, it is not known to be ours (--force removes it)\n")
+            return
+        decision = project.decider.left_over(record)
+        if decision.action is not Action.REMOVE:
+            sys.stdout.write(f"{path}: kept, {'; '.join(decision.reasons)}\n")
+            return
+    sys.stdout.write(f"{path}: removed\n")
+    if not dryrun:
+        file.unlink()
+        project.ledger.drop([path])
+
+
+def _say_waiting(holder: str) -> None:
+    sys.stderr.write(f"kvm-compose: waiting for another build in this project (process {holder})\n")

@@ -1,0 +1,60 @@
+"""doit's record of tasks, kept in the ledger: there is one truth, and ``doit forget`` reaches it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kvmcompose.effects.ledger import open_ledger
+
+
+class LedgerStore:
+    """A backend for doit (see ``doit.dependency``): name it in ``DOIT_CONFIG`` as ``kvm-compose``."""
+
+    desc = "the ledger of kvm-compose"
+
+    def __init__(self, name: str, codec: Any, **_: Any) -> None:
+        del codec  # rows are small, and JSON is what doit's own codec is
+        self.name = name
+        self._ledger = open_ledger(Path(name))
+        self._rows: dict[str, dict[str, Any]] = {}
+        for task, data in self._ledger.doit_rows().items():
+            try:
+                self._rows[task] = json.loads(data)
+            except ValueError:
+                continue  # a row that cannot be read is a task that never ran
+        self._changed: set[str] = set()
+        self._removed: set[str] = set()
+
+    def get(self, task_id: str, dependency: str) -> Any:
+        """A value of a task, or None."""
+        return self._rows.get(task_id, {}).get(dependency)
+
+    def set(self, task_id: str, dependency: str, value: Any) -> None:
+        """Note a value of a task."""
+        self._rows.setdefault(task_id, {})[dependency] = value
+        self._changed.add(task_id)
+
+    def in_(self, task_id: str) -> bool:
+        """Whether a task ever ran."""
+        return task_id in self._rows
+
+    def remove(self, task_id: str) -> None:
+        """Forget a task: its artefact counts as made of something unknown, so it is made again."""
+        self._rows.pop(task_id, None)
+        self._removed.add(task_id)
+        self._ledger.invalidate(task_id)
+
+    def remove_all(self) -> None:
+        """Forget all tasks."""
+        self._removed.update(self._rows)
+        self._rows.clear()
+        self._ledger.invalidate(None)
+
+    def dump(self) -> None:
+        """Write the changes down."""
+        changed = [(task, json.dumps(self._rows[task])) for task in sorted(self._changed) if task in self._rows]
+        self._ledger.save_doit_rows(changed, sorted(self._removed))
+        self._changed.clear()
+        self._removed.clear()

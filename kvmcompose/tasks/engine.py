@@ -1,0 +1,131 @@
+"""Runs doit for the ``kvm-compose`` command: its runner for what is out of date, its commands for tasks."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.event import Finished, Listener, Started
+from kvmcompose.tasks.build import Build
+from kvmcompose.tasks.decide import Action
+from kvmcompose.tasks.project import Plan, Project, ledger_path
+
+if TYPE_CHECKING:  # doit takes longer to import than a build with nothing to do takes altogether
+    from kvmcompose.tasks.dodo import TaskDict
+
+
+def generate(
+    project: Project,
+    names: Sequence[str],
+    *,
+    listener: Listener,
+    waiting: Callable[[str], None] | None,
+    jobs: int = 1,
+    keep_going: bool = False,
+) -> bool:
+    """Build what is missing or changed. True when everything is as it should be.
+
+    Holds the project's lock meanwhile; see ``build_lock`` for ``waiting``. A termination signal ends the
+    build like Ctrl-C: what was made stays noted.
+    """
+    with project.locked(waiting), _terminable():
+        build = Build(project, listener)
+        plan = build.begin(names)
+        pending = sum(1 for step in plan.images if step.action is not Action.KEEP) + len(plan.pending)
+        listener(Started(pending))
+        try:
+            if pending:
+                _run(build, plan, jobs=jobs, keep_going=keep_going)
+        finally:
+            build.end(plan)
+            listener(Finished(build.made, build.kept, build.failed))
+        return build.failed == 0
+
+
+def _run(build: Build, plan: Plan, *, jobs: int, keep_going: bool) -> None:
+    """Let doit run the tasks that are out of date."""
+    from kvmcompose.tasks.dodo import Session, group_task  # noqa: PLC0415 (see above)
+
+    session = Session(build.project, build.listener)
+    session.take(build, plan)
+    tasks: list[TaskDict] = []
+    names: list[str] = []
+    stale_images = [step for step in plan.images if step.action is not Action.KEEP]
+    for step in stale_images:
+        tasks.append(session.image_task(step, settled=False))
+        names.append(step.task)
+    known = {step.task for step in stale_images} | {decision.task for decision in plan.pending}
+    for decision in plan.pending:
+        task = session.task(decision, steps=stale_images, settled=False)
+        # what is up to date is no task in this run
+        task["task_dep"] = [name for name in task.get("task_dep", ()) if name in known]
+        tasks.append(task)
+        names.append(decision.task if decision.artefact is not None else f"remove:{decision.path}")
+    tasks.append(group_task(names))
+    arguments = ["run", *(["--continue"] if keep_going else []), *(["-n", str(jobs)] if jobs > 1 else [])]
+    status = _doit(build.project, tasks, [*arguments, "generate"], reporter="zero")
+    if status and not build.failed:
+        raise KvmComposeError(f"doit ended with status {status}; what it said stands above")
+
+
+def doit_command(project: Project, command: str, arguments: Sequence[str], *, clean_all: bool = False) -> int:
+    """One of doit's own commands (list, info, forget, clean) over all tasks of a project."""
+    from kvmcompose.tasks.dodo import Session  # noqa: PLC0415 (see above)
+
+    session = Session(project, lambda _event: None, clean_all=clean_all)
+    return _doit(project, list(session.all_tasks()), [command, *arguments])
+
+
+def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, reporter: str = "console") -> int:
+    from doit.cmd_base import TaskLoader2  # noqa: PLC0415 (see above)
+    from doit.doit_cmd import DoitMain  # noqa: PLC0415 (see above)
+    from doit.loader import generate_tasks  # noqa: PLC0415 (see above)
+
+    class Loader(TaskLoader2):  # type: ignore[misc] # doit has no types
+        """Hands doit the tasks that there are already."""
+
+        def load_doit_config(self) -> dict[str, Any]:
+            return {
+                "dep_file": str(ledger_path(project.folder)),
+                "backend": "kvm-compose",
+                "default_tasks": ["generate"],
+                "par_type": "thread",
+                "reporter": reporter,
+                "verbosity": 2,
+            }
+
+        def load_tasks(self, cmd: Any, pos_args: Any) -> Any:  # noqa: ARG002 (doit calls by keyword)
+            return generate_tasks("testbed", (task for task in tasks))
+
+    class Main(DoitMain):  # type: ignore[misc] # doit has no types
+        BIN_NAME = "kvm-compose"
+
+    # no configuration files: a pyproject.toml in the current folder is somebody else's
+    backend = {"BACKEND": {"kvm-compose": "kvmcompose.tasks.doit_store:LedgerStore"}}
+    main = Main(Loader(), config_filenames=(), extra_config=backend)
+    status: int = main.run(arguments)
+    sys.stdout.flush()
+    return status
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM (what CI systems send) ends the block like Ctrl-C, so that it can put things in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

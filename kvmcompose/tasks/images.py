@@ -1,0 +1,111 @@
+"""The disk images that are not ours: found, fetched, and linked below ``artefacts/images``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from kvmcompose.core.artefact import BaseImage
+from kvmcompose.core.catalogue import Catalogue
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.names import stable_number
+from kvmcompose.effects.image_store import ImageStore
+from kvmcompose.effects.project_files import FolderFiles
+from kvmcompose.effects.qcow2 import read_header
+
+Progress = Callable[[int, int | None], None]
+
+
+class ResolvedImage(msgspec.Struct, frozen=True):
+    """An image that is on this machine.
+
+    ``link`` is its name below ``artefacts/`` (what overlays call it), ``goal`` what the link there holds;
+    ``size`` is the disk's size in bytes.
+    """
+
+    digest: str
+    format: str
+    size: int
+    link: str
+    goal: str
+
+
+class Images:
+    """Answers what a ``BaseImage`` is on this machine; remembers the answers of one run."""
+
+    def __init__(self, store: ImageStore, catalogue: Catalogue, files: FolderFiles) -> None:
+        self._store = store
+        self._catalogue = catalogue
+        self._files = files
+        self._resolved: dict[BaseImage, ResolvedImage | None] = {}
+
+    def resolve(self, image: BaseImage) -> ResolvedImage | None:
+        """The image as it is here, or None when it has to be fetched first."""
+        if image not in self._resolved:
+            self._resolved[image] = self._of_store(image) if image.name is not None else self._of_file(image)
+        return self._resolved[image]
+
+    def _of_store(self, image: BaseImage) -> ResolvedImage | None:
+        stored = self._store.find(str(image.name))
+        if stored is None:
+            return None
+        # the digest in the name: another image of that name must not slip below a disk in use
+        link = f"images/{stored.name}-{stored.sha256[:12]}.{stored.format}"
+        return ResolvedImage(stored.sha256, stored.format, stored.virtual_size, link, str(stored.path))
+
+    def _of_file(self, image: BaseImage) -> ResolvedImage:
+        written = str(image.path)
+        path = self._files.path(written)
+        header = read_header(path)
+        kind = image.format or header.format
+        stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem)[:40].lstrip(".-") or "image"
+        link = f"images/{stem}-{stable_number(written) % 16**8:08x}.{kind}"
+        goal = path.absolute()
+        folder = self._files.folder
+        if goal.is_relative_to(folder):  # a relative link, so that the project folder can move
+            goal = Path(os.path.relpath(goal, folder / "artefacts" / "images"))
+        return ResolvedImage(self._files.image_digest(written), kind, header.virtual_size, link, str(goal))
+
+    def fetch(self, image: BaseImage, progress: Progress | None) -> ResolvedImage:
+        """The image, fetched into the store when it is not there. Raises KvmComposeError."""
+        found = self.resolve(image)
+        if found is not None:
+            return found
+        entry = self._catalogue.find(str(image.name))
+        if entry is None:
+            raise KvmComposeError(
+                f"the image {image.name!r} is no longer in the store",
+                hint=f"kvm-compose cloud-images add {image.name} FILE",
+            )
+        try:
+            self._store.pull(entry, progress=progress)
+        except KvmComposeError as error:
+            error.hint = error.hint or f"without network: kvm-compose cloud-images add {image.name} FILE"
+            raise
+        del self._resolved[image]
+        resolved = self.resolve(image)
+        if resolved is None:
+            raise KvmComposeError(f"the image {image.name!r} vanished from the store while it was fetched")
+        return resolved
+
+    def is_linked(self, image: ResolvedImage) -> bool:
+        """Whether the link below ``artefacts/`` is there and right."""
+        link = self._files.folder / "artefacts" / image.link
+        return link.is_symlink() and os.readlink(link) == image.goal  # noqa: PTH115
+
+    def link(self, image: BaseImage, resolved: ResolvedImage) -> None:
+        """Make the link below ``artefacts/``. Raises OSError."""
+        path = self._files.folder / "artefacts" / resolved.link
+        stored = self._store.find(image.name) if image.name is not None else None
+        if stored is not None:
+            self._store.link(stored, path)  # which keeps the image from being pruned
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".kvm-compose-{path.name}")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(resolved.goal)
+        temporary.replace(path)

@@ -1,0 +1,179 @@
+"""The one walk over what an artefact is made of: the digest is taken of it, and ``why`` shows it.
+
+The inputs of an artefact are one JSON document: values of the state, digests of templates, files,
+images and of the code that renders. Its SHA-256 is the artefact's *recipe*; the document itself goes
+into the ledger, so what changed since is found by comparing two documents leaf by leaf.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from kvmcompose.core.artefact import (
+    Artefact,
+    BaseImage,
+    Blank,
+    DeepCopy,
+    LinkTo,
+    Literal,
+    Overlay,
+    Rendered,
+)
+from kvmcompose.effects.project_files import FolderFiles
+from kvmcompose.effects.resources import code_digest
+from kvmcompose.render import RENDERERS
+from kvmcompose.render.templates import Templates
+from kvmcompose.tasks.images import Images
+
+#: Raised when the making of disks changes. Their code is not part of their recipe, as a new version of
+#: kvmcompose must not ask for new disks when the old ones would be the same.
+_DISK_VERSION = 1
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """What an artefact is made of: the document and its SHA-256."""
+
+    digest: str
+    inputs: bytes
+
+
+class Inputs:
+    """Takes the recipes of one compiled project; remembers what many artefacts share."""
+
+    def __init__(
+        self, artefacts: Mapping[str, Artefact], templates: Templates, files: FolderFiles, images: Images, epoch: int
+    ) -> None:
+        self._artefacts = artefacts
+        self._templates = templates
+        self._files = files
+        self._images = images
+        self._epoch = epoch
+        self._recipes: dict[str, Recipe] = {}
+
+    def recipe(self, artefact: Artefact) -> Recipe:
+        """The recipe of an artefact as things are now. Raises KvmComposeError for an unreadable input."""
+        found = self._recipes.get(artefact.path)
+        if found is None:
+            found = self._recipes[artefact.path] = seal(self._document(artefact))
+        return found
+
+    def forget(self, path: str) -> None:
+        """Take this artefact's recipe anew the next time."""
+        self._recipes.pop(path, None)
+
+    def backing(self, content: Overlay) -> str | None:
+        """What an overlay calls the image that it lies on: relative to ``artefacts/``."""
+        if content.on is not None:
+            return content.on.removeprefix("artefacts/")
+        resolved = self._images.resolve(content.image) if content.image is not None else None
+        return resolved.link if resolved is not None else None
+
+    def _document(self, artefact: Artefact) -> dict[str, Any]:
+        content = artefact.content
+        match content:
+            case Rendered():
+                digests = {name: self._files.digest(path) for name, path in content.files.items()}
+                return rendered_document(content, self._templates, digests, self._epoch)
+            case Literal():
+                return {"content": hashlib.sha256(content.data).hexdigest()}
+            case LinkTo():
+                return {"link": _written(content.image)}
+            case Overlay(image=BaseImage() as image):
+                base = self._image(image)
+                return {"overlay": {**base, "expand_gigabytes": content.expand_gigabytes}, "version": _DISK_VERSION}
+            case Overlay():
+                golden = self._artefacts[str(content.on)]
+                on = {"path": content.on, "recipe": self.recipe(golden).digest}
+                return {"overlay": {"on": on}, "version": _DISK_VERSION}
+            case DeepCopy():
+                return {"copy": self._image(content.image), "version": _DISK_VERSION}
+            case Blank():
+                return {"blank": {"gigabytes": content.gigabytes}, "version": _DISK_VERSION}
+
+    def _image(self, image: BaseImage) -> dict[str, Any]:
+        resolved = self._images.resolve(image)
+        return {
+            "image": {
+                **_written(image),
+                "format": resolved.format if resolved is not None else image.format,
+                "content": resolved.digest if resolved is not None else None,
+                "called": resolved.link if resolved is not None else None,
+            }
+        }
+
+
+def _written(image: BaseImage) -> dict[str, str]:
+    return {"name": image.name} if image.name is not None else {"path": str(image.path)}
+
+
+def rendered_document(
+    content: Rendered, templates: Templates, digests: Mapping[str, str], epoch: int
+) -> dict[str, Any]:
+    """The inputs of a rendered artefact, given the digests of the files that go into it."""
+    document: dict[str, Any] = {
+        "values": msgspec.to_builtins(content.values),
+        "templates": {name: templates.digest(name) for name in content.templates},
+        "renderer": {"name": content.renderer, "code": code_digest(RENDERERS[content.renderer].modules)},
+    }
+    if content.files:
+        document["files"] = {
+            name: {"path": path, "content": digests[name]} for name, path in content.files.items()
+        }
+    if RENDERERS[content.renderer].writes_time:
+        document["source_date_epoch"] = epoch
+    return document
+
+
+def seal(document: dict[str, Any]) -> Recipe:
+    """A document and its digest."""
+    data = _encode(document)
+    return Recipe(hashlib.sha256(data).hexdigest(), data)
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One leaf of the inputs that is not as it was; None stands for not there."""
+
+    name: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        """``values.memory_mb: 512 -> 1024``; digests are shortened, they tell nobody anything."""
+        return f"{self.name}: {_show(self.before)} -> {_show(self.after)}"
+
+
+def leaves(document: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a document with its path."""
+    if isinstance(document, dict) and document:
+        for key, value in document.items():
+            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(document, list) and document:
+        for index, value in enumerate(document):
+            yield from leaves(value, f"{prefix}[{index}]")
+    else:
+        yield prefix, document
+
+
+def changes(before: bytes, after: bytes) -> list[Change]:
+    """The leaves in which two documents of inputs differ, in the order of the new one."""
+    old = dict(leaves(msgspec.json.decode(before)))
+    new = dict(leaves(msgspec.json.decode(after)))
+    names = [*new, *(name for name in old if name not in new)]
+    missing = object()
+    return [
+        Change(name, old.get(name), new.get(name))
+        for name in names
+        if old.get(name, missing) != new.get(name, missing)
+    ]
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"):  # noqa: PLR2004
+        return f"{value[:8]}…"
+    return msgspec.json.encode(value).decode() if value is not None else "nothing"

@@ -1,0 +1,283 @@
+"""A project folder: its two files compiled, its ledger, and what to do with each of its artefacts."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+
+from kvmcompose.core.artefact import Artefact, BaseImage, DeepCopy, LinkTo, Overlay
+from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
+from kvmcompose.core.model import Host
+from kvmcompose.core.names import PROJECT_NAME, project_name_from
+from kvmcompose.effects.image_store import default_store, read_catalogue
+from kvmcompose.effects.keys import default_keys, make_keys
+from kvmcompose.effects.ledger import Ledger, Record, open_ledger
+from kvmcompose.effects.lock import build_lock
+from kvmcompose.effects.machine import virt_type
+from kvmcompose.effects.project_files import FolderFiles
+from kvmcompose.effects.resources import schemas, templates
+from kvmcompose.effects.stat_cache import StatCache
+from kvmcompose.pipeline.compile import Compiled, Source, compile_project
+from kvmcompose.pipeline.logical import Settings
+from kvmcompose.tasks.decide import Action, Decider, Decision, Options, recover
+from kvmcompose.tasks.images import Images
+from kvmcompose.tasks.inputs import Inputs
+from kvmcompose.tasks.make import Maker
+
+YAML_NAME = "kvm-compose.yaml"
+CONFIG_NAME = "kvm-compose-config.json"
+#: What kvm-compose keeps for itself in a project folder.
+PRIVATE_FOLDER = ".kvm-compose"
+
+#: 1980-01-01, the oldest time that every file system and archive format can hold.
+_DEFAULT_EPOCH = 315532800
+
+
+class Where(msgspec.Struct, frozen=True):
+    """Which project: the folder and, when they are not the usual ones, its files and name."""
+
+    directory: Path = Path()
+    input: str | None = None
+    config: str | None = None
+    project_name: str | None = None
+    allow_paths: tuple[str, ...] = ()
+
+
+class ImageStep(msgspec.Struct, frozen=True):
+    """An image that artefacts need: whether something has to be done to have it."""
+
+    task: str
+    image: BaseImage
+    action: Action
+    reason: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a build would do: with images, with artefacts in order, and with files nobody needs.
+
+    A ``partial`` plan is one for some names only; it leaves the files that nobody needs alone.
+    """
+
+    images: tuple[ImageStep, ...]
+    decisions: tuple[Decision, ...]
+    stale: tuple[Decision, ...]
+    partial: bool
+
+    @property
+    def pending(self) -> tuple[Decision, ...]:
+        """The decisions that a build has to act on."""
+        return tuple(each for each in (*self.decisions, *self.stale) if not each.settled)
+
+
+class Project:
+    """A project that could be read and makes sense. Raises InputError with all problems when not."""
+
+    def __init__(self, where: Where, options: Options = Options()) -> None:  # noqa: B008 (it is frozen)
+        self.folder = where.directory.absolute()
+        self.options = options
+        testbed, config = _sources(self.folder, where)
+        catalogue = read_catalogue()
+        known = self.ledger.file_digests() if ledger_path(self.folder).exists() else ()
+        self._digests = StatCache(known)
+        allowed = [self.folder / Path(each).expanduser() for each in where.allow_paths]
+        store = default_store()
+        self.files = FolderFiles(self.folder, self._digests, allowed, (*catalogue.names(), *(image.name for image in store.list())))
+        self.images = Images(store, catalogue, self.files)
+        self.keys = default_keys() if config is None else None
+        settings = Settings(_project_name(self.folder, where), (_this_machine(),), default_keys(), _resolve_virt)
+        self.compiled: Compiled = compile_project(testbed, config, schemas(), settings, self.files)
+        self.artefacts = {artefact.path: artefact for artefact in self.compiled.artefacts}
+        self._templates = templates(self.folder)
+        self._epoch = _epoch()
+        self.inputs = Inputs(self.artefacts, self._templates, self.files, self.images, self._epoch)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The project's ledger; made when first asked for."""
+        try:
+            return open_ledger(ledger_path(self.folder))
+        except OSError as error:
+            raise KvmComposeError(f"cannot write to {str(self.folder)!r}: {error.strerror}") from error
+
+    @cached_property
+    def maker(self) -> Maker:
+        """Makes this project's artefacts."""
+        return Maker(
+            self.folder, self.ledger, self.inputs, self._templates, self.files, self.images, self._epoch
+        )
+
+    @cached_property
+    def decider(self) -> Decider:
+        """Decides on this project's artefacts."""
+        return Decider(self.folder, self.ledger, self.inputs, self.maker.build, self.options)
+
+    def locked(self, waiting: Callable[[str], None] | None) -> AbstractContextManager[None]:
+        """Hold the project's build lock; see ``build_lock``."""
+        self.ledger  # noqa: B018 (makes the folder)
+        return build_lock(self.folder / PRIVATE_FOLDER / "lock", waiting=waiting)
+
+    def records(self, *, write: bool) -> dict[str, Record]:
+        """What was built, as far as the ledger knows."""
+        return recover(self.ledger, self.folder, write=write)
+
+    def select(self, names: Sequence[str]) -> list[Artefact]:
+        """The artefacts of the named guests or tasks, and those they need; all when no name is given."""
+        everything = list(self.artefacts.values())
+        if not names:
+            return everything
+        wanted: set[str] = set()
+        problems = []
+        for name in names:
+            machine = {guest.name for guest in self.compiled.placed.logical.guests if guest.machine.name == name}
+            found = [
+                artefact.path
+                for artefact in everything
+                if name in (artefact.task, artefact.guest, artefact.path, artefact.task.partition(":")[0])
+                or artefact.guest in machine
+            ]
+            if not found:
+                problems.append(self._unknown(name))
+            wanted.update(found)
+        if problems:
+            raise InputError(problems)
+        for path in sorted(wanted):
+            wanted.update(self.artefacts[path].after)
+        return [artefact for artefact in everything if artefact.path in wanted or artefact.task == "state"]
+
+    def _unknown(self, name: str) -> Problem:
+        known = {artefact.task for artefact in self.artefacts.values()}
+        known |= {guest.name for guest in self.compiled.placed.logical.guests}
+        near = difflib.get_close_matches(name, known, 3)
+        return Problem(
+            code="unknown-name",
+            message=f"there is no guest, task or artefact {name!r}",
+            location=Location("command line"),
+            hint=f"did you mean {' or '.join(near)}?" if near else "kvm-compose list shows all tasks",
+        )
+
+    def plan(self, names: Sequence[str] = (), *, write: bool = False) -> Plan:
+        """What a build of ``names`` would do. Only with ``write`` the ledger is put in order."""
+        records = self.records(write=write)
+        selected = self.select(names)
+        decisions = tuple(self.decider.decide(each, records.get(each.path)) for each in selected)
+        stale = [] if names else [
+            self.decider.left_over(record) for path, record in records.items() if path not in self.artefacts
+        ]  # fmt: skip
+        return Plan(tuple(self._image_steps(decisions)), decisions, tuple(stale), partial=bool(names))
+
+    def _image_steps(self, decisions: Sequence[Decision]) -> Iterator[ImageStep]:
+        needed: dict[BaseImage, bool] = {}
+        for decision in decisions:
+            image = image_of(decision.artefact) if decision.artefact is not None else None
+            if image is not None:
+                needed[image] = needed.get(image, False) or not decision.settled
+        for image, stale in needed.items():
+            resolved = self.images.resolve(image)
+            name = image_task(image)
+            if resolved is None:
+                action = Action.CREATE if stale else Action.KEEP
+                yield ImageStep(name, image, action, "not in the store: it will be fetched")
+            elif not self.images.is_linked(resolved):
+                yield ImageStep(name, image, Action.CREATE, f"artefacts/{resolved.link} is not there")
+            else:
+                yield ImageStep(name, image, Action.KEEP)
+
+    def make_keys(self) -> None:
+        """Make this user's key pair, when the project needs it and it is not there."""
+        if self.keys is not None:
+            make_keys(self.keys)
+
+    def finish(self) -> None:
+        """Keep what was found out about files for the next build."""
+        self.ledger.remember_files(self._digests.fresh.items())
+        self.ledger.refresh(self.decider.refreshed)
+
+
+def ledger_path(folder: Path) -> Path:
+    """Where a project's ledger lies."""
+    return folder / PRIVATE_FOLDER / "ledger.sqlite"
+
+
+def image_of(artefact: Artefact) -> BaseImage | None:
+    """The image that an artefact lies on or copies."""
+    content = artefact.content
+    return content.image if isinstance(content, Overlay | DeepCopy) else None
+
+
+def image_task(image: BaseImage) -> str:
+    """The name of the task that makes an image available."""
+    return f"image:{image.name or image.path}"
+
+
+def _sources(folder: Path, where: Where) -> tuple[Source, Source | None]:
+    testbed = _read(folder, where.input or YAML_NAME)
+    if where.config is None and not (folder / CONFIG_NAME).exists():
+        return testbed, None
+    return testbed, _read(folder, where.config or CONFIG_NAME)
+
+
+def _read(folder: Path, name: str) -> Source:
+    path = folder / Path(name).expanduser()
+    shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    try:
+        return Source(shown, path.read_bytes())
+    except OSError as error:
+        hint = None
+        if isinstance(error, FileNotFoundError) and name == YAML_NAME:
+            hint = "kvm-compose init DIR writes a project to start from; -C DIR works in another folder"
+        problem = Problem(
+            code="missing-file",
+            message=f"cannot read it: {(error.strerror or str(error)).lower()}",
+            location=Location(shown),
+            hint=hint,
+        )
+        raise InputError([problem]) from error
+
+
+def _project_name(folder: Path, where: Where) -> str:
+    if where.project_name is None:
+        return project_name_from(folder.resolve().name)
+    if PROJECT_NAME.fullmatch(where.project_name) is None:
+        raise InputError(
+            [
+                Problem(
+                    code="bad-name",
+                    message=f"{where.project_name!r} cannot be a project's name",
+                    location=Location("--project-name"),
+                    wanted="lower-case letters, digits and '-', starting with a letter, at most 41 in all",
+                    hint=f"for example {project_name_from(where.project_name)}",
+                )
+            ]
+        )
+    return where.project_name
+
+
+def _this_machine() -> Host:
+    return Host(name="main", ip="127.0.0.1", is_main_host=True, virt_type="auto")
+
+
+def _resolve_virt(host: Host) -> str:
+    """What ``auto`` comes to: for this machine it is tried out; of others it is taken that KVM works."""
+    return virt_type()[0] if host.is_main_host else "kvm"
+
+
+def _epoch() -> int:
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return _DEFAULT_EPOCH
+    try:
+        epoch = int(text)
+    except ValueError:
+        epoch = -1
+    if not 0 <= epoch < 2**32:
+        raise KvmComposeError(
+            f"SOURCE_DATE_EPOCH is {text!r}, not a number of seconds since 1970",
+            hint="see the SOURCE_DATE_EPOCH specification of reproducible-builds.org",
+        )
+    return epoch
