@@ -33,7 +33,9 @@ def open_project(arguments: argparse.Namespace, console: Console) -> Project:
     return project
 
 
-def add_names(parser: argparse.ArgumentParser, what: str = "guests, tasks or artefacts (default: all)") -> None:
+def add_names(
+    parser: argparse.ArgumentParser, what: str = "guests, tasks or artefacts (default: all)"
+) -> None:
     """The positional NAMES, which the shell can complete."""
     names = parser.add_argument("names", metavar="NAME", nargs="*", help=what)
     names.completer = complete_names  # type: ignore[attr-defined] # argcomplete looks for it
@@ -44,3 +46,9 @@ def complete_names(parsed_args: argparse.Namespace, **_rest: object) -> list[str
     project = Project(where(parsed_args))
     guests = [guest.name for guest in project.compiled.placed.logical.guests]
     return [*guests, *(artefact.task for artefact in project.compiled.artefacts)]
+
+
+def complete_artefacts(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
+    """Paths of artefacts and their tasks, for the shell."""
+    artefacts = Project(where(parsed_args)).compiled.artefacts
+    return [artefact.path for artefact in artefacts] + [artefact.task for artefact in artefacts]

@@ -30,12 +30,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--jobs", type=int, default=1, metavar="N", help="make N artefacts at a time")
     parser.add_argument("-k", "--keep-going", action="store_true", help="make all that can be made")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace files that were edited by hand, keeping them as .orig"
+        "--overwrite",
+        action="store_true",
+        help="replace files that were edited by hand, keeping them as .orig",
     )
     parser.add_argument(
-        "--provision", action="store_true", help="make new disks even for guests that have run: their data is lost"
+        "--provision",
+        action="store_true",
+        help="make new disks even for guests that have run: their data is lost",
     )
-    parser.add_argument("--verify", action="store_true", help="read every artefact, whatever its time stamp says")
+    parser.add_argument(
+        "--verify", action="store_true", help="read every artefact, whatever its time stamp says"
+    )
     parser.add_argument("--no-wait", action="store_true", help="fail when another build runs in this project")
     parser.add_argument("--json", action="store_true", help="print an event per line as JSON")
 

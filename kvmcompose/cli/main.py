@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import os
 import pkgutil
 import sys
@@ -87,11 +87,18 @@ def add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
     env = os.environ.get
     group = parser.add_argument_group("global options")
     group.add_argument(
-        "-C", "--directory", metavar="DIR", type=Path, default=default(Path(env("KVM_COMPOSE_DIRECTORY", "."))),
+        "-C",
+        "--directory",
+        metavar="DIR",
+        type=Path,
+        default=default(Path(env("KVM_COMPOSE_DIRECTORY", "."))),
         help="the project folder (default: the current one)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--input", metavar="FILE", default=default(env("KVM_COMPOSE_INPUT")), help="instead of kvm-compose.yaml"
+        "--input",
+        metavar="FILE",
+        default=default(env("KVM_COMPOSE_INPUT")),
+        help="instead of kvm-compose.yaml",
     )
     group.add_argument(
         "--config", metavar="FILE", default=default(env("KVM_COMPOSE_CONFIG")),

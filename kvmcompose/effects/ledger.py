@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -42,7 +43,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """An artefact as it was built.
 
     ``recipe`` is the digest of ``inputs`` (a JSON document), ``content`` that of the file, which has
-    not changed while ``signature`` is the same. ``offered`` is the recipe of the ``.new`` file that was last laid beside an edited one.
+    not changed while ``signature`` is the same. ``offered`` is the recipe of the
+    ``.new`` file that was last laid beside an edited one.
     """
 
     path: str
@@ -64,6 +66,10 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str
     content: str
     inputs: bytes
+
+
+def _refuse_version(version: int) -> NoReturn:
+    raise sqlite3.DatabaseError(f"it has version {version}, not {LEDGER_VERSION}")
 
 
 class Ledger:
@@ -105,8 +111,9 @@ class Ledger:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0 and not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
                 connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {LEDGER_VERSION}; COMMIT;")
-            elif version != LEDGER_VERSION:
-                raise sqlite3.DatabaseError(f"it has version {version}, not {LEDGER_VERSION}")
+                version = LEDGER_VERSION
+            if version != LEDGER_VERSION:
+                _refuse_version(version)
             for table in ("artefacts", "intended", "files", "doit"):
                 connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchall()  # noqa: S608
         except BaseException:
@@ -174,7 +181,16 @@ class Ledger:
     def record(self, records: Iterable[Record]) -> None:
         """Write down what is in place; the intents for these paths are done with."""
         rows = [
-            (r.path, r.task, r.policy, r.recipe, r.content, *msgspec.structs.astuple(r.signature), r.offered, r.inputs)
+            (
+                r.path,
+                r.task,
+                r.policy,
+                r.recipe,
+                r.content,
+                *msgspec.structs.astuple(r.signature),
+                r.offered,
+                r.inputs,
+            )
             for r in records
         ]
         with self._writing() as connection:
@@ -189,7 +205,8 @@ class Ledger:
         if rows:
             with self._writing() as connection:
                 connection.executemany(
-                    "UPDATE artefacts SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE path = ?", rows
+                    "UPDATE artefacts SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE path = ?",
+                    rows,
                 )
 
     def drop(self, paths: Iterable[str]) -> None:
@@ -228,7 +245,7 @@ class Ledger:
                 connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def doit_rows(self) -> dict[str, str]:
-        """doit's own records of tasks."""
+        """Doit's own records of tasks."""
         with self._guard:
             return dict(self._connection.execute("SELECT task, data FROM doit").fetchall())
 

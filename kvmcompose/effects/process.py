@@ -84,7 +84,5 @@ def run(
             raise
     if check and process.returncode != 0:
         message = f"{argv[0]} failed with status {process.returncode}"
-        raise ProcessError(
-            argv, message, status=process.returncode, stderr=stderr.decode(errors="replace")
-        )
+        raise ProcessError(argv, message, status=process.returncode, stderr=stderr.decode(errors="replace"))
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)

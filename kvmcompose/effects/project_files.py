@@ -147,7 +147,7 @@ class FolderFiles:
             total += len(data)
             if total > CARRIED_LIMIT:
                 raise KvmComposeError(
-                    f"{str(folder)!r} holds more than {CARRIED_LIMIT >> 30} GiB: too much for a cloud-init seed",
+                    f"{str(folder)!r} holds more than {CARRIED_LIMIT >> 30} GiB, too much for a seed",
                     hint="put large data on a disk image of its own",
                 )
             digest = hashlib.sha256(data).hexdigest() if kind == "file" else target

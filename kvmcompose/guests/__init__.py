@@ -9,8 +9,9 @@ A module stands for a *kind* of guest and offers:
 ``check(machine, files)``         what a schema cannot say, as ``(path, complaint)`` pairs
 ``artefacts(guest, state)``       the files to be made for one guest
 
-Modules whose names start with ``_`` are shared between kinds. A kind whose section is checked by ``schemas/guests/<kind>.json`` may stand in the YAML; one without a
-schema (``clone``) comes out of another kind's ``expand``.
+Modules whose names start with ``_`` are shared between kinds. A kind whose section
+is checked by ``schemas/guests/<kind>.json`` may stand in the YAML; one without a schema (``clone``) comes
+out of another kind's ``expand``.
 """
 
 from __future__ import annotations

@@ -14,7 +14,10 @@ _Path = tuple[str | int, ...]
 def _missing(at: _Path, path: str, kind: FileKind, wanted: str) -> Complaint:
     if kind is FileKind.MISSING:
         return Complaint(
-            code="missing-file", path=at, message=f"{path!r} does not exist", wanted=wanted,
+            code="missing-file",
+            path=at,
+            message=f"{path!r} does not exist",
+            wanted=wanted,
             hint="paths are relative to the project folder",
         )
     what = {FileKind.FOLDER: "is a folder", FileKind.UNREADABLE: "cannot be read"}

@@ -134,9 +134,13 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
         if kind.cloud_image.name is not None:
             yield from _files.catalogue_image(files, (*at, "name"), kind.cloud_image.name)
         for key in ("setup_script", "run_script", "context"):
-            yield from _files.carried(files, (*at, key), getattr(kind.cloud_image, key), folder=key == "context")
+            yield from _files.carried(
+                files, (*at, key), getattr(kind.cloud_image, key), folder=key == "context"
+            )
     elif kind.existing_disk is not None:
-        yield from _check_existing(kind.existing_disk, (*at, "existing_disk"), files, scaled=bool(body.scaling))
+        yield from _check_existing(
+            kind.existing_disk, (*at, "existing_disk"), files, scaled=bool(body.scaling)
+        )
     elif kind.iso_guest is not None:
         yield from _files.image(files, (*at, "iso_guest", "path"), kind.iso_guest.path, "raw")
         if body.scaling is not None:
@@ -167,7 +171,7 @@ def _check_existing(
 def _check_scaling(machine: Machine, scaling: _scaling.Scaling, files: ProjectFiles) -> Iterator[Complaint]:
     at = (machine.kind, "scaling")
     yield from _scaling.check(machine, scaling)
-    scripts = {
+    scripts: dict[tuple[str | int, ...], str | None] = {
         ("shared_setup",): scaling.shared_setup,
         **{("clone_setup", i, "script"): each.script for i, each in enumerate(scaling.clone_setup)},
         **{("clone_run", i, "script"): each.script for i, each in enumerate(scaling.clone_run)},
@@ -190,14 +194,18 @@ def disk_path(name: str) -> str:
 def _disk_content(kind: LibvirtType) -> Content | None:
     if kind.cloud_image is not None:
         cloud = kind.cloud_image
-        return Overlay(image=BaseImage(name=cloud.name, path=cloud.path), expand_gigabytes=cloud.expand_gigabytes)
+        return Overlay(
+            image=BaseImage(name=cloud.name, path=cloud.path), expand_gigabytes=cloud.expand_gigabytes
+        )
     if kind.existing_disk is not None:
         disk = kind.existing_disk
         if disk.device_type == "cdrom":
             return None
         image = BaseImage(path=disk.path, format=disk.driver_type)
         return DeepCopy(image) if disk.create_deep_copy else Overlay(image=image)
-    return Blank(kind.iso_guest.expand_gigabytes) if kind.iso_guest and kind.iso_guest.expand_gigabytes else None
+    return (
+        Blank(kind.iso_guest.expand_gigabytes) if kind.iso_guest and kind.iso_guest.expand_gigabytes else None
+    )
 
 
 def media_path(kind: LibvirtType) -> str | None:

@@ -42,9 +42,7 @@ class Dialect(Protocol):
     def parse(self, section: dict[str, Any]) -> Any:
         """The network section as the dialect's own type."""
 
-    def check(
-        self, network: Any, machines: Sequence[Machine], hosts: Sequence[Host]
-    ) -> Iterable[Complaint]:
+    def check(self, network: Any, machines: Sequence[Machine], hosts: Sequence[Host]) -> Iterable[Complaint]:
         """What is wrong with the network and with who is attached to it."""
 
     def topology(self, network: Any) -> Topology:

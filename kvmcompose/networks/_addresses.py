@@ -116,9 +116,7 @@ def _enclosing(given: Sequence[Wish], longest: int) -> ipaddress.IPv4Network:
 
 
 def _too_far_apart(given: Sequence[Wish], network: ipaddress.IPv4Network) -> Complaint:
-    first, last = (
-        pick(given, key=lambda wish: ipaddress.IPv4Address(str(wish.ip))) for pick in (min, max)
-    )
+    first, last = (pick(given, key=lambda wish: ipaddress.IPv4Address(str(wish.ip))) for pick in (min, max))
     return Complaint(
         code="addresses-too-far-apart",
         path=(*last.path, "ip"),

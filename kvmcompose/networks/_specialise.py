@@ -79,8 +79,6 @@ class TunnelConnection(msgspec.Struct, frozen=True):
     testbed_host_target: str
 
 
-
-
 class NetworkState(msgspec.Struct, frozen=True, kw_only=True):
     """The network section of the state."""
 
@@ -245,7 +243,9 @@ def _geneve_key(project: str, link: Link, taken: set[int]) -> int:
     """A key that depends on the pair alone, whichever end was named first."""
     attempt = 0
     while True:
-        key = 1 + stable_number("geneve", project, *sorted((link.source, link.target)), attempt) % _GENEVE_KEYS
+        key = (
+            1 + stable_number("geneve", project, *sorted((link.source, link.target)), attempt) % _GENEVE_KEYS
+        )
         if key not in taken:
             taken.add(key)
             return key

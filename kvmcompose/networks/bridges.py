@@ -217,8 +217,12 @@ def _check_ip(ip: str, path: _Path, taken_by: str | None) -> Iterator[Complaint]
     except ValueError:
         hint = "the subnet is found out: leave /… away" if "/" in ip else None
         yield Complaint(
-            code="bad-address", path=path, message="not an address", found=repr(ip),
-            wanted="an IPv4 address or dynamic", hint=hint,
+            code="bad-address",
+            path=path,
+            message="not an address",
+            found=repr(ip),
+            wanted="an IPv4 address or dynamic",
+            hint=hint,
         )
         return
     usable = isinstance(address, ipaddress.IPv4Address) and not (
@@ -226,7 +230,9 @@ def _check_ip(ip: str, path: _Path, taken_by: str | None) -> Iterator[Complaint]
     )
     if not usable:
         yield Complaint(
-            code="bad-address", path=path, message=f"{ip} cannot be a guest's address",
+            code="bad-address",
+            path=path,
+            message=f"{ip} cannot be a guest's address",
             wanted="an IPv4 address of one machine, or dynamic",
         )
     elif taken_by is not None:
@@ -245,5 +251,3 @@ def specialise(placed: PlacedTestbed) -> tuple[NetworkState, dict[str, tuple[Int
 def artefacts(state: State) -> Iterator[Artefact]:
     """The libvirt network, with the guests' addresses as DHCP reservations."""
     yield network_xml(state, state.network)
-
-

@@ -88,7 +88,12 @@ def _read(
         problems += found
     if problems or document is None:
         raise InputError(problems)
-    return Documents(document, config_document), value, config_value, schemas.recognise(value.get("network") or {})
+    return (
+        Documents(document, config_document),
+        value,
+        config_value,
+        schemas.recognise(value.get("network") or {}),
+    )
 
 
 def _state(placed: PlacedTestbed) -> State:

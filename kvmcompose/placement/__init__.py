@@ -38,9 +38,7 @@ def segments_of(guest: Guest) -> tuple[str, ...]:
     return tuple(dict.fromkeys(attachment.segment for attachment in guest.attachments))
 
 
-def guests_follow(
-    testbed: LogicalTestbed, segments: dict[str, str]
-) -> tuple[dict[str, str], dict[str, str]]:
+def guests_follow(testbed: LogicalTestbed, segments: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Hosts and reasons of guests that lie where their segments lie.
 
     Golden images have no segment: they are set up on the main host, before their clones are spread.

@@ -66,9 +66,7 @@ def domain_xml(
         media=on_host(media),
         seed=on_host(seed),
         graphics=graphics,
-        nics=tuple(
-            Nic(nic.attach, nic.source, nic.target, nic.mac, nic.mtu) for nic in guest.interfaces
-        ),
+        nics=tuple(Nic(nic.attach, nic.source, nic.target, nic.mac, nic.mtu) for nic in guest.interfaces),
     )
     return Artefact(
         task=f"domain-xml:{guest.name}",

@@ -128,7 +128,7 @@ _pycdlib_lock = threading.Lock()
 
 @contextlib.contextmanager
 def _stopped_clock(epoch: int) -> Iterator[None]:
-    """pycdlib writes the time of day into every record and offers no way to give another."""
+    """Pycdlib writes the time of day into every record and offers no way to give another."""
     stopped = SimpleNamespace(
         time=lambda: float(epoch), localtime=clock.gmtime, gmtime=clock.gmtime,
         strftime=clock.strftime, strptime=clock.strptime, struct_time=clock.struct_time,

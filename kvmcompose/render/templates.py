@@ -42,7 +42,7 @@ class Templates:
             "keep_trailing_newline": True,
         }
         self._xml = ImmutableSandboxedEnvironment(autoescape=True, **options)
-        self._yaml = ImmutableSandboxedEnvironment(autoescape=False, finalize=to_yaml_flow, **options)  # noqa: S701 (finalize escapes)
+        self._yaml = ImmutableSandboxedEnvironment(autoescape=False, finalize=to_yaml_flow, **options)
 
     def xml(self, name: str, values: Mapping[str, Any]) -> str:
         """An XML text. Raises KvmComposeError naming the template and its line."""

@@ -13,7 +13,7 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Done, Failed, Listener, Noticed, Transferred
 from kvmcompose.effects.ledger import Record
 from kvmcompose.effects.qcow2 import read_header
-from kvmcompose.tasks.decide import FAILING, Action, Decision
+from kvmcompose.tasks.decide import FAILING, Action, Decision, Making
 from kvmcompose.tasks.project import ImageStep, Plan, Project, image_of
 
 
@@ -49,7 +49,7 @@ class Build:
         """Edited files whose ``.new`` the user removed: they count as made of what there is now."""
         for each in plan.decisions:
             record = self._records.get(each.path)
-            if each.action is not Action.CUSTOMISED or record is None or each.recipe is None:
+            if each.action is not Action.CUSTOMISED or record is None:
                 continue
             if record.recipe != each.recipe.digest:
                 yield msgspec.structs.replace(
@@ -68,15 +68,15 @@ class Build:
         resolved = images.fetch(step.image, progress)
         if not images.is_linked(resolved):
             images.link(step.image, resolved)
-        self._count(Done(f"artefacts/{resolved.link}", step.task, "link", (step.reason,)))
+        self._count(Done(f"artefacts/{resolved.link}", step.task, "link", step.reasons))
 
-    def make(self, decision: Decision) -> bool:
+    def make(self, decision: Making) -> bool:
         """Make one artefact. False when it failed, which is told."""
         return self._attempt(decision.task, lambda: self._make(decision))
 
-    def _make(self, decision: Decision) -> None:
+    def _make(self, decision: Making) -> None:
         artefact = decision.artefact
-        if artefact is not None and image_of(artefact) is not None:
+        if image_of(artefact) is not None:
             # the image may have been fetched since
             self.project.inputs.forget(artefact.path)
             decision = self.project.decider.decide(artefact, self._records.get(artefact.path))
@@ -86,7 +86,7 @@ class Build:
             self.project.maker.make(decision)
         self._count(Done(decision.path, decision.task, decision.action.value, decision.reasons))
 
-    def _refuse(self, decision: Decision) -> None:
+    def _refuse(self, decision: Making) -> None:
         reasons = "; ".join(decision.reasons)
         if decision.action is Action.CONFLICT:
             self.project.maker.offer(decision, self._records[decision.path])

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -19,6 +20,7 @@ from kvmcompose.effects.files import digest_bytes, digest_file
 from kvmcompose.effects.ledger import Ledger, Record
 from kvmcompose.effects.qcow2 import read_header
 from kvmcompose.effects.stat_cache import UNSETTLED, Signature
+from kvmcompose.pipeline.compile import STATE_PATH
 from kvmcompose.tasks.inputs import Inputs, Recipe, changes
 
 
@@ -61,18 +63,13 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do with one path. ``reasons`` are for the user; ``aside`` says that the file that is there
-    must be kept under another name.
-    """
+    """What to do with one path. ``reasons`` are for the user."""
 
     path: str
     task: str
     policy: Policy
     action: Action
     reasons: tuple[str, ...] = ()
-    artefact: Artefact | None = None
-    recipe: Recipe | None = None
-    aside: bool = False
 
     @property
     def settled(self) -> bool:
@@ -80,11 +77,30 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         return self.action in SETTLED
 
 
+class Making(Decision, frozen=True, kw_only=True):
+    """What to do with an artefact that is wanted, and of what it would be made.
+
+    ``aside`` says that the file that is there must be kept under another name.
+    """
+
+    artefact: Artefact
+    recipe: Recipe
+    aside: bool = False
+
+
+_AnyDecision = TypeVar("_AnyDecision", bound=Decision)
+
+
 class Decider:
     """Decides on one project's artefacts. ``build`` gives the bytes a text or seed would have."""
 
     def __init__(
-        self, folder: Path, ledger: Ledger, inputs: Inputs, build: Callable[[Artefact], bytes], options: Options
+        self,
+        folder: Path,
+        ledger: Ledger,
+        inputs: Inputs,
+        build: Callable[[Artefact], bytes],
+        options: Options,
     ) -> None:
         self._folder = folder
         self._ledger = ledger
@@ -94,11 +110,11 @@ class Decider:
         #: Files that are what they were, though ``stat`` says otherwise, with what it says now.
         self.refreshed: list[tuple[str, Signature]] = []
 
-    def decide(self, artefact: Artefact, record: Record | None) -> Decision:
+    def decide(self, artefact: Artefact, record: Record | None) -> Making:
         """What to do with an artefact. Raises KvmComposeError when its inputs cannot be read."""
         path = self._folder / artefact.path
         recipe = self._inputs.recipe(artefact)
-        known = Decision(
+        known = Making(
             path=artefact.path,
             task=artefact.task,
             policy=artefact.policy,
@@ -112,7 +128,9 @@ class Decider:
             return _as(known, Action.CREATE, reason)
         is_link = artefact.policy is Policy.LINK
         if not (stat.S_ISLNK(status.st_mode) if is_link else stat.S_ISREG(status.st_mode)):
-            return _as(known, Action.BLOCKED, f"something that is no {'link' if is_link else 'file'} is in its place")
+            return _as(
+                known, Action.BLOCKED, f"something that is no {'link' if is_link else 'file'} is in its place"
+            )
         if record is None or record.policy != artefact.policy.value:
             return self._unknown(known, artefact, path)
         if self._untouched(path, status, record):
@@ -124,10 +142,9 @@ class Decider:
             return _as(known, Action.REBUILD, *why)
         return self._touched(known, artefact, record, path)
 
-    def _touched(self, known: Decision, artefact: Artefact, record: Record, path: Path) -> Decision:
+    def _touched(self, known: Making, artefact: Artefact, record: Record, path: Path) -> Making:
         """The file is not what was built."""
         recipe = known.recipe
-        assert recipe is not None
         same = record.recipe == recipe.digest or self._only_image_missing(record, recipe)
         why = () if same else self._why(record, recipe)
         if artefact.policy in (Policy.REPRODUCIBLE, Policy.LINK):
@@ -148,8 +165,15 @@ class Decider:
         return _as(known, Action.CONFLICT, "edited by hand, and what it is made of has changed", *why)
 
     def _used(
-        self, known: Decision, artefact: Artefact, path: Path, *, same: bool, why: Sequence[str], smallest: int
-    ) -> Decision:
+        self,
+        known: Making,
+        artefact: Artefact,
+        path: Path,
+        *,
+        same: bool,
+        why: Sequence[str],
+        smallest: int,
+    ) -> Making:
         """A disk that is not as it was made: its guest has run, or it is damaged."""
         damage = self._damage(artefact, path, smallest, same=same)
         if damage is not None:
@@ -177,7 +201,7 @@ class Decider:
             return f"it lies on {header.backing_file!r}, not on {backing!r}"
         return None
 
-    def _unknown(self, known: Decision, artefact: Artefact, path: Path) -> Decision:
+    def _unknown(self, known: Making, artefact: Artefact, path: Path) -> Making:
         """A file that the ledger does not know: committed, copied here, or the ledger was lost."""
         if artefact.policy is Policy.LINK:
             return _as(known, Action.REBUILD, "the ledger does not know this link")
@@ -208,7 +232,10 @@ class Decider:
         else:
             # a disk in use is large, and its size tells without reading it
             known = record.signature != UNSETTLED
-            same = not (known and signature.size != record.signature.size) and digest_file(path) == record.content
+            same = (
+                not (known and signature.size != record.signature.size)
+                and digest_file(path) == record.content
+            )
         if same and signature != record.signature:
             self.refreshed.append((record.path, signature.or_unsettled()))
         return same
@@ -217,7 +244,11 @@ class Decider:
         before = self._ledger.inputs(record.path)
         if not record.recipe or not before:
             return ("doit was told to forget it, or its last build failed",)
-        return tuple(str(change) for change in changes(before, recipe.inputs)) or ("kvm-compose itself changed",)
+        if record.path == STATE_PATH:
+            return ("the testbed that it describes has changed",)
+        return tuple(str(change) for change in changes(before, recipe.inputs)) or (
+            "kvm-compose itself changed",
+        )
 
     def _only_image_missing(self, record: Record, recipe: Recipe) -> bool:
         """Whether nothing differs but that the image is not here to be compared with."""
@@ -247,8 +278,10 @@ def _backing(inputs: Inputs, artefact: Artefact) -> str | None:
     return inputs.backing(artefact.content) if isinstance(artefact.content, Overlay) else None
 
 
-def _as(known: Decision, action: Action, *reasons: str) -> Decision:
-    return msgspec.structs.replace(known, action=action, reasons=tuple(reason for reason in reasons if reason))
+def _as(known: _AnyDecision, action: Action, *reasons: str) -> _AnyDecision:
+    return msgspec.structs.replace(
+        known, action=action, reasons=tuple(reason for reason in reasons if reason)
+    )
 
 
 def look(path: Path) -> os.stat_result | None:

@@ -1,8 +1,8 @@
 """Our tasks for a ``dodo.py``: three lines make ``doit generate`` work in a project folder.
 
-    from kvmcompose.tasks.dodo import doit_config, testbed_tasks
+    from kvmcompose.tasks.dodo import doit_config, project_tasks
     DOIT_CONFIG = doit_config()
-    def task_testbed(): yield from testbed_tasks()
+    def task_testbed(): yield from project_tasks()
 
 Tasks of the user's own may name our targets (``artefacts/<guest>-domain.xml``) as their ``file_dep`` or
 our tasks (``generate``, ``disk:<guest>``) as their ``task_dep``.
@@ -24,13 +24,23 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Event, Failed, Listener, Noticed
 from kvmcompose.effects.ledger import Record
 from kvmcompose.tasks.build import Build
-from kvmcompose.tasks.decide import Action, Decision
-from kvmcompose.tasks.project import ImageStep, Plan, Project, Where, ledger_path
+from kvmcompose.tasks.decide import Action, Decision, Making
+from kvmcompose.tasks.project import ImageStep, Plan, Project, Where, image_of, ledger_path
 
 TaskDict = dict[str, Any]
 
 #: The task that stands for all artefacts.
 GROUP = "generate"
+
+GROUP_DOCS = {
+    "clone": "linked clones of golden images",
+    "disk": "disks of guests and golden images",
+    "domain-xml": "libvirt domains",
+    "image": "disk images that guests are made from",
+    "media": "CD-ROM images of guests",
+    "remove": "files that are no longer wanted",
+    "seed-iso": "cloud-init seeds",
+}
 
 
 def doit_config(project: str = ".") -> dict[str, Any]:
@@ -44,7 +54,7 @@ def doit_config(project: str = ".") -> dict[str, Any]:
     }
 
 
-def testbed_tasks(
+def project_tasks(
     project: str = ".",
     *,
     input: str | None = None,  # noqa: A002 (the name of the option)
@@ -63,9 +73,24 @@ def testbed_tasks(
 
 
 def _to_stderr(event: Event) -> None:
-    """doit itself tells what ran and what failed."""
+    """Doit itself tells what ran and what failed."""
     if isinstance(event, Noticed):
         sys.stderr.write(f"kvm-compose: {event.message}\n")
+
+
+class Verdict:
+    """What doit is told when it asks whether a task is up to date, with the reasons for who reads it."""
+
+    def __init__(self, decision: Decision | ImageStep) -> None:
+        self._decision = decision
+
+    def __call__(self) -> bool:
+        return self._decision.settled
+
+    def __str__(self) -> str:
+        return "; ".join(self._decision.reasons) or "the ledger of kvm-compose"
+
+    __repr__ = __str__
 
 
 class Session:
@@ -108,53 +133,59 @@ class Session:
         names = []
         steps = {step.image: step for step in self.plan.images}
         for step in steps.values():
-            yield self.image_task(step, settled=step.action is Action.KEEP)
+            yield self.image_task(step)
             names.append(step.task)
-        for decision in (*self.plan.decisions, *self.plan.stale):
-            settled = decision.settled
-            yield self.task(decision, steps=tuple(steps.values()), settled=settled)
-            names.append(decision.task if decision.artefact is not None else f"remove:{decision.path}")
+        for making in self.plan.decisions:
+            yield self.making_task(making, steps=tuple(steps.values()))
+            names.append(making.task)
+        for decision in self.plan.stale:
+            yield self.removal_task(decision)
+            names.append(f"remove:{decision.path}")
+        for base in dict.fromkeys(name.partition(":")[0] for name in names if ":" in name):
+            yield {"basename": base, "name": None, "doc": GROUP_DOCS.get(base, f"all tasks {base}:…")}
         yield group_task(names)
 
-    def image_task(self, step: ImageStep, *, settled: bool) -> TaskDict:
+    def image_task(self, step: ImageStep) -> TaskDict:
         """The task that has an image in the store and its link in place."""
         return {
             "basename": "image",
             "name": step.task.removeprefix("image:"),
             "actions": [(self._act, [step.task, lambda: self.build.fetch(step)])],
-            "uptodate": [settled],
+            "uptodate": [Verdict(step)],
             "io": {"capture": False},
             "doc": f"disk image {step.task.removeprefix('image:')}",
         }
 
-    def task(self, decision: Decision, *, steps: Sequence[ImageStep], settled: bool) -> TaskDict:
-        """The task that makes, or removes, one file."""
+    def removal_task(self, decision: Decision) -> TaskDict:
+        """The task that removes a file nobody needs any more."""
+        return {
+            "basename": "remove",
+            "name": decision.path,
+            "actions": [(self._act, [decision.task, lambda: self.build.remove(decision)])],
+            "uptodate": [Verdict(decision)],
+            "io": {"capture": False},
+            "doc": f"{decision.path} is no longer wanted",
+        }
+
+    def making_task(self, decision: Making, *, steps: Sequence[ImageStep]) -> TaskDict:
+        """The task that makes one artefact."""
         artefact = decision.artefact
-        if artefact is None:
-            return {
-                "basename": "remove",
-                "name": decision.path,
-                "actions": [(self._act, [decision.task, lambda: self.build.remove(decision)])],
-                "uptodate": [settled],
-                "io": {"capture": False},
-                "doc": f"{decision.path} is no longer wanted",
-            }
         base, _, name = artefact.task.partition(":")
         after = [self.project.artefacts[path].task for path in artefact.after]
-        image = image_step_of(decision, steps)
+        image = image_of(artefact)
         return {
             "basename": base,
             **({"name": name} if name else {}),
             "actions": [(self._act, [artefact.task, lambda: self.build.make(self._fresh(decision))])],
             "targets": [os.path.relpath(self.project.folder / artefact.path)],
-            "task_dep": [*after, *([image.task] if image is not None else [])],
-            "uptodate": [settled],
+            "task_dep": [*after, *(step.task for step in steps if step.image == image)],
+            "uptodate": [Verdict(decision)],
             "clean": [(self.clean, [artefact.path])],
             "io": {"capture": False},
             "doc": artefact.summary,
         }
 
-    def _fresh(self, decision: Decision) -> Decision:
+    def _fresh(self, decision: Making) -> Making:
         """The decision as of the beginning of the build, which may be later than the loading of tasks."""
         return next(each for each in self.begun.decisions if each.path == decision.path)
 
@@ -167,24 +198,27 @@ class Session:
 
     def clean(self, path: str, dryrun: bool) -> None:
         """Remove an artefact, unless the user or a guest has changed it since it was built."""
-        clean_file(self.project, path, self.project.records(write=False), dryrun=dryrun, force=self._clean_all)
+        clean_file(
+            self.project, path, self.project.records(write=False), dryrun=dryrun, force=self._clean_all
+        )
 
 
-def image_step_of(decision: Decision, steps: Sequence[ImageStep]) -> ImageStep | None:
-    """The step that provides the image an artefact lies on."""
-    content = decision.artefact.content if decision.artefact is not None else None
-    image = getattr(content, "image", None)
-    return next((step for step in steps if step.image == image), None)
+def task_name(task: TaskDict) -> str:
+    """The name that doit gives a task."""
+    return f"{task['basename']}:{task['name']}" if "name" in task else str(task["basename"])
 
 
 def group_task(names: Sequence[str]) -> TaskDict:
     """The task that stands for all the others."""
-    return {"basename": GROUP, "actions": None, "task_dep": list(names), "doc": "build what is missing or changed"}
+    return {
+        "basename": GROUP,
+        "actions": None,
+        "task_dep": list(names),
+        "doc": "build what is missing or changed",
+    }
 
 
-def clean_file(
-    project: Project, path: str, records: dict[str, Record], *, dryrun: bool, force: bool
-) -> None:
+def clean_file(project: Project, path: str, records: dict[str, Record], *, dryrun: bool, force: bool) -> None:
     """Remove one artefact and forget it; ``force`` removes even what was changed since it was built."""
     file = project.folder / path
     record = records.get(path)

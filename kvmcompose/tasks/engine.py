@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Finished, Listener, Started
 from kvmcompose.tasks.build import Build
-from kvmcompose.tasks.decide import Action
 from kvmcompose.tasks.project import Plan, Project, ledger_path
 
 if TYPE_CHECKING:  # doit takes longer to import than a build with nothing to do takes altogether
@@ -37,7 +38,7 @@ def generate(
     with project.locked(waiting), _terminable():
         build = Build(project, listener)
         plan = build.begin(names)
-        pending = sum(1 for step in plan.images if step.action is not Action.KEEP) + len(plan.pending)
+        pending = sum(not step.settled for step in plan.images) + len(plan.pending)
         listener(Started(pending))
         try:
             if pending:
@@ -50,23 +51,19 @@ def generate(
 
 def _run(build: Build, plan: Plan, *, jobs: int, keep_going: bool) -> None:
     """Let doit run the tasks that are out of date."""
-    from kvmcompose.tasks.dodo import Session, group_task  # noqa: PLC0415 (see above)
+    from kvmcompose.tasks.dodo import Session, group_task, task_name  # noqa: PLC0415 (see above)
 
     session = Session(build.project, build.listener)
     session.take(build, plan)
-    tasks: list[TaskDict] = []
-    names: list[str] = []
-    stale_images = [step for step in plan.images if step.action is not Action.KEEP]
-    for step in stale_images:
-        tasks.append(session.image_task(step, settled=False))
-        names.append(step.task)
-    known = {step.task for step in stale_images} | {decision.task for decision in plan.pending}
-    for decision in plan.pending:
-        task = session.task(decision, steps=stale_images, settled=False)
+    steps = [step for step in plan.images if not step.settled]
+    tasks = [session.image_task(step) for step in steps]
+    tasks += [session.making_task(each, steps=steps) for each in plan.decisions if not each.settled]
+    tasks += [session.removal_task(each) for each in plan.stale if not each.settled]
+    names = [task_name(task) for task in tasks]
+    known = set(names)
+    for task in tasks:
         # what is up to date is no task in this run
         task["task_dep"] = [name for name in task.get("task_dep", ()) if name in known]
-        tasks.append(task)
-        names.append(decision.task if decision.artefact is not None else f"remove:{decision.path}")
     tasks.append(group_task(names))
     arguments = ["run", *(["--continue"] if keep_going else []), *(["-n", str(jobs)] if jobs > 1 else [])]
     status = _doit(build.project, tasks, [*arguments, "generate"], reporter="zero")
@@ -79,7 +76,43 @@ def doit_command(project: Project, command: str, arguments: Sequence[str], *, cl
     from kvmcompose.tasks.dodo import Session  # noqa: PLC0415 (see above)
 
     session = Session(project, lambda _event: None, clean_all=clean_all)
-    return _doit(project, list(session.all_tasks()), [command, *arguments])
+    said = io.StringIO()
+    with redirect_stdout(said):
+        status = _doit(project, list(session.all_tasks()), [command, *arguments])
+    for line in said.getvalue().splitlines(keepends=True):
+        if " - executing 'Python:" not in line:  # how doit announces what we then say in words
+            sys.stdout.write(line)
+    return status
+
+
+def clean(project: Project, names: Sequence[str], *, dry_run: bool, force: bool) -> int:
+    """Let doit clean; when everything goes, so do links to images and files of guests long gone."""
+    from kvmcompose.tasks.dodo import clean_file  # noqa: PLC0415 (see above)
+
+    with project.locked(None):
+        arguments = [*(["--dry-run"] if dry_run else []), *names]
+        status = doit_command(project, "clean", arguments, clean_all=force)
+        if names:
+            return status
+        records = project.records(write=False)
+        for path in records:
+            if path not in project.artefacts:
+                clean_file(project, path, records, dryrun=dry_run, force=force)
+        if not dry_run:
+            _tidy(project.folder / "artefacts")
+    return status
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what only makes sense beside artefacts: links to images nobody lies on, then empty folders."""
+    images = folder / "images"
+    if not any(entry.suffix in (".img", ".qcow2") for entry in folder.glob("*")):
+        for link in images.glob("*"):
+            if link.is_symlink():
+                link.unlink()
+    for entry in (images, folder):
+        with suppress(OSError):  # not empty, or not there
+            entry.rmdir()
 
 
 def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, reporter: str = "console") -> int:
@@ -110,7 +143,6 @@ def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, repo
     backend = {"BACKEND": {"kvm-compose": "kvmcompose.tasks.doit_store:LedgerStore"}}
     main = Main(Loader(), config_filenames=(), extra_config=backend)
     status: int = main.run(arguments)
-    sys.stdout.flush()
     return status
 
 

@@ -47,7 +47,12 @@ class Inputs:
     """Takes the recipes of one compiled project; remembers what many artefacts share."""
 
     def __init__(
-        self, artefacts: Mapping[str, Artefact], templates: Templates, files: FolderFiles, images: Images, epoch: int
+        self,
+        artefacts: Mapping[str, Artefact],
+        templates: Templates,
+        files: FolderFiles,
+        images: Images,
+        epoch: int,
     ) -> None:
         self._artefacts = artefacts
         self._templates = templates
@@ -86,7 +91,10 @@ class Inputs:
                 return {"link": _written(content.image)}
             case Overlay(image=BaseImage() as image):
                 base = self._image(image)
-                return {"overlay": {**base, "expand_gigabytes": content.expand_gigabytes}, "version": _DISK_VERSION}
+                return {
+                    "overlay": {**base, "expand_gigabytes": content.expand_gigabytes},
+                    "version": _DISK_VERSION,
+                }
             case Overlay():
                 golden = self._artefacts[str(content.on)]
                 on = {"path": content.on, "recipe": self.recipe(golden).digest}

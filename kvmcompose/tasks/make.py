@@ -31,7 +31,7 @@ from kvmcompose.effects.qcow2 import read_header
 from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.render import Sources, render
 from kvmcompose.render.templates import Templates
-from kvmcompose.tasks.decide import Decision
+from kvmcompose.tasks.decide import Making
 from kvmcompose.tasks.images import Images, ResolvedImage
 from kvmcompose.tasks.inputs import Inputs, Recipe, rendered_document, seal
 
@@ -72,17 +72,16 @@ class Maker:
         if isinstance(content, Literal):
             return content.data, self._inputs.recipe(artefact)
         if not isinstance(content, Rendered):
-            raise AssertionError(f"{artefact.path} is not made in memory")
+            raise TypeError(f"{artefact.path} is not made in memory")
         carried = {name: self._files.carried(path) for name, path in content.files.items()}
         sources = Sources(self._templates, {name: files for name, (files, _) in carried.items()}, self._epoch)
         digests = {name: digest for name, (_, digest) in carried.items()}
         data = render(content, sources)
         return data, seal(rendered_document(content, self._templates, digests, self._epoch))
 
-    def make(self, decision: Decision) -> None:
+    def make(self, decision: Making) -> None:
         """Make what was decided on. Raises KvmComposeError; nothing is half-written then."""
         artefact = decision.artefact
-        assert artefact is not None
         path = self._folder / artefact.path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,22 +93,18 @@ class Maker:
         except OSError as error:
             raise KvmComposeError(f"cannot write {artefact.path}: {error.strerror or error}") from error
 
-    def offer(self, decision: Decision, record: Record) -> None:
+    def offer(self, decision: Making, record: Record) -> None:
         """Lay the new version of an edited file beside it, as ``.new``."""
         artefact, recipe = decision.artefact, decision.recipe
-        assert artefact is not None
-        assert recipe is not None
         path = self._folder / f"{artefact.path}.new"
         with replacing(path, mode=artefact.mode) as file:
             file.write(self.build(artefact))
         inputs = self._ledger.inputs(record.path) or b""
         self._ledger.record([msgspec.structs.replace(record, offered=recipe.digest, inputs=inputs)])
 
-    def adopt(self, decision: Decision) -> Record:
+    def adopt(self, decision: Making) -> Record:
         """The record of a file that is taken in as it is."""
         artefact, recipe = decision.artefact, decision.recipe
-        assert artefact is not None
-        assert recipe is not None
         path = self._folder / artefact.path
         signature = Signature.of(path.lstat())
         content = "" if isinstance(artefact.content, Overlay) else digest_file(path)
@@ -183,11 +178,10 @@ class Maker:
 
     def _overlay(self, content: Overlay) -> bytes:
         """The bytes of an overlay: qemu-img makes the first of each kind, its bytes serve for the others."""
-        if content.on is not None:
-            backing, kind = content.on.removeprefix("artefacts/"), "qcow2"
-            size = read_header(self._folder / content.on).virtual_size
+        if content.image is None:
+            backing, kind = str(content.on).removeprefix("artefacts/"), "qcow2"
+            size = read_header(self._folder / str(content.on)).virtual_size
         else:
-            assert content.image is not None
             resolved = self._here(content.image)
             if not self._images.is_linked(resolved):
                 self._images.link(content.image, resolved)
@@ -204,7 +198,20 @@ class Maker:
         with tempfile.TemporaryDirectory(prefix=".kvm-compose-", dir=folder) as scratch:
             new = Path(scratch) / "overlay"
             # -u: the backing name is relative to where the overlay will lie, not to where it is made
-            argv = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", backing, "-F", kind, str(new), str(size)]
+            argv = [
+                "qemu-img",
+                "create",
+                "-q",
+                "-u",
+                "-f",
+                "qcow2",
+                "-b",
+                backing,
+                "-F",
+                kind,
+                str(new),
+                str(size),
+            ]
             process.run(argv)
             return new.read_bytes()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from kvmcompose.core.artefact import Artefact, BaseImage, DeepCopy, LinkTo, Overlay
+from kvmcompose.core.artefact import Artefact, BaseImage, DeepCopy, Overlay
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
 from kvmcompose.core.model import Host
 from kvmcompose.core.names import PROJECT_NAME, project_name_from
@@ -25,7 +25,7 @@ from kvmcompose.effects.resources import schemas, templates
 from kvmcompose.effects.stat_cache import StatCache
 from kvmcompose.pipeline.compile import Compiled, Source, compile_project
 from kvmcompose.pipeline.logical import Settings
-from kvmcompose.tasks.decide import Action, Decider, Decision, Options, recover
+from kvmcompose.tasks.decide import Action, Decider, Decision, Making, Options, recover
 from kvmcompose.tasks.images import Images
 from kvmcompose.tasks.inputs import Inputs
 from kvmcompose.tasks.make import Maker
@@ -55,7 +55,12 @@ class ImageStep(msgspec.Struct, frozen=True):
     task: str
     image: BaseImage
     action: Action
-    reason: str = ""
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.action is Action.KEEP
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -65,7 +70,7 @@ class Plan(msgspec.Struct, frozen=True):
     """
 
     images: tuple[ImageStep, ...]
-    decisions: tuple[Decision, ...]
+    decisions: tuple[Making, ...]
     stale: tuple[Decision, ...]
     partial: bool
 
@@ -87,10 +92,14 @@ class Project:
         self._digests = StatCache(known)
         allowed = [self.folder / Path(each).expanduser() for each in where.allow_paths]
         store = default_store()
-        self.files = FolderFiles(self.folder, self._digests, allowed, (*catalogue.names(), *(image.name for image in store.list())))
+        self.files = FolderFiles(
+            self.folder, self._digests, allowed, (*catalogue.names(), *(image.name for image in store.list()))
+        )
         self.images = Images(store, catalogue, self.files)
         self.keys = default_keys() if config is None else None
-        settings = Settings(_project_name(self.folder, where), (_this_machine(),), default_keys(), _resolve_virt)
+        settings = Settings(
+            _project_name(self.folder, where), (_this_machine(),), default_keys(), _resolve_virt
+        )
         self.compiled: Compiled = compile_project(testbed, config, schemas(), settings, self.files)
         self.artefacts = {artefact.path: artefact for artefact in self.compiled.artefacts}
         self._templates = templates(self.folder)
@@ -134,7 +143,9 @@ class Project:
         wanted: set[str] = set()
         problems = []
         for name in names:
-            machine = {guest.name for guest in self.compiled.placed.logical.guests if guest.machine.name == name}
+            machine = {
+                guest.name for guest in self.compiled.placed.logical.guests if guest.machine.name == name
+            }
             found = [
                 artefact.path
                 for artefact in everything
@@ -154,12 +165,12 @@ class Project:
         known = {artefact.task for artefact in self.artefacts.values()}
         known |= {guest.name for guest in self.compiled.placed.logical.guests}
         near = difflib.get_close_matches(name, known, 3)
-        return Problem(
-            code="unknown-name",
-            message=f"there is no guest, task or artefact {name!r}",
-            location=Location("command line"),
-            hint=f"did you mean {' or '.join(near)}?" if near else "kvm-compose list shows all tasks",
-        )
+        hint = f"did you mean {' or '.join(near)}?" if near else "kvm-compose list --all shows all tasks"
+        return self.problem(f"there is no guest, task or artefact {name!r}", hint)
+
+    def problem(self, message: str, hint: str | None = None) -> Problem:
+        """A problem with a name on the command line."""
+        return Problem(code="unknown-name", message=message, location=Location("command line"), hint=hint)
 
     def plan(self, names: Sequence[str] = (), *, write: bool = False) -> Plan:
         """What a build of ``names`` would do. Only with ``write`` the ledger is put in order."""
@@ -171,10 +182,10 @@ class Project:
         ]  # fmt: skip
         return Plan(tuple(self._image_steps(decisions)), decisions, tuple(stale), partial=bool(names))
 
-    def _image_steps(self, decisions: Sequence[Decision]) -> Iterator[ImageStep]:
+    def _image_steps(self, decisions: Sequence[Making]) -> Iterator[ImageStep]:
         needed: dict[BaseImage, bool] = {}
         for decision in decisions:
-            image = image_of(decision.artefact) if decision.artefact is not None else None
+            image = image_of(decision.artefact)
             if image is not None:
                 needed[image] = needed.get(image, False) or not decision.settled
         for image, stale in needed.items():
@@ -182,9 +193,9 @@ class Project:
             name = image_task(image)
             if resolved is None:
                 action = Action.CREATE if stale else Action.KEEP
-                yield ImageStep(name, image, action, "not in the store: it will be fetched")
+                yield ImageStep(name, image, action, ("not in the store: it will be fetched",))
             elif not self.images.is_linked(resolved):
-                yield ImageStep(name, image, Action.CREATE, f"artefacts/{resolved.link} is not there")
+                yield ImageStep(name, image, Action.CREATE)
             else:
                 yield ImageStep(name, image, Action.KEEP)
 

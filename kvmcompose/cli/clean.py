@@ -1,0 +1,33 @@
+"""``kvm-compose clean``: removes artefacts."""
+
+from __future__ import annotations
+
+import argparse
+
+from kvmcompose.cli._project import add_names, open_project
+from kvmcompose.monitor.console import Console
+from kvmcompose.tasks.engine import clean
+
+NAME = "clean"
+ALIASES = ("clear-artefacts",)
+HELP = "remove artefacts; what was edited, and disks in use, only with --force"
+EXAMPLE = """\
+examples:
+  kvm-compose clean                   everything that can be built again
+  kvm-compose clean disk:server
+  kvm-compose clean --dry-run
+  kvm-compose clean --force           edited files and guests' data too
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_names(parser, "tasks or groups of tasks (default: all)")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    parser.add_argument("--force", action="store_true", help="remove edited files and disks in use as well")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Remove them."""
+    project = open_project(arguments, console)
+    return clean(project, arguments.names, dry_run=arguments.dry_run, force=arguments.force)

@@ -1,0 +1,31 @@
+"""``kvm-compose forget``: tasks are run again the next time."""
+
+from __future__ import annotations
+
+import argparse
+
+from kvmcompose.cli._project import add_names, open_project
+from kvmcompose.monitor.console import Console
+from kvmcompose.tasks.engine import doit_command
+
+NAME = "forget"
+HELP = "make tasks run again the next time, up to date or not"
+EXAMPLE = """\
+examples:
+  kvm-compose forget domain-xml:server
+  kvm-compose forget domain-xml         all of a group
+  kvm-compose forget                    everything
+
+Files that were edited, and disks in use, stay safe: the next build says so and
+asks for --overwrite or --provision.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_names(parser, "tasks or groups of tasks (default: all)")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Let doit forget them."""
+    return doit_command(open_project(arguments, console), "forget", arguments.names or ["--all"])

@@ -1,0 +1,89 @@
+"""``kvm-compose plan``: what ``generate`` would do, and why."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+
+from kvmcompose.cli._project import add_names, open_project
+from kvmcompose.monitor.build import line
+from kvmcompose.monitor.console import Console
+from kvmcompose.tasks.decide import FAILING, Action, Decision
+from kvmcompose.tasks.explain import difference
+
+NAME = "plan"
+HELP = "show what generate would do, and why; nothing is written"
+EXAMPLE = """\
+examples:
+  kvm-compose plan
+  kvm-compose plan --diff                what would change in XML, network and state
+  kvm-compose plan --detailed-exitcode   status 2 when there is something to do (for CI)
+"""
+
+#: With --detailed-exitcode, as terraform has it.
+_CHANGES = 2
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_names(parser)
+    parser.add_argument("--diff", action="store_true", help="show the text differences")
+    parser.add_argument(
+        "--detailed-exitcode",
+        action="store_true",
+        help="status 2 when there are changes, 0 when there are none",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="plan a generate --overwrite")
+    parser.add_argument("--provision", action="store_true", help="plan a generate --provision")
+    parser.add_argument(
+        "--verify", action="store_true", help="read every artefact, whatever its time stamp says"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Show the plan."""
+    project = open_project(arguments, console)
+    plan = project.plan(arguments.names)
+    rows = [(step.action, step.task, step.task, step.reasons) for step in plan.images]
+    decisions: tuple[Decision, ...] = (*plan.decisions, *plan.stale)
+    rows += [(each.action, each.path, each.task, each.reasons) for each in decisions]
+    pending = [row for row in rows if row[0] not in (Action.KEEP, Action.ADOPT)]
+    diffs = {each.path: difference(project, each) for each in decisions} if arguments.diff else {}
+    changes = any(row[0] not in (Action.CUSTOMISED, Action.LEFT_OVER) for row in pending)
+    if arguments.json:
+        console.json(
+            [
+                {"action": action.value, "path": path, "task": task, "reasons": reasons}
+                | ({"diff": diffs[path]} if diffs.get(path) else {})
+                for action, path, task, reasons in rows
+            ]
+        )
+    else:
+        shown = rows if console.verbosity > 0 else pending
+        for action, path, _task, reasons in shown:
+            console.data(line(console, action.value, path, reasons))
+            if diffs.get(path):
+                console.data(_coloured(console, diffs[path]))
+        console.say(_summary([row[0] for row in rows]))
+    return _CHANGES if arguments.detailed_exitcode and changes else 0
+
+
+def _summary(actions: list[Action]) -> str:
+    counts: Counter[Action] = Counter(Action.KEEP if action is Action.ADOPT else action for action in actions)
+    kept = counts.pop(Action.KEEP, 0)
+    parts = [
+        f"{counts[action]} to {action.value}"
+        for action in Action
+        if action in counts and action not in FAILING
+    ]
+    stuck = sum(counts[action] for action in FAILING)
+    if stuck:
+        parts.append(f"{stuck} that generate would fail on")
+    return ", ".join([*(parts or ["nothing to do"]), f"{kept} up to date"])
+
+
+def _coloured(console: Console, diff: str) -> str:
+    colours = {"+": "green", "-": "red", "@": "blue"}
+    lines = diff.rstrip("\n").split("\n")
+    return "\n".join(console.paint(text, colours[text[0]]) if text[:1] in colours else text for text in lines)

@@ -1,0 +1,36 @@
+"""``kvm-compose schema``: the JSON Schema of the YAML, for editors."""
+
+from __future__ import annotations
+
+import argparse
+
+from kvmcompose.effects.resources import schemas
+from kvmcompose.monitor.console import Console
+from kvmcompose.pipeline.schemas import complete_schema
+
+NAME = "schema"
+HELP = "print the JSON Schema of kvm-compose.yaml (or of the config), for editors"
+EXAMPLE = """\
+examples:
+  kvm-compose schema > kvm-compose.schema.json
+  kvm-compose schema --of config
+
+In kvm-compose.yaml this line makes editors with yaml-language-server use it:
+  # yaml-language-server: $schema=kvm-compose.schema.json
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "--of",
+        choices=("testbed", "config"),
+        default="testbed",
+        help="which of the two files (default: testbed)",
+    )
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Print the schema."""
+    console.json(complete_schema(schemas()) if arguments.of == "testbed" else schemas().config())
+    return 0

@@ -1,0 +1,50 @@
+"""``kvm-compose validate``: all problems of the YAML and the config at once."""
+
+from __future__ import annotations
+
+import argparse
+
+import msgspec
+
+from kvmcompose.cli._project import where
+from kvmcompose.core.errors import InputError, Problem
+from kvmcompose.monitor.console import Console
+from kvmcompose.tasks.project import Project
+
+NAME = "validate"
+HELP = "check kvm-compose.yaml and the config, and show all problems at once"
+EXAMPLE = """\
+examples:
+  kvm-compose validate
+  kvm-compose validate --json | jq -r '.problems[].location.line'
+
+The status is 2 when there are errors; warnings alone leave it 0.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Show the problems."""
+    problems: tuple[Problem, ...] = ()
+    status = 0
+    guests = 0
+    try:
+        compiled = Project(where(arguments)).compiled
+        problems = compiled.warnings
+        guests = len(compiled.state.testbed_guests)
+    except InputError as error:
+        problems, status = error.problems, error.exit_code
+    if arguments.json:
+        console.json({"valid": status == 0, "problems": [msgspec.to_builtins(each) for each in problems]})
+        return status
+    for problem in problems:
+        console.problem(problem)
+    if status == 0:
+        console.say(f"valid: {guests} guest{'s' if guests != 1 else ''}")
+    else:
+        console.say(f"{len(problems)} problem{'s' if len(problems) != 1 else ''}")
+    return status

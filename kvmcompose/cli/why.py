@@ -1,0 +1,50 @@
+"""``kvm-compose why``: what an artefact is made of, and what of it has changed."""
+
+from __future__ import annotations
+
+import argparse
+
+import msgspec
+
+from kvmcompose.cli._project import complete_artefacts, open_project
+from kvmcompose.monitor.console import Console
+from kvmcompose.tasks.explain import explain
+
+NAME = "why"
+HELP = "show what an artefact is made of, and what of that changed since it was built"
+EXAMPLE = """\
+examples:
+  kvm-compose why artefacts/server-domain.xml
+  kvm-compose why seed-iso:server
+  kvm-compose why --json state.json
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    artefact = parser.add_argument(
+        "artefact", metavar="ARTEFACT", help="the path of an artefact, or its task"
+    )
+    artefact.completer = complete_artefacts  # type: ignore[attr-defined] # argcomplete looks for it
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Show the explanation."""
+    answer = explain(open_project(arguments, console), arguments.artefact)
+    if arguments.json:
+        console.json(answer)
+        return 0
+    console.data(f"{answer.path} ({answer.task})")
+    reasons = f": {'; '.join(answer.reasons)}" if answer.reasons and not answer.changed else ""
+    console.data(f"generate would {answer.action} it{reasons}")
+    if answer.changed:
+        console.data("\nchanged since it was built:")
+        for change in answer.changed:
+            console.data(console.paint(f"  {change}", "yellow"))
+    console.data(f"\nmade of (SHA-256 {answer.recipe}):")
+    changed = {change.name for change in answer.changed}
+    for name, value in answer.inputs.items():
+        text = msgspec.json.encode(value).decode()
+        console.data(f"{'*' if name in changed else ' '} {name} = {text}")
+    return 0

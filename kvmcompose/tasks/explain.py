@@ -1,0 +1,103 @@
+"""Answers about one artefact, and text differences: what ``why`` and ``plan --diff`` show."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kvmcompose.core.artefact import Literal, Rendered
+from kvmcompose.core.errors import InputError, KvmComposeError
+from kvmcompose.tasks.decide import Decision, Making
+from kvmcompose.tasks.inputs import Change, changes, leaves
+from kvmcompose.tasks.project import Project
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """What an artefact is made of, what of it changed since it was built, and what a build would do."""
+
+    path: str
+    task: str
+    action: str
+    reasons: tuple[str, ...]
+    recipe: str
+    built_from: str | None
+    inputs: dict[str, Any]
+    changed: tuple[Change, ...]
+
+
+def explain(project: Project, name: str) -> Explanation:
+    """The explanation of the artefact of that path or task.
+
+    The inputs shown are those that the digest is taken of: one document, made by one walk.
+    """
+    matching = [
+        artefact
+        for artefact in project.compiled.artefacts
+        if name in (artefact.path, artefact.task, artefact.path.removeprefix("artefacts/"))
+    ]
+    if not matching:
+        named = project.select([name])  # raises InputError with near names when there is nothing at all
+        tasks = ", ".join(artefact.task for artefact in named if artefact.task != "state")
+        raise InputError([project.problem(f"{name!r} stands for several artefacts: name one of {tasks}")])
+    artefact = matching[0]
+    record = project.records(write=False).get(artefact.path)
+    decision = project.decider.decide(artefact, record)
+    recipe = project.inputs.recipe(artefact)
+    inputs = recipe.inputs
+    built_from = project.ledger.inputs(artefact.path) if record is not None and record.recipe else None
+    if isinstance(artefact.content, Literal):
+        # the inputs of the state are the state; what it was made of is what stands in the file
+        inputs = artefact.content.data
+        built_from = _json_in(project.folder / artefact.path)
+    return Explanation(
+        path=artefact.path,
+        task=artefact.task,
+        action=decision.action.value,
+        reasons=decision.reasons,
+        recipe=recipe.digest,
+        built_from=record.recipe if record is not None and record.recipe else None,
+        inputs=dict(leaves(msgspec.json.decode(inputs))),
+        changed=tuple(changes(built_from, inputs)) if built_from else (),
+    )
+
+
+def _json_in(path: Path) -> bytes | None:
+    try:
+        data = path.read_bytes()
+        msgspec.json.decode(data)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return data
+
+
+def difference(project: Project, decision: Decision) -> str:
+    """What a build would change in a text artefact, as a unified diff; empty for what is no text."""
+    if decision.settled:
+        return ""
+    path = project.folder / decision.path
+    after: list[str] = []
+    if isinstance(decision, Making):
+        content = decision.artefact.content
+        if not isinstance(content, Literal) and not (
+            isinstance(content, Rendered) and content.renderer == "xml"
+        ):
+            return ""
+        after = project.maker.build(decision.artefact).decode().splitlines(keepends=True)
+    elif not decision.path.endswith((".xml", ".json")):
+        return ""
+    try:
+        before = path.read_text().splitlines(keepends=True) if path.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise KvmComposeError(f"cannot read {decision.path}: {error}") from error
+    old, new = f"a/{decision.path}", f"b/{decision.path}"
+    return "".join(
+        difflib.unified_diff(
+            before,
+            after,
+            old if before else "/dev/null",
+            new if isinstance(decision, Making) else "/dev/null",
+        )
+    )
