@@ -1,0 +1,69 @@
+"""``kvm-compose graph``: the topology, or the tasks, as a picture."""
+
+from __future__ import annotations
+
+import argparse
+
+from kvmcompose.cli._project import open_project
+from kvmcompose.effects import process
+from kvmcompose.monitor.console import Console
+from kvmcompose.render.graph import Edge, Graph, Node, to_dot, to_mermaid, topology
+from kvmcompose.tasks.project import Project, image_of, image_task
+
+NAME = "graph"
+HELP = "draw the topology or the tasks, as dot, mermaid, json or svg"
+EXAMPLE = """\
+examples:
+  kvm-compose graph --format mermaid
+  kvm-compose graph --format svg > testbed.svg     (needs graphviz)
+  kvm-compose graph --of tasks | dot -Tpng > tasks.png
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "--of", choices=("topology", "tasks"), default="topology", help="what to draw (default: topology)"
+    )
+    parser.add_argument(
+        "--format", choices=("dot", "mermaid", "json", "svg"), default="dot", help="as what (default: dot)"
+    )
+    parser.add_argument(
+        "--json", action="store_const", const="json", dest="format", help="the same as --format json"
+    )
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Print the picture."""
+    project = open_project(arguments, console)
+    placed = project.compiled.placed
+    graph = topology(placed.logical, placed.placement) if arguments.of == "topology" else _tasks(project)
+    match arguments.format:
+        case "json":
+            console.json(graph)
+        case "mermaid":
+            console.data(to_mermaid(graph))
+        case "svg":
+            console.raw(process.run(["dot", "-Tsvg"], stdin=to_dot(graph).encode()).stdout)
+        case _:
+            console.data(to_dot(graph))
+    return 0
+
+
+def _tasks(project: Project) -> Graph:
+    """Tasks, each pointing to those that need it; the state comes before everything."""
+    artefacts = project.compiled.artefacts
+    nodes = [Node(artefact.task, "task", artefact.guest or "") for artefact in artefacts]
+    edges = []
+    images = {}
+    for artefact in artefacts:
+        image = image_of(artefact)
+        if image is not None:
+            images[image] = image_task(image)
+            edges.append(Edge(images[image], artefact.task))
+        for path in artefact.after:
+            edges.append(Edge(project.artefacts[path].task, artefact.task))
+        if artefact.task != "state" and image is None and not artefact.after:
+            edges.append(Edge("state", artefact.task))
+    nodes += [Node(name, "task") for name in images.values()]
+    return Graph(tuple(nodes), tuple(edges), directed=True)
