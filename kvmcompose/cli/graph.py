@@ -61,8 +61,7 @@ def _tasks(project: Project) -> Graph:
         if image is not None:
             images[image] = image_task(image)
             edges.append(Edge(images[image], artefact.task))
-        for path in artefact.after:
-            edges.append(Edge(project.artefacts[path].task, artefact.task))
+        edges += [Edge(project.artefacts[path].task, artefact.task) for path in artefact.after]
         if artefact.task != "state" and image is None and not artefact.after:
             edges.append(Edge("state", artefact.task))
     nodes += [Node(name, "task") for name in images.values()]

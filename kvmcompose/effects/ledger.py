@@ -8,6 +8,7 @@ take its own file for one that the user edited, nor a half-built one for done.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import threading
@@ -75,24 +76,28 @@ def _refuse_version(version: int) -> NoReturn:
 class Ledger:
     """The ledger of one project. Safe to share between threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
+        """Open the ledger at ``path``, made when it is not there; None is an empty one in memory."""
         self.path = path
         #: Set when an unreadable ledger had to be put aside; for the user to be told once.
         self.notice: str | None = None
         self._guard = threading.RLock()
+        self._owner = os.getpid()
+        if path is None:
+            self._open_connection = self._open()
+            return
         if not path.parent.is_dir():
             path.parent.mkdir(parents=True)
             (path.parent / ".gitignore").write_text("*\n")
         try:
             self._open_connection = self._open()
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) and "unable to open" in str(error):
-                raise
+            if isinstance(error, sqlite3.OperationalError):  # not the content: the folder, a lock
+                raise OSError(errno.EACCES, f"cannot open the ledger: {error}") from error
             self.notice = f"the ledger {path.name} cannot be read ({error}): everything is looked at afresh"
             for name in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
                 name.unlink(missing_ok=True)
             self._open_connection = self._open()
-        self._owner = os.getpid()
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -103,7 +108,8 @@ class Ledger:
         return self._open_connection
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        name = ":memory:" if self.path is None else self.path
+        connection = sqlite3.connect(name, timeout=60, isolation_level=None, check_same_thread=False)
         try:
             # a killed process loses nothing; a power cut may lose the last moments, never the consistency
             connection.execute("PRAGMA journal_mode = WAL")

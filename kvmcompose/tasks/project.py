@@ -108,11 +108,14 @@ class Project:
 
     @cached_property
     def ledger(self) -> Ledger:
-        """The project's ledger; made when first asked for."""
+        """The project's ledger; an empty one in memory as long as nothing was ever built."""
+        return self._open_ledger() if ledger_path(self.folder).exists() else Ledger(None)
+
+    def _open_ledger(self) -> Ledger:
         try:
             return open_ledger(ledger_path(self.folder))
         except OSError as error:
-            raise KvmComposeError(f"cannot write to {str(self.folder)!r}: {error.strerror}") from error
+            raise KvmComposeError(f"{str(self.folder / PRIVATE_FOLDER)!r}: {error.strerror}") from error
 
     @cached_property
     def maker(self) -> Maker:
@@ -128,7 +131,8 @@ class Project:
 
     def locked(self, waiting: Callable[[str], None] | None) -> AbstractContextManager[None]:
         """Hold the project's build lock; see ``build_lock``."""
-        self.ledger  # noqa: B018 (makes the folder)
+        if self.ledger.path is None:
+            self.ledger = self._open_ledger()
         return build_lock(self.folder / PRIVATE_FOLDER / "lock", waiting=waiting)
 
     def records(self, *, write: bool) -> dict[str, Record]:

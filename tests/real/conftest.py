@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hosts import TestHost, TestHosts
 from hosts.debian_image import debian_image as make_debian_image
+from hosts.micro_image import micro_image as make_micro_image
 from hosts.testbed import make_key
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ def real_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestHost]:
 def debian_image() -> Path:
     """A bootable qcow2 of Debian with its own cloud-init; read-only, so back an overlay with it."""
     return make_debian_image()
+
+
+@pytest.fixture(scope="session")
+def micro_image() -> Path:
+    """A bootable qcow2 of a guest that is up in seconds and reads simple seeds; read-only."""
+    return make_micro_image()
 
 
 @pytest.fixture(scope="session")

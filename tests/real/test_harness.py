@@ -67,6 +67,8 @@ users:
     shell: /bin/bash
     sudo: "ALL=(ALL) NOPASSWD:ALL"
     ssh_authorized_keys: ["{key}"]
+runcmd:
+  - [sh, -c, "echo a b >/etc/from-runcmd"]
 """
 
 NETWORK_CONFIG = """\
@@ -168,37 +170,77 @@ def test_network_starts_with_dhcp_and_nat(real_host: TestHost, tmp_path: Path) -
         real_host.virsh("net-undefine", "t-network")
 
 
+def start_guest(
+    host: TestHost, folder: Path, image: Path, key: Path, *, name: str, number: int, memory: int
+) -> Login:
+    """Start a guest on a bridge of its own, with the address 10.<number>.0.5 from a hand-made seed."""
+    mac, address, bridge = f"52:54:00:00:{number:02x}:05", f"10.{number}.0.5", f"t-br{number}"
+    seed, overlay = folder / f"{name}.iso", make_disk(folder / f"{name}.qcow2", "3G", image)
+    write_seed(
+        seed,
+        user_data=USER_DATA.format(key=key.with_suffix(".pub").read_text().strip()),
+        meta_data=f"instance-id: {name}-1\nlocal-hostname: {name}\n",
+        network_config=NETWORK_CONFIG.format(mac=mac, address=address),
+    )
+    host.add_bridge(bridge, address=f"10.{number}.0.1/24")
+    devices = disk(overlay, "vda") + disk(seed, "vdb", kind="raw", extra="<readonly/>")
+    host.virsh(
+        "define", domain_file(folder, name=name, memory=memory, bridge=bridge, mac=mac, devices=devices)
+    )
+    host.virsh("start", name)
+    return Login(address, "nocloud", key)
+
+
+def shut_down(host: TestHost, name: str) -> None:
+    """Press the guest's power button and wait until it is off."""
+    host.virsh("shutdown", name)
+    deadline = time.monotonic() + 60
+    while name in host.virsh("list", "--name").stdout.split():
+        assert time.monotonic() < deadline, "the guest did not obey its power button"
+        time.sleep(0.2)
+
+
+def remove_guest(host: TestHost, name: str) -> None:
+    host.virsh("destroy", name, check=False)
+    host.virsh("undefine", name)
+
+
 def test_debian_boots_from_its_bios_and_applies_a_seed(
     real_host: TestHost, debian_image: Path, ssh_key: Path, tmp_path: Path
 ) -> None:
-    mac, address = "52:54:00:00:66:05", "10.66.0.5"
-    seed, overlay = tmp_path / "seed.iso", make_disk(tmp_path / "debian.qcow2", "3G", debian_image)
-    write_seed(
-        seed,
-        user_data=USER_DATA.format(key=ssh_key.with_suffix(".pub").read_text().strip()),
-        meta_data="instance-id: t-debian-1\nlocal-hostname: t-debian\n",
-        network_config=NETWORK_CONFIG.format(mac=mac, address=address),
-    )
-    real_host.add_bridge("t-br1", address="10.66.0.1/24")
-    devices = disk(overlay, "vda") + disk(seed, "vdb", kind="raw", extra="<readonly/>")
-    login = Login(address, "nocloud", ssh_key)
-    real_host.virsh(
-        "create",
-        domain_file(tmp_path, name="t-debian", memory=512, bridge="t-br1", mac=mac, devices=devices),
-    )
+    name = "t-debian"
+    login = start_guest(real_host, tmp_path, debian_image, ssh_key, name=name, number=66, memory=512)
     try:
-        wait_for_ssh(real_host, "t-debian", login)
-        assert ssh(real_host, login, ["hostname"]).stdout.strip() == "t-debian"
+        wait_for_ssh(real_host, name, login)
+        assert ssh(real_host, login, ["hostname"]).stdout.strip() == name
         assert "done" in ssh(real_host, login, ["cloud-init", "status", "--wait"], timeout=120).stdout
         size = ssh(real_host, login, ["df", "--output=size", "-BM", "/"]).stdout.split()[-1]
         assert int(size.rstrip("M")) > 2500, "the root file system did not grow with the disk"
-        real_host.virsh("shutdown", "t-debian")
-        deadline = time.monotonic() + 60
-        while "t-debian" in real_host.virsh("list", "--name").stdout:
-            assert time.monotonic() < deadline, "the guest did not obey its power button"
-            time.sleep(0.5)
+        shut_down(real_host, name)
     finally:
-        real_host.virsh("destroy", "t-debian", check=False)
+        remove_guest(real_host, name)
+
+
+def test_micro_guest_applies_a_seed_and_keeps_its_disk(
+    real_host: TestHost, micro_image: Path, ssh_key: Path, tmp_path: Path
+) -> None:
+    name = "t-micro"
+    login = start_guest(real_host, tmp_path, micro_image, ssh_key, name=name, number=67, memory=128)
+    try:
+        wait_for_ssh(real_host, name, login, timeout=60)
+        assert ssh(real_host, login, ["hostname"]).stdout.strip() == name
+        assert ssh(real_host, login, ["id", "-un", ";", "sudo", "id", "-un"]).stdout.split() == [
+            "nocloud",
+            "root",
+        ]
+        assert ssh(real_host, login, ["cat", "/etc/from-runcmd"]).stdout.strip() == "a b"
+        ssh(real_host, login, ["echo", "kept", ">kept"])
+        shut_down(real_host, name)
+        real_host.virsh("start", name)
+        wait_for_ssh(real_host, name, login, timeout=60)
+        assert ssh(real_host, login, ["cat", "kept"]).stdout.strip() == "kept"
+    finally:
+        remove_guest(real_host, name)
 
 
 def test_unreachable_guest_is_reported_with_its_console(real_host: TestHost, tmp_path: Path) -> None:
