@@ -23,11 +23,19 @@ examples:
   kvm-compose generate --provision web  a new disk for a guest that has run: its data is lost
 """
 
+_MOST_JOBS = 256
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_names(parser)
-    parser.add_argument("-n", "--jobs", type=int, default=1, metavar="N", help="make N artefacts at a time")
+    parser.add_argument(
+        "-n",
+        "--jobs",
+        type=_jobs,
+        metavar="N",
+        help="processes to make artefacts with (default: as many as pay)",
+    )
     parser.add_argument("-k", "--keep-going", action="store_true", help="make all that can be made")
     parser.add_argument(
         "--overwrite",
@@ -44,6 +52,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-wait", action="store_true", help="fail when another build runs in this project")
     parser.add_argument("--json", action="store_true", help="print an event per line as JSON")
+
+
+def _jobs(text: str) -> int:
+    jobs = int(text) if text.isdigit() else 0
+    if not 1 <= jobs <= _MOST_JOBS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_MOST_JOBS}")
+    return jobs
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import os
 import pkgutil
@@ -157,6 +158,9 @@ def build_parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
+    if argv is None:
+        # one command is over before cycles could pile up, and looking for them takes half of the time
+        gc.disable()
     console = Console()
     try:
         completing = "_ARGCOMPLETE" in os.environ

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-_TEMPORARY_PREFIX = ".kvm-compose-"
+#: What files are called until they are finished and take their place.
+STAGED_PREFIX = ".kvm-compose-staged-"
 
 
 @contextlib.contextmanager
@@ -21,7 +22,7 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
     The temporary file lies in the same folder, so the rename is atomic. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=STAGED_PREFIX, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file

@@ -34,6 +34,7 @@ class FolderFiles:
         self._kinds: dict[str, FileKind] = {}
         self._inside: dict[str, bool] = {}
         self._trees: dict[str, str] = {}
+        self._image_problems: dict[tuple[str, str | None], str | None] = {}
 
     def path(self, name: str) -> Path:
         """A path as written in the YAML, as one that can be opened."""
@@ -71,6 +72,12 @@ class FolderFiles:
         An image may lie anywhere, but what it leads to itself must lie beside it or in an allowed place:
         else a lab from the internet could make any file of this machine readable in a guest.
         """
+        key = (path, wanted_format)
+        if key not in self._image_problems:
+            self._image_problems[key] = self._image_problem(path, wanted_format)
+        return self._image_problems[key]
+
+    def _image_problem(self, path: str, wanted_format: str | None) -> str | None:
         image = self.path(path)
         try:
             header = read_header(image)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
 from kvmcompose.core.artefact import Policy
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Done, Failed, Listener, Noticed, Transferred
+from kvmcompose.effects.files import STAGED_PREFIX
 from kvmcompose.effects.ledger import Record
 from kvmcompose.effects.qcow2 import read_header
 from kvmcompose.tasks.decide import FAILING, Action, Decision, Making
+from kvmcompose.tasks.make import Staged
 from kvmcompose.tasks.project import ImageStep, Plan, Project, image_of
+
+#: Prepares artefacts; see ``Build.stage``.
+Stage = Callable[[Sequence[Making]], Sequence[Staged | KvmComposeError]]
 
 
 class Build:
@@ -32,6 +38,7 @@ class Build:
     def begin(self, names: Sequence[str] = ()) -> Plan:
         """Take stock under the lock, and take in what needs no work."""
         self.project.make_keys()
+        self._sweep()
         plan = self.project.plan(names, write=True)
         self._records = self.project.records(write=False)
         adopted = [each for each in plan.decisions if each.action is Action.ADOPT]
@@ -45,81 +52,136 @@ class Build:
         self.kept = sum(each.settled for each in plan.decisions)
         return plan
 
+    def _sweep(self) -> None:
+        """Remove what builds that were killed had staged."""
+        for folder in (self.project.folder, self.project.folder / "artefacts"):
+            for left in folder.glob(f"{STAGED_PREFIX}*"):
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
+
     def _settled(self, plan: Plan) -> Iterator[Record]:
         """Edited files whose ``.new`` the user removed: they count as made of what there is now."""
         for each in plan.decisions:
             record = self._records.get(each.path)
             if each.action is not Action.CUSTOMISED or record is None:
                 continue
-            if record.recipe != each.recipe.digest:
+            recipe = self.project.inputs.recipe(each.artefact)
+            if record.recipe != recipe.digest:
                 yield msgspec.structs.replace(
-                    record, recipe=each.recipe.digest, inputs=each.recipe.inputs, offered=None
+                    record, recipe=recipe.digest, inputs=recipe.inputs, offered=None
                 )
 
     def fetch(self, step: ImageStep) -> bool:
         """Have an image in the store, and its link in place. False when it failed, which is told."""
-        return self._attempt(step.task, lambda: self._fetch(step))
 
-    def _fetch(self, step: ImageStep) -> None:
         def progress(done: int, total: int | None) -> None:
             self.listener(Transferred(step.task, done, total))
 
         images = self.project.images
-        resolved = images.fetch(step.image, progress)
-        if not images.is_linked(resolved):
-            images.link(step.image, resolved)
+        try:
+            resolved = images.fetch(step.image, progress)
+            if not images.is_linked(resolved):
+                images.link(step.image, resolved)
+        except OSError as error:
+            self._fail(step.task, KvmComposeError(f"cannot link the image: {error.strerror or error}"))
+            return False
+        except KvmComposeError as error:
+            self._fail(step.task, error)
+            return False
         self._count(Done(f"artefacts/{resolved.link}", step.task, "link", step.reasons))
+        return True
 
-    def make(self, decision: Making) -> bool:
-        """Make one artefact. False when it failed, which is told."""
-        return self._attempt(decision.task, lambda: self._make(decision))
+    def make(self, decisions: Sequence[Making], stage: Stage | None = None) -> bool:
+        """Make artefacts and put them in place together. False when one failed, which is told.
 
-    def _make(self, decision: Making) -> None:
+        ``stage`` prepares them, in other processes perhaps; without it that is done here.
+        """
+        ready = []
+        failed = self.failed
+        for decision in map(self._current, decisions):
+            if decision.action in FAILING:
+                self._refuse(decision)
+            elif not decision.settled:
+                ready.append(decision)
+        try:
+            outcomes = (stage or self.stage)(ready)
+        except KvmComposeError as error:
+            self._fail(decisions[0].task, error)
+            return False
+        staged = []
+        for decision, outcome in zip(ready, outcomes, strict=True):
+            if isinstance(outcome, KvmComposeError):
+                self._fail(decision.task, outcome)
+            else:
+                staged.append(outcome)
+        try:
+            self.project.maker.commit(staged)
+        except KvmComposeError as error:
+            self._fail(ready[0].task, error)
+            self.project.maker.discard(staged)
+        done = {each.intent.path for each in staged}
+        for decision in ready:
+            if decision.path in done:
+                self._count(Done(decision.path, decision.task, decision.action.value, decision.reasons))
+        return self.failed == failed
+
+    def stage(self, decisions: Iterable[Making]) -> list[Staged | KvmComposeError]:
+        """Every artefact under a temporary name, or why it could not be made."""
+        outcomes: list[Staged | KvmComposeError] = []
+        for decision in decisions:
+            try:
+                outcomes.append(self.project.maker.stage(decision))
+            except KvmComposeError as error:
+                outcomes.append(error)
+        return outcomes
+
+    def _current(self, decision: Making) -> Making:
+        """The decision anew, when it rests on an image that may have been fetched since."""
         artefact = decision.artefact
-        if image_of(artefact) is not None:
-            # the image may have been fetched since
-            self.project.inputs.forget(artefact.path)
-            decision = self.project.decider.decide(artefact, self._records.get(artefact.path))
-        if decision.action in FAILING:
-            self._refuse(decision)
-        if not decision.settled:
-            self.project.maker.make(decision)
-        self._count(Done(decision.path, decision.task, decision.action.value, decision.reasons))
+        if image_of(artefact) is None:
+            return decision
+        self.project.inputs.forget(artefact.path)
+        return self.project.decider.decide(artefact, self._records.get(artefact.path))
 
     def _refuse(self, decision: Making) -> None:
         reasons = "; ".join(decision.reasons)
+        message = f"{decision.path} is kept as it is: {reasons}"
+        hint = "move it away"
         if decision.action is Action.CONFLICT:
-            self.project.maker.offer(decision, self._records[decision.path])
-            raise KvmComposeError(
-                f"{decision.path} is kept as it is: {reasons}",
-                hint=f"the new version is {decision.path}.new: take over what you need and remove it, "
-                "or let --overwrite take it (your file is then kept as .orig)",
+            hint = (
+                f"the new version is {decision.path}.new: take over what you need and remove it, "
+                "or let --overwrite take it (your file is then kept as .orig)"
             )
-        hint = "--provision makes a new disk" if decision.action is Action.IN_USE else "move it away"
-        raise KvmComposeError(f"{decision.path} is kept as it is: {reasons}", hint=hint)
+            try:
+                self.project.maker.offer(decision, self._records[decision.path])
+            except KvmComposeError as error:
+                message, hint = error.message, error.hint or hint
+        elif decision.action is Action.IN_USE:
+            hint = "--provision makes a new disk"
+        self._fail(decision.task, KvmComposeError(message, hint=hint))
 
-    def remove(self, decision: Decision) -> bool:
-        """Remove a file that nobody needs any more. False when it failed, which is told."""
-        return self._attempt(decision.task, lambda: self._remove(decision))
+    def remove(self, decisions: Sequence[Decision]) -> bool:
+        """Remove files that nobody needs any more. False when one failed, which is told."""
+        removed = []
+        for decision in decisions:
+            try:
+                (self.project.folder / decision.path).unlink(missing_ok=True)
+            except OSError as error:
+                message = f"cannot remove {decision.path}: {error.strerror}"
+                self._fail(decision.task, KvmComposeError(message))
+                continue
+            removed.append(decision)
+        self.project.ledger.drop(each.path for each in removed)
+        for decision in removed:
+            self._count(Done(decision.path, decision.task, decision.action.value, decision.reasons))
+        return len(removed) == len(decisions)
 
-    def _remove(self, decision: Decision) -> None:
-        path = self.project.folder / decision.path
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise KvmComposeError(f"cannot remove {decision.path}: {error.strerror}") from error
-        self.project.ledger.drop([decision.path])
-        self._count(Done(decision.path, decision.task, decision.action.value, decision.reasons))
-
-    def _attempt(self, task: str, act: Callable[[], None]) -> bool:
-        try:
-            act()
-        except KvmComposeError as error:
-            with self._guard:
-                self.failed += 1
-            self.listener(Failed(task, error))
-            return False
-        return True
+    def _fail(self, task: str, error: KvmComposeError) -> None:
+        with self._guard:
+            self.failed += 1
+        self.listener(Failed(task, error))
 
     def _count(self, event: Done) -> None:
         with self._guard:

@@ -78,13 +78,12 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Making(Decision, frozen=True, kw_only=True):
-    """What to do with an artefact that is wanted, and of what it would be made.
+    """What to do with an artefact that is wanted.
 
     ``aside`` says that the file that is there must be kept under another name.
     """
 
     artefact: Artefact
-    recipe: Recipe
     aside: bool = False
 
 
@@ -113,14 +112,12 @@ class Decider:
     def decide(self, artefact: Artefact, record: Record | None) -> Making:
         """What to do with an artefact. Raises KvmComposeError when its inputs cannot be read."""
         path = self._folder / artefact.path
-        recipe = self._inputs.recipe(artefact)
         known = Making(
             path=artefact.path,
             task=artefact.task,
             policy=artefact.policy,
             action=Action.KEEP,
             artefact=artefact,
-            recipe=recipe,
         )
         status = look(path)
         if status is None:
@@ -133,6 +130,7 @@ class Decider:
             )
         if record is None or record.policy != artefact.policy.value:
             return self._unknown(known, artefact, path)
+        recipe = self._inputs.recipe(artefact)
         if self._untouched(path, status, record):
             if record.recipe == recipe.digest:
                 return known
@@ -144,7 +142,7 @@ class Decider:
 
     def _touched(self, known: Making, artefact: Artefact, record: Record, path: Path) -> Making:
         """The file is not what was built."""
-        recipe = known.recipe
+        recipe = self._inputs.recipe(artefact)
         same = record.recipe == recipe.digest or self._only_image_missing(record, recipe)
         why = () if same else self._why(record, recipe)
         if artefact.policy in (Policy.REPRODUCIBLE, Policy.LINK):

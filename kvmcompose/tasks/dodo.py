@@ -24,10 +24,14 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Event, Failed, Listener, Noticed
 from kvmcompose.effects.ledger import Record
 from kvmcompose.tasks.build import Build
+from kvmcompose.tasks.crew import Batch, Crew
 from kvmcompose.tasks.decide import Action, Decision, Making
 from kvmcompose.tasks.project import ImageStep, Plan, Project, Where, image_of, ledger_path
 
 TaskDict = dict[str, Any]
+
+#: Tasks that make many artefacts at once; doit keeps no record of them.
+BATCH = "batch"
 
 #: The task that stands for all artefacts.
 GROUP = "generate"
@@ -161,14 +165,16 @@ class Session:
         return {
             "basename": "remove",
             "name": decision.path,
-            "actions": [(self._act, [decision.task, lambda: self.build.remove(decision)])],
+            "actions": [(self._act, [decision.task, lambda: self.build.remove([decision])])],
             "uptodate": [Verdict(decision)],
             "io": {"capture": False},
             "doc": f"{decision.path} is no longer wanted",
         }
 
-    def making_task(self, decision: Making, *, steps: Sequence[ImageStep]) -> TaskDict:
-        """The task that makes one artefact."""
+    def making_task(
+        self, decision: Making, *, steps: Sequence[ImageStep], make: Callable[[], bool] | None = None
+    ) -> TaskDict:
+        """The task that makes one artefact, by ``make`` if that is given."""
         artefact = decision.artefact
         base, _, name = artefact.task.partition(":")
         after = [self.project.artefacts[path].task for path in artefact.after]
@@ -176,7 +182,9 @@ class Session:
         return {
             "basename": base,
             **({"name": name} if name else {}),
-            "actions": [(self._act, [artefact.task, lambda: self.build.make(self._fresh(decision))])],
+            "actions": [
+                (self._act, [artefact.task, make or (lambda: self.build.make([self._fresh(decision)]))])
+            ],
             "targets": [os.path.relpath(self.project.folder / artefact.path)],
             "task_dep": [*after, *(step.task for step in steps if step.image == image)],
             "uptodate": [Verdict(decision)],
@@ -185,15 +193,35 @@ class Session:
             "doc": artefact.summary,
         }
 
+    def batch_task(self, batch: Batch, *, steps: Sequence[ImageStep], crew: Crew) -> TaskDict:
+        """The task that makes a batch of artefacts; a batch of one is the artefact's own task."""
+        if len(batch.makings) == 1:
+            return self.making_task(batch.makings[0], steps=steps, make=lambda: crew.make(batch))
+        images = {image_of(making.artefact) for making in batch.makings}
+        return {
+            "basename": BATCH,
+            "name": str(batch.number),
+            "actions": [(self._act, [BATCH, lambda: crew.make(batch)])],
+            "task_dep": [
+                *(step.task for step in steps if step.image in images),
+                *(f"{BATCH}:{number}" for number in crew.before(batch)),
+            ],
+            "io": {"capture": False},
+        }
+
     def _fresh(self, decision: Making) -> Making:
         """The decision as of the beginning of the build, which may be later than the loading of tasks."""
-        return next(each for each in self.begun.decisions if each.path == decision.path)
+        return self._begun_by_path[decision.path]
+
+    @cached_property
+    def _begun_by_path(self) -> dict[str, Making]:
+        return {each.path: each for each in self.begun.decisions}
 
     def _act(self, task: str, act: Callable[[], bool]) -> TaskFailed | None:
         self.begun  # noqa: B018 (takes the lock)
         if act():
             return None
-        error = self._errors[task]
+        error = self._errors.get(task) or KvmComposeError("see above")
         return TaskFailed(f"{error.message}\nhint: {error.hint}" if error.hint else error.message)
 
     def clean(self, path: str, dryrun: bool) -> None:

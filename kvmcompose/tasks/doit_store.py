@@ -54,9 +54,8 @@ class LedgerStore:
 
     def dump(self) -> None:
         """Write the changes down."""
-        changed = [
-            (task, json.dumps(self._rows[task])) for task in sorted(self._changed) if task in self._rows
-        ]
+        kept = (task for task in sorted(self._changed) if task in self._rows)
+        changed = [(task, json.dumps(self._rows[task])) for task in kept if not task.startswith("batch:")]
         self._ledger.save_doit_rows(changed, sorted(self._removed))
         self._changed.clear()
         self._removed.clear()

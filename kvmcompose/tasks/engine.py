@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Finished, Listener, Started
 from kvmcompose.tasks.build import Build
+from kvmcompose.tasks.crew import MANY, Crew, batches
 from kvmcompose.tasks.project import Plan, Project, ledger_path
 
 if TYPE_CHECKING:  # doit takes longer to import than a build with nothing to do takes altogether
@@ -27,11 +29,12 @@ def generate(
     *,
     listener: Listener,
     waiting: Callable[[str], None] | None,
-    jobs: int = 1,
+    jobs: int | None = None,
     keep_going: bool = False,
 ) -> bool:
     """Build what is missing or changed. True when everything is as it should be.
 
+    ``jobs`` is how many processes make artefacts at a time, None as many as seem worth it.
     Holds the project's lock meanwhile; see ``build_lock`` for ``waiting``. A termination signal ends the
     build like Ctrl-C: what was made stays noted.
     """
@@ -49,24 +52,27 @@ def generate(
         return build.failed == 0
 
 
-def _run(build: Build, plan: Plan, *, jobs: int, keep_going: bool) -> None:
-    """Let doit run the tasks that are out of date."""
+def _run(build: Build, plan: Plan, *, jobs: int | None, keep_going: bool) -> None:
+    """Let doit run the tasks that are out of date: one each, or when there are many one per batch."""
     from kvmcompose.tasks.dodo import Session, group_task, task_name  # noqa: PLC0415 (see above)
 
     session = Session(build.project, build.listener)
     session.take(build, plan)
+    work = batches([each for each in plan.decisions if not each.settled])
+    if jobs is None:
+        jobs = (os.cpu_count() or 1) if sum(len(batch.makings) for batch in work) >= MANY else 1
     steps = [step for step in plan.images if not step.settled]
-    tasks = [session.image_task(step) for step in steps]
-    tasks += [session.making_task(each, steps=steps) for each in plan.decisions if not each.settled]
-    tasks += [session.removal_task(each) for each in plan.stale if not each.settled]
-    names = [task_name(task) for task in tasks]
-    known = set(names)
-    for task in tasks:
-        # what is up to date is no task in this run
-        task["task_dep"] = [name for name in task.get("task_dep", ()) if name in known]
-    tasks.append(group_task(names))
-    arguments = ["run", *(["--continue"] if keep_going else []), *(["-n", str(jobs)] if jobs > 1 else [])]
-    status = _doit(build.project, tasks, [*arguments, "generate"], reporter="zero")
+    with Crew(build, work, jobs) as crew:
+        tasks = [session.image_task(step) for step in steps]
+        tasks += [session.batch_task(batch, steps=steps, crew=crew) for batch in work]
+        tasks += [session.removal_task(each) for each in plan.stale if not each.settled]
+        names = [task_name(task) for task in tasks]
+        known = set(names)
+        for task in tasks:  # what is up to date is no task in this run
+            task["task_dep"] = [name for name in task.get("task_dep", ()) if name in known]
+        tasks.append(group_task(names))
+        arguments = ["run", *(["--continue"] if keep_going else []), "generate"]
+        status = _doit(build.project, tasks, arguments, reporter="zero")
     if status and not build.failed:
         raise KvmComposeError(f"doit ended with status {status}; what it said stands above")
 

@@ -13,6 +13,7 @@ from kvmcompose.core.artefact import BaseImage
 from kvmcompose.core.catalogue import Catalogue
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.names import stable_number
+from kvmcompose.effects.files import STAGED_PREFIX
 from kvmcompose.effects.image_store import ImageStore
 from kvmcompose.effects.project_files import FolderFiles
 from kvmcompose.effects.qcow2 import read_header
@@ -105,7 +106,7 @@ class Images:
             self._store.link(stored, path)  # which keeps the image from being pruned
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".kvm-compose-{path.name}")
+        temporary = path.with_name(f"{STAGED_PREFIX}{path.name}")
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(resolved.goal)
         temporary.replace(path)

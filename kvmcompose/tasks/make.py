@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,11 +18,12 @@ from kvmcompose.core.artefact import (
     LinkTo,
     Literal,
     Overlay,
+    Policy,
     Rendered,
 )
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects import process
-from kvmcompose.effects.files import digest_bytes, digest_file, replacing
+from kvmcompose.effects.files import STAGED_PREFIX, digest_bytes, digest_file, replacing
 from kvmcompose.effects.files import seal as seal_file
 from kvmcompose.effects.ledger import Intent, Ledger, Record
 from kvmcompose.effects.project_files import FolderFiles
@@ -37,6 +37,14 @@ from kvmcompose.tasks.inputs import Inputs, Recipe, rendered_document, seal
 
 _GIB = 2**30
 _SPARSE_BLOCK = 4096
+
+
+class Staged(msgspec.Struct, frozen=True):
+    """A finished artefact under its temporary name, in the folder where it belongs."""
+
+    intent: Intent
+    temporary: str
+    aside: bool
 
 
 class Maker:
@@ -79,23 +87,67 @@ class Maker:
         data = render(content, sources)
         return data, seal(rendered_document(content, self._templates, digests, self._epoch))
 
-    def make(self, decision: Making) -> None:
-        """Make what was decided on. Raises KvmComposeError; nothing is half-written then."""
+    def stage(self, decision: Making) -> Staged:
+        """Make what was decided on, under a temporary name. Raises KvmComposeError, leaving nothing."""
         artefact = decision.artefact
         path = self._folder / artefact.path
+        temporary = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._staged(artefact, path) as (temporary, recipe, content):
-                if decision.aside:
+            handle, name = tempfile.mkstemp(prefix=STAGED_PREFIX, dir=path.parent)
+            os.close(handle)
+            temporary = Path(name)
+            recipe, content = self._fill(artefact, temporary)
+        except BaseException as error:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                message = f"cannot write {artefact.path}: {error.strerror or error}"
+                raise KvmComposeError(message) from error
+            raise
+        return Staged(
+            intent=Intent(
+                path=artefact.path,
+                task=artefact.task,
+                policy=artefact.policy.value,
+                recipe=recipe.digest,
+                content=content,
+                inputs=recipe.inputs,
+            ),
+            temporary=temporary.name,
+            aside=decision.aside,
+        )
+
+    def commit(self, staged: Sequence[Staged]) -> None:
+        """Put what was staged in its place, all of it announced in the ledger first.
+
+        Raises KvmComposeError when a file cannot be replaced; those before it are in place then.
+        """
+        self._ledger.intend(each.intent for each in staged)
+        records = []
+        try:
+            for each in staged:
+                path = self._folder / each.intent.path
+                if each.aside:
                     keep_aside(path)
-                self._place(artefact, temporary, path, recipe, content)
-            path.with_name(path.name + ".new").unlink(missing_ok=True)
+                (path.parent / each.temporary).replace(path)
+                if each.intent.policy == Policy.TEXT.value:
+                    path.with_name(f"{path.name}.new").unlink(missing_ok=True)
+                records.append(_recorded(each.intent, Signature.of(path.lstat())))
         except OSError as error:
-            raise KvmComposeError(f"cannot write {artefact.path}: {error.strerror or error}") from error
+            raise KvmComposeError(f"cannot write {each.intent.path}: {error.strerror or error}") from error
+        finally:
+            self._ledger.record(records)
+
+    def discard(self, staged: Iterable[Staged]) -> None:
+        """Remove what was staged and is not wanted after all."""
+        for each in staged:
+            ((self._folder / each.intent.path).parent / each.temporary).unlink(missing_ok=True)
 
     def offer(self, decision: Making, record: Record) -> None:
         """Lay the new version of an edited file beside it, as ``.new``."""
-        artefact, recipe = decision.artefact, decision.recipe
+        artefact = decision.artefact
+        recipe = self._inputs.recipe(artefact)
         path = self._folder / f"{artefact.path}.new"
         with replacing(path, mode=artefact.mode) as file:
             file.write(self.build(artefact))
@@ -104,46 +156,35 @@ class Maker:
 
     def adopt(self, decision: Making) -> Record:
         """The record of a file that is taken in as it is."""
-        artefact, recipe = decision.artefact, decision.recipe
+        artefact = decision.artefact
+        recipe = self._inputs.recipe(artefact)
         path = self._folder / artefact.path
         signature = Signature.of(path.lstat())
-        content = "" if isinstance(artefact.content, Overlay) else digest_file(path)
-        return _record(artefact, recipe, content, signature.or_unsettled())
-
-    def _place(self, artefact: Artefact, temporary: Path, path: Path, recipe: Recipe, content: str) -> None:
-        intent = Intent(
+        return Record(
             path=artefact.path,
             task=artefact.task,
             policy=artefact.policy.value,
             recipe=recipe.digest,
-            content=content,
+            # whether a guest has written to a disk nobody knows: it counts as one in use
+            content="" if isinstance(artefact.content, Overlay) else digest_file(path),
+            signature=signature.or_unsettled(),
             inputs=recipe.inputs,
         )
-        self._ledger.intend([intent])
-        temporary.replace(path)
-        self._ledger.record([_record(artefact, recipe, content, Signature.of(path.lstat()))])
 
-    @contextlib.contextmanager
-    def _staged(self, artefact: Artefact, path: Path) -> Iterator[tuple[Path, Recipe, str]]:
-        """The finished file under a temporary name, its recipe, and the digest of its content."""
-        handle, name = tempfile.mkstemp(prefix=".kvm-compose-", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            if isinstance(artefact.content, Rendered | Literal):
-                data, recipe = self._rendered(artefact)
-                _write(temporary, data, artefact.mode)
-                yield temporary, recipe, digest_bytes(data)
-            elif isinstance(artefact.content, LinkTo):
-                resolved = self._here(artefact.content.image)
-                temporary.unlink()
-                goal = resolved.goal.removeprefix("../")  # the link lies one folder higher than in images/
-                temporary.symlink_to(goal)
-                yield temporary, self._inputs.recipe(artefact), digest_bytes(goal.encode())
-            else:
-                yield temporary, *self._disk(artefact.content, artefact, temporary)
-        finally:
-            temporary.unlink(missing_ok=True)
+    def _fill(self, artefact: Artefact, temporary: Path) -> tuple[Recipe, str]:
+        """Write an artefact into its staged file: its recipe, and the digest of its content."""
+        content = artefact.content
+        if isinstance(content, Rendered | Literal):
+            data, recipe = self._rendered(artefact)
+            _write(temporary, data, artefact.mode)
+            return recipe, digest_bytes(data)
+        if isinstance(content, LinkTo):
+            # the link lies one folder higher than those in images/
+            goal = self._here(content.image).goal.removeprefix("../")
+            temporary.unlink()
+            temporary.symlink_to(goal)
+            return self._inputs.recipe(artefact), digest_bytes(goal.encode())
+        return self._disk(content, artefact, temporary)
 
     def _disk(
         self, content: Overlay | DeepCopy | Blank, artefact: Artefact, temporary: Path
@@ -195,7 +236,7 @@ class Maker:
 
     def _ask_qemu_img(self, backing: str, kind: str, size: int) -> bytes:
         folder = self._folder / "artefacts"
-        with tempfile.TemporaryDirectory(prefix=".kvm-compose-", dir=folder) as scratch:
+        with tempfile.TemporaryDirectory(prefix=STAGED_PREFIX, dir=folder) as scratch:
             new = Path(scratch) / "overlay"
             # -u: the backing name is relative to where the overlay will lie, not to where it is made
             argv = [
@@ -216,15 +257,15 @@ class Maker:
             return new.read_bytes()
 
 
-def _record(artefact: Artefact, recipe: Recipe, content: str, signature: Signature) -> Record:
+def _recorded(intent: Intent, signature: Signature) -> Record:
     return Record(
-        path=artefact.path,
-        task=artefact.task,
-        policy=artefact.policy.value,
-        recipe=recipe.digest,
-        content=content,
+        path=intent.path,
+        task=intent.task,
+        policy=intent.policy,
+        recipe=intent.recipe,
+        content=intent.content,
         signature=signature,
-        inputs=recipe.inputs,
+        inputs=intent.inputs,
     )
 
 
