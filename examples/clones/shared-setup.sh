@@ -1,0 +1,6 @@
+#!/bin/bash
+# Runs once, on the golden image: what takes long is done once for all clones.
+set -euo pipefail
+
+apt-get update
+xargs apt-get install --yes --no-install-recommends </etc/nocloud/context/packages.txt

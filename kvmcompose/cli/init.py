@@ -1,0 +1,91 @@
+"""``kvm-compose init``: writes a project to start from."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.resources
+import os
+from pathlib import Path
+
+import msgspec
+
+from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.effects.files import write_atomic
+from kvmcompose.effects.resources import schemas
+from kvmcompose.monitor.console import Console
+from kvmcompose.pipeline.schemas import complete_schema
+
+NAME = "init"
+HELP = "write a commented project to start from"
+EXAMPLE = """\
+examples:
+  kvm-compose init my-testbed && cd my-testbed && kvm-compose plan
+  kvm-compose init               in the current folder
+
+No file that is there already is overwritten: when there is one, nothing is written at all (status 3).
+"""
+
+_STARTER = importlib.resources.files("kvmcompose.cli") / "_starter"
+#: Files that would mean something here, to git and to the checks of our code, have other names here.
+_RENAMED = {"gitignore": ".gitignore", "dodo": "dodo.py"}
+_SCHEMA_NAME = "kvm-compose.schema.json"
+
+_WHAT = {
+    "kvm-compose.yaml": "the testbed: two guests on one bridge, with the keys you may need explained",
+    "setup.sh": "a script that one of the guests is set up with",
+    "dodo.py": "for doit, and for tasks of your own",
+    ".gitignore": "what is not for version control",
+    _SCHEMA_NAME: "what editors check the YAML with",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "folder",
+        metavar="DIR",
+        nargs="?",
+        type=Path,
+        default=Path(),
+        help="the folder to write to; made when it is not there (default: the project folder)",
+    )
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Write the files, or none of them."""
+    folder: Path = arguments.directory / arguments.folder
+    files = starter()
+    there = [name for name in files if (folder / name).exists() or (folder / name).is_symlink()]
+    if there:
+        raise RefusedError(
+            f"{_shown(folder)} has {', '.join(there)} already: nothing was written",
+            hint="kvm-compose init DIR writes to another folder",
+        )
+    try:
+        for name, data in files.items():
+            write_atomic(folder / name, data, mode=0o755 if name.endswith(".sh") else 0o644)
+    except OSError as error:
+        raise KvmComposeError(f"cannot write to {_shown(folder)}: {error.strerror}") from error
+    width = max(map(len, files))
+    for name in files:
+        console.data(f"{name:{width}}  {_WHAT[name]}")
+    enter = "" if folder.resolve() == Path.cwd() else f"cd {_shown(folder)} && "
+    console.say(f"\nnext: {enter}kvm-compose plan")
+    console.say("then: kvm-compose generate     (kvm-compose doctor says what this machine lacks for it)")
+    return 0
+
+
+def starter() -> dict[str, bytes]:
+    """The files of a starting project by name."""
+    files = {
+        _RENAMED.get(entry.name, entry.name): entry.read_bytes()
+        for entry in _STARTER.iterdir()
+        if entry.is_file()
+    }
+    schema = msgspec.json.encode(complete_schema(schemas()))
+    files[_SCHEMA_NAME] = msgspec.json.format(schema, indent=2) + b"\n"
+    return {name: files[name] for name in _WHAT}
+
+
+def _shown(folder: Path) -> str:
+    return os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
