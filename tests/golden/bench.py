@@ -1,0 +1,283 @@
+"""A bench for tests: a project folder, an image store of its own, and the kvm-compose command on them.
+
+Commands run in this process unless a test needs a process; either way nothing but the command line
+and the files that it leaves behind is looked at.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kvmcompose.cli.main import main
+from kvmcompose.effects.ledger import close_ledgers
+
+GOLDEN = Path(__file__).resolve().parent
+
+#: The name of every catalogue image that golden projects use. All are the same small image.
+CATALOGUE_NAMES = ("debian_12", "ubuntu_20_04", "ubuntu_22_04")
+
+PUBLIC_KEY = (
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f kvm-compose-tests\n"
+)
+
+#: Runs kvm-compose with the interpreter and the code that run the test.
+COMMAND = (sys.executable, "-c", "import sys; from kvmcompose.cli.main import main; sys.exit(main())")
+
+_CLUSTER = 65536
+_MIB = 2**20
+
+
+def tiny_qcow2(size: int = 8 * _MIB, backing: str | None = None, data_file: str | None = None) -> bytes:
+    """An empty qcow2 image, the same bytes whatever version of qemu-img there is.
+
+    Header, refcount table, refcount block, L1 table: a cluster each (QEMU's docs/interop/qcow2.rst).
+    """
+    extensions = b""
+    if backing is not None:
+        extensions += struct.pack(">II8s", 0xE2792ACA, 3, b"raw")
+    if data_file is not None:
+        name = data_file.encode()
+        extensions += struct.pack(">II", 0x44415441, len(name)) + name.ljust((len(name) + 7) & ~7, b"\0")
+    extensions += struct.pack(">II", 0, 0)
+    name = (backing or "").encode()
+    incompatible = 4 if data_file is not None else 0
+    header = struct.pack(
+        ">4sIQIIQIIQQIIQQQQII",
+        b"QFI\xfb", 3, 104 + len(extensions) if backing else 0, len(name), 16, size, 0,
+        1, 3 * _CLUSTER, _CLUSTER, 1, 0, 0, incompatible, 0, 0, 4, 104,
+    )  # fmt: skip
+    clusters = [
+        header + extensions + name,
+        struct.pack(">Q", 2 * _CLUSTER),
+        struct.pack(">4H", 1, 1, 1, 1),
+        b"",
+    ]
+    return b"".join(cluster.ljust(_CLUSTER, b"\0") for cluster in clusters)
+
+
+def tiny_raw(size: int = _MIB) -> bytes:
+    """An empty disk with the mark of a boot sector."""
+    return (bytes(510) + b"\x55\xaa").ljust(size, b"\0")
+
+
+def lay_out(folder: Path) -> None:
+    """What every project on the bench may name: disk images and a public key."""
+    for name, data in {
+        "disks/base.qcow2": tiny_qcow2(),
+        "disks/base.raw": tiny_raw(),
+        "disks/install.iso": tiny_raw(2 * _MIB),
+        "keys/id_ed25519.pub": PUBLIC_KEY.encode(),
+    }.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def environment(root: Path) -> dict[str, str]:
+    """The environment for kvm-compose: nothing of the user's, everything below ``root``."""
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(("KVM_COMPOSE", "XDG_"))}
+    kept.pop("SOURCE_DATE_EPOCH", None)
+    return kept | {
+        "KVM_COMPOSE_STORE": str(root / "store"),
+        "XDG_DATA_HOME": str(root / "data"),
+        "XDG_CACHE_HOME": str(root / "cache"),
+        "NO_COLOR": "1",
+    }
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        return self.out + self.err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Bench:
+    """A project folder below ``root``, where its store lies too."""
+
+    root: Path
+    folder: Path
+    words: tuple[str, ...] = field(default=())
+
+    @property
+    def yaml(self) -> Path:
+        return self.folder / "kvm-compose.yaml"
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "kvm-compose-config.json"
+
+    def run(self, *words: str, **env: str) -> Ran:
+        """Run a command in this process, as if in one of its own."""
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+        before = dict(os.environ)
+        os.environ.clear()
+        os.environ.update(environment(self.root) | env)
+        try:
+            with redirect_stdout(out), redirect_stderr(err):
+                try:
+                    status = main(["-C", str(self.folder), *self.words, *words])
+                except SystemExit as end:
+                    status = end.code if isinstance(end.code, int) else 1
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+            close_ledgers()
+        said = [stream.detach().getvalue().decode() for stream in (out, err)]
+        return Ran(status, *said)
+
+    def spawn(self, *words: str, cwd: Path | None = None, **env: str) -> Ran:
+        """Run a command in a process of its own."""
+        done = subprocess.run(
+            self.argv(*words),
+            env=environment(self.root) | env,
+            cwd=cwd or self.root,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def argv(self, *words: str) -> list[str]:
+        return [*COMMAND, "-C", str(self.folder), *self.words, *words]
+
+    def generate(self, *words: str, status: int = 0, **env: str) -> dict[str, str]:
+        """Build; what was done with each path. Fails when the status is another one."""
+        ran = self.run("generate", "--json", *words, **env)
+        assert ran.status == status, ran.said
+        return dict(_done(ran.out))
+
+    def plan(self, *words: str) -> dict[str, str]:
+        """What a build would do with each path that it would not just keep."""
+        ran = self.run("plan", "--json", *words)
+        assert ran.status == 0, ran.said
+        return {row["path"]: row["action"] for row in ran.json if row["action"] != "keep"}
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        """What ``validate`` finds: (code, line:column, path), in order."""
+        ran = self.run("validate", "--json")
+        assert ran.status in (0, 2), ran.said
+        found = ran.json["problems"]
+        assert ran.json["valid"] == (ran.status == 0)
+        return [
+            (each["code"], f"{each['location']['line']}:{each['location']['column']}", each["path"])
+            for each in found
+        ]
+
+    def edit(self, before: str, after: str, name: str = "kvm-compose.yaml") -> None:
+        """Replace one piece of a text file, which must be there once."""
+        path = self.folder / name
+        text = path.read_text(encoding="utf-8")
+        assert text.count(before) == 1, f"{before!r} stands {text.count(before)} times in {name}"
+        path.write_text(text.replace(before, after), encoding="utf-8")
+
+    def write(self, name: str, text: str, *, mode: int | None = None) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        if mode is not None:
+            path.chmod(mode)
+        return path
+
+    def path(self, name: str) -> Path:
+        return self.folder / "artefacts" / name
+
+    def state(self) -> Any:
+        return json.loads((self.folder / "state.json").read_bytes())
+
+    def use(self, disk: str) -> None:
+        """Do to a disk what a guest that runs does to it."""
+        program = shutil.which("qemu-io")
+        assert program is not None
+        path = self.path(disk)
+        before = path.read_bytes()
+        subprocess.run([program, "-c", "write -P 7 0 64k", str(path)], check=True, capture_output=True)
+        assert path.read_bytes() != before
+
+    def artefacts(self) -> dict[str, bytes | str]:
+        """Everything a build made, by path: the bytes of files, the text of links."""
+        return dict(_tree(self.folder))
+
+
+def _done(lines: str) -> Iterator[tuple[str, str]]:
+    for line in lines.splitlines():
+        event = json.loads(line)
+        if event["event"] == "done":
+            yield event["path"], event["action"]
+
+
+def _tree(folder: Path) -> Iterator[tuple[str, bytes | str]]:
+    for path in sorted([folder / "state.json", *(folder / "artefacts").rglob("*")]):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            yield name, str(path.readlink())
+        elif path.is_file():
+            yield name, path.read_bytes()
+
+
+def new_bench(root: Path, name: str, files: Mapping[str, str] | None = None) -> Bench:
+    """A bench with an empty project ``name`` in it, and catalogue images in its store."""
+    bench = Bench(root, root / name)
+    lay_out(bench.folder)
+    for file, text in (files or {}).items():
+        bench.write(file, text)
+    image = root / "catalogue.qcow2"
+    if not image.exists():
+        image.write_bytes(tiny_qcow2())
+        for each in CATALOGUE_NAMES:
+            added = bench.run("cloud-images", "add", each, str(image))
+            assert added.status == 0, added.said
+    return bench
+
+
+def golden_bench(root: Path, case: str, name: str | None = None) -> Bench:
+    """A bench with a copy of a golden project; its name is that of the case unless told otherwise."""
+    bench = new_bench(root, name or case)
+    for path in inputs_of(case):
+        goal = bench.folder / path.relative_to(GOLDEN / case)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, goal, follow_symlinks=False)
+    return bench
+
+
+def cases() -> list[str]:
+    """The names of all golden projects."""
+    return sorted(path.parent.name for path in GOLDEN.glob("*/kvm-compose.yaml"))
+
+
+def inputs_of(case: str) -> list[Path]:
+    """The files of a golden project that a user would have written."""
+    root = GOLDEN / case
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if (path.is_file() or path.is_symlink()) and "expected" not in path.relative_to(root).parts
+    )
+
+
+def settle() -> None:
+    """Let the file system's clock tick, so that what was written before counts as older."""
+    time.sleep(0.03)
