@@ -18,6 +18,7 @@ from typing import NoReturn
 
 import msgspec
 
+from kvmcompose.effects.standing import drop_standing
 from kvmcompose.effects.stat_cache import Remembered, Signature
 
 #: Raised whenever the tables or the meaning of a digest change; another version's ledger is not read.
@@ -229,6 +230,8 @@ class Ledger:
 
     def invalidate(self, task: str | None) -> None:
         """Make a task (or all) run again: what its artefact was made of counts as unknown."""
+        if self.path is not None:
+            drop_standing(str(self.path.parent))
         with self._writing() as connection:
             if task is None:
                 connection.execute("UPDATE artefacts SET recipe = ''")

@@ -175,6 +175,11 @@ def _kvm_obstacle() -> Probe | None:
     return None
 
 
+def probe_cache() -> Path:
+    """The file that remembers whether KVM works."""
+    return _cache_dir() / "kvm.json"
+
+
 def _cache_dir() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (cache if cache.is_absolute() else Path.home() / ".cache") / "kvm-compose"

@@ -55,6 +55,18 @@ class FolderFiles:
     def _allowed(self, resolved: Path) -> bool:
         return any(resolved == root or root in resolved.parents for root in self._roots)
 
+    def seen(self) -> set[str]:
+        """Every path that an answer of this object rested on."""
+        named = (*self._kinds, *self._inside, *self._trees, *(path for path, _ in self._image_problems))
+        found: set[str] = set()
+        for name in named:
+            path = self.path(name)
+            found.update((str(path), str(path.resolve())))
+            if path.is_dir():
+                found.update(str(each) for each in _walk(path))
+                found.update(str(each.resolve()) for each in _walk(path) if each.is_symlink())
+        return found
+
     def image_names(self) -> tuple[str, ...]:
         """The names that a ``cloud_image`` may have."""
         return self._images

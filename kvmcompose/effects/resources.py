@@ -72,6 +72,20 @@ def templates(project: Path) -> Templates:
     return Templates(texts)
 
 
+def own_files() -> set[str]:
+    """The code, schemas and templates of kvmcompose and its plug-ins, folders included."""
+    folders = (
+        Path(kvmcompose.__file__).parent,
+        _shipped("schemas"),
+        _shipped("templates"),
+        *plugin_folders(),
+    )
+    found = {str(folder) for folder in folders}
+    for folder in folders:
+        found.update(str(path) for path in folder.rglob("*") if "__pycache__" not in path.parts)
+    return found
+
+
 @cache
 def code_digest(modules: tuple[str, ...]) -> str:
     """The SHA-256 of the source code of some modules of ours."""

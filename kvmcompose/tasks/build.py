@@ -188,11 +188,18 @@ class Build:
             self.made += 1
         self.listener(event)
 
-    def end(self, plan: Plan) -> None:
-        """Note what was found out about files, and remove links to images that no disk needs."""
+    def end(self, plan: Plan, *, complete: bool) -> None:
+        """Note what was found out about files, and remove links to images that no disk needs.
+
+        ``complete`` tells that the build was not broken off.
+        """
         self.project.finish()
         if plan.partial:
             return
+        loud = {Action.CUSTOMISED, Action.LEFT_OVER}  # what every build has to tell
+        quiet = not any(each.action in loud for each in (*plan.decisions, *plan.stale))
+        if complete and quiet and not self.failed and not self.project.compiled.warnings:
+            self.project.stand(f"{len(plan.decisions)} up to date")
         used = set(self._links_in_use(plan))
         folder = self.project.folder / "artefacts" / "images"
         if folder.is_dir():

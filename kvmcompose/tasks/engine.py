@@ -43,11 +43,13 @@ def generate(
         plan = build.begin(names)
         pending = sum(not step.settled for step in plan.images) + len(plan.pending)
         listener(Started(pending))
+        complete = False
         try:
             if pending:
                 _run(build, plan, jobs=jobs, keep_going=keep_going)
+            complete = True
         finally:
-            build.end(plan)
+            build.end(plan, complete=complete)
             listener(Finished(build.made, build.kept, build.failed))
         return build.failed == 0
 

@@ -71,6 +71,13 @@ class Images:
             goal = Path(os.path.relpath(goal, folder / "artefacts" / "images"))
         return ResolvedImage(self._files.image_digest(written), kind, header.virtual_size, link, str(goal))
 
+    def seen(self) -> set[str]:
+        """Every path that an answer of this object rested on."""
+        links = (image.link for image in self._resolved.values() if image is not None)
+        goals = (image.goal for image in self._resolved.values() if image is not None)
+        found = {str(self._store.root / "index.json"), *(goal for goal in goals if os.path.isabs(goal))}  # noqa: PTH117
+        return found | {str(self._files.folder / "artefacts" / link) for link in links}
+
     def fetch(self, image: BaseImage, progress: Progress | None) -> ResolvedImage:
         """The image, fetched into the store when it is not there. Raises KvmComposeError."""
         found = self.resolve(image)

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import difflib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
 
 import msgspec
 
+import kvmcompose
 from kvmcompose.core.artefact import Artefact, BaseImage, DeepCopy, Overlay
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
 from kvmcompose.core.model import Host
 from kvmcompose.core.names import PROJECT_NAME, project_name_from
+from kvmcompose.effects.files import digest_bytes
 from kvmcompose.effects.image_store import default_store, read_catalogue
 from kvmcompose.effects.keys import default_keys, make_keys
 from kvmcompose.effects.ledger import Ledger, Record, open_ledger
 from kvmcompose.effects.lock import build_lock
-from kvmcompose.effects.machine import virt_type
+from kvmcompose.effects.machine import probe_cache, virt_type
 from kvmcompose.effects.project_files import FolderFiles
-from kvmcompose.effects.resources import schemas, templates
+from kvmcompose.effects.resources import own_files, schemas, templates
+from kvmcompose.effects.standing import surroundings, write_standing
 from kvmcompose.effects.stat_cache import StatCache
 from kvmcompose.pipeline.compile import Compiled, Source, compile_project
 from kvmcompose.pipeline.logical import Settings
@@ -84,9 +88,11 @@ class Project:
     """A project that could be read and makes sense. Raises InputError with all problems when not."""
 
     def __init__(self, where: Where, options: Options = Options()) -> None:  # noqa: B008 (it is frozen)
+        self._began_ns = time.time_ns()
         self.folder = where.directory.absolute()
         self.options = options
         testbed, config = _sources(self.folder, where)
+        self._hashed = _hashed(self.folder, where, testbed, config)
         catalogue = read_catalogue()
         known = self.ledger.file_digests() if ledger_path(self.folder).exists() else ()
         self._digests = StatCache(known)
@@ -208,6 +214,25 @@ class Project:
         if self.keys is not None:
             make_keys(self.keys)
 
+    def stand(self, summary: str) -> None:
+        """Note that nothing is left to do, and what that rests on; see ``effects.standing``."""
+        watched = self.files.seen() | own_files() | self.images.seen()
+        templates_folder = self.folder / "templates"
+        watched.update((str(templates_folder), *(str(path) for path in templates_folder.glob("*"))))
+        watched.add(str(probe_cache()))
+        private = str(self.folder / PRIVATE_FOLDER)
+        with suppress(OSError):  # the next build will look at everything, that is all
+            write_standing(
+                private,
+                around=surroundings(str(Path(kvmcompose.__file__).parent)),
+                hashed=self._hashed,
+                watched=watched,
+                outputs=list(self.artefacts),
+                root=str(self.folder),
+                began_ns=self._began_ns,
+                summary=summary,
+            )
+
     def finish(self) -> None:
         """Keep what was found out about files for the next build."""
         self.ledger.remember_files(self._digests.fresh.items())
@@ -235,6 +260,16 @@ def _sources(folder: Path, where: Where) -> tuple[Source, Source | None]:
     if where.config is None and not (folder / CONFIG_NAME).exists():
         return testbed, None
     return testbed, _read(folder, where.config or CONFIG_NAME)
+
+
+def _hashed(folder: Path, where: Where, testbed: Source, config: Source | None) -> dict[str, str | None]:
+    """The digests of the two input files as they were read, for the project's standing."""
+    return {
+        str(folder / (where.input or YAML_NAME)): digest_bytes(testbed.data),
+        str(folder / (where.config or CONFIG_NAME)): digest_bytes(config.data)
+        if config is not None
+        else None,
+    }
 
 
 def _read(folder: Path, name: str) -> Source:

@@ -2,6 +2,6 @@
 # Runs once in the guest `server`, as root, when it is first set up.
 set -euo pipefail
 
-. /etc/nocloud/environment
+greeting=$(/etc/nocloud/env.sh GREETING)
 
-echo "$GREETING from $(hostname)" >/etc/motd
+echo "$greeting from $(hostname)" >/etc/motd
