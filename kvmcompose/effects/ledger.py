@@ -41,7 +41,7 @@ CREATE TABLE doit (task TEXT PRIMARY KEY, data TEXT) WITHOUT ROWID;
 """
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True):
     """An artefact as it was built.
 
     ``recipe`` is the digest of ``inputs`` (a JSON document), ``content`` that of the file, which has
@@ -59,7 +59,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     inputs: bytes = b""
 
 
-class Intent(msgspec.Struct, frozen=True, kw_only=True):
+class Intent(msgspec.Struct, frozen=True):
     """An artefact about to be put in its place."""
 
     path: str
@@ -152,16 +152,8 @@ class Ledger:
                 "FROM artefacts"
             ).fetchall()
         return {
-            row[0]: Record(
-                path=row[0],
-                task=row[1],
-                policy=row[2],
-                recipe=row[3],
-                content=row[4],
-                signature=Signature(*row[5:9]),
-                offered=row[9],
-            )
-            for row in rows
+            path: Record(path, task, policy, recipe, content, Signature(*signature), offered)
+            for path, task, policy, recipe, content, *signature, offered in rows
         }
 
     def inputs(self, path: str) -> bytes | None:
@@ -182,8 +174,7 @@ class Ledger:
             rows = self._connection.execute(
                 "SELECT path, task, policy, recipe, content, inputs FROM intended"
             ).fetchall()
-        names = Intent.__struct_fields__
-        return [Intent(**dict(zip(names, row, strict=True))) for row in rows]
+        return [Intent(*row) for row in rows]
 
     def record(self, records: Iterable[Record]) -> None:
         """Write down what is in place; the intents for these paths are done with."""

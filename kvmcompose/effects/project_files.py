@@ -16,6 +16,8 @@ from kvmcompose.render import CarriedFile
 
 #: Everything carried into one guest is held in memory while its seed is made.
 CARRIED_LIMIT = 2**30
+#: Up to this size (bytes) content is kept for all the guests that share it.
+_REMEMBERED = 2**20
 
 
 class FolderFiles:
@@ -34,6 +36,7 @@ class FolderFiles:
         self._kinds: dict[str, FileKind] = {}
         self._inside: dict[str, bool] = {}
         self._trees: dict[str, str] = {}
+        self._carried: dict[str, tuple[tuple[CarriedFile, ...], str]] = {}
         self._image_problems: dict[tuple[str, str | None], str | None] = {}
 
     def path(self, name: str) -> Path:
@@ -143,6 +146,14 @@ class FolderFiles:
 
         Raises KvmComposeError for what cannot be carried.
         """
+        if path not in self._carried:
+            carried = self._read_carried(path)
+            if sum(len(file.data) for file in carried[0]) > _REMEMBERED:
+                return carried
+            self._carried[path] = carried
+        return self._carried[path]
+
+    def _read_carried(self, path: str) -> tuple[tuple[CarriedFile, ...], str]:
         whole = self.path(path)
         try:
             if not whole.is_dir():

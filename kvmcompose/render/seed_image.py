@@ -14,6 +14,7 @@ import tarfile
 import threading
 import time as clock
 from collections.abc import Iterator
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,6 +36,9 @@ set -a
 set +a
 [ $# -eq 0 ] || printenv "$1"
 """
+
+#: Up to this size (bytes) what is carried is packed once for all guests that share it.
+_SHARED_LIMIT = 2**20
 
 _KEY_TYPES = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")
 
@@ -61,7 +65,10 @@ def build(content: Rendered, sources: Sources) -> bytes:
     known["ssh_authorized_keys"] = public_keys(keys)
     user_data = sources.templates.yaml("user-data.j2", known).encode()
     network_config = sources.templates.yaml("network-config.j2", known).encode()
-    archive = _archive(values, sources)
+    carried = {name: files for name, files in sources.files.items() if name != KEY_FILE}
+    small = sum(len(file.data) for files in carried.values() for file in files) < _SHARED_LIMIT
+    pack = _shared_archive if small else _archive
+    archive = pack(tuple(values.environment.items()), tuple(carried.items()), sources.epoch)
     digest = hashlib.sha256()
     for part in (user_data, network_config, archive):
         digest.update(hashlib.sha256(part).digest())
@@ -76,37 +83,42 @@ def build(content: Rendered, sources: Sources) -> bytes:
     return _iso(files, sources.epoch)
 
 
-def _archive(values: SeedValues, sources: Sources) -> bytes:
+def _archive(
+    environment: tuple[tuple[str, str], ...],
+    carried: tuple[tuple[str, tuple[CarriedFile, ...]], ...],
+    epoch: int,
+) -> bytes:
     """What lands below /etc/nocloud: sorted, owned by root, all of one time."""
     members = {
         "env.sh": CarriedFile("env.sh", _ENV_SCRIPT, executable=True),
-        "environment": CarriedFile("environment", _environment(values.environment)),
+        "environment": CarriedFile("environment", _environment(environment)),
     }
-    for name, files in sources.files.items():
-        if name == KEY_FILE:
-            continue
+    for name, files in carried:
         for file in files:
             if name == CONTEXT:
-                member = f"{CONTEXT}/{file.path}"
-                members[member] = file
+                members[f"{CONTEXT}/{file.path}"] = file
             else:  # a script: setup/00-name or run/00-name
                 members[name] = msgspec.structs.replace(file, executable=True)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for folder in ("context", "run", "setup"):
-            tar.addfile(_member(folder, tarfile.DIRTYPE, 0o755, sources.epoch))
+            tar.addfile(_member(folder, tarfile.DIRTYPE, 0o755, epoch))
         for name, file in sorted(members.items()):
             if file.link_target is not None:
-                info = _member(name, tarfile.SYMTYPE, 0o777, sources.epoch)
+                info = _member(name, tarfile.SYMTYPE, 0o777, epoch)
                 info.linkname = file.link_target
                 tar.addfile(info)
             elif file.is_folder:
-                tar.addfile(_member(name, tarfile.DIRTYPE, 0o755, sources.epoch))
+                tar.addfile(_member(name, tarfile.DIRTYPE, 0o755, epoch))
             else:
-                info = _member(name, tarfile.REGTYPE, 0o755 if file.executable else 0o644, sources.epoch)
+                info = _member(name, tarfile.REGTYPE, 0o755 if file.executable else 0o644, epoch)
                 info.size = len(file.data)
                 tar.addfile(info, io.BytesIO(file.data))
     return buffer.getvalue()
+
+
+#: Many guests have the same scripts and contexts.
+_shared_archive = lru_cache(maxsize=16)(_archive)
 
 
 def _member(name: str, kind: bytes, mode: int, epoch: int) -> tarfile.TarInfo:
@@ -118,9 +130,9 @@ def _member(name: str, kind: bytes, mode: int, epoch: int) -> tarfile.TarInfo:
     return info
 
 
-def _environment(environment: dict[str, str]) -> bytes:
+def _environment(environment: tuple[tuple[str, str], ...]) -> bytes:
     """Lines that a shell can source, whatever the values hold."""
-    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in environment.items()).encode()
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in environment).encode()
 
 
 _pycdlib_lock = threading.Lock()

@@ -104,6 +104,7 @@ class Session:
         self.project = project
         self._listener = listener
         self._errors: dict[str, KvmComposeError] = {}
+        self.crash: Exception | None = None
         self._clean_all = clean_all
         self._process = os.getpid()
         self._lock = ExitStack()
@@ -219,8 +220,12 @@ class Session:
 
     def _act(self, task: str, act: Callable[[], bool]) -> TaskFailed | None:
         self.begun  # noqa: B018 (takes the lock)
-        if act():
-            return None
+        try:
+            if act():
+                return None
+        except Exception as fault:
+            self.crash = fault  # a fault of ours, which doit would only tell in its own words
+            raise
         error = self._errors.get(task) or KvmComposeError("see above")
         return TaskFailed(f"{error.message}\nhint: {error.hint}" if error.hint else error.message)
 

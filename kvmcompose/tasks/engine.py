@@ -75,6 +75,8 @@ def _run(build: Build, plan: Plan, *, jobs: int | None, keep_going: bool) -> Non
         tasks.append(group_task(names))
         arguments = ["run", *(["--continue"] if keep_going else []), "generate"]
         status = _doit(build.project, tasks, arguments, reporter="zero")
+    if session.crash is not None:
+        raise session.crash
     if status and not build.failed:
         raise KvmComposeError(f"doit ended with status {status}; what it said stands above")
 
