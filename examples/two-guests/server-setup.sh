@@ -2,13 +2,14 @@
 # Runs once on the server: a web page that greets, served again after every boot.
 set -euo pipefail
 
-. /etc/nocloud/environment
+greeting=$(/etc/nocloud/env.sh GREETING)
+port=$(/etc/nocloud/env.sh PORT)
 
 mkdir -p /srv/www
-printf '%s\n' "$GREETING" >/srv/www/index.html
+printf '%s\n' "$greeting" >/srv/www/index.html
 cat >/etc/systemd/system/greeting.service <<UNIT
 [Service]
-ExecStart=/usr/bin/python3 -m http.server --directory /srv/www $PORT
+ExecStart=/usr/bin/python3 -m http.server --directory /srv/www $port
 
 [Install]
 WantedBy=multi-user.target

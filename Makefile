@@ -1,0 +1,87 @@
+# All that is needed is git, make and Python 3.11 on Debian 12; the rest is installed on first use:
+# Python packages into .venv, Debian packages through scripts/system-packages (with sudo unless root).
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+# New requirements, or a checkout that was moved, set it up anew.
+READY := $(VENV)/.ready-$(shell pwd -P | cksum | cut -d ' ' -f 1)
+
+.PHONY: help
+help: ## say what can be made (the default)
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+.PHONY: demo
+demo: $(READY) | test-packages ## build an example, change it, and let a real libvirt judge it
+	scripts/demo
+
+.PHONY: test
+test: check | test-packages ## check, then run every test, those against real libvirt, QEMU and OVS too
+	$(RUN) pytest -m 'not real' -n 2 --timeout 300
+	$(RUN) pytest -m real --require-real --timeout 1200
+
+.PHONY: check
+check: lint types layers shell docs ## style, types, layers, shell scripts, documentation
+
+.PHONY: lint
+lint: $(READY)
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+
+.PHONY: types
+types: $(READY)
+	$(RUN) mypy
+
+.PHONY: layers
+layers: $(READY)
+	$(VENV)/bin/lint-imports
+
+# every file that says it is for a shell, new ones too; golden files are data, whatever they look like
+.PHONY: shell
+shell: | base-packages
+	git grep --untracked -lzE '^#!(/usr/bin/env bash|/bin/(ba|da)?sh)' -- \
+		':!*.md' ':!*.py' ':!templates' ':!tests/golden' | xargs -0 shellcheck
+
+.PHONY: docs
+docs: $(READY) ## build the documentation into site/
+	$(RUN) mkdocs build --strict --quiet
+
+.PHONY: format
+format: $(READY) ## put the Python code into its usual form
+	$(RUN) ruff check --fix
+	$(RUN) ruff format
+
+# pip-tools lives apart from what it pins. Index addresses are the machine's own business.
+.PHONY: requirements
+requirements: $(READY) ## pin the newest versions of all requirements
+	$(PYTHON) -m venv .cache/pip-tools
+	.cache/pip-tools/bin/python -m pip install --quiet pip-tools
+	for source in pyproject.toml requirements/dev.in; do \
+		case $$source in pyproject.toml) pins=requirements/base.txt ;; *) pins=requirements/dev.txt ;; esac; \
+		CUSTOM_COMPILE_COMMAND='make requirements' .cache/pip-tools/bin/pip-compile --quiet --upgrade \
+			--strip-extras --generate-hashes --no-emit-options --no-emit-index-url \
+			--no-emit-find-links --no-emit-trusted-host --output-file $$pins $$source || exit; \
+	done
+
+.PHONY: clean
+clean: ## remove what was built and cached here; .venv stays
+	rm -rf build dist site .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find kvmcompose tests examples -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf examples/*/artefacts examples/*/.kvm-compose examples/*/state.json examples/own-dodo/macs.csv
+
+.PHONY: base-packages test-packages
+base-packages:
+	@scripts/system-packages base
+test-packages:
+	@scripts/system-packages test
+
+$(READY): requirements/base.txt requirements/dev.txt pyproject.toml | base-packages
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --disable-pip-version-check --require-hashes \
+		-r requirements/base.txt -r requirements/dev.txt
+	$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	rm -f $(VENV)/.ready-*
+	touch $@
