@@ -668,7 +668,95 @@ def test_out_of_date_artefacts_of_a_fresh_clone_show_in_the_exit_status(built: B
 
 def test_the_user_is_told_that_the_ledger_could_not_be_read(built: Bench) -> None:
     damage("text", built.folder / ".kvm-compose/ledger.sqlite")
+    built.edit("memory_mb: 512", "memory_mb: 768")
     assert "ledger" in built.run("generate").err
+
+
+# --- the short way out --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda b: b.edit("memory_mb: 512", "memory_mb: 768"),
+        lambda b: b.edit('"virt_type": "qemu"', '"virt_type": "kvm"', "kvm-compose-config.json"),
+        lambda b: b.write("setup.sh", "#!/bin/sh\nTRUE\n"),
+        lambda b: b.write("files/readme", "READ ME\n"),
+        lambda b: b.write("files/new", ""),
+        lambda b: (b.folder / "files/readme").unlink(),
+        lambda b: (b.folder / "files/readme").chmod(0o755),
+        lambda b: (b.folder / "files/empty").mkdir(),
+        lambda b: b.write("keys/id_ed25519.pub", "ssh-ed25519 AAAA another\n"),
+        lambda b: b.write("templates/meta-data.j2", "instance-id: {{ instance_id }}\n"),
+        lambda b: (b.folder / SERVER_XML).unlink(),
+        lambda b: (b.folder / SERVER_ISO).write_bytes(b""),
+        lambda b: (b.folder / SERVER_DISK).write_bytes(b""),
+        lambda b: (b.folder / STATE).write_bytes(b""),
+        lambda b: next(b.path("images").iterdir()).unlink(),
+        lambda b: b.run("cloud-images", "add", "debian_12", str(b.folder / "disks/base.raw")),
+        lambda b: b.run("forget", "domain-xml:server"),
+        lambda b: b.run("clean", "domain-xml:server"),
+    ],
+)
+def test_a_build_with_nothing_to_do_does_not_overlook_a_change(
+    built: Bench, change: Callable[[Bench], object]
+) -> None:
+    assert built.generate() == {}
+    settle()
+    change(built)
+    assert built.generate() != {}
+    assert built.generate() == {}
+    assert_as_if_built_afresh(built)
+
+
+def test_a_change_of_what_is_deep_in_a_context_is_not_overlooked(bench: Bench) -> None:
+    deep = bench.write("files/a/b/c/d", "1\n")
+    (bench.folder / "files/link").symlink_to("readme")
+    settle()
+    bench.generate()
+    assert bench.generate() == {}
+    settle()
+    deep.write_text("2\n")
+    assert bench.generate() == {SERVER_ISO: "rebuild"}
+    settle()
+    assert bench.generate() == {}
+    (bench.folder / "files/link").unlink()
+    (bench.folder / "files/link").symlink_to("a/b/c/d")
+    assert bench.generate() == {SERVER_ISO: "rebuild"}
+    settle()
+    assert bench.generate() == {}
+    deep.rename(deep.with_name("e"))
+    assert bench.generate() == {SERVER_ISO: "rebuild"}
+
+
+def test_a_new_problem_is_not_overlooked(built: Bench) -> None:
+    assert built.generate() == {}
+    (built.folder / "setup.sh").unlink()
+    assert built.run("generate").status == 2
+
+
+def test_an_image_lost_from_the_store_is_not_overlooked(built: Bench) -> None:
+    assert built.generate() == {}
+    shutil.rmtree(built.root / "store")
+    plan = built.run("plan")
+    assert plan.status == 0
+    # disks that were made on it stay as they are, and nothing is fetched for them
+    assert built.generate() == {}
+
+
+def test_a_config_that_comes_or_goes_is_not_overlooked(built: Bench) -> None:
+    config = built.config.read_text()
+    two = config.replace('"user"', '"main_interface": "eth9", "user"')
+    built.config.unlink()
+    built.config.write_text(two)
+    assert built.generate() == {STATE: "rebuild", NETWORK: "rebuild"}
+
+
+def test_another_project_name_is_another_build(built: Bench) -> None:
+    assert built.generate() == {}
+    done = built.generate(KVM_COMPOSE_PROJECT_NAME="other")
+    assert done["artefacts/other-network.xml"] == "create"
+    assert done[NETWORK] == "remove"
 
 
 # --- plan and why ---------------------------------------------------------------------------------------
