@@ -6,7 +6,7 @@ changes nothing it was given, and reports all problems it finds at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -25,20 +25,13 @@ from kvmcompose.core.state import (
 )
 from kvmcompose.guests import guest_kind
 from kvmcompose.networks import dialect
-from kvmcompose.pipeline.logical import Documents, Settings, logical_testbed
-from kvmcompose.pipeline.read import read_document
+from kvmcompose.pipeline.logical import Documents, Settings, Source, logical_testbed
+from kvmcompose.pipeline.pieces import Memory, shape_in_pieces
 from kvmcompose.pipeline.schemas import Schemas
-from kvmcompose.pipeline.shape import shape_config, shape_testbed
+from kvmcompose.pipeline.shape import Shaped, shape_config, shape_testbed
 from kvmcompose.placement import strategy
 
 STATE_PATH = "state.json"
-
-
-class Source(msgspec.Struct, frozen=True):
-    """An input file: its name as the user knows it, and its bytes."""
-
-    name: str
-    data: bytes
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -51,10 +44,15 @@ class Compiled(msgspec.Struct, frozen=True):
 
 
 def compile_project(
-    testbed: Source, config: Source | None, schemas: Schemas, settings: Settings, files: ProjectFiles
+    testbed: Source,
+    config: Source | None,
+    schemas: Schemas,
+    settings: Settings,
+    files: ProjectFiles,
+    memory: Memory,
 ) -> Compiled:
     """Everything that can be known before anything is made. Raises InputError with all problems."""
-    documents, value, config_value, network = _read(testbed, config, schemas)
+    documents, value, config_value, network = _read(testbed, config, schemas, memory)
     logical, warnings = logical_testbed(value, config_value, network, settings, documents, files)
     try:
         placed = PlacedTestbed(logical, strategy(logical.strategy).place(logical))
@@ -66,34 +64,29 @@ def compile_project(
 
 
 def _read(
-    testbed: Source, config: Source | None, schemas: Schemas
+    testbed: Source, config: Source | None, schemas: Schemas, memory: Memory
 ) -> tuple[Documents, dict[str, Any], dict[str, Any] | None, str]:
     """Both files, so that a problem in one does not hide those of the other."""
+    documents = Documents(testbed, config)
     problems: list[Problem] = []
-    documents = []
-    for source in (testbed, config):
-        try:
-            documents.append(read_document(source.data, source.name) if source is not None else None)
-        except InputError as error:
-            documents.append(None)
-            problems += error.problems
-    document, config_document = documents
-    value: dict[str, Any] = {}
+    value = shape_in_pieces(testbed.data, testbed.name, schemas, memory)
+    if value is None:
+        value = _shaped(lambda: shape_testbed(documents.testbed, schemas), problems)
     config_value = None
-    if document is not None:
-        value, found = shape_testbed(document, schemas)
-        problems += found
-    if config_document is not None:
-        config_value, found = shape_config(config_document, schemas)
-        problems += found
-    if problems or document is None:
+    if config is not None:
+        config_value = _shaped(lambda: shape_config(documents.config, schemas), problems)
+    if problems:
         raise InputError(problems)
-    return (
-        Documents(document, config_document),
-        value,
-        config_value,
-        schemas.recognise(value.get("network") or {}),
-    )
+    return documents, value, config_value, schemas.recognise(value.get("network") or {})
+
+
+def _shaped(shape: Callable[[], Shaped], problems: list[Problem]) -> dict[str, Any]:
+    try:
+        value, found = shape()
+    except InputError as error:
+        value, found = {}, error.problems
+    problems += found
+    return value
 
 
 def _state(placed: PlacedTestbed) -> State:

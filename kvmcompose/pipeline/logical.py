@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -15,21 +16,43 @@ from kvmcompose.core.names import HOSTNAME_LIMIT
 from kvmcompose.core.project import FileKind, ProjectFiles
 from kvmcompose.guests import guest_kind, kinds
 from kvmcompose.networks import Dialect, dialect
+from kvmcompose.pipeline.read import read_document
 from kvmcompose.placement import strategies
 
 _CONFIG_KEYS = frozenset({"testbed_host_ssh_config", "ssh_public_key_location", "ssh_private_key_location"})
 
 
-class Documents(msgspec.Struct, frozen=True):
-    """The two files that a testbed is written in; without a config there is one host, this machine."""
+class Source(msgspec.Struct, frozen=True):
+    """An input file: its name as the user knows it, and its bytes."""
 
-    testbed: Document
-    config: Document | None
+    name: str
+    data: bytes
+
+
+class Documents:
+    """The two files that a testbed is written in, parsed when a place in them is asked for.
+
+    Without a config there is one host, this machine.
+    """
+
+    def __init__(self, testbed: Source, config: Source | None) -> None:
+        self._testbed = testbed
+        self._config = config
+
+    @cached_property
+    def testbed(self) -> Document:
+        """The YAML. Raises InputError."""
+        return read_document(self._testbed.data, self._testbed.name)
+
+    @cached_property
+    def config(self) -> Document:
+        """The config; an empty document when there is none. Raises InputError."""
+        return read_document(self._config.data, self._config.name) if self._config else Document("", None)
 
     def problem(self, complaint: Complaint) -> Problem:
         """A complaint with its place in the file it is about."""
         document = self.testbed
-        if complaint.path and complaint.path[0] in _CONFIG_KEYS and self.config is not None:
+        if complaint.path and complaint.path[0] in _CONFIG_KEYS and self._config is not None:
             document = self.config
         return Problem(
             code=complaint.code,

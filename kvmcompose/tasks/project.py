@@ -25,10 +25,11 @@ from kvmcompose.effects.lock import build_lock
 from kvmcompose.effects.machine import probe_cache, virt_type
 from kvmcompose.effects.project_files import FolderFiles
 from kvmcompose.effects.resources import own_files, schemas, templates
+from kvmcompose.effects.shape_memory import FolderMemory
 from kvmcompose.effects.standing import surroundings, write_standing
 from kvmcompose.effects.stat_cache import StatCache
-from kvmcompose.pipeline.compile import Compiled, Source, compile_project
-from kvmcompose.pipeline.logical import Settings
+from kvmcompose.pipeline.compile import Compiled, compile_project
+from kvmcompose.pipeline.logical import Settings, Source
 from kvmcompose.tasks.decide import Action, Decider, Decision, Making, Options, recover
 from kvmcompose.tasks.images import Images
 from kvmcompose.tasks.inputs import Inputs
@@ -106,7 +107,9 @@ class Project:
         settings = Settings(
             _project_name(self.folder, where), (_this_machine(),), default_keys(), _resolve_virt
         )
-        self.compiled: Compiled = compile_project(testbed, config, schemas(), settings, self.files)
+        self.compiled: Compiled = compile_project(
+            testbed, config, schemas(), settings, self.files, FolderMemory(self.folder)
+        )
         self.artefacts = {artefact.path: artefact for artefact in self.compiled.artefacts}
         self._templates = templates(self.folder)
         self._epoch = _epoch()
