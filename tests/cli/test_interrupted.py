@@ -17,12 +17,12 @@ from golden.bench import Bench, environment, new_bench
 MANY = 60
 
 
-def many(root: Path) -> Bench:
+def many(root: Path, count: int = MANY) -> Bench:
     """A project whose build takes a moment."""
     machines = "".join(
         f"  - {{name: g{number}, interfaces: [{{bridge: br0}}], libvirt: {{cpus: 1, memory_mb: 64, "
         f"libvirt_type: {{cloud_image: {{name: debian_12, context: files}}}}}}}}\n"
-        for number in range(MANY)
+        for number in range(count)
     )
     config = (
         '{"testbed_host_ssh_config": {"a": {"ip": "192.0.2.1", "is_main_host": true, "virt_type": "qemu"}},'
@@ -78,13 +78,14 @@ def assert_clean(bench: Bench, expected: dict[str, bytes | str]) -> None:
     assert bench.plan() == {}
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
 @pytest.mark.parametrize("after", [1, 20, 100])
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_after_a_kill_the_next_build_comes_out_clean(
-    tmp_path: Path, signum: signal.Signals, after: int, expected: dict[str, bytes | str]
+    tmp_path: Path, signum: signal.Signals, after: int, jobs: str, expected: dict[str, bytes | str]
 ) -> None:
     bench = many(tmp_path)
-    process = start(bench)
+    process = start(bench, "--jobs", jobs)
     wait_until(lambda: made(bench) >= after or process.poll() is not None)
     process.send_signal(signum)
     _, err = process.communicate(timeout=30)
@@ -95,6 +96,20 @@ def test_after_a_kill_the_next_build_comes_out_clean(
         assert left == [], "a build that is told to stop puts its things away"
     bench.generate()
     assert_clean(bench, expected)
+    assert list((bench.folder / "artefacts").glob(".*")) == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_large_build_that_is_killed_leaves_no_worker_behind(tmp_path: Path, signum: signal.Signals) -> None:
+    bench = many(tmp_path, 150)
+    process = start(bench, "--jobs", "2")
+    wait_until(lambda: made(bench) >= 250 or process.poll() is not None)
+    process.send_signal(signum)
+    # a worker that lived on would keep the pipes open
+    process.communicate(timeout=20)
+    bench.generate("--jobs", "2")
+    assert bench.plan() == {}
+    assert made(bench) == 3 * 150
     assert list((bench.folder / "artefacts").glob(".*")) == []
 
 
