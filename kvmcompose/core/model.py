@@ -31,7 +31,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     is_main_host: bool = False
     main_interface: str | None = None
     virt_type: str = "kvm"
-    datapath_type: str = "auto"
+    datapath_type: str = "system"
     libvirt_uri: str = "qemu:///system"
     cpus: int | None = None
     memory_mb: int | None = None

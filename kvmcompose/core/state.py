@@ -54,6 +54,7 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True):
     guest_id: int
     testbed_host: str
     virt_type: str
+    datapath_type: str
     is_golden_image: bool
     extra_info: ExtraInfo
     interfaces: tuple[Interface, ...]
@@ -87,6 +88,7 @@ def _guest_document(guest: GuestState) -> dict[str, Any]:
         "guest_id": guest.guest_id,
         "testbed_host": guest.testbed_host,
         "virt_type": guest.virt_type,
+        "datapath_type": guest.datapath_type,
         "is_golden_image": guest.is_golden_image,
         "extra_info": guest.extra_info,
         "interfaces": guest.interfaces,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _KVM = Path("/dev/kvm")
+_OVS_MODULE = Path("/sys/module/openvswitch")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _QEMU = "qemu-system-x86_64"
 _PROBE_SECONDS = 10.0
@@ -325,10 +326,17 @@ def _open_vswitch() -> Finding:
     return Finding(name="Open vSwitch", ok=True, detail="its database answers", needed_for="up")
 
 
+def datapath_type() -> Literal["system", "netdev"]:
+    """What Open vSwitch bridges can be here: of the kernel, when it has the module, or of userspace."""
+    modules = Path("/lib/modules", platform.release())
+    loadable = any(modules.glob("kernel/net/openvswitch/openvswitch.ko*"))
+    return "system" if loadable or _OVS_MODULE.exists() else "netdev"
+
+
 def _datapath() -> Finding:
     release = platform.release()
-    loaded = Path("/sys/module/openvswitch").exists()
-    here = loaded or any(Path("/lib/modules", release).glob("kernel/net/openvswitch/openvswitch.ko*"))
+    loaded = _OVS_MODULE.exists()
+    here = datapath_type() == "system"
     return Finding(
         name="OVS datapath",
         ok=here,

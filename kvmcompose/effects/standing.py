@@ -33,6 +33,7 @@ def surroundings(package: str) -> dict[str, str]:
             found["boot"] = file.read()
     except OSError:
         pass
+    found["openvswitch"] = str(os.path.exists("/sys/module/openvswitch"))  # noqa: PTH110
     return {**found, "package": package}
 
 

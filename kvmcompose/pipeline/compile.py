@@ -106,6 +106,7 @@ def _state(placed: PlacedTestbed) -> State:
                 guest_id=number,
                 testbed_host=placed.placement.guests[guest.name],
                 virt_type=hosts[placed.placement.guests[guest.name]].virt_type,
+                datapath_type=hosts[placed.placement.guests[guest.name]].datapath_type,
                 is_golden_image=guest.is_golden_image,
                 extra_info=ExtraInfo(guest.golden_image),
                 interfaces=interfaces[guest.name],

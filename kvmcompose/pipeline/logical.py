@@ -76,13 +76,13 @@ class Documents:
 class Settings(msgspec.Struct, frozen=True):
     """What is not in the files: the project's name, and what stands in for a missing config.
 
-    ``resolve_virt`` tells what a host with ``virt_type: auto`` can really do.
+    ``resolve`` tells what a host with ``auto`` for its ``virt_type`` or ``datapath_type`` can really do.
     """
 
     project: str
     hosts: tuple[Host, ...]
     keys: SshKeys
-    resolve_virt: Callable[[Host], str]
+    resolve: Callable[[Host], Host]
 
 
 def logical_testbed(
@@ -124,7 +124,7 @@ def logical_testbed(
         dialect=network_dialect,
         network=network,
         topology=network_module.topology(network),
-        hosts=tuple(_resolved(host, settings) for host in hosts),
+        hosts=tuple(settings.resolve(host) for host in hosts),
         keys=keys,
         strategy=chosen,
     )
@@ -153,12 +153,6 @@ def parse_hosts(config: dict[str, Any]) -> tuple[Host, ...]:
         msgspec.convert({"ip": entry.get("hostname"), **entry, "name": name}, Host)
         for name, entry in (config.get("testbed_host_ssh_config") or {}).items()
     )
-
-
-def _resolved(host: Host, settings: Settings) -> Host:
-    if host.virt_type != "auto":
-        return host
-    return msgspec.structs.replace(host, virt_type=settings.resolve_virt(host))
 
 
 def _keys(config: dict[str, Any], default: SshKeys) -> SshKeys:

@@ -9,13 +9,18 @@ from kvmcompose.core.state import GuestState, State
 
 
 class Nic(msgspec.Struct, frozen=True):
-    """One interface; ``attach`` is ``ovs`` or ``network``."""
+    """One interface; ``attach`` is ``ovs`` or ``network``.
+
+    Without ``checksums`` the guest computes those of its packets itself: what leaves it through a bridge
+    in userspace gets none on the way.
+    """
 
     attach: str
     source: str
     target: str
     mac: str
     mtu: int
+    checksums: bool
 
 
 class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +71,17 @@ def domain_xml(
         media=on_host(media),
         seed=on_host(seed),
         graphics=graphics,
-        nics=tuple(Nic(nic.attach, nic.source, nic.target, nic.mac, nic.mtu) for nic in guest.interfaces),
+        nics=tuple(
+            Nic(
+                nic.attach,
+                nic.source,
+                nic.target,
+                nic.mac,
+                nic.mtu,
+                checksums=nic.attach != "ovs" or guest.datapath_type != "netdev",
+            )
+            for nic in guest.interfaces
+        ),
     )
     return Artefact(
         task=f"domain-xml:{guest.name}",

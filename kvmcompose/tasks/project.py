@@ -22,7 +22,7 @@ from kvmcompose.effects.image_store import default_store, read_catalogue
 from kvmcompose.effects.keys import default_keys, make_keys
 from kvmcompose.effects.ledger import Ledger, Record, open_ledger
 from kvmcompose.effects.lock import build_lock
-from kvmcompose.effects.machine import probe_cache, virt_type
+from kvmcompose.effects.machine import datapath_type, probe_cache, virt_type
 from kvmcompose.effects.project_files import FolderFiles
 from kvmcompose.effects.resources import own_files, schemas, templates
 from kvmcompose.effects.shape_memory import FolderMemory
@@ -104,9 +104,7 @@ class Project:
         )
         self.images = Images(store, catalogue, self.files)
         self.keys = default_keys() if config is None else None
-        settings = Settings(
-            _project_name(self.folder, where), (_this_machine(),), default_keys(), _resolve_virt
-        )
+        settings = Settings(_project_name(self.folder, where), (_this_machine(),), default_keys(), _resolve)
         self.compiled: Compiled = compile_project(
             testbed, config, schemas(), settings, self.files, FolderMemory(self.folder)
         )
@@ -312,12 +310,17 @@ def _project_name(folder: Path, where: Where) -> str:
 
 
 def _this_machine() -> Host:
-    return Host(name="main", ip="127.0.0.1", is_main_host=True, virt_type="auto")
+    return Host(name="main", ip="127.0.0.1", is_main_host=True, virt_type="auto", datapath_type="auto")
 
 
-def _resolve_virt(host: Host) -> str:
-    """What ``auto`` comes to: for this machine it is tried out; of others it is taken that KVM works."""
-    return virt_type()[0] if host.is_main_host else "kvm"
+def _resolve(host: Host) -> Host:
+    """What ``auto`` comes to: for this machine it is found out; of others the usual is taken for granted."""
+    virt, datapath = host.virt_type, host.datapath_type
+    if virt == "auto":
+        virt = virt_type()[0] if host.is_main_host else "kvm"
+    if datapath == "auto":
+        datapath = datapath_type() if host.is_main_host else "system"
+    return msgspec.structs.replace(host, virt_type=virt, datapath_type=datapath)
 
 
 def _epoch() -> int:
