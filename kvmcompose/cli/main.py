@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
+import logging
 import os
 import pkgutil
 import sys
@@ -15,7 +16,7 @@ from typing import Protocol, cast
 import kvmcompose.cli
 from kvmcompose import __version__
 from kvmcompose.core.errors import InputError, KvmComposeError
-from kvmcompose.monitor.console import Console
+from kvmcompose.monitor.console import Console, ConsoleHandler
 
 INTERRUPTED = 130
 
@@ -155,27 +156,40 @@ def build_parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
     return parser
 
 
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    completing = "_ARGCOMPLETE" in os.environ
+    parser = build_parser((None if completing else _only(words)) or _commands())
+    if completing:
+        import argcomplete  # noqa: PLC0415 (only a shell that completes needs it)
+
+        argcomplete.autocomplete(parser)
+
+    def usage(_arguments: argparse.Namespace, _console: Console) -> int:
+        parser.print_help()
+        return InputError.exit_code
+
+    parser.set_defaults(run=usage)
+    return parser.parse_args(words)
+
+
+def _console(arguments: argparse.Namespace) -> Console:
+    verbosity = -1 if arguments.quiet else arguments.verbose
+    console = Console(verbosity=verbosity, colour=False if arguments.no_color else None)
+    logging.basicConfig(handlers=[ConsoleHandler(console)], level=logging.INFO, force=True)
+    if verbosity > 1:
+        logging.getLogger("kvmcompose").setLevel(logging.DEBUG)  # every command that is run
+    return console
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
-    words = sys.argv[1:] if argv is None else list(argv)
     if argv is None:
         # one command is over before cycles could pile up, and looking for them takes half of the time
         gc.disable()
     console = Console()
     try:
-        completing = "_ARGCOMPLETE" in os.environ
-        commands = (None if completing else _only(words)) or _commands()
-        parser = build_parser(commands)
-        if completing:
-            import argcomplete  # noqa: PLC0415 (only a shell that completes needs it)
-
-            argcomplete.autocomplete(parser)
-        arguments = parser.parse_args(words)
-        if not hasattr(arguments, "run"):
-            parser.print_help()
-            return 2
-        verbosity = -1 if arguments.quiet else arguments.verbose
-        console = Console(verbosity=verbosity, colour=False if arguments.no_color else None)
+        arguments = _parse(sys.argv[1:] if argv is None else argv)
+        console = _console(arguments)
         status: int = arguments.run(arguments, console)
         sys.stdout.flush()
     except InputError as error:

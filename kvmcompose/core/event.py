@@ -47,9 +47,10 @@ class Transferred(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """A build has ended; how many files were made, left as they were, and failed."""
+    """A build has ended; how many files were made, removed, left as they were, and failed."""
 
     made: int
+    removed: int
     kept: int
     failed: int
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import grp
 import importlib.util
+import logging
 import os
 import platform
 import shutil
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _KVM = Path("/dev/kvm")
+log = logging.getLogger(__name__)
+
 _OVS_MODULE = Path("/sys/module/openvswitch")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _QEMU = "qemu-system-x86_64"
@@ -107,6 +110,7 @@ def kvm_works(cache_dir: Path | None = None) -> Probe:
         known = msgspec.json.decode(memory.read_bytes(), type=_Remembered)
         if key[0] and (known.boot_id, known.qemu, known.qemu_mtime_ns) == key:
             return known.probe
+    log.warning("finding out whether KVM works: once per boot of this machine, up to %d s", _PROBE_SECONDS)
     probe = boot_probe("kvm")
     with contextlib.suppress(OSError):  # without a memory the next call asks again
         data = msgspec.json.format(msgspec.json.encode(_Remembered(*key, probe)))

@@ -78,7 +78,9 @@ class BuildLines(contextlib.AbstractContextManager["BuildLines"]):
     def _show_finished(self, event: Finished) -> None:
         parts = []
         if event.made:
-            parts.append(f"{event.made} made or removed")
+            parts.append(f"{event.made} made")
+        if event.removed:
+            parts.append(f"{event.removed} removed")
         if event.kept:
             parts.append(f"{event.kept} up to date")
         if event.failed:

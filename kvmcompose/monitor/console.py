@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import sys
@@ -133,6 +134,19 @@ class Console:
         if self._bar:
             sys.stderr.write(f"\r{' ' * len(self._bar)}\r")
             self._bar = ""
+
+
+class ConsoleHandler(logging.Handler):
+    """Says what the parts below report: what they warn of always, the rest only with ``-v``."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say one record."""
+        say = self._console.say if record.levelno >= logging.WARNING else self._console.detail
+        say(record.getMessage())
 
 
 def _amount(count: int, unit: str) -> str:

@@ -32,6 +32,7 @@ class Build:
         self._guard = threading.Lock()
         self._records: dict[str, Record] = {}
         self.made = 0
+        self.removed = 0
         self.kept = 0
         self.failed = 0
 
@@ -174,8 +175,10 @@ class Build:
                 continue
             removed.append(decision)
         self.project.ledger.drop(each.path for each in removed)
+        with self._guard:
+            self.removed += len(removed)
         for decision in removed:
-            self._count(Done(decision.path, decision.task, decision.action.value, decision.reasons))
+            self.listener(Done(decision.path, decision.task, decision.action.value, decision.reasons))
         return len(removed) == len(decisions)
 
     def _fail(self, task: str, error: KvmComposeError) -> None:

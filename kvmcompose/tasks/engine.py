@@ -50,7 +50,7 @@ def generate(
             complete = True
         finally:
             build.end(plan, complete=complete)
-            listener(Finished(build.made, build.kept, build.failed))
+            listener(Finished(build.made, build.removed, build.kept, build.failed))
         return build.failed == 0
 
 

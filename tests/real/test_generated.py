@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from hosts import TestHost
 from hosts.guest import Login, ssh, wait_for_ssh
 
