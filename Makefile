@@ -37,7 +37,7 @@ types: $(READY)
 
 .PHONY: layers
 layers: $(READY)
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-logo
 
 # every file that says it is for a shell, new ones too; golden files are data, whatever they look like
 .PHONY: shell
