@@ -62,14 +62,14 @@ class Options(msgspec.Struct, frozen=True):
     verify: bool = False
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class Decision(msgspec.Struct, frozen=True):
     """What to do with one path. ``reasons`` are for the user."""
 
     path: str
     task: str
     policy: Policy
     action: Action
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[str, ...]
 
     @property
     def settled(self) -> bool:
@@ -77,7 +77,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         return self.action in SETTLED
 
 
-class Making(Decision, frozen=True, kw_only=True):
+class Making(Decision, frozen=True):
     """What to do with an artefact that is wanted.
 
     ``aside`` says that the file that is there must be kept under another name.
@@ -102,6 +102,7 @@ class Decider:
         options: Options,
     ) -> None:
         self._folder = folder
+        self._root = str(folder)
         self._ledger = ledger
         self._inputs = inputs
         self._build = build
@@ -111,15 +112,22 @@ class Decider:
 
     def decide(self, artefact: Artefact, record: Record | None) -> Making:
         """What to do with an artefact. Raises KvmComposeError when its inputs cannot be read."""
+        known = Making(artefact.path, artefact.task, artefact.policy, Action.KEEP, (), artefact)
+        status = look(f"{self._root}/{artefact.path}")
+        if (
+            record is not None
+            and status is not None
+            and self._same_signature(status, record)
+            and record.policy == artefact.policy.value
+            and record.recipe == self._inputs.recipe(artefact).digest
+        ):
+            return known  # as nearly all are, nearly always
+        return self._look_closer(known, artefact, record, status)
+
+    def _look_closer(
+        self, known: Making, artefact: Artefact, record: Record | None, status: os.stat_result | None
+    ) -> Making:
         path = self._folder / artefact.path
-        known = Making(
-            path=artefact.path,
-            task=artefact.task,
-            policy=artefact.policy,
-            action=Action.KEEP,
-            artefact=artefact,
-        )
-        status = look(path)
         if status is None:
             reason = "it is not there" if record is not None else "new"
             return _as(known, Action.CREATE, reason)
@@ -221,10 +229,20 @@ class Decider:
     def _content(self, artefact: Artefact) -> str:
         return digest_bytes(self._build(artefact))
 
+    def _same_signature(self, status: os.stat_result, record: Record) -> bool:
+        known = record.signature
+        return (
+            status.st_ctime_ns == known.ctime_ns
+            and status.st_mtime_ns == known.mtime_ns
+            and status.st_size == known.size
+            and status.st_ino == known.inode
+            and not self._options.verify
+        )
+
     def _untouched(self, path: Path, status: os.stat_result, record: Record) -> bool:
-        signature = Signature.of(status)
-        if not self._options.verify and signature == record.signature:
+        if self._same_signature(status, record):
             return True
+        signature = Signature.of(status)
         if record.policy == Policy.LINK.value:
             same = digest_bytes(os.readlink(path).encode()) == record.content  # noqa: PTH115
         else:
@@ -260,7 +278,7 @@ class Decider:
         path = self._folder / record.path
         status = look(path)
         policy = Policy(record.policy)
-        gone = Decision(path=record.path, task=record.task, policy=policy, action=Action.REMOVE)
+        gone = Decision(record.path, record.task, policy, Action.REMOVE, ())
         if status is None:
             return msgspec.structs.replace(gone, reasons=("it is not there any more",))
         if not stat.S_ISDIR(status.st_mode) and self._untouched(path, status, record):
@@ -282,10 +300,10 @@ def _as(known: _AnyDecision, action: Action, *reasons: str) -> _AnyDecision:
     )
 
 
-def look(path: Path) -> os.stat_result | None:
+def look(path: Path | str) -> os.stat_result | None:
     """What is at a path, links not followed, or None. Raises OSError for what cannot be looked at."""
     try:
-        return path.lstat()
+        return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
 

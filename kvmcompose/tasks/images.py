@@ -43,6 +43,8 @@ class Images:
         self._catalogue = catalogue
         self._files = files
         self._resolved: dict[BaseImage, ResolvedImage | None] = {}
+        #: How many images were fetched, so that others can tell when what they know is out of date.
+        self.changes = 0
 
     def resolve(self, image: BaseImage) -> ResolvedImage | None:
         """The image as it is here, or None when it has to be fetched first."""
@@ -95,6 +97,7 @@ class Images:
             error.hint = error.hint or f"without network: kvm-compose cloud-images add {image.name} FILE"
             raise
         del self._resolved[image]
+        self.changes += 1
         resolved = self.resolve(image)
         if resolved is None:
             raise KvmComposeError(f"the image {image.name!r} vanished from the store while it was fetched")

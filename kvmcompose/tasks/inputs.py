@@ -17,6 +17,7 @@ from kvmcompose.core.artefact import (
     Artefact,
     BaseImage,
     Blank,
+    Content,
     DeepCopy,
     LinkTo,
     Literal,
@@ -60,17 +61,31 @@ class Inputs:
         self._images = images
         self._epoch = epoch
         self._recipes: dict[str, Recipe] = {}
+        self._overlays: dict[Overlay, Recipe] = {}
+        self._seen_changes = 0
 
     def recipe(self, artefact: Artefact) -> Recipe:
         """The recipe of an artefact as things are now. Raises KvmComposeError for an unreadable input."""
         found = self._recipes.get(artefact.path)
         if found is None:
-            found = self._recipes[artefact.path] = seal(self._document(artefact))
+            found = self._disk_recipe(artefact.content) or seal(self._document(artefact.content))
+            self._recipes[artefact.path] = found
         return found
 
+    def _disk_recipe(self, content: Content) -> Recipe | None:
+        """That of an overlay: most guests have the same, so it is taken once."""
+        if not isinstance(content, Overlay):
+            return None
+        if content not in self._overlays:
+            self._overlays[content] = seal(self._document(content))
+        return self._overlays[content]
+
     def forget(self, path: str) -> None:
-        """Take this artefact's recipe anew the next time."""
+        """Take this artefact's recipe anew the next time: an image may have been fetched meanwhile."""
         self._recipes.pop(path, None)
+        if self._images.changes != self._seen_changes:
+            self._seen_changes = self._images.changes
+            self._overlays.clear()
 
     def backing(self, content: Overlay) -> str | None:
         """What an overlay calls the image that it lies on: relative to ``artefacts/``."""
@@ -79,8 +94,7 @@ class Inputs:
         resolved = self._images.resolve(content.image) if content.image is not None else None
         return resolved.link if resolved is not None else None
 
-    def _document(self, artefact: Artefact) -> dict[str, Any]:
-        content = artefact.content
+    def _document(self, content: Content) -> dict[str, Any]:
         match content:
             case Rendered():
                 digests = {name: self._files.digest(path) for name, path in content.files.items()}
@@ -125,7 +139,7 @@ def rendered_document(
 ) -> dict[str, Any]:
     """The inputs of a rendered artefact, given the digests of the files that go into it."""
     document: dict[str, Any] = {
-        "values": msgspec.to_builtins(content.values),
+        "values": content.values,
         "templates": {name: templates.digest(name) for name in content.templates},
         "renderer": {"name": content.renderer, "code": code_digest(RENDERERS[content.renderer].modules)},
     }
