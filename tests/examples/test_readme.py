@@ -28,6 +28,7 @@ def test_the_sessions_are_real(tmp_path: Path, images: None) -> None:
     folder.mkdir()
     (example,) = blocks("yaml")
     (folder / "kvm-compose.yaml").write_text(example)
+    kvm_compose("plan", folder=folder)  # once per boot of a machine it says that it tries out KVM
     for session in blocks("console"):
         commands = re.findall(r"^\$ (.*)$", session, re.MULTILINE)
         shell = "; ".join(f"printf '%s\\n' {quoted(each)}; {each}" for each in commands)
