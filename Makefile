@@ -49,6 +49,11 @@ shell: | base-packages
 docs: $(READY) ## build the documentation into site/
 	$(RUN) mkdocs build --strict --quiet
 
+.PHONY: reference
+reference: $(READY) ## write the pages and the schema that are made from the code
+	$(VENV)/bin/python scripts/reference
+	$(VENV)/bin/kvm-compose schema >examples/kvm-compose.schema.json
+
 .PHONY: format
 format: $(READY) ## put the Python code into its usual form
 	$(RUN) ruff check --fix
