@@ -152,8 +152,8 @@ def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, repo
     # no configuration files: a pyproject.toml in the current folder is somebody else's
     backend = {"BACKEND": {"kvm-compose": "kvmcompose.tasks.doit_store:LedgerStore"}}
     main = Main(Loader(), config_filenames=(), extra_config=backend)
-    status: int = main.run(arguments)
-    return status
+    status: int | None = main.run(arguments)
+    return status or 0  # some of its commands give nothing back when all is well
 
 
 @contextmanager
