@@ -20,7 +20,7 @@ def main() -> int:
             if "-q" not in sys.argv:
                 sys.stderr.write(f"{summary}\n")
             return 0
-    from kvmcompose.cli.main import main as full  # noqa: PLC0415 (only when there is something to do)
+    from kvmcompose.cli.main import main as full
 
     return full()
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from kvmcompose.monitor.console import Console
-from kvmcompose.tasks.decide import Options
-from kvmcompose.tasks.project import Project, Where
+
+if TYPE_CHECKING:
+    from kvmcompose.tasks.project import Project, Where
 
 
 def where(arguments: argparse.Namespace) -> Where:
     """Which project the global options name."""
+    from kvmcompose.tasks.project import Where
+
     return Where(
         directory=arguments.directory,
         input=arguments.input,
@@ -22,6 +26,9 @@ def where(arguments: argparse.Namespace) -> Where:
 
 def open_project(arguments: argparse.Namespace, console: Console) -> Project:
     """The project, its warnings said. Raises InputError with all problems of its files."""
+    from kvmcompose.tasks.decide import Options
+    from kvmcompose.tasks.project import Project
+
     options = Options(
         overwrite=getattr(arguments, "overwrite", False),
         provision=getattr(arguments, "provision", False),
@@ -43,12 +50,30 @@ def add_names(
 
 def complete_names(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
     """Names of guests and tasks, for the shell."""
-    project = Project(where(parsed_args))
-    guests = [guest.name for guest in project.compiled.placed.logical.guests]
-    return [*guests, *(artefact.task for artefact in project.compiled.artefacts)]
+    guests, tasks, _paths = _names(parsed_args)
+    return [*guests, *tasks]
 
 
 def complete_artefacts(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
     """Paths of artefacts and their tasks, for the shell."""
-    artefacts = Project(where(parsed_args)).compiled.artefacts
-    return [artefact.path for artefact in artefacts] + [artefact.task for artefact in artefacts]
+    _guests, tasks, paths = _names(parsed_args)
+    return [*paths, *tasks]
+
+
+def _names(parsed_args: argparse.Namespace) -> tuple[list[str], list[str], list[str]]:
+    """Guests, tasks and paths: of the last build if there was one since the YAML was written."""
+    from kvmcompose.effects.ledger import names_built
+
+    built = names_built(parsed_args.directory, parsed_args.input or "kvm-compose.yaml")
+    if built is not None:
+        guests = dict.fromkeys(task.partition(":")[2] for task in built.values() if ":" in task)
+        return list(guests), list(built.values()), list(built)
+
+    from kvmcompose.tasks.project import Project
+
+    compiled = Project(where(parsed_args)).compiled
+    return (
+        list(compiled.state.testbed_guests),
+        [artefact.task for artefact in compiled.artefacts],
+        [artefact.path for artefact in compiled.artefacts],
+    )

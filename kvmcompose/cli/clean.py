@@ -6,7 +6,6 @@ import argparse
 
 from kvmcompose.cli._project import add_names, open_project
 from kvmcompose.monitor.console import Console
-from kvmcompose.tasks.engine import clean
 
 NAME = "clean"
 ALIASES = ("clear-artefacts",)
@@ -29,5 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Remove them."""
+    from kvmcompose.tasks.engine import clean
+
     project = open_project(arguments, console)
     return clean(project, arguments.names, dry_run=arguments.dry_run, force=arguments.force)

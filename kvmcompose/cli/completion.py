@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the code."""
-    from argcomplete.shell_integration import shellcode  # noqa: PLC0415 (nobody else needs it)
+    from argcomplete.shell_integration import shellcode
 
     console.data(shellcode(["kvm-compose"], shell=arguments.shell))
     return 0

@@ -6,9 +6,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kvmcompose.effects.image_store import default_store
-from kvmcompose.effects.machine import survey
-
 if TYPE_CHECKING:
     import argparse
 
@@ -34,6 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show the survey; the exit status."""
+    from kvmcompose.effects.image_store import default_store
+    from kvmcompose.effects.machine import survey
+
     findings = survey(default_store().root)
     can_generate = _lacks_nothing(findings, "generate")
     can_up = can_generate and _lacks_nothing(findings, "up")

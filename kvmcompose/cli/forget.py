@@ -6,7 +6,6 @@ import argparse
 
 from kvmcompose.cli._project import add_names, open_project
 from kvmcompose.monitor.console import Console
-from kvmcompose.tasks.engine import doit_command
 
 NAME = "forget"
 HELP = "make tasks run again the next time, up to date or not"
@@ -28,4 +27,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Let doit forget them."""
+    from kvmcompose.tasks.engine import doit_command
+
     return doit_command(open_project(arguments, console), "forget", arguments.names or ["--all"])

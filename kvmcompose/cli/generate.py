@@ -8,7 +8,6 @@ from kvmcompose.cli._project import add_names, open_project
 from kvmcompose.core.event import Listener
 from kvmcompose.monitor.build import BuildJson, BuildLines
 from kvmcompose.monitor.console import Console
-from kvmcompose.tasks.engine import generate
 
 NAME = "generate"
 ALIASES = ("generate-artefacts",)
@@ -63,6 +62,8 @@ def _jobs(text: str) -> int:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Build; 0 when everything is as it should be."""
+    from kvmcompose.tasks.engine import generate
+
     project = open_project(arguments, console)
 
     def waiting(holder: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from kvmcompose.cli._project import open_project
-from kvmcompose.effects import process
 from kvmcompose.monitor.console import Console
-from kvmcompose.render.graph import Edge, Graph, Node, to_dot, to_mermaid, topology
-from kvmcompose.tasks.project import Project, image_of, image_task
+
+if TYPE_CHECKING:
+    from kvmcompose.render.graph import Graph
+    from kvmcompose.tasks.project import Project
 
 NAME = "graph"
 HELP = "draw the topology or the tasks, as dot, mermaid, json or svg"
@@ -35,6 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the picture."""
+    from kvmcompose.effects import process
+    from kvmcompose.render.graph import to_dot, to_mermaid, topology
+
     project = open_project(arguments, console)
     placed = project.compiled.placed
     graph = topology(placed.logical, placed.placement) if arguments.of == "topology" else _tasks(project)
@@ -52,6 +57,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _tasks(project: Project) -> Graph:
     """Tasks, each pointing to those that need it; the state comes before everything."""
+    from kvmcompose.render.graph import Edge, Graph, Node
+    from kvmcompose.tasks.project import image_of, image_task
+
     artefacts = project.compiled.artefacts
     nodes = [Node(artefact.task, "task", artefact.guest or "") for artefact in artefacts]
     edges = []

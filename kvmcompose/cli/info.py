@@ -6,7 +6,6 @@ import argparse
 
 from kvmcompose.cli._project import add_names, open_project
 from kvmcompose.monitor.console import Console
-from kvmcompose.tasks.engine import doit_command
 
 NAME = "info"
 HELP = "show a task as doit sees it: targets, dependencies, status"
@@ -24,4 +23,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Let doit show it; 0 when the task is up to date, 1 when not."""
+    from kvmcompose.tasks.engine import doit_command
+
     return doit_command(open_project(arguments, console), "info", arguments.names)

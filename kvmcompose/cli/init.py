@@ -10,10 +10,7 @@ from pathlib import Path
 import msgspec
 
 from kvmcompose.core.errors import KvmComposeError, RefusedError
-from kvmcompose.effects.files import write_atomic
-from kvmcompose.effects.resources import schemas
 from kvmcompose.monitor.console import Console
-from kvmcompose.pipeline.schemas import complete_schema
 
 NAME = "init"
 HELP = "write a commented project to start from"
@@ -53,6 +50,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Write the files, or none of them."""
+    from kvmcompose.effects.files import write_atomic
+
     folder: Path = arguments.directory / arguments.folder
     files = starter()
     there = [name for name in files if (folder / name).exists() or (folder / name).is_symlink()]
@@ -77,6 +76,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def starter() -> dict[str, bytes]:
     """The files of a starting project by name."""
+    from kvmcompose.effects.resources import schemas
+    from kvmcompose.pipeline.schemas import complete_schema
+
     files = {
         _RENAMED.get(entry.name, entry.name): entry.read_bytes()
         for entry in _STARTER.iterdir()

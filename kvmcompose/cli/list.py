@@ -6,7 +6,6 @@ import argparse
 
 from kvmcompose.cli._project import open_project
 from kvmcompose.monitor.console import Console
-from kvmcompose.tasks.engine import doit_command
 
 NAME = "list"
 HELP = "list the tasks"
@@ -28,6 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Let doit list them."""
+    from kvmcompose.tasks.engine import doit_command
+
     project = open_project(arguments, console)
     if arguments.json:
         plan = project.plan()

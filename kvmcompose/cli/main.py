@@ -160,7 +160,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     completing = "_ARGCOMPLETE" in os.environ
     parser = build_parser((None if completing else _only(words)) or _commands())
     if completing:
-        import argcomplete  # noqa: PLC0415 (only a shell that completes needs it)
+        import argcomplete
 
         argcomplete.autocomplete(parser)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from kvmcompose.cli._project import add_names, open_project
 from kvmcompose.monitor.build import line
 from kvmcompose.monitor.console import Console
-from kvmcompose.tasks.decide import FAILING, Action, Decision
-from kvmcompose.tasks.explain import difference
+
+if TYPE_CHECKING:
+    from kvmcompose.tasks.decide import Action, Decision
 
 NAME = "plan"
 HELP = "show what generate would do, and why; nothing is written"
@@ -43,6 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show the plan."""
+    from kvmcompose.tasks.decide import Action
+    from kvmcompose.tasks.explain import difference
+
     project = open_project(arguments, console)
     plan = project.plan(arguments.names)
     rows = [(step.action, step.task, step.task, step.reasons) for step in plan.images]
@@ -70,6 +75,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _summary(actions: list[Action]) -> str:
+    from kvmcompose.tasks.decide import FAILING, Action
+
     counts: Counter[Action] = Counter(Action.KEEP if action is Action.ADOPT else action for action in actions)
     kept = counts.pop(Action.KEEP, 0)
     parts = [

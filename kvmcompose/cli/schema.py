@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kvmcompose.effects.resources import schemas
 from kvmcompose.monitor.console import Console
-from kvmcompose.pipeline.schemas import complete_schema
 
 NAME = "schema"
 HELP = "print the JSON Schema of kvm-compose.yaml (or of the config), for editors"
@@ -32,5 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the schema."""
+    from kvmcompose.effects.resources import schemas
+    from kvmcompose.pipeline.schemas import complete_schema
+
     console.json(complete_schema(schemas()) if arguments.of == "testbed" else schemas().config())
     return 0

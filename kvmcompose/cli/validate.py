@@ -9,7 +9,6 @@ import msgspec
 from kvmcompose.cli._project import where
 from kvmcompose.core.errors import InputError, Problem
 from kvmcompose.monitor.console import Console
-from kvmcompose.tasks.project import Project
 
 NAME = "validate"
 HELP = "check kvm-compose.yaml and the config, and show all problems at once"
@@ -29,6 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show the problems."""
+    from kvmcompose.tasks.project import Project
+
     problems: tuple[Problem, ...] = ()
     status = 0
     guests = 0

@@ -8,7 +8,6 @@ import msgspec
 
 from kvmcompose.cli._project import complete_artefacts, open_project
 from kvmcompose.monitor.console import Console
-from kvmcompose.tasks.explain import explain
 
 NAME = "why"
 HELP = "show what an artefact is made of, and what of that changed since it was built"
@@ -31,6 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show the explanation."""
+    from kvmcompose.tasks.explain import explain
+
     answer = explain(open_project(arguments, console), arguments.artefact)
     if arguments.json:
         console.json(answer)

@@ -271,3 +271,16 @@ def close_ledgers() -> None:
     """Close all of this process's ledgers."""
     while _open_ledgers:
         _open_ledgers.popitem()[1].close()
+
+
+def names_built(project: Path, yaml: str) -> dict[str, str] | None:
+    """The tasks of the last build by path, for the shell to complete; None if the YAML is newer."""
+    path = project / ".kvm-compose" / "ledger.sqlite"
+    try:
+        if (project / "state.json").stat().st_mtime_ns < (project / yaml).stat().st_mtime_ns:
+            return None
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        with contextlib.closing(connection):
+            return dict(connection.execute("SELECT path, task FROM artefacts").fetchall())
+    except (OSError, sqlite3.Error):
+        return None
