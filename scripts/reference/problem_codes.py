@@ -85,8 +85,8 @@ CODES: dict[str, tuple[str, Example | None]] = {
     ),
     "alias-bomb": (
         (
-            "Aliases repeat anchored parts so often that the file stands for more than a million values. It was "
-            "made to fill the memory of its reader, or is a mistake like one."
+            "Aliases repeat anchored parts so often that the file stands for more than a million values. "
+            "It was made to fill the memory of its reader, or is a mistake like one."
         ),
         None,
     ),
@@ -99,15 +99,15 @@ CODES: dict[str, tuple[str, Example | None]] = {
     ),
     "bad-file": (
         (
-            "The path leads to something, but not to what is wanted there: a folder in place of a file, or what "
-            "cannot be read."
+            "The path leads to something, but not to what is wanted there: a folder in place of a file, "
+            "or what cannot be read."
         ),
         Example(yaml=(("./setup.sh", "./scripts"),), files={"scripts/one.sh": ""}),
     ),
     "bad-image": (
         (
-            "The file cannot be used as a disk image: it is of another format than the YAML says, is damaged, or "
-            "leads to other files that may not be opened or are not there."
+            "The file cannot be used as a disk image: it has another format than the YAML says, is damaged, "
+            "or leads to other files that may not be opened or are not there."
         ),
         _yaml((_IMAGE, "existing_disk: {path: setup.sh, driver_type: qcow2}")),
     ),
@@ -310,8 +310,8 @@ CODES: dict[str, tuple[str, Example | None]] = {
     ),
     "unknown-name": (
         (
-            "On the command line: no guest, task or artefact has this name, or several artefacts have it where "
-            "one is wanted."
+            "On the command line: no guest, task or artefact has this name, or several artefacts have it "
+            "where one is wanted."
         ),
         Example(argv=("plan", "wbe")),
     ),
