@@ -68,6 +68,17 @@ class HostSharedConfig(msgspec.Struct, frozen=True):
     project_folder: str
 
 
+class Shared(msgspec.Struct, frozen=True):
+    """What the artefacts of a guest may depend on beside the guest itself.
+
+    They are given no other guest, so that they stay as they are while other guests change.
+    """
+
+    project_name: str
+    host_config: HostSharedConfig
+    guest_config: SshKeys
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """The whole state."""
 
@@ -78,6 +89,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     testbed_host_shared_config: HostSharedConfig
     testbed_guest_shared_config: SshKeys
     network: Any
+
+    @property
+    def shared(self) -> Shared:
+        """What all guests share."""
+        return Shared(self.project_name, self.testbed_host_shared_config, self.testbed_guest_shared_config)
 
 
 def _guest_document(guest: GuestState) -> dict[str, Any]:

@@ -37,12 +37,11 @@ class Signature(msgspec.Struct, frozen=True, array_like=True):
         return max(self.mtime_ns, self.ctime_ns) + _TICK_NS < now_ns
 
     def or_unsettled(self) -> Signature:
-        """The signature, if a change from now on would show in it; else one that no file has."""
-        return self if self.settled(time.time_ns()) else UNSETTLED
+        """The signature, if a change from now on would show in it; else one that no file has.
 
-
-#: Stands for what no file has: whoever recorded it must look again.
-UNSETTLED = Signature(-1, -1, -1, -1)
+        Whoever recorded that must look again, but knows the size.
+        """
+        return self if self.settled(time.time_ns()) else Signature(self.size, -1, -1, -1)
 
 
 class Remembered(msgspec.Struct, frozen=True, array_like=True):

@@ -7,7 +7,7 @@ A module stands for a *kind* of guest and offers:
 ``SECTION``                       the key of that section, when it is not the module's own name
 ``expand(machine)``               the guests a machine stands for
 ``check(machine, files)``         what a schema cannot say, as ``(path, complaint)`` pairs
-``artefacts(guest, state)``       the files to be made for one guest
+``artefacts(guest, shared)``      the files to be made for one guest
 
 Modules whose names start with ``_`` are shared between kinds. A kind whose section
 is checked by ``schemas/guests/<kind>.json`` may stand in the YAML; one without a schema (``clone``) comes
@@ -28,7 +28,7 @@ from kvmcompose.core.artefact import Artefact
 from kvmcompose.core.errors import Complaint, KvmComposeError
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.project import ProjectFiles
-from kvmcompose.core.state import GuestState, State
+from kvmcompose.core.state import GuestState, Shared
 
 
 class GuestKind(Protocol):
@@ -43,7 +43,7 @@ class GuestKind(Protocol):
     def check(self, machine: Machine, files: ProjectFiles) -> Iterable[Complaint]:
         """What is wrong with the machine that a schema cannot say."""
 
-    def artefacts(self, guest: GuestState, state: State) -> Iterable[Artefact]:
+    def artefacts(self, guest: GuestState, shared: Shared) -> Iterable[Artefact]:
         """The files to be made for one guest."""
 
 

@@ -8,7 +8,7 @@ from kvmcompose.core.artefact import Artefact, Overlay, Policy
 from kvmcompose.core.errors import Complaint, KvmComposeError
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.project import ProjectFiles
-from kvmcompose.core.state import GuestState, State
+from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests.libvirt import GuestDefinition, disk_path, with_disk
 
 SECTION = "libvirt"
@@ -25,7 +25,7 @@ def check(_machine: Machine, _files: ProjectFiles) -> Iterator[Complaint]:
     yield from ()
 
 
-def artefacts(guest: GuestState, state: State) -> Iterator[Artefact]:
+def artefacts(guest: GuestState, shared: Shared) -> Iterator[Artefact]:
     """An overlay on the golden image, and what every libvirt guest has."""
     golden = guest.extra_info.reference_image or ""
     disk = f"artefacts/{guest.name}-linked-clone.qcow2"
@@ -38,4 +38,4 @@ def artefacts(guest: GuestState, state: State) -> Iterator[Artefact]:
         guest=guest.name,
         after=(disk_path(golden),),
     )
-    yield from with_disk(guest, state, disk)
+    yield from with_disk(guest, shared, disk)

@@ -10,7 +10,7 @@ from kvmcompose.core.artefact import Artefact
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.project import ProjectFiles
-from kvmcompose.core.state import GuestState, State
+from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _files, _scaling
 
 
@@ -79,6 +79,6 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
         yield from _scaling.check(machine, body.scaling)
 
 
-def artefacts(_guest: GuestState, _state: State) -> Iterator[Artefact]:
+def artefacts(_guest: GuestState, _shared: Shared) -> Iterator[Artefact]:
     """None: a container is made from its image when the testbed comes up."""
     yield from ()

@@ -11,7 +11,7 @@ from kvmcompose.core.artefact import Artefact, BaseImage, Blank, Content, DeepCo
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.project import ProjectFiles
-from kvmcompose.core.state import GuestState, State
+from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _files, _scaling
 from kvmcompose.render.domain import domain_xml
 from kvmcompose.render.seed import seed_iso
@@ -216,7 +216,7 @@ def media_path(kind: LibvirtType) -> str | None:
     return disk.path if disk is not None and disk.device_type == "cdrom" else None
 
 
-def artefacts(guest: GuestState, state: State) -> Iterator[Artefact]:
+def artefacts(guest: GuestState, shared: Shared) -> Iterator[Artefact]:
     """Domain XML, disk, and a seed for guests with cloud-init or a link to installation media."""
     definition: GuestDefinition = guest.definition
     kind = definition.libvirt_type
@@ -231,10 +231,10 @@ def artefacts(guest: GuestState, state: State) -> Iterator[Artefact]:
             summary=f"disk of {guest.name}",
             guest=guest.name,
         )
-    yield from with_disk(guest, state, disk)
+    yield from with_disk(guest, shared, disk)
 
 
-def with_disk(guest: GuestState, state: State, disk: str | None) -> Iterator[Artefact]:
+def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[Artefact]:
     """What a guest needs beside its disk: used for clones as well."""
     definition: GuestDefinition = guest.definition
     kind = definition.libvirt_type
@@ -254,7 +254,7 @@ def with_disk(guest: GuestState, state: State, disk: str | None) -> Iterator[Art
         cloud = kind.cloud_image
         artefact = seed_iso(
             guest,
-            state,
+            shared,
             username=definition.username,
             environment=cloud.environment,
             context=cloud.context,
@@ -265,7 +265,7 @@ def with_disk(guest: GuestState, state: State, disk: str | None) -> Iterator[Art
         yield artefact
     yield domain_xml(
         guest,
-        state,
+        shared,
         cpus=definition.cpus,
         memory_mb=definition.memory_mb,
         disk=disk,

@@ -6,7 +6,10 @@ changes nothing it was given, and reports all problems it finds at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -34,13 +37,51 @@ from kvmcompose.placement import strategy
 STATE_PATH = "state.json"
 
 
-class Compiled(msgspec.Struct, frozen=True):
-    """What a project comes to."""
+class Compiled:
+    """What a project comes to. Artefacts are worked out when they are asked for."""
 
-    placed: PlacedTestbed
-    state: State
-    artefacts: tuple[Artefact, ...]
-    warnings: tuple[Problem, ...]
+    def __init__(self, placed: PlacedTestbed, state: State, warnings: tuple[Problem, ...]) -> None:
+        self.placed = placed
+        self.state = state
+        self.warnings = warnings
+        self._shared = state.shared
+
+    @cached_property
+    def artefacts(self) -> tuple[Artefact, ...]:
+        """All of them, the state first: everything else is made from it."""
+        guests = self.state.testbed_guests
+        found = (*self.common_artefacts, *(each for name in guests for each in self.artefacts_of(name)))
+        paths = Counter(artefact.path for artefact in found)
+        if len(paths) != len(found):
+            path = next(path for path, count in paths.items() if count > 1)
+            raise KvmComposeError(f"two artefacts would be written to {path!r}")
+        return found
+
+    @cached_property
+    def common_artefacts(self) -> tuple[Artefact, ...]:
+        """Those that belong to no guest."""
+        state = Artefact(
+            task="state",
+            path=STATE_PATH,
+            policy=Policy.TEXT,
+            content=Literal(encode_state(self.state)),
+            summary="state of the testbed",
+        )
+        return (state, *_checked(dialect(self.state.network.dialect).artefacts(self.state)))
+
+    def artefacts_of(self, name: str) -> tuple[Artefact, ...]:
+        """Those of one guest."""
+        guest = self.state.testbed_guests[name]
+        return tuple(_checked(guest_kind(guest.kind).artefacts(guest, self._shared)))
+
+    def slice(self, name: str) -> str:
+        """A digest of all that a guest's artefacts are made of, but for files and templates."""
+        guest = self.state.testbed_guests[name]
+        golden = self.state.testbed_guests.get(guest.extra_info.reference_image or "")
+        return hashlib.sha256(_encode([self._shared, guest, golden])).hexdigest()
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 def compile_project(
@@ -60,7 +101,7 @@ def compile_project(
     except ComplaintsError as error:
         documents.refuse(error.complaints)
         raise
-    return Compiled(placed, state, tuple(_artefacts(state)), warnings)
+    return Compiled(placed, state, warnings)
 
 
 def _read(
@@ -120,28 +161,10 @@ def _state(placed: PlacedTestbed) -> State:
     )
 
 
-def _artefacts(state: State) -> Iterator[Artefact]:
-    """The state first: everything else is made from it."""
-    yield Artefact(
-        task="state",
-        path=STATE_PATH,
-        policy=Policy.TEXT,
-        content=Literal(encode_state(state)),
-        summary="state of the testbed",
-    )
-    yield from dialect(state.network.dialect).artefacts(state)
-    paths: set[str] = set()
-    for guest in state.testbed_guests.values():
-        for artefact in guest_kind(guest.kind).artefacts(guest, state):
-            check_path(artefact.path, paths)
-            yield artefact
-
-
-def check_path(path: str, taken: set[str]) -> None:
-    """An artefact lies below ``artefacts/`` and is made once: the last door before the disk."""
-    steps = path.split("/")
-    if steps[0] != "artefacts" or len(steps) < 2 or any(step in ("", ".", "..") for step in steps):  # noqa: PLR2004
-        raise KvmComposeError(f"{path!r} would lie outside artefacts/")
-    if path in taken:
-        raise KvmComposeError(f"two artefacts would be written to {path!r}")
-    taken.add(path)
+def _checked(artefacts: Iterable[Artefact]) -> Iterator[Artefact]:
+    """The last door before the disk: an artefact lies below ``artefacts/``."""
+    for artefact in artefacts:
+        steps = artefact.path.split("/")
+        if steps[0] != "artefacts" or len(steps) < 2 or not {"", ".", ".."}.isdisjoint(steps):  # noqa: PLR2004
+            raise KvmComposeError(f"{artefact.path!r} would lie outside artefacts/")
+        yield artefact

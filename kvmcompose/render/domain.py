@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kvmcompose.core.artefact import Artefact, Policy, Rendered
-from kvmcompose.core.state import GuestState, State
+from kvmcompose.core.state import GuestState, Shared
 
 
 class Nic(msgspec.Struct, frozen=True):
@@ -43,7 +43,7 @@ class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
 
 def domain_xml(
     guest: GuestState,
-    state: State,
+    shared: Shared,
     *,
     cpus: int,
     memory_mb: int,
@@ -56,10 +56,10 @@ def domain_xml(
     """The domain XML of a guest. ``disk``, ``media`` and ``seed`` are artefacts' paths in the project."""
 
     def on_host(path: str | None) -> str | None:
-        return f"{state.testbed_host_shared_config.project_folder}/{path}" if path else None
+        return f"{shared.host_config.project_folder}/{path}" if path else None
 
     values = DomainValues(
-        project=state.project_name,
+        project=shared.project_name,
         guest=guest.name,
         host=guest.testbed_host,
         name=guest.hostname,

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 import msgspec
 
 from kvmcompose.core.artefact import Artefact, Policy, Rendered
-from kvmcompose.core.state import GuestState, State
+from kvmcompose.core.state import GuestState, Shared
 
 #: The names by which the seed's renderer knows its files.
 KEY_FILE = "ssh_public_key"
@@ -51,7 +51,7 @@ def _numbered(folder: str, scripts: Sequence[str]) -> Mapping[str, str]:
 
 def seed_iso(
     guest: GuestState,
-    state: State,
+    shared: Shared,
     *,
     username: str,
     environment: Mapping[str, str],
@@ -61,7 +61,7 @@ def seed_iso(
 ) -> Artefact:
     """The seed of a guest with cloud-init in it."""
     values = SeedValues(
-        project=state.project_name,
+        project=shared.project_name,
         guest=guest.name,
         hostname=guest.hostname,
         username=username,
@@ -72,7 +72,7 @@ def seed_iso(
         environment=dict(environment),
     )
     files = {
-        KEY_FILE: state.testbed_guest_shared_config.ssh_public_key_location,
+        KEY_FILE: shared.guest_config.ssh_public_key_location,
         **({CONTEXT: context} if context is not None else {}),
         **_numbered("setup", setup_scripts),
         **_numbered("run", run_scripts),

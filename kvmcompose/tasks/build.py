@@ -144,7 +144,10 @@ class Build:
         if image_of(artefact) is None:
             return decision
         self.project.inputs.forget(artefact.path)
-        return self.project.decider.decide(artefact, self._records.get(artefact.path))
+        anew = self.project.decider.decide(artefact, self._records.get(artefact.path))
+        # for the sake of the clones that lie on it, which the plan knows of
+        kept = decision.action is Action.IN_USE and anew.action is Action.REBUILD
+        return decision if kept else anew
 
     def _refuse(self, decision: Making) -> None:
         reasons = "; ".join(decision.reasons)

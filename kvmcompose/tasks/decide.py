@@ -19,7 +19,7 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.files import digest_bytes, digest_file
 from kvmcompose.effects.ledger import Ledger, Record
 from kvmcompose.effects.qcow2 import read_header
-from kvmcompose.effects.stat_cache import UNSETTLED, Signature
+from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.pipeline.compile import STATE_PATH
 from kvmcompose.tasks.inputs import Inputs, Recipe, changes
 
@@ -202,20 +202,24 @@ class Decider:
             return error.message
         if header.format != "qcow2":
             return "it is no qcow2 image"
-        backing = _backing(self._inputs, artefact)
-        if same and backing is not None and header.backing_file != backing:
+        backing = self._backing(artefact)
+        if same and backing is not None and (header.backing_file or "") != backing:
             return f"it lies on {header.backing_file!r}, not on {backing!r}"
         return None
+
+    def _backing(self, artefact: Artefact) -> str | None:
+        """What a disk has to lie on, empty for nothing; None when its image is not here to tell."""
+        content = artefact.content
+        return self._inputs.backing(content) if isinstance(content, Overlay) else ""
 
     def _unknown(self, known: Making, artefact: Artefact, path: Path) -> Making:
         """A file that the ledger does not know: committed, copied here, or the ledger was lost."""
         if artefact.policy is Policy.LINK:
             return _as(known, Action.REBUILD, "the ledger does not know this link")
         if artefact.policy is Policy.MUTABLE:
-            backing = _backing(self._inputs, artefact)
-            damage = self._damage(artefact, path, 0, same=backing is not None)
-            if damage is None and backing is not None:
-                return _as(known, Action.ADOPT, "a disk on the right image, unknown to the ledger")
+            damage = self._damage(artefact, path, 0, same=True)
+            if damage is None and self._backing(artefact) is not None:
+                return _as(known, Action.ADOPT, "a disk that may be the right one, unknown to the ledger")
             if self._options.provision or path.stat().st_size == 0:
                 return _as(known, Action.REBUILD, "unknown to the ledger")
             return _as(known, Action.IN_USE, "a disk that kvm-compose knows nothing of", damage or "")
@@ -240,6 +244,8 @@ class Decider:
         )
 
     def _untouched(self, path: Path, status: os.stat_result, record: Record) -> bool:
+        if not record.content:
+            return False  # a disk that was taken in: what its guest wrote to it before is not known
         if self._same_signature(status, record):
             return True
         signature = Signature.of(status)
@@ -247,11 +253,7 @@ class Decider:
             same = digest_bytes(os.readlink(path).encode()) == record.content  # noqa: PTH115
         else:
             # a disk in use is large, and its size tells without reading it
-            known = record.signature != UNSETTLED
-            same = (
-                not (known and signature.size != record.signature.size)
-                and digest_file(path) == record.content
-            )
+            same = signature.size == record.signature.size and digest_file(path) == record.content
         if same and signature != record.signature:
             self.refreshed.append((record.path, signature.or_unsettled()))
         return same
@@ -273,6 +275,27 @@ class Decider:
         found = changes(self._ledger.inputs(record.path) or b"{}", recipe.inputs)
         return all(change.after is None and ".image." in change.name for change in found)
 
+    def below(self, record: Record) -> str | None:
+        """The artefact that a clone lies on, if there is data of a guest in the clone."""
+        path = self._folder / record.path
+        status = look(path)
+        if status is None or not stat.S_ISREG(status.st_mode) or self._untouched(path, status, record):
+            return None
+        try:
+            return f"artefacts/{read_header(path).backing_file}"
+        except KvmComposeError:
+            return None
+
+    def is_as_built(self, record: Record | None) -> bool:
+        """Whether a file is there, and nobody has changed it."""
+        status = look(self._folder / record.path) if record is not None else None
+        return (
+            record is not None
+            and status is not None
+            and stat.S_ISREG(status.st_mode)
+            and self._untouched(self._folder / record.path, status, record)
+        )
+
     def left_over(self, record: Record) -> Decision:
         """What to do with a file whose artefact is no longer wanted."""
         path = self._folder / record.path
@@ -281,17 +304,14 @@ class Decider:
         gone = Decision(record.path, record.task, policy, Action.REMOVE, ())
         if status is None:
             return msgspec.structs.replace(gone, reasons=("it is not there any more",))
-        if not stat.S_ISDIR(status.st_mode) and self._untouched(path, status, record):
+        in_place = stat.S_IFMT(status.st_mode) == (stat.S_IFLNK if policy is Policy.LINK else stat.S_IFREG)
+        if in_place and self._untouched(path, status, record):
             return msgspec.structs.replace(gone, reasons=("nothing in the YAML asks for it any more",))
-        used = policy is Policy.MUTABLE
+        used = in_place and policy is Policy.MUTABLE
         if used and self._options.provision:
             return msgspec.structs.replace(gone, reasons=("its guest is gone, and its data may go",))
         what = "its guest has run (--provision removes it)" if used else "it was changed since it was built"
         return _as(gone, Action.LEFT_OVER, what)
-
-
-def _backing(inputs: Inputs, artefact: Artefact) -> str | None:
-    return inputs.backing(artefact.content) if isinstance(artefact.content, Overlay) else None
 
 
 def _as(known: _AnyDecision, action: Action, *reasons: str) -> _AnyDecision:

@@ -265,6 +265,10 @@ def clean_file(project: Project, path: str, records: dict[str, Record], *, dryru
         if decision.action is not Action.REMOVE:
             sys.stdout.write(f"{path}: kept, {'; '.join(decision.reasons)}\n")
             return
+        above = project.lain_on({path}, records).get(path)
+        if above is not None:
+            sys.stdout.write(f"{path}: kept, {above} lies on it, and its guest has run\n")
+            return
     sys.stdout.write(f"{path}: removed\n")
     if not dryrun:
         file.unlink()

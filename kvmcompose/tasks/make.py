@@ -163,7 +163,7 @@ class Maker:
             policy=artefact.policy.value,
             recipe=recipe.digest,
             # whether a guest has written to a disk nobody knows: it counts as one in use
-            content="" if isinstance(artefact.content, Overlay) else digest_file(path),
+            content="" if artefact.policy is Policy.MUTABLE else digest_file(path),
             signature=signature.or_unsettled(),
             inputs=recipe.inputs,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 import kvmcompose
-from kvmcompose.core.artefact import Artefact, BaseImage, DeepCopy, Overlay
+from kvmcompose.core.artefact import Artefact, BaseImage, DeepCopy, Overlay, Policy
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
 from kvmcompose.core.model import Host
 from kvmcompose.core.names import PROJECT_NAME, project_name_from
@@ -187,11 +187,38 @@ class Project:
         """What a build of ``names`` would do. Only with ``write`` the ledger is put in order."""
         records = self.records(write=write)
         selected = self.select(names)
-        decisions = tuple(self.decider.decide(each, records.get(each.path)) for each in selected)
+        decisions = [self.decider.decide(each, records.get(each.path)) for each in selected]
         stale = [] if names else [
             self.decider.left_over(record) for path, record in records.items() if path not in self.artefacts
         ]  # fmt: skip
-        return Plan(tuple(self._image_steps(decisions)), decisions, tuple(stale), partial=bool(names))
+        self._keep_what_data_lies_on(decisions, stale, records)
+        return Plan(tuple(self._image_steps(decisions)), tuple(decisions), tuple(stale), bool(names))
+
+    def _keep_what_data_lies_on(
+        self, decisions: list[Making], stale: list[Decision], records: dict[str, Record]
+    ) -> None:
+        going = {
+            each.path
+            for each in (*decisions, *stale)
+            if each.policy is Policy.MUTABLE and each.action in (Action.REBUILD, Action.REMOVE)
+        }
+        kept = self.lain_on(going, records)
+        for row, action in ((decisions, Action.IN_USE), (stale, Action.LEFT_OVER)):
+            for number, each in enumerate(row):
+                if each.path in kept:
+                    reason = f"{kept[each.path]} lies on it, and its guest has run"
+                    row[number] = msgspec.structs.replace(each, action=action, reasons=(reason,))
+
+    def lain_on(self, going: Container[str], records: Mapping[str, Record]) -> dict[str, str]:
+        """Which disks must not go, with a clone that keeps data and would lose it with them."""
+        found = {}
+        for record in records.values() if going else ():
+            if not record.task.startswith("clone:") or record.path in going:
+                continue
+            below = self.decider.below(record)
+            if below is not None and below in going and self.decider.is_as_built(records.get(below)):
+                found[below] = record.path
+        return found
 
     def _image_steps(self, decisions: Sequence[Making]) -> Iterator[ImageStep]:
         needed: dict[BaseImage, bool] = {}
