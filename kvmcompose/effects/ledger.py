@@ -12,7 +12,7 @@ import errno
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -144,13 +144,18 @@ class Ledger:
                 raise
             self._connection.execute("COMMIT")
 
-    def records(self) -> dict[str, Record]:
-        """Everything that was built, by path, without the inputs."""
+    def records(self, paths: Sequence[str] | None = None) -> dict[str, Record]:
+        """What was built, by path, without the inputs: everything, or what there is of ``paths``."""
+        select = (
+            "SELECT path, task, policy, recipe, content, size, mtime_ns, ctime_ns, inode, offered "
+            "FROM artefacts"
+        )
         with self._guard:
-            rows = self._connection.execute(
-                "SELECT path, task, policy, recipe, content, size, mtime_ns, ctime_ns, inode, offered "
-                "FROM artefacts"
-            ).fetchall()
+            if paths is None:
+                rows = self._connection.execute(select).fetchall()
+            else:
+                one = f"{select} WHERE path = ?"
+                rows = [row for path in paths for row in self._connection.execute(one, (path,))]
         return {
             path: Record(path, task, policy, recipe, content, Signature(*signature), offered)
             for path, task, policy, recipe, content, *signature, offered in rows

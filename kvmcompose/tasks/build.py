@@ -40,8 +40,8 @@ class Build:
         """Take stock under the lock, and take in what needs no work."""
         self.project.make_keys()
         self._sweep()
-        plan = self.project.plan(names, write=True)
-        self._records = self.project.records(write=False)
+        plan = (None if names else self.project.short_plan()) or self.project.plan(names, write=True)
+        self._records = plan.records
         adopted = [each for each in plan.decisions if each.action is Action.ADOPT]
         self.project.ledger.record(self.project.maker.adopt(each) for each in adopted)
         self.project.ledger.record(self._settled(plan))
@@ -50,7 +50,7 @@ class Build:
         for each in (*plan.decisions, *plan.stale):
             if each.action in (Action.CUSTOMISED, Action.LEFT_OVER):
                 self.listener(Done(each.path, each.task, each.action.value, each.reasons))
-        self.kept = sum(each.settled for each in plan.decisions)
+        self.kept = plan.untouched + sum(each.settled for each in plan.decisions)
         return plan
 
     def _sweep(self) -> None:
@@ -205,7 +205,9 @@ class Build:
         loud = {Action.CUSTOMISED, Action.LEFT_OVER}  # what every build has to tell
         quiet = not any(each.action in loud for each in (*plan.decisions, *plan.stale))
         if complete and quiet and not self.failed and not self.project.compiled.warnings:
-            self.project.stand(f"{len(plan.decisions)} up to date")
+            self.project.stand(f"{plan.untouched + len(plan.decisions)} up to date")
+        if plan.untouched and not any(each.policy is Policy.MUTABLE for each in plan.pending):
+            return  # no disk came or went, so the links are those of before
         used = set(self._links_in_use(plan))
         folder = self.project.folder / "artefacts" / "images"
         if folder.is_dir():

@@ -236,7 +236,9 @@ class Decider:
     def _same_signature(self, status: os.stat_result, record: Record) -> bool:
         known = record.signature
         return (
-            status.st_ctime_ns == known.ctime_ns
+            # a disk that was taken in has none: what its guest wrote to it before is not known
+            record.content != ""
+            and status.st_ctime_ns == known.ctime_ns
             and status.st_mtime_ns == known.mtime_ns
             and status.st_size == known.size
             and status.st_ino == known.inode
@@ -244,8 +246,6 @@ class Decider:
         )
 
     def _untouched(self, path: Path, status: os.stat_result, record: Record) -> bool:
-        if not record.content:
-            return False  # a disk that was taken in: what its guest wrote to it before is not known
         if self._same_signature(status, record):
             return True
         signature = Signature.of(status)
@@ -253,7 +253,11 @@ class Decider:
             same = digest_bytes(os.readlink(path).encode()) == record.content  # noqa: PTH115
         else:
             # a disk in use is large, and its size tells without reading it
-            same = signature.size == record.signature.size and digest_file(path) == record.content
+            same = (
+                record.content != ""
+                and signature.size == record.signature.size
+                and digest_file(path) == record.content
+            )
         if same and signature != record.signature:
             self.refreshed.append((record.path, signature.or_unsettled()))
         return same

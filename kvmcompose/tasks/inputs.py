@@ -8,7 +8,7 @@ into the ledger, so what changed since is found by comparing two documents leaf 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -49,13 +49,13 @@ class Inputs:
 
     def __init__(
         self,
-        artefacts: Mapping[str, Artefact],
+        artefact_at: Callable[[str], Artefact],
         templates: Templates,
         files: FolderFiles,
         images: Images,
         epoch: int,
     ) -> None:
-        self._artefacts = artefacts
+        self._artefact_at = artefact_at
         self._templates = templates
         self._files = files
         self._images = images
@@ -110,7 +110,7 @@ class Inputs:
                     "version": _DISK_VERSION,
                 }
             case Overlay():
-                golden = self._artefacts[str(content.on)]
+                golden = self._artefact_at(str(content.on))
                 on = {"path": content.on, "recipe": self.recipe(golden).digest}
                 return {"overlay": {"on": on}, "version": _DISK_VERSION}
             case DeepCopy():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import time
+from array import array
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -26,7 +28,15 @@ from kvmcompose.effects.machine import datapath_type, probe_cache, virt_type
 from kvmcompose.effects.project_files import FolderFiles
 from kvmcompose.effects.resources import own_files, schemas, templates
 from kvmcompose.effects.shape_memory import FolderMemory
-from kvmcompose.effects.standing import surroundings, write_standing
+from kvmcompose.effects.standing import (
+    Standing,
+    read_standing,
+    rests,
+    sign_inputs,
+    sign_outputs,
+    surroundings,
+    write_standing,
+)
 from kvmcompose.effects.stat_cache import StatCache
 from kvmcompose.pipeline.compile import Compiled, compile_project
 from kvmcompose.pipeline.logical import Settings, Source
@@ -42,6 +52,10 @@ PRIVATE_FOLDER = ".kvm-compose"
 
 #: 1980-01-01, the oldest time that every file system and archive format can hold.
 _DEFAULT_EPOCH = 315532800
+
+
+#: What ends the life of a disk.
+_ENDING = (Action.REBUILD, Action.REMOVE)
 
 
 class Where(msgspec.Struct, frozen=True):
@@ -72,12 +86,16 @@ class Plan(msgspec.Struct, frozen=True):
     """What a build would do: with images, with artefacts in order, and with files nobody needs.
 
     A ``partial`` plan is one for some names only; it leaves the files that nobody needs alone.
+    ``untouched`` artefacts are up to date without having been decided on. ``records`` are those that the
+    decisions rest on.
     """
 
     images: tuple[ImageStep, ...]
     decisions: tuple[Making, ...]
     stale: tuple[Decision, ...]
+    records: dict[str, Record]
     partial: bool
+    untouched: int = 0
 
     @property
     def pending(self) -> tuple[Decision, ...]:
@@ -90,6 +108,8 @@ class Project:
 
     def __init__(self, where: Where, options: Options = Options()) -> None:  # noqa: B008 (it is frozen)
         self._began_ns = time.time_ns()
+        self._few: dict[str, Artefact] = {}
+        self._standing: Standing | None = None
         self.folder = where.directory.absolute()
         self.options = options
         testbed, config = _sources(self.folder, where)
@@ -108,10 +128,18 @@ class Project:
         self.compiled: Compiled = compile_project(
             testbed, config, schemas(), settings, self.files, FolderMemory(self.folder)
         )
-        self.artefacts = {artefact.path: artefact for artefact in self.compiled.artefacts}
         self._templates = templates(self.folder)
         self._epoch = _epoch()
-        self.inputs = Inputs(self.artefacts, self._templates, self.files, self.images, self._epoch)
+        self.inputs = Inputs(self.artefact_at, self._templates, self.files, self.images, self._epoch)
+
+    @cached_property
+    def artefacts(self) -> dict[str, Artefact]:
+        """All artefacts by path."""
+        return {artefact.path: artefact for artefact in self.compiled.artefacts}
+
+    def artefact_at(self, path: str) -> Artefact:
+        """The artefact of a path; without working out all the others when its guest is known."""
+        return self._few.get(path) or self.artefacts[path]
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -192,7 +220,40 @@ class Project:
             self.decider.left_over(record) for path, record in records.items() if path not in self.artefacts
         ]  # fmt: skip
         self._keep_what_data_lies_on(decisions, stale, records)
-        return Plan(tuple(self._image_steps(decisions)), tuple(decisions), tuple(stale), bool(names))
+        steps = tuple(self._image_steps(decisions))
+        return Plan(steps, tuple(decisions), tuple(stale), records, partial=bool(names))
+
+    def short_plan(self) -> Plan | None:
+        """The plan, looking only at guests whose slice of the state has changed since the last build.
+
+        None when that is not known to be enough: then ``plan`` looks at everything.
+        """
+        standing = read_standing(str(self.folder / PRIVATE_FOLDER))
+        guests = self.compiled.state.testbed_guests
+        if standing is None or self.options != Options() or self.ledger.intents():
+            return None
+        if not standing.groups.keys() - {""} <= guests.keys():
+            return None  # what belonged to guests that are gone has to be looked for
+        nothing: tuple[str, list[str]] = ("", [])
+        slices = self.compiled.slice
+        changed = {name for name in guests if standing.groups.get(name, nothing)[0] != slices(name)}
+        changed |= {guests[name].extra_info.reference_image or name for name in changed}
+        if len(changed) * 4 > len(guests) or not rests(standing, str(self.folder), self._around()):
+            return None
+        of_guests = (each for name in guests if name in changed for each in self.compiled.artefacts_of(name))
+        wanted = {each.path: each for each in (*self.compiled.common_artefacts, *of_guests)}
+        self._few = wanted
+        before = {path for name in ("", *changed) for path in standing.groups.get(name, nothing)[1]}
+        records = self.ledger.records(sorted(before | wanted.keys()))
+        decisions = tuple(self.decider.decide(each, records.get(path)) for path, each in wanted.items())
+        gone = sorted(before - wanted.keys())
+        stale = tuple(self.decider.left_over(records[path]) for path in gone if path in records)
+        if any(each.policy is Policy.MUTABLE and each.action in _ENDING for each in (*decisions, *stale)):
+            return None  # other guests' disks may lie on it
+        self._standing = standing
+        steps = tuple(self._image_steps(decisions))
+        untouched = len(standing.outputs()) - len(before)
+        return Plan(steps, decisions, stale, records, partial=False, untouched=untouched)
 
     def _keep_what_data_lies_on(
         self, decisions: list[Making], stale: list[Decision], records: dict[str, Record]
@@ -200,14 +261,11 @@ class Project:
         going = {
             each.path
             for each in (*decisions, *stale)
-            if each.policy is Policy.MUTABLE and each.action in (Action.REBUILD, Action.REMOVE)
+            if each.policy is Policy.MUTABLE and each.action in _ENDING
         }
         kept = self.lain_on(going, records)
-        for row, action in ((decisions, Action.IN_USE), (stale, Action.LEFT_OVER)):
-            for number, each in enumerate(row):
-                if each.path in kept:
-                    reason = f"{kept[each.path]} lies on it, and its guest has run"
-                    row[number] = msgspec.structs.replace(each, action=action, reasons=(reason,))
+        decisions[:] = (_held(each, kept, Action.IN_USE) for each in decisions)
+        stale[:] = (_held(each, kept, Action.LEFT_OVER) for each in stale)
 
     def lain_on(self, going: Container[str], records: Mapping[str, Record]) -> dict[str, str]:
         """Which disks must not go, with a clone that keeps data and would lose it with them."""
@@ -242,29 +300,59 @@ class Project:
         if self.keys is not None:
             make_keys(self.keys)
 
+    def _around(self) -> dict[str, str]:
+        return surroundings(str(Path(kvmcompose.__file__).parent))
+
     def stand(self, summary: str) -> None:
         """Note that nothing is left to do, and what that rests on; see ``effects.standing``."""
-        watched = self.files.seen() | own_files() | self.images.seen()
         templates_folder = self.folder / "templates"
+        watched = self.files.seen() | own_files() | self.images.seen()
         watched.update((str(templates_folder), *(str(path) for path in templates_folder.glob("*"))))
         watched.add(str(probe_cache()))
-        private = str(self.folder / PRIVATE_FOLDER)
+        if self._standing is not None:
+            watched.update(self._standing.inputs)
+        root = str(self.folder)
         with suppress(OSError):  # the next build will look at everything, that is all
-            write_standing(
-                private,
-                around=surroundings(str(Path(kvmcompose.__file__).parent)),
-                hashed=self._hashed,
-                watched=watched,
-                outputs=list(self.artefacts),
-                root=str(self.folder),
-                began_ns=self._began_ns,
-                summary=summary,
-            )
+            inputs = sign_inputs(watched, self._began_ns)
+            if inputs is None:
+                return
+            groups, numbers = self._groups(root)
+            standing = Standing(self._around(), self._hashed, inputs, groups, numbers, summary)
+            write_standing(str(self.folder / PRIVATE_FOLDER), standing)
+
+    def _groups(self, root: str) -> tuple[dict[str, tuple[str, list[str]]], array[int]]:
+        """The outputs by guest, and their signatures: for untouched ones those of the last build."""
+        known = self._standing.groups if self._standing is not None else {}
+        signed = self._standing.numbers_of() if self._standing is not None else {}
+        looked_at = {artefact.guest or "" for artefact in self._few.values()} | {""}
+        groups = {}
+        numbers = array("q")
+        for name in ("", *self.compiled.state.testbed_guests):
+            if name in known and name not in looked_at:
+                groups[name] = known[name]
+                numbers.extend(signed[name])
+                continue
+            artefacts = self.compiled.artefacts_of(name) if name else self.compiled.common_artefacts
+            paths = [artefact.path for artefact in artefacts]
+            groups[name] = (self.compiled.slice(name) if name else "", paths)
+            numbers.extend(sign_outputs(root, paths))
+        return groups, numbers
 
     def finish(self) -> None:
         """Keep what was found out about files for the next build."""
         self.ledger.remember_files(self._digests.fresh.items())
         self.ledger.refresh(self.decider.refreshed)
+
+
+_AnyDecision = TypeVar("_AnyDecision", bound=Decision)
+
+
+def _held(decision: _AnyDecision, kept: Mapping[str, str], action: Action) -> _AnyDecision:
+    above = kept.get(decision.path)
+    if above is None:
+        return decision
+    reasons = (f"{above} lies on it, and its guest has run",)
+    return msgspec.structs.replace(decision, action=action, reasons=reasons)
 
 
 def ledger_path(folder: Path) -> Path:
