@@ -26,6 +26,7 @@ _KEY = re.compile(r"^machines:[ ]*(?:#.*)?\n", re.MULTILINE)
 _END = re.compile(r"^[^\s#-]", re.MULTILINE)
 #: Anchors, aliases, tags and merge keys reach beyond a piece; so do marks of documents and directives.
 _REACHING = re.compile(r"(?:^|[\s\[{,:?-])[&*!]|<<|^(?:---|\.\.\.|%)", re.MULTILINE)
+_MARKS = ("&", "*", "!", "<<", "\n---", "\n...", "\n%")
 _ITEM = re.compile(r"^( *)- ", re.MULTILINE)
 
 
@@ -50,7 +51,10 @@ class Pieces(msgspec.Struct, frozen=True):
 def cut(text: str) -> Pieces | None:
     """The pieces of a text, or None when it is small or may not be cut."""
     key = _KEY.search(text) if len(text) >= _WORTH_IT else None
-    if key is None or _REACHING.search(text) or "\r" in text or "\t" in text:
+    if key is None or "\r" in text or "\t" in text:
+        return None
+    # the marks are rare, and looking for them is much quicker than for the places where they count
+    if any(mark in text for mark in _MARKS) and _REACHING.search(text):
         return None
     end = _END.search(text, key.end())
     stop = end.start() if end is not None else len(text)

@@ -70,16 +70,18 @@ class Templates:
             found.add(current)
             try:
                 tree = self._xml.parse(self._texts.get(current, ""), current)
-            except TemplateError:
+                named = set(meta.find_referenced_templates(tree))
+            except (TemplateError, RecursionError):
                 continue  # said with its place when it is rendered
-            waiting += [each for each in meta.find_referenced_templates(tree) if each is not None]
+            # None stands for a name that is only known when it is rendered: it may be any
+            waiting += self._texts if None in named else [each for each in named if each is not None]
         return found
 
     @staticmethod
     def _render(environment: ImmutableSandboxedEnvironment, name: str, values: Mapping[str, Any]) -> str:
         try:
             return environment.get_template(name).render(values)
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever a template does wrong, macros that call themselves included
             line = getattr(error, "lineno", None)
             where = f"templates/{name}:{line}" if line else f"templates/{name}"
             raise KvmComposeError(

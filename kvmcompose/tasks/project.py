@@ -324,18 +324,18 @@ class Project:
         """The outputs by guest, and their signatures: for untouched ones those of the last build."""
         known = self._standing.groups if self._standing is not None else {}
         signed = self._standing.numbers_of() if self._standing is not None else {}
-        looked_at = {artefact.guest or "" for artefact in self._few.values()} | {""}
+        fresh: dict[str, list[str]] = {}
+        for path, artefact in (self._few if self._standing is not None else self.artefacts).items():
+            fresh.setdefault(artefact.guest or "", []).append(path)
         groups = {}
         numbers = array("q")
         for name in ("", *self.compiled.state.testbed_guests):
-            if name in known and name not in looked_at:
+            if name in known and name not in fresh:
                 groups[name] = known[name]
                 numbers.extend(signed[name])
-                continue
-            artefacts = self.compiled.artefacts_of(name) if name else self.compiled.common_artefacts
-            paths = [artefact.path for artefact in artefacts]
-            groups[name] = (self.compiled.slice(name) if name else "", paths)
-            numbers.extend(sign_outputs(root, paths))
+            else:
+                groups[name] = (self.compiled.slice(name) if name else "", fresh.get(name, []))
+                numbers.extend(sign_outputs(root, groups[name][1]))
         return groups, numbers
 
     def finish(self) -> None:
