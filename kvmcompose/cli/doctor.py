@@ -54,11 +54,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         if not finding.ok and finding.mend:
             console.data(f"{finding.name}: {finding.mend}")
     if can_up:
-        console.say("this machine can build testbeds and bring them up")
+        console.data("this machine can build testbeds and bring them up")
     elif can_generate:
-        console.say("this machine can build artefacts (generate), but not bring testbeds up")
+        console.data("this machine can build artefacts (generate), but not bring testbeds up")
     else:
-        console.say("this machine cannot build artefacts yet")
+        console.data("this machine cannot build artefacts yet")
     return 0 if can_generate else 1
 
 

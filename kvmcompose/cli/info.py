@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kvmcompose.cli._project import add_names, open_project
+from kvmcompose.cli._project import complete_names, open_project
 from kvmcompose.monitor.console import Console
 
 NAME = "info"
@@ -18,7 +18,8 @@ examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    add_names(parser, "a task")
+    names = parser.add_argument("names", metavar="TASK", nargs=1, help="a task")
+    names.completer = complete_names  # type: ignore[attr-defined] # argcomplete looks for it
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:

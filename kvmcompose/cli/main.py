@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import gc
 import importlib.util
 import logging
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import NoReturn, Protocol, cast
 
 import kvmcompose.cli
 from kvmcompose import __version__
@@ -128,9 +130,23 @@ def add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
     )  # fmt: skip
 
 
+class _Parser(argparse.ArgumentParser):
+    """Suggests what may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        found = re.search(r"invalid choice: '(.+?)' \(choose from (.*)\)", message)
+        if found is not None:
+            known = re.findall(r"[\w-]+", found.group(2))
+            near = difflib.get_close_matches(found.group(1), known, 1)
+            message = f"there is no {found.group(1)!r} here" + (
+                f"; did you mean {near[0]!r}?" if near else ""
+            )
+        super().error(message)
+
+
 def build_parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
     """The parser for these commands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="kvm-compose",
         description="make for virtual testbeds: builds libvirt, cloud-init and network artefacts.",
         epilog=_EPILOG,

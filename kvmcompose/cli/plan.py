@@ -70,7 +70,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             console.data(line(console, action.value, path, reasons))
             if diffs.get(path):
                 console.data(_coloured(console, diffs[path]))
-        console.say(_summary([row[0] for row in rows]))
+        steps = [step.action for step in plan.images if not step.settled]
+        console.say(_summary([*steps, *(each.action for each in decisions)]))
     return _CHANGES if arguments.detailed_exitcode and changes else 0
 
 

@@ -47,12 +47,15 @@ class Transferred(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """A build has ended; how many files were made, removed, left as they were, and failed."""
+    """A build has ended: how many files were made, removed, left as they were, failed, and not tried
+    because of others that failed.
+    """
 
     made: int
     removed: int
     kept: int
     failed: int
+    untried: int
 
 
 Event = Started | Done | Failed | Noticed | Transferred | Finished

@@ -119,6 +119,8 @@ class Ledger:
             if version == 0 and not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
                 connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {LEDGER_VERSION}; COMMIT;")
                 version = LEDGER_VERSION
+                if self.path is not None:  # the old one is lost, and with it what the standing leaves to it
+                    drop_standing(str(self.path.parent))
             if version != LEDGER_VERSION:
                 _refuse_version(version)
             for table in ("artefacts", "intended", "files", "doit"):

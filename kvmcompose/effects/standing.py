@@ -160,7 +160,7 @@ def still_standing(root: str, private: str, around: Mapping[str, str]) -> str | 
     """The summary of the last build if a new one would find nothing to do, else None."""
     standing = read_standing(private)
     try:
-        if standing is None or not _idle(private):
+        if standing is None or not _idle(private) or not _has_ledger(private):
             return None
         if any(_content(path) != digest for path, digest in standing.hashed.items()):
             return None
@@ -176,6 +176,12 @@ def rests(standing: Standing, root: str, around: Mapping[str, str]) -> bool:
         and all(_signature(path) == signature for path, signature in standing.inputs.items())
         and _same(root, standing.outputs(), standing.numbers)
     )
+
+
+def _has_ledger(private: str) -> bool:
+    """Whether the ledger is there, by its first bytes: without it nobody would know what to remove later."""
+    with open(os.path.join(private, "ledger.sqlite"), "rb") as file:  # noqa: PTH118, PTH123
+        return file.read(16) == b"SQLite format 3\0"
 
 
 def _idle(private: str) -> bool:

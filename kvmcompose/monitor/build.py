@@ -17,7 +17,6 @@ _MANY = 60
 _COLOURS = {
     "create": "green",
     "rebuild": "yellow",
-    "link": "green",
     "remove": "red",
     "keep customised": "blue",
     "left over": "yellow",
@@ -85,6 +84,8 @@ class BuildLines(contextlib.AbstractContextManager["BuildLines"]):
             parts.append(f"{event.kept} up to date")
         if event.failed:
             parts.append(f"{event.failed} failed")
+        if event.untried:
+            parts.append(f"{event.untried} not tried because of that")
         self._console.say(", ".join(parts) or "nothing to do")
 
 

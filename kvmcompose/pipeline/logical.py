@@ -105,7 +105,7 @@ def logical_testbed(
     guests: list[Guest] = []
     complaints: list[Complaint] = [
         *_check_hosts(hosts, config, files),
-        *_check_keys(keys, config, files),
+        *_check_keys(keys, settings.keys, config, files),
         *_check_strategy(chosen),
         *network_module.check(network, machines, hosts),
     ]
@@ -204,8 +204,10 @@ def _check_hosts(
             )
 
 
-def _check_keys(keys: SshKeys, config: dict[str, Any] | None, files: ProjectFiles) -> Iterator[Complaint]:
-    if config is None:
+def _check_keys(
+    keys: SshKeys, default: SshKeys, config: dict[str, Any] | None, files: ProjectFiles
+) -> Iterator[Complaint]:
+    if config is None or keys == default:
         return  # made when it is first needed
     for key, path, severity, need in (
         (

@@ -176,6 +176,8 @@ def _without_annotations(part: Any) -> Any:
     """``part`` without the keywords that only kvmcompose knows."""
     if isinstance(part, list):
         return [_without_annotations(item) for item in part]
+    if part == {"type": "string"}:  # any text is right, and so is what an editor takes for a number
+        return {"type": ["string", "number", "boolean"]}
     if isinstance(part, dict):
         return {key: _without_annotations(value) for key, value in part.items() if not key.startswith("x-")}
     return part

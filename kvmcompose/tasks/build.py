@@ -91,7 +91,7 @@ class Build:
         except KvmComposeError as error:
             self._fail(step.task, error)
             return False
-        self._count(Done(f"artefacts/{resolved.link}", step.task, "link", step.reasons))
+        self._count(Done(f"artefacts/{resolved.link}", step.task, step.action.value, step.reasons))
         return True
 
     def make(self, decisions: Sequence[Making], stage: Stage | None = None) -> bool:

@@ -168,7 +168,8 @@ class Decider:
             return _as(known, Action.ADOPT, "edited by hand into what would be built")
         if record.offered == recipe.digest and not path.with_name(path.name + ".new").exists():
             return _as(known, Action.CUSTOMISED, "edited by hand; its .new file was settled by removing it")
-        return _as(known, Action.CONFLICT, "edited by hand, and what it is made of has changed", *why)
+        changed = "; ".join(why)
+        return _as(known, Action.CONFLICT, f"edited by hand, and what it is made of has changed ({changed})")
 
     def _used(
         self,
@@ -265,10 +266,10 @@ class Decider:
     def _why(self, record: Record, recipe: Recipe) -> tuple[str, ...]:
         before = self._ledger.inputs(record.path)
         if not record.recipe or not before:
-            return ("doit was told to forget it, or its last build failed",)
+            return ("it was to be forgotten, and made again",)
         if record.path == STATE_PATH:
             return ("the testbed that it describes has changed",)
-        return tuple(str(change) for change in changes(before, recipe.inputs)) or (
+        return tuple(str(change).removeprefix("values.") for change in changes(before, recipe.inputs)) or (
             "kvm-compose itself changed",
         )
 

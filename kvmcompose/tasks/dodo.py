@@ -26,6 +26,7 @@ from kvmcompose.effects.ledger import Record
 from kvmcompose.tasks.build import Build
 from kvmcompose.tasks.crew import Batch, Crew
 from kvmcompose.tasks.decide import Action, Decision, Making
+from kvmcompose.tasks.doit_store import attempted
 from kvmcompose.tasks.project import ImageStep, Plan, Project, Where, image_of, ledger_path
 
 TaskDict = dict[str, Any]
@@ -93,6 +94,21 @@ class Verdict:
 
     def __str__(self) -> str:
         return "; ".join(self._decision.reasons) or "the ledger of kvm-compose"
+
+    __repr__ = __str__
+
+
+class Cleaning:
+    """Removes an artefact, unless the user or a guest has changed it since it was built."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __call__(self, path: str, dryrun: bool) -> None:
+        self._session.clean(path, dryrun=dryrun)
+
+    def __str__(self) -> str:
+        return " clean-up of kvm-compose"  # doit shows this, without its first character
 
     __repr__ = __str__
 
@@ -189,7 +205,7 @@ class Session:
             "targets": [os.path.relpath(self.project.folder / artefact.path)],
             "task_dep": [*after, *(step.task for step in steps if step.image == image)],
             "uptodate": [Verdict(decision)],
-            "clean": [(self.clean, [artefact.path])],
+            "clean": [(Cleaning(self), [artefact.path])],
             "io": {"capture": False},
             "doc": artefact.summary,
         }
@@ -220,6 +236,7 @@ class Session:
 
     def _act(self, task: str, act: Callable[[], bool]) -> TaskFailed | None:
         self.begun  # noqa: B018 (takes the lock)
+        attempted.add(task)
         try:
             if act():
                 return None
@@ -229,8 +246,8 @@ class Session:
         error = self._errors.get(task) or KvmComposeError("see above")
         return TaskFailed(f"{error.message}\nhint: {error.hint}" if error.hint else error.message)
 
-    def clean(self, path: str, dryrun: bool) -> None:
-        """Remove an artefact, unless the user or a guest has changed it since it was built."""
+    def clean(self, path: str, *, dryrun: bool) -> None:
+        """Remove an artefact; see ``clean_file``."""
         clean_file(
             self.project, path, self.project.records(write=False), dryrun=dryrun, force=self._clean_all
         )
@@ -269,7 +286,7 @@ def clean_file(project: Project, path: str, records: dict[str, Record], *, dryru
         if above is not None:
             sys.stdout.write(f"{path}: kept, {above} lies on it, and its guest has run\n")
             return
-    sys.stdout.write(f"{path}: removed\n")
+    sys.stdout.write(f"{path}: {'would be removed' if dryrun else 'removed'}\n")
     if not dryrun:
         file.unlink()
         project.ledger.drop([path])

@@ -8,6 +8,10 @@ from typing import Any
 
 from kvmcompose.effects.ledger import open_ledger
 
+#: Tasks of ours that were run in this process. doit removes its record of one that failed, too, which
+#: must not make the ledger forget what the artefact was made of: the next plan is to say what changed.
+attempted: set[str] = set()
+
 
 class LedgerStore:
     """A backend for doit (see ``doit.dependency``): name it in ``DOIT_CONFIG`` as ``kvm-compose``."""
@@ -44,7 +48,8 @@ class LedgerStore:
         """Forget a task: its artefact counts as made of something unknown, so it is made again."""
         self._rows.pop(task_id, None)
         self._removed.add(task_id)
-        self._ledger.invalidate(task_id)
+        if task_id not in attempted:
+            self._ledger.invalidate(task_id)
 
     def remove_all(self) -> None:
         """Forget all tasks."""

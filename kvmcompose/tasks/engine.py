@@ -50,7 +50,8 @@ def generate(
             complete = True
         finally:
             build.end(plan, complete=complete)
-            listener(Finished(build.made, build.removed, build.kept, build.failed))
+            untried = max(0, pending - build.made - build.removed - build.failed)
+            listener(Finished(build.made, build.removed, build.kept, build.failed, untried))
         return build.failed == 0
 
 

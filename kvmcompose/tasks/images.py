@@ -94,7 +94,8 @@ class Images:
         try:
             self._store.pull(entry, progress=progress)
         except KvmComposeError as error:
-            error.hint = error.hint or f"without network: kvm-compose cloud-images add {image.name} FILE"
+            add = f"kvm-compose cloud-images add {image.name} FILE"
+            error.hint = f"{error.hint}; or put a file of yours in its place: {add}" if error.hint else add
             raise
         del self._resolved[image]
         self.changes += 1

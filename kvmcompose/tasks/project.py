@@ -123,7 +123,6 @@ class Project:
             self.folder, self._digests, allowed, (*catalogue.names(), *(image.name for image in store.list()))
         )
         self.images = Images(store, catalogue, self.files)
-        self.keys = default_keys() if config is None else None
         settings = Settings(_project_name(self.folder, where), (_this_machine(),), default_keys(), _resolve)
         self.compiled: Compiled = compile_project(
             testbed, config, schemas(), settings, self.files, FolderMemory(self.folder)
@@ -296,9 +295,9 @@ class Project:
                 yield ImageStep(name, image, Action.KEEP)
 
     def make_keys(self) -> None:
-        """Make this user's key pair, when the project needs it and it is not there."""
-        if self.keys is not None:
-            make_keys(self.keys)
+        """Make this user's key pair, when the project uses it and it is not there."""
+        if self.compiled.state.testbed_guest_shared_config == default_keys():
+            make_keys(default_keys())
 
     def _around(self) -> dict[str, str]:
         return surroundings(str(Path(kvmcompose.__file__).parent))
