@@ -84,7 +84,7 @@ test-packages:
 	@scripts/system-packages test
 
 $(READY): requirements/base.txt requirements/dev.txt pyproject.toml | base-packages
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(RUN) pip install --quiet --disable-pip-version-check --require-hashes \
 		-r requirements/base.txt -r requirements/dev.txt
 	$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
