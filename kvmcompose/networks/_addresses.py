@@ -23,6 +23,8 @@ _MAC_PREFIX = 0x525400 << 24
 #: addresses, so that few names fall on the same one, and growth seldom moves everybody.
 _SIZES = ((20, 256), (16, 4096), (12, 65536), (9, 524288))
 _LARGEST = 9
+#: Addresses that no guest gets: the subnet's own, the gateway's, and the broadcast address.
+_KEPT = 3
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -89,7 +91,7 @@ def _subnets(
     for name, members in networks.items():
         given = [wish for wish in members if wish.ip not in (None, DYNAMIC)]
         if given:
-            network = _enclosing(given, _prefix_length(len(members)))
+            network = _enclosing(given, len(members))
             if network.prefixlen < _LARGEST:
                 complaints.append(_too_far_apart(given, network))
                 network = ipaddress.IPv4Network("10.0.0.0/9")
@@ -107,11 +109,12 @@ def _prefix_length(interfaces: int) -> int:
     return next((prefix for prefix, most in _SIZES if interfaces <= most), _LARGEST)
 
 
-def _enclosing(given: Sequence[Wish], longest: int) -> ipaddress.IPv4Network:
-    """The smallest network (of at least 256 addresses) that holds every given address."""
+def _enclosing(given: Sequence[Wish], interfaces: int) -> ipaddress.IPv4Network:
+    """The smallest network (of at least 256 addresses) with room for all that holds every given address."""
     numbers = [int(ipaddress.IPv4Address(str(wish.ip))) for wish in given]
     differing = (min(numbers) ^ max(numbers)).bit_length()
-    prefix = min(32 - differing, 24 if longest == _SIZES[0][0] else longest)
+    roomy = 24 if interfaces <= 2**8 - _KEPT else _prefix_length(interfaces)
+    prefix = min(32 - differing, roomy)
     return ipaddress.IPv4Network((min(numbers), prefix), strict=False)
 
 
@@ -148,7 +151,7 @@ def _ips(
     taken = {int(ipaddress.IPv4Address(ip)) for ip in ips.values() if ip != DYNAMIC}
     complaints.extend(_reserved(members, subnet))
     first = int(network.network_address)
-    room = network.num_addresses - 3  # its own address, the gateway's, and the broadcast address
+    room = network.num_addresses - _KEPT
     for wish in members:
         if wish.ip is not None:
             continue
