@@ -8,7 +8,7 @@ from typing import Any
 
 from kvmcompose.effects.ledger import open_ledger
 
-#: Tasks of ours that were run in this process. doit removes its record of one that failed, too, which
+#: Tasks of ours that were run in this run of doit. doit removes its record of one that failed, too, which
 #: must not make the ledger forget what the artefact was made of: the next plan is to say what changed.
 attempted: set[str] = set()
 
@@ -22,6 +22,7 @@ class LedgerStore:
         del codec  # rows are small, and JSON is what doit's own codec is
         self.name = name
         self._ledger = open_ledger(Path(name))
+        attempted.clear()  # there is one store per run of doit, and it is there before any task runs
         self._rows: dict[str, dict[str, Any]] = {}
         for task, data in self._ledger.doit_rows().items():
             try:
