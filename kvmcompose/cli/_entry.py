@@ -20,9 +20,13 @@ def main() -> int:
             if "-q" not in sys.argv:
                 sys.stderr.write(f"{summary}\n")
             return 0
-    from kvmcompose.cli.main import main as full
+    try:
+        from kvmcompose.cli.main import main as full
 
-    return full()
+        return full()
+    except KeyboardInterrupt:  # while all of this was still being imported
+        sys.stderr.write("error: interrupted\n")
+        return 130
 
 
 def _plain_generate(words: list[str]) -> str | None:

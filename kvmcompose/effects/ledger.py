@@ -138,13 +138,17 @@ class Ledger:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._guard:
-            self._connection.execute("BEGIN IMMEDIATE")
+            connection = self._connection
+            if connection.in_transaction:  # Ctrl-C can fall between any two lines here
+                connection.execute("ROLLBACK")
             try:
-                yield self._connection
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def records(self, paths: Sequence[str] | None = None) -> dict[str, Record]:
         """What was built, by path, without the inputs: everything, or what there is of ``paths``."""

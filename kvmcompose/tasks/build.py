@@ -39,7 +39,7 @@ class Build:
     def begin(self, names: Sequence[str] = ()) -> Plan:
         """Take stock under the lock, and take in what needs no work."""
         self.project.make_keys()
-        self._sweep()
+        self.sweep()
         plan = (None if names else self.project.short_plan()) or self.project.plan(names, write=True)
         self._records = plan.records
         adopted = [each for each in plan.decisions if each.action is Action.ADOPT]
@@ -53,8 +53,8 @@ class Build:
         self.kept = plan.untouched + sum(each.settled for each in plan.decisions)
         return plan
 
-    def _sweep(self) -> None:
-        """Remove what builds that were killed had staged."""
+    def sweep(self) -> None:
+        """Remove what a build that was killed or broken off had staged."""
         for folder in (self.project.folder, self.project.folder / "artefacts"):
             for left in folder.glob(f"{STAGED_PREFIX}*"):
                 if left.is_dir():

@@ -49,6 +49,8 @@ def generate(
                 _run(build, plan, jobs=jobs, keep_going=keep_going)
             complete = True
         finally:
+            if not complete:
+                build.sweep()
             build.end(plan, complete=complete)
             untried = max(0, pending - build.made - build.removed - build.failed)
             listener(Finished(build.made, build.removed, build.kept, build.failed, untried))
