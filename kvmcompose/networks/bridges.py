@@ -250,4 +250,10 @@ def specialise(placed: PlacedTestbed) -> tuple[NetworkState, dict[str, tuple[Int
 
 def artefacts(state: State) -> Iterator[Artefact]:
     """The libvirt network, with the guests' addresses as DHCP reservations."""
-    yield network_xml(state, state.network)
+    network: NetworkState = state.network
+    segments = tuple(Segment(bridge.name) for bridge in network.bridges)
+    links = tuple(Link(source, target) for source, target in network.logical_bridge_connections)
+    external = state.testbed_host_shared_config.external_bridge
+    home = _specialise.connected(Topology(segments, links, external))
+    served = {name for name in home if external is not None and home[name] == home[external]}
+    yield network_xml(state, network, served)

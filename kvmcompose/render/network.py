@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import msgspec
@@ -15,12 +16,12 @@ _LARGEST_RANGE = 65000
 
 
 class Reservation(msgspec.Struct, frozen=True):
-    """An address handed to one interface, and the names it answers to."""
+    """An address handed to one interface, and the names it answers to, if any."""
 
     mac: str
     ip: str
-    name: str
-    alias: str
+    name: str | None
+    alias: str | None
 
 
 class NetworkValues(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,8 +38,11 @@ class NetworkValues(msgspec.Struct, frozen=True, kw_only=True):
     reservations: tuple[Reservation, ...]
 
 
-def network_xml(state: State, network: Any) -> Artefact:
-    """The NAT network of a project, with a reservation for every guest on it whose address is known."""
+def network_xml(state: State, network: Any, served: Collection[str]) -> Artefact:
+    """The NAT network of a project, with a reservation for every address on it that is known.
+
+    ``served`` are the bridges that are joined to it, so that its DHCP server is heard there.
+    """
     subnet = ipaddress.IPv4Network(network.libvirt_network_subnet)
     last = min(int(subnet.broadcast_address) - 1, int(subnet.network_address) + 1 + _LARGEST_RANGE)
     main = next(host for host in state.testbed_hosts.values() if host.is_main_host)
@@ -54,7 +58,7 @@ def network_xml(state: State, network: Any) -> Artefact:
         reservations=tuple(
             reservation
             for guest in state.testbed_guests.values()
-            for reservation in _reservations(guest, network.libvirt_network_gateway)
+            for reservation in _reservations(guest, network, served)
         ),
     )
     return Artefact(
@@ -66,10 +70,15 @@ def network_xml(state: State, network: Any) -> Artefact:
     )
 
 
-def _reservations(guest: GuestState, gateway: str) -> list[Reservation]:
-    """At most one: libvirt wants names to be unique, and the first interface is the one with the route."""
-    return [
-        Reservation(nic.mac, nic.ip, guest.hostname, guest.name)
-        for nic in guest.interfaces
-        if nic.gateway == gateway and nic.ip != "dynamic"
-    ]
+def _reservations(guest: GuestState, network: Any, served: Collection[str]) -> Iterator[Reservation]:
+    """Only the first interface, the one with the route, has names: libvirt wants them to be unique.
+
+    The others' addresses are reserved too, or a guest with a dynamic address might be given one of them.
+    """
+    for nic in guest.interfaces:
+        if nic.ip == "dynamic" or not (nic.bridge in served or nic.attach == "network"):
+            continue
+        if nic.gateway == network.libvirt_network_gateway:
+            yield Reservation(nic.mac, nic.ip, guest.hostname, guest.name)
+        else:
+            yield Reservation(nic.mac, nic.ip, None, None)

@@ -1,0 +1,101 @@
+"""A project that lies in memory: for tests of the pure pipeline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import kvmcompose
+from kvmcompose.core.model import Host, SshKeys
+from kvmcompose.core.project import FileKind
+from kvmcompose.pipeline.compile import Compiled, Source, compile_project
+from kvmcompose.pipeline.logical import Settings
+from kvmcompose.pipeline.schemas import Schemas
+
+_PACKAGE = Path(kvmcompose.__file__).parent
+ROOT = _PACKAGE if (_PACKAGE / "schemas").is_dir() else _PACKAGE.parent
+
+SCHEMAS = Schemas(
+    {
+        path.relative_to(ROOT / "schemas").as_posix(): json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / "schemas").rglob("*.json"))
+    }
+)
+TEMPLATES = {
+    path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "templates").glob("*.j2"))
+}
+
+
+@dataclass
+class Remembered:
+    """What large files came to, kept in memory; implements ``kvmcompose.pipeline.pieces.Memory``."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def known(self) -> dict[str, Any]:
+        return self.values
+
+    def remember(self, values: dict[str, Any]) -> None:
+        self.values = values
+
+
+@dataclass
+class MemoryFiles:
+    """Answers about files that a test names; implements ``ProjectFiles``."""
+
+    files: set[str] = field(default_factory=set)
+    folders: set[str] = field(default_factory=set)
+    outside: set[str] = field(default_factory=set)
+    bad_images: dict[str, str] = field(default_factory=dict)
+    images: tuple[str, ...] = ("debian_12",)
+
+    def kind(self, path: str) -> FileKind:
+        name = str(PurePosixPath(path))
+        if name in self.files:
+            return FileKind.FILE
+        return FileKind.FOLDER if name in self.folders else FileKind.MISSING
+
+    def is_inside(self, path: str) -> bool:
+        return path not in self.outside
+
+    def strays(self, path: str) -> str | None:
+        return next((stray for stray in sorted(self.outside) if stray.startswith(f"{path}/")), None)
+
+    def image_problem(self, path: str, wanted_format: str | None) -> str | None:
+        return self.bad_images.get(path)
+
+    def image_names(self) -> tuple[str, ...]:
+        return self.images
+
+
+def host(name: str = "main", ip: str = "192.0.2.1", *, main: bool = True, **more: object) -> Host:
+    return Host(name=name, ip=ip, is_main_host=main, **more)  # type: ignore[arg-type]
+
+
+def hosts(count: int) -> tuple[Host, ...]:
+    """So many hosts, the first one the main host."""
+    return tuple(host(f"h{n}", f"192.0.2.{n + 1}", main=n == 0) for n in range(count))
+
+
+def compile_text(
+    text: str,
+    *,
+    on: Iterable[Host] = (),
+    config: str | None = None,
+    files: MemoryFiles | None = None,
+    project: str = "lab",
+    memory: Remembered | None = None,
+) -> Compiled:
+    """What a YAML text comes to."""
+    settings = Settings(project, tuple(on) or (host(),), SshKeys("key.pub", "key"), lambda each: each)
+    return compile_project(
+        Source("kvm-compose.yaml", text.encode()),
+        Source("kvm-compose-config.json", config.encode()) if config is not None else None,
+        SCHEMAS,
+        settings,
+        files or MemoryFiles({"key.pub", "key"}),
+        memory or Remembered(),
+    )
