@@ -44,8 +44,10 @@ class SeedValues(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _numbered(folder: str, scripts: Sequence[str]) -> Mapping[str, str]:
+    digits = max(2, len(str(len(scripts) - 1)))  # they are run in the order of their names
     return {
-        f"{folder}/{number:02}-{PurePosixPath(script).name}": script for number, script in enumerate(scripts)
+        f"{folder}/{number:0{digits}}-{PurePosixPath(script).name}": script
+        for number, script in enumerate(scripts)
     }
 
 
