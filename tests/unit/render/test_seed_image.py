@@ -1,0 +1,174 @@
+"""Seeds: bytes of the same recipe are the same bytes, and everything asked for is in them."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import io
+import tarfile
+import time
+
+import pycdlib
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from golden.memory import TEMPLATES
+from kvmcompose.core.artefact import Rendered
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.render import CarriedFile, Sources, render
+from kvmcompose.render.seed import CONTEXT, KEY_FILE, SeedInterface, SeedValues
+from kvmcompose.render.seed import TEMPLATES as SEED_TEMPLATES
+from kvmcompose.render.seed_image import public_keys
+from kvmcompose.render.templates import Templates
+
+KEY = b"ssh-ed25519 AAAA me@here\n"
+EPOCH = 315532800
+
+
+def values(**environment: str) -> SeedValues:
+    nic = SeedInterface("eth0", "52:54:00:00:00:01", "10.0.0.2", 24, 1442, "10.0.0.1")
+    return SeedValues(
+        project="lab",
+        guest="g",
+        hostname="lab-g",
+        username="nocloud",
+        interfaces=(nic,),
+        environment=environment,
+    )
+
+
+def seed(values: SeedValues, epoch: int = EPOCH, key: bytes = KEY, **files: tuple[CarriedFile, ...]) -> bytes:
+    carried = {KEY_FILE: (CarriedFile("id.pub", key),), **files}
+    content = Rendered("seed", values, templates=SEED_TEMPLATES, files=dict.fromkeys(carried, "x"))
+    return render(content, Sources(Templates(TEMPLATES), carried, epoch))
+
+
+def opened(data: bytes) -> dict[str, bytes]:
+    image = pycdlib.PyCdlib()
+    image.open_fp(io.BytesIO(data))
+    found = {}
+    for name in ("meta-data", "user-data", "network-config", "context.tar"):
+        file = io.BytesIO()
+        image.get_file_from_iso_fp(file, joliet_path=f"/{name}")
+        found[name] = file.getvalue()
+    image.close()
+    return found
+
+
+def test_the_same_recipe_makes_the_same_bytes_at_any_time() -> None:
+    first = seed(values(A="1"))
+    time.sleep(1.1)
+    assert seed(values(A="1")) == first
+
+
+def test_threads_do_not_disturb_each_other_s_clock() -> None:
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda number: seed(values(A=str(number % 4)), EPOCH + number % 4), range(40)))
+    assert len(set(found)) == 4
+    assert time.time() > EPOCH + 10**9
+
+
+def test_the_epoch_shows_in_the_image_and_not_in_the_instance_id() -> None:
+    one, two = seed(values()), seed(values(), EPOCH + 3600)
+    assert one != two
+    assert opened(one)["user-data"] == opened(two)["user-data"]
+
+
+@pytest.mark.parametrize("changed", ["environment", "key", "file", "mode", "user"])
+def test_changed_data_is_another_instance(changed: str) -> None:
+    def instance(data: bytes) -> str:
+        return str(yaml.safe_load(opened(data)["meta-data"])["instance-id"])
+
+    script = CarriedFile("a.sh", b"1")
+    before = instance(seed(values(), context=(script,)))
+    match changed:
+        case "environment":
+            after = seed(values(A="1"), context=(script,))
+        case "key":
+            after = seed(values(), key=b"ssh-rsa BBBB\n", context=(script,))
+        case "file":
+            after = seed(values(), context=(CarriedFile("a.sh", b"2"),))
+        case "mode":
+            after = seed(values(), context=(CarriedFile("a.sh", b"1", executable=True),))
+        case _:
+            other = values()
+            after = seed(
+                SeedValues(
+                    project="lab",
+                    guest="g",
+                    hostname="lab-g",
+                    username="x",
+                    interfaces=other.interfaces,
+                    environment={},
+                ),
+                context=(script,),
+            )
+    assert instance(after) != before
+    assert instance(seed(values(), context=(script,))) == before
+
+
+def test_the_label_is_what_cloud_init_looks_for() -> None:
+    data = seed(values())
+    # ECMA-119, section 8.4.7: the volume identifier of the primary descriptor
+    assert data[0x8028:0x8048].decode().strip() == "CIDATA"
+    assert data[0x8001:0x8006] == b"CD001"
+
+
+NAMES = st.text(
+    st.characters(blacklist_categories=["Cs", "Cc"], blacklist_characters="/"), min_size=1, max_size=120
+).filter(lambda name: name not in (".", ".."))
+
+
+@settings(max_examples=30)
+@given(st.dictionaries(NAMES, st.tuples(st.binary(max_size=2000), st.booleans()), max_size=6))
+def test_a_context_comes_out_of_the_archive_as_it_went_in(files: dict[str, tuple[bytes, bool]]) -> None:
+    carried = tuple(CarriedFile(name, data, executable=run) for name, (data, run) in files.items())
+    archive = opened(seed(values(), **{CONTEXT: carried}))["context.tar"]
+    found = {}
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        for member in tar:
+            if member.isfile() and member.name.startswith("context/"):
+                file = tar.extractfile(member)
+                assert file is not None
+                found[member.name.removeprefix("context/")] = (file.read(), bool(member.mode & 0o100))
+    assert found == files
+
+
+@pytest.mark.parametrize("size", [0, 1, 2047, 2048, 2049, 5_000_000])
+def test_a_large_file_comes_out_whole(size: int) -> None:
+    archive = opened(seed(values(), **{CONTEXT: (CarriedFile("x", b"\1" * size),)}))["context.tar"]
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        assert tar.getmember("context/x").size == size
+
+
+def test_the_archive_is_in_the_same_order_whatever_the_order_of_its_files() -> None:
+    one = CarriedFile("a", b"1"), CarriedFile("b", b"2")
+    assert seed(values(), **{CONTEXT: one}) == seed(values(), **{CONTEXT: one[::-1]})
+
+
+@pytest.mark.parametrize(
+    ("data", "keys"),
+    [
+        (b"ssh-rsa AAAA a\nssh-ed25519 BBBB b\n", ["ssh-rsa AAAA a", "ssh-ed25519 BBBB b"]),
+        (b"# mine\n\n  ecdsa-sha2-nistp256 AAAA  \n", ["ecdsa-sha2-nistp256 AAAA"]),
+        (b"sk-ssh-ed25519@openssh.com AAAA\r\n", ["sk-ssh-ed25519@openssh.com AAAA"]),
+    ],
+)
+def test_public_keys_are_read_a_line_each(data: bytes, keys: list[str]) -> None:
+    assert public_keys(data) == keys
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"hello\n",
+        b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n",
+        b"ssh-rsa A\nPRIVATE KEY\n",
+        b"\xff\xfe",
+    ],
+)
+def test_what_is_no_public_key_is_refused(data: bytes) -> None:
+    with pytest.raises(KvmComposeError):
+        public_keys(data)
