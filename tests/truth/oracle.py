@@ -1,0 +1,279 @@
+"""Says what a build has to do, from the rules alone: what a clean build makes, and what lies in the folder.
+
+It shares no code with kvmcompose. What it knows of the past it saw itself: the bytes that were there
+after each build, and of what recipe they were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import struct
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from golden.bench import Bench
+
+MADE = frozenset({"create", "rebuild"})
+FAILING = frozenset({"conflict", "refuse", "blocked"})
+KEPT = frozenset({"keep", "adopt", "keep customised", "left over"})
+
+#: What can lie at a path: a file's bytes, a link's text, or something else altogether.
+Content = bytes | str
+OTHER = object()
+
+
+def content(path: Path) -> Content | object | None:
+    """What lies at a path, or None."""
+    if path.is_symlink():
+        return str(path.readlink())
+    if path.is_file():
+        return path.read_bytes()
+    return OTHER if path.exists() else None
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artefact of a clean build. ``on`` is the other artefact that has to be there first."""
+
+    content: Content
+    recipe: str
+    policy: str
+    task: str
+    on: str | None
+
+
+@dataclass(frozen=True)
+class Clean:
+    """A clean build: its artefacts, and its links to images by task."""
+
+    artefacts: dict[str, Made]
+    links: dict[str, str]
+
+
+def build_clean(bench: Bench, elsewhere: Path) -> Clean:
+    """Build a copy of a project's inputs in another folder of the same name."""
+    other = Bench(bench.root, elsewhere / bench.folder.name)
+    shutil.copytree(
+        bench.folder,
+        other.folder,
+        symlinks=True,
+        ignore=shutil.ignore_patterns("artefacts", "state.json*", ".kvm-*"),
+    )
+    other.generate()
+    found = {}
+    for path, task, policy, recipe, inputs in rows(other.folder):
+        there = content(other.folder / path)
+        assert isinstance(there, bytes | str), f"{path} was recorded but is not there"
+        on = json.loads(inputs).get("overlay", {}).get("on", {}).get("path")
+        found[path] = Made(there, recipe, policy, task, on)
+    links = {
+        link.relative_to(other.folder).as_posix(): str(link.readlink())
+        for link in (other.folder / "artefacts/images").glob("*")
+    }
+    shutil.rmtree(other.folder)
+    return Clean(found, links)
+
+
+def rows(folder: Path) -> list[tuple[str, str, str, str, bytes]]:
+    """What a ledger says of artefacts: path, task, policy, recipe, inputs."""
+    ledger = sqlite3.connect(folder / ".kvm-compose/ledger.sqlite")
+    try:
+        return ledger.execute("SELECT path, task, policy, recipe, inputs FROM artefacts").fetchall()
+    finally:
+        ledger.close()
+
+
+def backing_of(disk: bytes) -> str | None:
+    """The backing file that a qcow2 image names; None for none. Raises ValueError for what is no qcow2."""
+    if disk[:4] != b"QFI\xfb" or len(disk) < 104:
+        raise ValueError("no qcow2")
+    offset, size = struct.unpack_from(">QI", disk, 8)
+    return disk[offset : offset + size].decode() or None
+
+
+@dataclass(frozen=True)
+class Built:
+    """What is known of an artefact that was built. ``content`` None: a disk that was taken in as used."""
+
+    recipe: str
+    content: Content | None
+    size: int
+    policy: str
+    task: str
+    offered: str | None = None
+
+
+@dataclass
+class Oracle:
+    """Follows one project through its builds."""
+
+    folder: Path
+    built: dict[str, Built] = field(default_factory=dict)
+    overwrite: bool = False
+    provision: bool = False
+
+    def allow(self, words: tuple[str, ...]) -> None:
+        self.overwrite = "--overwrite" in words
+        self.provision = "--provision" in words
+
+    def predict(self, clean: Clean) -> dict[str, str]:
+        """What a build has to do with each path, those of links to images by path too."""
+        found = {path: self._wanted(path, made) for path, made in clean.artefacts.items()}
+        found |= {path: self._left(path) for path in self.built if path not in found}
+        self._keep_what_data_lies_on(found)
+        for link, goal in clean.links.items():
+            found[link] = "keep" if content(self.folder / link) == goal else "create"
+        return found
+
+    def predict_again(self, clean: Clean) -> dict[str, str]:
+        """What is left to do for a build right after one, with nothing allowed."""
+        self.allow(())
+        return self.predict(clean)
+
+    def _keep_what_data_lies_on(self, found: dict[str, str]) -> None:
+        """A disk is not replaced or removed while another, with data of a guest, lies on it."""
+        for path, action in list(found.items()):
+            record = self.built.get(path)
+            if record is None or record.policy != "mutable" or action in MADE or action == "remove":
+                continue
+            there = content(self.folder / path)
+            if not isinstance(there, bytes) or there == record.content:
+                continue
+            try:
+                below = f"artefacts/{backing_of(there)}"
+            except ValueError:
+                continue
+            if below in self.built and self._as_built(below):
+                if found.get(below) == "rebuild":
+                    found[below] = "refuse"
+                elif found.get(below) == "remove":
+                    found[below] = "left over"
+
+    def _as_built(self, path: str) -> bool:
+        return content(self.folder / path) == self.built[path].content
+
+    def _wanted(self, path: str, made: Made) -> str:
+        there = content(self.folder / path)
+        if there is None:
+            return "create"
+        if not isinstance(there, str if made.policy == "link" else bytes):
+            return "blocked"
+        assert isinstance(there, bytes | str)
+        record = self.built.get(path)
+        if record is None or record.policy != made.policy:
+            return self._unknown(made, there)
+        if there == record.content:
+            return "keep" if record.recipe == made.recipe else "rebuild"
+        if isinstance(there, str) or made.policy == "reproducible":
+            return "rebuild"
+        if made.policy == "mutable":
+            return self._disk(made, record, there)
+        return self._text(path, made, record, there)
+
+    def _disk(self, made: Made, record: Built, there: bytes) -> str:
+        same = record.recipe == made.recipe
+        try:
+            backing = backing_of(there)
+        except ValueError:
+            return "rebuild"
+        assert isinstance(made.content, bytes)
+        wanted = backing_of(made.content)
+        if len(there) < record.size or (same and wanted is not None and backing != wanted):
+            return "rebuild"
+        if self.provision:
+            return "rebuild"
+        return "keep" if same else "refuse"
+
+    def _text(self, path: str, made: Made, record: Built, there: bytes) -> str:
+        if not there or self.overwrite:
+            return "rebuild"
+        if record.recipe == made.recipe:
+            return "keep customised"
+        if there == made.content:
+            return "adopt"
+        if record.offered == made.recipe and not (self.folder / f"{path}.new").exists():
+            return "keep customised"
+        return "conflict"
+
+    def _unknown(self, made: Made, there: Content) -> str:
+        if made.policy == "link":
+            return "rebuild"
+        if made.policy != "mutable":
+            return "adopt" if there == made.content else "rebuild"
+        assert isinstance(there, bytes)
+        assert isinstance(made.content, bytes)
+        try:
+            right = backing_of(there) == backing_of(made.content)
+        except ValueError:
+            right = False
+        if right:
+            return "adopt"
+        return "rebuild" if self.provision or not there else "refuse"
+
+    def _left(self, path: str) -> str:
+        record = self.built[path]
+        there = content(self.folder / path)
+        if there is None or there == record.content:
+            return "remove"
+        if not isinstance(there, str if record.policy == "link" else bytes):
+            return "left over"
+        return "remove" if record.policy == "mutable" and self.provision else "left over"
+
+    def acted(self, predicted: dict[str, str], clean: Clean) -> dict[str, str]:
+        """What of a prediction a build that goes on after failures does: not what needs what failed."""
+        done = {}
+        for path, action in predicted.items():
+            made = clean.artefacts.get(path)
+            if made is not None and made.on is not None and predicted[made.on] in FAILING:
+                continue
+            if action not in FAILING and action not in ("keep", "adopt"):
+                done[path] = action
+        return done
+
+    def remember(self, predicted: dict[str, str], done: dict[str, str], clean: Clean) -> None:
+        """Take note of a build."""
+        for path, action in predicted.items():
+            if path in clean.links:
+                continue
+            made = clean.artefacts.get(path)
+            if made is None:
+                if action == "remove":
+                    del self.built[path]
+                continue
+            there = content(self.folder / path)
+            if action in MADE and path in done:
+                self.built[path] = Built(made.recipe, made.content, len(made.content), made.policy, made.task)
+            elif action == "adopt":
+                assert isinstance(there, bytes)
+                known = None if made.policy == "mutable" else there
+                self.built[path] = Built(made.recipe, known, len(there), made.policy, made.task)
+            elif action == "keep customised":
+                record = self.built[path]
+                if record.recipe != made.recipe:
+                    self.built[path] = replace(record, recipe=made.recipe, offered=None)
+            elif action == "conflict":
+                self.built[path] = replace(self.built[path], offered=made.recipe)
+
+    def lose(self) -> None:
+        """The ledger is lost: what lies in the folder is all there is."""
+        self.built.clear()
+
+    def forget(self, task: str | None) -> None:
+        """``kvm-compose forget``: made of something unknown."""
+        for path, record in self.built.items():
+            if task is None or record.task == task:
+                self.built[path] = replace(record, recipe="")
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of all that a build could write, to see what it did write."""
+    found = {}
+    for top in ("state.json", "artefacts"):
+        for path in [folder / top, *(folder / top).rglob("*")]:
+            if path.is_symlink() or path.is_file():
+                status = os.lstat(path)
+                found[path.relative_to(folder).as_posix()] = (status.st_ino, status.st_mtime_ns)
+    return found
