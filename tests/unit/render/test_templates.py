@@ -93,7 +93,7 @@ def test_a_broken_template_has_a_digest_all_the_same(text: str) -> None:
 
 def test_a_digest_follows_what_is_included_imported_and_extended() -> None:
     texts = {
-        "top": "{% extends 'base' %}{% block a %}{% include 'part' %}{% import 'macros' as m %}{% endblock %}",
+        "top": "{% extends 'base' %}{% block a %}{% include 'part' %}{% import 'macros' as m %}{%endblock%}",
         "base": "{% block a %}{% endblock %}",
         "part": "{% include 'deep' %}",
         "deep": "1",
