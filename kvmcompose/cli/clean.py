@@ -21,7 +21,7 @@ examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    add_names(parser, "tasks or groups of tasks (default: all)")
+    add_names(parser, "guests, tasks or artefacts (default: all)")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     parser.add_argument("--force", action="store_true", help="remove edited files and disks in use as well")
 

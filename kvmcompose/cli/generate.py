@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _jobs(text: str) -> int:
-    jobs = int(text) if text.isdigit() else 0
+    jobs = int(text) if text.isdecimal() else 0
     if not 1 <= jobs <= _MOST_JOBS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_MOST_JOBS}")
     return jobs

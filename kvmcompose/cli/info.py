@@ -18,7 +18,7 @@ examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    names = parser.add_argument("names", metavar="TASK", nargs=1, help="a task")
+    names = parser.add_argument("names", metavar="TASK", nargs="+", help="a task")
     names.completer = complete_names  # type: ignore[attr-defined] # argcomplete looks for it
 
 

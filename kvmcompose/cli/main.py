@@ -79,7 +79,7 @@ def _flag(name: str) -> bool:
 
 def _number(name: str) -> int:
     text = os.environ.get(name, "")
-    return int(text) if text.isdigit() else int(_flag(name))
+    return int(text) if text.isdecimal() else int(_flag(name))
 
 
 def add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:

@@ -33,7 +33,7 @@ from kvmcompose.core.catalogue import (
 )
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
 from kvmcompose.effects.download import Downloaded, download, fetch_text, sync_folder
-from kvmcompose.effects.files import digest_bytes, digest_file
+from kvmcompose.effects.files import digest_bytes, digest_file, expand
 from kvmcompose.effects.image_index import Entry, Index, locked
 from kvmcompose.effects.qcow2 import ImageHeader, read_header, refuse_no_image
 
@@ -88,7 +88,7 @@ def default_store() -> ImageStore:
     """The store of this user: KVM_COMPOSE_STORE, else ``kvm-compose/images`` in the XDG data folder."""
     chosen = os.environ.get("KVM_COMPOSE_STORE")
     if chosen:
-        return ImageStore(Path(chosen).expanduser().absolute())
+        return ImageStore(expand(chosen).absolute())
     data = Path(os.environ.get("XDG_DATA_HOME", ""))
     # a relative path there is invalid and to be ignored (XDG Base Directory Specification, "Basics")
     home = data if data.is_absolute() else Path.home() / ".local" / "share"

@@ -8,6 +8,7 @@ from pathlib import Path
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import SshKeys
 from kvmcompose.effects import process
+from kvmcompose.effects.files import expand
 
 
 def default_keys() -> SshKeys:
@@ -23,8 +24,8 @@ def default_keys() -> SshKeys:
 
 def make_keys(keys: SshKeys) -> None:
     """Make the key pair unless it is there. Raises KvmComposeError when ssh-keygen is not installed."""
-    private = Path(keys.ssh_private_key_location).expanduser()
-    if Path(keys.ssh_public_key_location).expanduser().exists():
+    private = expand(keys.ssh_private_key_location)
+    if expand(keys.ssh_public_key_location).exists():
         return
     private.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:

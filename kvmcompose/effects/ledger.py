@@ -12,9 +12,9 @@ import errno
 import os
 import sqlite3
 import threading
+import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import msgspec
 
@@ -22,7 +22,7 @@ from kvmcompose.effects.standing import drop_standing
 from kvmcompose.effects.stat_cache import Remembered, Signature
 
 #: Raised whenever the tables or the meaning of a digest change; another version's ledger is not read.
-LEDGER_VERSION = 1
+LEDGER_VERSION = 2
 
 _TABLES = """
 CREATE TABLE artefacts (
@@ -38,6 +38,7 @@ CREATE TABLE files (
     path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, inode INTEGER, digest TEXT
 ) WITHOUT ROWID;
 CREATE TABLE doit (task TEXT PRIMARY KEY, data TEXT) WITHOUT ROWID;
+CREATE TABLE origin (inode INTEGER);
 """
 
 
@@ -70,8 +71,11 @@ class Intent(msgspec.Struct, frozen=True):
     inputs: bytes
 
 
-def _refuse_version(version: int) -> NoReturn:
-    raise sqlite3.DatabaseError(f"it has version {version}, not {LEDGER_VERSION}")
+def _is_ours(path: str) -> bool:
+    """Whether a path may be that of an artefact: a ledger is a file like others, and may be forged."""
+    steps = path.split("/")
+    below = steps[0] == "artefacts" and len(steps) > 1 and {"", ".", ".."}.isdisjoint(steps)
+    return (below or path == "state.json") and "\0" not in path
 
 
 class Ledger:
@@ -84,21 +88,47 @@ class Ledger:
         self.notice: str | None = None
         self._guard = threading.RLock()
         self._owner = os.getpid()
+        self.read_only = False
         if path is None:
             self._open_connection = self._open()
             return
         if not path.parent.is_dir():
             path.parent.mkdir(parents=True)
-            (path.parent / ".gitignore").write_text("*\n")
+            (path.parent / ".gitignore").write_bytes(b"*\n")
         try:
             self._open_connection = self._open()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):  # not the content: the folder, a lock
-                raise OSError(errno.EACCES, f"cannot open the ledger: {error}") from error
+                self._open_connection = self._open_to_read(path, error)
+                return
             self.notice = f"the ledger {path.name} cannot be read ({error}): everything is looked at afresh"
             for name in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
                 name.unlink(missing_ok=True)
             self._open_connection = self._open()
+
+    def _open_to_read(self, path: Path, cause: sqlite3.Error) -> sqlite3.Connection:
+        """The ledger in a folder that cannot be written to."""
+        name = f"file:{urllib.parse.quote(str(path))}?immutable=1"
+        try:
+            connection = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
+            self._check(connection)
+        except sqlite3.Error:
+            raise OSError(errno.EACCES, f"cannot open the ledger: {cause}") from cause
+        self.read_only = True
+        return connection
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        """Raises sqlite3.DatabaseError for a ledger that is damaged, or of another project or version."""
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != LEDGER_VERSION:
+            raise sqlite3.DatabaseError(f"it has version {version}, not {LEDGER_VERSION}")
+        for table in ("artefacts", "intended", "files", "doit"):
+            connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchall()  # noqa: S608
+        # It vouches for files, so one that came along with a project from elsewhere must not count. Who
+        # packs it cannot know the inode that it is going to have.
+        origin = connection.execute("SELECT inode FROM origin").fetchone()
+        if self.path is not None and origin != (self.path.stat().st_ino,):
+            raise sqlite3.DatabaseError("it was copied here")
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -117,14 +147,14 @@ class Ledger:
             connection.execute("PRAGMA synchronous = NORMAL")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0 and not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
-                connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {LEDGER_VERSION}; COMMIT;")
-                version = LEDGER_VERSION
+                inode = self.path.stat().st_ino if self.path is not None else 0
+                connection.executescript(
+                    f"BEGIN; {_TABLES} INSERT INTO origin VALUES ({inode});"  # noqa: S608 (numbers of ours)
+                    f"PRAGMA user_version = {LEDGER_VERSION}; COMMIT;"
+                )
                 if self.path is not None:  # the old one is lost, and with it what the standing leaves to it
                     drop_standing(str(self.path.parent))
-            if version != LEDGER_VERSION:
-                _refuse_version(version)
-            for table in ("artefacts", "intended", "files", "doit"):
-                connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchall()  # noqa: S608
+            self._check(connection)
         except BaseException:
             connection.close()
             raise
@@ -165,6 +195,7 @@ class Ledger:
         return {
             path: Record(path, task, policy, recipe, content, Signature(*signature), offered)
             for path, task, policy, recipe, content, *signature, offered in rows
+            if _is_ours(path)
         }
 
     def inputs(self, path: str) -> bytes | None:
@@ -185,7 +216,7 @@ class Ledger:
             rows = self._connection.execute(
                 "SELECT path, task, policy, recipe, content, inputs FROM intended"
             ).fetchall()
-        return [Intent(*row) for row in rows]
+        return [Intent(*row) for row in rows if _is_ours(row[0])]
 
     def record(self, records: Iterable[Record]) -> None:
         """Write down what is in place; the intents for these paths are done with."""
@@ -268,6 +299,11 @@ class Ledger:
 
 
 _open_ledgers: dict[Path, Ledger] = {}
+
+
+def share_ledger(path: Path, ledger: Ledger) -> None:
+    """Let ``open_ledger`` give this one, which may be in memory only, to whoever asks for ``path``."""
+    _open_ledgers[path.resolve()] = ledger
 
 
 def open_ledger(path: Path) -> Ledger:

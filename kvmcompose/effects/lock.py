@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.errors import KvmComposeError, RefusedError
 
 
 @contextlib.contextmanager
@@ -18,8 +18,11 @@ def build_lock(path: Path, *, waiting: Callable[[str], None] | None) -> Iterator
     When another process has it, ``waiting`` is told who and the call blocks; without ``waiting``
     RefusedError is raised. The kernel gives the lock back when its holder dies, however it dies.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise KvmComposeError(f"cannot lock the project: {path}: {error.strerror}") from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.project import FileKind
-from kvmcompose.effects.qcow2 import read_header
+from kvmcompose.effects.files import expand
+from kvmcompose.effects.qcow2 import read_header, refuse_no_image
 from kvmcompose.effects.stat_cache import StatCache
 from kvmcompose.render import CarriedFile
 
@@ -41,7 +42,7 @@ class FolderFiles:
 
     def path(self, name: str) -> Path:
         """A path as written in the YAML, as one that can be opened."""
-        return self.folder / Path(name).expanduser()
+        return self.folder / expand(name)
 
     def kind(self, path: str) -> FileKind:
         """What the path leads to."""
@@ -52,7 +53,8 @@ class FolderFiles:
     def is_inside(self, path: str) -> bool:
         """Whether the path, links resolved, lies in the project folder or an allowed folder."""
         if path not in self._inside:
-            self._inside[path] = self._allowed(self.path(path).resolve())
+            resolved = _resolve(self.path(path))
+            self._inside[path] = resolved is not None and self._allowed(resolved)
         return self._inside[path]
 
     def _allowed(self, resolved: Path) -> bool:
@@ -64,10 +66,10 @@ class FolderFiles:
         found: set[str] = set()
         for name in named:
             path = self.path(name)
-            found.update((str(path), str(path.resolve())))
+            found.update((str(path), str(_resolve(path) or path)))
             if path.is_dir():
                 found.update(str(each) for each in _walk(path))
-                found.update(str(each.resolve()) for each in _walk(path) if each.is_symlink())
+                found.update(str(_resolve(each) or each) for each in _walk(path) if each.is_symlink())
         return found
 
     def image_names(self) -> tuple[str, ...]:
@@ -77,15 +79,18 @@ class FolderFiles:
     def strays(self, path: str) -> str | None:
         """The first path below a folder that leads out of it by a link, or None."""
         for found in _walk(self.path(path)):
-            if found.is_symlink() and not self._allowed(found.resolve()):
+            if not found.is_symlink():
+                continue
+            resolved = _resolve(found)
+            if resolved is None or not self._allowed(resolved):
                 return str(found.relative_to(self.folder) if found.is_relative_to(self.folder) else found)
         return None
 
     def image_problem(self, path: str, wanted_format: str | None) -> str | None:
         """Why a disk image may not be used, or None.
 
-        An image may lie anywhere, but what it leads to itself must lie beside it or in an allowed place:
-        else a lab from the internet could make any file of this machine readable in a guest.
+        An image may lie anywhere, but must be one, and must not lead to other files: else a lab from the
+        internet could make any file of this machine readable in a guest.
         """
         key = (path, wanted_format)
         if key not in self._image_problems:
@@ -96,22 +101,22 @@ class FolderFiles:
         image = self.path(path)
         try:
             header = read_header(image)
+            if not self.is_inside(path):
+                refuse_no_image(image)
             if wanted_format is not None and header.format != wanted_format and header.format == "qcow2":
                 return f"is a qcow2 image, and not {wanted_format}"
             if wanted_format == "qcow2" and header.format != "qcow2":
                 return "is no qcow2 image"
             if header.data_file is not None:
                 return f"keeps its data in another file ({header.data_file!r})"
-            if header.backing_file is None:
-                return None
-            backing = (image.resolve().parent / header.backing_file).resolve()
-            if backing.parent != image.resolve().parent and not self._allowed(backing):
-                return f"is an overlay on {header.backing_file!r}, outside the project folder"
-            return (
-                None if backing.is_file() else f"is an overlay on {header.backing_file!r}, which is missing"
-            )
+            if header.backing_file is not None:
+                # its name is relative to where the image lies, not to where guests find it
+                return (
+                    f"is itself an overlay, on {header.backing_file!r}: make it whole with qemu-img convert"
+                )
         except KvmComposeError as error:
             return f"cannot be used: {error.message}"
+        return None
 
     def digest(self, path: str) -> str:
         """A digest of a carried file (content and mode) or folder tree. Raises KvmComposeError."""
@@ -138,7 +143,11 @@ class FolderFiles:
         for found in _walk(folder):
             kind, target, executable = self._member(folder, found)
             digest = self._digests.digest(found) if kind == "file" else target
-            tree.update(f"{found.relative_to(folder)}\0{kind}\0{executable:d}\0{digest}\n".encode())
+            tree.update(
+                f"{found.relative_to(folder)}\0{kind}\0{executable:d}\0{digest}\n".encode(
+                    errors="surrogateescape"
+                )
+            )
         return tree.hexdigest()
 
     def carried(self, path: str) -> tuple[tuple[CarriedFile, ...], str]:
@@ -181,7 +190,7 @@ class FolderFiles:
                     hint="put large data on a disk image of its own",
                 )
             digest = hashlib.sha256(data).hexdigest() if kind == "file" else target
-            tree.update(f"{name}\0{kind}\0{executable:d}\0{digest}\n".encode())
+            tree.update(f"{name}\0{kind}\0{executable:d}\0{digest}\n".encode(errors="surrogateescape"))
             files.append(
                 CarriedFile(
                     name,
@@ -201,10 +210,10 @@ class FolderFiles:
         """
         if found.is_symlink():
             target = os.readlink(found)  # noqa: PTH115 (the text of the link, unresolved)
-            resolved = found.resolve()
-            if not Path(target).is_absolute() and root.resolve() in resolved.parents:
+            resolved = _resolve(found)
+            if resolved is not None and not Path(target).is_absolute() and root.resolve() in resolved.parents:
                 return "link", target, False
-            if not self._allowed(resolved) or not resolved.is_file():
+            if resolved is None or not self._allowed(resolved) or not resolved.is_file():
                 raise KvmComposeError(
                     f"{str(found)!r} is a link to {target!r}, which cannot be carried along"
                 )
@@ -214,6 +223,14 @@ class FolderFiles:
         if not stat.S_ISREG(mode):
             raise KvmComposeError(f"{str(found)!r} is neither a file nor a folder")
         return "file", "", bool(mode & stat.S_IXUSR)
+
+
+def _resolve(path: Path) -> Path | None:
+    """Where a path leads, or None when its links go in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        return None
 
 
 def _with_mode(digest: str, *, executable: bool) -> str:

@@ -52,7 +52,7 @@ def schemas() -> Schemas:
     found = {}
     for folder in (_shipped("schemas"), *(plugin / "schemas" for plugin in plugin_folders())):
         for path in sorted(folder.rglob("*.json")):
-            found[path.relative_to(folder).as_posix()] = json.loads(path.read_text())
+            found[path.relative_to(folder).as_posix()] = json.loads(path.read_bytes())
     return Schemas(found)
 
 
@@ -65,8 +65,13 @@ def templates(project: Path) -> Templates:
     plugins = (plugin / "templates" for plugin in plugin_folders())
     for folder in (_shipped("templates"), *plugins, project / "templates"):
         for path in sorted(folder.glob("*.j2")):
+            if folder.parent == project and project.resolve() not in path.resolve().parents:
+                raise KvmComposeError(
+                    f"the template {str(path)!r} is a link out of the project folder",
+                    hint="put a copy of the file in its place",
+                )
             try:
-                texts[path.name] = path.read_text()
+                texts[path.name] = path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise KvmComposeError(f"cannot read the template {str(path)!r}: {error}") from error
     return Templates(texts)

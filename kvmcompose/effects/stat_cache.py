@@ -71,7 +71,8 @@ class StatCache:
         else:
             started = time.time_ns()
             digest = digest_file(Path(name))
-            if signature.settled(started) and Signature.of(os.stat(name)) == signature:  # noqa: PTH116
+            # SQLite, where it is kept, has no room for a name that is not UTF-8
+            if name.isprintable() and signature.settled(started) and Signature.of(os.stat(name)) == signature:  # noqa: PTH116
                 self.fresh[name] = Remembered(signature, digest)
         self._this_run[name] = digest
         return digest

@@ -86,7 +86,9 @@ class Build:
             if not images.is_linked(resolved):
                 images.link(step.image, resolved)
         except OSError as error:
-            self._fail(step.task, KvmComposeError(f"cannot link the image: {error.strerror or error}"))
+            self._fail(
+                step.task, KvmComposeError(f"cannot write below artefacts/images: {error.strerror or error}")
+            )
             return False
         except KvmComposeError as error:
             self._fail(step.task, error)

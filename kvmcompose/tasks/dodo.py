@@ -151,19 +151,19 @@ class Session:
 
     def all_tasks(self) -> Iterator[TaskDict]:
         """Every task, up to date or not."""
-        names = []
-        steps = {step.image: step for step in self.plan.images}
-        for step in steps.values():
-            yield self.image_task(step)
-            names.append(step.task)
-        for making in self.plan.decisions:
-            yield self.making_task(making, steps=tuple(steps.values()))
-            names.append(making.task)
-        for decision in self.plan.stale:
-            yield self.removal_task(decision)
-            names.append(f"remove:{decision.path}")
+        steps = self.plan.images
+        names = [
+            *(step.task for step in steps),
+            *(making.task for making in self.plan.decisions),
+            *(f"remove:{decision.path}" for decision in self.plan.stale),
+        ]
+        # before their members, which doit puts into the groups that there are
         for base in dict.fromkeys(name.partition(":")[0] for name in names if ":" in name):
             yield {"basename": base, "name": None, "doc": GROUP_DOCS.get(base, f"all tasks {base}:…")}
+        yield from map(self.image_task, steps)
+        for making in self.plan.decisions:
+            yield self.making_task(making, steps=steps)
+        yield from map(self.removal_task, self.plan.stale)
         yield group_task(names)
 
     def image_task(self, step: ImageStep) -> TaskDict:

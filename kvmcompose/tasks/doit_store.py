@@ -61,6 +61,8 @@ class LedgerStore:
     def dump(self) -> None:
         """Write the changes down."""
         kept = (task for task in sorted(self._changed) if task in self._rows)
+        if self._ledger.read_only:
+            return
         changed = [(task, json.dumps(self._rows[task])) for task in kept if not task.startswith("batch:")]
         self._ledger.save_doit_rows(changed, sorted(self._removed))
         self._changed.clear()

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Finished, Listener, Started
+from kvmcompose.effects.ledger import share_ledger
+from kvmcompose.effects.standing import drop_standing
 from kvmcompose.tasks.build import Build
 from kvmcompose.tasks.crew import MANY, Crew, batches
-from kvmcompose.tasks.project import Plan, Project, ledger_path
+from kvmcompose.tasks.project import PRIVATE_FOLDER, Plan, Project, ledger_path
 
 if TYPE_CHECKING:  # doit takes longer to import than a build with nothing to do takes altogether
     from kvmcompose.tasks.dodo import TaskDict
@@ -46,6 +48,7 @@ def generate(
         complete = False
         try:
             if pending:
+                drop_standing(str(project.folder / PRIVATE_FOLDER))
                 _run(build, plan, jobs=jobs, keep_going=keep_going)
             complete = True
         finally:
@@ -103,7 +106,7 @@ def clean(project: Project, names: Sequence[str], *, dry_run: bool, force: bool)
     from kvmcompose.tasks.dodo import clean_file  # noqa: PLC0415 (see above)
 
     with project.locked(None):
-        arguments = [*(["--dry-run"] if dry_run else []), *names]
+        arguments = [*(["--dry-run"] if dry_run else []), *project.tasks_named(names)]
         status = doit_command(project, "clean", arguments, clean_all=force)
         if names:
             return status
@@ -152,6 +155,7 @@ def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, repo
     class Main(DoitMain):  # type: ignore[misc] # doit has no types
         BIN_NAME = "kvm-compose"
 
+    share_ledger(ledger_path(project.folder), project.ledger)
     # no configuration files: a pyproject.toml in the current folder is somebody else's
     backend = {"BACKEND": {"kvm-compose": "kvmcompose.tasks.doit_store:LedgerStore"}}
     main = Main(Loader(), config_filenames=(), extra_config=backend)

@@ -89,7 +89,7 @@ def difference(project: Project, decision: Decision) -> str:
     elif not decision.path.endswith((".xml", ".json")):
         return ""
     try:
-        before = path.read_text().splitlines(keepends=True) if path.exists() else []
+        before = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     except (OSError, UnicodeDecodeError) as error:
         raise KvmComposeError(f"cannot read {decision.path}: {error}") from error
     old, new = f"a/{decision.path}", f"b/{decision.path}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 import threading
@@ -69,6 +70,7 @@ class Maker:
         self._images = images
         self._epoch = epoch
         self._root = str(folder)
+        self._numbers = itertools.count()
         self._folders: set[str] = set()
         self._sizes: dict[str, int] = {}
         self._overlays: dict[tuple[str, str, int], _Sparse] = {}
@@ -94,8 +96,8 @@ class Maker:
     def stage(self, decision: Making) -> Staged:
         """Make what was decided on, under a temporary name. Raises KvmComposeError, leaving nothing."""
         artefact = decision.artefact
-        folder, _, name = f"{self._root}/{artefact.path}".rpartition("/")
-        temporary = f"{STAGED_PREFIX}{os.getpid()}-{threading.get_ident()}-{name}"
+        folder = f"{self._root}/{artefact.path}".rpartition("/")[0]
+        temporary = f"{STAGED_PREFIX}{os.getpid()}-{next(self._numbers)}"
         staged = f"{folder}/{temporary}"
         try:
             if folder not in self._folders:

@@ -16,10 +16,10 @@ import msgspec
 
 import kvmcompose
 from kvmcompose.core.artefact import Artefact, BaseImage, DeepCopy, Overlay, Policy
-from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
+from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem, RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.core.names import PROJECT_NAME, project_name_from
-from kvmcompose.effects.files import digest_bytes
+from kvmcompose.effects.files import digest_bytes, expand
 from kvmcompose.effects.image_store import default_store, read_catalogue
 from kvmcompose.effects.keys import default_keys, make_keys
 from kvmcompose.effects.ledger import Ledger, Record, open_ledger
@@ -117,7 +117,7 @@ class Project:
         catalogue = read_catalogue()
         known = self.ledger.file_digests() if ledger_path(self.folder).exists() else ()
         self._digests = StatCache(known)
-        allowed = [self.folder / Path(each).expanduser() for each in where.allow_paths]
+        allowed = [self.folder / expand(each) for each in where.allow_paths]
         store = default_store()
         self.files = FolderFiles(
             self.folder, self._digests, allowed, (*catalogue.names(), *(image.name for image in store.list()))
@@ -167,18 +167,36 @@ class Project:
         """Hold the project's build lock; see ``build_lock``."""
         if self.ledger.path is None:
             self.ledger = self._open_ledger()
+        if self.ledger.read_only:
+            raise RefusedError(f"cannot write to {str(self.folder)!r}")
+        for name in (PRIVATE_FOLDER, "artefacts", "artefacts/images"):
+            if not self.files.is_inside(name):
+                raise RefusedError(
+                    f"{name} is a link that leads out of the project folder",
+                    hint="to build there, allow the place with --allow-path DIR",
+                )
         return build_lock(self.folder / PRIVATE_FOLDER / "lock", waiting=waiting)
 
     def records(self, *, write: bool) -> dict[str, Record]:
         """What was built, as far as the ledger knows."""
         return recover(self.ledger, self.folder, write=write)
 
+    def tasks_named(self, names: Sequence[str]) -> list[str]:
+        """The tasks of the named guests, tasks, groups or artefacts. Raises InputError for unknown ones."""
+        return list(dict.fromkeys(self.artefacts[path].task for path in self._named(names)))
+
     def select(self, names: Sequence[str]) -> list[Artefact]:
         """The artefacts of the named guests or tasks, and those they need; all when no name is given."""
         everything = list(self.artefacts.values())
         if not names:
             return everything
-        wanted: set[str] = set()
+        wanted = set(self._named(names))
+        for path in sorted(wanted):
+            wanted.update(self.artefacts[path].after)
+        return [artefact for artefact in everything if artefact.path in wanted or artefact.task == "state"]
+
+    def _named(self, names: Sequence[str]) -> list[str]:
+        wanted: list[str] = []
         problems = []
         for name in names:
             machine = {
@@ -186,18 +204,16 @@ class Project:
             }
             found = [
                 artefact.path
-                for artefact in everything
+                for artefact in self.artefacts.values()
                 if name in (artefact.task, artefact.guest, artefact.path, artefact.task.partition(":")[0])
                 or artefact.guest in machine
             ]
             if not found:
                 problems.append(self._unknown(name))
-            wanted.update(found)
+            wanted += found
         if problems:
             raise InputError(problems)
-        for path in sorted(wanted):
-            wanted.update(self.artefacts[path].after)
-        return [artefact for artefact in everything if artefact.path in wanted or artefact.task == "state"]
+        return wanted
 
     def _unknown(self, name: str) -> Problem:
         known = {artefact.task for artefact in self.artefacts.values()}
@@ -388,7 +404,7 @@ def _hashed(folder: Path, where: Where, testbed: Source, config: Source | None) 
 
 
 def _read(folder: Path, name: str) -> Source:
-    path = folder / Path(name).expanduser()
+    path = folder / expand(name)
     shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     try:
         return Source(shown, path.read_bytes())

@@ -204,6 +204,27 @@ def test_a_new_strategy_is_offered_where_round_robin_fails(toy: Bench, plugin: P
     assert "last or pack" in ran.err
 
 
+@pytest.mark.parametrize(
+    "path", ["artefacts/../x", "/elsewhere/x", "x", "artefacts", "artefacts//x", "artefacts/./x"]
+)
+def test_no_kind_of_guest_can_have_files_elsewhere(toy: Bench, plugin: Path, path: str) -> None:
+    module = plugin / "guests/sensor.py"
+    module.write_text(module.read_text().replace('f"artefacts/{guest.name}-wiring.xml"', repr(path)))
+    ran = toy.spawn("generate", KVM_COMPOSE_PLUGINS=str(plugin))
+    assert ran.status == 1
+    assert "outside artefacts/" in ran.err
+    assert "Traceback" not in ran.err
+    assert not toy.path("").exists()
+
+
+def test_two_guests_cannot_have_the_same_file(toy: Bench, plugin: Path) -> None:
+    module = plugin / "guests/sensor.py"
+    module.write_text(module.read_text().replace('f"artefacts/{guest.name}-wiring.xml"', '"artefacts/x"'))
+    ran = toy.spawn("generate", KVM_COMPOSE_PLUGINS=str(plugin))
+    assert ran.status == 1
+    assert "'artefacts/x'" in ran.err
+
+
 def test_a_plug_in_folder_that_is_none_is_an_error(toy: Bench) -> None:
     ran = toy.spawn("validate", KVM_COMPOSE_PLUGINS="/nonexistent/plug-in")
     assert ran.status == 1

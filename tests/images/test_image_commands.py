@@ -10,6 +10,7 @@ import pytest
 
 from kvmcompose.cli import cloud_images, doctor
 from kvmcompose.core.errors import InputError, KvmComposeError
+from kvmcompose.effects import machine
 from kvmcompose.effects.machine import Finding
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ NO_OVS = Finding(name="Open vSwitch", ok=False, detail="silent", needed_for="up"
 def test_the_doctor_says_what_can_be_done(
     console: FakeConsole, monkeypatch: pytest.MonkeyPatch, findings: list[Finding], status: int, said: str
 ) -> None:
-    monkeypatch.setattr(doctor, "survey", lambda _store: findings)
+    monkeypatch.setattr(machine, "survey", lambda _store: findings)
     assert call(doctor, console) == status
     assert said in console.talk[-1]
     assert [text for text in console.out if isinstance(text, str)] == [

@@ -150,7 +150,7 @@ def test_a_quoted_merge_key_is_a_key_like_any_other() -> None:
 
 
 def test_the_garbage_collector_is_left_as_it_was_found() -> None:
-    assert gc.isenabled()
+    gc.enable()
     yaml("a: 1")
     problems_of("a: [")
     assert gc.isenabled()
