@@ -57,6 +57,11 @@ class FolderFiles:
             self._inside[path] = resolved is not None and self._allowed(resolved)
         return self._inside[path]
 
+    def may_hold(self, folder: str) -> bool:
+        """Whether a folder of ours is where it seems to be. It is no input, and so not remembered as one."""
+        resolved = _resolve(self.path(folder))
+        return resolved is not None and self._allowed(resolved)
+
     def _allowed(self, resolved: Path) -> bool:
         return any(resolved == root or root in resolved.parents for root in self._roots)
 

@@ -170,7 +170,7 @@ class Project:
         if self.ledger.read_only:
             raise RefusedError(f"cannot write to {str(self.folder)!r}")
         for name in (PRIVATE_FOLDER, "artefacts", "artefacts/images"):
-            if not self.files.is_inside(name):
+            if not self.files.may_hold(name):
                 raise RefusedError(
                     f"{name} is a link that leads out of the project folder",
                     hint="to build there, allow the place with --allow-path DIR",
