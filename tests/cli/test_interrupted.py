@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from golden.bench import Bench, environment, new_bench
 
 MANY = 60
+
+FILES = {
+    "kvm-compose.yaml": """\
+machines:
+  - name: server
+    interfaces: [{bridge: br0}]
+    libvirt: {cpus: 1, memory_mb: 64, libvirt_type: {cloud_image: {name: debian_12}}}
+network: {bridges: [{name: br0}]}
+""",
+    "kvm-compose-config.json": """\
+{"testbed_host_ssh_config": {"a": {"ip": "192.0.2.1", "is_main_host": true, "virt_type": "qemu"}},
+ "ssh_public_key_location": "keys/id_ed25519.pub", "ssh_private_key_location": "keys/id_ed25519.pub"}
+""",
+}
 
 
 def many(root: Path, count: int = MANY) -> Bench:
@@ -169,6 +186,31 @@ def test_two_builds_at_once_come_out_as_one(tmp_path: Path, expected: dict[str, 
         _, err = build.communicate(timeout=120)
         assert build.returncode == 0, err
     assert_clean(bench, expected)
+
+
+def test_first_builds_that_begin_in_the_same_moment_come_out_well(tmp_path: Path) -> None:
+    """Not one after the other by chance: all are forked with everything imported, and start together."""
+    fork = multiprocessing.get_context("fork")
+    failed = []
+    for number in range(4):
+        bench = new_bench(tmp_path / str(number), "small", FILES)
+        together = fork.Barrier(4)
+        answers = fork.SimpleQueue()
+
+        def build(bench: Bench = bench, together: Barrier = together, answers: Any = answers) -> None:
+            together.wait(30)
+            ran = bench.run("generate")
+            answers.put((ran.status, ran.said))
+
+        builds = [fork.Process(target=build) for _ in range(4)]
+        for each in builds:
+            each.start()
+        for each in builds:
+            each.join(60)
+        found = [answers.get() for _ in builds if not answers.empty()]
+        failed += [said for status, said in found if status != 0] + ["it gave no answer"] * (4 - len(found))
+        assert bench.plan() == {}
+    assert failed == []
 
 
 def test_a_second_build_that_will_not_wait_is_refused(tmp_path: Path) -> None:
