@@ -100,6 +100,29 @@ def test_a_user_name_is_one(trick: str, tmp_path: Path) -> None:
     assert ran.status == (0 if trick in ("a_b", "a-") else 2)
 
 
+#: Words that ssh or docker would take for options, or that are several words.
+NO_OPERANDS = ["-oProxyCommand=id", "--privileged", "-v/:/host", "a b", "a\nb"]
+
+
+@pytest.mark.parametrize("trick", NO_OPERANDS)
+@pytest.mark.parametrize("key", ["ip", "user"])
+def test_a_host_is_reached_by_a_name_and_not_by_an_option(key: str, trick: str, tmp_path: Path) -> None:
+    bench = project(tmp_path, lab())
+    config = json.loads(CONFIG)
+    config["testbed_host_ssh_config"]["a"][key] = trick
+    bench.config.write_text(json.dumps(config))
+    assert bench.run("validate").status == 2
+
+
+@pytest.mark.parametrize("trick", NO_OPERANDS)
+@pytest.mark.parametrize("key", ["image", "user"])
+def test_a_container_s_image_and_user_are_no_options(key: str, trick: str, tmp_path: Path) -> None:
+    value = json.loads(lab())
+    value["machines"][0].pop("libvirt")
+    value["machines"][0]["docker"] = {"image": "nginx", key: trick}
+    assert project(tmp_path, json.dumps(value)).run("validate").status == 2
+
+
 @pytest.mark.parametrize("trick", [trick for trick in TRICKS if trick not in ("A", "a_b")])
 def test_a_variable_s_name_is_one(trick: str, tmp_path: Path) -> None:
     ran = project(tmp_path, lab(environment={trick: "x"})).run("validate")
