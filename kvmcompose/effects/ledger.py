@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import hashlib
 import os
 import sqlite3
 import threading
 import urllib.parse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.standing import drop_standing
 from kvmcompose.effects.stat_cache import Remembered, Signature
 
@@ -40,6 +44,34 @@ CREATE TABLE files (
 CREATE TABLE doit (task TEXT PRIMARY KEY, data TEXT) WITHOUT ROWID;
 CREATE TABLE origin (inode INTEGER);
 """
+
+
+#: The rows that are what was written, as far as their types tell; a damaged one counts as not there.
+_RECORDS = (
+    "SELECT path, task, policy, recipe, content, size, mtime_ns, ctime_ns, inode, offered FROM artefacts "
+    "WHERE typeof(path) || typeof(task) || typeof(recipe) || typeof(content) = 'texttexttexttext' AND "
+    "typeof(size) || typeof(mtime_ns) || typeof(ctime_ns) || typeof(inode) = 'integerintegerintegerinteger' "
+    "AND policy IN ('text', 'reproducible', 'mutable', 'link')"
+)
+
+#: What SQLite calls troubles that have nothing to do with a ledger's content: the place, a lock, the disk.
+_ELSEWHERE = frozenset(
+    {
+        sqlite3.SQLITE_AUTH,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+
+
+def _is_content(error: sqlite3.Error) -> bool:
+    """Whether an error is about what stands in the ledger, so that no other will do but a new one."""
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) not in _ELSEWHERE
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -78,6 +110,15 @@ def _is_ours(path: str) -> bool:
     return (below or path == "state.json") and "\0" not in path
 
 
+def _lay_out(connection: sqlite3.Connection, inode: int) -> None:
+    """Make the tables of a new ledger. ``inode`` is that of its file."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.executescript(
+        f"BEGIN; {_TABLES} INSERT INTO origin VALUES ({inode});"  # noqa: S608 (numbers of ours)
+        f"PRAGMA user_version = {LEDGER_VERSION}; COMMIT;"
+    )
+
+
 class Ledger:
     """The ledger of one project. Safe to share between threads."""
 
@@ -89,22 +130,59 @@ class Ledger:
         self._guard = threading.RLock()
         self._owner = os.getpid()
         self.read_only = False
+        self._inode: int | None = None
         if path is None:
             self._open_connection = self._open()
             return
         if not path.parent.is_dir():
             path.parent.mkdir(parents=True)
             (path.parent / ".gitignore").write_bytes(b"*\n")
+        if not path.exists():
+            self._create(instead_of=None)
         try:
             self._open_connection = self._open()
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # not the content: the folder, a lock
+            if not _is_content(error):
                 self._open_connection = self._open_to_read(path, error)
                 return
-            self.notice = f"the ledger {path.name} cannot be read ({error}): everything is looked at afresh"
-            for name in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
-                name.unlink(missing_ok=True)
-            self._open_connection = self._open()
+            self._begin_anew(error)
+
+    def _begin_anew(self, error: sqlite3.Error) -> None:
+        """Put an unreadable ledger away: what lies in the folder is looked at, and what is right taken in."""
+        if self.path is None or self.read_only:
+            raise error
+        self.notice = f"the ledger {self.path.name} cannot be read ({error}): everything is looked at afresh"
+        self._create(instead_of=self._inode)
+        self._open_connection = self._open()
+
+    def _create(self, *, instead_of: int | None) -> None:
+        """A new ledger, whole or not at all, unless another process has been faster.
+
+        ``instead_of`` is the inode of the unreadable one, None when there is none.
+        """
+        path = self.path
+        if path is None:
+            return
+        lock = os.open(path.with_name("ledger.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (path.stat().st_ino if path.exists() else None) != instead_of:
+                return
+            new = path.with_name("ledger.new")
+            # what is left of a lost ledger would be read into the new one
+            for name in (path.name, new.name):
+                for each in (name, f"{name}-wal", f"{name}-shm"):
+                    path.with_name(each).unlink(missing_ok=True)
+            connection = sqlite3.connect(new, isolation_level=None)
+            try:
+                _lay_out(connection, new.stat().st_ino)
+            finally:
+                connection.close()
+            # with the old one is lost what the standing leaves to it
+            drop_standing(str(path.parent))
+            new.replace(path)
+        finally:
+            os.close(lock)
 
     def _open_to_read(self, path: Path, cause: sqlite3.Error) -> sqlite3.Connection:
         """The ledger in a folder that cannot be written to."""
@@ -141,19 +219,13 @@ class Ledger:
     def _open(self) -> sqlite3.Connection:
         name = ":memory:" if self.path is None else self.path
         connection = sqlite3.connect(name, timeout=60, isolation_level=None, check_same_thread=False)
+        self._inode = self.path.stat().st_ino if self.path is not None else None
         try:
             # a killed process loses nothing; a power cut may lose the last moments, never the consistency
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0 and not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
-                inode = self.path.stat().st_ino if self.path is not None else 0
-                connection.executescript(
-                    f"BEGIN; {_TABLES} INSERT INTO origin VALUES ({inode});"  # noqa: S608 (numbers of ours)
-                    f"PRAGMA user_version = {LEDGER_VERSION}; COMMIT;"
-                )
-                if self.path is not None:  # the old one is lost, and with it what the standing leaves to it
-                    drop_standing(str(self.path.parent))
+            if self.path is None:
+                _lay_out(connection, 0)
             self._check(connection)
         except BaseException:
             connection.close()
@@ -165,33 +237,49 @@ class Ledger:
         with self._guard:
             self._connection.close()
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _write(self, *steps: tuple[str, Iterable[Sequence[Any]]]) -> None:
+        """Execute statements, each for all of its rows, as one transaction."""
+        todo = [(statement, list(rows)) for statement, rows in steps]
         with self._guard:
-            connection = self._connection
-            if connection.in_transaction:  # Ctrl-C can fall between any two lines here
-                connection.execute("ROLLBACK")
             try:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+                self._transact(todo)
+            except sqlite3.DatabaseError as error:
+                if not _is_content(error):
+                    raise KvmComposeError(f"cannot write the ledger: {error}") from error
+                self._begin_anew(error)
+                self._transact(todo)
+
+    def _transact(self, steps: Sequence[tuple[str, Sequence[Sequence[Any]]]]) -> None:
+        connection = self._connection
+        if connection.in_transaction:  # Ctrl-C can fall between any two lines here
+            connection.execute("ROLLBACK")
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement, rows in steps:
+                connection.executemany(statement, rows)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _read(self, statement: str, *parameters: Any) -> list[Any]:
+        """The rows of a query; none of a ledger that turns out to be damaged."""
+        with self._guard:
+            try:
+                return self._connection.execute(statement, parameters).fetchall()
+            except sqlite3.DatabaseError as error:
+                if not _is_content(error):
+                    raise KvmComposeError(f"cannot read the ledger: {error}") from error
+                self._begin_anew(error)
+                return []
 
     def records(self, paths: Sequence[str] | None = None) -> dict[str, Record]:
         """What was built, by path, without the inputs: everything, or what there is of ``paths``."""
-        select = (
-            "SELECT path, task, policy, recipe, content, size, mtime_ns, ctime_ns, inode, offered "
-            "FROM artefacts"
-        )
-        with self._guard:
-            if paths is None:
-                rows = self._connection.execute(select).fetchall()
-            else:
-                one = f"{select} WHERE path = ?"
-                rows = [row for path in paths for row in self._connection.execute(one, (path,))]
+        if paths is None:
+            rows = self._read(_RECORDS)
+        else:
+            rows = [row for path in paths for row in self._read(f"{_RECORDS} AND path = ?", path)]
         return {
             path: Record(path, task, policy, recipe, content, Signature(*signature), offered)
             for path, task, policy, recipe, content, *signature, offered in rows
@@ -199,23 +287,24 @@ class Ledger:
         }
 
     def inputs(self, path: str) -> bytes | None:
-        """The inputs that an artefact was made of, as the JSON document that its digest was taken of."""
-        with self._guard:
-            row = self._connection.execute("SELECT inputs FROM artefacts WHERE path = ?", (path,)).fetchone()
-        return row[0] if row is not None else None
+        """The inputs that an artefact was made of, as the JSON document that its digest was taken of.
+
+        None when they are not known, as after ``invalidate``.
+        """
+        for inputs, recipe in self._read("SELECT inputs, recipe FROM artefacts WHERE path = ?", path):
+            if isinstance(inputs, bytes) and hashlib.sha256(inputs).hexdigest() == recipe:
+                return inputs
+        return None
 
     def intend(self, intents: Iterable[Intent]) -> None:
         """Write down what is about to be put in place."""
         rows = [(i.path, i.task, i.policy, i.recipe, i.content, i.inputs) for i in intents]
-        with self._writing() as connection:
-            connection.executemany("INSERT OR REPLACE INTO intended VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self._write(("INSERT OR REPLACE INTO intended VALUES (?, ?, ?, ?, ?, ?)", rows))
 
     def intents(self) -> list[Intent]:
         """What was about to be put in place when a build was killed."""
-        with self._guard:
-            rows = self._connection.execute(
-                "SELECT path, task, policy, recipe, content, inputs FROM intended"
-            ).fetchall()
+        rows = self._read("SELECT path, task, policy, recipe, content, inputs FROM intended")
+        rows = [row for row in rows if [type(each) for each in row] == [*[str] * 5, bytes]]
         return [Intent(*row) for row in rows if _is_ours(row[0])]
 
     def record(self, records: Iterable[Record]) -> None:
@@ -233,69 +322,64 @@ class Ledger:
             )
             for r in records
         ]
-        with self._writing() as connection:
-            connection.executemany(
-                "INSERT OR REPLACE INTO artefacts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
-            )
-            connection.executemany("DELETE FROM intended WHERE path = ?", [row[:1] for row in rows])
+        self._write(
+            ("INSERT OR REPLACE INTO artefacts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows),
+            ("DELETE FROM intended WHERE path = ?", [row[:1] for row in rows]),
+        )
 
     def refresh(self, signatures: Iterable[tuple[str, Signature]]) -> None:
         """These files are what they were, but ``stat`` says otherwise: note what it says now."""
         rows = [(*msgspec.structs.astuple(signature), path) for path, signature in signatures]
         if rows:
-            with self._writing() as connection:
-                connection.executemany(
-                    "UPDATE artefacts SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE path = ?",
-                    rows,
-                )
+            update = "UPDATE artefacts SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE path = ?"
+            self._write((update, rows))
 
     def drop(self, paths: Iterable[str]) -> None:
         """Forget that these were ever built or intended."""
         rows = [(path,) for path in paths]
-        with self._writing() as connection:
-            connection.executemany("DELETE FROM artefacts WHERE path = ?", rows)
-            connection.executemany("DELETE FROM intended WHERE path = ?", rows)
+        self._write(
+            ("DELETE FROM artefacts WHERE path = ?", rows), ("DELETE FROM intended WHERE path = ?", rows)
+        )
 
     def drop_intents(self, paths: Iterable[str]) -> None:
         """These were not put in place after all."""
-        with self._writing() as connection:
-            connection.executemany("DELETE FROM intended WHERE path = ?", [(path,) for path in paths])
+        self._write(("DELETE FROM intended WHERE path = ?", [(path,) for path in paths]))
 
     def invalidate(self, task: str | None) -> None:
         """Make a task (or all) run again: what its artefact was made of counts as unknown."""
         if self.path is not None:
             drop_standing(str(self.path.parent))
-        with self._writing() as connection:
-            if task is None:
-                connection.execute("UPDATE artefacts SET recipe = ''")
-            else:
-                connection.execute("UPDATE artefacts SET recipe = '' WHERE task = ?", (task,))
+        if task is None:
+            self._write(("UPDATE artefacts SET recipe = ''", [()]))
+        else:
+            self._write(("UPDATE artefacts SET recipe = '' WHERE task = ?", [(task,)]))
 
     def file_digests(self) -> list[tuple[str, Remembered]]:
         """The digests of input files, remembered from earlier builds."""
-        with self._guard:
-            rows = self._connection.execute(
-                "SELECT path, size, mtime_ns, ctime_ns, inode, digest FROM files"
-            ).fetchall()
-        return [(row[0], Remembered(Signature(*row[1:5]), row[5])) for row in rows]
+        rows = self._read("SELECT path, size, mtime_ns, ctime_ns, inode, digest FROM files")
+        return [
+            (path, Remembered(Signature(*signature), digest))
+            for path, *signature, digest in rows
+            if isinstance(path, str) and isinstance(digest, str)
+        ]
 
     def remember_files(self, files: Iterable[tuple[str, Remembered]]) -> None:
         """Keep digests of input files for the next build."""
         rows = [(path, *msgspec.structs.astuple(each.signature), each.digest) for path, each in files]
         if rows:
-            with self._writing() as connection:
-                connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._write(("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", rows))
 
     def doit_rows(self) -> dict[str, str]:
         """Doit's own records of tasks."""
-        with self._guard:
-            return dict(self._connection.execute("SELECT task, data FROM doit").fetchall())
+        rows = self._read("SELECT task, data FROM doit")
+        return {task: data for task, data in rows if isinstance(task, str) and isinstance(data, str)}
 
     def save_doit_rows(self, changed: Iterable[tuple[str, str]], removed: Iterable[str]) -> None:
         """Keep doit's own records of tasks."""
-        with self._writing() as connection:
-            connection.executemany("DELETE FROM doit WHERE task = ?", [(task,) for task in removed])
-            connection.executemany("INSERT OR REPLACE INTO doit VALUES (?, ?)", list(changed))
+        self._write(
+            ("DELETE FROM doit WHERE task = ?", [(task,) for task in removed]),
+            ("INSERT OR REPLACE INTO doit VALUES (?, ?)", changed),
+        )
 
 
 _open_ledgers: dict[Path, Ledger] = {}

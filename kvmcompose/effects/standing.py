@@ -137,9 +137,10 @@ def read_standing(private: str) -> Standing | None:
     """What the last build rested on, or None when there is nothing (whole) to be read."""
     try:
         with open(os.path.join(private, FILE_NAME), "rb") as file:  # noqa: PTH118, PTH123
-            head = json.loads(file.read(int(file.readline(20))))
-            numbers = array.array("q")
-            numbers.frombytes(file.read())
+            length, _, body = file.read().partition(b"\n")
+        size = int(length)
+        head = json.loads(body[:size])
+        numbers = array.array("q", body[size:])
         if head["version"] != VERSION:
             return None
         groups = {name: (digest, paths) for name, (digest, paths) in head["groups"].items()}
@@ -152,7 +153,7 @@ def read_standing(private: str) -> Standing | None:
 def drop_standing(private: str) -> None:
     """There is something to look at again."""
     path = os.path.join(private, FILE_NAME)  # noqa: PTH118
-    if os.path.exists(path):  # noqa: PTH110
+    if os.path.isfile(path):  # noqa: PTH113
         os.unlink(path)  # noqa: PTH108
 
 
