@@ -76,15 +76,14 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _summary(actions: list[Action]) -> str:
-    from kvmcompose.tasks.decide import FAILING, Action
+    from kvmcompose.tasks.decide import FAILING, SETTLED, Action
 
     counts: Counter[Action] = Counter(Action.KEEP if action is Action.ADOPT else action for action in actions)
     kept = counts.pop(Action.KEEP, 0)
-    parts = [
-        f"{counts[action]} to {action.value}"
-        for action in Action
-        if action in counts and action not in FAILING
-    ]
+    to_do = [action for action in Action if action in counts and action not in (*FAILING, *SETTLED)]
+    parts = [f"{counts[action]} to {action.value}" for action in to_do]
+    parts += [f"{counts.pop(Action.CUSTOMISED)} customised"] if Action.CUSTOMISED in counts else []
+    parts += [f"{counts.pop(Action.LEFT_OVER)} left over"] if Action.LEFT_OVER in counts else []
     stuck = sum(counts[action] for action in FAILING)
     if stuck:
         parts.append(f"{stuck} that generate would fail on")
