@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from kvmcompose.monitor.console import Console
 
 if TYPE_CHECKING:
-    from kvmcompose.tasks.project import Project, Where
+    from kvmcompose.tasks.project import Project
+    from kvmcompose.tasks.sources import Where
 
 
 def where(arguments: argparse.Namespace) -> Where:
     """Which project the global options name."""
-    from kvmcompose.tasks.project import Where
+    from kvmcompose.tasks.sources import Where
 
     return Where(
         directory=arguments.directory,

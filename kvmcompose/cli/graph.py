@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 def _tasks(project: Project) -> Graph:
     """Tasks, each pointing to those that need it; the state comes before everything."""
     from kvmcompose.render.graph import Edge, Graph, Node
-    from kvmcompose.tasks.project import image_of, image_task
+    from kvmcompose.tasks.images import image_of, image_task
 
     artefacts = project.compiled.artefacts
     nodes = [Node(artefact.task, "task", artefact.guest or "") for artefact in artefacts]

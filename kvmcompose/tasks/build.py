@@ -16,8 +16,9 @@ from kvmcompose.effects.files import STAGED_PREFIX
 from kvmcompose.effects.ledger import Record
 from kvmcompose.effects.qcow2 import read_header
 from kvmcompose.tasks.decide import FAILING, Action, Decision, Making
+from kvmcompose.tasks.images import image_of
 from kvmcompose.tasks.make import Staged
-from kvmcompose.tasks.project import ImageStep, Plan, Project, image_of
+from kvmcompose.tasks.project import ImageStep, Plan, Project
 
 #: Prepares artefacts; see ``Build.stage``.
 Stage = Callable[[Sequence[Making]], Sequence[Staged | KvmComposeError]]

@@ -16,8 +16,8 @@ import msgspec
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.tasks.build import Build
 from kvmcompose.tasks.decide import Making
+from kvmcompose.tasks.images import image_of
 from kvmcompose.tasks.make import Staged
-from kvmcompose.tasks.project import image_of
 
 #: From how many artefacts on batches and workers pay for themselves.
 MANY = 400

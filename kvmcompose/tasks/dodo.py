@@ -27,7 +27,9 @@ from kvmcompose.tasks.build import Build
 from kvmcompose.tasks.crew import Batch, Crew
 from kvmcompose.tasks.decide import Action, Decision, Making
 from kvmcompose.tasks.doit_store import attempted
-from kvmcompose.tasks.project import ImageStep, Plan, Project, Where, image_of, ledger_path
+from kvmcompose.tasks.images import image_of
+from kvmcompose.tasks.project import ImageStep, Plan, Project, ledger_path
+from kvmcompose.tasks.sources import Where
 
 TaskDict = dict[str, Any]
 

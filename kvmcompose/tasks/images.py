@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from kvmcompose.core.artefact import BaseImage
+from kvmcompose.core.artefact import Artefact, BaseImage, DeepCopy, Overlay
 from kvmcompose.core.catalogue import Catalogue
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.names import stable_number
@@ -121,3 +121,14 @@ class Images:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(resolved.goal)
         temporary.replace(path)
+
+
+def image_of(artefact: Artefact) -> BaseImage | None:
+    """The image that an artefact lies on or copies."""
+    content = artefact.content
+    return content.image if isinstance(content, Overlay | DeepCopy) else None
+
+
+def image_task(image: BaseImage) -> str:
+    """The name of the task that makes an image available."""
+    return f"image:{image.name or image.path}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import time
 from array import array
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -15,16 +14,14 @@ from typing import TypeVar
 import msgspec
 
 import kvmcompose
-from kvmcompose.core.artefact import Artefact, BaseImage, DeepCopy, Overlay, Policy
+from kvmcompose.core.artefact import Artefact, BaseImage, Policy
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem, RefusedError
-from kvmcompose.core.model import Host
-from kvmcompose.core.names import PROJECT_NAME, project_name_from
-from kvmcompose.effects.files import digest_bytes, expand
+from kvmcompose.effects.files import expand
 from kvmcompose.effects.image_store import default_store, read_catalogue
 from kvmcompose.effects.keys import default_keys, make_keys
 from kvmcompose.effects.ledger import Ledger, Record, open_ledger
 from kvmcompose.effects.lock import build_lock
-from kvmcompose.effects.machine import datapath_type, probe_cache, virt_type
+from kvmcompose.effects.machine import probe_cache
 from kvmcompose.effects.project_files import FolderFiles
 from kvmcompose.effects.resources import own_files, schemas, templates
 from kvmcompose.effects.shape_memory import FolderMemory
@@ -39,33 +36,17 @@ from kvmcompose.effects.standing import (
 )
 from kvmcompose.effects.stat_cache import StatCache
 from kvmcompose.pipeline.compile import Compiled, compile_project
-from kvmcompose.pipeline.logical import Settings, Source
 from kvmcompose.tasks.decide import Action, Decider, Decision, Making, Options, recover
-from kvmcompose.tasks.images import Images
+from kvmcompose.tasks.images import Images, image_of, image_task
 from kvmcompose.tasks.inputs import Inputs
 from kvmcompose.tasks.make import Maker
+from kvmcompose.tasks.sources import Where, epoch, hashed, read_sources, settings
 
-YAML_NAME = "kvm-compose.yaml"
-CONFIG_NAME = "kvm-compose-config.json"
 #: What kvm-compose keeps for itself in a project folder.
 PRIVATE_FOLDER = ".kvm-compose"
 
-#: 1980-01-01, the oldest time that every file system and archive format can hold.
-_DEFAULT_EPOCH = 315532800
-
-
 #: What ends the life of a disk.
 _ENDING = (Action.REBUILD, Action.REMOVE)
-
-
-class Where(msgspec.Struct, frozen=True):
-    """Which project: the folder and, when they are not the usual ones, its files and name."""
-
-    directory: Path = Path()
-    input: str | None = None
-    config: str | None = None
-    project_name: str | None = None
-    allow_paths: tuple[str, ...] = ()
 
 
 class ImageStep(msgspec.Struct, frozen=True):
@@ -112,8 +93,8 @@ class Project:
         self._standing: Standing | None = None
         self.folder = where.directory.absolute()
         self.options = options
-        testbed, config = _sources(self.folder, where)
-        self._hashed = _hashed(self.folder, where, testbed, config)
+        testbed, config = read_sources(self.folder, where)
+        self._hashed = hashed(self.folder, where, testbed, config)
         catalogue = read_catalogue()
         known = self.ledger.file_digests() if ledger_path(self.folder).exists() else ()
         self._digests = StatCache(known)
@@ -123,12 +104,11 @@ class Project:
             self.folder, self._digests, allowed, (*catalogue.names(), *(image.name for image in store.list()))
         )
         self.images = Images(store, catalogue, self.files)
-        settings = Settings(_project_name(self.folder, where), (_this_machine(),), default_keys(), _resolve)
         self.compiled: Compiled = compile_project(
-            testbed, config, schemas(), settings, self.files, FolderMemory(self.folder)
+            testbed, config, schemas(), settings(self.folder, where), self.files, FolderMemory(self.folder)
         )
         self._templates = templates(self.folder)
-        self._epoch = _epoch()
+        self._epoch = epoch()
         self.inputs = Inputs(self.artefact_at, self._templates, self.files, self.images, self._epoch)
 
     @cached_property
@@ -373,97 +353,3 @@ def _held(decision: _AnyDecision, kept: Mapping[str, str], action: Action) -> _A
 def ledger_path(folder: Path) -> Path:
     """Where a project's ledger lies."""
     return folder / PRIVATE_FOLDER / "ledger.sqlite"
-
-
-def image_of(artefact: Artefact) -> BaseImage | None:
-    """The image that an artefact lies on or copies."""
-    content = artefact.content
-    return content.image if isinstance(content, Overlay | DeepCopy) else None
-
-
-def image_task(image: BaseImage) -> str:
-    """The name of the task that makes an image available."""
-    return f"image:{image.name or image.path}"
-
-
-def _sources(folder: Path, where: Where) -> tuple[Source, Source | None]:
-    testbed = _read(folder, where.input or YAML_NAME)
-    if where.config is None and not (folder / CONFIG_NAME).exists():
-        return testbed, None
-    return testbed, _read(folder, where.config or CONFIG_NAME)
-
-
-def _hashed(folder: Path, where: Where, testbed: Source, config: Source | None) -> dict[str, str | None]:
-    """The digests of the two input files as they were read, for the project's standing."""
-    return {
-        str(folder / (where.input or YAML_NAME)): digest_bytes(testbed.data),
-        str(folder / (where.config or CONFIG_NAME)): digest_bytes(config.data)
-        if config is not None
-        else None,
-    }
-
-
-def _read(folder: Path, name: str) -> Source:
-    path = folder / expand(name)
-    shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-    try:
-        return Source(shown, path.read_bytes())
-    except OSError as error:
-        hint = None
-        if isinstance(error, FileNotFoundError) and name == YAML_NAME:
-            hint = "kvm-compose init DIR writes a project to start from; -C DIR works in another folder"
-        problem = Problem(
-            code="missing-file",
-            message=f"cannot read it: {(error.strerror or str(error)).lower()}",
-            location=Location(shown),
-            hint=hint,
-        )
-        raise InputError([problem]) from error
-
-
-def _project_name(folder: Path, where: Where) -> str:
-    if where.project_name is None:
-        return project_name_from(folder.resolve().name)
-    if PROJECT_NAME.fullmatch(where.project_name) is None:
-        raise InputError(
-            [
-                Problem(
-                    code="bad-name",
-                    message=f"{where.project_name!r} cannot be a project's name",
-                    location=Location("--project-name"),
-                    wanted="lower-case letters, digits and '-', starting with a letter, at most 41 in all",
-                    hint=f"for example {project_name_from(where.project_name)}",
-                )
-            ]
-        )
-    return where.project_name
-
-
-def _this_machine() -> Host:
-    return Host(name="main", ip="127.0.0.1", is_main_host=True, virt_type="auto", datapath_type="auto")
-
-
-def _resolve(host: Host) -> Host:
-    """What ``auto`` comes to: for this machine it is found out; of others the usual is taken for granted."""
-    virt, datapath = host.virt_type, host.datapath_type
-    if virt == "auto":
-        virt = virt_type()[0] if host.is_main_host else "kvm"
-    if datapath == "auto":
-        datapath = datapath_type() if host.is_main_host else "system"
-    return msgspec.structs.replace(host, virt_type=virt, datapath_type=datapath)
-
-
-def _epoch() -> int:
-    text = os.environ.get("SOURCE_DATE_EPOCH", "")
-    if not text:
-        return _DEFAULT_EPOCH
-    try:
-        epoch = int(text)
-    except ValueError:
-        epoch = -1
-    if not 0 <= epoch < 2**32:
-        raise KvmComposeError(
-            f"SOURCE_DATE_EPOCH is {text!r}, not a number of seconds since 1970",
-            hint="see the SOURCE_DATE_EPOCH specification of reproducible-builds.org",
-        )
-    return epoch

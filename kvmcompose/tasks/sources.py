@@ -1,0 +1,122 @@
+"""What a project is made from: its two files, its name, and what stands in for what they leave out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
+from kvmcompose.core.model import Host
+from kvmcompose.core.names import PROJECT_NAME, project_name_from
+from kvmcompose.effects.files import digest_bytes, expand
+from kvmcompose.effects.keys import default_keys
+from kvmcompose.effects.machine import datapath_type, virt_type
+from kvmcompose.pipeline.logical import Settings, Source
+
+YAML_NAME = "kvm-compose.yaml"
+CONFIG_NAME = "kvm-compose-config.json"
+
+#: 1980-01-01, the oldest time that every file system and archive format can hold.
+_DEFAULT_EPOCH = 315532800
+
+
+class Where(msgspec.Struct, frozen=True):
+    """Which project: the folder and, when they are not the usual ones, its files and name."""
+
+    directory: Path = Path()
+    input: str | None = None
+    config: str | None = None
+    project_name: str | None = None
+    allow_paths: tuple[str, ...] = ()
+
+
+def read_sources(folder: Path, where: Where) -> tuple[Source, Source | None]:
+    """The YAML, and the config if there is one. Raises InputError."""
+    testbed = _read(folder, where.input or YAML_NAME)
+    if where.config is None and not (folder / CONFIG_NAME).exists():
+        return testbed, None
+    return testbed, _read(folder, where.config or CONFIG_NAME)
+
+
+def hashed(folder: Path, where: Where, testbed: Source, config: Source | None) -> dict[str, str | None]:
+    """The digests of the two input files as they were read, for the project's standing."""
+    return {
+        str(folder / (where.input or YAML_NAME)): digest_bytes(testbed.data),
+        str(folder / (where.config or CONFIG_NAME)): digest_bytes(config.data)
+        if config is not None
+        else None,
+    }
+
+
+def _read(folder: Path, name: str) -> Source:
+    path = folder / expand(name)
+    shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    try:
+        return Source(shown, path.read_bytes())
+    except OSError as error:
+        hint = None
+        if isinstance(error, FileNotFoundError) and name == YAML_NAME:
+            hint = "kvm-compose init DIR writes a project to start from; -C DIR works in another folder"
+        problem = Problem(
+            code="missing-file",
+            message=f"cannot read it: {(error.strerror or str(error)).lower()}",
+            location=Location(shown),
+            hint=hint,
+        )
+        raise InputError([problem]) from error
+
+
+def _project_name(folder: Path, where: Where) -> str:
+    if where.project_name is None:
+        return project_name_from(folder.resolve().name)
+    if PROJECT_NAME.fullmatch(where.project_name) is None:
+        raise InputError(
+            [
+                Problem(
+                    code="bad-name",
+                    message=f"{where.project_name!r} cannot be a project's name",
+                    location=Location("--project-name"),
+                    wanted="lower-case letters, digits and '-', starting with a letter, at most 41 in all",
+                    hint=f"for example {project_name_from(where.project_name)}",
+                )
+            ]
+        )
+    return where.project_name
+
+
+def settings(folder: Path, where: Where) -> Settings:
+    """What is not in the files. Raises InputError."""
+    return Settings(_project_name(folder, where), (_this_machine(),), default_keys(), _resolve)
+
+
+def _this_machine() -> Host:
+    return Host(name="main", ip="127.0.0.1", is_main_host=True, virt_type="auto", datapath_type="auto")
+
+
+def _resolve(host: Host) -> Host:
+    """What ``auto`` comes to: for this machine it is found out; of others the usual is taken for granted."""
+    virt, datapath = host.virt_type, host.datapath_type
+    if virt == "auto":
+        virt = virt_type()[0] if host.is_main_host else "kvm"
+    if datapath == "auto":
+        datapath = datapath_type() if host.is_main_host else "system"
+    return msgspec.structs.replace(host, virt_type=virt, datapath_type=datapath)
+
+
+def epoch() -> int:
+    """The one point in time that artefacts may hold, in seconds since 1970. Raises KvmComposeError."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return _DEFAULT_EPOCH
+    try:
+        found = int(text)
+    except ValueError:
+        found = -1
+    if not 0 <= found < 2**32:
+        raise KvmComposeError(
+            f"SOURCE_DATE_EPOCH is {text!r}, not a number of seconds since 1970",
+            hint="see the SOURCE_DATE_EPOCH specification of reproducible-builds.org",
+        )
+    return found
