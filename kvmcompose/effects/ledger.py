@@ -135,7 +135,7 @@ class Ledger:
             self._open_connection = self._open()
             return
         if not path.parent.is_dir():
-            path.parent.mkdir(parents=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             (path.parent / ".gitignore").write_bytes(b"*\n")
         if not path.exists():
             self._create(instead_of=None)

@@ -208,6 +208,11 @@ class Decider:
             return f"it lies on {header.backing_file!r}, not on {backing!r}"
         return None
 
+    def _misfit(self, artefact: Artefact, path: Path) -> str | None:
+        """Why a sound disk cannot be the one that is wanted."""
+        wanted, found = self._inputs.size(artefact.content), read_header(path).virtual_size
+        return None if wanted in (None, found) else f"it has {found} bytes, and not {wanted}"
+
     def _backing(self, artefact: Artefact) -> str | None:
         """What a disk has to lie on, empty for nothing; None when its image is not here to tell."""
         content = artefact.content
@@ -218,7 +223,7 @@ class Decider:
         if artefact.policy is Policy.LINK:
             return _as(known, Action.REBUILD, "the ledger does not know this link")
         if artefact.policy is Policy.MUTABLE:
-            damage = self._damage(artefact, path, 0, same=True)
+            damage = self._damage(artefact, path, 0, same=True) or self._misfit(artefact, path)
             if damage is None and self._backing(artefact) is not None:
                 return _as(known, Action.ADOPT, "a disk that may be the right one, unknown to the ledger")
             if self._options.provision or path.stat().st_size == 0:

@@ -34,6 +34,8 @@ from kvmcompose.tasks.images import Images
 #: kvmcompose must not ask for new disks when the old ones would be the same.
 _DISK_VERSION = 1
 
+GIB = 2**30
+
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -93,6 +95,20 @@ class Inputs:
             return content.on.removeprefix("artefacts/")
         resolved = self._images.resolve(content.image) if content.image is not None else None
         return resolved.link if resolved is not None else None
+
+    def size(self, content: Content) -> int | None:
+        """The size of a disk in bytes, as its guest sees it; None when its image is not here to tell."""
+        match content:
+            case Overlay(image=None):
+                return self.size(self._artefact_at(str(content.on)).content)
+            case Overlay(image=BaseImage() as image) | DeepCopy(image=image):
+                resolved = self._images.resolve(image)
+                more = content.expand_gigabytes if isinstance(content, Overlay) else 0
+                return resolved.size + more * GIB if resolved is not None else None
+            case Blank():
+                return content.gigabytes * GIB
+            case _:
+                return None
 
     def _document(self, content: Content) -> dict[str, Any]:
         match content:

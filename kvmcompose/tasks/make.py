@@ -35,9 +35,8 @@ from kvmcompose.render import Sources, render
 from kvmcompose.render.templates import Templates
 from kvmcompose.tasks.decide import Making
 from kvmcompose.tasks.images import Images, ResolvedImage
-from kvmcompose.tasks.inputs import Inputs, Recipe, rendered_document, seal
+from kvmcompose.tasks.inputs import GIB, Inputs, Recipe, rendered_document, seal
 
-_GIB = 2**30
 _SPARSE_BLOCK = 4096
 
 
@@ -229,7 +228,7 @@ class Maker:
         else:
             resolved = self._here(content.image)
             backing, kind, size = resolved.link, resolved.format, resolved.size
-        size += content.expand_gigabytes * _GIB
+        size += content.expand_gigabytes * GIB
         key = (backing, kind, size)
         with self._overlay_guard:
             if key not in self._overlays:
