@@ -23,6 +23,11 @@ test: check | test-packages ## check, then run every test, those against real li
 	$(RUN) pytest -m 'not real' -n 2 --timeout 300
 	$(RUN) pytest -m real --require-real --timeout 1200
 
+.PHONY: bench
+bench: $(READY) | test-packages ## measure beside ninja, make and doit; writes docs/benchmarks.md
+	$(RUN) pip install --quiet --disable-pip-version-check -r requirements/bench.txt
+	$(VENV)/bin/python scripts/bench
+
 .PHONY: check
 check: lint types layers shell docs ## style, types, layers, shell scripts, documentation
 
