@@ -20,10 +20,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     names = parser.add_argument("names", metavar="TASK", nargs="+", help="a task")
     names.completer = complete_names  # type: ignore[attr-defined] # argcomplete looks for it
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Let doit show it; 0 when the task is up to date, 1 when not."""
     from kvmcompose.tasks.engine import doit_command
 
-    return doit_command(open_project(arguments, console), "info", arguments.names)
+    project = open_project(arguments, console)
+    if not arguments.json:
+        return doit_command(project, "info", arguments.names)
+    tasks = set(project.tasks_named(arguments.names))
+    found = [each for each in project.plan(arguments.names).decisions if each.task in tasks]
+    console.json(
+        [
+            {
+                "task": each.task,
+                "path": each.path,
+                "summary": each.artefact.summary,
+                "needs": each.artefact.after,
+                "action": each.action.value,
+                "reasons": each.reasons,
+                "up_to_date": each.settled,
+            }
+            for each in found
+        ]
+    )
+    return 0 if all(each.settled for each in found) else 1

@@ -909,3 +909,13 @@ def test_clones_list_and_explain_like_other_guests(golden: Callable[[str], Bench
     assert {"clone:worker-0", "disk:worker", "seed-iso:worker-3", "domain-xml:disk-1"} <= tasks
     assert not [task for task in tasks if "web" in task]
     assert bench.run("why", "clone:worker-0").status == 0
+
+
+def test_info_is_there_for_scripts(built: Bench) -> None:
+    ran = built.run("info", "--json", "domain-xml:server")
+    assert ran.status == 0
+    assert [(each["path"], each["up_to_date"]) for each in ran.json] == [(SERVER_XML, True)]
+    (built.folder / SERVER_XML).unlink()
+    ran = built.run("info", "--json", "domain-xml:server")
+    assert ran.status == 1
+    assert ran.json[0]["reasons"] == ["it is not there"]
