@@ -96,9 +96,23 @@ def _subnets(
                 complaints.append(_too_far_apart(given, network))
                 network = ipaddress.IPv4Network("10.0.0.0/9")
             chosen[name] = network
+    homeless = 0
     for name, members in networks.items():
         if name not in chosen:
-            chosen[name] = _derived(project, name, _prefix_length(len(members)), chosen.values())
+            # where one found no room, looking for the others would only take long
+            size = _prefix_length(len(members))
+            found = None if homeless else _derived(project, name, size, chosen.values())
+            homeless += found is None
+            chosen[name] = found or ipaddress.IPv4Network("10.0.0.0/9")
+    if homeless:
+        complaints.append(
+            Complaint(
+                code="too-many",
+                path=("network", "bridges"),
+                message=f"there is no room in 10.0.0.0/8 for the subnets of {homeless} unconnected networks",
+                hint="connect bridges: guests of connected bridges share one subnet",
+            )
+        )
     return {
         name: Subnet(network, str(network[1]) if name == external else None)
         for name, network in chosen.items()
@@ -131,8 +145,8 @@ def _too_far_apart(given: Sequence[Wish], network: ipaddress.IPv4Network) -> Com
 
 def _derived(
     project: str, name: str, prefix: int, taken: Iterable[ipaddress.IPv4Network]
-) -> ipaddress.IPv4Network:
-    """A subnet of 10.0.0.0/8 (RFC 1918) that overlaps no other of this project."""
+) -> ipaddress.IPv4Network | None:
+    """A subnet of 10.0.0.0/8 (RFC 1918) that overlaps no other of this project; None if none is found."""
     taken = list(taken)
     count = 2 ** (prefix - 8)
     for attempt in range(1000):
@@ -140,7 +154,7 @@ def _derived(
         network = ipaddress.IPv4Network((10 << 24 | number << (32 - prefix), prefix))
         if not any(network.overlaps(other) for other in taken):
             return network
-    raise AssertionError(f"no room for {name} in 10.0.0.0/8")
+    return None
 
 
 def _ips(
