@@ -81,7 +81,9 @@ def read_header(path: Path) -> ImageHeader:
     Raises KvmComposeError when the file cannot be read, or has the magic but no sound header.
     """
     try:
-        with path.open("rb") as file:
+        # a pipe in the place of an image is an error at once, not something to wait for
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as file:
             size = file.seek(0, os.SEEK_END)  # of a block device, too, where stat says 0
             file.seek(0)
             if file.read(len(_MAGIC)) != _MAGIC:
