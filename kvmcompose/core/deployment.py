@@ -1,0 +1,279 @@
+"""What the server and its clients tell each other: deployments, actions, their log, live status.
+
+These nouns are the API's JSON (see ``kvmcompose.server.api``): the server encodes them, clients decode
+them, the OpenAPI document is made from them.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+
+#: What a deployment, a guest and a snapshot may be called on the wire.
+PROJECT_PATTERN = r"^[a-z][a-z0-9-]{0,39}[a-z0-9]?$"
+GUEST_PATTERN = r"^[a-z][a-z0-9-]{0,62}$"
+SNAPSHOT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+ProjectName = Annotated[str, msgspec.Meta(pattern=PROJECT_PATTERN)]
+GuestName = Annotated[str, msgspec.Meta(pattern=GUEST_PATTERN)]
+SnapshotName = Annotated[str, msgspec.Meta(pattern=SNAPSHOT_PATTERN)]
+#: A word of a command that is run in a guest; no NUL can be in one.
+Word = Annotated[str, msgspec.Meta(max_length=65536, pattern=r"^[^\0]*$")]
+
+
+class Phase(StrEnum):
+    """Where a deployment is in its life; ``FAILED`` goes with the command that failed."""
+
+    DOWN = "down"
+    RUNNING = "running"
+    UP = "up"
+    FAILED = "failed"
+
+
+class Up(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="command", tag="up", forbid_unknown_fields=True
+):
+    """Bring the testbed up.
+
+    ``rerun_scripts``: run setup scripts again that have run in the guests' lives. ``reset_clones``: make
+    clones anew, losing what they wrote, when their golden image has changed. ``keep_going``: when a guest
+    fails, go on with the others to the end.
+    """
+
+    rerun_scripts: bool = False
+    reset_clones: bool = False
+    keep_going: bool = False
+
+
+class Down(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="command", tag="down", forbid_unknown_fields=True
+):
+    """Take the testbed down. ``purge``: remove the guests' disks too. ``timeout``: seconds that a guest has
+    to shut down before it is switched off.
+    """
+
+    purge: bool = False
+    timeout: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 60
+
+
+class Exec(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="command", tag="exec", forbid_unknown_fields=True
+):
+    """Run a command in a guest. ``timeout`` in seconds."""
+
+    guest: GuestName
+    argv: Annotated[tuple[Word, ...], msgspec.Meta(min_length=1, max_length=1024)]
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=86400)] | None = None
+
+
+class SnapshotVerb(StrEnum):
+    """What can be done with a snapshot."""
+
+    CREATE = "create"
+    RESTORE = "restore"
+    DELETE = "delete"
+
+
+class Snapshot(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="command", tag="snapshot", forbid_unknown_fields=True
+):
+    """Make, restore or delete a snapshot of some guests (all when ``guests`` is empty)."""
+
+    verb: SnapshotVerb
+    name: SnapshotName
+    guests: tuple[GuestName, ...] = ()
+
+
+Command = Up | Down | Exec | Snapshot
+
+
+def command_name(command: Command) -> str:
+    """The word that stands for a command: ``up``, ``down``, ``exec``, ``snapshot``."""
+    return str(type(command).__struct_config__.tag)
+
+
+class NewDeployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A project folder to be known under a name."""
+
+    name: ProjectName
+    project_location: Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^/[^\0]*$")]
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """A project that the server knows. ``failed_command`` is given when ``state`` is ``failed``."""
+
+    name: str
+    project_location: str
+    state: Phase
+    failed_command: str | None = None
+    last_action_uuid: str | None = None
+
+
+class ActionState(StrEnum):
+    """How far an action has come. ``INTERRUPTED``: the server died while it ran."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong in one step of an action, and what would mend it."""
+
+    step: str
+    message: str
+    guest: str | None = None
+    host: str | None = None
+    hint: str | None = None
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was asked of a deployment, and how it went. Times as RFC 3339, UTC.
+
+    ``refused`` tells of a failed action that nothing was changed. ``exit_status`` is that of the command
+    of an ``exec``. ``who`` is whoever asked, as they call themselves.
+    """
+
+    uuid: str
+    deployment: str
+    command: str
+    options: dict[str, Any]
+    state: ActionState
+    started: str
+    ended: str | None = None
+    faults: tuple[Fault, ...] = ()
+    refused: bool = False
+    exit_status: int | None = None
+    who: str | None = None
+
+
+class StepState(StrEnum):
+    """How far a step has come. ``SKIPPED``: there was nothing to do."""
+
+    RUNNING = "running"
+    DONE = "done"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of an action. Times as RFC 3339, UTC; ``stage`` is the group it belongs to."""
+
+    name: str
+    stage: str
+    state: StepState
+    started: str
+    ended: str | None = None
+    guest: str | None = None
+    host: str | None = None
+
+
+class Level(StrEnum):
+    """What kind of line it is. ``OUTPUT``: what a script or a console printed."""
+
+    INFO = "info"
+    OUTPUT = "output"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of an action's log. ``sequence`` counts from 1 within the action; ``time`` as RFC 3339."""
+
+    sequence: int
+    time: str
+    level: Level
+    text: str
+    stage: str | None = None
+    step: str | None = None
+    guest: str | None = None
+    host: str | None = None
+
+
+class ActionAccepted(msgspec.Struct, frozen=True):
+    """The answer to a command: by this the action is known."""
+
+    uuid: str
+
+
+class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest as it is now.
+
+    ``state`` is libvirt's word (``running``, ``shut off``, ``paused``, ``crashed``), ``absent`` when its
+    host does not know it, ``golden`` for a golden image that is off, ``unsupported`` for a kind that
+    cannot run yet. ``uptime`` in seconds, ``cpu`` as a share of one CPU (1.0 is one CPU busy) since the
+    last look, ``memory_mb`` resident on the host, in MiB.
+    """
+
+    name: str
+    kind: str
+    host: str
+    state: str
+    address: str | None = None
+    golden_image: str | None = None
+    uptime: float | None = None
+    cpu: float | None = None
+    memory_mb: int | None = None
+
+
+class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
+    """How a guest is reached from the main host: by SSH and through libvirt.
+
+    Paths are on the server's machine. ``address`` is None for a guest that no connection leads to.
+    """
+
+    name: str
+    host: str
+    domain: str
+    libvirt_uri: str
+    user: str | None
+    address: str | None
+    port: int = 22
+    identity_file: str | None = None
+    known_hosts: str | None = None
+    host_key_alias: str | None = None
+    groups: tuple[str, ...] = ()
+
+
+class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot of a guest. ``created`` as RFC 3339; ``state`` is the guest's at that time."""
+
+    guest: str
+    name: str
+    created: str
+    state: str
+    current: bool = False
+
+
+class TestbedStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment and its guests as they are now. ``differences``: what is not as it was brought up."""
+
+    __test__ = False  # not a test, whatever its name
+
+    deployment: Deployment
+    guests: tuple[GuestStatus, ...]
+    differences: tuple[str, ...] = ()
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """That the server is there. ``drivers`` is ``real`` or ``fake``, ``embedded`` that it goes by itself."""
+
+    version: str
+    drivers: str
+    embedded: bool
+    pid: int
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An error of the API (RFC 9457, ``application/problem+json``). ``hint`` tells what would mend it."""
+
+    title: str
+    status: int
+    detail: str
+    type: str = "about:blank"
+    hint: str | None = None

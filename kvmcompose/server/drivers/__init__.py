@@ -1,0 +1,245 @@
+"""What the server drives, as interfaces: each has one module for the real thing, ``fake`` has them all.
+
+Everything here is called from one event loop and must not block it. What fails raises DriverError, whose
+message names what was tried. Every call is idempotent: to start what runs or remove what is gone is no
+error. Names are those on the host, from ``state.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from kvmcompose.core.deployable import NicPort, SwitchBridge, TunnelPort, VethPair
+from kvmcompose.core.errors import KvmComposeError
+
+
+class DriverError(KvmComposeError):
+    """Something on a host or in a guest did not work."""
+
+
+class DomainState(msgspec.Struct, frozen=True, kw_only=True):
+    """A domain of ours. ``state`` is libvirt's word (``running``, ``shut off``, ``paused``, ``crashed``).
+
+    ``uptime`` in seconds, ``cpu_seconds`` used since the start, ``memory_mb`` resident, in MiB.
+    """
+
+    name: str
+    guest: str
+    state: str
+    uptime: float | None = None
+    cpu_seconds: float | None = None
+    memory_mb: int | None = None
+
+
+class SnapshotState(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot that libvirt knows. ``created`` in seconds since 1970; ``xml`` to make it known again."""
+
+    name: str
+    created: float
+    state: str
+    current: bool
+    xml: str
+
+
+class HypervisorFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A host as libvirt sees it. ``memory_mb`` is what is there in all, in MiB; ``kvm`` whether it works."""
+
+    cpus: int
+    memory_mb: int
+    version: str
+
+
+class Hypervisor(Protocol):
+    """libvirt on one host. Domains and networks of a project carry its name in their metadata."""
+
+    uri: str
+
+    async def facts(self) -> HypervisorFacts:
+        """Reach the host. Raises DriverError when it does not answer."""
+
+    async def domains(self, project: str) -> Mapping[str, DomainState]:
+        """The project's domains by name, running or not."""
+
+    async def start_domain(self, xml: str) -> None:
+        """Define the domain (anew, if it is off) and start it. The name is in the XML."""
+
+    async def shut_down_domain(self, name: str, seconds: float) -> bool:
+        """Ask the guest to shut down; True when it was off (or gone) within ``seconds``."""
+
+    async def destroy_domain(self, name: str) -> None:
+        """Switch the domain off at once; it stays defined."""
+
+    async def undefine_domain(self, name: str) -> None:
+        """Forget a domain that is off, with what libvirt knows of its snapshots (the data stays)."""
+
+    async def networks(self, project: str) -> Mapping[str, bool]:
+        """The project's networks by name, and whether each is active."""
+
+    async def start_network(self, xml: str) -> None:
+        """Define the network and start it. One that is active with other XML is left: DriverError."""
+
+    async def remove_network(self, name: str) -> None:
+        """Stop the network and forget it."""
+
+    async def snapshots(self, domain: str) -> Sequence[SnapshotState]:
+        """The domain's snapshots, the oldest first."""
+
+    async def create_snapshot(self, domain: str, name: str) -> None:
+        """Keep the domain's disk, and its memory when it runs."""
+
+    async def restore_snapshot(self, domain: str, name: str) -> None:
+        """Put the domain back to where it was: running or off, as it was then."""
+
+    async def delete_snapshot(self, domain: str, name: str) -> None:
+        """Give the snapshot up."""
+
+    async def know_snapshot(self, domain: str, xml: str) -> None:
+        """Tell libvirt again of a snapshot whose data is in the disk."""
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+
+
+class SwitchPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Open vSwitch on one host as it should be. ``datapath_type`` is ``system`` or ``netdev``."""
+
+    project: str
+    datapath_type: str
+    bridges: tuple[SwitchBridge, ...] = ()
+    veths: tuple[VethPair, ...] = ()
+    tunnels: tuple[TunnelPort, ...] = ()
+    nics: tuple[NicPort, ...] = ()
+
+
+class Switches(Protocol):
+    """Open vSwitch on one host. Bridges carry ``external_ids:kvm-compose-project``."""
+
+    async def check(self) -> None:
+        """Raises DriverError when ovs-vswitchd does not answer or may not be talked to."""
+
+    async def foreign(self, plan: SwitchPlan) -> Sequence[str]:
+        """Names of the plan's bridges that are there and belong to somebody else."""
+
+    async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
+        """The project's bridges and the ports of each."""
+
+    async def apply(self, plan: SwitchPlan) -> None:
+        """All bridges and ports in one transaction; what is there already stays."""
+
+    async def remove(self, names: Sequence[str]) -> None:
+        """The bridges and all their ports go, in one transaction."""
+
+
+class Links(Protocol):
+    """Network interfaces of one host (ip-link)."""
+
+    async def present(self, names: Sequence[str]) -> frozenset[str]:
+        """Which of these interfaces are there."""
+
+    async def apply(self, veths: Sequence[VethPair], *, up: Sequence[str], mtu: int) -> None:
+        """Make the pairs, join their Linux ends to their bridges, set everything up; in one batch.
+
+        ``up``: other interfaces (bridges, NICs) to set up as well.
+        """
+
+    async def remove(self, names: Sequence[str]) -> None:
+        """Remove interfaces; with one end of a pair goes the other."""
+
+
+class Disks(Protocol):
+    """Files of a project on one host, and what is in disk images. Paths are relative to its folder."""
+
+    async def link_project(self, project: str, folder: Path) -> None:
+        """Make ``/var/lib/kvm-compose/<project>`` lead to the folder, and a folder for consoles in it.
+
+        Raises DriverError when another project's folder is known under this name.
+        """
+
+    async def unlink_project(self, project: str, folder: Path) -> None:
+        """Remove that link if it leads to the folder."""
+
+    async def pristine(self, path: Path) -> bool:
+        """Whether an overlay holds nothing yet of its own: its guest has never written."""
+
+    async def reset_overlay(self, path: Path) -> None:
+        """Put an empty overlay of the same size and backing file in its place: all data is lost."""
+
+    async def set_frozen(self, path: Path, frozen: bool) -> None:
+        """Take away (or give) everybody's right to write to a disk."""
+
+    async def signature(self, path: Path) -> str:
+        """Something that changes when the file does: for a frozen disk. Raises DriverError if missing."""
+
+    async def remove(self, path: Path) -> None:
+        """Remove a file; no error if it is gone."""
+
+    async def read_tail(self, path: Path, lines: int) -> str:
+        """The last lines of a text file that may be root's; empty when it is not there."""
+
+
+class Login(msgspec.Struct, frozen=True, kw_only=True):
+    """How to get into a guest. ``alias`` is what its host key is noted under."""
+
+    guest: str
+    alias: str
+    address: str
+    user: str
+    identity_file: Path
+    known_hosts: Path
+    port: int = 22
+
+
+#: Told each line that a command prints.
+OnLine = Callable[[str], None]
+
+
+class Shell(Protocol):
+    """Guests, from inside, by SSH. A host key is noted at first contact and must stay the same then."""
+
+    async def wait_ready(self, login: Login, seconds: float) -> None:
+        """Wait until the guest lets us in and its first-boot set-up (``/etc/nocloud/ready``) has ended.
+
+        Raises DriverError after ``seconds``, saying how far it came, and at once when the guest's
+        host key is not the one noted, or it refuses our key for good.
+        """
+
+    async def run(
+        self, login: Login, argv: Sequence[str], on_line: OnLine, *, seconds: float | None = None
+    ) -> int:
+        """Run a command; its exit status. Cancelling ends the command in the guest, too.
+
+        Raises DriverError when the guest cannot be reached or ``seconds`` have passed.
+        """
+
+    async def forget(self, login: Login) -> None:
+        """Forget the guest's host key: its disk is a new one."""
+
+
+class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be driven on one host."""
+
+    name: str
+    hypervisor: Hypervisor
+    switches: Switches
+    links: Links
+    disks: Disks
+
+
+class Drivers(Protocol):
+    """Makes the drivers of a deployment's hosts."""
+
+    #: What ``Health.drivers`` says: ``real`` or ``fake``.
+    name: str
+
+    def host(self, name: str, libvirt_uri: str) -> HostDrivers:
+        """The drivers of one host (this machine; others come with several hosts)."""
+
+    def shell(self) -> Shell:
+        """The way into guests."""
+
+    async def close(self) -> None:
+        """Let go of everything."""
