@@ -1,0 +1,185 @@
+"""What an action tells while it runs: steps and lines, kept in the store and passed on to who listens."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Self
+
+from kvmcompose.core.deployment import ActionState, Fault, Level, LogLine, Step, StepState
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.server.store import Store, now
+
+#: Lines that are fetched at a time for a listener that replays.
+_CHUNK = 1000
+#: Control characters would act on the terminal of who reads the log; tabs are harmless.
+_CONTROL = re.compile(
+    r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0a-\x1f\x7f-\x9f]"
+)
+
+
+class StepFailedError(KvmComposeError):
+    """A step failed, and was noted as a fault."""
+
+
+class Journal:
+    """The log of one action."""
+
+    def __init__(self, store: Store, uuid: str) -> None:
+        self._store = store
+        self.uuid = uuid
+        self.faults: list[Fault] = []
+        self._steps = 0
+        self._news = asyncio.Event()
+        self.ended = False
+
+    def say(
+        self,
+        text: str,
+        level: Level = Level.INFO,
+        *,
+        stage: str | None = None,
+        step: str | None = None,
+        guest: str | None = None,
+        host: str | None = None,
+    ) -> None:
+        """Add a line (several, where the text has several)."""
+        for line in text.splitlines() or [""]:
+            plain = _CONTROL.sub("", line)
+            self._store.append(self.uuid, level, plain, stage=stage, step=step, guest=guest, host=host)
+        self._wake()
+
+    def fault(self, fault: Fault, *, stage: str | None = None) -> None:
+        """Note what went wrong."""
+        self.faults.append(fault)
+        where = {"stage": stage, "step": fault.step, "guest": fault.guest, "host": fault.host}
+        self.say(fault.message, Level.ERROR, **where)
+        if fault.hint:
+            self.say(f"hint: {fault.hint}", Level.ERROR, **where)
+
+    def step(
+        self, stage: str, name: str, *, guest: str | None = None, host: str | None = None
+    ) -> RunningStep:
+        """A step, to be entered: it ends done when the block does, failed when the block raises."""
+        self._steps += 1
+        return RunningStep(self, self._steps, stage, name, guest, host)
+
+    def put_step(self, number: int, step: Step) -> None:
+        """Note how far a step has come."""
+        self._store.put_step(self.uuid, number, step)
+
+    def end(self) -> None:
+        """Nothing more will come."""
+        self.ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Return when there is something new."""
+        if not self.ended:
+            await self._news.wait()
+
+
+class RunningStep:
+    """A step that runs; see ``Journal.step``."""
+
+    def __init__(
+        self, journal: Journal, number: int, stage: str, name: str, guest: str | None, host: str | None
+    ) -> None:
+        self._journal = journal
+        self._number = number
+        self._skipped = False
+        self._noted = Step(
+            name=name, stage=stage, state=StepState.RUNNING, started=now(), guest=guest, host=host
+        )
+        self.stage, self.name, self.guest, self.host = stage, name, guest, host
+
+    def __enter__(self) -> Self:
+        self._note(StepState.RUNNING)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if error is None:
+            self._note(StepState.SKIPPED if self._skipped else StepState.DONE)
+            return
+        if not isinstance(error, Exception):  # cancelled
+            self._note(StepState.CANCELLED)
+            return
+        self._note(StepState.FAILED)
+        if isinstance(error, StepFailedError):
+            return
+        if isinstance(error, KvmComposeError):
+            self._fail(error.message, error.hint)
+            raise StepFailedError(error.message, hint=error.hint) from error
+        name = type(error).__name__
+        self._fail(
+            f"a fault of kvm-compose itself: {name}: {error}", "please report it, with the server's log"
+        )
+
+    def _fail(self, message: str, hint: str | None) -> None:
+        fault = Fault(step=self.name, message=message, guest=self.guest, host=self.host, hint=hint)
+        self._journal.fault(fault, stage=self.stage)
+
+    def _note(self, state: StepState) -> None:
+        ended = None if state is StepState.RUNNING else now()
+        noted = self._noted
+        self._journal.put_step(
+            self._number,
+            Step(
+                name=noted.name,
+                stage=noted.stage,
+                state=state,
+                started=noted.started,
+                ended=ended,
+                guest=noted.guest,
+                host=noted.host,
+            ),
+        )
+
+    def skip(self) -> None:
+        """There was nothing to do."""
+        self._skipped = True
+
+    def say(self, text: str, level: Level = Level.INFO) -> None:
+        """A line about this step."""
+        self._journal.say(text, level, stage=self.stage, step=self.name, guest=self.guest, host=self.host)
+
+    @property
+    def output(self) -> Callable[[str], None]:
+        """Takes lines that a program printed."""
+        return lambda text: self.say(text, Level.OUTPUT)
+
+
+async def follow(store: Store, journal: Journal | None, uuid: str, after: int) -> AsyncIterator[LogLine]:
+    """An action's log from the line after number ``after``: first what there is, then as it comes.
+
+    ``journal`` is None for an action that has ended. Ends with the action. Whoever reads slowly reads from
+    the store, and slows nobody down.
+    """
+    while True:
+        ended = journal is None or journal.ended
+        waiting = asyncio.ensure_future(journal.wait()) if journal is not None and not ended else None
+        try:
+            lines = store.lines(uuid, after=after, limit=_CHUNK)
+            for line in lines:
+                after = line.sequence
+                yield line
+            if lines:
+                continue
+            if waiting is None:
+                return
+            await waiting
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+
+
+def ending(faults: list[Fault], *, cancelled: bool) -> ActionState:
+    """How an action with these faults has ended."""
+    if cancelled:
+        return ActionState.CANCELLED
+    return ActionState.FAILED if faults else ActionState.SUCCEEDED
