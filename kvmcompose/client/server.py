@@ -1,0 +1,110 @@
+"""A testbed server as seen by its clients: a method for each thing that can be asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kvmcompose.core.deployment import (
+    Action,
+    Command,
+    Deployment,
+    GuestAccess,
+    Health,
+    LogLine,
+    NewDeployment,
+    SnapshotStatus,
+    Step,
+    TestbedStatus,
+)
+from kvmcompose.core.errors import KvmComposeError
+
+
+class ServerError(KvmComposeError):
+    """The server cannot be reached, or refuses. ``status`` is that of HTTP, None without an answer."""
+
+    def __init__(self, message: str, *, hint: str | None = None, status: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class Server:
+    """A server that can be talked to. Every method raises ServerError."""
+
+    def health(self) -> Health:
+        """That it is there."""
+        raise NotImplementedError
+
+    def deployments(self) -> list[Deployment]:
+        """All deployments it knows."""
+        raise NotImplementedError
+
+    def deployment(self, name: str) -> Deployment:
+        """One of them; ServerError with status 404 when there is none of that name."""
+        raise NotImplementedError
+
+    def put(self, new: NewDeployment) -> Deployment:
+        """Make a project known to it (no change when it is already)."""
+        raise NotImplementedError
+
+    def remove(self, name: str) -> None:
+        """Have it forget a deployment and its history."""
+        raise NotImplementedError
+
+    def act(self, name: str, command: Command) -> str:
+        """Ask for an action; its UUID."""
+        raise NotImplementedError
+
+    def cancel(self, name: str, uuid: str) -> None:
+        """Stop an action; no error when it has ended already."""
+        raise NotImplementedError
+
+    def actions(self, name: str) -> list[Action]:
+        """A deployment's actions, the latest first."""
+        raise NotImplementedError
+
+    def action(self, name: str, uuid: str) -> Action:
+        """One action."""
+        raise NotImplementedError
+
+    def steps(self, name: str, uuid: str) -> list[Step]:
+        """An action's steps so far."""
+        raise NotImplementedError
+
+    def follow(self, name: str, uuid: str, after: int = 0) -> Iterator[LogLine]:
+        """An action's log after line ``after``, until the action ends; a lost connection is taken up again."""
+        raise NotImplementedError
+
+    def lines(self, name: str, uuid: str, after: int = 0) -> Iterator[LogLine]:
+        """An action's log so far."""
+        raise NotImplementedError
+
+    def status(self, name: str) -> TestbedStatus:
+        """A deployment and its guests as they are now."""
+        raise NotImplementedError
+
+    def access(self, name: str) -> list[GuestAccess]:
+        """How its guests are reached."""
+        raise NotImplementedError
+
+    def snapshots(self, name: str, guest: str | None = None) -> list[SnapshotStatus]:
+        """The snapshots of one guest, or of all."""
+        raise NotImplementedError
+
+    def state(self, name: str) -> bytes:
+        """The ``state.json`` of what is up."""
+        raise NotImplementedError
+
+
+def connect(
+    address: str | None = None,
+    *,
+    token_file: str | None = None,
+    ca_file: str | None = None,
+    who: str | None = None,
+) -> Server:
+    """The server at ``address`` (``unix:/path``, ``http://…``, ``https://…``).
+
+    Without one: KVM_COMPOSE_SERVER in the environment, else the one on this user's usual socket; when none
+    answers there, one is started that ends by itself.
+    """
+    raise NotImplementedError
