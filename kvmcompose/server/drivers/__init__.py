@@ -15,6 +15,7 @@ import msgspec
 
 from kvmcompose.core.deployable import NicPort, SwitchBridge, TunnelPort, VethPair
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.model import Host
 
 
 class DriverError(KvmComposeError):
@@ -70,6 +71,9 @@ class Hypervisor(Protocol):
     async def shut_down_domain(self, name: str, seconds: float) -> bool:
         """Ask the guest to shut down; True when it was off (or gone) within ``seconds``."""
 
+    async def wait_off(self, name: str) -> None:
+        """Return when the domain does not run (any more), or is gone."""
+
     async def destroy_domain(self, name: str) -> None:
         """Switch the domain off at once; it stays defined."""
 
@@ -81,6 +85,9 @@ class Hypervisor(Protocol):
 
     async def start_network(self, xml: str) -> None:
         """Define the network and start it. One that is active with other XML is left: DriverError."""
+
+    async def leases(self, network: str) -> Mapping[str, str]:
+        """The addresses that the network's DHCP server has handed out, by MAC address in lower case."""
 
     async def remove_network(self, name: str) -> None:
         """Stop the network and forget it."""
@@ -128,7 +135,11 @@ class Switches(Protocol):
         """The project's bridges and the ports of each."""
 
     async def apply(self, plan: SwitchPlan) -> None:
-        """All bridges and ports in one transaction; what is there already stays."""
+        """All bridges and ports in one transaction; what is there already stays.
+
+        The interfaces that become ports must be there: make the veth pairs first, and only then set
+        up the bridges' own interfaces, which come to be here.
+        """
 
     async def remove(self, names: Sequence[str]) -> None:
         """The bridges and all their ports go, in one transaction."""
@@ -151,7 +162,7 @@ class Links(Protocol):
 
 
 class Disks(Protocol):
-    """Files of a project on one host, and what is in disk images. Paths are relative to its folder."""
+    """Files of projects on one host, and what is in disk images. Paths are absolute, as on that host."""
 
     async def link_project(self, project: str, folder: Path) -> None:
         """Make ``/var/lib/kvm-compose/<project>`` lead to the folder, and a folder for consoles in it.
@@ -235,8 +246,10 @@ class Drivers(Protocol):
     #: What ``Health.drivers`` says: ``real`` or ``fake``.
     name: str
 
-    def host(self, name: str, libvirt_uri: str) -> HostDrivers:
-        """The drivers of one host (this machine; others come with several hosts)."""
+    def host(self, host: Host) -> HostDrivers:
+        """The drivers of one host; the same ones each time. Raises RefusedError for one that is not this
+        machine (``is_main_host``), until there are several hosts.
+        """
 
     def shell(self) -> Shell:
         """The way into guests."""
