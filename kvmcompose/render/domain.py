@@ -8,6 +8,11 @@ from kvmcompose.core.artefact import Artefact, Policy, Rendered
 from kvmcompose.core.state import GuestState, Shared
 
 
+def console_log(guest: str) -> str:
+    """Where what a guest prints on its serial line is kept, in the project folder."""
+    return f".kvm-compose/consoles/{guest}.log"
+
+
 class Nic(msgspec.Struct, frozen=True):
     """One interface; ``attach`` is ``ovs`` or ``network``.
 
@@ -37,6 +42,7 @@ class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
     disk_readonly: bool
     media: str | None
     seed: str | None
+    console_log: str
     graphics: bool
     nics: tuple[Nic, ...]
 
@@ -70,6 +76,7 @@ def domain_xml(
         disk_readonly=disk_readonly,
         media=on_host(media),
         seed=on_host(seed),
+        console_log=f"{shared.host_config.project_folder}/{console_log(guest.name)}",
         graphics=graphics,
         nics=tuple(
             Nic(

@@ -66,6 +66,7 @@ def project(tmp_path: Path, debian_image: Path, ssh_key: Path) -> Path:
     shutil.copy(ssh_key, folder / "key")
     shutil.copy(ssh_key.with_suffix(".pub"), folder / "key.pub")
     compose(folder, "generate")
+    (folder / ".kvm-compose" / "consoles").mkdir()
     return folder
 
 
