@@ -19,6 +19,7 @@ from kvmcompose.effects.resources import code_digest, schemas
 _MODULES = tuple(
     f"kvmcompose.pipeline.{name}"
     for name in (
+        "fitting",
         "pieces",
         "placing",
         "read",

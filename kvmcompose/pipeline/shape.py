@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from kvmcompose.core.document import Document, Mapping, Node, Path, Scalar, show_path
 from kvmcompose.core.errors import Problem
+from kvmcompose.pipeline.fitting import Fitting
 from kvmcompose.pipeline.schemas import Schema, Schemas, complete_schema
 from kvmcompose.pipeline.text import EMPTY
-from kvmcompose.pipeline.validation import Validation
 from kvmcompose.pipeline.wording import BOOLEANS, INTEGER, NUMBER, explain, listed
 from kvmcompose.pipeline.yaml_nodes import collector_paused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from jsonschema import ValidationError
 
 __all__ = ["Schema", "Schemas", "complete_schema", "shape_config", "shape_testbed"]
 
@@ -47,8 +49,26 @@ def shape_config(document: Document, schemas: Schemas) -> Shaped:
     """A ``kvm-compose-config.json`` as plain data, and every problem of its shape, sorted by place."""
     schema = schemas.config()
     value = _value(document, schema)
-    errors = Validation().errors(schema, value)
+    errors = _Judge().errors(schema, value)
     return _shaped(value, (each for error in errors for each in explain(error, (), document, schema)))
+
+
+class _Judge:
+    """Says what is wrong with values; asks ``jsonschema``, which takes long to import, only if need be."""
+
+    def __init__(self) -> None:
+        self._fits = Fitting().fits
+        self._errors: Callable[[Schema | bool, object], Iterable[ValidationError]] | None = None
+
+    def errors(self, schema: Schema | bool, value: object) -> Iterable[ValidationError]:
+        """Everything that is wrong with ``value``; paths in the errors start at ``value``."""
+        if self._fits(schema, value):
+            return ()
+        if self._errors is None:
+            from kvmcompose.pipeline.validation import Validation  # noqa: PLC0415 (see above)
+
+            self._errors = Validation().errors
+        return self._errors(schema, value)
 
 
 @dataclass(slots=True)
@@ -137,7 +157,7 @@ def _testbed_problems(
     bare_machine = machine | {"properties": machine["properties"] | dict.fromkeys(kinds, True)}
     guests = {kind: machine["properties"][kind] for kind in kinds}
 
-    errors = Validation().errors
+    errors = _Judge().errors
     for error in errors(frame, value):
         yield from explain(error, (), document, schema)
     machines = value.get("machines") if isinstance(value, dict) else None

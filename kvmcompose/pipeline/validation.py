@@ -6,12 +6,12 @@ each part of a schema has one validator, made once. Ten thousand machines take a
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
+
+from kvmcompose.pipeline.fitting import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,11 +76,5 @@ class Validation:
 
 
 def _pattern(_: object, pattern: str, value: object, __: object) -> Iterator[ValidationError]:
-    if isinstance(value, str) and not _compiled(pattern).search(value):
+    if isinstance(value, str) and not compiled(pattern).search(value):
         yield ValidationError("does not match")
-
-
-@lru_cache(maxsize=256)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """A schema's pattern. In JSON Schema ``$`` is the very end, in Python also before a last newline."""
-    return re.compile(pattern.removesuffix("$") + r"\Z" if pattern.endswith("$") else pattern)
