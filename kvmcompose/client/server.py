@@ -71,7 +71,7 @@ class Server:
         raise NotImplementedError
 
     def follow(self, name: str, uuid: str, after: int = 0) -> Iterator[LogLine]:
-        """An action's log after line ``after``, until the action ends; a lost connection is taken up again."""
+        """An action's log after line ``after``, until it ends; a lost connection is taken up again."""
         raise NotImplementedError
 
     def lines(self, name: str, uuid: str, after: int = 0) -> Iterator[LogLine]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host, SshKeys
 
 STATE_VERSION = 1
@@ -119,3 +120,33 @@ def encode_state(state: State) -> bytes:
         name: _guest_document(guest) for name, guest in state.testbed_guests.items()
     }
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+#: What every guest has in the file; the one key beside these is the section of its kind.
+_GUEST_KEYS = frozenset(GuestState.__struct_fields__) - {"section", "definition"}
+
+
+def decode_state(data: bytes) -> State:
+    """Read ``state.json``. Each guest's definition and the network are left as plain data, for the module
+    of their kind to read. Raises KvmComposeError when it is not a state that this version can use.
+    """
+    try:
+        document = msgspec.json.decode(data)
+        version = document.get("version")
+        if version != STATE_VERSION:
+            raise KvmComposeError(
+                f"state.json is of version {version}, this is for version {STATE_VERSION}",
+                hint="build it anew: kvm-compose generate",
+            )
+        guests = {name: _guest(body) for name, body in document["testbed_guests"].items()}
+        return msgspec.convert({**document, "testbed_guests": guests}, State)
+    except (msgspec.DecodeError, AttributeError, KeyError, TypeError) as error:
+        raise KvmComposeError(
+            f"state.json cannot be read: {error}", hint="build it anew: kvm-compose generate"
+        ) from error
+
+
+def _guest(body: dict[str, Any]) -> GuestState:
+    (section,) = body.keys() - _GUEST_KEYS or {""}
+    known = {key: value for key, value in body.items() if key in _GUEST_KEYS}
+    return msgspec.convert({**known, "section": section, "definition": body.get(section)}, GuestState)

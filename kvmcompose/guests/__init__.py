@@ -8,6 +8,7 @@ A module stands for a *kind* of guest and offers:
 ``expand(machine)``               the guests a machine stands for
 ``check(machine, files)``         what a schema cannot say, as ``(path, complaint)`` pairs
 ``artefacts(guest, shared)``      the files to be made for one guest
+``deployable(guest, shared)``     how it is run, from the state as read back; None for a kind that cannot run
 
 Modules whose names start with ``_`` are shared between kinds. A kind whose section
 is checked by ``schemas/guests/<kind>.json`` may stand in the YAML; one without a schema (``clone``) comes
@@ -25,6 +26,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from kvmcompose.core.artefact import Artefact
+from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.errors import Complaint, KvmComposeError
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.project import ProjectFiles
@@ -45,6 +47,9 @@ class GuestKind(Protocol):
 
     def artefacts(self, guest: GuestState, shared: Shared) -> Iterable[Artefact]:
         """The files to be made for one guest."""
+
+    def deployable(self, guest: GuestState, shared: Shared) -> DomainGuest | None:
+        """How the guest is run; its ``definition`` is plain data. None when this kind cannot run yet."""
 
 
 @cache

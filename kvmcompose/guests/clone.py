@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kvmcompose.core.artefact import Artefact, Overlay, Policy
+from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.errors import Complaint, KvmComposeError
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
-from kvmcompose.guests.libvirt import GuestDefinition, disk_path, with_disk
+from kvmcompose.guests.libvirt import GuestDefinition, disk_path, runs, with_disk
 
 SECTION = "libvirt"
 Definition = GuestDefinition
@@ -39,3 +40,8 @@ def artefacts(guest: GuestState, shared: Shared) -> Iterator[Artefact]:
         after=(disk_path(golden),),
     )
     yield from with_disk(guest, shared, disk)
+
+
+def deployable(guest: GuestState, shared: Shared) -> DomainGuest:
+    """As every libvirt guest."""
+    return runs(guest, shared, artefacts)

@@ -82,3 +82,7 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
 def artefacts(_guest: GuestState, _shared: Shared) -> Iterator[Artefact]:
     """None: a container is made from its image when the testbed comes up."""
     yield from ()
+
+
+def deployable(_guest: GuestState, _shared: Shared) -> None:
+    """Containers cannot be run yet."""

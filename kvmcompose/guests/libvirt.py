@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import msgspec
 
 from kvmcompose.core.artefact import Artefact, BaseImage, Blank, Content, DeepCopy, LinkTo, Overlay, Policy
+from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _files, _scaling
 from kvmcompose.render.domain import domain_xml
-from kvmcompose.render.seed import seed_iso
+from kvmcompose.render.seed import script_paths, seed_iso
 
 
 class CloudImage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -65,6 +66,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int
     username: str = "nocloud"
     libvirt_type: LibvirtType
+    ready_timeout_seconds: int | msgspec.UnsetType = msgspec.UNSET
     scaling: _scaling.Scaling | None = None
 
 
@@ -75,6 +77,7 @@ class GuestDefinition(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int
     username: str
     libvirt_type: LibvirtType
+    ready_timeout_seconds: int | msgspec.UnsetType = msgspec.UNSET
     setup_scripts: tuple[str, ...] = ()
     run_scripts: tuple[str, ...] = ()
 
@@ -88,6 +91,7 @@ def expand(machine: Machine) -> Iterator[Guest]:
         memory_mb=body.memory_mb,
         username=body.username,
         libvirt_type=body.libvirt_type,
+        ready_timeout_seconds=body.ready_timeout_seconds,
         setup_scripts=(cloud.setup_script,) if cloud.setup_script else (),
         run_scripts=(cloud.run_script,) if cloud.run_script else (),
     )
@@ -274,4 +278,29 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         seed=seed,
         # somebody has to see the screen of a guest that nobody set up to use its serial line
         graphics=kind.cloud_image is None,
+    )
+
+
+def deployable(guest: GuestState, shared: Shared) -> DomainGuest:
+    """How libvirt runs it. What it is made of is asked of ``artefacts``, so that the two agree."""
+    return runs(guest, shared, artefacts)
+
+
+def runs(
+    guest: GuestState, shared: Shared, artefacts_of: Callable[[GuestState, Shared], Iterator[Artefact]]
+) -> DomainGuest:
+    """See ``deployable``: used for clones as well."""
+    definition = msgspec.convert(guest.definition, GuestDefinition)
+    guest = msgspec.structs.replace(guest, definition=definition)
+    files = tuple(artefacts_of(guest, shared))
+    limit = definition.ready_timeout_seconds
+    return DomainGuest(
+        domain_xml=next(each.path for each in files if each.task.startswith("domain-xml:")),
+        files=tuple(each.path for each in files),
+        disk=next((each.path for each in files if each.policy is Policy.MUTABLE), None),
+        cloud_init=definition.libvirt_type.cloud_image is not None,
+        username=definition.username,
+        setup_scripts=script_paths("setup", definition.setup_scripts),
+        run_scripts=script_paths("run", definition.run_scripts),
+        ready_timeout=None if limit is msgspec.UNSET else limit,
     )

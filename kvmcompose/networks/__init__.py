@@ -9,6 +9,7 @@ A module offers:
 ``topology(network)``             what placement has to know of it
 ``specialise(placed)``            names, addresses and links, once everything has a host
 ``artefacts(state)``              the network's files
+``wiring(state)``                 what has to be made on the hosts, from the state as read back
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, cast
 
 from kvmcompose.core.artefact import Artefact
+from kvmcompose.core.deployable import Wiring
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import (
     Attachment,
@@ -56,6 +58,9 @@ class Dialect(Protocol):
 
     def artefacts(self, state: State) -> Iterable[Artefact]:
         """The network's files."""
+
+    def wiring(self, state: State) -> Wiring:
+        """What has to be made on the hosts; the state's ``network`` is plain data."""
 
 
 def dialect(name: str) -> Dialect:

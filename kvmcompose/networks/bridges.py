@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from kvmcompose.core.artefact import Artefact
+from kvmcompose.core.deployable import Wiring
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import (
     Attachment,
@@ -21,7 +22,7 @@ from kvmcompose.core.model import (
     Topology,
 )
 from kvmcompose.core.state import Interface, State
-from kvmcompose.networks import _addresses, _specialise
+from kvmcompose.networks import _addresses, _specialise, _wiring
 from kvmcompose.networks._specialise import Bridge, HostNic, Network, NetworkState
 from kvmcompose.render.network import network_xml
 
@@ -251,9 +252,12 @@ def specialise(placed: PlacedTestbed) -> tuple[NetworkState, dict[str, tuple[Int
 def artefacts(state: State) -> Iterator[Artefact]:
     """The libvirt network, with the guests' addresses as DHCP reservations."""
     network: NetworkState = state.network
-    segments = tuple(Segment(bridge.name) for bridge in network.bridges)
-    links = tuple(Link(source, target) for source, target in network.logical_bridge_connections)
+    names = [bridge.name for bridge in network.bridges]
     external = state.testbed_host_shared_config.external_bridge
-    home = _specialise.connected(Topology(segments, links, external))
-    served = {name for name in home if external is not None and home[name] == home[external]}
+    served = _wiring.served(names, network.logical_bridge_connections, external)
     yield network_xml(state, network, served)
+
+
+def wiring(state: State) -> Wiring:
+    """Bridges, veth pairs and tunnels."""
+    return _wiring.wiring(state)

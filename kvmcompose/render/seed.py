@@ -51,6 +51,11 @@ def _numbered(folder: str, scripts: Sequence[str]) -> Mapping[str, str]:
     }
 
 
+def script_paths(folder: str, scripts: Sequence[str]) -> tuple[str, ...]:
+    """Where the scripts of ``setup`` or ``run`` are inside the guest, in order."""
+    return tuple(f"/etc/nocloud/{path}" for path in _numbered(folder, scripts))
+
+
 def seed_iso(
     guest: GuestState,
     shared: Shared,

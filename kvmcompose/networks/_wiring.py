@@ -1,0 +1,114 @@
+"""From the state of Open vSwitch bridges, as read back from ``state.json``, to what is made on the hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from kvmcompose.core.deployable import LibvirtNetwork, NicPort, SwitchBridge, TunnelPort, VethPair, Wiring
+from kvmcompose.core.model import Link, Segment, Topology
+from kvmcompose.core.state import State
+from kvmcompose.networks._specialise import (
+    BridgeState,
+    HostNic,
+    OvsConnection,
+    TunnelConnection,
+    connected,
+)
+
+
+def served(
+    bridges: Iterable[str], connections: Iterable[Sequence[str]], external: str | None
+) -> Collection[str]:
+    """The bridges that are joined to the external one, and so to the libvirt network and the main host."""
+    if external is None:
+        return ()
+    links = tuple(Link(source, target) for source, target in connections)
+    home = connected(Topology(tuple(Segment(name) for name in bridges), links, external))
+    return {name for name in home if home[name] == home[external]}
+
+
+def wiring(state: State) -> Wiring:
+    """See ``Dialect.wiring``."""
+    network: dict[str, Any] = state.network
+    bridges = msgspec.convert(network["bridges"], tuple[BridgeState, ...])
+    external = state.testbed_host_shared_config.external_bridge
+    by_name = {bridge.name: bridge for bridge in bridges}
+    main = next(host.name for host in state.testbed_hosts.values() if host.is_main_host)
+    name = network["libvirt_network_name"]
+    veths = [*_veths(network)]
+    if external is not None:
+        veths.insert(
+            0,
+            VethPair(
+                host=by_name[external].testbed_host,
+                left=network["veth_peer_left"],
+                left_bridge=by_name[external].ovs_name,
+                right=network["veth_peer_right"],
+                right_bridge=network["libvirt_network_bridge_name"],
+                right_is_linux=True,
+            ),
+        )
+    nics = msgspec.convert(network["network_interfaces"], tuple[HostNic, ...])
+    return Wiring(
+        network=LibvirtNetwork(
+            host=main,
+            name=name,
+            bridge=network["libvirt_network_bridge_name"],
+            xml=f"artefacts/{state.project_name}-network.xml",
+            subnet=network["libvirt_network_subnet"],
+        ),
+        bridges=tuple(
+            SwitchBridge(
+                name=bridge.ovs_name,
+                host=bridge.testbed_host,
+                protocol=bridge.protocol,
+                controller=bridge.controller,
+            )
+            for bridge in bridges
+        ),
+        veths=tuple(veths),
+        tunnels=tuple(_tunnels(network)),
+        nics=tuple(
+            NicPort(host=nic.testbed_host, bridge=by_name[nic.testbed_bridge].ovs_name, nic=nic.nic_name)
+            for nic in nics
+        ),
+        # golden images are on the libvirt network itself
+        reachable=frozenset({name, *served(by_name, network["logical_bridge_connections"], external)}),
+        mtu=network["mtu"],
+    )
+
+
+def _veths(network: dict[str, Any]) -> Iterator[VethPair]:
+    for connection in network["physical_bridge_connections"].values():
+        if "ovs" in connection:
+            pair = msgspec.convert(connection["ovs"], OvsConnection)
+            yield VethPair(
+                host=pair.testbed_host,
+                left=pair.source_veth,
+                left_bridge=pair.source_br,
+                right=pair.target_veth,
+                right_bridge=pair.target_br,
+            )
+
+
+def _tunnels(network: dict[str, Any]) -> Iterator[TunnelPort]:
+    for connection in network["physical_bridge_connections"].values():
+        if "tunnel" in connection:
+            tunnel = msgspec.convert(connection["tunnel"], TunnelConnection)
+            yield TunnelPort(
+                host=tunnel.testbed_host_source,
+                bridge=tunnel.source_br,
+                name=tunnel.source_port,
+                remote_ip=tunnel.source_remote_ip,
+                key=tunnel.key,
+            )
+            yield TunnelPort(
+                host=tunnel.testbed_host_target,
+                bridge=tunnel.target_br,
+                name=tunnel.target_port,
+                remote_ip=tunnel.target_remote_ip,
+                key=tunnel.key,
+            )
