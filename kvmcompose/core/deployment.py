@@ -11,16 +11,17 @@ from typing import Annotated, Any
 
 import msgspec
 
-#: What a deployment, a guest and a snapshot may be called on the wire.
-PROJECT_PATTERN = r"^[a-z][a-z0-9-]{0,39}[a-z0-9]?$"
-GUEST_PATTERN = r"^[a-z][a-z0-9-]{0,62}$"
-SNAPSHOT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+#: What a deployment, a guest and a snapshot may be called on the wire. ``$`` alone would let a line break
+#: follow, in Python; what stands here means the same to it and to JSON Schema (ECMA 262).
+PROJECT_PATTERN = r"^[a-z]([a-z0-9-]{0,39}[a-z0-9])?$(?!\n)"
+GUEST_PATTERN = r"^[a-z][a-z0-9-]{0,62}$(?!\n)"
+SNAPSHOT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$(?!\n)"
 
 ProjectName = Annotated[str, msgspec.Meta(pattern=PROJECT_PATTERN)]
 GuestName = Annotated[str, msgspec.Meta(pattern=GUEST_PATTERN)]
 SnapshotName = Annotated[str, msgspec.Meta(pattern=SNAPSHOT_PATTERN)]
 #: A word of a command that is run in a guest; no NUL can be in one.
-Word = Annotated[str, msgspec.Meta(max_length=65536, pattern=r"^[^\0]*$")]
+Word = Annotated[str, msgspec.Meta(max_length=65536, pattern=r"^[^\x00]*$")]
 
 
 class Phase(StrEnum):
@@ -98,7 +99,7 @@ class NewDeployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A project folder to be known under a name."""
 
     name: ProjectName
-    project_location: Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^/[^\0]*$")]
+    project_location: Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^/[^\x00]*$")]
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
