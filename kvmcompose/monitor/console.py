@@ -17,7 +17,10 @@ from kvmcompose.core.errors import Problem, Severity
 
 Progress = Callable[[int, int | None], None]
 
-_COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "bold": "1", "dim": "2"}
+_COLOURS = {
+    "red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35", "cyan": "36",
+    "bold": "1", "dim": "2",
+}  # fmt: skip
 _REDRAW_SECONDS = 0.1
 
 
@@ -53,29 +56,30 @@ class Console:
     def say(self, text: str) -> None:
         """What is going on: to stderr, unless told to be quiet."""
         if self.verbosity >= 0:
-            self._talk(text)
+            self.talk(text)
 
     def detail(self, text: str) -> None:
         """What only those want to know who asked with ``-v``."""
         if self.verbosity > 0:
-            self._talk(text)
+            self.talk(text)
 
     def warn(self, text: str) -> None:
         """What should not be missed, but stops nothing."""
-        self._talk(f"{self.paint('warning:', 'yellow', sys.stderr)} {text}")
+        self.talk(f"{self.paint('warning:', 'yellow', sys.stderr)} {text}")
 
     def error(self, text: str) -> None:
         """What went wrong."""
-        self._talk(f"{self.paint('error:', 'red', sys.stderr)} {text}")
+        self.talk(f"{self.paint('error:', 'red', sys.stderr)} {text}")
 
     def problem(self, problem: Problem) -> None:
         """A problem of the input, with its place."""
         word = problem.severity.value
         colour = "red" if problem.severity is Severity.ERROR else "yellow"
         painted = self.paint(f"{word}:", colour, sys.stderr)
-        self._talk(str(problem).replace(f": {word}: ", f": {painted} ", 1))
+        self.talk(str(problem).replace(f": {word}: ", f": {painted} ", 1))
 
-    def _talk(self, text: str) -> None:
+    def talk(self, text: str) -> None:
+        """What is said even to those who asked for quiet: to stderr."""
         self._erase()
         sys.stderr.write(f"{text}\n")
 
@@ -125,9 +129,18 @@ class Console:
             if room >= 10:  # noqa: PLR2004 (a shorter bar tells nothing)
                 filled = int(room * share)
                 text += f"[{'#' * filled}{'.' * (room - filled)}]"
+        self._put(text[:width])
+
+    def status(self, text: str) -> None:
+        """What is being done, on a terminal's last line until something else is written; '' for nothing."""
+        if self.on_terminal and self.verbosity >= 0:
+            self._put(text[: shutil.get_terminal_size().columns - 1])
+
+    def _put(self, text: str) -> None:
         self._erase()
-        self._bar = text[:width]
-        sys.stderr.write(f"\r{self._bar}")
+        self._bar = text
+        if text:
+            sys.stderr.write(f"\r{text}")
         sys.stderr.flush()
 
     def _erase(self) -> None:

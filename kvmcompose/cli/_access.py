@@ -1,0 +1,74 @@
+"""How OpenSSH's programs are told to reach a guest, and how one of them takes over from us."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from kvmcompose.core.errors import KvmComposeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import NoReturn
+
+    from kvmcompose.core.deployment import GuestAccess
+    from kvmcompose.monitor.console import Console
+
+_SSH_PORT = 22
+
+
+def destination(guest: GuestAccess) -> str:
+    """``user@address``. Raises KvmComposeError for a guest that no connection leads to."""
+    if guest.address is None:
+        raise KvmComposeError(
+            f"no connection leads to {guest.name}",
+            hint=f"it is on no bridge that this host reaches; kvm-compose console {guest.name} needs none",
+        )
+    return guest.address if guest.user is None else f"{guest.user}@{guest.address}"
+
+
+def ssh_options(guest: GuestAccess) -> list[str]:
+    """The ``-o`` options: this guest's key and host key, and nothing of the user's own configuration."""
+    settings = dict(ssh_settings(guest))
+    return ["-F", "none", *(word for name, value in settings.items() for word in ("-o", f"{name}={value}"))]
+
+
+def ssh_settings(guest: GuestAccess) -> Iterator[tuple[str, str]]:
+    """Keywords of ssh_config(5) with their values."""
+    if guest.port != _SSH_PORT:
+        yield "Port", str(guest.port)
+    if guest.identity_file is not None:
+        yield "IdentityFile", _path(guest.identity_file)
+        yield "IdentitiesOnly", "yes"
+    if guest.known_hosts is not None:
+        yield "UserKnownHostsFile", _path(guest.known_hosts)
+        yield "GlobalKnownHostsFile", "none"
+        # up has pinned the key; one that it could not see yet is taken at first sight, another never
+        yield "StrictHostKeyChecking", "accept-new"
+    if guest.host_key_alias is not None:
+        yield "HostKeyAlias", guest.host_key_alias
+    yield "LogLevel", "ERROR"
+
+
+def _path(path: str) -> str:
+    """A path as ssh_config(5) reads it: quoted, and no token in it."""
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
+
+
+def become(argv: Sequence[str], console: Console) -> NoReturn:
+    """Let another program take the place of this one: the terminal, signals and the exit status are its own.
+
+    Raises RefusedError when it is not installed.
+    """
+    from kvmcompose.effects.process import find_program
+
+    program = find_program(argv[0])
+    console.detail(f"$ {shlex.join(argv)}")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # which Python ignores, and the program would, too
+    os.execv(program, [*argv])  # noqa: S606 (an argv list, as everywhere)

@@ -1,0 +1,251 @@
+"""What the commands that talk to a testbed server share."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem, RefusedError
+from kvmcompose.core.names import PROJECT_NAME, project_name_from
+
+if TYPE_CHECKING:
+    from kvmcompose.client.server import Server
+    from kvmcompose.core.deployment import Action, Command, Deployment, GuestAccess
+    from kvmcompose.monitor.console import Console
+
+#: The status for Ctrl-C, and for what was cancelled by it or from elsewhere.
+INTERRUPTED = 130
+
+_CONFLICT = 409
+_NOT_FOUND = 404
+
+
+class _Built(msgspec.Struct):
+    """What of a state.json is of interest here."""
+
+    project_name: str
+    testbed_guests: dict[str, msgspec.Raw] = {}
+
+
+class Target(NamedTuple):
+    """A deployment on a server. ``here`` is the project folder when that is where the user is."""
+
+    server: Server
+    name: str
+    here: Path | None
+
+
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which server."""
+    env = os.environ.get
+    group = parser.add_argument_group("server options")
+    group.add_argument(
+        "--server",
+        metavar="ADDRESS",
+        default=env("KVM_COMPOSE_SERVER"),
+        help="unix:/path, http://host:port or https://host:port (default: this user's, started when needed)",
+    )
+    group.add_argument(
+        "--token-file",
+        metavar="FILE",
+        default=env("KVM_COMPOSE_TOKEN_FILE"),
+        help="the file with the server's bearer token",
+    )
+    group.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        default=env("KVM_COMPOSE_CA_FILE"),
+        help="the certificate that vouches for the server's own",
+    )
+
+
+def server_of(arguments: argparse.Namespace) -> Server:
+    """The server that the options name. Raises ServerError."""
+    from kvmcompose.client.server import connect
+
+    return connect(arguments.server, token_file=arguments.token_file, ca_file=arguments.ca_file)
+
+
+def open_target(arguments: argparse.Namespace, *, register: bool = False) -> Target:
+    """The deployment that the global options name, as the server knows it.
+
+    That of the current project folder, or with ``--project-name`` any. With ``register`` it is made known
+    to the server when it is not. Raises ServerError with status 404 for one that is not known.
+    """
+    name, here = _name(arguments)
+    target = Target(server_of(arguments), name, here)
+    found = find_deployment(target)
+    if found is None and here is not None and register and (here / "state.json").is_file():
+        make_known(target)
+    elif found is None:
+        raise _unknown(target)
+    return target
+
+
+def find_deployment(target: Target) -> Deployment | None:
+    """What the server knows of it. Raises RefusedError when that is another folder's."""
+    from kvmcompose.client.server import ServerError
+
+    try:
+        found = target.server.deployment(target.name)
+    except ServerError as error:
+        if error.status == _NOT_FOUND:
+            return None
+        raise
+    if target.here is not None and Path(found.project_location) != target.here:
+        raise RefusedError(
+            f"the server knows {target.name!r} as the project in {found.project_location}, not as this one",
+            hint="give this project another name with --project-name, or take the other one down and let "
+            f"the server forget it: kvm-compose deployments remove {target.name}",
+        )
+    return found
+
+
+def make_known(target: Target) -> None:
+    """Have the server know the project in this folder. Raises ServerError."""
+    from kvmcompose.core.deployment import NewDeployment
+
+    target.server.put(NewDeployment(target.name, str(target.here)))
+
+
+class UnknownDeploymentError(KvmComposeError):
+    """The server knows no deployment of that name."""
+
+
+def _unknown(target: Target) -> KvmComposeError:
+    if target.here is not None:
+        return UnknownDeploymentError(
+            f"the server does not know {target.name!r}: it was not brought up here",
+            hint="kvm-compose up brings it up",
+        )
+    known = [each.name for each in target.server.deployments()]
+    near = difflib.get_close_matches(target.name, known, 3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "kvm-compose deployments lists what it knows"
+    return unknown_name(f"there is no project in this folder, and no deployment {target.name!r}", hint)
+
+
+def _name(arguments: argparse.Namespace) -> tuple[str, Path | None]:
+    """The deployment's name, and the project folder if we are in one."""
+    folder = arguments.directory.resolve()
+    built = _read_state(folder)
+    yaml_file = folder / (arguments.input or "kvm-compose.yaml")
+    here = folder if built is not None or yaml_file.is_file() else None
+    if arguments.project_name is not None:
+        if PROJECT_NAME.fullmatch(arguments.project_name) is None:
+            raise unknown_name(f"{arguments.project_name!r} cannot be a project's name")
+        return arguments.project_name, here
+    if built is not None and PROJECT_NAME.fullmatch(built.project_name):
+        return built.project_name, here
+    return project_name_from(folder.name), here
+
+
+def _read_state(folder: Path) -> _Built | None:
+    try:
+        return msgspec.json.decode((folder / "state.json").read_bytes(), type=_Built)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def act(target: Target, command: Command, arguments: argparse.Namespace, console: Console) -> int:
+    """Ask for an action and, unless told to leave it alone, watch it to its end; the exit status."""
+    from kvmcompose.client.action import perform
+    from kvmcompose.monitor.action import ActionJson, ActionLines
+
+    if arguments.detach:
+        uuid = target.server.act(target.name, command)
+        if arguments.json:
+            console.json_line({"uuid": uuid})
+        else:
+            console.data(uuid)
+        return 0
+    watcher = ActionJson(console) if arguments.json else ActionLines(console)
+    action = perform(target.server, target.name, command, watcher)
+    guests = None
+    if action.command == "up" and not arguments.json and exit_status(action) == 0:
+        status = target.server.status(target.name)
+        guests = sum(guest.state == "running" for guest in status.guests)
+    watcher.ended(action, guests)
+    return exit_status(action)
+
+
+def add_action_options(parser: argparse.ArgumentParser) -> None:
+    """What every command has that starts an action."""
+    parser.add_argument(
+        "--detach", action="store_true", help="do not wait for its end: print its UUID (see logs --action)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the log as JSON lines, the action last")
+    add_server_options(parser)
+
+
+def exit_status(action: Action) -> int:
+    """The exit status that tells how an action ended."""
+    from kvmcompose.core.deployment import ActionState
+
+    if action.state is ActionState.SUCCEEDED:
+        return 0
+    if action.state is ActionState.CANCELLED:
+        return INTERRUPTED
+    return RefusedError.exit_code if action.refused else KvmComposeError.exit_code
+
+
+def action_named(target: Target, uuid: str | None) -> Action:
+    """An action by its UUID or the beginning of it, else the latest. Raises InputError."""
+    actions = target.server.actions(target.name)
+    if uuid is None:
+        if not actions:
+            raise UnknownDeploymentError(f"nothing was ever asked of {target.name!r}")
+        return actions[0]
+    found = [action for action in actions if action.uuid.startswith(uuid)]
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} actions begin with {uuid!r}" if found else f"there is no action {uuid!r}"
+    raise unknown_name(what, "kvm-compose logs --list shows all")
+
+
+def add_action_name(parser: argparse.ArgumentParser) -> None:
+    """The option that names an action."""
+    parser.add_argument(
+        "--action", metavar="UUID", help="this action, by the beginning of its UUID (default: the latest)"
+    )
+
+
+def guest_named(known: Iterable[str], project: str, given: str) -> str:
+    """The guest that is meant, with or without the project's name before it. Raises InputError."""
+    names = list(known)
+    for name in (given, given.removeprefix(f"{project}-")):
+        if name in names:
+            return name
+    near = difflib.get_close_matches(given, names, 3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names) or 'none'}"
+    raise unknown_name(f"there is no guest {given!r} in {project}", hint)
+
+
+def access_to(target: Target, given: str) -> GuestAccess:
+    """How to reach a guest. Raises InputError when there is none of that name."""
+    guests = {guest.name: guest for guest in target.server.access(target.name)}
+    return guests[guest_named(guests, target.name, given)]
+
+
+def unknown_name(message: str, hint: str | None = None) -> InputError:
+    """A problem with a name on the command line."""
+    return InputError(
+        [Problem(code="unknown-name", message=message, location=Location("command line"), hint=hint)]
+    )
+
+
+def add_guest(parser: argparse.ArgumentParser, *words: str, **options: Any) -> None:
+    """An argument that is a guest, which the shell can complete."""
+    guest = parser.add_argument(*(words or ("guest",)), metavar="GUEST", **options)
+    guest.completer = complete_guests  # type: ignore[attr-defined] # argcomplete looks for it
+
+
+def complete_guests(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
+    """Names of guests, for the shell."""
+    built = _read_state(parsed_args.directory)
+    return [] if built is None else list(built.testbed_guests)

@@ -1,0 +1,59 @@
+"""``kvm-compose cancel``: stops an action."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from kvmcompose.cli._server import (
+    Target,
+    action_named,
+    add_action_name,
+    add_server_options,
+    open_target,
+)
+
+if TYPE_CHECKING:
+    from kvmcompose.core.deployment import Action
+    from kvmcompose.monitor.console import Console
+
+NAME = "cancel"
+HELP = "stop what is being done with the testbed"
+EXAMPLE = """\
+examples:
+  kvm-compose cancel                  what is running, and wait until it has stopped
+  kvm-compose cancel --action 5f3a
+
+It stops at a point from which both up and down go on.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_action_name(parser)
+    add_server_options(parser)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Cancel it, and wait for its end."""
+    from kvmcompose.client.action import watch
+    from kvmcompose.monitor.action import ActionLines
+
+    target = open_target(arguments)
+    action = action_named(target, arguments.action) if arguments.action else _running(target)
+    if action is None or action.ended is not None:
+        console.say("nothing is running" if action is None else f"{action.command} has ended already")
+        return 0
+    target.server.cancel(target.name, action.uuid)
+    shown = ActionLines(console)
+    seen = max((line.sequence for line in target.server.lines(target.name, action.uuid)), default=0)
+    action = watch(target.server, target.name, action.uuid, shown, after=seen)
+    console.say(f"{action.command}: {action.state}")
+    return 0
+
+
+def _running(target: Target) -> Action | None:
+    """The action that runs; of several the one that keeps others out, as exec does not."""
+    running = [each for each in target.server.actions(target.name) if each.ended is None]
+    running.sort(key=lambda each: each.command == "exec")
+    return running[0] if running else None

@@ -1,0 +1,38 @@
+"""``kvm-compose console``: a guest's serial console."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from kvmcompose.cli._server import access_to, add_guest, add_server_options, open_target
+
+if TYPE_CHECKING:
+    from kvmcompose.monitor.console import Console
+
+NAME = "console"
+HELP = "open a guest's serial console"
+EXAMPLE = """\
+examples:
+  kvm-compose console server
+  kvm-compose console --force server    take it from whoever has it open
+
+Ctrl-] leaves it. It works without a network, and shows a guest that does not come up.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--force", action="store_true", help="close the one that is open elsewhere")
+    add_server_options(parser)
+    add_guest(parser)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Become virsh."""
+    from kvmcompose.cli._access import become
+
+    guest = access_to(open_target(arguments), arguments.guest)
+    console.say(f"console of {guest.domain}; Ctrl-] leaves it")
+    force = ["--force"] if arguments.force else []
+    become(["virsh", "--quiet", "--connect", guest.libvirt_uri, "console", *force, guest.domain], console)

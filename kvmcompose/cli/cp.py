@@ -1,0 +1,78 @@
+"""``kvm-compose cp``: copies files to guests and from them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, NamedTuple
+
+from kvmcompose.cli._server import add_server_options, complete_guests, guest_named, open_target, unknown_name
+
+if TYPE_CHECKING:
+    from kvmcompose.monitor.console import Console
+
+NAME = "cp"
+HELP = "copy files to a guest, or from one"
+EXAMPLE = """\
+examples:
+  kvm-compose cp config.json server:          into the home folder
+  kvm-compose cp -r site server:/var/www
+  kvm-compose cp server:/var/log/syslog .
+  kvm-compose cp ./a:b server:                a local file with a colon in its name
+
+Runs the system's scp with the guest's key and host key.
+"""
+
+
+class _End(NamedTuple):
+    """One side of a copy: a path, in a guest or here."""
+
+    guest: str | None
+    path: str
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("-r", "--recursive", action="store_true", help="folders with all that is in them")
+    parser.add_argument(
+        "-O", "--legacy", action="store_true", help="the old protocol, for a guest without an SFTP server"
+    )
+    add_server_options(parser)
+    for name, nargs in (("source", "+"), ("target", None)):
+        word = parser.add_argument(name, metavar=name.upper(), nargs=nargs, help="a path, or GUEST:PATH")
+        word.completer = _complete  # type: ignore[attr-defined] # argcomplete looks for it
+
+
+def _complete(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
+    """The guests; the shell itself knows about files."""
+    return [f"{name}:" for name in complete_guests(parsed_args)]
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Become scp."""
+    from kvmcompose.cli._access import become, destination, ssh_options
+
+    ends = [_end(word) for word in (*arguments.source, arguments.target)]
+    guests = {end.guest for end in ends if end.guest is not None}
+    if not guests:
+        raise unknown_name("neither side is in a guest", "kvm-compose cp FILE GUEST:PATH, or GUEST:PATH FILE")
+    sources = {end.guest for end in ends[:-1]}
+    if len(guests) > 1 or len(sources) > 1 or ends[-1].guest in sources:
+        raise unknown_name("one side has to be in one guest, the other one here", "copy in two steps")
+    deployment = open_target(arguments)
+    known = {guest.name: guest for guest in deployment.server.access(deployment.name)}
+    guest = known[guest_named(known, deployment.name, guests.pop())]
+    options = [*(["-r"] if arguments.recursive else []), *(["-O"] if arguments.legacy else [])]
+    paths = [_word(end, destination(guest)) for end in ends]
+    become(["scp", *options, *ssh_options(guest), "--", *paths], console)
+
+
+def _end(word: str) -> _End:
+    """``GUEST:PATH``, or a path here; as scp has it, a slash before the colon makes it one."""
+    guest, colon, path = word.partition(":")
+    return _End(guest, path) if colon and guest and "/" not in guest else _End(None, word)
+
+
+def _word(end: _End, to: str) -> str:
+    if end.guest is None:
+        return f"./{end.path}" if ":" in end.path.partition("/")[0] else end.path
+    return f"{to}:{end.path}"

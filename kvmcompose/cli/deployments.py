@@ -1,0 +1,71 @@
+"""``kvm-compose deployments``: what the server knows."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from kvmcompose.cli._server import add_server_options, server_of
+from kvmcompose.cli.status import state_text
+
+if TYPE_CHECKING:
+    from kvmcompose.client.server import Server
+    from kvmcompose.core.deployment import Deployment
+    from kvmcompose.monitor.console import Console
+
+NAME = "deployments"
+ALIASES = ("deployment",)
+HELP = "list the testbeds that the server knows, or have it forget one"
+EXAMPLE = """\
+examples:
+  kvm-compose deployments                list them
+  kvm-compose deployments info lab
+  kvm-compose deployments remove lab     and its history; it has to be down
+
+kvm-compose up makes a project known to the server. After a crash nothing has to be reset:
+what ran counts as interrupted, and both up and down go on from there.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    from kvmcompose.cli.main import add_global_options
+
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_server_options(parser)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs (without one: list)")
+    for verb, alias, text in (
+        ("list", (), "list them"),
+        ("info", (), "show some of them"),
+        ("remove", ("destroy",), "have the server forget them; their folders stay"),
+    ):
+        child = verbs.add_parser(verb, aliases=alias, help=text, allow_abbrev=False)
+        if verb != "list":
+            child.add_argument("names", metavar="NAME", nargs="+")
+        child.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+        add_global_options(child, top=False)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Do what the verb says."""
+    server = server_of(arguments)
+    if arguments.verb in ("remove", "destroy"):
+        for name in arguments.names:
+            server.remove(name)
+            console.say(f"{name} is forgotten; its folder stays as it is")
+        return 0
+    found = _found(server, arguments)
+    if arguments.json:
+        console.json(found)
+    elif found:
+        rows = [[each.name, state_text(each), each.project_location] for each in found]
+        console.table(rows, ["NAME", "STATE", "FOLDER"])
+    else:
+        console.say("the server knows no deployments")
+    return 0
+
+
+def _found(server: Server, arguments: argparse.Namespace) -> list[Deployment]:
+    if arguments.verb == "info":
+        return [server.deployment(name) for name in arguments.names]
+    return server.deployments()

@@ -1,0 +1,59 @@
+"""``kvm-compose down``: takes the testbed down."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from kvmcompose.cli._server import UnknownDeploymentError, act, add_action_options, open_target
+
+if TYPE_CHECKING:
+    from kvmcompose.monitor.console import Console
+
+NAME = "down"
+HELP = "take the testbed down; disks stay, unless --purge"
+EXAMPLE = """\
+examples:
+  kvm-compose down                  guests shut down, networks are removed
+  kvm-compose down --timeout 0      switch guests off at once
+  kvm-compose down --purge          remove the guests' disks, too: their data is lost
+  kvm-compose down --project-name lab    from anywhere
+
+It needs neither the YAML nor the artefacts: the server knows what is up.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--purge", action="store_true", help="remove the guests' disks: their data is lost")
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        default=60.0,
+        help="how long a guest may take to shut down before it is switched off (default: 60)",
+    )
+    add_action_options(parser)
+
+
+def _seconds(text: str) -> float:
+    most = 3600
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {most}")
+    return seconds
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Take it down; how the action ended as exit status."""
+    from kvmcompose.core.deployment import Down
+
+    try:
+        target = open_target(arguments, register=True)
+    except UnknownDeploymentError:
+        console.say("nothing is up: the server does not know this project")
+        return 0
+    return act(target, Down(purge=arguments.purge, timeout=arguments.timeout), arguments, console)

@@ -1,0 +1,67 @@
+"""``kvm-compose errors``: only what failed."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from kvmcompose.cli._server import action_named, add_action_name, add_server_options, open_target
+
+if TYPE_CHECKING:
+    from kvmcompose.core.deployment import Action, Fault
+    from kvmcompose.monitor.console import Console
+
+NAME = "errors"
+HELP = "show what failed in an action: step, guest, host, cause, and what would mend it"
+EXAMPLE = """\
+examples:
+  kvm-compose errors                  of the latest action
+  kvm-compose errors --action 5f3a    of one that kvm-compose logs --list shows
+  kvm-compose errors --json
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_action_name(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_server_options(parser)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Show them."""
+    from kvmcompose.client.action import verdict
+    from kvmcompose.monitor.action import date
+
+    target = open_target(arguments)
+    action = action_named(target, arguments.action)
+    if arguments.json:
+        console.json(action)
+        return 0
+    for fault in action.faults:
+        console.data(_text(fault, console))
+    ended = verdict(action) or f"{action.command} succeeded"
+    console.say(f"{ended} (action {action.uuid[:8]} of {date(action.started)})")
+    if not action.faults:
+        _point_to_earlier(target.server.actions(target.name), action, console)
+    return 0
+
+
+def _text(fault: Fault, console: Console) -> str:
+    where = [*([fault.guest] if fault.guest else []), fault.step]
+    lines = [f"{console.paint(': '.join(where) + ':', 'red')} {fault.message}"]
+    lines += [f"    host: {fault.host}"] if fault.host else []
+    lines += [f"    hint: {fault.hint}"] if fault.hint else []
+    return "\n".join(lines)
+
+
+def _point_to_earlier(actions: list[Action], shown: Action, console: Console) -> None:
+    from kvmcompose.monitor.action import date
+
+    earlier = (each for each in actions if each.faults and each.started <= shown.started)
+    last = next(earlier, None)
+    if last is not None:
+        console.say(
+            f"the last one with errors was {last.command} of {date(last.started)}: "
+            f"kvm-compose errors --action {last.uuid[:8]}"
+        )

@@ -1,0 +1,105 @@
+"""``kvm-compose exec``: runs a command in a guest."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from kvmcompose.cli._server import (
+    INTERRUPTED,
+    access_to,
+    add_guest,
+    add_server_options,
+    open_target,
+)
+from kvmcompose.core.errors import InputError, KvmComposeError
+
+if TYPE_CHECKING:
+    from kvmcompose.monitor.console import Console
+
+NAME = "exec"
+HELP = "run a command in a guest and end with its exit status"
+EXAMPLE = """\
+examples:
+  kvm-compose exec server -- uname -a
+  kvm-compose exec server -- sh -c 'ping -c 1 client && echo "it is there"'
+  kvm-compose exec --timeout 30 server -- ./wait-for-it
+
+Options stand before the guest. The words reach the command as they are: there is no
+shell between, unless you call one. Its output goes to stdout, both its channels. The
+exit status is the command's; 255 when it could not be run, 130 after Ctrl-C, which
+ends it in the guest. For a terminal, or to feed it something: kvm-compose ssh.
+"""
+
+
+class NotRunError(KvmComposeError):
+    """The command could not be run: a status that few commands have (ssh uses it, too)."""
+
+    exit_code = 255
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "--timeout", type=_seconds, metavar="SECONDS", help="end the command after so long (default: never)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the log as JSON lines, the action last")
+    add_server_options(parser)
+    add_guest(parser)
+    parser.add_argument(
+        "words", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="the command and its arguments"
+    )
+
+
+def _seconds(text: str) -> float:
+    most = 86400
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds up to {most}")
+    return seconds
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Run it; its exit status."""
+    words = command_words(arguments.words)
+    if not words:
+        raise NotRunError("no command is given", hint="kvm-compose exec GUEST -- COMMAND …")
+    try:
+        return _run(arguments, console, words)
+    except InputError as error:
+        raise NotRunError(error.problems[0].message, hint=error.problems[0].hint) from error
+    except KvmComposeError as error:
+        raise NotRunError(error.message, hint=error.hint) from error
+
+
+def command_words(words: list[str]) -> list[str]:
+    """The command without what stands before it: ``--``, or ``shell-command`` as TestbedOS has it."""
+    if words[:1] == ["shell-command"]:
+        words = words[1:]
+    return words[1:] if words[:1] == ["--"] else words
+
+
+def _run(arguments: argparse.Namespace, console: Console, words: list[str]) -> int:
+    from kvmcompose.client.action import perform, verdict
+    from kvmcompose.core.deployment import ActionState, Exec
+    from kvmcompose.monitor.action import ActionJson, ActionOutput
+
+    target = open_target(arguments)
+    guest = access_to(target, arguments.guest).name
+    command = Exec(guest=guest, argv=tuple(words), timeout=arguments.timeout)
+    watcher = ActionJson(console) if arguments.json else ActionOutput(console)
+    action = perform(target.server, target.name, command, watcher)
+    if arguments.json:
+        console.json_line(action)
+    if action.state is ActionState.CANCELLED:
+        return INTERRUPTED
+    if action.exit_status is not None:
+        return action.exit_status
+    if action.state is ActionState.SUCCEEDED:
+        return 0
+    if not action.faults:
+        console.error(verdict(action) or "")
+    return NotRunError.exit_code

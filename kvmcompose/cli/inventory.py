@@ -1,0 +1,99 @@
+"""``kvm-compose inventory``: the guests, for other programs."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from kvmcompose.cli._server import add_server_options, open_target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvmcompose.core.deployment import GuestAccess
+    from kvmcompose.monitor.console import Console
+
+NAME = "inventory"
+HELP = "print how guests are reached: for Ansible, ssh_config or /etc/hosts"
+EXAMPLE = """\
+examples:
+  kvm-compose inventory > inventory.yaml && ansible -i inventory.yaml all -m ping
+  kvm-compose inventory --format ssh_config > lab.ssh && ssh -F lab.ssh server
+  kvm-compose inventory --format hosts
+  kvm-compose inventory --json
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "--format", choices=("ansible", "ssh_config", "hosts"), default="ansible", help="default: ansible"
+    )
+    parser.add_argument("--json", action="store_true", help="print all that is known as JSON")
+    add_server_options(parser)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Print it."""
+    target = open_target(arguments)
+    guests = target.server.access(target.name)
+    if arguments.json:
+        console.json(guests)
+        return 0
+    reached = [guest for guest in guests if guest.address is not None]
+    formats = {"ansible": ansible, "ssh_config": ssh_config, "hosts": hosts}
+    console.raw(formats[arguments.format](reached).encode())
+    left_out = [guest.name for guest in guests if guest.address is None]
+    if left_out:
+        console.say(f"left out, as no connection leads there: {', '.join(left_out)}")
+    return 0
+
+
+def ansible(guests: Sequence[GuestAccess]) -> str:
+    """An inventory in YAML, guests in groups."""
+    import yaml
+
+    everyone = {guest.name: _variables(guest) for guest in guests}
+    groups: dict[str, Any] = {}
+    for guest in guests:
+        for group in guest.groups:
+            groups.setdefault(group.replace("-", "_"), {"hosts": {}})["hosts"][guest.name] = {}
+    document = {"all": {"hosts": everyone, **({"children": groups} if groups else {})}}
+    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1000)
+    return text
+
+
+def _variables(guest: GuestAccess) -> dict[str, Any]:
+    from kvmcompose.cli._access import ssh_settings
+
+    variables: dict[str, Any] = {"ansible_host": guest.address, "ansible_port": guest.port}
+    if guest.user is not None:
+        variables["ansible_user"] = guest.user
+    if guest.identity_file is not None:
+        variables["ansible_ssh_private_key_file"] = guest.identity_file
+    given = {"Port", "IdentityFile", "LogLevel"}
+    options = [
+        f"-o {shlex.quote(f'{name}={value}')}" for name, value in ssh_settings(guest) if name not in given
+    ]
+    if options:
+        variables["ansible_ssh_common_args"] = " ".join(options)
+    return variables
+
+
+def ssh_config(guests: Sequence[GuestAccess]) -> str:
+    """An entry for each guest, as OpenSSH reads it."""
+    from kvmcompose.cli._access import ssh_settings
+
+    entries = []
+    for guest in guests:
+        lines = [f"Host {guest.name}", f"    HostName {guest.address}"]
+        lines += [f"    User {guest.user}"] if guest.user is not None else []
+        lines += [f"    {name} {value}" for name, value in ssh_settings(guest)]
+        entries.append("\n".join(lines) + "\n")
+    return "\n".join(entries)
+
+
+def hosts(guests: Sequence[GuestAccess]) -> str:
+    """A line for each guest with its name and its domain's, as in /etc/hosts."""
+    return "".join(f"{guest.address}\t{guest.name} {guest.domain}\n" for guest in guests)

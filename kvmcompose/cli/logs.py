@@ -1,0 +1,108 @@
+"""``kvm-compose logs``: what actions did and do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from kvmcompose.cli._server import (
+    INTERRUPTED,
+    Target,
+    action_named,
+    add_action_name,
+    add_guest,
+    add_server_options,
+    exit_status,
+    open_target,
+)
+
+if TYPE_CHECKING:
+    from kvmcompose.core.deployment import Action
+    from kvmcompose.monitor.console import Console
+
+NAME = "logs"
+HELP = "show the log of an action, past or running"
+EXAMPLE = """\
+examples:
+  kvm-compose logs                     the latest action
+  kvm-compose logs -f                  and what comes, until it ends
+  kvm-compose logs --guest server      what is about one guest
+  kvm-compose logs --list              all actions
+  kvm-compose logs --action 5f3a       one of them, by the beginning of its UUID
+  kvm-compose logs --json
+
+With -f the exit status tells how the action ended. Ctrl-C leaves it running.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the action ends")
+    parser.add_argument("--list", action="store_true", help="list the actions, the latest first")
+    add_action_name(parser)
+    add_guest(parser, "--guest", help="only what is about this guest")
+    parser.add_argument("-t", "--timestamps", action="store_true", help="begin every line with its time")
+    parser.add_argument("--json", action="store_true", help="print JSON: a line of the log per line")
+    add_server_options(parser)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Show the log, or the list."""
+    target = open_target(arguments)
+    if arguments.list:
+        _list(target.server.actions(target.name), arguments, console)
+        return 0
+    action = action_named(target, arguments.action)
+    guest = None if arguments.guest is None else arguments.guest.removeprefix(f"{target.name}-")
+    try:
+        return _show(target, action, guest, arguments, console)
+    except KeyboardInterrupt:
+        if not arguments.follow:
+            raise
+        return INTERRUPTED  # the way to end it: nothing to complain of
+
+
+def _list(actions: list[Action], arguments: argparse.Namespace, console: Console) -> None:
+    from kvmcompose.monitor.action import date, duration, seconds_between
+
+    if arguments.json:
+        console.json(actions)
+        return
+    rows = [
+        [
+            action.uuid[:8],
+            date(action.started),
+            action.command,
+            str(action.state),
+            duration(seconds_between(action.started, action.ended)) if action.ended else "-",
+            action.who or "-",
+        ]
+        for action in actions
+    ]
+    console.table(rows, ["ACTION", "STARTED", "COMMAND", "STATE", "TOOK", "BY"])
+
+
+def _show(
+    target: Target, action: Action, guest: str | None, arguments: argparse.Namespace, console: Console
+) -> int:
+    from kvmcompose.client.action import replay, watch
+    from kvmcompose.core.deployment import ActionState
+    from kvmcompose.monitor.action import ActionLines
+
+    server, name = target.server, target.name
+    if arguments.json:
+        lines = server.follow if arguments.follow else server.lines
+        for line in lines(name, action.uuid):
+            if guest in (None, line.guest):
+                console.json_line(line)
+        return exit_status(server.action(name, action.uuid)) if arguments.follow else 0
+    shown = ActionLines(console, data=True, timestamps=arguments.timestamps, only=guest)
+    if arguments.follow and action.state is ActionState.RUNNING:
+        action = watch(server, name, action.uuid, shown)
+    else:
+        replay(server.lines(name, action.uuid), server.steps(name, action.uuid), shown)
+    sys.stdout.flush()
+    if action.state is not ActionState.RUNNING:
+        shown.ended(action)
+    return exit_status(action) if arguments.follow else 0

@@ -1,0 +1,165 @@
+"""``kvm-compose snapshot``: keeps and brings back what guests were."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from kvmcompose.cli._server import (
+    Target,
+    act,
+    add_action_options,
+    add_guest,
+    add_server_options,
+    guest_named,
+    open_target,
+    unknown_name,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvmcompose.core.deployment import SnapshotStatus
+    from kvmcompose.monitor.console import Console
+
+NAME = "snapshot"
+HELP = "keep what guests are now, and bring it back later"
+EXAMPLE = """\
+examples:
+  kvm-compose snapshot create clean                    of all guests
+  kvm-compose snapshot create --guest server clean     of one (--guest may be given several times)
+  kvm-compose snapshot list
+  kvm-compose snapshot info clean
+  kvm-compose snapshot restore clean
+  kvm-compose snapshot delete clean
+  kvm-compose snapshot delete --guest server --all     all that there are of one guest
+
+Guests may be running or off; of a running one its memory is kept, too.
+"""
+
+_VERBS = {
+    "create": "make a snapshot",
+    "restore": "make guests what they were",
+    "delete": "remove a snapshot",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    from kvmcompose.cli.main import add_global_options
+
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
+    for verb, text in _VERBS.items():
+        child = verbs.add_parser(verb, help=text, allow_abbrev=False)
+        _add_names(child)
+        add_action_options(child)
+        add_global_options(child, top=False)
+    for verb, text in (("list", "list snapshots"), ("info", "show one snapshot")):
+        child = verbs.add_parser(verb, help=text, allow_abbrev=False)
+        _add_names(child)
+        child.add_argument("--json", action="store_true", help="print JSON")
+        add_server_options(child)
+        add_global_options(child, top=False)
+
+
+def _add_names(parser: argparse.ArgumentParser) -> None:
+    add_guest(
+        parser, "-n", "--guest", "--name", action="append", dest="guests", default=[],
+        help="only this guest (default: all)",
+    )  # fmt: skip
+    parser.add_argument("-a", "--all", action="store_true", help="all guests (the default)")
+    parser.add_argument("-s", "--snapshot", metavar="NAME", dest="named", help=argparse.SUPPRESS)
+    parser.add_argument("snapshot", metavar="NAME", nargs="?", help="the snapshot")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Do what the verb says."""
+    if arguments.named and arguments.snapshot:
+        raise unknown_name("the snapshot is named twice")
+    name = arguments.snapshot or arguments.named
+    target = open_target(arguments)
+    guests = _guests(target, arguments.guests)
+    if arguments.verb == "list":
+        return _show(_found(target, guests, name), arguments, console)
+    if arguments.verb == "info":
+        if name is None and not guests:
+            raise unknown_name("which snapshot?", "kvm-compose snapshot list shows all")
+        found = _found(target, guests, name)
+        if not found:
+            raise unknown_name(f"there is no snapshot {name!r}", "kvm-compose snapshot list shows all")
+        return _show(found, arguments, console)
+    return _act(target, guests, name, arguments, console)
+
+
+def _guests(target: Target, given: Sequence[str]) -> tuple[str, ...]:
+    if not given:
+        return ()
+    known = [guest.name for guest in target.server.access(target.name)]
+    return tuple(dict.fromkeys(guest_named(known, target.name, each) for each in given))
+
+
+def _act(
+    target: Target, guests: tuple[str, ...], name: str | None, arguments: argparse.Namespace, console: Console
+) -> int:
+    from kvmcompose.core.deployment import Snapshot, SnapshotVerb
+
+    verb = SnapshotVerb(arguments.verb)
+    if guests and arguments.all and (verb is not SnapshotVerb.DELETE or name is not None):
+        raise unknown_name("--all and --guest exclude each other")
+    if name is not None:
+        return act(target, Snapshot(verb=verb, name=name, guests=guests), arguments, console)
+    if verb is SnapshotVerb.CREATE and arguments.all:
+        return act(target, Snapshot(verb=verb, name=_fresh_name()), arguments, console)
+    if verb is SnapshotVerb.DELETE and arguments.all:
+        return _delete_all(target, guests, arguments, console)
+    raise unknown_name(f"which snapshot is to be {arguments.verb}d?", f"kvm-compose snapshot {verb} NAME")
+
+
+def _fresh_name() -> str:
+    from datetime import UTC, datetime
+
+    return f"snapshot-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+def _delete_all(
+    target: Target, guests: tuple[str, ...], arguments: argparse.Namespace, console: Console
+) -> int:
+    """Delete every snapshot of these guests, or of all, one after the other."""
+    from kvmcompose.core.deployment import Snapshot, SnapshotVerb
+
+    having: dict[str, list[str]] = {}
+    for each in _found(target, guests, None):
+        having.setdefault(each.name, []).append(each.guest)
+    if not having:
+        console.say("there are no snapshots")
+    for name, of in having.items():
+        command = Snapshot(verb=SnapshotVerb.DELETE, name=name, guests=tuple(of))
+        status = act(target, command, arguments, console)
+        if status:
+            return status
+    return 0
+
+
+def _found(target: Target, guests: tuple[str, ...], name: str | None) -> list[SnapshotStatus]:
+    one = guests[0] if len(guests) == 1 else None
+    return [
+        each
+        for each in target.server.snapshots(target.name, one)
+        if name in (None, each.name) and (not guests or each.guest in guests)
+    ]
+
+
+def _show(found: list[SnapshotStatus], arguments: argparse.Namespace, console: Console) -> int:
+    from kvmcompose.monitor.action import date
+
+    if arguments.json:
+        console.json(found)
+    elif found:
+        rows = [
+            [each.name, each.guest, date(each.created), each.state, "yes" if each.current else ""]
+            for each in found
+        ]
+        console.table(rows, ["SNAPSHOT", "GUEST", "CREATED", "GUEST WAS", "CURRENT"])
+    else:
+        console.say("there are no snapshots")
+    return 0

@@ -1,0 +1,40 @@
+"""``kvm-compose ssh``: a shell in a guest."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from kvmcompose.cli._server import access_to, add_guest, add_server_options, open_target
+
+if TYPE_CHECKING:
+    from kvmcompose.monitor.console import Console
+
+NAME = "ssh"
+HELP = "open a shell in a guest, or let ssh do what else it can"
+EXAMPLE = """\
+examples:
+  kvm-compose ssh server
+  kvm-compose ssh server -- uname -a                   a command, run by the guest's shell
+  kvm-compose ssh server -- -L 8080:localhost:80 -N    options of ssh
+  tar c files | kvm-compose ssh server -- tar x
+
+Runs the system's ssh with the guest's key and host key. Your own ~/.ssh/config is not
+read; kvm-compose inventory --format ssh_config prints entries for it.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_server_options(parser)
+    add_guest(parser)
+    parser.add_argument("words", metavar="-- ARGUMENT", nargs=argparse.REMAINDER, help="arguments for ssh")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Become ssh."""
+    from kvmcompose.cli._access import become, destination, ssh_options
+
+    guest = access_to(open_target(arguments), arguments.guest)
+    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    become(["ssh", *ssh_options(guest), destination(guest), *words], console)

@@ -1,0 +1,107 @@
+"""``kvm-compose status``: the testbed as it is now."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from kvmcompose.cli._server import INTERRUPTED, Target, add_server_options, open_target
+
+if TYPE_CHECKING:
+    from kvmcompose.core.deployment import Deployment, GuestStatus, TestbedStatus
+    from kvmcompose.monitor.console import Console
+
+NAME = "status"
+HELP = "show the testbed and its guests as they are now"
+EXAMPLE = """\
+examples:
+  kvm-compose status
+  kvm-compose status --watch                 every 2 seconds, until Ctrl-C
+  kvm-compose status --json
+  kvm-compose status --quiet --exit-status   for scripts: is it up?
+
+CPU is a share of one CPU: 200 % are two that are busy.
+"""
+
+_SECONDS = 2.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("-w", "--watch", action="store_true", help="show it again every 2 seconds")
+    parser.add_argument(
+        "--exit-status",
+        action="store_true",
+        help="end with status 1 unless it is up, and as it was brought up",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON; with --watch a line each time")
+    add_server_options(parser)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Show it."""
+    target = open_target(arguments, register=True)
+    if arguments.watch:
+        return _watch(target, arguments, console)
+    status = target.server.status(target.name)
+    if arguments.json:
+        console.json(status)
+    elif console.verbosity >= 0:
+        _show(status, console)
+    return 1 if arguments.exit_status and not _as_it_should_be(status) else 0
+
+
+def _as_it_should_be(status: TestbedStatus) -> bool:
+    from kvmcompose.core.deployment import Phase
+
+    return status.deployment.state is Phase.UP and not status.differences
+
+
+def _watch(target: Target, arguments: argparse.Namespace, console: Console) -> int:
+    try:
+        while True:
+            status = target.server.status(target.name)
+            if arguments.json:
+                console.json_line(status)
+            else:
+                if sys.stdout.isatty():
+                    sys.stdout.write("\x1b[H\x1b[J")  # to the top, and what was there away
+                _show(status, console)
+                sys.stdout.flush()
+            time.sleep(_SECONDS)
+    except KeyboardInterrupt:  # the way to end it: nothing to complain of
+        return INTERRUPTED
+
+
+def _show(status: TestbedStatus, console: Console) -> None:
+    console.data(f"{status.deployment.name}: {state_text(status.deployment)}")
+    if status.guests:
+        console.table(
+            [_cells(guest) for guest in status.guests],
+            ["GUEST", "HOST", "STATE", "ADDRESS", "UPTIME", "CPU", "MEMORY"],
+        )
+    for difference in status.differences:
+        console.data(f"{console.paint('differs:', 'yellow')} {difference}")
+
+
+def state_text(deployment: Deployment) -> str:
+    """A deployment's state in words."""
+    if deployment.failed_command is not None:
+        return f"{deployment.state} ({deployment.failed_command})"
+    return str(deployment.state)
+
+
+def _cells(guest: GuestStatus) -> list[str]:
+    from kvmcompose.monitor.action import duration
+
+    return [
+        guest.name,
+        guest.host,
+        guest.state,
+        guest.address or "-",
+        "-" if guest.uptime is None else duration(guest.uptime, whole=True),
+        "-" if guest.cpu is None else f"{guest.cpu:.0%}",
+        "-" if guest.memory_mb is None else f"{guest.memory_mb} MiB",
+    ]

@@ -1,0 +1,115 @@
+"""``kvm-compose up``: brings the testbed up."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from kvmcompose.cli._server import Target, act, add_action_options, find_deployment, make_known, open_target
+from kvmcompose.core.errors import RefusedError
+
+if TYPE_CHECKING:
+    from kvmcompose.core.deployment import Up
+    from kvmcompose.core.event import Listener
+    from kvmcompose.monitor.console import Console
+    from kvmcompose.tasks.project import Project
+
+NAME = "up"
+HELP = "build what is out of date, then bring the testbed up"
+EXAMPLE = """\
+examples:
+  kvm-compose up                    networks, guests, setup and run scripts
+  kvm-compose up --rerun-scripts    setup scripts run once in a guest's life: now again
+  kvm-compose up --provision        new disks: what guests have written is lost
+  kvm-compose up --keep-going       go on with the others when a guest fails
+  kvm-compose up --detach           do not wait; kvm-compose logs -f watches
+
+What is up already stays as it is, and after a failure up goes on from there. Ctrl-C
+cancels and waits until that is done, a second Ctrl-C leaves it to the server.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "-p",
+        "--provision",
+        action="store_true",
+        help="make new disks even for guests that have run: their data is lost",
+    )
+    parser.add_argument(
+        "-r", "--rerun-scripts", action="store_true", help="run setup scripts that have run before"
+    )
+    parser.add_argument(
+        "--reset-clones",
+        action="store_true",
+        help="make clones anew when their golden image has changed: their data is lost",
+    )
+    parser.add_argument(
+        "-k", "--keep-going", action="store_true", help="go on with the others when a guest fails"
+    )
+    parser.add_argument(
+        "--no-generate", action="store_true", help="take the artefacts as they are, whatever the YAML says"
+    )
+    add_action_options(parser)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Build and bring up; how the action ended as exit status."""
+    from kvmcompose.core.deployment import Up
+
+    command = Up(
+        rerun_scripts=arguments.rerun_scripts,
+        reset_clones=arguments.reset_clones,
+        keep_going=arguments.keep_going,
+    )
+    if arguments.no_generate:
+        return act(open_target(arguments, register=True), command, arguments, console)
+    return _build_and_act(arguments, console, command)
+
+
+def _build_and_act(arguments: argparse.Namespace, console: Console, command: Up) -> int:
+    from kvmcompose.cli._project import open_project
+    from kvmcompose.cli._server import server_of
+    from kvmcompose.core.deployment import Phase
+
+    project = open_project(arguments, console)  # what is wrong with the YAML comes before any server
+    name = project.compiled.state.project_name
+    target = Target(server_of(arguments), name, project.folder.resolve())
+    known = find_deployment(target)
+    # while something runs nothing is built: the server will say what runs
+    if known is None or known.state is not Phase.RUNNING:
+        if arguments.provision and known is not None:
+            _refuse_running_guests(target)
+        if not _build(project, arguments, console):
+            return 1
+    make_known(target)
+    return act(target, command, arguments, console)
+
+
+def _refuse_running_guests(target: Target) -> None:
+    running = [
+        guest.name
+        for guest in target.server.status(target.name).guests
+        if guest.state in ("running", "paused")
+    ]
+    if running:
+        raise RefusedError(
+            f"no new disks while guests run on them: {', '.join(running)}", hint="kvm-compose down"
+        )
+
+
+def _build(project: Project, arguments: argparse.Namespace, console: Console) -> bool:
+    from kvmcompose.monitor.build import BuildJson, BuildLines
+    from kvmcompose.tasks.engine import generate
+
+    def waiting(holder: str) -> None:
+        console.say(f"waiting for another build in this project (process {holder})")
+
+    def build(listener: Listener) -> bool:
+        return generate(project, (), listener=listener, waiting=waiting)
+
+    if arguments.json:
+        return build(BuildJson(console))
+    with BuildLines(console) as lines:
+        return build(lines)
