@@ -19,7 +19,7 @@ from kvmcompose.core.deployment import (
     command_name,
 )
 from kvmcompose.core.errors import KvmComposeError, RefusedError
-from kvmcompose.server.journal import Journal, StepFailedError, ending, follow
+from kvmcompose.server.journal import Journal, Refusals, StepFailedError, ending, follow
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.store import Store
 
@@ -48,6 +48,7 @@ class _Running:
         self.action = action
         self.journal = journal
         self.exclusive = exclusive
+        self.started = False
         self.cancelled = False
         self.task: asyncio.Task[None] | None = None
 
@@ -64,6 +65,10 @@ class Actions:
     def busy(self) -> bool:
         """Whether anything runs."""
         return bool(self._running)
+
+    def running(self, name: str) -> Action | None:
+        """What runs in a deployment; one of them, where several do."""
+        return next((each.action for each in self._running.values() if each.action.deployment == name), None)
 
     def begin(self, deployment: Deployment, command: Command, who: str | None = None) -> Action:
         """Start an action. Raises BusyError when it cannot be now.
@@ -86,7 +91,10 @@ class Actions:
         crash: Exception | None = None
         phase: Phase | None = None
         exit_status: int | None = None
+        running.started = True
         try:
+            if running.cancelled:
+                raise asyncio.CancelledError  # noqa: TRY301 (it was cancelled before it came to its turn)
             outcome = await self._orchestrator.run(deployment, command, journal)
             phase, exit_status = outcome.phase, outcome.exit_status
         except asyncio.CancelledError:
@@ -94,7 +102,7 @@ class Actions:
             running.cancelled = True
         except RefusedError as error:
             refused = True
-            for message, hint in _messages(error):
+            for message, hint in _reasons(error):
                 journal.fault(Fault(step="check", message=message, hint=hint), stage="check")
         except StepFailedError:
             pass
@@ -111,16 +119,18 @@ class Actions:
                     )
                 )
         state = ending(journal.faults, cancelled=running.cancelled)
-        self._store.end_action(
-            running.action.uuid,
-            state,
-            faults=journal.faults,
-            refused=refused,
-            exit_status=exit_status,
-            phase=self._phase_after(running, deployment, state, phase, refused=refused),
-        )
-        del self._running[running.action.uuid]
-        journal.end()
+        try:
+            self._store.end_action(
+                running.action.uuid,
+                state,
+                faults=journal.faults,
+                refused=refused,
+                exit_status=exit_status,
+                phase=self._phase_after(running, deployment, state, phase, refused=refused),
+            )
+        finally:
+            del self._running[running.action.uuid]
+            journal.end()
         if crash is not None:
             raise crash
 
@@ -147,7 +157,8 @@ class Actions:
         if not running.cancelled:
             running.cancelled = True
             running.journal.say("cancelling: what is being done is brought to a safe point", Level.WARNING)
-            running.task.cancel()
+            if running.started:  # a task that has not would never come to say how it ended
+                running.task.cancel()
         return True
 
     async def wait(self, uuid: str) -> None:
@@ -172,6 +183,5 @@ class Actions:
         return follow(self._store, running.journal if running else None, uuid, after)
 
 
-def _messages(error: RefusedError) -> list[tuple[str, str | None]]:
-    several = getattr(error, "reasons", None)
-    return [(each, None) for each in several] if several else [(error.message, error.hint)]
+def _reasons(error: RefusedError) -> list[tuple[str, str | None]]:
+    return error.reasons if isinstance(error, Refusals) else [(error.message, error.hint)]

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Self
 
 from kvmcompose.core.deployment import ActionState, Fault, Level, LogLine, Step, StepState
-from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.server.store import Store, now
 
 #: Lines that are fetched at a time for a listener that replays.
 _CHUNK = 1000
+#: Longer lines are several ones, so that a program that never ends its line fills no memory. In characters.
+LONGEST_LINE = 16384
 #: Control characters would act on the terminal of who reads the log; tabs are harmless.
 _CONTROL = re.compile(
     r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0a-\x1f\x7f-\x9f]"
@@ -21,6 +23,14 @@ _CONTROL = re.compile(
 
 class StepFailedError(KvmComposeError):
     """A step failed, and was noted as a fault."""
+
+
+class Refusals(RefusedError):  # noqa: N818 (several reasons for one refusal)
+    """Several reasons why nothing was done, each with a hint."""
+
+    def __init__(self, reasons: list[tuple[str, str | None]]) -> None:
+        super().__init__("; ".join(message for message, _hint in reasons))
+        self.reasons = reasons
 
 
 class Journal:
@@ -46,8 +56,10 @@ class Journal:
     ) -> None:
         """Add a line (several, where the text has several)."""
         for line in text.splitlines() or [""]:
-            plain = _CONTROL.sub("", line)
-            self._store.append(self.uuid, level, plain, stage=stage, step=step, guest=guest, host=host)
+            plain = _CONTROL.sub("", line).encode(errors="replace").decode()  # what is no text is '?'
+            for start in range(0, len(plain) or 1, LONGEST_LINE):
+                part = plain[start : start + LONGEST_LINE]
+                self._store.append(self.uuid, level, part, stage=stage, step=step, guest=guest, host=host)
         self._wake()
 
     def fault(self, fault: Fault, *, stage: str | None = None) -> None:
@@ -78,10 +90,10 @@ class Journal:
         self._news.set()
         self._news = asyncio.Event()
 
-    async def wait(self) -> None:
-        """Return when there is something new."""
-        if not self.ended:
-            await self._news.wait()
+    @property
+    def news(self) -> asyncio.Event:
+        """Set when something new has come since this was asked for."""
+        return self._news
 
 
 class RunningStep:
@@ -110,7 +122,7 @@ class RunningStep:
             self._note(StepState.CANCELLED)
             return
         self._note(StepState.FAILED)
-        if isinstance(error, StepFailedError):
+        if isinstance(error, StepFailedError | Refusals):
             return
         if isinstance(error, KvmComposeError):
             self._fail(error.message, error.hint)
@@ -161,21 +173,18 @@ async def follow(store: Store, journal: Journal | None, uuid: str, after: int) -
     the store, and slows nobody down.
     """
     while True:
+        # both are looked at before the store, so that nothing can come in between unnoticed
         ended = journal is None or journal.ended
-        waiting = asyncio.ensure_future(journal.wait()) if journal is not None and not ended else None
-        try:
-            lines = store.lines(uuid, after=after, limit=_CHUNK)
-            for line in lines:
-                after = line.sequence
-                yield line
-            if lines:
-                continue
-            if waiting is None:
-                return
-            await waiting
-        finally:
-            if waiting is not None:
-                waiting.cancel()
+        news = journal.news if journal is not None else None
+        lines = store.lines(uuid, after=after, limit=_CHUNK)
+        for line in lines:
+            after = line.sequence
+            yield line
+        if lines:
+            continue
+        if ended or news is None:
+            return
+        await news.wait()
 
 
 def ending(faults: list[Fault], *, cancelled: bool) -> ActionState:

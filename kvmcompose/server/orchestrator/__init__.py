@@ -7,13 +7,22 @@ import msgspec
 from kvmcompose.core.deployment import (
     Command,
     Deployment,
+    Down,
+    Exec,
     GuestAccess,
     Phase,
     SnapshotStatus,
     TestbedStatus,
+    Up,
 )
+from kvmcompose.core.errors import RefusedError
 from kvmcompose.server.drivers import Drivers
 from kvmcompose.server.journal import Journal
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.down import TakeDown
+from kvmcompose.server.orchestrator.snapshots import Snapshots
+from kvmcompose.server.orchestrator.status import Meter, access, status
+from kvmcompose.server.orchestrator.up import BringUp
 from kvmcompose.server.store import Store
 
 
@@ -30,29 +39,56 @@ class Orchestrator:
     def __init__(self, drivers: Drivers, store: Store) -> None:
         self._drivers = drivers
         self._store = store
+        self._meter = Meter()
+
+    def _context(self, deployment: Deployment) -> Context:
+        return Context(deployment, self._drivers, self._store)
 
     async def run(self, deployment: Deployment, command: Command, journal: Journal) -> Outcome:
         """Do it, telling the journal. Raises KvmComposeError when it fails, RefusedError when nothing was
         changed; when cancelled it stops at a point from which ``up`` and ``down`` both go on.
         """
-        raise NotImplementedError
+        context = self._context(deployment)
+        match command:
+            case Up():
+                return Outcome(await BringUp(context, command, journal).run())
+            case Down():
+                return Outcome(await TakeDown(context, command, journal).run())
+            case Exec():
+                return Outcome(exit_status=await self._exec(context, command, journal))
+        await Snapshots(context).do(command, journal)
+        return Outcome()
+
+    async def _exec(self, context: Context, command: Exec, journal: Journal) -> int:
+        testbed = context.current
+        guest = context.guest(testbed, command.guest)
+        address = await context.address(guest, testbed)
+        if address is None:
+            raise RefusedError(f"{guest.name} has no address that can be reached from here")
+        with journal.step("exec", f"exec:{guest.name}", guest=guest.name) as step:
+            login = testbed.login(guest, address)
+            return await context.shell.run(login, command.argv, step.output, seconds=command.timeout)
 
     def state(self, deployment: Deployment) -> bytes:
         """The ``state.json`` of what is up, or of the project folder when nothing is."""
-        raise NotImplementedError
+        return self._context(deployment).current.document
 
-    def access(self, deployment: Deployment) -> list[GuestAccess]:
+    async def access(self, deployment: Deployment) -> list[GuestAccess]:
         """How each guest is reached."""
-        raise NotImplementedError
+        return await access(self._context(deployment))
 
     async def status(self, deployment: Deployment) -> TestbedStatus:
         """The deployment and its guests as they are now."""
-        raise NotImplementedError
+        return await status(self._context(deployment), self._meter)
 
     async def snapshots(self, deployment: Deployment, guest: str | None = None) -> list[SnapshotStatus]:
         """The snapshots of one guest, or of all."""
-        raise NotImplementedError
+        return await Snapshots(self._context(deployment)).shown(guest)
 
-    def remove(self, deployment: Deployment) -> None:
+    def check_removal(self, deployment: Deployment) -> None:
         """Whether a deployment may be forgotten. Raises RefusedError while anything of it may be up."""
-        raise NotImplementedError
+        if self._store.deployed(deployment.name) is not None:
+            raise RefusedError(
+                f"{deployment.name} is {deployment.state}, or was left half-way",
+                hint="take it down first: kvm-compose down",
+            )

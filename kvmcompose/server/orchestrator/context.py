@@ -1,0 +1,90 @@
+"""What all commands of a deployment work with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from kvmcompose.core.deployment import Deployment
+from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.model import Host
+from kvmcompose.server.drivers import DomainState, Drivers, HostDrivers, Shell
+from kvmcompose.server.orchestrator.testbed import Deployed, Guest, Testbed, decode_deployed, read_testbed
+from kvmcompose.server.store import Store
+
+
+class Context:
+    """One deployment, and everything to act on it with."""
+
+    def __init__(self, deployment: Deployment, drivers: Drivers, store: Store) -> None:
+        self.deployment = deployment
+        self.project = deployment.name
+        self.folder = Path(deployment.project_location)
+        self.drivers = drivers
+        self.store = store
+
+    @cached_property
+    def deployed(self) -> Deployed | None:
+        """What was brought up, None when nothing is."""
+        return decode_deployed(self.store.deployed(self.project))
+
+    @cached_property
+    def current(self) -> Testbed:
+        """What is up or, when nothing is, what lies in the project folder. Raises RefusedError."""
+        return self.deployed.testbed(self.folder) if self.deployed is not None else self.built
+
+    @cached_property
+    def built(self) -> Testbed:
+        """What lies in the project folder. Raises RefusedError."""
+        testbed = read_testbed(self.folder)
+        if testbed.project != self.project:
+            raise RefusedError(
+                f"{self.folder} holds the testbed {testbed.project!r}, not {self.project!r}",
+                hint=f"--project-name {testbed.project}",
+            )
+        return testbed
+
+    @property
+    def shell(self) -> Shell:
+        """The way into guests."""
+        return self.drivers.shell()
+
+    def host(self, host: Host) -> HostDrivers:
+        """The drivers of a host."""
+        return self.drivers.host(host)
+
+    def host_of(self, guest: Guest, testbed: Testbed) -> HostDrivers:
+        """The drivers of the host that a guest lies on."""
+        return self.host(testbed.state.testbed_hosts[guest.state.testbed_host])
+
+    def hosts(self, testbed: Testbed) -> Mapping[str, HostDrivers]:
+        """The drivers of all hosts."""
+        return {name: self.host(host) for name, host in testbed.state.testbed_hosts.items()}
+
+    async def domains(self, testbed: Testbed) -> dict[str, DomainState]:
+        """The project's domains on all hosts, by the guest's name."""
+        found: dict[str, DomainState] = {}
+        for host in self.hosts(testbed).values():
+            found |= {each.guest: each for each in (await host.hypervisor.domains(self.project)).values()}
+        return found
+
+    async def address(self, guest: Guest, testbed: Testbed) -> str | None:
+        """A guest's address; None when no connection leads to it, or when it has not been given one yet."""
+        if guest.address != "dynamic":
+            return guest.address
+        network = testbed.wiring.network
+        hypervisor = self.host(testbed.state.testbed_hosts[network.host]).hypervisor
+        leases = await hypervisor.leases(network.name)
+        macs = [nic.mac for nic in guest.state.interfaces if nic.bridge in testbed.wiring.reachable]
+        return next((leases[mac] for mac in macs if mac in leases), None)
+
+    def guest(self, testbed: Testbed, name: str) -> Guest:
+        """A guest that runs, by name. Raises RefusedError."""
+        found = testbed.guests.get(name)
+        if found is None:
+            known = ", ".join(list(testbed.guests)[:20]) or "none"
+            raise RefusedError(f"there is no guest {name!r}", hint=f"there are: {known}")
+        if found.run is None:
+            raise RefusedError(f"{name} is a {found.state.kind} guest, and cannot run yet")
+        return found

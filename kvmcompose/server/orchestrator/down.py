@@ -1,0 +1,139 @@
+"""``down``: everything that bears the project's mark goes, whatever the server still knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kvmcompose.core.deployment import Down, Level, Phase
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.model import Host
+from kvmcompose.render.domain import console_log
+from kvmcompose.server.drivers import DomainState, HostDrivers
+from kvmcompose.server.journal import Journal, StepFailedError
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.golden import RECORD
+from kvmcompose.server.orchestrator.stages import Job, together, unbroken
+from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, Testbed
+
+#: Guests that shut down at a time, on one host.
+SHUT_DOWNS = 16
+
+
+class TakeDown:
+    """One ``down``."""
+
+    def __init__(self, context: Context, command: Down, journal: Journal) -> None:
+        self._context = context
+        self._command = command
+        self._journal = journal
+        self._testbeds = self._known()
+
+    def _known(self) -> list[Testbed]:
+        """What was brought up, and what lies in the folder: either may name something that is there."""
+        found = []
+        if self._context.deployed is not None:
+            found.append(self._context.deployed.testbed(self._context.folder))
+        try:
+            found.append(self._context.built)
+        except KvmComposeError:
+            if not found:
+                self._journal.say(
+                    "there is no state.json that can be read: looking for what bears the project's name",
+                    Level.WARNING,
+                )
+        return found
+
+    def _hosts(self) -> dict[str, HostDrivers]:
+        hosts = {
+            name: host for testbed in self._testbeds for name, host in testbed.state.testbed_hosts.items()
+        }
+        if not hosts:
+            hosts = {"main": Host(name="main", ip="127.0.0.1", is_main_host=True)}
+        return {name: self._context.host(host) for name, host in hosts.items()}
+
+    async def run(self) -> Phase:
+        """Raises StepFailedError when something could not be taken away; the rest is, all the same."""
+        hosts = self._hosts()
+        jobs = [self._host_job(name, host) for name, host in hosts.items()]
+        results = await together(jobs, limit=len(jobs))
+        if not all(results):
+            raise StepFailedError(f"{self._context.project} is not down altogether")
+        if self._command.purge:
+            await self._purge(hosts)
+        self._context.store.set_deployed(self._context.project, None)
+        self._journal.say(f"{self._context.project} is down")
+        return Phase.DOWN
+
+    def _host_job(self, name: str, host: HostDrivers) -> Job:
+        async def job() -> None:
+            with self._journal.step("guests", "look", host=name) as step:
+                domains = await host.hypervisor.domains(self._context.project)
+                if not domains:
+                    step.skip()
+            stopped = await together(
+                [self._guest_job(name, host, each) for each in domains.values()], limit=SHUT_DOWNS
+            )
+            if not all(stopped):  # what guests are plugged into stays as long as they do
+                raise StepFailedError("guests are left")
+            await self._network(name, host)
+            with self._journal.step("network", "project-folder", host=name):
+                await unbroken(host.disks.unlink_project(self._context.project, self._context.folder))
+
+        return job
+
+    def _guest_job(self, name: str, host: HostDrivers, domain: DomainState) -> Job:
+        async def job() -> None:
+            with self._journal.step("guests", f"stop:{domain.guest}", guest=domain.guest, host=name) as step:
+                await self._keep_snapshots(host, domain)
+                if domain.state in ("running", "paused"):
+                    limit = self._command.timeout
+                    if domain.state == "paused" or not await host.hypervisor.shut_down_domain(
+                        domain.name, limit
+                    ):
+                        if domain.state == "running":
+                            step.say(f"did not shut down within {limit:g} s, is switched off", Level.WARNING)
+                        await unbroken(host.hypervisor.destroy_domain(domain.name))
+                await unbroken(host.hypervisor.undefine_domain(domain.name))
+
+        return job
+
+    async def _keep_snapshots(self, host: HostDrivers, domain: DomainState) -> None:
+        """Libvirt forgets snapshots with the domain; their data stays in the disk, to be used again."""
+        snapshots = await host.hypervisor.snapshots(domain.name)
+        self._context.store.keep_snapshots(
+            self._context.project, domain.guest, [(each.name, each.xml) for each in snapshots]
+        )
+
+    async def _network(self, name: str, host: HostDrivers) -> None:
+        project = self._context.project
+        with self._journal.step("network", "bridges", host=name):
+            found = await host.switches.bridges(project)
+            await unbroken(host.switches.remove(sorted(found)))
+        with self._journal.step("network", "links", host=name):
+            ends = {
+                veth.left for testbed in self._testbeds for veth in testbed.wiring.veths if veth.host == name
+            }
+            present = await host.links.present(sorted(ends))
+            await unbroken(host.links.remove(sorted(present)))
+        with self._journal.step("network", "networks", host=name):
+            for network in await host.hypervisor.networks(project):
+                await unbroken(host.hypervisor.remove_network(network))
+
+    async def _purge(self, hosts: dict[str, HostDrivers]) -> None:
+        with self._journal.step("purge", "disks") as step:
+            paths = self._disks()
+            for host in hosts.values():
+                for path in paths:
+                    await unbroken(host.disks.remove(self._context.folder / path))
+            names = {name for testbed in self._testbeds for name in testbed.guests}
+            for name in names:
+                self._context.store.keep_snapshots(self._context.project, name, [])
+            step.say("disks are removed; the next build makes new ones")
+
+    def _disks(self) -> Iterable[str]:
+        """Clones before what they lie on, so that a removal that is cut short leaves no clone of nothing."""
+        guests = [guest for testbed in self._testbeds for guest in testbed.guests.values()]
+        ordered = sorted(guests, key=lambda guest: guest.golden is None)
+        disks = [guest.run.disk for guest in ordered if guest.run is not None and guest.run.disk is not None]
+        consoles = [console_log(guest.name) for guest in guests]
+        return dict.fromkeys([*disks, *consoles, RECORD, KNOWN_HOSTS])

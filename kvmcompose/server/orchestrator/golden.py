@@ -1,0 +1,155 @@
+"""Golden images: booted once, set up, shut down, frozen; made anew when what they are made from changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from kvmcompose.core.deployment import Level
+from kvmcompose.effects.files import write_atomic
+from kvmcompose.server.drivers import DriverError, HostDrivers
+from kvmcompose.server.journal import Journal
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.scripts import run_script, seal
+from kvmcompose.server.orchestrator.stages import Job, together, unbroken
+from kvmcompose.server.orchestrator.start import Starter
+from kvmcompose.server.orchestrator.testbed import PRIVATE, Guest, Testbed
+
+STAGE = "golden"
+RECORD = f"{PRIVATE}/golden.json"
+_SHUT_DOWN_SECONDS = 120.0
+
+
+class Frozen(msgspec.Struct, frozen=True):
+    """A golden image that was made: from what, and what its file looked like then."""
+
+    recipe: str
+    signature: str
+
+
+class GoldenImages:
+    """The golden images of a testbed."""
+
+    def __init__(self, context: Context, testbed: Testbed, journal: Journal, starter: Starter) -> None:
+        self._context = context
+        self._testbed = testbed
+        self._journal = journal
+        self._starter = starter
+        self._record = read_record(testbed.folder)
+
+    async def check(self, *, reset: bool) -> list[tuple[str, str | None]]:
+        """Why images that have to be made cannot be: clones hold data that lies on the old ones."""
+        if reset:
+            return []
+        reasons: list[tuple[str, str | None]] = []
+        for golden in self._testbed.golden:
+            if await self._is_made(golden):
+                continue
+            holding = [clone.name for clone in await self._clones_with_data(golden)]
+            if holding:
+                why = (
+                    f"the golden image {golden.name} has to be set up anew, and clones have data on top of it"
+                )
+                hint = "up --reset-clones makes these clones anew: what they wrote is lost"
+                reasons.append((f"{why}: {', '.join(holding)}", hint))
+        return reasons
+
+    async def _is_made(self, golden: Guest) -> bool:
+        made = self._record.get(golden.name)
+        if made is None or made.recipe != self._testbed.golden_recipe(golden):
+            return False
+        try:
+            return made.signature == await self._host(golden).disks.signature(self._disk(golden))
+        except DriverError:
+            return False
+
+    async def _clones_with_data(self, golden: Guest) -> list[Guest]:
+        disks = self._host(golden).disks
+        return [
+            clone
+            for clone in self._testbed.clones(golden.name)
+            if clone.run is not None and not await disks.pristine(self._disk(clone))
+        ]
+
+    async def provide(self, limits: dict[str, int]) -> set[str]:
+        """Make those that are not there; the names of those that could not be made."""
+        images = [golden for golden in self._testbed.golden if not await self._is_made(golden)]
+
+        def job(golden: Guest) -> Job:
+            return lambda: self._make(golden)
+
+        results = await together([job(golden) for golden in images], limit=min(limits.values(), default=1))
+        return {golden.name for golden, good in zip(images, results, strict=True) if not good}
+
+    async def _make(self, golden: Guest) -> None:
+        host, disk = self._host(golden), self._disk(golden)
+        domain = golden.state.hostname
+        where = {"guest": golden.name, "host": host.name}
+        with self._journal.step(STAGE, f"prepare:{golden.name}", **where) as step:
+            for clone in await self._clones_with_data(golden):
+                step.say(f"{clone.name} is made anew: its golden image changes", Level.WARNING)
+                await unbroken(host.disks.reset_overlay(self._disk(clone)))
+            await unbroken(self._clear(golden, host))
+        try:
+            await self._starter.start(golden, None, STAGE)
+            login = await self._starter.login(golden)
+            for script in golden.run.setup_scripts if golden.run else ():
+                name = script.rpartition("/")[2]
+                with self._journal.step(STAGE, f"shared_setup:{golden.name}:{name}", **where) as step:
+                    await run_script(self._context.shell, login, script, step.output)
+            with self._journal.step(STAGE, f"freeze:{golden.name}", **where):
+                await seal(self._context.shell, login)
+                if not await host.hypervisor.shut_down_domain(domain, _SHUT_DOWN_SECONDS):
+                    raise DriverError(
+                        f"{golden.name} did not shut down within {_SHUT_DOWN_SECONDS:.0f} s",
+                        hint="what it was doing, its console shows: .kvm-compose/consoles",
+                    )
+                await unbroken(self._freeze(golden, host, disk))
+        finally:
+            # failed or cancelled: a golden image stays off, and is begun anew by the next `up`
+            await unbroken(self._switch_off(domain, host))
+
+    async def _clear(self, golden: Guest, host: HostDrivers) -> None:
+        """Whatever an attempt before has left."""
+        disk = self._disk(golden)
+        await self._switch_off(golden.state.hostname, host)
+        self._forget(golden)
+        await host.disks.set_frozen(disk, frozen=False)
+        if not await host.disks.pristine(disk):
+            await host.disks.reset_overlay(disk)
+
+    @staticmethod
+    async def _switch_off(domain: str, host: HostDrivers) -> None:
+        await host.hypervisor.destroy_domain(domain)
+        await host.hypervisor.undefine_domain(domain)
+
+    async def _freeze(self, golden: Guest, host: HostDrivers, disk: Path) -> None:
+        await host.hypervisor.undefine_domain(golden.state.hostname)
+        await host.disks.set_frozen(disk, frozen=True)
+        made = Frozen(self._testbed.golden_recipe(golden), await host.disks.signature(disk))
+        self._record[golden.name] = made
+        self._write()
+
+    def _forget(self, golden: Guest) -> None:
+        if self._record.pop(golden.name, None) is not None:
+            self._write()
+
+    def _write(self) -> None:
+        write_atomic(self._testbed.folder / RECORD, msgspec.json.encode(self._record))
+
+    def _host(self, guest: Guest) -> HostDrivers:
+        return self._context.host_of(guest, self._testbed)
+
+    def _disk(self, guest: Guest) -> Path:
+        assert guest.run is not None  # noqa: S101 (only images of guests that run are made)
+        assert guest.run.disk is not None  # noqa: S101
+        return self._testbed.folder / guest.run.disk
+
+
+def read_record(folder: Path) -> dict[str, Frozen]:
+    """The golden images that were made in a project; none when that cannot be read."""
+    try:
+        return msgspec.json.decode((folder / RECORD).read_bytes(), type=dict[str, Frozen])
+    except (OSError, msgspec.MsgspecError):
+        return {}

@@ -1,0 +1,81 @@
+"""Scripts inside guests. They came with the seed; here they are run, and it is noted that they were.
+
+What has run is noted in the guest itself: it stays true whatever becomes of the server, and goes with the
+disk when that is made anew or put back to a snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+
+from kvmcompose.server.drivers import DriverError, Login, Shell
+
+#: Where it is noted, by guest: a clone has its golden image's disk below its own.
+_DONE = "/etc/nocloud/done"
+
+#: A script without ``#!`` is one for sh. It finds the context in its working directory and the environment
+#: of the YAML in its own.
+_RUN = """\
+mkdir -p /etc/nocloud/context && cd /etc/nocloud/context || exit
+if [ -e ../environment ]; then set -a; . ../environment; set +a; fi
+if [ "$(head -c 2 "$1")" = "#!" ]; then exec "$1"; else exec sh "$1"; fi
+"""
+
+#: Before a golden image is shut down: what must not be the same in all clones, or not be theirs already.
+_SEAL = """\
+rm -f /etc/nocloud/ready
+if [ -s /etc/machine-id ]; then : >/etc/machine-id; fi
+sync
+"""
+
+
+def as_root(login: Login, argv: Sequence[str]) -> list[str]:
+    """The command for a guest that runs ``argv`` as root."""
+    return [*argv] if login.user == "root" else ["sudo", "-n", "--", *argv]
+
+
+def marker(guest: str, script: str) -> str:
+    """The file in the guest that tells that a set-up script has run in this guest's life."""
+    return f"{_DONE}/{guest}/{PurePosixPath(script).name}"
+
+
+async def run_script(shell: Shell, login: Login, script: str, output: Callable[[str], None]) -> None:
+    """Run a script of the seed as root. Raises DriverError when it fails."""
+    status = await shell.run(login, as_root(login, ["sh", "-c", _RUN, "kvm-compose", script]), output)
+    if status != 0:
+        name = PurePosixPath(script).name.partition("-")[2]
+        raise DriverError(
+            f"{name} ended with status {status}",
+            hint=f"to look around in the guest: kvm-compose ssh {login.guest}; it lies at {script}",
+        )
+
+
+async def has_run(shell: Shell, login: Login, script: str) -> bool:
+    """Whether a set-up script has run in this guest's life."""
+    argv = as_root(login, ["test", "-e", marker(login.guest, script)])
+    return await shell.run(login, argv, _ignore) == 0
+
+
+async def note_run(shell: Shell, login: Login, script: str) -> None:
+    """Note that it has."""
+    path = marker(login.guest, script)
+    note = 'mkdir -p "${1%/*}" && : >"$1"'
+    await _must(shell, login, ["sh", "-c", note, "kvm-compose", path])
+
+
+async def seal(shell: Shell, login: Login) -> None:
+    """Make a golden image ready to be cloned; to be shut down next."""
+    await _must(shell, login, ["sh", "-c", _SEAL])
+
+
+async def _must(shell: Shell, login: Login, argv: list[str]) -> None:
+    printed: list[str] = []
+    status = await shell.run(login, as_root(login, argv), printed.append)
+    if status != 0:
+        said = printed[-1] if printed else f"status {status}"
+        raise DriverError(f"a command of kvm-compose's own failed in {login.guest}: {said}")
+
+
+def _ignore(_line: str) -> None:
+    pass

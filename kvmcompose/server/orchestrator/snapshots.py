@@ -1,0 +1,133 @@
+"""Snapshots of guests: disks and, of guests that run, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+
+from kvmcompose.core.deployment import Snapshot, SnapshotStatus, SnapshotVerb
+from kvmcompose.core.errors import RefusedError
+from kvmcompose.server.drivers import DomainState
+from kvmcompose.server.journal import Journal, Refusals, StepFailedError
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.stages import Job, together, unbroken
+from kvmcompose.server.orchestrator.testbed import Guest
+
+#: Writing memory to disks gains nothing from many at a time.
+_LIMIT = 2
+
+
+class Snapshots:
+    """The snapshots of a deployment."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._testbed = context.current
+
+    async def do(self, command: Snapshot, journal: Journal) -> None:
+        """Make, restore or delete. Raises RefusedError when nothing was changed, StepFailedError."""
+        guests = await self._chosen(command)
+        hypervisors = {guest.name: self._context.host_of(guest, self._testbed).hypervisor for guest in guests}
+        await self._check(command, guests)
+
+        def job(guest: Guest) -> Job:
+            hypervisor = hypervisors[guest.name]
+            verbs = {
+                SnapshotVerb.CREATE: hypervisor.create_snapshot,
+                SnapshotVerb.RESTORE: hypervisor.restore_snapshot,
+                SnapshotVerb.DELETE: hypervisor.delete_snapshot,
+            }
+
+            async def run() -> None:
+                with journal.step(
+                    "snapshot",
+                    f"{command.verb}:{guest.name}",
+                    guest=guest.name,
+                    host=guest.state.testbed_host,
+                ) as step:
+                    work: Awaitable[None] = verbs[command.verb](guest.state.hostname, command.name)
+                    await unbroken(work)
+                    step.say(f"{command.verb} {command.name}")
+
+            return run
+
+        results = await together([job(guest) for guest in guests], limit=_LIMIT)
+        if not all(results):
+            failed = [guest.name for guest, good in zip(guests, results, strict=True) if not good]
+            raise StepFailedError(f"snapshot {command.verb} failed: {', '.join(failed)}")
+
+    async def _chosen(self, command: Snapshot) -> list[Guest]:
+        domains = await self._context.domains(self._testbed)
+        if command.guests:
+            chosen = [self._context.guest(self._testbed, name) for name in dict.fromkeys(command.guests)]
+            absent = [guest.name for guest in chosen if guest.name not in domains]
+        else:
+            chosen = [guest for guest in self._testbed.runnable if guest.run and guest.run.disk]
+            absent = [] if domains else [self._context.project]
+            chosen = [guest for guest in chosen if guest.name in domains]
+        if absent:
+            raise RefusedError(
+                f"not there, as the testbed is not up: {', '.join(absent)}", hint="kvm-compose up"
+            )
+        return chosen
+
+    async def _check(self, command: Snapshot, guests: list[Guest]) -> None:
+        """Whatever would fail for one guest, before it is done to another."""
+        reasons: list[tuple[str, str | None]] = []
+        for guest in guests:
+            names = [each.name for each in await self._known(guest)]
+            if command.verb is SnapshotVerb.CREATE and command.name in names:
+                reasons.append(
+                    (
+                        f"{guest.name} has a snapshot {command.name} already",
+                        "choose another name, or delete it",
+                    )
+                )
+            elif command.verb is not SnapshotVerb.CREATE and command.name not in names:
+                known = ", ".join(names) or "none"
+                reasons.append((f"{guest.name} has no snapshot {command.name}", f"it has: {known}"))
+        if reasons:
+            raise Refusals(reasons)
+
+    async def _known(self, guest: Guest) -> list[SnapshotStatus]:
+        hypervisor = self._context.host_of(guest, self._testbed).hypervisor
+        return [
+            SnapshotStatus(
+                guest=guest.name,
+                name=each.name,
+                created=datetime.fromtimestamp(each.created, UTC).isoformat().replace("+00:00", "Z"),
+                state=each.state,
+                current=each.current,
+            )
+            for each in await hypervisor.snapshots(guest.state.hostname)
+        ]
+
+    async def shown(self, guest: str | None) -> list[SnapshotStatus]:
+        """The snapshots of one guest, or of all. Raises RefusedError for an unknown guest."""
+        guests = [self._context.guest(self._testbed, guest)] if guest else self._testbed.runnable
+        domains: dict[str, DomainState] = await self._context.domains(self._testbed)
+        found: list[SnapshotStatus] = []
+        for each in guests:
+            if each.name in domains:
+                found += await self._known(each)
+            else:
+                found += self._noted(each)
+        return found
+
+    def _noted(self, guest: Guest) -> list[SnapshotStatus]:
+        """Those of a guest that is down, from what was noted when it was taken down."""
+        import xml.etree.ElementTree as ET  # noqa: PLC0415 (what libvirt wrote, read seldom)
+
+        found = []
+        for name, xml in self._context.store.snapshots(self._context.project, guest.name):
+            tree = ET.fromstring(xml)  # noqa: S314 (see above)
+            created = datetime.fromtimestamp(float(tree.findtext("creationTime") or 0), UTC)
+            found.append(
+                SnapshotStatus(
+                    guest=guest.name,
+                    name=name,
+                    created=created.isoformat().replace("+00:00", "Z"),
+                    state=tree.findtext("state") or "",
+                )
+            )
+        return found

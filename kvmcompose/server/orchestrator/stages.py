@@ -1,0 +1,58 @@
+"""Running steps: several at a time, each one noted, none cut off at a point from which nothing goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from kvmcompose.server.journal import StepFailedError
+
+Job = Callable[[], Awaitable[None]]
+_T = TypeVar("_T")
+
+
+async def together(jobs: Sequence[Job], *, limit: int) -> list[bool]:
+    """Run all jobs, at most ``limit`` at a time; whether each one succeeded.
+
+    One that fails does not stop the others. When cancelled, all are, and have ended when this returns.
+    """
+    places = asyncio.Semaphore(max(1, limit))
+
+    async def run(job: Job) -> None:
+        async with places:
+            await job()
+
+    tasks = [asyncio.create_task(run(job)) for job in jobs]
+    try:
+        if tasks:
+            await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    errors = [task.exception() for task in tasks]
+    for error in errors:
+        if error is not None and not isinstance(error, StepFailedError):
+            raise error
+    return [error is None for error in errors]
+
+
+async def unbroken(work: Awaitable[_T]) -> _T:
+    """Do something to its end even when cancelled meanwhile; the cancellation comes after it.
+
+    For short changes to a host, which are whole or not begun at the boundary of a step.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        if not task.cancelled():
+            task.exception()  # whatever it was, nobody asks any more
+        raise asyncio.CancelledError
+    return task.result()

@@ -1,0 +1,107 @@
+"""Starting one guest and waiting for it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from kvmcompose.core.deployment import Level
+from kvmcompose.render.domain import console_log
+from kvmcompose.server.drivers import DomainState, DriverError, HostDrivers, Login
+from kvmcompose.server.journal import Journal, RunningStep
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.stages import unbroken
+from kvmcompose.server.orchestrator.testbed import Guest, Testbed
+
+#: How long a guest may take to be reachable, in seconds, where its YAML does not say.
+READY_SECONDS = {"kvm": 300.0, "qemu": 900.0}
+#: So much of a guest's console is shown when it does not come up.
+_CONSOLE_LINES = 30
+_LEASE_SECONDS = 0.5
+
+
+class Starter:
+    """Starts guests."""
+
+    def __init__(self, context: Context, testbed: Testbed, journal: Journal) -> None:
+        self._context = context
+        self._testbed = testbed
+        self._journal = journal
+
+    async def start(self, guest: Guest, domain: DomainState | None, stage: str) -> None:
+        """Start a guest unless it runs, and wait until it can be worked with. Raises StepFailedError."""
+        host = self._context.host_of(guest, self._testbed)
+        where = {"guest": guest.name, "host": host.name}
+        with self._journal.step(stage, f"start:{guest.name}", **where) as step:
+            if domain is not None and domain.state == "running":
+                step.skip()
+            else:
+                await unbroken(self._start(guest, host))
+        if guest.run is None or not guest.run.cloud_init or guest.address is None:
+            return
+        with self._journal.step(stage, f"wait:{guest.name}", **where) as step:
+            try:
+                await self._wait(guest, host)
+            except DriverError:
+                await self._show_console(guest, host, step)
+                raise
+
+    async def _start(self, guest: Guest, host: HostDrivers) -> None:
+        run = guest.run
+        assert run is not None  # noqa: S101 (only guests that run are started)
+        store, project = self._context.store, self._context.project
+        if run.disk is not None and await host.disks.pristine(self._testbed.folder / run.disk):
+            # the disk is new: with it a life of the guest begins
+            await self._context.shell.forget(self._testbed.login(guest, guest.address or ""))
+            store.keep_snapshots(project, guest.name, [])
+        await host.hypervisor.start_domain(self._testbed.read(run.domain_xml))
+        for _name, xml in store.snapshots(project, guest.name):
+            await host.hypervisor.know_snapshot(guest.state.hostname, xml)
+
+    async def _wait(self, guest: Guest, host: HostDrivers) -> None:
+        run = guest.run
+        assert run is not None  # noqa: S101 (see above)
+        limit = run.ready_timeout or READY_SECONDS.get(guest.state.virt_type, READY_SECONDS["qemu"])
+        ready = asyncio.create_task(self._wait_ready(guest, limit))
+        off = asyncio.create_task(host.hypervisor.wait_off(guest.state.hostname))
+        try:
+            await asyncio.wait([ready, off], return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                ready.result()
+                return
+            off.result()
+            raise DriverError(
+                f"{guest.name} went off while it was being waited for",
+                hint=f"its console: {console_log(guest.name)} in the project folder",
+            )
+        finally:
+            for task in (ready, off):
+                task.cancel()
+            await asyncio.gather(ready, off, return_exceptions=True)
+
+    async def _wait_ready(self, guest: Guest, limit: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + limit
+        login = await self.login(guest, end)
+        await self._context.shell.wait_ready(login, max(1.0, end - loop.time()))
+
+    async def login(self, guest: Guest, end: float = 0) -> Login:
+        """How to get into a guest, waiting for its address until the loop's clock says ``end``.
+
+        Raises DriverError when it has none by then.
+        """
+        while True:
+            address = await self._context.address(guest, self._testbed)
+            if address is not None:
+                return self._testbed.login(guest, address)
+            if asyncio.get_running_loop().time() >= end:
+                raise DriverError(
+                    f"{guest.name} has not asked for an address by DHCP",
+                    hint="whether it has booted, its console shows: kvm-compose console",
+                )
+            await asyncio.sleep(_LEASE_SECONDS)
+
+    async def _show_console(self, guest: Guest, host: HostDrivers, step: RunningStep) -> None:
+        path = self._testbed.folder / console_log(guest.name)
+        text = await host.disks.read_tail(path, _CONSOLE_LINES)
+        step.say(f"the end of {guest.name}'s console ({console_log(guest.name)}):", Level.ERROR)
+        step.say(text or "(it printed nothing)", Level.OUTPUT)

@@ -1,0 +1,123 @@
+"""How a testbed is doing, and how its guests are reached."""
+
+from __future__ import annotations
+
+import time
+
+from kvmcompose.core.deployment import GuestAccess, GuestStatus, Phase, TestbedStatus
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.server.drivers import DomainState
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.differences import differences
+from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, Deployed, Guest, Testbed
+
+
+class Meter:
+    """Turns CPU time into a share, by remembering the last look at each guest."""
+
+    def __init__(self) -> None:
+        self._looks: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def share(self, project: str, domain: DomainState) -> float | None:
+        """CPUs kept busy since the last look, or since the guest's start when this is the first."""
+        if domain.cpu_seconds is None:
+            return None
+        now = time.monotonic()
+        key = (project, domain.name)
+        then, used = self._looks.get(key, (None, 0.0))
+        self._looks[key] = (now, domain.cpu_seconds)
+        if then is None or domain.cpu_seconds < used:
+            return domain.cpu_seconds / domain.uptime if domain.uptime else None
+        return (domain.cpu_seconds - used) / (now - then) if now > then else None
+
+
+async def status(context: Context, meter: Meter) -> TestbedStatus:
+    """The deployment and its guests as they are now. Raises RefusedError when nothing was ever built."""
+    testbed = context.current
+    domains = await context.domains(testbed)
+    guests = [
+        await _guest_status(context, testbed, guest, domains.get(name), meter)
+        for name, guest in testbed.guests.items()
+    ]
+    return TestbedStatus(
+        deployment=context.deployment,
+        guests=tuple(guests),
+        differences=tuple(_differences(context, domains)),
+    )
+
+
+async def _guest_status(
+    context: Context, testbed: Testbed, guest: Guest, domain: DomainState | None, meter: Meter
+) -> GuestStatus:
+    if domain is not None:
+        state = domain.state
+    elif guest.run is None:
+        state = "unsupported"
+    else:
+        state = "golden" if guest.state.is_golden_image else "absent"
+    runs = domain is not None and domain.state == "running"
+    address = guest.address
+    if address == "dynamic":
+        address = await context.address(guest, testbed) if runs else None
+    return GuestStatus(
+        name=guest.name,
+        kind=guest.state.kind,
+        host=guest.state.testbed_host,
+        state=state,
+        address=address,
+        golden_image=guest.golden,
+        uptime=domain.uptime if domain is not None and runs else None,
+        cpu=meter.share(context.project, domain) if domain is not None and runs else None,
+        memory_mb=domain.memory_mb if domain is not None and runs else None,
+    )
+
+
+def _differences(context: Context, domains: dict[str, DomainState]) -> list[str]:
+    found = []
+    if context.deployment.state is Phase.UP:
+        found = [
+            f"guest {guest.name} does not run"
+            for guest in context.current.runnable
+            if guest.name not in domains or domains[guest.name].state != "running"
+        ]
+    if context.deployed is None:
+        return found
+    try:
+        built = Deployed.of(context.built)
+    except KvmComposeError as error:
+        return [*found, error.message]
+    live = {name for name, domain in domains.items() if domain.state == "running"}
+    return found + differences(context.deployed, built, known=domains.keys(), live=live)
+
+
+async def access(context: Context) -> list[GuestAccess]:
+    """How each guest is reached. Raises RefusedError when nothing was ever built."""
+    testbed = context.current
+    found = []
+    for guest in testbed.guests.values():
+        if guest.run is None:
+            continue
+        address = guest.address
+        if address == "dynamic":
+            address = await context.address(guest, testbed)
+        found.append(
+            GuestAccess(
+                name=guest.name,
+                host=guest.state.testbed_host,
+                domain=guest.state.hostname,
+                libvirt_uri=testbed.state.testbed_hosts[guest.state.testbed_host].libvirt_uri,
+                user=guest.run.username,
+                address=address,
+                identity_file=str(testbed.identity_file),
+                known_hosts=str(testbed.folder / KNOWN_HOSTS),
+                host_key_alias=guest.state.hostname,
+                groups=tuple(
+                    dict.fromkeys(
+                        nic.bridge
+                        for nic in guest.state.interfaces
+                        if nic.bridge != testbed.wiring.network.name
+                    )
+                ),
+            )
+        )
+    return found

@@ -1,0 +1,212 @@
+"""A testbed as the orchestrator sees it: its state, what its guests and networks come to, its files.
+
+Nothing here looks at the YAML: ``state.json`` and the artefacts are all there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kvmcompose.core.deployable import DomainGuest, Wiring
+from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.core.model import Host
+from kvmcompose.core.state import GuestState, State, decode_state
+from kvmcompose.effects.files import digest_bytes, digest_file, expand
+from kvmcompose.guests import guest_kind
+from kvmcompose.networks import dialect
+from kvmcompose.server.drivers import Login
+
+#: What the server keeps in a project folder, beside what the build keeps there.
+PRIVATE = ".kvm-compose"
+KNOWN_HOSTS = f"{PRIVATE}/known_hosts"
+
+
+class Guest(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest and how it is run; ``run`` is None for a kind that cannot run yet."""
+
+    state: GuestState
+    run: DomainGuest | None
+    address: str | None
+
+    @property
+    def name(self) -> str:
+        """Its name in the YAML."""
+        return self.state.name
+
+    @property
+    def golden(self) -> str | None:
+        """The golden image it is a clone of."""
+        return self.state.extra_info.reference_image
+
+
+class Testbed:
+    """What ``state.json`` and the artefacts of a project folder say."""
+
+    __test__ = False  # not a test, whatever its name
+
+    def __init__(self, folder: Path, document: bytes) -> None:
+        """Raises KvmComposeError when the document is no state."""
+        self.folder = folder
+        self.document = document
+        self.state: State = decode_state(document)
+        self.project = self.state.project_name
+        self.wiring: Wiring = dialect(self.state.network["dialect"]).wiring(self.state)
+        self.guests: Mapping[str, Guest] = {
+            name: self._guest(state) for name, state in self.state.testbed_guests.items()
+        }
+
+    def _guest(self, state: GuestState) -> Guest:
+        address = next(
+            (nic.ip for nic in state.interfaces if nic.bridge in self.wiring.reachable),
+            None,
+        )
+        return Guest(
+            state=state, run=guest_kind(state.kind).deployable(state, self.state.shared), address=address
+        )
+
+    @property
+    def main_host(self) -> Host:
+        """The host that the testbed is driven from."""
+        return next(host for host in self.state.testbed_hosts.values() if host.is_main_host)
+
+    @property
+    def runnable(self) -> list[Guest]:
+        """The guests that are started: no golden images, none of a kind that cannot run yet."""
+        return [
+            guest
+            for guest in self.guests.values()
+            if guest.run is not None and not guest.state.is_golden_image
+        ]
+
+    @property
+    def golden(self) -> list[Guest]:
+        """The golden images that have to be set up before their clones start."""
+        return [
+            guest
+            for guest in self.guests.values()
+            if guest.state.is_golden_image and guest.run is not None and guest.run.setup_scripts
+        ]
+
+    def clones(self, golden: str) -> list[Guest]:
+        """The clones of a golden image."""
+        return [guest for guest in self.guests.values() if guest.golden == golden]
+
+    @property
+    def unsupported(self) -> list[Guest]:
+        """Guests of kinds that cannot run yet."""
+        return [guest for guest in self.guests.values() if guest.run is None]
+
+    @property
+    def identity_file(self) -> Path:
+        """The private key that guests let in."""
+        return self.folder / expand(self.state.testbed_guest_shared_config.ssh_private_key_location)
+
+    def login(self, guest: Guest, address: str) -> Login:
+        """How to get into a guest."""
+        assert guest.run is not None  # noqa: S101 (only guests that run are logged into)
+        return Login(
+            guest=guest.name,
+            alias=guest.state.hostname,
+            address=address,
+            user=guest.run.username or "root",
+            identity_file=self.identity_file,
+            known_hosts=self.folder / KNOWN_HOSTS,
+        )
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """The digests of what guests and networks are started from, by path; disks are left out."""
+        paths = [self.wiring.network.xml]
+        for guest in self.guests.values():
+            if guest.run is not None:
+                paths += [path for path in guest.run.files if path != guest.run.disk]
+        return {path: digest_file(self.folder / path) for path in paths if (self.folder / path).is_file()}
+
+    def missing(self) -> list[str]:
+        """Artefacts that the state speaks of and that are not there."""
+        paths = {self.wiring.network.xml: None}
+        for guest in self.guests.values():
+            if guest.run is not None:
+                paths.update(dict.fromkeys(guest.run.files))
+        return [path for path in paths if not (self.folder / path).is_file()]
+
+    def read(self, path: str) -> str:
+        """The text of an artefact. Raises KvmComposeError."""
+        try:
+            return (self.folder / path).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise KvmComposeError(f"{path}: {error}", hint="build it anew: kvm-compose generate") from error
+
+    def golden_recipe(self, guest: Guest) -> str:
+        """What a golden image is made from: its seed, with scripts and context in it, and its base image.
+
+        The base image is named by its content, as links to images carry their digest.
+        """
+        assert guest.run is not None  # noqa: S101 (a golden image runs)
+        seeds = [self.digests.get(path, "") for path in guest.run.files if path.endswith(".iso")]
+        base = _backing_file(self.folder / guest.run.disk) if guest.run.disk else ""
+        return digest_bytes("\n".join([*seeds, base]).encode())
+
+
+def _backing_file(disk: Path) -> str:
+    from kvmcompose.effects.qcow2 import read_header  # noqa: PLC0415
+
+    return read_header(disk).backing_file or ""
+
+
+class Deployed(msgspec.Struct, frozen=True, kw_only=True):
+    """What was brought up: the state's document and the digests of the files it was started from.
+
+    Noted before anything is changed, so that whatever happens then it can be taken down again. An entry of
+    a guest that was up already is what it was started from.
+    """
+
+    state: Any
+    files: dict[str, str]
+
+    @staticmethod
+    def of(testbed: Testbed) -> Deployed:
+        """The testbed as it lies there now."""
+        return Deployed(state=msgspec.json.decode(testbed.document), files=testbed.digests)
+
+    def encode(self) -> bytes:
+        """For the store."""
+        return msgspec.json.encode(self)
+
+    def testbed(self, folder: Path) -> Testbed:
+        """What was brought up, as a testbed."""
+        return Testbed(folder, msgspec.json.encode(self.state))
+
+
+def decode_deployed(document: bytes | None) -> Deployed | None:
+    """From the store."""
+    return msgspec.json.decode(document, type=Deployed) if document is not None else None
+
+
+def read_testbed(folder: Path) -> Testbed:
+    """The testbed of a project folder. Raises RefusedError when it has not been built."""
+    try:
+        document = (folder / "state.json").read_bytes()
+    except OSError as error:
+        raise RefusedError(
+            f"{folder / 'state.json'} cannot be read: {(error.strerror or str(error)).lower()}",
+            hint="build the testbed first: kvm-compose generate",
+        ) from error
+    try:
+        testbed = Testbed(folder, document)
+    except RefusedError:
+        raise
+    except (KvmComposeError, msgspec.MsgspecError, KeyError) as error:
+        raise RefusedError(
+            f"{folder / 'state.json'}: {error}", hint="build it anew: kvm-compose generate"
+        ) from error
+    missing = testbed.missing()
+    if missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")  # noqa: PLR2004
+        raise RefusedError(f"artefacts are missing: {shown}", hint="build them: kvm-compose generate")
+    return testbed

@@ -1,0 +1,319 @@
+"""``up``: each stage in order, each step of it once more if need be; what is there already is left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+
+from kvmcompose.core.deployment import Level, Phase, Up
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.server.drivers import DomainState, DriverError, HostDrivers, HypervisorFacts, SwitchPlan
+from kvmcompose.server.journal import Journal, Refusals, RunningStep, StepFailedError
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.differences import differences
+from kvmcompose.server.orchestrator.golden import GoldenImages
+from kvmcompose.server.orchestrator.scripts import has_run, note_run, run_script
+from kvmcompose.server.orchestrator.stages import Job, together, unbroken
+from kvmcompose.server.orchestrator.start import Starter
+from kvmcompose.server.orchestrator.testbed import Deployed, Guest, Testbed
+
+#: Guests that boot at a time, for each CPU of their host: a boot under emulation keeps a CPU busy.
+BOOTS_PER_CPU = {"kvm": 4, "qemu": 2}
+#: Scripts and other work inside guests at a time.
+SCRIPTS = 16
+
+
+class BringUp:
+    """One ``up``."""
+
+    def __init__(self, context: Context, command: Up, journal: Journal) -> None:
+        self._context = context
+        self._command = command
+        self._journal = journal
+        self._testbed: Testbed = context.built
+        self._hosts = context.hosts(self._testbed)
+        self._facts: dict[str, HypervisorFacts] = {}
+        self._domains: dict[str, DomainState] = {}
+        self._failed: set[str] = set()
+        self._starter = Starter(context, self._testbed, journal)
+        self._golden = GoldenImages(context, self._testbed, journal, self._starter)
+
+    async def run(self) -> Phase:
+        """Raises RefusedError when nothing was changed, StepFailedError when something failed."""
+        await self._check()
+        if await self._is_up():
+            count = len(self._testbed.runnable)
+            self._journal.say(f"{self._context.project} is up already: {count} guests run, nothing to do")
+            return Phase.UP
+        store = self._context.store
+        store.set_deployed(self._context.project, self._to_be_deployed().encode())
+        await self._network()
+        await self._golden_images()
+        await self._guests()
+        await self._scripts("setup", lambda guest: guest.run.setup_scripts if guest.run else ())
+        await self._scripts("run", lambda guest: guest.run.run_scripts if guest.run else ())
+        if self._failed:
+            raise StepFailedError(f"{', '.join(sorted(self._failed))} did not come up")
+        self._journal.say(f"{self._context.project} is up: {len(self._testbed.runnable)} guests run")
+        return Phase.UP
+
+    # -- before anything is changed
+
+    async def _check(self) -> None:
+        """All that could be in the way, on all hosts at once. Raises Refusals."""
+        reasons: list[tuple[str, str | None]] = []
+        with self._journal.step("check", "check") as step:
+            for guest in self._testbed.unsupported:
+                step.say(
+                    f"{guest.name} is a {guest.state.kind} guest: these cannot run yet, it is left out",
+                    Level.WARNING,
+                )
+            found = await asyncio.gather(
+                *(self._check_host(name, host) for name, host in self._hosts.items())
+            )
+            reasons += [reason for each in found for reason in each]
+            if not reasons:
+                self._domains = await self._context.domains(self._testbed)
+                reasons += self._check_guests(step)
+                reasons += self._check_differences()
+                reasons += await self._golden.check(reset=self._command.reset_clones)
+            if reasons:
+                raise Refusals(reasons)
+
+    async def _check_host(self, name: str, host: HostDrivers) -> list[tuple[str, str | None]]:
+        reasons: list[tuple[str, str | None]] = []
+        checks: Sequence[Callable[[], Awaitable[None]]] = (
+            lambda: self._look_at(name, host),
+            host.switches.check,
+            lambda: self._check_bridges(name, host),
+        )
+        for check in checks:
+            try:
+                await check()
+            except KvmComposeError as error:
+                reasons.append((f"{name}: {error.message}", error.hint))
+        return reasons
+
+    async def _look_at(self, name: str, host: HostDrivers) -> None:
+        self._facts[name] = await host.hypervisor.facts()
+
+    async def _check_bridges(self, name: str, host: HostDrivers) -> None:
+        foreign = await host.switches.foreign(self._switch_plan(name))
+        if foreign:
+            raise DriverError(
+                f"Open vSwitch bridges of these names belong to somebody else: {', '.join(foreign)}",
+                hint="remove them (ovs-vsctl del-br NAME), or give the project another name: --project-name",
+            )
+
+    def _check_guests(self, step: RunningStep) -> list[tuple[str, str | None]]:
+        reasons: list[tuple[str, str | None]] = []
+        for guest in self._testbed.runnable:
+            run = guest.run
+            if run is None or guest.address is not None:
+                continue
+            if run.setup_scripts or run.run_scripts:
+                reasons.append(
+                    (
+                        f"{guest.name} has scripts to run, and no connection leads to it from the main host",
+                        "connect one of its bridges to the external_bridge, or take its scripts away",
+                    )
+                )
+            elif run.cloud_init:
+                step.say(f"no connection leads to {guest.name}: it is started, not waited for", Level.WARNING)
+        if any(guest.run and guest.run.cloud_init for guest in self._testbed.guests.values()):
+            key = self._testbed.identity_file
+            if not key.is_file():
+                reasons.append(
+                    (f"the guests' private key is not there: {key}", "kvm-compose generate makes it")
+                )
+        for name, facts in self._facts.items():
+            wanted = sum(
+                guest.state.definition["memory_mb"]
+                for guest in self._testbed.runnable
+                if guest.state.testbed_host == name
+            )
+            if wanted > facts.memory_mb:
+                step.say(
+                    f"{name} has {facts.memory_mb} MiB of memory; its guests may use {wanted} MiB",
+                    Level.WARNING,
+                )
+        return reasons
+
+    def _check_differences(self) -> list[tuple[str, str | None]]:
+        deployed = self._context.deployed
+        if deployed is None:
+            return []
+        live = {name for name, domain in self._domains.items() if domain.state == "running"}
+        found = differences(deployed, Deployed.of(self._testbed), known=self._domains.keys(), live=live)
+        if not found:
+            return []
+        project = self._context.project
+        return [
+            *((each, None) for each in found),
+            (
+                f"{project} is up as it was before these changes",
+                "kvm-compose down && kvm-compose up brings it up as it is now (disks are kept)",
+            ),
+        ]
+
+    async def _is_up(self) -> bool:
+        if self._context.deployment.state is not Phase.UP or self._command.rerun_scripts:
+            return False
+        running = {name for name, domain in self._domains.items() if domain.state == "running"}
+        if not {guest.name for guest in self._testbed.runnable} <= running:
+            return False
+        return all([await self._network_stands(name, host) for name, host in self._hosts.items()])
+
+    async def _network_stands(self, name: str, host: HostDrivers) -> bool:
+        network = self._testbed.wiring.network
+        if network.host == name and not (await host.hypervisor.networks(self._context.project)).get(
+            network.name
+        ):
+            return False
+        plan = self._switch_plan(name)
+        bridges = await host.switches.bridges(self._context.project)
+        wanted = {bridge.name: set[str]() for bridge in plan.bridges}
+        for veth in plan.veths:
+            wanted[veth.left_bridge].add(veth.left)
+            if not veth.right_is_linux:
+                wanted[veth.right_bridge].add(veth.right)
+        for tunnel in plan.tunnels:
+            wanted[tunnel.bridge].add(tunnel.name)
+        if not all(bridge in bridges and ports <= set(bridges[bridge]) for bridge, ports in wanted.items()):
+            return False
+        ends = [end for veth in plan.veths for end in (veth.left, veth.right)]
+        return await host.links.present(ends) == frozenset(ends)
+
+    def _to_be_deployed(self) -> Deployed:
+        """What is noted as being up: of guests that run already, what they were started from."""
+        built = Deployed.of(self._testbed)
+        before = self._context.deployed
+        if before is not None:
+            for name in self._domains.keys() - built.state["testbed_guests"].keys():
+                if name in before.state["testbed_guests"]:  # it has to be taken down one day
+                    built.state["testbed_guests"][name] = before.state["testbed_guests"][name]
+        return built
+
+    # -- the stages
+
+    def _switch_plan(self, name: str) -> SwitchPlan:
+        wiring = self._testbed.wiring
+        return SwitchPlan(
+            project=self._context.project,
+            datapath_type=self._testbed.state.testbed_hosts[name].datapath_type,
+            bridges=tuple(each for each in wiring.bridges if each.host == name),
+            veths=tuple(each for each in wiring.veths if each.host == name),
+            tunnels=tuple(each for each in wiring.tunnels if each.host == name),
+            nics=tuple(each for each in wiring.nics if each.host == name),
+        )
+
+    async def _network(self) -> None:
+        with self._journal.step("network", "project-folder"):
+            for host in self._hosts.values():
+                await unbroken(host.disks.link_project(self._context.project, self._context.folder))
+        jobs = [self._network_job(name, host) for name, host in self._hosts.items()]
+        self._must(await together(jobs, limit=len(jobs)))
+
+    def _network_job(self, name: str, host: HostDrivers) -> Job:
+        network = self._testbed.wiring.network
+        plan = self._switch_plan(name)
+
+        async def job() -> None:
+            if network.host == name:
+                with self._journal.step("network", f"network:{network.name}", host=name) as step:
+                    await unbroken(self._start_network(host))
+                    step.say(f"network {network.name} is active: {network.subnet} on {network.bridge}")
+            with self._journal.step("network", "links", host=name):
+                up = [nic.nic for nic in plan.nics]
+                await unbroken(host.links.apply(plan.veths, up=up, mtu=self._testbed.wiring.mtu))
+            with self._journal.step("network", "bridges", host=name) as step:
+                await unbroken(host.switches.apply(plan))
+                step.say(f"bridges: {', '.join(bridge.name for bridge in plan.bridges) or 'none'}")
+
+        return job
+
+    async def _start_network(self, host: HostDrivers) -> None:
+        """While no guest runs a network that has changed is made anew."""
+        network = self._testbed.wiring.network
+        deployed = self._context.deployed
+        changed = deployed is not None and deployed.files.get(network.xml) != self._testbed.digests.get(
+            network.xml
+        )
+        if changed and not self._domains:
+            await host.hypervisor.remove_network(network.name)
+        await host.hypervisor.start_network(self._testbed.read(network.xml))
+
+    async def _golden_images(self) -> None:
+        failed = await self._golden.provide(self._limits())
+        self._note({clone.name for name in failed for clone in self._testbed.clones(name)})
+
+    async def _guests(self) -> None:
+        limits = self._limits()
+        waiting = [guest for guest in self._testbed.runnable if guest.name not in self._failed]
+
+        def job(guest: Guest) -> Job:
+            return lambda: self._starter.start(guest, self._domains.get(guest.name), "guests")
+
+        groups = [
+            together([job(guest) for guest in mine], limit=limits[name])
+            for name in self._hosts
+            if (mine := [guest for guest in waiting if guest.state.testbed_host == name])
+        ]
+        results = await together_groups(groups)
+        ordered = [guest for name in self._hosts for guest in waiting if guest.state.testbed_host == name]
+        self._note({guest.name for guest, good in zip(ordered, results, strict=True) if not good})
+
+    def _limits(self) -> dict[str, int]:
+        """How many guests may boot at a time, by host."""
+        return {
+            name: max(2, facts.cpus * BOOTS_PER_CPU.get(self._testbed.state.testbed_hosts[name].virt_type, 2))
+            for name, facts in self._facts.items()
+        }
+
+    async def _scripts(self, stage: str, scripts_of: Callable[[Guest], Collection[str]]) -> None:
+        guests = [
+            guest for guest in self._testbed.runnable if guest.name not in self._failed and scripts_of(guest)
+        ]
+
+        def job(guest: Guest) -> Job:
+            async def run() -> None:
+                for script in scripts_of(guest):
+                    await self._script(stage, guest, script)
+
+            return run
+
+        results = await together([job(guest) for guest in guests], limit=SCRIPTS)
+        self._note({guest.name for guest, good in zip(guests, results, strict=True) if not good})
+
+    async def _script(self, stage: str, guest: Guest, script: str) -> None:
+        name = script.rpartition("/")[2]
+        with self._journal.step(
+            stage, f"{stage}:{guest.name}:{name}", guest=guest.name, host=guest.state.testbed_host
+        ) as step:
+            login = await self._starter.login(guest)
+            shell = self._context.shell
+            once = stage == "setup"
+            if once and not self._command.rerun_scripts and await has_run(shell, login, script):
+                step.skip()
+                return
+            await run_script(shell, login, script, step.output)
+            if once:
+                await note_run(shell, login, script)
+
+    # -- failures
+
+    def _note(self, failed: set[str]) -> None:
+        """Guests that go no further. Without ``keep_going`` nobody does once the stage is over."""
+        self._failed |= failed
+        if failed and not self._command.keep_going:
+            raise StepFailedError(f"{', '.join(sorted(failed))} did not come up")
+
+    @staticmethod
+    def _must(results: list[bool]) -> None:
+        if not all(results):
+            raise StepFailedError("the network did not come up")
+
+
+async def together_groups(groups: Sequence[Awaitable[list[bool]]]) -> list[bool]:
+    """The results of several groups that run side by side, in order."""
+    return [good for results in await asyncio.gather(*groups) for good in results]
