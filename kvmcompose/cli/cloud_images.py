@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kvmcompose.core.catalogue import unknown_image
-from kvmcompose.core.errors import InputError
+from kvmcompose.core.catalogue import BuiltImage, unknown_image
+from kvmcompose.core.errors import InputError, Location, Problem
 from kvmcompose.effects.image_store import default_store, read_catalogue
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvmcompose.core.catalogue import CatalogueImage
-    from kvmcompose.core.errors import Problem
     from kvmcompose.effects.image_store import ImageStore, StoredImage
     from kvmcompose.monitor.console import Console
 
@@ -27,6 +26,7 @@ examples:
   kvm-compose cloud-images                          what there is, and what is here
   kvm-compose cloud-images pull debian_12           fetch one now (a build fetches what it needs)
   kvm-compose cloud-images pull --refresh debian_12 fetch the newest version of one that moves on
+  kvm-compose cloud-images build micro              make the small guest for demos and tests
   kvm-compose cloud-images add my_image disk.qcow2  give an image of your own a name
   kvm-compose cloud-images verify                   read all again: is each still what it was?
 
@@ -43,6 +43,7 @@ class _Row(msgspec.Struct, kw_only=True):
     title: str | None = None
     cached: bool = False
     added_by_user: bool = False
+    built: bool = False
     path: str | None = None
     format: str | None = None
     size: int | None = None
@@ -62,6 +63,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     pull.add_argument("names", nargs="+", metavar="NAME")
     pull.add_argument("--refresh", action="store_true", help="fetch again what its publisher has replaced")
     pull.add_argument("--mirror", metavar="URL", help="fetch from URL/host/path (or set KVM_COMPOSE_MIRROR)")
+    build = actions.add_parser(
+        "build", help="build the image that nobody publishes (micro), unless it is here"
+    )
+    build.add_argument("name", metavar="NAME")
+    build.add_argument("--refresh", action="store_true", help="build anew, from the newest packages")
     add = actions.add_parser("add", help="copy an image of your own into the store, under a name")
     add.add_argument("name", metavar="NAME")
     add.add_argument("file", metavar="FILE", type=Path)
@@ -76,6 +82,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     actions: dict[str | None, Callable[[argparse.Namespace, Console, ImageStore], int]] = {
         None: _list,
         "pull": _pull,
+        "build": _build,
         "add": _add,
         "remove": _remove,
         "verify": _verify,
@@ -86,7 +93,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _list(arguments: argparse.Namespace, console: Console, store: ImageStore) -> int:
     here = {image.name: image for image in store.list()}
-    rows = [_row(image.name, image, here.pop(image.name, None)) for image in read_catalogue().images]
+    catalogue = read_catalogue()
+    known: tuple[CatalogueImage | BuiltImage, ...] = (*catalogue.images, *catalogue.built)
+    rows = [_row(image.name, image, here.pop(image.name, None)) for image in known]
     rows += [_row(image.name, None, image) for image in here.values()]
     if arguments.json:
         console.json(msgspec.to_builtins(rows))
@@ -96,9 +105,11 @@ def _list(arguments: argparse.Namespace, console: Console, store: ImageStore) ->
     return 0
 
 
-def _row(name: str, known: CatalogueImage | None, here: StoredImage | None) -> _Row:
+def _row(name: str, known: CatalogueImage | BuiltImage | None, here: StoredImage | None) -> _Row:
     row = _Row(name=name)
-    if known is not None:
+    if isinstance(known, BuiltImage):
+        row.title, row.built = known.title, True
+    elif known is not None:
         row.title, row.format, row.url, row.sha256 = known.title, known.format, known.url, known.sha256
         row.checksum_algorithm, row.checksums_url = known.checksum_algorithm, known.checksums_url
         row.note = known.note or None
@@ -112,7 +123,8 @@ def _row(name: str, known: CatalogueImage | None, here: StoredImage | None) -> _
 def _cells(row: _Row) -> list[str]:
     here = "added" if row.added_by_user else "yes" if row.cached else "no"
     size = "-" if row.size is None else _in_units(row.size)
-    return [row.name, here, size, row.sha256 or row.checksums_url or "-", row.url or "added by you"]
+    source = "added by you" if row.added_by_user else "built here" if row.built else row.url or "-"
+    return [row.name, here, size, row.sha256 or row.checksums_url or "-", source]
 
 
 def _pull(arguments: argparse.Namespace, console: Console, store: ImageStore) -> int:
@@ -123,6 +135,8 @@ def _pull(arguments: argparse.Namespace, console: Console, store: ImageStore) ->
         image = catalogue.find(name)
         if image is not None:
             wanted.append(image)
+        elif built := catalogue.find_built(name):
+            problems.append(_wrong_way(name, "is built, not fetched", built.command))
         elif store.find(name) is None:
             problems += unknown_image(name, catalogue.names()).problems
         else:
@@ -139,6 +153,29 @@ def _pull(arguments: argparse.Namespace, console: Console, store: ImageStore) ->
             console.say(f"{image.name}: {_in_units(stored.size)}, sha256 {stored.sha256}")
             console.say(f"    checked against the {_vouched(stored)}")
     return 0
+
+
+def _build(arguments: argparse.Namespace, console: Console, store: ImageStore) -> int:
+    from kvmcompose.effects import micro
+
+    name, catalogue = arguments.name, read_catalogue()
+    if catalogue.find(name):
+        raise InputError([_wrong_way(name, "is fetched, not built", f"kvm-compose cloud-images pull {name}")])
+    if name != micro.NAME:
+        raise unknown_image(name, [image.name for image in catalogue.built])
+    before = store.find(name)
+    stored = micro.build_into(store, lambda text: console.say(f"{name}: {text}"), refresh=arguments.refresh)
+    if before is not None and before.sha256 == stored.sha256:
+        console.say(f"{name} is here already, sha256 {stored.sha256}")
+    else:
+        console.say(f"{name}: {_in_units(stored.size)}, sha256 {stored.sha256}")
+    return 0
+
+
+def _wrong_way(name: str, message: str, command: str) -> Problem:
+    return Problem(
+        code="image-source", message=f"{name} {message}", location=Location("command line"), hint=command
+    )
 
 
 def _vouched(image: StoredImage) -> str:

@@ -77,18 +77,35 @@ class CatalogueImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return urlsplit(self.url).path.rpartition("/")[2]
 
 
+class BuiltImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One image that is built on this machine: nobody publishes it."""
+
+    name: ImageName
+    title: str
+
+    @property
+    def command(self) -> str:
+        """What a user types to have it."""
+        return f"kvm-compose cloud-images build {self.name}"
+
+
 class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All images that are known by name."""
+    """All images that are known by name: those that are fetched, and those that are built."""
 
     images: tuple[CatalogueImage, ...]
+    built: tuple[BuiltImage, ...] = ()
 
     def find(self, name: str) -> CatalogueImage | None:
-        """The image of that name, or None."""
+        """The image of that name that can be fetched, or None."""
         return next((image for image in self.images if image.name == name), None)
+
+    def find_built(self, name: str) -> BuiltImage | None:
+        """The image of that name that can be built, or None."""
+        return next((image for image in self.built if image.name == name), None)
 
     def names(self) -> tuple[str, ...]:
         """The names of all images, in the catalogue's order."""
-        return tuple(image.name for image in self.images)
+        return (*(image.name for image in self.images), *(image.name for image in self.built))
 
 
 def parse_catalogue(data: bytes) -> Catalogue:

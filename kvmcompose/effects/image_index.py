@@ -31,7 +31,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is known of one image. ``virtual_size`` (of the disk) and ``size`` (of the file) in bytes.
 
     ``checksum`` (``sha512:…``) is what the file was found to match, ``checksum_from`` who said so: the
-    URL of a published list, or ``catalogue``. Images the user added have neither.
+    URL of a published list, or ``catalogue``. Images the user added have neither. ``recipe`` is the digest of
+    what an image was built by, when it was built here.
     """
 
     sha256: catalogue.Sha256
@@ -42,6 +43,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     url: str | None = None
     checksum: str | None = None
     checksum_from: str | None = None
+    recipe: catalogue.Sha256 | None = None
 
 
 class _File(msgspec.Struct):

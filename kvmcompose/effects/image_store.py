@@ -38,7 +38,7 @@ from kvmcompose.effects.image_index import Entry, Index, locked
 from kvmcompose.effects.qcow2 import ImageHeader, read_header, refuse_no_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from kvmcompose.core.catalogue import Catalogue, CatalogueImage, ImageFormat
     from kvmcompose.effects.download import Progress
@@ -53,7 +53,7 @@ class StoredImage(msgspec.Struct, frozen=True, kw_only=True):
     """An image that is here. ``virtual_size`` (of the disk) and ``size`` (of the file) in bytes.
 
     ``checksum_from`` tells who vouches for the content: the URL of a published list, ``catalogue``, or
-    None for what the user added.
+    None for what the user added or built; ``recipe`` is the digest of what the latter was built by.
     """
 
     name: str
@@ -66,6 +66,7 @@ class StoredImage(msgspec.Struct, frozen=True, kw_only=True):
     url: str | None
     checksum: str | None
     checksum_from: str | None
+    recipe: str | None
 
 
 class StoreProblem(msgspec.Struct, frozen=True):
@@ -157,6 +158,24 @@ class ImageStore:
             entry = _entry(got, header, url=image.url, checksum=str(expected), checksum_from=source)
             return self._place(image.name, got.path, entry)
 
+    def build(
+        self, name: str, recipe: str, make: Callable[[Path], None], *, refresh: bool = False
+    ) -> StoredImage:
+        """Have ``make`` write an image, unless it is here by this recipe; with ``refresh`` anyway.
+
+        What lies on an older image of that name keeps it. Raises KvmComposeError.
+        """
+        with self._writing(name) as folder:
+            present = self.find(name)
+            if present and present.recipe == recipe and not refresh:
+                return present
+            file = folder / "image"
+            make(file)
+            with file.open("rb") as built:
+                os.fsync(built.fileno())
+            got = Downloaded(file, file.stat().st_size, digest_file(file))
+            return self._place(name, file, _entry(got, read_header(file), recipe=recipe))
+
     def add(self, name: str, file: Path) -> StoredImage:
         """Copy a disk image of the user's into the store under a name, the file itself stays as it is.
 
@@ -193,9 +212,8 @@ class ImageStore:
         problems = []
         for name, entry in sorted(self._index.read().items()):
             path = self._blob(entry.sha256)
-            again = "kvm-compose cloud-images " + (
-                f"add {name} FILE" if entry.added_by_user else f"pull --refresh {name}"
-            )
+            action = f"add {name} FILE" if entry.added_by_user else f"pull --refresh {name}"
+            again = f"kvm-compose cloud-images {f'build --refresh {name}' if entry.recipe else action}"
             try:
                 actual = digest_file(path)
             except OSError as error:
@@ -328,6 +346,7 @@ def _entry(
     url: str | None = None,
     checksum: str | None = None,
     checksum_from: str | None = None,
+    recipe: str | None = None,
 ) -> Entry:
     return Entry(
         sha256=got.sha256,
@@ -338,6 +357,7 @@ def _entry(
         url=url,
         checksum=checksum,
         checksum_from=checksum_from,
+        recipe=recipe,
     )
 
 

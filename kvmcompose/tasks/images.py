@@ -85,7 +85,12 @@ class Images:
         found = self.resolve(image)
         if found is not None:
             return found
-        entry = self._catalogue.find(str(image.name))
+        name = str(image.name)
+        built, entry = self._catalogue.find_built(name), self._catalogue.find(name)
+        if built is not None:
+            raise KvmComposeError(
+                f"the image {name!r} is not here yet, and it is built, not fetched", hint=built.command
+            )
         if entry is None:
             raise KvmComposeError(
                 f"the image {image.name!r} is no longer in the store",

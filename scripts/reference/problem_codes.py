@@ -184,6 +184,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
         "On the command line: not a name that an image can have.",
         Example(argv=("cloud-images", "add", "My Image", "setup.sh"), named=False),
     ),
+    "image-source": (
+        "On the command line: an image is to be built that is fetched, or fetched that is built.",
+        Example(argv=("cloud-images", "build", "debian_12"), named=False),
+    ),
     "json-syntax": ("The config is not JSON.", _config(('"key.pub"\n', '"key.pub",\n'))),
     "missing-file": (
         "A file that is named is not there. A warning for the private keys, which building does not need.",

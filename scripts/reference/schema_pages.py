@@ -67,7 +67,9 @@ _CONFIG_EXAMPLE = """\
 def yaml_page() -> str:
     """The page of ``kvm-compose.yaml``."""
     schema = schemas().testbed(DEFAULT_DIALECT)
-    images = ([f"`{image.name}`", prose(image.title)] for image in read_catalogue().images)
+    catalogue = read_catalogue()
+    known = ((image.name, image.title) for image in (*catalogue.images, *catalogue.built))
+    images = ([f"`{name}`", prose(title)] for name, title in known)
     chosen = ([f"`{name}`", prose(_strategy_text(name))] for name in strategies())
     return document(
         [

@@ -33,11 +33,7 @@ HOST_PROGRAMS = {
 }
 
 IMAGE_PROGRAMS = {
-    "busybox": "busybox-static",
-    "cpio": "cpio",
     "debootstrap": "debootstrap",
-    "depmod": "kmod",
-    "dropbear": "dropbear-bin",
     "mcopy": "mtools",
     "mke2fs": "e2fsprogs",
     "mkfs.vfat": "dosfstools",

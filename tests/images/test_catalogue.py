@@ -40,7 +40,9 @@ def an_image(**changes: Any) -> CatalogueImage:
 def test_every_image_of_the_catalogue_has_its_checksums_beside_it() -> None:
     catalogue = read_catalogue()
     assert len(catalogue.images) >= 10
-    assert list(catalogue.names()) == sorted(catalogue.names())
+    names = [image.name for image in catalogue.images]
+    assert names == sorted(names)
+    assert not set(names) & {image.name for image in catalogue.built}
     for image in catalogue.images:
         assert urlsplit(image.url).scheme == "https"
         assert image.url.rpartition("/")[0] == image.checksums_url.rpartition("/")[0]
@@ -57,6 +59,10 @@ def test_the_catalogue_knows_its_images_by_name() -> None:
     catalogue = read_catalogue()
     assert catalogue.find("debian_12") is not None
     assert catalogue.find("debian") is None
+    assert catalogue.find("micro") is None
+    assert (micro := catalogue.find_built("micro")) is not None
+    assert micro.command == "kvm-compose cloud-images build micro"
+    assert {"debian_12", "micro"} <= set(catalogue.names())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,181 @@
+"""Disks that a PC's BIOS boots, made by an ordinary user: no mounts, no loop devices.
+
+A small FAT partition holds SYSLINUX, the kernel and its initramfs; the second one, ext4, the root file
+system. That one is declared larger than any disk: Linux takes such a partition to end where the disk ends, so
+a larger overlay needs no new partition table. Format of the table: MBR, as SYSLINUX's boot code wants it.
+
+The same trees give the same bytes: no time of day, no random number is left to a program.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kvmcompose.core.errors import RefusedError
+from kvmcompose.effects.process import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from kvmcompose.effects.micro.nodes import Node
+
+MIB = 2**20
+SECTOR = 512  # bytes
+#: program -> Debian package
+PROGRAMS = {
+    "debugfs": "e2fsprogs",
+    "mcopy": "mtools",
+    "mke2fs": "e2fsprogs",
+    "mkfs.vfat": "dosfstools",
+    "qemu-img": "qemu-utils",
+    "syslinux": "syslinux",
+}
+
+_BOOT_START = MIB  # bytes
+_CODE_BYTES = 440  # of a master boot record; the disk's identity and the table follow
+_CODE_FILES = (Path("/usr/lib/syslinux/mbr/mbr.bin"), Path("/usr/lib/SYSLINUX/mbr.bin"))
+_DISK_ID = 0x6B766D63
+_FAT_ID = "6b766d63"
+_ROOT_ID = "6b766d63-0000-4000-8000-000000000001"
+_FAT, _LINUX = 0x0E, 0x83  # kinds of partitions
+_ANYWHERE = bytes([0xFE, 0xFF, 0xFF])  # cylinder, head and sector of what is addressed by number
+# 32 KiB: read through the BIOS, a file in small clusters takes five times as long
+_CLUSTER_SECTORS = 64
+_CONFIG = "DEFAULT linux\nPROMPT 0\nTIMEOUT 0\nLABEL linux\n  LINUX kernel\n  INITRD initrd\n  APPEND {}\n"
+# all named: what mke2fs does by itself depends on a configuration file; no checksums, as they take time
+_FEATURES = (
+    "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,flex_bg,sparse_super,large_file,"
+    "huge_file,dir_nlink,extra_isize"
+)
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """Where the partitions are; in bytes. The root partition goes to the end of the disk."""
+
+    boot_size: int
+    root_size: int
+
+    @property
+    def root_start(self) -> int:
+        """Where the root partition begins."""
+        return _BOOT_START + self.boot_size
+
+    @property
+    def size(self) -> int:
+        """Of the whole disk."""
+        return self.root_start + self.root_size
+
+
+def boot_code() -> bytes:
+    """SYSLINUX's master boot record. Raises RefusedError when it is not installed."""
+    for path in _CODE_FILES:
+        if path.is_file():
+            return path.read_bytes()[:_CODE_BYTES]
+    raise RefusedError(
+        f"SYSLINUX's boot code is not installed ({_CODE_FILES[0]})",
+        hint="sudo apt-get install syslinux-common",
+    )
+
+
+def master_boot_record(code: bytes, layout: Layout) -> bytes:
+    """The first sector: boot code, and a table with both partitions."""
+    start = layout.root_start // SECTOR
+    table = _partition(_FAT, _BOOT_START // SECTOR, layout.boot_size // SECTOR, bootable=True)
+    table += _partition(_LINUX, start, 2**32 - 1 - start)
+    head = code.ljust(_CODE_BYTES, b"\0") + struct.pack("<IH", _DISK_ID, 0)
+    return head + table.ljust(64, b"\0") + b"\x55\xaa"
+
+
+def _partition(kind: int, start: int, sectors: int, *, bootable: bool = False) -> bytes:
+    return struct.pack("<B3sB3sII", 0x80 if bootable else 0, _ANYWHERE, kind, _ANYWHERE, start, sectors)
+
+
+def ownership(nodes: Iterable[Node], *, mtime: int) -> str:
+    """A script for debugfs that gives all files to root, with one time: mke2fs takes over who built them."""
+    lines = []
+    for path in ("/", "/lost+found", *(f"/{node.path}" for node in nodes)):
+        facts = {"uid": 0, "gid": 0, **dict.fromkeys(("atime", "ctime", "mtime", "crtime"), f"@{mtime}")}
+        lines += [f"sif {path} {name} {fact}" for name, fact in facts.items()]
+    return "\n".join([*lines, ""])
+
+
+def write_tree(nodes: Iterable[Node], folder: Path) -> None:
+    """Write nodes (folders first) into an empty folder."""
+    for node in nodes:
+        path = folder / node.path
+        if stat.S_ISDIR(node.mode):
+            path.mkdir()
+        elif stat.S_ISLNK(node.mode):
+            path.symlink_to(node.data.decode())
+            continue
+        else:
+            path.write_bytes(node.data)
+        path.chmod(stat.S_IMODE(node.mode))
+
+
+def make_disk(
+    target: Path,
+    *,
+    layout: Layout,
+    boot: Mapping[str, bytes],
+    options: str,
+    root: Sequence[Node],
+    programs: Mapping[str, str],
+    mtime: int,
+) -> None:
+    """Write the disk as a compressed qcow2, with the help of files beside it.
+
+    ``boot`` has ``kernel`` and ``initrd``, ``options`` is the kernel's command line, ``programs`` the paths
+    of PROGRAMS. ``mtime`` (seconds since 1970) becomes the time of all files.
+    """
+    folder = target.parent
+    raw, fat, tree = folder / "disk.raw", folder / "boot.fat", folder / "tree"
+    with raw.open("wb") as disk:
+        disk.write(master_boot_record(boot_code(), layout))
+        disk.truncate(layout.size)
+    _make_boot(fat, {**boot, "syslinux.cfg": _CONFIG.format(options).encode()}, layout, programs, mtime)
+    with raw.open("r+b") as disk, fat.open("rb") as source:
+        disk.seek(_BOOT_START)
+        shutil.copyfileobj(source, disk, MIB)
+    tree.mkdir()
+    write_tree(root, tree)
+    _make_root(raw, tree, root, layout, programs, mtime)
+    run(
+        [programs["qemu-img"], "convert", "-c", "-f", "raw", "-O", "qcow2", str(raw), str(target)],
+        env={"LC_ALL": "C"},
+    )
+
+
+def _make_boot(
+    fat: Path, files: Mapping[str, bytes], layout: Layout, programs: Mapping[str, str], mtime: int
+) -> None:
+    with fat.open("wb") as disk:
+        disk.truncate(layout.boot_size)
+    env = {"LC_ALL": "C", "TZ": "UTC", "SOURCE_DATE_EPOCH": str(mtime), "MTOOLSRC": "/dev/null"}
+    argv = [programs["mkfs.vfat"], "--invariant", "-i", _FAT_ID, "-n", "BOOT"]
+    run([*argv, "-s", str(_CLUSTER_SECTORS), "-h", str(_BOOT_START // SECTOR), str(fat)], env=env)
+    for name, data in files.items():
+        source = fat.with_name(f"boot-{name}")
+        source.write_bytes(data)
+        run([programs["mcopy"], "-i", str(fat), str(source), f"::{name}"], env=env)
+    run([programs["syslinux"], "--install", str(fat)], env=env)
+
+
+def _make_root(
+    raw: Path, tree: Path, nodes: Sequence[Node], layout: Layout, programs: Mapping[str, str], mtime: int
+) -> None:
+    env = {"LC_ALL": "C", "E2FSPROGS_FAKE_TIME": str(mtime), "MKE2FS_CONFIG": "/dev/null"}
+    # everything is written now: the kernel would do it at the first boot, into each guest's overlay
+    extended = f"offset={layout.root_start},lazy_itable_init=0,lazy_journal_init=0,hash_seed={_ROOT_ID}"
+    argv = [programs["mke2fs"], "-q", "-F", "-t", "ext4", "-O", _FEATURES, "-L", "micro-root", "-U", _ROOT_ID]
+    argv += ["-b", "4096", "-I", "256", "-N", "16384", "-m", "0", "-J", "size=4", "-E", extended]
+    run([*argv, "-d", str(tree), str(raw), f"{layout.root_size // 1024}k"], env=env)
+    script = raw.with_name("ownership")
+    script.write_text(ownership(nodes, mtime=mtime))
+    run([programs["debugfs"], "-w", "-f", str(script), f"{raw}?offset={layout.root_start}"], env=env)
