@@ -94,6 +94,7 @@ class Actions:
         running.started = True
         try:
             if running.cancelled:
+                refused = True  # nothing was changed
                 raise asyncio.CancelledError  # noqa: TRY301 (it was cancelled before it came to its turn)
             outcome = await self._orchestrator.run(deployment, command, journal)
             phase, exit_status = outcome.phase, outcome.exit_status
