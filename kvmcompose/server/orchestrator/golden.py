@@ -48,9 +48,7 @@ class GoldenImages:
                 continue
             holding = [clone.name for clone in await self._clones_with_data(golden)]
             if holding:
-                why = (
-                    f"the golden image {golden.name} has to be set up anew, and clones have data on top of it"
-                )
+                why = f"the golden image {golden.name} has to be set up anew, and clones have data on top"
                 hint = "up --reset-clones makes these clones anew: what they wrote is lost"
                 reasons.append((f"{why}: {', '.join(holding)}", hint))
         return reasons
