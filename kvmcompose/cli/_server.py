@@ -9,10 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem, RefusedError
-from kvmcompose.core.names import PROJECT_NAME, project_name_from
+from kvmcompose.core.names import PROJECT_NAME
 
 if TYPE_CHECKING:
     from kvmcompose.client.server import Server
@@ -24,13 +22,6 @@ INTERRUPTED = 130
 
 _CONFLICT = 409
 _NOT_FOUND = 404
-
-
-class _Built(msgspec.Struct):
-    """What of a state.json is of interest here."""
-
-    project_name: str
-    testbed_guests: dict[str, msgspec.Raw] = {}
 
 
 class Target(NamedTuple):
@@ -132,24 +123,16 @@ def _unknown(target: Target) -> KvmComposeError:
 
 def _name(arguments: argparse.Namespace) -> tuple[str, Path | None]:
     """The deployment's name, and the project folder if we are in one."""
+    from kvmcompose.client.place import name_of
+
     folder = arguments.directory.resolve()
-    built = _read_state(folder)
-    yaml_file = folder / (arguments.input or "kvm-compose.yaml")
-    here = folder if built is not None or yaml_file.is_file() else None
+    files = ("state.json", arguments.input or "kvm-compose.yaml")
+    here = folder if any((folder / file).is_file() for file in files) else None
     if arguments.project_name is not None:
         if PROJECT_NAME.fullmatch(arguments.project_name) is None:
             raise unknown_name(f"{arguments.project_name!r} cannot be a project's name")
         return arguments.project_name, here
-    if built is not None and PROJECT_NAME.fullmatch(built.project_name):
-        return built.project_name, here
-    return project_name_from(folder.name), here
-
-
-def _read_state(folder: Path) -> _Built | None:
-    try:
-        return msgspec.json.decode((folder / "state.json").read_bytes(), type=_Built)
-    except (OSError, msgspec.MsgspecError):
-        return None
+    return name_of(folder), here
 
 
 def act(target: Target, command: Command, arguments: argparse.Namespace, console: Console) -> int:
@@ -247,5 +230,7 @@ def add_guest(parser: argparse.ArgumentParser, *words: str, **options: Any) -> N
 
 def complete_guests(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
     """Names of guests, for the shell."""
-    built = _read_state(parsed_args.directory)
+    from kvmcompose.client.place import read_built
+
+    built = read_built(parsed_args.directory)
     return [] if built is None else list(built.testbed_guests)

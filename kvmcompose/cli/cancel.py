@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         return 0
     target.server.cancel(target.name, action.uuid)
     shown = ActionLines(console)
+    shown.wants_steps = False  # those that ended before have been told by who began it
     seen = max((line.sequence for line in target.server.lines(target.name, action.uuid)), default=0)
     action = watch(target.server, target.name, action.uuid, shown, after=seen)
     console.say(f"{action.command}: {action.state}")

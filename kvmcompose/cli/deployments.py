@@ -6,7 +6,6 @@ import argparse
 from typing import TYPE_CHECKING
 
 from kvmcompose.cli._server import add_server_options, server_of
-from kvmcompose.cli.status import state_text
 
 if TYPE_CHECKING:
     from kvmcompose.client.server import Server
@@ -48,6 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Do what the verb says."""
+    from kvmcompose.client.words import state_text
+
     server = server_of(arguments)
     if arguments.verb in ("remove", "destroy"):
         for name in arguments.names:

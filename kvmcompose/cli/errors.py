@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kvmcompose.cli._server import action_named, add_action_name, add_server_options, open_target
 
 if TYPE_CHECKING:
-    from kvmcompose.core.deployment import Action, Fault
+    from kvmcompose.core.deployment import Action
     from kvmcompose.monitor.console import Console
 
 NAME = "errors"
@@ -30,8 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show them."""
-    from kvmcompose.client.action import verdict
-    from kvmcompose.monitor.action import date
+    from kvmcompose.client.words import date, fault_text, verdict
 
     target = open_target(arguments)
     action = action_named(target, arguments.action)
@@ -39,7 +38,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         console.json(action)
         return 0
     for fault in action.faults:
-        console.data(_text(fault, console))
+        console.data(f"{console.paint('error:', 'red')} {fault_text(fault)}")
     ended = verdict(action) or f"{action.command} succeeded"
     console.say(f"{ended} (action {action.uuid[:8]} of {date(action.started)})")
     if not action.faults:
@@ -47,16 +46,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _text(fault: Fault, console: Console) -> str:
-    where = [*([fault.guest] if fault.guest else []), fault.step]
-    lines = [f"{console.paint(': '.join(where) + ':', 'red')} {fault.message}"]
-    lines += [f"    host: {fault.host}"] if fault.host else []
-    lines += [f"    hint: {fault.hint}"] if fault.hint else []
-    return "\n".join(lines)
-
-
 def _point_to_earlier(actions: list[Action], shown: Action, console: Console) -> None:
-    from kvmcompose.monitor.action import date
+    from kvmcompose.client.words import date
 
     earlier = (each for each in actions if each.faults and each.started <= shown.started)
     last = next(earlier, None)

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _list(actions: list[Action], arguments: argparse.Namespace, console: Console) -> None:
-    from kvmcompose.monitor.action import date, duration, seconds_between
+    from kvmcompose.client.words import date, duration, seconds_between
 
     if arguments.json:
         console.json(actions)

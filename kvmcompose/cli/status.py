@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kvmcompose.cli._server import INTERRUPTED, Target, add_server_options, open_target
 
 if TYPE_CHECKING:
-    from kvmcompose.core.deployment import Deployment, GuestStatus, TestbedStatus
+    from kvmcompose.core.deployment import GuestStatus, TestbedStatus
     from kvmcompose.monitor.console import Console
 
 NAME = "status"
@@ -76,6 +76,8 @@ def _watch(target: Target, arguments: argparse.Namespace, console: Console) -> i
 
 
 def _show(status: TestbedStatus, console: Console) -> None:
+    from kvmcompose.client.words import state_text
+
     console.data(f"{status.deployment.name}: {state_text(status.deployment)}")
     if status.guests:
         console.table(
@@ -86,15 +88,8 @@ def _show(status: TestbedStatus, console: Console) -> None:
         console.data(f"{console.paint('differs:', 'yellow')} {difference}")
 
 
-def state_text(deployment: Deployment) -> str:
-    """A deployment's state in words."""
-    if deployment.failed_command is not None:
-        return f"{deployment.state} ({deployment.failed_command})"
-    return str(deployment.state)
-
-
 def _cells(guest: GuestStatus) -> list[str]:
-    from kvmcompose.monitor.action import duration
+    from kvmcompose.client.words import duration
 
     return [
         guest.name,

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Protocol
 
 from kvmcompose.client.server import Server
-from kvmcompose.core.deployment import Action, ActionState, Command, Level, LogLine, Step
+from kvmcompose.core.deployment import Action, Command, LogLine, Step
 from kvmcompose.core.errors import KvmComposeError
 
 #: Seconds between two looks at an action's steps; more where a look takes long.
@@ -73,29 +73,6 @@ def replay(lines: Iterable[LogLine], steps: Sequence[Step], watcher: Watcher) ->
             watcher.steps(told)
         watcher.line(line)
     watcher.steps([*told, *ended])
-
-
-def as_text(line: LogLine) -> str:
-    """A line for people: whom it is about, and what."""
-    if line.guest is None:
-        return line.text
-    return f"{line.guest} | {line.text}" if line.level is Level.OUTPUT else f"{line.guest}: {line.text}"
-
-
-def verdict(action: Action) -> str | None:
-    """What to say about an action that did not succeed; None for one that did."""
-    match action.state:
-        case ActionState.SUCCEEDED:
-            return None
-        case ActionState.CANCELLED:
-            return f"{action.command} was cancelled"
-        case ActionState.INTERRUPTED:
-            return f"{action.command} was interrupted: the server ended while it ran"
-        case ActionState.RUNNING:
-            return f"{action.command} is still running"
-    if action.refused:
-        return f"{action.command} was refused: nothing was changed"
-    return f"{action.command} failed"
 
 
 class _Stopping:

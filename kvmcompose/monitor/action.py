@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TextIO
 
-from kvmcompose.client.action import verdict
+from kvmcompose.client.words import clock, duration, line_text, seconds_between, step_text, verdict
 from kvmcompose.core.deployment import Action, Level, LogLine, Step, StepState
 from kvmcompose.monitor.console import Console
 
@@ -21,10 +20,6 @@ _WORDS = {
 
 #: In turn for the names of guests before what they print.
 _GUEST_COLOURS = ("blue", "cyan", "magenta", "green", "yellow")
-
-_MINUTE = 60
-_HOUR = 60 * _MINUTE
-_DAY = 24 * _HOUR
 
 
 class ActionLines:
@@ -50,20 +45,20 @@ class ActionLines:
         self._colours: dict[str, str] = {}
 
     def line(self, line: LogLine) -> None:
-        """Show a line; of a quiet action only what went wrong."""
+        """Show a line; to those who asked for quiet only one that tells of trouble."""
         if self._only not in (None, line.guest):
             return
+        text = line_text(line)
         with self._guard:
             if line.level is Level.ERROR:
-                self._show(line.stage, line.time, f"{self._paint('error:', 'red')} {_subject(line)}")
+                text = f"{self._paint('error:', 'red')} {text}"
             elif line.level is Level.WARNING:
-                self._show(line.stage, line.time, f"{self._paint('warning:', 'yellow')} {_subject(line)}")
+                text = f"{self._paint('warning:', 'yellow')} {text}"
             elif self._console.verbosity < 0:
                 return
             elif line.level is Level.OUTPUT and line.guest is not None:
-                self._show(line.stage, line.time, f"{self._name(line.guest)} {line.text}".rstrip())
-            else:
-                self._show(line.stage, line.time, _about(line))
+                text = f"{self._paint(f'{line.guest} |', self._colour(line.guest))} {line.text}".rstrip()
+            self._show(line.stage, line.time, text)
 
     def steps(self, steps: Sequence[Step]) -> None:
         """Show the steps that have ended since the last time, and on a terminal those that run."""
@@ -75,13 +70,25 @@ class ActionLines:
                 if key not in self._ended:
                     self._ended.add(key)
                     self._show_step(step)
-            running = [each for each in steps if each.ended is None]
-            self._console.status(_running_text(running) if running else "")
+            self._console.status(_running_text([each for each in steps if each.ended is None]))
 
     def notice(self, text: str) -> None:
         """Something about the watching itself."""
         with self._guard:
             self._console.say(text)
+
+    def ended(self, action: Action, guests: int | None = None) -> None:
+        """The last line: how it ended, how long it took, of how many guests."""
+        with self._guard:
+            self._console.status("")
+            took = duration(seconds_between(action.started, action.ended))
+            trouble = verdict(action)
+            if trouble is None:
+                what = "done" if guests is None else f"{guests} guest{'' if guests == 1 else 's'}"
+                self._console.say(f"{action.command}: {what} in {took}")
+                return
+            hint = "\n    hint: kvm-compose errors shows what went wrong" if action.faults else ""
+            self._console.error(f"{trouble}, after {took}{hint}")
 
     def _show_step(self, step: Step) -> None:
         if self._only not in (None, step.guest):
@@ -89,7 +96,7 @@ class ActionLines:
         if step.state is StepState.SKIPPED and self._console.verbosity < 1:
             return
         word, colour = _WORDS[step.state]
-        took = duration(seconds_between(step.started, step.ended or step.started))
+        took = duration(seconds_between(step.started, step.ended))
         where = f" on {step.host}" if step.host and self._console.verbosity > 0 else ""
         text = f"{self._paint(f'{word:8}', colour)} {step_text(step)}{where}  ({took})"
         self._show(step.stage, step.ended or step.started, text)
@@ -100,26 +107,13 @@ class ActionLines:
             if self._console.verbosity >= 0:
                 self._write(self._paint(f"{stage}:", "bold"))
         self._write(f"{clock(time)} {text}" if self._timestamps else text)
+        self._stream.flush()
 
-    def _name(self, guest: str) -> str:
-        colour = self._colours.setdefault(guest, _GUEST_COLOURS[len(self._colours) % len(_GUEST_COLOURS)])
-        return self._paint(f"{guest} |", colour)
+    def _colour(self, guest: str) -> str:
+        return self._colours.setdefault(guest, _GUEST_COLOURS[len(self._colours) % len(_GUEST_COLOURS)])
 
     def _paint(self, text: str, colour: str) -> str:
         return self._console.paint(text, colour, self._stream)
-
-    def ended(self, action: Action, guests: int | None = None) -> None:
-        """The last line: how it ended, how long it took, of how many guests."""
-        with self._guard:
-            self._console.status("")
-            took = duration(seconds_between(action.started, action.ended or action.started))
-            bad = verdict(action)
-            if bad is None:
-                what = "" if guests is None else f"{guests} guest{'' if guests == 1 else 's'} "
-                self._console.say(f"{action.command}: {what or 'done '}in {took}")
-                return
-            hint = "\n    hint: kvm-compose errors shows what went wrong" if action.faults else ""
-            self._console.error(f"{bad}, after {took}{hint}")
 
 
 class ActionJson:
@@ -175,62 +169,11 @@ class ActionOutput:
         self._console.say(text)
 
 
-def step_text(step: Step) -> str:
-    """A step in words: the guest it is about, and what is done."""
-    return f"{step.guest}: {step.name}" if step.guest and step.guest not in step.name.split() else step.name
-
-
-def _about(line: LogLine) -> str:
-    return f"{line.guest}: {line.text}" if line.guest else line.text
-
-
-def _subject(line: LogLine) -> str:
-    """A line that has to be understood by itself: with the guest and the step it is about."""
-    parts = [each for each in (line.guest, line.step) if each and each not in line.text]
-    return ": ".join([*parts, line.text])
-
-
 def _running_text(running: Sequence[Step]) -> str:
-    """What is being done, on one line: the stage, how many steps, the first of them."""
+    """What is being done, on one line: the stage, the oldest step, how many more; '' for nothing."""
+    if not running:
+        return ""
     oldest = min(running, key=lambda step: step.started)
-    took = duration(max(0.0, (datetime.now(UTC) - _time(oldest.started)).total_seconds()), whole=True)
     several = f" and {len(running) - 1} more" if len(running) > 1 else ""
+    took = duration(seconds_between(oldest.started), whole=True)
     return f"{oldest.stage}: {step_text(oldest)}{several}, {took}"
-
-
-def _time(text: str) -> datetime:
-    found = datetime.fromisoformat(text)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def seconds_between(start: str, end: str) -> float:
-    """Seconds from one RFC 3339 time to another; 0 when the clock was put back between them."""
-    return max(0.0, (_time(end) - _time(start)).total_seconds())
-
-
-def clock(text: str) -> str:
-    """The local time of day of an RFC 3339 time."""
-    return _time(text).astimezone().strftime("%H:%M:%S")
-
-
-def date(text: str) -> str:
-    """The local date and time of an RFC 3339 time."""
-    return _time(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def duration(seconds: float, *, whole: bool = False) -> str:
-    """Seconds for people: ``0.4 s``, ``41 s``, ``3 min 5 s``, ``2 h 10 min``, ``5 d 3 h``."""
-    if seconds < 10 and not whole:  # noqa: PLR2004 (more digits than two say nothing)
-        return f"{seconds:.1f} s"
-    count = round(seconds)
-    if count < _MINUTE:
-        return f"{count} s"
-    for large, small, first, second in (
-        (_MINUTE, 1, "min", "s"),
-        (_HOUR, _MINUTE, "h", "min"),
-        (_DAY, _HOUR, "d", "h"),
-    ):
-        if large == _DAY or count < large * (60 if large == _MINUTE else 24):
-            rest = count % large // small
-            return f"{count // large} {first}" + (f" {rest} {second}" if rest else "")
-    raise AssertionError

@@ -1,0 +1,98 @@
+"""Actions in words: what people read of their lines, steps, times and ends."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from kvmcompose.core.deployment import Action, ActionState, Deployment, Fault, Level, LogLine, Step
+
+_MINUTE = 60
+_HOUR = 60 * _MINUTE
+_DAY = 24 * _HOUR
+
+
+def line_text(line: LogLine) -> str:
+    """A line with the guest it is about; one of trouble with its step, too, to be understood by itself."""
+    if line.level in (Level.WARNING, Level.ERROR):
+        about = [each for each in (line.guest, line.step) if each and each not in line.text]
+        return ": ".join([*about, line.text])
+    if line.guest is None:
+        return line.text
+    return f"{line.guest} | {line.text}" if line.level is Level.OUTPUT else f"{line.guest}: {line.text}"
+
+
+def step_text(step: Step) -> str:
+    """A step: the guest it is about, and what is done."""
+    return f"{step.guest}: {step.name}" if step.guest and step.guest not in step.name.split() else step.name
+
+
+def fault_text(fault: Fault) -> str:
+    """A fault: guest, step and cause, then where and what would mend it."""
+    about = [each for each in (fault.guest, fault.step) if each]
+    lines = [": ".join([*about, fault.message])]
+    lines += [f"    host: {fault.host}"] if fault.host else []
+    lines += [f"    hint: {fault.hint}"] if fault.hint else []
+    return "\n".join(lines)
+
+
+def state_text(deployment: Deployment) -> str:
+    """A deployment's state, with the command that failed."""
+    if deployment.failed_command is not None:
+        return f"{deployment.state} ({deployment.failed_command})"
+    return str(deployment.state)
+
+
+def verdict(action: Action) -> str | None:
+    """What to say about an action that did not succeed; None for one that did."""
+    match action.state:
+        case ActionState.SUCCEEDED:
+            return None
+        case ActionState.CANCELLED:
+            return f"{action.command} was cancelled"
+        case ActionState.INTERRUPTED:
+            return f"{action.command} was interrupted: the server ended while it ran"
+        case ActionState.RUNNING:
+            return f"{action.command} is still running"
+        case ActionState.FAILED:
+            return f"{action.command} {'was refused: nothing was changed' if action.refused else 'failed'}"
+
+
+def moment(text: str) -> datetime:
+    """An RFC 3339 time."""
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def seconds_between(start: str, end: str | None = None) -> float:
+    """Seconds from one RFC 3339 time to another, or to now; 0 when the clock was put back between them."""
+    last = datetime.now(UTC) if end is None else moment(end)
+    return max(0.0, (last - moment(start)).total_seconds())
+
+
+def clock(text: str) -> str:
+    """The local time of day of an RFC 3339 time."""
+    return moment(text).astimezone().strftime("%H:%M:%S")
+
+
+def date(text: str) -> str:
+    """The local date and time of an RFC 3339 time."""
+    return moment(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def duration(seconds: float, *, whole: bool = False) -> str:
+    """Seconds for people: ``0.4 s``, ``41 s``, ``3 min 5 s``, ``2 h 10 min``, ``5 d 3 h``."""
+    if seconds < 9.95 and not whole:  # noqa: PLR2004 (from ten on, tenths say nothing)
+        return f"{seconds:.1f} s"
+    count = round(seconds)
+    if count < _MINUTE:
+        return f"{count} s"
+    if count < _HOUR:
+        return _two(count, (_MINUTE, "min"), (1, "s"))
+    if count < _DAY:
+        return _two(count, (_HOUR, "h"), (_MINUTE, "min"))
+    return _two(count, (_DAY, "d"), (_HOUR, "h"))
+
+
+def _two(count: int, large: tuple[int, str], small: tuple[int, str]) -> str:
+    rest = count % large[0] // small[0]
+    return f"{count // large[0]} {large[1]}" + (f" {rest} {small[1]}" if rest else "")
