@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from kvmcompose.core.catalogue import ImageFormat
 
+#: So much of an image's beginning has its header and, whoever wrote it, the name of its backing file.
+HEAD_BYTES = 1 << 16
+
 _MAGIC = b"QFI\xfb"
 _VERSION_2_HEADER = struct.Struct(">4sIQIIQIIQQIIQ")
 _VERSION_2_LENGTH = 72
@@ -28,6 +31,7 @@ _CLUSTER_BITS = range(9, 22)
 _LARGEST_CLUSTER = 1 << 21
 _LARGEST_BACKING_NAME = 1023
 _LARGEST_DISK = 2**63 - 1
+_LARGEST_L1 = (32 << 20) // 8  # QEMU's own limit (QCOW_MAX_L1_SIZE), in entries
 _EXTERNAL_DATA_FILE = 1 << 2
 _EXTENSION_END = 0
 _EXTENSION_BACKING_FORMAT = 0xE2792ACA
@@ -99,6 +103,38 @@ def read_header(path: Path) -> ImageHeader:
             f"{path} is not a sound qcow2 image: {error}",
             hint="it may be cut off or damaged: fetch it again, or ask qemu-img check",
         ) from error
+
+
+class L1Table(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an image's map of its clusters begins, in bytes (the first of its two levels)."""
+
+    offset: int
+    length: int
+
+
+def parse_header(head: bytes) -> ImageHeader | None:
+    """The header facts from the first HEAD_BYTES of an image; None when it is not qcow2.
+
+    Raises ValueError when it has the magic but no sound header.
+    """
+    return _parse_qcow2(head) if head.startswith(_MAGIC) else None
+
+
+def l1_table(head: bytes) -> L1Table | None:
+    """The place of the first-level table, from the first bytes of an image; None when it is not qcow2.
+
+    All zeros there: the image holds no cluster of its own, and reads as its backing file does or as zeros.
+    None, too, for an image with snapshots: what they hold is not in the table. Raises ValueError when the
+    header is not sound.
+    """
+    if parse_header(head) is None:
+        return None
+    *_, entries, offset, _, _, snapshots, _ = _VERSION_2_HEADER.unpack_from(head)
+    if snapshots:
+        return None
+    if entries > _LARGEST_L1:
+        raise ValueError(f"a first-level table of {entries} entries")
+    return L1Table(offset=offset, length=entries * 8)
 
 
 def refuse_no_image(path: Path) -> None:

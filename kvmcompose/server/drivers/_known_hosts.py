@@ -1,0 +1,61 @@
+"""Host keys of guests, pinned at first contact, in a file that ssh(1) reads, too.
+
+One line per guest: its alias, the key's type, the key (sshd(8), section "SSH_KNOWN_HOSTS FILE FORMAT"), so
+that ``ssh -o UserKnownHostsFile=FILE -o HostKeyAlias=ALIAS`` agrees with what the server noted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from kvmcompose.effects.files import write_atomic
+
+
+class KnownHosts:
+    """The file. Its methods raise OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def key(self, alias: str) -> str | None:
+        """The key noted for a guest: its type and itself, as in a public key's file."""
+        for line in self._lines():
+            words = line.split()
+            if len(words) >= 3 and alias in words[0].split(","):  # noqa: PLR2004
+                return " ".join(words[1:3])
+        return None
+
+    def note(self, alias: str, key: str) -> None:
+        """Note a guest's key, in place of any that was noted before."""
+        self._rewrite(lambda lines: [*_without(lines, alias), f"{alias} {key}"])
+
+    def forget(self, alias: str) -> None:
+        """Nothing is known of the guest any more; no error if nothing was."""
+        if self.key(alias) is not None:
+            self._rewrite(lambda lines: _without(lines, alias))
+
+    def _lines(self) -> list[str]:
+        try:
+            return self.path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        except FileNotFoundError:
+            return []
+
+    def _rewrite(self, change: Callable[[list[str]], list[str]]) -> None:
+        """Several guests may be met in the same moment, and by more than one process."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(
+            self.path.with_name(f"{self.path.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
+        )
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            text = "".join(f"{line}\n" for line in change(self._lines()))
+            write_atomic(self.path, text.encode(errors="surrogateescape"), mode=0o600)
+        finally:
+            os.close(lock)
+
+
+def _without(lines: list[str], alias: str) -> list[str]:
+    return [line for line in lines if alias not in line.split(" ", 1)[0].split(",")]

@@ -1,0 +1,181 @@
+"""Files of projects on a host: the link that leads to a project, and disk images.
+
+Everything is done by programs, so that it works where the files are root's or on another host.
+"""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.effects import qcow2
+from kvmcompose.server.drivers import DriverError
+from kvmcompose.server.drivers.machine import Completed, Machine, failure
+
+#: Where hosts find projects, whoever's folders they are in (``project_folder`` in the state).
+PROJECTS = Path("/var/lib/kvm-compose")
+CONSOLES = Path(".kvm-compose", "consoles")
+
+_TAIL_BYTES = 1 << 18
+_NO_FILE = "No such file or directory"
+
+
+class HostDisks:
+    """Files on one host. ``projects`` is where the links to projects are."""
+
+    def __init__(self, machine: Machine, projects: Path = PROJECTS) -> None:
+        self._machine = machine
+        self._projects = projects
+
+    async def link_project(self, project: str, folder: Path) -> None:
+        """Make ``/var/lib/kvm-compose/<project>`` lead to the folder, and a folder for consoles in it.
+
+        A link to a folder that is not there any more, as it was moved, is replaced.
+        """
+        folder = await self._resolved(folder)
+        link = self._link(project)
+        current = await self._target(link)
+        if current != folder:
+            if current is not None and await self._is_folder(current):
+                raise DriverError(
+                    f"another project is called {project} on {self._machine.name}: {link} leads to {current},"
+                    f" not to {folder}",
+                    hint=f"bring that one down first, or remove the link: sudo rm {link}",
+                )
+            await self._make_link(link, folder)
+        await self._machine.run(["mkdir", "-p", "--", str(folder / CONSOLES)])
+
+    async def unlink_project(self, project: str, folder: Path) -> None:
+        """Remove that link if it leads to the folder."""
+        link = self._link(project)
+        if await self._target(link) == await self._resolved(folder):
+            await self._machine.run(["rm", "-f", "--", str(link)], privileged=True)
+
+    async def pristine(self, path: Path) -> bool:
+        """Whether a disk holds nothing of its own yet; False for one that is not qcow2."""
+        head = await self._bytes(path, 0, qcow2.HEAD_BYTES)
+        try:
+            table = qcow2.l1_table(head)
+        except ValueError as error:
+            raise DriverError(f"{path} is not a sound qcow2 image: {error}") from error
+        if table is None:
+            return False
+        content = await self._bytes(path, table.offset, table.length) if table.length else b""
+        return len(content) == table.length and not any(content)
+
+    async def reset_overlay(self, path: Path) -> None:
+        """Put an empty overlay of the same size and backing file in its place: all data is lost."""
+        head = await self._bytes(path, 0, qcow2.HEAD_BYTES)
+        try:
+            header = qcow2.parse_header(head)
+        except (ValueError, KvmComposeError) as error:
+            raise DriverError(f"{path} is not a sound qcow2 image: {error}") from error
+        if header is None or header.backing_file is None:
+            raise DriverError(
+                f"{path} is no overlay: what is in it is nowhere else",
+                hint="kvm-compose generate --provision makes the disk anew",
+            )
+        staged = path.with_name(f".kvm-compose-staged-{uuid.uuid4().hex}")
+        backing = ["-b", header.backing_file, "-F", header.backing_format or "qcow2"]
+        create = ["qemu-img", "create", "-q", "-f", "qcow2", *backing, "--", str(staged)]
+        try:
+            await self._machine.run([*create, str(header.virtual_size)])
+            await self._machine.run(["chmod", f"--reference={path}", "--", str(staged)])
+            # when we are root and the file was a user's; whoever else we are, it is ours already
+            await self._machine.run(["chown", f"--reference={path}", "--", str(staged)], check=False)
+            await self._machine.run(["mv", "-fT", "--", str(staged), str(path)])
+        except BaseException:
+            await self._machine.run(["rm", "-f", "--", str(staged)], check=False)
+            raise
+
+    async def set_frozen(self, path: Path, frozen: bool) -> None:
+        """Take everybody's right to write away, or give it back to the owner (and to nobody else)."""
+        argv = ["chmod", "a-w" if frozen else "u+w", "--", str(path)]
+        done = await self._machine.run(argv, check=False)
+        if done.status != 0:
+            await self._machine.run(argv, privileged=True)
+
+    async def signature(self, path: Path) -> str:
+        """Inode, time of the last change in nanoseconds, and size of a file."""
+        done = await self._machine.run(["stat", "-L", "--format=%i %.9Y %s", "--", str(path)], check=False)
+        if done.status != 0:
+            raise self._missing(path, done)
+        return done.text.strip()
+
+    async def remove(self, path: Path) -> None:
+        """Remove a file; no error if it is gone."""
+        argv = ["rm", "-f", "--", str(path)]
+        done = await self._machine.run(argv, check=False)
+        if done.status != 0:
+            await self._machine.run(argv, privileged=True)
+
+    async def read_tail(self, path: Path, lines: int) -> str:
+        """The last lines of a text file that may be root's; empty when it is not there."""
+        argv = ["tail", "-c", str(_TAIL_BYTES), "--", str(path)]
+        done = await self._machine.run(argv, check=False)
+        if done.status != 0 and _NO_FILE not in done.complaint:
+            done = await self._machine.run(argv, privileged=True, check=False)
+        if done.status != 0:
+            if _NO_FILE in done.complaint:
+                return ""
+            raise failure(argv, done, self._machine.name, privileged=True)
+        return "".join(done.text.splitlines(keepends=True)[-lines:]) if lines > 0 else ""
+
+    def _link(self, project: str) -> Path:
+        if project in {"", ".", ".."} or "/" in project:
+            raise DriverError(f"{project!r} cannot be the name of a project")
+        return self._projects / project
+
+    async def _make_link(self, link: Path, folder: Path) -> None:
+        """Under another name first: so there is no moment without a link, and no half of one."""
+        await self._machine.run(["mkdir", "-p", "-m", "755", "--", str(self._projects)], privileged=True)
+        staged = self._projects / f".{link.name}-{uuid.uuid4().hex}"
+        await self._machine.run(["ln", "-s", "--", str(folder), str(staged)], privileged=True)
+        try:
+            await self._machine.run(["mv", "-fT", "--", str(staged), str(link)], privileged=True)
+        except BaseException:
+            await self._machine.run(["rm", "-f", "--", str(staged)], privileged=True, check=False)
+            raise
+
+    async def _resolved(self, folder: Path) -> Path:
+        """The folder without links; as it is when it is gone."""
+        done = await self._machine.run(["realpath", "-m", "--", str(folder)])
+        return Path(done.text.removesuffix("\n"))
+
+    async def _target(self, link: Path) -> Path | None:
+        """Where the link leads; None when there is nothing of that name."""
+        argv = ["stat", "--format=%F", "--", str(link)]
+        done = await self._machine.run(argv, check=False)
+        if done.status != 0:
+            if _NO_FILE in done.complaint:
+                return None
+            raise failure(argv, done, self._machine.name)
+        if done.text.strip() != "symbolic link":
+            raise DriverError(
+                f"{link} on {self._machine.name} is a {done.text.strip()}, not a link to a project",
+                hint=f"move it away: sudo mv {link} {link}.away",
+            )
+        return await self._resolved(link)
+
+    async def _is_folder(self, path: Path) -> bool:
+        return (await self._machine.run(["test", "-d", str(path)], check=False)).status == 0
+
+    async def _bytes(self, path: Path, offset: int, length: int) -> bytes:
+        argv = [
+            "dd", f"if={path}", "status=none", "bs=64K", "iflag=skip_bytes,count_bytes,fullblock",
+            f"skip={offset}", f"count={length}",
+        ]  # fmt: skip
+        done = await self._machine.run(argv, check=False)
+        if done.status != 0 and "ermission denied" in done.complaint:
+            done = await self._machine.run(argv, privileged=True, check=False)
+        if done.status != 0:
+            raise self._missing(path, done)
+        return done.stdout
+
+    def _missing(self, path: Path, done: Completed) -> DriverError:
+        if _NO_FILE in done.complaint:
+            return DriverError(
+                f"{path} is not there on {self._machine.name}", hint="kvm-compose generate makes artefacts"
+            )
+        return DriverError(f"cannot read {path} on {self._machine.name}: {done.complaint}")

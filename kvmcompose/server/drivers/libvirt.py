@@ -1,0 +1,410 @@
+"""libvirt through libvirt-python: domains, networks and snapshots of projects on one host."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import libvirt
+
+from kvmcompose.server.drivers import DomainState, DriverError, HypervisorFacts, SnapshotState, _snapshots
+from kvmcompose.server.drivers import _domain_xml as xmls
+from kvmcompose.server.drivers._connection import Connection, failure
+from kvmcompose.server.drivers.machine import Machine
+
+_KIB_PER_MIB = 1024
+_NANOSECONDS = 1e9
+#: How long to wait for news of a guest that shuts down before looking, and asking, again. In seconds.
+_LOOK_AGAIN = 5.0
+
+_STATES = {
+    libvirt.VIR_DOMAIN_NOSTATE: "no state",
+    libvirt.VIR_DOMAIN_RUNNING: "running",
+    libvirt.VIR_DOMAIN_BLOCKED: "running",
+    libvirt.VIR_DOMAIN_PAUSED: "paused",
+    libvirt.VIR_DOMAIN_SHUTDOWN: "in shutdown",
+    libvirt.VIR_DOMAIN_SHUTOFF: "shut off",
+    libvirt.VIR_DOMAIN_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_PMSUSPENDED: "pmsuspended",
+}
+_FORGET_ALL = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+)
+#: A QEMU that libvirt started, as ps shows it: its age in seconds and its guest's name.
+_QEMU = re.compile(r"^\s*(\d+)\s+\S*qemu\S* -name guest=([^,\s]+)", re.MULTILINE)
+_SUBNET_TAKEN = re.compile(r"[Nn]etwork is already in use by interface (\S+)")
+
+
+class Libvirt:
+    """The libvirt of one host. ``machine`` is that host, for what libvirt does not tell."""
+
+    def __init__(self, uri: str, machine: Machine) -> None:
+        self.uri = uri
+        self._machine = machine
+        self._connection = Connection(uri)
+
+    async def facts(self) -> HypervisorFacts:
+        """Processors, memory and versions of the host."""
+        return await self._connection.call("ask libvirt about the host", _facts)
+
+    async def domains(self, project: str) -> Mapping[str, DomainState]:
+        """The project's domains by name, running or not.
+
+        libvirt does not know since when a domain runs: the uptime is the age of its QEMU process, and
+        None where processes of others cannot be seen (proc mounted with hidepid).
+        """
+        found = await self._connection.call("list domains", functools.partial(_domains, project=project))
+        if not any(state.cpu_seconds is not None for state in found):
+            return {state.name: state for state in found}
+        shown = await self._machine.run(["ps", "-ww", "-e", "-o", "etimes=", "-o", "args="], check=False)
+        ages = qemu_ages(shown.text)
+        return {state.name: _with_uptime(state, ages) for state in found}
+
+    async def start_domain(self, xml: str) -> None:
+        """Define the domain (anew, if it is off) and start it; one that runs is left as it is."""
+        wanted = xmls.domain_identity(xml)
+        if not wanted.project:
+            raise DriverError(
+                f"the XML of the domain {wanted.name} does not say which project it belongs to",
+                hint="its <metadata> went missing; put it back, or kvm-compose generate --overwrite",
+            )
+        work = functools.partial(_start_domain, xml=xml, wanted=wanted)
+        await self._connection.call(f"start the domain {wanted.name}", work)
+
+    async def shut_down_domain(self, name: str, seconds: float) -> bool:
+        """Press the power button, every few seconds again (a guest that boots may not hear the first)."""
+        deadline = time.monotonic() + seconds
+        doing = f"shut down the domain {name}"
+        press = True
+        with self._connection.watch(name) as changed:
+            while True:
+                changed.clear()
+                work = functools.partial(_is_on, name=name, press=press)
+                if not await self._connection.call(doing, work):
+                    return True
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                try:
+                    await asyncio.wait_for(changed.wait(), min(left, _LOOK_AGAIN))
+                    press = False
+                except TimeoutError:
+                    press = True
+
+    async def wait_off(self, name: str) -> None:
+        """Return when the domain does not run (any more), or is gone."""
+        doing = f"look at the domain {name}"
+        work = functools.partial(_is_on, name=name, press=False)
+        with self._connection.watch(name) as changed:
+            while await self._connection.call(doing, work):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), _LOOK_AGAIN)
+                changed.clear()
+
+    async def destroy_domain(self, name: str) -> None:
+        """Switch the domain off at once; it stays defined."""
+        work = functools.partial(_destroy_domain, name=name)
+        await self._connection.call(f"switch off the domain {name}", work)
+
+    async def undefine_domain(self, name: str) -> None:
+        """Forget a domain that is off. Raises DriverError for one that runs."""
+        work = functools.partial(_undefine_domain, name=name)
+        await self._connection.call(f"undefine the domain {name}", work)
+
+    async def networks(self, project: str) -> Mapping[str, bool]:
+        """The project's networks by name, and whether each is active."""
+        return await self._connection.call("list networks", functools.partial(_networks, project=project))
+
+    async def start_network(self, xml: str) -> None:
+        """Define the network and start it. One that is active with other XML is left: DriverError."""
+        marked, digest = xmls.with_digest(xml)
+        wanted = xmls.network_identity(marked)
+        work = functools.partial(_start_network, xml=marked, wanted=wanted, digest=digest)
+        await self._connection.call(f"start the network {wanted.name}", work)
+
+    async def leases(self, network: str) -> Mapping[str, str]:
+        """The addresses that the network's DHCP server has handed out, by MAC address in lower case.
+
+        Empty when there is no such network.
+        """
+        work = functools.partial(_leases, name=network)
+        return await self._connection.call(f"ask the network {network} for its leases", work)
+
+    async def remove_network(self, name: str) -> None:
+        """Stop the network and forget it."""
+        work = functools.partial(_remove_network, name=name)
+        await self._connection.call(f"remove the network {name}", work)
+
+    async def snapshots(self, domain: str) -> Sequence[SnapshotState]:
+        """The domain's snapshots, the oldest first."""
+        doing = f"list the snapshots of {domain}"
+        found: list[SnapshotState] = await self._on_domain(doing, domain, _snapshots.listed)
+        return found
+
+    async def create_snapshot(self, domain: str, name: str) -> None:
+        """Keep the domain's disk, and its memory when it runs; the guest stands still meanwhile."""
+        work = functools.partial(_snapshots.create, name=name)
+        await self._on_domain(f"make the snapshot {name} of {domain}", domain, work, repeatable=False)
+
+    async def restore_snapshot(self, domain: str, name: str) -> None:
+        """Put the domain back to where it was: running or off, as it was then."""
+        work = functools.partial(_snapshots.restore, name=name)
+        await self._on_domain(f"restore the snapshot {name} of {domain}", domain, work)
+
+    async def delete_snapshot(self, domain: str, name: str) -> None:
+        """Give the snapshot up."""
+        work = functools.partial(_snapshots.delete, name=name)
+        await self._on_domain(f"delete the snapshot {name} of {domain}", domain, work, repeatable=False)
+
+    async def know_snapshot(self, domain: str, xml: str) -> None:
+        """Tell libvirt again of a snapshot whose data is in the disk; nothing when it knows of it."""
+        name = xmls.snapshot_facts(xml).name
+        work = functools.partial(_snapshots.know, xml=xml)
+        await self._on_domain(f"tell libvirt of the snapshot {name} of {domain}", domain, work)
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        await self._connection.close()
+
+    async def _on_domain(self, doing: str, name: str, work: Any, *, repeatable: bool = True) -> Any:
+        def look_up_and_work(connection: Any) -> Any:
+            domain = _lookup(connection, name)
+            if domain is None:
+                raise DriverError(
+                    f"cannot {doing}: there is no domain {name} on {self._machine.name}",
+                    hint="kvm-compose up makes the domains",
+                )
+            return work(domain)
+
+        return await self._connection.call(doing, look_up_and_work, repeatable=repeatable)
+
+
+def qemu_ages(shown: str) -> dict[str, float]:
+    """The ages in seconds of QEMU processes, by guest, from ``ps -e -o etimes= -o args=``."""
+    return {match[2]: float(match[1]) for match in _QEMU.finditer(shown)}
+
+
+def _with_uptime(state: DomainState, ages: Mapping[str, float]) -> DomainState:
+    if state.cpu_seconds is None:
+        return state
+    return DomainState(
+        name=state.name,
+        guest=state.guest,
+        state=state.state,
+        uptime=ages.get(state.name),
+        cpu_seconds=state.cpu_seconds,
+        memory_mb=state.memory_mb,
+    )
+
+
+# -- what runs in the connection's threads -------------------------------------------------------------
+
+
+def _facts(connection: Any) -> HypervisorFacts:
+    _, memory_mb, cpus, *_ = connection.getInfo()
+    versions = {"libvirt": connection.getLibVersion(), connection.getType(): connection.getVersion()}
+    version = ", ".join(f"{name} {_dotted(number)}" for name, number in versions.items())
+    return HypervisorFacts(cpus=cpus, memory_mb=memory_mb, version=version)
+
+
+def _dotted(number: int) -> str:
+    """A version as libvirt packs it: major * 1,000,000 + minor * 1,000 + release."""
+    return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
+
+
+def _domains(connection: Any, *, project: str) -> list[DomainState]:
+    wanted = (
+        libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_CPU_TOTAL | libvirt.VIR_DOMAIN_STATS_BALLOON
+    )
+    # a domain in a long job (a snapshot is taken) is not waited for
+    flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+    found = []
+    for domain, stats in connection.getAllDomainStats(wanted, flags):
+        owner, guest = _mark(domain)
+        if owner != project:
+            continue
+        state = _STATES.get(stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE), "no state")
+        on = state not in ("shut off", "crashed")
+        rss = stats.get("balloon.rss")
+        found.append(
+            DomainState(
+                name=domain.name(),
+                guest=guest,
+                state=state,
+                cpu_seconds=stats.get("cpu.time", 0) / _NANOSECONDS if on else None,
+                memory_mb=rss // _KIB_PER_MIB if on and rss is not None else None,
+            )
+        )
+    return sorted(found, key=lambda each: each.name)
+
+
+def _mark(domain: Any) -> tuple[str | None, str]:
+    """Project and guest of a domain; None for somebody else's, or one that has just gone."""
+    try:
+        element = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, xmls.GUEST_NAMESPACE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_METADATA, libvirt.VIR_ERR_NO_DOMAIN):
+            return None, ""
+        raise
+    return xmls.mark_identity(element)
+
+
+def _lookup(connection: Any, name: str) -> Any:
+    try:
+        return connection.lookupByName(name)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+
+
+@contextlib.contextmanager
+def _unless_so_already(*codes: int) -> Any:
+    """What was asked for is so already, by another's doing or our own of a moment ago."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in codes:
+            raise
+
+
+def _start_domain(connection: Any, *, xml: str, wanted: xmls.Identity) -> None:
+    domain = _lookup(connection, wanted.name)
+    if domain is not None:
+        _refuse_foreign("domain", wanted, _mark(domain)[0])
+        xml = xmls.with_uuid(xml, domain.UUIDString())
+    if domain is None or not domain.isActive() or not domain.isPersistent():
+        domain = connection.defineXML(xml)
+    if domain.isActive():
+        return
+    try:
+        domain.create()
+    except libvirt.libvirtError:
+        # somebody else may have been faster
+        if not domain.isActive():
+            raise
+
+
+def _refuse_foreign(kind: str, wanted: xmls.Identity, owner: str | None) -> None:
+    if owner == wanted.project:
+        return
+    whose = f"of the project {owner}" if owner else "that kvm-compose did not make"
+    prefix = "" if kind == "domain" else "net-"
+    raise DriverError(
+        f"there is a {kind} {wanted.name} already, {whose}",
+        hint=f"see what it is with `virsh {prefix}dumpxml {wanted.name}`; rename it, or this project",
+    )
+
+
+def _is_on(connection: Any, *, name: str, press: bool) -> bool:
+    domain = _lookup(connection, name)
+    with _unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
+        if domain is None or not domain.isActive():
+            return False
+        if press:
+            with _unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID):
+                domain.shutdown()
+        return True
+    return False
+
+
+def _destroy_domain(connection: Any, *, name: str) -> None:
+    domain = _lookup(connection, name)
+    if domain is not None and domain.isActive():
+        with _unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
+            domain.destroy()
+
+
+def _undefine_domain(connection: Any, *, name: str) -> None:
+    domain = _lookup(connection, name)
+    if domain is None:
+        return
+    with _unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
+        if domain.isActive():
+            raise DriverError(f"the domain {name} runs: it cannot be undefined")
+        domain.undefineFlags(_FORGET_ALL)
+
+
+def _networks(connection: Any, *, project: str) -> dict[str, bool]:
+    found = {}
+    for network in connection.listAllNetworks():
+        with _unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
+            if xmls.network_identity(network.XMLDesc()).project == project:
+                found[network.name()] = bool(network.isActive())
+    return found
+
+
+def _lookup_network(connection: Any, name: str) -> Any:
+    try:
+        return connection.networkLookupByName(name)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
+            return None
+        raise
+
+
+def _start_network(connection: Any, *, xml: str, wanted: xmls.Identity, digest: str) -> None:
+    network = _lookup_network(connection, wanted.name)
+    if network is not None:
+        known = xmls.network_identity(network.XMLDesc())
+        _refuse_foreign("network", wanted, known.project)
+        active = bool(network.isActive())
+        if active and known.digest != digest:
+            raise DriverError(
+                f"the network {wanted.name} is active, and not as its XML says now",
+                hint="kvm-compose down, then up",
+            )
+        if active and network.isPersistent():
+            return
+        xml = xmls.with_uuid(xml, network.UUIDString())
+    network = connection.networkDefineXML(xml)
+    if network.isActive():
+        return
+    try:
+        network.create()
+    except libvirt.libvirtError as error:
+        if network.isActive():
+            return
+        raise _network_failure(xml, wanted, error) from None
+
+
+def _network_failure(xml: str, wanted: xmls.Identity, error: libvirt.libvirtError) -> DriverError:
+    doing = f"start the network {wanted.name}"
+    taken = _SUBNET_TAKEN.search(error.get_error_message() or "")
+    if taken is None:
+        return failure(doing, error)
+    return DriverError(
+        f"cannot {doing}: its subnet ({xmls.network_address(xml)}) is in use by the interface {taken[1]}",
+        hint=f"see it with `ip address show dev {taken[1]}`; take its address away, or rename this project:"
+        " a project's subnet follows from its name",
+    )
+
+
+def _leases(connection: Any, *, name: str) -> dict[str, str]:
+    network = _lookup_network(connection, name)
+    if network is None:
+        return {}
+    # the newest last, so that it counts
+    found = sorted(network.DHCPLeases(), key=lambda lease: lease["expirytime"])
+    return {lease["mac"].lower(): lease["ipaddr"] for lease in found if lease.get("mac")}
+
+
+def _remove_network(connection: Any, *, name: str) -> None:
+    network = _lookup_network(connection, name)
+    if network is None:
+        return
+    with _unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
+        persistent = bool(network.isPersistent())
+        if network.isActive():
+            with _unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID):
+                network.destroy()
+        if persistent:
+            network.undefine()

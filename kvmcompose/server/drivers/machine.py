@@ -1,0 +1,187 @@
+"""The one way to run programs on a testbed host. Commands are argv lists, never shell strings.
+
+``ThisMachine`` is the machine that the server runs on. Whatever drives a host takes a ``Machine``, so that
+another host needs another one of these and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import signal
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from kvmcompose.server.drivers import DriverError
+
+log = logging.getLogger(__name__)
+
+#: Programs of the system's administration are not on everybody's PATH.
+_SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+_PACKAGES = {
+    "ethtool": "ethtool",
+    "ip": "iproute2",
+    "ovs-appctl": "openvswitch-switch",
+    "ovs-vsctl": "openvswitch-switch",
+    "ps": "procps",
+    "qemu-img": "qemu-utils",
+    "sudo": "sudo",
+}
+#: How long a program that was told to end by its time limit gets, in seconds.
+_GRACE = 1
+_NO_SUCH_PROGRAM = 127
+
+
+class Completed(msgspec.Struct, frozen=True):
+    """How a program ended, and what it printed."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode(errors="replace")
+
+    @property
+    def complaint(self) -> str:
+        """The last line on standard error."""
+        lines = self.stderr.decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "(it printed nothing)"
+
+
+class Machine(Protocol):
+    """A host that programs can be run on."""
+
+    name: str
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        seconds: float = 60,
+        privileged: bool = False,
+        check: bool = True,
+    ) -> Completed:
+        """Run a program to its end; it and its children are killed after ``seconds`` or when cancelled.
+
+        ``privileged``: as root. Messages are in English. Raises DriverError when it cannot be run, takes
+        too long or (unless ``check=False``) fails.
+        """
+
+
+class ThisMachine:
+    """The machine that the server runs on."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        path = os.environ.get("PATH")
+        self._environment = {
+            **os.environ,
+            "PATH": f"{path}:{_SYSTEM_PATH}" if path else _SYSTEM_PATH,
+            "LC_ALL": "C",
+        }
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        seconds: float = 60,
+        privileged: bool = False,
+        check: bool = True,
+    ) -> Completed:
+        """As Machine says."""
+        command = as_root(argv, seconds) if privileged and os.geteuid() != 0 else list(argv)
+        log.debug("$ %s", pasteable(argv, stdin, privileged=privileged))
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=self._environment,
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            raise _not_installed(command[0], self.name) from None
+        except OSError as error:
+            raise DriverError(f"cannot run {command[0]} on {self.name}: {error.strerror}") from error
+        try:
+            async with asyncio.timeout(seconds):
+                stdout, stderr = await process.communicate(stdin)
+        except TimeoutError:
+            await _kill(process)
+            raise DriverError(
+                f"{argv[0]} did not end within {seconds:g} s on {self.name}",
+                hint=f"to see it yourself, run: {pasteable(argv, stdin, privileged=privileged)}",
+            ) from None
+        except BaseException:
+            await _kill(process)
+            raise
+        assert process.returncode is not None  # noqa: S101 - communicate() returns when it has ended
+        completed = Completed(process.returncode, stdout, stderr)
+        if check and completed.status != 0:
+            raise failure(argv, completed, self.name, stdin=stdin, privileged=privileged)
+        return completed
+
+
+def as_root(argv: Sequence[str], seconds: float) -> list[str]:
+    """The command through sudo. What runs as root we could not kill: there it has its own time limit."""
+    return ["sudo", "-n", "--", "timeout", f"--kill-after={_GRACE}", f"{seconds:g}", *argv]
+
+
+def failure(
+    argv: Sequence[str],
+    completed: Completed,
+    host: str,
+    *,
+    stdin: bytes | None = None,
+    privileged: bool = False,
+) -> DriverError:
+    """The error of a program that failed: its last words, and the command to see them again."""
+    if completed.complaint.startswith("sudo: a password is required"):
+        return DriverError(
+            f"{argv[0]} has to run as root on {host}, and sudo asks for a password",
+            hint="run the server as root, or let its user run sudo without a password",
+        )
+    if completed.status == _NO_SUCH_PROGRAM and "No such file" in completed.complaint:
+        return _not_installed(argv[0], host)
+    return DriverError(
+        f"{argv[0]} failed with status {completed.status} on {host}: {completed.complaint}",
+        hint=f"to see it yourself, run: {pasteable(argv, stdin, privileged=privileged)}",
+    )
+
+
+def pasteable(argv: Sequence[str], stdin: bytes | None = None, *, privileged: bool = False) -> str:
+    """A command as a shell takes it, with its standard input."""
+    text = shlex.join(["sudo", *argv] if privileged and os.geteuid() != 0 else argv)
+    if stdin is None:
+        return text
+    return f"{text} <<'END'\n{stdin.decode(errors='replace').rstrip()}\nEND"
+
+
+def _not_installed(program: str, host: str) -> DriverError:
+    package = _PACKAGES.get(program)
+    return DriverError(
+        f"the program {program!r} is not installed on {host}",
+        hint=f"sudo apt-get install {package}" if package else None,
+    )
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """End a program and its children; one that is root's, and we are not, ends by its own time limit."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        await asyncio.shield(process.wait())

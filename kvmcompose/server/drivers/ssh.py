@@ -1,0 +1,488 @@
+"""Guests from inside, through asyncssh: one connection per guest, kept while it lives.
+
+No agent, no configuration of the user's, no key but the one given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import logging
+import secrets
+import shlex
+import signal
+import socket
+import time
+from collections.abc import Sequence
+
+import asyncssh
+import msgspec
+
+from kvmcompose.server.drivers import DriverError, Login, OnLine
+from kvmcompose.server.drivers._known_hosts import KnownHosts
+
+log = logging.getLogger(__name__)
+
+#: A line that gets no end is cut after so many bytes.
+LONGEST_LINE = 1 << 16
+_CHUNK = 1 << 15
+_CONNECT_SECONDS = 2.0
+#: Key exchange and login; a guest among many that boot under emulation takes its time.
+_LOGIN_SECONDS = 30.0
+_PAUSES = (0.2, 0.3, 0.5, 0.8, 1.2, 2.0)
+#: A guest may listen before its first boot has put our key in its place. In seconds.
+_REFUSES_FOR_GOOD = 30.0
+_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 3
+#: sshd has ten sessions per connection (MaxSessions); some are left for those that end commands.
+_SESSIONS = 7
+_KILL_SECONDS = 15.0
+#: How long a guest that was there may take to say that it still is.
+_ANSWER_SECONDS = 20.0
+#: How long to go on listening to what an ended command has left running.
+_REST_SECONDS = 1.5
+
+_WAIT_UNTIL_READY = "until [ -e /etc/nocloud/ready ]; do sleep 0.3 2>/dev/null || sleep 1; done"
+#: Starts a command in a session of its own. $0 is a mark by which it is found again. The last words keep the
+#: shell from becoming setsid, which would then not wait for the command.
+_START = """\
+if command -v setsid >/dev/null; then setsid "$@"; else "$@"; fi
+exit $?"""
+#: Ends a command: whoever has its mark in the command line, all descendants, and all of their sessions. The
+#: mark comes on standard input, so that this shell does not find itself.
+_END = """\
+read -r mark
+all=" "$(printf '%s\\n' "$mark" | grep -lsF -f - /proc/[0-9]*/cmdline | cut -d / -f 3 | tr '\\n' ' ')
+[ "$all" != " " ] || exit 0
+collect() {
+    found=yes
+    while [ -n "$found" ]; do
+        found=
+        for stat in /proc/[0-9]*/stat; do
+            read -r line 2>/dev/null <"$stat" || continue
+            pid=${line%% *}
+            case "$all" in *" $pid "*) continue ;; esac
+            set -- ${line##*) }
+            case "$all" in *" $2 "* | *" $4 "*) all="$all$pid " found=yes ;; esac
+        done
+    done
+} 2>/dev/null
+wait_for_end() {
+    for _ in 1 2 3 4 5 6 7 8; do
+        alive=
+        for pid in $all; do
+            read -r line <"/proc/$pid/stat" || continue
+            case "${line##*) }" in [ZX]*) ;; *) alive=yes ;; esac
+        done
+        [ -n "$alive" ] || exit 0
+        sleep 0.3 || sleep 1
+    done
+} 2>/dev/null
+collect
+kill -TERM $all 2>/dev/null
+wait_for_end
+collect
+kill -KILL $all 2>/dev/null
+wait_for_end
+exit 1"""
+#: What was started with sudo is root's to end.
+_END_AS_ROOT = """\
+if [ "$(id -u)" != 0 ] && sudo -n true 2>/dev/null; then exec sudo -n sh -c "$0"; else exec sh -c "$0"; fi"""
+
+_NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ETIMEDOUT}
+#: Those of dropbear and OpenSSH, the shortest first.
+_HOST_KEY_ALGORITHMS = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-256",
+    "rsa-sha2-512",
+)
+_RSA = "ssh-rsa"
+
+
+class _Guest(msgspec.Struct):
+    """What is kept of a guest: its connection, who may open another, how many sessions it may have."""
+
+    guard: asyncio.Lock
+    sessions: asyncio.Semaphore
+    connection: asyncssh.SSHClientConnection | None = None
+
+
+class SshShell:
+    """Guests that can be reached from this machine."""
+
+    def __init__(self) -> None:
+        self._guests: dict[Login, _Guest] = {}
+        asyncssh.set_log_level(logging.WARNING)  # it tells of each connection and session
+
+    async def wait_ready(self, login: Login, seconds: float) -> None:
+        """Wait until the guest lets us in and its first-boot set-up has ended."""
+        progress = _Progress(login)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._until_ready(login, progress)
+        except TimeoutError:
+            raise DriverError(
+                f"{login.guest} was not ready within {seconds:g} s: {progress.reached}", hint=progress.hint
+            ) from None
+
+    async def run(
+        self, login: Login, argv: Sequence[str], on_line: OnLine, *, seconds: float | None = None
+    ) -> int:
+        """Run a command; its exit status, or 128 + n when signal n ended it."""
+        log.debug("$ ssh %s@%s -- %s", login.user, login.address, shlex.join(argv))
+        guest = self._guest(login)
+        async with guest.sessions:
+            connection = await self._live_connection(login)
+            command = _Command(connection, argv, on_line)
+            try:
+                async with asyncio.timeout(seconds):
+                    return await command.follow()
+            except TimeoutError:
+                await command.end()
+                raise DriverError(
+                    f"{shlex.join(argv)} did not end within {seconds:g} s on {login.guest}"
+                ) from None
+            except asyncio.CancelledError:
+                await command.end()
+                raise
+            except (OSError, asyncssh.Error) as error:
+                _drop(guest, connection)
+                raise DriverError(
+                    f"the connection to {login.guest} broke off while {argv[0]} ran there: {_words(error)}",
+                    hint="was the guest switched off or rebooted?",
+                ) from error
+            except BaseException:  # of on_line
+                await command.end()
+                raise
+
+    async def forget(self, login: Login) -> None:
+        """Forget the guest's host key: its disk is a new one."""
+        guest = self._guests.pop(login, None)
+        if guest is not None and guest.connection is not None:
+            guest.connection.abort()
+        try:
+            await asyncio.to_thread(KnownHosts(login.known_hosts).forget, login.alias)
+        except OSError as error:
+            raise DriverError(f"cannot write {login.known_hosts}: {error.strerror}") from error
+
+    async def close(self) -> None:
+        """Close all connections."""
+        guests, self._guests = self._guests, {}
+        for guest in guests.values():
+            if guest.connection is not None:
+                guest.connection.abort()
+                await guest.connection.wait_closed()
+
+    def _guest(self, login: Login) -> _Guest:
+        guest = self._guests.get(login)
+        if guest is None:
+            guest = _Guest(guard=asyncio.Lock(), sessions=asyncio.Semaphore(_SESSIONS))
+            self._guests[login] = guest
+        return guest
+
+    async def _live_connection(self, login: Login) -> asyncssh.SSHClientConnection:
+        """A connection that has just answered: the one that is there, or a new one. Raises DriverError."""
+        try:
+            connection, is_new = await self._connection(login)
+            if is_new:
+                return connection
+            try:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await connection.run("true", stdin=asyncssh.DEVNULL, encoding=None)
+            except (OSError, asyncssh.Error):
+                _drop(self._guest(login), connection)
+                connection, _ = await self._connection(login)
+        except (OSError, asyncssh.Error) as error:
+            progress = _Progress(login)
+            progress.met(error)
+            raise DriverError(
+                f"cannot reach {login.guest}: {progress.reached}", hint=progress.hint
+            ) from error
+        return connection
+
+    async def _connection(self, login: Login) -> tuple[asyncssh.SSHClientConnection, bool]:
+        """The guest's connection, and whether it is a new one."""
+        guest = self._guest(login)
+        async with guest.guard:
+            if guest.connection is not None and not guest.connection.is_closed():
+                return guest.connection, False
+            guest.connection = await _connect(login)
+            return guest.connection, True
+
+    async def _until_ready(self, login: Login, progress: _Progress) -> None:
+        pauses = itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1]))
+        for pause in pauses:
+            try:
+                connection, _ = await self._connection(login)
+                progress.let_in()
+                done = await connection.run(_WAIT_UNTIL_READY, stdin=asyncssh.DEVNULL, encoding=None)
+                if done.exit_status == 0:
+                    return
+            except (OSError, asyncssh.Error) as error:
+                progress.met(error)
+            await asyncio.sleep(pause)
+
+
+def _drop(guest: _Guest, connection: asyncssh.SSHClientConnection) -> None:
+    if guest.connection is connection:
+        guest.connection = None
+    connection.abort()
+
+
+class _Progress:
+    """How far we got on the way into a guest."""
+
+    def __init__(self, login: Login) -> None:
+        self._login = login
+        self._refused_since: float | None = None
+        self.reached = f"nothing answered at {login.address} port {login.port} yet"
+        self.hint: str | None = None
+
+    def let_in(self) -> None:
+        self._refused_since = None
+        self.reached = "it lets us in, but its first-boot set-up (cloud-init) has not ended"
+        self.hint = "look at /var/log/cloud-init-output.log in the guest"
+
+    def met(self, error: Exception) -> None:
+        """Take note of what stopped us. Raises DriverError when there is no use in going on."""
+        login = self._login
+        where = f"{login.address} port {login.port}"
+        if isinstance(error, asyncssh.PermissionDenied):
+            now = time.monotonic()
+            self._refused_since = self._refused_since or now
+            self.reached = f"{where} answers, but refuses the key {login.identity_file} for {login.user}"
+            self.hint = "was it set up with another key? kvm-compose up --provision makes its disk anew"
+            if now - self._refused_since > _REFUSES_FOR_GOOD:
+                raise DriverError(f"cannot get into {login.guest}: {self.reached}", hint=self.hint)
+            return
+        self._refused_since = None
+        self.hint = "its console tells more: kvm-compose console"
+        if isinstance(error, ConnectionRefusedError):
+            self.reached = f"{login.address} is up, but nothing listens on port {login.port} (no SSH server)"
+        elif isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in _NO_ROUTE):
+            self.reached = f"nothing answers at {where} (no route to it, or it has not booted)"
+        else:
+            self.reached = f"{where} answers, but the connection broke off: {_words(error)}"
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+# -- one connection ------------------------------------------------------------------------------------
+
+
+class _Client(asyncssh.SSHClient):
+    """Judges host keys by what is noted; at first contact, any will do."""
+
+    def __init__(self, noted: str | None) -> None:
+        self.noted = noted
+        self.shown = ""
+
+    def validate_host_public_key(self, _host: str, _addr: str, _port: int, key: asyncssh.SSHKey) -> bool:
+        self.shown = " ".join(key.export_public_key("openssh").decode().split()[:2])
+        return self.noted is None or self.shown == self.noted
+
+
+async def _connect(login: Login) -> asyncssh.SSHClientConnection:
+    """A new connection. Raises DriverError for what time does not mend, OSError or asyncssh.Error else."""
+    known = KnownHosts(login.known_hosts)
+    identity = await asyncio.to_thread(_identity, login)
+    try:
+        noted = await asyncio.to_thread(known.key, login.alias)
+    except OSError as error:
+        raise DriverError(f"cannot read {login.known_hosts}: {error.strerror}") from error
+    client = _Client(noted)
+    endpoint = await _reach(login.address, login.port)
+    try:
+        connection = await asyncssh.connect(
+            login.address,
+            sock=endpoint,
+            client_factory=lambda: client,
+            username=login.user,
+            client_keys=[identity],
+            # an empty file would mean the user's own; so the client is asked about every key
+            known_hosts=lambda *_: ([], [], []),
+            server_host_key_algs=_algorithms(noted),
+            preferred_auth="publickey",
+            agent_path=None,
+            config=None,
+            gss_host=None,
+            compression_algs=None,
+            connect_timeout=_LOGIN_SECONDS,
+            login_timeout=_LOGIN_SECONDS,
+            keepalive_interval=_KEEPALIVE_SECONDS,
+            keepalive_count_max=_KEEPALIVE_COUNT,
+        )
+    except asyncssh.HostKeyNotVerifiable as error:
+        endpoint.close()
+        raise _wrong_key(login, client) from error
+    except BaseException:
+        endpoint.close()
+        raise
+    if noted is None:
+        try:
+            await asyncio.to_thread(known.note, login.alias, client.shown)
+        except OSError as error:
+            connection.abort()
+            raise DriverError(f"cannot write {login.known_hosts}: {error.strerror}") from error
+    return connection
+
+
+def _identity(login: Login) -> asyncssh.SSHKey:
+    try:
+        return asyncssh.read_private_key(login.identity_file)
+    except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+        raise DriverError(
+            f"cannot use the key {login.identity_file} to get into {login.guest}: {_words(error)}",
+            hint="a key without a passphrase is needed, as nobody is asked",
+        ) from error
+
+
+async def _reach(address: str, port: int) -> socket.socket:
+    """A connected socket, within a time that is short beside that of a login. Raises OSError."""
+    endpoint = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        endpoint.setblocking(False)
+        endpoint.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            await asyncio.get_running_loop().sock_connect(endpoint, (address, port))
+    except BaseException:
+        endpoint.close()
+        raise
+    return endpoint
+
+
+def _algorithms(noted: str | None) -> list[str]:
+    """The kinds of host keys to ask for: that of the noted key first, or another would be shown."""
+    kind = noted.split(" ", 1)[0] if noted else ""
+    first = [name for name in _HOST_KEY_ALGORITHMS if name == kind or (kind == _RSA and "rsa" in name)]
+    return list(dict.fromkeys([*first, *_HOST_KEY_ALGORITHMS]))
+
+
+def _wrong_key(login: Login, client: _Client) -> DriverError:
+    return DriverError(
+        f"{login.address} shows another host key than {login.guest} did at first contact:"
+        f" {client.shown or 'a certificate'}, not {client.noted}",
+        hint=f"if its disk was made anew by hand: ssh-keygen -R {login.alias} -f {login.known_hosts};"
+        " else, something else answers at its address",
+    )
+
+
+# -- one command ---------------------------------------------------------------------------------------
+
+
+class _Process(asyncssh.SSHClientProcess[bytes]):
+    """Tells when the command has ended: what it left running may keep its output open for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = asyncio.Event()
+        self.status: int | None = None
+
+    def exit_status_received(self, status: int) -> None:
+        self.status = status
+        self.ended.set()
+
+    def exit_signal_received(self, name: str, _core: bool, _message: str, _language: str) -> None:
+        """A shell that ends by a signal itself: our own makes a status of those of its children."""
+        self.status = 128 + getattr(signal, f"SIG{name}", 0)
+        self.ended.set()
+
+
+class _Command:
+    """A command in a guest."""
+
+    def __init__(
+        self, connection: asyncssh.SSHClientConnection, argv: Sequence[str], on_line: OnLine
+    ) -> None:
+        self._connection = connection
+        self._mark = f"kvm-compose-{secrets.token_hex(8)}"
+        self._words = shlex.join(["sh", "-c", _START, self._mark, *argv])
+        self._lines = Lines(on_line)
+
+    async def follow(self) -> int:
+        """Pass its lines on until it ends; its exit status."""
+        process = _Process()
+        await self._connection.create_process(
+            self._words,
+            process_factory=lambda: process,
+            stdin=asyncssh.DEVNULL,
+            stderr=asyncssh.STDOUT,
+            encoding=None,
+        )
+        try:
+            await self._read(process)
+        finally:
+            process.close()
+        self._lines.end()
+        if process.status is None:
+            raise asyncssh.ConnectionLost("it ended without a status")
+        return process.status
+
+    async def _read(self, process: _Process) -> None:
+        """Until the output ends, or nothing has come for some time after the command has ended."""
+        ended = asyncio.ensure_future(process.ended.wait())
+        reading = asyncio.ensure_future(process.stdout.read(_CHUNK))
+        try:
+            while True:
+                patience = _REST_SECONDS if ended.done() else None
+                waited = {reading} if ended.done() else {reading, ended}
+                await asyncio.wait(waited, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                if reading.done():
+                    chunk = reading.result()
+                    if not chunk:
+                        await process.wait_closed()
+                        return
+                    self._lines.feed(chunk)
+                    reading = asyncio.ensure_future(process.stdout.read(_CHUNK))
+                elif patience is not None:
+                    return
+        finally:
+            for future in (ended, reading):
+                future.cancel()
+            await asyncio.gather(ended, reading, return_exceptions=True)
+
+    async def end(self) -> None:
+        """End it in the guest. Nothing more is to be done when the guest does not answer any more."""
+        argv = ["sh", "-c", _END_AS_ROOT, _END]
+        try:
+            async with asyncio.timeout(_KILL_SECONDS):
+                done = await self._connection.run(
+                    shlex.join(argv), input=f"{self._mark}\n".encode(), encoding=None
+                )
+        except (OSError, asyncssh.Error) as error:
+            log.warning("a command in a guest could not be ended: %s", _words(error))
+        else:
+            if done.exit_status != 0:
+                log.warning("a command in a guest did not end")
+
+
+class Lines:
+    """Bytes as they come, told as lines of text; one that is too long is cut into several."""
+
+    def __init__(self, on_line: OnLine) -> None:
+        self._on_line = on_line
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> None:
+        *lines, rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            self._tell(line)
+        while len(rest) >= LONGEST_LINE:
+            self._tell(rest[:LONGEST_LINE])
+            rest = rest[LONGEST_LINE:]
+        self._rest = rest
+
+    def end(self) -> None:
+        """What has no end of line is a line, too."""
+        if self._rest:
+            self._tell(self._rest)
+        self._rest = b""
+
+    def _tell(self, line: bytes) -> None:
+        for start in range(0, len(line) or 1, LONGEST_LINE):
+            self._on_line(line[start : start + LONGEST_LINE].decode(errors="replace").removesuffix("\r"))
