@@ -5,7 +5,8 @@
     def task_testbed(): yield from project_tasks()
 
 Tasks of the user's own may name our targets (``artefacts/<guest>-domain.xml``) as their ``file_dep`` or
-our tasks (``generate``, ``disk:<guest>``) as their ``task_dep``.
+our tasks (``generate``, ``disk:<guest>``, ``up``, ``down``) as their ``task_dep``, and ``take_down`` as an
+action or a teardown.
 """
 
 from __future__ import annotations
@@ -70,13 +71,27 @@ def project_tasks(
     allow_paths: Sequence[str] = (),
 ) -> Iterator[TaskDict]:
     """All tasks of a project, for a task creator to yield. Paths are relative to where doit runs."""
+    from kvmcompose.tasks.testbed import Testbed  # noqa: PLC0415 (building alone needs no client)
+
     where = Where(Path(project), input, config, project_name, tuple(allow_paths))
     try:
         session = Session(Project(where), _to_stderr)
         yield from session.all_tasks()
+        name = session.project.compiled.state.project_name
+        yield from Testbed(name, session.project.folder, session.release).tasks(GROUP)
     except KvmComposeError as error:
         hint = f"\nhint: {error.hint}" if error.hint else ""
         raise InvalidDodoFile(f"{error.message}{hint}") from error
+
+
+def take_down(project: str = ".") -> TaskFailed | None:
+    """An action for a task or a teardown of the user's own: take the testbed of this folder down.
+
+    Nothing happens when it is down. The YAML is not read, so it works even where that is broken.
+    """
+    from kvmcompose.tasks.testbed import testbed_in  # noqa: PLC0415 (building alone needs no client)
+
+    return testbed_in(Path(project)).down()
 
 
 def _to_stderr(event: Event) -> None:
@@ -151,6 +166,10 @@ class Session:
             self._lock.enter_context(self.project.locked(_say_waiting))
         return self.build.begin()
 
+    def release(self) -> None:
+        """Let other builds in, when everything that this one is to make has been made."""
+        self._lock.close()
+
     def all_tasks(self) -> Iterator[TaskDict]:
         """Every task, up to date or not."""
         steps = self.plan.images
@@ -196,7 +215,7 @@ class Session:
         """The task that makes one artefact, by ``make`` if that is given."""
         artefact = decision.artefact
         base, _, name = artefact.task.partition(":")
-        after = [self.project.artefacts[path].task for path in artefact.after]
+        after = [self.project.artefact_at(path).task for path in artefact.after]
         image = image_of(artefact)
         return {
             "basename": base,

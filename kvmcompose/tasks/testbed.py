@@ -1,0 +1,214 @@
+"""doit tasks that ask the testbed server: ``up``, ``down``, ``snapshot`` and ``status``.
+
+They are never up to date, and nothing depends on them but what a user hangs on them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from doit.exceptions import TaskFailed
+
+from kvmcompose.client.action import perform
+from kvmcompose.client.place import name_of
+from kvmcompose.client.server import Server, ServerError, connect
+from kvmcompose.client.words import (
+    duration,
+    fault_text,
+    line_text,
+    seconds_between,
+    state_text,
+    step_text,
+    verdict,
+)
+from kvmcompose.core.deployment import (
+    Action,
+    Command,
+    Down,
+    Level,
+    LogLine,
+    NewDeployment,
+    Snapshot,
+    SnapshotVerb,
+    Step,
+    StepState,
+    Up,
+)
+from kvmcompose.core.errors import KvmComposeError
+
+TaskDict = dict[str, Any]
+
+_NOT_FOUND = 404
+
+
+class Testbed:
+    """A project as the server knows it. ``generate`` is the task that builds it."""
+
+    __test__ = False  # not a test, whatever its name
+
+    def __init__(self, name: str, folder: Path, built: Callable[[], None] = lambda: None) -> None:
+        self._name = name
+        self._folder = folder.resolve()
+        self._built = built
+
+    def tasks(self, generate: str) -> Iterator[TaskDict]:
+        """The tasks. ``generate`` is the one that builds what ``up`` needs."""
+        yield {
+            **_asking("up", self.up, "bring the testbed up, building what is out of date"),
+            "task_dep": [generate],
+            "params": [
+                _flag("rerun_scripts", "run setup scripts that have run before"),
+                _flag("reset_clones", "make clones anew when their golden image has changed"),
+                _flag("keep_going", "go on with the others when a guest fails"),
+            ],
+        }
+        yield {
+            **_asking("down", self.down, "take the testbed down"),
+            "params": [
+                _flag("purge", "remove the guests' disks: their data is lost"),
+                {
+                    "name": "timeout",
+                    "long": "timeout",
+                    "type": float,
+                    "default": 60.0,
+                    "help": "seconds that a guest may take to shut down",
+                },
+            ],
+        }
+        yield {
+            **_asking("snapshot", self.snapshot, "create, restore or delete a snapshot: snapshot VERB NAME"),
+            "params": [
+                {"name": "guest", "long": "guest", "type": list, "default": [], "help": "only this guest"}
+            ],
+            "pos_arg": "words",
+        }
+        yield _asking("status", self.status, "show the testbed as it is now")
+
+    def up(self, *, rerun_scripts: bool, reset_clones: bool, keep_going: bool) -> TaskFailed | None:
+        """Bring it up."""
+
+        def ask(server: Server) -> Command:
+            server.put(NewDeployment(self._name, str(self._folder)))
+            return Up(rerun_scripts=rerun_scripts, reset_clones=reset_clones, keep_going=keep_going)
+
+        self._built()
+        return self._perform(ask)
+
+    def down(self, *, purge: bool = False, timeout: float = 60.0) -> TaskFailed | None:
+        """Take it down; nothing to do when the server does not know it."""
+
+        def ask(server: Server) -> Command | None:
+            try:
+                server.deployment(self._name)
+            except ServerError as error:
+                if error.status != _NOT_FOUND:
+                    raise
+                if not (self._folder / "state.json").is_file():
+                    return None
+                server.put(NewDeployment(self._name, str(self._folder)))
+            return Down(purge=purge, timeout=timeout)
+
+        return self._perform(ask)
+
+    def snapshot(self, *, guest: Sequence[str], words: Sequence[str]) -> TaskFailed | None:
+        """Do something with a snapshot."""
+        verbs = [verb.value for verb in SnapshotVerb]
+        if len(words) != 2 or words[0] not in verbs:  # noqa: PLR2004 (a verb and a name)
+            return TaskFailed(f"doit snapshot {'|'.join(verbs)} NAME")
+        command = Snapshot(verb=SnapshotVerb(words[0]), name=words[1], guests=tuple(guest))
+        return self._perform(lambda _server: command)
+
+    def status(self) -> TaskFailed | None:
+        """Print how it is."""
+        try:
+            status = _server().status(self._name)
+        except KvmComposeError as error:
+            return _failed(error)
+        lines = [f"{self._name}: {state_text(status.deployment)}"]
+        lines += [f"{each.name}  {each.host}  {each.state}  {each.address or '-'}" for each in status.guests]
+        lines += [f"differs: {each}" for each in status.differences]
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        return None
+
+    def _perform(self, ask: Callable[[Server], Command | None]) -> TaskFailed | None:
+
+        try:
+            server = _server()
+            command = ask(server)
+            if command is None:
+                sys.stderr.write(f"nothing is up: the server does not know {self._name!r}\n")
+                return None
+            return _outcome(perform(server, self._name, command, _Told()))
+        except KvmComposeError as error:
+            return _failed(error)
+
+
+def testbed_in(folder: Path) -> Testbed:
+    """The testbed of a folder, without looking at its YAML."""
+    return Testbed(name_of(folder), folder)
+
+
+class _Told:
+    """Writes to stderr what an action does. doit itself tells which task runs, and how it ended."""
+
+    wants_steps = True
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._ended: set[tuple[str, str, str | None, str | None, str]] = set()
+
+    def line(self, line: LogLine) -> None:
+        """Write a line."""
+        word = f"{line.level}: " if line.level in (Level.WARNING, Level.ERROR) else ""
+        self.notice(f"{word}{line_text(line)}")
+
+    def steps(self, steps: Sequence[Step]) -> None:
+        """Write what has ended."""
+        for step in steps:
+            key = (step.stage, step.name, step.guest, step.host, step.started)
+            if step.ended is None or key in self._ended:
+                continue
+            self._ended.add(key)
+            if step.state is not StepState.SKIPPED:
+                took = duration(seconds_between(step.started, step.ended))
+                self.notice(f"{step.state:9} {step.stage}: {step_text(step)}  ({took})")
+
+    def notice(self, text: str) -> None:
+        """Write something."""
+        with self._guard:
+            sys.stderr.write(f"{text}\n")
+
+
+def _server() -> Server:
+    env = os.environ.get
+    return connect(token_file=env("KVM_COMPOSE_TOKEN_FILE"), ca_file=env("KVM_COMPOSE_CA_FILE"))
+
+
+def _outcome(action: Action) -> TaskFailed | None:
+    trouble = verdict(action)
+    return None if trouble is None else TaskFailed("\n".join([trouble, *map(fault_text, action.faults)]))
+
+
+def _failed(error: KvmComposeError) -> TaskFailed:
+    return TaskFailed(f"{error.message}\nhint: {error.hint}" if error.hint else error.message)
+
+
+def _asking(name: str, act: Callable[..., TaskFailed | None], doc: str) -> TaskDict:
+    return {
+        "basename": name,
+        "actions": [act],
+        "uptodate": [False],
+        "verbosity": 2,
+        "io": {"capture": False},
+        "doc": doc,
+    }
+
+
+def _flag(name: str, text: str) -> dict[str, Any]:
+    option = name.replace("_", "-")
+    return {"name": name, "long": option, "type": bool, "default": False, "help": text}
