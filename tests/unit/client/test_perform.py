@@ -1,0 +1,148 @@
+"""An action is watched to its end, and stopped by signals."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from kvmcompose.client.action import perform, replay, watch
+from kvmcompose.client.server import Server, ServerError
+from kvmcompose.core.deployment import Action, ActionState, Command, Down, Level, LogLine, Step, StepState
+
+UUID = "00000000-0000-4000-8000-000000000001"
+
+
+def at(second: int) -> str:
+    return f"2026-01-02T03:04:{second:02}.000000Z"
+
+
+def line(sequence: int, second: int = 0) -> LogLine:
+    return LogLine(sequence=sequence, time=at(second), level=Level.INFO, text=f"line {sequence}")
+
+
+def step(name: str, ended: int | None) -> Step:
+    state = StepState.RUNNING if ended is None else StepState.DONE
+    end = None if ended is None else at(ended)
+    return Step(name=name, stage="start", state=state, started=at(0), ended=end)
+
+
+class Scripted(Server):
+    """A server on which an action tells three lines; it ends after them, or when it is cancelled."""
+
+    def __init__(self, *, waits: bool = False, deaf: bool = False) -> None:
+        self.asked: list[Command] = []
+        self.cancelled = threading.Event()
+        self.waits = waits
+        self.deaf = deaf
+        self.on_act = lambda: None
+        self.on_line = lambda: None
+
+    def act(self, name: str, command: Command) -> str:
+        self.asked.append(command)
+        self.on_act()
+        return UUID
+
+    def follow(self, name: str, uuid: str, after: int = 0) -> Iterator[LogLine]:
+        for number in range(after + 1, 4):
+            yield line(number)
+            self.on_line()
+        if self.waits:
+            assert self.cancelled.wait(10)
+
+    def steps(self, name: str, uuid: str) -> list[Step]:
+        return [step("boot", 1)]
+
+    def action(self, name: str, uuid: str) -> Action:
+        state = ActionState.CANCELLED if self.cancelled.is_set() else ActionState.SUCCEEDED
+        return Action(
+            uuid=uuid, deployment=name, command="down", options={}, state=state, started=at(0), ended=at(5)
+        )
+
+    def cancel(self, name: str, uuid: str) -> None:
+        self.cancelled.set()
+        if self.deaf:
+            raise ServerError("it does not answer")
+
+
+class Told:
+    """Keeps what it is told, in order."""
+
+    wants_steps = True
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def line(self, line: LogLine) -> None:
+        self.told.append(line.text)
+
+    def steps(self, steps: Sequence[Step]) -> None:
+        names = [step.name for step in steps]
+        if names:
+            self.told.append(" ".join(names))
+
+    def notice(self, text: str) -> None:
+        self.told.append(text)
+
+
+def test_an_action_is_asked_for_and_told_of_to_its_end() -> None:
+    server, told = Scripted(), Told()
+    assert perform(server, "lab", Down(), told).state is ActionState.SUCCEEDED
+    assert server.asked == [Down()]
+    assert told.told == ["line 1", "line 2", "line 3", "boot"]
+
+
+def test_watching_can_begin_in_the_middle_and_without_steps() -> None:
+    told = Told()
+    told.wants_steps = False
+    watch(Scripted(), "lab", UUID, told, after=1)
+    assert told.told == ["line 2", "line 3"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_cancels_it_and_the_end_is_waited_for(number: signal.Signals) -> None:
+    server, told = Scripted(waits=True), Told()
+    once = iter([True])
+    server.on_line = lambda: signal.raise_signal(number) if next(once, False) else None
+    before = signal.getsignal(number)
+    assert perform(server, "lab", Down(), told).state is ActionState.CANCELLED
+    assert [text for text in told.told if text.startswith("cancelling")]
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_comes_before_the_uuid_is_known_cancels_it_as_well() -> None:
+    server = Scripted(waits=True)
+    server.on_act = lambda: signal.raise_signal(signal.SIGINT)
+    assert perform(server, "lab", Down(), Told()).state is ActionState.CANCELLED
+
+
+def test_the_second_signal_leaves_it_to_the_server() -> None:
+    server = Scripted(waits=True)
+    server.on_line = lambda: signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        perform(server, "lab", Down(), Told())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_server_that_cannot_be_told_to_cancel_is_told_of() -> None:
+    server, told = Scripted(waits=True, deaf=True), Told()
+    server.on_act = lambda: signal.raise_signal(signal.SIGINT)
+    perform(server, "lab", Down(), told)
+    assert "cannot cancel it: it does not answer" in told.told
+
+
+def test_without_the_main_thread_there_are_no_signals_to_handle() -> None:
+    ended: list[Action] = []
+    thread = threading.Thread(target=lambda: ended.append(perform(Scripted(), "lab", Down(), Told())))
+    thread.start()
+    thread.join()
+    assert [each.state for each in ended] == [ActionState.SUCCEEDED]
+
+
+def test_a_replay_puts_the_ends_of_steps_between_the_lines() -> None:
+    told = Told()
+    steps = [step("second", 3), step("first", 1), step("runs", None)]
+    replay([line(1, 0), line(2, 2), line(3, 4)], steps, told)
+    assert told.told == ["line 1", "first", "line 2", "first second", "line 3", "first second"]
