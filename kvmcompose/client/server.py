@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from kvmcompose.core.deployment import (
     Action,
@@ -16,7 +18,8 @@ from kvmcompose.core.deployment import (
     Step,
     TestbedStatus,
 )
-from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.errors import InputError, KvmComposeError, RefusedError
+from kvmcompose.effects.server_places import socket_path, state_dir, token_path
 
 
 class ServerError(KvmComposeError):
@@ -25,6 +28,16 @@ class ServerError(KvmComposeError):
     def __init__(self, message: str, *, hint: str | None = None, status: int | None = None) -> None:
         super().__init__(message, hint=hint)
         self.status = status
+
+
+class RefusedByServerError(ServerError, RefusedError):
+    """Refused before anything was changed: something else runs, it is not allowed, no token."""
+
+
+class WrongInputError(ServerError):
+    """The server could make no sense of what it was asked for."""
+
+    exit_code = InputError.exit_code
 
 
 class Server:
@@ -105,6 +118,30 @@ def connect(
     """The server at ``address`` (``unix:/path``, ``http://…``, ``https://…``).
 
     Without one: KVM_COMPOSE_SERVER in the environment, else the one on this user's usual socket; when none
-    answers there, one is started that ends by itself.
+    answers there, one is started that ends by itself. ``token_file`` holds the secret of a server that is
+    reached by TCP (KVM_COMPOSE_TOKEN_FILE; for one on this machine that of this user's own server),
+    ``ca_file`` the certificate that vouches for it (KVM_COMPOSE_CA_FILE), ``who`` is how the asker is
+    called. Raises ServerError.
     """
-    raise NotImplementedError
+    # requests takes longer to import than many a command runs that needs no server
+    from kvmcompose.client.address import Address  # noqa: PLC0415
+    from kvmcompose.client.embedded import ensure  # noqa: PLC0415
+    from kvmcompose.client.remote import RemoteServer, read_token  # noqa: PLC0415
+
+    env = os.environ.get
+    address = address or env("KVM_COMPOSE_SERVER")
+    if not address:
+        state = state_dir()
+        usual = Address(socket=socket_path(state))
+        ensure(state, usual)
+        return RemoteServer(usual, who=who, revive=lambda: ensure(state, usual))
+    place = Address.parse(address)
+    token = None
+    if place.socket is None:
+        given = token_file or env("KVM_COMPOSE_TOKEN_FILE")
+        own = token_path(state_dir())
+        if given:
+            token = read_token(Path(given).expanduser())
+        elif place.loopback and os.access(own, os.R_OK):
+            token = read_token(own)
+    return RemoteServer(place, token=token, ca_file=ca_file or env("KVM_COMPOSE_CA_FILE"), who=who)

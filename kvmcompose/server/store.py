@@ -6,6 +6,7 @@ server's one thread.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ CREATE TABLE actions (
     uuid TEXT PRIMARY KEY,
     deployment TEXT NOT NULL REFERENCES deployments (name) ON DELETE CASCADE,
     command TEXT NOT NULL, options BLOB NOT NULL, state TEXT NOT NULL, started TEXT NOT NULL, ended TEXT,
-    faults BLOB NOT NULL DEFAULT '[]', refused INTEGER NOT NULL DEFAULT 0, exit_status INTEGER, who TEXT
+    faults BLOB NOT NULL DEFAULT x'5b5d', refused INTEGER NOT NULL DEFAULT 0, exit_status INTEGER, who TEXT
 ) STRICT;
 CREATE INDEX actions_of ON actions (deployment);
 CREATE TABLE steps (
@@ -85,13 +86,14 @@ class Store:
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                # SQLite gives the files beside it the same permissions
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+                path.chmod(0o600)
             self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
             self._db.executescript(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;"
             )
             self._make_schema()
-            if path is not None:
-                path.chmod(0o600)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"cannot open the server's memory, {path}: {error}") from error
         self._sequences: dict[str, int] = {}

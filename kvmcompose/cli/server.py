@@ -1,0 +1,140 @@
+"""``kvm-compose server``: the daemon that brings testbeds up, for whoever may talk to it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kvmcompose.core.errors import RefusedError
+
+if TYPE_CHECKING:
+    from kvmcompose.monitor.console import Console
+    from kvmcompose.server.settings import Settings
+
+NAME = "server"
+HELP = "run the testbed server"
+EXAMPLE = """\
+examples:
+  kvm-compose server                        on this user's Unix socket, until Ctrl-C
+  kvm-compose server --port 5040            and on 127.0.0.1, with a token
+  kvm-compose server --fake --fail start-guests   pretend to have a host, on which that fails
+  kvm-compose server --socket-group libvirt --project-root /srv/testbeds
+
+`up` and its like start a server of their own when none answers; it ends by itself.
+Over TCP clients need the token from the state folder (made on first start). Projects
+must lie in a --project-root: your home folder, unless you say otherwise.
+KVM_COMPOSE_SERVER_FAKE, _FAIL and _DELAY in the environment stand for --fake and its options.
+"""
+_NEEDED = ("fastapi", "uvicorn", "websockets")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    env = os.environ.get
+    where = parser.add_argument_group("where it listens")
+    where.add_argument("--socket", metavar="PATH", type=Path, help="instead of the usual Unix socket")
+    where.add_argument("--socket-group", metavar="GROUP", help="a group whose members may connect, too")
+    where.add_argument(
+        "--host", metavar="ADDRESS", help="listen by TCP, too (default with --port: 127.0.0.1)"
+    )
+    where.add_argument("--port", type=int, metavar="N", help="the port for that (default: 5040)")
+    where.add_argument("--tls-cert", metavar="FILE", type=Path, help="certificate chain (PEM)")
+    where.add_argument("--tls-key", metavar="FILE", type=Path, help="its key (PEM)")
+    where.add_argument("--token-file", metavar="FILE", type=Path, help="the secret that TCP clients know")
+    where.add_argument(
+        "--insecure", action="store_true", help="an address that others reach, without TLS: trust the network"
+    )
+    what = parser.add_argument_group("what it does")
+    what.add_argument(
+        "--state-dir", metavar="DIR", type=Path, help="its memory (KVM_COMPOSE_STATE_DIR in the environment)"
+    )
+    what.add_argument(
+        "--project-root", metavar="DIR", type=Path, action="append", dest="project_roots",
+        help="a folder that projects may lie in, may be repeated (default: the home folder)",
+    )  # fmt: skip
+    what.add_argument(
+        "--fake", action="store_true", default=env("KVM_COMPOSE_SERVER_FAKE", "") not in ("", "0"),
+        help="drive a host that is only pretended",
+    )  # fmt: skip
+    what.add_argument(
+        "--fail", metavar="PATTERN", action="append",
+        default=[each for each in env("KVM_COMPOSE_SERVER_FAIL", "").split(",") if each],
+        help="with --fake: what fails there (a pattern with *), may be repeated",
+    )  # fmt: skip
+    what.add_argument(
+        "--delay", metavar="SECONDS", type=float, default=float(env("KVM_COMPOSE_SERVER_DELAY") or 0),
+        help="with --fake: how long each thing takes there",
+    )  # fmt: skip
+    what.add_argument("--embedded", action="store_true", help=argparse.SUPPRESS)
+    what.add_argument(
+        "--idle", type=float, default=float(env("KVM_COMPOSE_SERVER_IDLE") or 3), help=argparse.SUPPRESS
+    )
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Serve until told to stop; the exit status."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RefusedError(
+            f"this installation has no server in it ({', '.join(missing)} is missing)",
+            hint="pip install 'kvmcompose[server]'",
+        )
+    from kvmcompose.server.listen import HeldError
+    from kvmcompose.server.run import serve
+
+    _log_plainly(console.verbosity)
+    settings = _settings(arguments, access_log=console.verbosity > 0)
+    if settings.embedded:
+        os.chdir("/")  # it must not keep a project's file system from being unmounted
+    try:
+        serve(settings)
+    except HeldError:
+        if not settings.embedded:
+            raise
+        # whoever asked for this one has the other
+    return 0
+
+
+def _settings(arguments: argparse.Namespace, *, access_log: bool) -> Settings:
+    from kvmcompose.effects.server_places import socket_path, state_dir
+    from kvmcompose.server.settings import DEFAULT_PORT, FakeHost, Settings
+
+    state = arguments.state_dir.absolute() if arguments.state_dir else state_dir()
+    host = arguments.host
+    if host is None and any((arguments.port is not None, arguments.tls_cert, arguments.token_file)):
+        host = "127.0.0.1"
+    # who alone can ask an embedded server is the user whose it is: there is nobody to keep from a folder
+    roots = [Path("/")] if arguments.embedded else arguments.project_roots or [Path.home()]
+    fake = FakeHost(failures=tuple(arguments.fail), delay=arguments.delay) if arguments.fake else None
+    return Settings(
+        state_dir=state,
+        socket=arguments.socket.absolute() if arguments.socket else socket_path(state),
+        socket_group=arguments.socket_group,
+        host=host,
+        port=DEFAULT_PORT if arguments.port is None else arguments.port,
+        tls_cert=arguments.tls_cert,
+        tls_key=arguments.tls_key,
+        token_file=arguments.token_file,
+        project_roots=tuple(root.absolute() for root in roots),
+        insecure=arguments.insecure,
+        fake=fake,
+        embedded=arguments.embedded,
+        idle=arguments.idle,
+        access_log=access_log,
+    )
+
+
+def _log_plainly(verbosity: int) -> None:
+    """To stderr, with times: a daemon's log is read later. uvicorn's own news with -v only."""
+    level = logging.ERROR if verbosity < 0 else logging.INFO
+    logging.basicConfig(
+        stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )
+    logging.getLogger("uvicorn").setLevel(logging.INFO if verbosity > 0 else logging.WARNING)
+    for noisy in ("asyncssh", "websockets"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,93 @@
+"""The addresses of servers, and connections to them."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from socket import AF_UNIX, SOCK_STREAM, create_connection
+from socket import socket as Socket  # noqa: N812 (a field is called socket)
+from urllib.parse import urlsplit
+
+import msgspec
+
+from kvmcompose.client.server import RefusedByServerError, ServerError
+
+CONNECT_SECONDS = 10.0
+_HINT = "unix:/path/to/socket, http://host:port or https://host:port"
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a server listens: on a Unix socket, or on a host and port, with TLS or without."""
+
+    socket: Path | None = None
+    host: str = "localhost"
+    port: int = 0
+    tls: bool = False
+
+    @staticmethod
+    def parse(text: str) -> Address:
+        """``unix:/path``, ``http://host:port`` or ``https://host:port``. Raises ServerError."""
+        kind, _, rest = text.partition(":")
+        if kind == "unix":
+            path = Path(rest.removeprefix("//"))
+            if path.is_absolute() and "\0" not in rest:
+                return Address(socket=path)
+        elif kind in _DEFAULT_PORTS:
+            try:
+                parts = urlsplit(text)
+                port = _DEFAULT_PORTS[kind] if parts.port is None else parts.port
+            except ValueError:
+                parts, port = urlsplit(""), 0
+            plain = parts.path in ("", "/") and not (parts.query or parts.fragment or parts.username)
+            if parts.hostname and port and plain:
+                return Address(host=parts.hostname, port=port, tls=kind == "https")
+        raise RefusedByServerError(f"{text!r} is not the address of a server", hint=_HINT)
+
+    @property
+    def authority(self) -> str:
+        """What the Host header says."""
+        if self.socket is not None:
+            return "localhost"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether it is this machine's own."""
+        return self.socket is not None or self.host in _LOOPBACK
+
+    def __str__(self) -> str:
+        """As it is written."""
+        if self.socket is not None:
+            return f"unix:{self.socket}"
+        return f"{'https' if self.tls else 'http'}://{self.authority}"
+
+    def connect(self, ca_file: str | None = None, seconds: float = CONNECT_SECONDS) -> Socket:
+        """A connection, with TLS done. Raises OSError."""
+        if self.socket is not None:
+            connection = Socket(AF_UNIX, SOCK_STREAM)
+            try:
+                connection.settimeout(seconds)
+                connection.connect(str(self.socket))
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+        connection = create_connection((self.host, self.port), seconds)
+        if not self.tls:
+            return connection
+        try:
+            return tls_context(ca_file).wrap_socket(connection, server_hostname=self.host)
+        except BaseException:
+            connection.close()
+            raise
+
+
+def tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """Whose certificates are believed: those the file vouches for, or the system does. Raises ServerError."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise ServerError(f"cannot use the certificates in {ca_file}: {error.strerror or error}") from error

@@ -1,0 +1,120 @@
+"""The server of a user who has none: started when needed, in the background; it ends by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import sys
+import time
+from pathlib import Path
+
+from kvmcompose.client.address import Address
+from kvmcompose.client.server import RefusedByServerError, ServerError
+from kvmcompose.effects.detached import Detached
+from kvmcompose.effects.server_places import embedded_log, lock_path
+
+#: How long a server may take to listen, in seconds.
+START_SECONDS = 30.0
+_LOOK_SECONDS = 0.02
+#: After such a time the process that found another server in its way is started again: that one has ended.
+_AGAIN_SECONDS = 1.0
+_NEEDED = ("fastapi", "uvicorn", "websockets", "asyncssh", "libvirt")
+_FAKE = "KVM_COMPOSE_SERVER_FAKE"
+_LOG_BYTES = 1024 * 1024
+_TAIL_LINES = 8
+
+
+def listens(address: Address) -> bool:
+    """Whether somebody is there."""
+    try:
+        address.connect(seconds=2.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def ensure(state: Path, address: Address) -> None:
+    """Return when a server listens on this user's socket, starting one if none does.
+
+    Several clients may do so at once: one server wins, and all get that one. Raises RefusedError when
+    this installation has none, ServerError when it does not start.
+    """
+    if listens(address):
+        return
+    _check_installed()
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        log, begun_at = _open_log(state)
+        child = Detached(
+            [
+                sys.executable, "-P", "-m", "kvmcompose", "server", "--embedded",
+                "--state-dir", str(state), "--socket", str(address.socket),
+            ],
+            log,
+        )  # fmt: skip
+        ended_at: float | None = None
+        while time.monotonic() < deadline:
+            if listens(address):
+                return
+            status = child.poll()
+            if ended_at is None and status is not None:
+                if status != 0:
+                    raise ServerError(
+                        f"the server did not start (status {status}):\n{_tail(log, begun_at)}",
+                        hint=f"its log is {log}",
+                    )
+                ended_at = time.monotonic()
+            if ended_at is not None and time.monotonic() - ended_at > _AGAIN_SECONDS:
+                break
+            time.sleep(_LOOK_SECONDS)
+    raise ServerError(
+        f"no server listens on {address} after {START_SECONDS:g} s{_holder(state)}",
+        hint="name the address of one that runs (KVM_COMPOSE_SERVER, --server), or see "
+        f"{embedded_log(state)}",
+    )
+
+
+def _check_installed() -> None:
+    needed = _NEEDED[:3] if os.environ.get(_FAKE, "") not in ("", "0") else _NEEDED
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RefusedByServerError(
+            f"no server runs, and this installation has none in it ({', '.join(missing)} is missing)",
+            hint="pip install 'kvmcompose[server]', or name a server with KVM_COMPOSE_SERVER",
+        )
+
+
+def _open_log(state: Path) -> tuple[Path, int]:
+    """The log, and how long it is; begun anew when it has become long."""
+    log = embedded_log(state)
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        size = log.stat().st_size if log.exists() else 0
+        if size > _LOG_BYTES:
+            log.rename(log.with_suffix(".log.old"))
+            size = 0
+    except OSError as error:
+        raise ServerError(
+            f"cannot use the state folder {state}: {error.strerror}",
+            hint="name another with KVM_COMPOSE_STATE_DIR",
+        ) from error
+    return log, size
+
+
+def _tail(log: Path, begun_at: int) -> str:
+    """The last of what the server said since ``begun_at``, a byte of its log."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(begun_at)
+        lines = file.read().decode(errors="replace").splitlines()[-_TAIL_LINES:]
+        return "\n".join(f"    {line}" for line in lines) or "    (it said nothing)"
+    return "    (it left no log)"
+
+
+def _holder(state: Path) -> str:
+    """Who holds the state folder, in words."""
+    with contextlib.suppress(OSError):
+        words = lock_path(state).read_text(encoding="utf-8", errors="replace").split()
+        if len(words) > 1:
+            return f"; process {words[0]} serves this state folder on {words[1]}"
+    return ""

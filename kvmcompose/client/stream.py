@@ -1,0 +1,118 @@
+"""An action's log over a WebSocket, taken up again where it was when the connection is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import msgspec
+import websocket
+
+from kvmcompose.client.address import CONNECT_SECONDS, Address
+from kvmcompose.client.answers import error_of
+from kvmcompose.client.server import ServerError
+from kvmcompose.core.deployment import LogLine
+
+#: So long it is tried to get a lost connection back, in seconds.
+PATIENCE = 30.0
+#: The server pings every 20 s; when nothing has come for longer, nobody is there.
+_SILENCE_SECONDS = 50.0
+#: A connection that lasted so long was one, even if it brought nothing.
+_HELD_SECONDS = 20.0
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 2.0
+_ENDED = 1000
+#: What a server says that is about to be there again.
+_COMING_BACK = frozenset({502, 503, 504})
+
+_decode = msgspec.json.Decoder(LogLine).decode
+
+
+class _LostError(Exception):
+    """The connection is gone before the log has ended."""
+
+
+def follow(
+    address: Address,
+    path: str,
+    headers: dict[str, str],
+    after: int,
+    *,
+    ca_file: str | None,
+    revive: Callable[[], None] | None,
+) -> Iterator[LogLine]:
+    """The log after line ``after`` until its end; each line once. Raises ServerError."""
+    lost_since: float | None = None
+    pause = _FIRST_PAUSE
+    while True:
+        began = time.monotonic()
+        try:
+            for line in _stream(address, f"{path}?after={after}", headers, ca_file):
+                lost_since, pause = None, _FIRST_PAUSE
+                if line.sequence > after:
+                    after = line.sequence
+                    yield line
+        except _LostError as error:
+            moment = time.monotonic()
+            if lost_since is None or moment - began > _HELD_SECONDS:
+                lost_since = moment
+            if moment - lost_since > PATIENCE:
+                raise ServerError(
+                    f"the server on {address} is gone: {error}",
+                    hint="what runs goes on if the server lives: `kvm-compose logs -f` watches it again",
+                ) from error
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            if revive is not None:
+                revive()
+        else:
+            return
+
+
+def _stream(address: Address, path: str, headers: dict[str, str], ca_file: str | None) -> Iterator[LogLine]:
+    """What one connection brings. Raises _LostError, ServerError."""
+    with closing(_open(address, path, headers, ca_file)) as connection:
+        connection.settimeout(_SILENCE_SECONDS)
+        while True:
+            try:
+                opcode, data = connection.recv_data()
+            except (websocket.WebSocketException, OSError) as error:
+                raise _LostError(str(error)) from error
+            if opcode == websocket.ABNF.OPCODE_CLOSE:
+                code = int.from_bytes(data[:2], "big")
+                if code == _ENDED:
+                    return
+                reason = data[2:].decode(errors="replace") or "it closed the connection"
+                raise _LostError(f"{reason} ({code})")
+            try:
+                line = _decode(data)
+            except msgspec.MsgspecError as error:
+                raise ServerError(
+                    f"the server on {address} sent a line that is none: {error}",
+                    hint="is it a kvm-compose server of this version?",
+                ) from error
+            yield line
+
+
+def _open(address: Address, path: str, headers: dict[str, str], ca_file: str | None) -> websocket.WebSocket:
+    scheme = "wss" if address.tls else "ws"
+    others = {name: value for name, value in headers.items() if name != "Host"}
+    try:
+        return websocket.create_connection(
+            f"{scheme}://{address.authority}{path}",
+            timeout=CONNECT_SECONDS,
+            socket=address.connect(ca_file),
+            host=address.authority,
+            header=others,
+            suppress_origin=True,
+            redirect_limit=0,
+            enable_multithread=False,
+        )
+    except websocket.WebSocketBadStatusException as error:
+        problem = error_of(error.status_code, error.resp_body or b"", address)
+        if error.status_code in _COMING_BACK:
+            raise _LostError(problem.message) from error
+        raise problem from error
+    except (websocket.WebSocketException, OSError) as error:
+        raise _LostError(str(error)) from error

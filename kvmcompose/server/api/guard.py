@@ -1,0 +1,259 @@
+"""The front door: whom a request is from, where it may come from, how large it may be. Before all else."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kvmcompose.server.api.problems import problem, problem_of
+
+MAX_BODY = 1024 * 1024  # bytes
+_BODY_SECONDS = 30
+#: What is still read of a body that was refused, so that its sender gets to read the answer.
+_DISCARD_BYTES = 8 * MAX_BODY
+_DISCARD_SECONDS = 2
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+#: Tells nothing that a stranger may not know.
+_PUBLIC = frozenset({"/openapi.json", "/docs"})
+_HEALTH = "/api/health"
+#: Names have none of the characters that are written with a percent sign.
+_PATH = re.compile(r"[A-Za-z0-9/._-]*")
+
+log = logging.getLogger(__name__)
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a listener believes.
+
+    ``token`` is the secret to know, None where whoever gets as far as here may do everything (a socket with
+    a file's permissions). ``hosts`` are the names that it may be called by, None for any: a page from
+    elsewhere whose name was made to lead here (DNS rebinding) calls by another.
+    """
+
+    token: str | None = None
+    hosts: frozenset[str] | None = None
+
+
+class Activity:
+    """How busy the front door is."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.last = 0.0
+        self.followers = 0
+        self.draining = False
+
+    def touch(self) -> None:
+        """Somebody is there."""
+        self.last = asyncio.get_running_loop().time()
+
+
+class Guard:
+    """An ASGI application around another, that lets in what its policy allows."""
+
+    def __init__(self, app: ASGIApp, policy: Policy, activity: Activity) -> None:
+        self._app = app
+        self._token = policy.token.encode() if policy.token is not None else None
+        self._hosts = policy.hosts
+        self._activity = activity
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or WebSocket."""
+        websocket = scope["type"] == "websocket"
+        sender = _Sender(send, websocket=websocket)
+        self._activity.requests += 1
+        self._activity.followers += websocket
+        try:
+            refusal = self._refusal(scope)
+            if refusal is not None:
+                await sender.refuse(refusal, scope, receive)
+            elif websocket:
+                await self._app(scope, receive, sender)
+            else:
+                await self._serve(scope, receive, sender)
+        except Exception as error:  # noqa: BLE001 (nobody above could answer it)
+            response = problem_of(error)
+            if not sender.begun:
+                await sender.refuse(response, scope, receive)
+        finally:
+            self._activity.requests -= 1
+            self._activity.followers -= websocket
+            self._activity.touch()
+
+    async def _serve(self, scope: Scope, receive: Receive, sender: _Sender) -> None:
+        body = await _body(receive)
+        if isinstance(body, Response):
+            await sender.refuse(body, scope, receive)
+            return
+        sent = False
+
+        async def replay() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app(scope, replay, sender)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = scope["headers"]
+        host = _only(headers, b"host")
+        if host is None:
+            return problem(HTTPStatus.BAD_REQUEST, "a request has one Host header")
+        if self._hosts is not None and _host_name(host) not in self._hosts:
+            return problem(
+                HTTPStatus.FORBIDDEN,
+                f"this server is not {host!r}",
+                hint="ask for it by the address that it listens on",
+            )
+        origin = _only(headers, b"origin", default="")
+        if origin is None or (origin and urlsplit(origin).netloc.lower() != host.lower()):
+            return problem(HTTPStatus.FORBIDDEN, "pages from elsewhere have no business here")
+        if _PATH.fullmatch(scope["raw_path"].decode("latin-1")) is None:
+            return problem(HTTPStatus.NOT_FOUND, "there is nothing at this address")
+        refusal = self._strangers(scope)
+        if refusal is None and self._activity.draining and scope.get("method", "GET") not in _SAFE:
+            return problem(
+                HTTPStatus.SERVICE_UNAVAILABLE, "the server is about to stop", hint="ask again in a moment"
+            )
+        length = _only(headers, b"content-length", default="0")
+        if refusal is None and length is not None and length.isdecimal() and int(length) > MAX_BODY:
+            return _too_large()
+        return refusal
+
+    def _strangers(self, scope: Scope) -> Response | None:
+        """The refusal of who has to know the token and does not."""
+        scope["kvmcompose.trusted"] = True
+        if self._token is None:
+            return None
+        given = _only(scope["headers"], b"authorization", default="")
+        if given == "":
+            scope["kvmcompose.trusted"] = False
+            if scope["path"] in _PUBLIC or scope["path"] == _HEALTH:
+                return None
+        kind, _, token = (given or "").partition(" ")
+        known = hmac.compare_digest(token.strip().encode(), self._token)
+        if kind.lower() == "bearer" and known:
+            return None
+        return problem(
+            HTTPStatus.UNAUTHORIZED,
+            "this is not the server's token" if given else "this server wants a token",
+            hint="give the file that holds it (KVM_COMPOSE_TOKEN_FILE, or --token-file)",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+class _Sender:
+    """Passes an answer on, and knows whether one has begun. A WebSocket that is turned away is told why."""
+
+    def __init__(self, send: Send, *, websocket: bool) -> None:
+        self._send = send
+        self._websocket = websocket
+        self.begun = False
+
+    async def __call__(self, message: Message) -> None:
+        if not self.begun and message["type"] == "websocket.close":
+            await self._deny(problem(HTTPStatus.NOT_FOUND, "there is nothing at this address"))
+            return
+        self.begun = True
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), *_HEADERS]
+        await self._send(message)
+
+    async def refuse(self, response: Response, scope: Scope, receive: Receive) -> None:
+        """Answer what does not get in, and let go of the connection."""
+        self.begun = True
+        if self._websocket:
+            await self._deny(response)
+            return
+        headers = [*response.raw_headers, *_HEADERS, (b"connection", b"close")]
+        await self._send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        body = b"" if scope["method"] == "HEAD" else bytes(response.body)
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        await _discard(receive)
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _deny(self, response: Response) -> None:
+        self.begun = True
+        await self._send(
+            {
+                "type": "websocket.http.response.start",
+                "status": response.status_code,
+                "headers": [*response.raw_headers, *_HEADERS],
+            }
+        )
+        await self._send({"type": "websocket.http.response.body", "body": bytes(response.body)})
+
+
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+]
+
+
+def _only(headers: Iterable[tuple[bytes, bytes]], name: bytes, *, default: str | None = None) -> str | None:
+    """The header's value; ``default`` when it is not there, None when it is there twice."""
+    found = [value.decode("latin-1") for key, value in headers if key == name]
+    if not found:
+        return default
+    return found[0] if len(found) == 1 else None
+
+
+def _host_name(host: str) -> str:
+    """``localhost`` of ``localhost:5040``, ``::1`` of ``[::1]:5040``."""
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]*))(?::\d*)?", host)
+    return (found.group(1) or found.group(2) or "").lower() if found else ""
+
+
+def _too_large() -> Response:
+    return problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"a request has at most {MAX_BODY} bytes",
+        hint="files do not travel by the API: they lie in the project folder",
+    )
+
+
+async def _body(receive: Receive) -> bytes | Response:
+    """The request's whole body, or what to say of one that is too large or comes too slowly."""
+    parts = []
+    size = 0
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return b""  # the client is gone
+                part = message.get("body", b"")
+                size += len(part)
+                if size > MAX_BODY:
+                    return _too_large()
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError:
+        return problem(HTTPStatus.REQUEST_TIMEOUT, f"the request did not come within {_BODY_SECONDS} s")
+
+
+async def _discard(receive: Receive) -> None:
+    """Read on for a moment: who is still sending would not see an answer otherwise, only a reset."""
+    size = 0
+    try:
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            while size <= _DISCARD_BYTES:
+                message = await receive()
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+                size += len(message.get("body", b""))
+    except TimeoutError:
+        return

@@ -1,0 +1,68 @@
+"""The log stream: a WebSocket, one way, each message one line of the log as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import suppress
+from http import HTTPStatus
+
+import msgspec
+from fastapi import APIRouter, WebSocket
+from starlette.websockets import WebSocketDisconnect, WebSocketState
+
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.server.api.problems import ApiError, problem_of
+from kvmcompose.server.api.service import Service
+
+#: The largest number that SQLite, and so a line, can have.
+MAX_SEQUENCE = 2**63 - 1
+_GOOD_BYE = 1000
+_POLICY_VIOLATION = 1008
+
+router = APIRouter()
+
+
+@router.websocket("/api/deployments/{name}/actions/{uuid}/logs")
+async def follow_log(websocket: WebSocket, name: str, uuid: str) -> None:
+    """Send the log after line ``after``: first what there is, then as it comes, until the action ends."""
+    service: Service = websocket.app.state.service
+    try:
+        lines = service.follow(name, uuid, _after(websocket))
+    except KvmComposeError as error:
+        await websocket.send_denial_response(problem_of(error))
+        return
+    await websocket.accept()
+
+    async def send() -> None:
+        async for line in lines:
+            await websocket.send_text(msgspec.json.encode(line).decode())
+
+    sending = asyncio.create_task(send())
+    listening = asyncio.create_task(websocket.receive())
+    try:
+        await asyncio.wait((sending, listening), return_when=asyncio.FIRST_COMPLETED)
+        if not sending.done():  # the client has gone, or talks where it should listen
+            sending.cancel()
+        with suppress(asyncio.CancelledError, WebSocketDisconnect, OSError):
+            await sending
+            await websocket.close(_GOOD_BYE)
+            return
+        if websocket.client_state is not WebSocketState.DISCONNECTED:
+            with suppress(WebSocketDisconnect, OSError, RuntimeError):
+                await websocket.close(_POLICY_VIOLATION, "this stream goes one way")
+    finally:
+        for task in (sending, listening):
+            task.cancel()
+        await asyncio.gather(sending, listening, return_exceptions=True)
+
+
+def _after(websocket: WebSocket) -> int:
+    """The one parameter there is."""
+    given = websocket.query_params.multi_items()
+    if any(name != "after" for name, _ in given) or len(given) > 1:
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "the only parameter here is 'after'")
+    text = given[0][1] if given else "0"
+    if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) > MAX_SEQUENCE:
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"after: {text[:40]!r} is not the number of a line")
+    return int(text)

@@ -1,0 +1,142 @@
+"""The OpenAPI 3.1 document: routes from FastAPI, schemas of bodies and answers from msgspec."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from kvmcompose import __version__
+from kvmcompose.core.deployment import (
+    Action,
+    ActionAccepted,
+    Command,
+    Deployment,
+    GuestAccess,
+    Health,
+    LogLine,
+    NewDeployment,
+    Problem,
+    SnapshotStatus,
+    Step,
+    TestbedStatus,
+)
+from kvmcompose.effects.resources import schemas
+from kvmcompose.server.api.problems import MEDIA_TYPE
+
+Json = dict[str, Any]
+
+_DESCRIPTION = """\
+What `kvm-compose server` answers. On its Unix socket, whoever may open that may ask; by TCP every request
+carries the server's token (`Authorization: Bearer ...`). Errors are problem details (RFC 9457).
+"""
+_REFERENCE = "#/components/schemas/{name}"
+_JSON = "application/json"
+#: What any request can be answered with.
+_ALWAYS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+
+
+class Alive(msgspec.Struct, frozen=True, tag_field="status", tag="ok"):
+    """That somebody listens: all that is told to who does not know the token."""
+
+
+_TYPES: dict[str, Any] = {
+    "known": Health,
+    "alive": Alive,
+    "new": NewDeployment,
+    "deployment": Deployment,
+    "deployments": list[Deployment],
+    "command": Command,
+    "accepted": ActionAccepted,
+    "action": Action,
+    "actions": list[Action],
+    "steps": list[Step],
+    "lines": list[LogLine],
+    "status": TestbedStatus,
+    "access": list[GuestAccess],
+    "snapshots": list[SnapshotStatus],
+    "problem": Problem,
+}
+
+
+def _all_schemas() -> tuple[dict[str, Json], Json]:
+    found, components = msgspec.json.schema_components(_TYPES.values(), ref_template=_REFERENCE)
+    by_name = dict(zip(_TYPES, found, strict=True))
+    cluster = schemas().config()
+    hosts = cluster["properties"]["testbed_host_ssh_config"]
+    host = hosts["additionalProperties"]
+    reference = {"$ref": _REFERENCE.format(name="HostConfig")}
+    hosts = {**hosts, "additionalProperties": reference}
+    cluster = {**cluster, "properties": {**cluster["properties"], "testbed_host_ssh_config": hosts}}
+    cluster.pop("$schema", None)
+    cluster.pop("$defs", None)
+    components = {**components, "HostConfig": host, "ClusterConfig": cluster}
+    by_name["host-config"] = reference
+    by_name["cluster-config"] = {"$ref": _REFERENCE.format(name="ClusterConfig")}
+    by_name["health"] = {"anyOf": [by_name["known"], by_name["alive"]]}
+    by_name["state"] = {"type": "object", "description": "state.json"}
+    return by_name, components
+
+
+_SCHEMAS, _COMPONENTS = _all_schemas()
+
+
+def described(
+    answer: str | None,
+    *errors: HTTPStatus,
+    status: HTTPStatus = HTTPStatus.OK,
+    also: HTTPStatus | None = None,
+    body: str | None = None,
+) -> Json:
+    """Keywords for a route: what it takes and gives, by the names above, and how it may end.
+
+    ``also`` is a second status with the same answer.
+    """
+    extra: Json = {}
+    if body is not None:
+        errors = (
+            *errors,
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        )
+        content = {_JSON: {"schema": _SCHEMAS[body]}}
+        extra = {"requestBody": {"required": True, "content": content}}
+    responses: dict[int | str, Json] = {}
+    for good in (status, also):
+        if good is not None:
+            responses[good.value] = {"description": good.phrase}
+            if answer is not None:
+                responses[good.value]["content"] = {_JSON: {"schema": _SCHEMAS[answer]}}
+    told = {MEDIA_TYPE: {"schema": _SCHEMAS["problem"]}}
+    usual = (*_ALWAYS, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR)
+    for each in sorted({*usual, *errors}):
+        responses[each.value] = {"description": each.phrase, "content": told}
+    return {
+        "status_code": status.value,
+        "responses": responses,
+        "openapi_extra": extra,
+        "response_model": None,
+    }
+
+
+def document(app: FastAPI) -> Json:
+    """The document; made once."""
+    if app.openapi_schema is None:
+        made = get_openapi(
+            title="kvm-compose server",
+            version=__version__,
+            description=_DESCRIPTION,
+            routes=app.routes,
+            license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        )
+        parts = made.setdefault("components", {})
+        parts["schemas"] = _COMPONENTS
+        parts["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer", "description": "By TCP; not on the Unix socket."}
+        }
+        made["security"] = [{}, {"token": []}]
+        app.openapi_schema = made
+    return app.openapi_schema

@@ -1,0 +1,175 @@
+"""A server from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+from kvmcompose import __version__
+from kvmcompose.core.deployment import Health
+from kvmcompose.core.errors import RefusedError
+from kvmcompose.effects.server_places import token_path
+from kvmcompose.server.actions import Actions
+from kvmcompose.server.api import create_app
+from kvmcompose.server.api.cluster import ClusterConfig
+from kvmcompose.server.api.guard import Activity, Guard, Policy
+from kvmcompose.server.api.service import Service
+from kvmcompose.server.drivers import Drivers
+from kvmcompose.server.listen import Listener, bound_port, held, tcp_socket, unix_socket
+from kvmcompose.server.orchestrator import Orchestrator
+from kvmcompose.server.settings import Settings, check, read_token
+from kvmcompose.server.store import Store
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.1
+#: After its actions have ended, who followed them has so long to ask how they went.
+_LAST_WORD_SECONDS = 0.5
+_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, or, embedded, until nobody asks any more.
+
+    Raises RefusedError (HeldError among them) and StoreError when it cannot begin.
+    """
+    check(settings)
+    with held(settings):
+        store = Store(settings.state_dir / "server.db")
+        try:
+            for action in store.interrupt():
+                log.warning(
+                    "%s: %r was running when the last server died (action %s)",
+                    action.deployment, action.command, action.uuid,
+                )  # fmt: skip
+            asyncio.run(_Server(settings, store).run())
+        finally:
+            store.close()
+
+
+def _drivers(settings: Settings) -> Drivers:
+    if settings.fake is not None:
+        from kvmcompose.server.drivers.fake import FakeDrivers  # noqa: PLC0415 (one of the two is needed)
+
+        return FakeDrivers(
+            settings.state_dir / "fake-host.json",
+            failures=settings.fake.failures,
+            delay=settings.fake.delay,
+        )
+    try:
+        from kvmcompose.server.drivers.real import RealDrivers  # noqa: PLC0415 (needs libvirt-python)
+    except ModuleNotFoundError as error:
+        raise RefusedError(
+            f"this installation cannot drive a host: the module {error.name!r} is missing",
+            hint="pip install 'kvmcompose[server]'; --fake does without",
+        ) from error
+    return RealDrivers()
+
+
+class _Server:
+    """What a server is made of, while it runs."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._activity = Activity()
+        self._listeners: list[Listener] = []
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """All of its life."""
+        settings = self._settings
+        drivers = _drivers(settings)
+        orchestrator = Orchestrator(drivers, self._store)
+        actions = Actions(self._store, orchestrator)
+        service = Service(
+            self._store,
+            actions,
+            orchestrator,
+            ClusterConfig(settings.state_dir),
+            project_roots=settings.project_roots,
+            health=Health(
+                version=__version__, drivers=drivers.name, embedded=settings.embedded, pid=os.getpid()
+            ),
+        )
+        app = create_app(service)
+        try:
+            with contextlib.ExitStack() as cleanup:
+                unix = cleanup.enter_context(_unix(settings))
+                pairs = [(unix, Policy(), False)]
+                if settings.host is not None:
+                    token = read_token(settings.token_file or token_path(settings.state_dir))
+                    tcp = cleanup.enter_context(tcp_socket(settings.host, settings.port))
+                    hosts = _LOOPBACK_NAMES | {settings.host} if settings.loopback else None
+                    pairs.append((tcp, Policy(token=token, hosts=hosts), settings.tls))
+                    scheme = "https" if settings.tls else "http"
+                    log.info("listening on %s://%s:%d", scheme, settings.host, bound_port(tcp))
+                for _, policy, tls in pairs:
+                    guarded = Guard(app, policy, self._activity)
+                    self._listeners.append(Listener(guarded, settings, tls=tls))
+                self._on_signals()
+                self._activity.touch()
+                serving = [
+                    asyncio.create_task(listener.serve([each]))
+                    for listener, (each, _, _) in zip(self._listeners, pairs, strict=True)
+                ]
+                log.info("listening on unix:%s (process %d)", settings.socket, os.getpid())
+                await self._until_the_end(actions)
+                await self._stop(actions)
+                await asyncio.gather(*serving)
+        finally:
+            await actions.stop()
+            await drivers.close()
+
+    def _on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+
+    def _on_signal(self, number: int) -> None:
+        if self._stopping.is_set():
+            log.error("stopping at once; what runs will be known as interrupted")
+            self._settings.socket.unlink(missing_ok=True)
+            os._exit(128 + number)
+        log.info("stopping: what runs is brought to a safe point (again: at once)")
+        self._stopping.set()
+
+    async def _until_the_end(self, actions: Actions) -> None:
+        """Return when the server is told to stop or, embedded, has had nothing to do for a while."""
+        while self._settings.embedded:
+            idle = asyncio.get_running_loop().time() - self._activity.last
+            if actions.busy or self._activity.requests or any(each.connections for each in self._listeners):
+                self._activity.touch()
+            elif idle >= self._settings.idle:
+                log.info("ending: nobody has asked for %g s", self._settings.idle)
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _LOOK_SECONDS)
+                return
+        await self._stopping.wait()
+
+    async def _stop(self, actions: Actions) -> None:
+        """Take nothing new, bring actions to a safe point, let those who follow them see it, close."""
+        self._activity.draining = True
+        self._settings.socket.unlink(missing_ok=True)  # who comes now is to find nobody, not a closing door
+        followed = self._activity.followers > 0
+        await actions.stop()
+        if followed:
+            await asyncio.sleep(_LAST_WORD_SECONDS)
+        for listener in self._listeners:
+            listener.should_exit = True
+
+
+@contextlib.contextmanager
+def _unix(settings: Settings) -> Iterator[socket.socket]:
+    """The Unix socket; its file goes when the block ends."""
+    with unix_socket(settings) as listener:
+        try:
+            yield listener
+        finally:
+            settings.socket.unlink(missing_ok=True)
