@@ -66,13 +66,15 @@ def server_of(arguments: argparse.Namespace) -> Server:
 def open_target(arguments: argparse.Namespace, *, register: bool = False) -> Target:
     """The deployment that the global options name, as the server knows it.
 
-    That of the current project folder, or with ``--project-name`` any. With ``register`` it is made known
-    to the server when it is not. Raises ServerError with status 404 for one that is not known.
+    That of the current project folder, or with ``--project-name`` any. With ``register`` the project of
+    this folder is made known to the server when it is not. Raises UnknownDeploymentError, InputError.
     """
     name, here = _name(arguments)
     target = Target(server_of(arguments), name, here)
     found = find_deployment(target)
-    if found is None and here is not None and register and (here / "state.json").is_file():
+    if found is not None:
+        _check_folder(found, here)
+    if found is None and here is not None and register:
         make_known(target)
     elif found is None:
         raise _unknown(target)
@@ -80,20 +82,24 @@ def open_target(arguments: argparse.Namespace, *, register: bool = False) -> Tar
 
 
 def find_deployment(target: Target) -> Deployment | None:
-    """What the server knows of it. Raises RefusedError when that is another folder's."""
+    """What the server knows of it, if anything."""
     from kvmcompose.client.server import ServerError
 
     try:
-        found = target.server.deployment(target.name)
+        return target.server.deployment(target.name)
     except ServerError as error:
         if error.status == _NOT_FOUND:
             return None
         raise
-    if target.here is not None and Path(found.project_location) != target.here:
+
+
+def _check_folder(found: Deployment, here: Path | None) -> None:
+    """Raises RefusedError when the server means another project by that name."""
+    if here is not None and Path(found.project_location) != here:
         raise RefusedError(
-            f"the server knows {target.name!r} as the project in {found.project_location}, not as this one",
+            f"the server knows {found.name!r} as the project in {found.project_location}, not as this one",
             hint="give this project another name with --project-name, or take the other one down and let "
-            f"the server forget it: kvm-compose deployments remove {target.name}",
+            f"the server forget it: kvm-compose deployments remove {found.name}",
         )
     return found
 

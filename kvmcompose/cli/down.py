@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from kvmcompose.cli._server import UnknownDeploymentError, act, add_action_options, open_target
+from kvmcompose.cli._server import act, add_action_options, open_target
 
 if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
@@ -51,9 +51,5 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Take it down; how the action ended as exit status."""
     from kvmcompose.core.deployment import Down
 
-    try:
-        target = open_target(arguments, register=True)
-    except UnknownDeploymentError:
-        console.say("nothing is up: the server does not know this project")
-        return 0
+    target = open_target(arguments, register=True)  # it may be up, and the server's memory lost
     return act(target, Down(purge=arguments.purge, timeout=arguments.timeout), arguments, console)

@@ -14,22 +14,27 @@ _DAY = 24 * _HOUR
 def line_text(line: LogLine) -> str:
     """A line with the guest it is about; one of trouble with its step, too, to be understood by itself."""
     if line.level in (Level.WARNING, Level.ERROR):
-        about = [each for each in (line.guest, line.step) if each and each not in line.text]
-        return ": ".join([*about, line.text])
+        return ": ".join([*_about(line.guest, line.step), line.text])
     if line.guest is None:
         return line.text
     return f"{line.guest} | {line.text}" if line.level is Level.OUTPUT else f"{line.guest}: {line.text}"
 
 
 def step_text(step: Step) -> str:
-    """A step: the guest it is about, and what is done."""
-    return f"{step.guest}: {step.name}" if step.guest and step.guest not in step.name.split() else step.name
+    """A step: what is done, and the guest it is about."""
+    return ": ".join(_about(step.guest, step.name))
+
+
+def _about(guest: str | None, step: str | None) -> list[str]:
+    """A guest and a step in words; steps are called ``start:web``, so that one may be enough."""
+    parts = (step or "").split(":")
+    words = [" ".join(parts)] if step else []
+    return words if guest is None or guest in parts else [guest, *words]
 
 
 def fault_text(fault: Fault) -> str:
-    """A fault: guest, step and cause, then where and what would mend it."""
-    about = [each for each in (fault.guest, fault.step) if each]
-    lines = [": ".join([*about, fault.message])]
+    """A fault: step, guest and cause, then where and what would mend it."""
+    lines = [": ".join([*_about(fault.guest, fault.step), fault.message])]
     lines += [f"    host: {fault.host}"] if fault.host else []
     lines += [f"    hint: {fault.hint}"] if fault.hint else []
     return "\n".join(lines)

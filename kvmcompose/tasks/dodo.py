@@ -69,8 +69,12 @@ def project_tasks(
     config: str | None = None,
     project_name: str | None = None,
     allow_paths: Sequence[str] = (),
+    down_at_end: bool = False,
 ) -> Iterator[TaskDict]:
-    """All tasks of a project, for a task creator to yield. Paths are relative to where doit runs."""
+    """All tasks of a project, for a task creator to yield. Paths are relative to where doit runs.
+
+    ``down_at_end``: when ``up`` was tried, the testbed is taken down before doit ends, whatever happened.
+    """
     from kvmcompose.tasks.testbed import Testbed  # noqa: PLC0415 (building alone needs no client)
 
     where = Where(Path(project), input, config, project_name, tuple(allow_paths))
@@ -78,7 +82,9 @@ def project_tasks(
         session = Session(Project(where), _to_stderr)
         yield from session.all_tasks()
         name = session.project.compiled.state.project_name
-        yield from Testbed(name, session.project.folder, session.release).tasks(GROUP)
+        yield from Testbed(name, session.project.folder, session.release).tasks(
+            GROUP, down_at_end=down_at_end
+        )
     except KvmComposeError as error:
         hint = f"\nhint: {error.hint}" if error.hint else ""
         raise InvalidDodoFile(f"{error.message}{hint}") from error
@@ -87,11 +93,11 @@ def project_tasks(
 def take_down(project: str = ".") -> TaskFailed | None:
     """An action for a task or a teardown of the user's own: take the testbed of this folder down.
 
-    Nothing happens when it is down. The YAML is not read, so it works even where that is broken.
+    Nothing happens when it is down. The YAML is not read.
     """
     from kvmcompose.tasks.testbed import testbed_in  # noqa: PLC0415 (building alone needs no client)
 
-    return testbed_in(Path(project)).down()
+    return testbed_in(Path(project)).take_down()
 
 
 def _to_stderr(event: Event) -> None:

@@ -33,6 +33,7 @@ from kvmcompose.core.deployment import (
     Level,
     LogLine,
     NewDeployment,
+    Phase,
     Snapshot,
     SnapshotVerb,
     Step,
@@ -47,7 +48,7 @@ _NOT_FOUND = 404
 
 
 class Testbed:
-    """A project as the server knows it. ``generate`` is the task that builds it."""
+    """A project as the server knows it. ``built`` is called when what ``up`` needs has been built."""
 
     __test__ = False  # not a test, whatever its name
 
@@ -56,11 +57,12 @@ class Testbed:
         self._folder = folder.resolve()
         self._built = built
 
-    def tasks(self, generate: str) -> Iterator[TaskDict]:
+    def tasks(self, generate: str, *, down_at_end: bool) -> Iterator[TaskDict]:
         """The tasks. ``generate`` is the one that builds what ``up`` needs."""
         yield {
             **_asking("up", self.up, "bring the testbed up, building what is out of date"),
             "task_dep": [generate],
+            **({"teardown": [self.take_down]} if down_at_end else {}),
             "params": [
                 _flag("rerun_scripts", "run setup scripts that have run before"),
                 _flag("reset_clones", "make clones anew when their golden image has changed"),
@@ -91,37 +93,29 @@ class Testbed:
 
     def up(self, *, rerun_scripts: bool, reset_clones: bool, keep_going: bool) -> TaskFailed | None:
         """Bring it up."""
-
-        def ask(server: Server) -> Command:
-            server.put(NewDeployment(self._name, str(self._folder)))
-            return Up(rerun_scripts=rerun_scripts, reset_clones=reset_clones, keep_going=keep_going)
-
         self._built()
-        return self._perform(ask)
+        return self._perform(
+            Up(rerun_scripts=rerun_scripts, reset_clones=reset_clones, keep_going=keep_going)
+        )
 
     def down(self, *, purge: bool = False, timeout: float = 60.0) -> TaskFailed | None:
-        """Take it down; nothing to do when the server does not know it."""
+        """Take it down."""
+        return self._perform(Down(purge=purge, timeout=timeout))
 
-        def ask(server: Server) -> Command | None:
-            try:
-                server.deployment(self._name)
-            except ServerError as error:
-                if error.status != _NOT_FOUND:
-                    raise
-                if not (self._folder / "state.json").is_file():
-                    return None
-                server.put(NewDeployment(self._name, str(self._folder)))
-            return Down(purge=purge, timeout=timeout)
-
-        return self._perform(ask)
+    def take_down(self) -> TaskFailed | None:
+        """Take it down, unless it is: what ends a run of doit, whatever happened in it."""
+        try:
+            found = _server().deployment(self._name)
+        except ServerError as error:
+            return None if error.status == _NOT_FOUND else _failed(error)
+        return None if found.state is Phase.DOWN else self.down()
 
     def snapshot(self, *, guest: Sequence[str], words: Sequence[str]) -> TaskFailed | None:
         """Do something with a snapshot."""
         verbs = [verb.value for verb in SnapshotVerb]
         if len(words) != 2 or words[0] not in verbs:  # noqa: PLR2004 (a verb and a name)
             return TaskFailed(f"doit snapshot {'|'.join(verbs)} NAME")
-        command = Snapshot(verb=SnapshotVerb(words[0]), name=words[1], guests=tuple(guest))
-        return self._perform(lambda _server: command)
+        return self._perform(Snapshot(verb=SnapshotVerb(words[0]), name=words[1], guests=tuple(guest)))
 
     def status(self) -> TaskFailed | None:
         """Print how it is."""
@@ -135,14 +129,10 @@ class Testbed:
         sys.stdout.write("".join(f"{line}\n" for line in lines))
         return None
 
-    def _perform(self, ask: Callable[[Server], Command | None]) -> TaskFailed | None:
-
+    def _perform(self, command: Command) -> TaskFailed | None:
         try:
             server = _server()
-            command = ask(server)
-            if command is None:
-                sys.stderr.write(f"nothing is up: the server does not know {self._name!r}\n")
-                return None
+            server.put(NewDeployment(self._name, str(self._folder)))  # nothing happens if it knows it
             return _outcome(perform(server, self._name, command, _Told()))
         except KvmComposeError as error:
             return _failed(error)

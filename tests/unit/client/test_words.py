@@ -72,7 +72,8 @@ def line(level: Level, **about: str | None) -> LogLine:
         (line(Level.OUTPUT, guest="web", step="setup script"), "web | some text"),
         (line(Level.OUTPUT), "some text"),
         (line(Level.ERROR, guest="web", step="setup script"), "web: setup script: some text"),
-        (line(Level.WARNING, step="some"), "some text"),
+        (line(Level.WARNING, guest="web", step="start:web"), "start web: some text"),
+        (line(Level.WARNING), "some text"),
     ],
 )
 def test_a_line_says_whom_it_is_about(shown: LogLine, text: str) -> None:
@@ -82,7 +83,7 @@ def test_a_line_says_whom_it_is_about(shown: LogLine, text: str) -> None:
 def test_a_step_names_its_guest_once() -> None:
     step = {"stage": "start", "state": StepState.DONE, "started": START}
     assert step_text(Step(name="boot", guest="web", **step)) == "web: boot"
-    assert step_text(Step(name="boot web", guest="web", **step)) == "boot web"
+    assert step_text(Step(name="boot:web", guest="web", **step)) == "boot web"
     assert step_text(Step(name="network", host="main", **step)) == "network"
 
 
