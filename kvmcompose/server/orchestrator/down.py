@@ -125,6 +125,8 @@ class TakeDown:
             for host in hosts.values():
                 for path in paths:
                     await unbroken(host.disks.remove(self._context.folder / path))
+            for path in (RECORD, KNOWN_HOSTS):
+                (self._context.folder / path).unlink(missing_ok=True)
             names = {name for testbed in self._testbeds for name in testbed.guests}
             for name in names:
                 self._context.store.keep_snapshots(self._context.project, name, [])
@@ -136,4 +138,4 @@ class TakeDown:
         ordered = sorted(guests, key=lambda guest: guest.golden is None)
         disks = [guest.run.disk for guest in ordered if guest.run is not None and guest.run.disk is not None]
         consoles = [console_log(guest.name) for guest in guests]
-        return dict.fromkeys([*disks, *consoles, RECORD, KNOWN_HOSTS])
+        return dict.fromkeys([*disks, *consoles])

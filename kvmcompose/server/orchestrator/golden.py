@@ -57,10 +57,7 @@ class GoldenImages:
         made = self._record.get(golden.name)
         if made is None or made.recipe != self._testbed.golden_recipe(golden):
             return False
-        try:
-            return made.signature == await self._host(golden).disks.signature(self._disk(golden))
-        except DriverError:
-            return False
+        return made.signature == await self._host(golden).disks.signature(self._disk(golden))
 
     async def _clones_with_data(self, golden: Guest) -> list[Guest]:
         disks = self._host(golden).disks

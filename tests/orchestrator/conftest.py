@@ -1,0 +1,164 @@
+"""A built project and a server's inside around a fake host: no process, no socket."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+# The golden projects are a package beside this folder.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from golden.bench import Bench, new_bench
+from kvmcompose.core.deployment import (
+    Action,
+    ActionState,
+    Command,
+    Deployment,
+    LogLine,
+    NewDeployment,
+    TestbedStatus,
+)
+from kvmcompose.server.actions import Actions
+from kvmcompose.server.drivers.fake import FakeDrivers, World
+from kvmcompose.server.orchestrator import Orchestrator
+from kvmcompose.server.store import Store
+
+YAML = """\
+machines:
+  - name: web
+    interfaces: [{bridge: br0}]
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      libvirt_type:
+        cloud_image: {name: debian_12, setup_script: setup.sh, run_script: run.sh}
+  - name: db
+    interfaces: [{bridge: br1}]
+    libvirt: {cpus: 1, memory_mb: 128, libvirt_type: {cloud_image: {name: debian_12}}}
+  - name: alone
+    interfaces: [{bridge: br2}]
+    libvirt: {cpus: 1, memory_mb: 128, libvirt_type: {cloud_image: {name: debian_12}}}
+  - name: worker
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      libvirt_type: {cloud_image: {name: debian_12}}
+      scaling:
+        count: 2
+        shared_setup: shared.sh
+        interfaces: [{bridge: br0, clones: [0, 1]}]
+        clone_setup: [{script: clone.sh, clones: [0, 1]}]
+        clone_run: [{script: run.sh, clones: [1]}]
+  - name: proxy
+    interfaces: [{bridge: br0}]
+    docker: {image: "nginx:stable"}
+network:
+  bridges: [{name: br0}, {name: br1}, {name: br2}]
+  bridge_connections: {br0: br1}
+  external_bridge: br0
+"""
+
+CONFIG = """\
+{"testbed_host_ssh_config": {"one": {"ip": "192.0.2.11", "is_main_host": true, "virt_type": "qemu"}},
+ "ssh_public_key_location": "keys/id_ed25519.pub", "ssh_private_key_location": "keys/id_ed25519"}
+"""
+
+SCRIPT = "#!/bin/sh\ntrue\n"
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The project, built once."""
+    files = {
+        "kvm-compose.yaml": YAML,
+        "kvm-compose-config.json": CONFIG,
+        "keys/id_ed25519": "not a key\n",
+        **{f"{name}.sh": SCRIPT for name in ("setup", "run", "shared", "clone")},
+    }
+    bench = new_bench(tmp_path_factory.mktemp("template"), "lab", files)
+    bench.generate()
+    return bench
+
+
+class Lab:
+    """A project and a server with a fake host. A server that is ``killed`` begins anew with what is kept."""
+
+    def __init__(self, bench: Bench, directory: Path) -> None:
+        self.bench = bench
+        self.folder = bench.folder
+        self._directory = directory
+        self.drivers = FakeDrivers(directory / "world.json")
+        self.store = Store(directory / "server.sqlite")
+        self.store.put_deployment(NewDeployment("lab", str(self.folder)))
+        self.orchestrator = Orchestrator(self.drivers, self.store)
+
+    def restart(self) -> None:
+        """As if the server had been killed."""
+        self.store.close()
+        self.drivers = FakeDrivers(self._directory / "world.json")
+        self.store = Store(self._directory / "server.sqlite")
+        self.store.interrupt()
+        self.orchestrator = Orchestrator(self.drivers, self.store)
+
+    @property
+    def deployment(self) -> Deployment:
+        found = self.store.deployment("lab")
+        assert found is not None
+        return found
+
+    @property
+    def world(self) -> World:
+        return self.drivers.world
+
+    def do(self, command: Command, *, meanwhile: Callable[[Actions, str], None] | None = None) -> Action:
+        """Run an action to its end; its failures are in what is returned."""
+
+        async def run() -> Action:
+            actions = Actions(self.store, self.orchestrator)
+            uuid = actions.begin(self.deployment, command, "a test").uuid
+            if meanwhile is not None:
+                meanwhile(actions, uuid)
+            await actions.wait(uuid)
+            found = self.store.action(uuid)
+            assert found is not None
+            return found
+
+        return asyncio.run(run())
+
+    def must(self, command: Command) -> Action:
+        """Run an action that succeeds."""
+        action = self.do(command)
+        assert action.state is ActionState.SUCCEEDED, action.faults
+        return action
+
+    def log(self, action: Action) -> list[LogLine]:
+        return self.store.lines(action.uuid, limit=100_000)
+
+    def text(self, action: Action) -> str:
+        return "\n".join(line.text for line in self.log(action))
+
+    def status(self) -> TestbedStatus:
+        return asyncio.run(self.orchestrator.status(self.deployment))
+
+    def running(self) -> set[str]:
+        return {domain.guest for domain in self.world.domains.values() if domain.started}
+
+    def assert_clean(self) -> None:
+        """Nothing of the project is left but its disks."""
+        empty = World(disks=self.world.disks)
+        assert msgspec.to_builtins(self.world) == msgspec.to_builtins(empty)
+
+
+@pytest.fixture
+def lab(template: Bench, tmp_path: Path) -> Iterator[Lab]:
+    folder = tmp_path / "lab"
+    shutil.copytree(template.folder, folder, symlinks=True)
+    lab = Lab(Bench(template.root, folder), tmp_path)
+    yield lab
+    lab.store.close()

@@ -1,0 +1,268 @@
+"""Up and down on a fake host: what they do, in which order, and what they refuse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvmcompose.core.deployment import ActionState, Down, Exec, Level, Phase, Snapshot, SnapshotVerb, Up
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+GUESTS = {"web", "db", "alone", "worker-0", "worker-1"}
+
+
+def test_up_brings_up_all_that_can_run(lab: Lab) -> None:
+    action = lab.must(Up())
+    assert lab.running() == GUESTS
+    assert lab.deployment.state is Phase.UP
+    warnings = [line.text for line in lab.log(action) if line.level is Level.WARNING]
+    assert any("proxy is a docker guest" in text for text in warnings)
+    assert any("no connection leads to alone" in text for text in warnings)
+    assert len(warnings) == 2
+    assert lab.world.networks == {"lab-network": "lab"}
+    assert len(lab.world.bridges["lab"]) == 3
+    assert len(lab.world.links) == 4  # one pair to the network, one between br0 and br1
+    assert lab.world.projects == {"lab": str(lab.folder)}
+
+
+def test_stages_come_in_order(lab: Lab) -> None:
+    action = lab.must(Up())
+    stages = list(dict.fromkeys(step.stage for step in lab.store.steps(action.uuid)))
+    assert stages == ["check", "network", "golden", "guests", "setup", "run"]
+
+
+def test_a_golden_image_is_set_up_once_and_stays_off(lab: Lab) -> None:
+    lab.must(Up())
+    assert "worker" not in lab.running()
+    assert lab.world.disks["worker-cloud-init.img"].frozen
+    lab.must(Down())
+    again = lab.must(Up())
+    assert not any("worker:" in step.name for step in lab.store.steps(again.uuid))
+    assert "start_domain:lab-worker" in lab.drivers.calls
+    assert lab.drivers.calls.count("start_domain:lab-worker") == 1
+
+
+def test_setup_scripts_run_once_and_run_scripts_each_time(lab: Lab) -> None:
+    def scripts() -> list[str]:
+        found = [call for call in lab.drivers.calls if call.startswith("run:") and call.endswith(".sh")]
+        lab.drivers.calls.clear()
+        return sorted(call for call in found if "/done/" not in call)
+
+    lab.must(Up())
+    assert scripts() == [
+        "run:web:/etc/nocloud/run/00-run.sh",
+        "run:web:/etc/nocloud/setup/00-setup.sh",
+        "run:worker-0:/etc/nocloud/setup/00-clone.sh",
+        "run:worker-1:/etc/nocloud/run/00-run.sh",
+        "run:worker-1:/etc/nocloud/setup/00-clone.sh",
+        "run:worker:/etc/nocloud/setup/00-shared.sh",
+    ]
+    lab.must(Down())
+    scripts()
+    lab.must(Up())
+    assert scripts() == ["run:web:/etc/nocloud/run/00-run.sh", "run:worker-1:/etc/nocloud/run/00-run.sh"]
+    lab.must(Up(rerun_scripts=True))
+    assert "run:web:/etc/nocloud/setup/00-setup.sh" in scripts()
+
+
+def test_up_of_what_is_up_does_nothing_and_says_so(lab: Lab) -> None:
+    lab.must(Up())
+    lab.drivers.calls.clear()
+    action = lab.must(Up())
+    assert "is up already" in lab.text(action)
+    changing = ("start_", "apply_", "remove_", "destroy_", "shut_", "undefine_", "link_", "run:", "set_")
+    assert not [call for call in lab.drivers.calls if call.startswith(changing)]
+
+
+def test_up_starts_a_guest_that_went_off(lab: Lab) -> None:
+    lab.must(Up())
+    lab.world.domains["lab-db"].started = 0
+    assert "guest db does not run" in lab.status().differences
+    lab.drivers.calls.clear()
+    lab.must(Up())
+    assert lab.running() == GUESTS
+    assert [call for call in lab.drivers.calls if call.startswith("start_domain")] == ["start_domain:lab-db"]
+
+
+def test_up_makes_good_a_bridge_that_went_away(lab: Lab) -> None:
+    lab.must(Up())
+    name = next(iter(lab.world.bridges["lab"]))
+    del lab.world.bridges["lab"][name]
+    lab.must(Up())
+    assert name in lab.world.bridges["lab"]
+
+
+def test_down_leaves_nothing_but_disks(lab: Lab) -> None:
+    lab.must(Up())
+    lab.must(Down())
+    lab.assert_clean()
+    assert lab.deployment.state is Phase.DOWN
+    assert lab.store.deployed("lab") is None
+    assert lab.world.disks["web-cloud-init.img"].written
+
+
+def test_down_of_what_is_down_is_no_error(lab: Lab) -> None:
+    lab.must(Down())
+    lab.assert_clean()
+
+
+def test_purge_removes_disks_clones_first(lab: Lab) -> None:
+    lab.must(Up())
+    lab.must(Down(purge=True))
+    removed = [call for call in lab.drivers.calls if call.startswith("remove_disk:")]
+    assert removed.index("remove_disk:worker-0-linked-clone.qcow2") < removed.index(
+        "remove_disk:worker-cloud-init.img"
+    )
+    assert "remove_disk:web-cloud-init.img" in removed
+    assert not lab.world.disks
+
+
+def test_down_works_without_state_and_without_memory(lab: Lab) -> None:
+    lab.must(Up())
+    (lab.folder / "state.json").unlink()
+    lab.store.set_deployed("lab", None)
+    links = list(lab.world.links)
+    lab.must(Down())
+    assert not lab.world.domains
+    assert not lab.world.bridges
+    assert not lab.world.networks
+    assert (
+        lab.world.links == links
+    )  # whose names nobody knows any more: on a host, pairs go with their bridge
+
+
+def test_down_takes_down_what_was_brought_up_not_what_was_edited_since(lab: Lab) -> None:
+    lab.must(Up())
+    lab.bench.edit("name: db", "name: database")
+    lab.bench.generate()
+    lab.must(Down())
+    lab.assert_clean()
+
+
+def test_up_after_an_edit_refuses_and_tells_what_differs(lab: Lab) -> None:
+    lab.must(Up())
+    lab.bench.edit(
+        "cpus: 1\n      memory_mb: 128\n      libvirt_type:\n        cloud_image",
+        "cpus: 2\n      memory_mb: 128\n      libvirt_type:\n        cloud_image",
+    )
+    lab.bench.generate()
+    calls = len(lab.drivers.calls)
+    action = lab.do(Up())
+    assert action.state is ActionState.FAILED
+    assert action.refused
+    assert lab.deployment.state is Phase.UP
+    assert [fault.message for fault in action.faults][0] == "guest web: libvirt.cpus: 1 -> 2"
+    assert "kvm-compose down && kvm-compose up" in (action.faults[-1].hint or "")
+    assert not [call for call in lab.drivers.calls[calls:] if call.startswith(("start_", "apply_"))]
+    assert lab.status().differences == ("guest web: libvirt.cpus: 1 -> 2",)
+    lab.must(Down())
+    lab.must(Up())
+
+
+def test_a_guest_added_and_one_removed_are_differences(lab: Lab) -> None:
+    lab.must(Up())
+    lab.bench.edit("name: db", "name: database")
+    lab.bench.generate()
+    action = lab.do(Up())
+    messages = [fault.message for fault in action.faults]
+    assert "guest db was removed" in messages
+    assert "guest database was added" in messages
+
+
+def test_a_domain_edited_by_hand_is_a_difference(lab: Lab) -> None:
+    lab.must(Up())
+    path = lab.bench.path("web-domain.xml")
+    path.write_text(path.read_text() + "<!-- mine -->\n")
+    action = lab.do(Up())
+    assert action.refused
+    assert action.faults[0].message == "artefacts/web-domain.xml has changed"
+
+
+def test_a_guest_that_is_off_may_have_changed(lab: Lab) -> None:
+    lab.must(Up())
+    lab.world.domains["lab-web"].started = 0
+    lab.bench.edit(
+        "name: debian_12, setup_script: setup.sh",
+        "name: debian_12, environment: {A: b}, setup_script: setup.sh",
+    )
+    lab.bench.generate()
+    lab.must(Up())
+    assert lab.running() == GUESTS
+
+
+def test_a_changed_shared_setup_makes_the_image_and_its_clones_anew_when_told(lab: Lab) -> None:
+    lab.must(Up())
+    lab.must(Down())
+    (lab.folder / "shared.sh").write_text("#!/bin/sh\necho another\n")
+    lab.bench.generate()
+    refused = lab.do(Up())
+    assert refused.refused
+    assert "worker-0, worker-1" in refused.faults[0].message
+    assert "--reset-clones" in (refused.faults[0].hint or "")
+    lab.must(Up(reset_clones=True))
+    assert lab.drivers.calls.count("start_domain:lab-worker") == 2
+    assert lab.drivers.calls.count("reset_overlay:worker-0-linked-clone.qcow2") == 1
+
+
+def test_scripts_of_guests_that_cannot_be_reached_are_refused_before_anything_is_done(lab: Lab) -> None:
+    lab.bench.edit(
+        "interfaces: [{bridge: br0}]\n    libvirt:\n      cpus: 1\n      memory_mb: 128\n      libvirt_type:\n        cloud_image",
+        "interfaces: [{bridge: br2}]\n    libvirt:\n      cpus: 1\n      memory_mb: 128\n      libvirt_type:\n        cloud_image",
+    )
+    lab.bench.generate()
+    action = lab.do(Up())
+    assert action.refused
+    assert "web has scripts to run, and no connection leads to it" in action.faults[0].message
+    assert lab.deployment.state is Phase.DOWN
+    lab.assert_clean()
+
+
+def test_up_without_a_build_is_refused(lab: Lab) -> None:
+    lab.bench.path("web-domain.xml").unlink()
+    action = lab.do(Up())
+    assert action.refused
+    assert action.faults[0].message == "artefacts are missing: artefacts/web-domain.xml"
+    (lab.folder / "state.json").unlink()
+    action = lab.do(Up())
+    assert action.refused
+    assert "kvm-compose generate" in (action.faults[0].hint or "")
+
+
+def test_bridges_of_somebody_else_are_left_alone(lab: Lab) -> None:
+    lab.world.bridges["other"] = {"lab-br0": []}
+    action = lab.do(Up())
+    assert action.refused
+    assert "belong to somebody else: lab-br0" in action.faults[0].message
+    assert lab.world.bridges == {"other": {"lab-br0": []}}
+
+
+def test_snapshots_outlive_down(lab: Lab) -> None:
+    lab.must(Up())
+    lab.must(Snapshot(verb=SnapshotVerb.CREATE, name="before", guests=("db",)))
+    lab.must(Down())
+    assert "before" in lab.store.snapshots("lab", "db")[0]
+    lab.must(Up())
+    assert list(lab.world.domains["lab-db"].snapshots) == ["before"]
+    refused = lab.do(Snapshot(verb=SnapshotVerb.CREATE, name="before", guests=("db", "web")))
+    assert refused.refused
+    assert "db has a snapshot before already" in refused.faults[0].message
+    assert not lab.world.domains["lab-web"].snapshots
+    lab.must(Snapshot(verb=SnapshotVerb.RESTORE, name="before", guests=("db",)))
+    lab.must(Snapshot(verb=SnapshotVerb.DELETE, name="before", guests=("db",)))
+    unknown = lab.do(Snapshot(verb=SnapshotVerb.RESTORE, name="before", guests=("db",)))
+    assert unknown.refused
+    assert lab.deployment.state is Phase.UP
+
+
+def test_exec_gives_output_and_status(lab: Lab) -> None:
+    lab.must(Up())
+    action = lab.must(Exec(guest="web", argv=("echo", "a b", "c")))
+    assert action.exit_status == 0
+    assert [line.text for line in lab.log(action) if line.level is Level.OUTPUT] == ["a b c"]
+    assert lab.must(Exec(guest="web", argv=("false",))).exit_status == 1
+    slow = lab.do(Exec(guest="web", argv=("sleep", "30"), timeout=0.05))
+    assert slow.state is ActionState.FAILED
+    unknown = lab.do(Exec(guest="wev", argv=("true",)))
+    assert unknown.refused
+    assert lab.deployment.state is Phase.UP
