@@ -9,6 +9,14 @@ from kvmcompose.core.deployment import ActionState, Down, Exec, Level, Phase, Sn
 if TYPE_CHECKING:
     from conftest import Lab
 
+#: The beginning of one machine's entry in the YAML.
+WEB = """\
+  - name: web
+    interfaces: [{bridge: br0}]
+    libvirt:
+      cpus: 1
+"""
+
 GUESTS = {"web", "db", "alone", "worker-0", "worker-1"}
 
 
@@ -127,9 +135,7 @@ def test_down_works_without_state_and_without_memory(lab: Lab) -> None:
     assert not lab.world.domains
     assert not lab.world.bridges
     assert not lab.world.networks
-    assert (
-        lab.world.links == links
-    )  # whose names nobody knows any more: on a host, pairs go with their bridge
+    assert lab.world.links == links  # nobody knows their names any more
 
 
 def test_down_takes_down_what_was_brought_up_not_what_was_edited_since(lab: Lab) -> None:
@@ -142,17 +148,14 @@ def test_down_takes_down_what_was_brought_up_not_what_was_edited_since(lab: Lab)
 
 def test_up_after_an_edit_refuses_and_tells_what_differs(lab: Lab) -> None:
     lab.must(Up())
-    lab.bench.edit(
-        "cpus: 1\n      memory_mb: 128\n      libvirt_type:\n        cloud_image",
-        "cpus: 2\n      memory_mb: 128\n      libvirt_type:\n        cloud_image",
-    )
+    lab.bench.edit(WEB, WEB.replace("cpus: 1", "cpus: 2"))
     lab.bench.generate()
     calls = len(lab.drivers.calls)
     action = lab.do(Up())
     assert action.state is ActionState.FAILED
     assert action.refused
     assert lab.deployment.state is Phase.UP
-    assert [fault.message for fault in action.faults][0] == "guest web: libvirt.cpus: 1 -> 2"
+    assert action.faults[0].message == "guest web: libvirt.cpus: 1 -> 2"
     assert "kvm-compose down && kvm-compose up" in (action.faults[-1].hint or "")
     assert not [call for call in lab.drivers.calls[calls:] if call.startswith(("start_", "apply_"))]
     assert lab.status().differences == ("guest web: libvirt.cpus: 1 -> 2",)
@@ -182,10 +185,7 @@ def test_a_domain_edited_by_hand_is_a_difference(lab: Lab) -> None:
 def test_a_guest_that_is_off_may_have_changed(lab: Lab) -> None:
     lab.must(Up())
     lab.world.domains["lab-web"].started = 0
-    lab.bench.edit(
-        "name: debian_12, setup_script: setup.sh",
-        "name: debian_12, environment: {A: b}, setup_script: setup.sh",
-    )
+    lab.bench.edit("setup_script: setup.sh", "environment: {A: b}, setup_script: setup.sh")
     lab.bench.generate()
     lab.must(Up())
     assert lab.running() == GUESTS
@@ -206,10 +206,7 @@ def test_a_changed_shared_setup_makes_the_image_and_its_clones_anew_when_told(la
 
 
 def test_scripts_of_guests_that_cannot_be_reached_are_refused_before_anything_is_done(lab: Lab) -> None:
-    lab.bench.edit(
-        "interfaces: [{bridge: br0}]\n    libvirt:\n      cpus: 1\n      memory_mb: 128\n      libvirt_type:\n        cloud_image",
-        "interfaces: [{bridge: br2}]\n    libvirt:\n      cpus: 1\n      memory_mb: 128\n      libvirt_type:\n        cloud_image",
-    )
+    lab.bench.edit(WEB, WEB.replace("br0", "br2"))
     lab.bench.generate()
     action = lab.do(Up())
     assert action.refused
