@@ -158,7 +158,7 @@ async def get_status(service: ServiceParameter, name: Name) -> Response:
 @router.get("/deployments/{name}/access", **described("access", _CONFLICT, _BAD_GATEWAY))
 async def get_access(service: ServiceParameter, name: Name) -> Response:
     """How its guests are reached from the server's machine."""
-    return Reply(service.orchestrator.access(service.deployment(name)))
+    return Reply(await service.orchestrator.access(service.deployment(name)))
 
 
 @router.get("/deployments/{name}/snapshots", **described("snapshots", _CONFLICT, _BAD_GATEWAY))
