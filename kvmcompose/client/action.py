@@ -56,7 +56,11 @@ def watch(server: Server, name: str, uuid: str, watcher: Watcher, *, after: int 
     Raises ServerError.
     """
     with _looking(server, name, uuid, watcher):
+        stage: str | None = None
         for line in server.follow(name, uuid, after):
+            if line.stage != stage and watcher.wants_steps:  # what ended before comes before
+                watcher.steps(server.steps(name, uuid))
+            stage = line.stage
             watcher.line(line)
     if watcher.wants_steps:
         watcher.steps(server.steps(name, uuid))

@@ -5,7 +5,6 @@ They are never up to date, and nothing depends on them but what a user hangs on 
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from doit.exceptions import TaskFailed
 
 from kvmcompose.client.action import perform
 from kvmcompose.client.place import name_of
-from kvmcompose.client.server import Server, ServerError, connect
+from kvmcompose.client.server import ServerError, connect
 from kvmcompose.client.words import (
     duration,
     fault_text,
@@ -105,7 +104,7 @@ class Testbed:
     def take_down(self) -> TaskFailed | None:
         """Take it down, unless it is: what ends a run of doit, whatever happened in it."""
         try:
-            found = _server().deployment(self._name)
+            found = connect().deployment(self._name)
         except ServerError as error:
             return None if error.status == _NOT_FOUND else _failed(error)
         return None if found.state is Phase.DOWN else self.down()
@@ -120,7 +119,7 @@ class Testbed:
     def status(self) -> TaskFailed | None:
         """Print how it is."""
         try:
-            status = _server().status(self._name)
+            status = connect().status(self._name)
         except KvmComposeError as error:
             return _failed(error)
         lines = [f"{self._name}: {state_text(status.deployment)}"]
@@ -131,7 +130,7 @@ class Testbed:
 
     def _perform(self, command: Command) -> TaskFailed | None:
         try:
-            server = _server()
+            server = connect()
             server.put(NewDeployment(self._name, str(self._folder)))  # nothing happens if it knows it
             return _outcome(perform(server, self._name, command, _Told()))
         except KvmComposeError as error:
@@ -172,11 +171,6 @@ class _Told:
         """Write something."""
         with self._guard:
             sys.stderr.write(f"{text}\n")
-
-
-def _server() -> Server:
-    env = os.environ.get
-    return connect(token_file=env("KVM_COMPOSE_TOKEN_FILE"), ca_file=env("KVM_COMPOSE_CA_FILE"))
 
 
 def _outcome(action: Action) -> TaskFailed | None:
