@@ -65,16 +65,18 @@ format: $(READY) ## put the Python code into its usual form
 	$(RUN) ruff format
 
 # pip-tools lives apart from what it pins. Index addresses are the machine's own business.
+PIN = CUSTOM_COMPILE_COMMAND='make requirements' .cache/pip-tools/bin/pip-compile --quiet --upgrade \
+	--strip-extras --generate-hashes --no-emit-options --no-emit-index-url \
+	--no-emit-find-links --no-emit-trusted-host
+
 .PHONY: requirements
 requirements: $(READY) ## pin the newest versions of all requirements
 	$(PYTHON) -m venv .cache/pip-tools
 	.cache/pip-tools/bin/python -m pip install --quiet pip-tools
-	for source in pyproject.toml requirements/dev.in; do \
-		case $$source in pyproject.toml) pins=requirements/base.txt ;; *) pins=requirements/dev.txt ;; esac; \
-		CUSTOM_COMPILE_COMMAND='make requirements' .cache/pip-tools/bin/pip-compile --quiet --upgrade \
-			--strip-extras --generate-hashes --no-emit-options --no-emit-index-url \
-			--no-emit-find-links --no-emit-trusted-host --output-file $$pins $$source || exit; \
-	done
+	$(PIN) --output-file requirements/base.txt pyproject.toml
+	$(PIN) --extra server --constraint requirements/base.txt --output-file requirements/server.txt \
+		pyproject.toml
+	$(PIN) --output-file requirements/dev.txt requirements/dev.in
 
 .PHONY: clean
 clean: ## remove what was built and cached here; .venv stays
@@ -88,10 +90,10 @@ base-packages:
 test-packages:
 	@scripts/system-packages test
 
-$(READY): requirements/base.txt requirements/dev.txt pyproject.toml | base-packages
+$(READY): requirements/base.txt requirements/server.txt requirements/dev.txt pyproject.toml | base-packages
 	$(PYTHON) -m venv --clear $(VENV)
 	$(RUN) pip install --quiet --disable-pip-version-check --require-hashes \
-		-r requirements/base.txt -r requirements/dev.txt
+		-r requirements/base.txt -r requirements/server.txt -r requirements/dev.txt
 	$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	rm -f $(VENV)/.ready-*
 	touch $@
