@@ -33,12 +33,16 @@ _KERNEL = "linux-image-cloud-amd64"
 _PROGRAMS = {
     "bash": {"usr/bin/bash": "bin/bash"},
     "busybox-static": {"usr/bin/busybox": "bin/busybox"},
+    "coreutils": {"usr/bin/nohup": "usr/bin/nohup", "usr/bin/printenv": "usr/bin/printenv"},
     "dropbear-bin": {"usr/bin/dropbear": "usr/sbin/dropbear", "usr/bin/dropbearkey": "usr/bin/dropbearkey"},
     "e2fsprogs": {"usr/bin/resize2fs": "sbin/resize2fs"},
     # where dropbear looks for it
     "openssh-sftp-server": {"usr/lib/sftp-server": "usr/lib/openssh/sftp-server"},
 }
-_BUSYBOX, _SU = "usr/bin/busybox", "usr/bin/su"
+_BUSYBOX = "usr/bin/busybox"
+#: Busybox again, with root's rights, which it keeps for these and drops for all else.
+_SET_UID = "usr/bin/busybox-setuid"
+_SET_UID_NAMES = ("ping", "ping6", "su", "traceroute", "traceroute6")
 _MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "isofs", "button", "evdev")
 #: What costs an emulated processor time and does nothing for a guest that lives behind our bridges.
 _OPTIONS = (
@@ -47,7 +51,7 @@ _OPTIONS = (
 )
 _LAYOUT = disk.Layout(boot_size=24 * disk.MIB, root_size=1024 * disk.MIB)
 _FOLDERS = (
-    "dev", "etc/dropbear", "proc", "root", "run", "sys", "tmp", "usr/local/bin", "var/lib/cloud/data",
+    "dev", "etc/dropbear", "proc", "run", "sys", "tmp", "usr/local/bin", "var/lib/cloud/data",
     "var/log",
 )  # fmt: skip
 _LINKS = {"bin": "usr/bin", "sbin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "usr/sbin": "bin"}
@@ -155,14 +159,15 @@ def _initramfs(tree: Path) -> Iterable[Node]:
 
 def _root(tree: Path) -> list[Node]:
     """The root file system; what stands later replaces what stands earlier."""
-    nodes = [folder(path) for path in _FOLDERS]
+    nodes = [*(folder(path) for path in _FOLDERS), folder("root", 0o700)]
     nodes += [link(path, goal) for path, goal in _LINKS.items()]
     programs = {place: tree / source for sources in _PROGRAMS.values() for place, source in sources.items()}
     busybox = programs[_BUSYBOX]
     nodes += [link(f"usr/bin/{name}", "busybox") for name in _applets(busybox)]
     for place, source in {**programs, **_libraries(tree, programs.values())}.items():
         nodes.append(file(place, source.read_bytes(), 0o755))
-    nodes.append(file(_SU, busybox.read_bytes(), 0o4755))
+    nodes.append(file(_SET_UID, busybox.read_bytes(), 0o4755))
+    nodes += [link(f"usr/bin/{name}", "busybox-setuid") for name in _SET_UID_NAMES]
     own = importlib.resources.files(__package__) / "root"
     nodes += [file(path, data, 0o600 if path == "etc/shadow" else None) for path, data in sorted(_files(own))]
     nodes += [link(f"usr/bin/{name}", "shutdown") for name in _SHUTDOWN_NAMES]
