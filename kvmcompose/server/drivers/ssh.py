@@ -11,7 +11,7 @@ import itertools
 import logging
 import secrets
 import shlex
-import signal
+import signal as signals
 import socket
 import time
 from collections.abc import Sequence
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 #: A line that gets no end is cut after so many bytes.
 LONGEST_LINE = 1 << 16
-_CHUNK = 1 << 15
 _CONNECT_SECONDS = 2.0
 #: Key exchange and login; a guest among many that boot under emulation takes its time.
 _LOGIN_SECONDS = 30.0
@@ -46,6 +45,7 @@ _WAIT_UNTIL_READY = "until [ -e /etc/nocloud/ready ]; do sleep 0.3 2>/dev/null |
 #: Starts a command in a session of its own. $0 is a mark by which it is found again. The last words keep the
 #: shell from becoming setsid, which would then not wait for the command.
 _START = """\
+exec 2>&1
 if command -v setsid >/dev/null; then setsid "$@"; else "$@"; fi
 exit $?"""
 #: Ends a command: whoever has its mark in the command line, all descendants, and all of their sessions. The
@@ -375,22 +375,49 @@ def _wrong_key(login: Login, client: _Client) -> DriverError:
 # -- one command ---------------------------------------------------------------------------------------
 
 
-class _Process(asyncssh.SSHClientProcess[bytes]):
-    """Tells when the command has ended: what it left running may keep its output open for ever."""
+class _Session(asyncssh.SSHClientSession[bytes]):
+    """A command's output as it comes, and its end.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.ended = asyncio.Event()
+    The end is when the guest closes the channel, or when nothing has come for some time after the command's
+    status: what a command leaves running may keep its output open for ever.
+    """
+
+    def __init__(self, lines: Lines) -> None:
+        self.over = asyncio.Event()
         self.status: int | None = None
+        self.error: Exception | None = None
+        self._lines = lines
+        self._rest: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes, _datatype: int | None) -> None:
+        try:
+            self._lines.feed(data)
+        except Exception as error:  # noqa: BLE001 - of whoever listens; raised where the command is followed
+            self.error = self.error or error
+            self.over.set()
+        if self._rest is not None:
+            self._wait_for_the_rest()
+
+    def eof_received(self) -> bool:
+        return True  # the status may still come
 
     def exit_status_received(self, status: int) -> None:
         self.status = status
-        self.ended.set()
+        self._wait_for_the_rest()
 
-    def exit_signal_received(self, name: str, _core: bool, _message: str, _language: str) -> None:
-        """A shell that ends by a signal itself: our own makes a status of those of its children."""
-        self.status = 128 + getattr(signal, f"SIG{name}", 0)
-        self.ended.set()
+    def exit_signal_received(self, signal: str, _core: bool, _message: str, _language: str) -> None:
+        """The outer shell itself was ended by a signal; of one that ended its child it makes a status."""
+        self.status = 128 + getattr(signals, f"SIG{signal}", 0)
+        self._wait_for_the_rest()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.error = self.error or error
+        self.over.set()
+
+    def _wait_for_the_rest(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+        self._rest = asyncio.get_running_loop().call_later(_REST_SECONDS, self.over.set)
 
 
 class _Command:
@@ -406,45 +433,17 @@ class _Command:
 
     async def follow(self) -> int:
         """Pass its lines on until it ends; its exit status."""
-        process = _Process()
-        await self._connection.create_process(
-            self._words,
-            process_factory=lambda: process,
-            stdin=asyncssh.DEVNULL,
-            stderr=asyncssh.STDOUT,
-            encoding=None,
-        )
+        session = _Session(self._lines)
+        channel, _ = await self._connection.create_session(lambda: session, self._words, encoding=None)
         try:
-            await self._read(process)
+            channel.write_eof()
+            await session.over.wait()
         finally:
-            process.close()
+            channel.close()
+        if session.status is None or session.error is not None:
+            raise session.error or asyncssh.ConnectionLost("it ended without a status")
         self._lines.end()
-        if process.status is None:
-            raise asyncssh.ConnectionLost("it ended without a status")
-        return process.status
-
-    async def _read(self, process: _Process) -> None:
-        """Until the output ends, or nothing has come for some time after the command has ended."""
-        ended = asyncio.ensure_future(process.ended.wait())
-        reading = asyncio.ensure_future(process.stdout.read(_CHUNK))
-        try:
-            while True:
-                patience = _REST_SECONDS if ended.done() else None
-                waited = {reading} if ended.done() else {reading, ended}
-                await asyncio.wait(waited, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-                if reading.done():
-                    chunk = reading.result()
-                    if not chunk:
-                        await process.wait_closed()
-                        return
-                    self._lines.feed(chunk)
-                    reading = asyncio.ensure_future(process.stdout.read(_CHUNK))
-                elif patience is not None:
-                    return
-        finally:
-            for future in (ended, reading):
-                future.cancel()
-            await asyncio.gather(ended, reading, return_exceptions=True)
+        return session.status
 
     async def end(self) -> None:
         """End it in the guest. Nothing more is to be done when the guest does not answer any more."""
