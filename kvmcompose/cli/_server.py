@@ -101,7 +101,6 @@ def _check_folder(found: Deployment, here: Path | None) -> None:
             hint="give this project another name with --project-name, or take the other one down and let "
             f"the server forget it: kvm-compose deployments remove {found.name}",
         )
-    return found
 
 
 def make_known(target: Target) -> None:

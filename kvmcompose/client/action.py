@@ -56,11 +56,11 @@ def watch(server: Server, name: str, uuid: str, watcher: Watcher, *, after: int 
     Raises ServerError.
     """
     with _looking(server, name, uuid, watcher):
-        stage: str | None = None
+        before: LogLine | None = None
         for line in server.follow(name, uuid, after):
-            if line.stage != stage and watcher.wants_steps:  # what ended before comes before
-                watcher.steps(server.steps(name, uuid))
-            stage = line.stage
+            if watcher.wants_steps and (before is None or line.stage != before.stage):
+                watcher.steps(server.steps(name, uuid))  # what ended before is told before
+            before = line
             watcher.line(line)
     if watcher.wants_steps:
         watcher.steps(server.steps(name, uuid))

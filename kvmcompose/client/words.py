@@ -13,11 +13,18 @@ _DAY = 24 * _HOUR
 
 def line_text(line: LogLine) -> str:
     """A line with the guest it is about; one of trouble with its step, too, to be understood by itself."""
+    if is_hint(line):
+        return f"    {line.text}"
     if line.level in (Level.WARNING, Level.ERROR):
         return ": ".join([*_about(line.guest, line.step), line.text])
     if line.guest is None:
         return line.text
     return f"{line.guest} | {line.text}" if line.level is Level.OUTPUT else f"{line.guest}: {line.text}"
+
+
+def is_hint(line: LogLine) -> bool:
+    """Whether it says what would mend the trouble that the line before told of."""
+    return line.level is Level.ERROR and line.text.startswith("hint: ")
 
 
 def step_text(step: Step) -> str:

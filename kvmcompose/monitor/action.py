@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import TextIO
 
-from kvmcompose.client.words import clock, duration, line_text, seconds_between, step_text, verdict
+from kvmcompose.client.words import clock, duration, is_hint, line_text, seconds_between, step_text, verdict
 from kvmcompose.core.deployment import Action, Level, LogLine, Step, StepState
 from kvmcompose.monitor.console import Console
 
@@ -50,11 +50,11 @@ class ActionLines:
             return
         text = line_text(line)
         with self._guard:
-            if line.level is Level.ERROR:
+            if line.level is Level.ERROR and not is_hint(line):
                 text = f"{self._paint('error:', 'red')} {text}"
             elif line.level is Level.WARNING:
                 text = f"{self._paint('warning:', 'yellow')} {text}"
-            elif self._console.verbosity < 0:
+            elif self._console.verbosity < 0 and not is_hint(line):
                 return
             elif line.level is Level.OUTPUT and line.guest is not None:
                 text = f"{self._paint(f'{line.guest} |', self._colour(line.guest))} {line.text}".rstrip()
@@ -158,6 +158,8 @@ class ActionOutput:
                 self._console.detail(line.text)
             case Level.WARNING:
                 self._console.warn(line.text)
+            case Level.ERROR if is_hint(line):
+                self._console.talk(line_text(line))
             case Level.ERROR:
                 self._console.error(line.text)
 

@@ -19,6 +19,7 @@ from kvmcompose.client.server import ServerError, connect
 from kvmcompose.client.words import (
     duration,
     fault_text,
+    is_hint,
     line_text,
     seconds_between,
     state_text,
@@ -153,7 +154,8 @@ class _Told:
 
     def line(self, line: LogLine) -> None:
         """Write a line."""
-        word = f"{line.level}: " if line.level in (Level.WARNING, Level.ERROR) else ""
+        trouble = line.level in (Level.WARNING, Level.ERROR) and not is_hint(line)
+        word = f"{line.level}: " if trouble else ""
         self.notice(f"{word}{line_text(line)}")
 
     def steps(self, steps: Sequence[Step]) -> None:

@@ -91,7 +91,7 @@ def test_an_action_is_asked_for_and_told_of_to_its_end() -> None:
     server, told = Scripted(), Told()
     assert perform(server, "lab", Down(), told).state is ActionState.SUCCEEDED
     assert server.asked == [Down()]
-    assert told.told == ["line 1", "line 2", "line 3", "boot"]
+    assert told.told == ["boot", "line 1", "line 2", "line 3", "boot"]
 
 
 def test_watching_can_begin_in_the_middle_and_without_steps() -> None:

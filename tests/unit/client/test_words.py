@@ -61,7 +61,7 @@ def test_a_clock_that_was_put_back_makes_no_negative_times() -> None:
 
 
 def line(level: Level, **about: str | None) -> LogLine:
-    return LogLine(sequence=1, time=START, level=level, text="some text", **about)
+    return LogLine(**({"sequence": 1, "time": START, "level": level, "text": "some text"} | about))
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,7 @@ def line(level: Level, **about: str | None) -> LogLine:
         (line(Level.ERROR, guest="web", step="setup script"), "web: setup script: some text"),
         (line(Level.WARNING, guest="web", step="start:web"), "start web: some text"),
         (line(Level.WARNING), "some text"),
+        (line(Level.ERROR, text="hint: do it", guest="web", step="start:web"), "    hint: do it"),
     ],
 )
 def test_a_line_says_whom_it_is_about(shown: LogLine, text: str) -> None:
