@@ -4,13 +4,15 @@ import argparse
 import contextlib
 import hashlib
 import struct
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kvmcompose.cli import cloud_images, doctor
-from kvmcompose.core.errors import InputError, KvmComposeError
-from kvmcompose.effects import machine
+from kvmcompose.core.errors import InputError, KvmComposeError, RefusedError
+from kvmcompose.effects import machine, micro
 from kvmcompose.effects.machine import Finding
 
 if TYPE_CHECKING:
@@ -183,3 +185,88 @@ def test_the_doctor_says_what_can_be_done(
     assert call(doctor, console, "--json") == status
     assert console.out[0]["can_generate"] is (status == 0)
     assert console.out[0]["findings"][0]["name"] == "qemu-img"
+
+
+@pytest.fixture
+def no_real_build(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is built is DISK and the number of the build; the numbers."""
+    builds: list[str] = []
+
+    def build(target: Path, report: Callable[[str], None]) -> None:
+        report("making the disk")
+        builds.append(str(len(builds)))
+        target.write_bytes(DISK + builds[-1].encode())
+
+    monkeypatch.setattr(micro, "build", build)
+    return builds
+
+
+def test_building_says_what_is_done_and_is_done_once(console: FakeConsole, no_real_build: list[str]) -> None:
+    assert images(console, "build", "micro") == 0
+    assert console.talk[0] == "micro: making the disk"
+    assert console.talk[1].startswith("micro: 4.9 KiB, sha256 ")
+    console.talk.clear()
+    assert images(console, "build", "micro") == 0
+    assert [line.partition(",")[0] for line in console.talk] == ["micro is here already"]
+    assert images(console, "build", "--refresh", "micro") == 0
+    assert no_real_build == ["0", "1"]
+    assert console.out == []
+
+
+def test_the_list_says_whether_what_is_built_here_was(console: FakeConsole, no_real_build: list[str]) -> None:
+    images(console)
+    images(console, "build", "micro")
+    images(console)
+    rows = [row for row in console.out if row[0] == "micro"]
+    assert [row[1] for row in rows] == ["no", "yes"]
+    assert {row[4] for row in rows} == {"built here"}
+    console.out.clear()
+    images(console, "--json")
+    (row,) = (row for row in console.out[0] if row["name"] == "micro")
+    assert (row["built"], row["cached"], row["url"]) == (True, True, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("build", "debian_12"), "kvm-compose cloud-images pull debian_12"),
+        (("build", "mirco"), "did you mean micro?"),
+        (("pull", "micro"), "kvm-compose cloud-images build micro"),
+    ],
+)
+def test_the_wrong_way_to_an_image_is_told_with_the_right_one(
+    console: FakeConsole, words: tuple[str, ...], hint: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        images(console, *words)
+    assert caught.value.problems[0].hint == hint
+
+
+def test_what_is_missing_to_build_is_named(console: FakeConsole, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(micro, "_MORE_FOLDERS", "/nowhere")
+    with pytest.raises(RefusedError) as caught:
+        images(console, "build", "micro")
+    assert caught.value.exit_code == 3
+    names = ("apt-get", "debugfs", "dpkg-deb", "mcopy", "mkfs.vfat", "qemu-img", "syslinux")
+    assert all(name in caught.value.message for name in names)
+
+
+def test_generate_says_which_command_builds_what_is_not_here(tmp_path: Path) -> None:
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "kvm-compose.yaml").write_text(
+        "machines:\n"
+        "  - name: web\n"
+        "    interfaces: [{bridge: br0}]\n"
+        "    libvirt: {cpus: 1, memory_mb: 128, libvirt_type: {cloud_image: {name: micro}}}\n"
+        "network:\n"
+        "  bridges: [{name: br0}]\n"
+        "  external_bridge: br0\n"
+    )
+    argv = [sys.executable, "-m", "kvmcompose", "generate"]
+    done = subprocess.run(
+        argv, cwd=tmp_path / "lab", check=False, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "the image 'micro' is not here yet, and it is built, not fetched\n" in done.stderr
+    assert "hint: kvm-compose cloud-images build micro\n" in done.stderr

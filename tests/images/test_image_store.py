@@ -450,3 +450,66 @@ def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert default_store().root == Path("/data/kvm-compose/images")
     monkeypatch.setenv("KVM_COMPOSE_STORE", "~/images")
     assert default_store().root == tmp_path / "images"
+
+
+def writes(content: bytes) -> Callable[[Path], None]:
+    """Something that builds an image of this content."""
+    return lambda target: target.write_bytes(content) and None
+
+
+def never(target: Path) -> None:
+    pytest.fail("it was built again")
+
+
+def test_an_image_is_built_once_per_recipe(store: ImageStore) -> None:
+    built = store.build("micro", "0" * 64, writes(DISK))
+    assert built.path.read_bytes() == DISK
+    assert (built.sha256, built.recipe, built.added_by_user) == (SHA256, "0" * 64, False)
+    assert store.find("micro") == built
+    assert store.build("micro", "0" * 64, never) == built
+
+
+@pytest.mark.parametrize(("recipe", "refresh"), [("1" * 64, False), ("0" * 64, True)])
+def test_a_new_recipe_or_a_wish_builds_it_anew(
+    store: ImageStore, tmp_path: Path, recipe: str, refresh: bool
+) -> None:
+    old = store.build("micro", "0" * 64, writes(DISK))
+    store.link(old, tmp_path / "link.qcow2")
+    new = store.build("micro", recipe, writes(a_disk(1)), refresh=refresh)
+    assert store.find("micro") == new
+    assert new.path.read_bytes() == a_disk(1)
+    # what lies on the old one keeps it
+    assert store.prune().paths == ()
+    assert (tmp_path / "link.qcow2").read_bytes() == DISK
+
+
+def test_a_build_that_fails_leaves_what_was_there(store: ImageStore) -> None:
+    def fail(target: Path) -> None:
+        target.write_bytes(DISK[:1000])
+        raise KvmComposeError("no network")
+
+    with pytest.raises(KvmComposeError, match="no network"):
+        store.build("micro", "0" * 64, fail)
+    assert store.find("micro") is None
+    old = store.build("micro", "0" * 64, writes(DISK))
+    with pytest.raises(KvmComposeError, match="no network"):
+        store.build("micro", "1" * 64, fail)
+    assert store.find("micro") == old
+    store.prune()
+    assert not list((store.root / "partial").iterdir())
+
+
+def test_a_built_image_that_was_changed_is_to_be_built_again(store: ImageStore) -> None:
+    built = store.build("micro", "0" * 64, writes(DISK))
+    built.path.chmod(0o644)
+    built.path.write_bytes(DISK[:-1] + b"x")
+    (problem,) = store.verify()
+    assert problem.hint == "kvm-compose cloud-images build --refresh micro"
+
+
+def test_an_image_the_user_added_for_a_built_one_counts_until_it_is_built(
+    store: ImageStore, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.qcow2").write_bytes(DISK)
+    assert store.add("micro", tmp_path / "mine.qcow2").recipe is None
+    assert store.build("micro", "0" * 64, writes(a_disk(1))).sha256 != SHA256

@@ -79,7 +79,7 @@ def boot_code() -> bytes:
             return path.read_bytes()[:_CODE_BYTES]
     raise RefusedError(
         f"SYSLINUX's boot code is not installed ({_CODE_FILES[0]})",
-        hint="sudo apt-get install syslinux-common",
+        hint="sudo apt-get install --no-install-recommends syslinux-common",
     )
 
 

@@ -187,6 +187,7 @@ function word(within, found, c, i) {
 
 # what the seed says, by path
 function value(at, what, p, n) {
+    sub(/^\//, "", at)
     n = split(at, p, "/")
     if (file == "meta-data") {
         if (at == "instance-id") instance = what
