@@ -1,0 +1,179 @@
+"""A project, a server with a fake host in a process of its own, and the command line between them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from golden.bench import COMMAND, Bench, Ran, environment, new_bench
+
+YAML = """\
+machines:
+  - name: web
+    interfaces: [{bridge: br0}]
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      libvirt_type: {cloud_image: {name: debian_12, setup_script: setup.sh}}
+  - name: db
+    interfaces: [{bridge: br0}]
+    libvirt: {cpus: 1, memory_mb: 128, libvirt_type: {cloud_image: {name: debian_12}}}
+network:
+  bridges: [{name: br0}]
+  external_bridge: br0
+"""
+FILES = {
+    "kvm-compose.yaml": YAML,
+    "setup.sh": "#!/bin/sh\ntrue\n",
+    "keys/id_ed25519": "not a key\n",
+    "kvm-compose-config.json": """\
+{"testbed_host_ssh_config": {"main": {"ip": "127.0.0.1", "user": "me", "is_main_host": true,
+ "virt_type": "qemu", "datapath_type": "system"}},
+ "ssh_public_key_location": "keys/id_ed25519.pub", "ssh_private_key_location": "keys/id_ed25519"}
+""",
+}
+_START_SECONDS = 30
+
+
+class Lab:
+    """The project ``lab`` and its server."""
+
+    def __init__(self, root: Path) -> None:
+        self.bench: Bench = new_bench(root, "lab", FILES)
+        self.folder = self.bench.folder
+        self.env = {"KVM_COMPOSE_STATE_DIR": str(root / "state")}
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def serve(self, *options: str) -> None:
+        """Start the server, anew if it runs; the fake host stays what it was."""
+        self.stop()
+        log = (self.bench.root / "server.log").open("ab")
+        with log:
+            self._server = subprocess.Popen(
+                [*COMMAND, "server", "--fake", "--project-root", str(self.bench.root), *options],
+                env=environment(self.bench.root) | self.env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        socket = self.bench.root / "state" / "server.sock"
+        deadline = time.monotonic() + _START_SECONDS
+        while self.run("deployments").status:
+            assert self._server.poll() is None, (self.bench.root / "server.log").read_text()
+            assert time.monotonic() < deadline, f"nobody listens on {socket}"
+            time.sleep(0.05)
+
+    def stop(self, *, kindly: bool = True) -> None:
+        if self._server is not None and not kindly:
+            self._server.kill()
+            self._server.wait()
+        elif self._server is not None:
+            self._server.terminate()
+            try:
+                self._server.wait(20)
+            except subprocess.TimeoutExpired:
+                self._server.kill()
+                self._server.wait()
+        self._server = None
+
+    def run(self, *words: str, **env: str) -> Ran:
+        """Run a command in this process. No server is started when there is none."""
+        address = f"unix:{self.bench.root}/state/server.sock"
+        return self.bench.run(*words, **self.env, KVM_COMPOSE_SERVER=address, **env)
+
+    def must(self, *words: str, status: int = 0, **env: str) -> Ran:
+        """Run a command that has to end with this status."""
+        ran = self.run(*words, **env)
+        assert ran.status == status, ran.said
+        return ran
+
+    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        """Start a command in a process of its own, as in a terminal's foreground."""
+        address = f"unix:{self.bench.root}/state/server.sock"
+        return subprocess.Popen(
+            self.bench.argv(*words),
+            env=environment(self.bench.root) | self.env | {"KVM_COMPOSE_SERVER": address} | env,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def state(self) -> str:
+        """The deployment's state, as the server sees it."""
+        (found,) = self.must("deployments", "info", "lab", "--json").json
+        return str(found["state"])
+
+    def guests(self) -> dict[str, str]:
+        """The guests and their states."""
+        return {each["name"]: each["state"] for each in self.must("status", "--json").json["guests"]}
+
+
+def _lab() -> Iterator[Lab]:
+    root = Path(tempfile.mkdtemp(prefix="kc-"))  # short, as the paths of sockets must be
+    lab = Lab(root)
+    yield lab
+    lab.stop(kindly=False)
+    shutil.rmtree(root)
+
+
+@pytest.fixture
+def idle() -> Iterator[Lab]:
+    """The lab without a server yet."""
+    yield from _lab()
+
+
+@pytest.fixture
+def lab(idle: Lab) -> Lab:
+    """The lab with a server that knows nothing."""
+    idle.serve()
+    return idle
+
+
+@pytest.fixture
+def up(lab: Lab) -> Lab:
+    """The lab, up."""
+    lab.must("up")
+    return lab
+
+
+@pytest.fixture(scope="session")
+def standing() -> Iterator[Lab]:
+    """A lab that is up, for all tests that leave it so."""
+    for lab in _lab():
+        lab.serve()
+        lab.must("up")
+        yield lab
+
+
+class Stood(NamedTuple):
+    """How a command ended that became another program, and the words which that one was given."""
+
+    status: int
+    err: str
+    words: list[str]
+
+
+@pytest.fixture
+def become(standing: Lab, tmp_path: Path) -> Callable[..., Stood]:
+    """Runs a command of the standing lab with another program in the place of a real one."""
+
+    def run(name: str, *words: str) -> Stood:
+        said = tmp_path / "words"
+        script = tmp_path / name
+        script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >"{said}"\nexit 7\n')
+        script.chmod(0o755)
+        process = standing.start(*words, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        _out, err = process.communicate(timeout=60)
+        return Stood(process.returncode, err, said.read_text().splitlines() if said.exists() else [])
+
+    return run

@@ -1,0 +1,136 @@
+"""``exec``, ``ssh``, ``console``, ``cp``: what is done in guests."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Lab, Stood
+
+    Become = Callable[..., Stood]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("web", "--", "echo", "a  b", "-q"),
+        ("lab-web", "echo", "a  b", "-q"),
+        ("web", "shell-command", "echo", "a  b", "-q"),
+        ("web", "shell-command", "--", "echo", "a  b", "-q"),
+    ],
+)
+def test_words_reach_the_command_as_they_are_and_its_output_is_data(
+    standing: Lab, words: tuple[str, ...]
+) -> None:
+    ran = standing.must("exec", *words)
+    assert (ran.out, ran.err) == ("a  b -q\n", "")
+
+
+def test_the_status_is_that_of_the_command(standing: Lab) -> None:
+    ran = standing.must("exec", "web", "--", "false", status=1)
+    assert ran.said == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("wbe", "--", "true"), "did you mean web?"),
+        (("web",), "no command is given"),
+        (("web", "--"), "no command is given"),
+    ],
+)
+def test_what_is_not_run_has_a_status_of_its_own(standing: Lab, words: tuple[str, ...], message: str) -> None:
+    ran = standing.must("exec", *words, status=255)
+    assert message in ran.err
+
+
+def test_in_a_guest_that_does_not_run(up: Lab) -> None:
+    up.must("down")
+    ran = up.must("exec", "web", "--", "true", status=255)
+    assert "web" in ran.err
+
+
+def test_ctrl_c_ends_it(up: Lab) -> None:
+    process = up.start("exec", "web", "--", "sleep", "60")
+    time.sleep(1.5)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert time.monotonic() - began < 20
+    assert up.must("logs", "--list", "--json").json[0]["state"] == "cancelled"
+
+
+def test_a_command_has_no_more_time_than_it_is_given(standing: Lab) -> None:
+    ran = standing.must("exec", "--timeout", "0.2", "web", "--", "sleep", "60", status=255)
+    assert "did not end within 0.2 s" in ran.err
+
+
+def test_ssh_takes_the_guests_keys_and_nothing_else(standing: Lab, become: Become) -> None:
+    ran = become("ssh", "ssh", "lab-web", "--", "-N", "echo", "a b")
+    assert ran.status == 7
+    assert ran.words[:2] == ["-F", "none"]
+    assert ran.words[-4].startswith("nocloud@10.")
+    assert ran.words[-3:] == ["-N", "echo", "a b"]
+    assert f'IdentityFile="{standing.folder}/keys/id_ed25519"' in ran.words
+    assert "StrictHostKeyChecking=accept-new" in ran.words
+    assert "HostKeyAlias=lab-web" in ran.words
+
+
+def test_openssh_reads_the_options_as_they_are_meant(standing: Lab, become: Become) -> None:
+    argv = ["/usr/bin/ssh", "-G", *become("ssh", "ssh", "web").words]
+    read = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    found = dict(line.split(" ", 1) for line in read.splitlines())
+    assert found["user"] == "nocloud"
+    assert found["identityfile"] == str(standing.folder / "keys/id_ed25519")
+    assert found["userknownhostsfile"] == str(standing.folder / ".kvm-compose/known_hosts")
+    assert found["stricthostkeychecking"] == "accept-new"
+    assert found["identitiesonly"] == "yes"
+    assert found["hostkeyalias"] == "lab-web"
+
+
+def test_the_console_is_libvirts(become: Become) -> None:
+    ran = become("virsh", "console", "web")
+    assert (ran.status, ran.err) == (7, "console of lab-web; Ctrl-] leaves it\n")
+    assert ran.words[-2:] == ["console", "lab-web"]
+
+
+@pytest.mark.parametrize(
+    ("words", "paths"),
+    [
+        (("a.txt", "web:"), ["a.txt", "{web}:"]),
+        (("-r", "a", "b", "lab-web:/srv"), ["a", "b", "{web}:/srv"]),
+        (("web:/etc/x y", "."), ["{web}:/etc/x y", "."]),
+        (("./a:b", "web:x:y"), ["./a:b", "{web}:x:y"]),
+        (("/a:b", "web:"), ["/a:b", "{web}:"]),
+        (("-O", "--", "-a", "web:"), ["-a", "{web}:"]),
+    ],
+)
+def test_cp_is_scp(standing: Lab, become: Become, words: tuple[str, ...], paths: list[str]) -> None:
+    (web,) = (each for each in standing.must("inventory", "--json").json if each["name"] == "web")
+    ran = become("scp", "cp", *words)
+    assert ran.status == 7, ran.err
+    place = ran.words.index("--")
+    assert ran.words[place + 1 :] == [path.format(web=f"nocloud@{web['address']}") for path in paths]
+    flags = ("-r", "-O")
+    assert [each for each in ran.words[:place] if each in flags] == [each for each in words if each in flags]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("a", "b"), "neither side is in a guest"),
+        (("web:a", "db:b"), "copy in two steps"),
+        (("web:a", "web:b"), "copy in two steps"),
+        (("web:a", "b", "db:c"), "copy in two steps"),
+        (("wbe:a", "."), "did you mean web?"),
+    ],
+)
+def test_cp_has_one_side_in_one_guest(standing: Lab, words: tuple[str, ...], message: str) -> None:
+    assert message in standing.must("cp", *words, status=2).err

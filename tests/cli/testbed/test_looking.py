@@ -1,0 +1,148 @@
+"""``status``, ``logs``, ``errors``, ``deployments``, ``inventory``: what is and was."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Lab
+
+
+def test_status_is_the_state_and_a_table(standing: Lab) -> None:
+    first, header, *rows = standing.must("status").out.splitlines()
+    assert first == "lab: up"
+    assert header.split() == ["GUEST", "HOST", "STATE", "ADDRESS", "UPTIME", "CPU", "MEMORY"]
+    cells = [re.split(r"  +", row) for row in rows]
+    assert [row[:3] for row in cells] == [["web", "main", "running"], ["db", "main", "running"]]
+    assert all(row[3].startswith("10.") and row[6].endswith(" MiB") for row in cells)
+
+
+def test_status_in_scripts(up: Lab) -> None:
+    assert up.must("status", "-q", "--exit-status").said == ""
+    up.bench.edit("memory_mb: 128\n      libvirt_type", "memory_mb: 256\n      libvirt_type")
+    up.must("generate", "domain-xml")
+    ran = up.must("status", "--exit-status", status=1)
+    assert "differs: " in ran.out
+    up.must("down")
+    up.must("status", "--exit-status", status=1)
+
+
+def test_status_of_what_was_never_up(lab: Lab) -> None:
+    lab.must("status", status=3)
+    lab.must("generate")
+    assert lab.must("status").out.startswith("lab: down\nGUEST")
+
+
+def test_watching_ends_with_ctrl_c(standing: Lab) -> None:
+    process = standing.start("status", "--watch", "--json")
+    assert process.stdout is not None
+    rows = [json.loads(process.stdout.readline()) for _ in range(2)]
+    assert [row["deployment"]["state"] for row in rows] == ["up", "up"]
+    process.send_signal(2)
+    _out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "")
+
+
+def test_the_log_of_the_latest_action(up: Lab) -> None:
+    out = up.must("logs").out.splitlines()
+    assert out[0] == "check:"
+    assert "web | (a fake guest) /etc/nocloud/setup/00-setup.sh" in out
+    assert out.index("setup:") < out.index("web | (a fake guest) /etc/nocloud/setup/00-setup.sh")
+    assert out[-1] == "lab is up: 2 guests run"
+    assert re.fullmatch(r"\d\d:\d\d:\d\d lab is up: 2 guests run", up.must("logs", "-t").out.splitlines()[-1])
+
+
+def test_the_log_of_one_guest_with_or_without_the_projects_name(up: Lab) -> None:
+    out = up.must("logs", "--guest", "web").out
+    assert "start web" in out
+    assert "db" not in out
+    assert up.must("logs", "--guest", "lab-web").out == out
+
+
+def test_the_log_as_json(up: Lab) -> None:
+    lines = [json.loads(line) for line in up.must("logs", "--json").out.splitlines()]
+    assert lines[-1]["text"] == "lab is up: 2 guests run"
+    assert [line["sequence"] for line in lines] == list(range(1, len(lines) + 1))
+
+
+def test_past_actions_by_the_beginning_of_their_uuid(up: Lab) -> None:
+    up.must("down")
+    header, last, first = up.must("logs", "--list").out.splitlines()
+    assert header.split() == ["ACTION", "STARTED", "COMMAND", "STATE", "TOOK", "BY"]
+    assert (last.split()[3:5], first.split()[3:5]) == (["down", "succeeded"], ["up", "succeeded"])
+    assert "lab is up: 2 guests run" in up.must("logs", "--action", first.split()[0]).out
+    ran = up.must("logs", "--action", "zzz", status=2)
+    assert "there is no action 'zzz'" in ran.err
+
+
+def test_what_was_never_asked_for_has_no_log(lab: Lab) -> None:
+    assert "was not brought up here" in lab.must("logs", status=1).err
+
+
+def test_following_ends_as_the_action_does(idle: Lab) -> None:
+    idle.serve("--delay", "0.1", "--fail", "start_domain:lab-db")
+    idle.must("up", "--detach")
+    ran = idle.must("logs", "-f", status=1)
+    assert "start_domain:lab-db was made to fail" in ran.out
+    idle.must("logs", "-f", "--json", status=1)
+    idle.must("logs")
+
+
+def test_a_connection_that_is_lost_is_taken_up_again(idle: Lab) -> None:
+    idle.must("generate")
+    idle.serve("--delay", "0.5")
+    process = idle.start("up")
+    assert process.stderr is not None
+    assert process.stderr.readline()
+    time.sleep(0.5)
+    idle.serve("--delay", "0.1")  # what ran counts as interrupted, or as cancelled by the end of the server
+    _out, err = process.communicate(timeout=60)
+    assert process.returncode in (1, 130), err
+    assert "Traceback" not in err
+    assert idle.state() == "failed"
+
+
+def test_deployments(up: Lab) -> None:
+    header, row = up.must("deployments").out.splitlines()
+    assert header.split() == ["NAME", "STATE", "FOLDER"]
+    assert row.split() == ["lab", "up", str(up.folder)]
+    assert up.must("deployment", "list").out == up.must("deployments").out
+    assert up.must("deployments", "info", "lab", "--json").json[0]["name"] == "lab"
+    assert "there is no deployment 'x'" in up.must("deployments", "info", "x", status=1).err
+    up.must("deployments", "remove", "lab", status=3)
+    up.must("down")
+    up.must("deployments", "destroy", "lab")
+    assert up.must("deployments", "--json").json == []
+
+
+def test_the_inventory_for_ansible(standing: Lab) -> None:
+    document = yaml.safe_load(standing.must("inventory").out)
+    web = document["all"]["hosts"]["web"]
+    assert web["ansible_user"] == "nocloud"
+    assert web["ansible_host"].startswith("10.")
+    assert web["ansible_ssh_private_key_file"] == str(standing.folder / "keys/id_ed25519")
+    assert "-o HostKeyAlias=lab-web" in web["ansible_ssh_common_args"]
+    assert document["all"]["children"] == {"br0": {"hosts": {"web": {}, "db": {}}}}
+
+
+def test_the_inventory_in_other_forms(standing: Lab) -> None:
+    access = {each["name"]: each for each in standing.must("inventory", "--json").json}
+    hosts = standing.must("inventory", "--format", "hosts").out
+    assert hosts == "".join(f"{access[name]['address']}\t{name} lab-{name}\n" for name in ("web", "db"))
+    assert standing.must("inventory", "--format", "ssh_config").out.startswith("Host web\n    HostName 10.")
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "errors", "inventory", "cancel"])
+def test_where_there_is_no_project(standing: Lab, tmp_path: Path, command: str) -> None:
+    nowhere = tmp_path / "nowhere"
+    nowhere.mkdir()
+    ran = standing.must("-C", str(nowhere), command, status=2)
+    assert "there is no project in this folder, and no deployment 'nowhere'" in ran.err

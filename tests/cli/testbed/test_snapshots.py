@@ -1,0 +1,79 @@
+"""``snapshot``: of all guests or some, in our words and TestbedOS's."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+
+def found(lab: Lab) -> list[tuple[str, str]]:
+    return [(each["name"], each["guest"]) for each in lab.must("snapshot", "list", "--json").json]
+
+
+def test_of_all_guests_and_back(up: Lab) -> None:
+    assert "there are no snapshots" in up.must("snapshot", "list").err
+    up.must("snapshot", "create", "clean")
+    assert found(up) == [("clean", "web"), ("clean", "db")]
+    up.must("snapshot", "restore", "clean")
+    header, *rows = up.must("snapshot", "info", "clean").out.splitlines()
+    assert header.split()[:2] == ["SNAPSHOT", "GUEST"]
+    assert len(rows) == 2
+    up.must("snapshot", "delete", "clean")
+    assert found(up) == []
+    assert up.state() == "up"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--guest", "web", "clean"), ("-n", "lab-web", "-s", "clean"), ("--name", "web", "--snapshot", "clean")],
+)
+def test_of_one_guest(up: Lab, words: tuple[str, ...]) -> None:
+    up.must("snapshot", "create", *words)
+    assert found(up) == [("clean", "web")]
+    assert up.must("snapshot", "list", "-n", "db", "--json").json == []
+    up.must("snapshot", "delete", *words)
+    assert found(up) == []
+
+
+def test_all_without_a_name_makes_one_up(up: Lab) -> None:
+    up.must("snapshot", "create", "--all")
+    names = {name for name, _guest in found(up)}
+    assert len(names) == 1
+    assert re.fullmatch(r"snapshot-\d{8}-\d{6}", names.pop())
+
+
+def test_all_of_one_guest_can_be_deleted(up: Lab) -> None:
+    for name in ("one", "two"):
+        up.must("snapshot", "create", name)
+    up.must("snapshot", "delete", "-n", "web", "-a")
+    assert found(up) == [("one", "db"), ("two", "db")]
+    up.must("snapshot", "delete", "--all")
+    assert found(up) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("create",), "which snapshot is to be created?"),
+        (("restore", "-a"), "which snapshot is to be restored?"),
+        (("info", "nothing"), "there is no snapshot 'nothing'"),
+        (("create", "--guest", "wbe", "x"), "did you mean web?"),
+        (("create", "--guest", "web", "--all", "x"), "exclude each other"),
+        (("create", "-s", "x", "y"), "named twice"),
+    ],
+)
+def test_what_cannot_be_meant(standing: Lab, words: tuple[str, ...], message: str) -> None:
+    assert message in standing.must("snapshot", *words, status=2).err
+
+
+def test_errors_are_errors(up: Lab) -> None:
+    ran = up.run("snapshot", "restore", "nothing")
+    assert ran.status in (1, 3)
+    assert "nothing" in ran.err
+    assert up.run("snapshot", "create", "../x").status in (1, 2)
+    assert up.state() == "up"

@@ -1,0 +1,230 @@
+"""``up`` and ``down``: what they build, ask for and tell, and how they end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+DOWN = {"web": "absent", "db": "absent"}
+RUNNING = {"web": "running", "db": "running"}
+
+
+def test_up_builds_what_is_missing_and_brings_it_up(lab: Lab) -> None:
+    ran = lab.must("up")
+    assert "create   artefacts/web-domain.xml" in ran.out
+    lines = ran.err.splitlines()
+    assert [line for line in lines if line.endswith(":") and " " not in line] == [
+        "check:", "network:", "guests:", "setup:",
+    ]  # fmt: skip
+    assert any(line.startswith("done     start web  (") for line in lines)
+    assert lines[-1].startswith("up: 2 guests in ")
+    assert (lab.state(), lab.guests()) == ("up", RUNNING)
+
+
+def test_up_again_does_nothing_and_says_so(up: Lab) -> None:
+    ran = up.must("up")
+    assert ran.out == ""
+    assert "is up already" in ran.err
+
+
+def test_quiet_is_quiet(lab: Lab) -> None:
+    assert lab.must("up", "-q").said == ""
+
+
+def test_json_is_events_lines_and_the_action(lab: Lab) -> None:
+    rows = [json.loads(line) for line in lab.must("up", "--json").out.splitlines()]
+    assert rows[0]["event"] == "started"
+    lines = [row for row in rows if "sequence" in row]
+    assert [line["sequence"] for line in lines] == list(range(1, len(lines) + 1))
+    assert (rows[-1]["command"], rows[-1]["state"], rows[-1]["faults"]) == ("up", "succeeded", [])
+
+
+def test_what_is_wrong_with_the_yaml_comes_before_any_server(idle: Lab) -> None:
+    idle.bench.edit("cpus: 1\n      memory_mb", "cpus: many\n      memory_mb")
+    ran = idle.must("up", status=2)
+    assert "kvm-compose.yaml:5:13" in ran.err
+    assert not (idle.folder / "state.json").exists()
+
+
+def test_a_server_that_is_not_there_is_an_error_with_a_way_out(idle: Lab) -> None:
+    ran = idle.must("up", status=1)
+    assert "no server can be reached" in ran.err
+    assert "hint:" in ran.err
+
+
+def test_a_build_that_fails_brings_nothing_up(up: Lab) -> None:
+    up.must("down")
+    up.bench.write("artefacts/web-domain.xml", "<domain/>")
+    up.bench.edit("memory_mb: 128\n      libvirt_type", "memory_mb: 129\n      libvirt_type")
+    assert "web-domain.xml.new" in up.must("up", status=1).err
+    assert up.state() == "down"
+
+
+def test_a_failure_is_told_kept_and_gone_on_from(idle: Lab) -> None:
+    idle.serve("--fail", "start_domain:lab-db")
+    ran = idle.must("up", status=1)
+    assert "error: start db: start_domain:lab-db was made to fail\n    hint: this is a fake" in ran.err
+    assert ran.err.splitlines()[-2].startswith("error: up failed, after ")
+    assert idle.must("status", status=0).out.startswith("lab: failed (up)\n")
+
+    ran = idle.must("errors")
+    assert ran.out.startswith("error: start db: start_domain:lab-db was made to fail\n    host: main\n")
+    (fault,) = idle.must("errors", "--json").json["faults"]
+    assert (fault["step"], fault["guest"], fault["host"]) == ("start:db", "db", "main")
+
+    idle.serve()
+    idle.must("up")
+    assert (idle.state(), idle.guests()) == ("up", RUNNING)
+    assert "the last one with errors was up of " in idle.must("errors").err
+
+
+def test_an_edit_of_what_is_up_is_refused_with_what_differs(up: Lab) -> None:
+    up.bench.edit("memory_mb: 128\n      libvirt_type", "memory_mb: 256\n      libvirt_type")
+    ran = up.must("up", status=3)
+    assert "web" in ran.err
+    assert "up was refused: nothing was changed" in ran.err
+    assert up.guests() == RUNNING
+
+
+def test_no_new_disks_while_guests_run_on_them(up: Lab) -> None:
+    disk = up.bench.path("web-cloud-init.img").stat().st_ino
+    ran = up.must("up", "--provision", status=3)
+    assert "guests run on them: web, db" in ran.err
+    assert up.bench.path("web-cloud-init.img").stat().st_ino == disk
+    up.must("down")
+    up.must("up", "--provision")
+
+
+def test_artefacts_can_be_taken_as_they_are(lab: Lab) -> None:
+    assert lab.must("up", "--no-generate", status=3).err
+    lab.must("generate")
+    lab.bench.yaml.unlink()
+    assert lab.must("up", "--no-generate").out == ""
+    assert lab.state() == "up"
+
+
+def test_detached_it_gives_the_uuid_to_watch(lab: Lab) -> None:
+    uuid = lab.must("up", "--detach", "-q").out.strip().splitlines()[-1]
+    ran = lab.must("logs", "--follow", "--action", uuid)
+    assert "lab is up: 2 guests run" in ran.out
+    assert lab.state() == "up"
+
+
+def test_down_takes_it_down_and_again_is_no_error(up: Lab) -> None:
+    assert up.must("down").err.splitlines()[-1].startswith("down: done in ")
+    assert (up.state(), up.guests()) == ("down", DOWN)
+    up.must("down")
+
+
+def test_down_needs_no_yaml_and_no_artefacts(up: Lab) -> None:
+    up.bench.yaml.write_text("nonsense: [")
+    up.must("down")
+    assert up.state() == "down"
+
+
+def test_down_works_from_anywhere_by_name(up: Lab) -> None:
+    elsewhere = up.bench.root / "elsewhere"
+    elsewhere.mkdir()
+    up.must("-C", str(elsewhere), "down", "--project-name", "lab")
+    assert up.state() == "down"
+    ran = up.must("-C", str(elsewhere), "down", status=2)
+    assert "no deployment 'elsewhere'" in ran.err
+    assert "did you mean" in up.must("-C", str(elsewhere), "down", "--project-name", "labb", status=2).err
+
+
+def test_down_finds_what_a_server_without_memory_does_not_know(up: Lab) -> None:
+    up.stop()
+    for file in (up.bench.root / "state").glob("server.db*"):
+        file.unlink()
+    up.serve()
+    assert up.must("deployments").out == ""
+    up.must("down")
+    assert up.guests() == DOWN
+
+
+def test_purge_removes_the_disks(up: Lab) -> None:
+    assert "done     disks" in up.must("down", "--purge").err  # pretended ones: files stay
+    assert up.state() == "down"
+
+
+@pytest.mark.parametrize("timeout", ["-1", "nan", "soon", "3601"])
+def test_a_timeout_is_a_number_of_seconds(idle: Lab, timeout: str) -> None:
+    assert "is not a number of seconds" in idle.must("down", f"--timeout={timeout}", status=2).err
+
+
+def test_a_copy_of_a_project_is_not_taken_for_it(up: Lab) -> None:
+    copy = up.bench.root / "copy"
+    copy.mkdir()
+    (copy / "state.json").write_bytes((up.folder / "state.json").read_bytes())
+    ran = up.must("-C", str(copy), "down", status=3)
+    assert str(up.folder) in ran.err
+    assert up.state() == "up"
+
+
+class TestSignals:
+    @pytest.fixture
+    def slow(self, idle: Lab) -> Lab:
+        """A lab in which everything takes its time."""
+        idle.must("generate")
+        idle.serve("--delay", "0.4")
+        return idle
+
+    def begun(self, process: subprocess.Popen[str]) -> None:
+        """Wait for the first word of the action."""
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line == "network:\n":
+                return
+        pytest.fail("it never began")
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_the_first_one_cancels_and_waits(self, slow: Lab, number: signal.Signals) -> None:
+        process = slow.start("up")
+        self.begun(process)
+        process.send_signal(number)
+        _out, err = process.communicate(timeout=60)
+        assert "cancelling; press Ctrl-C again to leave it to the server" in err
+        assert "error: up was cancelled, after " in err
+        assert process.returncode == 130
+        assert slow.state() == "failed"
+        slow.serve()
+        slow.must("up")
+        assert slow.guests() == RUNNING
+
+    def test_the_second_one_leaves_it_to_the_server(self, slow: Lab) -> None:
+        slow.serve("--delay", "1.5")
+        process = slow.start("up")
+        self.begun(process)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        _out, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Traceback" not in err
+        latest = slow.must("logs", "--list", "--json").json[0]
+        assert latest["state"] in ("running", "cancelled")
+
+    def test_another_terminal_can_cancel_it(self, slow: Lab) -> None:
+        process = slow.start("up")
+        self.begun(process)
+        assert "up: cancelled" in slow.must("cancel").err
+        process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "nothing is running" in slow.must("cancel").err
+
+    def test_one_thing_at_a_time(self, slow: Lab) -> None:
+        process = slow.start("up")
+        self.begun(process)
+        ran = slow.must("down", status=3)
+        assert "'up' is running" in ran.err
+        assert slow.must("up", status=3).out == ""
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
