@@ -142,6 +142,10 @@ class Libvirt:
         """Stop the network and forget it."""
         work = functools.partial(_remove_network, name=name)
         await self._connection.call(f"remove the network {name}", work)
+        # its DHCP server wrote this as root and ended as nobody, and libvirt (9.0) leaves it there
+        if "/" not in name:
+            leftover = f"/run/libvirt/network/{name}.pid"
+            await self._machine.run(["rm", "-f", "--", leftover], privileged=True, check=False)
 
     async def snapshots(self, domain: str) -> Sequence[SnapshotState]:
         """The domain's snapshots, the oldest first."""

@@ -1,0 +1,207 @@
+"""Drivers at work inside a test host: a scenario is an async function that runs there, in its own process.
+
+What a scenario asserts fails the test outside, with its traceback; so does anything printed on stderr, by
+libvirt or by asyncio, and any warning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from hosts import TestHost
+from kvmcompose.core.deployable import Wiring
+from kvmcompose.server.drivers import HostDrivers, Login, Shell, SwitchPlan
+from kvmcompose.server.drivers.real import RealDrivers
+from kvmcompose.server.orchestrator.testbed import Testbed
+
+HERE = Path(__file__).resolve().parent
+RUN = """\
+import asyncio, importlib, json, sys
+module, name, arguments = sys.argv[1:]
+asyncio.run(getattr(importlib.import_module(module), name)(**json.loads(arguments)))
+"""
+
+YAML = """\
+machines:
+{machines}
+network:
+  bridges: [{bridges}]
+  bridge_connections: {connections}
+  external_bridge: br0
+"""
+
+MACHINE = """\
+  - name: {name}
+    interfaces: [{{bridge: {bridge}}}]
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      username: tester
+      libvirt_type: {{cloud_image: {{path: micro.qcow2}}}}
+"""
+
+CONFIG = {
+    "testbed_host_ssh_config": {
+        "main": {"ip": "127.0.0.1", "is_main_host": True, "virt_type": "qemu", "datapath_type": "netdev"}
+    },
+    "ssh_public_key_location": "key.pub",
+    "ssh_private_key_location": "key",
+}
+
+
+def inside(
+    host: TestHost,
+    scenario: Callable[..., Coroutine[Any, Any, None]],
+    *,
+    timeout: float = 180,
+    **arguments: object,
+) -> None:
+    """Run a scenario of a test module inside a host; its arguments travel as JSON, paths as text."""
+    module = Path(inspect.getfile(scenario)).stem
+    argv = [
+        sys.executable, "-W", "error", "-c", RUN,
+        module, scenario.__name__, json.dumps(arguments, default=str),
+    ]  # fmt: skip
+    path = ":".join(map(str, (HERE, HERE.parent, HERE.parent.parent)))
+    done = host.run(
+        argv, env={"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}, timeout=timeout, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), f"{done.stdout}\n{done.stderr}"
+
+
+def make_project(
+    folder: Path, image: Path, key: Path, guests: dict[str, str], *, joined: bool = True
+) -> Path:
+    """A generated project of micro guests (name -> bridge); br0 is the external bridge."""
+    bridges = sorted({"br0", *guests.values()})
+    pairs = dict(itertools.pairwise(bridges)) if joined else {}
+    folder.mkdir()
+    (folder / "kvm-compose.yaml").write_text(
+        YAML.format(
+            machines="".join(MACHINE.format(name=name, bridge=bridge) for name, bridge in guests.items()),
+            bridges=", ".join(f"{{name: {bridge}}}" for bridge in bridges),
+            connections=json.dumps(pairs),
+        )
+    )
+    (folder / "kvm-compose-config.json").write_text(json.dumps(CONFIG))
+    (folder / "micro.qcow2").symlink_to(image)
+    shutil.copy(key, folder / "key")
+    shutil.copy(key.with_suffix(".pub"), folder / "key.pub")
+    argv = [sys.executable, "-m", "kvmcompose", "-C", str(folder), "generate"]
+    subprocess.run(argv, check=True, timeout=120, capture_output=True)
+    return folder
+
+
+# -- what scenarios use, inside ------------------------------------------------------------------------
+
+
+def plan_of(testbed: Testbed) -> SwitchPlan:
+    wiring: Wiring = testbed.wiring
+    return SwitchPlan(
+        project=testbed.project,
+        datapath_type="netdev",
+        bridges=wiring.bridges,
+        veths=wiring.veths,
+        tunnels=wiring.tunnels,
+        nics=wiring.nics,
+    )
+
+
+class Up:
+    """A testbed that was brought up by the drivers alone."""
+
+    def __init__(self, testbed: Testbed, host: HostDrivers, shell: Shell) -> None:
+        self.testbed, self.host, self.shell = testbed, host, shell
+
+    def login(self, name: str) -> Login:
+        guest = self.testbed.guests[name]
+        assert guest.address
+        return self.testbed.login(guest, guest.address)
+
+    async def run(self, name: str, *argv: str, seconds: float | None = 60) -> tuple[int, list[str]]:
+        lines: list[str] = []
+        return await self.shell.run(self.login(name), argv, lines.append, seconds=seconds), lines
+
+    async def network(self) -> None:
+        wiring, plan = self.testbed.wiring, plan_of(self.testbed)
+        await self.host.disks.link_project(self.testbed.project, self.testbed.folder)
+        await self.host.hypervisor.start_network(self.testbed.read(wiring.network.xml))
+        await self.host.links.apply(wiring.veths, up=[], mtu=wiring.mtu)
+        await self.host.switches.apply(plan)
+
+    async def start(self, *names: str) -> None:
+        for name in names:
+            run = self.testbed.guests[name].run
+            assert run
+            await self.host.hypervisor.start_domain(self.testbed.read(run.domain_xml))
+        await asyncio.gather(*(self.shell.wait_ready(self.login(name), 120) for name in names))
+
+    async def down(self) -> None:
+        wiring, hypervisor = self.testbed.wiring, self.host.hypervisor
+        for name in await hypervisor.domains(self.testbed.project):
+            await hypervisor.destroy_domain(name)
+            await hypervisor.undefine_domain(name)
+        await self.host.links.remove([end for pair in wiring.veths for end in (pair.left, pair.right)])
+        await self.host.switches.remove(list(await self.host.switches.bridges(self.testbed.project)))
+        await hypervisor.remove_network(wiring.network.name)
+        await self.host.disks.unlink_project(self.testbed.project, self.testbed.folder)
+
+
+@asynccontextmanager
+async def brought_up(folder: str) -> AsyncIterator[Up]:
+    """The network of a generated project; the guests are the scenario's to start."""
+    path = Path(folder)
+    testbed = Testbed(path, (path / "state.json").read_bytes())
+    drivers = RealDrivers()
+    up = Up(testbed, drivers.host(testbed.main_host), drivers.shell())
+    try:
+        await up.network()
+        yield up
+    finally:
+        await up.down()
+        await drivers.close()
+
+
+def seen_on_the_host() -> dict[str, list[str]]:
+    """All that a testbed may leave behind, as programs that are not ours tell it."""
+
+    def lines(*argv: str) -> list[str]:
+        done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30)
+        return sorted(filter(None, (line.strip() for line in done.stdout.splitlines())))
+
+    virsh = ("virsh", "-q", "-c", "qemu:///system")
+    return {
+        "domains": lines(*virsh, "list", "--all", "--name"),
+        "networks": lines(*virsh, "net-list", "--all", "--name"),
+        "switches": lines("ovs-vsctl", "--columns=name", "-f", "csv", "list", "Bridge"),
+        "ports": lines("ovs-vsctl", "--columns=name", "-f", "csv", "list", "Port"),
+        "controllers": lines("ovs-vsctl", "--columns=target", "-f", "csv", "list", "Controller"),
+        "links": [line.split(": ")[1] for line in lines("ip", "-o", "link", "show")],
+        "programs": [
+            line for line in lines("ps", "-e", "-o", "comm=") if line.startswith(("qemu", "dnsmasq", "ssh"))
+        ],
+        "projects": sorted(path.name for path in Path("/var/lib/kvm-compose").iterdir()),
+        "run": sorted(
+            str(path) for path in Path("/run/libvirt").rglob("*") if "capabilities" not in path.name
+        ),
+    }
+
+
+def assert_as_before(before: dict[str, list[str]], seconds: float = 10) -> None:
+    """Programs take a moment to end."""
+    deadline = time.monotonic() + seconds
+    while (found := seen_on_the_host()) != before and time.monotonic() < deadline:
+        time.sleep(0.2)
+    differing = {key: set(before[key]) ^ set(found[key]) for key in before if before[key] != found[key]}
+    assert not differing, differing

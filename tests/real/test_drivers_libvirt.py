@@ -1,0 +1,321 @@
+"""The libvirt driver against a real libvirtd: that it survives, recognises what is its own, keeps memory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+
+import driven
+import pytest
+from driven import assert_as_before, brought_up, seen_on_the_host
+
+from hosts import TestHost
+from kvmcompose.core.model import Host
+from kvmcompose.server.drivers import DriverError
+from kvmcompose.server.drivers.real import RealDrivers
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def project(tmp_path: Path, micro_image: Path, ssh_key: Path) -> Path:
+    """One guest on one bridge."""
+    return driven.make_project(tmp_path / "virt", micro_image, ssh_key, {"one": "br0"})
+
+
+DOMAIN = "virt-one"
+
+
+async def error_of(call: Awaitable[object]) -> DriverError:
+    try:
+        await call
+    except DriverError as error:
+        return error
+    raise AssertionError("it should have failed")
+
+
+def virsh(*argv: str) -> str:
+    command = ["virsh", "-q", "-c", "qemu:///system", *argv]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+def pid_in(path: str) -> int:
+    return int(Path(path).read_text())
+
+
+def kill_libvirtd() -> None:
+    pid = pid_in("/run/libvirtd.pid")
+    ended = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    select.select([ended], [], [], 10)  # whoever started it may leave a zombie
+    os.close(ended)
+
+
+def start_libvirtd() -> None:
+    null = subprocess.DEVNULL
+    argv = ["setsid", "--fork", "libvirtd"]
+    subprocess.run(argv, check=True, stdin=null, stdout=null, stderr=null, timeout=10)
+
+
+def snapshots_in(disk: Path) -> str:
+    argv = ["qemu-img", "snapshot", "-l", str(disk)]
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+# -- snapshots -----------------------------------------------------------------------------------------
+
+
+async def snapshots_are_kept(folder: str) -> None:
+    before = seen_on_the_host()
+    async with brought_up(folder) as up:
+        hypervisor = up.host.hypervisor
+        await up.start("one")
+        assert (
+            await up.run(
+                "one", "sudo", "-n", "sh", "-c", "echo kept >/run/in-memory; echo first >/disk; sync"
+            )
+        )[0] == 0
+        await hypervisor.create_snapshot(DOMAIN, "while-it-runs")
+        assert (await up.run("one", "sudo", "-n", "sh", "-c", "rm /run/in-memory; echo second >/disk; sync"))[
+            0
+        ] == 0
+        assert await hypervisor.shut_down_domain(DOMAIN, 60)
+        await hypervisor.create_snapshot(DOMAIN, "while-off")
+
+        found = await hypervisor.snapshots(DOMAIN)
+        assert [(each.name, each.state, each.current) for each in found] == [
+            ("while-it-runs", "running", False),
+            ("while-off", "shutoff", True),
+        ]
+        assert all(abs(each.created - time.time()) < 120 for each in found)
+
+        taken = await error_of(hypervisor.create_snapshot(DOMAIN, "while-off"))
+        assert taken.message == f"{DOMAIN} has a snapshot while-off already"
+        unknown = await error_of(hypervisor.restore_snapshot(DOMAIN, "while-of"))
+        assert (unknown.message, unknown.hint) == (
+            f"{DOMAIN} has no snapshot while-of",
+            "did you mean while-off?",
+        )
+        gone = await error_of(hypervisor.snapshots("virt-two"))
+        assert "there is no domain virt-two" in gone.message
+
+        # forgotten with its domain, and told again: its data is in the disk
+        await hypervisor.undefine_domain(DOMAIN)
+        run = up.testbed.guests["one"].run
+        assert run
+        await hypervisor.start_domain(up.testbed.read(run.domain_xml))
+        assert await hypervisor.snapshots(DOMAIN) == []
+        for _ in range(2):
+            for each in found:
+                await hypervisor.know_snapshot(DOMAIN, each.xml)
+        assert [each.name for each in await hypervisor.snapshots(DOMAIN)] == ["while-it-runs", "while-off"]
+
+        await hypervisor.restore_snapshot(DOMAIN, "while-it-runs")
+        assert (await hypervisor.domains("virt"))[DOMAIN].state == "running"
+        await up.shell.wait_ready(up.login("one"), 60)
+        assert await up.run("one", "cat", "/run/in-memory", "/disk") == (0, ["kept", "first"])
+
+        await hypervisor.restore_snapshot(DOMAIN, "while-off")
+        assert (await hypervisor.domains("virt"))[DOMAIN].state == "shut off"
+        await up.start("one")
+        assert await up.run("one", "cat", "/disk") == (0, ["second"])
+
+        for each in found:
+            await hypervisor.delete_snapshot(DOMAIN, each.name)
+        assert await hypervisor.snapshots(DOMAIN) == []
+        await hypervisor.destroy_domain(DOMAIN)
+        assert snapshots_in(up.testbed.folder / "artefacts/one-cloud-init.img") == ""
+    assert_as_before(before)
+
+
+def test_snapshots_of_running_and_stopped_guests(real_host: TestHost, project: Path) -> None:
+    driven.inside(real_host, snapshots_are_kept, folder=project)
+
+
+# -- a libvirtd that goes away -------------------------------------------------------------------------
+
+
+async def libvirtd_comes_back(folder: str) -> None:
+    before = seen_on_the_host()
+    async with brought_up(folder) as up:
+        hypervisor = up.host.hypervisor
+        await up.start("one")
+        off = asyncio.create_task(hypervisor.wait_off(DOMAIN))
+        await asyncio.sleep(0.1)
+        kill_libvirtd()
+        asyncio.get_running_loop().call_later(2, start_libvirtd)
+        domains = await hypervisor.domains("virt")
+        assert domains[DOMAIN].state == "running"
+        assert not off.done()
+        kill_libvirtd()
+        asyncio.get_running_loop().call_later(1, start_libvirtd)
+        # the guest goes off while nobody looks: no event of this is ever sent
+        await up.run("one", "sh", "-c", "(sleep 1; sudo -n poweroff) >/dev/null 2>&1 &")
+        await asyncio.wait_for(off, 30)
+        await hypervisor.undefine_domain(DOMAIN)
+
+        await up.start("one")
+        kill_libvirtd()
+        started = time.monotonic()
+        lost = await error_of(hypervisor.domains("virt"))
+        assert 10 < time.monotonic() - started < 25
+        assert lost.message.startswith(
+            "cannot list domains: libvirt does not answer at qemu:///system: Failed to connect socket"
+        )
+        start_libvirtd()
+        assert (await hypervisor.domains("virt"))[DOMAIN].state == "running"
+    assert_as_before(before)
+
+
+def test_connection_comes_back_with_libvirtd(real_host: TestHost, project: Path) -> None:
+    driven.inside(real_host, libvirtd_comes_back, folder=project)
+
+
+async def nobody_answers(uri: str) -> None:
+    drivers = RealDrivers()
+    host = drivers.host(Host(name="main", ip="127.0.0.1", is_main_host=True, libvirt_uri=uri))
+    started = time.monotonic()
+    error = await error_of(host.hypervisor.facts())
+    assert time.monotonic() - started < 5
+    assert error.message.startswith(f"cannot ask libvirt about the host: libvirt does not answer at {uri}: ")
+    await drivers.close()
+
+
+def test_libvirt_that_never_answered_is_an_error_at_once(real_host: TestHost) -> None:
+    driven.inside(real_host, nobody_answers, uri="qemu+unix:///system?socket=/nowhere")
+
+
+async def cancelled_start(folder: str) -> None:
+    """Whoever cancels finds the domain started or not, never about to be."""
+    async with brought_up(folder) as up:
+        run = up.testbed.guests["one"].run
+        assert run
+        for pause in (0.0, 0.01, 0.1, 0.3):
+            start = asyncio.create_task(up.host.hypervisor.start_domain(up.testbed.read(run.domain_xml)))
+            await asyncio.sleep(pause)
+            start.cancel()
+            await asyncio.gather(start, return_exceptions=True)
+            states = {name: state.state for name, state in (await up.host.hypervisor.domains("virt")).items()}
+            await asyncio.sleep(1)
+            again = {name: state.state for name, state in (await up.host.hypervisor.domains("virt")).items()}
+            assert states == again
+            await up.host.hypervisor.destroy_domain(DOMAIN)
+
+
+def test_cancelled_start_is_waited_for(real_host: TestHost, project: Path) -> None:
+    driven.inside(real_host, cancelled_start, folder=project)
+
+
+# -- what is ours and what is not ----------------------------------------------------------------------
+
+
+def without_metadata(xml: str) -> str:
+    return re.sub(r"<metadata>.*</metadata>", "", xml, flags=re.DOTALL)
+
+
+async def foreigners_are_left_alone(folder: str) -> None:
+    before = seen_on_the_host()
+    async with brought_up(folder) as up:
+        hypervisor, testbed = up.host.hypervisor, up.testbed
+        run = testbed.guests["one"].run
+        assert run
+        domain = testbed.read(run.domain_xml)
+        network = testbed.read(testbed.wiring.network.xml)
+
+        foreign = testbed.folder / "foreign.xml"
+        foreign.write_text(without_metadata(domain))
+        virsh("define", str(foreign))
+        error = await error_of(hypervisor.start_domain(domain))
+        assert error.message == f"there is a domain {DOMAIN} already, that kvm-compose did not make"
+        assert await hypervisor.domains("virt") == {}
+        virsh("undefine", DOMAIN)
+        foreign.write_text(domain.replace('project="virt"', 'project="other"'))
+        virsh("define", str(foreign))
+        error = await error_of(hypervisor.start_domain(domain))
+        assert error.message == f"there is a domain {DOMAIN} already, of the project other"
+        virsh("undefine", DOMAIN)
+        error = await error_of(hypervisor.start_domain(without_metadata(domain)))
+        assert "does not say which project" in error.message
+
+        # a network that is active stays as it is
+        assert await hypervisor.networks("virt") == {"virt-network": True}
+        changed = network.replace('localOnly="yes"', 'localOnly="no"')
+        error = await error_of(hypervisor.start_network(changed))
+        assert error.message == "the network virt-network is active, and not as its XML says now"
+        assert error.hint
+        await hypervisor.start_network(network.replace("  ", " "))
+
+        # the same subnet elsewhere
+        address = re.search(r'address="([\d.]+)" prefix="(\d+)"', network)
+        assert address
+        other = network.replace("virt-network", "other-network").replace(
+            testbed.wiring.network.bridge, "other-br"
+        )
+        error = await error_of(hypervisor.start_network(other))
+        assert error.message == (
+            f"cannot start the network other-network: its subnet ({address[1]}/{address[2]})"
+            f" is in use by the interface {testbed.wiring.network.bridge}"
+        )
+        await hypervisor.remove_network("other-network")
+        await hypervisor.remove_network("other-network")
+
+        # defined and off: replaced, whatever it was
+        virsh("net-destroy", "virt-network")
+        assert await hypervisor.networks("virt") == {"virt-network": False}
+        await hypervisor.start_network(changed)
+        assert "localOnly='yes'" not in virsh("net-dumpxml", "virt-network")
+        error = await error_of(hypervisor.start_domain(domain.replace("artefacts/one-", "artefacts/two-")))
+        assert error.message.startswith(f"cannot start the domain {DOMAIN}: Cannot access storage file")
+        assert "kvm-compose generate" in str(error.hint)
+    assert_as_before(before)
+
+
+def test_what_is_not_ours_is_left_alone(real_host: TestHost, project: Path) -> None:
+    driven.inside(real_host, foreigners_are_left_alone, folder=project)
+
+
+# -- how guests end ------------------------------------------------------------------------------------
+
+
+async def guests_end(folder: str) -> None:
+    async with brought_up(folder) as up:
+        hypervisor = up.host.hypervisor
+        facts = await hypervisor.facts()
+        assert facts.cpus == os.cpu_count()
+        assert facts.memory_mb > 500
+        assert re.fullmatch(r"libvirt \d+\.\d+\.\d+, QEMU \d+\.\d+\.\d+", facts.version)
+
+        # the power button is pressed before anybody listens to it, and again
+        run = up.testbed.guests["one"].run
+        assert run
+        await hypervisor.start_domain(up.testbed.read(run.domain_xml))
+        assert not await hypervisor.shut_down_domain(DOMAIN, 0.2)
+        assert await hypervisor.shut_down_domain(DOMAIN, 60)
+        assert await hypervisor.shut_down_domain(DOMAIN, 60)
+        assert await hypervisor.shut_down_domain("virt-no-such", 60)
+
+        # an event, not the next look
+        await hypervisor.start_domain(up.testbed.read(run.domain_xml))
+        running = await error_of(hypervisor.undefine_domain(DOMAIN))
+        assert running.message == f"the domain {DOMAIN} runs: it cannot be undefined"
+        off = asyncio.create_task(hypervisor.wait_off(DOMAIN))
+        await asyncio.sleep(0.5)
+        os.kill(pid_in("/run/libvirt/qemu/virt-one.pid"), signal.SIGKILL)
+        await asyncio.wait_for(off, 2)
+        states = await hypervisor.domains("virt")
+        assert (states[DOMAIN].state, states[DOMAIN].uptime) == ("shut off", None)
+        for _ in range(2):
+            await hypervisor.destroy_domain(DOMAIN)
+            await hypervisor.undefine_domain(DOMAIN)
+        await hypervisor.wait_off(DOMAIN)
+
+
+def test_ends_of_guests(real_host: TestHost, project: Path) -> None:
+    driven.inside(real_host, guests_end, folder=project)
