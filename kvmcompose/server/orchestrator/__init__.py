@@ -62,6 +62,10 @@ class Orchestrator:
     async def _exec(self, context: Context, command: Exec, journal: Journal) -> int:
         testbed = context.current
         guest = context.guest(testbed, command.guest)
+        domain = (await context.domains(testbed)).get(guest.name)
+        if domain is None or domain.state != "running":
+            state = domain.state if domain is not None else "not up"
+            raise RefusedError(f"{guest.name} is {state}", hint="kvm-compose up")
         address = await context.address(guest, testbed)
         if address is None:
             raise RefusedError(f"{guest.name} has no address that can be reached from here")
