@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kvmcompose.server.api.problems import problem, problem_of
 
 MAX_BODY = 1024 * 1024  # bytes
+MAX_HEADERS = 16 * 1024
+MAX_TARGET = 4 * 1024
 _BODY_SECONDS = 30
 #: What is still read of a body that was refused, so that its sender gets to read the answer.
 _DISCARD_BYTES = 8 * MAX_BODY
@@ -81,9 +83,10 @@ class Guard:
             else:
                 await self._serve(scope, receive, sender)
         except Exception as error:  # noqa: BLE001 (nobody above could answer it)
-            response = problem_of(error)
             if not sender.begun:
-                await sender.refuse(response, scope, receive)
+                await sender.refuse(problem_of(error), scope, receive)
+            elif websocket:
+                log.exception("a fault of kvm-compose itself")
         finally:
             self._activity.requests -= 1
             self._activity.followers -= websocket
@@ -107,9 +110,15 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = scope["headers"]
+        if sum(len(name) + len(value) for name, value in headers) > MAX_HEADERS:
+            return problem(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"at most {MAX_HEADERS} bytes")
+        if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_TARGET:
+            return problem(HTTPStatus.REQUEST_URI_TOO_LONG, f"at most {MAX_TARGET} bytes")
         host = _only(headers, b"host")
         if host is None:
             return problem(HTTPStatus.BAD_REQUEST, "a request has one Host header")
+        if {name for name, _ in headers} >= {b"content-length", b"transfer-encoding"}:
+            return problem(HTTPStatus.BAD_REQUEST, "a request has one length")
         if self._hosts is not None and _host_name(host) not in self._hosts:
             return problem(
                 HTTPStatus.FORBIDDEN,

@@ -85,5 +85,5 @@ def install(app: FastAPI) -> None:
     async def answer(_request: Request, error: Exception) -> Response:
         return problem_of(error)
 
-    for kind in (KvmComposeError, RequestValidationError, HTTPException):
+    for kind in (KvmComposeError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer)

@@ -1,0 +1,81 @@
+"""A server in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from kvmcompose.client.address import Address
+from kvmcompose.client.remote import RemoteServer
+
+
+class Daemon:
+    """``kvm-compose server --fake``; projects may lie in ``root``."""
+
+    def __init__(
+        self,
+        state: Path,
+        root: Path,
+        options: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.state = state
+        self.socket = state / "server.sock"
+        self.log = root / "server.log"
+        self._argv = [
+            sys.executable, "-m", "kvmcompose", "server", "--fake",
+            "--state-dir", str(state), "--project-root", str(root), *options,
+        ]  # fmt: skip
+        self._environment = {**os.environ, **(environment or {})}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        self.spawn()
+        for _ in range(600):
+            try:
+                self.address.connect().close()
+            except OSError:
+                assert self.process is not None
+                assert self.process.poll() is None, self.said
+                time.sleep(0.05)
+            else:
+                return
+        raise AssertionError(self.said)
+
+    def spawn(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._argv, stdout=log, stderr=log, env=self._environment, stdin=subprocess.DEVNULL
+            )
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def address(self) -> Address:
+        return Address(socket=self.socket)
+
+    def client(self) -> RemoteServer:
+        return RemoteServer(self.address)
+
+    def kill(self) -> None:
+        """As ``kill -9``."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(20)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask it to stop; its exit status."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+    def wait(self) -> int:
+        assert self.process is not None
+        return self.process.wait(30)

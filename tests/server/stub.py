@@ -1,0 +1,233 @@
+"""A server in a thread of the test, whose orchestrator does what a test tells it to."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kvmcompose.client.address import Address
+from kvmcompose.client.remote import RemoteServer
+from kvmcompose.core.deployment import (
+    Command,
+    Deployment,
+    Exec,
+    GuestAccess,
+    Health,
+    Phase,
+    SnapshotStatus,
+    TestbedStatus,
+    Up,
+)
+from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.server.actions import Actions, NotFoundError
+from kvmcompose.server.api import create_app
+from kvmcompose.server.api.cluster import ClusterConfig
+from kvmcompose.server.api.guard import Activity, Guard, Policy
+from kvmcompose.server.api.service import Service
+from kvmcompose.server.drivers import DriverError
+from kvmcompose.server.journal import Journal
+from kvmcompose.server.listen import Listener, bound_port, tcp_socket, unix_socket
+from kvmcompose.server.orchestrator import Orchestrator, Outcome
+from kvmcompose.server.settings import Settings
+from kvmcompose.server.store import Store
+
+TOKEN = "a-token-for-tests-only"  # noqa: S105
+SECRET_STATE = b'{"version":1}'
+
+
+class Stub(Orchestrator):
+    """What an ``exec`` runs says what is to happen: ``say 100``, ``wait``, ``fail`` and so on."""
+
+    def __init__(self) -> None:
+        self.ran: list[tuple[str, Command]] = []
+        self.go_on = asyncio.Event()
+
+    async def run(self, deployment: Deployment, command: Command, journal: Journal) -> Outcome:
+        self.ran.append((deployment.name, command))
+        words = command.argv if isinstance(command, Exec) else ("step",)
+        with journal.step("stage", "step", guest="web"):
+            for word, argument in zip(words, (*words[1:], ""), strict=True):
+                await self._do(word, argument, journal)
+        return Outcome(Phase.UP if isinstance(command, Up) else Phase.DOWN, 0)
+
+    async def _do(self, word: str, argument: str, journal: Journal) -> None:  # noqa: C901
+        match word:
+            case "say":
+                for number in range(int(argument)):
+                    journal.say(f"line {number}")
+                    await asyncio.sleep(0)
+            case "trickle":
+                for number in range(int(argument)):
+                    journal.say(f"line {number}")
+                    await asyncio.sleep(0.002)
+            case "long":
+                for _ in range(int(argument)):
+                    journal.say("x" * 10_000)
+                    await asyncio.sleep(0)
+            case "wait":
+                await self.go_on.wait()
+            case "fail":
+                raise KvmComposeError("it failed", hint="mend it")
+            case "refuse":
+                raise RefusedError("refused")
+            case "crash":
+                raise RuntimeError("a secret of the inside")
+            case _:
+                journal.say("done")
+
+    def state(self, deployment: Deployment) -> bytes:
+        return SECRET_STATE
+
+    async def access(self, deployment: Deployment) -> list[GuestAccess]:
+        return []
+
+    async def status(self, deployment: Deployment) -> TestbedStatus:
+        if deployment.name == "broken":
+            raise DriverError("libvirt does not answer")
+        if deployment.name == "crashing":
+            raise RuntimeError("a secret of the inside")
+        return TestbedStatus(deployment=deployment, guests=())
+
+    async def snapshots(self, deployment: Deployment, guest: str | None = None) -> list[SnapshotStatus]:
+        if guest is not None and guest != "web":
+            raise NotFoundError(f"there is no guest {guest!r}")
+        return []
+
+    def check_removal(self, deployment: Deployment) -> None:
+        if deployment.state is not Phase.DOWN:
+            raise RefusedError(f"{deployment.name} is {deployment.state}")
+
+
+class StubServer:
+    """The server, its Unix socket and its TCP port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.projects = folder / "projects"
+        self.socket = folder / "s"
+        self.stub: Stub
+        self.store: Store
+        self.actions: Actions
+        self.activity: Activity
+        self.port = 0
+        self._loop: asyncio.AbstractEventLoop
+        self._listeners: list[Listener] = []
+        self._ready = threading.Event()
+        self._end: asyncio.Event
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._end = asyncio.Event()
+        self.store = Store(self.folder / "state" / "server.db")
+        self.stub = Stub()
+        self.actions = Actions(self.store, self.stub)
+        self.activity = Activity()
+        settings = Settings(
+            state_dir=self.folder / "state", socket=self.socket, host="127.0.0.1", project_roots=()
+        )
+        service = Service(
+            self.store,
+            self.actions,
+            self.stub,
+            ClusterConfig(None),
+            project_roots=(self.projects,),
+            health=Health(version="1", drivers="stub", embedded=False, pid=1),
+        )
+        app = create_app(service)
+        unix, tcp = unix_socket(settings), tcp_socket("127.0.0.1", 0)
+        self.port = bound_port(tcp)
+        hosts = frozenset({"localhost", "127.0.0.1"})
+        policies = (Policy(), Policy(token=TOKEN, hosts=hosts))
+        self._listeners = [
+            Listener(Guard(app, each, self.activity), settings, tls=False) for each in policies
+        ]
+        serving = [
+            asyncio.create_task(listener.serve([each]))
+            for listener, each in zip(self._listeners, (unix, tcp), strict=True)
+        ]
+        while not all(each.started for each in self._listeners):  # noqa: ASYNC110 (uvicorn has no event)
+            await asyncio.sleep(0.005)
+        self._ready.set()
+        await self._end.wait()
+        await self.actions.stop()
+        for listener in self._listeners:
+            listener.should_exit = True
+        await asyncio.gather(*serving)
+        self.store.close()
+
+    def start(self) -> None:
+        self.projects.mkdir()
+        self._thread.start()
+        assert self._ready.wait(20)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    def inside(self, function: Callable[[], Any]) -> Any:
+        """What a function gives that is called in the server's own thread."""
+
+        async def call() -> Any:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(20)
+
+    def cut_connections(self) -> int:
+        """Break every connection off, as a network does; how many there were."""
+
+        def cut() -> int:
+            found = [each for listener in self._listeners for each in listener.server_state.connections]
+            for connection in found:
+                connection.transport.abort()
+            return len(found)
+
+        count = self.inside(cut)
+        assert isinstance(count, int)
+        return count
+
+    @property
+    def address(self) -> Address:
+        return Address(socket=self.socket)
+
+    @property
+    def tcp(self) -> Address:
+        return Address(host="127.0.0.1", port=self.port)
+
+    def client(self, *, tcp: bool = False) -> RemoteServer:
+        return RemoteServer(self.tcp, token=TOKEN) if tcp else RemoteServer(self.address)
+
+    def project(self, name: str) -> Path:
+        """A folder that may be a project."""
+        folder = self.projects / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def raw(self, data: bytes, *, tcp: bool = False, seconds: float = 10) -> bytes:
+        """All that is answered to these bytes."""
+        address = self.tcp if tcp else self.address
+        with address.connect() as connection:
+            connection.settimeout(seconds)
+            answer = b""
+            try:
+                connection.sendall(data)
+                while part := connection.recv(65536):
+                    answer += part
+            except (TimeoutError, ConnectionError):
+                pass
+            return answer
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[StubServer]:
+    server = StubServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
