@@ -20,6 +20,12 @@ The global options may stand before or after the command. The command line goes 
 environment.
 """
 
+_SERVER_INTRO = """\
+The commands that talk to a testbed server have these options. Without them, that of the user is meant, which
+is started when none runs and ends by itself.
+"""
+_SERVER_GROUP = "server options"
+
 _SOURCE = inspect.getsource(main)
 
 
@@ -34,6 +40,7 @@ def page() -> str:
     helps = {each.dest: each.help or "" for each in subparsers._choices_actions}  # noqa: SLF001
     shared = {each.dest for each in parser._actions}  # noqa: SLF001
     parts = [_INTRO, "## Global options", _global_options(parser)]
+    parts += ["## Server options", _SERVER_INTRO, _server_options(subparsers.choices["up"])]
     seen: list[argparse.ArgumentParser] = []
     for name, child in subparsers.choices.items():
         if child in seen:
@@ -51,6 +58,19 @@ def _global_options(parser: argparse.ArgumentParser) -> str:
         variable = f"KVM_COMPOSE_{action.dest.upper()}"
         has_variable = variable in _SOURCE
         rows.append([_flags(action), prose(action.help or ""), f"`{variable}`" if has_variable else ""])
+    return table(["option", "", "in the environment"], rows)
+
+
+def _server_group(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    groups = [each for each in parser._action_groups if each.title == _SERVER_GROUP]  # noqa: SLF001
+    return groups[0]._group_actions if groups else []  # noqa: SLF001
+
+
+def _server_options(parser: argparse.ArgumentParser) -> str:
+    rows = [
+        [_flags(each), prose(each.help or ""), f"`KVM_COMPOSE_{each.dest.upper()}`"]
+        for each in _server_group(parser)
+    ]
     return table(["option", "", "in the environment"], rows)
 
 
@@ -72,28 +92,35 @@ def _command(
         for each in parser._actions  # noqa: SLF001
         if isinstance(each, argparse._SubParsersAction)  # noqa: SLF001
     ]
-    options = [action for action in _options(parser) if action.dest not in shared]
-    words = [name, *(["[options]"] if options else []), *map(_positional, positionals)]
+    talks = _server_group(parser)
+    options = [action for action in _options(parser) if action.dest not in shared and action not in talks]
+    words = [name, *(["[options]"] if options or talks else []), *map(_positional, positionals)]
     words += ["[ACTION …]"] if nested else []
     yield f"```text\n{' '.join(words)}\n```"
     rows = [[f"`{_metavar(each)}`", prose(each.help or "")] for each in positionals if each.help]
     yield table(
         ["argument or option", ""], rows + [[_flags(each), prose(each.help or "")] for each in options]
     )
+    if talks:
+        yield "The [server options](#server-options), too."
     if parser.epilog:
         yield f"```text\n{parser.epilog.strip()}\n```"
     for action in nested:
         helps = {each.dest: each.help or "" for each in action._choices_actions}  # noqa: SLF001
-        for inner, child in action.choices.items():
-            child.description = f"{helps[inner][:1].upper()}{helps[inner][1:]}."
-            yield from _command(f"{name} {inner}", child, shared, [], level + 1)
+        for inner, text in helps.items():
+            child = action.choices[inner]
+            child.description = f"{text[:1].upper()}{text[1:]}."
+            also = [other for other, same in action.choices.items() if same is child and other != inner]
+            yield from _command(f"{name} {inner}", child, shared, also, level + 1)
 
 
 def _options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return [
         each
         for each in parser._actions  # noqa: SLF001
-        if each.option_strings and not isinstance(each, argparse._HelpAction)  # noqa: SLF001
+        if each.option_strings
+        and each.help is not argparse.SUPPRESS
+        and not isinstance(each, argparse._HelpAction)  # noqa: SLF001
     ]
 
 
