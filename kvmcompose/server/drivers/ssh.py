@@ -43,9 +43,14 @@ _REST_SECONDS = 1.5
 
 _WAIT_UNTIL_READY = "until [ -e /etc/nocloud/ready ]; do sleep 0.3 2>/dev/null || sleep 1; done"
 #: Starts a command in a session of its own. $0 is a mark by which it is found again. The last words keep the
-#: shell from becoming setsid, which would then not wait for the command.
+#: shell from becoming setsid, which would then not wait for the command. The command is looked up first: one
+#: in busybox would take its own version of it, a ping without root's rights.
 _START = """\
 exec 2>&1
+case "$1" in */*) ;; *)
+    path=$(command -v "$1")
+    case "$path" in /*) shift && set -- "$path" "$@" ;; esac ;;
+esac
 if command -v setsid >/dev/null; then setsid "$@"; else "$@"; fi
 exit $?"""
 #: Ends a command: whoever has its mark in the command line, all descendants, and all of their sessions. The
