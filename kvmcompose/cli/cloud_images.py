@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "cloud-images"
-HELP = "list, fetch, add and check the disk images that guests are made from"
+HELP = "list, fetch, build, add and check the disk images that guests are made from"
 EXAMPLE = """\
 examples:
   kvm-compose cloud-images                          what there is, and what is here
