@@ -94,7 +94,8 @@ def _stream(address: Address, path: str, headers: dict[str, str], ca_file: str |
                 ) from error
             yield line
     finally:
-        connection.shutdown()  # close() leaves the socket open when the server was the first to say good-bye
+        # close() would leave the socket open where the server was the first to say good-bye
+        connection.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _open(address: Address, path: str, headers: dict[str, str], ca_file: str | None) -> websocket.WebSocket:
