@@ -153,7 +153,10 @@ def act(target: Target, command: Command, arguments: argparse.Namespace, console
             console.data(uuid)
         return 0
     watcher = ActionJson(console) if arguments.json else ActionLines(console)
-    action = perform(target.server, target.name, command, watcher)
+    try:
+        action = perform(target.server, target.name, command, watcher)
+    finally:
+        console.status("")
     guests = None
     if action.command == "up" and not arguments.json and exit_status(action) == 0:
         status = target.server.status(target.name)

@@ -99,7 +99,10 @@ def _show(
         return exit_status(server.action(name, action.uuid)) if arguments.follow else 0
     shown = ActionLines(console, data=True, timestamps=arguments.timestamps, only=guest)
     if arguments.follow and action.state is ActionState.RUNNING:
-        action = watch(server, name, action.uuid, shown)
+        try:
+            action = watch(server, name, action.uuid, shown)
+        finally:
+            console.status("")
     else:
         replay(server.lines(name, action.uuid), server.steps(name, action.uuid), shown)
     sys.stdout.flush()

@@ -30,8 +30,8 @@ class Watcher(Protocol):
     def line(self, line: LogLine) -> None:
         """A line of its log."""
 
-    def steps(self, steps: Sequence[Step]) -> None:
-        """All its steps, as far as they have come."""
+    def steps(self, ended: Sequence[Step], running: Sequence[Step]) -> None:
+        """The steps that have ended since it was told last, and those that run."""
 
     def notice(self, text: str) -> None:
         """Something about the watching itself."""
@@ -55,28 +55,77 @@ def watch(server: Server, name: str, uuid: str, watcher: Watcher, *, after: int 
 
     Raises ServerError.
     """
-    with _looking(server, name, uuid, watcher):
+    order = _Order(watcher)
+    with _looking(server, name, uuid, order):
         before: LogLine | None = None
         for line in server.follow(name, uuid, after):
             if watcher.wants_steps and (before is None or line.stage != before.stage):
-                watcher.steps(server.steps(name, uuid))  # what ended before is told before
+                order.know(server.steps(name, uuid))
             before = line
-            watcher.line(line)
+            order.line(line)
     if watcher.wants_steps:
-        watcher.steps(server.steps(name, uuid))
+        order.know(server.steps(name, uuid))
+        order.tell_all()
     return server.action(name, uuid)
 
 
 def replay(lines: Iterable[LogLine], steps: Sequence[Step], watcher: Watcher) -> None:
     """Tell of what an action has done so far: its lines, and the ends of its steps between them."""
-    ended = sorted((step for step in steps if step.ended is not None), key=lambda step: step.ended or "")
-    told: list[Step] = []
+    order = _Order(watcher)
+    order.know(steps)
     for line in lines:
-        while ended and (ended[0].ended or "") <= line.time:
-            told.append(ended.pop(0))
-            watcher.steps(told)
-        watcher.line(line)
-    watcher.steps([*told, *ended])
+        order.line(line)
+    order.tell_all()
+
+
+class _Order:
+    """Tells lines and the ends of steps, which come by ways of their own, in the order they happened."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self.wants_steps = watcher.wants_steps
+        self._guard = threading.RLock()
+        self._told: set[tuple[str, str, str | None, str | None, str]] = set()
+        self._ended: list[Step] = []
+        self._running: list[Step] = []
+
+    def know(self, steps: Sequence[Step]) -> None:
+        """Take in how far the steps have come. Those that have ended are not told yet."""
+        with self._guard:
+            known = {_key(step) for step in self._ended} | self._told
+            fresh = [step for step in steps if step.ended is not None and _key(step) not in known]
+            self._ended = sorted([*self._ended, *fresh], key=lambda step: step.ended or "")
+            self._running = [step for step in steps if step.ended is None]
+
+    def line(self, line: LogLine) -> None:
+        """Tell a line, and before it what had ended before it."""
+        with self._guard:
+            # a step ends after its own lines, which may be of the same millisecond
+            due = [step for step in self._ended if (step.ended or "") <= line.time and step.name != line.step]
+            if due:
+                self._tell(due)
+            self._watcher.line(line)
+
+    def look(self, steps: Sequence[Step]) -> None:
+        """Tell what has ended by the last look, as its lines have come since, and what runs now."""
+        with self._guard:
+            due = list(self._ended)
+            self.know(steps)
+            self._tell(due)
+
+    def tell_all(self) -> None:
+        """Nothing more will come."""
+        with self._guard:
+            self._tell(list(self._ended))
+
+    def _tell(self, due: Sequence[Step]) -> None:
+        self._told.update(map(_key, due))
+        self._ended = [step for step in self._ended if _key(step) not in self._told]
+        self._watcher.steps(due, self._running)
+
+
+def _key(step: Step) -> tuple[str, str, str | None, str | None, str]:
+    return step.stage, step.name, step.guest, step.host, step.started
 
 
 class _Stopping:
@@ -132,8 +181,8 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _looking(server: Server, name: str, uuid: str, watcher: Watcher) -> Iterator[None]:
-    """Tell the watcher about steps while the block follows the lines."""
+def _looking(server: Server, name: str, uuid: str, order: _Order) -> Iterator[None]:
+    """Ask for the steps now and then while the block follows the lines."""
     ended = threading.Event()
 
     def look() -> None:
@@ -141,15 +190,15 @@ def _looking(server: Server, name: str, uuid: str, watcher: Watcher) -> Iterator
         while not ended.wait(pause):
             began = time.monotonic()
             with suppress(KvmComposeError):  # who follows the lines will say that the server is gone
-                watcher.steps(server.steps(name, uuid))
+                order.look(server.steps(name, uuid))
             pause = max(_LOOK_SECONDS, (time.monotonic() - began) / _SHARE_OF_LOOKING)
 
     thread = threading.Thread(target=look, daemon=True)
-    if watcher.wants_steps:
+    if order.wants_steps:
         thread.start()
     try:
         yield
     finally:
         ended.set()
-        if watcher.wants_steps:
+        if order.wants_steps:
             thread.join()

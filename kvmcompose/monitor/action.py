@@ -41,7 +41,6 @@ class ActionLines:
         self._only = only
         self._guard = threading.RLock()
         self._stage: str | None = None
-        self._ended: set[tuple[str, str, str | None, str | None, str]] = set()
         self._colours: dict[str, str] = {}
 
     def line(self, line: LogLine) -> None:
@@ -60,17 +59,14 @@ class ActionLines:
                 text = f"{self._paint(f'{line.guest} |', self._colour(line.guest))} {line.text}".rstrip()
             self._show(line.stage, line.time, text)
 
-    def steps(self, steps: Sequence[Step]) -> None:
-        """Show the steps that have ended since the last time, and on a terminal those that run."""
+    def steps(self, ended: Sequence[Step], running: Sequence[Step]) -> None:
+        """Show the steps that have ended, and on a terminal those that run."""
         if self._console.verbosity < 0:
             return
         with self._guard:
-            for step in sorted((each for each in steps if each.ended), key=lambda each: each.ended or ""):
-                key = (step.stage, step.name, step.guest, step.host, step.started)
-                if key not in self._ended:
-                    self._ended.add(key)
-                    self._show_step(step)
-            self._console.status(_running_text([each for each in steps if each.ended is None]))
+            for step in ended:
+                self._show_step(step)
+            self._console.status(_running_text(running))
 
     def notice(self, text: str) -> None:
         """Something about the watching itself."""
@@ -128,7 +124,7 @@ class ActionJson:
         """Write a line."""
         self._console.json_line(line)
 
-    def steps(self, steps: Sequence[Step]) -> None:
+    def steps(self, ended: Sequence[Step], running: Sequence[Step]) -> None:
         """Steps are not asked for."""
 
     def notice(self, text: str) -> None:
@@ -163,7 +159,7 @@ class ActionOutput:
             case Level.ERROR:
                 self._console.error(line.text)
 
-    def steps(self, steps: Sequence[Step]) -> None:
+    def steps(self, ended: Sequence[Step], running: Sequence[Step]) -> None:
         """Steps are not asked for."""
 
     def notice(self, text: str) -> None:

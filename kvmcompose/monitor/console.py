@@ -33,11 +33,13 @@ class Console:
         wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self._colour = wanted if colour is None else colour and wanted
         self._bar = ""
+        self._status = ""
 
     def data(self, text: str) -> None:
         """What was asked for: to stdout."""
         self._erase()
         sys.stdout.write(f"{text}\n")
+        self._put(self._status)
 
     def raw(self, data: bytes) -> None:
         """Bytes that were asked for: to stdout as they are."""
@@ -82,6 +84,7 @@ class Console:
         """What is said even to those who asked for quiet: to stderr."""
         self._erase()
         sys.stderr.write(f"{text}\n")
+        self._put(self._status)
 
     def paint(self, text: str, colour: str, stream: Any = None) -> str:
         """The text in a colour, where the stream (stdout) is a terminal that wants colours."""
@@ -129,19 +132,22 @@ class Console:
             if room >= 10:  # noqa: PLR2004 (a shorter bar tells nothing)
                 filled = int(room * share)
                 text += f"[{'#' * filled}{'.' * (room - filled)}]"
+        self._erase()
         self._put(text[:width])
 
     def status(self, text: str) -> None:
-        """What is being done, on a terminal's last line until something else is written; '' for nothing."""
+        """What is being done, on a terminal's last line, below all that is written; '' takes it away."""
         if self.on_terminal and self.verbosity >= 0:
-            self._put(text[: shutil.get_terminal_size().columns - 1])
+            self._status = text[: shutil.get_terminal_size().columns - 1]
+            self._erase()
+            self._put(self._status)
 
     def _put(self, text: str) -> None:
-        self._erase()
         self._bar = text
         if text:
+            sys.stdout.flush()
             sys.stderr.write(f"\r{text}")
-        sys.stderr.flush()
+            sys.stderr.flush()
 
     def _erase(self) -> None:
         if self._bar:

@@ -150,7 +150,6 @@ class _Told:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._ended: set[tuple[str, str, str | None, str | None, str]] = set()
 
     def line(self, line: LogLine) -> None:
         """Write a line."""
@@ -158,13 +157,9 @@ class _Told:
         word = f"{line.level}: " if trouble else ""
         self.notice(f"{word}{line_text(line)}")
 
-    def steps(self, steps: Sequence[Step]) -> None:
+    def steps(self, ended: Sequence[Step], running: Sequence[Step]) -> None:  # noqa: ARG002 (a log has no last line)
         """Write what has ended."""
-        for step in steps:
-            key = (step.stage, step.name, step.guest, step.host, step.started)
-            if step.ended is None or key in self._ended:
-                continue
-            self._ended.add(key)
+        for step in ended:
             if step.state is not StepState.SKIPPED:
                 took = duration(seconds_between(step.started, step.ended))
                 self.notice(f"{step.state:9} {step.stage}: {step_text(step)}  ({took})")

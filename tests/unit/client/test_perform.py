@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
+import msgspec
 import pytest
 
 from kvmcompose.client.action import perform, replay, watch
@@ -78,10 +80,8 @@ class Told:
     def line(self, line: LogLine) -> None:
         self.told.append(line.text)
 
-    def steps(self, steps: Sequence[Step]) -> None:
-        names = [step.name for step in steps]
-        if names:
-            self.told.append(" ".join(names))
+    def steps(self, ended: Sequence[Step], running: Sequence[Step]) -> None:
+        self.told += [f"end of {step.name}" for step in ended]
 
     def notice(self, text: str) -> None:
         self.told.append(text)
@@ -91,7 +91,7 @@ def test_an_action_is_asked_for_and_told_of_to_its_end() -> None:
     server, told = Scripted(), Told()
     assert perform(server, "lab", Down(), told).state is ActionState.SUCCEEDED
     assert server.asked == [Down()]
-    assert told.told == ["boot", "line 1", "line 2", "line 3", "boot"]
+    assert told.told == ["line 1", "line 2", "line 3", "end of boot"]
 
 
 def test_watching_can_begin_in_the_middle_and_without_steps() -> None:
@@ -145,4 +145,26 @@ def test_a_replay_puts_the_ends_of_steps_between_the_lines() -> None:
     told = Told()
     steps = [step("second", 3), step("first", 1), step("runs", None)]
     replay([line(1, 0), line(2, 2), line(3, 4)], steps, told)
-    assert told.told == ["line 1", "first", "line 2", "first second", "line 3", "first second"]
+    assert told.told == ["line 1", "end of first", "line 2", "end of second", "line 3"]
+
+
+def test_a_step_ends_after_its_own_lines_and_before_those_of_later_ones() -> None:
+    told = Told()
+    own = msgspec.structs.replace(line(1, 1), step="first")
+    later = msgspec.structs.replace(line(2, 1), step="second")
+    replay([own, later], [step("first", 1)], told)
+    assert told.told == ["line 1", "end of first", "line 2"]
+
+
+def test_steps_end_while_nothing_is_said() -> None:
+    server, told = Scripted(waits=True), Told()
+    server.on_line = lambda: None
+    watching = threading.Thread(target=lambda: watch(server, "lab", UUID, told))
+    watching.start()
+    deadline = time.monotonic() + 10
+    while "end of boot" not in told.told and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert told.told == ["line 1", "line 2", "line 3", "end of boot"]
+    server.cancelled.set()
+    watching.join()
+    assert told.told.count("end of boot") == 1

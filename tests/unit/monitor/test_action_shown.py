@@ -41,16 +41,16 @@ def action(state: ActionState, **about: object) -> Action:
 
 def show(lines: ActionLines) -> None:
     lines.line(line("2 guests on 1 host"))
-    lines.steps([step("boot", guest="web"), step("boot", StepState.RUNNING, guest="db")])
+    lines.steps([step("boot", guest="web")], [step("boot", StepState.RUNNING, guest="db")])
     lines.line(line("hello", Level.OUTPUT, guest="web", stage="setup scripts", step="setup script"))
     lines.line(line("it is slow", Level.WARNING, guest="web", stage="setup scripts", step="setup script"))
     lines.line(line("status 3", Level.ERROR, guest="db", stage="setup scripts", step="setup script"))
     lines.steps(
         [
-            step("boot", guest="web"),
             step("boot", StepState.SKIPPED, guest="db"),
             step("setup script", StepState.FAILED, guest="db", stage="setup scripts", host="main"),
-        ]
+        ],
+        [],
     )
 
 
