@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+
+from kvmcompose.core.deployment import (
+    Action,
+    ActionState,
+    Exec,
+    Fault,
+    Level,
+    NewDeployment,
+    Phase,
+    Step,
+    StepState,
+    Up,
+)
+from kvmcompose.server.store import HISTORY, Store, StoreError
+
+
+@pytest.fixture
+def store() -> Store:
+    made = Store(None)
+    made.put_deployment(NewDeployment("demo", "/projects/demo"))
+    return made
+
+
+def begin(store: Store, *, exclusive: bool = True) -> Action:
+    return store.begin_action("demo", Up(keep_going=True), "eve", exclusive=exclusive)
+
+
+def test_deployments_are_known_by_name_and_may_move(store: Store) -> None:
+    store.put_deployment(NewDeployment("alpha", "/projects/alpha"))
+    assert [each.name for each in store.deployments()] == ["alpha", "demo"]
+    assert store.put_deployment(NewDeployment("demo", "/elsewhere")).project_location == "/elsewhere"
+    assert store.deployment("other") is None
+    store.remove_deployment("alpha")
+    assert store.deployment("alpha") is None
+
+
+def test_an_action_that_has_the_deployment_to_itself_makes_it_running(store: Store) -> None:
+    action = begin(store)
+    assert action.options == {"rerun_scripts": False, "reset_clones": False, "keep_going": True}
+    deployment = store.deployment("demo")
+    assert deployment is not None
+    assert (deployment.state, deployment.last_action_uuid) == (Phase.RUNNING, action.uuid)
+    store.end_action(
+        action.uuid,
+        ActionState.FAILED,
+        faults=[Fault(step="start", message="no", hint="yes")],
+        refused=True,
+        phase=(Phase.FAILED, "up"),
+    )
+    ended = store.action(action.uuid)
+    assert ended is not None
+    assert (ended.state, ended.refused, ended.who) == (ActionState.FAILED, True, "eve")
+    assert ended.faults == (Fault(step="start", message="no", hint="yes"),)
+    assert ended.ended is not None
+    deployment = store.deployment("demo")
+    assert deployment is not None
+    assert (deployment.state, deployment.failed_command) == (Phase.FAILED, "up")
+
+
+def test_an_exec_leaves_the_deployment_as_it_is(store: Store) -> None:
+    command = Exec(guest="web", argv=("id", "-u"), timeout=3)
+    action = store.begin_action("demo", command, None, exclusive=False)
+    kept = store.action(action.uuid)
+    assert kept is not None
+    assert kept.options == {"guest": "web", "argv": ["id", "-u"], "timeout": 3}
+    deployment = store.deployment("demo")
+    assert deployment is not None
+    assert (deployment.state, deployment.last_action_uuid) == (Phase.DOWN, None)
+
+
+def test_lines_are_numbered_from_one_in_each_action(store: Store) -> None:
+    first, second = begin(store), begin(store)
+    for action in (first, second, first):
+        store.append(action.uuid, Level.INFO, "text", guest="web")
+    assert [line.sequence for line in store.lines(first.uuid)] == [1, 2]
+    assert [line.sequence for line in store.lines(second.uuid)] == [1]
+    assert store.lines(first.uuid, after=1)[0].sequence == 2
+    assert store.lines(first.uuid, after=2**63 - 1) == []
+    assert len(store.lines(first.uuid, limit=1)) == 1
+
+
+def test_text_of_any_kind_comes_back_as_it_was(store: Store) -> None:
+    action = begin(store)
+    for text in ("", "ä€😀", "'; DROP TABLE lines; --", "a\0b", "\t", "<x>&amp;"):
+        store.append(action.uuid, Level.OUTPUT, text)
+        assert store.lines(action.uuid)[-1].text == text
+
+
+def test_steps_are_kept_in_the_order_they_began(store: Store) -> None:
+    action = begin(store)
+    for number, name in ((2, "b"), (1, "a"), (10, "c")):
+        store.put_step(action.uuid, number, Step(name=name, stage="s", state=StepState.RUNNING, started="t"))
+    store.put_step(action.uuid, 2, Step(name="b", stage="s", state=StepState.DONE, started="t", ended="u"))
+    assert [(step.name, step.state) for step in store.steps(action.uuid)] == [
+        ("a", StepState.RUNNING),
+        ("b", StepState.DONE),
+        ("c", StepState.RUNNING),
+    ]
+
+
+def test_only_the_latest_actions_are_remembered_and_their_lines_go_with_them(store: Store) -> None:
+    first = begin(store)
+    store.append(first.uuid, Level.INFO, "text")
+    store.end_action(first.uuid, ActionState.SUCCEEDED)
+    running = begin(store)
+    for _ in range(HISTORY):
+        store.end_action(begin(store).uuid, ActionState.SUCCEEDED)
+    kept = [action.uuid for action in store.actions("demo")]
+    assert first.uuid not in kept
+    assert store.lines(first.uuid) == []
+    assert running.uuid in kept  # whatever its age
+
+
+def test_a_deployment_goes_with_all_that_belongs_to_it(store: Store) -> None:
+    action = begin(store)
+    store.append(action.uuid, Level.INFO, "text")
+    store.keep_snapshots("demo", "web", [("a", "<a/>")])
+    store.remove_deployment("demo")
+    assert store.action(action.uuid) is None
+    assert store.lines(action.uuid) == []
+    assert store.snapshots("demo", "web") == []
+
+
+def test_snapshots_keep_their_order(store: Store) -> None:
+    store.keep_snapshots("demo", "web", [("b", "<b/>"), ("a", "<a/>")])
+    assert store.snapshots("demo", "web") == [("b", "<b/>"), ("a", "<a/>")]
+    store.keep_snapshots("demo", "web", [])
+    assert store.snapshots("demo", "web") == []
+
+
+def test_what_ran_when_the_server_died_is_marked(tmp_path: Path) -> None:
+    path = tmp_path / "server.db"
+    store = Store(path)
+    store.put_deployment(NewDeployment("demo", "/projects/demo"))
+    up, execute = (
+        begin(store),
+        store.begin_action("demo", Exec(guest="a", argv=("b",)), None, exclusive=False),
+    )
+    store.append(up.uuid, Level.INFO, "text")
+    store.put_step(up.uuid, 1, Step(name="a", stage="s", state=StepState.RUNNING, started="t"))
+    store.set_deployed("demo", b"what is up")
+    # it dies: nothing is closed
+    again = Store(path)
+    assert {action.uuid for action in again.interrupt()} == {up.uuid, execute.uuid}
+    found = again.action(up.uuid)
+    assert found is not None
+    assert found.state is ActionState.INTERRUPTED
+    assert found.faults[0].hint is not None
+    assert again.steps(up.uuid)[0].state is StepState.CANCELLED
+    assert [line.sequence for line in again.lines(up.uuid)] == [1, 2]
+    deployment = again.deployment("demo")
+    assert deployment is not None
+    assert (deployment.state, deployment.failed_command) == (Phase.FAILED, "up")
+    assert again.deployed("demo") == b"what is up"
+    assert again.interrupt() == []
+
+
+def test_an_exec_that_was_running_fails_no_deployment(tmp_path: Path) -> None:
+    store = Store(tmp_path / "server.db")
+    store.put_deployment(NewDeployment("demo", "/projects/demo"))
+    store.set_phase("demo", Phase.UP)
+    store.begin_action("demo", Exec(guest="a", argv=("b",)), None, exclusive=False)
+    again = Store(tmp_path / "server.db")
+    assert len(again.interrupt()) == 1
+    deployment = again.deployment("demo")
+    assert deployment is not None
+    assert deployment.state is Phase.UP
+
+
+def test_its_files_are_for_its_owner_only(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state" / "server.db")
+    store.put_deployment(NewDeployment("demo", "/projects/demo"))
+    files = list((tmp_path / "state").iterdir())
+    assert len(files) == 3  # with the write-ahead log
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+def test_what_is_no_memory_of_ours_is_an_error_with_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "server.db"
+    path.write_bytes(b"not a database " * 1000)
+    with pytest.raises(StoreError, match=r"server\.db"):
+        Store(path)
+    other = tmp_path / "other.db"
+    with sqlite3.connect(other) as memory:
+        memory.execute("PRAGMA user_version = 7")
+    memory.close()
+    with pytest.raises(StoreError, match="version 7"):
+        Store(other)
+    (tmp_path / "link.db").symlink_to("/etc/passwd")
+    with pytest.raises(StoreError):
+        Store(tmp_path / "link.db")
