@@ -45,7 +45,7 @@ def ssh_settings(guest: GuestAccess) -> Iterator[tuple[str, str]]:
         yield "IdentitiesOnly", "yes"
     if guest.known_hosts is not None:
         yield "UserKnownHostsFile", _path(guest.known_hosts)
-        yield "GlobalKnownHostsFile", "none"
+        yield "GlobalKnownHostsFile", "/dev/null"
         # up has pinned the key; one that it could not see yet is taken at first sight, another never
         yield "StrictHostKeyChecking", "accept-new"
     if guest.host_key_alias is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kvmcompose.cli._server import (
@@ -14,8 +15,10 @@ from kvmcompose.cli._server import (
     add_guest,
     add_server_options,
     exit_status,
+    guest_named,
     open_target,
 )
+from kvmcompose.core.errors import KvmComposeError
 
 if TYPE_CHECKING:
     from kvmcompose.core.deployment import Action
@@ -54,13 +57,21 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         _list(target.server.actions(target.name), arguments, console)
         return 0
     action = action_named(target, arguments.action)
-    guest = None if arguments.guest is None else arguments.guest.removeprefix(f"{target.name}-")
+    guest = None if arguments.guest is None else _guest(target, action, arguments.guest)
     try:
         return _show(target, action, guest, arguments, console)
     except KeyboardInterrupt:
         if not arguments.follow:
             raise
         return INTERRUPTED  # the way to end it: nothing to complain of
+
+
+def _guest(target: Target, action: Action, given: str) -> str:
+    """The guest that is meant: one that there is, or that there was when the action ran."""
+    known = [step.guest for step in target.server.steps(target.name, action.uuid) if step.guest]
+    with suppress(KvmComposeError):
+        known += [guest.name for guest in target.server.access(target.name)]
+    return guest_named(dict.fromkeys(known), target.name, given)
 
 
 def _list(actions: list[Action], arguments: argparse.Namespace, console: Console) -> None:

@@ -111,5 +111,5 @@ def _build(project: Project, arguments: argparse.Namespace, console: Console) ->
 
     if arguments.json:
         return build(BuildJson(console))
-    with BuildLines(console) as lines:
+    with BuildLines(console, data=False) as lines:
         return build(lines)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from contextlib import ExitStack
+from typing import TextIO
 
 import msgspec
 
@@ -24,10 +26,15 @@ _COLOURS = {
 
 
 class BuildLines(contextlib.AbstractContextManager["BuildLines"]):
-    """A listener that writes for people. Use as a context manager, so that a bar is put away."""
+    """A listener that writes for people. Use as a context manager, so that a bar is put away.
 
-    def __init__(self, console: Console) -> None:
+    ``data``: what is built is what was asked for; else it is talk on the way to something else.
+    """
+
+    def __init__(self, console: Console, *, data: bool = True) -> None:
         self._console = console
+        self._stream = sys.stdout if data else sys.stderr
+        self._write = console.data if data else console.talk
         self._bars = ExitStack()
         self._bar: Progress | None = None
         self._transfers: dict[str, Progress] = {}
@@ -72,7 +79,7 @@ class BuildLines(contextlib.AbstractContextManager["BuildLines"]):
                 return
         if self._console.verbosity < 0:
             return
-        self._console.data(line(self._console, event.action, event.path, event.reasons))
+        self._write(line(self._console, event.action, event.path, event.reasons, self._stream))
 
     def _show_finished(self, event: Finished) -> None:
         parts = []
@@ -89,9 +96,11 @@ class BuildLines(contextlib.AbstractContextManager["BuildLines"]):
         self._console.say(", ".join(parts) or "nothing to do")
 
 
-def line(console: Console, action: str, path: str, reasons: tuple[str, ...]) -> str:
+def line(
+    console: Console, action: str, path: str, reasons: tuple[str, ...], stream: TextIO | None = None
+) -> str:
     """``rebuild  artefacts/x.xml  (why)``; all reasons only with ``-v``."""
-    word = console.paint(f"{action:8}", _COLOURS.get(action, "bold"))
+    word = console.paint(f"{action:8}", _COLOURS.get(action, "bold"), stream)
     if not reasons or reasons == ("new",):
         return f"{word} {path}"
     if console.verbosity > 0 or len(reasons) == 1:

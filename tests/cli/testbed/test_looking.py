@@ -65,6 +65,7 @@ def test_the_log_of_one_guest_with_or_without_the_projects_name(up: Lab) -> None
     assert "start web" in out
     assert "db" not in out
     assert up.must("logs", "--guest", "lab-web").out == out
+    assert "did you mean web?" in up.must("logs", "--guest", "wbe", status=2).err
 
 
 def test_the_log_as_json(up: Lab) -> None:
