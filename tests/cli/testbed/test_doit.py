@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,22 @@ def test_list_of_kvm_compose_is_about_artefacts(dodo: Lab) -> None:
     assert "generate" in names
     assert not {"up", "down", "snapshot", "status"} & set(names)
     assert {"up", "down", "snapshot", "status", "test"} <= {line.split()[0] for line in doit(dodo, "list")}
+
+
+def test_ctrl_c_cancels_and_waits(dodo: Lab) -> None:
+    dodo.must("generate")
+    dodo.serve("--delay", "0.4")
+    address = f"unix:{dodo.bench.root}/state/server.sock"
+    process = subprocess.Popen(
+        [DOIT, "up"], cwd=dodo.folder, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env=environment(dodo.bench.root) | dodo.env | {"KVM_COMPOSE_SERVER": address},
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert any("network" in line for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    _out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert "cancelling" in err
+    assert "Traceback" not in err
+    assert dodo.must("logs", "--list", "--json").json[0]["state"] == "cancelled"
