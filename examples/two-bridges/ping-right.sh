@@ -1,0 +1,2 @@
+#!/bin/sh
+ping -c 3 right
