@@ -28,7 +28,8 @@ class UnixAdapter(HTTPAdapter):
         class Pool(HTTPConnectionPool):
             ConnectionCls = Connection
 
-        self._pool = Pool(address.authority)
+        # more than one: a cancellation goes out while the log is being followed
+        self._pool = Pool(address.authority, maxsize=4)
         super().__init__()
 
     def get_connection_with_tls_context(self, *_: Any, **__: Any) -> HTTPConnectionPool:
