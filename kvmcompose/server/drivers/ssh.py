@@ -108,11 +108,15 @@ _RSA = "ssh-rsa"
 
 
 class _Guest(msgspec.Struct):
-    """What is kept of a guest: its connection, who may open another, how many sessions it may have."""
+    """What is kept of a guest: its connection, who may open another, how many sessions it may have.
+
+    ``heard`` is when it last answered, by the monotonic clock.
+    """
 
     guard: asyncio.Lock
     sessions: asyncio.Semaphore
     connection: asyncssh.SSHClientConnection | None = None
+    heard: float = 0.0
 
 
 class SshShell:
@@ -140,28 +144,53 @@ class SshShell:
         log.debug("$ ssh %s@%s -- %s", login.user, login.address, shlex.join(argv))
         guest = self._guest(login)
         async with guest.sessions:
-            connection = await self._live_connection(login)
-            command = _Command(connection, argv, on_line)
+            shared = await self._live_connection(login)
             try:
-                async with asyncio.timeout(seconds):
-                    return await command.follow()
-            except TimeoutError:
-                await command.end()
-                raise DriverError(
-                    f"{shlex.join(argv)} did not end within {seconds:g} s on {login.guest}"
-                ) from None
-            except asyncio.CancelledError:
-                await command.end()
-                raise
+                return await self._run_on(shared, login, argv, on_line, seconds)
+            except asyncssh.ChannelOpenError as error:
+                # Nothing was started. sshd has a limit; dropbear (2022.83) refuses now and then while other
+                # sessions of the connection come and go.
+                log.debug("%s gives no further session: %s", login.guest, error)
+            try:
+                alone = await _connect(login)
             except (OSError, asyncssh.Error) as error:
-                _drop(guest, connection)
-                raise DriverError(
-                    f"the connection to {login.guest} broke off while {argv[0]} ran there: {_words(error)}",
-                    hint="was the guest switched off or rebooted?",
-                ) from error
-            except BaseException:  # of on_line
-                await command.end()
-                raise
+                raise _unreachable(login, error) from error
+            try:
+                return await self._run_on(alone, login, argv, on_line, seconds)
+            except asyncssh.ChannelOpenError as error:
+                raise DriverError(f"{login.guest} does not run {argv[0]}: {_words(error)}") from error
+            finally:
+                alone.abort()
+
+    async def _run_on(
+        self,
+        connection: asyncssh.SSHClientConnection,
+        login: Login,
+        argv: Sequence[str],
+        on_line: OnLine,
+        seconds: float | None,
+    ) -> int:
+        """Run a command; however this ends, the command does. Raises ChannelOpenError if it did not begin."""
+        command = _Command(connection, login, argv, on_line)
+        try:
+            async with asyncio.timeout(seconds):
+                return await command.follow()
+        except TimeoutError:
+            await command.end()
+            raise DriverError(
+                f"{shlex.join(argv)} did not end within {seconds:g} s on {login.guest}"
+            ) from None
+        except asyncssh.ChannelOpenError:
+            raise
+        except (OSError, asyncssh.Error) as error:
+            _drop(self._guest(login), connection)
+            raise DriverError(
+                f"the connection to {login.guest} broke off while {argv[0]} ran there: {_words(error)}",
+                hint="was the guest switched off or rebooted?",
+            ) from error
+        except BaseException:  # cancelled, or of on_line
+            await command.end()
+            raise
 
     async def forget(self, login: Login) -> None:
         """Forget the guest's host key: its disk is a new one."""
@@ -189,39 +218,39 @@ class SshShell:
         return guest
 
     async def _live_connection(self, login: Login) -> asyncssh.SSHClientConnection:
-        """A connection that has just answered: the one that is there, or a new one. Raises DriverError."""
+        """A connection that has answered of late: the one that is there, or a new one. Raises DriverError."""
+        guest = self._guest(login)
         try:
-            connection, is_new = await self._connection(login)
-            if is_new:
+            connection = await self._connection(login)
+            if time.monotonic() - guest.heard < _KEEPALIVE_SECONDS:
                 return connection
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     await connection.run("true", stdin=asyncssh.DEVNULL, encoding=None)
+            except asyncssh.ChannelOpenError:
+                pass  # that, too, is an answer
             except (OSError, asyncssh.Error):
-                _drop(self._guest(login), connection)
-                connection, _ = await self._connection(login)
+                _drop(guest, connection)
+                connection = await self._connection(login)
         except (OSError, asyncssh.Error) as error:
-            progress = _Progress(login)
-            progress.met(error)
-            raise DriverError(
-                f"cannot reach {login.guest}: {progress.reached}", hint=progress.hint
-            ) from error
+            raise _unreachable(login, error) from error
+        guest.heard = time.monotonic()
         return connection
 
-    async def _connection(self, login: Login) -> tuple[asyncssh.SSHClientConnection, bool]:
-        """The guest's connection, and whether it is a new one."""
+    async def _connection(self, login: Login) -> asyncssh.SSHClientConnection:
+        """The guest's connection, or a new one."""
         guest = self._guest(login)
         async with guest.guard:
-            if guest.connection is not None and not guest.connection.is_closed():
-                return guest.connection, False
-            guest.connection = await _connect(login)
-            return guest.connection, True
+            if guest.connection is None or guest.connection.is_closed():
+                guest.connection = await _connect(login)
+                guest.heard = time.monotonic()
+            return guest.connection
 
     async def _until_ready(self, login: Login, progress: _Progress) -> None:
         pauses = itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1]))
         for pause in pauses:
             try:
-                connection, _ = await self._connection(login)
+                connection = await self._connection(login)
                 progress.let_in()
                 done = await connection.run(_WAIT_UNTIL_READY, stdin=asyncssh.DEVNULL, encoding=None)
                 if done.exit_status == 0:
@@ -271,6 +300,12 @@ class _Progress:
             self.reached = f"nothing answers at {where} (no route to it, or it has not booted)"
         else:
             self.reached = f"{where} answers, but the connection broke off: {_words(error)}"
+
+
+def _unreachable(login: Login, error: Exception) -> DriverError:
+    progress = _Progress(login)
+    progress.met(error)
+    return DriverError(f"cannot reach {login.guest}: {progress.reached}", hint=progress.hint)
 
 
 def _words(error: Exception) -> str:
@@ -429,9 +464,10 @@ class _Command:
     """A command in a guest."""
 
     def __init__(
-        self, connection: asyncssh.SSHClientConnection, argv: Sequence[str], on_line: OnLine
+        self, connection: asyncssh.SSHClientConnection, login: Login, argv: Sequence[str], on_line: OnLine
     ) -> None:
         self._connection = connection
+        self._login = login
         self._mark = f"kvm-compose-{secrets.token_hex(8)}"
         self._words = shlex.join(["sh", "-c", _START, self._mark, *argv])
         self._lines = Lines(on_line)
@@ -452,17 +488,26 @@ class _Command:
 
     async def end(self) -> None:
         """End it in the guest. Nothing more is to be done when the guest does not answer any more."""
-        argv = ["sh", "-c", _END_AS_ROOT, _END]
         try:
             async with asyncio.timeout(_KILL_SECONDS):
-                done = await self._connection.run(
-                    shlex.join(argv), input=f"{self._mark}\n".encode(), encoding=None
-                )
-        except (OSError, asyncssh.Error) as error:
-            log.warning("a command in a guest could not be ended: %s", _words(error))
+                try:
+                    status = await self._end_on(self._connection)
+                except asyncssh.ChannelOpenError:
+                    alone = await _connect(self._login)
+                    try:
+                        status = await self._end_on(alone)
+                    finally:
+                        alone.abort()
+        except (DriverError, OSError, asyncssh.Error) as error:
+            log.warning("a command in %s could not be ended: %s", self._login.guest, _words(error))
         else:
-            if done.exit_status != 0:
-                log.warning("a command in a guest did not end")
+            if status != 0:
+                log.warning("a command in %s did not end", self._login.guest)
+
+    async def _end_on(self, connection: asyncssh.SSHClientConnection) -> int | None:
+        words = shlex.join(["sh", "-c", _END_AS_ROOT, _END])
+        done = await connection.run(words, input=f"{self._mark}\n".encode(), encoding=None)
+        return done.exit_status
 
 
 class Lines:
