@@ -103,7 +103,7 @@ def _other_types(value: Config, sent: Any, name: str) -> tuple[Problem, ...]:
     if value == sent:
         return ()
     message = "a value is not of the type that the schema asks for"
-    return (Problem(code="bad-type", message=message, location=Location(name)),)
+    return (Problem(code="wrong-type", message=message, location=Location(name)),)
 
 
 def _main_problems(value: Config, name: str) -> tuple[Problem, ...]:
