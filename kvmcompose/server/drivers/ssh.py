@@ -42,8 +42,9 @@ _ANSWER_SECONDS = 20.0
 _REST_SECONDS = 1.5
 
 _WAIT_UNTIL_READY = "until [ -e /etc/nocloud/ready ]; do sleep 0.3 2>/dev/null || sleep 1; done"
-#: Starts a command in a session of its own. $0 is a mark by which it is found again. The last words keep the
-#: shell from becoming setsid, which would then not wait for the command. The command is looked up first: one
+#: Starts a command in a session of its own. The last words keep the shell from becoming setsid, which would
+#: then not wait for the command; so this shell is there as long as the command is, and found again by the
+#: mark that is put before this text. The command is looked up first: one
 #: in busybox would take its own version of it, a ping without root's rights.
 _START = """\
 exec 2>&1
@@ -53,11 +54,17 @@ case "$1" in */*) ;; *)
 esac
 if command -v setsid >/dev/null; then setsid "$@"; else "$@"; fi
 exit $?"""
-#: Ends a command: whoever has its mark in the command line, all descendants, and all of their sessions. The
-#: mark comes on standard input, so that this shell does not find itself.
+#: Ends a command: whoever has its mark in the first line of the command line, all descendants, and all of
+#: their sessions. The mark comes on standard input, so that this shell does not find itself. Builtins only:
+#: each program takes its time under emulation, and grep in busybox reads no further than to the first zero.
 _END = """\
 read -r mark
-all=" "$(printf '%s\\n' "$mark" | grep -lsF -f - /proc/[0-9]*/cmdline | cut -d / -f 3 | tr '\\n' ' ')
+all=" "
+for file in /proc/[0-9]*/cmdline; do
+    line=
+    read -r line <"$file"
+    case "$line" in *"$mark"*) pid=${file#/proc/} all="$all${pid%/*} " ;; esac
+done 2>/dev/null
 [ "$all" != " " ] || exit 0
 collect() {
     found=yes
@@ -469,7 +476,7 @@ class _Command:
         self._connection = connection
         self._login = login
         self._mark = f"kvm-compose-{secrets.token_hex(8)}"
-        self._words = shlex.join(["sh", "-c", _START, self._mark, *argv])
+        self._words = shlex.join(["sh", "-c", f": {self._mark}\n{_START}", "sh", *argv])
         self._lines = Lines(on_line)
 
     async def follow(self) -> int:
