@@ -64,6 +64,11 @@ def _seconds(text: str) -> float:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Run it; its exit status."""
+    if arguments.words[:1] in (["tool"], ["user-script"]):
+        raise NotRunError(
+            f"{arguments.words[0]!r} is a word of TestbedOS that means nothing here",
+            hint=f"a command of that name: kvm-compose exec {arguments.guest} -- {arguments.words[0]} …",
+        )
     words = command_words(arguments.words)
     if not words:
         raise NotRunError("no command is given", hint="kvm-compose exec GUEST -- COMMAND …")

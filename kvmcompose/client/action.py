@@ -17,6 +17,8 @@ from kvmcompose.core.errors import KvmComposeError
 #: Seconds between two looks at an action's steps; more where a look takes long.
 _LOOK_SECONDS = 0.4
 _SHARE_OF_LOOKING = 0.05
+#: How long a last look may take, in seconds; a server that hangs must not keep who wants to leave.
+_LEAVE_SECONDS = 1.0
 
 _STOPPING = "cancelling; press Ctrl-C again to leave it to the server"
 
@@ -190,7 +192,9 @@ def _looking(server: Server, name: str, uuid: str, order: _Order) -> Iterator[No
         while not ended.wait(pause):
             began = time.monotonic()
             with suppress(KvmComposeError):  # who follows the lines will say that the server is gone
-                order.look(server.steps(name, uuid))
+                steps = server.steps(name, uuid)
+                if not ended.is_set():
+                    order.look(steps)
             pause = max(_LOOK_SECONDS, (time.monotonic() - began) / _SHARE_OF_LOOKING)
 
     thread = threading.Thread(target=look, daemon=True)
@@ -201,4 +205,4 @@ def _looking(server: Server, name: str, uuid: str, order: _Order) -> Iterator[No
     finally:
         ended.set()
         if order.wants_steps:
-            thread.join()
+            thread.join(_LEAVE_SECONDS)

@@ -43,6 +43,7 @@ def test_the_status_is_that_of_the_command(standing: Lab) -> None:
         (("wbe", "--", "true"), "did you mean web?"),
         (("web",), "no command is given"),
         (("web", "--"), "no command is given"),
+        (("web", "tool", "adb", "shell"), "kvm-compose exec web -- tool …"),
     ],
 )
 def test_what_is_not_run_has_a_status_of_its_own(standing: Lab, words: tuple[str, ...], message: str) -> None:
