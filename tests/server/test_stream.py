@@ -38,14 +38,14 @@ def open_stream(server: StubServer, uuid: str, query: str = "", **options: objec
     )
 
 
-@pytest.mark.parametrize("after", [0, 1, 50, 1000, 1001, 2500, 2501, 9999])
+@pytest.mark.parametrize("after", [0, 1, 1000, 1001, 1200, 1201, 9999])
 @pytest.mark.parametrize("tcp", [False, True])
 def test_replays_from_any_point(server: StubServer, after: int, *, tcp: bool) -> None:
-    uuid = act(server, "say", "2500")
+    uuid = act(server, "say", "1200")
     client = server.client(tcp=tcp)
     list(client.follow("demo", uuid))
     lines = list(client.follow("demo", uuid, after))
-    assert [line.sequence for line in lines] == list(range(after + 1, 2502))
+    assert [line.sequence for line in lines] == list(range(after + 1, 1202))
 
 
 def test_follows_as_it_comes(server: StubServer) -> None:
@@ -73,14 +73,14 @@ def test_many_followers_of_one_action_see_the_same(server: StubServer) -> None:
 
 
 def test_a_connection_that_is_cut_again_and_again_loses_and_doubles_nothing(server: StubServer) -> None:
-    uuid = act(server, "trickle", "1500")
+    uuid = act(server, "trickle", "900")
     seen: list[int] = []
     cuts = 0
     for line in server.client().follow("demo", uuid):
         seen.append(line.sequence)
-        if line.sequence % 150 == 0:
+        if line.sequence % 100 == 0:
             cuts += server.cut_connections()
-    assert seen == list(range(1, 1502))
+    assert seen == list(range(1, 902))
     assert cuts >= 5
     assert server.client().action("demo", uuid).state is ActionState.SUCCEEDED
 

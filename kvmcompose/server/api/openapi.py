@@ -36,7 +36,15 @@ carries the server's token (`Authorization: Bearer ...`). Errors are problem det
 _REFERENCE = "#/components/schemas/{name}"
 _JSON = "application/json"
 #: What any request can be answered with.
-_ALWAYS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+_ALWAYS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.REQUEST_URI_TOO_LONG,
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+)
 
 
 class Alive(msgspec.Struct, frozen=True, tag_field="status", tag="ok"):
