@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show it."""
-    target = open_target(arguments, register=True)
+    target = open_target(arguments, register=arguments.project_name is None)
     if arguments.watch:
         return _watch(target, arguments, console)
     status = target.server.status(target.name)

@@ -41,6 +41,11 @@ def test_status_of_what_was_never_up(lab: Lab) -> None:
     assert lab.must("status").out.startswith("lab: down\nGUEST")
 
 
+def test_status_of_another_name_makes_nothing_known(up: Lab) -> None:
+    assert "does not know 'other'" in up.must("status", "--project-name", "other", status=1).err
+    assert len(up.must("deployments", "--json").json) == 1
+
+
 def test_watching_ends_with_ctrl_c(standing: Lab) -> None:
     process = standing.start("status", "--watch", "--json")
     assert process.stdout is not None
