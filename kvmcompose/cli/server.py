@@ -67,12 +67,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="with --fake: what fails there (a pattern with *), may be repeated",
     )  # fmt: skip
     what.add_argument(
-        "--delay", metavar="SECONDS", type=float, default=float(env("KVM_COMPOSE_SERVER_DELAY") or 0),
+        "--delay", metavar="SECONDS", type=float, default=env("KVM_COMPOSE_SERVER_DELAY") or "0",
         help="with --fake: how long each thing takes there",
     )  # fmt: skip
     what.add_argument("--embedded", action="store_true", help=argparse.SUPPRESS)
     what.add_argument(
-        "--idle", type=float, default=float(env("KVM_COMPOSE_SERVER_IDLE") or 3), help=argparse.SUPPRESS
+        "--idle", type=float, default=env("KVM_COMPOSE_SERVER_IDLE") or "3", help=argparse.SUPPRESS
     )
 
 

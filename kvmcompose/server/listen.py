@@ -7,6 +7,8 @@ import contextlib
 import fcntl
 import os
 import socket
+import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,9 @@ _GRACE_SECONDS = 5
 _MESSAGE_BYTES = 4096
 _PING_SECONDS = 20
 _BACKLOG = 128
+#: An embedded server that is about to end is waited for that long by the next one.
+_HANDOVER_SECONDS = 3.0
+_LOOK_SECONDS = 0.05
 
 
 class HeldError(RefusedError):
@@ -52,20 +57,32 @@ def held(settings: Settings) -> Iterator[None]:
             hint="name another with --state-dir or KVM_COMPOSE_STATE_DIR",
         ) from error
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(handle, seconds=_HANDOVER_SECONDS if settings.embedded else 0):
             said = os.pread(handle, 4096, 0).decode(errors="replace").split()
             holder, place = (said[0], said[1]) if len(said) > 1 else ("unknown", "unknown")
             raise HeldError(
                 f"a server runs on {settings.state_dir} already: process {holder}, on {place}",
                 hint="one server has one state folder; --state-dir names another",
-            ) from None
+            )
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\nunix:{settings.socket}\n".encode(), 0)
         yield
     finally:
         os.close(handle)
+
+
+def _locked(handle: int, *, seconds: float) -> bool:
+    """Whether the lock could be had, within so long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return True
 
 
 def unix_socket(settings: Settings) -> socket.socket:
@@ -78,6 +95,8 @@ def unix_socket(settings: Settings) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if group is None else 0o755)
+        if group is not None:
+            _check_passable(path.parent, group, str(settings.socket_group))
         if path.is_socket():
             _remove_stale(path)
         mask = os.umask(0o177)  # from its first moment on nobody else may connect
@@ -96,6 +115,15 @@ def unix_socket(settings: Settings) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _check_passable(folder: Path, group: int, name: str) -> None:
+    found = folder.stat()
+    if not (found.st_mode & stat.S_IXOTH or (found.st_gid == group and found.st_mode & stat.S_IXGRP)):
+        raise RefusedError(
+            f"the group {name} does not get to the socket: {folder} is closed to it",
+            hint=f"chgrp {name} {folder} && chmod g+x {folder}, or name another place with --socket",
+        )
 
 
 def _remove_stale(path: Path) -> None:

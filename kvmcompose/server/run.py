@@ -118,6 +118,8 @@ class _Server:
                     asyncio.create_task(listener.serve([each]))
                     for listener, (each, _, _) in zip(self._listeners, pairs, strict=True)
                 ]
+                for task in serving:  # one that ends by itself has failed, and ends all
+                    task.add_done_callback(lambda _: self._stopping.set())
                 log.info("listening on unix:%s (process %d)", settings.socket, os.getpid())
                 await self._until_the_end(actions)
                 await self._stop(actions)
@@ -128,7 +130,7 @@ class _Server:
 
     def _on_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: int) -> None:

@@ -17,6 +17,7 @@ DEFAULT_PORT = 5040
 #: An embedded server ends when for so many seconds nothing ran and nobody asked.
 IDLE_SECONDS = 3.0
 _SHORTEST_TOKEN = 16
+_LAST_PORT = 65535
 #: sun_path of unix(7), less the closing zero.
 _LONGEST_SOCKET = 107
 
@@ -76,6 +77,8 @@ def check(settings: Settings) -> None:
     """Raises RefusedError for what cannot be, or would not be safe."""
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise RefusedError("--tls-cert and --tls-key belong together")
+    if not 0 <= settings.port <= _LAST_PORT:
+        raise RefusedError(f"there is no port {settings.port}", hint=f"0 (any that is free) to {_LAST_PORT}")
     if settings.host is not None and not (settings.loopback or settings.tls or settings.insecure):
         raise RefusedError(
             f"{settings.host} can be reached from other machines, and without TLS whoever listens on the way"

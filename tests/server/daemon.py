@@ -24,7 +24,8 @@ class Daemon:
         environment: dict[str, str] | None = None,
     ) -> None:
         self.state = state
-        self.socket = state / "server.sock"
+        named = options.index("--socket") + 1 if "--socket" in options else 0
+        self.socket = Path(options[named]) if named else state / "server.sock"
         self.log = root / "server.log"
         self._argv = [
             sys.executable, "-m", "kvmcompose", "server", "--fake",

@@ -252,6 +252,23 @@ def test_slow_senders_keep_nobody_waiting(shared_stub: StubServer) -> None:
             each.close()
 
 
+def test_a_head_that_does_not_come_is_not_waited_for(
+    shared_stub: StubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvmcompose.server.listen._HEAD_SECONDS", 0.3)
+    for sent in (b"", b"GET / HTTP/1.1\r\n", b"GET /api/health HTTP/1.1\r\nHost: a\r\n\r\nGET /"):
+        began = time.monotonic()
+        shared_stub.raw(sent)
+        assert 0.2 < time.monotonic() - began < 10  # the last one: as a connection kept alive
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(
+    shared_stub: StubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvmcompose.server.api.guard._BODY_SECONDS", 0.3)
+    assert_problem(shared_stub.raw(post("Content-Length: 10") + b"{"), 408)
+
+
 def test_nothing_is_answered_with_the_token_or_a_path_of_the_server(shared_stub: StubServer) -> None:
     for path in ("/docs", "/openapi.json", "/api/health", "/nope"):
         answer = shared_stub.raw(head(path, f"Authorization: Bearer {TOKEN}"), tcp=True)

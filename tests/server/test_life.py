@@ -68,10 +68,12 @@ def test_requests_are_noted_only_with_v(daemon: Start) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to any group")
-def test_a_group_may_connect_if_named(daemon: Start) -> None:
-    server = daemon("--socket-group", "daemon")
-    assert mode(server.socket) == 0o660
-    assert server.socket.group() == "daemon"
+def test_a_group_may_connect_if_named(daemon: Start, short_path: Path) -> None:
+    place = short_path / "open" / "server.sock"
+    server = daemon("--socket-group", "daemon", "--socket", str(place))
+    assert mode(place) == 0o660
+    assert place.group() == "daemon"
+    assert mode(server.state) == 0o700
 
 
 # -- refusals
@@ -86,6 +88,9 @@ def test_a_group_may_connect_if_named(daemon: Start) -> None:
         (["--tls-cert", "/nowhere.pem"], ["belong together"]),
         (["--tls-cert", "/nowhere.pem", "--tls-key", "/nowhere.pem"], ["/nowhere.pem"]),
         (["--socket-group", "no-such-group"], ["no-such-group"]),
+        (["--socket-group", "daemon"], ["daemon", "closed", "--socket"]),
+        (["--port", "70000"], ["70000"]),
+        (["--port", "-1"], ["-1"]),
         (["--project-root", "/no/such/folder"], ["/no/such/folder"]),
         (["--socket", f"/tmp/{'x' * 120}"], ["too long", "--socket"]),  # noqa: S108
         (["--socket", "/proc/server.sock"], ["/proc/server.sock"]),
@@ -227,7 +232,7 @@ class Follower(threading.Thread):
             self.error = error
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_asked_to_stop_it_brings_actions_to_a_safe_point(
     daemon: Start, project: Path, number: signal.Signals
 ) -> None:

@@ -82,7 +82,7 @@ class Guard:
                 await self._app(scope, receive, sender)
             else:
                 await self._serve(scope, receive, sender)
-        except Exception as error:  # noqa: BLE001 (nobody above could answer it)
+        except Exception as error:
             if not sender.begun:
                 await sender.refuse(problem_of(error), scope, receive)
             elif websocket:
