@@ -1,0 +1,257 @@
+"""Guests from inside: how they are waited for, how commands run and end there, whose keys are believed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+
+import driven
+import msgspec
+import pytest
+from driven import Up, brought_up
+
+from hosts import TestHost
+from kvmcompose.server.drivers import DriverError
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def project(tmp_path: Path, micro_image: Path, ssh_key: Path) -> Path:
+    """One guest on one bridge."""
+    return driven.make_project(tmp_path / "inside", micro_image, ssh_key, {"one": "br0"})
+
+
+DOMAIN = "inside-one"
+
+
+async def error_of(call: Awaitable[object]) -> DriverError:
+    try:
+        await call
+    except DriverError as error:
+        return error
+    raise AssertionError("it should have failed")
+
+
+async def processes(up: Up, opening: str) -> list[str]:
+    """The command lines in the guest that begin so, with or without a path."""
+    _, lines = await up.run("one", "ps", "-o", "args")
+    return [line for line in lines if re.match(rf"(\S*/)?{re.escape(opening)}", line)]
+
+
+async def appear(up: Up, opening: str, count: int = 1) -> None:
+    """Wait until so many of them run."""
+    deadline = time.monotonic() + 30
+    while len(await processes(up, opening)) < count:
+        assert time.monotonic() < deadline
+
+
+async def commands_run(folder: str) -> None:
+    async with brought_up(folder) as up:
+        await up.start("one")
+        # words arrive as they are
+        odd = ["two words", "$HOME", "a'b\"c", "", "*", "; exit 9", "ünï", "a\nb"]
+        status, lines = await up.run("one", "printf", "<%s>\\n", *odd)
+        assert status == 0
+        assert "\n".join(lines) == "\n".join(f"<{word}>" for word in odd)
+
+        script = "echo out; echo err >&2; printf 'no end'; exit 7"
+        assert await up.run("one", "sh", "-c", script) == (7, ["out", "err", "no end"])
+        assert await up.run("one", "sh", "-c", "printf '\\377\\n'") == (0, ["\ufffd"])
+        assert (await up.run("one", "sh", "-c", "kill -9 $$"))[0] == 137
+        assert (await up.run("one", "no-such-program"))[0] == 127
+        assert await up.run("one", "cat") == (0, [])  # nothing is read from anywhere
+        status, lines = await up.run("one", "sh", "-c", "head -c 200000 /dev/zero | tr '\\0' x")
+        assert status == 0
+        assert [len(line) for line in lines] == [65536, 65536, 65536, 3392]
+        status, lines = await up.run("one", "seq", "1", "20000")
+        assert (status, len(lines), lines[-1]) == (0, 20000, "20000")
+
+        # lines come as they are printed, not at the end
+        seen: list[float] = []
+        login = up.login("one")
+        started = time.monotonic()
+        script = "echo 1; sleep 2; echo 2"
+        await up.shell.run(login, ["sh", "-c", script], lambda _: seen.append(time.monotonic() - started))
+        assert seen[1] - seen[0] > 1.5
+
+        # what a command leaves running does not hold it up
+        started = time.monotonic()
+        assert await up.run("one", "sh", "-c", "sleep 4321 & echo started") == (0, ["started"])
+        assert time.monotonic() - started < 10
+        assert await processes(up, "sleep 4321")
+
+        # many at once, on one connection
+        many = await asyncio.gather(*(up.run("one", "echo", str(number)) for number in range(20)))
+        assert many == [(0, [str(number)]) for number in range(20)]
+
+
+def test_commands_run_and_are_heard(real_host: TestHost, project: Path) -> None:
+    driven.inside(real_host, commands_run, folder=project)
+
+
+async def commands_end(folder: str) -> None:
+    async with brought_up(folder) as up:
+        await up.start("one")
+        login = up.login("one")
+        told: list[str] = []
+        started_there = asyncio.Event()
+        # a tree with a root's child, one that left its parent, and one that does not want to go
+        script = (
+            "sudo -n sleep 5001 & (sleep 5002 &) ; trap '' TERM; echo started; "
+            "sh -c 'trap \"\" TERM; while :; do sleep 5003; done'"
+        )
+        task = asyncio.create_task(up.shell.run(login, ["sh", "-c", script], lambda _: started_there.set()))
+        await started_there.wait()
+        await appear(up, "sleep 500", 3)
+        started = time.monotonic()
+        task.cancel()
+        assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
+        assert time.monotonic() - started < 20
+        left = await processes(up, "sleep 500")
+        assert left == [], left
+
+        # a simple one goes quickly
+        task = asyncio.create_task(up.shell.run(login, ["sleep", "1000"], told.append))
+        await appear(up, "sleep 1000")
+        started = time.monotonic()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert time.monotonic() - started < 10
+        assert await processes(up, "sleep 1000") == []
+
+        # cancelled before it has begun
+        for pause in (0, 0.01, 0.02, 0.05):
+            task = asyncio.create_task(up.shell.run(login, ["sleep", "2000"], told.append))
+            await asyncio.sleep(pause)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(1)
+        assert await processes(up, "sleep 2000") == []
+
+        error = await error_of(up.shell.run(login, ["sleep", "3000"], told.append, seconds=1))
+        assert error.message == "sleep 3000 did not end within 1 s on one"
+        assert await processes(up, "sleep 3000") == []
+
+        def refuse(_: str) -> None:
+            raise ZeroDivisionError
+
+        try:
+            await up.shell.run(login, ["sh", "-c", "echo; sleep 6000"], refuse)
+        except ZeroDivisionError:
+            assert await processes(up, "sleep 6000") == []
+        else:
+            raise AssertionError("what a listener raises was lost")
+
+
+def test_cancelled_commands_end_in_the_guest(real_host: TestHost, project: Path) -> None:
+    driven.inside(real_host, commands_end, folder=project)
+
+
+async def how_far(folder: str) -> None:
+    async with brought_up(folder) as up:
+        login = up.login("one")
+        error = await error_of(up.shell.wait_ready(login, 4))
+        assert error.message == (
+            f"one was not ready within 4 s: nothing answers at {login.address} port 22"
+            " (no route to it, or it has not booted)"
+        )
+        gateway = msgspec.structs.replace(login, address=up.testbed.state.network["libvirt_network_gateway"])
+        error = await error_of(up.shell.wait_ready(gateway, 1))
+        assert error.message.endswith(
+            f"{gateway.address} is up, but nothing listens on port 22 (no SSH server)"
+        )
+
+        await up.start("one")
+        lines = login.known_hosts.read_text().splitlines()
+        assert [line.split()[0] for line in lines] == [DOMAIN]
+        assert login.known_hosts.stat().st_mode & 0o777 == 0o600
+
+        # ssh(1) agrees
+        argv = [
+            "ssh", "-F", "none", "-i", str(login.identity_file), "-o", "BatchMode=yes",
+            "-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={login.known_hosts}",
+            "-o", f"HostKeyAlias={login.alias}", f"tester@{login.address}", "hostname",
+        ]  # fmt: skip
+        done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=60)
+        assert done.stdout == f"{DOMAIN}\n", done.stderr
+
+        other = up.testbed.folder / "other-key"
+        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)]
+        await asyncio.to_thread(subprocess.run, make, check=True, timeout=60)
+        stranger = msgspec.structs.replace(login, identity_file=other)
+        error = await error_of(up.shell.wait_ready(stranger, 3))
+        assert error.message.endswith(
+            f"{login.address} port 22 answers, but refuses the key {other} for tester"
+        )
+        error = await error_of(up.shell.run(stranger, ["true"], print))
+        assert error.message.startswith("cannot reach one: ")
+        lost = msgspec.structs.replace(login, identity_file=Path("/no/key"))
+        assert "cannot use the key /no/key" in (await error_of(up.shell.wait_ready(lost, 60))).message
+
+        # set up, then not
+        assert (await up.run("one", "sudo", "-n", "mv", "/etc/nocloud/ready", "/etc/nocloud/unready"))[0] == 0
+        error = await error_of(up.shell.wait_ready(login, 2))
+        assert error.message.endswith("it lets us in, but its first-boot set-up (cloud-init) has not ended")
+        waiting = asyncio.create_task(up.shell.wait_ready(login, 60))
+        await asyncio.sleep(1)
+        assert not waiting.done()
+        assert (await up.run("one", "sudo", "-n", "mv", "/etc/nocloud/unready", "/etc/nocloud/ready"))[0] == 0
+        await asyncio.wait_for(waiting, 5)
+
+
+def test_waiting_says_how_far_it_came(real_host: TestHost, project: Path) -> None:
+    driven.inside(real_host, how_far, folder=project)
+
+
+async def keys_are_pinned(folder: str) -> None:
+    async with brought_up(folder) as up:
+        await up.start("one")
+        login = up.login("one")
+        known = login.known_hosts
+        noted = known.read_text()
+
+        # the guest is made anew behind our back: another life, another key
+        hypervisor = up.host.hypervisor
+        await hypervisor.destroy_domain(DOMAIN)
+        await up.host.disks.reset_overlay(up.testbed.folder / "artefacts/one-cloud-init.img")
+        run = up.testbed.guests["one"].run
+        assert run
+        await hypervisor.start_domain(up.testbed.read(run.domain_xml))
+        started = time.monotonic()
+        error = await error_of(up.shell.wait_ready(login, 120))
+        assert time.monotonic() - started < 60
+        assert error.message.startswith(
+            f"{login.address} shows another host key than one did at first contact"
+        )
+        assert f"ssh-keygen -R {DOMAIN} -f {known}" in str(error.hint)
+        assert known.read_text() == noted
+
+        await up.shell.forget(login)
+        assert known.read_text() == ""
+        await up.shell.forget(login)
+        await up.shell.wait_ready(login, 120)
+        assert known.read_text() not in ("", noted)
+
+        # a reboot is the same guest, and the connection is made anew by itself
+        assert await hypervisor.shut_down_domain(DOMAIN, 60)
+        await up.start("one")
+        assert (await up.run("one", "hostname")) == (0, [DOMAIN])
+
+        # killed in the middle of a command
+        pid = int(await asyncio.to_thread(Path(f"/run/libvirt/qemu/{DOMAIN}.pid").read_text))
+        asyncio.get_running_loop().call_later(1, os.kill, pid, signal.SIGKILL)
+        started = time.monotonic()
+        error = await error_of(up.shell.run(login, ["sleep", "1000"], print))
+        assert time.monotonic() - started < 30
+        assert error.message.startswith("the connection to one broke off while sleep ran there: ")
+
+
+def test_host_keys_are_pinned_and_connections_come_back(real_host: TestHost, project: Path) -> None:
+    driven.inside(real_host, keys_are_pinned, folder=project)
