@@ -109,8 +109,22 @@ def inventory(host: TestHost) -> dict[str, list[str]]:
         "interfaces": lines("ovs-vsctl", "--bare", "--columns=name", "list", "Interface"),
         "links": sorted(link["ifname"] for link in json.loads(host.run(["ip", "-json", "link"]).stdout)),
         "processes": processes,
-        "run": lines("find", "/run", "-not", "-path", "/run/log*", "-not", "-name", "*.lock"),
+        # a libvirtd that is killed leaves empty folders
+        "run": lines(
+            "find", "/run", "-not", "-type", "d", "-not", "-path", "/run/log*", "-not", "-name", "*.lock"
+        ),
         "projects": lines("find", "/var/lib/kvm-compose", "-mindepth", "1", "-maxdepth", "1"),
         # libvirt's own chains stay, empty, once there was a network
         "firewall": lines("sh", "-c", "nft list ruleset | grep -F prjbr || true"),
     }
+
+
+def changes(before: dict[str, list[str]], after: dict[str, list[str]]) -> dict[str, list[str]]:
+    """What has come to a host (+) and gone from it (-)."""
+    found = {}
+    for kind, old in before.items():
+        come = [f"+ {each}" for each in after[kind] if each not in old]
+        gone = [f"- {each}" for each in old if each not in after[kind]]
+        if come or gone:
+            found[kind] = come + gone
+    return found
