@@ -96,9 +96,8 @@ class OvsSwitches:
             return done
         if done.status in _ALARM:
             raise DriverError(
-                f"Open vSwitch on {self._machine.name} does not answer: ovs-vswitchd did not do what its"
-                f" database says within {_SECONDS} s",
-                hint="is ovs-vswitchd running? sudo systemctl restart openvswitch-switch",
+                f"ovs-vswitchd on {self._machine.name} does not answer ({argv[0]} has waited for it in vain)",
+                hint="is it running? sudo systemctl restart openvswitch-switch",
             )
         error = failure(argv, done, self._machine.name, privileged=True)
         if "database connection failed" in done.complaint:
