@@ -72,11 +72,14 @@ def test_many_followers_of_one_action_see_the_same(server: StubServer) -> None:
     assert seen == [list(range(1, 302))] * 8
 
 
-def test_a_connection_that_is_cut_again_and_again_loses_and_doubles_nothing(server: StubServer) -> None:
+@pytest.mark.parametrize("tcp", [False, True])
+def test_a_connection_that_is_cut_again_and_again_loses_and_doubles_nothing(
+    server: StubServer, *, tcp: bool
+) -> None:
     uuid = act(server, "trickle", "900")
     seen: list[int] = []
     cuts = 0
-    for line in server.client().follow("demo", uuid):
+    for line in server.client(tcp=tcp).follow("demo", uuid):
         seen.append(line.sequence)
         if line.sequence % 100 == 0:
             cuts += server.cut_connections()

@@ -42,7 +42,14 @@ class ClusterConfig:
             data = None
         except OSError as error:
             raise KvmComposeError(f"cannot read {self._path}: {error.strerror}") from error
-        return _DEFAULT if data is None else _checked(data, str(self._path or _NAME))
+        if data is None:
+            return _DEFAULT
+        try:
+            return _checked(data, str(self._path or _NAME))
+        except InputError as error:
+            raise KvmComposeError(
+                f"the server's own configuration was spoilt: {error.message}", hint=f"mend {self._path}"
+            ) from error
 
     def put(self, data: bytes) -> Config:
         """Keep this document. Raises ApiError for one that is wrong."""
