@@ -110,6 +110,24 @@ def _is_ours(path: str) -> bool:
     return (below or path == "state.json") and "\0" not in path
 
 
+def _is_cut_off(path: Path) -> bool:
+    """Whether a ledger that is at rest has lost its end, which SQLite may never notice.
+
+    Its header tells the size of a page and how many there are (sqlite.org/fileformat2.html, section 1.3).
+    """
+    pending = path.with_name(f"{path.name}-wal")
+    if pending.exists():
+        return False  # what is not in the one file may be in the other
+    with path.open("rb") as file:
+        header = file.read(100)
+        size = os.fstat(file.fileno()).st_size
+    page, pages, counter, valid_for = (
+        int.from_bytes(header[start:end]) for start, end in ((16, 18), (28, 32), (24, 28), (92, 96))
+    )
+    cut_off = counter == valid_for and size < (page if page > 1 else 2**16) * pages
+    return cut_off and not pending.exists()
+
+
 def _lay_out(connection: sqlite3.Connection, inode: int) -> None:
     """Make the tables of a new ledger. ``inode`` is that of its file."""
     connection.execute("PRAGMA journal_mode = WAL")
@@ -218,6 +236,10 @@ class Ledger:
 
     def _open(self) -> sqlite3.Connection:
         name = ":memory:" if self.path is None else self.path
+        if self.path is not None and self.path.exists():
+            self._inode = self.path.stat().st_ino
+            if _is_cut_off(self.path):
+                raise sqlite3.DatabaseError("its end is missing")
         connection = sqlite3.connect(name, timeout=60, isolation_level=None, check_same_thread=False)
         self._inode = self.path.stat().st_ino if self.path is not None else None
         try:
