@@ -11,18 +11,23 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
-
-from jinja2 import DictLoader, StrictUndefined, TemplateError, Undefined, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from kvmcompose.core.errors import KvmComposeError
 
+if TYPE_CHECKING:  # Jinja2 takes its time to import, and is only needed by those who render
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+#: What a template must have in it to refer to another.
+_REFERRING = re.compile("include|import|extends")
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
 
 
 def to_yaml_flow(value: Any) -> str:
     """A value as one line of YAML: JSON, with what YAML calls unprintable escaped."""
+    from jinja2 import Undefined  # noqa: PLC0415 (see above)
+
     if isinstance(value, Undefined):
         value = str(value)  # which raises, with the name of what is missing
     text = json.dumps(value, ensure_ascii=False)
@@ -35,16 +40,27 @@ class Templates:
     def __init__(self, texts: Mapping[str, str]) -> None:
         self._texts = dict(texts)
         self._digests: dict[str, str] = {}
-        loader = DictLoader(self._texts)
-        options: dict[str, Any] = {
-            "loader": loader,
-            "undefined": StrictUndefined,
-            "trim_blocks": True,
-            "lstrip_blocks": True,
-            "keep_trailing_newline": True,
-        }
-        self._xml = ImmutableSandboxedEnvironment(autoescape=True, **options)
-        self._yaml = ImmutableSandboxedEnvironment(autoescape=False, finalize=to_yaml_flow, **options)
+
+    @cached_property
+    def _xml(self) -> ImmutableSandboxedEnvironment:
+        return self._environment(autoescape=True)
+
+    @cached_property
+    def _yaml(self) -> ImmutableSandboxedEnvironment:
+        return self._environment(autoescape=False, finalize=to_yaml_flow)
+
+    def _environment(self, **options: Any) -> ImmutableSandboxedEnvironment:
+        from jinja2 import DictLoader, StrictUndefined  # noqa: PLC0415 (see above)
+        from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415 (see above)
+
+        return ImmutableSandboxedEnvironment(
+            loader=DictLoader(self._texts),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            **options,
+        )
 
     def xml(self, name: str, values: Mapping[str, Any]) -> str:
         """An XML text. Raises KvmComposeError naming the template and its line."""
@@ -70,6 +86,10 @@ class Templates:
             if current in found:
                 continue
             found.add(current)
+            if not _REFERRING.search(self._texts.get(current, "")):
+                continue
+            from jinja2 import TemplateError, meta  # noqa: PLC0415 (see above)
+
             try:
                 tree = self._xml.parse(self._texts.get(current, ""), current)
                 named = set(meta.find_referenced_templates(tree))

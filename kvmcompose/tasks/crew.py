@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,6 +15,9 @@ from kvmcompose.tasks.build import Build
 from kvmcompose.tasks.decide import Making
 from kvmcompose.tasks.images import image_of
 from kvmcompose.tasks.make import Staged
+
+if TYPE_CHECKING:  # most builds are small, and need no workers
+    from concurrent.futures import Future, ProcessPoolExecutor
 
 #: From how many artefacts on batches and workers pay for themselves.
 MANY = 400
@@ -60,6 +60,8 @@ _Outcome = Staged | tuple[str, str | None]
 
 def _enlist(parent: int) -> None:
     """A worker ends with its parent, however that ends, and leaves Ctrl-C to it."""
+    import ctypes  # noqa: PLC0415 (only workers need it)
+
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -111,6 +113,9 @@ class Crew(AbstractContextManager["Crew"]):
         global _inherited  # noqa: PLW0603 (the one way to hand a forked process what cannot be pickled)
         _inherited = (self._build, self._work)
         if self._pool is None:
+            import multiprocessing  # noqa: PLC0415 (see above)
+            from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415 (see above)
+
             context = multiprocessing.get_context("fork")
             self._pool = ProcessPoolExecutor(self._jobs, context, _enlist, (os.getpid(),))
         for batch in self._work.values():
@@ -118,6 +123,8 @@ class Crew(AbstractContextManager["Crew"]):
                 self._futures[batch.number] = self._pool.submit(_stage, batch.number)
 
     def _collect(self, batch: Batch, ready: Sequence[Making]) -> list[Staged | KvmComposeError]:
+        from concurrent.futures.process import BrokenProcessPool  # noqa: PLC0415 (see above)
+
         try:
             outcomes = self._futures.pop(batch.number).result()
         except BrokenProcessPool as error:
