@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from kvmcompose.cli._project import open_project
 from kvmcompose.monitor.console import Console
@@ -26,9 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Let doit list them."""
-    from kvmcompose.tasks.engine import doit_command
-
+    """Let doit list them, if anything is asked that only doit can tell."""
     project = open_project(arguments, console)
     if arguments.json:
         plan = project.plan()
@@ -41,4 +40,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         )
         return 0
     flags = [f"--{flag}" for flag in ("all", "status", "deps") if getattr(arguments, flag)]
+    if not flags and not arguments.names:
+        from kvmcompose.tasks.overview import overview
+
+        sys.stdout.write(overview(project))
+        return 0
+
+    from kvmcompose.tasks.engine import doit_command
+
     return doit_command(project, "list", [*flags, *arguments.names])

@@ -29,6 +29,7 @@ from kvmcompose.tasks.crew import Batch, Crew
 from kvmcompose.tasks.decide import Action, Decision, Making
 from kvmcompose.tasks.doit_store import attempted
 from kvmcompose.tasks.images import image_of
+from kvmcompose.tasks.overview import GROUP, GROUP_DOC, groups
 from kvmcompose.tasks.project import ImageStep, Plan, Project, ledger_path
 from kvmcompose.tasks.sources import Where
 
@@ -36,19 +37,6 @@ TaskDict = dict[str, Any]
 
 #: Tasks that make many artefacts at once; doit keeps no record of them.
 BATCH = "batch"
-
-#: The task that stands for all artefacts.
-GROUP = "generate"
-
-GROUP_DOCS = {
-    "clone": "linked clones of golden images",
-    "disk": "disks of guests and golden images",
-    "domain-xml": "libvirt domains",
-    "image": "disk images that guests are made from",
-    "media": "CD-ROM images of guests",
-    "remove": "files that are no longer wanted",
-    "seed-iso": "cloud-init seeds",
-}
 
 
 def doit_config(project: str = ".") -> dict[str, Any]:
@@ -185,8 +173,8 @@ class Session:
             *(f"remove:{decision.path}" for decision in self.plan.stale),
         ]
         # before their members, which doit puts into the groups that there are
-        for base in dict.fromkeys(name.partition(":")[0] for name in names if ":" in name):
-            yield {"basename": base, "name": None, "doc": GROUP_DOCS.get(base, f"all tasks {base}:…")}
+        for base, doc in groups(names):
+            yield {"basename": base, "name": None, "doc": doc}
         yield from map(self.image_task, steps)
         for making in self.plan.decisions:
             yield self.making_task(making, steps=steps)
@@ -255,7 +243,8 @@ class Session:
 
     def _fresh(self, decision: Making) -> Making:
         """The decision as of the beginning of the build, which may be later than the loading of tasks."""
-        return self._begun_by_path[decision.path]
+        # what a short plan does not speak of is as it was
+        return self._begun_by_path.get(decision.path, decision)
 
     @cached_property
     def _begun_by_path(self) -> dict[str, Making]:
@@ -291,7 +280,7 @@ def group_task(names: Sequence[str]) -> TaskDict:
         "basename": GROUP,
         "actions": None,
         "task_dep": list(names),
-        "doc": "build what is missing or changed",
+        "doc": GROUP_DOC,
     }
 
 

@@ -1,0 +1,42 @@
+"""The tasks of a project at a glance: their groups, without asking doit, which takes its time to import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from kvmcompose.tasks.images import image_of, image_task
+from kvmcompose.tasks.project import Project
+
+#: The task that stands for all artefacts.
+GROUP = "generate"
+GROUP_DOC = "build what is missing or changed"
+
+_GROUP_DOCS = {
+    "clone": "linked clones of golden images",
+    "disk": "disks of guests and golden images",
+    "domain-xml": "libvirt domains",
+    "image": "disk images that guests are made from",
+    "media": "CD-ROM images of guests",
+    "remove": "files that are no longer wanted",
+    "seed-iso": "cloud-init seeds",
+}
+
+
+def groups(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The groups that tasks of these names are in, each with what it is."""
+    for base in dict.fromkeys(name.partition(":")[0] for name in names if ":" in name):
+        yield base, _GROUP_DOCS.get(base, f"all tasks {base}:…")
+
+
+def overview(project: Project) -> str:
+    """What ``doit list`` says of the project: every task that is in no group, and every group."""
+    artefacts = project.artefacts.values()
+    images = {image for image in map(image_of, artefacts) if image is not None}
+    stale = project.records(write=False).keys() - project.artefacts.keys()
+    names = [*map(image_task, images), *(artefact.task for artefact in artefacts)]
+    alone = ((artefact.task, artefact.summary) for artefact in artefacts if ":" not in artefact.task)
+    rows = dict([*groups([*names, *(f"remove:{path}" for path in stale)]), *alone, (GROUP, GROUP_DOC)])
+    # names that start with "_" are doit's way of keeping tasks to itself
+    shown = sorted((name, doc) for name, doc in rows.items() if not name.startswith("_"))
+    width = max(len(name) for name, _ in shown) + 3
+    return "".join(f"{name:<{width}}{doc}\n" for name, doc in shown)
