@@ -25,8 +25,8 @@ def where(arguments: argparse.Namespace) -> Where:
     )
 
 
-def open_project(arguments: argparse.Namespace, console: Console) -> Project:
-    """The project, its warnings said. Raises InputError with all problems of its files."""
+def find_project(arguments: argparse.Namespace) -> Project:
+    """The project. Raises InputError when its files cannot be read."""
     from kvmcompose.tasks.decide import Options
     from kvmcompose.tasks.project import Project
 
@@ -35,7 +35,12 @@ def open_project(arguments: argparse.Namespace, console: Console) -> Project:
         provision=getattr(arguments, "provision", False),
         verify=getattr(arguments, "verify", False),
     )
-    project = Project(where(arguments), options)
+    return Project(where(arguments), options)
+
+
+def open_project(arguments: argparse.Namespace, console: Console) -> Project:
+    """The project, its warnings said. Raises InputError with all problems of its files."""
+    project = find_project(arguments)
     for warning in project.compiled.warnings:
         console.problem(warning)
     return project

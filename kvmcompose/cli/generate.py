@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kvmcompose.cli._project import add_names, open_project
+from kvmcompose.cli._project import add_names, find_project
 from kvmcompose.core.event import Listener
 from kvmcompose.monitor.build import BuildJson, BuildLines
 from kvmcompose.monitor.console import Console
@@ -63,8 +63,14 @@ def _jobs(text: str) -> int:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Build; 0 when everything is as it should be."""
     from kvmcompose.tasks.engine import generate
+    from kvmcompose.tasks.short import ShortWay
 
-    project = open_project(arguments, console)
+    project = find_project(arguments)
+    way = ShortWay(project)
+    if arguments.names:
+        way.edit = None
+    for warning in way.warnings:
+        console.problem(warning)
 
     def waiting(holder: str) -> None:
         console.say(f"waiting for another build in this project (process {holder})")
@@ -74,6 +80,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             project,
             arguments.names,
             listener=listener,
+            way=way,
             waiting=None if arguments.no_wait else waiting,
             jobs=arguments.jobs,
             keep_going=arguments.keep_going,

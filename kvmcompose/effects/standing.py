@@ -2,7 +2,8 @@
 
 After a build that left nothing to do, the signatures of all inputs and outputs are written down. While
 they are the same, nothing can have changed, and neither the YAML nor the ledger has to be read. When only
-the YAML has changed, the digest of each guest's slice of the state tells whose artefacts to look at.
+the YAML has changed, what it was tells which machines to look at, or else the digest of each guest's slice
+of the state whose artefacts.
 Where there is any doubt there is no standing, and the build looks at everything: this file is a short cut
 to an answer, never a second opinion. It imports next to nothing: importing takes longer than looking.
 """
@@ -10,14 +11,20 @@ to an answer, never a second opinion. It imports next to nothing: importing take
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
-VERSION = 2
+VERSION = 3
 FILE_NAME = "standing"
+#: From so many artefacts on it pays to start a process.
+_MANY = 6000
+#: How many sections of it to read: none, those on the artefacts as a whole, or all.
+HEAD, OUTPUTS, WHOLE = 0, 2, 6
 #: Linux stamps files with a clock that ticks every 1 to 10 ms; see ``stat_cache``.
 _TICK_NS = 20_000_000
 
@@ -58,40 +65,45 @@ class Standing:
     """What a build rested on.
 
     ``hashed`` are the contents' SHA-256 (None: not there) of files that are read each time, ``inputs`` the
-    signatures of all others. ``groups`` are the outputs: for each guest (and "" for what belongs to none)
-    the digest of its slice and its artefacts' paths; ``numbers`` are the signatures of all of them in order.
+    signatures of all others. ``outputs`` are the paths of all artefacts, guest by guest, and ``numbers``
+    their signatures in that order. ``groups`` say whose they are: for each guest (and before them "", for
+    what belongs to none) the digest of its slice and the number of its artefacts. ``text`` is the YAML that
+    all of it was built from, with so many ``machines``.
     """
 
-    __slots__ = ("around", "groups", "hashed", "inputs", "numbers", "summary")
+    __slots__ = ("around", "groups", "hashed", "inputs", "machines", "numbers", "outputs", "summary", "text")
 
     def __init__(
         self,
+        *,
         around: Mapping[str, str],
         hashed: Mapping[str, str | None],
         inputs: Mapping[str, list[int] | None],
-        groups: Mapping[str, tuple[str, list[str]]],
+        groups: dict[str, tuple[str, int]],
+        outputs: list[str],
         numbers: array.array[int],
         summary: str,
+        text: bytes,
+        machines: int,
     ) -> None:
         self.around = around
         self.hashed = hashed
         self.inputs = inputs
         self.groups = groups
+        self.outputs = outputs
         self.numbers = numbers
         self.summary = summary
+        self.text = text
+        self.machines = machines
 
-    def outputs(self) -> list[str]:
-        """The paths of all artefacts, in the order of ``numbers``."""
-        return [path for _, paths in self.groups.values() for path in paths]
-
-    def numbers_of(self) -> dict[str, array.array[int]]:
-        """The signatures by group."""
+    def spans(self, names: Container[str]) -> dict[str, tuple[int, int]]:
+        """Where among the ``outputs`` those of some groups are."""
         found = {}
         start = 0
-        for name, (_, paths) in self.groups.items():
-            end = start + 4 * len(paths)
-            found[name] = self.numbers[start:end]
-            start = end
+        for name, (_, count) in self.groups.items():
+            if name in names:
+                found[name] = start, start + count
+            start += count
         return found
 
 
@@ -114,40 +126,92 @@ def sign_inputs(watched: Iterable[str], began_ns: int) -> dict[str, list[int] | 
 
 
 def write_standing(private: str, standing: Standing) -> None:
-    """Write it down. Raises OSError."""
+    """Write it down, what is always wanted before what seldom is. Raises OSError."""
+    digests, counts = zip(*standing.groups.values(), strict=True)
+    sections = [
+        _lines(standing.outputs),
+        standing.numbers.tobytes(),
+        _lines(standing.groups),
+        _lines(digests),
+        array.array("q", counts).tobytes(),
+        standing.text,
+    ]
     head = json.dumps(
         {
             "version": VERSION,
             "around": standing.around,
             "hashed": standing.hashed,
             "inputs": standing.inputs,
-            "groups": standing.groups,
             "summary": standing.summary,
+            "machines": standing.machines,
+            "sizes": [len(section) for section in sections],
         }
     ).encode()
     path = os.path.join(private, FILE_NAME)  # noqa: PTH118
     with open(f"{path}.new", "wb") as file:  # noqa: PTH123
         file.write(b"%d\n" % len(head))
-        file.write(head)
-        standing.numbers.tofile(file)
+        file.writelines((head, *sections))
     os.replace(f"{path}.new", path)  # noqa: PTH105
 
 
-def read_standing(private: str) -> Standing | None:
-    """What the last build rested on, or None when there is nothing (whole) to be read."""
+def read_standing(private: str, *, part: int = WHOLE) -> Standing | None:
+    """What the last build rested on, or None when there is nothing (whole) to be read.
+
+    ``part`` tells how much of it, as it takes long to read what is seldom wanted.
+    """
     try:
         with open(os.path.join(private, FILE_NAME), "rb") as file:  # noqa: PTH118, PTH123
-            length, _, body = file.read().partition(b"\n")
-        size = int(length)
-        head = json.loads(body[:size])
-        numbers = array.array("q", body[size:])
-        if head["version"] != VERSION:
-            return None
-        groups = {name: (digest, paths) for name, (digest, paths) in head["groups"].items()}
-        found = Standing(head["around"], head["hashed"], head["inputs"], groups, numbers, head["summary"])
-        return found if len(numbers) == 4 * len(found.outputs()) else None
+            head = json.loads(_read(file, int(file.readline(20))))
+            if head["version"] != VERSION:
+                return None
+            outputs, numbers, names, digests, counts, text = (
+                _read(file, size) if number < part else b"" for number, size in enumerate(head["sizes"])
+            )
+        groups = zip(_words(digests), array.array("q", counts), strict=True)
+        found = Standing(
+            around=head["around"],
+            hashed=head["hashed"],
+            inputs=head["inputs"],
+            groups=dict(zip(_words(names), groups, strict=True)),
+            outputs=_words(outputs),
+            numbers=array.array("q", numbers),
+            summary=head["summary"],
+            text=text,
+            machines=head["machines"],
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # not there, cut off, or of another version: the build will look itself
+    if len(found.outputs) != len(found.numbers) / 4:
+        return None
+    if part == WHOLE:
+        counted = sum(count for _, count in found.groups.values()) == len(found.outputs)
+        if (
+            "" not in found.groups
+            or not counted
+            or hashlib.sha256(text).hexdigest() not in found.hashed.values()
+        ):
+            return None
+    return found
+
+
+def _lines(names: Iterable[str]) -> bytes:
+    """Names, each of which is a line. Raises OSError for one that is not."""
+    names = list(names)
+    text = "\n".join(names)
+    if text.count("\n") + 1 != len(names):
+        raise OSError(errno.EINVAL, "a name that is more than a line, or none at all")
+    return text.encode()
+
+
+def _words(lines: bytes) -> list[str]:
+    return lines.decode().split("\n") if lines else []
+
+
+def _read(file: io.BufferedReader, size: int) -> bytes:
+    """So many bytes. Raises ValueError when there are not so many."""
+    if not 0 <= size <= os.fstat(file.fileno()).st_size:
+        raise ValueError
+    return file.read(size)
 
 
 def drop_standing(private: str) -> None:
@@ -159,23 +223,27 @@ def drop_standing(private: str) -> None:
 
 def still_standing(root: str, private: str, around: Mapping[str, str]) -> str | None:
     """The summary of the last build if a new one would find nothing to do, else None."""
-    standing = read_standing(private)
+    standing = read_standing(private, part=HEAD)
     try:
         if standing is None or not _idle(private) or not _has_ledger(private):
             return None
         if any(_content(path) != digest for path, digest in standing.hashed.items()):
             return None
-        return standing.summary if rests(standing, root, around) else None
+        standing = read_standing(private, part=OUTPUTS)
+        return standing.summary if standing is not None and rests(standing, root, around) else None
     except (OSError, ValueError, TypeError):
         return None
 
 
 def rests(standing: Standing, root: str, around: Mapping[str, str]) -> bool:
     """Whether all that a build rested on is as it was, but perhaps for what is ``hashed``."""
-    return (
-        standing.around == around
-        and all(_signature(path) == signature for path, signature in standing.inputs.items())
-        and _same(root, standing.outputs(), standing.numbers)
+    return inputs_rest(standing, around) and _same(root, standing.outputs, standing.numbers)
+
+
+def inputs_rest(standing: Standing, around: Mapping[str, str]) -> bool:
+    """Whether that is so of all but the artefacts."""
+    return standing.around == around and all(
+        _signature(path) == signature for path, signature in standing.inputs.items()
     )
 
 
@@ -198,8 +266,26 @@ def _idle(private: str) -> bool:
 
 
 def _same(root: str, outputs: Sequence[str], numbers: array.array[int]) -> bool:
-    """Whether no artefact was touched. Paths are short from within the folder, which saves a third."""
-    here = os.open(".", os.O_RDONLY)
+    """Whether no artefact was touched; of many, another process looks at half."""
+    half = len(outputs) // 2 if len(outputs) >= _MANY and len(os.sched_getaffinity(0)) > 1 else 0
+    other = os.fork() if half else None
+    if other == 0:
+        same = False
+        try:
+            same = _looks_same(root, outputs[:half], numbers)
+        finally:  # whatever happens, nothing else may go on in a copy of this process
+            os._exit(0 if same else 1)
+    mine = _looks_same(root, outputs[half:], numbers[4 * half :])
+    theirs = other is None or os.waitpid(other, 0)[1] == 0
+    return mine and theirs
+
+
+def _looks_same(root: str, outputs: Sequence[str], numbers: array.array[int]) -> bool:
+    """Paths are short from within the folder, which saves a third."""
+    try:
+        here = os.open(".", os.O_RDONLY)
+    except OSError:
+        return False
     try:
         os.chdir(root)
         look = os.lstat
@@ -214,7 +300,7 @@ def _same(root: str, outputs: Sequence[str], numbers: array.array[int]) -> bool:
             ):
                 return False
             position += 4
-    except FileNotFoundError:
+    except OSError:
         return False
     else:
         return True

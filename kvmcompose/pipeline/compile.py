@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,7 @@ from kvmcompose.core.state import (
     ExtraInfo,
     GuestState,
     HostSharedConfig,
+    Shared,
     State,
     encode_state,
 )
@@ -40,10 +41,14 @@ STATE_PATH = "state.json"
 class Compiled:
     """What a project comes to. Artefacts are worked out when they are asked for."""
 
-    def __init__(self, placed: PlacedTestbed, state: State, warnings: tuple[Problem, ...]) -> None:
+    def __init__(
+        self, placed: PlacedTestbed, state: State, warnings: tuple[Problem, ...], machines: int
+    ) -> None:
         self.placed = placed
         self.state = state
         self.warnings = warnings
+        #: How many there are in the YAML.
+        self.machines = machines
         self._shared = state.shared
 
     @cached_property
@@ -60,25 +65,38 @@ class Compiled:
     @cached_property
     def common_artefacts(self) -> tuple[Artefact, ...]:
         """Those that belong to no guest."""
-        state = Artefact(
-            task="state",
-            path=STATE_PATH,
-            policy=Policy.TEXT,
-            content=Literal(encode_state(self.state)),
-            summary="state of the testbed",
-        )
-        return (state, *_checked(dialect(self.state.network.dialect).artefacts(self.state)))
+        network = dialect(self.state.network.dialect).artefacts(self.state)
+        return (state_artefact(encode_state(self.state)), *_checked(network))
 
     def artefacts_of(self, name: str) -> tuple[Artefact, ...]:
         """Those of one guest."""
-        guest = self.state.testbed_guests[name]
-        return tuple(_checked(guest_kind(guest.kind).artefacts(guest, self._shared)))
+        return guest_artefacts(self.state.testbed_guests[name], self._shared)
 
     def slice(self, name: str) -> str:
         """A digest of all that a guest's artefacts are made of, but for files and templates."""
-        guest = self.state.testbed_guests[name]
-        golden = self.state.testbed_guests.get(guest.extra_info.reference_image or "")
-        return hashlib.sha256(_encode([self._shared, guest, golden])).hexdigest()
+        return guest_slice(self.state.testbed_guests[name], self._shared, self.state.testbed_guests)
+
+
+def state_artefact(data: bytes) -> Artefact:
+    """``state.json``."""
+    return Artefact(
+        task="state",
+        path=STATE_PATH,
+        policy=Policy.TEXT,
+        content=Literal(data),
+        summary="state of the testbed",
+    )
+
+
+def guest_artefacts(guest: GuestState, shared: Shared) -> tuple[Artefact, ...]:
+    """The artefacts of one guest."""
+    return tuple(_checked(guest_kind(guest.kind).artefacts(guest, shared)))
+
+
+def guest_slice(guest: GuestState, shared: Shared, guests: Mapping[str, GuestState]) -> str:
+    """The digest of a guest's slice; its golden image is among ``guests``."""
+    golden = guests.get(guest.extra_info.reference_image or "")
+    return hashlib.sha256(_encode([shared, guest, golden])).hexdigest()
 
 
 _encode = msgspec.json.Encoder().encode
@@ -101,7 +119,7 @@ def compile_project(
     except ComplaintsError as error:
         documents.refuse(error.complaints)
         raise
-    return Compiled(placed, state, warnings)
+    return Compiled(placed, state, warnings, len(value.get("machines") or ()))
 
 
 def _read(

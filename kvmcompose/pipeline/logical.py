@@ -109,13 +109,13 @@ def logical_testbed(
         *_check_strategy(chosen),
         *network_module.check(network, machines, hosts),
     ]
-    for machine in machines:
-        module = guest_kind(machine.kind)
+    for each in machines:
+        module = guest_kind(each.kind)
         complaints += [
-            msgspec.structs.replace(each, path=("machines", machine.index, *each.path))
-            for each in module.check(machine, files)
+            msgspec.structs.replace(complaint, path=("machines", each.index, *complaint.path))
+            for complaint in module.check(each, files)
         ]
-        guests += module.expand(machine)
+        guests += module.expand(each)
     complaints += _check_guests(settings.project, guests)
     warnings = documents.refuse(complaints)
     testbed = LogicalTestbed(
@@ -132,19 +132,23 @@ def logical_testbed(
 
 
 def _machines(value: dict[str, Any], network: Dialect) -> Iterator[Machine]:
-    known = set(kinds())
     for index, entry in enumerate(value.get("machines") or ()):
-        kind = next(key for key in entry if key in known)
-        section = entry[kind] or {}
-        scaling = section.get("scaling") or {}
-        yield Machine(
-            name=entry["name"],
-            kind=kind,
-            body=msgspec.convert(section, guest_kind(kind).Definition),
-            attachments=network.attachments(entry),
-            scaled=network.scaled(scaling.get("interfaces") or ()),
-            index=index,
-        )
+        yield machine(entry, index, network)
+
+
+def machine(entry: dict[str, Any], index: int, network: Dialect) -> Machine:
+    """One entry of ``machines``, which is of the right shape."""
+    kind = next(key for key in entry if key in kinds())
+    section = entry[kind] or {}
+    scaling = section.get("scaling") or {}
+    return Machine(
+        name=entry["name"],
+        kind=kind,
+        body=msgspec.convert(section, guest_kind(kind).Definition),
+        attachments=network.attachments(entry),
+        scaled=network.scaled(scaling.get("interfaces") or ()),
+        index=index,
+    )
 
 
 def parse_hosts(config: dict[str, Any]) -> tuple[Host, ...]:

@@ -23,10 +23,12 @@ _WORTH_IT = 64 * 1024
 
 _KEY = re.compile(r"^machines:[ ]*(?:#.*)?\n", re.MULTILINE)
 #: The end of the list: a line that starts in the first column and is no item, comment or blank.
-_END = re.compile(r"^[^\s#-]", re.MULTILINE)
+_END = re.compile(r"\n(?=[^\s#-])")
 #: Anchors, aliases, tags and merge keys reach beyond a piece; so do marks of documents and directives.
 _REACHING = re.compile(r"(?:^|[\s\[{,:?-])[&*!]|<<|^(?:---|\.\.\.|%)", re.MULTILINE)
 _MARKS = ("&", "*", "!", "<<", "\n---", "\n...", "\n%")
+#: What YAML takes for an end of a line, or for the space after a dash, beside what is looked for here.
+_BREAKS = "\r\t\x85\u2028\u2029"
 _ITEM = re.compile(r"^( *)- ", re.MULTILINE)
 
 
@@ -41,37 +43,47 @@ class Memory(Protocol):
 
 
 class Pieces(msgspec.Struct, frozen=True):
-    """A YAML text, cut: what stands before and after the machines, and each machine's text."""
+    """A YAML text, cut: what stands around the machines, and the text of each after its ``dash``."""
 
     before: str
-    items: tuple[str, ...]
+    dash: str
+    items: list[str]
     after: str
+
+    def text(self, number: int) -> str:
+        """A machine as it stands in the list."""
+        return f"{self.dash}{self.items[number]}\n"
 
 
 def cut(text: str) -> Pieces | None:
-    """The pieces of a text, or None when it is small or may not be cut."""
-    key = _KEY.search(text) if len(text) >= _WORTH_IT else None
-    if key is None or "\r" in text or "\t" in text:
+    """The pieces of a text, or None when it may not be cut.
+
+    Each machine starts a piece; only a text that is strange has pieces that are no machines.
+    """
+    key = _KEY.search(text)
+    if key is None or any(character in text for character in _BREAKS):
         return None
     # the marks are rare, and looking for them is much quicker than for the places where they count
     if any(mark in text for mark in _MARKS) and _REACHING.search(text):
         return None
-    end = _END.search(text, key.end())
-    stop = end.start() if end is not None else len(text)
+    end = _END.search(text, key.end() - 1)
+    stop = end.end() if end is not None else len(text)
     body = text[key.end() : stop]
     first = _ITEM.search(body)
-    if first is None or body[: first.start()].strip():
+    if first is None or body[: first.start()].strip() or not body.endswith("\n"):
+        return None
+    dash = f"{first.group(1)}- "
+    if f"\n{first.group(1)}-\n" in body:
         return None
     # only items of the list itself stand at its indentation
-    marks = [match.start() for match in re.finditer(rf"^{first.group(1)}- ", body, re.MULTILINE)]
-    items = (body[start:until] for start, until in zip(marks, [*marks[1:], len(body)], strict=True))
-    return Pieces(text[: key.end()], tuple(items), text[stop:])
+    items = f"\n{body[:-1]}".split(f"\n{dash}")
+    return Pieces(text[: key.end()], dash, items[1:], text[stop:])
 
 
 def shape_in_pieces(data: bytes, name: str, schemas: Schemas, memory: Memory) -> dict[str, Any] | None:
     """The testbed as plain data, or None when the whole file has to be read to know (or to complain)."""
     try:
-        pieces = cut(data.decode())
+        pieces = cut(data.decode()) if len(data) >= _WORTH_IT else None
     except UnicodeDecodeError:
         return None
     if pieces is None:
@@ -99,7 +111,7 @@ def shape_in_pieces(data: bytes, name: str, schemas: Schemas, memory: Memory) ->
 
 
 def _part(pieces: Pieces, numbers: list[int], name: str, schemas: Schemas) -> dict[str, Any] | None:
-    text = pieces.before + "".join(pieces.items[number] for number in numbers) + pieces.after
+    text = pieces.before + "".join(map(pieces.text, numbers)) + pieces.after
     return _whole(text.encode(), name, schemas)
 
 

@@ -37,7 +37,7 @@ def shape_testbed(document: Document, schemas: Schemas) -> Shaped:
     keys = network.entries if isinstance(network, Mapping) else {}
     with collector_paused():
         schema = schemas.testbed(schemas.recognise(keys))
-        value = _value(document, schema)
+        value = plain_data(document, schema)
         foreign = [name for name in schemas.unsupported_dialects() if name in keys]
         if foreign and schema["properties"]["network"]["properties"].keys().isdisjoint(keys):
             # The machines are written in that dialect, too: one problem, not one for each of their keys.
@@ -45,12 +45,25 @@ def shape_testbed(document: Document, schemas: Schemas) -> Shaped:
         return _shaped(value, _testbed_problems(value, document, schema, schemas.guest_kinds))
 
 
+def shape_machines(document: Document, schema: Schema, kinds: tuple[str, ...]) -> list[dict[str, Any]] | None:
+    """The machines of a document that need hold nothing else; None when one is not of the right shape."""
+    value = plain_data(document, schema)
+    machines = value.get("machines") if isinstance(value, dict) else None
+    problems = _machine_problems(value, document, schema, kinds, _Judge().errors)
+    return None if not isinstance(machines, list) or next(problems, None) is not None else machines
+
+
 def shape_config(document: Document, schemas: Schemas) -> Shaped:
     """A ``kvm-compose-config.json`` as plain data, and every problem of its shape, sorted by place."""
     schema = schemas.config()
-    value = _value(document, schema)
+    value = plain_data(document, schema)
     errors = _Judge().errors(schema, value)
     return _shaped(value, (each for error in errors for each in explain(error, (), document, schema)))
+
+
+def plain_data(document: Document, schema: Schema) -> Any:
+    """The whole document as plain data, whatever its shape; an empty file is an empty mapping."""
+    return {} if document.root is None else _read(document.root, _reading(schema))
 
 
 class _Judge:
@@ -80,11 +93,6 @@ class _Reading:
     properties: dict[str, _Reading] = field(default_factory=dict)
     others: _Reading | None = None
     items: _Reading | None = None
-
-
-def _value(document: Document, schema: Schema) -> Any:
-    """The whole document as plain data, whatever its shape; an empty file is an empty mapping."""
-    return {} if document.root is None else _read(document.root, _reading(schema))
 
 
 def _shaped(value: Any, problems: Iterable[Problem]) -> Shaped:
@@ -151,15 +159,24 @@ def _testbed_problems(
     value: Any, document: Document, schema: Schema, kinds: tuple[str, ...]
 ) -> Iterator[Problem]:
     """Each part against its own fragment, so that the key that names a kind is all there is to choose by."""
-    machine = schema["properties"]["machines"]["items"]
     frame = schema["properties"] | {"machines": schema["properties"]["machines"] | {"items": True}}
     frame = schema | {"properties": frame}
-    bare_machine = machine | {"properties": machine["properties"] | dict.fromkeys(kinds, True)}
-    guests = {kind: machine["properties"][kind] for kind in kinds}
-
     errors = _Judge().errors
     for error in errors(frame, value):
         yield from explain(error, (), document, schema)
+    yield from _machine_problems(value, document, schema, kinds, errors)
+
+
+def _machine_problems(
+    value: Any,
+    document: Document,
+    schema: Schema,
+    kinds: tuple[str, ...],
+    errors: Callable[[Schema | bool, object], Iterable[ValidationError]],
+) -> Iterator[Problem]:
+    machine = schema["properties"]["machines"]["items"]
+    bare_machine = machine | {"properties": machine["properties"] | dict.fromkeys(kinds, True)}
+    guests = {kind: machine["properties"][kind] for kind in kinds}
     machines = value.get("machines") if isinstance(value, dict) else None
     for index, entry in enumerate(machines if isinstance(machines, list) else ()):
         path: Path = ("machines", index)

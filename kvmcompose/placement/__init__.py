@@ -1,7 +1,9 @@
 """Placement strategies: one module each, found by its file name and listed nowhere.
 
 A module offers ``place(testbed)``: a pure function from the logical testbed and its hosts to an
-assignment with reasons. It raises ComplaintsError for what it cannot place.
+assignment with reasons. It raises ComplaintsError for what it cannot place. A module with
+``WEIGHS_GUESTS = False`` does not look at guests' ``cpus`` and ``memory_mb``; and none looks at their
+``definition``, which is their kind's own business.
 """
 
 from __future__ import annotations
@@ -31,6 +33,11 @@ def strategies() -> tuple[str, ...]:
 def strategy(name: str) -> Strategy:
     """The module of a strategy; ``name`` is one of ``strategies()``."""
     return cast(Strategy, importlib.import_module(f"{__name__}.{name}"))
+
+
+def weighs_guests(name: str) -> bool:
+    """Whether a strategy may place guests elsewhere when one of them needs more."""
+    return bool(getattr(strategy(name), "WEIGHS_GUESTS", True))
 
 
 def segments_of(guest: Guest) -> tuple[str, ...]:

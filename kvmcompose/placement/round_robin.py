@@ -6,6 +6,8 @@ from kvmcompose.core.errors import Complaint, ComplaintsError
 from kvmcompose.core.model import Guest, LogicalTestbed, Placement
 from kvmcompose.placement import guests_follow, segments_of, strategies, strategy
 
+WEIGHS_GUESTS = False
+
 
 def place(testbed: LogicalTestbed) -> Placement:
     """Deal, then check that no guest is torn between hosts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,12 +14,15 @@ from kvmcompose.core.artefact import Policy
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Done, Failed, Listener, Noticed, Transferred
 from kvmcompose.effects.files import STAGED_PREFIX
+from kvmcompose.effects.keys import default_keys, make_keys
 from kvmcompose.effects.ledger import Record
 from kvmcompose.effects.qcow2 import read_header
+from kvmcompose.effects.standing import drop_standing
 from kvmcompose.tasks.decide import FAILING, Action, Decision, Making
 from kvmcompose.tasks.images import image_of
 from kvmcompose.tasks.make import Staged
-from kvmcompose.tasks.project import ImageStep, Plan, Project
+from kvmcompose.tasks.project import PRIVATE_FOLDER, ImageStep, Plan, Project
+from kvmcompose.tasks.short import ShortWay
 
 #: Prepares artefacts; see ``Build.stage``.
 Stage = Callable[[Sequence[Making]], Sequence[Staged | KvmComposeError]]
@@ -27,8 +31,9 @@ Stage = Callable[[Sequence[Making]], Sequence[Staged | KvmComposeError]]
 class Build:
     """Acts for doit's tasks. Every method may be called from several threads."""
 
-    def __init__(self, project: Project, listener: Listener) -> None:
+    def __init__(self, project: Project, listener: Listener, way: ShortWay | None = None) -> None:
         self.project = project
+        self._way = way or ShortWay(project)
         self.listener = listener
         self._guard = threading.Lock()
         self._records: dict[str, Record] = {}
@@ -39,9 +44,18 @@ class Build:
 
     def begin(self, names: Sequence[str] = ()) -> Plan:
         """Take stock under the lock, and take in what needs no work."""
-        self.project.make_keys()
-        self.sweep()
-        plan = (None if names else self.project.short_plan()) or self.project.plan(names, write=True)
+        plan = None
+        if names:
+            self._way.edit = None
+        if self._way.keys == default_keys():
+            make_keys(default_keys())
+        if not names:
+            plan = self._way.plan()
+        if plan is None:
+            self.sweep()  # a project that stands is clean
+            plan = self.project.plan(names, write=True)
+        if plan.pending or not all(step.settled for step in plan.images):
+            drop_standing(str(self.project.folder / PRIVATE_FOLDER))
         self._records = plan.records
         adopted = [each for each in plan.decisions if each.action is Action.ADOPT]
         self.project.ledger.record(self.project.maker.adopt(each) for each in adopted)
@@ -57,7 +71,8 @@ class Build:
     def sweep(self) -> None:
         """Remove what a build that was killed or broken off had staged."""
         for folder in (self.project.folder, self.project.folder / "artefacts"):
-            for left in folder.glob(f"{STAGED_PREFIX}*"):
+            names = os.listdir(folder) if folder.is_dir() else ()  # noqa: PTH208 (many names, few wanted)
+            for left in (folder / name for name in names if name.startswith(STAGED_PREFIX)):
                 if left.is_dir():
                     shutil.rmtree(left, ignore_errors=True)
                 else:
@@ -207,8 +222,8 @@ class Build:
             return
         loud = {Action.CUSTOMISED, Action.LEFT_OVER}  # what every build has to tell
         quiet = not any(each.action in loud for each in (*plan.decisions, *plan.stale))
-        if complete and quiet and not self.failed and not self.project.compiled.warnings:
-            self.project.stand(f"{plan.untouched + len(plan.decisions)} up to date")
+        if complete and quiet and not self.failed and not self._way.warnings:
+            self._way.stand(f"{plan.untouched + len(plan.decisions)} up to date")
         if plan.untouched and not any(each.policy is Policy.MUTABLE for each in plan.pending):
             return  # no disk came or went, so the links are those of before
         used = set(self._links_in_use(plan))

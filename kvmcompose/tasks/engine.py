@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Finished, Listener, Started
 from kvmcompose.effects.ledger import share_ledger
-from kvmcompose.effects.standing import drop_standing
 from kvmcompose.tasks.build import Build
 from kvmcompose.tasks.crew import MANY, Crew, batches
-from kvmcompose.tasks.project import PRIVATE_FOLDER, Plan, Project, ledger_path
+from kvmcompose.tasks.project import Plan, Project, ledger_path
+from kvmcompose.tasks.short import ShortWay
 
 if TYPE_CHECKING:  # doit takes longer to import than a build with nothing to do takes altogether
     from kvmcompose.tasks.dodo import TaskDict
@@ -30,25 +30,26 @@ def generate(
     names: Sequence[str],
     *,
     listener: Listener,
+    way: ShortWay | None = None,
     waiting: Callable[[str], None] | None,
     jobs: int | None = None,
     keep_going: bool = False,
 ) -> bool:
     """Build what is missing or changed. True when everything is as it should be.
 
+    ``way`` is the short way, when it was looked for already.
     ``jobs`` is how many processes make artefacts at a time, None as many as seem worth it.
     Holds the project's lock meanwhile; see ``build_lock`` for ``waiting``. A termination signal ends the
     build like Ctrl-C: what was made stays noted.
     """
     with project.locked(waiting), _terminable():
-        build = Build(project, listener)
+        build = Build(project, listener, way)
         plan = build.begin(names)
         pending = sum(not step.settled for step in plan.images) + len(plan.pending)
         listener(Started(pending))
         complete = False
         try:
             if pending:
-                drop_standing(str(project.folder / PRIVATE_FOLDER))
                 _run(build, plan, jobs=jobs, keep_going=keep_going)
             complete = True
         finally:
@@ -133,8 +134,13 @@ def _tidy(folder: Path) -> None:
 
 def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, reporter: str = "console") -> int:
     from doit.cmd_base import TaskLoader2  # noqa: PLC0415 (see above)
+    from doit.cmd_run import Run  # noqa: PLC0415 (see above)
     from doit.doit_cmd import DoitMain  # noqa: PLC0415 (see above)
     from doit.loader import generate_tasks  # noqa: PLC0415 (see above)
+    from doit.plugin import PluginDict  # noqa: PLC0415 (see above)
+    from doit.reporter import ZeroReporter  # noqa: PLC0415 (see above)
+
+    from kvmcompose.tasks.doit_store import LedgerStore  # noqa: PLC0415 (only doit needs it)
 
     class Loader(TaskLoader2):  # type: ignore[misc] # doit has no types
         """Hands doit the tasks that there are already."""
@@ -152,8 +158,30 @@ def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, repo
         def load_tasks(self, cmd: Any, pos_args: Any) -> Any:  # noqa: ARG002 (doit calls by keyword)
             return generate_tasks("testbed", (task for task in tasks))
 
+    class OurRun(Run):  # type: ignore[misc] # doit has no types
+        """Knows no plug-ins: doit would look through all packages that are installed, for each kind."""
+
+        name = "run"
+
+        def get_reporters(self) -> dict[str, Any]:
+            return self._choice("reporter", {"zero": ZeroReporter})
+
+        def get_backends(self) -> dict[str, Any]:
+            return self._choice("backend", {"kvm-compose": LedgerStore})
+
+        def _choice(self, option: str, classes: dict[str, Any]) -> dict[str, Any]:
+            self.cmdparser[option].choices = {name: each.desc for name, each in classes.items()}
+            return classes
+
     class Main(DoitMain):  # type: ignore[misc] # doit has no types
         BIN_NAME = "kvm-compose"
+
+        def get_cmds(self) -> Any:
+            if arguments[0] != OurRun.name:
+                return super().get_cmds()
+            commands = PluginDict()
+            commands[OurRun.name] = OurRun
+            return commands
 
     share_ledger(ledger_path(project.folder), project.ledger)
     # no configuration files: a pyproject.toml in the current folder is somebody else's

@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import difflib
 import time
-from array import array
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-import kvmcompose
 from kvmcompose.core.artefact import Artefact, BaseImage, Policy
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem, RefusedError
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.image_store import default_store, read_catalogue
-from kvmcompose.effects.keys import default_keys, make_keys
 from kvmcompose.effects.ledger import Ledger, Record, open_ledger
 from kvmcompose.effects.lock import build_lock
-from kvmcompose.effects.machine import probe_cache
 from kvmcompose.effects.project_files import FolderFiles
-from kvmcompose.effects.resources import own_files, schemas, templates
+from kvmcompose.effects.resources import schemas, templates
 from kvmcompose.effects.shape_memory import FolderMemory
-from kvmcompose.effects.standing import (
-    Standing,
-    read_standing,
-    rests,
-    sign_inputs,
-    sign_outputs,
-    surroundings,
-    write_standing,
-)
 from kvmcompose.effects.stat_cache import StatCache
 from kvmcompose.pipeline.compile import Compiled, compile_project
+from kvmcompose.render.templates import Templates
 from kvmcompose.tasks.decide import Action, Decider, Decision, Making, Options, recover
 from kvmcompose.tasks.images import Images, image_of, image_task
 from kvmcompose.tasks.inputs import Inputs
@@ -46,7 +34,7 @@ from kvmcompose.tasks.sources import Where, epoch, hashed, read_sources, setting
 PRIVATE_FOLDER = ".kvm-compose"
 
 #: What ends the life of a disk.
-_ENDING = (Action.REBUILD, Action.REMOVE)
+ENDING = (Action.REBUILD, Action.REMOVE)
 
 
 class ImageStep(msgspec.Struct, frozen=True):
@@ -85,16 +73,18 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Project:
-    """A project that could be read and makes sense. Raises InputError with all problems when not."""
+    """A project whose files could be read; whether they make sense is found out when they are compiled."""
 
     def __init__(self, where: Where, options: Options = Options()) -> None:  # noqa: B008 (it is frozen)
-        self._began_ns = time.time_ns()
-        self._few: dict[str, Artefact] = {}
-        self._standing: Standing | None = None
+        self.began_ns = time.time_ns()
+        #: Artefacts that are known without all the others, by path; see ``tasks.short``.
+        self.few: dict[str, Artefact] = {}
+        self.where = where
         self.folder = where.directory.absolute()
         self.options = options
-        testbed, config = read_sources(self.folder, where)
-        self._hashed = hashed(self.folder, where, testbed, config)
+        self.testbed, self._config = read_sources(self.folder, where)
+        #: The digests of the two input files, the YAML first.
+        self.hashed = hashed(self.folder, where, self.testbed, self._config)
         catalogue = read_catalogue()
         known = self.ledger.file_digests() if ledger_path(self.folder).exists() else ()
         self._digests = StatCache(known)
@@ -104,12 +94,27 @@ class Project:
             self.folder, self._digests, allowed, (*catalogue.names(), *(image.name for image in store.list()))
         )
         self.images = Images(store, catalogue, self.files)
-        self.compiled: Compiled = compile_project(
-            testbed, config, schemas(), settings(self.folder, where), self.files, FolderMemory(self.folder)
+        self.settings = settings(self.folder, where)
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """Everything that the two files come to. Raises InputError with all problems."""
+        return compile_project(
+            self.testbed, self._config, schemas(), self.settings, self.files, FolderMemory(self.folder)
         )
-        self._templates = templates(self.folder)
-        self._epoch = epoch()
-        self.inputs = Inputs(self.artefact_at, self._templates, self.files, self.images, self._epoch)
+
+    @cached_property
+    def _templates(self) -> Templates:
+        return templates(self.folder)
+
+    @cached_property
+    def _epoch(self) -> int:
+        return epoch()
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """Takes the recipes of this project's artefacts."""
+        return Inputs(self.artefact_at, self._templates, self.files, self.images, self._epoch)
 
     @cached_property
     def artefacts(self) -> dict[str, Artefact]:
@@ -118,7 +123,7 @@ class Project:
 
     def artefact_at(self, path: str) -> Artefact:
         """The artefact of a path; without working out all the others when its guest is known."""
-        return self._few.get(path) or self.artefacts[path]
+        return self.few.get(path) or self.artefacts[path]
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -215,40 +220,8 @@ class Project:
             self.decider.left_over(record) for path, record in records.items() if path not in self.artefacts
         ]  # fmt: skip
         self._keep_what_data_lies_on(decisions, stale, records)
-        steps = tuple(self._image_steps(decisions))
+        steps = tuple(self.image_steps(decisions))
         return Plan(steps, tuple(decisions), tuple(stale), records, partial=bool(names))
-
-    def short_plan(self) -> Plan | None:
-        """The plan, looking only at guests whose slice of the state has changed since the last build.
-
-        None when that is not known to be enough: then ``plan`` looks at everything.
-        """
-        standing = read_standing(str(self.folder / PRIVATE_FOLDER))
-        guests = self.compiled.state.testbed_guests
-        if standing is None or self.options != Options() or self.ledger.intents():
-            return None
-        if not standing.groups.keys() - {""} <= guests.keys():
-            return None  # what belonged to guests that are gone has to be looked for
-        nothing: tuple[str, list[str]] = ("", [])
-        slices = self.compiled.slice
-        changed = {name for name in guests if standing.groups.get(name, nothing)[0] != slices(name)}
-        changed |= {guests[name].extra_info.reference_image or name for name in changed}
-        if len(changed) * 4 > len(guests) or not rests(standing, str(self.folder), self._around()):
-            return None
-        of_guests = (each for name in guests if name in changed for each in self.compiled.artefacts_of(name))
-        wanted = {each.path: each for each in (*self.compiled.common_artefacts, *of_guests)}
-        self._few = wanted
-        before = {path for name in ("", *changed) for path in standing.groups.get(name, nothing)[1]}
-        records = self.ledger.records(sorted(before | wanted.keys()))
-        decisions = tuple(self.decider.decide(each, records.get(path)) for path, each in wanted.items())
-        gone = sorted(before - wanted.keys())
-        stale = tuple(self.decider.left_over(records[path]) for path in gone if path in records)
-        if any(each.policy is Policy.MUTABLE and each.action in _ENDING for each in (*decisions, *stale)):
-            return None  # other guests' disks may lie on it
-        self._standing = standing
-        steps = tuple(self._image_steps(decisions))
-        untouched = len(standing.outputs()) - len(before)
-        return Plan(steps, decisions, stale, records, partial=False, untouched=untouched)
 
     def _keep_what_data_lies_on(
         self, decisions: list[Making], stale: list[Decision], records: dict[str, Record]
@@ -256,7 +229,7 @@ class Project:
         going = {
             each.path
             for each in (*decisions, *stale)
-            if each.policy is Policy.MUTABLE and each.action in _ENDING
+            if each.policy is Policy.MUTABLE and each.action in ENDING
         }
         kept = self.lain_on(going, records)
         decisions[:] = (_held(each, kept, Action.IN_USE) for each in decisions)
@@ -273,7 +246,8 @@ class Project:
                 found[below] = record.path
         return found
 
-    def _image_steps(self, decisions: Sequence[Making]) -> Iterator[ImageStep]:
+    def image_steps(self, decisions: Sequence[Making]) -> Iterator[ImageStep]:
+        """The images that artefacts need, and what has to be done to have them."""
         needed: dict[BaseImage, bool] = {}
         for decision in decisions:
             image = image_of(decision.artefact)
@@ -289,49 +263,6 @@ class Project:
                 yield ImageStep(name, image, Action.CREATE)
             else:
                 yield ImageStep(name, image, Action.KEEP)
-
-    def make_keys(self) -> None:
-        """Make this user's key pair, when the project uses it and it is not there."""
-        if self.compiled.state.testbed_guest_shared_config == default_keys():
-            make_keys(default_keys())
-
-    def _around(self) -> dict[str, str]:
-        return surroundings(str(Path(kvmcompose.__file__).parent))
-
-    def stand(self, summary: str) -> None:
-        """Note that nothing is left to do, and what that rests on; see ``effects.standing``."""
-        templates_folder = self.folder / "templates"
-        watched = self.files.seen() | own_files() | self.images.seen()
-        watched.update((str(templates_folder), *(str(path) for path in templates_folder.glob("*"))))
-        watched.add(str(probe_cache()))
-        if self._standing is not None:
-            watched.update(self._standing.inputs)
-        root = str(self.folder)
-        with suppress(OSError):  # the next build will look at everything, that is all
-            inputs = sign_inputs(watched, self._began_ns)
-            if inputs is None:
-                return
-            groups, numbers = self._groups(root)
-            standing = Standing(self._around(), self._hashed, inputs, groups, numbers, summary)
-            write_standing(str(self.folder / PRIVATE_FOLDER), standing)
-
-    def _groups(self, root: str) -> tuple[dict[str, tuple[str, list[str]]], array[int]]:
-        """The outputs by guest, and their signatures: for untouched ones those of the last build."""
-        known = self._standing.groups if self._standing is not None else {}
-        signed = self._standing.numbers_of() if self._standing is not None else {}
-        fresh: dict[str, list[str]] = {}
-        for path, artefact in (self._few if self._standing is not None else self.artefacts).items():
-            fresh.setdefault(artefact.guest or "", []).append(path)
-        groups = {}
-        numbers = array("q")
-        for name in ("", *self.compiled.state.testbed_guests):
-            if name in known and name not in fresh:
-                groups[name] = known[name]
-                numbers.extend(signed[name])
-            else:
-                groups[name] = (self.compiled.slice(name) if name else "", fresh.get(name, []))
-                numbers.extend(sign_outputs(root, groups[name][1]))
-        return groups, numbers
 
     def finish(self) -> None:
         """Keep what was found out about files for the next build."""

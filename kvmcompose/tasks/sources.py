@@ -50,6 +50,18 @@ def hashed(folder: Path, where: Where, testbed: Source, config: Source | None) -
     }
 
 
+def beyond_environment(where: Where) -> dict[str, str]:
+    """The options that say other than the environment does: what a project's standing rests on, too."""
+    allowed = [path for path in os.environ.get("KVM_COMPOSE_ALLOW_PATH", "").split(os.pathsep) if path]
+    pairs = {
+        "--input": (where.input, os.environ.get("KVM_COMPOSE_INPUT")),
+        "--config": (where.config, os.environ.get("KVM_COMPOSE_CONFIG")),
+        "--project-name": (where.project_name, os.environ.get("KVM_COMPOSE_PROJECT_NAME")),
+        "--allow-path": (os.pathsep.join(where.allow_paths), os.pathsep.join(allowed)),
+    }
+    return {name: said or "" for name, (said, usual) in pairs.items() if (said or "") != (usual or "")}
+
+
 def _read(folder: Path, name: str) -> Source:
     path = folder / expand(name)
     shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

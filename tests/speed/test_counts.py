@@ -21,13 +21,19 @@ from counters import Counts, counted
 from synthetic import edit_one, write_project
 
 from golden.bench import Bench, environment, new_bench, settle
+from kvmcompose.core.model import Machine, PlacedTestbed
+from kvmcompose.core.project import ProjectFiles
+from kvmcompose.core.state import GuestState, Shared
+from kvmcompose.effects.resources import own_files
+from kvmcompose.guests import libvirt
+from kvmcompose.networks import bridges
 from kvmcompose.pipeline import read
 
 GUESTS = 1000
 #: Guests and one golden image, with three artefacts each; and the state and the network.
 ARTEFACTS = 3 * (GUESTS + 1) + 2
 #: kvmcompose's own files, and those that the project names: looked at to see that they are the same.
-OWN_FILES = 250
+OWN_FILES = len(own_files()) + 20
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +122,32 @@ def test_help_and_the_version_do_not_touch_the_project(large: Bench) -> None:
 
 
 class Work:
-    """What one build did, beside files: text of YAML that was parsed, and tasks that doit was given."""
+    """What one build did, beside files: text of YAML that was parsed, and tasks that doit was given.
+
+    And of whom: machines that were checked, guests that were worked out, and whole networks.
+    """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.parsed = 0
         self.tasks = 0
+        self.checked = self.guests = self.networks = 0
+        check, work_out, specialise = libvirt.check, libvirt.artefacts, bridges.specialise
+
+        def counting_check(machine: Machine, files: ProjectFiles) -> object:
+            self.checked += 1
+            return check(machine, files)
+
+        def counting_work(guest: GuestState, shared: Shared) -> object:
+            self.guests += 1
+            return work_out(guest, shared)
+
+        def counting_specialise(placed: PlacedTestbed) -> object:
+            self.networks += 1
+            return specialise(placed)
+
+        patch.setattr(libvirt, "check", counting_check)
+        patch.setattr(libvirt, "artefacts", counting_work)
+        patch.setattr(bridges, "specialise", counting_specialise)
         parse, make = read.read_yaml, doit.task.Task.__init__
 
         def counting_parse(data: bytes, name: str) -> object:
@@ -158,10 +185,12 @@ def test_one_edit_costs_one_edit(large: Bench, monkeypatch: pytest.MonkeyPatch) 
     assert {path.name for path in after if after[path] != before[path]} - {"images"} == {f"{name}-domain.xml"}
     # their tasks, and the two that stand for others: "domain-xml" and "generate"
     assert work.tasks == 4
-    # the piece of one machine, and what stands around the machines
+    # one machine is checked again, one guest worked out again, and no address looked for
+    assert (work.checked, work.guests, work.networks) == (1, 1, 0)
+    # the text of one machine as it was and as it is, and what stands around the machines
     text = large.yaml.read_text()
     around = len(text.partition("machines:\n")[0] + text.partition("\nnetwork:")[2]) + 30
-    assert 0 < work.parsed <= around + 300
+    assert 0 < work.parsed <= around + 600
     # every artefact is looked at, those of the guest a few times more
     looked_at = sum(below(counts.looked_at, large.folder).values())
     assert ARTEFACTS <= looked_at <= ARTEFACTS + 200

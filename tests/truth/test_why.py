@@ -258,7 +258,7 @@ def test_the_time_in_seeds_is_an_input(lab: Bench) -> None:
 #: Follow from the names of guest and project, or are fixed by the version of kvmcompose.
 _IDENTITY = {
     ("domain-xml", f"values.{name}")
-    for name in ("project", "guest", "name", "disk", "seed", "media", "graphics")
+    for name in ("project", "guest", "name", "disk", "seed", "media", "graphics", "console_log")
 } | {
     ("network-xml", "values.project"),
     ("network-xml", "values.name"),
