@@ -22,7 +22,7 @@ EXAMPLE = """\
 examples:
   kvm-compose server                        on this user's Unix socket, until Ctrl-C
   kvm-compose server --port 5040            and on 127.0.0.1, with a token
-  kvm-compose server --fake --fail start-guests   pretend to have a host, on which that fails
+  kvm-compose server --fake --fail 'start_domain:*=1'   a pretended host, on which that fails once
   kvm-compose server --socket-group libvirt --project-root /srv/testbeds
 
 `up` and its like start a server of their own when none answers; it ends by itself.

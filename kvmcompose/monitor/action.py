@@ -83,7 +83,8 @@ class ActionLines:
                 what = "done" if guests is None else f"{guests} guest{'' if guests == 1 else 's'}"
                 self._console.say(f"{action.command}: {what} in {took}")
                 return
-            hint = "\n    hint: kvm-compose errors shows what went wrong" if action.faults else ""
+            told = action.refused or not action.faults  # the reasons stand right above
+            hint = "" if told else "\n    hint: kvm-compose errors shows what went wrong"
             self._console.error(f"{trouble}, after {took}{hint}")
 
     def _show_step(self, step: Step) -> None:

@@ -193,7 +193,10 @@ class Disks(Protocol):
 
 
 class Login(msgspec.Struct, frozen=True, kw_only=True):
-    """How to get into a guest. ``alias`` is what its host key is noted under."""
+    """How to get into a guest. ``alias`` is what its host key is noted under.
+
+    ``life`` is another one when the guest is set up anew by another seed, and makes itself other host keys.
+    """
 
     guest: str
     alias: str
@@ -201,6 +204,7 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     user: str
     identity_file: Path
     known_hosts: Path
+    life: str = ""
     port: int = 22
 
 

@@ -1,7 +1,8 @@
 """Host keys of guests, pinned at first contact, in a file that ssh(1) reads, too.
 
-One line per guest: its alias, the key's type, the key (sshd(8), section "SSH_KNOWN_HOSTS FILE FORMAT"), so
-that ``ssh -o UserKnownHostsFile=FILE -o HostKeyAlias=ALIAS`` agrees with what the server noted.
+One line per guest: its alias, the key's type, the key, and as a comment the life of the guest in which it was
+met (sshd(8), section "SSH_KNOWN_HOSTS FILE FORMAT"), so that ``ssh -o UserKnownHostsFile=FILE -o
+HostKeyAlias=ALIAS`` agrees with what the server noted.
 """
 
 from __future__ import annotations
@@ -20,17 +21,21 @@ class KnownHosts:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def key(self, alias: str) -> str | None:
-        """The key noted for a guest: its type and itself, as in a public key's file."""
+    def key(self, alias: str, life: str = "") -> str | None:
+        """The key noted for a guest: its type and itself, as in a public key's file.
+
+        One that was noted in another life of the guest does not count.
+        """
         for line in self._lines():
             words = line.split()
             if len(words) >= 3 and alias in words[0].split(","):  # noqa: PLR2004
-                return " ".join(words[1:3])
+                other = life and words[3:] and words[3] != life
+                return None if other else " ".join(words[1:3])
         return None
 
-    def note(self, alias: str, key: str) -> None:
+    def note(self, alias: str, key: str, life: str = "") -> None:
         """Note a guest's key, in place of any that was noted before."""
-        self._rewrite(lambda lines: [*_without(lines, alias), f"{alias} {key}"])
+        self._rewrite(lambda lines: [*_without(lines, alias), f"{alias} {key} {life}".rstrip()])
 
     def forget(self, alias: str) -> None:
         """Nothing is known of the guest any more; no error if nothing was."""

@@ -141,7 +141,7 @@ class SshShell:
                 await self._until_ready(login, progress)
         except TimeoutError:
             raise DriverError(
-                f"{login.guest} was not ready within {seconds:g} s: {progress.reached}", hint=progress.hint
+                f"{login.guest} was not ready within {seconds:.0f} s: {progress.reached}", hint=progress.hint
             ) from None
 
     async def run(
@@ -339,7 +339,7 @@ async def _connect(login: Login) -> asyncssh.SSHClientConnection:
     known = KnownHosts(login.known_hosts)
     identity = await asyncio.to_thread(_identity, login)
     try:
-        noted = await asyncio.to_thread(known.key, login.alias)
+        noted = await asyncio.to_thread(known.key, login.alias, login.life)
     except OSError as error:
         raise DriverError(f"cannot read {login.known_hosts}: {error.strerror}") from error
     client = _Client(noted)
@@ -372,7 +372,7 @@ async def _connect(login: Login) -> asyncssh.SSHClientConnection:
         raise
     if noted is None:
         try:
-            await asyncio.to_thread(known.note, login.alias, client.shown)
+            await asyncio.to_thread(known.note, login.alias, client.shown, login.life)
         except OSError as error:
             connection.abort()
             raise DriverError(f"cannot write {login.known_hosts}: {error.strerror}") from error

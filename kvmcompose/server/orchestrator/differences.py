@@ -34,15 +34,17 @@ def differences(up: Deployed, built: Deployed, *, known: Collection[str], live: 
 
 
 def _of_guest(name: str, up: Deployed, built: Deployed) -> Iterator[str]:
+    """A guest is another one when what it is started from is; the states tell what that means."""
+    files = [path for path in sorted(up.files | built.files) if _belongs(path, name)]
+    changed = [path for path in files if up.files.get(path) != built.files.get(path)]
+    if not changed:
+        return
     changes = list(_changes(up.state["testbed_guests"][name], built.state["testbed_guests"][name]))
     yield from (f"guest {name}: {each}" for each in changes[:_MOST])
     if len(changes) > _MOST:
         yield f"guest {name}: and {len(changes) - _MOST} more changes"
     if not changes:
-        mine = {path for path in up.files | built.files if _belongs(path, name)}
-        for path in sorted(mine):
-            if up.files.get(path) != built.files.get(path):
-                yield f"{path} has changed"
+        yield from (f"{path} has changed" for path in changed)
 
 
 def _belongs(path: str, guest: str) -> bool:

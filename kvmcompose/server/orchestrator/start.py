@@ -7,7 +7,7 @@ import asyncio
 from kvmcompose.core.deployment import Level
 from kvmcompose.render.domain import console_log
 from kvmcompose.server.drivers import DomainState, DriverError, HostDrivers, Login
-from kvmcompose.server.journal import Journal, RunningStep
+from kvmcompose.server.journal import Journal, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.stages import unbroken
 from kvmcompose.server.orchestrator.testbed import Guest, Testbed
@@ -38,12 +38,12 @@ class Starter:
                 await unbroken(self._start(guest, host))
         if guest.run is None or not guest.run.cloud_init or guest.address is None:
             return
-        with self._journal.step(stage, f"wait:{guest.name}", **where) as step:
-            try:
+        try:
+            with self._journal.step(stage, f"wait:{guest.name}", **where):
                 await self._wait(guest, host)
-            except DriverError:
-                await self._show_console(guest, host, step)
-                raise
+        except StepFailedError:
+            await self._show_console(guest, host, stage)
+            raise
 
     async def _start(self, guest: Guest, host: HostDrivers) -> None:
         run = guest.run
@@ -100,8 +100,13 @@ class Starter:
                 )
             await asyncio.sleep(_LEASE_SECONDS)
 
-    async def _show_console(self, guest: Guest, host: HostDrivers, step: RunningStep) -> None:
-        path = self._testbed.folder / console_log(guest.name)
-        text = await host.disks.read_tail(path, _CONSOLE_LINES)
-        step.say(f"the end of {guest.name}'s console ({console_log(guest.name)}):", Level.ERROR)
-        step.say(text or "(it printed nothing)", Level.OUTPUT)
+    async def _show_console(self, guest: Guest, host: HostDrivers, stage: str) -> None:
+        path = console_log(guest.name)
+        text = await host.disks.read_tail(self._testbed.folder / path, _CONSOLE_LINES)
+        for line, level in (
+            (f"the end of {guest.name}'s console ({path}):", Level.INFO),
+            (text or "(it printed nothing)", Level.OUTPUT),
+        ):
+            self._journal.say(
+                line, level, stage=stage, step=f"wait:{guest.name}", guest=guest.name, host=host.name
+            )

@@ -49,10 +49,14 @@ class Testbed:
 
     __test__ = False  # not a test, whatever its name
 
-    def __init__(self, folder: Path, document: bytes) -> None:
-        """Raises KvmComposeError when the document is no state."""
+    def __init__(self, folder: Path, document: bytes, files: dict[str, str] | None = None) -> None:
+        """``files`` are the digests of what it was started from, where that is known already.
+
+        Raises KvmComposeError when the document is no state.
+        """
         self.folder = folder
         self.document = document
+        self._files = files
         self.state: State = decode_state(document)
         self.project = self.state.project_name
         self.wiring: Wiring = dialect(self.state.network["dialect"]).wiring(self.state)
@@ -116,11 +120,14 @@ class Testbed:
             user=guest.run.username or "root",
             identity_file=self.identity_file,
             known_hosts=self.folder / KNOWN_HOSTS,
+            life=self._seed_digest(guest)[:16],
         )
 
     @cached_property
     def digests(self) -> dict[str, str]:
         """The digests of what guests and networks are started from, by path; disks are left out."""
+        if self._files is not None:
+            return self._files
         paths = [self.wiring.network.xml]
         for guest in self.guests.values():
             if guest.run is not None:
@@ -148,9 +155,12 @@ class Testbed:
         The base image is named by its content, as links to images carry their digest.
         """
         assert guest.run is not None  # noqa: S101 (a golden image runs)
-        seeds = [self.digests.get(path, "") for path in guest.run.files if path.endswith(".iso")]
         base = _backing_file(self.folder / guest.run.disk) if guest.run.disk else ""
-        return digest_bytes("\n".join([*seeds, base]).encode())
+        return digest_bytes(f"{self._seed_digest(guest)}\n{base}".encode())
+
+    def _seed_digest(self, guest: Guest) -> str:
+        files = guest.run.files if guest.run is not None else ()
+        return "".join(self.digests.get(path, "") for path in files if path.endswith("-cloud-init.iso"))
 
 
 def _backing_file(disk: Path) -> str:
@@ -180,7 +190,7 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
 
     def testbed(self, folder: Path) -> Testbed:
         """What was brought up, as a testbed."""
-        return Testbed(folder, msgspec.json.encode(self.state))
+        return Testbed(folder, msgspec.json.encode(self.state), self.files)
 
 
 def decode_deployed(document: bytes | None) -> Deployed | None:

@@ -1,0 +1,98 @@
+"""A guest with Debian's own cloud-init goes through the same `up` as any other."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from kvm import Project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from hosts import TestHost
+
+pytestmark = pytest.mark.real
+
+YAML = """\
+machines:
+  - name: server
+    interfaces:
+      - bridge: br0
+    libvirt:
+      cpus: 1
+      memory_mb: 512
+      username: tester
+      ready_timeout_seconds: 1000
+      libvirt_type:
+        cloud_image:
+          path: debian.qcow2
+          expand_gigabytes: 1
+          context: ./files
+          environment: {GREETING: "two words & a 'quote'", NUMBER: 010}
+          setup_script: ./setup.sh
+          run_script: ./run.sh
+network:
+  bridges:
+    - name: br0
+  external_bridge: br0
+"""
+
+CONFIG = {
+    "testbed_host_ssh_config": {
+        "main": {"ip": "127.0.0.1", "is_main_host": True, "virt_type": "qemu", "datapath_type": "netdev"}
+    }
+}
+
+
+@pytest.fixture
+def project(real_host: TestHost, tmp_path: Path, debian_image: Path) -> Iterator[Project]:
+    files = {
+        "kvm-compose.yaml": YAML,
+        "kvm-compose-config.json": json.dumps(CONFIG),
+        "files/deep/note.txt": "from the context\n",
+        "setup.sh": 'echo "$GREETING" >/etc/set-up\n',
+        "run.sh": "#!/bin/bash\necho run by $BASH\n",
+    }
+    project = Project(real_host, tmp_path, "seedtest", files)
+    (project.folder / "debian.qcow2").symlink_to(debian_image)
+    yield project
+    project.run("down", "--purge", "--timeout", "0", status=None)
+
+
+def test_real_cloud_init_goes_through_up(project: Project) -> None:
+    said = project.run("up", timeout=1200).stderr
+    assert "server | run by /bin/bash" in said
+
+    def guest(*command: str) -> str:
+        return project.inside("server", *command)
+
+    assert guest("hostname") == "seedtest-server"
+    assert project.address("server") in guest("ip", "-4", "-o", "addr", "show", "eth0")
+    assert "mtu 1442" in guest("ip", "link", "show", "eth0")
+    assert guest("cat", "/etc/nocloud/context/deep/note.txt") == "from the context"
+    assert guest("/etc/nocloud/env.sh", "GREETING") == "two words & a 'quote'"
+    assert guest("/etc/nocloud/env.sh", "NUMBER") == "010"
+    assert guest("cat", "/etc/set-up") == "two words & a 'quote'"
+    assert guest("sudo", "-n", "id", "-u") == "0"
+    assert "cloud-init" in project.run("ssh", "server", "cloud-init --version 2>&1").stdout
+    console = project.folder / ".kvm-compose" / "consoles" / "server.log"
+    assert "seedtest-server login:" in console.read_text(errors="replace")
+
+    # another seed for the same disk: cloud-init applies it, `up` waits for that, and the guest's life goes on
+    project.inside("server", "sudo", "sh", "-c", "echo mine >/etc/set-up")
+    project.run("down")
+    project.write("files/deep/note.txt", "another\n")
+    project.run("up", timeout=1200)
+    assert guest("cat", "/etc/nocloud/context/deep/note.txt") == "another"
+    assert guest("cat", "/etc/set-up") == "mine"
+
+    # the guest has run: its disk is kept, and a new recipe is refused
+    project.run("down")
+    project.edit("expand_gigabytes: 1", "expand_gigabytes: 2")
+    project.run("generate", "disk:server", status=1)
+    before = (project.folder / "artefacts" / "server-cloud-init.img").stat().st_ino
+    project.run("generate", "--provision", "disk:server")
+    assert (project.folder / "artefacts" / "server-cloud-init.img").stat().st_ino != before
