@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ network:
 
 MACHINE = """\
   - name: {name}
-    interfaces: [{{bridge: {bridge}}}]
+    interfaces: [{{bridge: {bridge}{more}}}]
     libvirt:
       cpus: 1
       memory_mb: 128
@@ -81,17 +81,22 @@ def inside(
 
 
 def make_project(
-    folder: Path, image: Path, key: Path, guests: dict[str, str], *, joined: bool = True
+    folder: Path, image: Path, key: Path, guests: dict[str, str], *, dynamic: Collection[str] = ()
 ) -> Path:
-    """A generated project of micro guests (name -> bridge); br0 is the external bridge."""
+    """A generated project of micro guests (name -> bridge) on a chain of bridges; br0 is the external one.
+
+    The ``dynamic`` ones have their address by DHCP.
+    """
     bridges = sorted({"br0", *guests.values()})
-    pairs = dict(itertools.pairwise(bridges)) if joined else {}
     folder.mkdir()
     (folder / "kvm-compose.yaml").write_text(
         YAML.format(
-            machines="".join(MACHINE.format(name=name, bridge=bridge) for name, bridge in guests.items()),
+            machines="".join(
+                MACHINE.format(name=name, bridge=bridge, more=", ip: dynamic" if name in dynamic else "")
+                for name, bridge in guests.items()
+            ),
             bridges=", ".join(f"{{name: {bridge}}}" for bridge in bridges),
-            connections=json.dumps(pairs),
+            connections=json.dumps(dict(itertools.pairwise(bridges))),
         )
     )
     (folder / "kvm-compose-config.json").write_text(json.dumps(CONFIG))
@@ -124,10 +129,10 @@ class Up:
     def __init__(self, testbed: Testbed, host: HostDrivers, shell: Shell) -> None:
         self.testbed, self.host, self.shell = testbed, host, shell
 
-    def login(self, name: str) -> Login:
+    def login(self, name: str, address: str | None = None) -> Login:
         guest = self.testbed.guests[name]
-        assert guest.address
-        return self.testbed.login(guest, guest.address)
+        assert address or guest.address
+        return self.testbed.login(guest, address or guest.address or "")
 
     async def run(self, name: str, *argv: str, seconds: float | None = 60) -> tuple[int, list[str]]:
         lines: list[str] = []
