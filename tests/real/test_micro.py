@@ -69,7 +69,9 @@ CONFIG = {
     "ssh_private_key_location": "key",
 }
 
-BOOT_SECONDS = 60  # a tenth of that when the machine has nothing else to do
+# with nothing else to do it takes about 4 s to boot and half a second to be off; other tests may run beside
+BOOT_SECONDS = 180
+OFF_SECONDS = 30
 
 
 def kvm_compose(folder: Path, store: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -100,7 +102,7 @@ class Guest:
         started = time.monotonic()
         self.host.virsh("shutdown", self.domain)
         while self.domain in self.host.virsh("list", "--name").stdout.split():
-            assert time.monotonic() - started < 30, "the guest did not obey its power button"
+            assert time.monotonic() - started < OFF_SECONDS, "the guest did not obey its power button"
             time.sleep(0.05)
         return time.monotonic() - started
 
@@ -218,15 +220,15 @@ def test_restart_keeps_the_disk_and_the_host_key(guests: dict[str, Guest]) -> No
     node.start()
     key = node.host_key()
     node.run("echo kept >kept; sudo touch /opt-kept; echo lost >/tmp/lost")
-    assert node.press_power_button() < 5
+    node.press_power_button()
     node.start()
     assert node.run("cat kept; ls /opt-kept; ls /tmp") == "kept\n/opt-kept"
     assert node.host_key() == key
     # a machine that loses its power keeps what was written a moment ago
-    node.run("echo again >again; sleep 3")
+    node.run("echo again >again; echo more >>kept; sleep 4")
     node.host.virsh("destroy", node.domain)
     node.start()
-    assert node.run("cat again") == "again"
+    assert node.run("cat again kept") == "again\nkept\nmore"
     assert node.host_key() == key
 
 
@@ -243,6 +245,11 @@ def test_clones_have_what_the_golden_image_has_and_their_own_identity(guests: di
         assert clone.run("hostname; cat /etc/set-up") == f"microtest-worker-{number}\nset up"
         assert clone.run("ip -4 -o address show eth0").split()[3].partition("/")[0] == clone.login.address
         keys.add(clone.host_key())
+        # a clone that loses its power as soon as it is there is still itself
+        clone.host.virsh("destroy", clone.domain)
+        clone.start()
+        assert clone.run("hostname; cat /etc/set-up") == f"microtest-worker-{number}\nset up"
+        assert clone.host_key() in keys
     assert len(keys) == 3
     assert guests["worker-0"].run(f"ping -c 1 -W 2 {guests['worker-1'].login.address} | grep -c ttl=") == "1"
 
@@ -301,15 +308,15 @@ def test_guest_without_a_seed_says_so_on_its_console(
     assert "micro guest: there is no seed: no disk is labelled CIDATA" in log.read_text(errors="replace")
 
 
-def test_boots_in_seconds(
+def test_is_up_and_off_in_seconds(
     guests: dict[str, Guest], record_testsuite_property: Callable[[str, object], None]
 ) -> None:
-    times = []
-    for _ in range(3):
-        times.append(guests["node"].start())
-        guests["node"].press_power_button()
-    record_testsuite_property("micro_seconds_to_ssh", [round(seconds, 2) for seconds in times])
-    assert min(times) < 10, "it takes about 4 s on a machine with two cores and without KVM"
+    node = guests["node"]
+    to_ssh, to_off = zip(*((node.start(), node.press_power_button()) for _ in range(3)), strict=True)
+    record_testsuite_property("micro_seconds_to_ssh", [round(seconds, 2) for seconds in to_ssh])
+    record_testsuite_property("micro_seconds_to_off", [round(seconds, 2) for seconds in to_off])
+    assert min(to_ssh) < 15
+    assert min(to_off) < 2
 
 
 def test_same_packages_give_the_same_bytes(store: Path, tmp_path: Path) -> None:
