@@ -8,7 +8,7 @@ network share one subnet, so that any two of them reach each other without a rou
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -97,13 +97,15 @@ def _subnets(
                 network = ipaddress.IPv4Network("10.0.0.0/9")
             chosen[name] = network
     homeless = 0
+    taken = [_span(network) for network in chosen.values()]
     for name, members in networks.items():
         if name not in chosen:
             # where one found no room, looking for the others would only take long
             size = _prefix_length(len(members))
-            found = None if homeless else _derived(project, name, size, chosen.values())
+            found = None if homeless else _derived(project, name, size, taken)
             homeless += found is None
             chosen[name] = found or ipaddress.IPv4Network("10.0.0.0/9")
+            taken.append(_span(chosen[name]))
     if homeless:
         complaints.append(
             Complaint(
@@ -143,17 +145,21 @@ def _too_far_apart(given: Sequence[Wish], network: ipaddress.IPv4Network) -> Com
     )
 
 
+def _span(network: ipaddress.IPv4Network) -> tuple[int, int]:
+    return int(network.network_address), int(network.broadcast_address)
+
+
 def _derived(
-    project: str, name: str, prefix: int, taken: Iterable[ipaddress.IPv4Network]
+    project: str, name: str, prefix: int, taken: Sequence[tuple[int, int]]
 ) -> ipaddress.IPv4Network | None:
     """A subnet of 10.0.0.0/8 (RFC 1918) that overlaps no other of this project; None if none is found."""
-    taken = list(taken)
     count = 2 ** (prefix - 8)
+    size = 2 ** (32 - prefix)
     for attempt in range(1000):
-        number = stable_number("subnet", project, name, attempt) % count
-        network = ipaddress.IPv4Network((10 << 24 | number << (32 - prefix), prefix))
-        if not any(network.overlaps(other) for other in taken):
-            return network
+        first = (10 << 24) + stable_number("subnet", project, name, attempt) % count * size
+        # as numbers: there may be thousands of networks, and each is compared with all before it
+        if all(first + size <= low or high < first for low, high in taken):
+            return ipaddress.IPv4Network((first, prefix))
     return None
 
 
