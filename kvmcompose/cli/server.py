@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import os
 import sys
@@ -30,7 +29,6 @@ Over TCP clients need the token from the state folder (made on first start). Pro
 must lie in a --project-root: your home folder, unless you say otherwise.
 KVM_COMPOSE_SERVER_FAKE, _FAIL and _DELAY in the environment stand for --fake and its options.
 """
-_NEEDED = ("fastapi", "uvicorn", "websockets")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +76,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Serve until told to stop; the exit status."""
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    from kvmcompose.effects.server_places import missing_modules
+
+    missing = missing_modules(fake=arguments.fake)
     if missing:
         raise RefusedError(
             f"this installation has no server in it ({', '.join(missing)} is missing)",

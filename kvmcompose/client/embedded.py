@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import sys
 import time
@@ -12,14 +11,13 @@ from pathlib import Path
 from kvmcompose.client.address import Address
 from kvmcompose.client.server import RefusedByServerError, ServerError
 from kvmcompose.effects.detached import Detached
-from kvmcompose.effects.server_places import embedded_log, lock_path
+from kvmcompose.effects.server_places import embedded_log, lock_path, missing_modules
 
 #: How long a server may take to listen, in seconds.
 START_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
 #: After such a time the process that found another server in its way is started again: that one has ended.
 _AGAIN_SECONDS = 1.0
-_NEEDED = ("fastapi", "uvicorn", "websockets", "asyncssh", "libvirt")
 _FAKE = "KVM_COMPOSE_SERVER_FAKE"
 _LOG_BYTES = 1024 * 1024
 _TAIL_LINES = 8
@@ -76,8 +74,7 @@ def ensure(state: Path, address: Address) -> None:
 
 
 def _check_installed() -> None:
-    needed = _NEEDED[:3] if os.environ.get(_FAKE, "") not in ("", "0") else _NEEDED
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    missing = missing_modules(fake=os.environ.get(_FAKE, "") not in ("", "0"))
     if missing:
         raise RefusedByServerError(
             f"no server runs, and this installation has none in it ({', '.join(missing)} is missing)",

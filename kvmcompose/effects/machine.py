@@ -23,6 +23,7 @@ import msgspec
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.effects.files import write_atomic
 from kvmcompose.effects.process import ProcessError, find_program, run
+from kvmcompose.effects.server_places import missing_modules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -205,14 +206,18 @@ def survey(store: Path, cache_dir: Path | None = None) -> list[Finding]:
     """Everything that kvm-compose needs of this machine, looked at; ``store`` is the image store's folder."""
     return [
         _python(),
+        _server_modules(),
         _libyaml(),
         _program("qemu-img", "generate", "qemu-utils", version="--version"),
         _program(_QEMU, "up", "qemu-system-x86", version="--version"),
         _kvm(cache_dir),
         _libvirt(),
         _groups(),
+        _rights(),
         _open_vswitch(),
         _datapath(),
+        _program("ip", "up", "iproute2", version="-V"),
+        _program("ethtool", "up", "ethtool", version="--version"),
         _program("dnsmasq", "up", "dnsmasq-base", version="--version"),
         _program("ssh", "up", "openssh-client", version="-V"),
         _space(store),
@@ -226,6 +231,19 @@ def _python() -> Finding:
     return Finding(
         name="Python", ok=True, detail=platform.python_version(), needed_for="generate"
     )  # an older one does not get here
+
+
+def _server_modules() -> Finding:
+    missing = missing_modules()
+    return Finding(
+        name="server",
+        ok=not missing,
+        detail=f"lacks {', '.join(missing)}" if missing else "this installation can be one",
+        needed_for="up",
+        mend="sudo apt-get install libvirt-dev pkg-config gcc python3-dev; pip install 'kvmcompose[server]'"
+        if missing
+        else None,
+    )
 
 
 def _libyaml() -> Finding:
@@ -303,6 +321,23 @@ def _groups() -> Finding:
     )
 
 
+def _rights() -> Finding:
+    """Bridges and network interfaces are root's to make."""
+    if os.geteuid() == 0:
+        return Finding(name="rights", ok=True, detail="root", needed_for="up")
+    try:
+        run(["sudo", "-n", "true"], timeout=10)
+    except KvmComposeError as error:
+        return Finding(
+            name="rights",
+            ok=False,
+            detail=error.message,
+            needed_for="up",
+            mend="run the server as root, or allow this user to use sudo without a password",
+        )
+    return Finding(name="rights", ok=True, detail="sudo, without a password", needed_for="up")
+
+
 def _group_id(name: str) -> int | None:
     try:
         return grp.getgrnam(name).gr_gid
@@ -312,7 +347,8 @@ def _group_id(name: str) -> int | None:
 
 def _open_vswitch() -> Finding:
     try:
-        run(["ovs-vsctl", "--timeout=3", "show"], env=_ENGLISH, timeout=10)
+        as_root = [] if os.geteuid() == 0 or shutil.which("sudo") is None else ["sudo", "-n"]
+        run([*as_root, "ovs-vsctl", "--timeout=3", "show"], env=_ENGLISH, timeout=10)
     except RefusedError as error:
         mend = "sudo apt-get install --no-install-recommends openvswitch-switch"
         return Finding(name="Open vSwitch", ok=False, detail=error.message, needed_for="up", mend=mend)

@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
 STATE_VARIABLE = "KVM_COMPOSE_STATE_DIR"
 _SOCKET = "server.sock"
+
+#: What the extra ``server`` installs, as far as it is imported; the rest is for real hosts only.
+_MODULES = ("fastapi", "uvicorn", "websockets")
+_REAL_MODULES = ("asyncssh", "libvirt")
 
 
 def _absolute(variable: str) -> Path | None:
@@ -54,3 +59,9 @@ def token_path(state: Path) -> Path:
 def embedded_log(state: Path) -> Path:
     """What an embedded server says."""
     return state / "embedded.log"
+
+
+def missing_modules(*, fake: bool = False) -> list[str]:
+    """What an installation lacks to run a server in: with ``fake`` one that only pretends to have a host."""
+    needed = _MODULES if fake else (*_MODULES, *_REAL_MODULES)
+    return [name for name in needed if importlib.util.find_spec(name) is None]

@@ -16,7 +16,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tiny disks in the run's own store, for the names that the examples use."""
     folder = tmp_path_factory.mktemp("disks")
     run("qemu-img", "create", "-q", "-f", "qcow2", "tiny.qcow2", "1M", folder=folder)
-    for name in ("debian_12", "ubuntu_24_04"):
+    for name in ("debian_12", "micro", "ubuntu_24_04"):
         kvm_compose("cloud-images", "add", name, "tiny.qcow2", folder=folder)
 
 

@@ -16,6 +16,7 @@ import pytest
 from kvmcompose.client import embedded
 from kvmcompose.client.server import RefusedByServerError, ServerError, connect
 from kvmcompose.core.deployment import ActionState, NewDeployment, Phase, Up
+from kvmcompose.effects import server_places
 
 
 def alive(pid: int) -> bool:
@@ -148,7 +149,7 @@ def test_a_server_elsewhere_on_the_same_state_is_named(
 def test_without_the_servers_part_it_says_what_to_install(
     own_place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "_NEEDED", ("no_such_module_at_all",))
+    monkeypatch.setattr(server_places, "_MODULES", ("no_such_module_at_all",))
     with pytest.raises(RefusedByServerError) as caught:
         connect()
     assert "pip install 'kvmcompose[server]'" in (caught.value.hint or "")
