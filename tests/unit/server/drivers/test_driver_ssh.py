@@ -8,7 +8,7 @@ import hypothesis
 from hypothesis import strategies
 
 from kvmcompose.server.drivers._known_hosts import KnownHosts
-from kvmcompose.server.drivers.ssh import LONGEST_LINE, Lines
+from kvmcompose.server.drivers._ssh_command import LONGEST_LINE, Lines
 
 
 def told(*chunks: bytes) -> list[str]:
