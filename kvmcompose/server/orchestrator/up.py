@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from kvmcompose.core.deployment import Level, Phase, Up
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.effects.files import expand
+from kvmcompose.effects.keys import default_keys
 from kvmcompose.server.drivers import DomainState, DriverError, HostDrivers, HypervisorFacts, SwitchPlan
 from kvmcompose.server.journal import Journal, Refusals, RunningStep, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
