@@ -125,9 +125,10 @@ class BringUp:
         if any(guest.run and guest.run.cloud_init for guest in self._testbed.guests.values()):
             key = self._testbed.identity_file
             if not key.is_file():
-                reasons.append(
-                    (f"the guests' private key is not there: {key}", "kvm-compose generate makes it")
-                )
+                named = "kvm-compose-config.json names it (ssh_private_key_location): put it there"
+                ours = key == expand(default_keys().ssh_private_key_location)
+                hint = "kvm-compose generate makes it" if ours else named
+                reasons.append((f"the guests' private key is not there: {key}", hint))
         for name, facts in self._facts.items():
             wanted = sum(
                 guest.state.definition["memory_mb"]
