@@ -76,6 +76,8 @@ requirements: $(READY) ## pin the newest versions of all requirements
 	$(PIN) --output-file requirements/base.txt pyproject.toml
 	$(PIN) --extra server --constraint requirements/base.txt --output-file requirements/server.txt \
 		pyproject.toml
+	$(PIN) --extra placement --constraint requirements/base.txt --output-file requirements/placement.txt \
+		pyproject.toml
 	$(PIN) --output-file requirements/dev.txt requirements/dev.in
 
 .PHONY: clean
@@ -90,10 +92,12 @@ base-packages:
 test-packages:
 	@scripts/system-packages test
 
-$(READY): requirements/base.txt requirements/server.txt requirements/dev.txt pyproject.toml | base-packages
+$(READY): requirements/base.txt requirements/server.txt requirements/placement.txt requirements/dev.txt \
+		pyproject.toml | base-packages
 	$(PYTHON) -m venv --clear $(VENV)
 	$(RUN) pip install --quiet --disable-pip-version-check --require-hashes \
-		-r requirements/base.txt -r requirements/server.txt -r requirements/dev.txt
+		-r requirements/base.txt -r requirements/server.txt -r requirements/placement.txt \
+		-r requirements/dev.txt
 	$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	rm -f $(VENV)/.ready-*
 	touch $@

@@ -1,36 +1,50 @@
-"""``kvm-compose placement``: which guest and bridge goes where, and why."""
+"""``kvm-compose placement``: which guest and bridge goes where, why, and what other strategies would do."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from kvmcompose.cli._project import open_project
+from kvmcompose.cli._project import find_project, open_project
 from kvmcompose.monitor.console import Console
+
+if TYPE_CHECKING:
+    from kvmcompose.core.model import LogicalTestbed, Placement
 
 NAME = "placement"
 HELP = "show which host every bridge and guest is placed on, and why"
 EXAMPLE = """\
 examples:
   kvm-compose placement
-  kvm-compose placement --json
+  kvm-compose placement --explain       (how the strategy chooses, and how full the hosts are)
+  kvm-compose placement --compare       (what each strategy would do, beside the last build)
+  kvm-compose placement --compare --json
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
+    more = parser.add_mutually_exclusive_group()
+    more.add_argument(
+        "--explain", action="store_true", help="tell how the strategy chooses, and the load of each host too"
+    )
+    more.add_argument(
+        "--compare",
+        action="store_true",
+        help="show all strategies side by side: hosts, tunnels, loads, guests moved since the last build",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show the placement."""
-    project = open_project(arguments, console)
-    placed = project.compiled.placed
-    placement = placed.placement
-    tunnels = [
-        [link.source, link.target]
-        for link in placed.logical.topology.links
-        if placement.segments[link.source] != placement.segments[link.target]
-    ]
+    if arguments.compare:
+        return _compare(arguments, console)
+    placed = open_project(arguments, console).compiled.placed
+    logical, placement = placed.logical, placed.placement
+    tunnels = _tunnels(logical, placement)
     kinds = (("bridge", placement.segments), ("guest", placement.guests))
     if arguments.json:
         rows = {
@@ -38,10 +52,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             for kind, hosts in kinds
         }
         console.json(
-            {"strategy": placed.logical.strategy, "bridges": rows["bridge"], "guests": rows["guest"],
+            {"strategy": logical.strategy, "bridges": rows["bridge"], "guests": rows["guest"],
              "tunnels": tunnels}
+            | (_explained(logical, placement) if arguments.explain else {})
         )  # fmt: skip
         return 0
+    if arguments.explain:
+        _explain(logical, placement, console)
     console.table(
         [
             [kind, name, host, placement.reasons[name]]
@@ -50,10 +67,154 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         ],
         ["KIND", "NAME", "HOST", "REASON"],
     )
-    links = len(placed.logical.topology.links)
+    links = len(logical.topology.links)
     used = len(set(placement.segments.values()) | set(placement.guests.values()))
     console.say(
-        f"{placed.logical.strategy}: {used} of {len(placed.logical.hosts)} hosts used, "
+        f"{logical.strategy}: {used} of {len(logical.hosts)} hosts used, "
         f"{len(tunnels)} of {links} bridge connections need a tunnel"
     )
     return 0
+
+
+def _tunnels(logical: LogicalTestbed, placement: Placement) -> list[list[str]]:
+    return [
+        [link.source, link.target]
+        for link in logical.topology.links
+        if placement.segments[link.source] != placement.segments[link.target]
+    ]
+
+
+def _explained(logical: LogicalTestbed, placement: Placement) -> dict[str, Any]:
+    """How the strategy chooses, what it had to heed, and what that comes to on each host."""
+    from kvmcompose.placement import strategy
+
+    return {
+        "how": (strategy(logical.strategy).__doc__ or "").strip(),
+        "wishes": logical.wishes,
+        "hosts": _loads(logical, placement),
+    }
+
+
+def _loads(logical: LogicalTestbed, placement: Placement) -> dict[str, dict[str, int | None]]:
+    """Of each host what its guests need, and what it has (None: not limited)."""
+    from kvmcompose.placement import used_by
+
+    used = used_by(logical, placement)
+    return {
+        host.name: {
+            "guests": used[host.name][0],
+            "cpus": used[host.name][1],
+            "cpus_available": host.cpus,
+            "memory_mb": used[host.name][2],
+            "memory_mb_available": host.memory_mb,
+        }
+        for host in logical.hosts
+    }
+
+
+def _explain(logical: LogicalTestbed, placement: Placement, console: Console) -> None:
+    explained = _explained(logical, placement)
+    console.data(f"{logical.strategy}: {explained['how']}\n")
+    for name, host in logical.wishes.pin.items():
+        console.data(f"pin: {name} to {host}")
+    for key, lists in (("together", logical.wishes.together), ("apart", logical.wishes.apart)):
+        for names in lists:
+            console.data(f"{key}: {', '.join(names)}")
+    rows = [
+        [name, str(load["guests"]), _of(load, "cpus"), _of(load, "memory_mb")]
+        for name, load in explained["hosts"].items()
+    ]
+    console.table(rows, ["HOST", "GUESTS", "CPUS", "MEMORY (MiB)"])
+    console.data("")
+
+
+def _of(load: Mapping[str, int | None], what: str) -> str:
+    available = load[f"{what}_available"]
+    if not available:
+        return str(load[what])
+    return f"{load[what]} of {available} ({(load[what] or 0) * 100 // available} %)"
+
+
+def _compare(arguments: argparse.Namespace, console: Console) -> int:
+    """Every strategy; of those that cannot place the testbed, why not."""
+    from kvmcompose.placement import strategies
+
+    project = find_project(arguments)
+    logical, warnings = project.logical
+    for warning in warnings:
+        console.problem(warning)
+    before = _last_build(project.folder)
+    found = {name: _tried(name, logical, before) for name in strategies()}
+    if arguments.json:
+        console.json({"chosen": logical.strategy, "strategies": found})
+        return 0
+    rows = [
+        _row(f"{name} *" if name == logical.strategy else name, outcome, logical)
+        for name, outcome in found.items()
+    ]
+    console.table(rows, ["STRATEGY", "HOSTS", "TUNNELS", "MOVED", "LOAD PER HOST: GUESTS, CPUS, MiB"])
+    for name, outcome in found.items():
+        for problem in outcome.get("problems", ()):
+            console.say(f"{name}: {problem}")
+    if before is None:
+        console.say("nothing was built yet, so nothing moves")
+    console.say(f"* is what testbed_options.load_balancing says: {logical.strategy}")
+    return 0
+
+
+def _tried(name: str, logical: LogicalTestbed, before: Mapping[str, str] | None) -> dict[str, Any]:
+    from kvmcompose.core.errors import ComplaintsError, RefusedError
+    from kvmcompose.placement import place
+
+    try:
+        placement = place(logical, name)
+    except ComplaintsError as error:
+        return {"problems": [_said(each.message, each.found, each.wanted) for each in error.complaints]}
+    except RefusedError as error:
+        return {"problems": [f"{error.message}; {error.hint}"]}
+    moved = None
+    if before is not None:
+        moved = [guest for guest, host in placement.guests.items() if before.get(guest, host) != host]
+    return {
+        "hosts_used": len(set(placement.segments.values()) | set(placement.guests.values())),
+        "tunnels": len(_tunnels(logical, placement)),
+        "moved": moved,
+        "hosts": _loads(logical, placement),
+    }
+
+
+def _said(message: str, found: str | None, wanted: str | None) -> str:
+    detail = [f"found {found}"] if found else []
+    detail += [f"wanted {wanted}"] if wanted else []
+    return f"{message} ({', '.join(detail)})" if detail else message
+
+
+def _row(name: str, outcome: Mapping[str, Any], logical: LogicalTestbed) -> Sequence[str]:
+    if "problems" in outcome:
+        return [name, "-", "-", "-", "cannot place this testbed"]
+    moved = "-" if outcome["moved"] is None else str(len(outcome["moved"]))
+    hosts = f"{outcome['hosts_used']} of {len(logical.hosts)}"
+    loads = "; ".join(
+        f"{host}: {load['guests']}, {load['cpus']}, {load['memory_mb']}"
+        for host, load in outcome["hosts"].items()
+    )
+    return [name, hosts, str(outcome["tunnels"]), moved, loads]
+
+
+def _last_build(folder: Path) -> dict[str, str] | None:
+    """Where the guests of ``state.json`` lie; None when there is none that can be read."""
+    import msgspec
+
+    from kvmcompose.pipeline.compile import STATE_PATH
+
+    class Guest(msgspec.Struct):
+        testbed_host: str
+
+    class State(msgspec.Struct):
+        testbed_guests: dict[str, Guest]
+
+    try:
+        state = msgspec.json.decode((folder / STATE_PATH).read_bytes(), type=State)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return {name: guest.testbed_host for name, guest in state.testbed_guests.items()}

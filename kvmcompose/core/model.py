@@ -109,6 +109,14 @@ class Topology(msgspec.Struct, frozen=True):
     external: str | None
 
 
+class Wishes(msgspec.Struct, frozen=True):
+    """What placement has to heed, whatever the strategy. A name is that of a guest, machine or bridge."""
+
+    pin: dict[str, str] = {}
+    together: tuple[tuple[str, ...], ...] = ()
+    apart: tuple[tuple[str, ...], ...] = ()
+
+
 class LogicalTestbed(msgspec.Struct, frozen=True, kw_only=True):
     """The whole testbed with scaling written out, before anything has a host."""
 
@@ -120,6 +128,7 @@ class LogicalTestbed(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[Host, ...]
     keys: SshKeys
     strategy: str
+    wishes: Wishes = Wishes()
 
     @property
     def main_host(self) -> Host:

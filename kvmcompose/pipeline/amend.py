@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from kvmcompose.core.errors import InputError
-from kvmcompose.core.model import Guest, Machine, SshKeys
+from kvmcompose.core.model import Guest, Host, Machine, SshKeys
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import (
     STATE_VERSION,
@@ -156,6 +156,10 @@ def _spliced(state: bytes, pairs: Sequence[tuple[Guest, Guest]], project: str) -
     head = msgspec.json.decode(state[: start + len(_GUESTS)] + state[end:], type=_Head)
     if (head.version, head.project_name) != (STATE_VERSION, project):
         return None
+    # what fits is checked whatever the strategy
+    limited = any(host.cpus is not None or host.memory_mb is not None for host in head.testbed_hosts.values())
+    if limited and any((old.cpus, old.memory_mb) != (new.cpus, new.memory_mb) for old, new in pairs):
+        return None
     shared = Shared(project, head.testbed_host_shared_config, head.testbed_guest_shared_config)
     found: dict[str, GuestState] = {}
     pieces = []
@@ -177,6 +181,7 @@ class _Head(msgspec.Struct, frozen=True):
 
     version: int
     project_name: str
+    testbed_hosts: dict[str, Host]
     testbed_host_shared_config: HostSharedConfig
     testbed_guest_shared_config: SshKeys
 

@@ -16,7 +16,7 @@ import msgspec
 
 from kvmcompose.core.artefact import Artefact, Literal, Policy
 from kvmcompose.core.errors import ComplaintsError, InputError, KvmComposeError, Problem
-from kvmcompose.core.model import PROJECTS_ROOT, PlacedTestbed
+from kvmcompose.core.model import PROJECTS_ROOT, LogicalTestbed, PlacedTestbed
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import (
     STATE_VERSION,
@@ -33,7 +33,7 @@ from kvmcompose.pipeline.logical import Documents, Settings, Source, logical_tes
 from kvmcompose.pipeline.pieces import Memory, shape_in_pieces
 from kvmcompose.pipeline.schemas import Schemas
 from kvmcompose.pipeline.shape import Shaped, shape_config, shape_testbed
-from kvmcompose.placement import strategy
+from kvmcompose.placement import place
 
 STATE_PATH = "state.json"
 
@@ -111,15 +111,28 @@ def compile_project(
     memory: Memory,
 ) -> Compiled:
     """Everything that can be known before anything is made. Raises InputError with all problems."""
-    documents, value, config_value, network = _read(testbed, config, schemas, memory)
-    logical, warnings = logical_testbed(value, config_value, network, settings, documents, files)
+    documents, logical, warnings, machines = understand(testbed, config, schemas, settings, files, memory)
     try:
-        placed = PlacedTestbed(logical, strategy(logical.strategy).place(logical))
+        placed = PlacedTestbed(logical, place(logical, logical.strategy))
         state = _state(placed)
     except ComplaintsError as error:
         documents.refuse(error.complaints)
         raise
-    return Compiled(placed, state, warnings, len(value.get("machines") or ()))
+    return Compiled(placed, state, warnings, machines)
+
+
+def understand(
+    testbed: Source,
+    config: Source | None,
+    schemas: Schemas,
+    settings: Settings,
+    files: ProjectFiles,
+    memory: Memory,
+) -> tuple[Documents, LogicalTestbed, tuple[Problem, ...], int]:
+    """The testbed before anything has a host, warnings, and the number of machines. Raises InputError."""
+    documents, value, config_value, network = _read(testbed, config, schemas, memory)
+    logical, warnings = logical_testbed(value, config_value, network, settings, documents, files)
+    return documents, logical, warnings, len(value.get("machines") or ())
 
 
 def _read(

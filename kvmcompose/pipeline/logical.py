@@ -11,13 +11,13 @@ import msgspec
 
 from kvmcompose.core.document import Document, show_path
 from kvmcompose.core.errors import Complaint, InputError, Problem, Severity
-from kvmcompose.core.model import Guest, Host, LogicalTestbed, Machine, SshKeys
+from kvmcompose.core.model import Guest, Host, LogicalTestbed, Machine, SshKeys, Wishes
 from kvmcompose.core.names import HOSTNAME_LIMIT
 from kvmcompose.core.project import FileKind, ProjectFiles
 from kvmcompose.guests import guest_kind, kinds
 from kvmcompose.networks import Dialect, dialect
 from kvmcompose.pipeline.read import read_document
-from kvmcompose.placement import strategies
+from kvmcompose.placement import check_wishes, strategies
 
 _CONFIG_KEYS = frozenset({"testbed_host_ssh_config", "ssh_public_key_location", "ssh_private_key_location"})
 
@@ -102,6 +102,7 @@ def logical_testbed(
     network = network_module.parse(section)
     options = value.get("testbed_options") or {}
     chosen = options.get("load_balancing", "round_robin")
+    wishes = msgspec.convert(options.get("placement") or {}, Wishes)
     guests: list[Guest] = []
     complaints: list[Complaint] = [
         *_check_hosts(hosts, config, files),
@@ -117,16 +118,19 @@ def logical_testbed(
         ]
         guests += module.expand(each)
     complaints += _check_guests(settings.project, guests)
+    topology = network_module.topology(network)
+    complaints += check_wishes(wishes, guests, topology, hosts)
     warnings = documents.refuse(complaints)
     testbed = LogicalTestbed(
         project=settings.project,
         guests=tuple(guests),
         dialect=network_dialect,
         network=network,
-        topology=network_module.topology(network),
+        topology=topology,
         hosts=tuple(settings.resolve(host) for host in hosts),
         keys=keys,
         strategy=chosen,
+        wishes=wishes,
     )
     return testbed, warnings
 

@@ -3,7 +3,11 @@
 A module offers ``place(testbed)``: a pure function from the logical testbed and its hosts to an
 assignment with reasons. It raises ComplaintsError for what it cannot place. A module with
 ``WEIGHS_GUESTS = False`` does not look at guests' ``cpus`` and ``memory_mb``; and none looks at their
-``definition``, which is their kind's own business.
+``definition``, which is their kind's own business. Where the hosts' capacity is known, and whether the
+wishes of the YAML are fulfilled, is looked at afterwards, whatever the strategy.
+
+No strategy is told where things lie now: the same input gives the same bytes. Those that can are stable by
+the way they choose.
 """
 
 from __future__ import annotations
@@ -13,7 +17,25 @@ import pkgutil
 from functools import cache
 from typing import Protocol, cast
 
-from kvmcompose.core.model import Guest, LogicalTestbed, Placement
+import msgspec
+
+from kvmcompose.core.errors import ComplaintsError, RefusedError
+from kvmcompose.core.model import LogicalTestbed, Placement
+from kvmcompose.placement._follow import guests_follow, segments_of
+from kvmcompose.placement._verdict import check, used_by
+from kvmcompose.placement._wishes import check_wishes
+
+__all__ = [
+    "check_wishes",
+    "guests_follow",
+    "place",
+    "segments_of",
+    "strategies",
+    "strategy",
+    "used_by",
+    "weighs_guests",
+    "what_would_work",
+]
 
 
 class Strategy(Protocol):
@@ -35,29 +57,36 @@ def strategy(name: str) -> Strategy:
     return cast(Strategy, importlib.import_module(f"{__name__}.{name}"))
 
 
+def place(testbed: LogicalTestbed, name: str) -> Placement:
+    """Where a strategy puts everything.
+
+    Raises ComplaintsError when it cannot, or when that is not what was asked for; RefusedError when it
+    needs a package that is not installed.
+    """
+    placement = strategy(name).place(testbed)
+    if complaints := list(check(testbed, placement, name)):
+        hint = what_would_work(testbed, name)
+        raise ComplaintsError(msgspec.structs.replace(each, hint=hint) for each in complaints)
+    return placement
+
+
+def what_would_work(testbed: LogicalTestbed, but: str) -> str:
+    """A hint with the strategies that do place a testbed, found by trying all others."""
+    working = []
+    for name in strategies():
+        if name == but:
+            continue
+        try:
+            placement = strategy(name).place(testbed)
+        except (ComplaintsError, RefusedError):  # it cannot, or lacks a package
+            continue
+        if not any(check(testbed, placement, name)):
+            working.append(name)
+    if not working:
+        return "no strategy can place this testbed: give the hosts more room, or the guest fewer bridges"
+    return f"set testbed_options.load_balancing to {' or '.join(working)}, which can place this testbed"
+
+
 def weighs_guests(name: str) -> bool:
     """Whether a strategy may place guests elsewhere when one of them needs more."""
     return bool(getattr(strategy(name), "WEIGHS_GUESTS", True))
-
-
-def segments_of(guest: Guest) -> tuple[str, ...]:
-    """The segments a guest is on, each once, in order."""
-    return tuple(dict.fromkeys(attachment.segment for attachment in guest.attachments))
-
-
-def guests_follow(testbed: LogicalTestbed, segments: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Hosts and reasons of guests that lie where their segments lie.
-
-    Golden images have no segment: they are set up on the main host, before their clones are spread.
-    """
-    hosts: dict[str, str] = {}
-    reasons: dict[str, str] = {}
-    for guest in testbed.guests:
-        on = segments_of(guest)
-        if on:
-            hosts[guest.name] = segments[on[0]]
-            reasons[guest.name] = f"is on {', '.join(on)}"
-        else:
-            hosts[guest.name] = testbed.main_host.name
-            reasons[guest.name] = "golden images are set up on the main host"
-    return hosts, reasons

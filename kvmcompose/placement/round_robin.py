@@ -1,10 +1,17 @@
-"""Bridges are dealt to the hosts in turn, both in file order; a guest follows its bridge."""
+"""Bridges are dealt to the hosts in turn, both in file order; a guest follows its bridge.
+
+What is pinned, and what has to lie with it, goes where it is pinned to; the others go where they would go
+without any pin. Nothing else is weighed: what then does not fit, or is not together or apart as wished, is
+refused.
+"""
 
 from __future__ import annotations
 
 from kvmcompose.core.errors import Complaint, ComplaintsError
 from kvmcompose.core.model import Guest, LogicalTestbed, Placement
-from kvmcompose.placement import guests_follow, segments_of, strategies, strategy
+from kvmcompose.placement import what_would_work
+from kvmcompose.placement._follow import guests_follow, segments_of
+from kvmcompose.placement._groups import task_of
 
 WEIGHS_GUESTS = False
 
@@ -17,9 +24,13 @@ def place(testbed: LogicalTestbed) -> Placement:
     for index, segment in enumerate(testbed.topology.segments):
         segments[segment.name] = hosts[index % len(hosts)]
         reasons[segment.name] = f"bridge {index + 1}, dealt to host {index % len(hosts) + 1} of {len(hosts)}"
+    for group in task_of(testbed).groups if testbed.wishes.pin else ():
+        if group.pinned:
+            segments |= dict.fromkeys(group.segments, group.pinned)
+            reasons |= dict.fromkeys(group.segments, f"pinned to {group.pinned}")
     torn = [guest for guest in testbed.guests if len({segments[name] for name in segments_of(guest)}) > 1]
     if torn:
-        hint = _what_would_work(testbed)
+        hint = what_would_work(testbed, "round_robin")
         raise ComplaintsError(_complaint(guest, segments, hint) for guest in torn)
     guests, guest_reasons = guests_follow(testbed, segments)
     return Placement(segments, guests, reasons | guest_reasons)
@@ -34,19 +45,3 @@ def _complaint(guest: Guest, segments: dict[str, str], hint: str) -> Complaint:
         wanted="all bridges of a guest on one host",
         hint=hint,
     )
-
-
-def _what_would_work(testbed: LogicalTestbed) -> str:
-    """The strategies that do place this testbed, found by trying."""
-    working = []
-    for name in strategies():
-        if name == __name__.rpartition(".")[2]:
-            continue
-        try:
-            strategy(name).place(testbed)
-        except ComplaintsError:
-            continue
-        working.append(name)
-    if not working:
-        return "no strategy can place this testbed: give the hosts more room, or the guest fewer bridges"
-    return f"set testbed_options.load_balancing to {' or '.join(working)}, which keeps such bridges together"

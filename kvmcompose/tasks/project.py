@@ -14,6 +14,7 @@ import msgspec
 
 from kvmcompose.core.artefact import Artefact, BaseImage, Policy
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem, RefusedError
+from kvmcompose.core.model import LogicalTestbed
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.image_store import default_store, read_catalogue
 from kvmcompose.effects.ledger import Ledger, Record, open_ledger
@@ -22,7 +23,7 @@ from kvmcompose.effects.project_files import FolderFiles
 from kvmcompose.effects.resources import schemas, templates
 from kvmcompose.effects.shape_memory import FolderMemory
 from kvmcompose.effects.stat_cache import StatCache
-from kvmcompose.pipeline.compile import Compiled, compile_project
+from kvmcompose.pipeline.compile import Compiled, compile_project, understand
 from kvmcompose.render.templates import Templates
 from kvmcompose.tasks.decide import Action, Decider, Decision, Making, Options, recover
 from kvmcompose.tasks.images import Images, image_of, image_task
@@ -102,6 +103,14 @@ class Project:
         return compile_project(
             self.testbed, self._config, schemas(), self.settings, self.files, FolderMemory(self.folder)
         )
+
+    @cached_property
+    def logical(self) -> tuple[LogicalTestbed, tuple[Problem, ...]]:
+        """The testbed before anything has a host, and warnings. Raises InputError with all problems."""
+        _, logical, warnings, _ = understand(
+            self.testbed, self._config, schemas(), self.settings, self.files, FolderMemory(self.folder)
+        )
+        return logical, warnings
 
     @cached_property
     def _templates(self) -> Templates:

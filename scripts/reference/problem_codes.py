@@ -90,6 +90,13 @@ CODES: dict[str, tuple[str, Example | None]] = {
         ),
         None,
     ),
+    "ambiguous-name": (
+        "A name in `testbed_options.placement` is that of a guest and of a bridge.",
+        _yaml(
+            ("name: db", "name: br1"),
+            ("network:", "testbed_options: {placement: {pin: {br1: two}}}\nnetwork:"),
+        ),
+    ),
     "bad-address": (
         (
             "Not an IPv4 address that one machine can have. A prefix length is not part of it: the subnet is "
@@ -222,7 +229,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
     ),
     "no-main-host": ("No testbed host is the main host.", _config((', "is_main_host": true', ""))),
     "no-room": (
-        "`pack` found no host with room for guests that have to lie together.",
+        (
+            "Guests that have to lie together need more than any host has, or has left; or the strategy puts "
+            "more on a host than its `cpus` and `memory_mb` in the config."
+        ),
         Example(
             yaml=(("network:", "testbed_options: {load_balancing: pack}\nnetwork:"),),
             config=(
@@ -246,6 +256,16 @@ CODES: dict[str, tuple[str, Example | None]] = {
             "`--allow-path` allows other places."
         ),
         _yaml(("./setup.sh", "~/.ssh/id_ed25519")),
+    ),
+    "placement-conflict": (
+        (
+            "What `testbed_options.placement` asks for contradicts itself, or what has to lie together anyway; "
+            "or the strategy does not heed it, as `round_robin` heeds pins only."
+        ),
+        _yaml(
+            (_DB, "interfaces: [{bridge: br0}, {bridge: br1}]"),
+            ("network:", "testbed_options: {placement: {pin: {br0: one, br1: two}}}\nnetwork:"),
+        ),
     ),
     "recursive-alias": (
         "An alias stands inside the part that it repeats.",
@@ -293,7 +313,7 @@ CODES: dict[str, tuple[str, Example | None]] = {
         _yaml((_WEB, "interfaces: [{bridge: br7}]")),
     ),
     "unknown-host": (
-        "`network_interfaces` names a testbed host that the config does not have.",
+        "`network_interfaces` or `placement.pin` names a testbed host that the config does not have.",
         _yaml(
             (
                 "  external_bridge: br0",
@@ -318,6 +338,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
             "where one is wanted."
         ),
         Example(argv=("plan", "wbe")),
+    ),
+    "unknown-name": (
+        "A name in `testbed_options.placement` is that of no guest, machine or bridge.",
+        _yaml(("network:", "testbed_options: {placement: {apart: [[web, dbb]]}}\nnetwork:")),
     ),
     "unknown-strategy": (
         "There is no placement strategy of this name.",

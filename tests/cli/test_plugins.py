@@ -201,7 +201,7 @@ def test_a_new_strategy_is_offered_where_round_robin_fails(toy: Bench, plugin: P
     ran = toy.spawn("validate", KVM_COMPOSE_PLUGINS=str(plugin))
     assert ran.status == 2
     assert "'probe'" in ran.err
-    assert "last or pack" in ran.err
+    assert "last or min_tunnels or pack or spread" in ran.err
 
 
 @pytest.mark.parametrize(

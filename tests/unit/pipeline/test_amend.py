@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_compile import JUNK, AnyFiles
 
 from golden.bench import GOLDEN
-from golden.memory import SCHEMAS, MemoryFiles, compile_text, hosts
+from golden.memory import SCHEMAS, MemoryFiles, compile_text, host, hosts
 from kvmcompose.core.artefact import Literal
 from kvmcompose.core.errors import InputError
 from kvmcompose.core.model import Host
@@ -117,11 +117,25 @@ def test_an_added_and_a_removed_machine_are_no_edit() -> None:
     assert amended(text[:first] + text[second:], text) is None
 
 
-@pytest.mark.parametrize(("strategy", "edit"), [("round_robin", True), ("pack", False)])
+@pytest.mark.parametrize(
+    ("strategy", "edit"), [("round_robin", True), ("pack", False), ("spread", False), ("min_tunnels", False)]
+)
 def test_the_size_of_a_guest_matters_to_a_strategy_that_weighs_guests(strategy: str, edit: bool) -> None:
     text = text_of("base-one-host") + f"testbed_options: {{load_balancing: {strategy}}}\n"
     text = re.sub(r"^testbed_options:\n(  .*\n)+", "", text, flags=re.MULTILINE)
     assert (amended(text, text.replace("memory_mb: 512", "memory_mb: 640", 1)) is not None) == edit
+
+
+@pytest.mark.parametrize(("room", "edit"), [({}, True), ({"memory_mb": 8000}, False), ({"cpus": 64}, False)])
+def test_the_size_of_a_guest_matters_where_hosts_have_a_capacity(room: dict[str, int], edit: bool) -> None:
+    text = text_of("base-one-host")
+    state = state_bytes(compile_text(text, files=AnyFiles(), on=(host(**room),)))
+    built = Built(text.encode(), compile_text(text, files=AnyFiles()).machines, state)
+    for old, new in (("memory_mb: 512", "memory_mb: 640"), ("cpus: 1", "cpus: 3")):
+        edited = text.replace(old, new, 1).encode()
+        assert (amend(built, edited, "lab", SCHEMAS, AnyFiles()) is not None) == edit
+    noted = text.replace("memory_mb: 512", "memory_mb: 512 # for now", 1).encode()
+    assert amend(built, noted, "lab", SCHEMAS, AnyFiles()) is not None
 
 
 def test_a_file_that_is_missing_is_for_the_full_way_to_tell() -> None:

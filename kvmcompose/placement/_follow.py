@@ -1,0 +1,28 @@
+"""Guests lie where their bridges lie."""
+
+from __future__ import annotations
+
+from kvmcompose.core.model import Guest, LogicalTestbed
+
+
+def segments_of(guest: Guest) -> tuple[str, ...]:
+    """The segments a guest is on, each once, in order."""
+    return tuple(dict.fromkeys(attachment.segment for attachment in guest.attachments))
+
+
+def guests_follow(testbed: LogicalTestbed, segments: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Hosts and reasons of guests that lie where their segments lie.
+
+    Golden images have no segment: they are set up on the main host, before their clones are spread.
+    """
+    hosts: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    for guest in testbed.guests:
+        on = segments_of(guest)
+        if on:
+            hosts[guest.name] = segments[on[0]]
+            reasons[guest.name] = f"is on {', '.join(on)}"
+        else:
+            hosts[guest.name] = testbed.main_host.name
+            reasons[guest.name] = "golden images are set up on the main host"
+    return hosts, reasons

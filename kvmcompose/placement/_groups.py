@@ -1,0 +1,196 @@
+"""What has to lie on one host, as one: bridges that share a guest, and what is to be kept together."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import pairwise
+
+import msgspec
+
+from kvmcompose.core.errors import Complaint, ComplaintsError
+from kvmcompose.core.model import Host, LogicalTestbed
+from kvmcompose.placement._follow import segments_of
+from kvmcompose.placement._wishes import PLACEMENT, Names, place_of
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Segments that must lie on one host, and what their guests need (memory in MiB).
+
+    ``apart`` are the numbers of the groups that must not lie there too.
+    """
+
+    number: int
+    segments: tuple[str, ...]
+    cpus: int
+    memory_mb: int
+    pinned: str | None
+    apart: frozenset[int]
+
+    @property
+    def needs(self) -> str:
+        """For messages."""
+        return f"{self.cpus} CPUs and {self.memory_mb} MiB"
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What a strategy has to solve: groups, how many links join them, and hosts, the main host first."""
+
+    groups: tuple[Group, ...]
+    links: tuple[dict[int, int], ...]
+    hosts: tuple[Host, ...]
+
+    def may_lie(self, group: Group, host: Host) -> bool:
+        """Whether an empty host would take a group."""
+        return group.pinned in (None, host.name) and fits(host, group.cpus, group.memory_mb)
+
+
+def fits(host: Host, cpus: int, memory_mb: int) -> bool:
+    """Whether a host has so much. One without a capacity in the config has room for everything."""
+    # vCPUs may be shared by guests, memory may not; a capacity in the config is a wish for both
+    return (host.cpus is None or cpus <= host.cpus) and (
+        host.memory_mb is None or memory_mb <= host.memory_mb
+    )
+
+
+class _Bonds:
+    """Which segments are bound to which, and why."""
+
+    def __init__(self, testbed: LogicalTestbed, names: Names) -> None:
+        self._why: dict[str, dict[str, str]] = {name.name: {} for name in testbed.topology.segments}
+        for guest in testbed.guests:
+            on = segments_of(guest)
+            for one, other in pairwise(on):
+                self._bind(one, other, f"{one} and {other} share the guest {guest.name!r}")
+        for number, together in enumerate(testbed.wishes.together):
+            segments = list(dict.fromkeys(each for name in together for each in names.reach(name)))
+            for one, other in pairwise(segments):
+                self._bind(one, other, f"{place_of('together', number)} binds {one} and {other}")
+        self.group_of: dict[str, int] = {}
+        self.members: list[list[str]] = []
+        position = {name: number for number, name in enumerate(self._why)}
+        for start in self._why:
+            if start not in self.group_of:
+                found = sorted(self._from(start), key=lambda name: position[name])
+                self.group_of.update(dict.fromkeys(found, len(self.members)))
+                self.members.append(found)
+
+    def _bind(self, one: str, other: str, why: str) -> None:
+        self._why[one].setdefault(other, why)
+        self._why[other].setdefault(one, why)
+
+    def _from(self, start: str) -> dict[str, str | None]:
+        """All that is bound to a segment, each with the one before it on a shortest way."""
+        before: dict[str, str | None] = {start: None}
+        queue = deque([start])
+        while queue:
+            here = queue.popleft()
+            for there in self._why[here]:
+                if there not in before:
+                    before[there] = here
+                    queue.append(there)
+        return before
+
+    def why(self, start: str, end: str) -> str:
+        """The bonds that lead from one segment to another of its group."""
+        before = self._from(start)
+        bonds = []
+        here = end
+        while (previous := before[here]) is not None:
+            bonds.append(self._why[previous][here])
+            here = previous
+        return "; ".join(reversed(bonds)) or f"both come down to the bridge {start}"
+
+
+def task_of(testbed: LogicalTestbed) -> Task:
+    """The groups of a testbed. Raises ComplaintsError where what is asked for contradicts itself."""
+    names = Names(testbed.guests, testbed.topology)
+    bonds = _Bonds(testbed, names)
+    conflicts = [*_two_pins(testbed, names, bonds), *_torn_wishes(testbed, names, bonds)]
+    if conflicts:
+        raise ComplaintsError(conflicts)
+    group_of = bonds.group_of
+    cpus, memory = [0] * len(bonds.members), [0] * len(bonds.members)
+    for guest in testbed.guests:
+        if on := segments_of(guest):
+            cpus[group_of[on[0]]] += guest.cpus
+            memory[group_of[on[0]]] += guest.memory_mb
+    pinned = {group_of[each]: host for name, host in testbed.wishes.pin.items() for each in names.reach(name)}
+    apart: list[set[int]] = [set() for _ in bonds.members]
+    for one, other, _ in _pairs_apart(testbed, names):
+        apart[group_of[one]].add(group_of[other])
+        apart[group_of[other]].add(group_of[one])
+    links: list[dict[int, int]] = [{} for _ in bonds.members]
+    for link in testbed.topology.links:
+        source, target = group_of[link.source], group_of[link.target]
+        if source != target:
+            links[source][target] = links[source].get(target, 0) + 1
+            links[target][source] = links[target].get(source, 0) + 1
+    groups = tuple(
+        Group(
+            number, tuple(members), cpus[number], memory[number], pinned.get(number), frozenset(apart[number])
+        )
+        for number, members in enumerate(bonds.members)
+    )
+    order = (testbed.main_host, *(host for host in testbed.hosts if not host.is_main_host))
+    return Task(groups, tuple(links), order)
+
+
+def _pairs_apart(testbed: LogicalTestbed, names: Names) -> Iterator[tuple[str, str, tuple[int, str, str]]]:
+    """Segments that must not share a host, with the list and the names that say so."""
+    for number, apart in enumerate(testbed.wishes.apart):
+        for index, name in enumerate(apart):
+            for before in apart[:index]:
+                for one in names.reach(before):
+                    for other in names.reach(name):
+                        yield one, other, (number, before, name)
+
+
+def _two_pins(testbed: LogicalTestbed, names: Names, bonds: _Bonds) -> Iterator[Complaint]:
+    first: dict[int, tuple[str, str, str]] = {}  # of each group: the name that pins it, a segment, the host
+    for name, host in testbed.wishes.pin.items():
+        for segment in names.reach(name):
+            group = bonds.group_of[segment]
+            other, at, where = first.setdefault(group, (name, segment, host))
+            if where != host:
+                yield Complaint(
+                    code="placement-conflict",
+                    path=(*PLACEMENT, "pin", name),
+                    message=f"{name!r} is pinned to {host!r} and {other!r} to {where!r}, but they cannot be "
+                    f"parted: {bonds.why(at, segment)}",
+                    wanted="the same host for both",
+                )
+                break
+
+
+def _torn_wishes(testbed: LogicalTestbed, names: Names, bonds: _Bonds) -> Iterator[Complaint]:
+    pins = {
+        bonds.group_of[each]: (name, host)
+        for name, host in testbed.wishes.pin.items()
+        for each in names.reach(name)
+    }
+    said: set[tuple[int, str, str]] = set()
+    for one, other, which in _pairs_apart(testbed, names):
+        groups = bonds.group_of[one], bonds.group_of[other]
+        pinned = [pins[each] for each in groups if each in pins]
+        why = None
+        if groups[0] == groups[1]:
+            why = f"they cannot be parted: {bonds.why(one, other)}"
+        elif len(pinned) == len(groups) and pinned[0][1] == pinned[1][1]:
+            why = f"{pinned[0][0]!r} and {pinned[1][0]!r} are pinned to {pinned[0][1]!r}"
+        if why and which not in said:
+            said.add(which)
+            number, before, name = which
+            yield Complaint(
+                code="placement-conflict",
+                path=(*PLACEMENT, "apart", number),
+                message=f"{before!r} and {name!r} are to be kept apart, but {why}",
+            )
+    for number, apart in enumerate(testbed.wishes.apart):
+        if len(apart) > len(testbed.hosts):
+            yield Complaint(
+                code="placement-conflict",
+                path=(*PLACEMENT, "apart", number),
+                message=f"{len(apart)} are to be kept apart, and there are {len(testbed.hosts)} hosts",
+                wanted="a host for each",
+            )

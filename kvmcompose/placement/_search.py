@@ -1,0 +1,171 @@
+"""Groups put on hosts one by one, with a way back out of dead ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from kvmcompose.core.errors import Complaint, ComplaintsError
+from kvmcompose.core.model import Host, LogicalTestbed
+from kvmcompose.placement._groups import Group, Task, fits
+from kvmcompose.placement._wishes import PLACEMENT
+
+#: The search gives up after so many steps for each group. It counts steps and not seconds, so that it
+#: ends in the same place on every machine.
+_PATIENCE = 50
+#: More than any host has.
+_PLENTY = 1 << 40
+
+
+class Load:
+    """What lies where so far. Hosts are numbered as in the task."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.at: dict[int, int] = {}
+        self.cpus = [0] * len(task.hosts)
+        self.memory_mb = [0] * len(task.hosts)
+
+    def put(self, group: Group, host: int) -> None:
+        """A group on a host."""
+        self.at[group.number] = host
+        self.cpus[host] += group.cpus
+        self.memory_mb[host] += group.memory_mb
+
+    def take(self, group: Group) -> None:
+        """And away again."""
+        host = self.at.pop(group.number)
+        self.cpus[host] -= group.cpus
+        self.memory_mb[host] -= group.memory_mb
+
+    def allows(self, group: Group, number: int) -> bool:
+        """Whether a group may lie on a host beside what is there."""
+        host = self.task.hosts[number]
+        return (
+            group.pinned in (None, host.name)
+            and fits(host, self.cpus[number] + group.cpus, self.memory_mb[number] + group.memory_mb)
+            and all(self.at.get(other) != number for other in group.apart)
+        )
+
+    def room(self) -> str:
+        """What is left on each host, for messages."""
+        return "; ".join(
+            f"{host.name}: {_left(host.cpus, cpus)} CPUs, {_left(host.memory_mb, memory)} MiB left"
+            for host, cpus, memory in zip(self.task.hosts, self.cpus, self.memory_mb, strict=True)
+        )
+
+
+Rank = Callable[[Group, Load], Iterable[int]]
+"""The hosts for a group, the best one first."""
+
+
+def search(task: Task, order: Sequence[Group], rank: Rank) -> dict[int, int]:
+    """The host's number of each group's, each taking the best that leaves hosts for those after it.
+
+    Raises ComplaintsError, with the numbers, when nothing is found.
+    """
+    homeless = [group for group in order if not any(task.may_lie(group, host) for host in task.hosts)]
+    if homeless:
+        raise ComplaintsError(_no_host(task, group) for group in homeless)
+    load = Load(task)
+    stuck: Complaint | None = None
+    ways: list[Iterator[int]] = []  # of each group that has a host: the other hosts it may have
+    steps = _PATIENCE * len(order) + 1000
+    while len(load.at) < len(order):
+        group = order[len(load.at)]
+        if len(ways) == len(load.at):
+            ways.append(iter([host for host in rank(group, load) if load.allows(group, host)]))
+        host = next(ways[-1], None)
+        steps -= 1
+        if host is not None:
+            load.put(group, host)
+            continue
+        stuck = stuck or _stuck(load, group)
+        ways.pop()
+        if not ways or steps < 0:
+            raise ComplaintsError([stuck])
+        load.take(order[len(ways) - 1])
+    return load.at
+
+
+def squeezed(task: Task) -> dict[int, int]:
+    """A way to place everything where room is scarce: largest groups first, each where most is left.
+
+    What is scarcest counts, of a host as of a group. Raises ComplaintsError.
+    """
+    room = [
+        (min(host.cpus or _PLENTY, _PLENTY), min(host.memory_mb or _PLENTY, _PLENTY)) for host in task.hosts
+    ]
+    cpus, memory = (sum(each) for each in zip(*room, strict=True))
+
+    def rank(group: Group, load: Load) -> list[int]:
+        def filled(host: int) -> int:
+            return max(
+                (load.cpus[host] + group.cpus) * _PLENTY // room[host][0],
+                (load.memory_mb[host] + group.memory_mb) * _PLENTY // room[host][1],
+            )
+
+        return sorted(range(len(task.hosts)), key=filled)
+
+    by_size = sorted(
+        task.groups, key=lambda each: -max(each.cpus * _PLENTY // cpus, each.memory_mb * _PLENTY // memory)
+    )
+    return search(task, constrained_first(by_size), rank)
+
+
+def constrained_first(groups: Iterable[Group]) -> list[Group]:
+    """Those with the least choice first; all others stay in order."""
+    return sorted(groups, key=lambda group: (group.pinned is None, -len(group.apart)))
+
+
+def spelled(testbed: LogicalTestbed, task: Task, at: dict[int, int]) -> dict[str, str]:
+    """The names of the hosts of all segments, in file order."""
+    hosts = {name: task.hosts[at[group.number]].name for group in task.groups for name in group.segments}
+    return {segment.name: hosts[segment.name] for segment in testbed.topology.segments}
+
+
+def why_bound(group: Group, host: Host) -> str:
+    """What a reason has to add where a group had no choice, or is more than one bridge."""
+    pinned = f"; pinned to {host.name}" if group.pinned else ""
+    others = f"; together: {', '.join(group.segments)}" if len(group.segments) > 1 else ""
+    apart = "; kept apart as wished" if group.apart else ""
+    return pinned + others + apart
+
+
+def _left(capacity: int | None, used: int) -> str:
+    return "unlimited" if capacity is None else str(capacity - used)
+
+
+def _no_host(task: Task, group: Group) -> Complaint:
+    hosts = [host for host in task.hosts if group.pinned in (None, host.name)]
+    where = f"the host {group.pinned!r}, which it is pinned to, has no" if group.pinned else "no host has"
+    return Complaint(
+        code="no-room",
+        path=("network",),
+        message=f"{where} room for the guests on {', '.join(group.segments)}",
+        wanted=f"{group.needs} of memory on one host",
+        found="; ".join(
+            f"{host.name}: {_left(host.cpus, 0)} CPUs, {_left(host.memory_mb, 0)} MiB" for host in hosts
+        ),
+    )
+
+
+def _stuck(load: Load, group: Group) -> Complaint:
+    """What the first way through came to when a group was left without a host."""
+    free = [
+        number
+        for number, host in enumerate(load.task.hosts)
+        if fits(host, load.cpus[number] + group.cpus, load.memory_mb[number] + group.memory_mb)
+    ]
+    wished = bool(free)
+    total = f"all guests need {sum(each.cpus for each in load.task.groups)} CPUs and "
+    total += f"{sum(each.memory_mb for each in load.task.groups)} MiB"
+    apart = sorted({name for other in group.apart for name in load.task.groups[other].segments})
+    because = f", pinned to {group.pinned}" if group.pinned else ""
+    because += f", apart from {', '.join(apart)}" if apart else ""
+    return Complaint(
+        code="no-room",
+        path=PLACEMENT if wished or because else ("network",),
+        message=f"no host is left for the guests on {', '.join(group.segments)}{because}; {total}",
+        wanted=f"{group.needs} of memory on one host",
+        found=load.room(),
+    )

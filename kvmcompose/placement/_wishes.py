@@ -1,0 +1,90 @@
+"""What the user asks of every strategy: pins, what to keep together and what to keep apart.
+
+A name is that of a guest, of a machine (which stands for all its clones) or of a bridge. As a guest lies
+where its bridges lie, each comes down to bridges.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+
+from kvmcompose.core.document import Path, show_path
+from kvmcompose.core.errors import Complaint
+from kvmcompose.core.model import Guest, Host, Topology, Wishes
+from kvmcompose.placement._follow import segments_of
+
+PLACEMENT: Path = ("testbed_options", "placement")
+
+
+class Names:
+    """Which segments a name of the YAML comes down to."""
+
+    def __init__(self, guests: Sequence[Guest], topology: Topology) -> None:
+        self.segments = {segment.name for segment in topology.segments}
+        self.guests: dict[str, tuple[str, ...]] = {}
+        for guest in guests:
+            for name in dict.fromkeys((guest.machine.name, guest.name)):
+                known = self.guests.get(name, ())
+                self.guests[name] = tuple(dict.fromkeys((*known, *segments_of(guest))))
+
+    def reach(self, name: str) -> tuple[str, ...]:
+        """The segments that lie where this name is to lie; none for a name that nothing has."""
+        return self.guests.get(name) or ((name,) if name in self.segments else ())
+
+
+def named(wishes: Wishes) -> Iterator[tuple[str, Path]]:
+    """Every name in the wishes, with its place."""
+    for name in wishes.pin:
+        yield name, (*PLACEMENT, "pin", name)
+    for key, lists in (("together", wishes.together), ("apart", wishes.apart)):
+        for number, names in enumerate(lists):
+            for index, name in enumerate(names):
+                yield name, (*PLACEMENT, key, number, index)
+
+
+def check_wishes(
+    wishes: Wishes, guests: Sequence[Guest], topology: Topology, hosts: Sequence[Host]
+) -> Iterator[Complaint]:
+    """Names of nothing, of two things, and of hosts that there are not."""
+    if wishes == Wishes():
+        return
+    names = Names(guests, topology)
+    known = [*names.guests, *sorted(names.segments)]
+    for name, path in named(wishes):
+        at_key = path[2] == "pin"
+        if name in names.guests and name in names.segments:
+            yield Complaint(
+                code="ambiguous-name",
+                path=path,
+                message=f"{name!r} is the name of a guest and of a bridge",
+                wanted="a name that only one of them has",
+                hint="name a bridge that the guest is on, or a guest that is on the bridge",
+                at_key=at_key,
+            )
+        elif not names.reach(name):
+            near = difflib.get_close_matches(name, known, 1)
+            yield Complaint(
+                code="unknown-name",
+                path=path,
+                message=f"there is no guest and no bridge {name!r}",
+                wanted="the name of a guest, of a machine (for all its clones) or of a bridge",
+                hint=f"did you mean {near[0]!r}?" if near else None,
+                at_key=at_key,
+            )
+    host_names = [host.name for host in hosts]
+    for name, host in wishes.pin.items():
+        if host not in host_names:
+            near = difflib.get_close_matches(host, host_names, 1)
+            yield Complaint(
+                code="unknown-host",
+                path=(*PLACEMENT, "pin", name),
+                message=f"there is no testbed host {host!r}",
+                wanted=f"one of: {', '.join(host_names)}",
+                hint=f"did you mean {near[0]!r}?" if near else None,
+            )
+
+
+def place_of(key: str, number: int) -> str:
+    """How a list of the wishes is called in messages."""
+    return show_path((*PLACEMENT[1:], key, number))

@@ -1,0 +1,172 @@
+"""As few connections between hosts as the hosts' capacity allows: each of them becomes a tunnel.
+
+First the bridges are walked along their connections, and each group goes to the host with most of what it
+is connected to. Where that cuts no more connections than has to be (a host that is full cannot take all),
+it is the answer. Otherwise the solver HiGHS is asked for something better: of everything at once in a small
+testbed, so that no placement has fewer tunnels, and of two hosts at a time in a large one. What it finds
+replaces the first answer only if it is better, so another version of it hardly ever moves a guest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from kvmcompose.core.errors import ComplaintsError
+from kvmcompose.core.model import LogicalTestbed, Placement
+from kvmcompose.placement._follow import guests_follow
+from kvmcompose.placement._groups import Group, Task, task_of
+from kvmcompose.placement._search import Load, constrained_first, search, spelled, squeezed, why_bound
+from kvmcompose.placement._solver import better, highs
+
+#: So many choices (groups times hosts) are decided all at once.
+_SMALL = 240
+#: With more, two hosts are looked at at a time, until they held so many groups together.
+_PATIENCE = 2500
+
+
+def place(testbed: LogicalTestbed) -> Placement:
+    """A walk along the connections, mended by the solver. Raises RefusedError when that is missing."""
+    highs()
+    task = task_of(testbed)
+    at, proven = _least(task)
+    segments = spelled(testbed, task, at)
+    guests, reasons = guests_follow(testbed, segments)
+    cut = _cut(task, at)
+    total = f"{cut} tunnels in all, " + (
+        "and no placement has fewer" if proven else "the fewest that were found"
+    )
+    for group in task.groups:
+        here = sum(
+            count for other, count in task.links[group.number].items() if at[other] == at[group.number]
+        )
+        there = sum(task.links[group.number].values()) - here
+        host = task.hosts[at[group.number]]
+        why = f"{here} connections within {host.name}, {there} tunnels ({total}){why_bound(group, host)}"
+        reasons |= dict.fromkeys(group.segments, why)
+    return Placement(segments, guests, reasons)
+
+
+def _least(task: Task) -> tuple[dict[int, int], bool]:
+    """Where each group goes, and whether no other way has fewer tunnels. Raises ComplaintsError."""
+    bound = _bound(task)
+    everywhere = range(len(task.hosts))
+    small = len(task.groups) * len(task.hosts) <= _SMALL
+    try:
+        at = _walked(task)
+    except ComplaintsError:
+        found = better(task, task.groups, everywhere, {}, bound).at if small else None
+        if found is None:
+            raise
+        at = found
+    if _cut(task, at) <= bound:
+        return at, True
+    if small:
+        answer = better(task, task.groups, everywhere, at, bound)
+        return answer.at or at, answer.proven
+    return _two_by_two(task, at, bound)
+
+
+def _two_by_two(task: Task, at: dict[int, int], bound: int) -> tuple[dict[int, int], bool]:
+    """The groups of two hosts shared out anew between them, those first that most tunnels join."""
+    done: set[tuple[int, int, frozenset[int]]] = set()
+    left = _PATIENCE
+    while True:
+        before = _cut(task, at)
+        for one, other in _joined(task, at):
+            groups = [group for group in task.groups if at[group.number] in (one, other)]
+            now = (one, other, frozenset(group.number for group in groups if at[group.number] == one))
+            if now in done:
+                continue
+            done.add(now)
+            left -= len(groups)
+            if left < 0:
+                return at, False
+            answer = better(task, groups, (one, other), at, 0)
+            at = at | (answer.at or {})
+            if _cut(task, at) <= bound:
+                return at, True
+        if _cut(task, at) == before:
+            return at, False
+
+
+def _joined(task: Task, at: dict[int, int]) -> list[tuple[int, int]]:
+    tunnels: Counter[tuple[int, int]] = Counter()
+    for number, others in enumerate(task.links):
+        for other, count in others.items():
+            if at[number] < at[other]:
+                tunnels[at[number], at[other]] += count
+    return sorted(tunnels, key=lambda pair: (-tunnels[pair], pair))
+
+
+def _walked(task: Task) -> dict[int, int]:
+    """Along the connections; where that leads nowhere, wherever there is room."""
+
+    def rank(group: Group, load: Load) -> list[int]:
+        near = [0] * len(task.hosts)
+        for other, count in task.links[group.number].items():
+            if other in load.at:
+                near[load.at[other]] += count
+        return sorted(range(len(near)), key=lambda host: -near[host])
+
+    try:
+        return search(task, constrained_first(_along(task)), rank)
+    except ComplaintsError:
+        return squeezed(task)
+
+
+def _along(task: Task) -> Iterator[Group]:
+    """Depth first from one end of each connected part, small branches before large ones."""
+    seen: set[int] = set()
+    ends = sorted(task.groups, key=lambda group: len(task.links[group.number]))
+    for start in ends:
+        stack = [start.number]
+        while stack:
+            here = stack.pop()
+            if here not in seen:
+                seen.add(here)
+                yield task.groups[here]
+                stack += sorted(task.links[here], key=lambda each: (-len(task.links[each]), -each))
+
+
+def _cut(task: Task, at: dict[int, int]) -> int:
+    """How many links join hosts."""
+    return sum(
+        count
+        for number, others in enumerate(task.links)
+        for other, count in others.items()
+        if number < other and at[number] != at[other]
+    )
+
+
+def _bound(task: Task) -> int:
+    """So many links are cut in any placement: every host in use beyond the connected parts takes one."""
+    seen: set[int] = set()
+    parts = 0
+    for group in task.groups:
+        if group.number not in seen:
+            parts += 1
+            stack = [group.number]
+            while stack:
+                here = stack.pop()
+                if here not in seen:
+                    seen.add(here)
+                    stack += task.links[here]
+    needed = max(
+        len({group.pinned for group in task.groups if group.pinned}),
+        _hosts_for(sum(group.cpus for group in task.groups), [host.cpus for host in task.hosts]),
+        _hosts_for(sum(group.memory_mb for group in task.groups), [host.memory_mb for host in task.hosts]),
+    )
+    return max(0, needed - parts)
+
+
+def _hosts_for(need: int, capacities: Sequence[int | None]) -> int:
+    """How many hosts it takes at least."""
+    if None in capacities:
+        return 1
+    room = 0
+    for count, capacity in enumerate(sorted((each or 0 for each in capacities), reverse=True), 1):
+        room += capacity
+        if room >= need:
+            return count
+    return len(capacities)

@@ -1,0 +1,90 @@
+"""Every host its share of the CPUs and the memory: as even as it goes without moving everything each time.
+
+A group of bridges weighs half by its CPUs and half by its memory, a host by its capacity; hosts without
+one count as much as the mean of those with one. Large groups go first. Each has hosts that it likes more
+and less, by a digest of its name and theirs, and takes the one it likes best of those that stay within an
+eighth of their share; if none would, the one that is left with the least load. So a new guest raises every
+share a little, and moves next to nobody (rendezvous hashing with bounded loads).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from kvmcompose.core.errors import ComplaintsError
+from kvmcompose.core.model import Host, LogicalTestbed, Placement
+from kvmcompose.placement._follow import guests_follow
+from kvmcompose.placement._groups import Group, Task, task_of
+from kvmcompose.placement._search import Load, constrained_first, search, spelled, squeezed, why_bound
+
+#: All guests together weigh so much: whole numbers are the same on every machine.
+_WHOLE = 1 << 40
+
+
+def place(testbed: LogicalTestbed) -> Placement:
+    """Rendezvous hashing with bounded loads, largest groups first."""
+    task = task_of(testbed)
+    scale = _Scale(task)
+    liking = {group.number: _liking(group, task.hosts) for group in task.groups}
+
+    def rank(group: Group, load: Load) -> list[int]:
+        after = [
+            scale.weight(load.cpus[number] + group.cpus, load.memory_mb[number] + group.memory_mb)
+            for number in range(len(task.hosts))
+        ]
+        shares = scale.shares
+        within = [number for number in liking[group.number] if 8 * after[number] <= 9 * shares[number]]
+        beyond = [number for number in liking[group.number] if 8 * after[number] > 9 * shares[number]]
+        return within + sorted(beyond, key=lambda number: after[number] * _WHOLE // shares[number])
+
+    order = sorted(task.groups, key=lambda group: (-_size(group), _digest(group.segments[0])))
+    try:
+        at = search(task, constrained_first(order), rank)
+    except ComplaintsError:
+        at = squeezed(task)
+    segments = spelled(testbed, task, at)
+    guests, reasons = guests_follow(testbed, segments)
+    for group in task.groups:
+        host = task.hosts[at[group.number]]
+        share = scale.shares[at[group.number]] * 100 // _WHOLE
+        why = f"{group.needs} of the {share} % of all that {host.name} is to carry{why_bound(group, host)}"
+        reasons |= dict.fromkeys(group.segments, why)
+    return Placement(segments, guests, reasons)
+
+
+class _Scale:
+    """What groups weigh, and each host's share of it."""
+
+    def __init__(self, task: Task) -> None:
+        self._cpus = sum(group.cpus for group in task.groups) or 1
+        self._memory = sum(group.memory_mb for group in task.groups) or 1
+        cpus = _filled([host.cpus for host in task.hosts])
+        memory = _filled([host.memory_mb for host in task.hosts])
+        self.shares = [
+            max(1, _WHOLE * one // (2 * sum(cpus)) + _WHOLE * other // (2 * sum(memory)))
+            for one, other in zip(cpus, memory, strict=True)
+        ]
+
+    def weight(self, cpus: int, memory_mb: int) -> int:
+        """Of all guests' CPUs and memory."""
+        return _WHOLE * cpus // (2 * self._cpus) + _WHOLE * memory_mb // (2 * self._memory)
+
+
+def _size(group: Group) -> int:
+    """The size of a group, roughly: a little more or less should not change whose turn it is."""
+    return (group.cpus * 1024 + group.memory_mb).bit_length()
+
+
+def _filled(capacities: Sequence[int | None]) -> list[int]:
+    known = [each for each in capacities if each is not None]
+    mean = max(1, sum(known) // len(known)) if known else 1
+    return [max(1, mean if each is None else each) for each in capacities]
+
+
+def _liking(group: Group, hosts: Sequence[Host]) -> list[int]:
+    return sorted(range(len(hosts)), key=lambda number: _digest(f"{group.segments[0]}\n{hosts[number].name}"))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
