@@ -197,8 +197,12 @@ def seen_on_the_host() -> dict[str, list[str]]:
             line for line in lines("ps", "-e", "-o", "comm=") if line.startswith(("qemu", "dnsmasq", "ssh"))
         ],
         "projects": sorted(path.name for path in Path("/var/lib/kvm-compose").iterdir()),
-        "run": sorted(
-            str(path) for path in Path("/run/libvirt").rglob("*") if "capabilities" not in path.name
+        "files": sorted(
+            str(path)
+            for folder in ("/run/libvirt", "/run/openvswitch", "/var/lib/libvirt", "/etc/libvirt")
+            for path in Path(folder).rglob("*")
+            if not path.is_dir()
+            and "/domain-" not in str(path)  # sockets of a QEMU, kept by a libvirtd that was killed meanwhile
         ),
     }
 

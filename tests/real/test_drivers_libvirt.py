@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import re
 import select
 import signal
@@ -176,6 +177,36 @@ async def libvirtd_comes_back(folder: str) -> None:
 
 def test_connection_comes_back_with_libvirtd(real_host: TestHost, project: Path) -> None:
     driven.inside(real_host, libvirtd_comes_back, folder=project)
+
+
+async def kill_at_random(folder: str, rounds: int) -> None:
+    before = seen_on_the_host()
+    chance = random.Random(20)  # noqa: S311 - moments, not secrets
+
+    async def restart_libvirtd() -> None:
+        await asyncio.sleep(chance.uniform(0, 1.2))
+        kill_libvirtd()
+        await asyncio.sleep(chance.uniform(0, 1))
+        start_libvirtd()
+
+    async with brought_up(folder) as up:
+        run = up.testbed.guests["one"].run
+        assert run
+        for _ in range(rounds):
+            restart = asyncio.create_task(restart_libvirtd())
+            await up.network()
+            await up.host.hypervisor.start_domain(up.testbed.read(run.domain_xml))
+            await restart
+            assert (await up.host.hypervisor.domains("virt"))[DOMAIN].state == "running"
+            restart = asyncio.create_task(restart_libvirtd())
+            await up.down()
+            await restart
+            await up.host.hypervisor.facts()
+            assert_as_before(before)
+
+
+def test_libvirtd_is_killed_at_any_moment(real_host: TestHost, project: Path) -> None:
+    driven.inside(real_host, kill_at_random, folder=project, rounds=8)
 
 
 async def nobody_answers(uri: str) -> None:

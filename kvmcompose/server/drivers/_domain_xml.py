@@ -82,7 +82,9 @@ def with_uuid(xml: str, uuid: str) -> str:
 def with_digest(xml: str) -> tuple[str, str]:
     """A network's definition with a digest of itself in its metadata, and that digest.
 
-    libvirt adds to what it is given and puts it in another order, so what it has cannot be compared.
+    libvirt adds to what it is given and puts it in another order, so what it has cannot be compared. It also
+    chooses a MAC address for the bridge, another one each time; so that the bridge can be recognised, it is
+    given one that follows from the network's name.
     """
     digest = hashlib.sha256(ET.canonicalize(xml, strip_text=True).encode()).hexdigest()
     root = parse(xml, "network")
@@ -93,6 +95,10 @@ def with_digest(xml: str) -> tuple[str, str]:
             hint="its <metadata> went missing: kvm-compose generate --overwrite network-xml",
         )
     mark.set("digest", digest)
+    if root.find("mac") is None:
+        number = hashlib.sha256(_name(root).encode()).hexdigest()
+        address = ":".join(["52", "54", "00", number[:2], number[2:4], number[4:6]])
+        ET.SubElement(root, "mac", address=address)
     return ET.tostring(root, encoding="unicode"), digest
 
 
@@ -102,6 +108,15 @@ def network_address(xml: str) -> str:
     if address is None:
         return ""
     return f"{address.get('address')}/{address.get('prefix') or address.get('netmask')}"
+
+
+def network_bridge(xml: str) -> tuple[str, str] | None:
+    """The name of a network's Linux bridge and the MAC address that libvirt chose for it."""
+    root = parse(xml, "network")
+    bridge, mac = root.find("bridge"), root.find("mac")
+    if bridge is None or mac is None:
+        return None
+    return bridge.get("name", ""), mac.get("address", "").lower()
 
 
 def disks(xml: str) -> Iterator[Disk]:

@@ -15,6 +15,7 @@ import libvirt
 from kvmcompose.server.drivers import DomainState, DriverError, HypervisorFacts, SnapshotState, _snapshots
 from kvmcompose.server.drivers import _domain_xml as xmls
 from kvmcompose.server.drivers._connection import Connection, failure
+from kvmcompose.server.drivers.links import parse_links
 from kvmcompose.server.drivers.machine import Machine
 
 _KIB_PER_MIB = 1024
@@ -118,6 +119,8 @@ class Libvirt:
         """Forget a domain that is off. Raises DriverError for one that runs."""
         work = functools.partial(_undefine_domain, name=name)
         await self._connection.call(f"undefine the domain {name}", work)
+        # a libvirtd that is killed while it switches a domain off leaves these
+        await self._remove_leftovers(f"qemu/{name}.xml", f"qemu/{name}.pid")
 
     async def networks(self, project: str) -> Mapping[str, bool]:
         """The project's networks by name, and whether each is active."""
@@ -128,7 +131,13 @@ class Libvirt:
         marked, digest = xmls.with_digest(xml)
         wanted = xmls.network_identity(marked)
         work = functools.partial(_start_network, xml=marked, wanted=wanted, digest=digest)
-        await self._connection.call(f"start the network {wanted.name}", work)
+        doing = f"start the network {wanted.name}"
+        try:
+            await self._connection.call(doing, work)
+        except DriverError:
+            if not await self._clear_half_a_network(wanted.name, marked):
+                raise
+            await self._connection.call(doing, work)
 
     async def leases(self, network: str) -> Mapping[str, str]:
         """The addresses that the network's DHCP server has handed out, by MAC address in lower case.
@@ -140,12 +149,38 @@ class Libvirt:
 
     async def remove_network(self, name: str) -> None:
         """Stop the network and forget it."""
-        work = functools.partial(_remove_network, name=name)
-        await self._connection.call(f"remove the network {name}", work)
+        doing = f"remove the network {name}"
+        await self._connection.call(doing, functools.partial(_stop_network, name=name))
+        await self._clear_half_a_network(name)
+        await self._connection.call(doing, functools.partial(_undefine_network, name=name))
         # its DHCP server wrote this as root and ended as nobody, and libvirt (9.0) leaves it there
-        if "/" not in name:
-            leftover = f"/run/libvirt/network/{name}.pid"
-            await self._machine.run(["rm", "-f", "--", leftover], privileged=True, check=False)
+        await self._remove_leftovers(f"network/{name}.pid")
+
+    async def _remove_leftovers(self, *names: str) -> None:
+        """Remove files of libvirt's that it has forgotten, of something that does not run any more."""
+        if all(name.count("/") == 1 for name in names):
+            argv = ["rm", "-f", "--", *(f"/run/libvirt/{name}" for name in names)]
+            await self._machine.run(argv, privileged=True, check=False)
+
+    async def _clear_half_a_network(self, name: str, xml: str | None = None) -> bool:
+        """Remove what a libvirtd has left that was killed while it started or stopped a network.
+
+        The bridge is known to be the network's by its MAC address. True when there was something. ``xml``
+        is for a network that libvirt does not know.
+        """
+        work = functools.partial(_bridge_of_inactive, name=name, xml=xml)
+        found = await self._connection.call(f"look at the network {name}", work)
+        if found is None:
+            return False
+        bridge, mac = found
+        shown = await self._machine.run(["ip", "-json", "-details", "link", "show"])
+        link = parse_links(shown.stdout).get(bridge)
+        if link is None or link.linkinfo.info_kind != "bridge" or link.address != mac:
+            return False
+        server = f"--conf-file=[/]var/lib/libvirt/dnsmasq/{re.escape(name)}\\.conf"  # [/]: not pkill itself
+        await self._machine.run(["pkill", "-KILL", "-f", "--", server], privileged=True, check=False)
+        await self._machine.run(["ip", "link", "delete", "dev", bridge], privileged=True)
+        return True
 
     async def snapshots(self, domain: str) -> Sequence[SnapshotState]:
         """The domain's snapshots, the oldest first."""
@@ -392,6 +427,18 @@ def _network_failure(xml: str, wanted: xmls.Identity, error: libvirt.libvirtErro
     )
 
 
+def _bridge_of_inactive(connection: Any, *, name: str, xml: str | None) -> tuple[str, str] | None:
+    """The bridge's name and MAC address of a network of ours that is not active."""
+    network = _lookup_network(connection, name)
+    if network is not None:
+        if network.isActive():
+            return None
+        xml = network.XMLDesc()
+    if xml is None:
+        return None
+    return xmls.network_bridge(xml) if xmls.network_identity(xml).project else None
+
+
 def _leases(connection: Any, *, name: str) -> dict[str, str]:
     network = _lookup_network(connection, name)
     if network is None:
@@ -401,14 +448,15 @@ def _leases(connection: Any, *, name: str) -> dict[str, str]:
     return {lease["mac"].lower(): lease["ipaddr"] for lease in found if lease.get("mac")}
 
 
-def _remove_network(connection: Any, *, name: str) -> None:
+def _stop_network(connection: Any, *, name: str) -> None:
     network = _lookup_network(connection, name)
-    if network is None:
-        return
-    with _unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
-        persistent = bool(network.isPersistent())
-        if network.isActive():
-            with _unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID):
-                network.destroy()
-        if persistent:
+    if network is not None and network.isActive():
+        with _unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_NETWORK):
+            network.destroy()
+
+
+def _undefine_network(connection: Any, *, name: str) -> None:
+    network = _lookup_network(connection, name)
+    if network is not None:
+        with _unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
             network.undefine()

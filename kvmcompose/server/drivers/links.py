@@ -24,6 +24,7 @@ class Link(msgspec.Struct, frozen=True):
     """An interface as ``ip -json -details link show`` tells; ``link`` is the other end of a pair."""
 
     ifname: str
+    address: str = ""
     flags: tuple[str, ...] = ()
     link: str | None = None
     master: str | None = None

@@ -28,6 +28,7 @@ _PACKAGES = {
     "ip": "iproute2",
     "ovs-appctl": "openvswitch-switch",
     "ovs-vsctl": "openvswitch-switch",
+    "pkill": "procps",
     "ps": "procps",
     "qemu-img": "qemu-utils",
     "sudo": "sudo",

@@ -80,6 +80,15 @@ def test_digest_follows_the_content_not_its_form() -> None:
         xmls.with_digest("<network><name>n</name></network>")
 
 
+def test_bridge_is_known_by_a_mac_address_that_stays() -> None:
+    marked, _ = xmls.with_digest(NETWORK.replace("<ip", '<bridge name="p-prjbr0"/><ip'))
+    bridge = xmls.network_bridge(marked)
+    assert bridge is not None
+    assert (bridge[0], bridge[1][:9]) == ("p-prjbr0", "52:54:00:")
+    assert xmls.network_bridge(xmls.with_digest(marked)[0]) == bridge
+    assert xmls.network_bridge(NETWORK) is None
+
+
 def test_address_of_a_network() -> None:
     assert xmls.network_address(NETWORK) == "10.1.0.1/20"
     netmask = NETWORK.replace('prefix="20"', 'netmask="255.255.240.0"')
