@@ -16,8 +16,9 @@ import msgspec
 import pytest
 from driven import Up, brought_up
 
-from hosts import TestHost
-from kvmcompose.server.drivers import DriverError
+from hosts import TestHost, TestHosts
+from kvmcompose.server.drivers import DriverError, Login
+from kvmcompose.server.drivers.ssh import SshShell
 
 pytestmark = pytest.mark.real
 
@@ -255,3 +256,40 @@ async def keys_are_pinned(folder: str) -> None:
 
 def test_host_keys_are_pinned_and_connections_come_back(real_host: TestHost, project: Path) -> None:
     driven.inside(real_host, keys_are_pinned, folder=project)
+
+
+async def openssh_is_used(folder: str, address: str, key: str) -> None:
+    shell = SshShell()
+    login = Login(
+        guest="host",
+        alias="host",
+        address=address,
+        user="root",
+        identity_file=Path(key),
+        known_hosts=Path(folder, "known_hosts"),
+    )
+    # more at once than sshd gives sessions to a connection
+    script = ["sh", "-c", "sleep 1; exit 5"]
+    assert await asyncio.gather(*(shell.run(login, script, print) for _ in range(25))) == [5] * 25
+
+    def asleep() -> list[str]:
+        argv = ["ps", "-e", "-o", "args"]
+        done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30)
+        return [line for line in done.stdout.splitlines() if line.startswith(("sleep", "/usr/bin/sleep"))]
+
+    begun = asyncio.Event()
+    script = ["sh", "-c", "(sleep 5001 &); sleep 5002 & trap '' TERM; echo; sleep 5003; sleep 5004"]
+    task = asyncio.create_task(shell.run(login, script, lambda _: begun.set()))
+    await begun.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert asleep() == []
+    assert await shell.run(login, ["sh", "-c", "sleep 6000 >/dev/null 2>&1 & kill -TERM $$"], str) == 143
+    assert asleep() == ["sleep 6000"]
+    await shell.close()
+
+
+def test_openssh_serves_as_well(tmp_path: Path) -> None:
+    with TestHosts(1, directory=tmp_path, ssh=True) as hosts:
+        arguments = {"folder": tmp_path, "address": hosts[0].address, "key": hosts.identity_file}
+        driven.inside(hosts[0], openssh_is_used, **arguments)
