@@ -207,14 +207,8 @@ def _last_build(folder: Path) -> dict[str, str] | None:
 
     from kvmcompose.pipeline.compile import STATE_PATH
 
-    class Guest(msgspec.Struct):
-        testbed_host: str
-
-    class State(msgspec.Struct):
-        testbed_guests: dict[str, Guest]
-
     try:
-        state = msgspec.json.decode((folder / STATE_PATH).read_bytes(), type=State)
-    except (OSError, msgspec.MsgspecError):
+        state = msgspec.json.decode((folder / STATE_PATH).read_bytes())
+        return {name: guest["testbed_host"] for name, guest in state["testbed_guests"].items()}
+    except (OSError, msgspec.MsgspecError, KeyError, TypeError, AttributeError):
         return None
-    return {name: guest.testbed_host for name, guest in state.testbed_guests.items()}

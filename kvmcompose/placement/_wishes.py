@@ -65,7 +65,7 @@ def check_wishes(
         elif not names.reach(name):
             near = difflib.get_close_matches(name, known, 1)
             yield Complaint(
-                code="unknown-name",
+                code="unknown-placed-name",
                 path=path,
                 message=f"there is no guest and no bridge {name!r}",
                 wanted="the name of a guest, of a machine (for all its clones) or of a bridge",

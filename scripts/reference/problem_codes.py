@@ -259,7 +259,7 @@ CODES: dict[str, tuple[str, Example | None]] = {
     ),
     "placement-conflict": (
         (
-            "What `testbed_options.placement` asks for contradicts itself, or what has to lie together anyway; "
+            "What `testbed_options.placement` asks for contradicts itself or what lies together anyway; "
             "or the strategy does not heed it, as `round_robin` heeds pins only."
         ),
         _yaml(
@@ -339,7 +339,7 @@ CODES: dict[str, tuple[str, Example | None]] = {
         ),
         Example(argv=("plan", "wbe")),
     ),
-    "unknown-name": (
+    "unknown-placed-name": (
         "A name in `testbed_options.placement` is that of no guest, machine or bridge.",
         _yaml(("network:", "testbed_options: {placement: {apart: [[web, dbb]]}}\nnetwork:")),
     ),

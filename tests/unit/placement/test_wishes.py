@@ -117,10 +117,10 @@ def test_wishes_that_contradict_each_other_are_named(
 @pytest.mark.parametrize(
     ("wishes", "code", "path"),
     [
-        ("{pin: {g7: h0}}", "unknown-name", "pin.g7"),
+        ("{pin: {g7: h0}}", "unknown-placed-name", "pin.g7"),
         ("{pin: {g0: h7}}", "unknown-host", "pin.g0"),
-        ("{together: [[g0, b7]]}", "unknown-name", "together[0][1]"),
-        ("{apart: [[g0, g1], [b0, x]]}", "unknown-name", "apart[1][1]"),
+        ("{together: [[g0, b7]]}", "unknown-placed-name", "together[0][1]"),
+        ("{apart: [[g0, g1], [b0, x]]}", "unknown-placed-name", "apart[1][1]"),
     ],
 )
 def test_a_name_of_nothing_is_refused(wishes: str, code: str, path: str) -> None:
