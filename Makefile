@@ -15,7 +15,7 @@ help: ## say what can be made (the default)
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 .PHONY: demo
-demo: $(READY) | test-packages ## build an example, change it, and let a real libvirt judge it
+demo: $(READY) | test-packages ## bring two real guests up, have them talk, take them down
 	scripts/demo
 
 .PHONY: test
@@ -24,7 +24,7 @@ test: check | test-packages ## check, then run every test, those against real li
 	$(RUN) pytest -m real --require-real --timeout 1200
 
 .PHONY: bench
-bench: $(READY) | test-packages ## measure beside ninja, make and doit; writes docs/benchmarks.md
+bench: $(READY) | bench-packages ## measure beside ninja, make and doit; writes docs/benchmarks.md
 	$(RUN) pip install --quiet --disable-pip-version-check -r requirements/bench.txt
 	$(VENV)/bin/python scripts/bench
 
@@ -86,11 +86,13 @@ clean: ## remove what was built and cached here; .venv stays
 	find kvmcompose tests examples -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf examples/*/artefacts examples/*/.kvm-compose examples/*/state.json examples/own-dodo/macs.csv
 
-.PHONY: base-packages test-packages
+.PHONY: base-packages test-packages bench-packages
 base-packages:
 	@scripts/system-packages base
 test-packages:
 	@scripts/system-packages test
+bench-packages:
+	@scripts/system-packages bench
 
 $(READY): requirements/base.txt requirements/server.txt requirements/placement.txt requirements/dev.txt \
 		pyproject.toml | base-packages
