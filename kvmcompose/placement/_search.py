@@ -13,7 +13,7 @@ from kvmcompose.placement._wishes import PLACEMENT
 #: ends in the same place on every machine.
 _PATIENCE = 50
 #: More than any host has.
-_PLENTY = 1 << 40
+PLENTY = 1 << 40
 
 
 class Load:
@@ -92,22 +92,20 @@ def squeezed(task: Task) -> dict[int, int]:
 
     What is scarcest counts, of a host as of a group. Raises ComplaintsError.
     """
-    room = [
-        (min(host.cpus or _PLENTY, _PLENTY), min(host.memory_mb or _PLENTY, _PLENTY)) for host in task.hosts
-    ]
+    room = [(min(host.cpus or PLENTY, PLENTY), min(host.memory_mb or PLENTY, PLENTY)) for host in task.hosts]
     cpus, memory = (sum(each) for each in zip(*room, strict=True))
 
     def rank(group: Group, load: Load) -> list[int]:
         def filled(host: int) -> int:
             return max(
-                (load.cpus[host] + group.cpus) * _PLENTY // room[host][0],
-                (load.memory_mb[host] + group.memory_mb) * _PLENTY // room[host][1],
+                (load.cpus[host] + group.cpus) * PLENTY // room[host][0],
+                (load.memory_mb[host] + group.memory_mb) * PLENTY // room[host][1],
             )
 
         return sorted(range(len(task.hosts)), key=filled)
 
     by_size = sorted(
-        task.groups, key=lambda each: -max(each.cpus * _PLENTY // cpus, each.memory_mb * _PLENTY // memory)
+        task.groups, key=lambda each: -max(each.cpus * PLENTY // cpus, each.memory_mb * PLENTY // memory)
     )
     return search(task, constrained_first(by_size), rank)
 

@@ -14,7 +14,8 @@ import msgspec
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.placement._groups import Group, Task
 
-_NODES = 200
+#: So many nodes of its tree the solver looks at, when all of a testbed is decided at once.
+_NODES = 2000
 
 
 class Better(msgspec.Struct, frozen=True):
@@ -37,7 +38,13 @@ def highs() -> Any:
 
 
 def better(
-    task: Task, groups: Sequence[Group], hosts: Sequence[int], at: Mapping[int, int], least: int
+    task: Task,
+    groups: Sequence[Group],
+    hosts: Sequence[int],
+    at: Mapping[int, int],
+    least: int,
+    *,
+    nodes: int = _NODES,
 ) -> Better:
     """``groups`` on ``hosts`` with fewer links between hosts than now, all other groups staying ``at``.
 
@@ -47,7 +54,7 @@ def better(
     highspy = highs()
     solver = highspy.Highs()
     for option, value in {
-        "output_flag": False, "threads": 1, "random_seed": 0, "mip_max_nodes": _NODES,
+        "output_flag": False, "threads": 1, "random_seed": 0, "mip_max_nodes": nodes,
         "mip_rel_gap": 0.0, "mip_abs_gap": 0.5,
     }.items():  # fmt: skip
         solver.setOptionValue(option, value)

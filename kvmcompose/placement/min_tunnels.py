@@ -1,10 +1,11 @@
 """As few connections between hosts as the hosts' capacity allows: each of them becomes a tunnel.
 
-First the bridges are walked along their connections, and each group goes to the host with most of what it
-is connected to. Where that cuts no more connections than has to be (a host that is full cannot take all),
-it is the answer. Otherwise the solver HiGHS is asked for something better: of everything at once in a small
-testbed, so that no placement has fewer tunnels, and of two hosts at a time in a large one. What it finds
-replaces the first answer only if it is better, so another version of it hardly ever moves a guest.
+First the bridges are walked along their connections, small branches first, and each group goes to the host
+with most of what it is connected to. Where that cuts no more connections than has to be (a host that is full
+cannot take all), it is the answer. Otherwise the solver HiGHS is asked for something better: of everything
+at once in a small testbed, so that no placement has fewer tunnels, and of two hosts at a time in a large one.
+What it finds replaces the first answer only if it is better, so another version of it hardly ever moves a
+guest.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from kvmcompose.core.errors import ComplaintsError
 from kvmcompose.core.model import LogicalTestbed, Placement
 from kvmcompose.placement._follow import guests_follow
 from kvmcompose.placement._groups import Group, Task, task_of
-from kvmcompose.placement._search import Load, constrained_first, search, spelled, squeezed, why_bound
+from kvmcompose.placement._search import PLENTY, Load, constrained_first, search, spelled, squeezed, why_bound
 from kvmcompose.placement._solver import better, highs
 
 #: So many choices (groups times hosts) are decided all at once.
 _SMALL = 240
 #: With more, two hosts are looked at at a time, until they held so many groups together.
-_PATIENCE = 2500
+_PATIENCE = 1500
+_FEW_NODES = 20
 
 
 def place(testbed: LogicalTestbed) -> Placement:
@@ -53,18 +55,20 @@ def _least(task: Task) -> tuple[dict[int, int], bool]:
     everywhere = range(len(task.hosts))
     small = len(task.groups) * len(task.hosts) <= _SMALL
     try:
-        at = _walked(task)
+        # of two that cut as many, the one with fewer hosts
+        at, other = sorted((_walked(task), _walked(task, far=True)), key=lambda each: _cut(task, each))
     except ComplaintsError:
-        found = better(task, task.groups, everywhere, {}, bound).at if small else None
-        if found is None:
+        start = better(task, task.groups, everywhere, {}, bound).at if small else None
+        if start is None:
             raise
-        at = found
+        at = other = start
     if _cut(task, at) <= bound:
         return at, True
     if small:
         answer = better(task, task.groups, everywhere, at, bound)
         return answer.at or at, answer.proven
-    return _two_by_two(task, at, bound)
+    ways = (_two_by_two(task, at, bound), _two_by_two(task, other, bound))
+    return min(ways, key=lambda way: _cut(task, way[0]))
 
 
 def _two_by_two(task: Task, at: dict[int, int], bound: int) -> tuple[dict[int, int], bool]:
@@ -82,7 +86,7 @@ def _two_by_two(task: Task, at: dict[int, int], bound: int) -> tuple[dict[int, i
             left -= len(groups)
             if left < 0:
                 return at, False
-            answer = better(task, groups, (one, other), at, 0)
+            answer = better(task, groups, (one, other), at, 0, nodes=_FEW_NODES)
             at = at | (answer.at or {})
             if _cut(task, at) <= bound:
                 return at, True
@@ -99,15 +103,32 @@ def _joined(task: Task, at: dict[int, int]) -> list[tuple[int, int]]:
     return sorted(tunnels, key=lambda pair: (-tunnels[pair], pair))
 
 
-def _walked(task: Task) -> dict[int, int]:
-    """Along the connections; where that leads nowhere, wherever there is room."""
+def _walked(task: Task, *, far: bool = False) -> dict[int, int]:
+    """Along the connections; where that leads nowhere, wherever there is room.
+
+    Who is parted from all neighbours goes to the first host with room, and if ``far`` is set to the one with
+    most. The first way takes fewer hosts, the second leaves more room for those that come after.
+    """
 
     def rank(group: Group, load: Load) -> list[int]:
         near = [0] * len(task.hosts)
+        cut = False
         for other, count in task.links[group.number].items():
             if other in load.at:
                 near[load.at[other]] += count
-        return sorted(range(len(near)), key=lambda host: -near[host])
+                cut = True
+
+        def left(number: int) -> tuple[int, int]:
+            host = task.hosts[number]
+            return (
+                (host.memory_mb or PLENTY) - load.memory_mb[number],
+                (host.cpus or PLENTY) - load.cpus[number],
+            )
+
+        def order(host: int) -> tuple[int, tuple[int, int]]:
+            return near[host], left(host) if cut and far else (0, 0)
+
+        return sorted(range(len(near)), key=order, reverse=True)
 
     try:
         return search(task, constrained_first(_along(task)), rank)
@@ -117,8 +138,9 @@ def _walked(task: Task) -> dict[int, int]:
 
 def _along(task: Task) -> Iterator[Group]:
     """Depth first from one end of each connected part, small branches before large ones."""
-    seen: set[int] = set()
     ends = sorted(task.groups, key=lambda group: len(task.links[group.number]))
+    size = _branches(task, ends)
+    seen: set[int] = set()
     for start in ends:
         stack = [start.number]
         while stack:
@@ -126,7 +148,26 @@ def _along(task: Task) -> Iterator[Group]:
             if here not in seen:
                 seen.add(here)
                 yield task.groups[here]
-                stack += sorted(task.links[here], key=lambda each: (-len(task.links[each]), -each))
+                stack += sorted(task.links[here], key=lambda each: (-size[each], -each))
+
+
+def _branches(task: Task, ends: Sequence[Group]) -> list[int]:
+    """The memory of each group and all that lies behind it, as seen from the ends."""
+    behind: list[tuple[int, int | None]] = []
+    seen: set[int] = set()
+    for start in ends:
+        stack: list[tuple[int, int | None]] = [(start.number, None)]
+        while stack:
+            here, before = stack.pop()
+            if here not in seen:
+                seen.add(here)
+                behind.append((here, before))
+                stack += [(each, here) for each in task.links[here]]
+    size = [group.memory_mb for group in task.groups]
+    for here, before in reversed(behind):
+        if before is not None:
+            size[before] += size[here]
+    return size
 
 
 def _cut(task: Task, at: dict[int, int]) -> int:
