@@ -37,6 +37,15 @@ class Disk(msgspec.Struct, frozen=True):
     writable: bool
 
 
+class NetworkRemains(msgspec.Struct, frozen=True, kw_only=True):
+    """A network on its host: its Linux bridge, that one's MAC address and IPv4 address with prefix."""
+
+    network: str
+    bridge: str
+    mac: str
+    address: str
+
+
 def parse(xml: str, wanted: str) -> ET.Element:
     """The root of some XML, which must be called ``wanted``. Raises DriverError."""
     try:
@@ -110,13 +119,18 @@ def network_address(xml: str) -> str:
     return f"{address.get('address')}/{address.get('prefix') or address.get('netmask')}"
 
 
-def network_bridge(xml: str) -> tuple[str, str] | None:
-    """The name of a network's Linux bridge and the MAC address that libvirt chose for it."""
+def network_remains(xml: str) -> NetworkRemains | None:
+    """What a network is known by on its host when libvirt has forgotten that it runs."""
     root = parse(xml, "network")
     bridge, mac = root.find("bridge"), root.find("mac")
     if bridge is None or mac is None:
         return None
-    return bridge.get("name", ""), mac.get("address", "").lower()
+    return NetworkRemains(
+        network=_name(root),
+        bridge=bridge.get("name", ""),
+        mac=mac.get("address", "").lower(),
+        address=network_address(xml),
+    )
 
 
 def disks(xml: str) -> Iterator[Disk]:

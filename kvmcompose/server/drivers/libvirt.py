@@ -12,10 +12,16 @@ from typing import Any
 
 import libvirt
 
-from kvmcompose.server.drivers import DomainState, DriverError, HypervisorFacts, SnapshotState, _snapshots
+from kvmcompose.server.drivers import (
+    DomainState,
+    DriverError,
+    HypervisorFacts,
+    SnapshotState,
+    _half_network,
+    _snapshots,
+)
 from kvmcompose.server.drivers import _domain_xml as xmls
 from kvmcompose.server.drivers._connection import Connection, failure
-from kvmcompose.server.drivers.links import parse_links
 from kvmcompose.server.drivers.machine import Machine
 
 _KIB_PER_MIB = 1024
@@ -163,24 +169,15 @@ class Libvirt:
             await self._machine.run(argv, privileged=True, check=False)
 
     async def _clear_half_a_network(self, name: str, xml: str | None = None) -> bool:
-        """Remove what a libvirtd has left that was killed while it started or stopped a network.
+        """Remove what is left of a network that is not active; True when there was something.
 
-        The bridge is known to be the network's by its MAC address. True when there was something. ``xml``
-        is for a network that libvirt does not know.
+        ``xml`` is for a network that libvirt does not know.
         """
-        work = functools.partial(_bridge_of_inactive, name=name, xml=xml)
+        work = functools.partial(_remains_of_inactive, name=name, xml=xml)
         found = await self._connection.call(f"look at the network {name}", work)
         if found is None:
             return False
-        bridge, mac = found
-        shown = await self._machine.run(["ip", "-json", "-details", "link", "show"])
-        link = parse_links(shown.stdout).get(bridge)
-        if link is None or link.linkinfo.info_kind != "bridge" or link.address != mac:
-            return False
-        server = f"--conf-file=[/]var/lib/libvirt/dnsmasq/{re.escape(name)}\\.conf"  # [/]: not pkill itself
-        await self._machine.run(["pkill", "-KILL", "-f", "--", server], privileged=True, check=False)
-        await self._machine.run(["ip", "link", "delete", "dev", bridge], privileged=True)
-        return True
+        return await _half_network.clear(self._machine, found)
 
     async def snapshots(self, domain: str) -> Sequence[SnapshotState]:
         """The domain's snapshots, the oldest first."""
@@ -427,8 +424,8 @@ def _network_failure(xml: str, wanted: xmls.Identity, error: libvirt.libvirtErro
     )
 
 
-def _bridge_of_inactive(connection: Any, *, name: str, xml: str | None) -> tuple[str, str] | None:
-    """The bridge's name and MAC address of a network of ours that is not active."""
+def _remains_of_inactive(connection: Any, *, name: str, xml: str | None) -> xmls.NetworkRemains | None:
+    """What there may be of a network of ours that is not active."""
     network = _lookup_network(connection, name)
     if network is not None:
         if network.isActive():
@@ -436,7 +433,7 @@ def _bridge_of_inactive(connection: Any, *, name: str, xml: str | None) -> tuple
         xml = network.XMLDesc()
     if xml is None:
         return None
-    return xmls.network_bridge(xml) if xmls.network_identity(xml).project else None
+    return xmls.network_remains(xml) if xmls.network_identity(xml).project else None
 
 
 def _leases(connection: Any, *, name: str) -> dict[str, str]:

@@ -82,11 +82,11 @@ def test_digest_follows_the_content_not_its_form() -> None:
 
 def test_bridge_is_known_by_a_mac_address_that_stays() -> None:
     marked, _ = xmls.with_digest(NETWORK.replace("<ip", '<bridge name="p-prjbr0"/><ip'))
-    bridge = xmls.network_bridge(marked)
-    assert bridge is not None
-    assert (bridge[0], bridge[1][:9]) == ("p-prjbr0", "52:54:00:")
-    assert xmls.network_bridge(xmls.with_digest(marked)[0]) == bridge
-    assert xmls.network_bridge(NETWORK) is None
+    remains = xmls.network_remains(marked)
+    assert remains is not None
+    assert (remains.bridge, remains.mac[:9]) == ("p-prjbr0", "52:54:00:")
+    assert xmls.network_remains(xmls.with_digest(marked)[0]) == remains
+    assert xmls.network_remains(NETWORK) is None
 
 
 def test_address_of_a_network() -> None:
