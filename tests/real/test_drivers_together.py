@@ -100,31 +100,3 @@ def test_guests_on_chained_bridges_talk_and_nothing_is_left(
     folder = tmp_path / "together"
     project = driven.make_project(folder, micro_image, ssh_key, guests, dynamic=["leased"])
     driven.inside(real_host, guests_talk, folder=project)
-
-
-STORM = 30
-
-
-async def a_storm(folder: str) -> None:
-    before = seen_on_the_host()
-    async with brought_up(folder) as up:
-        names = list(up.testbed.guests)
-        hypervisor = up.host.hypervisor
-        starts = [
-            hypervisor.start_domain(up.testbed.read(guest.run.domain_xml))
-            for guest in up.testbed.guests.values()
-            if guest.run
-        ]
-        await asyncio.gather(*starts)
-        await asyncio.gather(*(up.shell.wait_ready(up.login(name), 900) for name in names))
-        said = await asyncio.gather(*(up.run(name, "hostname", seconds=300) for name in names))
-        assert said == [(0, [f"storm-{name}"]) for name in names]
-        ends = [hypervisor.shut_down_domain(name, 300) for name in await hypervisor.domains("storm")]
-        assert all(await asyncio.gather(*ends))
-    assert_as_before(before)
-
-
-def test_thirty_guests_at_once(real_host: TestHost, tmp_path: Path, micro_image: Path, ssh_key: Path) -> None:
-    guests = {f"g{number}": f"br{number % 3}" for number in range(STORM)}
-    project = driven.make_project(tmp_path / "storm", micro_image, ssh_key, guests)
-    driven.inside(real_host, a_storm, folder=project, timeout=1100)

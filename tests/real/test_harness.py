@@ -205,22 +205,6 @@ def remove_guest(host: TestHost, name: str) -> None:
     host.virsh("undefine", name)
 
 
-def test_debian_boots_from_its_bios_and_applies_a_seed(
-    real_host: TestHost, debian_image: Path, ssh_key: Path, tmp_path: Path
-) -> None:
-    name = "t-debian"
-    login = start_guest(real_host, tmp_path, debian_image, ssh_key, name=name, number=66, memory=512)
-    try:
-        wait_for_ssh(real_host, name, login)
-        assert ssh(real_host, login, ["hostname"]).stdout.strip() == name
-        assert "done" in ssh(real_host, login, ["cloud-init", "status", "--wait"], timeout=120).stdout
-        size = ssh(real_host, login, ["df", "--output=size", "-BM", "/"]).stdout.split()[-1]
-        assert int(size.rstrip("M")) > 2500, "the root file system did not grow with the disk"
-        shut_down(real_host, name)
-    finally:
-        remove_guest(real_host, name)
-
-
 def test_micro_guest_applies_a_seed_and_keeps_its_disk(
     real_host: TestHost, micro_image: Path, ssh_key: Path, tmp_path: Path
 ) -> None:
