@@ -273,10 +273,15 @@ class Project:
             else:
                 yield ImageStep(name, image, Action.KEEP)
 
+    def note_signatures(self) -> None:
+        """Note what files look like that were found to be unchanged, so that they need not be read again."""
+        self.ledger.refresh(self.decider.refreshed)
+        self.decider.refreshed.clear()
+
     def finish(self) -> None:
         """Keep what was found out about files for the next build."""
         self.ledger.remember_files(self._digests.fresh.items())
-        self.ledger.refresh(self.decider.refreshed)
+        self.note_signatures()
 
 
 _AnyDecision = TypeVar("_AnyDecision", bound=Decision)

@@ -143,6 +143,39 @@ def test_snapshots_of_running_and_stopped_guests(real_host: TestHost, project: P
 # -- a libvirtd that goes away -------------------------------------------------------------------------
 
 
+def kill_while_it_starts() -> None:
+    """Leave what a libvirtd once left that was killed in the very moment of a start: notes of no process."""
+    notes = Path(f"/run/libvirt/qemu/{DOMAIN}.xml")
+    qemu = pid_in(f"/run/libvirt/qemu/{DOMAIN}.pid")
+    kill_libvirtd()
+    os.kill(qemu, signal.SIGKILL)
+    text, count = re.subn(
+        r"state='running' reason='booted' pid='\d+'",
+        "state='paused' reason='starting up' pid='0'",
+        notes.read_text(),
+    )
+    assert count == 1
+    notes.write_text(text)
+    notes.with_suffix(".pid").unlink()
+
+
+async def a_start_that_never_ends(folder: str) -> None:
+    before = seen_on_the_host()
+    async with brought_up(folder) as up:
+        await up.start("one")
+        await up.run("one", "sync")
+        kill_while_it_starts()
+        start_libvirtd()
+        assert (await up.host.hypervisor.domains("virt"))[DOMAIN].state == "paused"
+        await up.start("one")
+        assert (await up.host.hypervisor.domains("virt"))[DOMAIN].state == "running"
+    assert_as_before(before)
+
+
+def test_start_that_never_ends_is_begun_anew(real_host: TestHost, project: Path) -> None:
+    driven.inside(real_host, a_start_that_never_ends, folder=project)
+
+
 async def libvirtd_comes_back(folder: str) -> None:
     before = seen_on_the_host()
     async with brought_up(folder) as up:

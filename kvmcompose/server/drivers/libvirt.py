@@ -28,6 +28,9 @@ _KIB_PER_MIB = 1024
 _NANOSECONDS = 1e9
 #: How long to wait for news of a guest that shuts down before looking, and asking, again. In seconds.
 _LOOK_AGAIN = 5.0
+#: How long libvirt may take to start a QEMU that somebody else has asked for. In seconds.
+_START_SECONDS = 15.0
+_START_LOOK_SECONDS = 0.5
 
 _STATES = {
     libvirt.VIR_DOMAIN_NOSTATE: "no state",
@@ -319,6 +322,7 @@ def _start_domain(connection: Any, *, xml: str, wanted: xmls.Identity) -> None:
         xml = xmls.with_uuid(xml, domain.UUIDString())
     if domain is None or not domain.isActive() or not domain.isPersistent():
         domain = connection.defineXML(xml)
+    _end_half_start(domain, wanted.name)
     if domain.isActive():
         return
     try:
@@ -355,8 +359,38 @@ def _is_on(connection: Any, *, name: str, press: bool) -> bool:
 def _destroy_domain(connection: Any, *, name: str) -> None:
     domain = _lookup(connection, name)
     if domain is not None and domain.isActive():
+        _destroy(domain, name)
+
+
+def _destroy(domain: Any, name: str) -> None:
+    try:
         with _unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
             domain.destroy()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_TIMEOUT or not _is_half_started(domain):
+            raise
+        raise DriverError(
+            f"libvirtd was killed while it started {name}, and waits for itself ever since",
+            hint=f"sudo systemctl stop libvirtd; sudo rm /run/libvirt/qemu/{name}.xml;"
+            " sudo systemctl start libvirtd (other guests go on running)",
+        ) from error
+
+
+def _end_half_start(domain: Any, name: str) -> None:
+    """Switch off a domain that is about to start for ever: of a libvirtd that was killed while it did."""
+    deadline = time.monotonic() + _START_SECONDS
+    while _is_half_started(domain):
+        if time.monotonic() > deadline:
+            _destroy(domain, name)
+            return
+        time.sleep(_START_LOOK_SECONDS)  # in a thread of its own
+
+
+def _is_half_started(domain: Any) -> bool:
+    with _unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
+        state, reason = domain.state()
+        return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
+    return False
 
 
 def _undefine_domain(connection: Any, *, name: str) -> None:
