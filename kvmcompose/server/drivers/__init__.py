@@ -192,6 +192,53 @@ class Disks(Protocol):
         """The last lines of a text file that may be root's; empty when it is not there."""
 
 
+#: Where a project lies on a host that is not the main host; below it, mirrored, what its guests need.
+HOSTED = Path("/var/lib/kvm-compose/.hosted")
+
+
+class Depot(Protocol):
+    """What a host that is not the main host has been sent: contents by their SHA-256, and projects' files.
+
+    Contents are sent once, whatever the number of guests and projects that need them. ``home`` tells whose
+    project it is: two main hosts may know different projects by one name. Paths in a project are relative.
+    """
+
+    async def check(self, project: str, home: str) -> None:
+        """Changes nothing. Raises DriverError when the host cannot be reached, lacks a program or rights,
+        or keeps the project of another main host under this name.
+        """
+
+    async def room(self) -> int:
+        """How many bytes may still be sent."""
+
+    async def open(self, project: str, home: str) -> Path:
+        """Make the project's folder there, unless it is there; where it is."""
+
+    async def stored(self, digests: Sequence[str]) -> frozenset[str]:
+        """Which of these contents are there."""
+
+    async def store(self, digest: str, source: Path, told: Callable[[int], None]) -> None:
+        """Send a content. It goes on where an attempt before was cut off, and waits for a host that is lost
+        on the way to come back, for a while; it is there, whole and checked, or not at all.
+
+        ``told`` is told the number of bytes of each piece that was sent.
+        """
+
+    async def delivered(self, project: str) -> Mapping[str, str]:
+        """The project's files that were delivered and are there: path -> digest of what was delivered."""
+
+    async def link(self, project: str, links: Mapping[str, str]) -> None:
+        """Have paths of the project lead to stored contents: path -> digest."""
+
+    async def put(
+        self, project: str, path: str, digest: str, source: Path, told: Callable[[int], None]
+    ) -> None:
+        """Send a file that is the project's own, in the place of any that is there."""
+
+    async def clear(self, project: str) -> None:
+        """Remove the project's folder, and stored contents that were made for it and no other needs."""
+
+
 class Login(msgspec.Struct, frozen=True, kw_only=True):
     """How to get into a guest. ``alias`` is what its host key is noted under.
 
@@ -235,13 +282,14 @@ class Shell(Protocol):
 
 
 class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be driven on one host."""
+    """Everything that can be driven on one host. The main host has no ``depot``: all files are its own."""
 
     name: str
     hypervisor: Hypervisor
     switches: Switches
     links: Links
     disks: Disks
+    depot: Depot | None = None
 
 
 class Drivers(Protocol):
@@ -251,9 +299,7 @@ class Drivers(Protocol):
     name: str
 
     def host(self, host: Host) -> HostDrivers:
-        """The drivers of one host; the same ones each time. Raises RefusedError for one that is not this
-        machine (``is_main_host``), until there are several hosts.
-        """
+        """The drivers of one host; the same ones each time."""
 
     def shell(self) -> Shell:
         """The way into guests."""

@@ -10,16 +10,16 @@ import asyncio
 import fnmatch
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from kvmcompose.core.deployable import VethPair
-from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.effects.files import write_atomic
 from kvmcompose.server.drivers import (
+    HOSTED,
     DomainState,
     DriverError,
     HostDrivers,
@@ -30,6 +30,8 @@ from kvmcompose.server.drivers import (
     SwitchPlan,
 )
 
+#: The key of the main host's world, whatever the host is called.
+_MAIN = ""
 _GUEST = "{urn:kvmcompose:guest:1}guest"
 _NETWORK = "{urn:kvmcompose:network:1}network"
 
@@ -54,7 +56,7 @@ class FakeDisk(msgspec.Struct):
 
 
 class World(msgspec.Struct):
-    """All there is on the fake host."""
+    """All there is on one fake host. ``depot``: what was sent to it, by content; ``delivered``: by path."""
 
     domains: dict[str, FakeDomain] = {}
     networks: dict[str, str] = {}
@@ -62,6 +64,8 @@ class World(msgspec.Struct):
     links: list[str] = []
     projects: dict[str, str] = {}
     disks: dict[str, FakeDisk] = {}
+    depot: dict[str, int] = {}
+    delivered: dict[str, dict[str, str]] = {}
 
 
 class Failure(msgspec.Struct):
@@ -89,9 +93,14 @@ class FakeDrivers:
         self.failures = [Failure.parse(each) for each in failures]
         self.delay = delay
         self.calls: list[str] = []
-        self.world = World()
+        self.worlds = {_MAIN: World()}
         if path is not None and path.exists():
-            self.world = msgspec.json.decode(path.read_bytes(), type=World)
+            self.worlds = msgspec.json.decode(path.read_bytes(), type=dict[str, World])
+
+    @property
+    def world(self) -> World:
+        """The main host's."""
+        return self.worlds[_MAIN]
 
     async def call(self, method: str, target: str = "") -> None:
         """What every method begins with: it takes its time, and may fail."""
@@ -109,18 +118,18 @@ class FakeDrivers:
     def keep(self) -> None:
         """Write the world down."""
         if self.path is not None:
-            write_atomic(self.path, msgspec.json.encode(self.world), mode=0o600)
+            write_atomic(self.path, msgspec.json.encode(self.worlds), mode=0o600)
 
     def host(self, host: Host) -> HostDrivers:
         """The drivers of one host."""
-        if not host.is_main_host:
-            raise RefusedError(f"{host.name}: testbeds on several hosts cannot be brought up yet")
+        fake = FakeHost(self, _MAIN if host.is_main_host else host.name)
         return HostDrivers(
             name=host.name,
-            hypervisor=FakeHypervisor(self, host.libvirt_uri),
-            switches=FakeSwitches(self),
-            links=FakeLinks(self),
-            disks=FakeDisks(self),
+            hypervisor=FakeHypervisor(fake, host.libvirt_uri),
+            switches=FakeSwitches(fake),
+            links=FakeLinks(fake),
+            disks=FakeDisks(fake),
+            depot=None if host.is_main_host else FakeDepot(fake),
         )
 
     def shell(self) -> FakeShell:
@@ -131,25 +140,39 @@ class FakeDrivers:
         """Nothing is held."""
 
 
+class FakeHost:
+    """One of the hosts. Calls to others than the main host begin with the host's name: ``two/facts``."""
+
+    def __init__(self, drivers: FakeDrivers, name: str) -> None:
+        self._drivers = drivers
+        self._prefix = f"{name}/" if name != _MAIN else ""
+        self.world = drivers.worlds.setdefault(name, World())
+        self.keep = drivers.keep
+
+    async def call(self, method: str, target: str = "") -> None:
+        """See ``FakeDrivers.call``."""
+        await self._drivers.call(f"{self._prefix}{method}", target)
+
+
 class FakeHypervisor:
     """See ``Hypervisor``."""
 
-    def __init__(self, drivers: FakeDrivers, uri: str) -> None:
-        self._drivers = drivers
+    def __init__(self, host: FakeHost, uri: str) -> None:
+        self._host = host
         self.uri = uri
 
     @property
     def _world(self) -> World:
-        return self._drivers.world
+        return self._host.world
 
     async def facts(self) -> HypervisorFacts:
         """A big machine."""
-        await self._drivers.call("facts")
+        await self._host.call("facts")
         return HypervisorFacts(cpus=64, memory_mb=1 << 20, version="fake")
 
     async def domains(self, project: str) -> Mapping[str, DomainState]:
         """The project's domains."""
-        await self._drivers.call("domains", project)
+        await self._host.call("domains", project)
         now = time.time()
         return {
             name: DomainState(
@@ -169,7 +192,7 @@ class FakeHypervisor:
         tree = ET.fromstring(xml)  # noqa: S314 (see above)
         name = tree.findtext("name") or ""
         guest = tree.find(f"metadata/{_GUEST}")
-        await self._drivers.call("start_domain", name)
+        await self._host.call("start_domain", name)
         if guest is None:
             raise DriverError(f"{name}: the domain does not say that it is kvm-compose's")
         source = tree.find("devices/disk/source")
@@ -183,66 +206,66 @@ class FakeHypervisor:
             raise DriverError(f"{name}: its disk is frozen")
         held.written = True
         held.version += 1
-        self._drivers.keep()
+        self._host.keep()
 
     async def shut_down_domain(self, name: str, seconds: float) -> bool:
         """Fake guests obey."""
-        await self._drivers.call("shut_down_domain", name)
+        await self._host.call("shut_down_domain", name)
         self._stop(name)
         return seconds > 0
 
     async def wait_off(self, name: str) -> None:
         """Return when the domain is off."""
-        await self._drivers.call("wait_off", name)
+        await self._host.call("wait_off", name)
         while self._world.domains.get(name, FakeDomain("", "")).started:  # noqa: ASYNC110 (a fake may)
             await asyncio.sleep(0.05)
 
     async def destroy_domain(self, name: str) -> None:
         """Switch off."""
-        await self._drivers.call("destroy_domain", name)
+        await self._host.call("destroy_domain", name)
         self._stop(name)
 
     def _stop(self, name: str) -> None:
         if name in self._world.domains:
             self._world.domains[name].started = 0
-            self._drivers.keep()
+            self._host.keep()
 
     async def undefine_domain(self, name: str) -> None:
         """Forget."""
-        await self._drivers.call("undefine_domain", name)
+        await self._host.call("undefine_domain", name)
         if name in self._world.domains and self._world.domains[name].started:
             raise DriverError(f"{name} runs")
         self._world.domains.pop(name, None)
-        self._drivers.keep()
+        self._host.keep()
 
     async def networks(self, project: str) -> Mapping[str, bool]:
         """The project's networks."""
-        await self._drivers.call("networks", project)
+        await self._host.call("networks", project)
         return {name: True for name, owner in self._world.networks.items() if owner == project}
 
     async def start_network(self, xml: str) -> None:
         """Define and start."""
         tree = ET.fromstring(xml)  # noqa: S314 (see above)
         name = tree.findtext("name") or ""
-        await self._drivers.call("start_network", name)
+        await self._host.call("start_network", name)
         mark = tree.find(f"metadata/{_NETWORK}")
         self._world.networks[name] = mark.attrib["project"] if mark is not None else ""
-        self._drivers.keep()
+        self._host.keep()
 
     async def leases(self, network: str) -> Mapping[str, str]:
         """No fake guest asks for an address."""
-        await self._drivers.call("leases", network)
+        await self._host.call("leases", network)
         return {}
 
     async def remove_network(self, name: str) -> None:
         """Stop and forget."""
-        await self._drivers.call("remove_network", name)
+        await self._host.call("remove_network", name)
         self._world.networks.pop(name, None)
-        self._drivers.keep()
+        self._host.keep()
 
     async def snapshots(self, domain: str) -> Sequence[SnapshotState]:
         """The domain's snapshots."""
-        await self._drivers.call("snapshots", domain)
+        await self._host.call("snapshots", domain)
         found = self._world.domains.get(domain, FakeDomain("", "")).snapshots
         last = next(reversed(found), None)
         return [
@@ -252,32 +275,32 @@ class FakeHypervisor:
 
     async def create_snapshot(self, domain: str, name: str) -> None:
         """Make one."""
-        await self._drivers.call("create_snapshot", domain)
+        await self._host.call("create_snapshot", domain)
         xml = f"<domainsnapshot><name>{name}</name><state>running</state></domainsnapshot>"
         self._domain(domain).snapshots[name] = xml
-        self._drivers.keep()
+        self._host.keep()
 
     async def restore_snapshot(self, domain: str, name: str) -> None:
         """Go back to one."""
-        await self._drivers.call("restore_snapshot", domain)
+        await self._host.call("restore_snapshot", domain)
         if name not in self._domain(domain).snapshots:
             raise DriverError(f"{domain} has no snapshot {name}")
         self._domain(domain).started = time.time()
-        self._drivers.keep()
+        self._host.keep()
 
     async def delete_snapshot(self, domain: str, name: str) -> None:
         """Give one up."""
-        await self._drivers.call("delete_snapshot", domain)
+        await self._host.call("delete_snapshot", domain)
         if self._domain(domain).snapshots.pop(name, None) is None:
             raise DriverError(f"{domain} has no snapshot {name}")
-        self._drivers.keep()
+        self._host.keep()
 
     async def know_snapshot(self, domain: str, xml: str) -> None:
         """Know one again."""
-        await self._drivers.call("know_snapshot", domain)
+        await self._host.call("know_snapshot", domain)
         name = ET.fromstring(xml).findtext("name") or ""  # noqa: S314 (see above)
         self._domain(domain).snapshots[name] = xml
-        self._drivers.keep()
+        self._host.keep()
 
     def _domain(self, name: str) -> FakeDomain:
         if name not in self._world.domains:
@@ -291,29 +314,29 @@ class FakeHypervisor:
 class FakeSwitches:
     """See ``Switches``."""
 
-    def __init__(self, drivers: FakeDrivers) -> None:
-        self._drivers = drivers
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
 
     async def check(self) -> None:
         """It is always there."""
-        await self._drivers.call("check")
+        await self._host.call("check")
 
     async def foreign(self, plan: SwitchPlan) -> Sequence[str]:
         """Those of other projects."""
-        await self._drivers.call("foreign", plan.project)
-        mine = self._drivers.world.bridges.get(plan.project, {})
-        others = {name for each in self._drivers.world.bridges.values() for name in each} - mine.keys()
+        await self._host.call("foreign", plan.project)
+        mine = self._host.world.bridges.get(plan.project, {})
+        others = {name for each in self._host.world.bridges.values() for name in each} - mine.keys()
         return [bridge.name for bridge in plan.bridges if bridge.name in others]
 
     async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
         """The project's bridges and their ports."""
-        await self._drivers.call("bridges", project)
-        return self._drivers.world.bridges.get(project, {})
+        await self._host.call("bridges", project)
+        return self._host.world.bridges.get(project, {})
 
     async def apply(self, plan: SwitchPlan) -> None:
         """All in one."""
-        await self._drivers.call("apply_bridges", plan.project)
-        bridges = self._drivers.world.bridges.setdefault(plan.project, {})
+        await self._host.call("apply_bridges", plan.project)
+        bridges = self._host.world.bridges.setdefault(plan.project, {})
         for bridge in plan.bridges:
             bridges.setdefault(bridge.name, [])
         ports = [(veth.left_bridge, veth.left) for veth in plan.veths]
@@ -323,104 +346,167 @@ class FakeSwitches:
         for bridge_name, port in ports:
             if port not in bridges[bridge_name]:
                 bridges[bridge_name].append(port)
-        self._drivers.keep()
+        self._host.keep()
 
     async def remove(self, names: Sequence[str]) -> None:
         """All in one."""
-        await self._drivers.call("remove_bridges")
-        for project, bridges in list(self._drivers.world.bridges.items()):
+        await self._host.call("remove_bridges")
+        for project, bridges in list(self._host.world.bridges.items()):
             for name in names:
                 bridges.pop(name, None)
             if not bridges:
-                del self._drivers.world.bridges[project]
-        self._drivers.keep()
+                del self._host.world.bridges[project]
+        self._host.keep()
 
 
 class FakeLinks:
     """See ``Links``."""
 
-    def __init__(self, drivers: FakeDrivers) -> None:
-        self._drivers = drivers
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
 
     async def present(self, names: Sequence[str]) -> frozenset[str]:
         """Those that are there."""
-        await self._drivers.call("present")
-        return frozenset(names) & frozenset(self._drivers.world.links)
+        await self._host.call("present")
+        return frozenset(names) & frozenset(self._host.world.links)
 
     async def apply(self, veths: Sequence[VethPair], *, up: Sequence[str], mtu: int) -> None:  # noqa: ARG002
         """All in one."""
-        await self._drivers.call("apply_links")
+        await self._host.call("apply_links")
         for veth in veths:
             for name in (veth.left, veth.right):
-                if name not in self._drivers.world.links:
-                    self._drivers.world.links.append(name)
-        self._drivers.keep()
+                if name not in self._host.world.links:
+                    self._host.world.links.append(name)
+        self._host.keep()
 
     async def remove(self, names: Sequence[str]) -> None:
         """All in one; with one end goes the other (which has the name that the project gives it)."""
-        await self._drivers.call("remove_links")
-        links = self._drivers.world.links
+        await self._host.call("remove_links")
+        links = self._host.world.links
         for name in names:
             if name in links:
                 at = links.index(name)
                 del links[at : at + 2]  # pairs are made together, the left end first
-        self._drivers.keep()
+        self._host.keep()
 
 
 class FakeDisks:
     """See ``Disks``. The files of the project are left alone."""
 
-    def __init__(self, drivers: FakeDrivers) -> None:
-        self._drivers = drivers
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
 
     def _disk(self, path: Path) -> FakeDisk:
-        return self._drivers.world.disks.setdefault(path.name, FakeDisk())
+        return self._host.world.disks.setdefault(path.name, FakeDisk())
 
     async def link_project(self, project: str, folder: Path) -> None:
         """Note the folder."""
-        await self._drivers.call("link_project", project)
-        self._drivers.world.projects[project] = str(folder)
-        self._drivers.keep()
+        await self._host.call("link_project", project)
+        self._host.world.projects[project] = str(folder)
+        self._host.keep()
 
     async def unlink_project(self, project: str, folder: Path) -> None:
         """Forget it."""
-        await self._drivers.call("unlink_project", project)
-        if self._drivers.world.projects.get(project) == str(folder):
-            del self._drivers.world.projects[project]
-        self._drivers.keep()
+        await self._host.call("unlink_project", project)
+        if self._host.world.projects.get(project) == str(folder):
+            del self._host.world.projects[project]
+        self._host.keep()
 
     async def pristine(self, path: Path) -> bool:
         """Whether no fake guest has had it."""
-        await self._drivers.call("pristine", path.name)
+        await self._host.call("pristine", path.name)
         return not self._disk(path).written
 
     async def reset_overlay(self, path: Path) -> None:
         """Empty it."""
-        await self._drivers.call("reset_overlay", path.name)
-        self._drivers.world.disks[path.name] = FakeDisk(version=self._disk(path).version + 1)
-        self._drivers.keep()
+        await self._host.call("reset_overlay", path.name)
+        self._host.world.disks[path.name] = FakeDisk(version=self._disk(path).version + 1)
+        self._host.keep()
 
     async def set_frozen(self, path: Path, frozen: bool) -> None:
         """Note it."""
-        await self._drivers.call("set_frozen", path.name)
+        await self._host.call("set_frozen", path.name)
         self._disk(path).frozen = frozen
-        self._drivers.keep()
+        self._host.keep()
 
     async def signature(self, path: Path) -> str:
         """Its version."""
-        await self._drivers.call("signature", path.name)
+        await self._host.call("signature", path.name)
         return str(self._disk(path).version)
 
     async def remove(self, path: Path) -> None:
         """Forget it; the file stays."""
-        await self._drivers.call("remove_disk", path.name)
-        self._drivers.world.disks.pop(path.name, None)
-        self._drivers.keep()
+        await self._host.call("remove_disk", path.name)
+        self._host.world.disks.pop(path.name, None)
+        self._host.keep()
 
     async def read_tail(self, path: Path, lines: int) -> str:
         """What a fake console shows."""
-        await self._drivers.call("read_tail", path.name)
+        await self._host.call("read_tail", path.name)
         return "\n".join(["(a fake console)"][:lines])
+
+
+class FakeDepot:
+    """See ``Depot``. Nothing is sent; what would be is counted."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+
+    async def check(self, project: str, home: str) -> None:  # noqa: ARG002 (there is one main host)
+        """It can be reached, unless it is made to fail."""
+        await self._host.call("check_depot", project)
+
+    async def room(self) -> int:
+        """Plenty."""
+        await self._host.call("room")
+        return 1 << 50
+
+    async def open(self, project: str, home: str) -> Path:  # noqa: ARG002 (see above)
+        """Note whose it is."""
+        await self._host.call("open_depot", project)
+        self._host.world.delivered.setdefault(project, {})
+        self._host.keep()
+        return HOSTED / project
+
+    async def stored(self, digests: Sequence[str]) -> frozenset[str]:
+        """Those that have come."""
+        await self._host.call("stored")
+        return frozenset(digests) & self._host.world.depot.keys()
+
+    async def store(self, digest: str, source: Path, told: Callable[[int], None]) -> None:
+        """Count it."""
+        await self._host.call("store", source.name)
+        size = source.stat().st_size  # noqa: ASYNC240 (a fake may)
+        told(size)
+        self._host.world.depot[digest] = size
+        self._host.keep()
+
+    async def delivered(self, project: str) -> Mapping[str, str]:
+        """What was delivered and is there."""
+        await self._host.call("delivered", project)
+        return dict(self._host.world.delivered.get(project, {}))
+
+    async def link(self, project: str, links: Mapping[str, str]) -> None:
+        """Note them."""
+        await self._host.call("link", project)
+        self._host.world.delivered[project].update(links)
+        self._host.keep()
+
+    async def put(
+        self, project: str, path: str, digest: str, source: Path, told: Callable[[int], None]
+    ) -> None:
+        """Note it; a disk is a new one."""
+        await self._host.call("put", path)
+        told(source.stat().st_size)  # noqa: ASYNC240 (a fake may)
+        self._host.world.delivered[project][path] = digest
+        self._host.world.disks.pop(path.rpartition("/")[2], None)
+        self._host.keep()
+
+    async def clear(self, project: str) -> None:
+        """All that was delivered goes."""
+        await self._host.call("clear_depot", project)
+        self._host.world.delivered.pop(project, None)
+        self._host.keep()
 
 
 class FakeShell:
@@ -429,16 +515,17 @@ class FakeShell:
     def __init__(self, drivers: FakeDrivers) -> None:
         self._drivers = drivers
 
-    def _domain(self, login: Login) -> FakeDomain:
-        domain = self._drivers.world.domains.get(login.alias)
-        if domain is None or not domain.started:
-            raise DriverError(f"{login.guest} does not run")
-        return domain
+    def _find(self, login: Login) -> tuple[World, FakeDomain]:
+        for world in self._drivers.worlds.values():
+            domain = world.domains.get(login.alias)
+            if domain is not None and domain.started:
+                return world, domain
+        raise DriverError(f"{login.guest} does not run")
 
     async def wait_ready(self, login: Login, seconds: float) -> None:  # noqa: ARG002 (fakes are ready at once)
         """Ready when it runs."""
         await self._drivers.call("wait_ready", login.guest)
-        self._domain(login)
+        self._find(login)
 
     async def run(
         self,
@@ -451,7 +538,8 @@ class FakeShell:
         """``true``, ``false``, ``echo``, ``sleep``, and what scripts need; everything else just succeeds."""
         words = list(argv[3:] if list(argv[:3]) == ["sudo", "-n", "--"] else argv)
         await self._drivers.call("run", f"{login.guest}:{words[-1]}")
-        markers = self._drivers.world.disks.setdefault(self._domain(login).disk, FakeDisk()).markers
+        world, domain = self._find(login)
+        markers = world.disks.setdefault(domain.disk, FakeDisk()).markers
         match words:
             case ["test", "-e", path]:
                 return 0 if path in markers else 1
