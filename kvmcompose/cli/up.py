@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         rerun_scripts=arguments.rerun_scripts,
         reset_clones=arguments.reset_clones,
         keep_going=arguments.keep_going,
+        provision=arguments.provision,
     )
     if arguments.no_generate:
         return act(open_target(arguments, register=True), command, arguments, console)

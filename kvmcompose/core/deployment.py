@@ -40,12 +40,14 @@ class Up(
 
     ``rerun_scripts``: run setup scripts again that have run in the guests' lives. ``reset_clones``: make
     clones anew, losing what they wrote, when their golden image has changed. ``keep_going``: when a guest
-    fails, go on with the others to the end.
+    fails, go on with the others to the end. ``provision``: make disks on other hosts anew, losing what guests
+    wrote; on the main host the build makes disks.
     """
 
     rerun_scripts: bool = False
     reset_clones: bool = False
     keep_going: bool = False
+    provision: bool = False
 
 
 class Down(

@@ -21,12 +21,17 @@ PROJECTS_ROOT = "/var/lib/kvm-compose"
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A testbed host of ``kvm-compose-config.json``. ``memory_mb`` is in MiB."""
+    """A testbed host of ``kvm-compose-config.json``. ``memory_mb`` is in MiB.
+
+    ``host_key`` is what its SSH server has to show, as the type and the key in OpenSSH's format.
+    """
 
     name: str
     ip: str
     user: str | None = None
     identity_file: str | None = None
+    ssh_port: int | None = None
+    host_key: str | None = None
     testbed_nic: str | None = None
     is_main_host: bool = False
     main_interface: str | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 from pathlib import Path
 
 STATE_VARIABLE = "KVM_COMPOSE_STATE_DIR"
@@ -59,6 +60,15 @@ def token_path(state: Path) -> Path:
 def embedded_log(state: Path) -> Path:
     """What an embedded server says."""
     return state / "embedded.log"
+
+
+def this_machine() -> str:
+    """How others may know the machine we are on: its name, and what tells it from others of that name."""
+    try:
+        number = Path("/etc/machine-id").read_text().strip()[:8]
+    except OSError:
+        number = ""
+    return f"{socket.gethostname()} {number}".strip()
 
 
 def missing_modules(*, fake: bool = False) -> list[str]:

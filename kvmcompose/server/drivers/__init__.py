@@ -211,8 +211,8 @@ class Depot(Protocol):
     async def room(self) -> int:
         """How many bytes may still be sent."""
 
-    async def open(self, project: str, home: str) -> Path:
-        """Make the project's folder there, unless it is there; where it is."""
+    async def open(self, project: str, home: str) -> None:
+        """Make the project's folder (in HOSTED), unless it is there."""
 
     async def stored(self, digests: Sequence[str]) -> frozenset[str]:
         """Which of these contents are there."""

@@ -19,7 +19,6 @@ from kvmcompose.core.deployable import VethPair
 from kvmcompose.core.model import Host
 from kvmcompose.effects.files import write_atomic
 from kvmcompose.server.drivers import (
-    HOSTED,
     DomainState,
     DriverError,
     HostDrivers,
@@ -461,12 +460,11 @@ class FakeDepot:
         await self._host.call("room")
         return 1 << 50
 
-    async def open(self, project: str, home: str) -> Path:  # noqa: ARG002 (see above)
+    async def open(self, project: str, home: str) -> None:  # noqa: ARG002 (see above)
         """Note whose it is."""
         await self._host.call("open_depot", project)
         self._host.world.delivered.setdefault(project, {})
         self._host.keep()
-        return HOSTED / project
 
     async def stored(self, digests: Sequence[str]) -> frozenset[str]:
         """Those that have come."""

@@ -1,7 +1,7 @@
 """The one way to run programs on a testbed host. Commands are argv lists, never shell strings.
 
 ``ThisMachine`` is the machine that the server runs on. Whatever drives a host takes a ``Machine``, so that
-another host needs another one of these and nothing else.
+another host needs another one of these and nothing else (``remote``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kvmcompose.server.drivers import DriverError
 log = logging.getLogger(__name__)
 
 #: Programs of the system's administration are not on everybody's PATH.
-_SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _PACKAGES = {
     "ethtool": "ethtool",
     "ip": "iproute2",
@@ -34,7 +34,7 @@ _PACKAGES = {
     "sudo": "sudo",
 }
 #: How long a program that was told to end by its time limit gets, in seconds.
-_GRACE = 1
+GRACE = 1
 _NO_SUCH_PROGRAM = 127
 
 
@@ -85,7 +85,7 @@ class ThisMachine:
         path = os.environ.get("PATH")
         self._environment = {
             **os.environ,
-            "PATH": f"{path}:{_SYSTEM_PATH}" if path else _SYSTEM_PATH,
+            "PATH": f"{path}:{SYSTEM_PATH}" if path else SYSTEM_PATH,
             "LC_ALL": "C",
         }
 
@@ -111,7 +111,7 @@ class ThisMachine:
                 start_new_session=True,
             )
         except FileNotFoundError:
-            raise _not_installed(command[0], self.name) from None
+            raise not_installed(command[0], self.name) from None
         except OSError as error:
             raise DriverError(f"cannot run {command[0]} on {self.name}: {error.strerror}") from error
         try:
@@ -135,7 +135,7 @@ class ThisMachine:
 
 def as_root(argv: Sequence[str], seconds: float) -> list[str]:
     """The command through sudo. What runs as root we could not kill: there it has its own time limit."""
-    return ["sudo", "-n", "--", "timeout", f"--kill-after={_GRACE}", f"{seconds:g}", *argv]
+    return ["sudo", "-n", "--", "timeout", f"--kill-after={GRACE}", f"{seconds:g}", *argv]
 
 
 def failure(
@@ -152,8 +152,8 @@ def failure(
             f"{argv[0]} has to run as root on {host}, and sudo asks for a password",
             hint="run the server as root, or let its user run sudo without a password",
         )
-    if completed.status == _NO_SUCH_PROGRAM and "No such file" in completed.complaint:
-        return _not_installed(argv[0], host)
+    if is_not_installed(completed):
+        return not_installed(argv[0], host)
     return DriverError(
         f"{argv[0]} failed with status {completed.status} on {host}: {completed.complaint}",
         hint=f"to see it yourself, run: {pasteable(argv, stdin, privileged=privileged)}",
@@ -168,7 +168,13 @@ def pasteable(argv: Sequence[str], stdin: bytes | None = None, *, privileged: bo
     return f"{text} <<'END'\n{stdin.decode(errors='replace').rstrip()}\nEND"
 
 
-def _not_installed(program: str, host: str) -> DriverError:
+def is_not_installed(completed: Completed) -> bool:
+    """Whether it ended because there is no such program: so say env, timeout and sudo."""
+    return completed.status == _NO_SUCH_PROGRAM and "No such file" in completed.complaint
+
+
+def not_installed(program: str, host: str) -> DriverError:
+    """The error of a program that is not there, and the package it is in."""
     package = _PACKAGES.get(program)
     return DriverError(
         f"the program {program!r} is not installed on {host}",

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.server.drivers import HostDrivers, Shell
+from kvmcompose.server.drivers._host_connection import ForwardedSocket, HostConnection
+from kvmcompose.server.drivers.depot import HostDepot
 from kvmcompose.server.drivers.disks import HostDisks
 from kvmcompose.server.drivers.libvirt import Libvirt
 from kvmcompose.server.drivers.links import IpLinks
-from kvmcompose.server.drivers.machine import ThisMachine
+from kvmcompose.server.drivers.machine import Machine, ThisMachine
 from kvmcompose.server.drivers.ovs import OvsSwitches
+from kvmcompose.server.drivers.remote import RemoteMachine
 from kvmcompose.server.drivers.ssh import SshShell
+
+#: Where libvirtd listens, or virtqemud where libvirt is split up (libvirt.org, "Daemons").
+_LIBVIRT_SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
 
 
 class RealDrivers:
@@ -19,30 +29,44 @@ class RealDrivers:
     name = "real"
 
     def __init__(self) -> None:
-        self._hosts: dict[tuple[str, str], HostDrivers] = {}
-        self._hypervisors: list[Libvirt] = []
+        self._hosts: dict[Host, HostDrivers] = {}
+        self._sockets: list[ForwardedSocket] = []
+        self._connections: list[HostConnection] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._shell = SshShell()
 
     def host(self, host: Host) -> HostDrivers:
-        """The drivers of this machine, under the name that it has in the testbed."""
-        if not host.is_main_host:
-            raise RefusedError(
-                f"{host.name} is another host: this version brings testbeds up on one host only",
-                hint="give kvm-compose-config.json one host, the main host",
-            )
-        key = (host.name, host.libvirt_uri)
-        if key not in self._hosts:
-            machine = ThisMachine(host.name)
-            hypervisor = Libvirt(host.libvirt_uri, machine)
-            self._hypervisors.append(hypervisor)
-            self._hosts[key] = HostDrivers(
-                name=host.name,
-                hypervisor=hypervisor,
-                switches=OvsSwitches(machine),
-                links=IpLinks(machine),
-                disks=HostDisks(machine),
-            )
-        return self._hosts[key]
+        """The server's own machine when it is the main host, else another one; the same drivers each time."""
+        if host not in self._hosts:
+            if host.is_main_host:
+                drivers = self._drive(ThisMachine(host.name), host.libvirt_uri, None)
+            else:
+                connection = HostConnection(host)
+                self._connections.append(connection)
+                machine = RemoteMachine(connection)
+                drivers = self._drive(machine, self._forward_libvirt(connection), HostDepot(machine))
+            self._hosts[host] = drivers
+        return self._hosts[host]
+
+    @staticmethod
+    def _drive(machine: Machine, uri: str, depot: HostDepot | None) -> HostDrivers:
+        return HostDrivers(
+            name=machine.name,
+            hypervisor=Libvirt(uri, machine),
+            switches=OvsSwitches(machine),
+            links=IpLinks(machine),
+            disks=HostDisks(machine),
+            depot=depot,
+        )
+
+    def _forward_libvirt(self, connection: HostConnection) -> str:
+        """The URI by which the other host's libvirt is reached here. Raises RefusedError."""
+        targets = libvirt_sockets(connection.host)
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="kvm-compose-")  # mode 0700
+        path = Path(self._folder.name) / f"{len(self._sockets)}.sock"
+        self._sockets.append(ForwardedSocket(connection, path, targets))
+        return f"qemu+unix:///system?socket={path}"
 
     def shell(self) -> Shell:
         """The way into guests."""
@@ -50,8 +74,27 @@ class RealDrivers:
 
     async def close(self) -> None:
         """Let go of all connections."""
-        self._hosts.clear()
-        hypervisors, self._hypervisors = self._hypervisors, []
-        for hypervisor in hypervisors:
-            await hypervisor.close()
+        hosts, self._hosts = list(self._hosts.values()), {}
+        for host in hosts:
+            await host.hypervisor.close()
         await self._shell.close()
+        for socket in self._sockets:
+            await socket.close()
+        for connection in self._connections:
+            await connection.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+def libvirt_sockets(host: Host) -> tuple[str, ...]:
+    """Where the libvirt of another host listens there. Raises RefusedError."""
+    parts = urlsplit(host.libvirt_uri)
+    named = parse_qs(parts.query).get("socket")
+    if named:
+        return (named[-1],)
+    if parts.scheme not in ("qemu", "qemu+unix") or parts.netloc or parts.path != "/system":
+        raise RefusedError(
+            f"the libvirt_uri of {host.name} is {host.libvirt_uri}, and {host.name} is another host",
+            hint="it is as the host itself sees it: qemu:///system (the SSH connection leads there)",
+        )
+    return _LIBVIRT_SOCKETS

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
+
 from kvmcompose.core.deployment import Deployment
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.model import Host
-from kvmcompose.server.drivers import DomainState, Drivers, HostDrivers, Shell
+from kvmcompose.effects.files import expand
+from kvmcompose.effects.server_places import this_machine
+from kvmcompose.server.drivers import HOSTED, DomainState, Drivers, HostDrivers, Shell
 from kvmcompose.server.orchestrator.testbed import Deployed, Guest, Testbed, decode_deployed, read_testbed
 from kvmcompose.server.store import Store
 
@@ -50,9 +54,21 @@ class Context:
         """The way into guests."""
         return self.drivers.shell()
 
+    @cached_property
+    def home(self) -> str:
+        """The project as other hosts know it: several main hosts may have one of this name."""
+        return f"{this_machine()}:{self.folder.resolve()}"
+
     def host(self, host: Host) -> HostDrivers:
         """The drivers of a host."""
+        if host.identity_file is not None:
+            key = self.folder / expand(host.identity_file)
+            host = msgspec.structs.replace(host, identity_file=str(key))
         return self.drivers.host(host)
+
+    def folder_on(self, host: HostDrivers) -> Path:
+        """Where the project lies on a host."""
+        return self.folder if host.depot is None else HOSTED / self.project
 
     def host_of(self, guest: Guest, testbed: Testbed) -> HostDrivers:
         """The drivers of the host that a guest lies on."""

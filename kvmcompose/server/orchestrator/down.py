@@ -77,7 +77,9 @@ class TakeDown:
                 raise StepFailedError("guests are left")
             await self._network(name, host)
             with self._journal.step("network", "project-folder", host=name):
-                await unbroken(host.disks.unlink_project(self._context.project, self._context.folder))
+                await unbroken(
+                    host.disks.unlink_project(self._context.project, self._context.folder_on(host))
+                )
 
         return job
 
@@ -123,6 +125,9 @@ class TakeDown:
         with self._journal.step("purge", "disks") as step:
             paths = self._disks()
             for host in hosts.values():
+                if host.depot is not None:
+                    await unbroken(host.depot.clear(self._context.project))
+                    continue
                 for path in paths:
                     await unbroken(host.disks.remove(self._context.folder / path))
             for path in (RECORD, KNOWN_HOSTS):

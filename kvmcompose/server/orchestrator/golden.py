@@ -11,6 +11,7 @@ from kvmcompose.effects.files import write_atomic
 from kvmcompose.server.drivers import DriverError, HostDrivers
 from kvmcompose.server.journal import Journal
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.scripts import run_script, seal
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
 from kvmcompose.server.orchestrator.start import Starter
@@ -31,11 +32,19 @@ class Frozen(msgspec.Struct, frozen=True):
 class GoldenImages:
     """The golden images of a testbed."""
 
-    def __init__(self, context: Context, testbed: Testbed, journal: Journal, starter: Starter) -> None:
+    def __init__(
+        self,
+        context: Context,
+        testbed: Testbed,
+        journal: Journal,
+        starter: Starter,
+        distribution: Distribution,
+    ) -> None:
         self._context = context
         self._testbed = testbed
         self._journal = journal
         self._starter = starter
+        self._distribution = distribution
         self._record = read_record(testbed.folder)
 
     async def check(self, *, reset: bool) -> list[tuple[str, str | None]]:
@@ -57,14 +66,11 @@ class GoldenImages:
         made = self._record.get(golden.name)
         if made is None or made.recipe != self._testbed.golden_recipe(golden):
             return False
-        return made.signature == await self._host(golden).disks.signature(self._disk(golden))
+        return made.signature == await self._host(golden).disks.signature(self._distribution.path(golden))
 
     async def _clones_with_data(self, golden: Guest) -> list[Guest]:
-        disks = self._host(golden).disks
         return [
-            clone
-            for clone in self._testbed.clones(golden.name)
-            if clone.run is not None and not await disks.pristine(self._disk(clone))
+            clone for clone in self._testbed.clones(golden.name) if await self._distribution.has_data(clone)
         ]
 
     async def provide(self, limits: dict[str, int]) -> set[str]:
@@ -78,13 +84,13 @@ class GoldenImages:
         return {golden.name for golden, good in zip(images, results, strict=True) if not good}
 
     async def _make(self, golden: Guest) -> None:
-        host, disk = self._host(golden), self._disk(golden)
+        host, disk = self._host(golden), self._distribution.path(golden)
         domain = golden.state.hostname
         where = {"guest": golden.name, "host": host.name}
         with self._journal.step(STAGE, f"prepare:{golden.name}", **where) as step:
             for clone in await self._clones_with_data(golden):
                 step.say(f"{clone.name} is made anew: its golden image changes", Level.WARNING)
-                await unbroken(host.disks.reset_overlay(self._disk(clone)))
+                await unbroken(self._distribution.renew(clone))
             await unbroken(self._clear(golden, host))
         try:
             await self._starter.start(golden, None, STAGE)
@@ -107,7 +113,7 @@ class GoldenImages:
 
     async def _clear(self, golden: Guest, host: HostDrivers) -> None:
         """Whatever an attempt before has left."""
-        disk = self._disk(golden)
+        disk = self._distribution.path(golden)
         await self._switch_off(golden.state.hostname, host)
         self._forget(golden)
         await host.disks.set_frozen(disk, frozen=False)
@@ -135,11 +141,6 @@ class GoldenImages:
 
     def _host(self, guest: Guest) -> HostDrivers:
         return self._context.host_of(guest, self._testbed)
-
-    def _disk(self, guest: Guest) -> Path:
-        assert guest.run is not None  # noqa: S101 (only images of guests that run are made)
-        assert guest.run.disk is not None  # noqa: S101
-        return self._testbed.folder / guest.run.disk
 
 
 def read_record(folder: Path) -> dict[str, Frozen]:

@@ -49,7 +49,7 @@ class Starter:
         run = guest.run
         assert run is not None  # noqa: S101 (only guests that run are started)
         store, project = self._context.store, self._context.project
-        if run.disk is not None and await host.disks.pristine(self._testbed.folder / run.disk):
+        if run.disk is not None and await host.disks.pristine(self._context.folder_on(host) / run.disk):
             # the disk is new: with it a life of the guest begins
             await self._context.shell.forget(self._testbed.login(guest, guest.address or ""))
             store.keep_snapshots(project, guest.name, [])
@@ -102,7 +102,7 @@ class Starter:
 
     async def _show_console(self, guest: Guest, host: HostDrivers, stage: str) -> None:
         path = console_log(guest.name)
-        text = await host.disks.read_tail(self._testbed.folder / path, _CONSOLE_LINES)
+        text = await host.disks.read_tail(self._context.folder_on(host) / path, _CONSOLE_LINES)
         for line, level in (
             (f"the end of {guest.name}'s console ({path}):", Level.INFO),
             (text or "(it printed nothing)", Level.OUTPUT),

@@ -13,6 +13,7 @@ from kvmcompose.server.drivers import DomainState, DriverError, HostDrivers, Hyp
 from kvmcompose.server.journal import Journal, Refusals, RunningStep, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.differences import differences
+from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.golden import GoldenImages
 from kvmcompose.server.orchestrator.scripts import has_run, note_run, run_script
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
@@ -38,7 +39,8 @@ class BringUp:
         self._domains: dict[str, DomainState] = {}
         self._failed: set[str] = set()
         self._starter = Starter(context, self._testbed, journal)
-        self._golden = GoldenImages(context, self._testbed, journal, self._starter)
+        self._distribution = Distribution(context, self._testbed, journal, provision=command.provision)
+        self._golden = GoldenImages(context, self._testbed, journal, self._starter, self._distribution)
 
     async def run(self) -> Phase:
         """Raises RefusedError when nothing was changed, StepFailedError when something failed."""
@@ -51,6 +53,7 @@ class BringUp:
         store.set_deployed(self._context.project, self._to_be_deployed().encode())
         await self._network()
         await self._golden_images()
+        await self._distribute()
         await self._guests()
         await self._scripts("setup", lambda guest: guest.run.setup_scripts if guest.run else ())
         await self._scripts("run", lambda guest: guest.run.run_scripts if guest.run else ())
@@ -83,7 +86,12 @@ class BringUp:
                 raise Refusals(reasons)
 
     async def _check_host(self, name: str, host: HostDrivers) -> list[tuple[str, str | None]]:
-        reasons: list[tuple[str, str | None]] = []
+        try:
+            # who cannot be reached is one problem
+            found = await self._distribution.check(name)
+        except KvmComposeError as error:
+            return [(f"{name}: {error.message}", error.hint)]
+        reasons = [(f"{name}: {text}", hint) for text, hint in found]
         checks: Sequence[Callable[[], Awaitable[None]]] = (
             lambda: self._look_at(name, host),
             host.switches.check,
@@ -129,6 +137,11 @@ class BringUp:
                 ours = key == expand(default_keys().ssh_private_key_location)
                 hint = "kvm-compose generate makes it" if ours else named
                 reasons.append((f"the guests' private key is not there: {key}", hint))
+        running = sorted(name for name, domain in self._domains.items() if domain.state != "shut off")
+        if self._command.provision and running:
+            reasons.append(
+                (f"no new disks while guests run on them: {', '.join(running)}", "kvm-compose down")
+            )
         for name, facts in self._facts.items():
             wanted = sum(
                 guest.state.definition["memory_mb"]
@@ -211,11 +224,18 @@ class BringUp:
         )
 
     async def _network(self) -> None:
-        with self._journal.step("network", "project-folder"):
-            for host in self._hosts.values():
-                await unbroken(host.disks.link_project(self._context.project, self._context.folder))
+        folders = [self._folder_job(name, host) for name, host in self._hosts.items()]
+        self._must(await together(folders, limit=len(folders)))
         jobs = [self._network_job(name, host) for name, host in self._hosts.items()]
         self._must(await together(jobs, limit=len(jobs)))
+
+    def _folder_job(self, name: str, host: HostDrivers) -> Job:
+        async def job() -> None:
+            with self._journal.step("network", "project-folder", host=name):
+                folder = await unbroken(self._distribution.prepare(host))
+                await unbroken(host.disks.link_project(self._context.project, folder))
+
+        return job
 
     def _network_job(self, name: str, host: HostDrivers) -> Job:
         network = self._testbed.wiring.network
@@ -249,6 +269,11 @@ class BringUp:
     async def _golden_images(self) -> None:
         failed = await self._golden.provide(self._limits())
         self._note({clone.name for name in failed for clone in self._testbed.clones(name)})
+
+    async def _distribute(self) -> None:
+        running = {name for name, domain in self._domains.items() if domain.state != "shut off"}
+        if not await self._distribution.run(running):
+            raise StepFailedError("not all hosts were sent what their guests need")
 
     async def _guests(self) -> None:
         limits = self._limits()

@@ -1,0 +1,241 @@
+"""The one SSH connection to another testbed host: kept while it lives, opened anew when it was lost.
+
+Who the host is has to be known before: from the configuration (``host_key``) or the known_hosts files of
+OpenSSH. The user's ``~/.ssh/config`` counts, as it does for ssh(1): aliases, ports, jump hosts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import logging
+from pathlib import Path
+
+import asyncssh
+
+from kvmcompose.core.model import Host
+from kvmcompose.effects.files import expand
+from kvmcompose.server.drivers import DriverError
+from kvmcompose.server.drivers._ssh_connection import words_of
+
+log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 5.0
+_LOGIN_SECONDS = 30.0
+_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 3
+#: sshd has ten sessions per connection (MaxSessions); forwarded sockets are not among them.
+SESSIONS = 8
+_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2", "/etc/ssh/ssh_known_hosts")
+
+
+class HostLostError(DriverError):
+    """The host cannot be reached (any more); it may come back."""
+
+
+class _Client(asyncssh.SSHClient):
+    """Notes the key that a host shows which is not the one that is known."""
+
+    def __init__(self) -> None:
+        self.shown: asyncssh.SSHKey | None = None
+
+    def validate_host_public_key(self, _host: str, _addr: str, _port: int, key: asyncssh.SSHKey) -> bool:
+        self.shown = key
+        return False
+
+
+class HostConnection:
+    """Made without contact; ``get`` opens it."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.user = host.user or getpass.getuser()
+        self.sessions = asyncio.Semaphore(SESSIONS)
+        self._guard = asyncio.Lock()
+        self._open: asyncssh.SSHClientConnection | None = None
+
+    @property
+    def where(self) -> str:
+        """The host as messages name it."""
+        return f"{self.host.name} ({self.user}@{self.host.ip})"
+
+    async def get(self) -> asyncssh.SSHClientConnection:
+        """The connection that is there, or a new one.
+
+        Raises HostLostError when the host does not answer, DriverError when it does and that is no use.
+        """
+        async with self._guard:
+            if self._open is None or self._open.is_closed():
+                self._open = await self._connect()
+            return self._open
+
+    def lost(self, error: Exception) -> HostLostError:
+        """The error for a connection that broke off."""
+        return HostLostError(
+            f"the connection to {self.where} broke off: {words_of(error)}",
+            hint="once it is back, the same command goes on from there",
+        )
+
+    async def close(self) -> None:
+        """Let go of it."""
+        connection, self._open = self._open, None
+        if connection is not None:
+            connection.abort()
+            await connection.wait_closed()
+
+    async def _connect(self) -> asyncssh.SSHClientConnection:
+        client = _Client()
+        log.debug("connecting to %s", self.where)
+        options = await asyncio.to_thread(self._options)
+        try:
+            return await asyncssh.connect(
+                self.host.ip,
+                username=self.user,
+                client_factory=lambda: client,
+                gss_host=None,
+                compression_algs=None,
+                connect_timeout=_CONNECT_SECONDS,
+                login_timeout=_LOGIN_SECONDS,
+                keepalive_interval=_KEEPALIVE_SECONDS,
+                keepalive_count_max=_KEEPALIVE_COUNT,
+                **options,
+            )
+        except asyncssh.HostKeyNotVerifiable as error:
+            raise self._unknown_key(client, error) from error
+        except asyncssh.PermissionDenied as error:
+            raise DriverError(
+                f"{self.where} does not let us in: {words_of(error)}",
+                hint=self._key_hint(),
+            ) from error
+        except asyncssh.KeyExchangeFailed as error:
+            raise DriverError(f"cannot agree with {self.where} on how to talk: {words_of(error)}") from error
+        except (TimeoutError, OSError, asyncssh.Error) as error:
+            said = "it does not answer" if isinstance(error, TimeoutError) else words_of(error)
+            raise HostLostError(
+                f"cannot reach {self.where} by SSH: {said}",
+                hint=f"does this work? ssh {self.user}@{self.host.ip} true",
+            ) from error
+
+    def _options(self) -> dict[str, object]:
+        """What depends on the configuration and on files. Raises DriverError."""
+        options: dict[str, object] = {}
+        if self.host.ssh_port is not None:
+            options["port"] = self.host.ssh_port
+        if self.host.identity_file is not None:
+            options["client_keys"] = [self._identity(expand(self.host.identity_file))]
+        if self.host.host_key is not None:
+            try:
+                pinned = asyncssh.import_public_key(self.host.host_key)
+            except asyncssh.KeyImportError as error:
+                raise DriverError(
+                    f"the host_key of {self.host.name} is no public key: {words_of(error)}",
+                    hint="it is the type and the key, as in a .pub file: ssh-ed25519 AAAA…",
+                ) from error
+            options["known_hosts"] = ([pinned], [], [])
+        else:
+            files = [str(path) for name in _KNOWN_HOSTS if (path := Path(name).expanduser()).is_file()]
+            options["known_hosts"] = files or ([], [], [])
+        return options
+
+    def _identity(self, path: Path) -> asyncssh.SSHKey:
+        try:
+            return asyncssh.read_private_key(path)
+        except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+            raise DriverError(
+                f"cannot use the key {path} to get into {self.host.name}: {words_of(error)}",
+                hint="one without a passphrase is needed; or leave identity_file out, and load it: ssh-add",
+            ) from error
+
+    def _key_hint(self) -> str:
+        if self.host.identity_file is not None:
+            return f"ssh-copy-id -i {self.host.identity_file} {self.user}@{self.host.ip}"
+        return f"name a key for it (identity_file), or: ssh-copy-id {self.user}@{self.host.ip}"
+
+    def _unknown_key(self, client: _Client, error: Exception) -> DriverError:
+        if client.shown is None:
+            return DriverError(f"{self.where} shows a host key that cannot be trusted: {words_of(error)}")
+        key = " ".join(client.shown.export_public_key("openssh").decode().split()[:2])
+        known = "host_key in kvm-compose-config.json" if self.host.host_key else "known_hosts"
+        return DriverError(
+            f"{self.where} shows a host key that is not the one in {known}:"
+            f" {key} ({client.shown.get_fingerprint()})",
+            hint="if the host says the same (ssh-keyscan there, on localhost), pin it in"
+            f' kvm-compose-config.json: "host_key": "{key}"',
+        )
+
+
+class ForwardedSocket:
+    """A socket of another host, here: whoever connects to ``path`` talks to ``target`` there.
+
+    It outlives the connection to the host: each who connects goes over the one there is then.
+    """
+
+    def __init__(self, connection: HostConnection, path: Path, targets: tuple[str, ...]) -> None:
+        """Listen from now on; the first of the ``targets`` that is there is taken."""
+        import socket  # noqa: PLC0415
+
+        self.path = path
+        self._connection = connection
+        self._targets = targets
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.bind(str(path))
+        self._socket.listen()
+        self._socket.setblocking(False)
+        self._accepting = asyncio.get_running_loop().create_task(self._accept())
+
+    async def close(self) -> None:
+        """Listen no more, and end what is connected."""
+        tasks = [self._accepting, *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._socket.close()
+        self.path.unlink(missing_ok=True)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            accepted, _ = await loop.sock_accept(self._socket)
+            reader, writer = await asyncio.open_unix_connection(sock=accepted)
+            task = loop.create_task(self._join(reader, writer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there_reader, there_writer = await self._reach()
+        except (DriverError, OSError, asyncssh.Error) as error:
+            log.warning("nothing joins %s: %s", self.path, words_of(error))
+            writer.close()
+            return
+        there = asyncio.create_task(_pump(reader, there_writer))
+        here = asyncio.create_task(_pump(there_reader, writer))
+        try:
+            await asyncio.wait([there, here], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (there, here):
+                task.cancel()
+            await asyncio.gather(there, here, return_exceptions=True)
+            there_writer.close()
+            writer.close()
+
+    async def _reach(self) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]:
+        connection = await self._connection.get()
+        last: Exception | None = None
+        for target in self._targets:
+            try:
+                return await connection.open_unix_connection(target)
+            except asyncssh.ChannelOpenError as error:
+                last = error
+        raise last or DriverError("there is nothing to join")
+
+
+async def _pump(
+    source: asyncio.StreamReader | asyncssh.SSHReader[bytes],
+    target: asyncio.StreamWriter | asyncssh.SSHWriter[bytes],
+) -> None:
+    with contextlib.suppress(OSError, asyncssh.Error):
+        while data := await source.read(1 << 16):
+            target.write(data)
+            await target.drain()
