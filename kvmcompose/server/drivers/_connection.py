@@ -164,6 +164,16 @@ class Connection:
             tell()
 
 
+@contextlib.contextmanager
+def unless_so_already(*codes: int) -> Iterator[None]:
+    """What was asked for is so already, by another's doing or our own of a moment ago."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in codes:
+            raise
+
+
 def words(error: libvirt.libvirtError) -> str:
     """What libvirt says, without the words that only its authors need."""
     text = error.get_error_message() or str(error)

@@ -81,6 +81,18 @@ def mark_identity(element: str) -> tuple[str | None, str]:
     return root.get("project"), root.get("name", "")
 
 
+def refuse_foreign(kind: str, wanted: Identity, owner: str | None) -> None:
+    """Raise DriverError unless what is there under that name is of the same project."""
+    if owner == wanted.project:
+        return
+    whose = f"of the project {owner}" if owner else "that kvm-compose did not make"
+    prefix = "" if kind == "domain" else "net-"
+    raise DriverError(
+        f"there is a {kind} {wanted.name} already, {whose}",
+        hint=f"see what it is with `virsh {prefix}dumpxml {wanted.name}`; rename it, or this project",
+    )
+
+
 def with_uuid(xml: str, uuid: str) -> str:
     """A definition with a UUID: libvirt takes one under a name that it knows only with the same UUID."""
     root = ET.fromstring(xml)  # noqa: S314 - as above

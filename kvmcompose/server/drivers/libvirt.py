@@ -18,10 +18,11 @@ from kvmcompose.server.drivers import (
     HypervisorFacts,
     SnapshotState,
     _half_network,
+    _networks,
     _snapshots,
 )
 from kvmcompose.server.drivers import _domain_xml as xmls
-from kvmcompose.server.drivers._connection import Connection, failure
+from kvmcompose.server.drivers._connection import Connection, unless_so_already
 from kvmcompose.server.drivers.machine import Machine
 
 _KIB_PER_MIB = 1024
@@ -50,7 +51,6 @@ _FORGET_ALL = (
 )
 #: A QEMU that libvirt started, as ps shows it: its age in seconds and its guest's name.
 _QEMU = re.compile(r"^\s*(\d+)\s+\S*qemu\S* -name guest=([^,\s]+)", re.MULTILINE)
-_SUBNET_TAKEN = re.compile(r"[Nn]etwork is already in use by interface (\S+)")
 
 
 class Libvirt:
@@ -133,13 +133,15 @@ class Libvirt:
 
     async def networks(self, project: str) -> Mapping[str, bool]:
         """The project's networks by name, and whether each is active."""
-        return await self._connection.call("list networks", functools.partial(_networks, project=project))
+        return await self._connection.call(
+            "list networks", functools.partial(_networks.of_project, project=project)
+        )
 
     async def start_network(self, xml: str) -> None:
         """Define the network and start it. One that is active with other XML is left: DriverError."""
         marked, digest = xmls.with_digest(xml)
         wanted = xmls.network_identity(marked)
-        work = functools.partial(_start_network, xml=marked, wanted=wanted, digest=digest)
+        work = functools.partial(_networks.start, xml=marked, wanted=wanted, digest=digest)
         doing = f"start the network {wanted.name}"
         try:
             await self._connection.call(doing, work)
@@ -153,15 +155,15 @@ class Libvirt:
 
         Empty when there is no such network.
         """
-        work = functools.partial(_leases, name=network)
+        work = functools.partial(_networks.leases, name=network)
         return await self._connection.call(f"ask the network {network} for its leases", work)
 
     async def remove_network(self, name: str) -> None:
         """Stop the network and forget it."""
         doing = f"remove the network {name}"
-        await self._connection.call(doing, functools.partial(_stop_network, name=name))
+        await self._connection.call(doing, functools.partial(_networks.stop, name=name))
         await self._clear_half_a_network(name)
-        await self._connection.call(doing, functools.partial(_undefine_network, name=name))
+        await self._connection.call(doing, functools.partial(_networks.undefine, name=name))
         # its DHCP server wrote this as root and ended as nobody, and libvirt (9.0) leaves it there
         await self._remove_leftovers(f"network/{name}.pid")
 
@@ -176,7 +178,7 @@ class Libvirt:
 
         ``xml`` is for a network that libvirt does not know.
         """
-        work = functools.partial(_remains_of_inactive, name=name, xml=xml)
+        work = functools.partial(_networks.remains_of_inactive, name=name, xml=xml)
         found = await self._connection.call(f"look at the network {name}", work)
         if found is None:
             return False
@@ -305,20 +307,10 @@ def _lookup(connection: Any, name: str) -> Any:
         raise
 
 
-@contextlib.contextmanager
-def _unless_so_already(*codes: int) -> Any:
-    """What was asked for is so already, by another's doing or our own of a moment ago."""
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        if error.get_error_code() not in codes:
-            raise
-
-
 def _start_domain(connection: Any, *, xml: str, wanted: xmls.Identity) -> None:
     domain = _lookup(connection, wanted.name)
     if domain is not None:
-        _refuse_foreign("domain", wanted, _mark(domain)[0])
+        xmls.refuse_foreign("domain", wanted, _mark(domain)[0])
         xml = xmls.with_uuid(xml, domain.UUIDString())
     if domain is None or not domain.isActive() or not domain.isPersistent():
         domain = connection.defineXML(xml)
@@ -333,24 +325,13 @@ def _start_domain(connection: Any, *, xml: str, wanted: xmls.Identity) -> None:
             raise
 
 
-def _refuse_foreign(kind: str, wanted: xmls.Identity, owner: str | None) -> None:
-    if owner == wanted.project:
-        return
-    whose = f"of the project {owner}" if owner else "that kvm-compose did not make"
-    prefix = "" if kind == "domain" else "net-"
-    raise DriverError(
-        f"there is a {kind} {wanted.name} already, {whose}",
-        hint=f"see what it is with `virsh {prefix}dumpxml {wanted.name}`; rename it, or this project",
-    )
-
-
 def _is_on(connection: Any, *, name: str, press: bool) -> bool:
     domain = _lookup(connection, name)
-    with _unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
+    with unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
         if domain is None or not domain.isActive():
             return False
         if press:
-            with _unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID):
+            with unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID):
                 domain.shutdown()
         return True
     return False
@@ -364,7 +345,7 @@ def _destroy_domain(connection: Any, *, name: str) -> None:
 
 def _destroy(domain: Any, name: str) -> None:
     try:
-        with _unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
+        with unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
             domain.destroy()
     except libvirt.libvirtError as error:
         if error.get_error_code() != libvirt.VIR_ERR_OPERATION_TIMEOUT or not _is_half_started(domain):
@@ -387,7 +368,7 @@ def _end_half_start(domain: Any, name: str) -> None:
 
 
 def _is_half_started(domain: Any) -> bool:
-    with _unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
+    with unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
         state, reason = domain.state()
         return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
     return False
@@ -397,97 +378,7 @@ def _undefine_domain(connection: Any, *, name: str) -> None:
     domain = _lookup(connection, name)
     if domain is None:
         return
-    with _unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
+    with unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
         if domain.isActive():
             raise DriverError(f"the domain {name} runs: it cannot be undefined")
         domain.undefineFlags(_FORGET_ALL)
-
-
-def _networks(connection: Any, *, project: str) -> dict[str, bool]:
-    found = {}
-    for network in connection.listAllNetworks():
-        with _unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
-            if xmls.network_identity(network.XMLDesc()).project == project:
-                found[network.name()] = bool(network.isActive())
-    return found
-
-
-def _lookup_network(connection: Any, name: str) -> Any:
-    try:
-        return connection.networkLookupByName(name)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
-            return None
-        raise
-
-
-def _start_network(connection: Any, *, xml: str, wanted: xmls.Identity, digest: str) -> None:
-    network = _lookup_network(connection, wanted.name)
-    if network is not None:
-        known = xmls.network_identity(network.XMLDesc())
-        _refuse_foreign("network", wanted, known.project)
-        active = bool(network.isActive())
-        if active and known.digest != digest:
-            raise DriverError(
-                f"the network {wanted.name} is active, and not as its XML says now",
-                hint="kvm-compose down, then up",
-            )
-        if active and network.isPersistent():
-            return
-        xml = xmls.with_uuid(xml, network.UUIDString())
-    network = connection.networkDefineXML(xml)
-    if network.isActive():
-        return
-    try:
-        network.create()
-    except libvirt.libvirtError as error:
-        if network.isActive():
-            return
-        raise _network_failure(xml, wanted, error) from None
-
-
-def _network_failure(xml: str, wanted: xmls.Identity, error: libvirt.libvirtError) -> DriverError:
-    doing = f"start the network {wanted.name}"
-    taken = _SUBNET_TAKEN.search(error.get_error_message() or "")
-    if taken is None:
-        return failure(doing, error)
-    return DriverError(
-        f"cannot {doing}: its subnet ({xmls.network_address(xml)}) is in use by the interface {taken[1]}",
-        hint=f"see it with `ip address show dev {taken[1]}`; take its address away, or rename this project:"
-        " a project's subnet follows from its name",
-    )
-
-
-def _remains_of_inactive(connection: Any, *, name: str, xml: str | None) -> xmls.NetworkRemains | None:
-    """What there may be of a network of ours that is not active."""
-    network = _lookup_network(connection, name)
-    if network is not None:
-        if network.isActive():
-            return None
-        xml = network.XMLDesc()
-    if xml is None:
-        return None
-    return xmls.network_remains(xml) if xmls.network_identity(xml).project else None
-
-
-def _leases(connection: Any, *, name: str) -> dict[str, str]:
-    network = _lookup_network(connection, name)
-    if network is None:
-        return {}
-    # the newest last, so that it counts
-    found = sorted(network.DHCPLeases(), key=lambda lease: lease["expirytime"])
-    return {lease["mac"].lower(): lease["ipaddr"] for lease in found if lease.get("mac")}
-
-
-def _stop_network(connection: Any, *, name: str) -> None:
-    network = _lookup_network(connection, name)
-    if network is not None and network.isActive():
-        with _unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_NETWORK):
-            network.destroy()
-
-
-def _undefine_network(connection: Any, *, name: str) -> None:
-    network = _lookup_network(connection, name)
-    if network is not None:
-        with _unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
-            network.undefine()
