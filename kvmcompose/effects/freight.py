@@ -88,6 +88,10 @@ class Digests:
             return source.name
         return self._cache.digest(source)
 
+    def look_again(self) -> None:
+        """Files may have changed since."""
+        self._cache.forget_run()
+
     def keep(self) -> None:
         """Remember what was found out."""
         if self._cache.fresh:

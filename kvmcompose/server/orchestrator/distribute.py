@@ -154,6 +154,7 @@ class Distribution:
 
     async def run(self, running: Collection[str]) -> bool:
         """Send everything; whether all hosts have it. Disks of guests that run stay as they are."""
+        self._digests.look_again()  # golden images are other files now
         jobs = [self._job(name, remote, running) for name, remote in self._remotes.items()]
         good = all(await together(jobs, limit=max(1, len(jobs))))
         await asyncio.to_thread(self._digests.keep)
