@@ -42,6 +42,7 @@ class ActionLines:
         self._guard = threading.RLock()
         self._stage: str | None = None
         self._colours: dict[str, str] = {}
+        self._hosts: set[str] = set()
 
     def line(self, line: LogLine) -> None:
         """Show a line; to those who asked for quiet only one that tells of trouble."""
@@ -49,6 +50,9 @@ class ActionLines:
             return
         text = line_text(line)
         with self._guard:
+            if line.level is Level.INFO:
+                host = self._host(line.host, line.guest)
+                text = f"{host}: {text}" if host and line.guest is None else text
             if line.level is Level.ERROR and not is_hint(line):
                 text = f"{self._paint('error:', 'red')} {text}"
             elif line.level is Level.WARNING:
@@ -94,7 +98,8 @@ class ActionLines:
             return
         word, colour = _WORDS[step.state]
         took = duration(seconds_between(step.started, step.ended))
-        where = f" on {step.host}" if step.host and self._console.verbosity > 0 else ""
+        host = self._host(step.host, step.guest)
+        where = f" on {host}" if host else ""
         text = f"{self._paint(f'{word:8}', colour)} {step_text(step)}{where}  ({took})"
         self._show(step.stage, step.ended or step.started, text)
 
@@ -105,6 +110,13 @@ class ActionLines:
                 self._write(self._paint(f"{stage}:", "bold"))
         self._write(f"{clock(time)} {text}" if self._timestamps else text)
         self._stream.flush()
+
+    def _host(self, host: str | None, guest: str | None) -> str | None:
+        """The host to be named: where there are several, and of a guest only to those who ask for more."""
+        if host is not None:
+            self._hosts.add(host)
+        told = self._console.verbosity > 0 or (guest is None and len(self._hosts) > 1)
+        return host if told else None
 
     def _colour(self, guest: str) -> str:
         return self._colours.setdefault(guest, _GUEST_COLOURS[len(self._colours) % len(_GUEST_COLOURS)])
