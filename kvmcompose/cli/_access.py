@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import NoReturn
 
-    from kvmcompose.core.deployment import GuestAccess
+    from kvmcompose.core.deployment import GuestAccess, HostAccess
     from kvmcompose.monitor.console import Console
 
 _SSH_PORT = 22
@@ -51,6 +51,24 @@ def ssh_settings(guest: GuestAccess) -> Iterator[tuple[str, str]]:
     if guest.host_key_alias is not None:
         yield "HostKeyAlias", guest.host_key_alias
     yield "LogLevel", "ERROR"
+
+
+def through(host: HostAccess, argv: Sequence[str]) -> list[str]:
+    """The command that runs ``argv`` on another testbed host, with this terminal as its own.
+
+    As when the server goes there, the user's own configuration of ssh counts.
+    """
+    options = ["-t", "-o", "LogLevel=ERROR"]
+    if host.port is not None:
+        options += ["-p", str(host.port)]
+    if host.identity_file is not None:
+        options += ["-i", host.identity_file, "-o", "IdentitiesOnly=yes"]
+    if host.host_key is not None:
+        # %H: whatever name the key is looked up under
+        options += ["-o", f"KnownHostsCommand=/bin/echo %H {host.host_key}", "-o", "UserKnownHostsFile=none"]
+    options += ["-o", "StrictHostKeyChecking=yes"]
+    destination = host.address if host.user is None else f"{host.user}@{host.address}"
+    return ["ssh", *options, "--", destination, shlex.join(argv)]
 
 
 def _path(path: str) -> str:

@@ -29,10 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Become virsh."""
-    from kvmcompose.cli._access import become
+    """Become virsh, or the ssh that runs it on another host."""
+    from kvmcompose.cli._access import become, through
 
     guest = access_to(open_target(arguments), arguments.guest)
     console.say(f"console of {guest.domain}; Ctrl-] leaves it")
     force = ["--force"] if arguments.force else []
-    become(["virsh", "--quiet", "--connect", guest.libvirt_uri, "console", *force, guest.domain], console)
+    argv = ["virsh", "--quiet", "--connect", guest.libvirt_uri, "console", *force, guest.domain]
+    become(through(guest.via, argv) if guest.via is not None else argv, console)

@@ -208,9 +208,9 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A guest as it is now.
 
     ``state`` is libvirt's word (``running``, ``shut off``, ``paused``, ``crashed``), ``absent`` when its
-    host does not know it, ``golden`` for a golden image that is off, ``unsupported`` for a kind that
-    cannot run yet. ``uptime`` in seconds, ``cpu`` as a share of one CPU (1.0 is one CPU busy) since the
-    last look, ``memory_mb`` resident on the host, in MiB.
+    host does not know it, ``unknown`` when its host does not answer, ``golden`` for a golden image that is
+    off, ``unsupported`` for a kind that cannot run yet. ``uptime`` in seconds, ``cpu`` as a share of one
+    CPU (1.0 is one CPU busy) since the last look, ``memory_mb`` resident on the host, in MiB.
     """
 
     name: str
@@ -224,10 +224,21 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int | None = None
 
 
+class HostAccess(msgspec.Struct, frozen=True, kw_only=True):
+    """How a testbed host is reached from the main host by SSH. Paths are on the server's machine."""
+
+    address: str
+    user: str | None = None
+    port: int | None = None
+    identity_file: str | None = None
+    host_key: str | None = None
+
+
 class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
     """How a guest is reached from the main host: by SSH and through libvirt.
 
-    Paths are on the server's machine. ``address`` is None for a guest that no connection leads to.
+    Paths are on the server's machine. ``address`` is None for a guest that no connection leads to. With
+    ``via`` it lies on another host than the main host: ``libvirt_uri`` is as seen from there.
     """
 
     name: str
@@ -241,6 +252,7 @@ class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
     known_hosts: str | None = None
     host_key_alias: str | None = None
     groups: tuple[str, ...] = ()
+    via: HostAccess | None = None
 
 
 class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):

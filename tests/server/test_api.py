@@ -65,7 +65,12 @@ def test_a_deployment_from_first_to_last(stub: StubServer) -> None:
     assert [line.text for line in client.follow("demo", uuid)] == ["done"]
     action = client.action("demo", uuid)
     assert action.state is ActionState.SUCCEEDED
-    assert action.options == {"rerun_scripts": False, "reset_clones": False, "keep_going": True}
+    assert action.options == {
+        "rerun_scripts": False,
+        "reset_clones": False,
+        "keep_going": True,
+        "provision": False,
+    }
     assert client.deployment("demo").state is Phase.UP
     assert [step.name for step in client.steps("demo", uuid)] == ["step"]
     assert client.status("demo").deployment.state is Phase.UP

@@ -62,7 +62,7 @@ class Orchestrator:
     async def _exec(self, context: Context, command: Exec, journal: Journal) -> int:
         testbed = context.current
         guest = context.guest(testbed, command.guest)
-        domain = (await context.domains(testbed)).get(guest.name)
+        domain = (await context.domains(testbed, guest)).get(guest.name)
         if domain is None or domain.state != "running":
             state = domain.state if domain is not None else "not up"
             raise RefusedError(f"{guest.name} is {state}", hint="kvm-compose up")

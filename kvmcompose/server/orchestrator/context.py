@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 
 import msgspec
 
 from kvmcompose.core.deployment import Deployment
-from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.server_places import this_machine
@@ -78,12 +79,38 @@ class Context:
         """The drivers of all hosts."""
         return {name: self.host(host) for name, host in testbed.state.testbed_hosts.items()}
 
-    async def domains(self, testbed: Testbed) -> dict[str, DomainState]:
-        """The project's domains on all hosts, by the guest's name."""
-        found: dict[str, DomainState] = {}
-        for host in self.hosts(testbed).values():
-            found |= {each.guest: each for each in (await host.hypervisor.domains(self.project)).values()}
+    async def domains(self, testbed: Testbed, *guests: Guest) -> dict[str, DomainState]:
+        """The project's domains, by the guest's name: those of all hosts, or of the hosts of some guests.
+
+        Raises DriverError when one of these hosts cannot be asked.
+        """
+        asked = {guest.state.testbed_host for guest in guests} or testbed.state.testbed_hosts.keys()
+        found, silent = await self.look(testbed, asked)
+        for error in silent.values():
+            raise error
         return found
+
+    async def look(
+        self, testbed: Testbed, hosts: Collection[str]
+    ) -> tuple[dict[str, DomainState], dict[str, KvmComposeError]]:
+        """The project's domains on these hosts, and why there are none of hosts that do not answer."""
+
+        async def ask(host: HostDrivers) -> Mapping[str, DomainState] | KvmComposeError:
+            try:
+                return await host.hypervisor.domains(self.project)
+            except KvmComposeError as error:
+                return error
+
+        names = [name for name in testbed.state.testbed_hosts if name in hosts]
+        answers = await asyncio.gather(*(ask(self.host(testbed.state.testbed_hosts[name])) for name in names))
+        found: dict[str, DomainState] = {}
+        silent: dict[str, KvmComposeError] = {}
+        for name, answer in zip(names, answers, strict=True):
+            if isinstance(answer, KvmComposeError):
+                silent[name] = answer
+            else:
+                found |= {each.guest: each for each in answer.values()}
+        return found, silent
 
     async def address(self, guest: Guest, testbed: Testbed) -> str | None:
         """A guest's address; None when no connection leads to it, or when it has not been given one yet."""

@@ -57,9 +57,10 @@ class Snapshots:
             raise StepFailedError(f"snapshot {command.verb} failed: {', '.join(failed)}")
 
     async def _chosen(self, command: Snapshot) -> list[Guest]:
-        domains = await self._context.domains(self._testbed)
-        if command.guests:
-            chosen = [self._context.guest(self._testbed, name) for name in dict.fromkeys(command.guests)]
+        named = [self._context.guest(self._testbed, name) for name in dict.fromkeys(command.guests)]
+        domains = await self._context.domains(self._testbed, *named)
+        if named:
+            chosen = named
             absent = [guest.name for guest in chosen if guest.name not in domains]
         else:
             chosen = [guest for guest in self._testbed.runnable if guest.run and guest.run.disk]
@@ -105,7 +106,7 @@ class Snapshots:
     async def shown(self, guest: str | None) -> list[SnapshotStatus]:
         """The snapshots of one guest, or of all. Raises RefusedError for an unknown guest."""
         guests = [self._context.guest(self._testbed, guest)] if guest else self._testbed.runnable
-        domains: dict[str, DomainState] = await self._context.domains(self._testbed)
+        domains: dict[str, DomainState] = await self._context.domains(self._testbed, *guests)
         found: list[SnapshotStatus] = []
         for each in guests:
             if each.name in domains:

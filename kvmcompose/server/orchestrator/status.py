@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
-from kvmcompose.core.deployment import GuestAccess, GuestStatus, Phase, TestbedStatus
+from kvmcompose.core.deployment import GuestAccess, GuestStatus, HostAccess, Phase, TestbedStatus
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.model import Host
+from kvmcompose.effects.files import expand
 from kvmcompose.server.drivers import DomainState
 from kvmcompose.server.orchestrator.context import Context
-from kvmcompose.server.orchestrator.differences import differences
+from kvmcompose.server.orchestrator.differences import differences as changed_since
 from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, Deployed, Guest, Testbed
 
 
@@ -34,15 +37,33 @@ class Meter:
 async def status(context: Context, meter: Meter) -> TestbedStatus:
     """The deployment and its guests as they are now. Raises RefusedError when nothing was ever built."""
     testbed = context.current
-    domains = await context.domains(testbed)
+    domains, silent = await context.look(testbed, testbed.state.testbed_hosts)
+    if len(silent) == len(testbed.state.testbed_hosts):
+        raise next(iter(silent.values()))
     guests = [
         await _guest_status(context, testbed, guest, domains.get(name), meter)
+        if guest.run is None or guest.state.testbed_host not in silent
+        else _unknown(guest)
         for name, guest in testbed.guests.items()
     ]
+    differences = [f"host {name}: {error.message}" for name, error in silent.items()]
+    differences += _differences(context, domains, silent)
     return TestbedStatus(
         deployment=context.deployment,
         guests=tuple(guests),
-        differences=tuple(_differences(context, domains)),
+        differences=tuple(differences),
+    )
+
+
+def _unknown(guest: Guest) -> GuestStatus:
+    """A guest whose host does not answer."""
+    return GuestStatus(
+        name=guest.name,
+        kind=guest.state.kind,
+        host=guest.state.testbed_host,
+        state="unknown",
+        address=guest.address if guest.address != "dynamic" else None,
+        golden_image=guest.golden,
     )
 
 
@@ -72,13 +93,14 @@ async def _guest_status(
     )
 
 
-def _differences(context: Context, domains: dict[str, DomainState]) -> list[str]:
+def _differences(context: Context, domains: dict[str, DomainState], silent: Collection[str]) -> list[str]:
     found = []
     if context.deployment.state is Phase.UP:
         found = [
             f"guest {guest.name} does not run"
             for guest in context.current.runnable
-            if guest.name not in domains or domains[guest.name].state != "running"
+            if guest.state.testbed_host not in silent
+            and (guest.name not in domains or domains[guest.name].state != "running")
         ]
     if context.deployed is None:
         return found
@@ -87,7 +109,18 @@ def _differences(context: Context, domains: dict[str, DomainState]) -> list[str]
     except KvmComposeError as error:
         return [*found, error.message]
     live = {name for name, domain in domains.items() if domain.state == "running"}
-    return found + differences(context.deployed, built, known=domains.keys(), live=live)
+    return found + changed_since(context.deployed, built, known=domains.keys(), live=live)
+
+
+def _via(context: Context, host: Host) -> HostAccess:
+    key = host.identity_file
+    return HostAccess(
+        address=host.ip,
+        user=host.user,
+        port=host.ssh_port,
+        identity_file=str(context.folder / expand(key)) if key is not None else None,
+        host_key=host.host_key,
+    )
 
 
 async def access(context: Context) -> list[GuestAccess]:
@@ -100,16 +133,18 @@ async def access(context: Context) -> list[GuestAccess]:
         address = guest.address
         if address == "dynamic":
             address = await context.address(guest, testbed)
+        host = testbed.state.testbed_hosts[guest.state.testbed_host]
         found.append(
             GuestAccess(
                 name=guest.name,
                 host=guest.state.testbed_host,
                 domain=guest.state.hostname,
-                libvirt_uri=testbed.state.testbed_hosts[guest.state.testbed_host].libvirt_uri,
+                libvirt_uri=host.libvirt_uri,
                 user=guest.run.username,
                 address=address,
                 identity_file=str(testbed.identity_file),
                 known_hosts=str(testbed.folder / KNOWN_HOSTS),
+                via=None if host.is_main_host else _via(context, host),
                 host_key_alias=guest.state.hostname,
                 groups=tuple(
                     dict.fromkeys(
