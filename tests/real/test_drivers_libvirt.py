@@ -19,7 +19,7 @@ from driven import assert_as_before, brought_up, seen_on_the_host
 
 from hosts import TestHost
 from kvmcompose.core.model import Host
-from kvmcompose.server.drivers import DriverError
+from kvmcompose.server.drivers import DriverError, Hypervisor
 from kvmcompose.server.drivers.real import RealDrivers
 
 pytestmark = pytest.mark.real
@@ -32,6 +32,7 @@ def project(tmp_path: Path, micro_image: Path, ssh_key: Path) -> Path:
 
 
 DOMAIN = "virt-one"
+NOTES = Path(f"/run/libvirt/qemu/{DOMAIN}.xml")
 
 
 async def error_of(call: Awaitable[object]) -> DriverError:
@@ -143,37 +144,65 @@ def test_snapshots_of_running_and_stopped_guests(real_host: TestHost, project: P
 # -- a libvirtd that goes away -------------------------------------------------------------------------
 
 
-def kill_while_it_starts() -> None:
-    """Leave what a libvirtd once left that was killed in the very moment of a start: notes of no process."""
-    notes = Path(f"/run/libvirt/qemu/{DOMAIN}.xml")
-    qemu = pid_in(f"/run/libvirt/qemu/{DOMAIN}.pid")
-    kill_libvirtd()
-    os.kill(qemu, signal.SIGKILL)
-    text, count = re.subn(
-        r"state='running' reason='booted' pid='\d+'",
-        "state='paused' reason='starting up' pid='0'",
-        notes.read_text(),
-    )
-    assert count == 1
-    notes.write_text(text)
-    notes.with_suffix(".pid").unlink()
+def begin_start() -> subprocess.Popen[bytes]:
+    """Another's start of the domain; it has begun when this returns."""
+    argv = ["virsh", "-q", "-c", "qemu:///system", "start", DOMAIN]
+    start = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not NOTES.exists():
+        assert start.poll() is None
+    return start
 
 
-async def a_start_that_never_ends(folder: str) -> None:
+def is_noted(words: str) -> bool:
+    return words in NOTES.read_text()
+
+
+async def leave_half_a_start(hypervisor: Hypervisor) -> None:
+    """A libvirtd is killed between two notes of its own, of a start and of its QEMU's process."""
+    while True:
+        with begin_start():
+            kill_libvirtd()
+        half = is_noted("state='paused' reason='starting up' pid='0'")
+        start_libvirtd()
+        if half:
+            assert (await hypervisor.domains("virt"))[DOMAIN].state == "paused"
+            return
+        await hypervisor.destroy_domain(DOMAIN)  # too late: there was a QEMU
+
+
+async def starts_that_never_end(folder: str) -> None:
     before = seen_on_the_host()
     async with brought_up(folder) as up:
+        hypervisor = up.host.hypervisor
         await up.start("one")
         await up.run("one", "sync")
-        kill_while_it_starts()
-        start_libvirtd()
-        assert (await up.host.hypervisor.domains("virt"))[DOMAIN].state == "paused"
+        await hypervisor.destroy_domain(DOMAIN)
+
+        await leave_half_a_start(hypervisor)
+        async with asyncio.timeout(15):
+            await hypervisor.destroy_domain(DOMAIN)
+        assert (await hypervisor.domains("virt"))[DOMAIN].state == "shut off"
+
+        await leave_half_a_start(hypervisor)
         await up.start("one")
-        assert (await up.host.hypervisor.domains("virt"))[DOMAIN].state == "running"
+        await hypervisor.destroy_domain(DOMAIN)
+
+        # one that goes on is waited for
+        libvirtd = pid_in("/run/libvirtd.pid")
+        run = up.testbed.guests["one"].run
+        assert run
+        with begin_start() as start:
+            await hypervisor.start_domain(up.testbed.read(run.domain_xml))
+        assert (start.returncode, pid_in("/run/libvirtd.pid")) == (0, libvirtd)
+        assert (await hypervisor.domains("virt"))[DOMAIN].state == "running"
+
+        await hypervisor.destroy_domain(DOMAIN)
+        await leave_half_a_start(hypervisor)
     assert_as_before(before)
 
 
 def test_start_that_never_ends_is_begun_anew(real_host: TestHost, project: Path) -> None:
-    driven.inside(real_host, a_start_that_never_ends, folder=project)
+    driven.inside(real_host, starts_that_never_end, folder=project)
 
 
 async def libvirtd_comes_back(folder: str) -> None:

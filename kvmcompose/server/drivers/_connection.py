@@ -42,6 +42,10 @@ _HINTS = (
     ("Cannot access backing file", "is it there? kvm-compose generate links images again"),
     ("does not support KVM", "set virt_type to qemu or auto in kvm-compose-config.json"),
     ("domain type kvm", "set virt_type to qemu or auto in kvm-compose-config.json"),
+    (
+        "cannot acquire state change lock",
+        "another request has it; if that lasts, sudo systemctl restart libvirtd",
+    ),
     ("Cannot set up guest memory", "the host has too little memory for another guest"),
 )
 

@@ -18,6 +18,7 @@ from kvmcompose.server.drivers import (
     HypervisorFacts,
     SnapshotState,
     _half_network,
+    _half_start,
     _networks,
     _snapshots,
 )
@@ -87,7 +88,12 @@ class Libvirt:
                 hint="its <metadata> went missing; put it back, or kvm-compose generate --overwrite",
             )
         work = functools.partial(_start_domain, xml=xml, wanted=wanted)
-        await self._connection.call(f"start the domain {wanted.name}", work)
+        deadline = time.monotonic() + _START_SECONDS
+        while not await self._connection.call(f"start the domain {wanted.name}", work):
+            if time.monotonic() > deadline:
+                await self.destroy_domain(wanted.name)
+            elif not await _half_start.clear(self._machine):
+                await asyncio.sleep(_START_LOOK_SECONDS)
 
     async def shut_down_domain(self, name: str, seconds: float) -> bool:
         """Press the power button, every few seconds again (a guest that boots may not hear the first)."""
@@ -121,8 +127,10 @@ class Libvirt:
 
     async def destroy_domain(self, name: str) -> None:
         """Switch the domain off at once; it stays defined."""
-        work = functools.partial(_destroy_domain, name=name)
-        await self._connection.call(f"switch off the domain {name}", work)
+        doing = f"switch off the domain {name}"
+        if await self._connection.call(doing, functools.partial(_is_about_to_start, name=name)):
+            await _half_start.clear(self._machine)
+        await self._connection.call(doing, functools.partial(_destroy_domain, name=name))
 
     async def undefine_domain(self, name: str) -> None:
         """Forget a domain that is off. Raises DriverError for one that runs."""
@@ -133,9 +141,8 @@ class Libvirt:
 
     async def networks(self, project: str) -> Mapping[str, bool]:
         """The project's networks by name, and whether each is active."""
-        return await self._connection.call(
-            "list networks", functools.partial(_networks.of_project, project=project)
-        )
+        work = functools.partial(_networks.of_project, project=project)
+        return await self._connection.call("list networks", work)
 
     async def start_network(self, xml: str) -> None:
         """Define the network and start it. One that is active with other XML is left: DriverError."""
@@ -307,22 +314,31 @@ def _lookup(connection: Any, name: str) -> Any:
         raise
 
 
-def _start_domain(connection: Any, *, xml: str, wanted: xmls.Identity) -> None:
+def _start_domain(connection: Any, *, xml: str, wanted: xmls.Identity) -> bool:
+    """Whether it runs: False when it is about to, by another's doing or that of a libvirtd of before."""
     domain = _lookup(connection, wanted.name)
     if domain is not None:
         xmls.refuse_foreign("domain", wanted, _mark(domain)[0])
         xml = xmls.with_uuid(xml, domain.UUIDString())
     if domain is None or not domain.isActive() or not domain.isPersistent():
         domain = connection.defineXML(xml)
-    _end_half_start(domain, wanted.name)
-    if domain.isActive():
-        return
-    try:
-        domain.create()
-    except libvirt.libvirtError:
-        # somebody else may have been faster
-        if not domain.isActive():
-            raise
+    if not domain.isActive():
+        try:
+            domain.create()
+        except libvirt.libvirtError:
+            # somebody else may have been faster
+            if not domain.isActive():
+                raise
+    return not _is_about_to_start(connection, name=wanted.name)
+
+
+def _is_about_to_start(connection: Any, *, name: str) -> bool:
+    domain = _lookup(connection, name)
+    with unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
+        if domain is not None:
+            state, reason = domain.state()
+            return (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
+    return False
 
 
 def _is_on(connection: Any, *, name: str, press: bool) -> bool:
@@ -340,38 +356,8 @@ def _is_on(connection: Any, *, name: str, press: bool) -> bool:
 def _destroy_domain(connection: Any, *, name: str) -> None:
     domain = _lookup(connection, name)
     if domain is not None and domain.isActive():
-        _destroy(domain, name)
-
-
-def _destroy(domain: Any, name: str) -> None:
-    try:
         with unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
             domain.destroy()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_TIMEOUT or not _is_half_started(domain):
-            raise
-        raise DriverError(
-            f"libvirtd was killed while it started {name}, and waits for itself ever since",
-            hint=f"sudo systemctl stop libvirtd; sudo rm /run/libvirt/qemu/{name}.xml;"
-            " sudo systemctl start libvirtd (other guests go on running)",
-        ) from error
-
-
-def _end_half_start(domain: Any, name: str) -> None:
-    """Switch off a domain that is about to start for ever: of a libvirtd that was killed while it did."""
-    deadline = time.monotonic() + _START_SECONDS
-    while _is_half_started(domain):
-        if time.monotonic() > deadline:
-            _destroy(domain, name)
-            return
-        time.sleep(_START_LOOK_SECONDS)  # in a thread of its own
-
-
-def _is_half_started(domain: Any) -> bool:
-    with unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
-        state, reason = domain.state()
-        return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
-    return False
 
 
 def _undefine_domain(connection: Any, *, name: str) -> None:
