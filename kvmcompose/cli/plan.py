@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmcompose.cli._project import add_names, open_project
+from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.monitor.build import line
 from kvmcompose.monitor.console import Console
 
 if TYPE_CHECKING:
     from kvmcompose.tasks.decide import Action, Decision
+    from kvmcompose.tasks.project import Project
 
 NAME = "plan"
 HELP = "show what generate would do, and why; nothing is written"
@@ -24,6 +27,7 @@ examples:
 
 #: With --detailed-exitcode, as terraform has it.
 _CHANGES = 2
+_MIB = 1 << 20
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +76,27 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
                 console.data(_coloured(console, diffs[path]))
         steps = [step.action for step in plan.images if not step.settled]
         console.say(_summary([*steps, *(each.action for each in decisions)]))
+        _show_loads(project, console)
     return _CHANGES if arguments.detailed_exitcode and changes else 0
+
+
+def _show_loads(project: Project, console: Console) -> None:
+    """What up would send to other hosts, as far as it is built, and as far as is known here."""
+    from kvmcompose.effects.freight import loads
+
+    state = project.compiled.state
+    others = [host.name for host in state.testbed_hosts.values() if not host.is_main_host]
+    try:
+        found = loads(project.folder, state) if others else []
+    except (OSError, KvmComposeError):
+        console.say(f"what {', '.join(others)} would be sent is known once everything is built")
+        return
+    for load in found:
+        unmade = "".join(f", and {Path(path).name} once it is set up" for path in load.unmade)
+        size = f"{load.size / _MIB:.1f} MiB" if load.parcels else "nothing"
+        console.say(f"up would send {size} to {load.host}{unmade}")
+        for parcel in load.parcels:
+            console.detail(f"  {parcel.size / _MIB:8.1f} MiB  {parcel.path}")
 
 
 def _summary(actions: list[Action]) -> str:

@@ -13,9 +13,11 @@ from pathlib import Path
 import msgspec
 
 from kvmcompose.core.deployable import DomainGuest
+from kvmcompose.core.state import State
 from kvmcompose.effects.files import write_atomic
-from kvmcompose.effects.qcow2 import read_header
+from kvmcompose.effects.qcow2 import is_pristine, read_header
 from kvmcompose.effects.stat_cache import Remembered, StatCache
+from kvmcompose.guests import guest_kind
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 #: Digests of images, remembered in the project folder.
@@ -99,15 +101,80 @@ class Digests:
             write_atomic(self._path, msgspec.json.encode(self._known))
 
 
-def note_sent(folder: Path, host: str, digests: Iterable[str]) -> None:
-    """Note that a host has these contents. Raises OSError."""
-    noted = sent(folder) | {host: sorted(set(digests))}
+class Sent(msgspec.Struct, frozen=True):
+    """What a host was sent, when it was last looked at: shared contents, and the project's own by path."""
+
+    contents: frozenset[str] = frozenset()
+    files: dict[str, str] = {}
+
+
+def note_sent(folder: Path, host: str, sent: Sent) -> None:
+    """Note it. Raises OSError."""
+    noted = read_sent(folder) | {host: sent}
     write_atomic(folder / _SENT, msgspec.json.encode(noted, order="deterministic"))
 
 
-def sent(folder: Path) -> dict[str, list[str]]:
-    """The contents that hosts had when they were last looked at; nothing when that cannot be read."""
+def forget_sent(folder: Path, host: str) -> None:
+    """Nothing is known any more of what a host has. Raises OSError."""
+    noted = read_sent(folder)
+    if noted.pop(host, None) is not None:
+        write_atomic(folder / _SENT, msgspec.json.encode(noted, order="deterministic"))
+
+
+def read_sent(folder: Path) -> dict[str, Sent]:
+    """What each host was sent; nothing when that cannot be read."""
     try:
-        return msgspec.json.decode((folder / _SENT).read_bytes(), type=dict[str, list[str]])
+        return msgspec.json.decode((folder / _SENT).read_bytes(), type=dict[str, Sent])
     except (OSError, msgspec.MsgspecError):
         return {}
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What would be sent to a host. ``unmade`` are golden images that are yet to be set up."""
+
+    host: str
+    parcels: tuple[Parcel, ...]
+    unmade: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(parcel.size for parcel in self.parcels)
+
+
+def loads(folder: Path, state: State) -> list[Load]:
+    """What ``up`` would send to each host, by what is noted here of earlier times; no host is asked.
+
+    Raises KvmComposeError, or OSError when artefacts are not there.
+    """
+    runs = {
+        name: run
+        for name, guest in state.testbed_guests.items()
+        if (run := guest_kind(guest.kind).deployable(guest, state.shared)) is not None
+    }
+    unmade = {
+        run.disk
+        for name, run in runs.items()
+        if state.testbed_guests[name].is_golden_image and run.setup_scripts and run.disk is not None
+        if is_pristine(folder / run.disk)
+    }
+    digests, noted = Digests(folder), read_sent(folder)
+    found = []
+    for host in state.testbed_hosts.values():
+        if host.is_main_host:
+            continue
+        here = [
+            run
+            for name, run in runs.items()
+            if (guest := state.testbed_guests[name]).testbed_host == host.name and not guest.is_golden_image
+        ]
+        wanted = parcels(folder, here)
+        there = noted.get(host.name, Sent())
+        missing: dict[str, Parcel] = {}
+        for path, parcel in wanted.items():
+            digest = digests.of(parcel.source)
+            known = there.contents if parcel.shared else {there.files.get(path)}
+            if path not in unmade and digest not in known:
+                missing.setdefault(digest if parcel.shared else path, parcel)
+        found.append(Load(host.name, tuple(missing.values()), tuple(sorted(unmade & wanted.keys()))))
+    return found

@@ -137,6 +137,16 @@ def l1_table(head: bytes) -> L1Table | None:
     return L1Table(offset=offset, length=entries * 8)
 
 
+def is_pristine(path: Path) -> bool:
+    """Whether an image holds nothing of its own yet. Raises OSError, or ValueError for an unsound header."""
+    with path.open("rb") as file:
+        table = l1_table(file.read(HEAD_BYTES))
+        if table is None:
+            return False
+        file.seek(table.offset)
+        return not any(file.read(table.length))
+
+
 def refuse_no_image(path: Path) -> None:
     """Raise KvmComposeError for a file that is neither a qcow2 image nor looks like a raw disk."""
     try:

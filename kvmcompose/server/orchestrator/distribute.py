@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from kvmcompose.core.deployment import Level
-from kvmcompose.effects.freight import Digests, Parcel, note_sent, parcels
+from kvmcompose.effects.freight import Digests, Parcel, Sent, note_sent, parcels
 from kvmcompose.server.drivers import Depot, DriverError, HostDrivers
 from kvmcompose.server.journal import Journal, RunningStep
 from kvmcompose.server.orchestrator.context import Context
@@ -176,7 +176,11 @@ class Distribution:
                     step.skip()
                 else:
                     step.say(f"{name} was sent {_mib(images + files)}")
-            await asyncio.to_thread(note_sent, self._testbed.folder, name, shared.values())
+            sent = Sent(
+                frozenset(shared.values()),
+                {path: await self._digest(wanted, path) for path, each in wanted.items() if not each.shared},
+            )
+            await asyncio.to_thread(note_sent, self._testbed.folder, name, sent)
 
         return job
 

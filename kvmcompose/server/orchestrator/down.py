@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from kvmcompose.core.deployment import Down, Level, Phase
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host
+from kvmcompose.effects.freight import forget_sent
 from kvmcompose.render.domain import console_log
 from kvmcompose.server.drivers import DomainState, HostDrivers
 from kvmcompose.server.journal import Journal, StepFailedError
@@ -127,6 +128,7 @@ class TakeDown:
             for host in hosts.values():
                 if host.depot is not None:
                     await unbroken(host.depot.clear(self._context.project))
+                    forget_sent(self._context.folder, host.name)
                     continue
                 for path in paths:
                     await unbroken(host.disks.remove(self._context.folder / path))
