@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import uuid
 
 STEP_SECONDS = 30
+SSH_KEYS = Path("/run/ssh-keys")
 
 # The guests run as root without confinement: the files they need belong to whoever runs the tests.
 QEMU_CONF = """\
@@ -63,10 +64,13 @@ def background(argv: list[str], log: Path) -> None:
         subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
 
 
-def start_libvirt(folder: Path, host_uuid: uuid.UUID) -> None:
+def configure_libvirt(folder: Path, host_uuid: uuid.UUID) -> None:
     conf = Path("/etc/libvirt")
     (conf / "qemu.conf").write_text(QEMU_CONF)
     (conf / "libvirtd.conf").write_text(LIBVIRTD_CONF.format(folder=folder, host_uuid=host_uuid))
+
+
+def start_libvirt(folder: Path) -> None:
     Path("/run/libvirt").mkdir()
     for name in ("libvirt-sock", "libvirt-sock-ro", "libvirt-admin-sock"):
         # The socket lies where the test process sees it; programs inside look in the usual place.
@@ -91,7 +95,8 @@ def wait_for_libvirt() -> None:
 def start_openvswitch(folder: Path, name: str) -> None:
     Path("/run/openvswitch").mkdir()
     database = "/etc/openvswitch/conf.db"
-    run(["ovsdb-tool", "create", database, "/usr/share/openvswitch/vswitch.ovsschema"])
+    if not Path(database).exists():
+        run(["ovsdb-tool", "create", database, "/usr/share/openvswitch/vswitch.ovsschema"])
     run([
         "ovsdb-server", database, "--remote=punix:/run/openvswitch/db.sock", "--pidfile", "--detach",
         f"--log-file={folder / 'ovsdb-server.log'}", "-vconsole:off",
@@ -110,9 +115,9 @@ def put_underlay_on_openvswitch(address: str) -> None:
     """The userspace datapath finds a tunnel's way out only over an address on one of its bridges."""
     mac = Path("/sys/class/net/eth0/address").read_text().strip()
     run([
-        "ovs-vsctl", "--", "add-br", "br-phy",
+        "ovs-vsctl", "--", "--may-exist", "add-br", "br-phy",
         "--", "set", "bridge", "br-phy", "datapath_type=netdev", f'other_config:hwaddr="{mac}"',
-        "--", "add-port", "br-phy", "eth0",
+        "--", "--may-exist", "add-port", "br-phy", "eth0",
     ])  # fmt: skip
     run(["ip", "address", "flush", "dev", "eth0"])
     # Open vSwitch taps the packets; the kernel must not answer them a second time.
@@ -123,11 +128,14 @@ def put_underlay_on_openvswitch(address: str) -> None:
     run(["ip", "link", "set", "br-phy", "up"])
 
 
-def start_sshd(folder: Path, authorized_key: str) -> None:
-    keys = Path("/run/ssh-keys")
+def configure_sshd(authorized_key: str) -> None:
+    keys = SSH_KEYS
     keys.mkdir(mode=0o700)
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / "host_key")])
     (keys / "authorized_keys").write_text(authorized_key)
     (keys / "sshd_config").write_text(SSHD_CONF.format(keys=keys))
+
+
+def start_sshd(folder: Path) -> None:
     Path("/run/sshd").mkdir(mode=0o755)
-    background(["/usr/sbin/sshd", "-D", "-e", "-f", str(keys / "sshd_config")], folder / "sshd.log")
+    background(["/usr/sbin/sshd", "-D", "-e", "-f", str(SSH_KEYS / "sshd_config")], folder / "sshd.log")

@@ -127,12 +127,14 @@ def bring_up(spec: Spec, name: str) -> None:
         raise SystemExit(1)
     configure_network(spec, name)
     folder = spec.folder(name)
-    daemons.start_libvirt(folder, uuid.uuid5(uuid.NAMESPACE_URL, str(folder)))
+    daemons.configure_libvirt(folder, uuid.uuid5(uuid.NAMESPACE_URL, str(folder)))
+    daemons.start_libvirt(folder)
     daemons.start_openvswitch(folder, name)
     if spec.tunnels:
         daemons.put_underlay_on_openvswitch(f"{spec.address(name)}/{WIRE_PREFIX}")
     if spec.authorized_key:
-        daemons.start_sshd(folder, spec.authorized_key)
+        daemons.configure_sshd(spec.authorized_key)
+        daemons.start_sshd(folder)
     daemons.wait_for_libvirt()
     agent.listen(folder / "control", spec.owner)
 

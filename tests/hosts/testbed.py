@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from hosts import prerequisites
 from hosts.agent import Call
+from hosts.daemons import SSH_KEYS
 from hosts.spec import Spec
 
 if TYPE_CHECKING:
@@ -119,6 +120,18 @@ class TestHost:
         link = Path("/var/lib/kvm-compose") / name
         self.run(["ln", "-sfn", folder.resolve(), link])
         return link
+
+    @property
+    def host_key(self) -> str:
+        """The public key that its sshd shows: type and key."""
+        return " ".join(self.run(["cat", SSH_KEYS / "host_key.pub"]).stdout.split()[:2])
+
+    def reboot(self) -> None:
+        """Kill all that runs in it, forget what is in memory, and start its daemons again."""
+        self.run(
+            [sys.executable, "-m", "hosts.reboot", self.name, self._spec.write()],
+            env={"PYTHONPATH": str(PACKAGE_PARENT), "PYTHONDONTWRITEBYTECODE": "1"},
+        )
 
     def namespaces(self) -> dict[str, str]:
         """Kind -> identity of the namespaces the host lives in, to look for what is left in them."""
