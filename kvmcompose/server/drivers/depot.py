@@ -25,7 +25,7 @@ import msgspec
 from kvmcompose.core.deployment import PROJECT_PATTERN
 from kvmcompose.server.drivers import HOSTED, DriverError
 from kvmcompose.server.drivers._host_connection import HostLostError
-from kvmcompose.server.drivers.machine import Machine
+from kvmcompose.server.drivers.machine import Completed, Machine
 
 _T = TypeVar("_T")
 
@@ -47,8 +47,12 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 _MISSING = 'for each; do command -v "$each" >/dev/null || echo "$each"; done'
 _ROOM = 'for each; do if [ -d "$each" ]; then exec df --output=avail -B1 -- "$each"; fi; done'
-#: Part, name, mode, length, digest. Ends with 65 when something else has arrived.
+#: As dd(1); nobody else reads what is on its way.
+_DD = 'umask 077 && exec dd "$@"'
+#: Part, name, mode, length, digest, whether the name tells the content: then it may be there meanwhile, from
+#: another main host. Ends with 65 when something else has arrived.
 _FINISH = """\
+if [ "$6" = yes ] && [ -e "$2" ]; then rm -f -- "$1"; exit; fi
 truncate -s "$4" -- "$1" || exit
 sum=$(sha256sum <"$1") || exit
 if [ "${sum%% *}" != "$5" ]; then rm -f -- "$1"; exit 65; fi
@@ -85,6 +89,7 @@ class HostDepot:
         self._hosted = hosted
         self._store = store
         self._sending: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._noting = asyncio.Lock()
 
     async def check(self, project: str, home: str) -> None:
         """All that can be known before anything is sent."""
@@ -130,15 +135,15 @@ class HostDepot:
         async with self._sending[digest]:
             if await self._patiently(lambda: self.stored([digest])):
                 return
-            await self._send(source, self._content(digest), digest, 0o444, told, privileged=True)
+            await self._send(source, self._content(digest), digest, 0o444, told, content=True)
 
     async def delivered(self, project: str) -> Mapping[str, str]:
         """Notes count for what is there; a link tells by itself what it leads to, if it leads anywhere."""
         folder = self._folder(project)
         if (await self._machine.run(["test", "-d", str(folder)], check=False)).status != 0:
             return {}
-        argv = ["find", "-L", str(folder / "artefacts"), "-type", "f", "-printf", r"artefacts/%P\n"]
-        there = (await self._machine.run(argv, check=False)).text.splitlines()
+        argv = ["find", "-L", str(folder / "artefacts"), "-type", "f", "-printf", r"artefacts/%P\0"]
+        there = _split(await self._machine.run(argv, check=False))
         notes = await self._notes(folder)
         links = await self._links(folder)
         return {path: links.get(path) or notes.get(path, "") for path in there}
@@ -146,26 +151,26 @@ class HostDepot:
     async def link(self, project: str, links: Mapping[str, str]) -> None:
         """All in one; contents that were made for what was there before go."""
         folder = self._folder(project)
-        before = await self._made(folder)
+        before = await self._patiently(lambda: self._made(folder))
         words = [
             word
             for path, digest in links.items()
             for word in (str(self._content(digest)), str(self._inside(folder, path)))
         ]
-        await self._machine.run(["sh", "-c", _LINK, "sh", *words])
-        await self._sweep(before - set(links.values()))
+        await self._patiently(lambda: self._machine.run(["sh", "-c", _LINK, "sh", *words]))
+        await self._patiently(lambda: self._sweep(before - set(links.values())))
 
     async def put(
         self, project: str, path: str, digest: str, source: Path, told: Callable[[int], None]
     ) -> None:
-        """Send it, and note what it is."""
+        """Send it, and note what it is; what is noted of the one before goes first."""
         folder = self._folder(project)
         goal = self._inside(folder, path)
         mode = (await asyncio.to_thread(source.stat)).st_mode & 0o777
-        await self._machine.run(["mkdir", "-p", "--", str(goal.parent)])
-        await self._send(source, goal, digest, mode, told, privileged=False)
-        notes = await self._notes(folder) | {path: digest}
-        await self._write(folder / _NOTES, msgspec.json.encode(notes, order="deterministic"))
+        await self._patiently(lambda: self._machine.run(["mkdir", "-p", "--", str(goal.parent)]))
+        await self._patiently(lambda: self._note(folder, path, None))
+        await self._send(source, goal, digest, mode, told, content=False)
+        await self._patiently(lambda: self._note(folder, path, digest))
 
     async def clear(self, project: str) -> None:
         """The folder, and what was made for it."""
@@ -188,7 +193,8 @@ class HostDepot:
 
     @staticmethod
     def _inside(folder: Path, path: str) -> Path:
-        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        parts = PurePosixPath(path).parts
+        if not parts or parts[0] == "/" or ".." in parts or "\0" in path:
             raise DriverError(f"{path!r} does not lie in the project")
         return folder / path
 
@@ -201,11 +207,21 @@ class HostDepot:
         except msgspec.MsgspecError:
             return {}
 
+    async def _note(self, folder: Path, path: str, digest: str | None) -> None:
+        """Note what lies at a path, or that this is not known."""
+        async with self._noting:
+            before = await self._notes(folder)
+            notes = {each: noted for each, noted in before.items() if each != path}
+            if digest is not None:
+                notes[path] = digest
+            if notes != before:
+                await self._write(folder / _NOTES, msgspec.json.encode(notes, order="deterministic"))
+
     async def _links(self, folder: Path) -> dict[str, str]:
         """Paths that lead into the store, and to what."""
-        argv = ["find", str(folder), "-type", "l", "-printf", r"%P\t%l\n"]
-        done = await self._machine.run(argv, check=False)
-        pairs = (line.split("\t", 1) for line in done.text.splitlines())
+        argv = ["find", str(folder), "-type", "l", "-printf", r"%P\0%l\0"]
+        words = _split(await self._machine.run(argv, check=False))
+        pairs = zip(words[::2], words[1::2], strict=True)
         return {path: Path(goal).name for path, goal in pairs if Path(goal).parent == self._store}
 
     async def _made(self, folder: Path) -> set[str]:
@@ -231,22 +247,25 @@ class HostDepot:
         mode: int,
         told: Callable[[int], None],
         *,
-        privileged: bool,
+        content: bool,
     ) -> None:
+        """``content``: to the store, which is root's, under a name that tells what it is."""
         part = goal.with_name(f"{digest}.part")
         size = (await asyncio.to_thread(source.stat)).st_size
-        words = [str(part), str(goal), f"{mode:o}", str(size), digest]
+        words = [str(part), str(goal), f"{mode:o}", str(size), digest, "yes" if content else "no"]
         finish = ["sh", "-c", _FINISH, "sh", *words]
         for _attempt in range(2):
             begin = await self._patiently(lambda: self._arrived(part))
-            await self._send_from(begin, source, part, told, privileged=privileged)
+            await self._send_from(begin, source, part, told, privileged=content)
             done = await self._patiently(
                 lambda: self._machine.run(
-                    finish, seconds=60 + size / _SLOWEST, privileged=privileged, check=False
+                    finish, seconds=60 + size / _SLOWEST, privileged=content, check=False
                 )
             )
             if done.status == 0:
                 return
+            if content and await self._patiently(lambda: self.stored([digest])):
+                return  # another main host was quicker
             if done.status != _OTHER_CONTENT:
                 break
         raise DriverError(
@@ -264,10 +283,10 @@ class HostDepot:
     async def _send_from(
         self, begin: int, source: Path, part: Path, told: Callable[[int], None], *, privileged: bool
     ) -> None:
-        write = ["dd", f"of={part}", "bs=1M", "iflag=fullblock", "oflag=seek_bytes", "conv=notrunc"]
+        words = [f"of={part}", "bs=1M", "iflag=fullblock", "oflag=seek_bytes", "conv=notrunc", "status=none"]
 
         async def send(offset: int, data: bytes) -> None:
-            argv = [*write, f"seek={offset}", "status=none"]
+            argv = ["sh", "-c", _DD, "dd", *words, f"seek={offset}"]
             await self._machine.run(argv, stdin=data, seconds=_PIECE_SECONDS, privileged=privileged)
 
         with source.open("rb") as file:
@@ -279,14 +298,20 @@ class HostDepot:
     @staticmethod
     async def _patiently(work: Callable[[], Awaitable[_T]]) -> _T:
         """Do something that may be done twice; a host that is lost meanwhile is waited for."""
-        end = time.monotonic() + PATIENCE
+        end: float | None = None
         while True:
             try:
                 return await work()
             except HostLostError:
+                end = end or time.monotonic() + PATIENCE  # from now on, however long it went well
                 if time.monotonic() > end:
                     raise
                 await asyncio.sleep(_PAUSE)
+
+
+def _split(done: Completed) -> list[str]:
+    """What find(1) printed, a zero after each."""
+    return done.text.split("\0")[:-1]
 
 
 def pieces(descriptor: int, begin: int) -> Iterator[tuple[int, int]]:

@@ -36,6 +36,8 @@ _PACKAGES = {
 #: How long a program that was told to end by its time limit gets, in seconds.
 GRACE = 1
 _NO_SUCH_PROGRAM = 127
+#: The longest standard input that is shown with a command, in bytes.
+_SHOWN = 1 << 16
 
 
 class Completed(msgspec.Struct, frozen=True):
@@ -165,6 +167,8 @@ def pasteable(argv: Sequence[str], stdin: bytes | None = None, *, privileged: bo
     text = shlex.join(["sudo", *argv] if privileged and os.geteuid() != 0 else argv)
     if stdin is None:
         return text
+    if len(stdin) > _SHOWN or b"\0" in stdin:
+        return f"{text}  # with {len(stdin)} bytes on its standard input"
     return f"{text} <<'END'\n{stdin.decode(errors='replace').rstrip()}\nEND"
 
 

@@ -20,6 +20,11 @@ def test_commands_can_be_pasted() -> None:
     )
 
 
+@pytest.mark.parametrize("stdin", [b"x" * 100_000, b"\0\1"])
+def test_data_is_not_shown_with_a_command(stdin: bytes) -> None:
+    assert pasteable(["dd", "of=a"], stdin) == f"dd of=a  # with {len(stdin)} bytes on its standard input"
+
+
 def test_root_has_the_time_limit_that_we_cannot_enforce() -> None:
     assert as_root(["ip", "link"], 2.5) == [
         "sudo", "-n", "--", "timeout", "--kill-after=1", "2.5", "ip", "link",

@@ -1,0 +1,689 @@
+"""What a host is sent, piece by piece: it arrives whole or not at all, whatever breaks on the way.
+
+The host is this machine here, with folders of the test's own in the place of those in /var/lib; what is to be
+broken is broken in between.
+"""
+
+# ruff: noqa: ASYNC240 - a test has its loop to itself
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from kvmcompose.server.drivers import DriverError, depot
+from kvmcompose.server.drivers._host_connection import HostLostError
+from kvmcompose.server.drivers.depot import HostDepot
+from kvmcompose.server.drivers.machine import Completed, Machine, ThisMachine
+
+pytestmark = pytest.mark.real
+
+PIECE = 1 << 16
+HOME = "desk:/home/ann/lab"
+#: Where data is in a file, and how long the file is: (offset, length)…, size.
+SHAPES: dict[str, tuple[tuple[tuple[int, int], ...], int]] = {
+    "empty": ((), 0),
+    "one byte": (((0, 1),), 1),
+    "all hole": ((), 5 * PIECE + 77),
+    "one piece": (((0, PIECE),), PIECE),
+    "pieces": (((0, 4 * PIECE + 4096),), 4 * PIECE + 4096),
+    "an odd end": (((0, 2 * PIECE + 12345),), 2 * PIECE + 12345),
+    "a trailing hole": (((0, PIECE + 4096),), 9 * PIECE + 1),
+    "a leading hole": (((7 * PIECE + 8192, PIECE),), 8 * PIECE + 8192),
+    "islands": (((4096, 4096), (3 * PIECE - 4096, 8192), (6 * PIECE, 2 * PIECE)), 20 * PIECE),
+}
+
+
+class Broken:
+    """A machine whose connection breaks in some calls: before, within or after what is to be done there."""
+
+    def __init__(self, how: str = "", at: Callable[[int], bool] = lambda _: False) -> None:
+        self.machine: Machine = ThisMachine("two")
+        self.name = self.machine.name
+        self.calls = 0
+        self._how, self._at = how, at
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        seconds: float = 60,
+        privileged: bool = False,
+        check: bool = True,
+    ) -> Completed:
+        self.calls += 1
+        breaks = self._at(self.calls)
+        if breaks and self._how == "before":
+            raise HostLostError("before")
+        if breaks and self._how == "half" and stdin:
+            stdin = stdin[: len(stdin) // 2 + 1]
+        done = await self.machine.run(argv, stdin=stdin, seconds=seconds, privileged=privileged, check=check)
+        if breaks:
+            raise HostLostError(self._how)
+        return done
+
+    def stream(self, *_: object, **__: object) -> object:
+        raise AssertionError("nothing is streamed here")
+
+
+class Place:
+    """Folders of a host, sources beside them, and how much was told."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.hosted, self.contents = root / "hosted", root / "store"
+        self.contents.mkdir()
+        self.told: list[int] = []
+
+    def depot(self, machine: Broken | None = None) -> HostDepot:
+        return HostDepot(machine or Broken(), self.hosted, self.contents)  # type: ignore[arg-type]
+
+    def source(self, shape: str, name: str = "source") -> tuple[Path, str]:
+        """A file of that shape, and its digest."""
+        path = self.root / name
+        islands, size = SHAPES[shape]
+        chance = random.Random(shape)  # noqa: S311
+        with path.open("wb") as file:
+            for offset, length in islands:
+                file.seek(offset)
+                file.write(chance.randbytes(length))
+            file.truncate(size)
+        return path, digest_of(path)
+
+    def file(self, text: str, name: str = "source", mode: int = 0o644) -> tuple[Path, str]:
+        path = self.root / name
+        path.write_text(text)
+        path.chmod(mode)
+        return path, digest_of(path)
+
+    def stored(self) -> list[str]:
+        return sorted(path.name for path in self.contents.iterdir())
+
+    def files(self, project: str = "lab") -> list[str]:
+        """What is in the project, but for what the depot notes there."""
+        folder = self.hosted / project
+        found = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir())
+        return [str(path) for path in found if path.parts[0] != ".kvm-compose"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setattr(depot, "PIECE", PIECE)
+    monkeypatch.setattr(depot, "_PAUSE", 0)
+    return Place(tmp_path)
+
+
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+async def error_of(call: Awaitable[object]) -> DriverError:
+    try:
+        await call
+    except DriverError as error:
+        return error
+    raise AssertionError("it should have failed")
+
+
+def data_of(path: Path) -> int:
+    """How much of a file is no hole."""
+    with path.open("rb") as file:
+        return sum(length for _, length in depot.pieces(file.fileno(), 0))
+
+
+# -- one content ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_content_arrives_as_it_is_and_holes_are_not_sent(place: Place, shape: str) -> None:
+    source, digest = place.source(shape)
+    asyncio.run(place.depot().store(digest, source, place.told.append))
+    there = place.contents / digest
+    assert place.stored() == [digest]
+    assert there.read_bytes() == source.read_bytes()
+    assert there.stat().st_blocks <= source.stat().st_blocks
+    assert there.stat().st_mode & 0o777 == 0o444
+    assert sum(place.told) == data_of(source)
+    assert max(place.told, default=0) <= PIECE
+
+
+def test_what_is_there_is_not_sent_again(place: Place) -> None:
+    source, digest = place.source("pieces")
+
+    async def run() -> None:
+        store = place.depot()
+        assert await store.stored([digest]) == frozenset()
+        await store.store(digest, source, place.told.append)
+        assert await store.stored([digest, "0" * 64]) == {digest}
+        assert await store.stored([]) == frozenset()
+        await store.store(digest, source, place.told.append)
+        await place.depot().store(digest, source, place.told.append)
+
+    asyncio.run(run())
+    assert sum(place.told) == source.stat().st_size
+
+
+def test_two_at_once_send_it_once(place: Place) -> None:
+    source, digest = place.source("pieces")
+
+    async def run() -> None:
+        store = place.depot()
+        await asyncio.gather(*(store.store(digest, source, place.told.append) for _ in range(3)))
+
+    asyncio.run(run())
+    assert sum(place.told) == source.stat().st_size
+    assert place.stored() == [digest]
+
+
+def test_two_main_hosts_at_once_send_it_whole(place: Place) -> None:
+    """They do not know of each other; the one that is later finds it there."""
+    source, digest = place.source("pieces")
+    mine, other = place.depot(), place.depot()
+
+    async def run() -> None:
+        tasks: list[asyncio.Task[None]] = []
+
+        def told(_: int) -> None:
+            if not tasks:
+                tasks.append(asyncio.create_task(other.store(digest, source, place.told.append)))
+
+        await mine.store(digest, source, told)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+    assert place.stored() == [digest]
+    assert (place.contents / digest).read_bytes() == source.read_bytes()
+
+
+def test_who_comes_when_it_has_been_stored_meanwhile_sends_no_more(place: Place) -> None:
+    source, digest = place.source("pieces")
+    goal = place.contents / digest
+
+    def told(count: int) -> None:
+        place.told.append(count)
+        if not goal.exists():  # as another main host would
+            goal.write_bytes(source.read_bytes())
+            (place.contents / f"{digest}.part").unlink()
+
+    asyncio.run(place.depot().store(digest, source, told))
+    assert place.stored() == [digest]
+    assert goal.read_bytes() == source.read_bytes()
+    assert sum(place.told) == source.stat().st_size
+
+
+@pytest.mark.parametrize("how", ["before", "half", "after"])
+@pytest.mark.parametrize("shape", ["empty", "pieces", "an odd end", "a trailing hole", "islands"])
+def test_a_break_at_any_call_is_got_over(place: Place, shape: str, how: str) -> None:
+    source, digest = place.source(shape)
+    whole = Broken()
+    asyncio.run(place.depot(whole).store(digest, source, lambda _: None))
+    for at in range(1, whole.calls + 1):
+        (place.contents / digest).unlink()
+        place.told.clear()
+        machine = Broken(how, lambda call, at=at: call == at)  # type: ignore[misc]
+        asyncio.run(place.depot(machine).store(digest, source, place.told.append))
+        assert machine.calls > at
+        assert place.stored() == [digest], at
+        assert (place.contents / digest).read_bytes() == source.read_bytes()
+        assert sum(place.told) <= data_of(source) + PIECE
+
+
+@pytest.mark.parametrize("how", ["before", "half", "after"])
+def test_what_was_given_up_goes_on_from_there(
+    place: Place, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the server was killed: nobody remembers anything, but what has arrived is there."""
+    monkeypatch.setattr(depot, "PATIENCE", 0)
+    source, digest = place.source("an odd end")
+    whole = Broken()
+    asyncio.run(place.depot(whole).store(digest, source, lambda _: None))
+    for at in range(1, whole.calls + 1):
+        (place.contents / digest).unlink()
+        place.told.clear()
+        broken = place.depot(Broken(how, lambda call, at=at: call >= at))  # type: ignore[misc]
+        error = asyncio.run(error_of(broken.store(digest, source, place.told.append)))
+        assert isinstance(error, HostLostError)
+        if at < whole.calls or how == "before":
+            assert digest not in place.stored(), at
+        asyncio.run(place.depot().store(digest, source, place.told.append))
+        assert place.stored() == [digest], at
+        assert (place.contents / digest).read_bytes() == source.read_bytes()
+        assert sum(place.told) <= source.stat().st_size + PIECE
+
+
+def test_a_break_now_and_then_is_got_over_as_often_as_it_comes(place: Place) -> None:
+    source, digest = place.source("pieces")
+    machine = Broken("half", lambda call: call % 3 != 0)
+    asyncio.run(place.depot(machine).store(digest, source, place.told.append))
+    assert place.stored() == [digest]
+    assert sum(place.told) <= source.stat().st_size + PIECE
+
+
+def test_patience_begins_when_the_host_is_lost(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece may have taken its time before."""
+    clock = [1000.0]
+    monkeypatch.setattr(depot.time, "monotonic", lambda: clock[0])
+    source, digest = place.source("one piece")
+
+    def slow(call: int) -> bool:
+        clock[0] += depot.PATIENCE + 1
+        return call == 3
+
+    asyncio.run(place.depot(Broken("half", slow)).store(digest, source, place.told.append))
+    assert place.stored() == [digest]
+
+
+def test_who_stays_away_is_waited_for_no_longer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(depot.time, "monotonic", lambda: clock[0])
+    source, digest = place.source("one piece")
+
+    def away(call: int) -> bool:
+        clock[0] += 1
+        return call > 2
+
+    machine = Broken("before", away)
+    assert isinstance(
+        asyncio.run(error_of(place.depot(machine).store(digest, source, place.told.append))), HostLostError
+    )
+    assert depot.PATIENCE <= machine.calls <= depot.PATIENCE + 10
+
+
+@pytest.mark.parametrize("shape", ["pieces", "islands"])
+@pytest.mark.parametrize("damage", ["a byte", "too long", "zeroes"])
+def test_a_damaged_part_is_sent_again_from_the_start(place: Place, shape: str, damage: str) -> None:
+    source, digest = place.source(shape)
+    part = place.contents / f"{digest}.part"
+    content = bytearray(source.read_bytes())
+    if damage == "a byte":
+        content[5000] ^= 1
+        part.write_bytes(content[: 3 * PIECE])
+    elif damage == "too long":
+        part.write_bytes(content + b"more")
+        part.write_bytes(b"x" + part.read_bytes()[1:])
+    else:
+        part.write_bytes(bytes(3 * PIECE))
+    asyncio.run(place.depot().store(digest, source, place.told.append))
+    assert place.stored() == [digest]
+    assert (place.contents / digest).read_bytes() == source.read_bytes()
+
+
+def test_what_is_longer_than_it_should_be_is_cut(place: Place) -> None:
+    source, digest = place.source("pieces")
+    (place.contents / f"{digest}.part").write_bytes(source.read_bytes() + b"more")
+    asyncio.run(place.depot().store(digest, source, place.told.append))
+    assert (place.contents / digest).read_bytes() == source.read_bytes()
+    assert sum(place.told) <= PIECE
+
+
+def test_another_content_than_said_is_refused_and_leaves_nothing(place: Place) -> None:
+    source, _ = place.source("pieces")
+    error = asyncio.run(error_of(place.depot().store("0" * 64, source, place.told.append)))
+    assert error.message == f"{source} did not arrive whole on two: its digest is another one"
+    assert "does" in str(error.hint)
+    assert place.stored() == []
+    assert sum(place.told) == 2 * source.stat().st_size
+
+
+def test_nothing_has_its_name_before_it_was_checked(place: Place) -> None:
+    source, digest = place.source("pieces")
+    seen: list[list[str]] = []
+    asyncio.run(place.depot().store(digest, source, lambda _: seen.append(place.stored())))
+    assert seen == [[f"{digest}.part"]] * 5
+
+
+def test_when_there_is_no_room_it_says_so_without_the_data(place: Place) -> None:
+    source, digest = place.source("pieces")
+    (place.contents / f"{digest}.part").symlink_to("/dev/full")
+    error = asyncio.run(error_of(place.depot().store(digest, source, place.told.append)))
+    assert "No space left on device" in error.message
+    assert len(str(error.hint)) < 1000
+
+
+def test_a_source_that_is_gone_is_no_lost_host(place: Place) -> None:
+    with pytest.raises(FileNotFoundError):
+        asyncio.run(place.depot().store("0" * 64, place.root / "gone", place.told.append))
+    assert place.stored() == []
+
+
+def test_cancelled_it_can_go_on(place: Place) -> None:
+    source, digest = place.source("pieces")
+
+    async def run() -> None:
+        def told(count: int) -> None:
+            place.told.append(count)
+            if len(place.told) == 3:
+                task.cancel()
+
+        task = asyncio.create_task(place.depot().store(digest, source, told))
+        assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
+
+    asyncio.run(run())
+    assert place.stored() == [f"{digest}.part"]
+    asyncio.run(place.depot().store(digest, source, place.told.append))
+    assert place.stored() == [digest]
+    assert sum(place.told) <= source.stat().st_size + PIECE
+
+
+# -- a project -----------------------------------------------------------------------------------------
+
+
+async def opened(place: Place, project: str = "lab", machine: Broken | None = None) -> HostDepot:
+    depot_ = place.depot(machine)
+    await depot_.check(project, HOME)
+    await depot_.open(project, HOME)
+    return depot_
+
+
+def test_files_are_put_with_their_modes_and_noted(place: Place) -> None:
+    seed, first = place.file("secret", "seed", 0o600)
+    again, second = place.file("other", "again", 0o640)
+    path = 'artefacts/web/it\'s a "seed"\n -v.iso'
+
+    async def run() -> None:
+        here = await opened(place)
+        assert await here.delivered("lab") == {}
+        await here.put("lab", path, first, seed, place.told.append)
+        there = place.hosted / "lab" / path
+        assert (there.read_text(), there.stat().st_mode & 0o777) == ("secret", 0o600)
+        assert await here.delivered("lab") == {path: first}
+        await here.put("lab", path, second, again, place.told.append)
+        assert (there.read_text(), there.stat().st_mode & 0o777) == ("other", 0o640)
+        assert await here.delivered("lab") == {path: second}
+        there.unlink()
+        assert await here.delivered("lab") == {}
+
+    asyncio.run(run())
+    assert place.files() == []
+    assert sum(place.told) == len("secret" + "other")
+
+
+def test_nobody_else_reads_what_is_on_its_way(place: Place) -> None:
+    source, digest = place.source("pieces")
+    source.chmod(0o600)
+    modes: set[int] = set()
+
+    async def run() -> None:
+        here = await opened(place)
+
+        def told(_: int) -> None:
+            modes.update(path.stat().st_mode & 0o777 for path in (place.hosted / "lab/artefacts").iterdir())
+
+        await here.put("lab", "artefacts/disk", digest, source, told)
+
+    asyncio.run(run())
+    assert modes == {0o600}
+
+
+def test_a_name_in_two_lines_is_not_taken_for_two_files(place: Place) -> None:
+    source, digest = place.file("x")
+
+    async def run() -> None:
+        here = await opened(place)
+        await here.put("lab", "artefacts/a\nartefacts/b", digest, source, place.told.append)
+        assert await here.delivered("lab") == {"artefacts/a\nartefacts/b": digest}
+
+    asyncio.run(run())
+
+
+def test_files_put_at_once_are_all_noted(place: Place) -> None:
+    sources = {f"artefacts/{name}/disk": place.file(name, name) for name in "abcdef"}
+
+    async def run() -> None:
+        here = await opened(place)
+        await asyncio.gather(
+            *(
+                here.put("lab", path, digest, source, place.told.append)
+                for path, (source, digest) in sources.items()
+            )
+        )
+        assert await here.delivered("lab") == {path: digest for path, (_, digest) in sources.items()}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("how", ["before", "half", "after"])
+def test_a_file_is_never_noted_as_what_it_is_not(
+    place: Place, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever ``put`` is cut off, what is delivered then is true, or known not to be known."""
+    monkeypatch.setattr(depot, "PATIENCE", 0)
+    old, first = place.file("old", "old")
+    new, second = place.file("new", "new")
+    path = "artefacts/web/disk"
+    whole = Broken()
+
+    async def count() -> None:
+        here = await opened(place)
+        await here.put("lab", path, first, old, place.told.append)
+        await place.depot(whole).put("lab", path, second, new, place.told.append)
+
+    asyncio.run(count())
+
+    async def run(at: int) -> None:
+        here = place.depot()
+        await here.put("lab", path, first, old, place.told.append)
+        broken = place.depot(Broken(how, lambda call: call >= at))
+        await error_of(broken.put("lab", path, second, new, place.told.append))
+        noted = (await here.delivered("lab"))[path]
+        assert noted in ("", digest_of(place.hosted / "lab" / path)), at
+        await here.put("lab", path, second, new, place.told.append)
+        assert await here.delivered("lab") == {path: second}
+
+    for at in range(1, whole.calls + 1):
+        asyncio.run(run(at))
+
+
+@pytest.mark.parametrize("how", ["before", "half", "after"])
+def test_put_and_link_get_over_a_break_at_any_call(place: Place, how: str) -> None:
+    image, digest = place.source("one piece", "image")
+    seed, seeded = place.file("seed", "seed")
+    links = {"artefacts/images/debian.qcow2": digest}
+
+    async def run(machine: Broken) -> None:
+        here = place.depot(machine)
+        await here.link("lab", links)
+        await here.put("lab", "artefacts/web/seed.iso", seeded, seed, place.told.append)
+        assert await place.depot().delivered("lab") == {**links, "artefacts/web/seed.iso": seeded}
+
+    async def begin() -> None:
+        await (await opened(place)).store(digest, image, place.told.append)
+
+    asyncio.run(begin())
+    whole = Broken()
+    asyncio.run(run(whole))
+    for at in range(1, whole.calls + 1):
+        asyncio.run(place.depot().clear("lab"))
+        asyncio.run(begin())
+        asyncio.run(run(Broken(how, lambda call, at=at: call == at)))  # type: ignore[misc]
+
+
+def test_links_count_when_they_lead_somewhere(place: Place) -> None:
+    image, digest = place.source("one piece", "image")
+    gone = "1" * 64
+    links = {"artefacts/images/debian.qcow2": digest, "artefacts/images/gone.qcow2": gone}
+
+    async def run() -> None:
+        here = await opened(place)
+        await here.store(digest, image, place.told.append)
+        await here.link("lab", links)
+        assert await here.delivered("lab") == {"artefacts/images/debian.qcow2": digest}
+        await here.link("lab", links)  # as often as one likes
+        await here.link("lab", {})
+        assert (place.hosted / "lab/artefacts/images/gone.qcow2").is_symlink()
+        assert (place.hosted / "lab/artefacts/images/debian.qcow2").read_bytes() == image.read_bytes()
+
+    asyncio.run(run())
+
+
+def test_a_link_takes_the_place_of_a_file_and_the_other_way_round(place: Place) -> None:
+    image, digest = place.source("one piece", "image")
+    own, noted = place.file("own", "own")
+    path = "artefacts/web/disk"
+
+    async def run() -> None:
+        here = await opened(place)
+        await here.store(digest, image, place.told.append)
+        await here.put("lab", path, noted, own, place.told.append)
+        await here.link("lab", {path: digest})
+        assert await here.delivered("lab") == {path: digest}
+        await here.put("lab", path, noted, own, place.told.append)
+        assert await here.delivered("lab") == {path: noted}
+
+    asyncio.run(run())
+    assert (
+        place.contents / digest
+    ).read_bytes() == image.read_bytes()  # nothing was written through the link
+
+
+def test_what_was_made_goes_with_its_last_link_and_images_stay(place: Place) -> None:
+    image, kept = place.source("one piece", "image")
+    goldens = [place.file(f"golden {number}", f"golden-{number}") for number in range(3)]
+    first, second, third = (digest for _, digest in goldens)
+    at = "artefacts/worker/worker.img"
+
+    async def run() -> None:
+        here = await opened(place)
+        await here.open("other", HOME)
+        await here.store(kept, image, place.told.append)
+        for source, digest in goldens:
+            await here.store(digest, source, place.told.append)
+        await here.link("lab", {"artefacts/images/debian.qcow2": kept, at: first})
+        await here.link("other", {at: second})
+        await here.link("lab", {"artefacts/images/debian.qcow2": kept, at: second})
+        assert place.stored() == sorted({kept, second, third})  # the first is not needed any more
+        await here.link("lab", {at: third})
+        assert place.stored() == sorted({kept, second, third})  # the other project needs the second
+        await here.clear("lab")
+        assert place.stored() == sorted({kept, second})
+        assert not (place.hosted / "lab").exists()
+        await here.clear("other")
+        assert place.stored() == [kept]
+        await here.clear("other")
+        assert await here.delivered("other") == {}
+
+    asyncio.run(run())
+
+
+def test_clear_takes_what_is_on_its_way(place: Place) -> None:
+    source, digest = place.source("pieces")
+
+    async def run() -> None:
+        here = await opened(place)
+        await here.put("lab", "artefacts/web/disk", digest, source, place.told.append)
+        (place.hosted / "lab/artefacts/web/0.part").write_bytes(b"x")
+        await here.clear("lab")
+        assert list(place.hosted.iterdir()) == []
+        await here.clear("never-there")
+
+    asyncio.run(run())
+
+
+def test_another_main_host_has_to_call_it_otherwise(place: Place) -> None:
+    async def run() -> None:
+        here = await opened(place)
+        await here.check("lab", HOME)
+        await here.check("other", "elsewhere:/lab")
+        error = await error_of(here.check("lab", "elsewhere:/lab"))
+        assert error.message == f"two keeps another project lab already, that of {HOME}"
+        assert "--project-name" in str(error.hint)
+        await here.clear("lab")
+        await here.check("lab", "elsewhere:/lab")
+
+    asyncio.run(run())
+
+
+def test_check_changes_nothing_and_names_what_is_missing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        await place.depot().check("lab", HOME)
+        assert not place.hosted.exists()
+        monkeypatch.setattr(depot, "_PROGRAMS", ("true", "no-such", "nor-this"))
+        error = await error_of(place.depot().check("lab", HOME))
+        assert error.message == "programs are not installed on two: no-such, nor-this"
+
+    asyncio.run(run())
+
+
+def test_room_is_that_of_the_file_system_that_will_have_it(place: Place) -> None:
+    async def run() -> None:
+        missing = HostDepot(ThisMachine("two"), place.hosted, place.root / "to/be/made")
+        found = os.statvfs("/var/lib" if Path("/var/lib").exists() else "/")
+        for each, expected in ((place.depot(), os.statvfs(place.root)), (missing, found)):
+            room = await each.room()
+            assert abs(room - expected.f_bavail * expected.f_frsize) < 1 << 30
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/etc", "-v", "a\n", "a b", ".store", "A", "a'b"])
+def test_projects_have_names_and_no_paths(place: Place, name: str) -> None:
+    source, digest = place.file("x")
+
+    async def run() -> None:
+        here = place.depot()
+        for call in (
+            here.check(name, HOME),
+            here.open(name, HOME),
+            here.delivered(name),
+            here.link(name, {}),
+            here.put(name, "artefacts/a", digest, source, place.told.append),
+            here.clear(name),
+        ):
+            assert "cannot be the name of a project" in (await error_of(call)).message
+
+    asyncio.run(run())
+    assert not place.hosted.exists()
+
+
+@pytest.mark.parametrize("path", ["../a", "/etc/passwd", "a/../../b", "..", "", ".", "a\0b"])
+def test_paths_stay_in_the_project(place: Place, path: str) -> None:
+    source, digest = place.file("x")
+
+    async def run() -> None:
+        here = await opened(place)
+        for call in (
+            here.put("lab", path, digest, source, place.told.append),
+            here.link("lab", {path: digest}),
+        ):
+            assert "does not lie in the project" in (await error_of(call)).message
+
+    asyncio.run(run())
+    assert place.files() == []
+
+
+@pytest.mark.parametrize("path", ["-rf", "--", "artefacts/-x/--help", "$(id)", "a b/'c'", "é", "*", "a\nb"])
+def test_names_are_taken_as_they_are(place: Place, path: str) -> None:
+    source, digest = place.file("x")
+
+    async def run() -> None:
+        here = await opened(place)
+        await here.store(digest, source, place.told.append)
+        await here.put("lab", path, digest, source, place.told.append)
+        assert place.files() == [path]
+        await here.link("lab", {path: digest})
+        assert (place.hosted / "lab" / path).readlink() == place.contents / digest
+        await here.clear("lab")
+
+    asyncio.run(run())
+    assert place.stored() == []
+
+
+@pytest.mark.parametrize("digest", ["..", "0" * 63, "0" * 65, "G" * 64, "0" * 64 + "\n", "-" * 64, ""])
+def test_contents_are_called_by_their_digest(place: Place, digest: str) -> None:
+    source, _ = place.file("x")
+
+    async def run() -> None:
+        here = await opened(place)
+        assert "is no SHA-256" in (await error_of(here.store(digest, source, place.told.append))).message
+        assert "is no SHA-256" in (await error_of(here.link("lab", {"artefacts/a": digest}))).message
+
+    asyncio.run(run())
+    assert place.stored() == []
