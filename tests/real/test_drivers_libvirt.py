@@ -252,6 +252,7 @@ async def kill_at_random(folder: str, rounds: int) -> None:
         start_libvirtd()
 
     async with brought_up(folder) as up:
+        await up.host.hypervisor.facts()  # libvirtd has asked QEMU what it can: killed then, it leaves one
         run = up.testbed.guests["one"].run
         assert run
         for _ in range(rounds):
