@@ -12,7 +12,7 @@ import logging
 import os
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -32,10 +32,30 @@ _PACKAGES = {
     "ps": "procps",
     "qemu-img": "qemu-utils",
     "sudo": "sudo",
+    "tcpdump": "tcpdump",
 }
 #: How long a program that was told to end by its time limit gets, in seconds.
 GRACE = 1
 _NO_SUCH_PROGRAM = 127
+_CHUNK = 1 << 16
+#: What is kept of what a stream's program says on standard error, in bytes: the last.
+_COMPLAINTS = 1 << 16
+#: How long the program of a stream that is not wanted any more may take to end, in seconds. The shell around
+#: it kills it before that.
+_END_SECONDS = 4
+#: Runs a program, with a process group of its own, until this shell's standard input ends, whatever ended it:
+#: who started it may not be allowed to kill it (it is root's), be dead, or have lost the connection. SIGTERM,
+#: as what a shell starts in the background ignores SIGINT; tcpdump writes out what it has at either.
+_WHILE_WANTED = """\
+exec 3<&0
+setsid env "$@" </dev/null 3<&- & group=$!
+{ read -r _; kill -TERM "-$group"; sleep 2; kill -KILL "-$group"; } <&3 >/dev/null 2>&1 & watcher=$!
+exec 3<&-
+wait "$group"
+status=$?
+kill "$watcher"
+exit "$status"
+"""
 #: The longest standard input that is shown with a command, in bytes.
 _SHOWN = 1 << 16
 
@@ -78,6 +98,15 @@ class Machine(Protocol):
         too long or (unless ``check=False``) fails.
         """
 
+    def stream(self, argv: Sequence[str], *, privileged: bool = False) -> AsyncGenerator[bytes]:
+        """What a program prints, as it comes, until it ends; chunks are never empty.
+
+        Whoever has had enough closes the generator (``aclose``), or is cancelled: then the program gets
+        SIGTERM, soon after that SIGKILL, and has ended when this returns. It ends as well when this process
+        dies or the connection to the host is lost. While nobody takes chunks, it waits. Raises DriverError
+        when it cannot be run or fails.
+        """
+
 
 class ThisMachine:
     """The machine that the server runs on."""
@@ -103,19 +132,7 @@ class ThisMachine:
         """As Machine says."""
         command = as_root(argv, seconds) if privileged and os.geteuid() != 0 else list(argv)
         log.debug("$ %s", pasteable(argv, stdin, privileged=privileged))
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=self._environment,
-                start_new_session=True,
-            )
-        except FileNotFoundError:
-            raise not_installed(command[0], self.name) from None
-        except OSError as error:
-            raise DriverError(f"cannot run {command[0]} on {self.name}: {error.strerror}") from error
+        process = await self._start(command, with_input=stdin is not None)
         try:
             async with asyncio.timeout(seconds):
                 stdout, stderr = await process.communicate(stdin)
@@ -133,6 +150,60 @@ class ThisMachine:
         if check and completed.status != 0:
             raise failure(argv, completed, self.name, stdin=stdin, privileged=privileged)
         return completed
+
+    async def stream(self, argv: Sequence[str], *, privileged: bool = False) -> AsyncGenerator[bytes]:
+        """As Machine says."""
+        log.debug("$ %s", pasteable(argv, privileged=privileged))
+        rights = ["sudo", "-n", "--"] if privileged and os.geteuid() != 0 else []
+        process = await self._start([*rights, *while_wanted(argv)], with_input=True)
+        assert process.stdout is not None  # noqa: S101 (it is a pipe, as is the next)
+        assert process.stderr is not None  # noqa: S101
+        complaints = asyncio.create_task(tail(process.stderr))
+        try:
+            while chunk := await process.stdout.read(_CHUNK):
+                yield chunk
+            status = await process.wait()
+            if status != 0:
+                completed = Completed(status, b"", await complaints)
+                raise failure(argv, completed, self.name, privileged=privileged)
+        finally:
+            await _end(process)
+            complaints.cancel()
+
+    async def _start(self, command: Sequence[str], *, with_input: bool) -> asyncio.subprocess.Process:
+        try:
+            return await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE if with_input else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=self._environment,
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            raise not_installed(command[0], self.name) from None
+        except OSError as error:
+            raise DriverError(f"cannot run {command[0]} on {self.name}: {error.strerror}") from error
+
+
+def while_wanted(argv: Sequence[str]) -> list[str]:
+    """The command that runs another one, and ends it when its own standard input comes to its end."""
+    return ["sh", "-c", _WHILE_WANTED, "sh", *argv]
+
+
+class Readable(Protocol):
+    """Where bytes come from."""
+
+    async def read(self, n: int, /) -> bytes:
+        """Up to ``n`` bytes, none at the end."""
+
+
+async def tail(source: Readable) -> bytes:
+    """Read to the end; the last of it."""
+    found = b""
+    while chunk := await source.read(_CHUNK):
+        found = (found + chunk)[-_COMPLAINTS:]
+    return found
 
 
 def as_root(argv: Sequence[str], seconds: float) -> list[str]:
@@ -156,8 +227,11 @@ def failure(
         )
     if is_not_installed(completed):
         return not_installed(argv[0], host)
+    # what it says in its own name tells more than what it says last: tcpdump ends with its counts
+    lines = completed.stderr.decode(errors="replace").splitlines()
+    own = [line for line in lines if line.startswith(f"{argv[0]}: ")] or [completed.complaint]
     return DriverError(
-        f"{argv[0]} failed with status {completed.status} on {host}: {completed.complaint}",
+        f"{argv[0]} failed with status {completed.status} on {host}: {own[-1]}",
         hint=f"to see it yourself, run: {pasteable(argv, stdin, privileged=privileged)}",
     )
 
@@ -184,6 +258,25 @@ def not_installed(program: str, host: str) -> DriverError:
         f"the program {program!r} is not installed on {host}",
         hint=f"sudo apt-get install {package}" if package else None,
     )
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Tell the program of a stream that it is not wanted any more, and wait until it has ended."""
+    assert process.stdin is not None  # noqa: S101 (it is a pipe, as is the next)
+    assert process.stdout is not None  # noqa: S101
+    process.stdin.close()
+    rest = asyncio.create_task(tail(process.stdout))  # what nobody takes would keep it waiting
+    try:
+        async with asyncio.timeout(_END_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        log.warning("a program does not end: process %d", process.pid)
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+        await asyncio.wait([rest], timeout=GRACE)
+        rest.cancel()
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:

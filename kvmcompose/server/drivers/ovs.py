@@ -24,7 +24,7 @@ from kvmcompose.server.drivers.machine import Completed, Machine, failure
 PROJECT_KEY = "kvm-compose-project"
 
 _SECONDS = 20
-_VSCTL = ("ovs-vsctl", f"--timeout={_SECONDS}")
+VSCTL = ("ovs-vsctl", f"--timeout={_SECONDS}")
 _ALARM = {-14, 142}  # how ovs-vsctl ends when its time is over: by SIGALRM
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -42,8 +42,8 @@ class OvsSwitches:
 
     async def check(self) -> None:
         """Ask the database and the switch itself."""
-        await self._run([*_VSCTL, "get", "Open_vSwitch", ".", "_uuid"])
-        await self._run(["ovs-appctl", "--timeout=5", "-t", "ovs-vswitchd", "version"])
+        await run_ovs(self._machine, [*VSCTL, "get", "Open_vSwitch", ".", "_uuid"])
+        await run_ovs(self._machine, ["ovs-appctl", "--timeout=5", "-t", "ovs-vswitchd", "version"])
 
     async def foreign(self, plan: SwitchPlan) -> Sequence[str]:
         """Names of the plan's bridges that are there and belong to somebody else."""
@@ -64,14 +64,7 @@ class OvsSwitches:
         if plan.datapath_type == "netdev":
             for end in (pair.right for pair in plan.veths if pair.right_is_linux):
                 await self._machine.run(["ethtool", "-K", end, "tx", "off"], privileged=True)
-        done = await self._run([*_VSCTL, *arguments])
-        trouble = _TROUBLE.search(done.stderr.decode(errors="replace"))
-        if trouble:
-            # the transaction stands; only the switch could not do what it says
-            raise DriverError(
-                f"Open vSwitch on {self._machine.name} cannot set up the port {trouble[1]}: {trouble[2]}",
-                hint=f"ip link show dev {trouble[1]}; ovs-vsctl show",
-            )
+        check_ports(await run_ovs(self._machine, [*VSCTL, *arguments]), self._machine.name)
 
     async def remove(self, names: Sequence[str]) -> None:
         """The bridges and all their ports go, in one transaction."""
@@ -79,35 +72,47 @@ class OvsSwitches:
         for name in names:
             arguments += ["--", "--if-exists", "del-br", _checked(_NAME, name, "bridge")]
         if arguments:
-            await self._run([*_VSCTL, *arguments])
+            await run_ovs(self._machine, [*VSCTL, *arguments])
 
     async def _look(self) -> tuple[dict[str, str | None], dict[str, list[str]]]:
         """Each bridge's project, if any, and its ports."""
-        done = await self._run([
-            *_VSCTL, "--format=json",
+        done = await run_ovs(self._machine, [
+            *VSCTL, "--format=json",
             "--", "--columns=name,external_ids,ports", "list", "Bridge",
             "--", "--columns=_uuid,name", "list", "Port",
         ])  # fmt: skip
         return parse_bridges(done.stdout)
 
-    async def _run(self, argv: Sequence[str]) -> Completed:
-        done = await self._machine.run(argv, seconds=_SECONDS + 5, privileged=True, check=False)
-        if done.status == 0:
-            return done
-        if done.status in _ALARM:
-            raise DriverError(
-                f"ovs-vswitchd on {self._machine.name} does not answer ({argv[0]} has waited for it in vain)",
-                hint="is it running? sudo systemctl restart openvswitch-switch",
-            )
-        error = failure(argv, done, self._machine.name, privileged=True)
-        if "database connection failed" in done.complaint:
-            error.hint = "sudo systemctl enable --now openvswitch-switch"
-        raise error
+
+async def run_ovs(machine: Machine, argv: Sequence[str]) -> Completed:
+    """Run a program of Open vSwitch. Raises DriverError."""
+    done = await machine.run(argv, seconds=_SECONDS + 5, privileged=True, check=False)
+    if done.status == 0:
+        return done
+    if done.status in _ALARM:
+        raise DriverError(
+            f"ovs-vswitchd on {machine.name} does not answer ({argv[0]} has waited for it in vain)",
+            hint="is it running? sudo systemctl restart openvswitch-switch",
+        )
+    error = failure(argv, done, machine.name, privileged=True)
+    if "database connection failed" in done.complaint:
+        error.hint = "sudo systemctl enable --now openvswitch-switch"
+    raise error
+
+
+def check_ports(done: Completed, host: str) -> None:
+    """Raises DriverError for a transaction that stands, while the switch could not do what it says."""
+    trouble = _TROUBLE.search(done.stderr.decode(errors="replace"))
+    if trouble:
+        raise DriverError(
+            f"Open vSwitch on {host} cannot set up the port {trouble[1]}: {trouble[2]}",
+            hint=f"ip link show dev {trouble[1]}; ovs-vsctl show",
+        )
 
 
 def arguments_to_apply(plan: SwitchPlan) -> list[str]:
     """What follows ``ovs-vsctl``. Raises DriverError for what would mean something else to it."""
-    mark = f"external_ids:{PROJECT_KEY}={_checked(_PROJECT, plan.project, 'project')}"
+    mark = project_mark(plan.project)
     datapath = plan.datapath_type
     if datapath not in ("system", "netdev"):
         raise DriverError(f"datapath_type is {datapath!r} (known are system and netdev)")
@@ -130,6 +135,11 @@ def arguments_to_apply(plan: SwitchPlan) -> list[str]:
             f'options:remote_ip="{remote}"', f"options:key={tunnel.key:d}",
         ]  # fmt: skip
     return arguments
+
+
+def project_mark(project: str) -> str:
+    """What marks a row of the database as the project's."""
+    return f"external_ids:{PROJECT_KEY}={_checked(_PROJECT, project, 'project')}"
 
 
 def _bridge(bridge: SwitchBridge, datapath: str, mark: str) -> list[str]:
@@ -157,7 +167,7 @@ def _checked(pattern: re.Pattern[str], text: str, what: str) -> str:
     return text
 
 
-class _Table(msgspec.Struct, frozen=True):
+class Table(msgspec.Struct, frozen=True):
     """What ``ovs-vsctl --format=json list`` prints (values as in RFC 7047, section 5.1)."""
 
     headings: tuple[str, ...]
@@ -174,7 +184,7 @@ def parse_bridges(output: bytes) -> tuple[dict[str, str | None], dict[str, list[
     """
     try:
         bridges, ports = (
-            msgspec.json.decode(line, type=_Table) for line in output.splitlines() if line.strip()
+            msgspec.json.decode(line, type=Table) for line in output.splitlines() if line.strip()
         )
     except ValueError as error:  # msgspec's errors are ValueErrors
         raise DriverError(f"ovs-vsctl printed something else than two tables: {error}") from error
