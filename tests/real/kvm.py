@@ -111,7 +111,20 @@ def inventory(host: TestHost) -> dict[str, list[str]]:
         "processes": processes,
         # a libvirtd that is killed leaves empty folders
         "run": lines(
-            "find", "/run", "-not", "-type", "d", "-not", "-path", "/run/log*", "-not", "-name", "*.lock"
+            "find",
+            "/run",
+            "-not",
+            "-type",
+            "d",
+            "-not",
+            "-path",
+            "/run/log*",
+            "-not",
+            "-name",
+            "*.lock",
+            "-not",
+            "-name",
+            "motd.dynamic",  # PAM's, at the first login
         ),
         "projects": lines("find", "/var/lib/kvm-compose", "-mindepth", "1", "-maxdepth", "1"),
         # libvirt's own chains stay, empty, once there was a network

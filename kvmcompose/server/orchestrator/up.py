@@ -24,6 +24,8 @@ from kvmcompose.server.orchestrator.testbed import Deployed, Guest, Testbed
 BOOTS_PER_CPU = {"kvm": 4, "qemu": 2}
 #: Scripts and other work inside guests at a time.
 SCRIPTS = 16
+#: Names of guests in one message.
+_NAMES = 6
 
 
 class BringUp:
@@ -117,6 +119,7 @@ class BringUp:
 
     def _check_guests(self, step: RunningStep) -> list[tuple[str, str | None]]:
         reasons: list[tuple[str, str | None]] = []
+        unreachable: list[str] = []
         for guest in self._testbed.runnable:
             run = guest.run
             if run is None or guest.address is not None:
@@ -129,7 +132,11 @@ class BringUp:
                     )
                 )
             elif run.cloud_init:
-                step.say(f"no connection leads to {guest.name}: it is started, not waited for", Level.WARNING)
+                unreachable.append(guest.name)
+        if unreachable:
+            step.say(
+                f"no connection leads to {_some(unreachable)}: started, but not waited for", Level.WARNING
+            )
         if any(guest.run and guest.run.cloud_init for guest in self._testbed.guests.values()):
             key = self._testbed.identity_file
             if not key.is_file():
@@ -142,6 +149,10 @@ class BringUp:
             reasons.append(
                 (f"no new disks while guests run on them: {', '.join(running)}", "kvm-compose down")
             )
+        self._check_memory(step)
+        return reasons
+
+    def _check_memory(self, step: RunningStep) -> None:
         for name, facts in self._facts.items():
             wanted = sum(
                 guest.state.definition["memory_mb"]
@@ -153,7 +164,6 @@ class BringUp:
                     f"{name} has {facts.memory_mb} MiB of memory; its guests may use {wanted} MiB",
                     Level.WARNING,
                 )
-        return reasons
 
     def _check_differences(self) -> list[tuple[str, str | None]]:
         deployed = self._context.deployed
@@ -340,6 +350,12 @@ class BringUp:
     def _must(results: list[bool]) -> None:
         if not all(results):
             raise StepFailedError("the network did not come up")
+
+
+def _some(names: Sequence[str]) -> str:
+    """So many names as are read."""
+    more = len(names) - _NAMES
+    return ", ".join(names[:_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 async def together_groups(groups: Sequence[Awaitable[list[bool]]]) -> list[bool]:

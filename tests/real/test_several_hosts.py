@@ -1,0 +1,453 @@
+"""Testbeds on several real hosts: each has its own libvirtd, Open vSwitch and sshd, on one wire."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kvm import Project, changes, inventory
+
+from hosts import TestHost, TestHosts
+
+pytestmark = pytest.mark.real
+
+MIB = 1 << 20
+NAMES = ("one", "two", "three")
+
+YAML = """\
+machines:
+  - name: alone
+    interfaces: [{bridge: br2}]
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      username: tester
+      libvirt_type: {cloud_image: {path: micro.qcow2}}
+  - name: worker
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      username: tester
+      libvirt_type: {cloud_image: {path: micro.qcow2, setup_script: each.sh}}
+      scaling:
+        count: 3
+        shared_setup: shared.sh
+        interfaces:
+          - {bridge: br0, clones: [0]}
+          - {bridge: br1, clones: [1]}
+          - {bridge: br2, clones: [2]}
+network:
+  bridges: [{name: br0}, {name: br1}, {name: br2}]
+  bridge_connections: {br0: br1, br1: br2}
+  external_bridge: br0
+"""
+PINNED = "testbed_options:\n  placement: {pin: {br0: one, br1: %s, br2: %s}}\n"
+SHARED = "#!/bin/sh\necho made once >/shared\n"
+EACH = "#!/bin/sh\ncp /shared /each\n"
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestHosts]:
+    with TestHosts(3, directory=tmp_path_factory.mktemp("several"), ssh=True, tunnels=True) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def root(tmp_path: Path, micro_image: Path, ssh_key: Path) -> Path:
+    """Where a project of the test's may lie; what projects link to is beside it."""
+    shutil.copy(ssh_key, tmp_path / "key")
+    shutil.copy(ssh_key.with_suffix(".pub"), tmp_path / "key.pub")
+    (tmp_path / "micro.qcow2").symlink_to(micro_image)
+    return tmp_path
+
+
+def config(hosts: Sequence[TestHost], identity_file: Path | None) -> dict[str, Any]:
+    return {
+        "testbed_host_ssh_config": {
+            name: {
+                "ip": host.address,
+                "virt_type": "qemu",
+                "datapath_type": "netdev",
+                **(
+                    {"is_main_host": True}
+                    if number == 0
+                    else {"user": "root", "identity_file": str(identity_file), "host_key": host.host_key}
+                ),
+            }
+            for number, (name, host) in enumerate(zip(NAMES, hosts, strict=False))
+        },
+        "ssh_public_key_location": "key.pub",
+        "ssh_private_key_location": "key",
+    }
+
+
+def make_project(
+    hosts: TestHosts,
+    root: Path,
+    name: str,
+    count: int = 3,
+    *,
+    yaml: str = YAML,
+    within: str = ".",
+    **scripts: str,
+) -> Project:
+    """A project that lies on the first of ``count`` hosts; its bridges are spread over them."""
+    (root / within).mkdir(exist_ok=True)
+    used = list(hosts)[:count]
+    places = (NAMES[min(1, count - 1)], NAMES[min(2, count - 1)])
+    project = Project(
+        hosts[0],
+        root / within,
+        name,
+        {
+            "kvm-compose.yaml": yaml + (PINNED % places if "placement" not in yaml else ""),
+            "kvm-compose-config.json": json.dumps(config(used, hosts.identity_file)),
+            "shared.sh": SHARED,
+            "each.sh": EACH,
+            **{f"{each}.sh": text for each, text in scripts.items()},
+        },
+    )
+    for each in ("key", "key.pub"):
+        shutil.copy(root / each, project.folder / each)
+    (project.folder / "micro.qcow2").symlink_to((root / "micro.qcow2").resolve())
+    return project
+
+
+def received(host: TestHost) -> int:
+    """Bytes that have come to a host over the wire."""
+    return int(host.run(["cat", "/sys/class/net/eth0/statistics/rx_bytes"]).stdout)
+
+
+def guests_of(project: Project) -> dict[str, str]:
+    """The guests that run, and their addresses."""
+    return {
+        name: guest["interfaces"][0]["ip"]
+        for name, guest in project.state()["testbed_guests"].items()
+        if not guest["is_golden_image"]
+    }
+
+
+def assert_all_talk(project: Project) -> None:
+    """Every guest reaches every other one, by packets as large as they may be."""
+    addresses = guests_of(project)
+    for name in addresses:
+        script = "".join(
+            f"ping -c 1 -W 5 -s 1400 {address} >/dev/null || echo {other}\n"
+            for other, address in addresses.items()
+        )
+        silent = project.inside(name, "sudo", "-n", "sh", "-c", script)
+        assert silent == "", f"{name} does not reach {silent}"
+
+
+def switches(host: TestHost, project: str) -> dict[str, dict[str, dict[str, str]]]:
+    """The project's bridges as Open vSwitch tells: each port, and the options of its interface."""
+    listed = host.run(["ovs-vsctl", "--bare", "--columns=name", "find", "Bridge",
+                       f"external_ids:kvm-compose-project={project}"]).stdout.split()  # fmt: skip
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for bridge in listed:
+        found[bridge] = {}
+        for port in host.run(["ovs-vsctl", "list-ports", bridge]).stdout.split():
+            shown = host.run(["ovs-vsctl", "get", "Interface", port, "type", "options"]).stdout.split("\n")
+            pairs = re.findall(r'(\w+)="?([^",}]+)"?', shown[1])
+            found[bridge][port] = {"type": shown[0].strip('"'), **dict(pairs)}
+    return found
+
+
+def wanted_switches(state: Any, host: str) -> dict[str, dict[str, dict[str, str]]]:
+    """The same from ``state.json``, and from nothing else."""
+    network = state["network"]
+    bridges = {
+        bridge["ovs_name"]: dict[str, dict[str, str]]()
+        for bridge in network["bridges"]
+        if bridge["testbed_host"] == host
+    }
+    for connection in network["physical_bridge_connections"].values():
+        tunnel = connection["tunnel"]  # no two of the bridges are on one host
+        for end in ("source", "target"):
+            if tunnel[f"testbed_host_{end}"] == host:
+                bridges[tunnel[f"{end}_br"]][tunnel[f"{end}_port"]] = {
+                    "type": "geneve",
+                    "remote_ip": tunnel[f"{end}_remote_ip"],
+                    "key": str(tunnel["key"]),
+                }
+    external = state["testbed_host_shared_config"]["external_bridge"]
+    for bridge in network["bridges"]:
+        if bridge["name"] == external and bridge["testbed_host"] == host:
+            bridges[bridge["ovs_name"]][network["veth_peer_left"]] = {"type": ""}
+    for guest in state["testbed_guests"].values():
+        for interface in guest["interfaces"]:
+            if guest["testbed_host"] == host and interface["attach"] == "ovs":
+                bridges[interface["source"]][interface["target"]] = {"type": ""}
+    return bridges
+
+
+# -- the main story ------------------------------------------------------------------------------------
+
+
+def test_three_hosts_from_first_to_last(hosts: TestHosts, root: Path) -> None:
+    before = [inventory(host) for host in hosts]
+    project = make_project(hosts, root, "spread")
+    project.run("generate")
+    planned = project.run("plan").stderr
+    assert re.search(
+        r"up would send \d+\.\d MiB to two, and worker-cloud-init.img once it is set up", planned
+    )
+
+    project.run("up")
+    assert project.states() == {
+        "alone": "running",
+        "worker": "golden",
+        "worker-0": "running",
+        "worker-1": "running",
+        "worker-2": "running",
+    }
+    for name in ("worker-0", "worker-1", "worker-2"):
+        assert project.inside(name, "cat", "/each") == "made once"
+    assert_all_talk(project)
+    state = project.state()
+    for name, host in zip(NAMES, hosts, strict=True):
+        assert switches(host, "spread") == wanted_switches(state, name)
+    domains = [sorted(host.virsh("list", "--name").stdout.split()) for host in hosts]
+    assert domains == [["spread-worker-0"], ["spread-worker-1"], ["spread-alone", "spread-worker-2"]]
+    assert_no_private_keys(hosts, root)
+    assert "nothing to do" in project.run("up").stderr
+    assert "up would send nothing to two" in project.run("plan").stderr
+
+    # a guest of another host is worked with as any other
+    project.inside("worker-2", "sudo", "-n", "sh", "-c", "echo before >/note; sync")
+    project.run("snapshot", "create", "there", "--guest", "worker-2")
+    project.inside("worker-2", "sudo", "-n", "sh", "-c", "echo after >/note; sync")
+    project.run("snapshot", "restore", "there", "--guest", "worker-2")
+    assert project.inside("worker-2", "cat", "/note") == "before"
+    project.write("sent.txt", "from the main host\n")
+    project.run("cp", str(project.folder / "sent.txt"), "worker-2:sent.txt")
+    assert project.inside("worker-2", "cat", "sent.txt") == "from the main host"
+    assert project.run("ssh", "worker-1", "--", "hostname").stdout.strip() == "spread-worker-1"
+
+    project.run("down")
+    kept = {"projects"}
+    for number, host in enumerate(hosts):
+        left = changes(before[number], inventory(host))
+        assert left.keys() <= (kept if number else set()), (host.name, left)
+
+    # disks are kept, and what is there is not sent again
+    counted = [received(host) for host in hosts]
+    project.run("up")
+    assert all(received(host) - count < 4 * MIB for host, count in zip(hosts, counted, strict=True))
+    assert project.inside("worker-2", "cat", "/note") == "before"
+    assert_all_talk(project)
+    project.run("down", "--purge")
+    for number, host in enumerate(hosts):
+        assert changes(before[number], inventory(host)).keys() <= (kept if number else set())
+    for host in list(hosts)[1:]:
+        assert host.run(["ls", "/var/lib/kvm-compose/.hosted"]).stdout == ""
+        stored = host.run(["ls", "/var/lib/kvm-compose/.store"]).stdout.split()
+        assert len(stored) == 1, "the image stays, what was made from it goes"
+
+
+def assert_no_private_keys(hosts: TestHosts, root: Path) -> None:
+    """Neither of the user's private keys has left the main host, and seeds are for nobody else to read."""
+    secrets = [key.read_text().splitlines()[1] for key in (root / "key", hosts.directory / "id_ed25519")]
+    for host in list(hosts)[1:]:
+        for secret in secrets:
+            found = host.run(["grep", "-rlF", "--", secret, "/var/lib/kvm-compose"], check=False)
+            assert (found.returncode, found.stdout) == (1, "")
+        modes = host.run(["find", "/var/lib/kvm-compose", "-type", "f", "-printf", r"%m %f\n"]).stdout
+        for mode, name in (line.split() for line in modes.splitlines()):
+            allowed = 0o600 if name.endswith(".iso") else 0o644
+            assert int(mode, 8) & ~allowed == 0, (mode, name)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_same_yaml_on_fewer_hosts(hosts: TestHosts, root: Path, count: int) -> None:
+    project = make_project(hosts, root, "spread", count)
+    project.run("generate")
+    there = guests_of(project)
+    three = make_project(hosts, root, "spread", within="three")
+    three.run("generate")
+    assert guests_of(three) == there
+    project.run("up")
+    assert_all_talk(project)
+    assert project.inside("worker-2", "cat", "/each") == "made once"
+    project.run("down", "--purge")
+
+
+# -- what is sent --------------------------------------------------------------------------------------
+
+TWENTY = """\
+machines:
+  - name: node
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      username: tester
+      libvirt_type: {cloud_image: {path: micro.qcow2}}
+      scaling:
+        count: 20
+        shared_setup: shared.sh
+        interfaces:
+          - {bridge: far, clones: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}
+          - {bridge: further, clones: [10, 11, 12, 13, 14, 15, 16, 17, 18, 19]}
+network:
+  bridges: [{name: near}, {name: far}, {name: further}]
+  external_bridge: near
+testbed_options:
+  placement: {pin: {near: one, far: two, further: three}}
+"""
+#: So much of the golden image is its own, and cannot be made smaller.
+OWN_MIB = 24
+
+
+def test_twenty_clones_are_sent_one_image_per_host(hosts: TestHosts, root: Path) -> None:
+    shared = f"#!/bin/sh\ndd if=/dev/urandom of=/random bs=1M count={OWN_MIB}\n"
+    project = make_project(hosts, root, "twenty", yaml=TWENTY, shared=shared)
+    counted = [received(host) for host in hosts]
+    # no connection leads to these guests: they are started, and not waited for
+    said = project.run("up", "--json").stdout
+    came = [received(host) - count for host, count in zip(hosts, counted, strict=True)]
+    golden = (project.folder / "artefacts/node-cloud-init.img").stat().st_size
+    image = (root / "micro.qcow2").stat().st_size
+    assert golden > OWN_MIB * MIB
+    disks = sum(
+        path.stat().st_size
+        for path in project.folder.glob("artefacts/*")
+        if path.name.endswith(("-linked-clone.qcow2", ".iso"))
+    )
+    for bytes_ in came[1:]:
+        # the image may be there from another test; of twenty, each host has ten
+        assert golden < bytes_ < (golden + image + disks) * 1.1 + MIB, (bytes_, golden, image, disks)
+    sent = [line["text"] for line in map(json.loads, said.splitlines()) if "sent in" in line.get("text", "")]
+    assert sum("node-cloud-init.img" in text for text in sent) == 2
+    running = [host.virsh("list", "--name").stdout.split() for host in hosts]
+    assert [len(each) for each in running] == [0, 10, 10]
+    project.run("down", "--purge", "--timeout", "0")
+
+
+BIG = """\
+machines:
+  - name: web
+    interfaces: [{bridge: br1}]
+    libvirt:
+      cpus: 1
+      memory_mb: 64
+      libvirt_type: {existing_disk: {path: big.raw, driver_type: raw}}
+network:
+  bridges: [{name: br0}, {name: br1}]
+  external_bridge: br0
+testbed_options:
+  placement: {pin: {br0: one, br1: two}}
+"""
+BIG_MIB = 256
+
+
+def test_a_host_cut_off_while_it_is_sent_something(hosts: TestHosts, root: Path) -> None:
+    project = make_project(hosts, root, "cut", 2, yaml=BIG)
+    with (project.folder / "big.raw").open("wb") as file:
+        for _ in range(BIG_MIB):
+            file.write(os.urandom(MIB))
+        file.truncate((BIG_MIB + 512) << 20)  # a hole, which is not sent
+    counted = received(hosts[1])
+    up = project.start("up")
+    part = "ls /var/lib/kvm-compose/.store/*.part"
+    while (
+        hosts[1].run(["sh", "-c", part], check=False).returncode != 0
+        or received(hosts[1]) - counted < 32 * MIB
+    ):
+        assert up.poll() is None, "it was sent before it could be cut off"
+        time.sleep(0.05)
+    hosts.cut(hosts[1])
+    time.sleep(30)
+    hosts.mend(hosts[1])
+    assert up.wait(240) == 0
+    assert project.states() == {"web": "running"}
+    came = received(hosts[1]) - counted
+    assert BIG_MIB * MIB < came < (BIG_MIB + 24) * 1.05 * MIB, f"{came / MIB:.0f} MiB for {BIG_MIB}"
+    project.run("down", "--purge", "--timeout", "0")
+
+
+# -- hosts that go and come ----------------------------------------------------------------------------
+
+
+def test_a_host_is_rebooted_on_the_way_up(hosts: TestHosts, root: Path) -> None:
+    before = [inventory(host) for host in hosts]
+    project = make_project(hosts, root, "boot")
+    up = project.start("up")
+    while "boot-worker-1" not in hosts[1].virsh("list", "--name").stdout.split():
+        assert up.poll() is None
+        time.sleep(0.2)
+    hosts[1].reboot()
+    assert up.wait(240) != 0, "the guest went off while it was waited for"
+    project.run("up")
+    assert_all_talk(project)
+    # and once more when all was well
+    hosts[2].reboot()
+    assert project.states()["worker-2"] == "shut off"
+    shown = project.run("status").stdout
+    assert "guest worker-2 does not run" in shown
+    project.run("up")
+    assert_all_talk(project)
+    project.run("down", "--purge")
+    for number, host in enumerate(hosts):
+        left = changes(before[number], inventory(host))
+        assert left.keys() <= ({"projects"} if number else set()), (host.name, left)
+
+
+def test_a_host_that_is_gone(hosts: TestHosts, root: Path) -> None:
+    project = make_project(hosts, root, "gone")
+    project.run("up")
+    hosts.cut(hosts[2])
+    states = project.states()
+    assert (states["worker-1"], states["worker-2"], states["alone"]) == ("running", "unknown", "unknown")
+    assert "host three: cannot" in project.run("status").stdout
+    assert project.inside("worker-1", "hostname") == "gone-worker-1"
+    refused = project.run("up", status=None)
+    assert refused.returncode != 0
+    assert "three: cannot reach three (root@192.0.2.13) by SSH" in refused.stderr
+    failed = project.run("down", status=1)
+    assert "cannot" in failed.stderr
+    assert "gone is not down altogether" in failed.stderr
+    for host in (hosts[0], hosts[1]):
+        assert host.virsh("list", "--all", "--name").stdout.split() == []
+        assert switches(host, "gone") == {}
+    hosts.mend(hosts[2])
+    assert "gone-worker-2" in hosts[2].virsh("list", "--name").stdout
+    project.run("down", "--purge")
+    assert hosts[2].virsh("list", "--all", "--name").stdout.split() == []
+    assert switches(hosts[2], "gone") == {}
+
+
+def test_all_that_is_wrong_is_told_before_anything_is_changed(hosts: TestHosts, root: Path) -> None:
+    project = make_project(hosts, root, "wrong")
+    project.run("generate")
+    wrong = json.loads((project.folder / "kvm-compose-config.json").read_text())
+    keys = wrong["testbed_host_ssh_config"]
+    keys["two"]["host_key"] = keys["three"]["host_key"]
+    project.write("kvm-compose-config.json", json.dumps(wrong))
+    bridge = next(each["ovs_name"] for each in project.state()["network"]["bridges"] if each["name"] == "br2")
+    hosts[2].run(["ovs-vsctl", "add-br", bridge, "--", "set", "bridge", bridge, "datapath_type=netdev"])
+    before = [inventory(host) for host in hosts]
+    refused = project.run("up", status=3)
+    assert "two (root@192.0.2.12) shows a host key that is not the one in host_key" in refused.stderr
+    assert f"belong to somebody else: {bridge}" in refused.stderr
+    assert [changes(then, inventory(host)) for then, host in zip(before, hosts, strict=True)] == [{}, {}, {}]
+    assert project.states()["worker-1"] == "unknown"
+    hosts[2].run(["ovs-vsctl", "del-br", bridge])
+
+
+def test_another_main_host_has_a_project_of_this_name(hosts: TestHosts, root: Path) -> None:
+    project = make_project(hosts, root, "twice", 2, yaml=BIG)
+    (project.folder / "big.raw").write_bytes(bytes(MIB))
+    project.run("up")
+    other = make_project(hosts, root, "twice", 2, yaml=BIG, within="other")
+    (other.folder / "big.raw").write_bytes(bytes(MIB))
+    refused = other.run("up", status=3)
+    assert "two keeps another project twice already" in refused.stderr
+    assert project.states() == {"web": "running"}
+    project.run("down", "--purge", "--timeout", "0")
