@@ -29,12 +29,16 @@ class DomainGuest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SwitchBridge(msgspec.Struct, frozen=True, kw_only=True):
-    """An Open vSwitch bridge. ``protocol`` and ``controller`` as ovs-vsctl takes them."""
+    """An Open vSwitch bridge. ``protocol`` and ``controller`` as ovs-vsctl takes them.
+
+    ``segment`` is what the user calls it.
+    """
 
     name: str
     host: str
     protocol: str | None = None
     controller: str | None = None
+    segment: str = ""
 
 
 class VethPair(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,12 @@ import msgspec
 PROJECT_PATTERN = r"^[a-z]([a-z0-9-]{0,39}[a-z0-9])?$(?!\n)"
 GUEST_PATTERN = r"^[a-z][a-z0-9-]{0,62}$(?!\n)"
 SNAPSHOT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$(?!\n)"
+#: What is captured: a guest, one of its interfaces, a bridge. The expression travels in an address.
+TARGET_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$(?!\n)"
+FILTER_PATTERN = r"^[ -~]{1,1024}$(?!\n)"
+#: The most that tcpdump takes: bytes of a packet (its default), and packets.
+MAX_SNAPLEN = 262144
+MAX_PACKETS = 2**31 - 1
 
 ProjectName = Annotated[str, msgspec.Meta(pattern=PROJECT_PATTERN)]
 GuestName = Annotated[str, msgspec.Meta(pattern=GUEST_PATTERN)]
@@ -263,6 +269,21 @@ class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
     created: str
     state: str
     current: bool = False
+
+
+class Capture(msgspec.Struct, frozen=True, kw_only=True):
+    """Which packets to capture.
+
+    ``target`` is a guest, a bridge or the NAT network; ``interface`` a guest's, by number (from 0) or by the
+    bridge it is on. ``filter`` as pcap-filter(7) has it. ``snaplen`` bytes of each packet are kept; after
+    ``count`` packets the capture ends.
+    """
+
+    target: Annotated[str, msgspec.Meta(pattern=TARGET_PATTERN)]
+    interface: Annotated[str, msgspec.Meta(pattern=TARGET_PATTERN)] | None = None
+    filter: Annotated[str, msgspec.Meta(pattern=FILTER_PATTERN)] | None = None
+    snaplen: Annotated[int, msgspec.Meta(ge=1, le=MAX_SNAPLEN)] = MAX_SNAPLEN
+    count: Annotated[int, msgspec.Meta(ge=1, le=MAX_PACKETS)] | None = None
 
 
 class TestbedStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -66,6 +66,7 @@ def wiring(state: State) -> Wiring:
                 host=bridge.testbed_host,
                 protocol=bridge.protocol,
                 controller=bridge.controller,
+                segment=bridge.name,
             )
             for bridge in bridges
         ),

@@ -122,6 +122,7 @@ class _Server:
                     task.add_done_callback(lambda _: self._stopping.set())
                 log.info("listening on unix:%s (process %d)", settings.socket, os.getpid())
                 await self._until_the_end(actions)
+                service.stopping.set()
                 await self._stop(actions)
                 await asyncio.gather(*serving)
         finally:

@@ -98,10 +98,11 @@ def described(
     status: HTTPStatus = HTTPStatus.OK,
     also: HTTPStatus | None = None,
     body: str | None = None,
+    stream: str | None = None,
 ) -> Json:
     """Keywords for a route: what it takes and gives, by the names above, and how it may end.
 
-    ``also`` is a second status with the same answer.
+    ``also`` is a second status with the same answer; ``stream`` the media type of an answer that is bytes.
     """
     extra: Json = {}
     if body is not None:
@@ -118,6 +119,10 @@ def described(
             responses[good.value] = {"description": good.phrase}
             if answer is not None:
                 responses[good.value]["content"] = {_JSON: {"schema": _SCHEMAS[answer]}}
+            elif stream is not None:
+                responses[good.value]["content"] = {
+                    stream: {"schema": {"type": "string", "format": "binary"}}
+                }
     told = {MEDIA_TYPE: {"schema": _SCHEMAS["problem"]}}
     usual = (*_ALWAYS, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR)
     for each in sorted({*usual, *errors}):

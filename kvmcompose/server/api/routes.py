@@ -5,18 +5,25 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated, Any, cast
 
+import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from kvmcompose.core.deployment import (
+    FILTER_PATTERN,
     GUEST_PATTERN,
+    MAX_PACKETS,
+    MAX_SNAPLEN,
     PROJECT_PATTERN,
+    TARGET_PATTERN,
     ActionAccepted,
+    Capture,
     Command,
     NewDeployment,
 )
 from kvmcompose.server.api.logs import MAX_SEQUENCE
 from kvmcompose.server.api.openapi import Alive, described
+from kvmcompose.server.api.packets import PCAP, PacketReply
 from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.api.wire import Reply, body, json_body
@@ -169,6 +176,49 @@ async def get_snapshots(
 ) -> Response:
     """The snapshots of one guest, or of all."""
     return Reply(await service.orchestrator.snapshots(service.deployment(name), guest))
+
+
+@router.get("/deployments/{name}/capture", **described(None, _CONFLICT, _BAD_GATEWAY, stream=PCAP))
+async def get_capture(
+    service: ServiceParameter,
+    name: Name,
+    target: Annotated[
+        str,
+        Query(
+            json_schema_extra={"pattern": TARGET_PATTERN},
+            description="A guest, a bridge or the NAT network.",
+        ),
+    ],
+    interface: Annotated[
+        str | None,
+        Query(
+            json_schema_extra={"pattern": TARGET_PATTERN},
+            description="Which one of a guest's: by number, from 0, or by the bridge it is on.",
+        ),
+    ] = None,
+    filter: Annotated[  # noqa: A002 (as pcap-filter(7) calls it)
+        str | None,
+        Query(json_schema_extra={"pattern": FILTER_PATTERN}, description="An expression of pcap-filter(7)."),
+    ] = None,
+    snaplen: Annotated[
+        int, Query(ge=1, le=MAX_SNAPLEN, description="So many bytes of each packet.")
+    ] = MAX_SNAPLEN,
+    count: Annotated[
+        int | None, Query(ge=1, le=MAX_PACKETS, description="End after so many packets.")
+    ] = None,
+) -> Response:
+    """Capture packets, from now on: a stream in the format of pcap, for as long as the client listens.
+
+    It ends with `count` packets, or when what is captured is gone; one that fails breaks off.
+    """
+    given = {
+        "target": target, "interface": interface, "filter": filter, "snaplen": snaplen, "count": count
+    }  # fmt: skip
+    try:
+        wanted = msgspec.convert(given, Capture)
+    except msgspec.ValidationError as error:
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"the request's parameters: {error}") from error
+    return PacketReply(await service.capture(name, wanted), service.stopping)
 
 
 # -- actions

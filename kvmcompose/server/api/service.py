@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from http import HTTPStatus
@@ -10,6 +11,7 @@ from pathlib import Path
 from kvmcompose.core.deployment import (
     PROJECT_PATTERN,
     Action,
+    Capture,
     Command,
     Deployment,
     Health,
@@ -17,11 +19,12 @@ from kvmcompose.core.deployment import (
     NewDeployment,
     Step,
 )
-from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.errors import InputError, RefusedError
 from kvmcompose.server.actions import Actions, BusyError, NotFoundError
 from kvmcompose.server.api.cluster import ClusterConfig
 from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.orchestrator import Orchestrator
+from kvmcompose.server.orchestrator.captures import Packets
 from kvmcompose.server.store import Store
 
 _PROJECT = re.compile(PROJECT_PATTERN)
@@ -47,6 +50,8 @@ class Service:
         self.cluster = cluster
         self._roots = tuple(root.resolve() for root in project_roots)
         self.health = health
+        #: Set when the server is about to end: what would go on for ever has to end.
+        self.stopping = asyncio.Event()
 
     # -- deployments
 
@@ -126,6 +131,15 @@ class Service:
         running = self._actions.running(deployment.name)
         if running is not None:
             raise BusyError(running)
+
+    async def capture(self, name: str, wanted: Capture) -> Packets:
+        """Packets of a deployment, from now on."""
+        deployment = self.deployment(name)
+        try:
+            return await self.orchestrator.capture(deployment, wanted)
+        except InputError as error:
+            problem = error.problems[0]
+            raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, problem.message, hint=problem.hint) from error
 
     # -- actions
 

@@ -7,13 +7,14 @@ error. Names are those on the host, from ``state.json``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from kvmcompose.core.deployable import NicPort, SwitchBridge, TunnelPort, VethPair
+from kvmcompose.core.deployment import Capture
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host
 
@@ -281,6 +282,23 @@ class Shell(Protocol):
         """Forget the guest's host key: its disk is a new one."""
 
 
+class Captures(Protocol):
+    """Packets on one host, in the format of pcap (IETF draft-ietf-opsawg-pcap).
+
+    The first chunk comes when the capture has begun. It ends with ``count`` packets, or when what is captured
+    goes; to end it before that, close the generator.
+    """
+
+    async def check_filter(self, expression: str) -> str | None:
+        """What is wrong with an expression of pcap-filter(7); None when nothing is."""
+
+    def interface(self, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
+        """Packets on one network interface, in both directions."""
+
+    def bridge(self, project: str, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
+        """Packets that come into a bridge of Open vSwitch, whatever port they come by."""
+
+
 class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be driven on one host. The main host has no ``depot``: all files are its own."""
 
@@ -289,6 +307,7 @@ class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
     switches: Switches
     links: Links
     disks: Disks
+    captures: Captures
     depot: Depot | None = None
 
 

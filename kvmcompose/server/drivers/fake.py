@@ -10,12 +10,13 @@ import asyncio
 import fnmatch
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from kvmcompose.core.deployable import VethPair
+from kvmcompose.core.deployment import Capture
 from kvmcompose.core.model import Host
 from kvmcompose.effects.files import write_atomic
 from kvmcompose.server.drivers import (
@@ -28,9 +29,12 @@ from kvmcompose.server.drivers import (
     SnapshotState,
     SwitchPlan,
 )
+from kvmcompose.server.drivers._fake_packets import file_header, record
 
 #: The key of the main host's world, whatever the host is called.
 _MAIN = ""
+#: Seconds between two packets of fake guests.
+_PING_SECONDS = 0.01
 _GUEST = "{urn:kvmcompose:guest:1}guest"
 _NETWORK = "{urn:kvmcompose:network:1}network"
 
@@ -128,6 +132,7 @@ class FakeDrivers:
             switches=FakeSwitches(fake),
             links=FakeLinks(fake),
             disks=FakeDisks(fake),
+            captures=FakeCaptures(fake),
             depot=None if host.is_main_host else FakeDepot(fake),
         )
 
@@ -505,6 +510,44 @@ class FakeDepot:
         await self._host.call("clear_depot", project)
         self._host.world.delivered.pop(project, None)
         self._host.keep()
+
+
+class FakeCaptures:
+    """See ``Captures``. Guests ping each other as long as any is on; filters let everything through."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+
+    async def check_filter(self, expression: str) -> str | None:
+        """Of the syntax only parentheses are understood."""
+        await self._host.call("check_filter", expression)
+        return None if expression.count("(") == expression.count(")") else "syntax error"
+
+    async def interface(self, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
+        """Packets of a guest."""
+        await self._host.call("capture", name)
+        async for chunk in self._pings(wanted):
+            yield chunk
+
+    async def bridge(self, project: str, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
+        """The same packets, with a port of the bridge that is there meanwhile."""
+        await self._host.call("mirror", name)
+        port = f"cap-{id(wanted) & 0xFFFF:x}"
+        ports = self._host.world.bridges[project][name]
+        ports.append(port)
+        try:
+            async for chunk in self._pings(wanted):
+                yield chunk
+        finally:
+            ports.remove(port)
+
+    async def _pings(self, wanted: Capture) -> AsyncGenerator[bytes]:
+        yield file_header(wanted.snaplen)
+        number = 0
+        while number != wanted.count and any(each.started for each in self._host.world.domains.values()):
+            yield record(number, wanted.snaplen, time.time())
+            await asyncio.sleep(_PING_SECONDS)
+            number += 1
 
 
 class FakeShell:

@@ -10,6 +10,7 @@ from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.server.drivers import HostDrivers, Shell
 from kvmcompose.server.drivers._host_connection import ForwardedSocket, HostConnection
+from kvmcompose.server.drivers.captures import TcpdumpCaptures
 from kvmcompose.server.drivers.depot import HostDepot
 from kvmcompose.server.drivers.disks import HostDisks
 from kvmcompose.server.drivers.libvirt import Libvirt
@@ -56,6 +57,7 @@ class RealDrivers:
             switches=OvsSwitches(machine),
             links=IpLinks(machine),
             disks=HostDisks(machine),
+            captures=TcpdumpCaptures(machine),
             depot=depot,
         )
 

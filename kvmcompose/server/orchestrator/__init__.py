@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kvmcompose.core.deployment import (
+    Capture,
     Command,
     Deployment,
     Down,
@@ -18,6 +19,7 @@ from kvmcompose.core.deployment import (
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.server.drivers import Drivers
 from kvmcompose.server.journal import Journal
+from kvmcompose.server.orchestrator.captures import Packets, capture
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.down import TakeDown
 from kvmcompose.server.orchestrator.snapshots import Snapshots
@@ -88,6 +90,10 @@ class Orchestrator:
     async def snapshots(self, deployment: Deployment, guest: str | None = None) -> list[SnapshotStatus]:
         """The snapshots of one guest, or of all."""
         return await Snapshots(self._context(deployment)).shown(guest)
+
+    async def capture(self, deployment: Deployment, wanted: Capture) -> Packets:
+        """Packets of what is up, from now on. Raises InputError for what cannot be captured."""
+        return await capture(self._context(deployment), wanted)
 
     def check_removal(self, deployment: Deployment) -> None:
         """Whether a deployment may be forgotten. Raises RefusedError while anything of it may be up."""

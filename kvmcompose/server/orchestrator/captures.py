@@ -1,0 +1,138 @@
+"""Capturing packets: what is meant, where it lies, and the stream of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from kvmcompose.core.deployable import SwitchBridge
+from kvmcompose.core.deployment import Capture
+from kvmcompose.core.errors import InputError, Location, Problem, RefusedError
+from kvmcompose.core.state import Interface
+from kvmcompose.server.drivers import DriverError, HostDrivers
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.testbed import Guest, Testbed
+
+_ON = ("running", "paused")
+
+
+class Packets:
+    """A capture that has begun, in the format of pcap. To be closed."""
+
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes]) -> None:
+        self._first = first
+        self._rest = rest
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Chunks, as they come. Raises DriverError."""
+        yield self._first
+        async for chunk in self._rest:
+            yield chunk
+
+    async def close(self) -> None:
+        """End it, and take away what was made for it."""
+        await self._rest.aclose()
+
+
+async def capture(context: Context, wanted: Capture) -> Packets:
+    """Begin to capture. A guest comes before a bridge of its name, which also goes by its name on the host.
+
+    Raises InputError for what there is not, RefusedError for what is not up, DriverError.
+    """
+    testbed = context.current
+    guest = testbed.guests.get(wanted.target.removeprefix(f"{testbed.project}-"))
+    guest = testbed.guests.get(wanted.target, guest)
+    bridge = next(
+        (each for each in testbed.wiring.bridges if wanted.target in (each.segment, each.name)), None
+    )
+    if guest is not None:
+        stream = await _guest(context, testbed, guest, wanted)
+    elif wanted.interface is not None:
+        raise _wrong(f"{wanted.target} is no guest: it has no interface {wanted.interface}")
+    elif bridge is not None:
+        stream = await _bridge(context, testbed, bridge, wanted)
+    elif wanted.target in (testbed.wiring.network.name, testbed.wiring.network.bridge):
+        stream = await _network(context, testbed, wanted)
+    else:
+        raise _unknown(testbed, wanted.target)
+    try:
+        return Packets(await anext(stream), stream)
+    except StopAsyncIteration:
+        raise DriverError(f"the capture of {wanted.target} ended before it had begun") from None
+
+
+async def _guest(context: Context, testbed: Testbed, guest: Guest, wanted: Capture) -> AsyncGenerator[bytes]:
+    guest = context.guest(testbed, guest.name)
+    domain = (await context.domains(testbed)).get(guest.name)
+    if domain is None or domain.state not in _ON:
+        state = domain.state if domain is not None else "not up"
+        raise RefusedError(
+            f"{guest.name} is {state}: there are packets only while it runs", hint="kvm-compose up"
+        )
+    nic = _nic(guest, wanted.interface)
+    host = context.host_of(guest, testbed)
+    await _check_filter(host, wanted)
+    return host.captures.interface(nic.target, wanted)
+
+
+def _nic(guest: Guest, given: str | None) -> Interface:
+    """The interface that is meant. Raises InputError."""
+    nics = guest.state.interfaces
+    found = list(nics)
+    if given is not None:
+        found = [nic for number, nic in enumerate(nics) if given in (str(number), nic.bridge, nic.source)]
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(f"{number} (on {nic.bridge})" for number, nic in enumerate(nics)) or "none"
+    what = f"{len(found)} interfaces" if found else f"no interface {given or ''}".rstrip()
+    raise _wrong(
+        f"{guest.name} has {what}{f' on {given}' if found and given is not None else ''}",
+        hint=f"name one with --interface: {there}" if nics else "capture the bridge that it should be on",
+    )
+
+
+async def _bridge(
+    context: Context, testbed: Testbed, bridge: SwitchBridge, wanted: Capture
+) -> AsyncGenerator[bytes]:
+    host = context.host(testbed.state.testbed_hosts[bridge.host])
+    if bridge.name not in await host.switches.bridges(testbed.project):
+        raise _down(wanted.target)
+    await _check_filter(host, wanted)
+    return host.captures.bridge(testbed.project, bridge.name, wanted)
+
+
+async def _network(context: Context, testbed: Testbed, wanted: Capture) -> AsyncGenerator[bytes]:
+    network = testbed.wiring.network
+    host = context.host(testbed.state.testbed_hosts[network.host])
+    if not (await host.hypervisor.networks(testbed.project)).get(network.name, False):
+        raise _down(wanted.target)
+    await _check_filter(host, wanted)
+    return host.captures.interface(network.bridge, wanted)
+
+
+async def _check_filter(host: HostDrivers, wanted: Capture) -> None:
+    if wanted.filter is None:
+        return
+    complaint = await host.captures.check_filter(wanted.filter)
+    if complaint is not None:
+        raise _wrong(
+            f"the filter {wanted.filter!r} cannot be used: {complaint}",
+            hint="man pcap-filter tells what it may say; for example: 'tcp port 80 and host 10.1.2.3'",
+        )
+
+
+def _down(name: str) -> RefusedError:
+    return RefusedError(f"{name} is not up", hint="kvm-compose up")
+
+
+def _unknown(testbed: Testbed, name: str) -> InputError:
+    bridges = [bridge.segment for bridge in testbed.wiring.bridges]
+    known = [*testbed.guests, *bridges, testbed.wiring.network.name]
+    near = difflib.get_close_matches(name, known, 3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known[:20])}"
+    return _wrong(f"there is no guest or bridge {name!r} in {testbed.project}", hint=hint)
+
+
+def _wrong(message: str, hint: str | None = None) -> InputError:
+    problem = Problem(code="wrong-capture", message=message, location=Location("request"), hint=hint)
+    return InputError([problem])
