@@ -96,7 +96,11 @@ def start(spec: Spec, hosts: list[HostProcess]) -> None:
 
 def stay_while_wanted(spec: Spec) -> None:
     if not spec.stay:
-        os.read(sys.stdin.fileno(), 1)
+        for line in sys.stdin:  # until the test process closes it, or is gone
+            word, name = line.split()
+            ip("link", "set", f"kvmc-{name}", {"cut": "down", "mend": "up"}[word])
+            sys.stdout.write("done\n")
+            sys.stdout.flush()
         return
     while spec.note.exists():
         time.sleep(0.2)

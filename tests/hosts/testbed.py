@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 START_SECONDS = 90
 END_SECONDS = 30
+STEP_SECONDS = 10
 SOCKET_PATH_BYTES = 107  # unix(7): sun_path holds 108 bytes with the closing zero
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 
@@ -219,6 +220,25 @@ class TestHosts:
             raise HostError(f"process {launcher.pid} did not end its hosts in {END_SECONDS} s") from None
         finally:
             launcher.stdout.close()
+
+    def cut(self, host: TestHost) -> None:
+        """Take a host off the wire: nothing comes through, and nobody is told."""
+        self._tell("cut", host)
+
+    def mend(self, host: TestHost) -> None:
+        """Put a host back on the wire."""
+        self._tell("mend", host)
+
+    def _tell(self, word: str, host: TestHost) -> None:
+        launcher = self._launcher
+        assert launcher
+        assert launcher.stdin
+        assert launcher.stdout
+        launcher.stdin.write(f"{word} {host.name}\n")
+        launcher.stdin.flush()
+        answer = _line(launcher.stdout, STEP_SECONDS)
+        if answer != "done":
+            raise HostError(f"cannot {word} the wire of {host.name}: {answer}")
 
     def _prepare(self) -> Spec:
         authorized_key = None

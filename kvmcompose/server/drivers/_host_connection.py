@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import getpass
 import logging
+import os
+import time
 from pathlib import Path
 
 import asyncssh
@@ -21,8 +23,8 @@ from kvmcompose.server.drivers._ssh_connection import words_of
 
 log = logging.getLogger(__name__)
 
-_CONNECT_SECONDS = 5.0
-_LOGIN_SECONDS = 30.0
+#: From the first packet to the end of the login: a host that is busy takes its time.
+_CONNECT_SECONDS = 15.0
 _KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 3
 #: sshd has ten sessions per connection (MaxSessions); forwarded sockets are not among them.
 SESSIONS = 8
@@ -53,6 +55,7 @@ class HostConnection:
         self.sessions = asyncio.Semaphore(SESSIONS)
         self._guard = asyncio.Lock()
         self._open: asyncssh.SSHClientConnection | None = None
+        self._failed: tuple[float, DriverError] | None = None
 
     @property
     def where(self) -> str:
@@ -64,9 +67,16 @@ class HostConnection:
 
         Raises HostLostError when the host does not answer, DriverError when it does and that is no use.
         """
+        asked = time.monotonic()
         async with self._guard:
             if self._open is None or self._open.is_closed():
-                self._open = await self._connect()
+                if self._failed is not None and self._failed[0] >= asked:
+                    raise self._failed[1]  # who has waited for the same knows as much
+                try:
+                    self._open = await self._connect()
+                except DriverError as error:
+                    self._failed = time.monotonic(), error
+                    raise
             return self._open
 
     def lost(self, error: Exception) -> HostLostError:
@@ -95,7 +105,6 @@ class HostConnection:
                 gss_host=None,
                 compression_algs=None,
                 connect_timeout=_CONNECT_SECONDS,
-                login_timeout=_LOGIN_SECONDS,
                 keepalive_interval=_KEEPALIVE_SECONDS,
                 keepalive_count_max=_KEEPALIVE_COUNT,
                 **options,
@@ -109,10 +118,14 @@ class HostConnection:
             ) from error
         except asyncssh.KeyExchangeFailed as error:
             raise DriverError(f"cannot agree with {self.where} on how to talk: {words_of(error)}") from error
-        except (TimeoutError, OSError, asyncssh.Error) as error:
-            said = "it does not answer" if isinstance(error, TimeoutError) else words_of(error)
+        except (ValueError, OSError, asyncssh.Error) as error:
+            if isinstance(error, ValueError) or getattr(error, "filename", None) is not None:
+                raise DriverError(
+                    f"cannot make out how to reach {self.where}: {words_of(error)}",
+                    hint="what does ~/.ssh/config say about it?",
+                ) from error
             raise HostLostError(
-                f"cannot reach {self.where} by SSH: {said}",
+                f"cannot reach {self.where} by SSH: {_why(error)}",
                 hint=f"does this work? ssh {self.user}@{self.host.ip} true",
             ) from error
 
@@ -134,7 +147,13 @@ class HostConnection:
             options["known_hosts"] = ([pinned], [], [])
         else:
             files = [str(path) for name in _KNOWN_HOSTS if (path := Path(name).expanduser()).is_file()]
-            options["known_hosts"] = files or ([], [], [])
+            try:
+                options["known_hosts"] = asyncssh.read_known_hosts(files)
+            except (OSError, ValueError) as error:
+                raise DriverError(
+                    f"cannot read who {self.host.name} is in {', '.join(files)}: {words_of(error)}",
+                    hint="pin its key in kvm-compose-config.json: host_key",
+                ) from error
         return options
 
     def _identity(self, path: Path) -> asyncssh.SSHKey:
@@ -162,6 +181,13 @@ class HostConnection:
             hint="if the host says the same (ssh-keyscan there, on localhost), pin it in"
             f' kvm-compose-config.json: "host_key": "{key}"',
         )
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "it does not answer"
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number).lower() if number is not None and number > 0 else words_of(error)
 
 
 class ForwardedSocket:
@@ -203,21 +229,19 @@ class ForwardedSocket:
             task.add_done_callback(self._tasks.discard)
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Until the other end is done; it is told when this one is."""
         try:
             there_reader, there_writer = await self._reach()
+            there = asyncio.create_task(_pump(reader, there_writer))
+            try:
+                await _pump(there_reader, writer)
+            finally:
+                there.cancel()
+                await asyncio.gather(there, return_exceptions=True)
+                there_writer.close()
         except (DriverError, OSError, asyncssh.Error) as error:
             log.warning("nothing joins %s: %s", self.path, words_of(error))
-            writer.close()
-            return
-        there = asyncio.create_task(_pump(reader, there_writer))
-        here = asyncio.create_task(_pump(there_reader, writer))
-        try:
-            await asyncio.wait([there, here], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (there, here):
-                task.cancel()
-            await asyncio.gather(there, here, return_exceptions=True)
-            there_writer.close()
             writer.close()
 
     async def _reach(self) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]:
@@ -236,6 +260,9 @@ async def _pump(
     target: asyncio.StreamWriter | asyncssh.SSHWriter[bytes],
 ) -> None:
     with contextlib.suppress(OSError, asyncssh.Error):
-        while data := await source.read(1 << 16):
-            target.write(data)
-            await target.drain()
+        try:
+            while data := await source.read(1 << 16):
+                target.write(data)
+                await target.drain()
+        finally:
+            target.write_eof()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import shlex
+import time
 from collections.abc import Sequence
 
 import asyncssh
@@ -28,12 +30,20 @@ log = logging.getLogger(__name__)
 
 #: What a time limit on the host may take longer than ours would, in seconds.
 _SLACK = 10.0
-#: How timeout(1) ends when it has ended a command.
-_TIMED_OUT = 124
+#: How timeout(1) ends when it has ended a command; killed itself, if it had to kill.
+_TIMED_OUT = (124, 137, -9)
+#: sshd hands a command line to a shell as one word, of 128 KiB at most (execve(2)). In bytes.
+_LONG_LINE = 100_000
+_PAUSE = 0.1
+#: How long an attempt to end a program there may take, in seconds.
+_END_SECONDS = 3.0
+#: Tells who it is, and becomes the command: sshd passes no signals on to programs of root.
+_TELL = f'echo "kvm-compose: $$" >&2; exec env LC_ALL=C "PATH=$PATH:{SYSTEM_PATH}" "$@"'
+_TOLD = re.compile(rb"kvm-compose: ([0-9]+)\n")
 
 
 class RemoteMachine:
-    """See ``Machine``. What is cancelled is ended there as far as sshd lets us, else by its time limit."""
+    """See ``Machine``. When the connection is lost a program there ends by its time limit."""
 
     def __init__(self, connection: HostConnection) -> None:
         self.name = connection.host.name
@@ -50,13 +60,18 @@ class RemoteMachine:
     ) -> Completed:
         """As Machine says. Raises HostLostError when the connection is lost, whatever became of it there."""
         log.debug("%s$ %s", self.name, pasteable(argv, stdin, privileged=privileged))
-        words = self._words(argv, seconds, privileged=privileged)
+        line = self._line(argv, seconds, privileged=privileged)
+        given = stdin or b""
+        if len(line.encode()) > _LONG_LINE:
+            given = line.encode() + given
+            line = f"exec sh -c 'eval \"$(head -c {len(line.encode())})\"'"
         async with self._connection.sessions:
+            started = time.monotonic()
             try:
-                completed = await self._run(words, stdin, seconds)
+                completed = await self._run(line, given, seconds, self._is_roots(privileged=privileged))
             except TimeoutError:
                 raise self._too_slow(argv, stdin, seconds, privileged=privileged) from None
-        if completed.status == _TIMED_OUT and not completed.stderr:
+        if completed.status in _TIMED_OUT and time.monotonic() - started >= seconds:
             raise self._too_slow(argv, stdin, seconds, privileged=privileged)
         if is_not_installed(completed):
             raise not_installed(argv[0], self.name)
@@ -64,39 +79,78 @@ class RemoteMachine:
             raise failure(argv, completed, self.name, stdin=stdin, privileged=privileged)
         return completed
 
-    def _words(self, argv: Sequence[str], seconds: float, *, privileged: bool) -> str:
-        """One line for the user's shell there, which it becomes: so signals reach the command."""
-        if privileged and self._connection.user != "root":
+    def _line(self, argv: Sequence[str], seconds: float, *, privileged: bool) -> str:
+        """One line for the user's shell there, whichever that is; the command takes its place."""
+        if self._is_roots(privileged=privileged):
             command = as_root(argv, seconds)
         else:
             command = ["timeout", f"--kill-after={GRACE}", f"{seconds:g}", *argv]
-        return f'exec env LC_ALL=C "PATH=$PATH:{SYSTEM_PATH}" {shlex.join(command)}'
+        return f"exec {shlex.join(['sh', '-c', _TELL, 'sh', *command])}"
 
-    async def _run(self, words: str, stdin: bytes | None, seconds: float) -> Completed:
-        connection = await self._connection.get()
-        try:
-            source = asyncssh.PIPE if stdin is not None else asyncssh.DEVNULL
-            process = await connection.create_process(words, stdin=source, encoding=None)
-        except asyncssh.ChannelOpenError as error:
-            if connection.is_closed():
-                raise self._connection.lost(error) from error
-            raise DriverError(f"{self._connection.where} runs no program: {words_of(error)}") from error
-        except (OSError, asyncssh.Error) as error:
-            raise self._connection.lost(error) from error
+    def _is_roots(self, *, privileged: bool) -> bool:
+        """Whether the program is another one's than the user's: root's."""
+        return privileged and self._connection.user != "root"
+
+    async def _run(self, line: str, stdin: bytes, seconds: float, roots: bool) -> Completed:
+        process = await self._begin(line, stdin, roots=roots)
         try:
             async with asyncio.timeout(seconds + _SLACK):
                 stdout, stderr = await process.communicate(stdin)
         except (asyncssh.Error, BrokenPipeError, ConnectionError) as error:
             raise self._connection.lost(error) from error
         except BaseException:
-            with contextlib.suppress(OSError, asyncssh.Error):
-                process.send_signal("TERM")
+            await self._end(process, roots=roots)
             raise
         finally:
             process.close()
         if process.returncode is None:
             raise self._connection.lost(asyncssh.ConnectionLost("it ended without a status"))
-        return Completed(process.returncode, stdout or b"", stderr or b"")
+        return Completed(process.returncode, stdout or b"", _TOLD.sub(b"", stderr or b"", count=1))
+
+    async def _begin(self, line: str, stdin: bytes, *, roots: bool) -> asyncssh.SSHClientProcess[bytes]:
+        """Begin it, or not at all when cancelled.
+
+        A session of sshd is free when its program has ended; one that we have let go of may not have yet.
+        """
+        end = time.monotonic() + _SLACK
+        while True:
+            connection = await self._connection.get()
+            source = asyncssh.PIPE if stdin else asyncssh.DEVNULL
+            beginning = asyncio.ensure_future(connection.create_process(line, stdin=source, encoding=None))
+            try:
+                return await asyncio.shield(beginning)
+            except asyncio.CancelledError:
+                with contextlib.suppress(OSError, asyncssh.Error):
+                    async with asyncio.timeout(_END_SECONDS):
+                        process = await beginning
+                        await self._end(process, roots=roots)
+                        process.close()
+                raise
+            except asyncssh.ChannelOpenError as error:
+                if connection.is_closed():
+                    raise self._connection.lost(error) from error
+                if time.monotonic() > end:
+                    where = self._connection.where
+                    raise DriverError(f"{where} runs no program: {words_of(error)}") from error
+            except (OSError, asyncssh.Error) as error:
+                raise self._connection.lost(error) from error
+            await asyncio.sleep(_PAUSE)
+
+    async def _end(self, process: asyncssh.SSHClientProcess[bytes], *, roots: bool) -> None:
+        """End a program that nobody waits for any more, with its children; its time limit would, too."""
+
+        async def end() -> None:
+            while (told := _TOLD.search(process.collect_output()[1] or b"")) is None:
+                if process.is_closing():
+                    return
+                await asyncio.sleep(_PAUSE)
+            kill = ["sudo", "-n", "--", "kill"] if roots else ["kill"]
+            line = shlex.join([*kill, "-TERM", "--", f"-{told[1].decode()}"])
+            connection = await self._connection.get()
+            await connection.run(line, stdin=asyncssh.DEVNULL, encoding=None)
+
+        with contextlib.suppress(DriverError, OSError, asyncssh.Error):
+            await asyncio.wait_for(end(), _END_SECONDS)
 
     def _too_slow(
         self, argv: Sequence[str], stdin: bytes | None, seconds: float, *, privileged: bool
