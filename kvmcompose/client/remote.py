@@ -5,10 +5,11 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlencode
 
 import msgspec
 import requests
@@ -22,6 +23,7 @@ from kvmcompose.client.unix import UnixAdapter
 from kvmcompose.core.deployment import (
     Action,
     ActionAccepted,
+    Capture,
     Command,
     Deployment,
     GuestAccess,
@@ -32,6 +34,9 @@ from kvmcompose.core.deployment import (
     Step,
     TestbedStatus,
 )
+
+if TYPE_CHECKING:
+    from kvmcompose.client.packets import PacketStream
 
 #: For an answer. What takes the server long are actions, and these it only begins.
 ANSWER_SECONDS = 60.0
@@ -111,9 +116,9 @@ class RemoteServer(Server):
 
     def unreachable(self, error: Exception) -> ServerError:
         """What to say when there was no answer."""
-        if isinstance(error, requests.Timeout):
+        if isinstance(error, requests.Timeout | TimeoutError):
             return ServerError(f"the server on {self.address} does not answer", hint="see its log")
-        if isinstance(error, requests.exceptions.SSLError):
+        if isinstance(error, requests.exceptions.SSLError | ssl.SSLError):
             return ServerError(
                 f"the server on {self.address} is not to be believed: {_cause(error)}",
                 hint="name the certificate that vouches for it: KVM_COMPOSE_CA_FILE, or --ca-file",
@@ -207,6 +212,19 @@ class RemoteServer(Server):
         """The snapshots of one guest, or of all."""
         query: dict[str, str | int] | None = None if guest is None else {"guest": guest}
         return self._get(_path(name, "snapshots"), list[SnapshotStatus], query)
+
+    def capture(self, name: str, wanted: Capture) -> PacketStream:
+        """Begin to capture packets."""
+        from kvmcompose.client.packets import open_stream  # noqa: PLC0415 (most commands capture nothing)
+
+        given = {key: value for key, value in msgspec.to_builtins(wanted).items() if value is not None}
+        target = f"{_path(name, 'capture')}?{urlencode(given)}"
+        try:
+            return open_stream(
+                self.address, target, self._headers, ca_file=self._ca_file, revive=self._revive
+            )
+        except OSError as error:
+            raise self.unreachable(error) from error
 
     def state(self, name: str) -> bytes:
         """The ``state.json`` of what is up."""

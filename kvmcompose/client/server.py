@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kvmcompose.core.deployment import (
     Action,
+    Capture,
     Command,
     Deployment,
     GuestAccess,
@@ -20,6 +22,9 @@ from kvmcompose.core.deployment import (
 )
 from kvmcompose.core.errors import InputError, KvmComposeError, RefusedError
 from kvmcompose.effects.server_places import socket_path, state_dir, token_path
+
+if TYPE_CHECKING:
+    from kvmcompose.client.packets import PacketStream
 
 
 class ServerError(KvmComposeError):
@@ -101,6 +106,10 @@ class Server:
 
     def snapshots(self, name: str, guest: str | None = None) -> list[SnapshotStatus]:
         """The snapshots of one guest, or of all."""
+        raise NotImplementedError
+
+    def capture(self, name: str, wanted: Capture) -> PacketStream:
+        """Begin to capture packets; they come for as long as the stream is open."""
         raise NotImplementedError
 
     def state(self, name: str) -> bytes:

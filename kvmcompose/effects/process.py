@@ -21,6 +21,7 @@ _PACKAGES = {
     "virsh": "libvirt-clients",
     "ovs-vsctl": "openvswitch-switch",
     "dot": "graphviz",
+    "tcpdump": "tcpdump",
 }
 
 

@@ -1,0 +1,167 @@
+"""``kvm-compose capture``: the packets of a guest or a bridge."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from kvmcompose.cli._server import add_server_options, complete_guests, open_target, unknown_name
+from kvmcompose.core.errors import KvmComposeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import IO
+
+    from kvmcompose.client.packets import PacketStream
+    from kvmcompose.core.deployment import Capture
+    from kvmcompose.monitor.console import Console
+
+NAME = "capture"
+HELP = "capture the packets of a guest or a bridge, on whichever host it lies"
+EXAMPLE = """\
+examples:
+  kvm-compose capture server                                prints them
+  kvm-compose capture server --filter 'tcp port 80'
+  kvm-compose capture server --interface br1 -w server.pcap
+  kvm-compose capture br0 -w - | wireshark -k -i -          all that passes a bridge
+  kvm-compose capture br0 --count 100 --snaplen 96 -w heads.pcap
+
+Ctrl-C ends it, with status 0 and a whole file. Filters are those of pcap-filter(7).
+"""
+
+#: How packets are printed: at once, and names of addresses are not asked for.
+_PRINTER = ("tcpdump", "-l", "-n", "-r", "-")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    add_server_options(parser)
+    target = parser.add_argument(
+        "target", metavar="GUEST|BRIDGE", help="a guest, a bridge, or the NAT network (PROJECT-network)"
+    )
+    target.completer = complete_guests  # type: ignore[attr-defined] # argcomplete looks for it
+    parser.add_argument(
+        "-i",
+        "--interface",
+        metavar="N|BRIDGE",
+        help="which one, of a guest that has several: by number, from 0, or by the bridge it is on",
+    )
+    parser.add_argument("--filter", metavar="EXPRESSION", help="only these packets, as for tcpdump")
+    parser.add_argument(
+        "-w", "--write", metavar="FILE", help="write them to a file; - is stdout (default: print them)"
+    )
+    parser.add_argument(
+        "-s",
+        "--snaplen",
+        type=_snaplen,
+        metavar="BYTES",
+        help="only the first bytes of each packet (default: 262144)",
+    )
+    parser.add_argument("-c", "--count", type=_count, metavar="N", help="end after so many packets")
+
+
+def _snaplen(text: str) -> int:
+    from kvmcompose.core.deployment import MAX_SNAPLEN
+
+    return _number(text, MAX_SNAPLEN)
+
+
+def _count(text: str) -> int:
+    from kvmcompose.core.deployment import MAX_PACKETS
+
+    return _number(text, MAX_PACKETS)
+
+
+def _number(text: str, most: int) -> int:
+    if not re.fullmatch("[0-9]{1,12}", text) or not 1 <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {most}")
+    return int(text)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Capture until the end, ours or that of what is captured."""
+    from kvmcompose.client.packets import Cutter
+    from kvmcompose.effects.process import find_program
+
+    wanted = _wanted(arguments)
+    if arguments.write is None:
+        find_program(_PRINTER[0])
+    if arguments.write == "-" and sys.stdout.isatty():
+        raise unknown_name(
+            "packets would go to the terminal as they are",
+            "leave -w out to read them here; or -w FILE; or pipe them: -w - | wireshark -k -i -",
+        )
+    target = open_target(arguments)
+    cutter = Cutter()
+    with target.server.capture(target.name, wanted) as stream, _ended_by_signals(stream):
+        console.say(f"capturing packets of {wanted.target}; Ctrl-C ends it")
+        try:
+            with _output(arguments.write) as output:
+                for chunk in stream:
+                    output.write(cutter.whole(chunk))
+                    output.flush()
+        finally:
+            console.say(f"{cutter.packets} packet{'' if cutter.packets == 1 else 's'} captured")
+        if not stream.stopped and cutter.packets != wanted.count:
+            raise KvmComposeError(
+                f"the capture has ended: {wanted.target} is gone",
+                hint="the guest was switched off, or the testbed taken down: kvm-compose status",
+            )
+    return 0
+
+
+def _wanted(arguments: argparse.Namespace) -> Capture:
+    """What is asked for. Raises InputError for what no server could make anything of."""
+    from kvmcompose.core.deployment import FILTER_PATTERN, MAX_SNAPLEN, TARGET_PATTERN, Capture
+
+    for what, name in (("a guest or bridge", arguments.target), ("an interface", arguments.interface)):
+        if name is not None and not re.match(TARGET_PATTERN, name):
+            raise unknown_name(f"{name!r} cannot be the name of {what}")
+    if arguments.filter and not re.match(FILTER_PATTERN, arguments.filter):
+        raise unknown_name("the filter is longer than 1024 characters, or has some that are not ASCII")
+    return Capture(
+        target=arguments.target,
+        interface=arguments.interface,
+        filter=arguments.filter or None,
+        snaplen=arguments.snaplen or MAX_SNAPLEN,
+        count=arguments.count,
+    )
+
+
+@contextmanager
+def _output(path: str | None) -> Iterator[IO[bytes]]:
+    """Where packets go. Raises KvmComposeError for a file that cannot be written."""
+    from kvmcompose.effects.feed import fed
+
+    if path is None:
+        with fed(_PRINTER) as printer:
+            yield printer
+    elif path == "-":
+        yield sys.stdout.buffer
+    else:
+        try:
+            with open(path, "wb") as file:  # noqa: PTH123 (as it was typed)
+                yield file
+        except OSError as error:
+            raise KvmComposeError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextmanager
+def _ended_by_signals(stream: PacketStream) -> Iterator[None]:
+    """SIGINT and SIGTERM end the capture; the second one does not wait for what is still to be written."""
+
+    def end(_number: int, _frame: object) -> None:
+        if stream.stopped:
+            raise KeyboardInterrupt
+        stream.stop()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
