@@ -322,6 +322,9 @@ def _start_domain(connection: Any, *, xml: str, wanted: xmls.Identity) -> bool:
         xml = xmls.with_uuid(xml, domain.UUIDString())
     if domain is None or not domain.isActive() or not domain.isPersistent():
         domain = connection.defineXML(xml)
+    # asked first: what is about to start and active now may be off in a moment
+    if _is_about_to_start(connection, name=wanted.name):
+        return False
     if not domain.isActive():
         try:
             domain.create()
@@ -329,7 +332,7 @@ def _start_domain(connection: Any, *, xml: str, wanted: xmls.Identity) -> bool:
             # somebody else may have been faster
             if not domain.isActive():
                 raise
-    return not _is_about_to_start(connection, name=wanted.name)
+    return True
 
 
 def _is_about_to_start(connection: Any, *, name: str) -> bool:
