@@ -23,6 +23,20 @@ test: check | test-packages ## check, then run every test, those against real li
 	$(RUN) pytest -m 'not real' -n 2 --timeout 300
 	$(RUN) pytest -m real --require-real --timeout 1200
 
+# by hand: what tests of several hosts run on; each has a libvirtd, an Open vSwitch and an sshd of its own
+N ?= 3
+.PHONY: hosts hosts-down hosts-shell
+hosts: $(READY) | test-packages ## start N test hosts on this machine (make hosts N=3), for trying things out
+	@PYTHONPATH=tests $(RUN) hosts up --tunnels --count $(N)
+	@echo "a shell in the main host: make hosts-shell; to end them: make hosts-down"
+
+hosts-shell: ## a shell in the first of the test hosts, where the project's kvm-compose is at hand
+	@PYTHONPATH=tests $(RUN) hosts exec h1 -- env -C "$(CURDIR)" "PATH=$(CURDIR)/$(VENV)/bin:$$PATH" \
+		"HOME=$$HOME" "TERM=$$TERM" bash
+
+hosts-down: ## end the test hosts, and all that runs in them
+	@PYTHONPATH=tests $(RUN) hosts down
+
 .PHONY: bench
 bench: $(READY) | bench-packages ## measure beside ninja, make and doit; writes docs/benchmarks.md
 	$(RUN) pip install --quiet --disable-pip-version-check -r requirements/bench.txt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import json
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 from hosts.agent import Call, NoAgent
+from hosts.cluster import host_config
 from hosts.prerequisites import MissingPrograms
 from hosts.spec import Spec
 from hosts.testbed import HostError, TestHost, TestHosts
@@ -52,7 +54,13 @@ def up(arguments: argparse.Namespace) -> int:
     hosts.start()
     for host in hosts:
         sys.stdout.write(f"{host.name} {host.address} {host.libvirt_uri}\n")
+    assert hosts.identity_file
     sys.stdout.write(f"ssh key: {hosts.identity_file} (user root)\n")
+    if arguments.tunnels:
+        config = arguments.directory / "kvm-compose-config.json"
+        entries = {"testbed_host_ssh_config": host_config(hosts, hosts.identity_file)}
+        config.write_text(json.dumps(entries, indent=2) + "\n")
+        sys.stdout.write(f"for a project on these hosts: {config}\n")
     return 0
 
 

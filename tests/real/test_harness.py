@@ -253,6 +253,21 @@ def test_hosts_reach_each_other_by_ssh_and_leave_nothing(tmp_path: Path) -> None
         first.run(["true"])
 
 
+def test_rebooted_host_keeps_its_disks_and_forgets_what_ran(tmp_path: Path) -> None:
+    with TestHosts(2, directory=tmp_path, ssh=True, tunnels=True) as hosts:
+        host, key = hosts[1], hosts[1].host_key
+        host.add_bridge("kept")
+        host.run(["ip", "link", "add", "gone", "type", "veth", "peer", "name", "gone-too"])
+        with host.popen(["sleep", "1000"]) as sleep:
+            host.reboot()
+            assert sleep.wait(10) != 0
+        assert host.run(["ovs-vsctl", "list-br"]).stdout.split() == ["br-phy", "kept"]
+        assert host.run(["ip", "link", "show", "gone"], check=False).returncode != 0
+        assert host.virsh("list", "--all").returncode == 0
+        hosts[0].run(["ping", "-c", "1", "-W", "5", host.address])
+        assert host.host_key == key
+
+
 def test_exception_leaves_nothing(tmp_path: Path) -> None:
     seen: list[dict[str, str]] = []
 

@@ -15,6 +15,7 @@ import pytest
 from kvm import Project, changes, inventory
 
 from hosts import TestHost, TestHosts
+from hosts.cluster import host_config
 
 pytestmark = pytest.mark.real
 
@@ -68,21 +69,9 @@ def root(tmp_path: Path, micro_image: Path, ssh_key: Path) -> Path:
     return tmp_path
 
 
-def config(hosts: Sequence[TestHost], identity_file: Path | None) -> dict[str, Any]:
+def config(hosts: Sequence[TestHost], identity_file: Path) -> dict[str, Any]:
     return {
-        "testbed_host_ssh_config": {
-            name: {
-                "ip": host.address,
-                "virt_type": "qemu",
-                "datapath_type": "netdev",
-                **(
-                    {"is_main_host": True}
-                    if number == 0
-                    else {"user": "root", "identity_file": str(identity_file), "host_key": host.host_key}
-                ),
-            }
-            for number, (name, host) in enumerate(zip(NAMES, hosts, strict=False))
-        },
+        "testbed_host_ssh_config": host_config(hosts, identity_file),
         "ssh_public_key_location": "key.pub",
         "ssh_private_key_location": "key",
     }
@@ -108,7 +97,7 @@ def make_project(
         name,
         {
             "kvm-compose.yaml": yaml + (PINNED % places if "placement" not in yaml else ""),
-            "kvm-compose-config.json": json.dumps(config(used, hosts.identity_file)),
+            "kvm-compose-config.json": json.dumps(config(used, hosts.directory / "id_ed25519")),
             "shared.sh": SHARED,
             "each.sh": EACH,
             **{f"{each}.sh": text for each, text in scripts.items()},
