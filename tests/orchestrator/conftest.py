@@ -155,6 +155,12 @@ class Lab:
         assert msgspec.to_builtins(self.world) == msgspec.to_builtins(empty)
 
 
+@pytest.fixture(scope="session")
+def new_lab() -> type[Lab]:
+    """What makes one of another project."""
+    return Lab
+
+
 @pytest.fixture
 def lab(template: Bench, tmp_path: Path) -> Iterator[Lab]:
     folder = tmp_path / "lab"

@@ -125,7 +125,8 @@ class TakeDown:
     async def _purge(self, hosts: dict[str, HostDrivers]) -> None:
         with self._journal.step("purge", "disks") as step:
             paths = self._disks()
-            for host in hosts.values():
+            # other hosts first: a golden image is on the main host, and what lies on it is not to outlive it
+            for host in sorted(hosts.values(), key=lambda host: host.depot is None):
                 if host.depot is not None:
                     await unbroken(host.depot.clear(self._context.project))
                     forget_sent(self._context.folder, host.name)

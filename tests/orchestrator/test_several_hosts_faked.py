@@ -1,0 +1,536 @@
+"""Up and down on three fake hosts: what each is sent, and that both go on from wherever one was cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from golden.bench import Bench, new_bench
+from kvmcompose.core.deployment import Action, ActionState, Down, Phase, StepState, Up
+from kvmcompose.server.actions import Actions
+from kvmcompose.server.drivers.fake import Failure, World
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+YAML = """\
+machines:
+  - name: web
+    interfaces: [{bridge: br0}]
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      libvirt_type: {cloud_image: {name: debian_12, run_script: run.sh}}
+  - name: db
+    interfaces: [{bridge: br1}]
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      libvirt_type: {cloud_image: {name: debian_12, setup_script: setup.sh}}
+  - name: far
+    interfaces: [{bridge: br2}]
+    libvirt: {cpus: 1, memory_mb: 128, libvirt_type: {cloud_image: {name: debian_12}}}
+  - name: worker
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      libvirt_type: {cloud_image: {name: debian_12}}
+      scaling:
+        count: 4
+        shared_setup: shared.sh
+        interfaces:
+          - {bridge: br0, clones: [0]}
+          - {bridge: br1, clones: [1, 2]}
+          - {bridge: br2, clones: [3]}
+network:
+  bridges: [{name: br0}, {name: br1}, {name: br2}]
+  bridge_connections: {br0: br1, br1: br2}
+  external_bridge: br0
+testbed_options:
+  placement: {pin: {br0: one, br1: two, br2: three}}
+"""
+
+CONFIG = """\
+{"testbed_host_ssh_config": {
+   "one": {"ip": "192.0.2.11", "is_main_host": true, "virt_type": "qemu"},
+   "two": {"ip": "192.0.2.12", "user": "root", "virt_type": "qemu"},
+   "three": {"ip": "192.0.2.13", "user": "root", "virt_type": "qemu"}},
+ "ssh_public_key_location": "keys/id_ed25519.pub", "ssh_private_key_location": "keys/id_ed25519"}
+"""
+
+SCRIPT = "#!/bin/sh\ntrue\n"
+GUESTS = {"web", "db", "far", "worker-0", "worker-1", "worker-2", "worker-3"}
+#: Calls of the server that only look; what is refused has made no others.
+LOOKING = {
+    "check", "check_depot", "delivered", "room", "stored", "facts", "foreign", "domains", "networks",
+    "bridges", "present", "pristine", "signature", "leases", "snapshots",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The project, built once."""
+    files = {
+        "kvm-compose.yaml": YAML,
+        "kvm-compose-config.json": CONFIG,
+        "keys/id_ed25519": "not a key\n",
+        **{f"{name}.sh": SCRIPT for name in ("setup", "run", "shared")},
+    }
+    bench = new_bench(tmp_path_factory.mktemp("three"), "lab", files)
+    bench.generate()
+    return bench
+
+
+@pytest.fixture
+def labs(three: Bench, tmp_path: Path, new_lab: type[Lab]) -> Iterator[Lab]:
+    folder = tmp_path / "lab"
+    shutil.copytree(three.folder, folder, symlinks=True)
+    lab = new_lab(Bench(three.root, folder), tmp_path)
+    yield lab
+    lab.store.close()
+
+
+def running(lab: Lab) -> dict[str, set[str]]:
+    """By host, whatever it is called."""
+    return {
+        name or "one": {domain.guest for domain in world.domains.values() if domain.started}
+        for name, world in lab.drivers.worlds.items()
+    }
+
+
+PLACES = {"one": {"web", "worker-0"}, "two": {"db", "worker-1", "worker-2"}, "three": {"far", "worker-3"}}
+
+
+def seen(lab: Lab) -> dict[str, object]:
+    """What there is on the hosts; a disk that was looked at and never used is none."""
+    worlds = {}
+    for name, world in lab.drivers.worlds.items():
+        disks = {path: disk for path, disk in world.disks.items() if disk.written or disk.frozen}
+        worlds[name] = msgspec.to_builtins(msgspec.structs.replace(world, disks=disks))
+    return {name: world for name, world in worlds.items() if world != msgspec.to_builtins(World())}
+
+
+def assert_clean(lab: Lab) -> None:
+    """Nothing is left on any host but disks and, where they were sent to, contents and files."""
+    for name, world in lab.drivers.worlds.items():
+        kept = World(disks=world.disks, depot=world.depot, delivered=world.delivered)
+        assert msgspec.to_builtins(world) == msgspec.to_builtins(kept), name
+
+
+def assert_purged(lab: Lab) -> None:
+    assert_clean(lab)
+    for name in ("two", "three"):
+        assert lab.drivers.worlds[name].delivered == {}, name
+
+
+def calls_of(lab: Lab, command: Up | Down) -> list[str]:
+    """The calls of a run without failures, each name once, in order."""
+    lab.drivers.calls.clear()
+    lab.must(command)
+    return [call for call in dict.fromkeys(lab.drivers.calls) if "wait_off:" not in call]
+
+
+def forget_contents(lab: Lab) -> None:
+    """Contents outlive a purge; have them sent the next time, too."""
+    for world in lab.drivers.worlds.values():
+        world.depot.clear()
+    lab.drivers.keep()
+
+
+def verb(call: str) -> str:
+    return call.partition(":")[0].rpartition("/")[2]
+
+
+def fail_at(lab: Lab, command: Up | Down, call: str) -> Action:
+    lab.drivers.failures = [Failure(glob.escape(call), 1)]
+    action = lab.do(command)
+    assert lab.drivers.failures[0].left == 0, call
+    assert action.state is ActionState.FAILED, call
+    assert any(f"{call} was made to fail" in fault.message for fault in action.faults), (call, action.faults)
+    return action
+
+
+# -- when all goes well --------------------------------------------------------------------------------
+
+
+def test_up_and_down_and_up_again(labs: Lab) -> None:
+    labs.must(Up())
+    assert running(labs) == PLACES
+    assert labs.deployment.state is Phase.UP
+    labs.drivers.calls.clear()
+    action = labs.must(Up())
+    assert "is up already" in labs.text(action)
+    assert {verb(call) for call in labs.drivers.calls} <= LOOKING
+    labs.must(Down())
+    assert_clean(labs)
+    calls = calls_of(labs, Up())
+    assert running(labs) == PLACES
+    assert not [call for call in calls if verb(call) in ("store", "put")]  # all was there
+    labs.must(Down(purge=True))
+    assert_purged(labs)
+    labs.must(Up())
+    assert running(labs) == PLACES
+
+
+def test_a_content_is_sent_to_each_host_once(labs: Lab) -> None:
+    """The image and the golden image that lies on it, whatever the number of guests."""
+    labs.must(Up())
+    for name in ("two", "three"):
+        stores = [call for call in labs.drivers.calls if call.startswith(f"{name}/store:")]
+        assert len(stores) == len(set(stores)) == 2
+        assert len(labs.drivers.worlds[name].depot) == 2
+    assert labs.drivers.worlds[""].depot == {}
+
+
+def test_twenty_clones_are_sent_one_golden_image(labs: Lab) -> None:
+    labs.bench.edit("count: 4", "count: 20")
+    labs.bench.edit("clones: [1, 2]", f"clones: {list(range(1, 11))}")
+    labs.bench.edit("clones: [3]", f"clones: {list(range(11, 20))}")
+    labs.bench.generate()
+    labs.must(Up())
+    assert {name: len(guests) for name, guests in running(labs).items()} == {"one": 2, "two": 11, "three": 10}
+    assert labs.drivers.calls.count("start_domain:lab-worker") == 1
+    for name in ("two", "three"):
+        assert len([call for call in labs.drivers.calls if call.startswith(f"{name}/store:")]) == 2
+        world = labs.drivers.worlds[name]
+        linked = {digest for path, digest in world.delivered["lab"].items() if digest in world.depot}
+        assert linked == world.depot.keys()
+
+
+def test_only_what_was_built_anew_is_sent_again(labs: Lab) -> None:
+    labs.must(Up())
+    labs.must(Down())
+    labs.bench.write("setup.sh", SCRIPT + "echo another\n", mode=0o755)
+    labs.bench.generate()
+    calls = calls_of(labs, Up())
+    assert [call for call in calls if verb(call) in ("store", "put")] == [
+        call for call in calls if call.startswith("two/put:artefacts/db") and "iso" in call
+    ]
+    assert [call for call in calls if verb(call) == "put"]
+
+
+# -- disks ---------------------------------------------------------------------------------------------
+
+
+def build_disk_anew(lab: Lab) -> None:
+    """A larger disk for db, which has been used."""
+    lab.bench.edit(
+        "cloud_image: {name: debian_12, setup_script: setup.sh}",
+        "cloud_image: {name: debian_12, setup_script: setup.sh, expand_gigabytes: 1}",
+    )
+    lab.bench.generate("--provision")
+
+
+def test_a_disk_built_anew_does_not_overwrite_data(labs: Lab) -> None:
+    labs.must(Up())
+    labs.must(Down())
+    build_disk_anew(labs)
+    before = seen(labs)
+    labs.drivers.calls.clear()
+    action = labs.do(Up())
+    assert action.refused
+    assert [fault.message for fault in action.faults] == [
+        "two: the disks of db were built anew, and hold data"
+    ]
+    assert "--provision" in (action.faults[0].hint or "")
+    assert {verb(call) for call in labs.drivers.calls} <= LOOKING
+    assert seen(labs) == before
+    labs.must(Up(provision=True))
+    assert running(labs) == PLACES
+    puts = [call for call in labs.drivers.calls if call.startswith("two/put:") and "db" in call]
+    assert puts
+    markers = labs.drivers.worlds["two"].disks["db-cloud-init.img"].markers
+    assert markers  # its set-up script has run on the new one
+
+
+def test_disks_that_hold_no_data_are_sent_anew_without_a_word(labs: Lab) -> None:
+    labs.drivers.failures = [Failure("two/start_domain:lab-db")]
+    labs.do(Up())
+    labs.drivers.failures = []
+    labs.must(Down())
+    build_disk_anew(labs)
+    labs.must(Up())
+    assert running(labs) == PLACES
+
+
+def test_disks_of_guests_that_run_are_never_overwritten(labs: Lab) -> None:
+    labs.must(Up())
+    far = labs.drivers.worlds["three"].domains["lab-far"]
+    far.started = 0
+    # other bytes of the same disks, here
+    for path in (labs.folder / "artefacts").glob("*-cloud-init.img"):
+        if not path.is_symlink() and path.name.startswith("db"):
+            path.write_bytes(path.read_bytes() + b"\0")
+    labs.drivers.calls.clear()
+    labs.do(Up())
+    assert not [call for call in labs.drivers.calls if verb(call) == "put" and "db" in call]
+    assert labs.drivers.worlds["two"].disks["db-cloud-init.img"].written
+    refused = labs.do(Up(provision=True))
+    assert refused.refused
+    assert any("no new disks while guests run on them" in fault.message for fault in refused.faults)
+
+
+def test_a_changed_golden_image_goes_to_all_hosts(labs: Lab) -> None:
+    labs.must(Up())
+    labs.must(Down())
+    labs.bench.write("shared.sh", SCRIPT + "echo another\n", mode=0o755)
+    labs.bench.generate()
+    refused = labs.do(Up())
+    assert refused.refused
+    assert all(f"worker-{number}" in refused.faults[0].message for number in range(4))
+    labs.drivers.calls.clear()
+    labs.must(Up(reset_clones=True))
+    assert running(labs) == PLACES
+    assert labs.drivers.calls.count("start_domain:lab-worker") == 1
+    for host, clone in (("two", 1), ("two", 2), ("three", 3)):
+        disk = f"worker-{clone}-linked-clone.qcow2"
+        assert f"{host}/remove_disk:{disk}" in labs.drivers.calls
+        assert [call for call in labs.drivers.calls if call.startswith(f"{host}/put:") and disk in call]
+
+
+# -- whatever fails ------------------------------------------------------------------------------------
+
+
+def test_every_call_of_up_may_fail(labs: Lab) -> None:
+    calls = calls_of(labs, Up())
+    labs.must(Down(purge=True))
+    assert {call.partition("/")[0] for call in calls if "/" in call.partition(":")[0]} == {"two", "three"}
+    assert {"store", "put", "link", "open_depot", "check_depot"} <= {verb(call) for call in calls}
+    for call in calls:
+        forget_contents(labs)
+        action = fail_at(labs, Up(), call)
+        fault = next(each for each in action.faults if f"{call} was made to fail" in each.message)
+        host = call.partition("/")[0] if "/" in call.partition(":")[0] else "one"
+        if not action.refused and verb(call) not in (
+            "domains",
+            "pristine",
+            "delivered",
+            "run",
+            "wait_ready",
+            "forget",
+        ):
+            assert fault.host == host, (call, fault)
+        labs.must(Up())
+        assert running(labs) == PLACES, call
+        labs.must(Down(purge=True))
+        assert_purged(labs)
+
+
+def test_every_call_of_up_may_fail_and_down_leaves_nothing(labs: Lab) -> None:
+    calls = calls_of(labs, Up())
+    labs.must(Down(purge=True))
+    for call in calls:
+        forget_contents(labs)
+        fail_at(labs, Up(), call)
+        labs.must(Down(purge=True))
+        assert_purged(labs)
+        assert labs.deployment.state is Phase.DOWN, call
+
+
+@pytest.mark.parametrize("purge", [False, True])
+def test_every_call_of_down_may_fail(labs: Lab, purge: bool) -> None:
+    labs.must(Up())
+    calls = calls_of(labs, Down(purge=purge))
+    assert ("two/clear_depot:lab" in calls) == purge
+    for call in calls:
+        labs.must(Up())
+        fail_at(labs, Down(purge=purge), call)
+        assert labs.deployment.state is Phase.FAILED
+        labs.must(Down(purge=purge))
+        (assert_purged if purge else assert_clean)(labs)
+
+
+def test_up_goes_on_after_a_down_that_failed(labs: Lab) -> None:
+    labs.must(Up())
+    for call in calls_of(labs, Down()):
+        labs.must(Up())
+        fail_at(labs, Down(), call)
+        labs.must(Up())
+        assert running(labs) == PLACES, call
+
+
+@pytest.mark.parametrize("cut", ["cancelled", "killed"])
+@pytest.mark.parametrize("command", [Up(), Down(purge=True)])
+def test_cut_off_at_any_call_it_can_go_on_either_way(labs: Lab, command: Up | Down, cut: str) -> None:
+    if isinstance(command, Down):
+        labs.must(Up())
+    count = len(labs.drivers.calls)
+    labs.must(command)
+    count = len(labs.drivers.calls) - count
+    for at in range(1, count, 3):
+        after: Up | Down = Up() if at % 2 else Down(purge=True)
+        labs.must(Up() if isinstance(command, Down) else Down(purge=True))
+        forget_contents(labs)
+        (cancel_at if cut == "cancelled" else kill_at)(labs, command, at)
+        labs.must(after)
+        if isinstance(after, Up):
+            assert running(labs) == PLACES, at
+            labs.must(Down(purge=True))
+        assert_purged(labs)
+
+
+def counting(lab: Lab, at: int, what: Callable[[], None]) -> None:
+    """Do something at a call, counted from now on."""
+    begun, call = len(lab.drivers.calls), lab.drivers.call
+
+    async def counted(method: str, target: str = "") -> None:
+        if len(lab.drivers.calls) - begun == at:
+            what()
+        await call(method, target)
+
+    lab.drivers.call = counted  # type: ignore[method-assign]
+
+
+def cancel_at(lab: Lab, command: Up | Down, at: int) -> None:
+    async def run() -> None:
+        actions = Actions(lab.store, lab.orchestrator)
+        counting(lab, at, lambda: assert_true(actions.cancel(uuid)))
+        try:
+            uuid = actions.begin(lab.deployment, command).uuid
+            await actions.wait(uuid)
+        finally:
+            del lab.drivers.call
+        action = lab.store.action(uuid)
+        assert action is not None
+        assert action.state in (ActionState.CANCELLED, ActionState.SUCCEEDED), (at, action.faults)
+        assert not [step.name for step in lab.store.steps(uuid) if step.state is StepState.RUNNING]
+
+    asyncio.run(run())
+
+
+def assert_true(_: bool) -> None:
+    """Whether there was still something to cancel does not matter."""
+
+
+def kill_at(lab: Lab, command: Up | Down, at: int) -> None:
+    """In a process of its own, which ends there as if killed."""
+    lab.store.close()
+    child = os.fork()
+    if child == 0:
+        try:
+            lab.restart()
+            counting(lab, at, lambda: os.kill(os.getpid(), signal.SIGKILL))
+            lab.do(command)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    lab.restart()
+    assert lab.deployment.state is Phase.FAILED
+
+
+# -- a host that is away -------------------------------------------------------------------------------
+
+
+def test_up_without_one_of_the_hosts_is_refused_and_changes_nothing(labs: Lab) -> None:
+    labs.drivers.failures = [Failure("two/*")]
+    before = seen(labs)
+    action = labs.do(Up())
+    assert action.refused
+    assert [fault.message for fault in action.faults] == ["two: two/check_depot:lab was made to fail"]
+    assert {verb(call) for call in labs.drivers.calls} <= LOOKING
+    assert seen(labs) == before
+    assert labs.deployment.state is Phase.DOWN
+    assert labs.store.deployed("lab") is None
+    labs.drivers.failures = [Failure("two/*"), Failure("three/*")]
+    action = labs.do(Up())
+    assert [fault.message.partition(":")[0] for fault in action.faults] == ["two", "three"]
+    labs.drivers.failures = []
+    labs.must(Up())
+
+
+def test_up_while_it_is_up_and_a_host_is_away_leaves_it_up(labs: Lab) -> None:
+    labs.must(Up())
+    labs.drivers.failures = [Failure("two/*")]
+    action = labs.do(Up())
+    assert action.refused
+    assert labs.deployment.state is Phase.UP
+    assert running(labs) == PLACES
+    labs.drivers.failures = []
+    assert "is up already" in labs.text(labs.must(Up()))
+
+
+@pytest.mark.parametrize("purge", [False, True])
+def test_down_without_one_of_the_hosts_takes_down_the_others_and_can_be_finished(
+    labs: Lab, purge: bool
+) -> None:
+    labs.must(Up())
+    labs.drivers.failures = [Failure("two/*")]
+    action = labs.do(Down(purge=purge))
+    assert action.state is ActionState.FAILED
+    assert [fault.host for fault in action.faults] == ["two"]
+    assert "two/domains:lab was made to fail" in action.faults[0].message
+    assert running(labs) == {"one": set(), "two": PLACES["two"], "three": set()}
+    for name in ("", "three"):
+        world = labs.drivers.worlds[name]
+        things = (world.domains, world.networks, world.bridges, world.links, world.projects)
+        assert not any(things), name
+    assert labs.deployment.state is Phase.FAILED
+    again = labs.do(Down(purge=purge))
+    assert [fault.host for fault in again.faults] == ["two"]
+    labs.drivers.failures = []
+    labs.must(Down(purge=purge))
+    (assert_purged if purge else assert_clean)(labs)
+    assert labs.deployment.state is Phase.DOWN
+
+
+def test_up_goes_on_after_a_down_that_one_host_missed(labs: Lab) -> None:
+    labs.must(Up())
+    labs.drivers.failures = [Failure("two/*")]
+    labs.do(Down())
+    labs.drivers.failures = []
+    labs.must(Up())
+    assert running(labs) == PLACES
+
+
+def test_a_host_that_goes_away_while_it_is_sent_something_does_not_stop_the_others(labs: Lab) -> None:
+    labs.drivers.failures = [Failure("two/store:*")]
+    action = labs.do(Up())
+    assert action.state is ActionState.FAILED
+    assert {fault.host for fault in action.faults} == {"two"}
+    assert len(labs.drivers.worlds["three"].depot) == 2
+    assert labs.drivers.worlds["three"].delivered["lab"]
+    labs.drivers.failures = []
+    labs.must(Up())
+    assert running(labs) == PLACES
+
+
+def test_down_takes_down_guests_on_a_host_that_was_taken_out_of_the_config(labs: Lab) -> None:
+    labs.must(Up())
+    labs.bench.edit("br2: three", "br2: two")
+    labs.bench.edit(
+        ',\n   "three": {"ip": "192.0.2.13", "user": "root", "virt_type": "qemu"}',
+        "",
+        "kvm-compose-config.json",
+    )
+    labs.bench.generate()
+    refused = labs.do(Up())
+    assert refused.refused
+    assert running(labs) == PLACES
+    labs.must(Down())
+    assert_clean(labs)
+    labs.must(Up())
+    assert running(labs) == {
+        "one": PLACES["one"], "two": PLACES["two"] | PLACES["three"], "three": set(),
+    }  # fmt: skip
+
+
+def test_a_guest_that_moves_to_another_host_starts_there_on_a_new_disk_and_data_stays(labs: Lab) -> None:
+    labs.must(Up())
+    labs.must(Down())
+    labs.bench.edit("br2: three", "br2: two")
+    labs.bench.generate()
+    labs.must(Up())
+    assert running(labs) == {
+        "one": PLACES["one"], "two": PLACES["two"] | PLACES["three"], "three": set(),
+    }  # fmt: skip
+    assert labs.drivers.worlds["three"].disks["far-cloud-init.img"].written
