@@ -377,6 +377,59 @@ def test_more_at_once_than_sshd_has_sessions(pair: Pair) -> None:
     pair.play(many_at_once)
 
 
+async def streams(folder: str, other: str) -> None:
+    async with inside(folder, other) as this:
+
+        async def read(*argv: str) -> bytes:
+            return b"".join([chunk async for chunk in this.machine.stream(argv)])
+
+        assert await read("printf", "%s", "two words", "$HOME") == b"two words$HOME"
+        assert len(await read("head", "-c", "5000000", "/dev/zero")) == 5_000_000
+        assert await read("true") == b""
+        error = await error_of(read("ls", "/nowhere"))
+        assert error.message.startswith("ls failed with status 2 on two: ls: cannot access '/nowhere'")
+        error = await error_of(read("no-such-program"))
+        assert error.message == "the program 'no-such-program' is not installed on two"
+
+        # more of them than sshd has sessions; each ends when nobody listens any more
+        endless = ("sh", "-c", "while echo something; do sleep 0.01; done; sleep 4411")
+        many = [this.machine.stream(endless) for _ in range(12)]
+        assert all(await asyncio.gather(*(anext(each) for each in many)))
+        assert len(await this.processes("while echo something")) >= 12
+        assert (await this.machine.run(["echo", "here"])).text == "here\n"
+        await asyncio.gather(*(each.aclose() for each in many))
+        assert await this.processes("while echo something") == []
+        # who does not take anything does not keep it
+        stubborn = ("sh", "-c", "trap '' TERM; yes; sleep 4412 & sleep 4412")
+        stream = this.machine.stream(stubborn)
+        assert await anext(stream)
+        await stream.aclose()
+        assert await this.processes("sleep 4412") == []
+
+        # cancelled
+        async def listen() -> None:
+            async for _ in this.machine.stream(("sh", "-c", "echo begun; exec sleep 4413")):
+                begun.set()
+
+        begun = asyncio.Event()
+        task = asyncio.create_task(listen())
+        await begun.wait()
+        task.cancel()
+        assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
+        await this.gone("sleep 4413")
+        # lost: it ends there, and is said to be lost here
+        begun.clear()
+        task = asyncio.create_task(listen())
+        await begun.wait()
+        await this.outside("run", "sh", "-c", "pkill -9 -f '[s]shd: root@notty'")
+        assert isinstance(await error_of(task), HostLostError)
+        await this.gone("sleep 4413")
+
+
+def test_streams_end_with_who_listens(pair: Pair) -> None:
+    pair.play(streams)
+
+
 # -- a host that is lost -------------------------------------------------------------------------------
 
 #: Kills the sshd of the connection that it comes through.

@@ -264,8 +264,10 @@ class HostDepot:
             )
             if done.status == 0:
                 return
-            if content and await self._patiently(lambda: self.stored([digest])):
-                return  # another main host was quicker
+            if content:
+                stored = await self._patiently(lambda: self.stored([digest]))
+                if stored:
+                    return  # another main host was quicker
             if done.status != _OTHER_CONTENT:
                 break
         raise DriverError(

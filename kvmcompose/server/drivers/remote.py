@@ -8,7 +8,7 @@ import logging
 import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import asyncssh
 
@@ -24,6 +24,8 @@ from kvmcompose.server.drivers.machine import (
     is_not_installed,
     not_installed,
     pasteable,
+    tail,
+    while_wanted,
 )
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,9 @@ _END_SECONDS = 3.0
 #: Tells who it is, and becomes the command: sshd passes no signals on to programs of root.
 _TELL = f'echo "kvm-compose: $$" >&2; exec env LC_ALL=C "PATH=$PATH:{SYSTEM_PATH}" "$@"'
 _TOLD = re.compile(rb"kvm-compose: ([0-9]+)\n")
+_CHUNK = 1 << 16
+#: How long the program of a stream may take to end: somewhat more than what runs it gives it, in seconds.
+_STREAM_END_SECONDS = 5.0
 
 
 class RemoteMachine:
@@ -79,13 +84,39 @@ class RemoteMachine:
             raise failure(argv, completed, self.name, stdin=stdin, privileged=privileged)
         return completed
 
+    async def stream(self, argv: Sequence[str], *, privileged: bool = False) -> AsyncGenerator[bytes]:
+        """As Machine says, over a connection of its own: it may last, and sessions of sshd are few."""
+        log.debug("%s$ %s", self.name, pasteable(argv, privileged=privileged))
+        rights = ["sudo", "-n", "--"] if self._is_roots(privileged=privileged) else []
+        line = _become([*rights, *while_wanted(argv)])
+        connection = HostConnection(self._connection.host)
+        try:
+            opened = await connection.get()
+            process = await opened.create_process(line, encoding=None)
+            complaints = asyncio.create_task(tail(process.stderr))
+            try:
+                while chunk := await process.stdout.read(_CHUNK):
+                    yield chunk
+                await process.wait_closed()
+                completed = Completed(_status(process), b"", _TOLD.sub(b"", await complaints, count=1))
+                if completed.status != 0:
+                    raise failure(argv, completed, self.name, privileged=privileged)
+            finally:
+                await _let_go(process)
+                complaints.cancel()
+                await asyncio.gather(complaints, return_exceptions=True)
+        except (OSError, asyncssh.Error) as error:
+            raise connection.lost(error) from error
+        finally:
+            await connection.close()
+
     def _line(self, argv: Sequence[str], seconds: float, *, privileged: bool) -> str:
         """One line for the user's shell there, whichever that is; the command takes its place."""
         if self._is_roots(privileged=privileged):
             command = as_root(argv, seconds)
         else:
             command = ["timeout", f"--kill-after={GRACE}", f"{seconds:g}", *argv]
-        return f"exec {shlex.join(['sh', '-c', _TELL, 'sh', *command])}"
+        return _become(command)
 
     def _is_roots(self, *, privileged: bool) -> bool:
         """Whether the program is another one's than the user's: root's."""
@@ -103,9 +134,11 @@ class RemoteMachine:
             raise
         finally:
             process.close()
-        if process.returncode is None:
-            raise self._connection.lost(asyncssh.ConnectionLost("it ended without a status"))
-        return Completed(process.returncode, stdout or b"", _TOLD.sub(b"", stderr or b"", count=1))
+        try:
+            status = _status(process)
+        except asyncssh.ConnectionLost as error:
+            raise self._connection.lost(error) from error
+        return Completed(status, stdout or b"", _TOLD.sub(b"", stderr or b"", count=1))
 
     async def _begin(self, line: str, stdin: bytes, *, roots: bool) -> asyncssh.SSHClientProcess[bytes]:
         """Begin it, or not at all when cancelled.
@@ -159,3 +192,25 @@ class RemoteMachine:
             f"{argv[0]} did not end within {seconds:g} s on {self.name}",
             hint=f"to see it yourself, run there: {pasteable(argv, stdin, privileged=privileged)}",
         )
+
+
+def _become(command: Sequence[str]) -> str:
+    """A line for the user's shell, whichever that is: the command takes its place."""
+    return f"exec {shlex.join(['sh', '-c', _TELL, 'sh', *command])}"
+
+
+def _status(process: asyncssh.SSHClientProcess[bytes]) -> int:
+    """How a program ended. Raises ConnectionLost when nobody knows."""
+    if process.returncode is None:
+        raise asyncssh.ConnectionLost("it ended without a status")
+    return process.returncode
+
+
+async def _let_go(process: asyncssh.SSHClientProcess[bytes]) -> None:
+    """End the program of a stream: its standard input ends. Wait until it has."""
+    with contextlib.suppress(OSError, asyncssh.Error):
+        process.stdin.write_eof()
+        async with asyncio.timeout(_STREAM_END_SECONDS):
+            while await process.stdout.read(_CHUNK):  # what nobody takes would keep it waiting
+                pass
+            await process.wait_closed()
