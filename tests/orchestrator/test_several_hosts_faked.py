@@ -71,7 +71,8 @@ SCRIPT = "#!/bin/sh\ntrue\n"
 GUESTS = {"web", "db", "far", "worker-0", "worker-1", "worker-2", "worker-3"}
 #: Calls of the server that only look; what is refused has made no others.
 LOOKING = {
-    "check", "check_depot", "delivered", "room", "stored", "facts", "foreign", "domains", "networks",
+    "check", "check_depot", "delivered", "room", "stored", "facts",
+    "foreign_domains", "foreign", "domains", "networks",
     "bridges", "present", "pristine", "signature", "leases", "snapshots",
 }  # fmt: skip
 

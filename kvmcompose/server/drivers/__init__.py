@@ -63,6 +63,9 @@ class Hypervisor(Protocol):
     async def facts(self) -> HypervisorFacts:
         """Reach the host. Raises DriverError when it does not answer."""
 
+    async def foreign(self, project: str, domains: Sequence[str], networks: Sequence[str]) -> Sequence[str]:
+        """Which of these are there and belong to somebody else, as ``domain NAME`` and ``network NAME``."""
+
     async def domains(self, project: str) -> Mapping[str, DomainState]:
         """The project's domains by name, running or not."""
 

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -66,8 +66,11 @@ def _turn_events() -> None:
 class Connection:
     """One libvirt. Made without contact; opened by the first call."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, where: str, reach: Callable[[], Awaitable[None]]) -> None:
+        """``where`` is the libvirt as messages name it, ``reach`` raises DriverError when it cannot be."""
         self.uri = uri
+        self._where = where
+        self._reach = reach
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="libvirt")
         self._guard = threading.Lock()
         self._open: Any = None
@@ -82,6 +85,7 @@ class Connection:
         comes back within some seconds, ``work`` is done again, unless it is not ``repeatable``. A call
         that is cancelled is waited for all the same: nobody can call it back. Raises DriverError.
         """
+        await self._reach()
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._pool, self._attempt, doing, work, repeatable)
         try:
@@ -132,11 +136,11 @@ class Connection:
                 deadline = deadline or time.monotonic() + _COME_BACK_SECONDS
                 if connection is not None and not repeatable:
                     raise DriverError(
-                        f"cannot {doing}: the connection to libvirt at {self.uri} broke off meanwhile,"
+                        f"cannot {doing}: the connection to libvirt {self._where} broke off meanwhile,"
                         f" whatever became of it: {words(error)}"
                     ) from None
                 if self._closed or not self._answered or time.monotonic() > deadline:
-                    raise _unreachable(self.uri, doing, error) from None
+                    raise _unreachable(self._where, doing, error) from None
                 time.sleep(_PAUSE_SECONDS)
 
     def _connected(self) -> Any:
@@ -205,8 +209,8 @@ def _is_loss(connection: Any, error: libvirt.libvirtError) -> bool:
         return True
 
 
-def _unreachable(uri: str, doing: str, error: libvirt.libvirtError) -> DriverError:
+def _unreachable(where: str, doing: str, error: libvirt.libvirtError) -> DriverError:
     return DriverError(
-        f"cannot {doing}: libvirt does not answer at {uri}: {words(error)}",
+        f"cannot {doing}: libvirt does not answer {where}: {words(error)}",
         hint="sudo systemctl enable --now libvirtd",
     )

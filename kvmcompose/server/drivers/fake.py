@@ -174,6 +174,14 @@ class FakeHypervisor:
         await self._host.call("facts")
         return HypervisorFacts(cpus=64, memory_mb=1 << 20, version="fake")
 
+    async def foreign(self, project: str, domains: Sequence[str], networks: Sequence[str]) -> Sequence[str]:
+        """Those of other projects."""
+        await self._host.call("foreign_domains", project)
+        others = {name for name, each in self._world.domains.items() if each.project != project}
+        found = [f"domain {name}" for name in domains if name in others]
+        owners = self._world.networks
+        return found + [f"network {name}" for name in networks if owners.get(name, project) != project]
+
     async def domains(self, project: str) -> Mapping[str, DomainState]:
         """The project's domains."""
         await self._host.call("domains", project)

@@ -55,16 +55,24 @@ _QEMU = re.compile(r"^\s*(\d+)\s+\S*qemu\S* -name guest=([^,\s]+)", re.MULTILINE
 
 
 class Libvirt:
-    """The libvirt of one host. ``machine`` is that host, for what libvirt does not tell."""
+    """The libvirt of one host. ``machine`` is that host, for what libvirt does not tell.
 
-    def __init__(self, uri: str, machine: Machine) -> None:
+    ``uri`` is how it is reached from here, ``where`` how messages say that.
+    """
+
+    def __init__(self, uri: str, machine: Machine, where: str | None = None) -> None:
         self.uri = uri
         self._machine = machine
-        self._connection = Connection(uri)
+        self._connection = Connection(uri, where or f"at {uri}", machine.reach)
 
     async def facts(self) -> HypervisorFacts:
         """Processors, memory and versions of the host."""
         return await self._connection.call("ask libvirt about the host", _facts)
+
+    async def foreign(self, project: str, domains: Sequence[str], networks: Sequence[str]) -> Sequence[str]:
+        """Which of these are there and belong to somebody else."""
+        work = functools.partial(_foreign, project=project, domains=domains, networks=networks)
+        return await self._connection.call("look for domains and networks", work)
 
     async def domains(self, project: str) -> Mapping[str, DomainState]:
         """The project's domains by name, running or not.
@@ -266,6 +274,15 @@ def _facts(connection: Any) -> HypervisorFacts:
 def _dotted(number: int) -> str:
     """A version as libvirt packs it: major * 1,000,000 + minor * 1,000 + release."""
     return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
+
+
+def _foreign(connection: Any, *, project: str, domains: Sequence[str], networks: Sequence[str]) -> list[str]:
+    own = {domain.name for domain in _domains(connection, project=project)}
+    there = {domain.name() for domain in connection.listAllDomains()}
+    found = [f"domain {name}" for name in domains if name in there - own]
+    there = {network.name() for network in connection.listAllNetworks()}
+    there -= _networks.of_project(connection, project=project).keys()
+    return found + [f"network {name}" for name in networks if name in there]
 
 
 def _domains(connection: Any, *, project: str) -> list[DomainState]:

@@ -83,6 +83,9 @@ class Machine(Protocol):
 
     name: str
 
+    async def reach(self) -> None:
+        """Raises DriverError when the host does not answer."""
+
     async def run(
         self,
         argv: Sequence[str],
@@ -119,6 +122,9 @@ class ThisMachine:
             "PATH": f"{path}:{SYSTEM_PATH}" if path else SYSTEM_PATH,
             "LC_ALL": "C",
         }
+
+    async def reach(self) -> None:
+        """It is here."""
 
     async def run(
         self,

@@ -40,26 +40,19 @@ class RealDrivers:
         """The server's own machine when it is the main host, else another one; the same drivers each time."""
         if host not in self._hosts:
             if host.is_main_host:
-                drivers = self._drive(ThisMachine(host.name), host.libvirt_uri, None)
+                machine = ThisMachine(host.name)
+                drivers = _drive(machine, Libvirt(host.libvirt_uri, machine), None)
             else:
-                connection = HostConnection(host)
-                self._connections.append(connection)
-                machine = RemoteMachine(connection)
-                drivers = self._drive(machine, self._forward_libvirt(connection), HostDepot(machine))
+                drivers = self._elsewhere(host)
             self._hosts[host] = drivers
         return self._hosts[host]
 
-    @staticmethod
-    def _drive(machine: Machine, uri: str, depot: HostDepot | None) -> HostDrivers:
-        return HostDrivers(
-            name=machine.name,
-            hypervisor=Libvirt(uri, machine),
-            switches=OvsSwitches(machine),
-            links=IpLinks(machine),
-            disks=HostDisks(machine),
-            captures=TcpdumpCaptures(machine),
-            depot=depot,
-        )
+    def _elsewhere(self, host: Host) -> HostDrivers:
+        connection = HostConnection(host)
+        self._connections.append(connection)
+        machine = RemoteMachine(connection)
+        hypervisor = Libvirt(self._forward_libvirt(connection), machine, f"on {host.name}")
+        return _drive(machine, hypervisor, HostDepot(machine))
 
     def _forward_libvirt(self, connection: HostConnection) -> str:
         """The URI by which the other host's libvirt is reached here. Raises RefusedError."""
@@ -86,6 +79,18 @@ class RealDrivers:
             await connection.close()
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def _drive(machine: Machine, hypervisor: Libvirt, depot: HostDepot | None) -> HostDrivers:
+    return HostDrivers(
+        name=machine.name,
+        hypervisor=hypervisor,
+        switches=OvsSwitches(machine),
+        links=IpLinks(machine),
+        disks=HostDisks(machine),
+        captures=TcpdumpCaptures(machine),
+        depot=depot,
+    )
 
 
 def libvirt_sockets(host: Host) -> tuple[str, ...]:

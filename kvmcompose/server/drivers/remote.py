@@ -54,6 +54,10 @@ class RemoteMachine:
         self.name = connection.host.name
         self._connection = connection
 
+    async def reach(self) -> None:
+        """As Machine says."""
+        await self._connection.get()
+
     async def run(
         self,
         argv: Sequence[str],

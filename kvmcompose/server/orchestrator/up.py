@@ -96,6 +96,7 @@ class BringUp:
         reasons = [(f"{name}: {text}", hint) for text, hint in found]
         checks: Sequence[Callable[[], Awaitable[None]]] = (
             lambda: self._look_at(name, host),
+            lambda: self._check_domains(name, host),
             host.switches.check,
             lambda: self._check_bridges(name, host),
         )
@@ -108,6 +109,18 @@ class BringUp:
 
     async def _look_at(self, name: str, host: HostDrivers) -> None:
         self._facts[name] = await host.hypervisor.facts()
+
+    async def _check_domains(self, name: str, host: HostDrivers) -> None:
+        guests = [guest for guest in self._testbed.guests.values() if guest.run is not None]
+        domains = [guest.state.hostname for guest in guests if guest.state.testbed_host == name]
+        network = self._testbed.wiring.network
+        networks = [network.name] if network.host == name else []
+        foreign = await host.hypervisor.foreign(self._context.project, domains, networks)
+        if foreign:
+            raise DriverError(
+                f"libvirt has, of somebody else: {', '.join(foreign)}",
+                hint="virsh dumpxml (net-dumpxml) shows it; --project-name gives this project another name",
+            )
 
     async def _check_bridges(self, name: str, host: HostDrivers) -> None:
         foreign = await host.switches.foreign(self._switch_plan(name))
