@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from kvmcompose.server.drivers.machine import Completed, failure
 
@@ -39,3 +39,8 @@ class Recorder:
                     raise failure(argv, completed, self.name)
                 return completed
         return Completed(0, b"", b"")
+
+    async def stream(self, argv: Sequence[str], *, privileged: bool = False) -> AsyncGenerator[bytes]:
+        completed = await self.run(argv, privileged=privileged)
+        if completed.stdout:
+            yield completed.stdout
