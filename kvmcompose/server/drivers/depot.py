@@ -42,6 +42,8 @@ _SLOWEST = 10 << 20
 _PRIVATE = ".kvm-compose"
 _HOME = f"{_PRIVATE}/home"
 _NOTES = f"{_PRIVATE}/delivered.json"
+#: Contents that no link of the project's leads to any more, until they are removed.
+_GOING = f"{_PRIVATE}/going.json"
 _PROGRAMS = ("dd", "ip", "ovs-vsctl", "ps", "qemu-img", "sha256sum", "timeout")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -59,7 +61,8 @@ if [ "${sum%% *}" != "$5" ]; then rm -f -- "$1"; exit 65; fi
 chmod "$3" "$1" && sync "$1" && mv -fT -- "$1" "$2"
 """
 _OTHER_CONTENT = 65
-_WRITE = 'cat >"$1.part" && mv -fT -- "$1.part" "$1"'
+#: Path, length: when the connection breaks the end comes too early, and looks like any.
+_WRITE = 'cat >"$1.part" && [ "$(stat -c %s -- "$1.part")" = "$2" ] && mv -fT -- "$1.part" "$1"'
 _LINK = """\
 while [ $# -gt 0 ]; do
     mkdir -p -- "${2%/*}" && ln -sfT -- "$1" "$2" || exit
@@ -152,13 +155,15 @@ class HostDepot:
         """All in one; contents that were made for what was there before go."""
         folder = self._folder(project)
         before = await self._patiently(lambda: self._made(folder))
+        going = before - set(links.values())
         words = [
             word
             for path, digest in links.items()
             for word in (str(self._content(digest)), str(self._inside(folder, path)))
         ]
+        await self._patiently(lambda: self._note_going(folder, going))
         await self._patiently(lambda: self._machine.run(["sh", "-c", _LINK, "sh", *words]))
-        await self._patiently(lambda: self._sweep(before - set(links.values())))
+        await self._patiently(lambda: self._sweep(folder, going))
 
     async def put(
         self, project: str, path: str, digest: str, source: Path, told: Callable[[int], None]
@@ -176,8 +181,13 @@ class HostDepot:
         """The folder, and what was made for it."""
         folder = self._folder(project)
         made = await self._made(folder)
+        await self._note_going(folder, made)
+        if made:
+            rest = ["-mindepth", "1", "-maxdepth", "1", "!", "-name", _PRIVATE]
+            argv = ["find", str(folder), *rest, "-exec", "rm", "-rf", "--", "{}", "+"]
+            await self._machine.run(argv, privileged=True)
+        await self._sweep(folder, made)
         await self._machine.run(["rm", "-rf", "--", str(folder)], privileged=True)
-        await self._sweep(made)
 
     # -- names
 
@@ -227,15 +237,27 @@ class HostDepot:
     async def _made(self, folder: Path) -> set[str]:
         """Contents that were made here, as golden images are; images as they came may be wanted again."""
         links = await self._links(folder)
-        return {digest for path, digest in links.items() if not path.startswith("artefacts/images/")}
+        made = {digest for path, digest in links.items() if not path.startswith("artefacts/images/")}
+        done = await self._machine.run(["cat", "--", str(folder / _GOING)], check=False)
+        try:
+            return made | msgspec.json.decode(done.stdout, type=set[str])
+        except msgspec.MsgspecError:
+            return made
 
-    async def _sweep(self, digests: set[str]) -> None:
+    async def _note_going(self, folder: Path, digests: set[str]) -> None:
+        """So that they go in the end, even when this is cut off."""
+        if digests:
+            await self._write(folder / _GOING, msgspec.json.encode(sorted(digests)), privileged=True)
+
+    async def _sweep(self, folder: Path, digests: set[str]) -> None:
         if digests:
             argv = ["sh", "-c", _SWEEP, "sh", str(self._hosted), str(self._store), *sorted(digests)]
             await self._machine.run(argv, privileged=True)
+            await self._machine.run(["rm", "-f", "--", str(folder / _GOING)], privileged=True)
 
-    async def _write(self, path: Path, content: bytes) -> None:
-        await self._machine.run(["sh", "-c", _WRITE, "sh", str(path)], stdin=content)
+    async def _write(self, path: Path, content: bytes, *, privileged: bool = False) -> None:
+        argv = ["sh", "-c", _WRITE, "sh", str(path), str(len(content))]
+        await self._machine.run(argv, stdin=content, privileged=privileged)
 
     # -- sending
 
