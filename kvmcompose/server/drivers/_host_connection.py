@@ -28,6 +28,8 @@ _CONNECT_SECONDS = 15.0
 _KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 3
 #: sshd has ten sessions per connection (MaxSessions); forwarded sockets are not among them.
 SESSIONS = 8
+#: sshd refuses some when ten are logging in at once (MaxStartups).
+_LOGINS = 4
 _KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2", "/etc/ssh/ssh_known_hosts")
 
 
@@ -53,6 +55,7 @@ class HostConnection:
         self.host = host
         self.user = host.user or getpass.getuser()
         self.sessions = asyncio.Semaphore(SESSIONS)
+        self.logins = asyncio.Semaphore(_LOGINS)
         self._guard = asyncio.Lock()
         self._open: asyncssh.SSHClientConnection | None = None
         self._failed: tuple[float, DriverError] | None = None

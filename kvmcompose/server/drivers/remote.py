@@ -95,7 +95,8 @@ class RemoteMachine:
         line = _become([*rights, *while_wanted(argv)])
         connection = HostConnection(self._connection.host)
         try:
-            opened = await connection.get()
+            async with self._connection.logins:
+                opened = await connection.get()
             process = await opened.create_process(line, encoding=None)
             complaints = asyncio.create_task(tail(process.stderr))
             try:
