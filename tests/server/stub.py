@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from kvmcompose.client.address import Address
 from kvmcompose.client.remote import RemoteServer
 from kvmcompose.core.deployment import (
+    Capture,
     Command,
     Deployment,
     Exec,
@@ -22,16 +23,18 @@ from kvmcompose.core.deployment import (
     TestbedStatus,
     Up,
 )
-from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem, RefusedError
 from kvmcompose.server.actions import Actions, NotFoundError
 from kvmcompose.server.api import create_app
 from kvmcompose.server.api.cluster import ClusterConfig
 from kvmcompose.server.api.guard import Activity, Guard, Policy
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.drivers import DriverError
+from kvmcompose.server.drivers._fake_packets import file_header, record
 from kvmcompose.server.journal import Journal
 from kvmcompose.server.listen import Listener, bound_port, tcp_socket, unix_socket
 from kvmcompose.server.orchestrator import Orchestrator, Outcome
+from kvmcompose.server.orchestrator.captures import Packets
 from kvmcompose.server.settings import Settings
 from kvmcompose.server.store import Store
 
@@ -45,6 +48,8 @@ class Stub(Orchestrator):
     def __init__(self) -> None:
         self.ran: list[tuple[str, Command]] = []
         self.go_on = asyncio.Event()
+        self.captures: list[str] = []
+        self.packets = 0
 
     async def run(self, deployment: Deployment, command: Command, journal: Journal) -> Outcome:
         self.ran.append((deployment.name, command))
@@ -96,6 +101,38 @@ class Stub(Orchestrator):
         if guest is not None and guest != "web":
             raise NotFoundError(f"there is no guest {guest!r}")
         return []
+
+    async def capture(self, deployment: Deployment, wanted: Capture) -> Packets:
+        """The target says what is to happen."""
+        if wanted.target == "refused":
+            raise RefusedError("refused is not up", hint="kvm-compose up")
+        if wanted.filter == "wrong":
+            problem = Problem(code="x", message="the filter is wrong", location=Location("x"), hint="mend it")
+            raise InputError([problem])
+        stream = self._packets(wanted)
+        return Packets(await anext(stream), stream)
+
+    async def _packets(self, wanted: Capture) -> AsyncGenerator[bytes]:
+        self.captures.append(wanted.target)
+        try:
+            yield file_header(wanted.snaplen)
+            match wanted.target:
+                case "silent":
+                    await asyncio.Event().wait()
+                case "breaks":
+                    yield record(0, wanted.snaplen, 0)[:-1]
+                    raise DriverError("the cable is cut")
+                case "endless":
+                    while True:
+                        yield record(self.packets, wanted.snaplen, 0) * 100
+                        self.packets += 100
+                        await asyncio.sleep(0)
+                case _:
+                    for number in range(min(wanted.count or 3, 1000)):
+                        yield record(number, wanted.snaplen, number)
+        finally:
+            await asyncio.sleep(0.05)  # what was made for it is taken away
+            self.captures.remove(wanted.target)
 
     def check_removal(self, deployment: Deployment) -> None:
         if deployment.state is not Phase.DOWN:
