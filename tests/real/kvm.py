@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,7 +100,8 @@ def inventory(host: TestHost) -> dict[str, list[str]]:
     """All that a testbed could leave on a host, from domains to files in /run."""
 
     def lines(*argv: str) -> list[str]:
-        return sorted(filter(None, host.run(argv).stdout.splitlines()))
+        shown = re.sub(r"\.\d+\.ctl$", ".ctl", host.run(argv).stdout, flags=re.MULTILINE)  # by process
+        return sorted(filter(None, shown.splitlines()))
 
     processes = [line for line in lines("ps", "-eo", "comm=") if line not in ("ps", "python3", "python")]
     return {

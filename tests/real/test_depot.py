@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmcompose.server.drivers import DriverError, depot
+from kvmcompose.server.drivers import Content, DriverError, depot
 from kvmcompose.server.drivers._host_connection import HostLostError
 from kvmcompose.server.drivers.depot import HostDepot
 from kvmcompose.server.drivers.machine import Completed, Machine, ThisMachine
@@ -162,10 +162,9 @@ def test_what_is_there_is_not_sent_again(place: Place) -> None:
 
     async def run() -> None:
         store = place.depot()
-        assert await store.stored([digest]) == frozenset()
+        assert (await store.look("lab", HOME)).stored == frozenset()
         await store.store(digest, source, place.told.append)
-        assert await store.stored([digest, "0" * 64]) == {digest}
-        assert await store.stored([]) == frozenset()
+        assert (await store.look("lab", HOME)).stored == {digest}
         await store.store(digest, source, place.told.append)
         await place.depot().store(digest, source, place.told.append)
 
@@ -380,7 +379,7 @@ def test_cancelled_it_can_go_on(place: Place) -> None:
 
 async def opened(place: Place, project: str = "lab", machine: Broken | None = None) -> HostDepot:
     depot_ = place.depot(machine)
-    await depot_.check(project, HOME)
+    await depot_.look(project, HOME)
     await depot_.open(project, HOME)
     return depot_
 
@@ -392,16 +391,16 @@ def test_files_are_put_with_their_modes_and_noted(place: Place) -> None:
 
     async def run() -> None:
         here = await opened(place)
-        assert await here.delivered("lab") == {}
-        await here.put("lab", path, first, seed, place.told.append)
+        assert (await here.look("lab", HOME)).delivered == {}
+        await here.put("lab", {path: Content(first, seed)}, place.told.append)
         there = place.hosted / "lab" / path
         assert (there.read_text(), there.stat().st_mode & 0o777) == ("secret", 0o600)
-        assert await here.delivered("lab") == {path: first}
-        await here.put("lab", path, second, again, place.told.append)
+        assert (await here.look("lab", HOME)).delivered == {path: first}
+        await here.put("lab", {path: Content(second, again)}, place.told.append)
         assert (there.read_text(), there.stat().st_mode & 0o777) == ("other", 0o640)
-        assert await here.delivered("lab") == {path: second}
+        assert (await here.look("lab", HOME)).delivered == {path: second}
         there.unlink()
-        assert await here.delivered("lab") == {}
+        assert (await here.look("lab", HOME)).delivered == {}
 
     asyncio.run(run())
     assert place.files() == []
@@ -419,7 +418,7 @@ def test_nobody_else_reads_what_is_on_its_way(place: Place) -> None:
         def told(_: int) -> None:
             modes.update(path.stat().st_mode & 0o777 for path in (place.hosted / "lab/artefacts").iterdir())
 
-        await here.put("lab", "artefacts/disk", digest, source, told)
+        await here.put("lab", {"artefacts/disk": Content(digest, source)}, told)
 
     asyncio.run(run())
     assert modes == {0o600}
@@ -430,8 +429,8 @@ def test_a_name_in_two_lines_is_not_taken_for_two_files(place: Place) -> None:
 
     async def run() -> None:
         here = await opened(place)
-        await here.put("lab", "artefacts/a\nartefacts/b", digest, source, place.told.append)
-        assert await here.delivered("lab") == {"artefacts/a\nartefacts/b": digest}
+        await here.put("lab", {"artefacts/a\nartefacts/b": Content(digest, source)}, place.told.append)
+        assert (await here.look("lab", HOME)).delivered == {"artefacts/a\nartefacts/b": digest}
 
     asyncio.run(run())
 
@@ -443,11 +442,13 @@ def test_files_put_at_once_are_all_noted(place: Place) -> None:
         here = await opened(place)
         await asyncio.gather(
             *(
-                here.put("lab", path, digest, source, place.told.append)
+                here.put("lab", {path: Content(digest, source)}, place.told.append)
                 for path, (source, digest) in sources.items()
             )
         )
-        assert await here.delivered("lab") == {path: digest for path, (_, digest) in sources.items()}
+        assert (await here.look("lab", HOME)).delivered == {
+            path: digest for path, (_, digest) in sources.items()
+        }
 
     asyncio.run(run())
 
@@ -465,22 +466,22 @@ def test_a_file_is_never_noted_as_what_it_is_not(
 
     async def count() -> None:
         here = await opened(place)
-        await here.put("lab", other, first, old, place.told.append)
-        await here.put("lab", path, first, old, place.told.append)
-        await place.depot(whole).put("lab", path, second, new, place.told.append)
+        await here.put("lab", {other: Content(first, old)}, place.told.append)
+        await here.put("lab", {path: Content(first, old)}, place.told.append)
+        await place.depot(whole).put("lab", {path: Content(second, new)}, place.told.append)
 
     asyncio.run(count())
 
     async def run(at: int) -> None:
         here = place.depot()
-        await here.put("lab", path, first, old, place.told.append)
+        await here.put("lab", {path: Content(first, old)}, place.told.append)
         broken = place.depot(Broken(how, lambda call: call >= at))
-        await error_of(broken.put("lab", path, second, new, place.told.append))
-        noted = await here.delivered("lab")
+        await error_of(broken.put("lab", {path: Content(second, new)}, place.told.append))
+        noted = (await here.look("lab", HOME)).delivered
         assert noted[path] in ("", digest_of(place.hosted / "lab" / path)), at
         assert noted[other] == first, at
-        await here.put("lab", path, second, new, place.told.append)
-        assert await here.delivered("lab") == {path: second, other: first}
+        await here.put("lab", {path: Content(second, new)}, place.told.append)
+        assert (await here.look("lab", HOME)).delivered == {path: second, other: first}
 
     for at in range(1, whole.calls + 1):
         asyncio.run(run(at))
@@ -495,8 +496,11 @@ def test_put_and_link_get_over_a_break_at_any_call(place: Place, how: str) -> No
     async def run(machine: Broken) -> None:
         here = place.depot(machine)
         await here.link("lab", links)
-        await here.put("lab", "artefacts/web/seed.iso", seeded, seed, place.told.append)
-        assert await place.depot().delivered("lab") == {**links, "artefacts/web/seed.iso": seeded}
+        await here.put("lab", {"artefacts/web/seed.iso": Content(seeded, seed)}, place.told.append)
+        assert (await place.depot().look("lab", HOME)).delivered == {
+            **links,
+            "artefacts/web/seed.iso": seeded,
+        }
 
     async def begin() -> None:
         await (await opened(place)).store(digest, image, place.told.append)
@@ -519,7 +523,7 @@ def test_links_count_when_they_lead_somewhere(place: Place) -> None:
         here = await opened(place)
         await here.store(digest, image, place.told.append)
         await here.link("lab", links)
-        assert await here.delivered("lab") == {"artefacts/images/debian.qcow2": digest}
+        assert (await here.look("lab", HOME)).delivered == {"artefacts/images/debian.qcow2": digest}
         await here.link("lab", links)  # as often as one likes
         await here.link("lab", {})
         assert (place.hosted / "lab/artefacts/images/gone.qcow2").is_symlink()
@@ -536,11 +540,11 @@ def test_a_link_takes_the_place_of_a_file_and_the_other_way_round(place: Place) 
     async def run() -> None:
         here = await opened(place)
         await here.store(digest, image, place.told.append)
-        await here.put("lab", path, noted, own, place.told.append)
+        await here.put("lab", {path: Content(noted, own)}, place.told.append)
         await here.link("lab", {path: digest})
-        assert await here.delivered("lab") == {path: digest}
-        await here.put("lab", path, noted, own, place.told.append)
-        assert await here.delivered("lab") == {path: noted}
+        assert (await here.look("lab", HOME)).delivered == {path: digest}
+        await here.put("lab", {path: Content(noted, own)}, place.told.append)
+        assert (await here.look("lab", HOME)).delivered == {path: noted}
 
     asyncio.run(run())
     assert (
@@ -572,7 +576,7 @@ def test_what_was_made_goes_with_its_last_link_and_images_stay(place: Place) -> 
         await here.clear("other")
         assert place.stored() == [kept]
         await here.clear("other")
-        assert await here.delivered("other") == {}
+        assert (await here.look("other", HOME)).delivered == {}
 
     asyncio.run(run())
 
@@ -608,7 +612,7 @@ def test_what_was_made_goes_in_the_end_wherever_it_is_cut_off(
         if what == "link":
             await place.depot().link("lab", after)
             assert place.stored() == sorted((kept, second)), at
-            assert await place.depot().delivered("lab") == after
+            assert (await place.depot().look("lab", HOME)).delivered == after
             await place.depot().clear("lab")
             assert place.stored() == [kept], at
         else:
@@ -630,7 +634,7 @@ def test_clear_takes_what_is_on_its_way(place: Place) -> None:
 
     async def run() -> None:
         here = await opened(place)
-        await here.put("lab", "artefacts/web/disk", digest, source, place.told.append)
+        await here.put("lab", {"artefacts/web/disk": Content(digest, source)}, place.told.append)
         (place.hosted / "lab/artefacts/web/0.part").write_bytes(b"x")
         await here.clear("lab")
         assert list(place.hosted.iterdir()) == []
@@ -642,13 +646,13 @@ def test_clear_takes_what_is_on_its_way(place: Place) -> None:
 def test_another_main_host_has_to_call_it_otherwise(place: Place) -> None:
     async def run() -> None:
         here = await opened(place)
-        await here.check("lab", HOME)
-        await here.check("other", "elsewhere:/lab")
-        error = await error_of(here.check("lab", "elsewhere:/lab"))
+        await here.look("lab", HOME)
+        await here.look("other", "elsewhere:/lab")
+        error = await error_of(here.look("lab", "elsewhere:/lab"))
         assert error.message == f"two keeps another project lab already, that of {HOME}"
         assert "--project-name" in str(error.hint)
         await here.clear("lab")
-        await here.check("lab", "elsewhere:/lab")
+        await here.look("lab", "elsewhere:/lab")
 
     asyncio.run(run())
 
@@ -657,10 +661,10 @@ def test_check_changes_nothing_and_names_what_is_missing(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def run() -> None:
-        await place.depot().check("lab", HOME)
+        await place.depot().look("lab", HOME)
         assert not place.hosted.exists()
         monkeypatch.setattr(depot, "_PROGRAMS", ("true", "no-such", "nor-this"))
-        error = await error_of(place.depot().check("lab", HOME))
+        error = await error_of(place.depot().look("lab", HOME))
         assert error.message == "programs are not installed on two: no-such, nor-this"
 
     asyncio.run(run())
@@ -671,7 +675,7 @@ def test_room_is_that_of_the_file_system_that_will_have_it(place: Place) -> None
         missing = HostDepot(ThisMachine("two"), place.hosted, place.root / "to/be/made")
         found = os.statvfs("/var/lib" if Path("/var/lib").exists() else "/")
         for each, expected in ((place.depot(), os.statvfs(place.root)), (missing, found)):
-            room = await each.room()
+            room = (await each.look("lab", HOME)).room
             assert abs(room - expected.f_bavail * expected.f_frsize) < 1 << 30
 
     asyncio.run(run())
@@ -684,11 +688,10 @@ def test_projects_have_names_and_no_paths(place: Place, name: str) -> None:
     async def run() -> None:
         here = place.depot()
         for call in (
-            here.check(name, HOME),
+            here.look(name, HOME),
             here.open(name, HOME),
-            here.delivered(name),
             here.link(name, {}),
-            here.put(name, "artefacts/a", digest, source, place.told.append),
+            here.put(name, {"artefacts/a": Content(digest, source)}, place.told.append),
             here.clear(name),
         ):
             assert "cannot be the name of a project" in (await error_of(call)).message
@@ -704,7 +707,7 @@ def test_paths_stay_in_the_project(place: Place, path: str) -> None:
     async def run() -> None:
         here = await opened(place)
         for call in (
-            here.put("lab", path, digest, source, place.told.append),
+            here.put("lab", {path: Content(digest, source)}, place.told.append),
             here.link("lab", {path: digest}),
         ):
             assert "does not lie in the project" in (await error_of(call)).message
@@ -720,7 +723,7 @@ def test_names_are_taken_as_they_are(place: Place, path: str) -> None:
     async def run() -> None:
         here = await opened(place)
         await here.store(digest, source, place.told.append)
-        await here.put("lab", path, digest, source, place.told.append)
+        await here.put("lab", {path: Content(digest, source)}, place.told.append)
         assert place.files() == [path]
         await here.link("lab", {path: digest})
         assert (place.hosted / "lab" / path).readlink() == place.contents / digest

@@ -28,7 +28,7 @@ import pytest
 
 from hosts import TestHosts
 from kvmcompose.core.model import Host
-from kvmcompose.server.drivers import DriverError, depot
+from kvmcompose.server.drivers import Content, DriverError, depot
 from kvmcompose.server.drivers._host_connection import ForwardedSocket, HostConnection, HostLostError
 from kvmcompose.server.drivers.depot import HostDepot
 from kvmcompose.server.drivers.machine import SYSTEM_PATH
@@ -567,7 +567,7 @@ async def sent_all_the_same(folder: str, other: str) -> None:
         assert sum(told) <= size + depot.PIECE
         # what went over the wire: the headers, and what TCP and we sent in vain
         assert bytes_sent() - before < size * 1.1 + 2 * depot.PIECE
-        assert (await here.stored([digest])) == {digest}
+        assert digest in (await here.look("lab", "desk:/lab")).stored
         done = await this.machine.run(["sha256sum", f"{depot.STORE}/{digest}"])
         assert done.text.split()[0] == digest
         await here.clear("lab")
@@ -751,7 +751,7 @@ async def what_is_whose(folder: str, other: str) -> None:
         source.write_bytes(DATA)
         digest = hashlib.sha256(DATA).hexdigest()
         told: list[int] = []
-        await here.check("lab", "desk:/lab")
+        await here.look("lab", "desk:/lab")
         await here.open("lab", "desk:/lab")
         await here.store(digest, source, told.append)
         await here.link("lab", {"artefacts/worker/worker.img": digest})
@@ -759,8 +759,8 @@ async def what_is_whose(folder: str, other: str) -> None:
         seed.write_text("seed")
         seed.chmod(0o600)
         seeded = hashlib.sha256(b"seed").hexdigest()
-        await here.put("lab", "artefacts/web/seed.iso", seeded, seed, told.append)
-        assert await here.delivered("lab") == {
+        await here.put("lab", {"artefacts/web/seed.iso": Content(seeded, seed)}, told.append)
+        assert (await here.look("lab", "desk:/lab")).delivered == {
             "artefacts/worker/worker.img": digest, "artefacts/web/seed.iso": seeded,
         }  # fmt: skip
         at = "/var/lib/kvm-compose"

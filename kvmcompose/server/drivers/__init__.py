@@ -200,6 +200,23 @@ class Disks(Protocol):
 HOSTED = Path("/var/lib/kvm-compose/.hosted")
 
 
+class Holdings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host has: contents by their SHA-256, and files of a project that were delivered and are there,
+    with the digest of what was delivered (empty when nobody knows). ``room`` is free space, in bytes.
+    """
+
+    stored: frozenset[str] = frozenset()
+    delivered: Mapping[str, str] = {}
+    room: int = 0
+
+
+class Content(msgspec.Struct, frozen=True):
+    """A file here, and the SHA-256 of what is in it."""
+
+    digest: str
+    source: Path
+
+
 class Depot(Protocol):
     """What a host that is not the main host has been sent: contents by their SHA-256, and projects' files.
 
@@ -207,19 +224,13 @@ class Depot(Protocol):
     project it is: two main hosts may know different projects by one name. Paths in a project are relative.
     """
 
-    async def check(self, project: str, home: str) -> None:
-        """Changes nothing. Raises DriverError when the host cannot be reached, lacks a program or rights,
-        or keeps the project of another main host under this name.
+    async def look(self, project: str, home: str) -> Holdings:
+        """What is there. Raises DriverError when the host cannot be reached, lacks a program or rights, or
+        keeps the project of another main host under this name.
         """
-
-    async def room(self) -> int:
-        """How many bytes may still be sent."""
 
     async def open(self, project: str, home: str) -> None:
         """Make the project's folder (in HOSTED), unless it is there."""
-
-    async def stored(self, digests: Sequence[str]) -> frozenset[str]:
-        """Which of these contents are there."""
 
     async def store(self, digest: str, source: Path, told: Callable[[int], None]) -> None:
         """Send a content. It goes on where an attempt before was cut off, and waits for a host that is lost
@@ -228,16 +239,11 @@ class Depot(Protocol):
         ``told`` is told the number of bytes of each piece that was sent.
         """
 
-    async def delivered(self, project: str) -> Mapping[str, str]:
-        """The project's files that were delivered and are there: path -> digest of what was delivered."""
-
     async def link(self, project: str, links: Mapping[str, str]) -> None:
         """Have paths of the project lead to stored contents: path -> digest."""
 
-    async def put(
-        self, project: str, path: str, digest: str, source: Path, told: Callable[[int], None]
-    ) -> None:
-        """Send a file that is the project's own, in the place of any that is there."""
+    async def put(self, project: str, files: Mapping[str, Content], told: Callable[[int], None]) -> None:
+        """Send files that are the project's own, by path, each in the place of any that is there."""
 
     async def clear(self, project: str) -> None:
         """Remove the project's folder, and stored contents that were made for it and no other needs."""

@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import io
 import os
 import re
+import tarfile
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import msgspec
 
 from kvmcompose.core.deployment import PROJECT_PATTERN
-from kvmcompose.server.drivers import HOSTED, DriverError
+from kvmcompose.server.drivers import HOSTED, Content, DriverError, Holdings
+from kvmcompose.server.drivers import _depot_scripts as scripts
 from kvmcompose.server.drivers._host_connection import HostLostError
 from kvmcompose.server.drivers.machine import Completed, Machine
 
@@ -32,6 +35,8 @@ _T = TypeVar("_T")
 STORE = Path("/var/lib/kvm-compose/.store")
 #: So much is sent at a time, and at most sent twice when a connection breaks. In bytes.
 PIECE = 8 << 20
+#: What is smaller is sent together with others. In bytes.
+_SMALL = 1 << 20
 #: How long a host that was lost while something was sent to it has to come back, in seconds.
 PATIENCE = 120.0
 _PAUSE = 1.0
@@ -40,48 +45,11 @@ _PIECE_SECONDS = 300.0
 _SLOWEST = 10 << 20
 
 _PRIVATE = ".kvm-compose"
-_HOME = f"{_PRIVATE}/home"
 _NOTES = f"{_PRIVATE}/delivered.json"
 #: Contents that no link of the project's leads to any more, until they are removed.
 _GOING = f"{_PRIVATE}/going.json"
-_PROGRAMS = ("dd", "ip", "ovs-vsctl", "ps", "qemu-img", "sha256sum", "timeout")
+_PROGRAMS = ("dd", "ip", "ovs-vsctl", "ps", "qemu-img", "sha256sum", "tar", "timeout")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-
-_MISSING = 'for each; do command -v "$each" >/dev/null || echo "$each"; done'
-_ROOM = 'for each; do if [ -d "$each" ]; then exec df --output=avail -B1 -- "$each"; fi; done'
-#: As dd(1); nobody else reads what is on its way.
-_DD = 'umask 077 && exec dd "$@"'
-#: Part, name, mode, length, digest, whether the name tells the content: then it may be there meanwhile, from
-#: another main host. Ends with 65 when something else has arrived.
-_FINISH = """\
-if [ "$6" = yes ] && [ -e "$2" ]; then rm -f -- "$1"; exit; fi
-truncate -s "$4" -- "$1" || exit
-sum=$(sha256sum <"$1") || exit
-if [ "${sum%% *}" != "$5" ]; then rm -f -- "$1"; exit 65; fi
-chmod "$3" "$1" && sync "$1" && mv -fT -- "$1" "$2"
-"""
-_OTHER_CONTENT = 65
-#: Path, length: when the connection breaks the end comes too early, and looks like any.
-_WRITE = 'cat >"$1.part" && [ "$(stat -c %s -- "$1.part")" = "$2" ] && mv -fT -- "$1.part" "$1"'
-_LINK = """\
-while [ $# -gt 0 ]; do
-    mkdir -p -- "${2%/*}" && ln -sfT -- "$1" "$2" || exit
-    shift 2
-done
-"""
-#: Which of the contents that are named no link leads to: they are removed.
-_SWEEP = """\
-hosted=$1 store=$2
-shift 2
-used=$(find "$hosted" -type l -printf '%l\\n') || exit
-for each; do
-    case "
-$used
-" in *"
-$store/$each
-"*) ;; *) rm -f -- "$store/$each" ;; esac
-done
-"""
 
 
 class HostDepot:
@@ -94,62 +62,42 @@ class HostDepot:
         self._sending: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._noting = asyncio.Lock()
 
-    async def check(self, project: str, home: str) -> None:
+    async def look(self, project: str, home: str) -> Holdings:
         """All that can be known before anything is sent."""
-        done = await self._machine.run(["sh", "-c", _MISSING, "sh", *_PROGRAMS], check=False)
-        if done.text.split():
+        places = [str(self._hosted), str(self._store), self._folder(project).name]
+        done, _ = await asyncio.gather(
+            self._machine.run(["sh", "-c", scripts.LOOK, "sh", *places, *_PROGRAMS]),
+            self._machine.run(["true"], privileged=True),
+        )
+        found = _Found.parse(done, self._store)
+        if found.missing:
             raise DriverError(
-                f"programs are not installed on {self._machine.name}: {', '.join(done.text.split())}",
+                f"programs are not installed on {self._machine.name}: {', '.join(found.missing)}",
                 hint="sudo apt-get install libvirt-daemon-system openvswitch-switch qemu-utils iproute2",
             )
-        await self._machine.run(["true"], privileged=True)
-        done = await self._machine.run(["cat", "--", str(self._folder(project) / _HOME)], check=False)
-        there = done.text.strip()
-        if done.status == 0 and there != home:
+        if found.home not in (None, home):
             raise DriverError(
-                f"{self._machine.name} keeps another project {project} already, that of {there}",
+                f"{self._machine.name} keeps another project {project} already, that of {found.home}",
                 hint="kvm-compose down --purge there, or another name for this one: --project-name",
             )
-
-    async def room(self) -> int:
-        """Free space of the file system that the store is on, or will be."""
-        places = [str(path) for path in (self._store, self._store.parent, Path("/var/lib"), Path("/"))]
-        done = await self._machine.run(["sh", "-c", _ROOM, "sh", *places])
-        return int(done.text.split()[-1])
+        return found.holdings()
 
     async def open(self, project: str, home: str) -> None:
         """The store and the folder of all projects are root's; the project's belongs to our user there."""
-        folder = self._folder(project)
-        user = (await self._machine.run(["id", "-u"])).text.strip()
-        make = ["install", "-d", "-m", "755"]
-        await self._machine.run([*make, str(self._hosted), str(self._store)], privileged=True)
-        await self._machine.run([*make, "-o", user, str(folder), str(folder / _PRIVATE)], privileged=True)
-        await self._write(folder / _HOME, home.encode())
-
-    async def stored(self, digests: Sequence[str]) -> frozenset[str]:
-        """By their names: what has a name in the store is whole."""
-        if not digests:
-            return frozenset()
-        done = await self._machine.run(["ls", "-1", "--", str(self._store)], check=False)
-        return frozenset(digests) & frozenset(done.text.split())
+        words = [str(self._hosted), str(self._store), self._folder(project).name, home]
+        await self._machine.run(["sh", "-c", scripts.OPEN, "sh", *words], privileged=True)
 
     async def store(self, digest: str, source: Path, told: Callable[[int], None]) -> None:
         """Send it, unless another has meanwhile."""
         async with self._sending[digest]:
-            if await self._patiently(lambda: self.stored([digest])):
+            if await self._patiently(lambda: self._is_stored(digest)):
                 return
-            await self._send(source, self._content(digest), digest, 0o444, told, content=True)
+            await self._send(Content(digest, source), self._content(digest), 0o444, told, shared=True)
 
-    async def delivered(self, project: str) -> Mapping[str, str]:
-        """Notes count for what is there; a link tells by itself what it leads to, if it leads anywhere."""
-        folder = self._folder(project)
-        if (await self._machine.run(["test", "-d", str(folder)], check=False)).status != 0:
-            return {}
-        argv = ["find", "-L", str(folder / "artefacts"), "-type", "f", "-printf", r"artefacts/%P\0"]
-        there = _split(await self._machine.run(argv, check=False))
-        notes = await self._notes(folder)
-        links = await self._links(folder)
-        return {path: links.get(path) or notes.get(path, "") for path in there}
+    async def _is_stored(self, digest: str) -> bool:
+        """By its name: what has a name in the store is whole."""
+        done = await self._machine.run(["test", "-e", str(self._content(digest))], check=False)
+        return done.status == 0
 
     async def link(self, project: str, links: Mapping[str, str]) -> None:
         """All in one; contents that were made for what was there before go."""
@@ -162,20 +110,55 @@ class HostDepot:
             for word in (str(self._content(digest)), str(self._inside(folder, path)))
         ]
         await self._patiently(lambda: self._note_going(folder, going))
-        await self._patiently(lambda: self._machine.run(["sh", "-c", _LINK, "sh", *words]))
+        await self._patiently(lambda: self._machine.run(["sh", "-c", scripts.LINK, "sh", *words]))
         await self._patiently(lambda: self._sweep(folder, going))
 
-    async def put(
-        self, project: str, path: str, digest: str, source: Path, told: Callable[[int], None]
-    ) -> None:
-        """Send it, and note what it is; what is noted of the one before goes first."""
+    async def put(self, project: str, files: Mapping[str, Content], told: Callable[[int], None]) -> None:
+        """Small ones in batches, large ones each by itself, and can be gone on with."""
         folder = self._folder(project)
-        goal = self._inside(folder, path)
-        mode = (await asyncio.to_thread(source.stat)).st_mode & 0o777
-        await self._patiently(lambda: self._machine.run(["mkdir", "-p", "--", str(goal.parent)]))
+        batch: dict[str, Content] = {}
+        size = 0
+        for path, content in files.items():
+            self._inside(folder, path)
+            length = (await asyncio.to_thread(content.source.stat)).st_size
+            if length > _SMALL:
+                await self._put_large(folder, path, content, told)
+                continue
+            if batch and size + length > PIECE:
+                await self._put_batch(folder, batch)
+                told(size)
+                batch, size = {}, 0
+            batch[path] = content
+            size += length
+        if batch:
+            await self._put_batch(folder, batch)
+            told(size)
+
+    async def _put_large(
+        self, folder: Path, path: str, content: Content, told: Callable[[int], None]
+    ) -> None:
+        """What is noted of the one that is there goes first."""
+        mode = (await asyncio.to_thread(content.source.stat)).st_mode & 0o777
         await self._patiently(lambda: self._note(folder, path, None))
-        await self._send(source, goal, digest, mode, told, content=False)
-        await self._patiently(lambda: self._note(folder, path, digest))
+        await self._send(content, folder / path, mode, told)
+        await self._patiently(lambda: self._note(folder, path, content.digest))
+
+    async def _put_batch(self, folder: Path, batch: Mapping[str, Content]) -> None:
+        argv = ["sh", "-c", scripts.UNPACK, "sh", str(folder), *batch]
+        async with self._noting:
+            noted = await self._patiently(lambda: self._notes(folder))
+            before = {path: digest for path, digest in noted.items() if path not in batch}
+            after = before | {path: content.digest for path, content in batch.items()}
+            archive = await asyncio.to_thread(_pack, batch.values(), _encode(before), _encode(after))
+            done = await self._patiently(
+                lambda: self._machine.run(argv, stdin=archive, seconds=_PIECE_SECONDS, check=False)
+            )
+        if done.status != 0:
+            why = "something else has arrived" if done.status == scripts.OTHER_CONTENT else done.complaint
+            raise DriverError(
+                f"files of the project did not arrive on {self._machine.name}: {why}",
+                hint="is there room, and do they change while they are sent?",
+            )
 
     async def clear(self, project: str) -> None:
         """The folder, and what was made for it."""
@@ -211,11 +194,7 @@ class HostDepot:
     # -- what is there
 
     async def _notes(self, folder: Path) -> dict[str, str]:
-        done = await self._machine.run(["cat", "--", str(folder / _NOTES)], check=False)
-        try:
-            return msgspec.json.decode(done.stdout, type=dict[str, str])
-        except msgspec.MsgspecError:
-            return {}
+        return _decode((await self._machine.run(["cat", "--", str(folder / _NOTES)], check=False)).stdout)
 
     async def _note(self, folder: Path, path: str, digest: str | None) -> None:
         """Note what lies at a path, or that this is not known."""
@@ -225,7 +204,7 @@ class HostDepot:
             if digest is not None:
                 notes[path] = digest
             if notes != before:
-                await self._write(folder / _NOTES, msgspec.json.encode(notes, order="deterministic"))
+                await self._write(folder / _NOTES, _encode(notes))
 
     async def _links(self, folder: Path) -> dict[str, str]:
         """Paths that lead into the store, and to what."""
@@ -251,50 +230,50 @@ class HostDepot:
 
     async def _sweep(self, folder: Path, digests: set[str]) -> None:
         if digests:
-            argv = ["sh", "-c", _SWEEP, "sh", str(self._hosted), str(self._store), *sorted(digests)]
+            argv = ["sh", "-c", scripts.SWEEP, "sh", str(self._hosted), str(self._store), *sorted(digests)]
             await self._machine.run(argv, privileged=True)
             await self._machine.run(["rm", "-f", "--", str(folder / _GOING)], privileged=True)
 
     async def _write(self, path: Path, content: bytes, *, privileged: bool = False) -> None:
-        argv = ["sh", "-c", _WRITE, "sh", str(path), str(len(content))]
+        argv = ["sh", "-c", scripts.WRITE, "sh", str(path), str(len(content))]
         await self._machine.run(argv, stdin=content, privileged=privileged)
 
     # -- sending
 
     async def _send(
         self,
-        source: Path,
+        content: Content,
         goal: Path,
-        digest: str,
         mode: int,
         told: Callable[[int], None],
         *,
-        content: bool,
+        shared: bool = False,
     ) -> None:
-        """``content``: to the store, which is root's, under a name that tells what it is."""
-        part = goal.with_name(f"{digest}.part")
+        """``shared``: to the store, which is root's, under a name that tells what it is."""
+        source = content.source
+        # on its way it lies where the folder is sure to be there
+        folder = self._store if shared else self._hosted / goal.relative_to(self._hosted).parts[0] / _PRIVATE
+        part = folder / f"{content.digest}.part"
         size = (await asyncio.to_thread(source.stat)).st_size
-        words = [str(part), str(goal), f"{mode:o}", str(size), digest, "yes" if content else "no"]
-        finish = ["sh", "-c", _FINISH, "sh", *words]
+        words = [str(part), str(goal), f"{mode:o}", str(size), content.digest, "yes" if shared else "no"]
+        finish = ["sh", "-c", scripts.FINISH, "sh", *words]
         for _attempt in range(2):
             begin = await self._patiently(lambda: self._arrived(part))
-            await self._send_from(begin, source, part, told, privileged=content)
+            await self._send_from(begin, source, part, told, privileged=shared)
             done = await self._patiently(
                 lambda: self._machine.run(
-                    finish, seconds=60 + size / _SLOWEST, privileged=content, check=False
+                    finish, seconds=60 + size / _SLOWEST, privileged=shared, check=False
                 )
             )
             if done.status == 0:
                 return
-            if content:
-                stored = await self._patiently(lambda: self.stored([digest]))
-                if stored:
-                    return  # another main host was quicker
-            if done.status != _OTHER_CONTENT:
+            if shared and await self._patiently(lambda: self._is_stored(content.digest)):
+                return  # another main host was quicker
+            if done.status != scripts.OTHER_CONTENT:
                 break
         raise DriverError(
             f"{source} did not arrive whole on {self._machine.name}: "
-            + ("its digest is another one" if done.status == _OTHER_CONTENT else done.complaint),
+            + ("its digest is another one" if done.status == scripts.OTHER_CONTENT else done.complaint),
             hint=f"is there room, and does {source} change while it is sent?",
         )
 
@@ -310,7 +289,7 @@ class HostDepot:
         words = [f"of={part}", "bs=1M", "iflag=fullblock", "oflag=seek_bytes", "conv=notrunc", "status=none"]
 
         async def send(offset: int, data: bytes) -> None:
-            argv = ["sh", "-c", _DD, "dd", *words, f"seek={offset}"]
+            argv = ["sh", "-c", scripts.DD, "dd", *words, f"seek={offset}"]
             await self._machine.run(argv, stdin=data, seconds=_PIECE_SECONDS, privileged=privileged)
 
         with source.open("rb") as file:
@@ -331,6 +310,80 @@ class HostDepot:
                 if time.monotonic() > end:
                     raise
                 await asyncio.sleep(_PAUSE)
+
+
+class _Found(msgspec.Struct):
+    """What LOOK has found."""
+
+    missing: list[str]
+    room: int
+    stored: set[str]
+    home: str | None
+    notes: dict[str, str]
+    files: list[str]
+    links: dict[str, str]
+
+    @staticmethod
+    def parse(done: Completed, store: Path) -> _Found:
+        """From what it prints."""
+        found = _Found([], 0, set(), None, {}, [], {})
+        words = iter(_split(done))
+        for kind in words:
+            word = next(words)
+            match kind:
+                case "missing":
+                    found.missing.append(word)
+                case "room":
+                    found.room = int(word)
+                case "stored":
+                    found.stored.add(word)
+                case "home":
+                    found.home = word
+                case "notes":
+                    found.notes = _decode(word.encode())
+                case "file":
+                    found.files.append(word)
+                case "link":
+                    goal = Path(next(words))
+                    if goal.parent == store:
+                        found.links[word] = goal.name
+        return found
+
+    def holdings(self) -> Holdings:
+        """Notes count for what is there; a link tells by itself what it leads to, if it leads anywhere."""
+        delivered = {path: self.links.get(path) or self.notes.get(path, "") for path in self.files}
+        return Holdings(stored=frozenset(self.stored), delivered=delivered, room=self.room)
+
+
+def _encode(notes: Mapping[str, str]) -> bytes:
+    return msgspec.json.encode(notes, order="deterministic")
+
+
+def _decode(text: bytes) -> dict[str, str]:
+    """Half a note is none."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, str])
+    except msgspec.MsgspecError:
+        return {}
+
+
+def _pack(contents: Iterable[Content], before: bytes, after: bytes) -> bytes:
+    """An archive for UNPACK."""
+    memory, sums = io.BytesIO(), []
+    with tarfile.open(fileobj=memory, mode="w") as archive:
+
+        def add(name: str, data: bytes, mode: int = 0o644) -> None:
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), mode
+            archive.addfile(entry, io.BytesIO(data))
+
+        for number, content in enumerate(contents):
+            add(str(number), content.source.read_bytes(), content.source.stat().st_mode & 0o777)
+            sums.append(f"{content.digest}  {number}\n")
+        add("before", before)
+        add("after", after)
+        add("sums", "".join(sums).encode())
+    return memory.getvalue()
 
 
 def _split(done: Completed) -> list[str]:

@@ -20,8 +20,10 @@ from kvmcompose.core.deployment import Capture
 from kvmcompose.core.model import Host
 from kvmcompose.effects.files import write_atomic
 from kvmcompose.server.drivers import (
+    Content,
     DomainState,
     DriverError,
+    Holdings,
     HostDrivers,
     HypervisorFacts,
     Login,
@@ -464,25 +466,19 @@ class FakeDepot:
     def __init__(self, host: FakeHost) -> None:
         self._host = host
 
-    async def check(self, project: str, home: str) -> None:  # noqa: ARG002 (there is one main host)
-        """It can be reached, unless it is made to fail."""
-        await self._host.call("check_depot", project)
-
-    async def room(self) -> int:
-        """Plenty."""
-        await self._host.call("room")
-        return 1 << 50
+    async def look(self, project: str, home: str) -> Holdings:  # noqa: ARG002 (there is one main host)
+        """What has come."""
+        await self._host.call("look", project)
+        world = self._host.world
+        return Holdings(
+            stored=frozenset(world.depot), delivered=dict(world.delivered.get(project, {})), room=1 << 50
+        )
 
     async def open(self, project: str, home: str) -> None:  # noqa: ARG002 (see above)
         """Note whose it is."""
         await self._host.call("open_depot", project)
         self._host.world.delivered.setdefault(project, {})
         self._host.keep()
-
-    async def stored(self, digests: Sequence[str]) -> frozenset[str]:
-        """Those that have come."""
-        await self._host.call("stored")
-        return frozenset(digests) & self._host.world.depot.keys()
 
     async def store(self, digest: str, source: Path, told: Callable[[int], None]) -> None:
         """Count it."""
@@ -492,26 +488,20 @@ class FakeDepot:
         self._host.world.depot[digest] = size
         self._host.keep()
 
-    async def delivered(self, project: str) -> Mapping[str, str]:
-        """What was delivered and is there."""
-        await self._host.call("delivered", project)
-        return dict(self._host.world.delivered.get(project, {}))
-
     async def link(self, project: str, links: Mapping[str, str]) -> None:
         """Note them."""
         await self._host.call("link", project)
         self._host.world.delivered[project].update(links)
         self._host.keep()
 
-    async def put(
-        self, project: str, path: str, digest: str, source: Path, told: Callable[[int], None]
-    ) -> None:
-        """Note it; a disk is a new one."""
-        await self._host.call("put", path)
-        told(source.stat().st_size)  # noqa: ASYNC240 (a fake may)
-        self._host.world.delivered[project][path] = digest
-        self._host.world.disks.pop(path.rpartition("/")[2], None)
-        self._host.keep()
+    async def put(self, project: str, files: Mapping[str, Content], told: Callable[[int], None]) -> None:
+        """Note them; a disk is a new one."""
+        for path, content in files.items():
+            await self._host.call("put", path)
+            told(content.source.stat().st_size)
+            self._host.world.delivered[project][path] = content.digest
+            self._host.world.disks.pop(path.rpartition("/")[2], None)
+            self._host.keep()
 
     async def clear(self, project: str) -> None:
         """All that was delivered goes."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
-from kvmcompose.core.deployment import Level
 from kvmcompose.effects.freight import Digests, Parcel, Sent, note_sent, parcels
-from kvmcompose.server.drivers import Depot, DriverError, HostDrivers
+from kvmcompose.server.drivers import Content, Depot, DriverError, Holdings, HostDrivers
 from kvmcompose.server.journal import Journal, RunningStep
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.stages import Job, together
@@ -26,125 +25,26 @@ STAGE = "distribute"
 _TELL_SECONDS = 5.0
 _MIB = 1 << 20
 
-
-class _Remote(msgspec.Struct):
-    """A host that is not the main host, and what it has. ``delivered`` is as when it was looked at."""
-
-    drivers: HostDrivers
-    depot: Depot
-    delivered: Mapping[str, str] = {}
+Reason = tuple[str, str | None]
 
 
 class Distribution:
-    """What one ``up`` sends."""
+    """What one ``up`` sends to whom. Before anything else all hosts have to be checked."""
 
     def __init__(self, context: Context, testbed: Testbed, journal: Journal, *, provision: bool) -> None:
         self._context = context
         self._testbed = testbed
-        self._journal = journal
-        self._provision = provision
-        self._digests = Digests(testbed.folder)
-        self._remotes = {
-            name: _Remote(drivers, drivers.depot)
+        digests = Digests(testbed.folder)
+        self._digests = digests
+        self._others = {
+            name: OtherHost(context, testbed, journal, drivers, digests, provision=provision)
             for name, drivers in context.hosts(testbed).items()
             if drivers.depot is not None
         }
 
-    # -- before anything is changed
-
-    async def check(self, name: str) -> list[tuple[str, str | None]]:
+    async def check(self, name: str) -> list[Reason]:
         """What keeps a host from being sent anything; nothing of the main host. Raises DriverError."""
-        remote = self._remotes.get(name)
-        if remote is None:
-            return []
-        await remote.depot.check(self._context.project, self._context.home)
-        remote.delivered = await remote.depot.delivered(self._context.project)
-        wanted = self._parcels(name)
-        reasons: list[tuple[str, str | None]] = []
-        missing = await self._missing(remote, wanted)
-        room, needed = await remote.depot.room(), sum(parcel.size for parcel in missing)
-        if needed > room:
-            reasons.append(
-                (
-                    f"there is no room: {_mib(needed)} have to be sent, {_mib(room)} are free",
-                    "images of other testbeds are in /var/lib/kvm-compose/.store there",
-                )
-            )
-        if not self._provision:
-            holding = [
-                guest.name
-                for guest in self._guests(name)
-                if guest.run is not None
-                and guest.run.disk is not None
-                and remote.delivered.get(guest.run.disk)
-                not in (None, await self._digest(wanted, guest.run.disk))
-                and await self.has_data(guest)
-            ]
-            if holding:
-                reasons.append(
-                    (
-                        f"the disks of {', '.join(holding)} were built anew, and hold data",
-                        "kvm-compose up --provision makes them anew: what they wrote is lost",
-                    )
-                )
-        return reasons
-
-    async def _missing(self, remote: _Remote, wanted: Mapping[str, Parcel]) -> list[Parcel]:
-        """What would be sent, as things are now."""
-        shared = {await self._digest(wanted, path): each for path, each in wanted.items() if each.shared}
-        stored = await remote.depot.stored(list(shared))
-        missing = [parcel for digest, parcel in shared.items() if digest not in stored]
-        for path, parcel in wanted.items():
-            if not parcel.shared and await self._is_to_be_put(remote, parcel, path):
-                missing.append(parcel)
-        return missing
-
-    async def _is_to_be_put(self, remote: _Remote, parcel: Parcel, path: str) -> bool:
-        there = remote.delivered.get(path)
-        if there is None or (parcel.disk and self._provision):
-            return True
-        return there != await asyncio.to_thread(self._digests.of, parcel.source)
-
-    async def _digest(self, wanted: Mapping[str, Parcel], path: str) -> str:
-        return await asyncio.to_thread(self._digests.of, wanted[path].source)
-
-    def _guests(self, name: str) -> list[Guest]:
-        return [guest for guest in self._testbed.runnable if guest.state.testbed_host == name]
-
-    def _parcels(self, name: str) -> dict[str, Parcel]:
-        return parcels(self._testbed.folder, [guest.run for guest in self._guests(name) if guest.run])
-
-    # -- disks, wherever they are
-
-    def path(self, guest: Guest) -> Path:
-        """Where a guest's disk lies on its host."""
-        assert guest.run is not None  # noqa: S101 (only guests that run have one)
-        assert guest.run.disk is not None  # noqa: S101
-        host = self._context.host_of(guest, self._testbed)
-        return self._context.folder_on(host) / guest.run.disk
-
-    async def has_data(self, guest: Guest) -> bool:
-        """Whether a guest has written to its disk."""
-        remote = self._remotes.get(guest.state.testbed_host)
-        if guest.run is None or guest.run.disk is None:
-            return False
-        if remote is not None and guest.run.disk not in remote.delivered:
-            return False
-        return not await self._context.host_of(guest, self._testbed).disks.pristine(self.path(guest))
-
-    async def renew(self, guest: Guest) -> None:
-        """Give a guest an empty disk: all that is on it is lost."""
-        disks = self._context.host_of(guest, self._testbed).disks
-        remote = self._remotes.get(guest.state.testbed_host)
-        if remote is None:
-            await disks.reset_overlay(self.path(guest))
-            return
-        await disks.remove(self.path(guest))  # a new one is sent
-        remote.delivered = {
-            path: digest for path, digest in remote.delivered.items() if guest.run and path != guest.run.disk
-        }
-
-    # -- the stages
+        return await self._others[name].check() if name in self._others else []
 
     async def prepare(self, host: HostDrivers) -> Path:
         """The project's folder on a host, made if need be."""
@@ -155,69 +55,207 @@ class Distribution:
     async def run(self, running: Collection[str]) -> bool:
         """Send everything; whether all hosts have it. Disks of guests that run stay as they are."""
         self._digests.look_again()  # golden images are other files now
-        jobs = [self._job(name, remote, running) for name, remote in self._remotes.items()]
+
+        def job(other: OtherHost) -> Job:
+            return lambda: other.send(running)
+
+        jobs = [job(other) for other in self._others.values()]
         good = all(await together(jobs, limit=max(1, len(jobs))))
         await asyncio.to_thread(self._digests.keep)
         return good
 
-    def _job(self, name: str, remote: _Remote, running: Collection[str]) -> Job:
-        async def job() -> None:
-            wanted = self._parcels(name)
-            shared = {path: await self._digest(wanted, path) for path, each in wanted.items() if each.shared}
-            images = await self._send_images(name, remote, wanted, shared)
-            with self._journal.step(STAGE, "files", host=name) as step:
-                await remote.depot.link(self._context.project, shared)
-                in_use = {
-                    guest.run.disk for guest in self._guests(name) if guest.run and guest.name in running
-                }
-                own = {path: each for path, each in wanted.items() if path not in in_use}
-                files = await self._send_files(remote, own)
-                if not images and not files:
-                    step.skip()
-                else:
-                    step.say(f"{name} was sent {_mib(images + files)}")
-            sent = Sent(
-                frozenset(shared.values()),
-                {path: await self._digest(wanted, path) for path, each in wanted.items() if not each.shared},
-            )
-            await asyncio.to_thread(note_sent, self._testbed.folder, name, sent)
+    # -- disks, wherever they are
 
-        return job
+    def path(self, guest: Guest) -> Path:
+        """Where a guest's disk lies on its host."""
+        return self._context.folder_on(self._context.host_of(guest, self._testbed)) / _disk(guest)
 
-    async def _send_images(
-        self, name: str, remote: _Remote, wanted: Mapping[str, Parcel], shared: Mapping[str, str]
-    ) -> int:
-        stored = await remote.depot.stored(list(shared.values()))
-        waiting = {digest: wanted[path] for path, digest in shared.items() if digest not in stored}
-        sent = 0
-        for digest, parcel in waiting.items():
-            with self._journal.step(STAGE, f"send:{Path(parcel.path).name}", host=name) as step:
-                counter = _Counter(step, parcel)
-                await remote.depot.store(digest, parcel.source, counter.add)
-                counter.end()
-                sent += counter.sent
-        return sent
-
-    async def _send_files(self, remote: _Remote, wanted: Mapping[str, Parcel]) -> int:
-        sent = 0
-
-        def add(count: int) -> None:
-            nonlocal sent
-            sent += count
-
-        for path, parcel in wanted.items():
-            if parcel.shared or not await self._is_to_be_put(remote, parcel, path):
-                continue
-            if parcel.disk and not self._provision and await self._still_has_data(remote, path):
-                raise DriverError(f"{path} holds data on {remote.drivers.name}, and was built anew")
-            digest = await self._digest(wanted, path)
-            await remote.depot.put(self._context.project, path, digest, parcel.source, add)
-        return sent
-
-    async def _still_has_data(self, remote: _Remote, path: str) -> bool:
-        if path not in remote.delivered:
+    async def has_data(self, guest: Guest) -> bool:
+        """Whether a guest has written to its disk."""
+        other = self._others.get(guest.state.testbed_host)
+        if guest.run is None or guest.run.disk is None:
             return False
-        return not await remote.drivers.disks.pristine(self._context.folder_on(remote.drivers) / path)
+        if other is not None:
+            return await other.has_data(guest.run.disk)
+        return not await self._context.host_of(guest, self._testbed).disks.pristine(self.path(guest))
+
+    async def renew(self, guest: Guest) -> None:
+        """Give a guest an empty disk: all that is on it is lost."""
+        other = self._others.get(guest.state.testbed_host)
+        if other is not None:
+            await other.drop(_disk(guest))  # a new one is sent
+        else:
+            await self._context.host_of(guest, self._testbed).disks.reset_overlay(self.path(guest))
+
+
+class OtherHost:
+    """A host that is not the main host: what it has, and what it lacks."""
+
+    def __init__(
+        self,
+        context: Context,
+        testbed: Testbed,
+        journal: Journal,
+        drivers: HostDrivers,
+        digests: Digests,
+        *,
+        provision: bool,
+    ) -> None:
+        assert drivers.depot is not None  # noqa: S101 (else it were the main host)
+        self.name = drivers.name
+        self._project = context.project
+        self._home = context.home
+        self._here = testbed.folder
+        self._there = context.folder_on(drivers)
+        self._guests = [
+            guest
+            for guest in testbed.runnable
+            if guest.run is not None and guest.state.testbed_host == self.name
+        ]
+        self._elsewhere = [guest for guest in testbed.runnable if guest.state.testbed_host != self.name]
+        self._journal = journal
+        self._disks = drivers.disks
+        self._depot: Depot = drivers.depot
+        self._digests = digests
+        self._provision = provision
+        self._delivered: dict[str, str] = {}
+        self._stored: frozenset[str] = frozenset()
+
+    # -- before anything is changed
+
+    async def check(self) -> list[Reason]:
+        """See what it has; what is in the way. Raises DriverError when nothing can be done with it."""
+        held = await self._depot.look(self._project, self._home)
+        self._delivered, self._stored = dict(held.delivered), held.stored
+        wanted = await self._wanted()
+        reasons = [*self._check_room(held, wanted)]
+        if not self._provision:
+            reasons += await self._check_disks(wanted)
+        return reasons
+
+    def _check_room(self, held: Holdings, wanted: Mapping[str, _Wanted]) -> Iterator[Reason]:
+        needed = sum(each.size for digest, each in _shared(wanted).items() if digest not in self._stored)
+        needed += sum(each.parcel.size for path, each in wanted.items() if self._is_to_be_put(path, each))
+        if needed > held.room:
+            yield (
+                f"there is no room: {_mib(needed)} have to be sent, {_mib(held.room)} are free",
+                "images of other testbeds are in /var/lib/kvm-compose/.store there",
+            )
+
+    async def _check_disks(self, wanted: Mapping[str, _Wanted]) -> list[Reason]:
+        """Disks with data that would be lost, or left behind."""
+        lost = [
+            guest.name
+            for guest in self._guests
+            if (disk := _disk_or_none(guest)) is not None
+            and disk in self._delivered
+            and self._is_to_be_put(disk, wanted[disk])
+            and await self.has_data(disk)
+        ]
+        reasons: list[Reason] = []
+        if lost:
+            reasons.append(
+                (
+                    f"the disks of {', '.join(lost)} were built anew, and hold data",
+                    "kvm-compose up --provision makes them anew: what they wrote is lost",
+                )
+            )
+        for guest in self._elsewhere:
+            disk = _disk_or_none(guest)
+            if disk in self._delivered and disk is not None and await self.has_data(disk):
+                place = guest.state.testbed_host
+                hint = f"pin it (placement: {{pin: {{{guest.name}: {self.name}}}}}), or lose what it wrote"
+                reasons.append(
+                    (f"{guest.name} has data here, and lies on {place} now", f"{hint}: up --provision")
+                )
+        return reasons
+
+    # -- disks
+
+    async def has_data(self, disk: str) -> bool:
+        """Whether a disk is there that a guest has written to."""
+        return disk in self._delivered and not await self._disks.pristine(self._there / disk)
+
+    async def drop(self, disk: str) -> None:
+        """Remove a disk."""
+        await self._disks.remove(self._there / disk)
+        self._delivered.pop(disk, None)
+
+    # -- sending
+
+    async def send(self, running: Collection[str]) -> None:
+        """Send what it lacks. Raises StepFailedError."""
+        wanted = await self._wanted()
+        sent = 0
+        for digest, parcel in _shared(wanted).items():
+            if digest not in self._stored:
+                sent += await self._send_image(digest, parcel)
+        with self._journal.step(STAGE, "files", host=self.name) as step:
+            sent += await self._send_files(wanted, running)
+            if sent:
+                step.say(f"{self.name} was sent {_mib(sent)}")
+            else:
+                step.skip()
+        noted = Sent(
+            frozenset(_shared(wanted)),
+            {path: each.digest for path, each in wanted.items() if not each.parcel.shared},
+        )
+        await asyncio.to_thread(note_sent, self._here, self.name, noted)
+
+    async def _send_image(self, digest: str, parcel: Parcel) -> int:
+        with self._journal.step(STAGE, f"send:{Path(parcel.path).name}", host=self.name) as step:
+            counter = _Counter(step, parcel)
+            await self._depot.store(digest, parcel.source, counter.add)
+            counter.end()
+        return counter.sent
+
+    async def _send_files(self, wanted: Mapping[str, _Wanted], running: Collection[str]) -> int:
+        links = {
+            path: each.digest
+            for path, each in wanted.items()
+            if each.parcel.shared and self._delivered.get(path) != each.digest
+        }
+        if links:
+            await self._depot.link(self._project, links)
+        if self._provision:
+            for guest in self._elsewhere:
+                if (disk := _disk_or_none(guest)) in self._delivered and disk is not None:
+                    await self.drop(disk)
+        in_use = {_disk_or_none(guest) for guest in self._guests if guest.name in running}
+        files = {
+            path: Content(each.digest, each.parcel.source)
+            for path, each in wanted.items()
+            if path not in in_use and self._is_to_be_put(path, each)
+        }
+        for path in files:
+            if wanted[path].parcel.disk and not self._provision and await self.has_data(path):
+                raise DriverError(f"{path} holds data on {self.name}, and was built anew")
+        sent: list[int] = []
+        if files:
+            await self._depot.put(self._project, files, sent.append)
+        return sum(sent)
+
+    async def _wanted(self) -> dict[str, _Wanted]:
+        """What its guests need, by path, as it is now."""
+
+        def find() -> dict[str, _Wanted]:
+            found = parcels(self._here, [guest.run for guest in self._guests if guest.run is not None])
+            return {path: _Wanted(parcel, self._digests.of(parcel.source)) for path, parcel in found.items()}
+
+        return await asyncio.to_thread(find)
+
+    def _is_to_be_put(self, path: str, wanted: _Wanted) -> bool:
+        if wanted.parcel.shared:
+            return False
+        there = self._delivered.get(path)
+        return there != wanted.digest or (wanted.parcel.disk and self._provision)
+
+
+class _Wanted(msgspec.Struct, frozen=True):
+    """A parcel, and the digest of what is in it."""
+
+    parcel: Parcel
+    digest: str
 
 
 class _Counter:
@@ -229,11 +267,7 @@ class _Counter:
         self._told = self._began = time.monotonic()
         self.sent = 0
 
-    @property
-    def add(self) -> Callable[[int], None]:
-        return self._add
-
-    def _add(self, count: int) -> None:
+    def add(self, count: int) -> None:
         self.sent += count
         now = time.monotonic()
         if now - self._told > _TELL_SECONDS:
@@ -243,9 +277,22 @@ class _Counter:
     def end(self) -> None:
         if self.sent:
             took = time.monotonic() - self._began
-            self._step.say(
-                f"{Path(self._parcel.path).name}: {_mib(self.sent)} sent in {took:.1f} s", Level.INFO
-            )
+            self._step.say(f"{Path(self._parcel.path).name}: {_mib(self.sent)} sent in {took:.1f} s")
+
+
+def _shared(wanted: Mapping[str, _Wanted]) -> dict[str, Parcel]:
+    """What is sent by its content, each once."""
+    return {each.digest: each.parcel for each in wanted.values() if each.parcel.shared}
+
+
+def _disk_or_none(guest: Guest) -> str | None:
+    return guest.run.disk if guest.run is not None else None
+
+
+def _disk(guest: Guest) -> str:
+    disk = _disk_or_none(guest)
+    assert disk is not None  # noqa: S101 (golden images and their clones have one)
+    return disk
 
 
 def _mib(size: int) -> str:
