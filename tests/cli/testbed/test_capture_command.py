@@ -44,7 +44,7 @@ def lab_of_two_ports(idle: Lab) -> Lab:
     return idle
 
 
-def test_packets_are_printed(standing: Lab) -> None:
+def test_packets_are_printed(standing: Lab, tmp_path: Path) -> None:
     process = standing.start("capture", "web", "--count", "3")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0
@@ -52,7 +52,7 @@ def test_packets_are_printed(standing: Lab) -> None:
     assert len(lines) == 3
     assert lines[1].endswith("IP 192.0.2.2 > 192.0.2.1: ICMP echo reply, id 1, seq 0, length 64")
     assert err.splitlines() == ["capturing packets of web; Ctrl-C ends it", "3 packets captured"]
-    assert standing.must("capture", "-q", "lab-web", "--count", "1", "-w", "x.pcap").said == ""
+    assert standing.must("capture", "-q", "lab-web", "--count", "1", "-w", str(tmp_path / "x")).said == ""
 
 
 @pytest.mark.parametrize("target", ["web", "lab-web", "br0", "lab-br0", "lab-network"])
@@ -129,13 +129,13 @@ def test_numbers_that_are_none(standing: Lab, option: str, number: str) -> None:
     assert "is not a number from 1 to" in standing.must("capture", "web", f"{option}={number}", status=2).err
 
 
-def test_one_of_several_interfaces(lab_of_two_ports: Lab) -> None:
+def test_one_of_several_interfaces(lab_of_two_ports: Lab, tmp_path: Path) -> None:
     lab = lab_of_two_ports
     said = lab.must("capture", "web", status=2).err
     assert "web has 2 interfaces" in said
     assert "--interface: 0 (on br0), 1 (on br1)" in said
     for name in ("1", "br1", "lab-br1"):
-        lab.must("capture", "web", "--interface", name, "--count", "1", "-w", "one.pcap")
+        lab.must("capture", "web", "--interface", name, "--count", "1", "-w", str(tmp_path / "one"))
 
 
 def test_down_ends_it_and_status_sees_nothing_of_it(up: Lab) -> None:
