@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from shutil import disk_usage
 
 from kvmcompose.client.address import Address
 from kvmcompose.client.server import RefusedByServerError, ServerError
@@ -21,6 +22,8 @@ _AGAIN_SECONDS = 1.0
 _FAKE = "KVM_COMPOSE_SERVER_FAKE"
 _LOG_BYTES = 1024 * 1024
 _TAIL_LINES = 8
+#: A server writes this much before anything else, in bytes.
+_LEAST = 1 << 17
 
 
 def listens(address: Address) -> bool:
@@ -60,7 +63,7 @@ def ensure(state: Path, address: Address) -> None:
                 if status != 0:
                     raise ServerError(
                         f"the server did not start (status {status}):\n{_tail(log, begun_at)}",
-                        hint=f"its log is {log}",
+                        hint=_room(state) or f"its log is {log}",
                     )
                 ended_at = time.monotonic()
             if ended_at is not None and time.monotonic() - ended_at > _AGAIN_SECONDS:
@@ -71,6 +74,12 @@ def ensure(state: Path, address: Address) -> None:
         hint="name the address of one that runs (KVM_COMPOSE_SERVER, --server), or see "
         f"{embedded_log(state)}",
     )
+
+
+def _room(state: Path) -> str | None:
+    """That there is no room for it to say anything, if so."""
+    full = disk_usage(state).free < _LEAST
+    return f"there is no room left where its memory lies, {state}" if full else None
 
 
 def _check_installed() -> None:

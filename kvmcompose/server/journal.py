@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Self
 
 from kvmcompose.core.deployment import ActionState, Fault, Level, LogLine, Step, StepState
 from kvmcompose.core.errors import KvmComposeError, RefusedError
-from kvmcompose.server.store import Store, now
+from kvmcompose.server.store import Store, StoreError, now
 
 #: Lines that are fetched at a time for a listener that replays.
 _CHUNK = 1000
@@ -66,9 +67,10 @@ class Journal:
         """Note what went wrong."""
         self.faults.append(fault)
         where = {"stage": stage, "step": fault.step, "guest": fault.guest, "host": fault.host}
-        self.say(fault.message, Level.ERROR, **where)
-        if fault.hint:
-            self.say(f"hint: {fault.hint}", Level.ERROR, **where)
+        with suppress(StoreError):  # a full disk is what went wrong: the fault is told all the same
+            self.say(fault.message, Level.ERROR, **where)
+            if fault.hint:
+                self.say(f"hint: {fault.hint}", Level.ERROR, **where)
 
     def step(
         self, stage: str, name: str, *, guest: str | None = None, host: str | None = None

@@ -78,6 +78,29 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+class _Connection(sqlite3.Connection):
+    """Whose trouble has words: most often it is that a disk is full."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        with _in_words():
+            return super().execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+        with _in_words():
+            return super().executemany(sql, parameters)
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StoreError(
+            f"the server's memory cannot be used: {error}",
+            hint="is there room where it lies? kvm-compose server --state-dir puts it elsewhere",
+        ) from error
+
+
 class Store:
     """The server's memory. ``path`` None keeps it in RAM."""
 
@@ -89,7 +112,7 @@ class Store:
                 # SQLite gives the files beside it the same permissions
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
                 path.chmod(0o600)
-            self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
+            self._db = sqlite3.connect(path or ":memory:", isolation_level=None, factory=_Connection)
             self._db.executescript(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;"
             )
@@ -117,7 +140,8 @@ class Store:
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # SQLite has gone back by itself where a disk was full
+                self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
 
