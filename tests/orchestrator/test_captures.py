@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvmcompose.core.deployment import Capture, Up
-from kvmcompose.core.errors import InputError, RefusedError
+from kvmcompose.core.errors import RefusedError
 from kvmcompose.server.drivers import DriverError
 from kvmcompose.server.drivers.fake import Failure
+from kvmcompose.server.orchestrator.captures import WrongCaptureError
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -63,9 +64,10 @@ def test_what_cannot_be_captured(lab: Lab) -> None:
         capture(lab, "proxy")
     with pytest.raises(RefusedError, match="worker is not up"):
         capture(lab, "worker")
-    with pytest.raises(InputError, match="did you mean worker-1"):
+    with pytest.raises(WrongCaptureError, match="no guest or bridge 'worker1'") as unknown:
         capture(lab, "worker1")
-    with pytest.raises(InputError, match="no interface br1"):
+    assert unknown.value.hint == "did you mean worker-1 or worker or worker-0?"
+    with pytest.raises(WrongCaptureError, match="no interface br1"):
         capture(lab, "web", "br1")
 
 

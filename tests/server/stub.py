@@ -23,7 +23,7 @@ from kvmcompose.core.deployment import (
     TestbedStatus,
     Up,
 )
-from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem, RefusedError
+from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.server.actions import Actions, NotFoundError
 from kvmcompose.server.api import create_app
 from kvmcompose.server.api.cluster import ClusterConfig
@@ -34,7 +34,7 @@ from kvmcompose.server.drivers._fake_packets import file_header, record
 from kvmcompose.server.journal import Journal
 from kvmcompose.server.listen import Listener, bound_port, tcp_socket, unix_socket
 from kvmcompose.server.orchestrator import Orchestrator, Outcome
-from kvmcompose.server.orchestrator.captures import Packets
+from kvmcompose.server.orchestrator.captures import Packets, WrongCaptureError
 from kvmcompose.server.settings import Settings
 from kvmcompose.server.store import Store
 
@@ -107,8 +107,7 @@ class Stub(Orchestrator):
         if wanted.target == "refused":
             raise RefusedError("refused is not up", hint="kvm-compose up")
         if wanted.filter == "wrong":
-            problem = Problem(code="x", message="the filter is wrong", location=Location("x"), hint="mend it")
-            raise InputError([problem])
+            raise WrongCaptureError("the filter is wrong", hint="mend it")
         stream = self._packets(wanted)
         return Packets(await anext(stream), stream)
 

@@ -19,12 +19,12 @@ from kvmcompose.core.deployment import (
     NewDeployment,
     Step,
 )
-from kvmcompose.core.errors import InputError, RefusedError
+from kvmcompose.core.errors import RefusedError
 from kvmcompose.server.actions import Actions, BusyError, NotFoundError
 from kvmcompose.server.api.cluster import ClusterConfig
 from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.orchestrator import Orchestrator
-from kvmcompose.server.orchestrator.captures import Packets
+from kvmcompose.server.orchestrator.captures import Packets, WrongCaptureError
 from kvmcompose.server.store import Store
 
 _PROJECT = re.compile(PROJECT_PATTERN)
@@ -137,9 +137,8 @@ class Service:
         deployment = self.deployment(name)
         try:
             return await self.orchestrator.capture(deployment, wanted)
-        except InputError as error:
-            problem = error.problems[0]
-            raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, problem.message, hint=problem.hint) from error
+        except WrongCaptureError as error:
+            raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, error.message, hint=error.hint) from error
 
     # -- actions
 

@@ -92,7 +92,7 @@ class Orchestrator:
         return await Snapshots(self._context(deployment)).shown(guest)
 
     async def capture(self, deployment: Deployment, wanted: Capture) -> Packets:
-        """Packets of what is up, from now on. Raises InputError for what cannot be captured."""
+        """Packets of what is up, from now on. Raises WrongCaptureError for what there is not."""
         return await capture(self._context(deployment), wanted)
 
     def check_removal(self, deployment: Deployment) -> None:

@@ -7,13 +7,17 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from kvmcompose.core.deployable import SwitchBridge
 from kvmcompose.core.deployment import Capture
-from kvmcompose.core.errors import InputError, Location, Problem, RefusedError
+from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.state import Interface
 from kvmcompose.server.drivers import DriverError, HostDrivers
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.testbed import Guest, Testbed
 
 _ON = ("running", "paused")
+
+
+class WrongCaptureError(KvmComposeError):
+    """What is asked for is not there or makes no sense; nothing was begun."""
 
 
 class Packets:
@@ -37,7 +41,7 @@ class Packets:
 async def capture(context: Context, wanted: Capture) -> Packets:
     """Begin to capture. A guest comes before a bridge of its name, which also goes by its name on the host.
 
-    Raises InputError for what there is not, RefusedError for what is not up, DriverError.
+    Raises WrongCaptureError for what there is not, RefusedError for what is not up, DriverError.
     """
     testbed = context.current
     guest = testbed.guests.get(wanted.target.removeprefix(f"{testbed.project}-"))
@@ -48,7 +52,7 @@ async def capture(context: Context, wanted: Capture) -> Packets:
     if guest is not None:
         stream = await _guest(context, testbed, guest, wanted)
     elif wanted.interface is not None:
-        raise _wrong(f"{wanted.target} is no guest: it has no interface {wanted.interface}")
+        raise WrongCaptureError(f"{wanted.target} is no guest: it has no interface {wanted.interface}")
     elif bridge is not None:
         stream = await _bridge(context, testbed, bridge, wanted)
     elif wanted.target in (testbed.wiring.network.name, testbed.wiring.network.bridge):
@@ -76,7 +80,7 @@ async def _guest(context: Context, testbed: Testbed, guest: Guest, wanted: Captu
 
 
 def _nic(guest: Guest, given: str | None) -> Interface:
-    """The interface that is meant. Raises InputError."""
+    """The interface that is meant. Raises WrongCaptureError."""
     nics = guest.state.interfaces
     found = list(nics)
     if given is not None:
@@ -85,7 +89,7 @@ def _nic(guest: Guest, given: str | None) -> Interface:
         return found[0]
     there = ", ".join(f"{number} (on {nic.bridge})" for number, nic in enumerate(nics)) or "none"
     what = f"{len(found)} interfaces" if found else f"no interface {given or ''}".rstrip()
-    raise _wrong(
+    raise WrongCaptureError(
         f"{guest.name} has {what}{f' on {given}' if found and given is not None else ''}",
         hint=f"name one with --interface: {there}" if nics else "capture the bridge that it should be on",
     )
@@ -115,7 +119,7 @@ async def _check_filter(host: HostDrivers, wanted: Capture) -> None:
         return
     complaint = await host.captures.check_filter(wanted.filter)
     if complaint is not None:
-        raise _wrong(
+        raise WrongCaptureError(
             f"the filter {wanted.filter!r} cannot be used: {complaint}",
             hint="man pcap-filter tells what it may say; for example: 'tcp port 80 and host 10.1.2.3'",
         )
@@ -125,14 +129,9 @@ def _down(name: str) -> RefusedError:
     return RefusedError(f"{name} is not up", hint="kvm-compose up")
 
 
-def _unknown(testbed: Testbed, name: str) -> InputError:
+def _unknown(testbed: Testbed, name: str) -> WrongCaptureError:
     bridges = [bridge.segment for bridge in testbed.wiring.bridges]
     known = [*testbed.guests, *bridges, testbed.wiring.network.name]
     near = difflib.get_close_matches(name, known, 3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known[:20])}"
-    return _wrong(f"there is no guest or bridge {name!r} in {testbed.project}", hint=hint)
-
-
-def _wrong(message: str, hint: str | None = None) -> InputError:
-    problem = Problem(code="wrong-capture", message=message, location=Location("request"), hint=hint)
-    return InputError([problem])
+    return WrongCaptureError(f"there is no guest or bridge {name!r} in {testbed.project}", hint=hint)
