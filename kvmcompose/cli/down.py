@@ -33,6 +33,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         help="how long a guest may take to shut down before it is switched off (default: 60)",
     )
+    parser.add_argument(
+        "--abandon",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a testbed host that is gone for good: whatever is there stays there (may be repeated)",
+    )
     add_action_options(parser)
 
 
@@ -52,4 +59,5 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from kvmcompose.core.deployment import Down
 
     target = open_target(arguments, register=True)  # it may be up, and the server's memory lost
-    return act(target, Down(purge=arguments.purge, timeout=arguments.timeout), arguments, console)
+    command = Down(purge=arguments.purge, timeout=arguments.timeout, abandon=tuple(arguments.abandon))
+    return act(target, command, arguments, console)

@@ -15,6 +15,7 @@ import msgspec
 #: follow, in Python; what stands here means the same to it and to JSON Schema (ECMA 262).
 PROJECT_PATTERN = r"^[a-z]([a-z0-9-]{0,39}[a-z0-9])?$(?!\n)"
 GUEST_PATTERN = r"^[a-z][a-z0-9-]{0,62}$(?!\n)"
+HOST_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$(?!\n)"
 SNAPSHOT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$(?!\n)"
 #: What is captured: a guest, one of its interfaces, a bridge. The expression travels in an address.
 TARGET_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$(?!\n)"
@@ -25,6 +26,7 @@ MAX_PACKETS = 2**31 - 1
 
 ProjectName = Annotated[str, msgspec.Meta(pattern=PROJECT_PATTERN)]
 GuestName = Annotated[str, msgspec.Meta(pattern=GUEST_PATTERN)]
+HostName = Annotated[str, msgspec.Meta(pattern=HOST_PATTERN)]
 SnapshotName = Annotated[str, msgspec.Meta(pattern=SNAPSHOT_PATTERN)]
 #: A word of a command that is run in a guest; no NUL can be in one.
 Word = Annotated[str, msgspec.Meta(max_length=65536, pattern=r"^[^\x00]*$")]
@@ -60,11 +62,12 @@ class Down(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="command", tag="down", forbid_unknown_fields=True
 ):
     """Take the testbed down. ``purge``: remove the guests' disks too. ``timeout``: seconds that a guest has
-    to shut down before it is switched off.
+    to shut down before it is switched off. ``abandon``: hosts that are gone for good, and not asked.
     """
 
     purge: bool = False
     timeout: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 60
+    abandon: Annotated[tuple[HostName, ...], msgspec.Meta(max_length=1000)] = ()
 
 
 class Exec(

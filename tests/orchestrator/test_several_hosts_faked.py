@@ -539,3 +539,46 @@ def test_a_guest_that_moves_to_another_host_does_not_lose_its_data_by_accident(l
         "one": PLACES["one"], "two": PLACES["two"] | PLACES["three"], "three": set(),
     }  # fmt: skip
     assert "far-cloud-init.img" not in labs.drivers.worlds["three"].disks
+
+
+# -- going on without ----------------------------------------------------------------------------------
+
+
+def test_a_host_that_cannot_be_sent_its_things_does_not_keep_others_from_going_on(labs: Lab) -> None:
+    labs.drivers.failures = [Failure("two/store:*")]
+    action = labs.do(Up(keep_going=True))
+    assert action.state is ActionState.FAILED
+    assert running(labs) == PLACES | {"two": set()}
+    labs.drivers.failures = []
+    labs.must(Up())
+    assert running(labs) == PLACES
+
+
+def test_a_golden_image_that_failed_is_not_sent(labs: Lab) -> None:
+    labs.drivers.failures = [Failure("run:worker:*shared.sh")]
+    assert labs.do(Up(keep_going=True)).state is ActionState.FAILED
+    assert not [call for call in labs.drivers.calls if "/store:worker" in call]
+
+
+def test_down_goes_where_the_testbed_was_brought_up(labs: Lab) -> None:
+    labs.must(Up())
+    labs.bench.edit('"192.0.2.12"', '"192.0.2.99"', "kvm-compose-config.json")
+    labs.bench.generate()
+    refused = labs.do(Up())
+    assert "host two: ip: 192.0.2.12 -> 192.0.2.99" in {each.message for each in refused.faults}
+    labs.must(Down())
+    assert running(labs) == {name: set() for name in PLACES}
+
+
+def test_a_host_that_is_gone_for_good_is_abandoned(labs: Lab) -> None:
+    labs.must(Up())
+    labs.drivers.failures = [Failure("two/*")]
+    assert labs.do(Down()).state is ActionState.FAILED
+    for name in ("one", "four"):
+        refused = labs.do(Down(abandon=(name,)))
+        assert refused.refused
+        assert [each.hint for each in refused.faults] == ["there are: two, three"]
+    action = labs.must(Down(abandon=("two",)))
+    assert "two is abandoned: whatever is there stays there" in labs.text(action)
+    assert labs.deployment.state is Phase.DOWN
+    assert running(labs) == {"one": set(), "two": PLACES["two"], "three": set()}

@@ -25,6 +25,10 @@ def differences(up: Deployed, built: Deployed, *, known: Collection[str], live: 
     for name in after:
         if name in before and name in live:
             found += _of_guest(name, up, built)
+    for name, host in built.state["testbed_hosts"].items():
+        reached = up.state["testbed_hosts"].get(name, host)
+        if reached["ip"] != host["ip"]:
+            found.append(f"host {name}: ip: {reached['ip']} -> {host['ip']}")
     if up.state["network"] != built.state["network"]:
         found += [f"network: {each}" for each in _changes(up.state["network"], built.state["network"])]
     network = f"artefacts/{up.state['project_name']}-network.xml"

@@ -52,17 +52,20 @@ class Distribution:
             await host.depot.open(self._context.project, self._context.home)
         return self._context.folder_on(host)
 
-    async def run(self, running: Collection[str]) -> bool:
-        """Send everything; whether all hosts have it. Disks of guests that run stay as they are."""
+    async def run(self, running: Collection[str], failed: Collection[str]) -> set[str]:
+        """Send everything; the names of hosts that could not be sent what they need.
+
+        Disks of guests that are ``running`` stay as they are, what ``failed`` ones need is left out.
+        """
         self._digests.look_again()  # golden images are other files now
 
         def job(other: OtherHost) -> Job:
-            return lambda: other.send(running)
+            return lambda: other.send(running, failed)
 
         jobs = [job(other) for other in self._others.values()]
-        good = all(await together(jobs, limit=max(1, len(jobs))))
+        results = await together(jobs, limit=max(1, len(jobs)))
         await asyncio.to_thread(self._digests.keep)
-        return good
+        return {name for name, good in zip(self._others, results, strict=True) if not good}
 
     # -- disks, wherever they are
 
@@ -183,9 +186,9 @@ class OtherHost:
 
     # -- sending
 
-    async def send(self, running: Collection[str]) -> None:
-        """Send what it lacks. Raises StepFailedError."""
-        wanted = await self._wanted()
+    async def send(self, running: Collection[str], failed: Collection[str]) -> None:
+        """Send what it lacks; see ``Distribution.run``. Raises StepFailedError."""
+        wanted = await self._wanted(failed)
         sent = 0
         for digest, parcel in _shared(wanted).items():
             if digest not in self._stored:
@@ -235,11 +238,12 @@ class OtherHost:
             await self._depot.put(self._project, files, sent.append)
         return sum(sent)
 
-    async def _wanted(self) -> dict[str, _Wanted]:
-        """What its guests need, by path, as it is now."""
+    async def _wanted(self, but: Collection[str] = ()) -> dict[str, _Wanted]:
+        """What its guests need, by path, as it is now; all ``but`` some guests."""
+        runs = [guest.run for guest in self._guests if guest.run is not None and guest.name not in but]
 
         def find() -> dict[str, _Wanted]:
-            found = parcels(self._here, [guest.run for guest in self._guests if guest.run is not None])
+            found = parcels(self._here, runs)
             return {path: _Wanted(parcel, self._digests.of(parcel.source)) for path, parcel in found.items()}
 
         return await asyncio.to_thread(find)

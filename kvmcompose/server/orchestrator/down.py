@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kvmcompose.core.deployment import Down, Level, Phase
-from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.effects.freight import forget_sent
 from kvmcompose.render.domain import console_log
@@ -45,11 +45,25 @@ class TakeDown:
         return found
 
     def _hosts(self) -> dict[str, HostDrivers]:
-        hosts = {
-            name: host for testbed in self._testbeds for name, host in testbed.state.testbed_hosts.items()
-        }
+        """Where it was brought up comes before where it would be now, but for how to get in there."""
+        hosts: dict[str, Host] = {}
+        for testbed in self._testbeds:
+            for name, host in testbed.state.testbed_hosts.items():
+                if name not in hosts or hosts[name].ip == host.ip:
+                    hosts[name] = host
         if not hosts:
             hosts = {"main": Host(name="main", ip="127.0.0.1", is_main_host=True)}
+        abandoned = [name for name in self._command.abandon if name in hosts]
+        if len(abandoned) != len(self._command.abandon) or any(
+            hosts[name].is_main_host for name in abandoned
+        ):
+            others = ", ".join(name for name, host in hosts.items() if not host.is_main_host) or "none"
+            raise RefusedError(
+                "only other hosts of the testbed can be abandoned", hint=f"there are: {others}"
+            )
+        for name in abandoned:
+            del hosts[name]
+            self._journal.say(f"{name} is abandoned: whatever is there stays there", Level.WARNING)
         return {name: self._context.host(host) for name, host in hosts.items()}
 
     async def run(self) -> Phase:

@@ -295,8 +295,8 @@ class BringUp:
 
     async def _distribute(self) -> None:
         running = {name for name, domain in self._domains.items() if domain.state != "shut off"}
-        if not await self._distribution.run(running):
-            raise StepFailedError("not all hosts were sent what their guests need")
+        lacking = await self._distribution.run(running, self._failed)
+        self._note({guest.name for guest in self._testbed.runnable if guest.state.testbed_host in lacking})
 
     async def _guests(self) -> None:
         limits = self._limits()
