@@ -247,7 +247,11 @@ def test_a_guest_that_goes_off_ends_its_capture(project: Project) -> None:
 
 def test_down_ends_captures(project: Project) -> None:
     with nothing_left(project):
+        abandoned = Running(project, ("br1", "-w", str(project.root / "abandoned.pcap")))
+        project.host.run(["pkill", "-KILL", "-f", "server --embedded"])
+        assert abandoned.end(None)[0] == 1
         captures = [Running(project, (target,)) for target in ("left", "br0", "wire-network")]
+        assert len([each for each in traces(project.host) if each.startswith("cap-")]) == 4
         project.run("down", "--timeout", "0")
         for each in captures:
             assert each.end(None)[0] == 1
