@@ -30,7 +30,7 @@ from kvmcompose.server.api.cluster import ClusterConfig
 from kvmcompose.server.api.guard import Activity, Guard, Policy
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.drivers import DriverError
-from kvmcompose.server.drivers._fake_packets import file_header, record
+from kvmcompose.server.drivers.fake.packets import file_header, record
 from kvmcompose.server.journal import Journal
 from kvmcompose.server.listen import Listener, bound_port, tcp_socket, unix_socket
 from kvmcompose.server.orchestrator import Orchestrator, Outcome

@@ -1,0 +1,113 @@
+"""The fake hosts' world: what is there, which calls fail, and where it is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from kvmcompose.effects.files import write_atomic
+from kvmcompose.server.drivers import DriverError
+
+#: The key of the main host's world, whatever the host is called.
+MAIN = ""
+
+
+class FakeDomain(msgspec.Struct):
+    """A domain. ``started`` in seconds since 1970, 0 while it is off."""
+
+    project: str
+    guest: str
+    started: float = 0
+    disk: str = ""
+    snapshots: dict[str, str] = {}
+
+
+class FakeDisk(msgspec.Struct):
+    """What is in a disk: ``markers`` are files in the guest that tell which scripts have run."""
+
+    written: bool = False
+    frozen: bool = False
+    version: int = 0
+    markers: list[str] = []
+
+
+class World(msgspec.Struct):
+    """All there is on one fake host. ``depot``: what was sent to it, by content; ``delivered``: by path."""
+
+    domains: dict[str, FakeDomain] = {}
+    networks: dict[str, str] = {}
+    bridges: dict[str, dict[str, list[str]]] = {}
+    links: list[str] = []
+    projects: dict[str, str] = {}
+    disks: dict[str, FakeDisk] = {}
+    depot: dict[str, int] = {}
+    delivered: dict[str, dict[str, str]] = {}
+
+
+class Failure(msgspec.Struct):
+    """Calls that fail: those that match ``pattern``, ``left`` more times (None: always)."""
+
+    pattern: str
+    left: int | None = None
+
+    @staticmethod
+    def parse(text: str) -> Failure:
+        """``PATTERN`` or ``PATTERN=TIMES``."""
+        pattern, _, times = text.rpartition("=")
+        if pattern and times.isdecimal():
+            return Failure(pattern, int(times))
+        return Failure(text)
+
+
+class Worlds:
+    """The worlds of all fake hosts, and their calls. ``path`` is where they are kept, None: nowhere."""
+
+    def __init__(self, path: Path | None = None, failures: Sequence[str] = (), delay: float = 0) -> None:
+        self.path = path
+        self.failures = [Failure.parse(each) for each in failures]
+        self.delay = delay
+        self.calls: list[str] = []
+        self.worlds = {MAIN: World()}
+        if path is not None and path.exists():
+            self.worlds = msgspec.json.decode(path.read_bytes(), type=dict[str, World])
+
+    @property
+    def world(self) -> World:
+        """The main host's."""
+        return self.worlds[MAIN]
+
+    async def call(self, method: str, target: str = "") -> None:
+        """What every method begins with: it takes its time, and may fail."""
+        name = f"{method}:{target}" if target else method
+        self.calls.append(name)
+        await asyncio.sleep(self.delay)
+        for failure in self.failures:
+            if failure.left != 0 and fnmatch.fnmatchcase(name, failure.pattern):
+                if failure.left is not None:
+                    failure.left -= 1
+                raise DriverError(
+                    f"{name} was made to fail", hint="this is a fake host: kvm-compose server --fake"
+                )
+
+    def keep(self) -> None:
+        """Write the world down."""
+        if self.path is not None:
+            write_atomic(self.path, msgspec.json.encode(self.worlds), mode=0o600)
+
+
+class FakeHost:
+    """One of the hosts. Calls to others than the main host begin with the host's name: ``two/facts``."""
+
+    def __init__(self, worlds: Worlds, name: str) -> None:
+        self._worlds = worlds
+        self._prefix = f"{name}/" if name != MAIN else ""
+        self.world = worlds.worlds.setdefault(name, World())
+        self.keep = worlds.keep
+
+    async def call(self, method: str, target: str = "") -> None:
+        """See ``Worlds.call``."""
+        await self._worlds.call(f"{self._prefix}{method}", target)
