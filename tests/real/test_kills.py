@@ -60,16 +60,21 @@ def project(real_host: TestHost, tmp_path: Path) -> Project:
     return project
 
 
+def kill(project: Project, pattern: str) -> None:
+    done = project.host.run(["pkill", "-KILL", "-f", "--", pattern], check=False)
+    assert done.returncode in (0, 1), done.stderr  # 1: there is none at that moment
+
+
 def kill_server(project: Project) -> None:
-    project.host.run(["pkill", "-KILL", "-f", "server --embedded"], check=False)
+    kill(project, "server --embedded")
 
 
 def kill_command(project: Project) -> None:
-    project.host.run(["pkill", "-KILL", "-f", f"-C {project.folder} "], check=False)
+    kill(project, f"-C {project.folder} ")
 
 
 def kill_guest(project: Project) -> None:
-    project.host.run(["pkill", "-KILL", "-f", "guest=mortal-"], check=False)
+    kill(project, "guest=mortal-")
 
 
 def kill_libvirtd(project: Project) -> None:
