@@ -789,7 +789,7 @@ async def without_sudo(folder: str, other: str) -> None:
         bob = this.having(user="bob")
         machine = RemoteMachine(bob)
         assert (await machine.run(["id", "-un"])).text == "bob\n"
-        for call in (machine.run(["id"], privileged=True), HostDepot(machine).check("lab", "desk:/lab")):
+        for call in (machine.run(["id"], privileged=True), HostDepot(machine).look("lab", "desk:/lab")):
             error = await error_of(call)
             assert "has to run as root on two, and sudo asks for a password" in error.message
             assert "sudo" in str(error.hint)

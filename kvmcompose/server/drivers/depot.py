@@ -65,10 +65,16 @@ class HostDepot:
     async def look(self, project: str, home: str) -> Holdings:
         """All that can be known before anything is sent."""
         places = [str(self._hosted), str(self._store), self._folder(project).name]
-        done, _ = await asyncio.gather(
+        # both to their end, whichever fails
+        done, rights = await asyncio.gather(
             self._machine.run(["sh", "-c", scripts.LOOK, "sh", *places, *_PROGRAMS]),
             self._machine.run(["true"], privileged=True),
+            return_exceptions=True,
         )
+        if isinstance(done, BaseException):
+            raise done
+        if isinstance(rights, BaseException):
+            raise rights
         found = _Found.parse(done, self._store)
         if found.missing:
             raise DriverError(
