@@ -172,9 +172,9 @@ def loads(folder: Path, state: State) -> list[Load]:
         there = noted.get(host.name, Sent())
         missing: dict[str, Parcel] = {}
         for path, parcel in wanted.items():
-            digest = digests.of(parcel.source)
-            known = there.contents if parcel.shared else {there.files.get(path)}
-            if path not in unmade and digest not in known:
-                missing.setdefault(digest if parcel.shared else path, parcel)
+            known = there.contents if parcel.shared else {there.files.get(path)} - {None}
+            # what is large is read only where it may be known
+            if path not in unmade and not (known and digests.of(parcel.source) in known):
+                missing.setdefault(str(parcel.source) if parcel.shared else path, parcel)
         found.append(Load(host.name, tuple(missing.values()), tuple(sorted(unmade & wanted.keys()))))
     return found

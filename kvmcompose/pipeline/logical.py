@@ -201,6 +201,13 @@ def _check_hosts(
                 message=f"{owners[host.ip]!r} has the address {host.ip} already",
             )
         owners.setdefault(host.ip, host.name)
+        if len(hosts) > 1 and (host.ip == "localhost" or host.ip.startswith("127.")):
+            yield Complaint(
+                code="loopback-address",
+                path=(at, host.name, "ip"),
+                message=f"{host.ip} leads every host to itself: no other one reaches {host.name!r} by it",
+                wanted="an address that the other testbed hosts reach, for the tunnels between them",
+            )
         if config is None or host.identity_file is None:
             continue
         if files.kind(host.identity_file) is FileKind.MISSING:

@@ -196,6 +196,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
         Example(argv=("cloud-images", "build", "debian_12"), named=False),
     ),
     "json-syntax": ("The config is not JSON.", _config(('"key.pub"\n', '"key.pub",\n'))),
+    "loopback-address": (
+        "With several testbed hosts, the address of one leads every other host to itself.",
+        _config(("192.0.2.12", "127.0.0.1")),
+    ),
     "missing-file": (
         "A file that is named is not there. A warning for the private keys, which building does not need.",
         _yaml(("./setup.sh", "./set-up.sh")),

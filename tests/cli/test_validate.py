@@ -364,6 +364,10 @@ CONFIG_CASES: dict[str, tuple[list[tuple[str, str]], Found]] = {
         [("192.0.2.12", "192.0.2.11")],
         [("duplicate-address", "4:20", "testbed_host_ssh_config.beta.ip")],
     ),
+    "host that others cannot reach": (
+        [("192.0.2.12", "127.0.0.1")],
+        [("loopback-address", "4:20", "testbed_host_ssh_config.beta.ip")],
+    ),
     "public key that is not there": (
         [("id_ed25519.pub", "id_rsa.pub")],
         [("missing-file", "6:30", "ssh_public_key_location")],

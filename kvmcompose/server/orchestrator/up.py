@@ -9,12 +9,13 @@ from kvmcompose.core.deployment import Level, Phase, Up
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.keys import default_keys
-from kvmcompose.server.drivers import DomainState, DriverError, HostDrivers, HypervisorFacts, SwitchPlan
+from kvmcompose.server.drivers import DomainState, DriverError, HostDrivers, HypervisorFacts
 from kvmcompose.server.journal import Journal, Refusals, RunningStep, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.differences import differences
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.golden import GoldenImages
+from kvmcompose.server.orchestrator.network import Network
 from kvmcompose.server.orchestrator.scripts import has_run, note_run, run_script
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
 from kvmcompose.server.orchestrator.start import Starter
@@ -40,6 +41,7 @@ class BringUp:
         self._facts: dict[str, HypervisorFacts] = {}
         self._domains: dict[str, DomainState] = {}
         self._failed: set[str] = set()
+        self._network = Network(context, self._testbed, journal, self._hosts)
         self._starter = Starter(context, self._testbed, journal)
         self._distribution = Distribution(context, self._testbed, journal, provision=command.provision)
         self._golden = GoldenImages(context, self._testbed, journal, self._starter, self._distribution)
@@ -53,7 +55,7 @@ class BringUp:
             return Phase.UP
         store = self._context.store
         store.set_deployed(self._context.project, self._to_be_deployed().encode())
-        await self._network()
+        await self._bring_network_up()
         await self._golden_images()
         await self._distribute()
         await self._guests()
@@ -98,7 +100,7 @@ class BringUp:
             lambda: self._look_at(name, host),
             lambda: self._check_domains(name, host),
             host.switches.check,
-            lambda: self._check_bridges(name, host),
+            lambda: self._network.check(name, host),
         )
         for check in checks:
             try:
@@ -120,14 +122,6 @@ class BringUp:
             raise DriverError(
                 f"libvirt has, of somebody else: {', '.join(foreign)}",
                 hint="virsh dumpxml (net-dumpxml) shows it; --project-name gives this project another name",
-            )
-
-    async def _check_bridges(self, name: str, host: HostDrivers) -> None:
-        foreign = await host.switches.foreign(self._switch_plan(name))
-        if foreign:
-            raise DriverError(
-                f"Open vSwitch bridges of these names belong to somebody else: {', '.join(foreign)}",
-                hint="remove them (ovs-vsctl del-br NAME), or give the project another name: --project-name",
             )
 
     def _check_guests(self, step: RunningStep) -> list[tuple[str, str | None]]:
@@ -201,27 +195,7 @@ class BringUp:
         running = {name for name, domain in self._domains.items() if domain.state == "running"}
         if not {guest.name for guest in self._testbed.runnable} <= running:
             return False
-        return all([await self._network_stands(name, host) for name, host in self._hosts.items()])
-
-    async def _network_stands(self, name: str, host: HostDrivers) -> bool:
-        network = self._testbed.wiring.network
-        if network.host == name and not (await host.hypervisor.networks(self._context.project)).get(
-            network.name
-        ):
-            return False
-        plan = self._switch_plan(name)
-        bridges = await host.switches.bridges(self._context.project)
-        wanted = {bridge.name: set[str]() for bridge in plan.bridges}
-        for veth in plan.veths:
-            wanted[veth.left_bridge].add(veth.left)
-            if not veth.right_is_linux:
-                wanted[veth.right_bridge].add(veth.right)
-        for tunnel in plan.tunnels:
-            wanted[tunnel.bridge].add(tunnel.name)
-        if not all(bridge in bridges and ports <= set(bridges[bridge]) for bridge, ports in wanted.items()):
-            return False
-        ends = [end for veth in plan.veths for end in (veth.left, veth.right)]
-        return await host.links.present(ends) == frozenset(ends)
+        return await self._network.stands()
 
     def _to_be_deployed(self) -> Deployed:
         """What is noted as being up: of guests that run already, what they were started from."""
@@ -235,59 +209,20 @@ class BringUp:
 
     # -- the stages
 
-    def _switch_plan(self, name: str) -> SwitchPlan:
-        wiring = self._testbed.wiring
-        return SwitchPlan(
-            project=self._context.project,
-            datapath_type=self._testbed.state.testbed_hosts[name].datapath_type,
-            bridges=tuple(each for each in wiring.bridges if each.host == name),
-            veths=tuple(each for each in wiring.veths if each.host == name),
-            tunnels=tuple(each for each in wiring.tunnels if each.host == name),
-            nics=tuple(each for each in wiring.nics if each.host == name),
-        )
+    async def _bring_network_up(self) -> None:
+        def job(name: str, host: HostDrivers) -> Job:
+            async def run() -> None:
+                with self._journal.step("network", "project-folder", host=name):
+                    folder = await unbroken(self._distribution.prepare(host))
+                    await unbroken(host.disks.link_project(self._context.project, folder))
 
-    async def _network(self) -> None:
-        folders = [self._folder_job(name, host) for name, host in self._hosts.items()]
-        self._must(await together(folders, limit=len(folders)))
-        jobs = [self._network_job(name, host) for name, host in self._hosts.items()]
-        self._must(await together(jobs, limit=len(jobs)))
+            return run
 
-    def _folder_job(self, name: str, host: HostDrivers) -> Job:
-        async def job() -> None:
-            with self._journal.step("network", "project-folder", host=name):
-                folder = await unbroken(self._distribution.prepare(host))
-                await unbroken(host.disks.link_project(self._context.project, folder))
-
-        return job
-
-    def _network_job(self, name: str, host: HostDrivers) -> Job:
-        network = self._testbed.wiring.network
-        plan = self._switch_plan(name)
-
-        async def job() -> None:
-            if network.host == name:
-                with self._journal.step("network", f"network:{network.name}", host=name) as step:
-                    await unbroken(self._start_network(host))
-                    step.say(f"network {network.name} is active: {network.subnet} on {network.bridge}")
-            with self._journal.step("network", "links", host=name):
-                up = [nic.nic for nic in plan.nics]
-                await unbroken(host.links.apply(plan.veths, up=up, mtu=self._testbed.wiring.mtu))
-            with self._journal.step("network", "bridges", host=name) as step:
-                await unbroken(host.switches.apply(plan))
-                step.say(f"bridges: {', '.join(bridge.name for bridge in plan.bridges) or 'none'}")
-
-        return job
-
-    async def _start_network(self, host: HostDrivers) -> None:
-        """While no guest runs a network that has changed is made anew."""
-        network = self._testbed.wiring.network
-        deployed = self._context.deployed
-        changed = deployed is not None and deployed.files.get(network.xml) != self._testbed.digests.get(
-            network.xml
-        )
-        if changed and not self._domains:
-            await host.hypervisor.remove_network(network.name)
-        await host.hypervisor.start_network(self._testbed.read(network.xml))
+        jobs = [job(name, host) for name, host in self._hosts.items()]
+        if not all(await together(jobs, limit=len(jobs))) or not await self._network.bring_up(
+            self._domains.keys()
+        ):
+            raise StepFailedError("the network did not come up")
 
     async def _golden_images(self) -> None:
         failed = await self._golden.provide(self._limits())
@@ -358,11 +293,6 @@ class BringUp:
         self._failed |= failed
         if failed and not self._command.keep_going:
             raise StepFailedError(f"{', '.join(sorted(failed))} did not come up")
-
-    @staticmethod
-    def _must(results: list[bool]) -> None:
-        if not all(results):
-            raise StepFailedError("the network did not come up")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,0 +1,139 @@
+"""The network of a testbed: on each host its bridges, links and tunnels, on one the NAT network."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from kvmcompose.core.deployable import TunnelPort
+from kvmcompose.server.drivers import DriverError, HostDrivers, SwitchPlan
+from kvmcompose.server.journal import Journal
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.stages import Job, together, unbroken
+from kvmcompose.server.orchestrator.testbed import Testbed
+
+STAGE = "network"
+
+
+class Network:
+    """What one ``up`` does to the network."""
+
+    def __init__(
+        self, context: Context, testbed: Testbed, journal: Journal, hosts: Mapping[str, HostDrivers]
+    ) -> None:
+        self._context = context
+        self._testbed = testbed
+        self._journal = journal
+        self._hosts = hosts
+        #: Addresses of hosts that the configuration has names of.
+        self._addresses: dict[str, str] = {}
+
+    # -- before anything is changed
+
+    async def check(self, name: str, host: HostDrivers) -> None:
+        """Raises DriverError for what is in the way on a host."""
+        for tunnel in self._testbed.wiring.tunnels:
+            if tunnel.host == name:
+                self._addresses[tunnel.remote_ip] = await _address(tunnel.remote_ip)
+        foreign = await host.switches.foreign(self._plan(name))
+        if foreign:
+            raise DriverError(
+                f"Open vSwitch bridges of these names belong to somebody else: {', '.join(foreign)}",
+                hint="remove them (ovs-vsctl del-br NAME), or give the project another name: --project-name",
+            )
+
+    async def stands(self) -> bool:
+        """Whether everything is there."""
+        found = await asyncio.gather(*(self._stands(name, host) for name, host in self._hosts.items()))
+        return all(found)
+
+    async def _stands(self, name: str, host: HostDrivers) -> bool:
+        network = self._testbed.wiring.network
+        if network.host == name and not (await host.hypervisor.networks(self._context.project)).get(
+            network.name
+        ):
+            return False
+        plan = self._plan(name)
+        bridges = await host.switches.bridges(self._context.project)
+        wanted = {bridge.name: set[str]() for bridge in plan.bridges}
+        for veth in plan.veths:
+            wanted[veth.left_bridge].add(veth.left)
+            if not veth.right_is_linux:
+                wanted[veth.right_bridge].add(veth.right)
+        for tunnel in plan.tunnels:
+            wanted[tunnel.bridge].add(tunnel.name)
+        if not all(bridge in bridges and ports <= set(bridges[bridge]) for bridge, ports in wanted.items()):
+            return False
+        ends = [end for veth in plan.veths for end in (veth.left, veth.right)]
+        return await host.links.present(ends) == frozenset(ends)
+
+    # -- the stage
+
+    async def bring_up(self, domains: Collection[str]) -> bool:
+        """Make what lacks; whether all of it is there. ``domains`` are those that hosts have already."""
+        jobs = [self._job(name, host, domains) for name, host in self._hosts.items()]
+        return all(await together(jobs, limit=len(jobs)))
+
+    def _job(self, name: str, host: HostDrivers, domains: Collection[str]) -> Job:
+        network = self._testbed.wiring.network
+        plan = self._plan(name)
+
+        async def job() -> None:
+            if network.host == name:
+                with self._journal.step(STAGE, f"network:{network.name}", host=name) as step:
+                    await unbroken(self._start(host, domains))
+                    step.say(f"network {network.name} is active: {network.subnet} on {network.bridge}")
+            with self._journal.step(STAGE, "links", host=name):
+                up = [nic.nic for nic in plan.nics]
+                await unbroken(host.links.apply(plan.veths, up=up, mtu=self._testbed.wiring.mtu))
+            with self._journal.step(STAGE, "bridges", host=name) as step:
+                await unbroken(host.switches.apply(plan))
+                step.say(f"bridges: {', '.join(bridge.name for bridge in plan.bridges) or 'none'}")
+
+        return job
+
+    async def _start(self, host: HostDrivers, domains: Collection[str]) -> None:
+        """While no guest runs a network that has changed is made anew."""
+        network = self._testbed.wiring.network
+        deployed = self._context.deployed
+        changed = deployed is not None and deployed.files.get(network.xml) != self._testbed.digests.get(
+            network.xml
+        )
+        if changed and not domains:
+            await host.hypervisor.remove_network(network.name)
+        await host.hypervisor.start_network(self._testbed.read(network.xml))
+
+    def _plan(self, name: str) -> SwitchPlan:
+        wiring = self._testbed.wiring
+        return SwitchPlan(
+            project=self._context.project,
+            datapath_type=self._testbed.state.testbed_hosts[name].datapath_type,
+            bridges=tuple(each for each in wiring.bridges if each.host == name),
+            veths=tuple(each for each in wiring.veths if each.host == name),
+            tunnels=tuple(self._by_address(each) for each in wiring.tunnels if each.host == name),
+            nics=tuple(each for each in wiring.nics if each.host == name),
+        )
+
+    def _by_address(self, tunnel: TunnelPort) -> TunnelPort:
+        address = self._addresses.get(tunnel.remote_ip, tunnel.remote_ip)
+        return msgspec.structs.replace(tunnel, remote_ip=address)
+
+
+async def _address(host: str) -> str:
+    """The IPv4 address of a host that may be given by name: Open vSwitch takes none. Raises DriverError."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, family=socket.AF_INET)
+    except OSError as error:
+        raise DriverError(
+            f"there is no address for the host {host}: {error.strerror}",
+            hint="give its address in kvm-compose-config.json (ip): tunnels need it",
+        ) from error
+    return str(found[0][4][0])
