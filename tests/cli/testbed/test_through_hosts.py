@@ -11,7 +11,8 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINpJiAsVh75GvqGj3zFq+XzRSGRw/U502CeGt
 def understood(argv: list[str]) -> dict[str, str]:
     """What ssh makes of its options."""
     shown = subprocess.run([argv[0], "-G", *argv[1:]], check=True, capture_output=True, text=True).stdout
-    return dict(line.split(" ", 1) for line in shown.splitlines() if " " in line)
+    # of several the first counts, or comes first
+    return dict(line.split(" ", 1) for line in reversed(shown.splitlines()) if " " in line)
 
 
 def test_all_that_is_known_of_a_host_is_told_to_ssh() -> None:
