@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 from kvmcompose.cli._access import through
 from kvmcompose.core.deployment import HostAccess
@@ -15,15 +16,15 @@ def understood(argv: list[str]) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in reversed(shown.splitlines()) if " " in line)
 
 
-def test_all_that_is_known_of_a_host_is_told_to_ssh() -> None:
-    host = HostAccess(
-        address="192.0.2.12", user="nocloud", port=2222, identity_file="/keys/lab", host_key=KEY
-    )
+def test_all_that_is_known_of_a_host_is_told_to_ssh(tmp_path: Path) -> None:
+    key = tmp_path / "lab"
+    key.touch()  # ssh forgets about one that is not there
+    host = HostAccess(address="192.0.2.12", user="nocloud", port=2222, identity_file=str(key), host_key=KEY)
     argv = through(host, ["virsh", "console", "a b"])
     assert argv[-1] == "virsh console 'a b'"
     options = understood(argv)
     assert {name: options[name] for name in ("hostname", "user", "port", "identityfile", "requesttty")} == {
-        "hostname": "192.0.2.12", "user": "nocloud", "port": "2222", "identityfile": "/keys/lab",
+        "hostname": "192.0.2.12", "user": "nocloud", "port": "2222", "identityfile": str(key),
         "requesttty": "true",
     }  # fmt: skip
     assert options["stricthostkeychecking"] == "true"
