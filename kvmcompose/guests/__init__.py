@@ -8,7 +8,8 @@ A module stands for a *kind* of guest and offers:
 ``expand(machine)``               the guests a machine stands for
 ``check(machine, files)``         what a schema cannot say, as ``(path, complaint)`` pairs
 ``artefacts(guest, shared)``      the files to be made for one guest
-``deployable(guest, shared)``     how it is run, from the state as read back; None for a kind that cannot run
+``deployable(guest, shared)``     how it is run, from the state as read back; None, or left out, for a kind
+                                  that cannot run
 
 Modules whose names start with ``_`` are shared between kinds. A kind whose section
 is checked by ``schemas/guests/<kind>.json`` may stand in the YAML; one without a schema (``clone``) comes
@@ -67,4 +68,10 @@ def guest_kind(name: str) -> GuestKind:
     module: Any = importlib.import_module(f"{__name__}.{name}")
     if not hasattr(module, "SECTION"):
         module.SECTION = name
+    if not hasattr(module, "deployable"):
+        module.deployable = _cannot_run
     return cast(GuestKind, module)
+
+
+def _cannot_run(_guest: GuestState, _shared: Shared) -> None:
+    """For a kind that says nothing about it."""

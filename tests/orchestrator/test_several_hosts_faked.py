@@ -18,6 +18,7 @@ from golden.bench import Bench, new_bench
 from kvmcompose.core.deployment import Action, ActionState, Down, Phase, StepState, Up
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.drivers.fake import Failure, World
+from kvmcompose.server.drivers.fake.world import FakeDisk
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -123,7 +124,7 @@ def seen(lab: Lab) -> dict[str, object]:
 def assert_clean(lab: Lab) -> None:
     """Nothing is left on any host but disks and, where they were sent to, contents and files."""
     for name, world in lab.drivers.worlds.items():
-        kept = World(disks=world.disks, depot=world.depot, delivered=world.delivered)
+        kept = World(disks=world.disks, depot=world.depot, delivered=world.delivered, homes=world.homes)
         assert msgspec.to_builtins(world) == msgspec.to_builtins(kept), name
 
 
@@ -469,7 +470,7 @@ def test_down_without_one_of_the_hosts_takes_down_the_others_and_can_be_finished
     action = labs.do(Down(purge=purge))
     assert action.state is ActionState.FAILED
     assert [fault.host for fault in action.faults] == ["two"]
-    assert "two/domains:lab was made to fail" in action.faults[0].message
+    assert "two/look:lab was made to fail" in action.faults[0].message
     assert running(labs) == {"one": set(), "two": PLACES["two"], "three": set()}
     for name in ("", "three"):
         world = labs.drivers.worlds[name]
@@ -582,3 +583,29 @@ def test_a_host_that_is_gone_for_good_is_abandoned(labs: Lab) -> None:
     assert "two is abandoned: whatever is there stays there" in labs.text(action)
     assert labs.deployment.state is Phase.DOWN
     assert running(labs) == {"one": set(), "two": PLACES["two"], "three": set()}
+
+
+def test_what_another_main_host_keeps_there_is_not_taken_down(labs: Lab) -> None:
+    labs.must(Up())
+    two = labs.drivers.worlds["two"]
+    two.homes["lab"] = "another-machine 0123abcd:/home/eve/lab"
+    action = labs.do(Down(purge=True))
+    assert [fault.message for fault in action.faults] == ["lab is another main host's"]
+    assert running(labs) == {"one": set(), "two": PLACES["two"], "three": set()}
+    assert two.delivered["lab"]
+
+
+def test_a_clone_that_moves_with_its_data_needs_its_golden_image_as_it_was(labs: Lab) -> None:
+    """The main host's disk is what is sent: it counts, until another one is there."""
+    labs.must(Up())
+    labs.must(Down(purge=True))
+    moved = next(name for name in PLACES["two"] if name.startswith("worker-"))
+    labs.world.disks[f"{moved}-linked-clone.qcow2"] = FakeDisk(written=True)
+    labs.bench.write("shared.sh", "#!/bin/sh\nother\n")
+    labs.bench.generate()
+    refused = labs.do(Up())
+    assert refused.refused
+    assert any("clones have data on top" in each.message and moved in each.message for each in refused.faults)
+    labs.must(Up(reset_clones=True))
+    assert running(labs) == PLACES
+    assert not labs.world.disks[f"{moved}-linked-clone.qcow2"].written

@@ -202,10 +202,12 @@ HOSTED = Path("/var/lib/kvm-compose/.hosted")
 
 class Holdings(msgspec.Struct, frozen=True, kw_only=True):
     """What a host has: contents by their SHA-256, and files of a project that were delivered and are there,
-    with the digest of what was delivered (empty when nobody knows). ``room`` is free space, in bytes.
+    with the digest of what was delivered (empty when nobody knows). ``parts`` are contents that are on
+    their way, with the space they take; ``room`` is free space. In bytes.
     """
 
     stored: frozenset[str] = frozenset()
+    parts: Mapping[str, int] = {}
     delivered: Mapping[str, str] = {}
     room: int = 0
 

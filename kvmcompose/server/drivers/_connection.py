@@ -212,5 +212,6 @@ def _is_loss(connection: Any, error: libvirt.libvirtError) -> bool:
 def _unreachable(where: str, doing: str, error: libvirt.libvirtError) -> DriverError:
     return DriverError(
         f"cannot {doing}: libvirt does not answer {where}: {words(error)}",
-        hint="sudo systemctl enable --now libvirtd",
+        hint="sudo systemctl enable --now libvirtd"
+        + (" there; and is the user in the group libvirt?" if where.startswith("on ") else ""),
     )

@@ -16,7 +16,8 @@ for each in "$store" "${store%/*}" /var/lib /; do
         break
     fi
 done
-[ ! -d "$store" ] || find "$store" -maxdepth 1 -type f -printf 'stored\0%f\0'
+[ ! -d "$store" ] || find "$store" -maxdepth 1 -type f \
+    \( -name '*.part' -printf 'part\0%f %b\0' -o -printf 'stored\0%f\0' \)
 cd -- "$hosted/$project" 2>/dev/null || exit 0
 if [ -e .kvm-compose/home ]; then printf 'home\0%s\0' "$(cat .kvm-compose/home)"; fi
 if [ -e .kvm-compose/delivered.json ]; then printf 'notes\0%s\0' "$(cat .kvm-compose/delivered.json)"; fi
@@ -30,6 +31,7 @@ OPEN = """\
 folder=$1/$3 private=$1/$3/.kvm-compose
 install -d -m 755 -- "$1" "$2" || exit
 install -d -m 755 -o "${SUDO_UID:-0}" -- "$folder" "$private" || exit
+find "$folder" -type d -exec chown "${SUDO_UID:-0}" {} + || exit
 printf %s "$4" >"$private/home.part" && mv -fT -- "$private/home.part" "$private/home"
 """
 
@@ -41,6 +43,7 @@ OTHER_CONTENT = 65
 #: Part, name, mode, length, digest, whether the name tells the content: then it may be there meanwhile, from
 #: another main host.
 FINISH = """\
+umask 022
 if [ "$6" = yes ] && [ -e "$2" ]; then rm -f -- "$1"; exit; fi
 truncate -s "$4" -- "$1" || exit
 sum=$(sha256sum <"$1") || exit
@@ -51,6 +54,7 @@ mkdir -p -- "${2%/*}" && chmod "$3" "$1" && sync "$1" && mv -fT -- "$1" "$2"
 #: Folder of the project, then the paths of files 0, 1, … of the archive that comes in; "sums" ends it. What
 #: is noted of files that were there goes first ("before"), what is noted of new ones comes last ("after").
 UNPACK = """\
+umask 022
 cd -- "$1/.kvm-compose" || exit
 shift
 rm -rf incoming && mkdir -m 700 incoming && cd incoming && tar -x --no-same-owner -f - || exit
@@ -62,7 +66,7 @@ for path; do
     mkdir -p -- "${goal%/*}" && mv -fT -- "$number" "$goal" || exit
     number=$((number + 1))
 done
-mv -fT after ../delivered.json && rm -rf ../incoming
+sync -f . && mv -fT after ../delivered.json && rm -rf ../incoming
 """
 
 #: Path, length: when the connection breaks the end comes too early, and looks like any.
@@ -70,6 +74,7 @@ WRITE = 'cat >"$1.part" && [ "$(stat -c %s -- "$1.part")" = "$2" ] && mv -fT -- 
 
 #: Goal, path, goal, path, …
 LINK = """\
+umask 022
 while [ $# -gt 0 ]; do
     mkdir -p -- "${2%/*}" && ln -sfT -- "$1" "$2" || exit
     shift 2

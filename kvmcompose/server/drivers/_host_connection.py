@@ -101,9 +101,8 @@ class HostConnection:
         log.debug("connecting to %s", self.where)
         options = await asyncio.to_thread(self._options)
         try:
-            return await asyncssh.connect(
+            connection = await asyncssh.connect(
                 self.host.ip,
-                username=self.user,
                 client_factory=lambda: client,
                 gss_host=None,
                 compression_algs=None,
@@ -112,6 +111,7 @@ class HostConnection:
                 keepalive_count_max=_KEEPALIVE_COUNT,
                 **options,
             )
+            self.user = str(connection.get_extra_info("username"))  # ~/.ssh/config may have another one
         except asyncssh.HostKeyNotVerifiable as error:
             raise self._unknown_key(client, error) from error
         except asyncssh.PermissionDenied as error:
@@ -131,10 +131,13 @@ class HostConnection:
                 f"cannot reach {self.where} by SSH: {_why(error)}",
                 hint=f"does this work? ssh {self.user}@{self.host.ip} true",
             ) from error
+        return connection
 
     def _options(self) -> dict[str, object]:
         """What depends on the configuration and on files. Raises DriverError."""
         options: dict[str, object] = {}
+        if self.host.user is not None:
+            options["username"] = self.host.user
         if self.host.ssh_port is not None:
             options["port"] = self.host.ssh_port
         if self.host.identity_file is not None:
@@ -225,8 +228,13 @@ class ForwardedSocket:
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            accepted, _ = await loop.sock_accept(self._socket)
-            reader, writer = await asyncio.open_unix_connection(sock=accepted)
+            try:
+                accepted, _ = await loop.sock_accept(self._socket)
+                reader, writer = await asyncio.open_unix_connection(sock=accepted)
+            except OSError as error:  # too many files are open: later there may be fewer
+                log.warning("nobody can join %s: %s", self.path, words_of(error))
+                await asyncio.sleep(1)
+                continue
             task = loop.create_task(self._join(reader, writer))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

@@ -44,6 +44,9 @@ _PIECE_SECONDS = 300.0
 #: The slowest that a file is read at when it is checked, in bytes per second.
 _SLOWEST = 10 << 20
 
+#: What find(1) counts blocks of, in bytes.
+_BLOCK = 512
+
 _PRIVATE = ".kvm-compose"
 _NOTES = f"{_PRIVATE}/delivered.json"
 #: Contents that no link of the project's leads to any more, until they are removed.
@@ -81,10 +84,11 @@ class HostDepot:
                 f"programs are not installed on {self._machine.name}: {', '.join(found.missing)}",
                 hint="sudo apt-get install libvirt-daemon-system openvswitch-switch qemu-utils iproute2",
             )
-        if found.home not in (None, home):
+        if found.home is not None and found.home != home and not _has_moved(found.home, home):
             raise DriverError(
                 f"{self._machine.name} keeps another project {project} already, that of {found.home}",
-                hint="kvm-compose down --purge there, or another name for this one: --project-name",
+                hint="give this one another name (--project-name), or purge that one where it is:"
+                " kvm-compose down --purge",
             )
         return found.holdings()
 
@@ -143,11 +147,11 @@ class HostDepot:
     async def _put_large(
         self, folder: Path, path: str, content: Content, told: Callable[[int], None]
     ) -> None:
-        """What is noted of the one that is there goes first."""
+        """The one that is there goes first: a note of what is not there counts for nothing."""
         mode = (await asyncio.to_thread(content.source.stat)).st_mode & 0o777
-        await self._patiently(lambda: self._note(folder, path, None))
-        await self._send(content, folder / path, mode, told)
+        await self._patiently(lambda: self._machine.run(["rm", "-f", "--", str(folder / path)]))
         await self._patiently(lambda: self._note(folder, path, content.digest))
+        await self._send(content, folder / path, mode, told)
 
     async def _put_batch(self, folder: Path, batch: Mapping[str, Content]) -> None:
         argv = ["sh", "-c", scripts.UNPACK, "sh", str(folder), *batch]
@@ -202,15 +206,12 @@ class HostDepot:
     async def _notes(self, folder: Path) -> dict[str, str]:
         return _decode((await self._machine.run(["cat", "--", str(folder / _NOTES)], check=False)).stdout)
 
-    async def _note(self, folder: Path, path: str, digest: str | None) -> None:
-        """Note what lies at a path, or that this is not known."""
+    async def _note(self, folder: Path, path: str, digest: str) -> None:
+        """Note what lies at a path."""
         async with self._noting:
-            before = await self._notes(folder)
-            notes = {each: noted for each, noted in before.items() if each != path}
-            if digest is not None:
-                notes[path] = digest
-            if notes != before:
-                await self._write(folder / _NOTES, _encode(notes))
+            notes = await self._notes(folder)
+            if notes.get(path) != digest:
+                await self._write(folder / _NOTES, _encode(notes | {path: digest}))
 
     async def _links(self, folder: Path) -> dict[str, str]:
         """Paths that lead into the store, and to what."""
@@ -222,7 +223,7 @@ class HostDepot:
     async def _made(self, folder: Path) -> set[str]:
         """Contents that were made here, as golden images are; images as they came may be wanted again."""
         links = await self._links(folder)
-        made = {digest for path, digest in links.items() if not path.startswith("artefacts/images/")}
+        made = {digest for path, digest in links.items() if not _is_image(path)}
         done = await self._machine.run(["cat", "--", str(folder / _GOING)], check=False)
         try:
             return made | msgspec.json.decode(done.stdout, type=set[str])
@@ -328,37 +329,57 @@ class _Found(msgspec.Struct):
     notes: dict[str, str]
     files: list[str]
     links: dict[str, str]
+    parts: dict[str, int]
 
     @staticmethod
     def parse(done: Completed, store: Path) -> _Found:
         """From what it prints."""
-        found = _Found([], 0, set(), None, {}, [], {})
+        found = _Found([], 0, set(), None, {}, [], {}, {})
         words = iter(_split(done))
         for kind in words:
-            word = next(words)
-            match kind:
-                case "missing":
-                    found.missing.append(word)
-                case "room":
-                    found.room = int(word)
-                case "stored":
-                    found.stored.add(word)
-                case "home":
-                    found.home = word
-                case "notes":
-                    found.notes = _decode(word.encode())
-                case "file":
-                    found.files.append(word)
-                case "link":
-                    goal = Path(next(words))
-                    if goal.parent == store:
-                        found.links[word] = goal.name
+            found.add(kind, next(words), words, store)
         return found
+
+    def add(self, kind: str, word: str, rest: Iterator[str], store: Path) -> None:
+        """One thing; a link has a second word."""
+        match kind:
+            case "missing":
+                self.missing.append(word)
+            case "room":
+                self.room = int(word)
+            case "stored":
+                self.stored.add(word)
+            case "part":
+                digest, blocks = word.split()
+                self.parts[digest.removesuffix(".part")] = int(blocks) * _BLOCK
+            case "home":
+                self.home = word
+            case "notes":
+                self.notes = _decode(word.encode())
+            case "file":
+                self.files.append(word)
+            case "link":
+                goal = Path(next(rest))
+                if goal.parent == store:
+                    self.links[word] = goal.name
 
     def holdings(self) -> Holdings:
         """Notes count for what is there; a link tells by itself what it leads to, if it leads anywhere."""
         delivered = {path: self.links.get(path) or self.notes.get(path, "") for path in self.files}
-        return Holdings(stored=frozenset(self.stored), delivered=delivered, room=self.room)
+        return Holdings(stored=frozenset(self.stored), parts=self.parts, delivered=delivered, room=self.room)
+
+
+def _is_image(path: str) -> bool:
+    """Whether what lies at a path is as it came, and may be wanted by another project."""
+    return path.startswith("artefacts/images/") or path.endswith("-media.iso")
+
+
+def _has_moved(then: str, now: str) -> bool:
+    """Whether it is this machine that has it, called otherwise by now, or with the folder elsewhere."""
+    (before, _, folder), (here, _, _) = then.partition(":"), now.partition(":")
+    if before.split()[-1:] != here.split()[-1:]:
+        return False
+    return folder == now.partition(":")[2] or not Path(folder).is_dir()
 
 
 def _encode(notes: Mapping[str, str]) -> bytes:

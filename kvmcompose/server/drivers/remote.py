@@ -69,6 +69,7 @@ class RemoteMachine:
     ) -> Completed:
         """As Machine says. Raises HostLostError when the connection is lost, whatever became of it there."""
         log.debug("%s$ %s", self.name, pasteable(argv, stdin, privileged=privileged))
+        await self.reach()  # whose rights we have is known then
         line = self._line(argv, seconds, privileged=privileged)
         given = stdin or b""
         if len(line.encode()) > _LONG_LINE:
@@ -91,6 +92,7 @@ class RemoteMachine:
     async def stream(self, argv: Sequence[str], *, privileged: bool = False) -> AsyncGenerator[bytes]:
         """As Machine says, over a connection of its own: it may last, and sessions of sshd are few."""
         log.debug("%s$ %s", self.name, pasteable(argv, privileged=privileged))
+        await self.reach()
         rights = ["sudo", "-n", "--"] if self._is_roots(privileged=privileged) else []
         line = _become([*rights, *while_wanted(argv)])
         connection = HostConnection(self._connection.host)

@@ -67,7 +67,7 @@ async def capture(context: Context, wanted: Capture) -> Packets:
 
 async def _guest(context: Context, testbed: Testbed, guest: Guest, wanted: Capture) -> AsyncGenerator[bytes]:
     guest = context.guest(testbed, guest.name)
-    domain = (await context.domains(testbed)).get(guest.name)
+    domain = (await context.domains(testbed, guest)).get(guest.name)
     if domain is None or domain.state not in _ON:
         state = domain.state if domain is not None else "not up"
         raise RefusedError(

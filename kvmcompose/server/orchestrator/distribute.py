@@ -36,6 +36,7 @@ class Distribution:
         self._testbed = testbed
         digests = Digests(testbed.folder)
         self._digests = digests
+        self._main = context.host(testbed.main_host)
         self._others = {
             name: OtherHost(context, testbed, journal, drivers, digests, provision=provision)
             for name, drivers in context.hosts(testbed).items()
@@ -78,17 +79,19 @@ class Distribution:
         other = self._others.get(guest.state.testbed_host)
         if guest.run is None or guest.run.disk is None:
             return False
-        if other is not None:
+        if other is not None and other.has(guest.run.disk):
             return await other.has_data(guest.run.disk)
-        return not await self._context.host_of(guest, self._testbed).disks.pristine(self.path(guest))
+        # the main host's goes there, with all that is in it
+        return not await self._main.disks.pristine(self._testbed.folder / guest.run.disk)
 
     async def renew(self, guest: Guest) -> None:
         """Give a guest an empty disk: all that is on it is lost."""
         other = self._others.get(guest.state.testbed_host)
         if other is not None:
             await other.drop(_disk(guest))  # a new one is sent
-        else:
-            await self._context.host_of(guest, self._testbed).disks.reset_overlay(self.path(guest))
+        here = self._testbed.folder / _disk(guest)
+        if other is None or not await self._main.disks.pristine(here):
+            await self._main.disks.reset_overlay(here)
 
 
 class OtherHost:
@@ -137,7 +140,11 @@ class OtherHost:
         return reasons
 
     def _check_room(self, held: Holdings, wanted: Mapping[str, _Wanted]) -> Iterator[Reason]:
-        needed = sum(each.size for digest, each in _shared(wanted).items() if digest not in self._stored)
+        needed = sum(
+            max(0, each.size - held.parts.get(digest, 0))
+            for digest, each in _shared(wanted).items()
+            if digest not in self._stored
+        )
         needed += sum(each.parcel.size for path, each in wanted.items() if self._is_to_be_put(path, each))
         if needed > held.room:
             yield (
@@ -175,6 +182,10 @@ class OtherHost:
 
     # -- disks
 
+    def has(self, disk: str) -> bool:
+        """Whether a disk is there."""
+        return disk in self._delivered
+
     async def has_data(self, disk: str) -> bool:
         """Whether a disk is there that a guest has written to."""
         return disk in self._delivered and not await self._disks.pristine(self._there / disk)
@@ -188,7 +199,9 @@ class OtherHost:
 
     async def send(self, running: Collection[str], failed: Collection[str]) -> None:
         """Send what it lacks; see ``Distribution.run``. Raises StepFailedError."""
-        wanted = await self._wanted(failed)
+        with self._journal.step(STAGE, "look", host=self.name) as step:
+            wanted = await self._wanted(failed)
+            step.skip()
         sent = 0
         for digest, parcel in _shared(wanted).items():
             if digest not in self._stored:
@@ -199,11 +212,9 @@ class OtherHost:
                 step.say(f"{self.name} was sent {_mib(sent)}")
             else:
                 step.skip()
-        noted = Sent(
-            frozenset(_shared(wanted)),
-            {path: each.digest for path, each in wanted.items() if not each.parcel.shared},
-        )
-        await asyncio.to_thread(note_sent, self._here, self.name, noted)
+            files = {path: each.digest for path, each in wanted.items() if not each.parcel.shared}
+            noted = Sent(frozenset(_shared(wanted)), files)
+            await asyncio.to_thread(note_sent, self._here, self.name, noted)
 
     async def _send_image(self, digest: str, parcel: Parcel) -> int:
         with self._journal.step(STAGE, f"send:{Path(parcel.path).name}", host=self.name) as step:
@@ -243,8 +254,14 @@ class OtherHost:
         runs = [guest.run for guest in self._guests if guest.run is not None and guest.name not in but]
 
         def find() -> dict[str, _Wanted]:
-            found = parcels(self._here, runs)
-            return {path: _Wanted(parcel, self._digests.of(parcel.source)) for path, parcel in found.items()}
+            try:
+                found = parcels(self._here, runs)
+                return {path: _Wanted(each, self._digests.of(each.source)) for path, each in found.items()}
+            except OSError as error:
+                raise DriverError(
+                    f"cannot read {error.filename}, which guests of {self.name} need: {error.strerror}",
+                    hint="kvm-compose generate links images again",
+                ) from error
 
         return await asyncio.to_thread(find)
 

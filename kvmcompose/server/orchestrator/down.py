@@ -63,6 +63,7 @@ class TakeDown:
             )
         for name in abandoned:
             del hosts[name]
+            forget_sent(self._context.folder, name)
             self._journal.say(f"{name} is abandoned: whatever is there stays there", Level.WARNING)
         return {name: self._context.host(host) for name, host in hosts.items()}
 
@@ -82,6 +83,8 @@ class TakeDown:
     def _host_job(self, name: str, host: HostDrivers) -> Job:
         async def job() -> None:
             with self._journal.step("guests", "look", host=name) as step:
+                if host.depot is not None:  # refuses what is another main host's
+                    await host.depot.look(self._context.project, self._context.home)
                 domains = await host.hypervisor.domains(self._context.project)
                 if not domains:
                     step.skip()

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from kvmcompose.core.deployment import Level, Phase, Up
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.files import expand
+from kvmcompose.effects.freight import read_sent
 from kvmcompose.effects.keys import default_keys
 from kvmcompose.server.drivers import DomainState, DriverError, HostDrivers, HypervisorFacts
 from kvmcompose.server.journal import Journal, Refusals, RunningStep, StepFailedError
@@ -75,6 +76,11 @@ class BringUp:
             for guest in self._testbed.unsupported:
                 step.say(
                     f"{guest.name} is a {guest.state.kind} guest: these cannot run yet, it is left out",
+                    Level.WARNING,
+                )
+            for name in sorted(read_sent(self._testbed.folder).keys() - self._hosts.keys()):
+                step.say(
+                    f"{name} is no host of the testbed any more; disks that it was sent may be there still",
                     Level.WARNING,
                 )
             found = await asyncio.gather(
@@ -202,6 +208,9 @@ class BringUp:
         built = Deployed.of(self._testbed)
         before = self._context.deployed
         if before is not None:
+            for name, host in before.state["testbed_hosts"].items():
+                if not host.get("is_main_host"):  # it has to be taken down one day
+                    built.state["testbed_hosts"].setdefault(name, host)
             for name in self._domains.keys() - built.state["testbed_guests"].keys():
                 if name in before.state["testbed_guests"]:  # it has to be taken down one day
                     built.state["testbed_guests"][name] = before.state["testbed_guests"][name]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kvmcompose.server.drivers import (
     Content,
+    DriverError,
     Holdings,
 )
 from kvmcompose.server.drivers.fake.world import FakeDisk, FakeHost
@@ -74,17 +75,20 @@ class FakeDepot:
     def __init__(self, host: FakeHost) -> None:
         self._host = host
 
-    async def look(self, project: str, home: str) -> Holdings:  # noqa: ARG002 (there is one main host)
+    async def look(self, project: str, home: str) -> Holdings:
         """What has come."""
         await self._host.call("look", project)
         world = self._host.world
+        if world.homes.get(project, home) != home:
+            raise DriverError(f"{project} is another main host's")
         return Holdings(
             stored=frozenset(world.depot), delivered=dict(world.delivered.get(project, {})), room=1 << 50
         )
 
-    async def open(self, project: str, home: str) -> None:  # noqa: ARG002 (see above)
+    async def open(self, project: str, home: str) -> None:
         """Note whose it is."""
         await self._host.call("open_depot", project)
+        self._host.world.homes[project] = home
         self._host.world.delivered.setdefault(project, {})
         self._host.keep()
 
@@ -115,4 +119,5 @@ class FakeDepot:
         """All that was delivered goes."""
         await self._host.call("clear_depot", project)
         self._host.world.delivered.pop(project, None)
+        self._host.world.homes.pop(project, None)
         self._host.keep()

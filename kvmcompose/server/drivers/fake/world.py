@@ -46,6 +46,7 @@ class World(msgspec.Struct):
     disks: dict[str, FakeDisk] = {}
     depot: dict[str, int] = {}
     delivered: dict[str, dict[str, str]] = {}
+    homes: dict[str, str] = {}
 
 
 class Failure(msgspec.Struct):
