@@ -744,3 +744,39 @@ def test_contents_are_called_by_their_digest(place: Place, digest: str) -> None:
 
     asyncio.run(run())
     assert place.stored() == []
+
+
+def test_what_has_arrived_in_part_is_known_with_the_room_it_takes(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks whether there is room for the rest must not count it twice."""
+    monkeypatch.setattr(depot, "PATIENCE", 0)
+    source, digest = place.source("pieces")
+    arrived: list[int] = []
+    broken = place.depot(Broken("before", lambda _call: sum(arrived) >= 2 * PIECE))
+
+    async def run() -> None:
+        await opened(place)
+        await error_of(broken.store(digest, source, arrived.append))
+        held = await place.depot().look("lab", HOME)
+        assert held.parts.keys() == {digest}
+        assert held.parts[digest] >= 2 * PIECE
+        assert digest not in held.stored
+        await place.depot().store(digest, source, place.told.append)
+        held = await place.depot().look("lab", HOME)
+        assert (held.parts, digest in held.stored) == ({}, True)
+
+    asyncio.run(run())
+
+
+def test_a_project_that_was_moved_on_its_main_host_is_known_again(place: Place, tmp_path: Path) -> None:
+    async def run() -> None:
+        here = place.depot()
+        await here.open("lab", f"desk 0123abcd:{tmp_path}")
+        await here.look("lab", f"renamed 0123abcd:{tmp_path}")
+        await error_of(here.look("lab", "desk 0123abcd:/elsewhere"))  # both folders may be there
+        await error_of(here.look("lab", f"desk 4567cdef:{tmp_path}"))
+        await here.open("lab", "desk 0123abcd:/no/more/there")
+        await here.look("lab", f"desk 0123abcd:{tmp_path}")
+
+    asyncio.run(run())
