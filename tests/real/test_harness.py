@@ -140,22 +140,22 @@ def test_domain_on_an_openvswitch_bridge_reads_its_disk_through_the_project_link
 ) -> None:
     (tmp_path / "artefacts").mkdir()
     make_disk(tmp_path / "artefacts" / "t-disk.qcow2")
-    real_host.add_bridge("t-br0")
+    real_host.add_bridge("t-hbr0")
     link = real_host.link_project("t-project", tmp_path)
     file = link / "artefacts" / "t-disk.qcow2"
     real_host.virsh(
-        "define", domain_file(tmp_path, name="t-defined", bridge="t-br0", devices=disk(file, "vda"))
+        "define", domain_file(tmp_path, name="t-defined", bridge="t-hbr0", devices=disk(file, "vda"))
     )
     real_host.virsh("start", "t-defined")
     try:
-        assert "vnet" in real_host.run(["ovs-vsctl", "list-ports", "t-br0"]).stdout
+        assert "vnet" in real_host.run(["ovs-vsctl", "list-ports", "t-hbr0"]).stdout
         pid = real_host.run(["cat", "/run/libvirt/qemu/t-defined.pid"]).stdout.strip()
         opened = real_host.run(["bash", "-c", f"readlink /proc/{pid}/fd/*"], check=False).stdout
         assert str(tmp_path / "artefacts" / "t-disk.qcow2") in opened.splitlines()
     finally:
         real_host.virsh("destroy", "t-defined")
         real_host.virsh("undefine", "t-defined")
-    assert real_host.run(["ovs-vsctl", "list-ports", "t-br0"]).stdout == ""
+    assert real_host.run(["ovs-vsctl", "list-ports", "t-hbr0"]).stdout == ""
 
 
 def test_network_starts_with_dhcp_and_nat(real_host: TestHost, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def start_guest(
     host: TestHost, folder: Path, image: Path, key: Path, *, name: str, number: int, memory: int
 ) -> Login:
     """Start a guest on a bridge of its own, with the address 10.<number>.0.5 from a hand-made seed."""
-    mac, address, bridge = f"52:54:00:00:{number:02x}:05", f"10.{number}.0.5", f"t-br{number}"
+    mac, address, bridge = f"52:54:00:00:{number:02x}:05", f"10.{number}.0.5", f"t-hbr{number}"
     seed, overlay = folder / f"{name}.iso", make_disk(folder / f"{name}.qcow2", "3G", image)
     write_seed(
         seed,
@@ -228,9 +228,9 @@ def test_micro_guest_applies_a_seed_and_keeps_its_disk(
 
 
 def test_unreachable_guest_is_reported_with_its_console(real_host: TestHost, tmp_path: Path) -> None:
-    real_host.add_bridge("t-br2", address="10.68.0.1/24")
+    real_host.add_bridge("t-hbr2", address="10.68.0.1/24")
     empty = make_disk(tmp_path / "empty.qcow2")
-    path = domain_file(tmp_path, name="t-empty", bridge="t-br2", devices=disk(empty, "vda"))
+    path = domain_file(tmp_path, name="t-empty", bridge="t-hbr2", devices=disk(empty, "vda"))
     real_host.virsh("create", path)
     try:
         with pytest.raises(GuestError, match=r"within 3 s\n--- the end of its console"):
