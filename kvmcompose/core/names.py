@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 #: Linux network interfaces: IFNAMSIZ is 16 bytes with the closing zero (linux/if.h).
 INTERFACE_NAME_LIMIT = 15
@@ -26,6 +26,12 @@ def project_name_from(folder_name: str) -> str:
     if name and not name[0].isalpha():
         name = f"p-{name}"
     return name[:40].rstrip("-") or "testbed"
+
+
+def some(names: Sequence[str | int], most: int = 6) -> str:
+    """So many of them as are read in one message: ``a, b, c and 40 more``."""
+    text = ", ".join(str(name) for name in names[:most])
+    return text if len(names) <= most else f"{text} and {len(names) - most} more"
 
 
 class UniqueNames:

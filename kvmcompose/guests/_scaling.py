@@ -8,6 +8,7 @@ import msgspec
 
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Attachment, Machine
+from kvmcompose.core.names import some
 
 
 class CloneScript(msgspec.Struct, frozen=True):
@@ -79,7 +80,7 @@ def check(machine: Machine, scaling: Scaling) -> Iterator[Complaint]:
         yield Complaint(
             code="clone-without-interface",
             path=(*at, "interfaces"),
-            message=f"{'clones' if len(missing) > 1 else 'clone'} {_some(missing)} of {machine.name!r} "
+            message=f"{'clones' if len(missing) > 1 else 'clone'} {some(missing)} of {machine.name!r} "
             f"{'have' if len(missing) > 1 else 'has'} no interface",
             wanted=f"every id from 0 to {scaling.count - 1} below some interface",
         )
@@ -99,8 +100,3 @@ def _check_ids(path: tuple[str | int, ...], ids: Sequence[int], count: int) -> I
             yield Complaint(
                 code="doubled-clone", path=(*path, position), message=f"clone {number} is named twice"
             )
-
-
-def _some(numbers: Sequence[int], most: int = 8) -> str:
-    text = ", ".join(str(number) for number in numbers[:most])
-    return text if len(numbers) <= most else f"{text} and {len(numbers) - most} more"

@@ -27,8 +27,9 @@ import msgspec
 from kvmcompose.core.deployment import PROJECT_PATTERN
 from kvmcompose.server.drivers import HOSTED, Content, DriverError, Holdings
 from kvmcompose.server.drivers import _depot_scripts as scripts
+from kvmcompose.server.drivers._depot_found import Found, decode_notes, encode_notes, split_words
 from kvmcompose.server.drivers._host_connection import HostLostError
-from kvmcompose.server.drivers.machine import Completed, Machine
+from kvmcompose.server.drivers.machine import Machine
 
 _T = TypeVar("_T")
 
@@ -43,9 +44,6 @@ _PAUSE = 1.0
 _PIECE_SECONDS = 300.0
 #: The slowest that a file is read at when it is checked, in bytes per second.
 _SLOWEST = 10 << 20
-
-#: What find(1) counts blocks of, in bytes.
-_BLOCK = 512
 
 _PRIVATE = ".kvm-compose"
 _NOTES = f"{_PRIVATE}/delivered.json"
@@ -78,7 +76,7 @@ class HostDepot:
             raise done
         if isinstance(rights, BaseException):
             raise rights
-        found = _Found.parse(done, self._store)
+        found = Found.parse(done, self._store)
         if found.missing:
             raise DriverError(
                 f"programs are not installed on {self._machine.name}: {', '.join(found.missing)}",
@@ -159,7 +157,9 @@ class HostDepot:
             noted = await self._patiently(lambda: self._notes(folder))
             before = {path: digest for path, digest in noted.items() if path not in batch}
             after = before | {path: content.digest for path, content in batch.items()}
-            archive = await asyncio.to_thread(_pack, batch.values(), _encode(before), _encode(after))
+            archive = await asyncio.to_thread(
+                _pack, batch.values(), encode_notes(before), encode_notes(after)
+            )
             done = await self._patiently(
                 lambda: self._machine.run(argv, stdin=archive, seconds=_PIECE_SECONDS, check=False)
             )
@@ -204,19 +204,21 @@ class HostDepot:
     # -- what is there
 
     async def _notes(self, folder: Path) -> dict[str, str]:
-        return _decode((await self._machine.run(["cat", "--", str(folder / _NOTES)], check=False)).stdout)
+        return decode_notes(
+            (await self._machine.run(["cat", "--", str(folder / _NOTES)], check=False)).stdout
+        )
 
     async def _note(self, folder: Path, path: str, digest: str) -> None:
         """Note what lies at a path."""
         async with self._noting:
             notes = await self._notes(folder)
             if notes.get(path) != digest:
-                await self._write(folder / _NOTES, _encode(notes | {path: digest}))
+                await self._write(folder / _NOTES, encode_notes(notes | {path: digest}))
 
     async def _links(self, folder: Path) -> dict[str, str]:
         """Paths that lead into the store, and to what."""
         argv = ["find", str(folder), "-type", "l", "-printf", r"%P\0%l\0"]
-        words = _split(await self._machine.run(argv, check=False))
+        words = split_words(await self._machine.run(argv, check=False))
         pairs = zip(words[::2], words[1::2], strict=True)
         return {path: Path(goal).name for path, goal in pairs if Path(goal).parent == self._store}
 
@@ -319,56 +321,6 @@ class HostDepot:
                 await asyncio.sleep(_PAUSE)
 
 
-class _Found(msgspec.Struct):
-    """What LOOK has found."""
-
-    missing: list[str]
-    room: int
-    stored: set[str]
-    home: str | None
-    notes: dict[str, str]
-    files: list[str]
-    links: dict[str, str]
-    parts: dict[str, int]
-
-    @staticmethod
-    def parse(done: Completed, store: Path) -> _Found:
-        """From what it prints."""
-        found = _Found([], 0, set(), None, {}, [], {}, {})
-        words = iter(_split(done))
-        for kind in words:
-            found.add(kind, next(words), words, store)
-        return found
-
-    def add(self, kind: str, word: str, rest: Iterator[str], store: Path) -> None:
-        """One thing; a link has a second word."""
-        match kind:
-            case "missing":
-                self.missing.append(word)
-            case "room":
-                self.room = int(word)
-            case "stored":
-                self.stored.add(word)
-            case "part":
-                digest, blocks = word.split()
-                self.parts[digest.removesuffix(".part")] = int(blocks) * _BLOCK
-            case "home":
-                self.home = word
-            case "notes":
-                self.notes = _decode(word.encode())
-            case "file":
-                self.files.append(word)
-            case "link":
-                goal = Path(next(rest))
-                if goal.parent == store:
-                    self.links[word] = goal.name
-
-    def holdings(self) -> Holdings:
-        """Notes count for what is there; a link tells by itself what it leads to, if it leads anywhere."""
-        delivered = {path: self.links.get(path) or self.notes.get(path, "") for path in self.files}
-        return Holdings(stored=frozenset(self.stored), parts=self.parts, delivered=delivered, room=self.room)
-
-
 def _is_image(path: str) -> bool:
     """Whether what lies at a path is as it came, and may be wanted by another project."""
     return path.startswith("artefacts/images/") or path.endswith("-media.iso")
@@ -380,18 +332,6 @@ def _has_moved(then: str, now: str) -> bool:
     if before.split()[-1:] != here.split()[-1:]:
         return False
     return folder == now.partition(":")[2] or not Path(folder).is_dir()
-
-
-def _encode(notes: Mapping[str, str]) -> bytes:
-    return msgspec.json.encode(notes, order="deterministic")
-
-
-def _decode(text: bytes) -> dict[str, str]:
-    """Half a note is none."""
-    try:
-        return msgspec.json.decode(text, type=dict[str, str])
-    except msgspec.MsgspecError:
-        return {}
 
 
 def _pack(contents: Iterable[Content], before: bytes, after: bytes) -> bytes:
@@ -411,11 +351,6 @@ def _pack(contents: Iterable[Content], before: bytes, after: bytes) -> bytes:
         add("after", after)
         add("sums", "".join(sums).encode())
     return memory.getvalue()
-
-
-def _split(done: Completed) -> list[str]:
-    """What find(1) printed, a zero after each."""
-    return done.text.split("\0")[:-1]
 
 
 def pieces(descriptor: int, begin: int) -> Iterator[tuple[int, int]]:

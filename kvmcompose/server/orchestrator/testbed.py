@@ -15,6 +15,7 @@ import msgspec
 from kvmcompose.core.deployable import DomainGuest, Wiring
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
+from kvmcompose.core.names import some
 from kvmcompose.core.state import GuestState, State, decode_state
 from kvmcompose.effects.files import digest_bytes, digest_file, expand
 from kvmcompose.guests import guest_kind
@@ -217,6 +218,7 @@ def read_testbed(folder: Path) -> Testbed:
         ) from error
     missing = testbed.missing()
     if missing:
-        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")  # noqa: PLR2004
-        raise RefusedError(f"artefacts are missing: {shown}", hint="build them: kvm-compose generate")
+        raise RefusedError(
+            f"artefacts are missing: {some(missing, 3)}", hint="build them: kvm-compose generate"
+        )
     return testbed

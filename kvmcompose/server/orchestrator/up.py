@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from kvmcompose.core.deployment import Level, Phase, Up
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.names import some
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.freight import read_sent
 from kvmcompose.effects.keys import default_keys
@@ -26,8 +27,6 @@ from kvmcompose.server.orchestrator.testbed import Deployed, Guest, Testbed
 BOOTS_PER_CPU = {"kvm": 4, "qemu": 2}
 #: Scripts and other work inside guests at a time.
 SCRIPTS = 16
-#: Names of guests in one message.
-_NAMES = 6
 
 
 class BringUp:
@@ -148,7 +147,7 @@ class BringUp:
                 unreachable.append(guest.name)
         if unreachable:
             step.say(
-                f"no connection leads to {_some(unreachable)}: started, but not waited for", Level.WARNING
+                f"no connection leads to {some(unreachable)}: started, but not waited for", Level.WARNING
             )
         if any(guest.run and guest.run.cloud_init for guest in self._testbed.guests.values()):
             key = self._testbed.identity_file
@@ -302,12 +301,6 @@ class BringUp:
         self._failed |= failed
         if failed and not self._command.keep_going:
             raise StepFailedError(f"{', '.join(sorted(failed))} did not come up")
-
-
-def _some(names: Sequence[str]) -> str:
-    """So many names as are read."""
-    more = len(names) - _NAMES
-    return ", ".join(names[:_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 async def together_groups(groups: Sequence[Awaitable[list[bool]]]) -> list[bool]:

@@ -12,6 +12,7 @@ from kvmcompose.core.names import (
     PROJECT_NAME,
     UniqueNames,
     project_name_from,
+    some,
     stable_number,
 )
 
@@ -113,3 +114,11 @@ def test_numbers_stay_the_same_from_version_to_version() -> None:
 def test_words_are_kept_apart() -> None:
     assert stable_number("ab", "c") != stable_number("a", "bc")
     assert stable_number("a", 1) == stable_number("a", "1")
+
+
+@pytest.mark.parametrize(
+    ("names", "most", "text"),
+    [([], 6, ""), (["a"], 6, "a"), (["a", "b"], 2, "a, b"), ([1, 2, 3, 4], 2, "1, 2 and 2 more")],
+)
+def test_of_many_names_some_are_told(names: list[str | int], most: int, text: str) -> None:
+    assert some(names, most) == text
