@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kvmcompose.tasks.project import Project
 
 NAME = "plan"
-HELP = "show what generate would do, and why; nothing is written"
+HELP = "show what generate would do, why, and what up would send to other hosts; nothing is written"
 EXAMPLE = """\
 examples:
   kvm-compose plan
