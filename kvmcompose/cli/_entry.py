@@ -1,4 +1,4 @@
-"""What the ``kvm-compose`` script calls: the short way out when there is nothing to do, else ``main``."""
+"""What the ``kvm-compose`` script calls: the short way out when the answer is known, else ``main``."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from kvmcompose.effects import standing
 
 def main() -> int:
     """Run the command line; the exit status."""
-    directory = _plain_generate(sys.argv[1:])
-    if directory is not None:
-        root = os.path.abspath(directory)  # noqa: PTH100 (pathlib takes longer to import than all of this)
-        private = os.path.join(root, ".kvm-compose")  # noqa: PTH118
-        package = os.path.dirname(os.path.dirname(os.path.abspath(standing.__file__)))  # noqa: PTH100, PTH120
-        summary = standing.still_standing(root, private, standing.surroundings(package))
-        if summary is not None:
-            if "-q" not in sys.argv:
-                sys.stderr.write(f"{summary}\n")
-            return 0
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us: then nobody is told
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    command, directory = _plain(sys.argv[1:])
+    if command is not None and directory and _answer(command, directory):
+        return 0
     try:
         from kvmcompose.cli.main import main as full
 
@@ -29,16 +25,38 @@ def main() -> int:
         return 130
 
 
-def _plain_generate(words: list[str]) -> str | None:
-    """The project folder, when the command line is a ``generate`` of everything without more ado."""
+def _plain(words: list[str]) -> tuple[str | None, str]:
+    """The command and the project folder, when it is a ``generate`` or ``list`` of all without more ado."""
     directory = os.environ.get("KVM_COMPOSE_DIRECTORY", ".")
-    generate = False
+    command = None
     waiting = iter(words)
     for word in waiting:
         if word in ("-C", "--directory"):
             directory = next(waiting, "")
-        elif word in ("generate", "generate-artefacts") and not generate:
-            generate = True
-        elif word not in ("-q", "-k", "--no-wait"):
-            return None
-    return directory if generate and directory else None
+        elif word in ("generate", "generate-artefacts", "list") and command is None:
+            command = "list" if word == "list" else "generate"
+        elif word != "-q" and (command != "generate" or word not in ("-k", "--no-wait")):
+            return None, directory
+    return command, directory
+
+
+def _answer(command: str, directory: str) -> bool:
+    """Whether what the last build has noted is the answer, and was told."""
+    root = os.path.abspath(directory)  # noqa: PTH100 (pathlib takes longer to import than all of this)
+    private = os.path.join(root, ".kvm-compose")  # noqa: PTH118
+    package = os.path.dirname(os.path.dirname(os.path.abspath(standing.__file__)))  # noqa: PTH100, PTH120
+    around = standing.surroundings(package)
+    if command == "list":
+        overview = standing.standing_overview(private, around)
+        if overview is None:
+            return False
+        try:
+            sys.stdout.write(overview)
+            sys.stdout.flush()
+        except OSError:  # nobody reads it: the long way knows what to say then
+            return False
+        return True
+    summary = standing.still_standing(root, private, around)
+    if summary is not None and "-q" not in sys.argv:
+        sys.stderr.write(f"{summary}\n")
+    return summary is not None

@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if not flags and not arguments.names:
         from kvmcompose.tasks.overview import overview
 
-        sys.stdout.write(overview(project))
+        stale = project.records(write=False).keys() - project.artefacts.keys()
+        sys.stdout.write(overview(project.artefacts.values(), stale))
         return 0
 
     from kvmcompose.tasks.engine import doit_command

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import errno
 import gc
 import importlib.util
 import logging
@@ -21,6 +23,8 @@ from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.monitor.console import Console, ConsoleHandler
 
 INTERRUPTED = 130
+#: How writing to standard output fails when that is a file.
+_OUTPUT_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 _EPILOG = """\
 files:
@@ -222,6 +226,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # whoever read our output has had enough; Python would complain again while it shuts down
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say_no_more()
+        return 1
+    except OSError as error:
+        if error.errno not in _OUTPUT_LOST or error.filename is not None:
+            raise
+        _say_no_more()
+        console.error(f"cannot write what there is to say: {(error.strerror or str(error)).lower()}")
         return 1
     return status
+
+
+def _say_no_more() -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

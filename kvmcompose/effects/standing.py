@@ -19,7 +19,7 @@ import json
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 
-VERSION = 3
+VERSION = 4
 FILE_NAME = "standing"
 #: From so many artefacts on it pays to start a process.
 _MANY = 6000
@@ -68,10 +68,14 @@ class Standing:
     signatures of all others. ``outputs`` are the paths of all artefacts, guest by guest, and ``numbers``
     their signatures in that order. ``groups`` say whose they are: for each guest (and before them "", for
     what belongs to none) the digest of its slice and the number of its artefacts. ``text`` is the YAML that
-    all of it was built from, with so many ``machines``.
+    all of it was built from, with so many ``machines``. ``overview`` is what ``list`` says of the project,
+    or nothing when that was not worked out.
     """
 
-    __slots__ = ("around", "groups", "hashed", "inputs", "machines", "numbers", "outputs", "summary", "text")
+    __slots__ = (
+        "around", "groups", "hashed", "inputs", "machines", "numbers", "outputs", "overview", "summary",
+        "text",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -83,6 +87,7 @@ class Standing:
         outputs: list[str],
         numbers: array.array[int],
         summary: str,
+        overview: str,
         text: bytes,
         machines: int,
     ) -> None:
@@ -93,6 +98,7 @@ class Standing:
         self.outputs = outputs
         self.numbers = numbers
         self.summary = summary
+        self.overview = overview
         self.text = text
         self.machines = machines
 
@@ -143,6 +149,7 @@ def write_standing(private: str, standing: Standing) -> None:
             "hashed": standing.hashed,
             "inputs": standing.inputs,
             "summary": standing.summary,
+            "overview": standing.overview,
             "machines": standing.machines,
             "sizes": [len(section) for section in sections],
         }
@@ -176,6 +183,7 @@ def read_standing(private: str, *, part: int = WHOLE) -> Standing | None:
             outputs=_words(outputs),
             numbers=array.array("q", numbers),
             summary=head["summary"],
+            overview=head["overview"],
             text=text,
             machines=head["machines"],
         )
@@ -223,16 +231,34 @@ def drop_standing(private: str) -> None:
 
 def still_standing(root: str, private: str, around: Mapping[str, str]) -> str | None:
     """The summary of the last build if a new one would find nothing to do, else None."""
-    standing = read_standing(private, part=HEAD)
     try:
-        if standing is None or not _idle(private) or not _has_ledger(private):
-            return None
-        if any(_content(path) != digest for path, digest in standing.hashed.items()):
+        if not _may_stand(private, read_standing(private, part=HEAD)):
             return None
         standing = read_standing(private, part=OUTPUTS)
         return standing.summary if standing is not None and rests(standing, root, around) else None
     except (OSError, ValueError, TypeError):
         return None
+
+
+def standing_overview(private: str, around: Mapping[str, str]) -> str | None:
+    """The overview of the tasks if it is still that, whatever became of the artefacts, else None."""
+    try:
+        standing = read_standing(private, part=HEAD)
+        if standing is None or not _may_stand(private, standing) or not inputs_rest(standing, around):
+            return None
+    except (OSError, ValueError, TypeError):
+        return None
+    return standing.overview or None
+
+
+def _may_stand(private: str, standing: Standing | None) -> bool:
+    """Whether nobody builds, and the files that are read each time are as they were. Raises OSError."""
+    return (
+        standing is not None
+        and _idle(private)
+        and _has_ledger(private)
+        and all(_content(path) == digest for path, digest in standing.hashed.items())
+    )
 
 
 def rests(standing: Standing, root: str, around: Mapping[str, str]) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
+from kvmcompose.core.artefact import Artefact
 from kvmcompose.tasks.images import image_of, image_task
-from kvmcompose.tasks.project import Project
 
 #: The task that stands for all artefacts.
 GROUP = "generate"
@@ -28,11 +28,12 @@ def groups(names: Iterable[str]) -> Iterator[tuple[str, str]]:
         yield base, _GROUP_DOCS.get(base, f"all tasks {base}:…")
 
 
-def overview(project: Project) -> str:
-    """What ``doit list`` says of the project: every task that is in no group, and every group."""
-    artefacts = project.artefacts.values()
+def overview(artefacts: Collection[Artefact], stale: Iterable[str] = ()) -> str:
+    """What ``doit list`` says of a project: every task that is in no group, and every group.
+
+    ``stale`` are the paths of artefacts that were built and are not wanted any more.
+    """
     images = {image for image in map(image_of, artefacts) if image is not None}
-    stale = project.records(write=False).keys() - project.artefacts.keys()
     names = [*map(image_task, images), *(artefact.task for artefact in artefacts)]
     alone = ((artefact.task, artefact.summary) for artefact in artefacts if ":" not in artefact.task)
     rows = dict([*groups([*names, *(f"remove:{path}" for path in stale)]), *alone, (GROUP, GROUP_DOC)])

@@ -37,6 +37,7 @@ from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.pipeline.amend import Amended, Built, amend
 from kvmcompose.pipeline.compile import STATE_PATH, guest_artefacts, guest_slice, state_artefact
 from kvmcompose.tasks.decide import Options, look
+from kvmcompose.tasks.overview import overview
 from kvmcompose.tasks.project import ENDING, PRIVATE_FOLDER, Plan, Project
 from kvmcompose.tasks.sources import beyond_environment
 
@@ -55,6 +56,11 @@ class _Look(msgspec.Struct, frozen=True):
     before: set[str]
     after: dict[str, _Group]
     wanted: dict[str, Artefact]
+
+    @property
+    def overview(self) -> str:
+        """That of the last build as long as the tasks are the same. No disk gets another image this way."""
+        return self.standing.overview if self.before == self.wanted.keys() else ""
 
 
 class ShortWay:
@@ -205,6 +211,7 @@ class ShortWay:
                 outputs=outputs,
                 numbers=numbers,
                 summary=summary,
+                overview=found.overview if found and self.edit else overview(project.artefacts.values()),
                 text=project.testbed.data,
                 machines=machines,
             )

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from golden.bench import Bench, environment, new_bench
+from golden.bench import Bench, environment, new_bench, settle
 
 MANY = 60
 
@@ -380,3 +380,28 @@ def test_output_that_nobody_reads_is_no_error_worth_a_traceback(built: Bench) ->
     process.wait()
     assert b"Traceback" not in err
     assert b"Exception ignored" not in err
+
+
+@pytest.mark.parametrize(
+    ("shell", "status"),
+    [('"$@" >/dev/full', 1), ('"$@" >&-', 0), ('"$@" 2>&-', 0), ('"$@" | true', 0)],
+)
+@pytest.mark.parametrize("state", ["fresh", "built"])
+@pytest.mark.parametrize("words", [["list"], ["plan", "--json"], ["--help"]])
+def test_output_that_nobody_gets_is_no_traceback(
+    bench: Bench, words: list[str], state: str, shell: str, status: int
+) -> None:
+    if state == "built":
+        settle()
+        bench.generate()
+    ran = subprocess.run(
+        ["/bin/sh", "-c", shell, "sh", *bench.argv(*words)],
+        env=environment(bench.root),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in ran.stderr
+    assert ran.returncode == status
+    if status:
+        assert ran.stderr.endswith("error: cannot write what there is to say: no space left on device\n")

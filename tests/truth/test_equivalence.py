@@ -84,6 +84,7 @@ class Sequence:
         self.oracle.allow(words)
         predicted = self.oracle.predict(clean)
         assert self.plan(words) == predicted
+        self.list_tasks()
         self.ask_doit(predicted, words)
         quiet = all(action in ("keep", "adopt") for action in predicted.values())
         short = None if words else self.short_way()
@@ -129,6 +130,14 @@ class Sequence:
         # whatever the environment of the last build was, it is that of the next
         assert found.around["package"] == package
         return standing.still_standing(str(self.bench.folder), private, found.around)
+
+    def list_tasks(self) -> None:
+        """What the last build noted of the tasks is what they are, as long as it counts."""
+        private = str(self.bench.folder / ".kvm-compose")
+        found = standing.read_standing(private)
+        noted = standing.standing_overview(private, found.around) if found is not None else None
+        if noted is not None and len(self.said) % 3 == 0:
+            assert self.bench.run("list").out == noted
 
     def ask_doit(self, predicted: dict[str, str], words: tuple[str, ...]) -> None:
         """What doit calls up to date is what the plan calls settled."""
