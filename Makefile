@@ -40,6 +40,9 @@ hosts-down: ## end the test hosts, and all that runs in them
 .PHONY: bench
 bench: $(READY) | bench-packages ## measure beside ninja, make and doit; writes docs/benchmarks.md
 	$(RUN) pip install --quiet --disable-pip-version-check -r requirements/bench.txt
+	test -x .cache/snakemake/bin/snakemake || { $(PYTHON) -m venv --clear .cache/snakemake && \
+		.cache/snakemake/bin/pip install --quiet --disable-pip-version-check \
+			-r requirements/snakemake.txt; }
 	$(VENV)/bin/python scripts/bench
 
 .PHONY: check
