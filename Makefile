@@ -20,8 +20,8 @@ demo: $(READY) | test-packages ## bring two real guests up, have them talk, take
 
 .PHONY: test
 test: check | test-packages ## check, then run every test, those against real libvirt, QEMU and OVS too
-	$(RUN) pytest -m 'not real' -n 2 --timeout 300
-	$(RUN) pytest -m real --require-real --timeout 1200
+	$(RUN) pytest -m 'not real' -n 2 --timeout 300 --durations 10
+	$(RUN) pytest -m real --require-real --timeout 1200 --durations 20
 
 # by hand: what tests of several hosts run on; each has a libvirtd, an Open vSwitch and an sshd of its own
 N ?= 3
