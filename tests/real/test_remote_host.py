@@ -371,6 +371,25 @@ async def many_at_once(folder: str, other: str) -> None:
             done = await asyncio.gather(*(this.machine.run(["echo", str(n)]) for n in range(8)))
             assert [each.text for each in done] == [f"{n}\n" for n in range(8)]
         await this.gone("sleep 4461")
+        # a session is all there is to end eight programs in, one after the other
+        held = await (await this.connection.get()).create_process("sleep 4466")
+        tasks = [
+            asyncio.create_task(this.machine.run(["sh", "-c", "sleep 4462; :"], seconds=1000))
+            for _ in range(8)
+        ]
+
+        async def all_run() -> bool:
+            return len([each for each in await this.processes("sleep 4462") if each == "sleep 4462"]) == len(
+                tasks
+            )
+
+        await this.until(all_run)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await this.gone("sleep 4462")
+        assert await this.processes("sleep 4466")
+        held.close()
 
 
 def test_more_at_once_than_sshd_has_sessions(pair: Pair) -> None:

@@ -8,7 +8,8 @@ import logging
 import re
 import shlex
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from typing import Any
 
 import asyncssh
 
@@ -37,8 +38,8 @@ _TIMED_OUT = (124, 137, -9)
 #: sshd hands a command line to a shell as one word, of 128 KiB at most (execve(2)). In bytes.
 _LONG_LINE = 100_000
 _PAUSE = 0.1
-#: How long an attempt to end a program there may take, in seconds.
-_END_SECONDS = 3.0
+#: How long is waited for the end of a program that was given up, and how long it is tried, in seconds.
+_END_SECONDS, _END_TRIES_SECONDS = 3.0, 60.0
 #: Tells who it is, and becomes the command: sshd passes no signals on to programs of root.
 _TELL = f'echo "kvm-compose: $$" >&2; exec env LC_ALL=C "PATH=$PATH:{SYSTEM_PATH}" "$@"'
 _TOLD = re.compile(rb"kvm-compose: ([0-9]+)\n")
@@ -53,6 +54,7 @@ class RemoteMachine:
     def __init__(self, connection: HostConnection) -> None:
         self.name = connection.host.name
         self._connection = connection
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def reach(self) -> None:
         """As Machine says."""
@@ -134,17 +136,14 @@ class RemoteMachine:
         try:
             async with asyncio.timeout(seconds + _SLACK):
                 stdout, stderr = await process.communicate(stdin)
+            status = _status(process)
         except (asyncssh.Error, BrokenPipeError, ConnectionError) as error:
+            process.close()
             raise self._connection.lost(error) from error
         except BaseException:
-            await self._end(process, roots=roots)
+            await self._give_up(self._end(process, roots=roots))
             raise
-        finally:
-            process.close()
-        try:
-            status = _status(process)
-        except asyncssh.ConnectionLost as error:
-            raise self._connection.lost(error) from error
+        process.close()
         return Completed(status, stdout or b"", _TOLD.sub(b"", stderr or b"", count=1))
 
     async def _begin(self, line: str, stdin: bytes, *, roots: bool) -> asyncssh.SSHClientProcess[bytes]:
@@ -160,11 +159,7 @@ class RemoteMachine:
             try:
                 return await asyncio.shield(beginning)
             except asyncio.CancelledError:
-                with contextlib.suppress(OSError, asyncssh.Error):
-                    async with asyncio.timeout(_END_SECONDS):
-                        process = await beginning
-                        await self._end(process, roots=roots)
-                        process.close()
+                await self._give_up(self._end_once_begun(beginning, roots=roots))
                 raise
             except asyncssh.ChannelOpenError as error:
                 if connection.is_closed():
@@ -176,21 +171,40 @@ class RemoteMachine:
                 raise self._connection.lost(error) from error
             await asyncio.sleep(_PAUSE)
 
+    async def _give_up(self, ending: Coroutine[Any, Any, None]) -> None:
+        """Wait for the end of a program, but not long; on a busy host it may come later."""
+        task = asyncio.create_task(self._try(ending))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        await asyncio.wait([task], timeout=_END_SECONDS)
+
+    @staticmethod
+    async def _try(ending: Coroutine[Any, Any, None]) -> None:
+        with contextlib.suppress(DriverError, OSError, asyncssh.Error):
+            await asyncio.wait_for(ending, _END_TRIES_SECONDS)
+
+    async def _end_once_begun(
+        self, beginning: asyncio.Future[asyncssh.SSHClientProcess[bytes]], *, roots: bool
+    ) -> None:
+        await self._end(await beginning, roots=roots)
+
     async def _end(self, process: asyncssh.SSHClientProcess[bytes], *, roots: bool) -> None:
         """End a program that nobody waits for any more, with its children; its time limit would, too."""
-
-        async def end() -> None:
+        try:
             while (told := _TOLD.search(process.collect_output()[1] or b"")) is None:
                 if process.is_closing():
                     return
                 await asyncio.sleep(_PAUSE)
             kill = ["sudo", "-n", "--", "kill"] if roots else ["kill"]
             line = shlex.join([*kill, "-TERM", "--", f"-{told[1].decode()}"])
-            connection = await self._connection.get()
-            await connection.run(line, stdin=asyncssh.DEVNULL, encoding=None)
-
-        with contextlib.suppress(DriverError, OSError, asyncssh.Error):
-            await asyncio.wait_for(end(), _END_SECONDS)
+            while process.returncode is None:
+                connection = await self._connection.get()
+                with contextlib.suppress(asyncssh.ChannelOpenError):  # all sessions may be taken
+                    await connection.run(line, stdin=asyncssh.DEVNULL, encoding=None)
+                    return
+                await asyncio.sleep(_PAUSE)
+        finally:
+            process.close()
 
     def _too_slow(
         self, argv: Sequence[str], stdin: bytes | None, seconds: float, *, privileged: bool
