@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.resources
 import logging
 import os
 import shutil
@@ -98,7 +97,7 @@ def default_store() -> ImageStore:
 
 def read_catalogue() -> Catalogue:
     """The images that come with kvm-compose by name."""
-    return parse_catalogue(importlib.resources.files(__package__).joinpath("catalogue.json").read_bytes())
+    return parse_catalogue(Path(__file__).with_name("catalogue.json").read_bytes())
 
 
 class ImageStore:

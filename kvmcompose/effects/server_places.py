@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 from pathlib import Path
 
 STATE_VARIABLE = "KVM_COMPOSE_STATE_DIR"
@@ -68,7 +67,7 @@ def this_machine() -> str:
         number = Path("/etc/machine-id").read_text().strip()[:8]
     except OSError:
         number = ""
-    return f"{socket.gethostname()} {number}".strip()
+    return f"{os.uname().nodename} {number}".strip()
 
 
 def missing_modules(*, fake: bool = False) -> list[str]:
