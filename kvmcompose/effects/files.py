@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+#: What is read in one go, in bytes.
+_SMALL = 1 << 20
 #: What files are called until they are finished and take their place.
 STAGED_PREFIX = ".kvm-compose-staged-"
 
@@ -67,5 +69,7 @@ def digest_bytes(data: bytes) -> str:
 
 def digest_file(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal. Raises OSError."""
-    with path.open("rb") as file:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (thousands of them may be small)
+        if os.fstat(file.fileno()).st_size <= _SMALL:
+            return hashlib.sha256(file.readall()).hexdigest()
         return hashlib.file_digest(file, "sha256").hexdigest()
