@@ -63,7 +63,7 @@ async def programs_run() -> None:
     await asyncio.sleep(0.5)
     task.cancel()
     assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     assert "sleep 4444" not in printed("ps", "-e", "-o", "args")
 
 

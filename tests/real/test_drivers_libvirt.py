@@ -228,7 +228,7 @@ async def libvirtd_comes_back(folder: str) -> None:
         kill_libvirtd()
         started = time.monotonic()
         lost = await error_of(hypervisor.domains("virt"))
-        assert 10 < time.monotonic() - started < 25
+        assert 10 < time.monotonic() - started < 60
         assert lost.message.startswith(
             "cannot list domains: libvirt does not answer at qemu:///system: Failed to connect socket"
         )
@@ -277,7 +277,7 @@ async def nobody_answers(uri: str) -> None:
     host = drivers.host(Host(name="main", ip="127.0.0.1", is_main_host=True, libvirt_uri=uri))
     started = time.monotonic()
     error = await error_of(host.hypervisor.facts())
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 9
     assert error.message.startswith(f"cannot ask libvirt about the host: libvirt does not answer at {uri}: ")
     await drivers.close()
 

@@ -85,7 +85,7 @@ async def commands_run(folder: str) -> None:
         # what a command leaves running does not hold it up
         started = time.monotonic()
         assert await up.run("one", "sh", "-c", "sleep 4321 & echo started") == (0, ["started"])
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
         assert await processes(up, "sleep 4321")
 
         # many at once, on one connection
@@ -114,7 +114,7 @@ async def commands_end(folder: str) -> None:
         started = time.monotonic()
         task.cancel()
         assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 60
         left = await processes(up, "sleep 500")
         assert left == [], left
 
@@ -124,7 +124,7 @@ async def commands_end(folder: str) -> None:
         started = time.monotonic()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
         assert await processes(up, "sleep 1000") == []
 
         # cancelled before it has begun

@@ -159,7 +159,7 @@ class Inside:
         lines = (await self.outside("run", "ps", "-e", "-o", "args=")).splitlines()
         return [line for line in lines if all(word in line for word in words) and "ps -e" not in line]
 
-    async def until(self, what: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+    async def until(self, what: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
         end = time.monotonic() + seconds
         while not await what():
             assert time.monotonic() < end
@@ -512,13 +512,13 @@ async def cut_off(folder: str, other: str) -> None:
         for error in await asyncio.gather(*(error_of(each) for each in running)):
             assert isinstance(error, HostLostError), error.message
             assert "broke off" in error.message
-        assert time.monotonic() - started < 40
+        assert time.monotonic() - started < 90
         # it is not there: told all who ask at once, not one after the other
         started = time.monotonic()
         for error in await asyncio.gather(*(error_of(this.machine.run(["true"])) for _ in range(12))):
             assert isinstance(error, HostLostError), error.message
             assert error.message.startswith(f"cannot reach two (root@{this.host.ip}) by SSH: ")
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 60
         await this.outside("mend")
 
         async def back() -> bool:
@@ -980,7 +980,7 @@ async def sockets_without_a_host(folder: str, other: str) -> None:
         await asyncio.sleep(0.2)
         started = time.monotonic()
         await forwarded.close()
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 10
         for reader, writer in both:
             assert await reader.read() == b""
             writer.close()

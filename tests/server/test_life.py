@@ -262,7 +262,7 @@ def test_a_second_signal_stops_it_at_once(daemon: Start, project: Path) -> None:
     time.sleep(0.3)
     began = time.monotonic()
     server.stop()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert daemon().client().action("demo", uuid).state in (ActionState.INTERRUPTED, ActionState.CANCELLED)
 
 
