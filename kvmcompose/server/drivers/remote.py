@@ -190,20 +190,25 @@ class RemoteMachine:
 
     async def _end(self, process: asyncssh.SSHClientProcess[bytes], *, roots: bool) -> None:
         """End a program that nobody waits for any more, with its children; its time limit would, too."""
+        # is_closing tells of our side only: that there is nothing on standard input
+        closed = asyncio.ensure_future(process.wait_closed())
         try:
-            while (told := _TOLD.search(process.collect_output()[1] or b"")) is None:
-                if process.is_closing():
+            said = process.collect_output()[1] or b""
+            while (told := _TOLD.search(said)) is None:
+                if closed.done():
                     return
                 await asyncio.sleep(_PAUSE)
+                said += process.collect_output()[1] or b""
             kill = ["sudo", "-n", "--", "kill"] if roots else ["kill"]
             line = shlex.join([*kill, "-TERM", "--", f"-{told[1].decode()}"])
-            while process.returncode is None:
+            while not closed.done():
                 connection = await self._connection.get()
                 with contextlib.suppress(asyncssh.ChannelOpenError):  # all sessions may be taken
                     await connection.run(line, stdin=asyncssh.DEVNULL, encoding=None)
                     return
                 await asyncio.sleep(_PAUSE)
         finally:
+            closed.cancel()
             process.close()
 
     def _too_slow(
