@@ -342,6 +342,12 @@ async def cancelled(folder: str, other: str) -> None:
                 await asyncio.sleep(0)
             task.cancel()
             assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
+        # while it begins: it may run already, and not have told who it is
+        for moment in range(20):
+            task = asyncio.create_task(this.machine.run(["sleep", "4454"], seconds=1000))
+            await asyncio.sleep(moment / 200)
+            task.cancel()
+            assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
         await this.gone("sleep 4454")
         assert (await this.machine.run(["echo", "here"])).text == "here\n"
 
