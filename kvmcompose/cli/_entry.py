@@ -42,10 +42,14 @@ def _plain(words: list[str]) -> tuple[str | None, str]:
 
 def _answer(command: str, directory: str) -> bool:
     """Whether what the last build has noted is the answer, and was told."""
-    root = os.path.abspath(directory)  # noqa: PTH100 (pathlib takes longer to import than all of this)
-    private = os.path.join(root, ".kvm-compose")  # noqa: PTH118
     package = os.path.dirname(os.path.dirname(os.path.abspath(standing.__file__)))  # noqa: PTH100, PTH120
-    around = standing.surroundings(package)
+    try:
+        # not abspath, which takes no link for one; pathlib takes longer to import than all of this
+        root = os.path.join(os.getcwd(), directory)  # noqa: PTH109, PTH118
+        around = standing.surroundings(package, root)
+    except OSError:
+        return False
+    private = os.path.join(root, ".kvm-compose")  # noqa: PTH118
     if command == "list":
         overview = standing.standing_overview(private, around)
         if overview is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
-import errno
 import gc
 import importlib.util
 import logging
@@ -23,8 +22,6 @@ from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.monitor.console import Console, ConsoleHandler
 
 INTERRUPTED = 130
-#: How writing to standard output fails when that is a file.
-_OUTPUT_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 _EPILOG = """\
 files:
@@ -229,12 +226,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say_no_more()
         return 1
     except OSError as error:
-        if error.errno not in _OUTPUT_LOST or error.filename is not None:
+        if not _say_what_broke(error, console):
             raise
-        _say_no_more()
-        console.error(f"cannot write what there is to say: {(error.strerror or str(error)).lower()}")
         return 1
     return status
+
+
+def _say_what_broke(error: OSError, console: Console) -> bool:
+    """Say what the system refused; False when there is nothing to say that would help anybody."""
+    why = (error.strerror or str(error)).lower()
+    if _output_is_lost():
+        _say_no_more()
+        console.error(f"cannot write what there is to say: {why}")
+        return True
+    if error.filename is not None:
+        console.error(f"{os.fsdecode(error.filename)}: {why}")
+        return True
+    return False
+
+
+def _output_is_lost() -> bool:
+    """Whether nothing can be written to standard output. An error of writing does not tell where."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return False
+    try:
+        sys.stdout.flush()
+        os.write(descriptor, b"\n")
+    except OSError:
+        return True
+    return False
 
 
 def _say_no_more() -> None:

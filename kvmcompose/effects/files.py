@@ -69,7 +69,11 @@ def digest_bytes(data: bytes) -> str:
 
 def digest_file(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal. Raises OSError."""
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (thousands of them may be small)
-        if os.fstat(file.fileno()).st_size <= _SMALL:
-            return hashlib.sha256(file.readall()).hexdigest()
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (thousands of them may be small)
+            if os.fstat(file.fileno()).st_size <= _SMALL:
+                return hashlib.sha256(file.readall()).hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        error.filename = str(path)  # reading does not tell
+        raise

@@ -5,10 +5,23 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+
+#: How long somebody holds the lock who only looks whether a build is at work, at the most. In seconds.
+_MOMENT = 0.02
+
+
+def _try_twice(handle: int) -> None:
+    """Take the lock. Raises BlockingIOError when a build has it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(_MOMENT)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager
@@ -25,7 +38,7 @@ def build_lock(path: Path, *, waiting: Callable[[str], None] | None) -> Iterator
         raise KvmComposeError(f"cannot lock the project: {path}: {error.strerror}") from error
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _try_twice(handle)
         except BlockingIOError:
             holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
             if waiting is None:

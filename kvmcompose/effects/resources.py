@@ -86,8 +86,14 @@ def own_files() -> set[str]:
         *plugin_folders(),
     )
     found = {str(folder) for folder in folders}
+    walked: set[str] = set()
     for folder in folders:
-        found.update(str(path) for path in folder.rglob("*") if "__pycache__" not in path.parts)
+        for place, inside, files in os.walk(folder, followlinks=True):
+            if os.path.realpath(place) in walked:
+                inside.clear()  # a link that leads round
+            walked.add(os.path.realpath(place))
+            inside[:] = [name for name in inside if name != "__pycache__"]
+            found.update(os.path.join(place, name) for name in (*inside, *files))  # noqa: PTH118
     return found
 
 

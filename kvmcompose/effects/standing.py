@@ -30,19 +30,28 @@ _TICK_NS = 20_000_000
 
 #: What of the environment a build depends on, beside all of KVM_COMPOSE_*.
 _ENVIRONMENT = ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "SOURCE_DATE_EPOCH", "PATH")
+#: Those of them that name folders, as seen from the current one.
+_PLACES = ("KVM_COMPOSE_STORE", "KVM_COMPOSE_PLUGINS", "XDG_DATA_HOME", "XDG_CACHE_HOME")
 
 
-def surroundings(package: str) -> dict[str, str]:
-    """What a build depends on beside files; ``package`` is the folder kvmcompose was imported from."""
+def surroundings(package: str, root: str) -> dict[str, str]:
+    """What a build depends on beside files, and which project it is.
+
+    ``package`` is the folder kvmcompose was imported from, ``root`` the project's. Raises OSError when there
+    is no current folder.
+    """
     found = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     found.update((name, value) for name, value in os.environ.items() if name.startswith("KVM_COMPOSE_"))
+    places = [place for name in _PLACES for place in os.environ.get(name, "").split(os.pathsep)]
+    if any(place and place[0] not in "/~" for place in places):
+        found["from"] = os.getcwd()  # noqa: PTH109
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123
             found["boot"] = file.read()
     except OSError:
         pass
     found["openvswitch"] = str(os.path.exists("/sys/module/openvswitch"))  # noqa: PTH110
-    return {**found, "package": package}
+    return {**found, "package": package, "root": os.path.realpath(root)}
 
 
 def _signature(path: str) -> list[int] | None:
@@ -54,10 +63,11 @@ def _signature(path: str) -> list[int] | None:
 
 
 def _content(path: str) -> str | None:
+    """The digest of a file, None when it is not there. Raises OSError when it cannot be read."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             return hashlib.sha256(file.read()).hexdigest()
-    except OSError:
+    except FileNotFoundError:
         return None
 
 

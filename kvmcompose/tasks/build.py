@@ -54,12 +54,12 @@ class Build:
         if plan is None:
             self.sweep()  # a project that stands is clean
             plan = self.project.plan(names, write=True)
-        if plan.pending or not all(step.settled for step in plan.images):
+        adopted = [each for each in plan.decisions if each.action is Action.ADOPT]
+        if plan.pending or adopted or not all(step.settled for step in plan.images):
             drop_standing(str(self.project.folder / PRIVATE_FOLDER))
         self._records = plan.records
         # before anything is made: what is made anew has another signature then
         self.project.note_signatures()
-        adopted = [each for each in plan.decisions if each.action is Action.ADOPT]
         self.project.ledger.record(self.project.maker.adopt(each) for each in adopted)
         self.project.ledger.record(self._settled(plan))
         if self.project.ledger.notice:

@@ -147,8 +147,12 @@ class Maker:
         artefact = decision.artefact
         recipe = self._inputs.recipe(artefact)
         path = self._folder / f"{artefact.path}.new"
-        with replacing(path, mode=artefact.mode) as file:
-            file.write(self.build(artefact))
+        content = self.build(artefact)
+        try:
+            with replacing(path, mode=artefact.mode) as file:
+                file.write(content)
+        except OSError as error:
+            raise KvmComposeError(f"cannot write {artefact.path}.new: {error.strerror}") from error
         inputs = self._ledger.inputs(record.path) or b""
         self._ledger.record([msgspec.structs.replace(record, offered=recipe.digest, inputs=inputs)])
 

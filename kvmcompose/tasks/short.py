@@ -75,7 +75,7 @@ class ShortWay:
     @cached_property
     def _around(self) -> dict[str, str]:
         package = str(Path(kvmcompose.__file__).parent)
-        return surroundings(package) | beyond_environment(self._project.where)
+        return surroundings(package, self._root) | beyond_environment(self._project.where)
 
     @cached_property
     def _standing(self) -> Standing | None:

@@ -344,7 +344,8 @@ async def cancelled(folder: str, other: str) -> None:
             assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
         # while it begins: it may run already, and not have told who it is
         for moment in range(20):
-            task = asyncio.create_task(this.machine.run(["sleep", "4454"], seconds=1000))
+            argv = ["sh", "-c", "sleep 4454; :", "x" * 120_000 * (moment % 2)]
+            task = asyncio.create_task(this.machine.run(argv, seconds=1000))
             await asyncio.sleep(moment / 200)
             task.cancel()
             assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
@@ -377,8 +378,9 @@ async def many_at_once(folder: str, other: str) -> None:
             done = await asyncio.gather(*(this.machine.run(["echo", str(n)]) for n in range(8)))
             assert [each.text for each in done] == [f"{n}\n" for n in range(8)]
         await this.gone("sleep 4461")
-        # a session is all there is to end eight programs in, one after the other
-        held = await (await this.connection.get()).create_process("sleep 4466")
+        # all sessions are taken, by what has to end and by others
+        connection = await this.connection.get()
+        held = [await connection.create_process("sleep 4466") for _ in range(2)]
         tasks = [
             asyncio.create_task(this.machine.run(["sh", "-c", "sleep 4462; :"], seconds=1000))
             for _ in range(8)
@@ -395,7 +397,8 @@ async def many_at_once(folder: str, other: str) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         await this.gone("sleep 4462")
         assert await this.processes("sleep 4466")
-        held.close()
+        for each in held:
+            each.close()
 
 
 def test_more_at_once_than_sshd_has_sessions(pair: Pair) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -11,6 +13,7 @@ import pytest
 from synthetic import edit_one, write_project
 
 from golden.bench import Bench, new_bench, settle
+from kvmcompose.cli import main
 from kvmcompose.tasks import overview
 
 GUESTS = 20
@@ -100,3 +103,90 @@ def test_options_and_other_projects_have_answers_of_their_own(bench: Bench) -> N
     assert "libvirt network other-network" in bench.run("list", KVM_COMPOSE_PROJECT_NAME="other").out
     assert bench.run("list", "-k").status == 2
     assert listed(bench) == plain
+
+
+def test_a_copy_is_another_project(bench: Bench) -> None:
+    build(bench)
+    before = listed(bench)
+    copy = replace(bench, folder=bench.root / "copy")
+    subprocess.run(["/bin/cp", "-a", bench.folder, copy.folder], check=True)
+    said, noted = listed(copy)
+    assert ("copy-network" in said, noted) == (True, False)
+    copy.yaml.unlink()
+    assert copy.run("list").status == 2
+    assert listed(bench) == before
+
+
+def test_a_link_to_it_is_not_the_project_it_led_to(bench: Bench) -> None:
+    before = listed(bench)
+    other = replace(bench, folder=bench.root / "other")
+    write_project(other.folder, GUESTS)
+    build(other)
+    link = replace(bench, folder=bench.root / "link")
+    for each in (bench, other):
+        link.folder.unlink(missing_ok=True)
+        link.folder.symlink_to(each.folder)
+        assert f"{each.folder.name}-network" in listed(link)[0]
+    # what a link's parent is, the system says, not the text of the path
+    (bench.folder / "inside").symlink_to(other.folder / "artefacts")
+    said = replace(bench, folder=bench.folder / "inside" / "..").run("list").out
+    assert "other-network" in said
+    assert listed(bench) == before
+    # the other one takes this one's place
+    bench.folder.rename(bench.root / "away")
+    bench.folder.symlink_to(bench.root / "away")
+    assert "away-network" in listed(bench)[0]
+
+
+def test_a_store_is_looked_for_from_where_one_is(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = bench.root / "elsewhere"
+    place.mkdir()
+    store = {"KVM_COMPOSE_STORE": "store"}
+    monkeypatch.chdir(bench.root)
+    assert (bench.root / "store").is_dir()
+    settle()
+    bench.generate(**store)
+    settle()
+    bench.generate(**store)
+    assert bench.run("list", **store).status == 0
+    monkeypatch.chdir(place)
+    for command in ("list", "generate"):  # not as the last build left it
+        with mock.patch.object(main, "main", wraps=main.main) as asked:
+            bench.run(command, **store)
+        assert asked.called
+
+
+def test_files_that_are_taken_in_again_end_it(bench: Bench) -> None:
+    """As when another branch is looked at, and its artefacts come with it."""
+    both = bench.yaml.read_text()
+    own = [*(bench.folder / "artefacts").glob("g00000-*")]
+    kept = {path: path.read_bytes() for path in (*own, bench.folder / "state.json")}
+    start = both.index("  - name: g00001\n")
+    one_less = both[: both.index("  - name: g00000\n")] + both[start:]
+    for text in (one_less, one_less):
+        bench.yaml.write_text(text)
+        build(bench)
+    before = listed(bench)
+    bench.yaml.write_text(both)
+    for path, content in kept.items():
+        path.write_bytes(content)
+    settle()
+    bench.generate("g00000")
+    bench.yaml.write_text(one_less)
+    for path in own:
+        path.unlink()
+    said, _ = listed(bench)
+    assert said == long_way(bench)
+    assert ("remove" in said, "remove" in before[0]) == (True, False)
+
+
+def test_a_config_that_cannot_be_read_is_there(bench: Bench) -> None:
+    bench.config.unlink()
+    build(bench)
+    build(bench)
+    assert listed(bench)[1]
+    bench.config.mkdir()
+    for command in ("list", "generate"):
+        ran = bench.run(command)
+        assert ran.status == 2
+        assert "is a directory" in ran.err

@@ -37,6 +37,8 @@ _SLACK = 10.0
 _TIMED_OUT = (124, 137, -9)
 #: sshd hands a command line to a shell as one word, of 128 KiB at most (execve(2)). In bytes.
 _LONG_LINE = 100_000
+#: How a longer one is begun, which comes on standard input.
+_FROM_INPUT = "exec sh -c 'eval \"$(head -c "
 _PAUSE = 0.1
 #: How long is waited for the end of a program that was given up, and how long it is tried, in seconds.
 _END_SECONDS, _END_TRIES_SECONDS = 3.0, 60.0
@@ -76,7 +78,7 @@ class RemoteMachine:
         given = stdin or b""
         if len(line.encode()) > _LONG_LINE:
             given = line.encode() + given
-            line = f"exec sh -c 'eval \"$(head -c {len(line.encode())})\"'"
+            line = f"{_FROM_INPUT}{len(line.encode())})\"'"
         async with self._connection.sessions:
             started = time.monotonic()
             try:
@@ -159,7 +161,8 @@ class RemoteMachine:
             try:
                 return await asyncio.shield(beginning)
             except asyncio.CancelledError:
-                await self._give_up(self._end_once_begun(beginning, roots=roots))
+                told = not line.startswith(_FROM_INPUT)
+                await self._give_up(self._end_once_begun(beginning, told=told, roots=roots))
                 raise
             except asyncssh.ChannelOpenError as error:
                 if connection.is_closed():
@@ -184,9 +187,14 @@ class RemoteMachine:
             await asyncio.wait_for(ending, _END_TRIES_SECONDS)
 
     async def _end_once_begun(
-        self, beginning: asyncio.Future[asyncssh.SSHClientProcess[bytes]], *, roots: bool
+        self, beginning: asyncio.Future[asyncssh.SSHClientProcess[bytes]], *, told: bool, roots: bool
     ) -> None:
-        await self._end(await beginning, roots=roots)
+        """``told``: what to do. A program that was not ends with its input."""
+        process = await beginning
+        if told:
+            await self._end(process, roots=roots)
+        else:
+            process.close()
 
     async def _end(self, process: asyncssh.SSHClientProcess[bytes], *, roots: bool) -> None:
         """End a program that nobody waits for any more, with its children; its time limit would, too."""
@@ -201,15 +209,26 @@ class RemoteMachine:
                 said += process.collect_output()[1] or b""
             kill = ["sudo", "-n", "--", "kill"] if roots else ["kill"]
             line = shlex.join([*kill, "-TERM", "--", f"-{told[1].decode()}"])
-            while not closed.done():
+            if process.returncode is not None:
+                return  # the group may be another's by now
+            try:
                 connection = await self._connection.get()
-                with contextlib.suppress(asyncssh.ChannelOpenError):  # all sessions may be taken
-                    await connection.run(line, stdin=asyncssh.DEVNULL, encoding=None)
-                    return
-                await asyncio.sleep(_PAUSE)
+                await connection.run(line, stdin=asyncssh.DEVNULL, encoding=None)
+            except asyncssh.ChannelOpenError:  # all sessions may be taken, by what has to end
+                await self._run_apart(line)
         finally:
             closed.cancel()
             process.close()
+
+    async def _run_apart(self, line: str) -> None:
+        """Run a line over a connection of its own."""
+        connection = HostConnection(self._connection.host)
+        try:
+            async with self._connection.logins:
+                opened = await connection.get()
+            await opened.run(line, stdin=asyncssh.DEVNULL, encoding=None)
+        finally:
+            await connection.close()
 
     def _too_slow(
         self, argv: Sequence[str], stdin: bytes | None, seconds: float, *, privileged: bool
