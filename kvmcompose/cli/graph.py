@@ -72,5 +72,5 @@ def _tasks(project: Project) -> Graph:
         edges += [Edge(project.artefacts[path].task, artefact.task) for path in artefact.after]
         if artefact.task != "state" and image is None and not artefact.after:
             edges.append(Edge("state", artefact.task))
-    nodes += [Node(name, "task") for name in images.values()]
+    nodes += [Node(name, "task") for name in dict.fromkeys(images.values())]
     return Graph(tuple(nodes), tuple(edges), directed=True)

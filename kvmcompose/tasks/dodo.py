@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 from doit.exceptions import InvalidDodoFile, TaskFailed
 
+from kvmcompose.core.artefact import Artefact
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Event, Failed, Listener, Noticed
 from kvmcompose.effects.ledger import Record
@@ -28,7 +29,7 @@ from kvmcompose.tasks.build import Build
 from kvmcompose.tasks.crew import Batch, Crew
 from kvmcompose.tasks.decide import Action, Decision, Making
 from kvmcompose.tasks.doit_store import attempted
-from kvmcompose.tasks.images import image_of
+from kvmcompose.tasks.images import image_of, image_task
 from kvmcompose.tasks.overview import GROUP, GROUP_DOC, groups
 from kvmcompose.tasks.project import ImageStep, Plan, Project, ledger_path
 from kvmcompose.tasks.sources import Where
@@ -210,7 +211,6 @@ class Session:
         artefact = decision.artefact
         base, _, name = artefact.task.partition(":")
         after = [self.project.artefact_at(path).task for path in artefact.after]
-        image = image_of(artefact)
         return {
             "basename": base,
             **({"name": name} if name else {}),
@@ -218,7 +218,7 @@ class Session:
                 (self._act, [artefact.task, make or (lambda: self.build.make([self._fresh(decision)]))])
             ],
             "targets": [os.path.relpath(self.project.folder / artefact.path)],
-            "task_dep": [*after, *(step.task for step in steps if step.image == image)],
+            "task_dep": [*after, *_fetching([artefact], steps)],
             "uptodate": [Verdict(decision)],
             "clean": [(Cleaning(self), [artefact.path])],
             "io": {"capture": False},
@@ -229,13 +229,12 @@ class Session:
         """The task that makes a batch of artefacts; a batch of one is the artefact's own task."""
         if len(batch.makings) == 1:
             return self.making_task(batch.makings[0], steps=steps, make=lambda: crew.make(batch))
-        images = {image_of(making.artefact) for making in batch.makings}
         return {
             "basename": BATCH,
             "name": str(batch.number),
             "actions": [(self._act, [BATCH, lambda: crew.make(batch)])],
             "task_dep": [
-                *(step.task for step in steps if step.image in images),
+                *_fetching((making.artefact for making in batch.makings), steps),
                 *(f"{BATCH}:{number}" for number in crew.before(batch)),
             ],
             "io": {"capture": False},
@@ -267,6 +266,13 @@ class Session:
         clean_file(
             self.project, path, self.project.records(write=False), dryrun=dryrun, force=self._clean_all
         )
+
+
+def _fetching(artefacts: Iterable[Artefact], steps: Sequence[ImageStep]) -> Iterator[str]:
+    """The tasks that make the images available which artefacts lie on."""
+    images = (image_of(artefact) for artefact in artefacts)
+    names = {image_task(image) for image in images if image is not None}
+    return (step.task for step in steps if image_task(step.image) in names)
 
 
 def task_name(task: TaskDict) -> str:

@@ -257,14 +257,16 @@ class Project:
 
     def image_steps(self, decisions: Sequence[Making]) -> Iterator[ImageStep]:
         """The images that artefacts need, and what has to be done to have them."""
-        needed: dict[BaseImage, bool] = {}
+        # by task: one guest may say which format an image has, another leave that to be found out
+        needed: dict[str, tuple[BaseImage, bool]] = {}
         for decision in decisions:
             image = image_of(decision.artefact)
             if image is not None:
-                needed[image] = needed.get(image, False) or not decision.settled
-        for image, stale in needed.items():
+                name = image_task(image)
+                _, stale = needed.get(name, (image, False))
+                needed[name] = image, stale or not decision.settled
+        for name, (image, stale) in needed.items():
             resolved = self.images.resolve(image)
-            name = image_task(image)
             if resolved is None:
                 action = Action.CREATE if stale else Action.KEEP
                 yield ImageStep(name, image, action, ("not in the store: it will be fetched",))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from golden.bench import Bench, golden_bench, new_bench, settle
+from golden.bench import Bench, golden_bench, new_bench, settle, tiny_qcow2
 
 SERVER_XML = "artefacts/server-domain.xml"
 CLIENT_XML = "artefacts/client-domain.xml"
@@ -919,3 +919,23 @@ def test_info_is_there_for_scripts(built: Bench) -> None:
     ran = built.run("info", "--json", "domain-xml:server")
     assert ran.status == 1
     assert ran.json[0]["reasons"] == ["it is not there"]
+
+
+def test_an_image_may_be_named_in_two_ways(bench: Bench) -> None:
+    (bench.folder / "base.qcow2").write_bytes(tiny_qcow2())
+    machine = (
+        "  - name: {}\n    interfaces: [{{bridge: br0}}]\n"
+        "    libvirt: {{cpus: 1, memory_mb: 64, libvirt_type: {{{}: {{path: base.qcow2{}}}}}}}\n"
+    )
+    machines = machine.format("one", "existing_disk", ", driver_type: qcow2")
+    machines += machine.format("two", "cloud_image", "")
+    bench.yaml.write_text(f"machines:\n{machines}network: {{bridges: [{{name: br0}}]}}\n")
+    done = list(bench.generate())
+    images = [path for path in done if "/images/" in path]
+    assert len(images) == 1
+    for name in ("one", "two"):
+        assert done.index(f"artefacts/{name}-cloud-init.img") > done.index(images[0])
+    assert bench.generate() == {}
+    assert bench.run("list", "--all").out.count("image:base.qcow2 ") == 1
+    nodes = bench.run("graph", "--of", "tasks", "--json").json["nodes"]
+    assert [node["name"] for node in nodes].count("image:base.qcow2") == 1
