@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -60,13 +60,14 @@ _Outcome = Staged | tuple[str, str | None]
 
 def _enlist(parent: int) -> None:
     """A worker ends with its parent, however that ends, and leaves Ctrl-C to it."""
+    # first of all: what the parent does when it is told to end is not for workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     import ctypes  # noqa: PLC0415 (only workers need it)
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _stage(number: int) -> list[_Outcome]:
@@ -109,7 +110,12 @@ class Crew(AbstractContextManager["Crew"]):
         return self._build.make(batch.makings, lambda ready: self._collect(batch, ready))
 
     def _submit(self, stage: int) -> None:
-        """Set the workers to all batches of a stage: what it needs is in place by now."""
+        """Set the workers to all batches of a stage: what it needs is in place by now.
+
+        When a worker was killed nobody takes batches any more, which who collects them finds out.
+        """
+        from concurrent.futures.process import BrokenProcessPool  # noqa: PLC0415 (see above)
+
         global _inherited  # noqa: PLW0603 (the one way to hand a forked process what cannot be pickled)
         _inherited = (self._build, self._work)
         if self._pool is None:
@@ -118,19 +124,24 @@ class Crew(AbstractContextManager["Crew"]):
 
             context = multiprocessing.get_context("fork")
             self._pool = ProcessPoolExecutor(self._jobs, context, _enlist, (os.getpid(),))
-        for batch in self._work.values():
-            if batch.stage == stage:
-                self._futures[batch.number] = self._pool.submit(_stage, batch.number)
+        with suppress(BrokenProcessPool):
+            for batch in self._work.values():
+                if batch.stage == stage:
+                    self._futures[batch.number] = self._pool.submit(_stage, batch.number)
 
     def _collect(self, batch: Batch, ready: Sequence[Making]) -> list[Staged | KvmComposeError]:
         from concurrent.futures.process import BrokenProcessPool  # noqa: PLC0415 (see above)
 
+        killed = KvmComposeError(
+            "a worker process was killed", hint="there may be too little memory: try --jobs 1"
+        )
+        future = self._futures.pop(batch.number, None)
+        if future is None:
+            raise killed
         try:
-            outcomes = self._futures.pop(batch.number).result()
+            outcomes = future.result()
         except BrokenProcessPool as error:
-            raise KvmComposeError(
-                "a worker process was killed", hint="there may be too little memory: try --jobs 1"
-            ) from error
+            raise killed from error
         found = {
             making.path: KvmComposeError(each[0], hint=each[1]) if isinstance(each, tuple) else each
             for making, each in zip(batch.makings, outcomes, strict=True)

@@ -198,7 +198,11 @@ def _terminable() -> Iterator[None]:
         yield
         return
 
+    ours = os.getpid()
+
     def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != ours:
+            os._exit(1)  # a worker that has only just been forked; see ``crew``
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)

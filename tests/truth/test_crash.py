@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -10,7 +11,10 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,6 +211,29 @@ def test_a_killed_worker_fails_the_build_and_does_not_hang_it(memory_root: Path)
     assert b"a worker process was killed" in err
     assert b"Traceback" not in err
     assert_nobody_left(process.pid)
+    assert bench.run("generate").status == 0
+    assert bench.plan() == {}
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_a_worker_that_is_killed_early_is_told_alike(
+    memory_root: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before all batches were handed out: there is nobody left to hand them to."""
+    bench = project(memory_root / f"early-{number}", 300)
+    submit = ProcessPoolExecutor.submit
+    submitted = itertools.count()
+
+    def broken(pool: ProcessPoolExecutor, *call: Any) -> Any:
+        if next(submitted) >= number:
+            raise BrokenProcessPool
+        return submit(pool, *call)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", broken)
+    ran = bench.run("generate", "--jobs", "2")
+    assert ran.status == 1
+    assert "a worker process was killed" in ran.err
+    monkeypatch.undo()
     assert bench.run("generate").status == 0
     assert bench.plan() == {}
 
