@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 from kvmcompose.cli._server import INTERRUPTED, Target, add_server_options, open_target
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from kvmcompose.core.deployment import GuestStatus, TestbedStatus
     from kvmcompose.monitor.console import Console
 
@@ -60,8 +63,16 @@ def _as_it_should_be(status: TestbedStatus) -> bool:
 
 
 def _watch(target: Target, arguments: argparse.Namespace, console: Console) -> int:
+    ended = False
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        nonlocal ended
+        ended = True  # what is raised while Python closes a file that nobody has any more is lost
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, end)
     try:
-        while True:
+        while not ended:
             status = target.server.status(target.name)
             if arguments.json:
                 console.json_line(status)
@@ -72,7 +83,10 @@ def _watch(target: Target, arguments: argparse.Namespace, console: Console) -> i
                 sys.stdout.flush()
             time.sleep(_SECONDS)
     except KeyboardInterrupt:  # the way to end it: nothing to complain of
-        return INTERRUPTED
+        pass
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return INTERRUPTED
 
 
 def _show(status: TestbedStatus, console: Console) -> None:

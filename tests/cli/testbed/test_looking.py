@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import io
 import json
+import os
 import re
+import signal
 import time
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 import yaml
+
+from kvmcompose.cli import status
+from kvmcompose.cli._server import Target
+from kvmcompose.monitor.console import Console
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +63,34 @@ def test_watching_ends_with_ctrl_c(standing: Lab) -> None:
     process.send_signal(2)
     _out, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, "")
+
+
+def test_watching_ends_with_a_ctrl_c_that_python_loses(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is raised while a file is closed that nobody has any more comes to nobody's ears."""
+
+    class Response(io.RawIOBase):
+        def close(self) -> None:
+            if not self.closed:
+                super().close()
+                os.kill(os.getpid(), signal.SIGINT)
+
+    class Server:
+        asked = 0
+
+        def status(self, _name: str) -> dict[str, str]:
+            self.asked += 1
+            Response()
+            return {"state": "up"}
+
+    server = Server()
+    arguments = argparse.Namespace(json=True, watch=True, project_name="lab")
+    before = signal.getsignal(signal.SIGINT)
+    target = Target(server, "lab", None)  # type: ignore[arg-type] # no more of one is needed
+    with mock.patch.object(status, "open_target", return_value=target):
+        assert status.run(arguments, Console()) == 130
+    assert server.asked == 1
+    assert signal.getsignal(signal.SIGINT) is before
+    assert capsys.readouterr().out in ("", '{"state":"up"}\n')
 
 
 def test_the_log_of_the_latest_action(up: Lab) -> None:
