@@ -208,7 +208,8 @@ class TestSignals:
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         _out, err = process.communicate(timeout=60)
-        assert process.returncode == 130
+        # on a busy machine all may be over by then but the end of Python, which the signal is free to end
+        assert process.returncode in (130, -signal.SIGINT)
         assert "Traceback" not in err
         latest = slow.must("logs", "--list", "--json").json[0]
         assert latest["state"] in ("running", "cancelled")
