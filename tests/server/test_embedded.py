@@ -47,7 +47,8 @@ def test_it_is_there_when_needed_and_goes_when_not(own_place: Path) -> None:
     assert server.health().pid != health.pid
 
 
-def test_several_who_need_one_at_once_get_the_same(own_place: Path) -> None:
+def test_several_who_need_one_at_once_get_the_same(own_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVM_COMPOSE_SERVER_IDLE", "60")  # the last of them may begin late
     code = "from kvmcompose.client.server import connect; print(connect().health().pid)"
     starting = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -58,7 +59,8 @@ def test_several_who_need_one_at_once_get_the_same(own_place: Path) -> None:
     assert len({stdout for stdout, _ in ends}) == 1
 
 
-def test_threads_that_need_one_at_once_get_the_same(own_place: Path) -> None:
+def test_threads_that_need_one_at_once_get_the_same(own_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVM_COMPOSE_SERVER_IDLE", "60")  # the last of them may begin late
     pids: list[int] = []
     threads = [threading.Thread(target=lambda: pids.append(connect().health().pid)) for _ in range(3)]
     for each in threads:
