@@ -38,12 +38,14 @@ hosts-down: ## end the test hosts, and all that runs in them
 	@PYTHONPATH=tests $(RUN) hosts down
 
 .PHONY: bench
-bench: $(READY) | bench-packages ## measure beside ninja, make and doit; writes docs/benchmarks.md
+bench: $(READY) .cache/snakemake/bin/snakemake | bench-packages ## measure beside ninja, make and doit; writes docs/benchmarks.md
 	$(RUN) pip install --quiet --disable-pip-version-check -r requirements/bench.txt
-	test -x .cache/snakemake/bin/snakemake || { $(PYTHON) -m venv --clear .cache/snakemake && \
-		.cache/snakemake/bin/pip install --quiet --disable-pip-version-check \
-			-r requirements/snakemake.txt; }
 	$(VENV)/bin/python scripts/bench
+
+.cache/snakemake/bin/snakemake: requirements/snakemake.txt | base-packages
+	$(PYTHON) -m venv --clear .cache/snakemake
+	.cache/snakemake/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
 
 .PHONY: check
 check: lint types layers shell docs ## style, types, layers, shell scripts, documentation

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kvmcompose.cli._server import add_server_options, complete_guests, open_target, unknown_name
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.effects.signals import on_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +98,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         )
     target = open_target(arguments)
     cutter = Cutter()
-    with target.server.capture(target.name, wanted) as stream, _ended_by_signals(stream):
+    with (
+        target.server.capture(target.name, wanted) as stream,
+        on_signals(lambda: _end(stream), signal.SIGINT, signal.SIGTERM),
+    ):
         console.say(f"capturing packets of {wanted.target}; Ctrl-C ends it")
         try:
             with _output(arguments.write) as output:
@@ -150,18 +154,8 @@ def _output(path: str | None) -> Iterator[IO[bytes]]:
             raise KvmComposeError(f"cannot write {path}: {error.strerror}") from error
 
 
-@contextmanager
-def _ended_by_signals(stream: PacketStream) -> Iterator[None]:
-    """SIGINT and SIGTERM end the capture; the second one does not wait for what is still to be written."""
-
-    def end(_number: int, _frame: object) -> None:
-        if stream.stopped:
-            raise KeyboardInterrupt
-        stream.stop()
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _end(stream: PacketStream) -> None:
+    """End the capture; the second time without waiting for what is still to be written."""
+    if stream.stopped:
+        raise KeyboardInterrupt
+    stream.stop()

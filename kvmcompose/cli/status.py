@@ -6,13 +6,13 @@ import argparse
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kvmcompose.cli._server import INTERRUPTED, Target, add_server_options, open_target
+from kvmcompose.effects.signals import on_signals
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from kvmcompose.core.deployment import GuestStatus, TestbedStatus
     from kvmcompose.monitor.console import Console
 
@@ -65,13 +65,12 @@ def _as_it_should_be(status: TestbedStatus) -> bool:
 def _watch(target: Target, arguments: argparse.Namespace, console: Console) -> int:
     ended = False
 
-    def end(_number: int, _frame: FrameType | None) -> None:
+    def end() -> None:
         nonlocal ended
         ended = True  # what is raised while Python closes a file that nobody has any more is lost
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, end)
-    try:
+    with suppress(KeyboardInterrupt), on_signals(end, signal.SIGINT):  # the way to end it
         while not ended:
             status = target.server.status(target.name)
             if arguments.json:
@@ -82,10 +81,6 @@ def _watch(target: Target, arguments: argparse.Namespace, console: Console) -> i
                 _show(status, console)
                 sys.stdout.flush()
             time.sleep(_SECONDS)
-    except KeyboardInterrupt:  # the way to end it: nothing to complain of
-        pass
-    finally:
-        signal.signal(signal.SIGINT, before)
     return INTERRUPTED
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Protocol
 
 from kvmcompose.client.server import Server
 from kvmcompose.core.deployment import Action, Command, LogLine, Step
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.effects.signals import on_signals
 
 #: Seconds between two looks at an action's steps; more where a look takes long.
 _LOOK_SECONDS = 0.4
@@ -46,7 +46,7 @@ def perform(server: Server, name: str, command: Command, watcher: Watcher) -> Ac
     KeyboardInterrupt and leaves the action to the server.
     """
     stopping = _Stopping(server, name, watcher)
-    with _signals(stopping):
+    with on_signals(stopping, signal.SIGINT, signal.SIGTERM):
         uuid = server.act(name, command)
         stopping.begun(uuid)
         return watch(server, name, uuid, watcher)
@@ -163,23 +163,6 @@ class _Stopping:
             self._server.cancel(self._name, self._uuid or "")
         except KvmComposeError as error:
             self._watcher.notice(f"cannot cancel it: {error.message}")
-
-
-@contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        stop()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import os
 import sqlite3
+import stat
 import threading
 import urllib.parse
 from collections.abc import Iterable, Sequence
@@ -237,7 +238,10 @@ class Ledger:
     def _open(self) -> sqlite3.Connection:
         name = ":memory:" if self.path is None else self.path
         if self.path is not None and self.path.exists():
-            self._inode = self.path.stat().st_ino
+            status = self.path.stat()
+            self._inode = status.st_ino
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                raise sqlite3.DatabaseError("it is no file")  # a named pipe would keep us waiting
             if _is_cut_off(self.path):
                 raise sqlite3.DatabaseError("its end is missing")
         connection = sqlite3.connect(name, timeout=60, isolation_level=None, check_same_thread=False)

@@ -48,8 +48,9 @@ def build_lock(path: Path, *, waiting: Callable[[str], None] | None) -> Iterator
                 ) from None
             waiting(holder)
             fcntl.flock(handle, fcntl.LOCK_EX)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # it is for others to read, and a full disk has no room for it
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(handle)

@@ -62,10 +62,15 @@ def _signature(path: str) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_mode]
 
 
+def _opened(path: str, flags: int) -> int:
+    """A descriptor; of a named pipe, too, without waiting for somebody to write to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _content(path: str) -> str | None:
     """The digest of a file, None when it is not there. Raises OSError when it cannot be read."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open(path, "rb", opener=_opened) as file:
             return hashlib.sha256(file.read()).hexdigest()
     except FileNotFoundError:
         return None
@@ -177,7 +182,7 @@ def read_standing(private: str, *, part: int = WHOLE) -> Standing | None:
     ``part`` tells how much of it, as it takes long to read what is seldom wanted.
     """
     try:
-        with open(os.path.join(private, FILE_NAME), "rb") as file:  # noqa: PTH118, PTH123
+        with open(os.path.join(private, FILE_NAME), "rb", opener=_opened) as file:  # noqa: PTH118
             head = json.loads(_read(file, int(file.readline(20))))
             if head["version"] != VERSION:
                 return None
@@ -285,13 +290,13 @@ def inputs_rest(standing: Standing, around: Mapping[str, str]) -> bool:
 
 def _has_ledger(private: str) -> bool:
     """Whether the ledger is there, by its first bytes: without it nobody would know what to remove later."""
-    with open(os.path.join(private, "ledger.sqlite"), "rb") as file:  # noqa: PTH118, PTH123
+    with open(os.path.join(private, "ledger.sqlite"), "rb", opener=_opened) as file:  # noqa: PTH118
         return file.read(16) == b"SQLite format 3\0"
 
 
 def _idle(private: str) -> bool:
     """Whether no build is at work in the project."""
-    handle = os.open(os.path.join(private, "lock"), os.O_RDONLY)  # noqa: PTH118
+    handle = _opened(os.path.join(private, "lock"), os.O_RDONLY)  # noqa: PTH118
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

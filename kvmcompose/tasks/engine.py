@@ -6,16 +6,15 @@ import io
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, redirect_stdout, suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Finished, Listener, Started
 from kvmcompose.effects.ledger import share_ledger
+from kvmcompose.effects.signals import on_signals
 from kvmcompose.tasks.build import Build
 from kvmcompose.tasks.crew import MANY, Crew, batches
 from kvmcompose.tasks.project import Plan, Project, ledger_path
@@ -191,22 +190,13 @@ def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, repo
     return status or 0  # some of its commands give nothing back when all is well
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
+def _terminable() -> AbstractContextManager[None]:
     """SIGTERM (what CI systems send) ends the block like Ctrl-C, so that it can put things in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
     ours = os.getpid()
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
+    def interrupt() -> None:
         if os.getpid() != ours:
             os._exit(1)  # a worker that has only just been forked; see ``crew``
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return on_signals(interrupt, signal.SIGTERM)

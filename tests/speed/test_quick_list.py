@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -190,3 +191,15 @@ def test_a_config_that_cannot_be_read_is_there(bench: Bench) -> None:
         ran = bench.run(command)
         assert ran.status == 2
         assert "is a directory" in ran.err
+
+
+@pytest.mark.parametrize("name", ["standing", "lock", "ledger.sqlite"])
+def test_a_named_pipe_in_its_place_keeps_nobody_waiting(bench: Bench, name: str) -> None:
+    before = listed(bench)[0]
+    place = bench.folder / ".kvm-compose" / name
+    place.unlink()
+    os.mkfifo(place)
+    assert bench.spawn("list").out == before
+    ran = bench.spawn("generate")
+    assert "Traceback" not in ran.err
+    assert ran.status == 0

@@ -37,13 +37,13 @@ _SLACK = 10.0
 _TIMED_OUT = (124, 137, -9)
 #: sshd hands a command line to a shell as one word, of 128 KiB at most (execve(2)). In bytes.
 _LONG_LINE = 100_000
-#: How a longer one is begun, which comes on standard input.
-_FROM_INPUT = "exec sh -c 'eval \"$(head -c "
 _PAUSE = 0.1
 #: How long is waited for the end of a program that was given up, and how long it is tried, in seconds.
 _END_SECONDS, _END_TRIES_SECONDS = 3.0, 60.0
-#: Tells who it is, and becomes the command: sshd passes no signals on to programs of root.
-_TELL = f'echo "kvm-compose: $$" >&2; exec env LC_ALL=C "PATH=$PATH:{SYSTEM_PATH}" "$@"'
+#: Tells who it is: sshd passes no signals on to programs of root.
+_TELL = 'echo "kvm-compose: $$" >&2'
+#: Becomes the command.
+_BECOME = f'exec env LC_ALL=C "PATH=$PATH:{SYSTEM_PATH}" "$@"'
 _TOLD = re.compile(rb"kvm-compose: ([0-9]+)\n")
 _CHUNK = 1 << 16
 #: How long the program of a stream may take to end: somewhat more than what runs it gives it, in seconds.
@@ -74,11 +74,8 @@ class RemoteMachine:
         """As Machine says. Raises HostLostError when the connection is lost, whatever became of it there."""
         log.debug("%s$ %s", self.name, pasteable(argv, stdin, privileged=privileged))
         await self.reach()  # whose rights we have is known then
-        line = self._line(argv, seconds, privileged=privileged)
-        given = stdin or b""
-        if len(line.encode()) > _LONG_LINE:
-            given = line.encode() + given
-            line = f"{_FROM_INPUT}{len(line.encode())})\"'"
+        line, ahead = self._line(argv, seconds, privileged=privileged)
+        given = ahead + (stdin or b"")
         async with self._connection.sessions:
             started = time.monotonic()
             try:
@@ -98,7 +95,7 @@ class RemoteMachine:
         log.debug("%s$ %s", self.name, pasteable(argv, privileged=privileged))
         await self.reach()
         rights = ["sudo", "-n", "--"] if self._is_roots(privileged=privileged) else []
-        line = _become([*rights, *while_wanted(argv)])
+        line = _line([*rights, *while_wanted(argv)])
         connection = HostConnection(self._connection.host)
         try:
             async with self._connection.logins:
@@ -121,13 +118,17 @@ class RemoteMachine:
         finally:
             await connection.close()
 
-    def _line(self, argv: Sequence[str], seconds: float, *, privileged: bool) -> str:
-        """One line for the user's shell there, whichever that is; the command takes its place."""
+    def _line(self, argv: Sequence[str], seconds: float, *, privileged: bool) -> tuple[str, bytes]:
+        """A line for the user's shell there, and what of it comes on standard input, as it is too long."""
         if self._is_roots(privileged=privileged):
             command = as_root(argv, seconds)
         else:
             command = ["timeout", f"--kill-after={GRACE}", f"{seconds:g}", *argv]
-        return _become(command)
+        line = _line(command)
+        if len(line.encode()) <= _LONG_LINE:
+            return line, b""
+        words = f"set -- {shlex.join(command)}\n".encode()
+        return _line([], f'eval "$(head -c {len(words)})"'), words
 
     def _is_roots(self, *, privileged: bool) -> bool:
         """Whether the program is another one's than the user's: root's."""
@@ -161,8 +162,7 @@ class RemoteMachine:
             try:
                 return await asyncio.shield(beginning)
             except asyncio.CancelledError:
-                told = not line.startswith(_FROM_INPUT)
-                await self._give_up(self._end_once_begun(beginning, told=told, roots=roots))
+                await self._give_up(self._end_once_begun(beginning, roots=roots))
                 raise
             except asyncssh.ChannelOpenError as error:
                 if connection.is_closed():
@@ -187,14 +187,9 @@ class RemoteMachine:
             await asyncio.wait_for(ending, _END_TRIES_SECONDS)
 
     async def _end_once_begun(
-        self, beginning: asyncio.Future[asyncssh.SSHClientProcess[bytes]], *, told: bool, roots: bool
+        self, beginning: asyncio.Future[asyncssh.SSHClientProcess[bytes]], *, roots: bool
     ) -> None:
-        """``told``: what to do. A program that was not ends with its input."""
-        process = await beginning
-        if told:
-            await self._end(process, roots=roots)
-        else:
-            process.close()
+        await self._end(await beginning, roots=roots)
 
     async def _end(self, process: asyncssh.SSHClientProcess[bytes], *, roots: bool) -> None:
         """End a program that nobody waits for any more, with its children; its time limit would, too."""
@@ -239,9 +234,9 @@ class RemoteMachine:
         )
 
 
-def _become(command: Sequence[str]) -> str:
-    """A line for the user's shell, whichever that is: the command takes its place."""
-    return f"exec {shlex.join(['sh', '-c', _TELL, 'sh', *command])}"
+def _line(command: Sequence[str], first: str = ":") -> str:
+    """A line for the user's shell, whichever that is: the command takes its place, after ``first``."""
+    return f"exec {shlex.join(['sh', '-c', f'{_TELL}; {first}; {_BECOME}', 'sh', *command])}"
 
 
 def _status(process: asyncssh.SSHClientProcess[bytes]) -> int:

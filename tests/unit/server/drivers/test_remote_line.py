@@ -15,7 +15,7 @@ ODD = ["two words", "$HOME", "a'b", '"', "", "; exit", "a\nb", "ü", "-n"]
 
 def line(user: str, *argv: str, privileged: bool = False) -> list[str]:
     machine = RemoteMachine(HostConnection(Host(name="two", ip="192.0.2.12", user=user)))
-    return shlex.split(machine._line(argv, 2.5, privileged=privileged))
+    return shlex.split(machine._line(argv, 2.5, privileged=privileged)[0])
 
 
 @pytest.mark.parametrize("privileged", [False, True])
@@ -33,5 +33,5 @@ def test_what_is_roots_goes_through_sudo() -> None:
 
 def test_the_line_says_nothing_that_a_shell_of_any_kind_would_expand() -> None:
     machine = RemoteMachine(HostConnection(Host(name="two", ip="192.0.2.12", user="root")))
-    text = machine._line(["true"], 1, privileged=False)
+    text, _ = machine._line(["true"], 1, privileged=False)
     assert shlex.join(shlex.split(text)) == text
