@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 import sys
+import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +86,38 @@ def _nothing_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         patch.setenv("KVM_COMPOSE_STORE", str(home / "images"))
         patch.setenv("XDG_DATA_HOME", str(home / "data"))
         yield
+
+
+# -- servers that start when needed end by themselves, later than the test that needed them ------------
+
+
+@pytest.fixture
+def state_place() -> Iterator[Path]:
+    """A place for the state of servers, not there yet, its path short enough for a socket's name.
+
+    Servers that are left are ended: of several that begin at once all but one end by themselves, a moment
+    later, and write there until then.
+    """
+    with tempfile.TemporaryDirectory(prefix="kc") as folder:
+        place = Path(folder) / "own"
+        yield place
+        for pid in _servers_of(place):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while _servers_of(place):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def _servers_of(place: Path) -> list[int]:
+    """The processes that were told to use that folder, which no other test has."""
+    pids = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"\0{place}\0" in (each / "cmdline").read_text():
+                pids.append(int(each.name))
+    return pids
 
 
 # -- tests marked `real` are run, not skipped --------------------------------------------------------

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,10 +50,8 @@ class Project:
 
 
 @pytest.fixture
-def project(copy_of: Callable[[str], Path]) -> Iterator[Project]:
-    state = Path(tempfile.mkdtemp(prefix="kc-"))  # short, as the paths of sockets must be
-    yield Project(copy_of("examples/ci"), state)
-    shutil.rmtree(state)
+def project(copy_of: Callable[[str], Path], state_place: Path) -> Project:
+    return Project(copy_of("examples/ci"), state_place)
 
 
 def test_all_goes_well(project: Project) -> None:

@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -93,28 +89,9 @@ def daemon(short_path: Path) -> Iterator[Callable[..., Daemon]]:
 
 
 @pytest.fixture
-def own_place(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The usual places of this user, for clients: elsewhere. Embedded servers that are left are ended."""
-    state = short_path / "own"
-    monkeypatch.setenv("KVM_COMPOSE_STATE_DIR", str(state))
+def own_place(state_place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The usual places of this user, for clients: elsewhere."""
+    monkeypatch.setenv("KVM_COMPOSE_STATE_DIR", str(state_place))
     monkeypatch.setenv("KVM_COMPOSE_SERVER_FAKE", "1")
     monkeypatch.setenv("KVM_COMPOSE_SERVER_IDLE", "1")
-    yield state
-    # of several that begin at once all but one end soon; until then they write there, too
-    for pid in _of_place(state):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while _of_place(state):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def _of_place(state: Path) -> list[int]:
-    """The processes that were told to use that folder, which no other test has."""
-    pids = []
-    for each in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if f"\0{state}\0" in (each / "cmdline").read_text():
-                pids.append(int(each.name))
-    return pids
+    return state_place

@@ -59,7 +59,10 @@ def test_in_a_guest_that_does_not_run(up: Lab) -> None:
 
 def test_ctrl_c_ends_it(up: Lab) -> None:
     process = up.start("exec", "web", "--", "sleep", "60")
-    time.sleep(1.5)
+    deadline = time.monotonic() + 60
+    while (latest := up.must("logs", "--list", "--json").json[0])["command"] != "exec":
+        assert time.monotonic() < deadline, latest
+        time.sleep(0.1)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     _out, err = process.communicate(timeout=30)
