@@ -38,8 +38,13 @@ class Daemon:
         """Start it and wait until it says that it serves; its socket takes connections a little earlier."""
         self.spawn()
         assert self.process is not None
+        self.wait_for(f"(process {self.process.pid})")
+
+    def wait_for(self, words: str) -> None:
+        """Wait until it has said these."""
+        assert self.process is not None
         for _ in range(600):
-            if f"(process {self.process.pid})" in self.said:
+            if words in self.said:
                 return
             assert self.process.poll() is None, self.said
             time.sleep(0.05)

@@ -259,7 +259,7 @@ def test_a_second_signal_stops_it_at_once(daemon: Start, project: Path) -> None:
     time.sleep(0.3)
     assert server.process is not None
     server.process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
+    server.wait_for("stopping: ")
     began = time.monotonic()
     server.stop()
     assert time.monotonic() - began < 15
@@ -301,7 +301,7 @@ def test_nothing_new_is_begun_while_it_stops(daemon: Start, project: Path) -> No
     client = server.client()
     client.deployments()  # a connection that is kept
     server.process.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
+    server.wait_for("stopping: ")
     with pytest.raises(ServerError) as caught:
         client.act("demo", Down())
     assert caught.value.status in (503, None)
