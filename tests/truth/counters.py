@@ -20,6 +20,8 @@ class Counts:
     read: Counter[str] = field(default_factory=Counter)
     written: Counter[str] = field(default_factory=Counter)
     looked_at: Counter[str] = field(default_factory=Counter)
+    #: What ``open`` was just asked for: an opener that it calls asks for that again.
+    asked: str | None = None
 
 
 _current: Counts | None = None
@@ -30,8 +32,12 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
     if _current is None or event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):
         return
     flags = arguments[2] if isinstance(arguments[2], int) else 0
+    path, by_os_open = os.fsdecode(arguments[0]), arguments[1] is None
+    if by_os_open and path == _current.asked:
+        return
+    _current.asked = None if by_os_open else path
     writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    (_current.written if writes else _current.read)[os.fsdecode(arguments[0])] += 1
+    (_current.written if writes else _current.read)[path] += 1
 
 
 sys.addaudithook(_hear)  # for the life of the process: it cannot be taken away, only told to be still
