@@ -402,7 +402,7 @@ async def guests_end(folder: str) -> None:
         off = asyncio.create_task(hypervisor.wait_off(DOMAIN))
         await asyncio.sleep(0.5)
         os.kill(pid_in("/run/libvirt/qemu/virt-one.pid"), signal.SIGKILL)
-        await asyncio.wait_for(off, 2)
+        await asyncio.wait_for(off, 4)  # it looks every 5
         states = await hypervisor.domains("virt")
         assert (states[DOMAIN].state, states[DOMAIN].uptime) == ("shut off", None)
         for _ in range(2):
