@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from golden.bench import Bench, new_bench
+from golden.bench import Bench, new_bench, settle
 
 SENSOR = '''\
 """A sensor: neither a machine nor a container; a file tells somebody how to wire it."""
@@ -164,6 +164,21 @@ def test_a_new_kind_of_guest_is_incremental_and_can_be_asked_about(toy: Bench, p
     assert "wiring:probe" in toy.spawn("list", "--all", **env).out
     assert toy.spawn("clean", "wiring", **env).status == 0
     assert not toy.path("probe-wiring.xml").exists()
+
+
+def test_an_edit_behind_a_link_in_a_plug_in_is_noticed(toy: Bench, plugin: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "shared"
+    (plugin / "templates").rename(elsewhere)
+    (plugin / "templates").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(plugin)
+    env = {"KVM_COMPOSE_PLUGINS": str(plugin)}
+    settle()
+    assert toy.spawn("generate", **env).status == 0
+    assert (toy.folder / ".kvm-compose/standing").exists()  # which answers the next one
+    assert toy.spawn("generate", **env).out == ""
+    (elsewhere / "wiring.xml.j2").write_text(TEMPLATE + "<!-- new -->\n")
+    assert toy.spawn("generate", **env).status == 0
+    assert toy.path("probe-wiring.xml").read_text(encoding="utf-8").endswith("<!-- new -->\n")
 
 
 def test_a_new_kind_of_guest_is_checked_by_its_schema_and_by_itself(toy: Bench, plugin: Path) -> None:
