@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,6 @@ from kvmcompose.core.errors import InputError, Location, Problem
 from kvmcompose.effects.image_store import default_store, read_catalogue
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable
 
     from kvmcompose.core.catalogue import CatalogueImage
@@ -57,30 +58,47 @@ class _Row(msgspec.Struct, kw_only=True):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
+    from kvmcompose.cli.main import add_global_options
+
     parser.add_argument("--json", action="store_true", help="print JSON (the list, and what verify finds)")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions (without one: list)")
-    pull = actions.add_parser("pull", help="fetch images of the catalogue, unless they are here")
-    pull.add_argument("names", nargs="+", metavar="NAME")
+    action = functools.partial(actions.add_parser, allow_abbrev=False)
+    listing = action("list", help="list the images of the catalogue, and what is here")
+    pull = action("pull", help="fetch images of the catalogue, unless they are here")
+    _add_names(pull, "names", nargs="+")
     pull.add_argument("--refresh", action="store_true", help="fetch again what its publisher has replaced")
     pull.add_argument("--mirror", metavar="URL", help="fetch from URL/host/path (or set KVM_COMPOSE_MIRROR)")
-    build = actions.add_parser(
-        "build", help="build the image that nobody publishes (micro), unless it is here"
-    )
-    build.add_argument("name", metavar="NAME")
+    build = action("build", help="build the image that nobody publishes (micro), unless it is here")
+    _add_names(build, "name")
     build.add_argument("--refresh", action="store_true", help="build anew, from the newest packages")
-    add = actions.add_parser("add", help="copy an image of your own into the store, under a name")
+    add = action("add", help="copy an image of your own into the store, under a name")
     add.add_argument("name", metavar="NAME")
     add.add_argument("file", metavar="FILE", type=Path)
-    remove = actions.add_parser("remove", help="forget images (prune then frees the space)")
-    remove.add_argument("names", nargs="+", metavar="NAME")
-    actions.add_parser("verify", help="read every image again; status 1 if one was changed")
-    actions.add_parser("prune", help="remove broken downloads, and images that nothing stands for any more")
+    remove = action("remove", help="forget images (prune then frees the space)")
+    _add_names(remove, "names", nargs="+")
+    verify = action("verify", help="read every image again; status 1 if one was changed")
+    action("prune", help="remove broken downloads, and images that nothing stands for any more")
+    for child in (listing, verify):
+        child.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+    for child in actions.choices.values():
+        add_global_options(child, top=False)
+
+
+def _add_names(parser: argparse.ArgumentParser, name: str, nargs: str | None = None) -> None:
+    names = parser.add_argument(name, nargs=nargs, metavar="NAME")
+    names.completer = _complete_images  # type: ignore[attr-defined] # argcomplete looks for it
+
+
+def _complete_images(**_rest: object) -> list[str]:
+    """Names of images, for the shell."""
+    return sorted({*read_catalogue().names(), *(image.name for image in default_store().list())})
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Do what the command line asks; the exit status."""
     actions: dict[str | None, Callable[[argparse.Namespace, Console, ImageStore], int]] = {
         None: _list,
+        "list": _list,
         "pull": _pull,
         "build": _build,
         "add": _add,

@@ -87,6 +87,12 @@ def test_the_list_says_what_is_here_and_where_checksums_are(console: FakeConsole
     assert rows["my_image"][3] == "added by you"
 
 
+def test_the_list_may_be_asked_for_by_name(console: FakeConsole) -> None:
+    images(console)
+    images(console, "list")
+    assert console.out[: len(console.out) // 2] == console.out[len(console.out) // 2 :] != []
+
+
 def test_the_list_as_json(console: FakeConsole, tmp_path: Path) -> None:
     images(console, "add", "debian_12", str(tmp_path / "mine.qcow2"))
     assert images(console, "--json") == 0
