@@ -12,9 +12,9 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 import kvmcompose.cli
 from kvmcompose import __version__
@@ -22,6 +22,8 @@ from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.monitor.console import Console, ConsoleHandler
 
 INTERRUPTED = 130
+#: So many choices are named when none of them is near to what was typed.
+_FEW = 8
 
 _EPILOG = """\
 files:
@@ -132,16 +134,34 @@ def add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Suggests what may have been meant."""
+    """Suggests what may have been meant. What is parsed has the ``parser`` of the command in it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.set_defaults(parser=self)
 
     def error(self, message: str) -> NoReturn:
-        found = re.search(r"invalid choice: '(.+?)' \(choose from (.*)\)", message)
-        if found is not None:
-            known = re.findall(r"[\w-]+", found.group(2))
-            near = difflib.get_close_matches(found.group(1), known, 1)
-            message = f"there is no {found.group(1)!r} here" + (
-                f"; did you mean {near[0]!r}?" if near else ""
-            )
+        found = re.fullmatch(r"argument (.+?): invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if found is None:
+            super().error(message)
+        where = f"{found[1]}: " if found[1].startswith("-") else ""
+        known = re.findall(r"[\w-]+", found[3])
+        also = ", ".join(known) if len(known) <= _FEW else ""
+        self._unknown(f"{where}there is no {found[2]!r} here", found[2], known, also)
+
+    def refuse(self, word: str) -> NoReturn:
+        """End with an error for a word that nobody asked for."""
+        if word.startswith("-"):
+            name = word.partition("=")[0]
+            self._unknown(f"there is no option {name!r} here", name, [])
+        super().error(f"{word!r} is more than was asked for")
+
+    def _unknown(self, message: str, word: str, known: Iterable[str], also: str = "") -> NoReturn:
+        near = difflib.get_close_matches(word, [*known, *self._option_string_actions], 1)
+        if near:
+            message += f"; did you mean {near[0]!r}?"
+        elif also:
+            message += f"; there are {also}"
         super().error(message)
 
 
@@ -186,7 +206,10 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         return InputError.exit_code
 
     parser.set_defaults(run=usage)
-    return parser.parse_args(words)
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        arguments.parser.refuse(unknown[0])
+    return arguments
 
 
 def _console(arguments: argparse.Namespace) -> Console:

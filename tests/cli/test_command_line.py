@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from kvmcompose.cli.main import _commands, add_global_options, build_parser
+import pytest
+
+from kvmcompose.cli.main import _commands, add_global_options, build_parser, main
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -34,3 +36,32 @@ def test_who_prints_json_does_so_wherever_that_is_asked_for() -> None:
     for parser in parsers(build_parser(_commands())):
         if parser.prog.endswith((" list", " verify", " info")):
             assert "--json" in options(parser), parser.prog
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("upp", "kvm-compose: error: there is no 'upp' here; did you mean 'up'?"),
+        ("help", "kvm-compose: error: there is no 'help' here; did you mean '--help'?"),
+        ("snapshot lst", "kvm-compose snapshot: error: there is no 'lst' here; did you mean 'list'?"),
+        (
+            "snapshot x",
+            "snapshot: error: there is no 'x' here; there are create, restore, delete, list, info",
+        ),
+        (
+            "graph --format pdf",
+            "kvm-compose graph: error: --format: there is no 'pdf' here; there are dot, mermaid, json, svg",
+        ),
+        ("down --puge", "kvm-compose down: error: there is no option '--puge' here; did you mean '--purge'?"),
+        ("up --hidden=x", "kvm-compose up: error: there is no option '--hidden' here"),
+        ("cloud-images pull --refesh x", "did you mean '--refresh'?"),
+        ("up all", "kvm-compose up: error: 'all' is more than was asked for"),
+    ],
+)
+def test_what_was_mistyped_is_named_where_it_was_with_what_is_near(
+    capsys: pytest.CaptureFixture[str], words: str, message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"{message}\n")
