@@ -64,16 +64,15 @@ def _commands() -> dict[str, Command]:
     return dict(sorted(found.items()))
 
 
-def _only(arguments: Sequence[str]) -> dict[str, Command] | None:
-    """Just the command that is asked for, when that is plain: importing the others takes its time."""
-    for word in arguments:
-        name = word.replace("-", "_")
-        if not word.startswith("-") and name.isidentifier():
-            if importlib.util.find_spec(f"kvmcompose.cli.{name}") is None or name == "main":
-                return None
-            command = cast(Command, importlib.import_module(f"kvmcompose.cli.{name}"))
-            return {command.NAME: command}
-    return None
+def _only(name: str | None) -> dict[str, Command] | None:
+    """Just the command of that name, when there is one: importing the others takes its time."""
+    module = (name or "").replace("-", "_")
+    if not module.isidentifier() or module == "main" or module.startswith("_"):
+        return None
+    if importlib.util.find_spec(f"kvmcompose.cli.{module}") is None:
+        return None
+    command = cast(Command, importlib.import_module(f"kvmcompose.cli.{module}"))
+    return {command.NAME: command}
 
 
 def _flag(name: str) -> bool:
@@ -140,6 +139,20 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(*args, **options)
         self.set_defaults(parser=self)
 
+    def first_word(self, words: Iterable[str]) -> str | None:
+        """The first that is neither an option nor the value of one; None when that is not plain."""
+        rest = iter(words)
+        for word in rest:
+            if not word.startswith("-"):
+                return word
+            name, given, _ = word.partition("=")
+            option = self._option_string_actions.get(name)
+            if option is None:
+                return None
+            if option.nargs is None and not given:
+                next(rest, None)
+        return None
+
     def error(self, message: str) -> NoReturn:
         found = re.fullmatch(r"argument (.+?): invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if found is None:
@@ -165,7 +178,7 @@ class _Parser(argparse.ArgumentParser):
         super().error(message)
 
 
-def build_parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
+def build_parser(commands: dict[str, Command]) -> _Parser:
     """The parser for these commands."""
     parser = _Parser(
         prog="kvm-compose",
@@ -195,7 +208,8 @@ def build_parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     completing = "_ARGCOMPLETE" in os.environ
-    parser = build_parser((None if completing else _only(words)) or _commands())
+    command = None if completing else build_parser({}).first_word(words)
+    parser = build_parser(_only(command) or _commands())
     if completing:
         import argcomplete
 
@@ -258,12 +272,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _say_what_broke(error: OSError, console: Console) -> bool:
     """Say what the system refused; False when there is nothing to say that would help anybody."""
     why = (error.strerror or str(error)).lower()
+    if error.filename is not None:
+        console.error(f"{os.fsdecode(error.filename)}: {why}")
+        return True
     if _output_is_lost():
         _say_no_more()
         console.error(f"cannot write what there is to say: {why}")
-        return True
-    if error.filename is not None:
-        console.error(f"{os.fsdecode(error.filename)}: {why}")
         return True
     return False
 

@@ -131,11 +131,12 @@ def _is_cut_off(path: Path) -> bool:
 
 def _lay_out(connection: sqlite3.Connection, inode: int) -> None:
     """Make the tables of a new ledger. ``inode`` is that of its file."""
-    connection.execute("PRAGMA journal_mode = WAL")
     connection.executescript(
         f"BEGIN; {_TABLES} INSERT INTO origin VALUES ({inode});"  # noqa: S608 (numbers of ours)
         f"PRAGMA user_version = {LEDGER_VERSION}; COMMIT;"
     )
+    # not before: closing would put in its place what is in the log, and not say that there was no room
+    connection.execute("PRAGMA journal_mode = WAL")
 
 
 class Ledger:
@@ -148,7 +149,8 @@ class Ledger:
         self.notice: str | None = None
         self._guard = threading.RLock()
         self._owner = os.getpid()
-        self.read_only = False
+        #: Why it can only be read; empty when it can be written.
+        self.read_only = ""
         self._inode: int | None = None
         if path is None:
             self._open_connection = self._open()
@@ -195,8 +197,11 @@ class Ledger:
             connection = sqlite3.connect(new, isolation_level=None)
             try:
                 _lay_out(connection, new.stat().st_ino)
-            finally:
+            except sqlite3.Error as error:
                 connection.close()
+                new.unlink(missing_ok=True)
+                raise KvmComposeError(f"cannot make the ledger: {error}") from error
+            connection.close()
             # with the old one is lost what the standing leaves to it
             drop_standing(str(path.parent))
             new.replace(path)
@@ -211,7 +216,7 @@ class Ledger:
             self._check(connection)
         except sqlite3.Error:
             raise OSError(errno.EACCES, f"cannot open the ledger: {cause}") from cause
-        self.read_only = True
+        self.read_only = str(cause)
         return connection
 
     def _check(self, connection: sqlite3.Connection) -> None:

@@ -170,10 +170,15 @@ def write_standing(private: str, standing: Standing) -> None:
         }
     ).encode()
     path = os.path.join(private, FILE_NAME)  # noqa: PTH118
-    with open(f"{path}.new", "wb") as file:  # noqa: PTH123
-        file.write(b"%d\n" % len(head))
-        file.writelines((head, *sections))
-    os.replace(f"{path}.new", path)  # noqa: PTH105
+    try:
+        with open(f"{path}.new", "wb") as file:  # noqa: PTH123
+            file.write(b"%d\n" % len(head))
+            file.writelines((head, *sections))
+        os.replace(f"{path}.new", path)  # noqa: PTH105
+    except OSError:
+        if os.path.isfile(f"{path}.new"):  # noqa: PTH113
+            os.unlink(f"{path}.new")  # noqa: PTH108
+        raise
 
 
 def read_standing(private: str, *, part: int = WHOLE) -> Standing | None:

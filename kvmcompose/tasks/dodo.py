@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from doit.exceptions import InvalidDodoFile, TaskFailed
+from doit.exceptions import TaskFailed
 
 from kvmcompose.core.artefact import Artefact
 from kvmcompose.core.errors import KvmComposeError
@@ -28,7 +28,7 @@ from kvmcompose.effects.ledger import Record
 from kvmcompose.tasks.build import Build
 from kvmcompose.tasks.crew import Batch, Crew
 from kvmcompose.tasks.decide import Action, Decision, Making
-from kvmcompose.tasks.doit_store import attempted
+from kvmcompose.tasks.doit_store import attempted, in_doits_words
 from kvmcompose.tasks.images import image_of, image_task
 from kvmcompose.tasks.overview import GROUP, GROUP_DOC, groups
 from kvmcompose.tasks.project import ImageStep, Plan, Project, ledger_path
@@ -67,16 +67,13 @@ def project_tasks(
     from kvmcompose.tasks.testbed import Testbed  # noqa: PLC0415 (building alone needs no client)
 
     where = Where(Path(project), input, config, project_name, tuple(allow_paths))
-    try:
+    with in_doits_words():
         session = Session(Project(where), _to_stderr)
         yield from session.all_tasks()
         name = session.project.compiled.state.project_name
         yield from Testbed(name, session.project.folder, session.release).tasks(
             GROUP, down_at_end=down_at_end
         )
-    except KvmComposeError as error:
-        hint = f"\nhint: {error.hint}" if error.hint else ""
-        raise InvalidDodoFile(f"{error.message}{hint}") from error
 
 
 def take_down(project: str = ".") -> TaskFailed | None:

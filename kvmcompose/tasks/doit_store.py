@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from doit.exceptions import InvalidDodoFile
+
+from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.ledger import open_ledger
 
 #: Tasks of ours that were run in this run of doit. doit removes its record of one that failed, too, which
 #: must not make the ledger forget what the artefact was made of: the next plan is to say what changed.
 attempted: set[str] = set()
+
+
+@contextmanager
+def in_doits_words() -> Iterator[None]:
+    """What goes wrong is told by doit in one line: of errors it does not know it prints a traceback."""
+    try:
+        yield
+    except KvmComposeError as error:
+        hint = f"\nhint: {error.hint}" if error.hint else ""
+        raise InvalidDodoFile(f"{error.message}{hint}") from error
 
 
 class LedgerStore:
@@ -21,7 +36,8 @@ class LedgerStore:
     def __init__(self, name: str, codec: Any, **_: Any) -> None:
         del codec  # rows are small, and JSON is what doit's own codec is
         self.name = name
-        self._ledger = open_ledger(Path(name))
+        with in_doits_words():
+            self._ledger = open_ledger(Path(name))
         attempted.clear()  # there is one store per run of doit, and it is there before any task runs
         self._rows: dict[str, dict[str, Any]] = {}
         for task, data in self._ledger.doit_rows().items():
@@ -50,13 +66,15 @@ class LedgerStore:
         self._rows.pop(task_id, None)
         self._removed.add(task_id)
         if task_id not in attempted:
-            self._ledger.invalidate(task_id)
+            with in_doits_words():
+                self._ledger.invalidate(task_id)
 
     def remove_all(self) -> None:
         """Forget all tasks."""
         self._removed.update(self._rows)
         self._rows.clear()
-        self._ledger.invalidate(None)
+        with in_doits_words():
+            self._ledger.invalidate(None)
 
     def dump(self) -> None:
         """Write the changes down."""
@@ -64,6 +82,7 @@ class LedgerStore:
         if self._ledger.read_only:
             return
         changed = [(task, json.dumps(self._rows[task])) for task in kept if not task.startswith("batch:")]
-        self._ledger.save_doit_rows(changed, sorted(self._removed))
+        with in_doits_words():
+            self._ledger.save_doit_rows(changed, sorted(self._removed))
         self._changed.clear()
         self._removed.clear()

@@ -162,7 +162,7 @@ class Project:
         if self.ledger.path is None:
             self.ledger = self._open_ledger()
         if self.ledger.read_only:
-            raise RefusedError(f"cannot write to {str(self.folder)!r}")
+            raise RefusedError(f"cannot write to {str(self.folder)!r}: {self.ledger.read_only}")
         for name in (PRIVATE_FOLDER, "artefacts", "artefacts/images"):
             if not self.files.may_hold(name):
                 raise RefusedError(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
+from golden.bench import COMMAND, Bench, environment
+from kvmcompose.cli import plan
 from kvmcompose.cli.main import _commands, add_global_options, build_parser, main
 
 
@@ -65,3 +68,34 @@ def test_what_was_mistyped_is_named_where_it_was_with_what_is_near(
         main(words.split())
     assert ended.value.code == 2
     assert capsys.readouterr().err.endswith(f"{message}\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-C", "server", "plan"],
+        ["--directory", "server", "plan"],
+        ["--directory=server", "plan"],
+        ["-vC", "server", "plan"],
+        ["-q", "--project-name", "up", "-C", "server", "plan"],
+    ],
+)
+def test_a_project_may_be_called_what_a_command_is(bench: Bench, words: list[str]) -> None:
+    bench.folder.rename(bench.folder.with_name("server"))
+    ran = subprocess.run(
+        [*COMMAND, *words], cwd=bench.root, env=environment(bench.root), capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert "create   state.json" in ran.stdout
+
+
+def test_a_file_that_the_system_refuses_is_named_and_nothing_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_arguments: object) -> int:
+        raise OSError(5, "Input/output error", "some/file")
+
+    monkeypatch.setattr(plan, "run", refuse)
+    assert main(["plan"]) == 1
+    assert capfd.readouterr() == ("", "error: some/file: input/output error\n")

@@ -203,3 +203,11 @@ def test_a_named_pipe_in_its_place_keeps_nobody_waiting(bench: Bench, name: str)
     ran = bench.spawn("generate")
     assert "Traceback" not in ran.err
     assert ran.status == 0
+
+
+def test_what_cannot_be_noted_leaves_nothing(bench: Bench) -> None:
+    place = bench.folder / ".kvm-compose" / "standing"
+    place.unlink()
+    place.mkdir()
+    assert bench.run("generate").status == 0
+    assert not place.with_name("standing.new").exists()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -418,16 +420,26 @@ def test_a_broken_memory_of_pieces_is_no_memory(memory_root: Path, tmp_path: Pat
 # --- places and clocks ----------------------------------------------------------------------------------
 
 
+SUDO = () if os.getuid() == 0 else ("sudo", "-n")
+
+
+@contextmanager
+def small_disk(place: Path) -> Iterator[Path]:
+    """A file system of 5,000 KiB."""
+    place.mkdir()
+    subprocess.run([*SUDO, "mount", "-t", "tmpfs", "-o", "size=5000k,mode=777", "tmpfs", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run([*SUDO, "umount", place], check=True)
+
+
 @pytest.mark.real
 def test_a_full_disk_leaves_nothing_torn(tmp_path: Path) -> None:
     """On a small file system of its own, which then grows."""
     bench = project(tmp_path, 40)
     expected = clean_build(bench, tmp_path / "clean")
-    sudo = [] if os.getuid() == 0 else ["sudo", "-n"]
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run([*sudo, "mount", "-t", "tmpfs", "-o", "size=5000k,mode=777", "tmpfs", small], check=True)
-    try:
+    with small_disk(tmp_path / "small") as small:
         there = Bench(tmp_path, small / "lab")
         shutil.copytree(bench.folder, there.folder, symlinks=True)
         ran = there.spawn("generate", "-k")
@@ -439,11 +451,32 @@ def test_a_full_disk_leaves_nothing_torn(tmp_path: Path) -> None:
             path: data for path, data in there.artefacts().items() if not path.startswith("artefacts/images")
         }
         assert {path for path in whole if whole[path] != expected[path]} == set()
-        subprocess.run([*sudo, "mount", "-o", "remount,size=64m", small], check=True)
+        subprocess.run([*SUDO, "mount", "-o", "remount,size=64m", small], check=True)
         assert there.spawn("generate").status == 0
         assert there.artefacts() == expected
-    finally:
-        subprocess.run([*sudo, "umount", small], check=True)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("room", [0, 8, 24, 40, 64, 80, 100, 120, 160, 200])
+def test_hardly_any_room_is_told_in_lines(tmp_path: Path, room: int) -> None:
+    """``room`` is what is free before the first build, in KiB: not enough for the ledger, or what follows."""
+    bench = project(tmp_path, 3)
+    expected = clean_build(bench, tmp_path / "clean")
+    with small_disk(tmp_path / "small") as small:
+        there = Bench(tmp_path, small / "lab")
+        shutil.copytree(bench.folder, there.folder, symlinks=True)
+        fill = small / "fill"
+        fill.write_bytes(bytes(shutil.disk_usage(small).free - room * 1024))
+        ran = there.spawn("generate")
+        assert ran.status in (1, 3)
+        assert "Traceback" not in ran.err
+        assert re.search("no space left|disk is full|disk I/O error", ran.err, re.IGNORECASE)
+        assert "Traceback" not in there.spawn("list").err
+        assert not list(there.folder.rglob(".kvm-compose-staged-*"))
+        assert not list(there.folder.rglob("*.new*"))
+        fill.unlink()
+        assert there.spawn("generate").status == 0
+        assert there.artefacts() == expected
 
 
 @pytest.mark.parametrize("hours", [-24, -1, 1, 24])

@@ -95,7 +95,7 @@ class RemoteMachine:
         log.debug("%s$ %s", self.name, pasteable(argv, privileged=privileged))
         await self.reach()
         rights = ["sudo", "-n", "--"] if self._is_roots(privileged=privileged) else []
-        line = _line([*rights, *while_wanted(argv)])
+        line = _telling([*rights, *while_wanted(argv)])
         connection = HostConnection(self._connection.host)
         try:
             async with self._connection.logins:
@@ -124,11 +124,11 @@ class RemoteMachine:
             command = as_root(argv, seconds)
         else:
             command = ["timeout", f"--kill-after={GRACE}", f"{seconds:g}", *argv]
-        line = _line(command)
+        line = _telling(command)
         if len(line.encode()) <= _LONG_LINE:
             return line, b""
         words = f"set -- {shlex.join(command)}\n".encode()
-        return _line([], f'eval "$(head -c {len(words)})"'), words
+        return _telling([], f'eval "$(head -c {len(words)})"'), words
 
     def _is_roots(self, *, privileged: bool) -> bool:
         """Whether the program is another one's than the user's: root's."""
@@ -234,8 +234,8 @@ class RemoteMachine:
         )
 
 
-def _line(command: Sequence[str], first: str = ":") -> str:
-    """A line for the user's shell, whichever that is: the command takes its place, after ``first``."""
+def _telling(command: Sequence[str], first: str = ":") -> str:
+    """A line for the user's shell, whichever that is: tells who it is, does ``first``, is the command."""
     return f"exec {shlex.join(['sh', '-c', f'{_TELL}; {first}; {_BECOME}', 'sh', *command])}"
 
 
