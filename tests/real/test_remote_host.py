@@ -165,6 +165,16 @@ class Inside:
             assert time.monotonic() < end
             await asyncio.sleep(0.05)
 
+    async def listens(self) -> bool:
+        """Whether sshd takes connections there."""
+        try:
+            _reader, writer = await asyncio.open_connection(self.host.ip, 22)
+        except OSError:
+            return False
+        writer.close()
+        await writer.wait_closed()
+        return True
+
     async def gone(self, *words: str) -> None:
         async def none() -> bool:
             return not await self.processes(*words)
@@ -493,7 +503,9 @@ def test_a_connection_that_was_lost_is_opened_anew(pair: Pair) -> None:
 async def nobody_listens(folder: str, other: str) -> None:
     async with inside(folder, other) as this:
         assert (await this.machine.run(["echo", "here"])).text == "here\n"
+        before = await this.connection.get()
         await this.outside("run", "sh", "-c", "kill -9 $(cat /run/sshd.pid); pkill -9 sshd || true")
+        await before.wait_closed()  # it may take a moment to notice; what is sent until then breaks off
         started = time.monotonic()
         try:
             errors = await asyncio.gather(*(error_of(this.machine.run(["true"])) for _ in range(10)))
@@ -505,6 +517,7 @@ async def nobody_listens(folder: str, other: str) -> None:
         assert last.message.startswith(f"cannot reach two (root@{this.host.ip}) by SSH: ")
         assert "refused" in last.message, last.message
         assert last.hint == f"does this work? ssh root@{this.host.ip} true"
+        await this.until(this.listens)  # which sshd does not do yet when its first process has ended
         assert (await this.machine.run(["echo", "here"])).text == "here\n"
 
 
