@@ -25,6 +25,7 @@ from kvmcompose.server.orchestrator.down import TakeDown
 from kvmcompose.server.orchestrator.snapshots import Snapshots
 from kvmcompose.server.orchestrator.status import Meter, access, status
 from kvmcompose.server.orchestrator.up import BringUp
+from kvmcompose.server.people import this_user
 from kvmcompose.server.store import Store
 
 
@@ -44,7 +45,7 @@ class Orchestrator:
         self._meter = Meter()
 
     def _context(self, deployment: Deployment) -> Context:
-        return Context(deployment, self._drivers, self._store)
+        return Context(deployment, this_user(), self._drivers, self._store)
 
     async def run(self, deployment: Deployment, command: Command, journal: Journal) -> Outcome:
         """Do it, telling the journal. Raises KvmComposeError when it fails, RefusedError when nothing was

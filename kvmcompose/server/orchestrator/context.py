@@ -16,14 +16,16 @@ from kvmcompose.effects.files import expand
 from kvmcompose.effects.server_places import this_machine
 from kvmcompose.server.drivers import HOSTED, DomainState, Drivers, HostDrivers, Shell
 from kvmcompose.server.orchestrator.testbed import Deployed, Guest, Testbed, decode_deployed, read_testbed
+from kvmcompose.server.people import Person
 from kvmcompose.server.store import Store
 
 
 class Context:
-    """One deployment, and everything to act on it with."""
+    """One deployment, and everything to act on it with. ``owner`` is whose files it is made of."""
 
-    def __init__(self, deployment: Deployment, drivers: Drivers, store: Store) -> None:
+    def __init__(self, deployment: Deployment, owner: Person, drivers: Drivers, store: Store) -> None:
         self.deployment = deployment
+        self.owner = owner
         self.project = deployment.name
         self.folder = Path(deployment.project_location)
         self.drivers = drivers

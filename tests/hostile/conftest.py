@@ -1,0 +1,33 @@
+"""Attacks: what a lab, a client or a guest tries, and what must come of it. One file for each of them.
+
+An attack with a link to a device runs in a mount namespace of its own (``own_devices``): a program that
+replaces what the link leads to would replace the machine's.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+_OWN_DEVICES = """
+mount -t tmpfs -o mode=755 tmpfs /mnt
+for each in null zero full random urandom; do cp -a /dev/$each /mnt/; done
+mount --move /mnt /dev
+exec "$@"
+"""
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def own_devices() -> Run:
+    """Run a command with a /dev of its own, as root; options are those of ``subprocess.run``."""
+
+    def run(argv: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", _OWN_DEVICES, "sh", *argv]
+        return subprocess.run(command, **{"capture_output": True, "text": True, "timeout": 60, **options})  # noqa: PLW1510 (as the caller wishes)
+
+    return run
