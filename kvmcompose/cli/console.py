@@ -31,9 +31,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Become virsh, or the ssh that runs it on another host."""
     from kvmcompose.cli._access import become, through
+    from kvmcompose.core.libvirt_uri import parse_libvirt_uri
 
     guest = access_to(open_target(arguments), arguments.guest)
+    uri = str(parse_libvirt_uri(guest.libvirt_uri))  # the server's word: to virsh a URI can be a program
     console.say(f"console of {guest.domain}; Ctrl-] leaves it")
     force = ["--force"] if arguments.force else []
-    argv = ["virsh", "--quiet", "--connect", guest.libvirt_uri, "console", *force, guest.domain]
+    argv = ["virsh", "--quiet", "--connect", uri, "console", *force, guest.domain]
     become(through(guest.via, argv) if guest.via is not None else argv, console)

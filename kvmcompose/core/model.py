@@ -10,6 +10,9 @@ from typing import Any
 
 import msgspec
 
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.libvirt_uri import LibvirtUri, parse_libvirt_uri
+
 #: The GENEVE header (RFC 8926: 8 bytes, plus UDP, IPv4 and an inner Ethernet header, plus room for
 #: options) fits into 1500 bytes with this MTU. All guests have it, wherever their bridges lie, so that
 #: moving a bridge to another host changes nothing inside the guests.
@@ -20,10 +23,14 @@ GUEST_MTU = 1442
 PROJECTS_ROOT = "/var/lib/kvm-compose"
 
 
+_USUAL_LIBVIRT = str(LibvirtUri())
+
+
 class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A testbed host of ``kvm-compose-config.json``. ``memory_mb`` is in MiB.
 
     ``host_key`` is what its SSH server has to show, as the type and the key in OpenSSH's format.
+    ``libvirt_uri`` is as the host itself sees it, and as ``LibvirtUri`` writes it.
     """
 
     name: str
@@ -40,6 +47,20 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     libvirt_uri: str = "qemu:///system"
     cpus: int | None = None
     memory_mb: int | None = None
+
+    def __post_init__(self) -> None:
+        """No host has a libvirt URI that may not be used, wherever it was read. Raises ValueError."""
+        if self.libvirt_uri != _USUAL_LIBVIRT:
+            try:
+                written = str(parse_libvirt_uri(self.libvirt_uri))
+            except KvmComposeError as error:
+                raise ValueError(error.message) from error  # which msgspec turns into one of its own
+            msgspec.structs.force_setattr(self, "libvirt_uri", written)
+
+    @property
+    def libvirt(self) -> LibvirtUri:
+        """``libvirt_uri``, parsed."""
+        return parse_libvirt_uri(self.libvirt_uri)
 
 
 class SshKeys(msgspec.Struct, frozen=True):

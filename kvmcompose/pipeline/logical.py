@@ -9,8 +9,10 @@ from typing import Any
 
 import msgspec
 
+from kvmcompose.core import libvirt_uri
 from kvmcompose.core.document import Document, show_path
-from kvmcompose.core.errors import Complaint, InputError, Problem, Severity
+from kvmcompose.core.errors import Complaint, InputError, KvmComposeError, Problem, Severity
+from kvmcompose.core.libvirt_uri import LibvirtUri, parse_libvirt_uri
 from kvmcompose.core.model import Guest, Host, LogicalTestbed, Machine, SshKeys, Wishes
 from kvmcompose.core.names import HOSTNAME_LIMIT
 from kvmcompose.core.project import FileKind, ProjectFiles
@@ -158,9 +160,21 @@ def machine(entry: dict[str, Any], index: int, network: Dialect) -> Machine:
 def parse_hosts(config: dict[str, Any]) -> tuple[Host, ...]:
     """The testbed hosts, in file order."""
     return tuple(
-        msgspec.convert({"ip": entry.get("hostname"), **entry, "name": name}, Host)
+        msgspec.convert({"ip": entry.get("hostname"), **entry, "name": name, **_usual_uri(entry)}, Host)
         for name, entry in (config.get("testbed_host_ssh_config") or {}).items()
     )
+
+
+def _usual_uri(entry: dict[str, Any]) -> dict[str, str]:
+    """The usual libvirt in the place of one that may not be used; ``_check_hosts`` complains about it."""
+    return {} if _is_uri(entry.get("libvirt_uri")) else {"libvirt_uri": str(LibvirtUri())}
+
+
+def _is_uri(text: str | None) -> bool:
+    try:
+        return text is None or bool(parse_libvirt_uri(text))
+    except KvmComposeError:
+        return False
 
 
 def _keys(config: dict[str, Any], default: SshKeys) -> SshKeys:
@@ -201,6 +215,16 @@ def _check_hosts(
                 message=f"{owners[host.ip]!r} has the address {host.ip} already",
             )
         owners.setdefault(host.ip, host.name)
+        written = config["testbed_host_ssh_config"][host.name].get("libvirt_uri") if config else None
+        if not _is_uri(written):
+            yield Complaint(
+                code="bad-libvirt-uri",
+                path=(at, host.name, "libvirt_uri"),
+                message="to libvirt this may be a program, or another machine",
+                found=repr(written),
+                wanted=libvirt_uri.WANTED,
+                hint=libvirt_uri.HINT,
+            )
         if len(hosts) > 1 and (host.ip == "localhost" or host.ip.startswith("127.")):
             yield Complaint(
                 code="loopback-address",

@@ -119,6 +119,15 @@ CODES: dict[str, tuple[str, Example | None]] = {
         _yaml((_IMAGE, "existing_disk: {path: setup.sh, driver_type: qcow2}")),
     ),
     "bad-key": ("A list or a mapping stands where a key is wanted.", _yaml(("cpus: 1", "[cpus]: 1"))),
+    "bad-libvirt-uri": (
+        (
+            "A `libvirt_uri` is none of the few forms that name a daemon and nothing else: to libvirt a URI "
+            "can also be a program to run, a file to open or another machine."
+        ),
+        _config(
+            ('"virt_type": "qemu"},', '"virt_type": "qemu", "libvirt_uri": "qemu+ssh://me@host/system"},')
+        ),
+    ),
     "bad-mac": (
         "The address is a multicast address, or zero: no interface can have it.",
         _yaml((_WEB, "interfaces: [{bridge: br0, mac: 01:00:5e:00:00:01}]")),

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import libvirt
 
+from kvmcompose.core.libvirt_uri import LibvirtUri
 from kvmcompose.server.drivers import DriverError
 
 _Result = TypeVar("_Result")
@@ -66,7 +67,7 @@ def _turn_events() -> None:
 class Connection:
     """One libvirt. Made without contact; opened by the first call."""
 
-    def __init__(self, uri: str, where: str, reach: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, uri: LibvirtUri, where: str, reach: Callable[[], Awaitable[None]]) -> None:
         """``where`` is the libvirt as messages name it, ``reach`` raises DriverError when it cannot be."""
         self.uri = uri
         self._where = where
@@ -148,7 +149,7 @@ class Connection:
             if self._open is not None:
                 return self._open
             _turn_events()
-            connection = libvirt.open(self.uri)
+            connection = libvirt.open(str(self.uri))
             connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
             kind = libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE
             connection.domainEventRegisterAny(None, kind, self._on_lifecycle, None)

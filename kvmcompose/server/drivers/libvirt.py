@@ -12,6 +12,7 @@ from typing import Any
 
 import libvirt
 
+from kvmcompose.core.libvirt_uri import LibvirtUri
 from kvmcompose.server.drivers import (
     DomainState,
     DriverError,
@@ -60,8 +61,8 @@ class Libvirt:
     ``uri`` is how it is reached from here, ``where`` how messages say that.
     """
 
-    def __init__(self, uri: str, machine: Machine, where: str | None = None) -> None:
-        self.uri = uri
+    def __init__(self, uri: LibvirtUri, machine: Machine, where: str | None = None) -> None:
+        self.uri = str(uri)
         self._machine = machine
         self._connection = Connection(uri, where or f"at {uri}", machine.reach)
 

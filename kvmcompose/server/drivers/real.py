@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.libvirt_uri import Instance, LibvirtUri
 from kvmcompose.core.model import Host
 from kvmcompose.server.drivers import HostDrivers, Shell
 from kvmcompose.server.drivers._host_connection import ForwardedSocket, HostConnection
@@ -41,7 +41,7 @@ class RealDrivers:
         if host not in self._hosts:
             if host.is_main_host:
                 machine = ThisMachine(host.name)
-                drivers = _drive(machine, Libvirt(host.libvirt_uri, machine), None)
+                drivers = _drive(machine, Libvirt(host.libvirt, machine), None)
             else:
                 drivers = self._elsewhere(host)
             self._hosts[host] = drivers
@@ -54,14 +54,14 @@ class RealDrivers:
         hypervisor = Libvirt(self._forward_libvirt(connection), machine, f"on {host.name}")
         return _drive(machine, hypervisor, HostDepot(machine))
 
-    def _forward_libvirt(self, connection: HostConnection) -> str:
+    def _forward_libvirt(self, connection: HostConnection) -> LibvirtUri:
         """The URI by which the other host's libvirt is reached here. Raises RefusedError."""
         targets = libvirt_sockets(connection.host)
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="kvm-compose-")  # mode 0700
         path = Path(self._folder.name) / f"{len(self._sockets)}.sock"
         self._sockets.append(ForwardedSocket(connection, path, targets))
-        return f"qemu+unix:///system?socket={path}"
+        return LibvirtUri(connection.host.libvirt.instance, str(path))
 
     def shell(self) -> Shell:
         """The way into guests."""
@@ -95,11 +95,10 @@ def _drive(machine: Machine, hypervisor: Libvirt, depot: HostDepot | None) -> Ho
 
 def libvirt_sockets(host: Host) -> tuple[str, ...]:
     """Where the libvirt of another host listens there. Raises RefusedError."""
-    parts = urlsplit(host.libvirt_uri)
-    named = parse_qs(parts.query).get("socket")
-    if named:
-        return (named[-1],)
-    if parts.scheme not in ("qemu", "qemu+unix") or parts.netloc or parts.path != "/system":
+    uri = host.libvirt
+    if uri.socket is not None:
+        return (uri.socket,)
+    if uri.instance is not Instance.SYSTEM:
         raise RefusedError(
             f"the libvirt_uri of {host.name} is {host.libvirt_uri}, and {host.name} is another host",
             hint="it is as the host itself sees it: qemu:///system (the SSH connection leads there)",

@@ -1,0 +1,75 @@
+"""URIs of libvirt: the few forms that name a daemon and nothing else.
+
+To libvirt a URI is a program: ``qemu+ssh://…?command=…``, ``qemu+ext:///…?command=…`` and ``netcat=`` run
+one, ``keyfile=`` and ``pkipath=`` open files, other schemes are other drivers (libvirt, "Connection URIs",
+"Remote support"), and a plain word is an alias that libvirt.conf resolves. So a URI from a file or a server
+is parsed, and what libvirt or virsh is given is written from the parsed value, never the text that was found.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from kvmcompose.core.errors import KvmComposeError
+
+#: What may be written, in words.
+WANTED = "qemu:///system, qemu:///session or qemu+unix:///system?socket=/absolute/path"
+HINT = (
+    "another machine's libvirt is reached by SSH: make that machine a testbed host of the config; "
+    "its libvirt_uri is as the host itself sees it"
+)
+
+_URI = re.compile(r"qemu(?:\+unix)?:///(system|session)(?:\?socket=(/[A-Za-z0-9._~/+@:,=%-]*))?", re.ASCII)
+#: The room in a socket's address (unix(7), sun_path), less the closing zero.
+_SOCKET_LIMIT = 107
+
+
+class Instance(StrEnum):
+    """Which libvirt of a machine: that of the machine, or that of one user."""
+
+    SYSTEM = "system"
+    SESSION = "session"
+
+
+class LibvirtUri(msgspec.Struct, frozen=True):
+    """A libvirt on the machine that opens it. ``socket`` is where it listens, None for the usual place."""
+
+    instance: Instance = Instance.SYSTEM
+    socket: str | None = None
+
+    def __str__(self) -> str:
+        """As libvirt and virsh read it."""
+        if self.socket is None:
+            return f"qemu:///{self.instance}"
+        return f"qemu+unix:///{self.instance}?socket={quote(self.socket, safe='/')}"
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether it is what a host has when its config says nothing."""
+        return self == LibvirtUri()
+
+
+class LibvirtUriError(KvmComposeError):
+    """A text is no URI of libvirt that may be used."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"{text!r} is no libvirt URI that may be used (wanted {WANTED})", hint=HINT)
+
+
+def parse_libvirt_uri(text: str) -> LibvirtUri:
+    """The daemon that a URI names. Raises LibvirtUriError."""
+    found = _URI.fullmatch(text)
+    if found is None:
+        raise LibvirtUriError(text)
+    socket = None
+    if found[2] is not None:
+        socket = unquote(found[2], errors="surrogateescape")
+        if not socket.isprintable() or len(socket.encode(errors="surrogateescape")) > _SOCKET_LIMIT:
+            raise LibvirtUriError(text)
+        if {"", ".", ".."} & set(socket[1:].split("/")):
+            raise LibvirtUriError(text)
+    return LibvirtUri(Instance(found[1]), socket)
