@@ -13,6 +13,7 @@ import kvmcompose.guests
 import kvmcompose.networks
 import kvmcompose.placement
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.effects.confined_templates import ConfinedTemplates
 from kvmcompose.pipeline.schemas import Schemas
 from kvmcompose.render.templates import Templates
 
@@ -61,7 +62,8 @@ def templates(project: Path) -> Templates:
 
     Raises KvmComposeError for one that cannot be read.
     """
-    texts = {}
+    texts: dict[str, str] = {}
+    own: set[str] = set()
     plugins = (plugin / "templates" for plugin in plugin_folders())
     for folder in (_shipped("templates"), *plugins, project / "templates"):
         for path in sorted(folder.glob("*.j2")):
@@ -70,11 +72,13 @@ def templates(project: Path) -> Templates:
                     f"the template {str(path)!r} is a link out of the project folder",
                     hint="put a copy of the file in its place",
                 )
+            if folder.parent == project:
+                own.add(path.name)
             try:
                 texts[path.name] = path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise KvmComposeError(f"cannot read the template {str(path)!r}: {error}") from error
-    return Templates(texts)
+    return ConfinedTemplates(texts, frozenset(own)) if own else Templates(texts)
 
 
 def own_files() -> set[str]:

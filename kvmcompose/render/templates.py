@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # Jinja2 takes its time to import, and is only needed by thos
 
 #: What a template must have in it to refer to another.
 _REFERRING = re.compile("include|import|extends")
+OWN_HINT = "a template of the project folder stands in for the one of kvmcompose"
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
 
 
@@ -32,6 +33,11 @@ def to_yaml_flow(value: Any) -> str:
         value = str(value)  # which raises, with the name of what is missing
     text = json.dumps(value, ensure_ascii=False)
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def refers(text: str) -> bool:
+    """Whether a template may include another."""
+    return _REFERRING.search(text) is not None
 
 
 class Templates:
@@ -62,6 +68,11 @@ class Templates:
             **options,
         )
 
+    def warm(self) -> None:
+        """Import and prepare all that rendering needs."""
+        for environment in (self._xml, self._yaml):
+            environment.from_string("{% macro x() %}{{ 1|tojson }}{% endmacro %}{{ x() }}").render()
+
     def xml(self, name: str, values: Mapping[str, Any]) -> str:
         """An XML text. Raises KvmComposeError naming the template and its line."""
         return self._render(self._xml, name, values)
@@ -73,12 +84,13 @@ class Templates:
     def digest(self, name: str) -> str:
         """The SHA-256 of a template and of all that it includes."""
         if name not in self._digests:
-            parts = sorted(self._closure(name))
+            parts = sorted(self.closure(name))
             text = "\0".join(f"{part}\0{self._texts.get(part, '')}" for part in parts)
             self._digests[name] = hashlib.sha256(text.encode()).hexdigest()
         return self._digests[name]
 
-    def _closure(self, name: str) -> set[str]:
+    def closure(self, name: str) -> set[str]:
+        """The names of a template and of all that it includes."""
         found: set[str] = set()
         waiting = [name]
         while waiting:
@@ -86,14 +98,14 @@ class Templates:
             if current in found:
                 continue
             found.add(current)
-            if not _REFERRING.search(self._texts.get(current, "")):
+            if not refers(self._texts.get(current, "")):
                 continue
             from jinja2 import TemplateError, meta  # noqa: PLC0415 (see above)
 
             try:
                 tree = self._xml.parse(self._texts.get(current, ""), current)
                 named = set(meta.find_referenced_templates(tree))
-            except (TemplateError, RecursionError):
+            except (TemplateError, RecursionError, ValueError):
                 continue  # said with its place when it is rendered
             # None stands for a name that is only known when it is rendered: it may be any
             waiting += self._texts if None in named else [each for each in named if each is not None]
@@ -108,5 +120,5 @@ class Templates:
             where = f"templates/{name}:{line}" if line else f"templates/{name}"
             raise KvmComposeError(
                 f"{where}: {error}",
-                hint="a template of the project folder stands in for the one of kvmcompose",
+                hint=OWN_HINT,
             ) from error
