@@ -95,6 +95,11 @@ def find_deployment(target: Target) -> Deployment | None:
 
 def _check_folder(found: Deployment, here: Path | None) -> None:
     """Raises RefusedError when the server means another project by that name."""
+    if here is not None and not found.project_location and found.owner is not None:
+        raise RefusedError(
+            f"the deployment {found.name!r} on this server is one of {found.owner}",
+            hint="give this project another name: --project-name NAME",
+        )
     if here is not None and Path(found.project_location) != here:
         raise RefusedError(
             f"the server knows {found.name!r} as the project in {found.project_location}, not as this one",

@@ -59,8 +59,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.json:
         console.json(found)
     elif found:
-        rows = [[each.name, state_text(each), each.project_location] for each in found]
-        console.table(rows, ["NAME", "STATE", "FOLDER"])
+        rows = [
+            [each.name, state_text(each), each.owner or "-", each.project_location or "-"] for each in found
+        ]
+        console.table(rows, ["NAME", "STATE", "OWNER", "FOLDER"])
     else:
         console.say("the server knows no deployments")
     return 0

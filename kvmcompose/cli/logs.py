@@ -87,7 +87,7 @@ def _list(actions: list[Action], arguments: argparse.Namespace, console: Console
             action.command,
             str(action.state),
             duration(seconds_between(action.started, action.ended)) if action.ended else "-",
-            action.who or "-",
+            action.asked_by or action.who or "-",
         ]
         for action in actions
     ]

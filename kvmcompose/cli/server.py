@@ -27,6 +27,10 @@ examples:
 `up` and its like start a server of their own when none answers; it ends by itself.
 Over TCP clients need the token from the state folder (made on first start). Projects
 must lie in a --project-root: your home folder, unless you say otherwise.
+On a server that runs as root, members of --socket-group run deployments of their own
+and see of others' only that they exist. Root, the members of --admin-group and whoever
+has the token administrate all: an administrator of a root server is root, and so would
+be every member of the socket's group without these rules.
 KVM_COMPOSE_SERVER_FAKE, _FAIL and _DELAY in the environment stand for --fake and its options.
 """
 
@@ -37,6 +41,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where it listens")
     where.add_argument("--socket", metavar="PATH", type=Path, help="instead of the usual Unix socket")
     where.add_argument("--socket-group", metavar="GROUP", help="a group whose members may connect, too")
+    where.add_argument(
+        "--admin-group", metavar="GROUP",
+        help="a group whose members administrate every deployment: on a root server they are root",
+    )  # fmt: skip
     where.add_argument(
         "--host", metavar="ADDRESS", help="listen by TCP, too (default with --port: 127.0.0.1)"
     )
@@ -115,6 +123,7 @@ def _settings(arguments: argparse.Namespace, *, access_log: bool) -> Settings:
         state_dir=state,
         socket=arguments.socket.absolute() if arguments.socket else socket_path(state),
         socket_group=arguments.socket_group,
+        admin_group=arguments.admin_group,
         host=host,
         port=DEFAULT_PORT if arguments.port is None else arguments.port,
         tls_cert=arguments.tls_cert,

@@ -114,13 +114,18 @@ class NewDeployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """A project that the server knows. ``failed_command`` is given when ``state`` is ``failed``."""
+    """A project that the server knows. ``failed_command`` is given when ``state`` is ``failed``.
+
+    ``owner`` is the user who made it known. Others see that much of it: no folder (``project_location`` is
+    empty), no command, no action.
+    """
 
     name: str
     project_location: str
     state: Phase
     failed_command: str | None = None
     last_action_uuid: str | None = None
+    owner: str | None = None
 
 
 class ActionState(StrEnum):
@@ -147,7 +152,7 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that was asked of a deployment, and how it went. Times as RFC 3339, UTC.
 
     ``refused`` tells of a failed action that nothing was changed. ``exit_status`` is that of the command
-    of an ``exec``. ``who`` is whoever asked, as they call themselves.
+    of an ``exec``. ``asked_by`` is the user who asked, ``who`` what they call themselves.
     """
 
     uuid: str
@@ -161,6 +166,7 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     refused: bool = False
     exit_status: int | None = None
     who: str | None = None
+    asked_by: str | None = None
 
 
 class StepState(StrEnum):

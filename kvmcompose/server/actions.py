@@ -28,7 +28,9 @@ class BusyError(RefusedError):
     """Something else runs in the deployment."""
 
     def __init__(self, action: Action) -> None:
-        by = f", asked for by {action.who}" if action.who else ""
+        said = f"{action.asked_by} ({action.who})" if action.asked_by and action.who else None
+        asker = said or action.asked_by or action.who
+        by = f", asked for by {asker}" if asker else ""
         super().__init__(
             f"{action.deployment}: {action.command!r} is running since {action.started}{by}"
             f" (action {action.uuid})",
@@ -70,8 +72,10 @@ class Actions:
         """What runs in a deployment; one of them, where several do."""
         return next((each.action for each in self._running.values() if each.action.deployment == name), None)
 
-    def begin(self, deployment: Deployment, command: Command, who: str | None = None) -> Action:
-        """Start an action. Raises BusyError when it cannot be now.
+    def begin(
+        self, deployment: Deployment, command: Command, who: str | None = None, asked_by: str | None = None
+    ) -> Action:
+        """Start an action for ``asked_by``, who calls themselves ``who``. Raises BusyError.
 
         An ``exec`` goes along with others; everything else has the deployment to itself.
         """
@@ -79,7 +83,9 @@ class Actions:
         for each in self._running.values():
             if each.action.deployment == deployment.name and (exclusive or each.exclusive):
                 raise BusyError(each.action)
-        action = self._store.begin_action(deployment.name, command, who, exclusive=exclusive)
+        action = self._store.begin_action(
+            deployment.name, command, who, exclusive=exclusive, asked_by=asked_by
+        )
         running = _Running(action, Journal(self._store, action.uuid), exclusive=exclusive)
         self._running[action.uuid] = running
         running.task = asyncio.create_task(self._run(running, deployment, command), name=action.uuid)

@@ -16,12 +16,14 @@ from typing import Any
 import h11
 import msgspec
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from kvmcompose.core.deployment import Problem
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.effects.server_places import lock_path
+from kvmcompose.server.people import peer_of
 from kvmcompose.server.settings import Settings, group_id
 
 _HEAD_BYTES = 16 * 1024
@@ -157,6 +159,25 @@ def tcp_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _with_peer(app: ASGIApp, transport: asyncio.BaseTransport) -> ASGIApp:
+    """The application, which finds the process at the other end in its scope (``kvmcompose.peer``)."""
+    peer = peer_of(transport.get_extra_info("socket"))
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["kvmcompose.peer"] = peer
+        await app(scope, receive, send)
+
+    return call
+
+
+class _WebSocket(WebSocketsSansIOProtocol):
+    """A WebSocket as uvicorn speaks it, with the process at the other end."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.app = _with_peer(self.app, transport)
+        super().connection_made(transport)
+
+
 class _Protocol(H11Protocol):
     """HTTP/1.1 as uvicorn speaks it, but a request's head has its time, and what is none gets a problem."""
 
@@ -164,6 +185,7 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.app = _with_peer(self.app, transport)
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
@@ -208,7 +230,7 @@ class Listener(uvicorn.Server):
         config = uvicorn.Config(
             app,
             http=_Protocol,
-            ws="websockets-sansio",
+            ws=_WebSocket,
             lifespan="off",
             log_config=None,
             access_log=settings.access_log,

@@ -22,6 +22,7 @@ from kvmcompose.server.api.service import Service
 from kvmcompose.server.drivers import Drivers
 from kvmcompose.server.listen import Listener, bound_port, held, tcp_socket, unix_socket
 from kvmcompose.server.orchestrator import Orchestrator
+from kvmcompose.server.people import People
 from kvmcompose.server.settings import Settings, check, read_token
 from kvmcompose.server.store import Store
 
@@ -85,7 +86,8 @@ class _Server:
         """All of its life."""
         settings = self._settings
         drivers = _drivers(settings)
-        orchestrator = Orchestrator(drivers, self._store)
+        people = People(settings.admin_group)
+        orchestrator = Orchestrator(drivers, self._store, people)
         actions = Actions(self._store, orchestrator)
         service = Service(
             self._store,
@@ -96,6 +98,7 @@ class _Server:
             health=Health(
                 version=__version__, drivers=drivers.name, embedded=settings.embedded, pid=os.getpid()
             ),
+            people=people,
         )
         app = create_app(service)
         try:
@@ -110,7 +113,7 @@ class _Server:
                     scheme = "https" if settings.tls else "http"
                     log.info("listening on %s://%s:%d", scheme, settings.host, bound_port(tcp))
                 for _, policy, tls in pairs:
-                    guarded = Guard(app, policy, self._activity)
+                    guarded = Guard(app, policy, self._activity, people)
                     self._listeners.append(Listener(guarded, settings, tls=tls))
                 self._on_signals()
                 self._activity.touch()
@@ -120,6 +123,7 @@ class _Server:
                 ]
                 for task in serving:  # one that ends by itself has failed, and ends all
                     task.add_done_callback(lambda _: self._stopping.set())
+                _warn(settings)
                 log.info("listening on unix:%s (process %d)", settings.socket, os.getpid())
                 await self._until_the_end(actions)
                 service.stopping.set()
@@ -166,6 +170,30 @@ class _Server:
             await asyncio.sleep(_LAST_WORD_SECONDS)
         for listener in self._listeners:
             listener.should_exit = True
+
+
+def _warn(settings: Settings) -> None:
+    """Say in plain words whom this server makes powerful."""
+    root = os.geteuid() == 0
+    if root and not settings.embedded:
+        group = f", and every member of the group {settings.admin_group}," if settings.admin_group else ""
+        log.warning(
+            "this server runs as root: whoever is its administrator (root%s and whoever has its token) can do"
+            " on this machine what root can",
+            group,
+        )
+    if settings.socket_group is not None and root:
+        log.warning(
+            "members of the group %s run testbeds of their own here; without the limits that this server sets"
+            " them they would be root",
+            settings.socket_group,
+        )
+    elif settings.socket_group is not None:
+        log.warning(
+            "this server does not run as root and cannot act with the rights of others: members of the group"
+            " %s only see which deployments there are, unless --admin-group makes them administrators",
+            settings.socket_group,
+        )
 
 
 @contextlib.contextmanager

@@ -32,14 +32,15 @@ class FakeHost(msgspec.Struct, frozen=True, kw_only=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All that can be chosen.
 
-    It always listens on ``socket``, and by TCP as well when ``host`` is given. Folders of projects must lie
-    in one of ``project_roots``, links resolved. ``fake`` is None for the real host. An ``embedded`` server
-    ends by itself after ``idle`` seconds.
+    It always listens on ``socket``, and by TCP as well when ``host`` is given. Folders of projects must be
+    in one of ``project_roots``, links resolved. Members of ``admin_group`` may do what root may. ``fake`` is
+    None for the real host. An ``embedded`` server ends by itself after ``idle`` seconds.
     """
 
     state_dir: Path
     socket: Path
     socket_group: str | None = None
+    admin_group: str | None = None
     host: str | None = None
     port: int = DEFAULT_PORT
     tls_cert: Path | None = None
@@ -93,11 +94,16 @@ def check(settings: Settings) -> None:
             f"{settings.socket}: too long for a socket, whose path has at most {_LONGEST_SOCKET} bytes",
             hint="give a shorter one with --socket",
         )
-    if settings.socket_group is not None:
-        group_id(settings.socket_group)
+    _check_groups(settings)
     for root in settings.project_roots:
         if not root.is_dir():
             raise RefusedError(f"{root}: no such folder; projects cannot be in there")
+
+
+def _check_groups(settings: Settings) -> None:
+    for group in (settings.socket_group, settings.admin_group):
+        if group is not None:
+            group_id(group)
 
 
 def group_id(name: str) -> int:

@@ -32,41 +32,11 @@ from kvmcompose.core.deployment import (
     command_name,
 )
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.server.people import Person, this_user
+from kvmcompose.server.schema import SCHEMA, VERSION, migrate
 
 #: So many actions of a deployment are remembered, the latest ones.
 HISTORY = 200
-
-_VERSION = 1
-_SCHEMA = """
-CREATE TABLE deployments (
-    name TEXT PRIMARY KEY, project_location TEXT NOT NULL, state TEXT NOT NULL,
-    failed_command TEXT, last_action_uuid TEXT, deployed BLOB
-) STRICT;
-CREATE TABLE actions (
-    uuid TEXT PRIMARY KEY,
-    deployment TEXT NOT NULL REFERENCES deployments (name) ON DELETE CASCADE,
-    command TEXT NOT NULL, options BLOB NOT NULL, state TEXT NOT NULL, started TEXT NOT NULL, ended TEXT,
-    faults BLOB NOT NULL DEFAULT x'5b5d', refused INTEGER NOT NULL DEFAULT 0, exit_status INTEGER, who TEXT
-) STRICT;
-CREATE INDEX actions_of ON actions (deployment);
-CREATE TABLE steps (
-    action TEXT NOT NULL REFERENCES actions (uuid) ON DELETE CASCADE,
-    number INTEGER NOT NULL, name TEXT NOT NULL, stage TEXT NOT NULL, state TEXT NOT NULL,
-    started TEXT NOT NULL, ended TEXT, guest TEXT, host TEXT,
-    PRIMARY KEY (action, number)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE lines (
-    action TEXT NOT NULL REFERENCES actions (uuid) ON DELETE CASCADE,
-    sequence INTEGER NOT NULL, time TEXT NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL,
-    stage TEXT, step TEXT, guest TEXT, host TEXT,
-    PRIMARY KEY (action, sequence)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE snapshots (
-    deployment TEXT NOT NULL REFERENCES deployments (name) ON DELETE CASCADE,
-    guest TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL, xml TEXT NOT NULL,
-    PRIMARY KEY (deployment, guest, name)
-) STRICT, WITHOUT ROWID;
-"""
 
 
 class StoreError(KvmComposeError):
@@ -125,12 +95,16 @@ class Store:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             with self._transaction():
-                for statement in _SCHEMA.split(";"):
+                for statement in SCHEMA.split(";"):
                     self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {_VERSION}")
-        elif version != _VERSION:
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
+        elif version == 1:
+            with self._transaction():
+                migrate(self._db)
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
+        elif version != VERSION:
             raise StoreError(
-                f"the server's memory is of version {version}, this server writes {_VERSION}",
+                f"the server's memory is of version {version}, this server writes {VERSION}",
                 hint="run the kvm-compose that wrote it, or take the testbeds down with that and remove it",
             )
 
@@ -160,15 +134,23 @@ class Store:
         row = self._db.execute(f"{_DEPLOYMENTS} WHERE name = ?", (name,)).fetchone()
         return _deployment(row) if row else None
 
-    def put_deployment(self, new: NewDeployment) -> Deployment:
-        """Make a deployment known, or give it another folder."""
+    def put_deployment(self, new: NewDeployment, owner: Person | None = None) -> Deployment:
+        """Make a deployment of ``owner`` (None: the server's user) known, or give one another folder."""
+        owner = owner or this_user()
         self._db.execute(
-            "INSERT INTO deployments (name, project_location, state) VALUES (?, ?, ?)"
+            "INSERT INTO deployments (name, project_location, state, owner_uid, owner) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (name) DO UPDATE SET project_location = excluded.project_location",
-            (new.name, new.project_location, Phase.DOWN),
+            (new.name, new.project_location, Phase.DOWN, owner.uid, owner.name),
         )
         found = self.deployment(new.name)
         assert found is not None  # noqa: S101 (it was just put there)
+        return found
+
+    def owner(self, name: str) -> tuple[int, str] | None:
+        """Whose a deployment is, by number and name; None when there is none of that name."""
+        found: tuple[int, str] | None = self._db.execute(
+            "SELECT owner_uid, owner FROM deployments WHERE name = ?", (name,)
+        ).fetchone()
         return found
 
     def set_phase(self, name: str, phase: Phase, failed_command: str | None = None) -> None:
@@ -193,8 +175,13 @@ class Store:
 
     # -- actions
 
-    def begin_action(self, name: str, command: Command, who: str | None, *, exclusive: bool) -> Action:
-        """Note that an action begins; with ``exclusive`` the deployment is ``running`` meanwhile."""
+    def begin_action(
+        self, name: str, command: Command, who: str | None, *, exclusive: bool, asked_by: str | None = None
+    ) -> Action:
+        """Note that an action begins; with ``exclusive`` the deployment is ``running`` meanwhile.
+
+        ``asked_by`` is the person, ``who`` what they call themselves.
+        """
         action = Action(
             uuid=str(uuid4()),
             deployment=name,
@@ -203,14 +190,15 @@ class Store:
             state=ActionState.RUNNING,
             started=now(),
             who=who,
+            asked_by=asked_by,
         )
         with self._transaction():
             self._db.execute(
-                "INSERT INTO actions (uuid, deployment, command, options, state, started, who)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO actions (uuid, deployment, command, options, state, started, who, asked_by)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     action.uuid, name, action.command, msgspec.json.encode(action.options),
-                    action.state, action.started, who,
+                    action.state, action.started, who, asked_by,
                 ),
             )  # fmt: skip
             if exclusive:
@@ -379,26 +367,30 @@ class Store:
         return list(rows)
 
 
-_DEPLOYMENTS = "SELECT name, project_location, state, failed_command, last_action_uuid FROM deployments"
+_DEPLOYMENTS = (
+    "SELECT name, project_location, state, failed_command, last_action_uuid, owner FROM deployments"
+)
 _ACTIONS = (
-    "SELECT uuid, deployment, command, options, state, started, ended, faults, refused, exit_status, who"
+    "SELECT uuid, deployment, command, options, state, started, ended, faults, refused, exit_status, who,"
+    " asked_by"
     " FROM actions"
 )
 
 
 def _deployment(row: tuple[Any, ...]) -> Deployment:
-    name, location, state, failed, last = row
+    name, location, state, failed, last, owner = row
     return Deployment(
         name=name,
         project_location=location,
         state=Phase(state),
         failed_command=failed,
         last_action_uuid=last,
+        owner=owner,
     )
 
 
 def _action(row: tuple[Any, ...]) -> Action:
-    uuid, deployment, command, options, state, started, ended, faults, refused, exit_status, who = row
+    uuid, deployment, command, options, state, started, ended, faults, refused, status, who, asked_by = row
     return Action(
         uuid=uuid,
         deployment=deployment,
@@ -409,6 +401,7 @@ def _action(row: tuple[Any, ...]) -> Action:
         ended=ended,
         faults=msgspec.json.decode(faults, type=tuple[Fault, ...]),
         refused=bool(refused),
-        exit_status=exit_status,
+        exit_status=status,
         who=who,
+        asked_by=asked_by,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import os
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -15,11 +16,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kvmcompose.server.api.problems import problem, problem_of
+from kvmcompose.server.people import Asker, Peer, People, Person, Role
 
 MAX_BODY = 1024 * 1024  # bytes
 MAX_HEADERS = 16 * 1024
 MAX_TARGET = 4 * 1024
 _BODY_SECONDS = 30
+_REMARK_LENGTH = 200
 #: What is still read of a body that was refused, so that its sender gets to read the answer.
 _DISCARD_BYTES = 8 * MAX_BODY
 _DISCARD_SECONDS = 2
@@ -36,8 +39,8 @@ log = logging.getLogger(__name__)
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Whom a listener believes.
 
-    ``token`` is the secret to know, None where whoever gets as far as here may do everything (a socket with
-    a file's permissions). ``hosts`` are the names that it may be called by, None for any: a page from
+    ``token`` is the administrators' secret; None on a Unix socket, where the kernel tells who asks.
+    ``hosts`` are the names that it may be called by, None for any: a page from
     elsewhere whose name was made to lead here (DNS rebinding) calls by another.
     """
 
@@ -62,8 +65,12 @@ class Activity:
 class Guard:
     """An ASGI application around another, that lets in what its policy allows."""
 
-    def __init__(self, app: ASGIApp, policy: Policy, activity: Activity) -> None:
+    def __init__(
+        self, app: ASGIApp, policy: Policy, activity: Activity, people: People | None = None
+    ) -> None:
+        """``people`` tells what users may do; None: no group of administrators."""
         self._app = app
+        self._people = people or People()
         self._token = policy.token.encode() if policy.token is not None else None
         self._hosts = policy.hosts
         self._activity = activity
@@ -141,10 +148,10 @@ class Guard:
         return refusal
 
     def _strangers(self, scope: Scope) -> Response | None:
-        """The refusal of who has to know the token and does not."""
+        """The refusal of whoever is not known; who asks is in the scope of all others."""
         scope["kvmcompose.trusted"] = True
         if self._token is None:
-            return None
+            return self._known_peer(scope)
         given = _only(scope["headers"], b"authorization", default="")
         if given == "":
             scope["kvmcompose.trusted"] = False
@@ -153,6 +160,8 @@ class Guard:
         kind, _, token = (given or "").partition(" ")
         known = hmac.compare_digest(token.strip().encode(), self._token)
         if kind.lower() == "bearer" and known:
+            admin = Person(name="administrator", role=Role.ADMIN, uid=os.geteuid())
+            scope["kvmcompose.asker"] = _asker(scope, admin, token="token")  # noqa: S106 (the file's name)
             return None
         return problem(
             HTTPStatus.UNAUTHORIZED,
@@ -160,6 +169,27 @@ class Guard:
             hint="give the file that holds it (KVM_COMPOSE_TOKEN_FILE, or --token-file)",
             headers={"WWW-Authenticate": "Bearer"},
         )
+
+    def _known_peer(self, scope: Scope) -> Response | None:
+        peer: Peer | None = scope.get("kvmcompose.peer")
+        if peer is None:
+            return problem(HTTPStatus.FORBIDDEN, "the kernel does not say who asks")
+        scope["kvmcompose.asker"] = _asker(scope, self._people.of(peer.uid))
+        return None
+
+
+def _asker(scope: Scope, person: Person, token: str | None = None) -> Asker:
+    """A person who asks, with the remark of what they call themselves."""
+    said = (_only(scope["headers"], b"x-kvm-compose-who", default="") or "").encode("latin-1")
+    remark = "".join(each for each in said.decode(errors="replace") if each.isprintable())
+    client = scope.get("client")
+    return Asker(
+        person=person,
+        peer=scope.get("kvmcompose.peer"),
+        address=client[0] if client and scope.get("kvmcompose.peer") is None else None,
+        token=token,
+        remark=remark.strip()[:_REMARK_LENGTH] or None,
+    )
 
 
 class _Sender:

@@ -28,7 +28,7 @@ async def follow_log(websocket: WebSocket, name: str, uuid: str) -> None:
     """Send the log after line ``after``: first what there is, then as it comes, until the action ends."""
     service: Service = websocket.app.state.service
     try:
-        lines = service.follow(name, uuid, _after(websocket))
+        lines = service.follow(websocket.scope["kvmcompose.asker"], name, uuid, _after(websocket))
     except KvmComposeError as error:
         await websocket.send_denial_response(problem_of(error))
         return

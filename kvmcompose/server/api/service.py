@@ -23,8 +23,10 @@ from kvmcompose.core.errors import RefusedError
 from kvmcompose.server.actions import Actions, BusyError, NotFoundError
 from kvmcompose.server.api.cluster import ClusterConfig
 from kvmcompose.server.api.problems import ApiError
+from kvmcompose.server.api.rights import check_change, check_owner, project_folder, view
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.orchestrator.captures import Packets, WrongCaptureError
+from kvmcompose.server.people import Asker, People, Person
 from kvmcompose.server.store import Store
 
 _PROJECT = re.compile(PROJECT_PATTERN)
@@ -43,24 +45,42 @@ class Service:
         *,
         project_roots: tuple[Path, ...],
         health: Health,
+        people: People | None = None,
     ) -> None:
+        """``people`` tells what users may do; None: no group of administrators."""
         self._store = store
         self._actions = actions
         self.orchestrator = orchestrator
         self.cluster = cluster
         self._roots = tuple(root.resolve() for root in project_roots)
         self.health = health
+        self._people = people or People()
         #: Set when the server is about to end: what would go on for ever has to end.
         self.stopping = asyncio.Event()
 
     # -- deployments
 
-    def deployments(self) -> list[Deployment]:
-        """All of them, by name."""
-        return self._store.deployments()
+    def deployments(self, asker: Asker) -> list[Deployment]:
+        """All of them, by name: of others' no more than that they are there."""
+        return [view(asker.person, each, self._owner(each).uid) for each in self._store.deployments()]
 
-    def deployment(self, name: str) -> Deployment:
-        """One of them."""
+    def deployment(self, asker: Asker, name: str) -> Deployment:
+        """One of them, as far as the asker may see it."""
+        found = self._found(name)
+        return view(asker.person, found, self._owner(found).uid)
+
+    def own(self, asker: Asker, name: str) -> Deployment:
+        """One that the asker may look into."""
+        found = self._found(name)
+        check_owner(asker.person, found, self._owner(found).uid)
+        return found
+
+    def _own_to_change(self, asker: Asker, name: str) -> Deployment:
+        found = self.own(asker, name)
+        check_change(asker)
+        return found
+
+    def _found(self, name: str) -> Deployment:
         found = self._store.deployment(name) if _PROJECT.match(name) else None
         if found is None:
             raise NotFoundError(
@@ -68,61 +88,59 @@ class Service:
             )
         return found
 
-    def create(self, new: NewDeployment) -> Deployment:
+    def _owner(self, deployment: Deployment) -> Person:
+        noted = self._store.owner(deployment.name)
+        assert noted is not None  # noqa: S101 (it was just found there, and nobody had a turn since)
+        return self._people.owner(*noted)
+
+    async def create(self, asker: Asker, new: NewDeployment) -> Deployment:
         """Make a deployment known under a name that is free."""
+        check_change(asker)
+        folder = await self._folder(asker, new.project_location, asker.person)
         if self._store.deployment(new.name) is not None:
             raise RefusedError(f"there is a deployment {new.name!r} already")
-        return self._put(new, self._folder(new.project_location))
+        return self._put(new, folder, asker.person)
 
-    def put(self, new: NewDeployment) -> tuple[Deployment, bool]:
+    async def put(self, asker: Asker, new: NewDeployment) -> tuple[Deployment, bool]:
         """Make a deployment known, or give it another folder while it is down; whether it is a new one."""
+        check_change(asker)
+        owner = asker.person
+        if self._store.deployment(new.name) is not None:
+            owner = self._owner(self.own(asker, new.name))  # it stays theirs, whoever gives it the folder
+        folder = await self._folder(asker, new.project_location, owner)
+        # things may have changed while the folder was looked at
         known = self._store.deployment(new.name)
-        folder = self._folder(new.project_location)
-        if known is not None and known.project_location == str(folder):
+        if known is None:
+            return self._put(new, folder, asker.person), True
+        self.own(asker, new.name)
+        if known.project_location == str(folder):
             return known, False
-        if known is not None:
-            self._check_idle(known)
-            try:
-                self.orchestrator.check_removal(known)
-            except RefusedError as error:
-                raise RefusedError(
-                    f"the deployment {new.name!r} is that of {known.project_location}: {error.message}",
-                    hint=error.hint,
-                ) from error
-        return self._put(new, folder), known is None
+        self._check_idle(known)
+        try:
+            self.orchestrator.check_removal(known)
+        except RefusedError as error:
+            raise RefusedError(
+                f"the deployment {new.name!r} is that of {known.project_location}: {error.message}",
+                hint=error.hint,
+            ) from error
+        return self._put(new, folder, owner), False
 
-    def _put(self, new: NewDeployment, folder: Path) -> Deployment:
+    def _put(self, new: NewDeployment, folder: Path, owner: Person) -> Deployment:
         for other in self._store.deployments():
             if other.project_location == str(folder) and other.name != new.name:
                 raise RefusedError(
                     f"{folder} is the deployment {other.name!r} already",
                     hint="a folder is one deployment; remove the other one first, or use its name",
                 )
-        return self._store.put_deployment(NewDeployment(new.name, str(folder)))
+        return self._store.put_deployment(NewDeployment(new.name, str(folder)), owner)
 
-    def _folder(self, location: str) -> Path:
-        """The project's folder with links resolved, if projects may lie there."""
-        try:
-            folder = Path(location).resolve()
-            allowed = any(folder.is_relative_to(root) for root in self._roots)
-            found = allowed and folder.is_dir()
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ApiError(
-                HTTPStatus.UNPROCESSABLE_ENTITY, f"{location!r}: no folder can be there: {error}"
-            ) from error
-        if not allowed:
-            raise ApiError(
-                HTTPStatus.FORBIDDEN,
-                f"{location!r} is not in a folder whose projects this server runs",
-                hint="start the server with --project-root and a folder that the project lies in",
-            )
-        if not found:
-            raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{location!r}: there is no such folder")
-        return folder
+    async def _folder(self, asker: Asker, location: str, owner: Person) -> Path:
+        """The project's folder with links resolved. Not looked at in the server's own turn: it may hang."""
+        return await asyncio.to_thread(project_folder, location, self._roots, asker.person, owner)
 
-    def remove(self, name: str) -> None:
+    def remove(self, asker: Asker, name: str) -> None:
         """Forget a deployment of which nothing is up."""
-        deployment = self.deployment(name)
+        deployment = self._own_to_change(asker, name)
         self._check_idle(deployment)
         self.orchestrator.check_removal(deployment)
         self._store.remove_deployment(name)
@@ -132,9 +150,9 @@ class Service:
         if running is not None:
             raise BusyError(running)
 
-    async def capture(self, name: str, wanted: Capture) -> Packets:
+    async def capture(self, asker: Asker, name: str, wanted: Capture) -> Packets:
         """Packets of a deployment, from now on."""
-        deployment = self.deployment(name)
+        deployment = self.own(asker, name)
         try:
             return await self.orchestrator.capture(deployment, wanted)
         except WrongCaptureError as error:
@@ -142,21 +160,22 @@ class Service:
 
     # -- actions
 
-    def act(self, name: str, command: Command, who: str | None) -> Action:
-        """Begin an action. The folder must still be the one that was made known."""
-        deployment = self.deployment(name)
-        folder = self._folder(deployment.project_location)
+    async def act(self, asker: Asker, name: str, command: Command) -> Action:
+        """Begin an action. The folder must still be the one that was made known, and its owner's."""
+        deployment = self._own_to_change(asker, name)
+        folder = await self._folder(asker, deployment.project_location, self._owner(deployment))
+        deployment = self._own_to_change(asker, name)  # as it is by now
         if str(folder) != deployment.project_location:
             raise ApiError(HTTPStatus.FORBIDDEN, f"{deployment.project_location} leads to {folder} now")
-        return self._actions.begin(deployment, command, who)
+        return self._actions.begin(deployment, command, asker.remark, asker.name)
 
-    def actions(self, name: str) -> list[Action]:
+    def actions(self, asker: Asker, name: str) -> list[Action]:
         """A deployment's actions, the latest first."""
-        return self._store.actions(self.deployment(name).name)
+        return self._store.actions(self.own(asker, name).name)
 
-    def action(self, name: str, uuid: str) -> Action:
+    def action(self, asker: Asker, name: str, uuid: str) -> Action:
         """One of its actions."""
-        deployment = self.deployment(name)
+        deployment = self.own(asker, name)
         found = self._store.action(uuid) if _UUID.fullmatch(uuid) else None
         if found is None or found.deployment != deployment.name:
             raise NotFoundError(
@@ -164,20 +183,21 @@ class Service:
             )
         return found
 
-    def cancel(self, name: str, uuid: str) -> Action:
+    def cancel(self, asker: Asker, name: str, uuid: str) -> Action:
         """Stop an action, if it runs."""
-        action = self.action(name, uuid)
+        action = self.action(asker, name, uuid)
+        check_change(asker)
         self._actions.cancel(uuid)
         return action
 
-    def steps(self, name: str, uuid: str) -> list[Step]:
+    def steps(self, asker: Asker, name: str, uuid: str) -> list[Step]:
         """An action's steps so far."""
-        return self._store.steps(self.action(name, uuid).uuid)
+        return self._store.steps(self.action(asker, name, uuid).uuid)
 
-    def lines(self, name: str, uuid: str, *, after: int, limit: int) -> list[LogLine]:
+    def lines(self, asker: Asker, name: str, uuid: str, *, after: int, limit: int) -> list[LogLine]:
         """Some of an action's log."""
-        return self._store.lines(self.action(name, uuid).uuid, after=after, limit=limit)
+        return self._store.lines(self.action(asker, name, uuid).uuid, after=after, limit=limit)
 
-    def follow(self, name: str, uuid: str, after: int) -> AsyncIterator[LogLine]:
+    def follow(self, asker: Asker, name: str, uuid: str, after: int) -> AsyncIterator[LogLine]:
         """An action's log, until it ends."""
-        return self._actions.follow(self.action(name, uuid).uuid, after)
+        return self._actions.follow(self.action(asker, name, uuid).uuid, after)

@@ -25,7 +25,7 @@ from kvmcompose.server.orchestrator.down import TakeDown
 from kvmcompose.server.orchestrator.snapshots import Snapshots
 from kvmcompose.server.orchestrator.status import Meter, access, status
 from kvmcompose.server.orchestrator.up import BringUp
-from kvmcompose.server.people import this_user
+from kvmcompose.server.people import People, Person, this_user
 from kvmcompose.server.store import Store
 
 
@@ -39,13 +39,20 @@ class Outcome(msgspec.Struct, frozen=True):
 class Orchestrator:
     """Does what is asked of deployments."""
 
-    def __init__(self, drivers: Drivers, store: Store) -> None:
+    def __init__(self, drivers: Drivers, store: Store, people: People | None = None) -> None:
+        """``people`` tells what owners of deployments may do now; None: no group of administrators."""
         self._drivers = drivers
         self._store = store
+        self._people = people or People()
         self._meter = Meter()
 
     def _context(self, deployment: Deployment) -> Context:
-        return Context(deployment, this_user(), self._drivers, self._store)
+        return Context(deployment, self._owner(deployment), self._drivers, self._store)
+
+    def _owner(self, deployment: Deployment) -> Person:
+        """Whose it is, whoever asks: what is done for it is done with their rights."""
+        noted = self._store.owner(deployment.name)
+        return self._people.owner(*noted) if noted is not None else this_user()
 
     async def run(self, deployment: Deployment, command: Command, journal: Journal) -> Outcome:
         """Do it, telling the journal. Raises KvmComposeError when it fails, RefusedError when nothing was

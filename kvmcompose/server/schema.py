@@ -1,0 +1,75 @@
+"""The tables of the server's memory, and how one that an older server left becomes one of this version."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from kvmcompose.server.people import login_name
+
+VERSION = 2
+SCHEMA = """
+CREATE TABLE deployments (
+    name TEXT PRIMARY KEY, project_location TEXT NOT NULL, state TEXT NOT NULL,
+    failed_command TEXT, last_action_uuid TEXT, deployed BLOB,
+    owner_uid INTEGER NOT NULL, owner TEXT NOT NULL
+) STRICT;
+CREATE TABLE actions (
+    uuid TEXT PRIMARY KEY,
+    deployment TEXT NOT NULL REFERENCES deployments (name) ON DELETE CASCADE,
+    command TEXT NOT NULL, options BLOB NOT NULL, state TEXT NOT NULL, started TEXT NOT NULL, ended TEXT,
+    faults BLOB NOT NULL DEFAULT x'5b5d', refused INTEGER NOT NULL DEFAULT 0, exit_status INTEGER, who TEXT,
+    asked_by TEXT
+) STRICT;
+CREATE INDEX actions_of ON actions (deployment);
+CREATE TABLE steps (
+    action TEXT NOT NULL REFERENCES actions (uuid) ON DELETE CASCADE,
+    number INTEGER NOT NULL, name TEXT NOT NULL, stage TEXT NOT NULL, state TEXT NOT NULL,
+    started TEXT NOT NULL, ended TEXT, guest TEXT, host TEXT,
+    PRIMARY KEY (action, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE lines (
+    action TEXT NOT NULL REFERENCES actions (uuid) ON DELETE CASCADE,
+    sequence INTEGER NOT NULL, time TEXT NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL,
+    stage TEXT, step TEXT, guest TEXT, host TEXT,
+    PRIMARY KEY (action, sequence)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE snapshots (
+    deployment TEXT NOT NULL REFERENCES deployments (name) ON DELETE CASCADE,
+    guest TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL, xml TEXT NOT NULL,
+    PRIMARY KEY (deployment, guest, name)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Make version 2 of version 1, within the caller's transaction: deployments get owners."""
+    own = os.geteuid()
+    db.execute(f"ALTER TABLE deployments ADD COLUMN owner_uid INTEGER NOT NULL DEFAULT {own}")
+    db.execute("ALTER TABLE deployments ADD COLUMN owner TEXT NOT NULL DEFAULT ''")
+    db.execute("ALTER TABLE actions ADD COLUMN asked_by TEXT")
+    latest = "(SELECT who FROM actions WHERE deployment = name ORDER BY rowid DESC LIMIT 1)"
+    rows = db.execute(f"SELECT name, project_location, {latest} FROM deployments").fetchall()  # noqa: S608
+    for name, folder, who in rows:
+        uid = _owner(Path(folder), who, own)
+        db.execute(
+            "UPDATE deployments SET owner_uid = ?, owner = ? WHERE name = ?", (uid, login_name(uid), name)
+        )
+
+
+def _owner(folder: Path, who: str | None, own: int) -> int:
+    """Whose a deployment is that was made known when nobody asked that.
+
+    The server's own user's. Where that is root and others could use its socket: the owner of the folder,
+    whose rights over the content they have anyway. What root worked with itself stays root's, as what root
+    was allowed to bring up must not be refused half-way through its life. ``who`` was not checked then; a
+    lie in it takes a deployment away from who told it, and gives nobody anything.
+    """
+    if own != 0 or (who or "").startswith("root@"):
+        return own
+    try:
+        found = folder.lstat()
+    except OSError:
+        return own
+    return found.st_uid
