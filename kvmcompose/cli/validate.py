@@ -34,8 +34,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     status = 0
     guests = 0
     try:
-        compiled = Project(where(arguments)).compiled
-        problems = compiled.warnings
+        project = Project(where(arguments))
+        compiled = project.compiled
+        problems = (*compiled.warnings, *project.hints())
         guests = len(compiled.state.testbed_guests)
     except InputError as error:
         problems, status = error.problems, error.exit_code

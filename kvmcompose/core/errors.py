@@ -70,7 +70,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 class Complaint(msgspec.Struct, frozen=True, kw_only=True):
     """A problem at a path in the data, before it has a place in a file.
 
-    With ``at_key`` it is the last key of the path that is wrong, not its value.
+    With ``at_key`` it is the last key of the path that is wrong, not its value. A problem in a file that the
+    path leads to has its ``location`` there.
     """
 
     code: str
@@ -81,6 +82,7 @@ class Complaint(msgspec.Struct, frozen=True, kw_only=True):
     hint: str | None = None
     at_key: bool = False
     severity: Severity = Severity.ERROR
+    location: Location | None = None
 
 
 class KvmComposeError(Exception):

@@ -28,6 +28,9 @@ class ProjectFiles(Protocol):
     def strays(self, path: str) -> str | None:
         """The first path below a folder that leads out of it by a link, or None."""
 
+    def content(self, path: str, limit: int) -> bytes | None:
+        """The content of a regular file, at most ``limit`` bytes and one; None when it cannot be read."""
+
     def image_problem(self, path: str, wanted_format: str | None) -> str | None:
         """Why a disk image may not be used, or None."""
 

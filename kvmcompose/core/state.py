@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from kvmcompose.core.environment import without_values
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host, SshKeys
 
@@ -45,7 +46,8 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True):
     """A guest with everything decided.
 
     ``kind`` names its module in ``kvmcompose.guests``; ``definition`` is what the YAML says under
-    ``section``, with the defaults filled in, and stands under that name in the file.
+    ``section``, with the defaults filled in, and has that name in the file. There it has digests in place
+    of the values of an ``environment``: people commit the file.
     """
 
     name: str
@@ -109,7 +111,7 @@ def _guest_document(guest: GuestState) -> dict[str, Any]:
         "is_golden_image": guest.is_golden_image,
         "extra_info": guest.extra_info,
         "interfaces": guest.interfaces,
-        guest.section: guest.definition,
+        guest.section: without_values(guest.definition),
     }
 
 

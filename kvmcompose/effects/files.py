@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pwd
+import shlex
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -46,6 +49,42 @@ def seal(file: IO[bytes], mode: int) -> None:
     os.fchmod(file.fileno(), mode)
     now = time.time_ns() | 1
     os.utime(file.fileno(), ns=(now, now))
+
+
+def is_readable(path: Path) -> bool:
+    """Whether a file may be read: one that QEMU's user has while a guest runs may not be."""
+    return os.access(path, os.R_OK)
+
+
+def unreadable(path: Path) -> str:
+    """Why a file cannot be read, and the way out. Raises OSError when it is not there."""
+    uid = path.stat().st_uid
+    try:
+        owner = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        owner = f"the user {uid}"
+    return f"it belongs to {owner} and cannot be read (sudo chown {os.geteuid()} {shlex.quote(str(path))})"
+
+
+def restrict(path: Path) -> os.stat_result | None:
+    """Take all rights to a file of ours from its group and from others: how it is then; None if not ours.
+
+    Neither a link is followed nor anything but a regular file touched.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            return None
+        os.fchmod(handle, status.st_mode & stat.S_IRWXU)
+        return os.fstat(handle)
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:

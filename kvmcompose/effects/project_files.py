@@ -123,6 +123,18 @@ class FolderFiles:
             return f"cannot be used: {error.message}"
         return None
 
+    def content(self, path: str, limit: int) -> bytes | None:
+        """The content of a regular file, at most ``limit`` bytes and one; None when it cannot be read."""
+        try:
+            handle = os.open(self.path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (OSError, ValueError):
+            return None
+        with os.fdopen(handle, "rb") as file:
+            try:
+                return file.read(limit + 1) if stat.S_ISREG(os.fstat(handle).st_mode) else None
+            except OSError:
+                return None
+
     def digest(self, path: str) -> str:
         """A digest of a carried file (content and mode) or folder tree. Raises KvmComposeError."""
         if path not in self._trees:

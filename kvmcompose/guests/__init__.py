@@ -7,6 +7,7 @@ A module stands for a *kind* of guest and offers:
 ``SECTION``                       the key of that section, when it is not the module's own name
 ``expand(machine)``               the guests a machine stands for
 ``check(machine, files)``         what a schema cannot say, as ``(path, complaint)`` pairs
+``complete(guest, files)``        the guest with what only its files tell (a digest of one); may be left out
 ``artefacts(guest, shared)``      the files to be made for one guest
 ``deployable(guest, shared)``     how it is run, from the state as read back; None, or left out, for a kind
                                   that cannot run
@@ -46,6 +47,9 @@ class GuestKind(Protocol):
     def check(self, machine: Machine, files: ProjectFiles) -> Iterable[Complaint]:
         """What is wrong with the machine that a schema cannot say."""
 
+    def complete(self, guest: Guest, files: ProjectFiles) -> Guest:
+        """A guest of this kind of machine with what only its files tell."""
+
     def artefacts(self, guest: GuestState, shared: Shared) -> Iterable[Artefact]:
         """The files to be made for one guest."""
 
@@ -68,9 +72,16 @@ def guest_kind(name: str) -> GuestKind:
     module: Any = importlib.import_module(f"{__name__}.{name}")
     if not hasattr(module, "SECTION"):
         module.SECTION = name
+    if not hasattr(module, "complete"):
+        module.complete = _complete
     if not hasattr(module, "deployable"):
         module.deployable = _cannot_run
     return cast(GuestKind, module)
+
+
+def _complete(guest: Guest, _files: ProjectFiles) -> Guest:
+    """For a kind of which files tell nothing."""
+    return guest
 
 
 def _cannot_run(_guest: GuestState, _shared: Shared) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from kvmcompose.core.environment import LARGEST_FILE, parse_environment
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.project import FileKind, ProjectFiles
 
@@ -46,6 +47,37 @@ def carried(files: ProjectFiles, at: _Path, path: str | None, *, folder: bool = 
             path=at,
             message=f"{stray!r} leads out of the project folder and would be carried into a guest",
             hint="replace the link by what it points to, or allow the place with --allow-path DIR",
+        )
+
+
+def environment_file(
+    files: ProjectFiles, at: _Path, path: str | None, beside: Mapping[str, str]
+) -> Iterator[Complaint]:
+    """A file of variables, and those that the YAML gives ``beside`` it."""
+    if path is None:
+        return
+    wrong = list(carried(files, at, path))
+    data = files.content(path, LARGEST_FILE) if not wrong else None
+    if wrong or data is None:
+        yield from wrong or [_missing(at, path, FileKind.UNREADABLE, "a file")]
+        return
+    variables, problems = parse_environment(data, path)
+    for problem in problems:
+        yield Complaint(
+            code=problem.code,
+            path=at,
+            message=problem.message,
+            wanted=problem.wanted,
+            hint=problem.hint,
+            location=problem.location,
+        )
+    for name in sorted(variables.keys() & beside):
+        yield Complaint(
+            code="duplicate-variable",
+            path=(*at[:-1], "environment", name),
+            message=f"{name} is set in {path!r}, too",
+            hint="set it in one of the two",
+            at_key=True,
         )
 
 

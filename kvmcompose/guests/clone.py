@@ -38,6 +38,7 @@ def artefacts(guest: GuestState, shared: Shared) -> Iterator[Artefact]:
         summary=f"linked clone of {golden}",
         guest=guest.name,
         after=(disk_path(golden),),
+        mode=0o600,
     )
     yield from with_disk(guest, shared, disk)
 

@@ -9,6 +9,7 @@ import msgspec
 
 from kvmcompose.core.artefact import Artefact, BaseImage, Blank, Content, DeepCopy, LinkTo, Overlay, Policy
 from kvmcompose.core.deployable import DomainGuest
+from kvmcompose.core.environment import LARGEST_FILE, file_digest
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.project import ProjectFiles
@@ -19,13 +20,18 @@ from kvmcompose.render.seed import script_paths, seed_iso
 
 
 class CloudImage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A cloud image with cloud-init in it: from the catalogue by name, or a file. Sizes in GiB."""
+    """A cloud image with cloud-init in it: from the catalogue by name, or a file. Sizes in GiB.
+
+    ``environment_digest`` is no key of the YAML: it stands for the content of ``environment_file``.
+    """
 
     name: str | None = None
     path: str | None = None
     expand_gigabytes: int = 0
     context: str | None = None
     environment: dict[str, str] = {}
+    environment_file: str | None = None
+    environment_digest: str | None = None
     setup_script: str | None = None
     run_script: str | None = None
 
@@ -126,6 +132,19 @@ def expand(machine: Machine) -> Iterator[Guest]:
         )
 
 
+def complete(guest: Guest, files: ProjectFiles) -> Guest:
+    """A guest whose definition says which content its environment file has."""
+    definition: GuestDefinition = guest.definition
+    cloud = definition.libvirt_type.cloud_image
+    data = files.content(cloud.environment_file, LARGEST_FILE) if cloud and cloud.environment_file else None
+    if cloud is None or data is None:
+        return guest
+    digest = file_digest(data, str(cloud.environment_file))
+    image = msgspec.structs.replace(cloud, environment_digest=digest)
+    completed = msgspec.structs.replace(definition, libvirt_type=LibvirtType(cloud_image=image))
+    return msgspec.structs.replace(guest, definition=completed)
+
+
 def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
     """Files that are not there or not allowed, and combinations that cannot be."""
     body: Definition = machine.body
@@ -141,6 +160,9 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
             yield from _files.carried(
                 files, (*at, key), getattr(kind.cloud_image, key), folder=key == "context"
             )
+        yield from _files.environment_file(
+            files, (*at, "environment_file"), kind.cloud_image.environment_file, kind.cloud_image.environment
+        )
     elif kind.existing_disk is not None:
         yield from _check_existing(
             kind.existing_disk, (*at, "existing_disk"), files, scaled=bool(body.scaling)
@@ -234,6 +256,8 @@ def artefacts(guest: GuestState, shared: Shared) -> Iterator[Artefact]:
             content=content,
             summary=f"disk of {guest.name}",
             guest=guest.name,
+            # a guest writes its secrets there; libvirt gives the file to QEMU's user while it needs it
+            mode=0o600,
         )
     yield from with_disk(guest, shared, disk)
 
@@ -261,6 +285,7 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
             shared,
             username=definition.username,
             environment=cloud.environment,
+            environment_file=cloud.environment_file,
             context=cloud.context,
             setup_scripts=definition.setup_scripts,
             run_scripts=definition.run_scripts,

@@ -123,7 +123,10 @@ def _guests(
     old, new = (_machine(frame, number, text) for text in (before, after))
     if old is None or new is None or any(guest_kind(new.kind).check(new, files)):
         return None
-    pairs = [(list(guest_kind(each.kind).expand(each))) for each in (old, new)]
+    pairs = [
+        [guest_kind(each.kind).complete(guest, files) for guest in guest_kind(each.kind).expand(each)]
+        for each in (old, new)
+    ]
     if [_outside(frame, each) for each in pairs[0]] != [_outside(frame, each) for each in pairs[1]]:
         return None
     return list(zip(*pairs, strict=True))

@@ -85,6 +85,8 @@ def state_artefact(data: bytes) -> Artefact:
         policy=Policy.TEXT,
         content=Literal(data),
         summary="state of the testbed",
+        # it says where keys are, and what the digests of secrets are
+        mode=0o600,
     )
 
 

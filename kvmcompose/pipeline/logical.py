@@ -59,7 +59,7 @@ class Documents:
         return Problem(
             code=complaint.code,
             message=complaint.message,
-            location=document.locate(complaint.path, key=complaint.at_key),
+            location=complaint.location or document.locate(complaint.path, key=complaint.at_key),
             path=show_path(complaint.path),
             found=complaint.found,
             wanted=complaint.wanted,
@@ -118,7 +118,7 @@ def logical_testbed(
             msgspec.structs.replace(complaint, path=("machines", each.index, *complaint.path))
             for complaint in module.check(each, files)
         ]
-        guests += module.expand(each)
+        guests += (module.complete(guest, files) for guest in module.expand(each))
     complaints += _check_guests(settings.project, guests)
     topology = network_module.topology(network)
     complaints += check_wishes(wishes, guests, topology, hosts)

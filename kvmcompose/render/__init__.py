@@ -63,6 +63,8 @@ def _seed(content: Rendered, sources: Sources) -> bytes:
 RENDERERS = {
     "xml": Renderer(_xml, ("kvmcompose.render.templates",)),
     "seed": Renderer(
-        _seed, ("kvmcompose.render.templates", "kvmcompose.render.seed_image"), writes_time=True
+        _seed,
+        ("kvmcompose.render.templates", "kvmcompose.render.seed_image", "kvmcompose.core.environment"),
+        writes_time=True,
     ),
 }

@@ -17,6 +17,7 @@ from kvmcompose.core.state import GuestState, Shared
 #: The names by which the seed's renderer knows its files.
 KEY_FILE = "ssh_public_key"
 CONTEXT = "context"
+ENVIRONMENT_FILE = "environment_file"
 
 TEMPLATES = ("user-data.j2", "network-config.j2", "meta-data.j2")
 
@@ -62,6 +63,7 @@ def seed_iso(
     *,
     username: str,
     environment: Mapping[str, str],
+    environment_file: str | None,
     context: str | None,
     setup_scripts: Sequence[str],
     run_scripts: Sequence[str],
@@ -80,6 +82,7 @@ def seed_iso(
     )
     files = {
         KEY_FILE: shared.guest_config.ssh_public_key_location,
+        **({ENVIRONMENT_FILE: environment_file} if environment_file is not None else {}),
         **({CONTEXT: context} if context is not None else {}),
         **_numbered("setup", setup_scripts),
         **_numbered("run", run_scripts),

@@ -23,9 +23,10 @@ import pycdlib
 from pycdlib import dates, headervd, utils
 
 from kvmcompose.core.artefact import Rendered
-from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.environment import parse_environment
+from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.render import CarriedFile, Sources
-from kvmcompose.render.seed import CONTEXT, KEY_FILE, SeedValues
+from kvmcompose.render.seed import CONTEXT, ENVIRONMENT_FILE, KEY_FILE, SeedValues
 
 #: Prints one variable, or sources them all: ``. /etc/nocloud/env.sh``.
 _ENV_SCRIPT = b"""\
@@ -39,6 +40,9 @@ set +a
 
 #: Up to this size (bytes) what is carried is packed once for all guests that share it.
 _SHARED_LIMIT = 2**20
+
+#: What the renderer reads itself.
+_NOT_CARRIED = frozenset({KEY_FILE, ENVIRONMENT_FILE})
 
 _KEY_TYPES = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")
 
@@ -63,12 +67,13 @@ def build(content: Rendered, sources: Sources) -> bytes:
     known: dict[str, Any] = msgspec.to_builtins(values)
     keys = sources.files[KEY_FILE][0].data
     known["ssh_authorized_keys"] = public_keys(keys)
+    known["environment"] = environment = _variables(values, content, sources)
     user_data = sources.templates.yaml("user-data.j2", known).encode()
     network_config = sources.templates.yaml("network-config.j2", known).encode()
-    carried = {name: files for name, files in sources.files.items() if name != KEY_FILE}
+    carried = {name: files for name, files in sources.files.items() if name not in _NOT_CARRIED}
     small = sum(len(file.data) for files in carried.values() for file in files) < _SHARED_LIMIT
     pack = _shared_archive if small else _archive
-    archive = pack(tuple(values.environment.items()), tuple(carried.items()), sources.epoch)
+    archive = pack(tuple(environment.items()), tuple(carried.items()), sources.epoch)
     digest = hashlib.sha256()
     for part in (user_data, network_config, archive):
         digest.update(hashlib.sha256(part).digest())
@@ -81,6 +86,17 @@ def build(content: Rendered, sources: Sources) -> bytes:
         "context.tar": archive,
     }
     return _iso(files, sources.epoch)
+
+
+def _variables(values: SeedValues, content: Rendered, sources: Sources) -> dict[str, str]:
+    """Those of the YAML and of the environment file. Raises InputError."""
+    if ENVIRONMENT_FILE not in sources.files:
+        return values.environment
+    data = sources.files[ENVIRONMENT_FILE][0].data
+    variables, problems = parse_environment(data, content.files[ENVIRONMENT_FILE])
+    if problems:
+        raise InputError(problems)
+    return dict(sorted((values.environment | variables).items()))
 
 
 def _archive(

@@ -13,12 +13,13 @@ import msgspec
 from kvmcompose.core.artefact import Policy
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Done, Failed, Listener, Noticed, Transferred
-from kvmcompose.effects.files import STAGED_PREFIX
+from kvmcompose.effects.files import STAGED_PREFIX, is_readable, restrict
 from kvmcompose.effects.keys import default_keys, make_keys
 from kvmcompose.effects.ledger import Record
 from kvmcompose.effects.qcow2 import read_header
 from kvmcompose.effects.standing import drop_standing
-from kvmcompose.tasks.decide import FAILING, Action, Decision, Making
+from kvmcompose.effects.stat_cache import Signature
+from kvmcompose.tasks.decide import FAILING, Action, Decision, Making, look
 from kvmcompose.tasks.images import image_of
 from kvmcompose.tasks.make import Staged
 from kvmcompose.tasks.project import PRIVATE_FOLDER, ImageStep, Plan, Project
@@ -58,6 +59,7 @@ class Build:
         if plan.pending or adopted or not all(step.settled for step in plan.images):
             drop_standing(str(self.project.folder / PRIVATE_FOLDER))
         self._records = plan.records
+        self._close()
         # before anything is made: what is made anew has another signature then
         self.project.note_signatures()
         self.project.ledger.record(self.project.maker.adopt(each) for each in adopted)
@@ -69,6 +71,19 @@ class Build:
                 self.listener(Done(each.path, each.task, each.action.value, each.reasons))
         self.kept = plan.untouched + sum(each.settled for each in plan.decisions)
         return plan
+
+    def _close(self) -> None:
+        """Take from others what version 0.1 let them read. Content and time of the last change stay."""
+        project = self.project
+        for name in project.decider.exposed:
+            record = self._records.get(name)
+            known = record is not None and look(project.folder / name)
+            changed = restrict(project.folder / name)
+            if changed is None or record is None or not known:
+                continue
+            if Signature.of(known) == record.signature:
+                project.decider.refreshed.append((name, Signature.of(changed).or_unsettled()))
+        project.decider.exposed.clear()
 
     def sweep(self) -> None:
         """Remove what a build that was killed or broken off had staged."""
@@ -228,12 +243,18 @@ class Build:
             self._way.stand(f"{plan.untouched + len(plan.decisions)} up to date")
         if plan.untouched and not any(each.policy is Policy.MUTABLE for each in plan.pending):
             return  # no disk came or went, so the links are those of before
+        if any(self._is_hidden(each) for each in (*plan.decisions, *plan.stale)):
+            return  # what a disk lies on that QEMU's user has cannot be seen
         used = set(self._links_in_use(plan))
         folder = self.project.folder / "artefacts" / "images"
         if folder.is_dir():
             for link in folder.iterdir():
                 if link.is_symlink() and f"images/{link.name}" not in used:
                     link.unlink()
+
+    def _is_hidden(self, decision: Decision) -> bool:
+        path = self.project.folder / decision.path
+        return decision.policy is Policy.MUTABLE and path.exists() and not is_readable(path)
 
     def _links_in_use(self, plan: Plan) -> Iterator[str]:
         for artefact in self.project.artefacts.values():

@@ -16,7 +16,7 @@ import msgspec
 
 from kvmcompose.core.artefact import Artefact, Overlay, Policy
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.effects.files import digest_bytes, digest_file
+from kvmcompose.effects.files import digest_bytes, digest_file, is_readable, unreadable
 from kvmcompose.effects.ledger import Ledger, Record
 from kvmcompose.effects.qcow2 import read_header
 from kvmcompose.effects.stat_cache import Signature
@@ -109,11 +109,15 @@ class Decider:
         self._options = options
         #: Files that are what they were, though ``stat`` says otherwise, with what it says now.
         self.refreshed: list[tuple[str, Signature]] = []
+        #: Files with secrets that everybody may read, as version 0.1 left them.
+        self.exposed: list[str] = []
 
     def decide(self, artefact: Artefact, record: Record | None) -> Making:
         """What to do with an artefact. Raises KvmComposeError when its inputs cannot be read."""
         known = Making(artefact.path, artefact.task, artefact.policy, Action.KEEP, (), artefact)
         status = look(f"{self._root}/{artefact.path}")
+        if record is not None and status is not None and not artefact.mode & 0o7 and status.st_mode & 0o7:
+            self.exposed.append(artefact.path)
         if (
             record is not None
             and status is not None
@@ -157,6 +161,8 @@ class Decider:
             return _as(known, Action.REBUILD, "it was changed since it was built", *why)
         if artefact.policy is Policy.MUTABLE:
             return self._used(known, artefact, path, same=same, why=why, smallest=record.signature.size)
+        if not is_readable(path):
+            return _as(known, Action.BLOCKED, unreadable(path))
         if path.stat().st_size == 0:  # what a power cut leaves of a file; there is nothing to lose
             return _as(known, Action.REBUILD, "it is empty", *why)
         if self._options.overwrite:
@@ -194,9 +200,14 @@ class Decider:
         return _as(known, Action.IN_USE, "its guest has run, and a new disk would lose its data", *why)
 
     def _damage(self, artefact: Artefact, path: Path, smallest: int, *, same: bool) -> str | None:
-        """Why a disk cannot be one that a guest wrote to: qcow2 files only grow, and keep their header."""
+        """Why a disk cannot be one that a guest wrote to: qcow2 files only grow, and keep their header.
+
+        One that cannot be read is not damaged: libvirt gives disks to QEMU's user while guests run.
+        """
         if path.stat().st_size < smallest:
             return "it is shorter than it was"
+        if not is_readable(path):
+            return None
         try:
             header = read_header(path)
         except KvmComposeError as error:
@@ -210,6 +221,8 @@ class Decider:
 
     def _misfit(self, artefact: Artefact, path: Path) -> str | None:
         """Why a sound disk cannot be the one that is wanted."""
+        if not is_readable(path):
+            return unreadable(path)
         wanted, found = self._inputs.size(artefact.content), read_header(path).virtual_size
         return None if wanted in (None, found) else f"it has {found} bytes, and not {wanted}"
 
@@ -229,6 +242,9 @@ class Decider:
             if self._options.provision or path.stat().st_size == 0:
                 return _as(known, Action.REBUILD, "unknown to the ledger")
             return _as(known, Action.IN_USE, "a disk that kvm-compose knows nothing of", damage or "")
+        if not is_readable(path):
+            action = Action.BLOCKED if artefact.policy is Policy.TEXT else Action.REBUILD
+            return _as(known, action, unreadable(path))
         if digest_file(path) == self._content(artefact):
             return _as(known, Action.ADOPT, "it is what would be built")
         reason = "it differs from what its inputs make, and the ledger does not know it"
@@ -255,14 +271,20 @@ class Decider:
         if self._same_signature(status, record):
             return True
         signature = Signature.of(status)
+        known = record.signature
         if record.policy == Policy.LINK.value:
             same = digest_bytes(os.readlink(path).encode()) == record.content  # noqa: PTH115
+        elif not is_readable(path):
+            # to give a file to another user changes its ctime, to write to it its mtime, too
+            same = record.content != "" and (signature.size, signature.mtime_ns, signature.inode) == (
+                known.size,
+                known.mtime_ns,
+                known.inode,
+            )
         else:
             # a disk in use is large, and its size tells without reading it
             same = (
-                record.content != ""
-                and signature.size == record.signature.size
-                and digest_file(path) == record.content
+                record.content != "" and signature.size == known.size and digest_file(path) == record.content
             )
         if same and signature != record.signature:
             self.refreshed.append((record.path, signature.or_unsettled()))
@@ -291,10 +313,18 @@ class Decider:
         status = look(path)
         if status is None or not stat.S_ISREG(status.st_mode) or self._untouched(path, status, record):
             return None
+        if not is_readable(path):
+            return self._noted_below(record)
         try:
             return f"artefacts/{read_header(path).backing_file}"
         except KvmComposeError:
             return None
+
+    def _noted_below(self, record: Record) -> str | None:
+        """What a clone lies on, by what it was made of."""
+        inputs = msgspec.json.decode(self._ledger.inputs(record.path) or b"{}")
+        on = inputs.get("overlay", {}).get("on", {})
+        return str(on["path"]) if "path" in on else None
 
     def is_as_built(self, record: Record | None) -> bool:
         """Whether a file is there, and nobody has changed it."""
@@ -372,4 +402,4 @@ def recover(ledger: Ledger, folder: Path, *, write: bool) -> dict[str, Record]:
 def _holds(path: Path, status: os.stat_result, content: str) -> bool:
     if stat.S_ISLNK(status.st_mode):
         return digest_bytes(os.readlink(path).encode()) == content  # noqa: PTH115
-    return stat.S_ISREG(status.st_mode) and digest_file(path) == content
+    return stat.S_ISREG(status.st_mode) and is_readable(path) and digest_file(path) == content

@@ -24,6 +24,7 @@ from kvmcompose.core.artefact import (
     Overlay,
     Rendered,
 )
+from kvmcompose.core.environment import digests as digests_of_values
 from kvmcompose.effects.project_files import FolderFiles
 from kvmcompose.effects.resources import code_digest
 from kvmcompose.render import RENDERERS
@@ -154,8 +155,12 @@ def rendered_document(
     content: Rendered, templates: Templates, digests: Mapping[str, str], epoch: int
 ) -> dict[str, Any]:
     """The inputs of a rendered artefact, given the digests of the files that go into it."""
+    values = content.values
+    if environment := getattr(values, "environment", None):
+        # the ledger and what is shown of it are no place for secrets
+        values = msgspec.structs.replace(values, environment=digests_of_values(environment))
     document: dict[str, Any] = {
-        "values": content.values,
+        "values": values,
         "templates": {name: templates.digest(name) for name in content.templates},
         "renderer": {"name": content.renderer, "code": code_digest(RENDERERS[content.renderer].modules)},
     }

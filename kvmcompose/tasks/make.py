@@ -25,7 +25,7 @@ from kvmcompose.core.artefact import (
 )
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects import process
-from kvmcompose.effects.files import STAGED_PREFIX, digest_bytes, digest_file, replacing
+from kvmcompose.effects.files import STAGED_PREFIX, digest_bytes, digest_file, is_readable, replacing
 from kvmcompose.effects.files import seal as seal_file
 from kvmcompose.effects.ledger import Intent, Ledger, Record
 from kvmcompose.effects.project_files import FolderFiles
@@ -229,7 +229,7 @@ class Maker:
         if content.image is None:
             backing, kind = str(content.on).removeprefix("artefacts/"), "qcow2"
             if backing not in self._sizes:
-                self._sizes[backing] = read_header(self._folder / str(content.on)).virtual_size
+                self._sizes[backing] = self._size_of_golden(content)
             size = self._sizes[backing]
         else:
             resolved = self._here(content.image)
@@ -240,6 +240,12 @@ class Maker:
             if key not in self._overlays:
                 self._overlays[key] = self._ask_for_overlay(*key)
             return self._overlays[key]
+
+    def _size_of_golden(self, content: Overlay) -> int:
+        """The size of the disk that a clone lies on: what was made, if QEMU's user has it at present."""
+        golden = self._folder / str(content.on)
+        noted = None if is_readable(golden) else self._inputs.size(content)
+        return read_header(golden).virtual_size if noted is None else noted
 
     def _ask_for_overlay(self, backing: str, kind: str, size: int) -> _Sparse:
         folder = self._folder / "artefacts"

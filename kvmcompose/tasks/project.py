@@ -24,6 +24,7 @@ from kvmcompose.effects.resources import schemas, templates
 from kvmcompose.effects.shape_memory import FolderMemory
 from kvmcompose.effects.stat_cache import StatCache
 from kvmcompose.pipeline.compile import Compiled, compile_project, understand
+from kvmcompose.pipeline.hints import secrets_in_sight
 from kvmcompose.render.templates import Templates
 from kvmcompose.tasks.decide import Action, Decider, Decision, Making, Options, recover
 from kvmcompose.tasks.images import Images, image_of, image_task
@@ -111,6 +112,10 @@ class Project:
             self.testbed, self._config, schemas(), self.settings, self.files, FolderMemory(self.folder)
         )
         return logical, warnings
+
+    def hints(self) -> tuple[Problem, ...]:
+        """What is worth a word to somebody who asks, and stops no build."""
+        return secrets_in_sight(self.compiled.placed.logical, self.testbed, self._config)
 
     @cached_property
     def _templates(self) -> Templates:

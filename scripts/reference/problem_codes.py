@@ -104,6 +104,13 @@ CODES: dict[str, tuple[str, Example | None]] = {
         ),
         _yaml((_WEB, "interfaces: [{bridge: br0, ip: 10.0.0.5/24}]")),
     ),
+    "bad-environment-file": (
+        "A line of an environment file is no NAME=value. The message never shows the line itself.",
+        Example(
+            yaml=((_IMAGE, "cloud_image: {name: debian_12, environment_file: secrets.env}"),),
+            files={"secrets.env": "PASS WORD=correct horse\n"},
+        ),
+    ),
     "bad-file": (
         (
             "The path leads to something, but not to what is wanted there: a folder in place of a file, "
@@ -194,6 +201,18 @@ CODES: dict[str, tuple[str, Example | None]] = {
     "duplicate-name": (
         "Two machines, clones, bridges or host interfaces have the same name.",
         _yaml(("name: db", "name: web")),
+    ),
+    "duplicate-variable": (
+        "A variable is set in `environment` and in the environment file.",
+        Example(
+            yaml=(
+                (
+                    _IMAGE,
+                    "cloud_image: {name: debian_12, environment: {A: b}, environment_file: secrets.env}",
+                ),
+            ),
+            files={"secrets.env": "A=c\n"},
+        ),
     ),
     "empty-value": ("A value is wanted, and the text is empty.", _yaml(("./setup.sh", "''"))),
     "image-name": (
@@ -291,6 +310,13 @@ CODES: dict[str, tuple[str, Example | None]] = {
     "scaling-with-interfaces": (
         "A machine with `scaling` has `interfaces`. It becomes a golden image; its clones have interfaces.",
         _yaml((_SIMPLE, f"{_SIMPLE}      scaling: {{{_TWO}}}\n")),
+    ),
+    "secret-in-environment": (
+        (
+            "A warning that only `validate` gives: a variable's name looks like that of a secret, and the "
+            "file is seen by everybody who sees the lab."
+        ),
+        _yaml((_IMAGE, "cloud_image: {name: debian_12, environment: {API_TOKEN: abc}}")),
     ),
     "several-documents": (
         "The file holds more than one YAML document.",

@@ -257,7 +257,7 @@ def assert_no_private_keys(hosts: TestHosts, root: Path) -> None:
             assert (found.returncode, found.stdout) == (1, "")
         modes = host.run(["find", "/var/lib/kvm-compose", "-type", "f", "-printf", r"%m %f\n"]).stdout
         for mode, name in (line.split() for line in modes.splitlines()):
-            allowed = 0o600 if name.endswith(".iso") else 0o644
+            allowed = 0o600 if name.endswith((".iso", ".img")) else 0o644
             assert int(mode, 8) & ~allowed == 0, (mode, name)
 
 

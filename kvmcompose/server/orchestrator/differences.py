@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from kvmcompose.core.environment import value_digest
 from kvmcompose.server.orchestrator.testbed import Deployed
 
 #: More than this of one guest is not shown.
@@ -56,7 +57,10 @@ def _belongs(path: str, guest: str) -> bool:
 
 
 def _changes(before: Any, after: Any, path: str = "") -> Iterator[str]:
-    """``memory_mb: 256 -> 512`` for each value that is not the same."""
+    """``memory_mb: 256 -> 512`` for each value that is not the same; of an environment the names."""
+    if path.endswith(".environment") and not (before is None and after is None):
+        yield from _of_environment(before or {}, after or {}, path)
+        return
     if isinstance(before, dict) and isinstance(after, dict):
         for key in [*before, *(key for key in after if key not in before)]:
             yield from _changes(before.get(key), after.get(key), f"{path}.{key}" if path else key)
@@ -70,6 +74,16 @@ def _changes(before: Any, after: Any, path: str = "") -> Iterator[str]:
             yield from _changes(one, other, f"{path}[{index}]")
     elif before != after:
         yield f"{path}: {_shown(before)} -> {_shown(after)}"
+
+
+def _of_environment(before: dict[str, str], after: dict[str, str], path: str) -> Iterator[str]:
+    """States of version 0.1 have values, later ones digests of them."""
+    for name in sorted(before.keys() | after.keys()):
+        one, other = before.get(name), after.get(name)
+        if one is not None and other is not None and other in (one, value_digest(name, one)):
+            continue
+        verb = "was added" if one is None else "was removed" if other is None else "has another value"
+        yield f"{path}.{name} {verb}"
 
 
 def _shown(value: Any) -> str:

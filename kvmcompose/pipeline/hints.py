@@ -1,0 +1,64 @@
+"""Hints of ``validate``: nothing is wrong with what they are about, and no build mentions them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from kvmcompose.core.errors import Complaint, Problem, Severity
+from kvmcompose.core.model import LogicalTestbed
+from kvmcompose.pipeline.logical import Documents, Source
+
+_SECRET = re.compile(
+    r"(?:^|_)(?:PASS|PASSWD|PASSWORD|PASSPHRASE|PWD|SECRET|TOKEN|CREDENTIALS?|API_?KEY|ACCESS_?KEY"
+    r"|SECRET_?KEY|PRIVATE_?KEY|SIGNING_?KEY|ENCRYPTION_?KEY)(?:_|\d*$)",
+    re.IGNORECASE,
+)
+#: Variables of these names say where a secret is, or how long it may be.
+_ABOUT_ONE = re.compile(r"_(?:FILE|PATH|DIR|URL|NAME|ID|LENGTH|TTL|TIMEOUT|EXPIRY)$", re.IGNORECASE)
+#: The names that shells give to folders.
+_FOLDERS = frozenset({"PWD", "OLDPWD"})
+
+
+def looks_secret(name: str) -> bool:
+    """Whether a variable's name says that its value is nobody else's business."""
+    return name not in _FOLDERS and _SECRET.search(name) is not None and _ABOUT_ONE.search(name) is None
+
+
+def secrets_in_sight(logical: LogicalTestbed, testbed: Source, config: Source | None) -> tuple[Problem, ...]:
+    """Variables in the YAML whose names are those of secrets, as everybody who sees the lab sees them."""
+    machines = {guest.machine.index: guest.machine for guest in logical.guests}
+    complaints = [
+        Complaint(
+            code="secret-in-environment",
+            path=("machines", machine.index, machine.kind, *path),
+            message=f"{path[-1]} looks like a secret, and everybody who sees this file sees its value",
+            hint=_ways_out(machine.body),
+            at_key=True,
+            severity=Severity.WARNING,
+        )
+        for machine in machines.values()
+        for path in _named_variables(msgspec.to_builtins(machine.body))
+        if looks_secret(str(path[-1])) and path[-2] == "environment"
+    ]
+    documents = Documents(testbed, config)
+    return tuple(documents.problem(complaint) for complaint in complaints)
+
+
+def _named_variables(value: Any) -> Iterator[tuple[str | int, ...]]:
+    """The paths of all variables in the section of a machine."""
+    if not isinstance(value, dict):
+        return
+    for key, below in value.items():
+        if key == "environment" and isinstance(below, dict):
+            yield from ((key, name) for name, text in below.items() if text)
+        else:
+            yield from ((key, *path) for path in _named_variables(below))
+
+
+def _ways_out(body: Any) -> str:
+    key = "env_file" if hasattr(body, "env_file") else "environment_file"
+    return f"put it into a file that is not committed, as NAME=value, and name that with {key}: secrets.env"
