@@ -205,10 +205,11 @@ def _last_build(folder: Path) -> dict[str, str] | None:
     """Where the guests of ``state.json`` lie; None when there is none that can be read."""
     import msgspec
 
+    from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
     from kvmcompose.pipeline.compile import STATE_PATH
 
     try:
-        state = msgspec.json.decode((folder / STATE_PATH).read_bytes())
+        state = msgspec.json.decode(read_regular(folder / STATE_PATH, limit=DOCUMENT_LIMIT))
         return {name: guest["testbed_host"] for name, guest in state["testbed_guests"].items()}
     except (OSError, msgspec.MsgspecError, KeyError, TypeError, AttributeError):
         return None

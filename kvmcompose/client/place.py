@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from kvmcompose.core.names import PROJECT_NAME, project_name_from
+from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 
 
 class Built(msgspec.Struct):
@@ -19,7 +20,7 @@ class Built(msgspec.Struct):
 def read_built(folder: Path) -> Built | None:
     """What was built in a folder; None when nothing was, or it cannot be read."""
     try:
-        return msgspec.json.decode((folder / "state.json").read_bytes(), type=Built)
+        return msgspec.json.decode(read_regular(folder / "state.json", limit=DOCUMENT_LIMIT), type=Built)
     except (OSError, msgspec.MsgspecError):
         return None
 

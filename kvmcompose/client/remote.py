@@ -34,6 +34,7 @@ from kvmcompose.core.deployment import (
     Step,
     TestbedStatus,
 )
+from kvmcompose.effects.opening import read_regular
 
 if TYPE_CHECKING:
     from kvmcompose.client.packets import PacketStream
@@ -238,10 +239,14 @@ class _NoAuth(AuthBase):
         return request
 
 
+#: What a file with a token may have at the most, in bytes.
+TOKEN_LIMIT = 4096
+
+
 def read_token(path: str | Path) -> str:
     """The token in a file. Raises ServerError."""
     try:
-        token = Path(path).read_text(encoding="ascii").strip()
+        token = read_regular(path, limit=TOKEN_LIMIT).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise RefusedByServerError(f"cannot read the token from {path}: {error}") from error
     if not token or not token.isprintable() or " " in token:

@@ -15,6 +15,7 @@ import msgspec
 from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.state import State
 from kvmcompose.effects.files import write_atomic
+from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.effects.qcow2 import is_pristine, read_header
 from kvmcompose.effects.stat_cache import Remembered, StatCache
 from kvmcompose.guests import guest_kind
@@ -78,7 +79,8 @@ class Digests:
     def __init__(self, folder: Path) -> None:
         self._path = folder / _REMEMBERED
         try:
-            known = msgspec.json.decode(self._path.read_bytes(), type=dict[str, Remembered])
+            noted = read_regular(self._path, limit=DOCUMENT_LIMIT, follow=False)
+            known = msgspec.json.decode(noted, type=dict[str, Remembered])
         except (OSError, msgspec.MsgspecError):
             known = {}
         self._known = known
@@ -124,7 +126,8 @@ def forget_sent(folder: Path, host: str) -> None:
 def read_sent(folder: Path) -> dict[str, Sent]:
     """What each host was sent; nothing when that cannot be read."""
     try:
-        return msgspec.json.decode((folder / _SENT).read_bytes(), type=dict[str, Sent])
+        noted = read_regular(folder / _SENT, limit=DOCUMENT_LIMIT, follow=False)
+        return msgspec.json.decode(noted, type=dict[str, Sent])
     except (OSError, msgspec.MsgspecError):
         return {}
 

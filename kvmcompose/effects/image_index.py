@@ -17,6 +17,7 @@ import msgspec
 from kvmcompose.core import catalogue
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.effects.files import write_atomic
+from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,7 +123,7 @@ class Index:
     def _read(self, path: Path) -> tuple[dict[str, Entry], str | None]:
         """What can be read of a file, and what cannot."""
         try:
-            file = msgspec.json.decode(path.read_bytes(), type=_File)
+            file = msgspec.json.decode(read_regular(path, limit=DOCUMENT_LIMIT), type=_File)
         except FileNotFoundError:
             return {}, None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.project import FileKind
 from kvmcompose.effects.files import expand
+from kvmcompose.effects.opening import TooLargeError, read_regular
 from kvmcompose.effects.qcow2 import read_header, refuse_no_image
 from kvmcompose.effects.stat_cache import StatCache
 from kvmcompose.render import CarriedFile
@@ -153,12 +154,18 @@ class FolderFiles:
             raise KvmComposeError(f"cannot read {path!r}: {error.strerror}") from error
 
     def _file_digest(self, file: Path) -> str:
+        if file.stat().st_size > CARRIED_LIMIT:  # reading a terabyte of nothing takes an hour
+            raise _too_much(file)
         return _with_mode(self._digests.digest(file), executable=bool(file.stat().st_mode & stat.S_IXUSR))
 
     def _tree_digest(self, folder: Path) -> str:
         tree = hashlib.sha256()
+        total = 0
         for found in _walk(folder):
             kind, target, executable = self._member(folder, found)
+            total += found.stat().st_size if kind == "file" else 0
+            if total > CARRIED_LIMIT:
+                raise _too_much(folder)
             digest = self._digests.digest(found) if kind == "file" else target
             tree.update(
                 f"{found.relative_to(folder)}\0{kind}\0{executable:d}\0{digest}\n".encode(
@@ -183,12 +190,14 @@ class FolderFiles:
         whole = self.path(path)
         try:
             if not whole.is_dir():
-                data = whole.read_bytes()
+                data = read_regular(whole, limit=CARRIED_LIMIT)
                 name = whole.name
                 executable = bool(whole.stat().st_mode & stat.S_IXUSR)
                 digest = _with_mode(hashlib.sha256(data).hexdigest(), executable=executable)
                 return (CarriedFile(name, data, executable),), digest
             return self._carried_tree(whole)
+        except TooLargeError as error:
+            raise _too_much(whole) from error
         except OSError as error:
             raise KvmComposeError(f"cannot read {path!r}: {error.strerror}") from error
 
@@ -199,13 +208,8 @@ class FolderFiles:
         for found in _walk(folder):
             name = str(found.relative_to(folder))
             kind, target, executable = self._member(folder, found)
-            data = found.read_bytes() if kind == "file" else b""
+            data = read_regular(found, limit=CARRIED_LIMIT - total) if kind == "file" else b""
             total += len(data)
-            if total > CARRIED_LIMIT:
-                raise KvmComposeError(
-                    f"{str(folder)!r} holds more than {CARRIED_LIMIT >> 30} GiB, too much for a seed",
-                    hint="put large data on a disk image of its own",
-                )
             digest = hashlib.sha256(data).hexdigest() if kind == "file" else target
             tree.update(f"{name}\0{kind}\0{executable:d}\0{digest}\n".encode(errors="surrogateescape"))
             files.append(
@@ -248,6 +252,13 @@ def _resolve(path: Path) -> Path | None:
         return path.resolve()
     except (OSError, RuntimeError):
         return None
+
+
+def _too_much(path: Path) -> KvmComposeError:
+    return KvmComposeError(
+        f"{str(path)!r} holds more than {CARRIED_LIMIT >> 30} GiB, too much for a seed",
+        hint="put large data on a disk image of its own",
+    )
 
 
 def _with_mode(digest: str, *, executable: bool) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.effects.opening import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,11 +86,8 @@ def read_header(path: Path) -> ImageHeader:
     Raises KvmComposeError when the file cannot be read, or has the magic but no sound header.
     """
     try:
-        # a pipe in the place of an image is an error at once, not something to wait for
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(handle, "rb") as file:
-            size = file.seek(0, os.SEEK_END)  # of a block device, too, where stat says 0
-            file.seek(0)
+        with os.fdopen(open_regular(path), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
             if file.read(len(_MAGIC)) != _MAGIC:
                 return ImageHeader(format="raw", virtual_size=size)
             file.seek(0)
@@ -139,7 +137,7 @@ def l1_table(head: bytes) -> L1Table | None:
 
 def is_pristine(path: Path) -> bool:
     """Whether an image holds nothing of its own yet. Raises OSError, or ValueError for an unsound header."""
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         table = l1_table(file.read(HEAD_BYTES))
         if table is None:
             return False
@@ -150,7 +148,7 @@ def is_pristine(path: Path) -> bool:
 def refuse_no_image(path: Path) -> None:
     """Raise KvmComposeError for a file that is neither a qcow2 image nor looks like a raw disk."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             head = file.read(_MARKS_END)
     except OSError as error:
         raise KvmComposeError(f"cannot read the image {path}: {error.strerror}") from error

@@ -14,8 +14,12 @@ import kvmcompose.networks
 import kvmcompose.placement
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.confined_templates import ConfinedTemplates
+from kvmcompose.effects.opening import read_regular
 from kvmcompose.pipeline.schemas import Schemas
 from kvmcompose.render.templates import Templates
+
+#: What a template may have at the most, in bytes.
+TEMPLATE_LIMIT = 1 << 20
 
 PLUGINS_VARIABLE = "KVM_COMPOSE_PLUGINS"
 
@@ -75,7 +79,7 @@ def templates(project: Path) -> Templates:
             if folder.parent == project:
                 own.add(path.name)
             try:
-                texts[path.name] = path.read_text(encoding="utf-8")
+                texts[path.name] = read_regular(path, limit=TEMPLATE_LIMIT).decode()
             except (OSError, UnicodeDecodeError) as error:
                 raise KvmComposeError(f"cannot read the template {str(path)!r}: {error}") from error
     return ConfinedTemplates(texts, frozenset(own)) if own else Templates(texts)

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from kvmcompose.effects.files import write_atomic
+from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.effects.resources import code_digest, schemas
 
 _MODULES = tuple(
@@ -50,7 +51,7 @@ class FolderMemory:
     def known(self) -> dict[str, Any]:
         """What was remembered, if it was made by this code with these schemas."""
         try:
-            stored = msgspec.json.decode(self._path.read_bytes(), type=_Stored)
+            stored = msgspec.json.decode(read_regular(self._path, limit=DOCUMENT_LIMIT), type=_Stored)
         except (OSError, msgspec.DecodeError, msgspec.ValidationError):
             return {}
         return stored.machines if stored.made_by == _made_by() else {}

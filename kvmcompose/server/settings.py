@@ -12,6 +12,7 @@ import msgspec
 
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.effects.files import write_atomic
+from kvmcompose.effects.opening import open_regular
 
 DEFAULT_PORT = 5040
 #: An embedded server ends when for so many seconds nothing ran and nobody asked.
@@ -122,7 +123,7 @@ def read_token(path: Path) -> str:
     try:
         if not path.exists():
             write_atomic(path, f"{secrets.token_urlsafe(32)}\n".encode(), mode=0o600)
-        with path.open(encoding="ascii") as file:
+        with os.fdopen(open_regular(path), encoding="ascii") as file:
             if os.fstat(file.fileno()).st_mode & 0o077:
                 raise RefusedError(
                     f"{path}: others can read the token, or write one",

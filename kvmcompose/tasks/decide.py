@@ -170,7 +170,7 @@ class Decider:
             return msgspec.structs.replace(_as(known, Action.REBUILD, reason, *why), aside=True)
         if same:
             return _as(known, Action.CUSTOMISED, "edited by hand")
-        if digest_file(path) == self._content(artefact):
+        if self._would_be_built(path, artefact):
             return _as(known, Action.ADOPT, "edited by hand into what would be built")
         if record.offered == recipe.digest and not path.with_name(path.name + ".new").exists():
             return _as(known, Action.CUSTOMISED, "edited by hand; its .new file was settled by removing it")
@@ -245,15 +245,17 @@ class Decider:
         if not is_readable(path):
             action = Action.BLOCKED if artefact.policy is Policy.TEXT else Action.REBUILD
             return _as(known, action, unreadable(path))
-        if digest_file(path) == self._content(artefact):
+        if self._would_be_built(path, artefact):
             return _as(known, Action.ADOPT, "it is what would be built")
         reason = "it differs from what its inputs make, and the ledger does not know it"
         aside = artefact.policy is Policy.TEXT
         kept = ("the old file is kept as .orig",) if aside else ()
         return msgspec.structs.replace(_as(known, Action.REBUILD, reason, *kept), aside=aside)
 
-    def _content(self, artefact: Artefact) -> str:
-        return digest_bytes(self._build(artefact))
+    def _would_be_built(self, path: Path, artefact: Artefact) -> bool:
+        data = self._build(artefact)
+        # the size first: what somebody put there may be a terabyte of nothing
+        return path.stat().st_size == len(data) and digest_file(path) == digest_bytes(data)
 
     def _same_signature(self, status: os.stat_result, record: Record) -> bool:
         known = record.signature

@@ -10,6 +10,7 @@ import msgspec
 
 from kvmcompose.core.artefact import Literal, Rendered
 from kvmcompose.core.errors import InputError, KvmComposeError
+from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.tasks.decide import Decision, Making
 from kvmcompose.tasks.inputs import Change, changes, leaves
 from kvmcompose.tasks.project import Project
@@ -66,7 +67,7 @@ def explain(project: Project, name: str) -> Explanation:
 
 def _json_in(path: Path) -> bytes | None:
     try:
-        data = path.read_bytes()
+        data = read_regular(path, limit=DOCUMENT_LIMIT)
         msgspec.json.decode(data)
     except (OSError, msgspec.DecodeError):
         return None
@@ -89,7 +90,9 @@ def difference(project: Project, decision: Decision) -> str:
     elif not decision.path.endswith((".xml", ".json")):
         return ""
     try:
-        before = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        before = read_regular(path, limit=DOCUMENT_LIMIT).decode().splitlines(keepends=True)
+    except FileNotFoundError:
+        before = []
     except (OSError, UnicodeDecodeError) as error:
         raise KvmComposeError(f"cannot read {decision.path}: {error}") from error
     old, new = f"a/{decision.path}", f"b/{decision.path}"

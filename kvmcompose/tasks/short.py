@@ -21,6 +21,7 @@ from kvmcompose.core.artefact import Artefact, Policy
 from kvmcompose.core.errors import Problem
 from kvmcompose.core.model import SshKeys
 from kvmcompose.effects.machine import probe_cache
+from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.effects.resources import own_files, schemas
 from kvmcompose.effects.standing import (
     FILE_NAME,
@@ -102,7 +103,7 @@ class ShortWay:
         if not inputs_rest(standing, self._around):
             return None
         try:
-            state = (project.folder / STATE_PATH).read_bytes()
+            state = read_regular(project.folder / STATE_PATH, limit=DOCUMENT_LIMIT)
         except OSError:
             return None
         built = Built(standing.text, standing.machines, state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,9 @@ from kvmcompose.core.names import PROJECT_NAME, project_name_from
 from kvmcompose.effects.files import digest_bytes, expand
 from kvmcompose.effects.keys import default_keys
 from kvmcompose.effects.machine import datapath_type, virt_type
+from kvmcompose.effects.opening import NotRegularError, TooLargeError, read_regular
 from kvmcompose.pipeline.logical import Settings, Source
+from kvmcompose.pipeline.text import MAX_BYTES, refuse
 
 YAML_NAME = "kvm-compose.yaml"
 CONFIG_NAME = "kvm-compose-config.json"
@@ -66,10 +69,14 @@ def _read(folder: Path, name: str) -> Source:
     path = folder / expand(name)
     shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     try:
-        return Source(shown, path.read_bytes())
+        return Source(shown, read_regular(path, limit=MAX_BYTES))
+    except TooLargeError as error:
+        raise refuse("too-large", f"the file is too large: {error.strerror}", Location(shown)) from error
     except OSError as error:
         hint = None
-        if isinstance(error, FileNotFoundError) and name == YAML_NAME:
+        if isinstance(error, NotRegularError):
+            hint = f"put a file in its place: ls -l {shlex.quote(shown)} shows what is there"
+        elif isinstance(error, FileNotFoundError) and name == YAML_NAME:
             hint = "kvm-compose init DIR writes a project to start from; -C DIR works in another folder"
         problem = Problem(
             code="missing-file",

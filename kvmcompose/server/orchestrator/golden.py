@@ -8,6 +8,7 @@ import msgspec
 
 from kvmcompose.core.deployment import Level
 from kvmcompose.effects.files import write_atomic
+from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.server.drivers import DriverError, HostDrivers
 from kvmcompose.server.journal import Journal
 from kvmcompose.server.orchestrator.context import Context
@@ -146,6 +147,7 @@ class GoldenImages:
 def read_record(folder: Path) -> dict[str, Frozen]:
     """The golden images that were made in a project; none when that cannot be read."""
     try:
-        return msgspec.json.decode((folder / RECORD).read_bytes(), type=dict[str, Frozen])
+        noted = read_regular(folder / RECORD, limit=DOCUMENT_LIMIT, follow=False)
+        return msgspec.json.decode(noted, type=dict[str, Frozen])
     except (OSError, msgspec.MsgspecError):
         return {}

@@ -18,6 +18,7 @@ from kvmcompose.core.model import Host
 from kvmcompose.core.names import some
 from kvmcompose.core.state import GuestState, State, decode_state
 from kvmcompose.effects.files import digest_bytes, digest_file, expand
+from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.guests import guest_kind
 from kvmcompose.networks import dialect
 from kvmcompose.server.drivers import Login
@@ -146,7 +147,7 @@ class Testbed:
     def read(self, path: str) -> str:
         """The text of an artefact. Raises KvmComposeError."""
         try:
-            return (self.folder / path).read_text()
+            return read_regular(self.folder / path, limit=DOCUMENT_LIMIT).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise KvmComposeError(f"{path}: {error}", hint="build it anew: kvm-compose generate") from error
 
@@ -202,7 +203,7 @@ def decode_deployed(document: bytes | None) -> Deployed | None:
 def read_testbed(folder: Path) -> Testbed:
     """The testbed of a project folder. Raises RefusedError when it has not been built."""
     try:
-        document = (folder / "state.json").read_bytes()
+        document = read_regular(folder / "state.json", limit=DOCUMENT_LIMIT)
     except OSError as error:
         raise RefusedError(
             f"{folder / 'state.json'} cannot be read: {(error.strerror or str(error)).lower()}",
