@@ -26,7 +26,8 @@ EXAMPLE = """\
 examples:
   kvm-compose cloud-images                          what there is, and what is here
   kvm-compose cloud-images pull debian_12           fetch one now (a build fetches what it needs)
-  kvm-compose cloud-images pull --refresh debian_12 fetch the newest version of one that moves on
+  kvm-compose cloud-images pull --refresh debian_12 see whether its publisher has replaced it
+  kvm-compose cloud-images pull --accept debian_12  and take the one that it was replaced by
   kvm-compose cloud-images build micro              make the small guest for demos and tests
   kvm-compose cloud-images add my_image disk.qcow2  give an image of your own a name
   kvm-compose cloud-images verify                   read all again: is each still what it was?
@@ -54,6 +55,7 @@ class _Row(msgspec.Struct, kw_only=True):
     checksums_url: str | None = None
     url: str | None = None
     note: str | None = None
+    signature: str | None = None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +68,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing = action("list", help="list the images of the catalogue, and what is here")
     pull = action("pull", help="fetch images of the catalogue, unless they are here")
     _add_names(pull, "names", nargs="+")
-    pull.add_argument("--refresh", action="store_true", help="fetch again what its publisher has replaced")
+    pull.add_argument("--refresh", action="store_true", help="ask whether its publisher has replaced it")
+    pull.add_argument(
+        "--accept", action="store_true", help="take images that are others than when they were first fetched"
+    )
     pull.add_argument("--mirror", metavar="URL", help="fetch from URL/host/path (or set KVM_COMPOSE_MIRROR)")
     build = action("build", help="build the image that nobody publishes (micro), unless it is here")
     _add_names(build, "name")
@@ -135,6 +140,7 @@ def _row(name: str, known: CatalogueImage | BuiltImage | None, here: StoredImage
         row.cached, row.added_by_user, row.path = True, here.added_by_user, str(here.path)
         row.format, row.url, row.sha256 = here.format, here.url, here.sha256
         row.size, row.virtual_size = here.size, here.virtual_size
+        row.signature = here.signature
     return row
 
 
@@ -164,12 +170,20 @@ def _pull(arguments: argparse.Namespace, console: Console, store: ImageStore) ->
     for image in wanted:
         before = store.find(image.name)
         with console.progress(image.name) as progress:
-            stored = store.pull(image, mirror=arguments.mirror, progress=progress, refresh=arguments.refresh)
+            stored = store.pull(
+                image,
+                mirror=arguments.mirror,
+                progress=progress,
+                refresh=arguments.refresh,
+                accept=arguments.accept,
+            )
         if before is not None and before.sha256 == stored.sha256:
             console.say(f"{image.name} is here already, sha256 {stored.sha256}")
         else:
             console.say(f"{image.name}: {_in_units(stored.size)}, sha256 {stored.sha256}")
             console.say(f"    checked against the {_vouched(stored)}")
+            if stored.signature is not None:
+                console.say(f"    signature: {stored.signature}")
     return 0
 
 

@@ -54,12 +54,22 @@ class Checksum(msgspec.Struct, frozen=True):
         return f"{self.algorithm}:{self.digest}"
 
 
+class Signing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a publisher signs its checksum list: where the detached signature is, and the keyring to check it
+    with, a file of the Debian package ``package``.
+    """
+
+    url: str
+    keyring: str
+    package: str
+
+
 class CatalogueImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One image that can be fetched by name.
 
     ``checksums_url`` is where its publisher lists checksums and ``checksum_algorithm`` what that list
     holds. ``sha256`` is set only where ``url`` never changes its content; it then counts alone, and the
-    list is not asked. ``note`` is for people.
+    list is not asked. ``signing`` says how the list is signed; without it, it is not. ``note`` is for people.
     """
 
     name: ImageName
@@ -70,6 +80,7 @@ class CatalogueImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     checksum_algorithm: ChecksumAlgorithm
     sha256: Sha256 | None = None
     note: str = ""
+    signing: Signing | None = None
 
     @property
     def file_name(self) -> str:

@@ -122,6 +122,7 @@ class _Job(msgspec.Struct, frozen=True, kw_only=True):
     progress: Progress
     max_bytes: int
     timeout: tuple[float, float]
+    plain: bool
 
     def admit(self, present: int, total: int | None) -> None:
         """Raise before a byte is written if the whole is too large, or the disk too small."""
@@ -151,12 +152,14 @@ def download(
     timeout: tuple[float, float] = _TIMEOUT,
     attempts: int = 5,
     sleep: Callable[[float], None] = time.sleep,
+    plain: bool = True,
 ) -> Downloaded:
     """Fetch an http, https or file URL to ``target``, whose folder must exist.
 
     ``timeout`` is in seconds, to connect and of silence; ``attempts`` counts failures in a row without
-    a new byte. Raises KvmComposeError when it cannot be had or is not what ``checksum`` says (the part is
-    removed then), RefusedError when the disk is too small.
+    a new byte. Without ``plain``, a redirection from https to http is refused. Raises KvmComposeError when it
+    cannot be had or is not what ``checksum`` says (the part is removed then), RefusedError when the disk is
+    too small.
     """
     job = _Job(
         url=url,
@@ -164,6 +167,7 @@ def download(
         progress=progress or (lambda _done, _total: None),
         max_bytes=max_bytes,
         timeout=timeout,
+        plain=plain,
     )
     try:
         receive = _receive_by_scheme(url)
@@ -183,12 +187,15 @@ def download(
     return Downloaded(path=target, size=target.stat().st_size, sha256=found)
 
 
-def fetch_text(url: str, *, attempts: int = 5, sleep: Callable[[float], None] = time.sleep) -> str:
-    """Fetch a small text, a checksum list for one. Raises KvmComposeError."""
+def fetch_small(url: str, *, attempts: int = 5, sleep: Callable[[float], None] = time.sleep) -> bytes:
+    """Fetch a small file, a checksum list for one, of at most 1 MiB. Raises KvmComposeError.
+
+    Nothing else vouches for it, so an https URL must not lead to one without encryption.
+    """
     with tempfile.TemporaryDirectory(prefix="kvm-compose-") as folder:
         target = Path(folder, "text")
-        download(url, target, max_bytes=_LARGEST_TEXT, attempts=attempts, sleep=sleep)
-        return target.read_text(encoding="utf-8", errors="replace")
+        download(url, target, max_bytes=_LARGEST_TEXT, attempts=attempts, sleep=sleep, plain=False)
+        return target.read_bytes()
 
 
 def sync_folder(folder: Path) -> None:
@@ -290,6 +297,7 @@ def _attempt(job: _Job, session: requests.Session) -> bool:
         offset = 0
     try:
         with session.get(job.url, headers=headers, stream=True, timeout=job.timeout) as response:
+            _refuse_plain(job, [each.url for each in (*response.history, response)])
             return _take(job, response, offset)
     except requests.exceptions.SSLError as error:
         raise KvmComposeError(
@@ -304,6 +312,16 @@ def _attempt(job: _Job, session: requests.Session) -> bool:
         raise _BrokenError(_innermost(error)) from error
     except requests.RequestException as error:
         raise KvmComposeError(f"cannot fetch {job.url}: {error}") from error
+
+
+def _refuse_plain(job: _Job, urls: list[str]) -> None:
+    """Raise when what vouches for other files was to come over https, and a redirection left that."""
+    plain = next((url for url in urls if urlsplit(url).scheme != "https"), None)
+    if not job.plain and urlsplit(job.url).scheme == "https" and plain is not None:
+        raise KvmComposeError(
+            f"{job.url} leads to {plain}, where anybody on the way can change it",
+            hint="set KVM_COMPOSE_MIRROR to a mirror that you trust",
+        )
 
 
 def _take(job: _Job, response: requests.Response, offset: int) -> bool:

@@ -33,7 +33,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``checksum`` (``sha512:…``) is what the file was found to match, ``checksum_from`` who said so: the
     URL of a published list, or ``catalogue``. Images the user added have neither. ``recipe`` is the digest of
-    what an image was built by, when it was built here.
+    what an image was built by, when it was built here. ``signature`` says in words whether the
+    list was signed.
     """
 
     sha256: catalogue.Sha256
@@ -45,6 +46,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     checksum: str | None = None
     checksum_from: str | None = None
     recipe: catalogue.Sha256 | None = None
+    signature: str | None = None
 
 
 class _File(msgspec.Struct):

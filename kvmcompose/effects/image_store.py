@@ -6,6 +6,7 @@
     <root>/sha256/<aa>/<sha256>     the images, read-only
     <root>/partial/<name>/          what is being fetched; never taken for an image
     <root>/locks/<name>.lock        held while an image is fetched or added
+    <root>/noted.json               what each image was when it was first fetched (noted_images.py)
     <root>/uses/                    symlinks to the symlinks that projects have into the store
 """
 
@@ -31,10 +32,12 @@ from kvmcompose.core.catalogue import (
     pick_checksum,
 )
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
-from kvmcompose.effects.download import Downloaded, download, fetch_text, sync_folder
+from kvmcompose.effects.download import Downloaded, download, sync_folder
 from kvmcompose.effects.files import digest_bytes, digest_file, expand
 from kvmcompose.effects.image_index import Entry, Index, locked
+from kvmcompose.effects.noted_images import Note, NotedImages, refuse_other
 from kvmcompose.effects.qcow2 import ImageHeader, read_header, refuse_no_image
+from kvmcompose.effects.signatures import fetch_list
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,6 +56,7 @@ class StoredImage(msgspec.Struct, frozen=True, kw_only=True):
 
     ``checksum_from`` tells who vouches for the content: the URL of a published list, ``catalogue``, or
     None for what the user added or built; ``recipe`` is the digest of what the latter was built by.
+    ``signature`` says in words whether that list was signed, and whether that was verified.
     """
 
     name: str
@@ -66,6 +70,7 @@ class StoredImage(msgspec.Struct, frozen=True, kw_only=True):
     checksum: str | None
     checksum_from: str | None
     recipe: str | None
+    signature: str | None = None
 
 
 class StoreProblem(msgspec.Struct, frozen=True):
@@ -106,6 +111,7 @@ class ImageStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._index = Index(root)
+        self._noted = NotedImages(root)
 
     def find(self, name: str) -> StoredImage | None:
         """The image of that name, or None when it is not here (or not whole)."""
@@ -124,12 +130,16 @@ class ImageStore:
         mirror: str | None = None,
         progress: Progress | None = None,
         refresh: bool = False,
+        accept: bool = False,
     ) -> StoredImage:
-        """Fetch an image of the catalogue, unless it is here; one that moved on only with ``refresh``.
+        """Fetch an image of the catalogue, unless it is here; with ``refresh`` see whether it moved on.
+
+        One that is another than when it was first fetched is refused unless ``accept`` says to take it.
 
         ``mirror`` (default: KVM_COMPOSE_MIRROR) has the URL ``https://host/path`` at ``<mirror>/host/path``,
         an http, https or file URL. Raises KvmComposeError when it cannot be had, or is not what it should be.
         """
+        refresh = refresh or accept
         if not refresh and (present := self.find(image.name)):
             return present
         mirror = mirror or os.environ.get("KVM_COMPOSE_MIRROR")
@@ -138,10 +148,13 @@ class ImageStore:
             if present and not refresh:
                 return present
             if image.sha256:
-                expected, source = Checksum("sha256", image.sha256), "catalogue"
+                expected, source, signature = Checksum("sha256", image.sha256), "catalogue", None
             else:
                 source = mirrored(image.checksums_url, mirror)
-                expected = pick_checksum(image, fetch_text(source))
+                listed, signature = fetch_list(image, source, mirror)
+                expected = pick_checksum(image, listed)
+            noted = None if accept else self._noted_before(image)
+            refuse_other(image, noted, expected)
             if present and present.checksum == str(expected) and _is_whole(present.path, present.sha256):
                 return present
             got = self._adopt(expected) or download(
@@ -154,8 +167,24 @@ class ImageStore:
             if refusal:
                 (folder / "image").unlink(missing_ok=True)
                 raise KvmComposeError(f"{image.url} is refused: {refusal}")
-            entry = _entry(got, header, url=image.url, checksum=str(expected), checksum_from=source)
+            refuse_other(image, noted, Checksum("sha256", got.sha256))
+            entry = _entry(
+                got, header, url=image.url, checksum=str(expected), checksum_from=source, signature=signature
+            )
             return self._place(image.name, got.path, entry)
+
+    def _note(self, name: str, entry: Entry | None) -> None:
+        """Note what an image is that was fetched. Raises OSError."""
+        if entry is not None and entry.url is not None:
+            self._noted.note(name, entry.url, entry.sha256, entry.checksum)
+
+    def _noted_before(self, image: CatalogueImage) -> Note | None:
+        """What an image was when it was fetched; versions that noted nothing have it in the index."""
+        noted = self._noted.find(image.name, image.url)
+        entry = self._index.read().get(image.name)
+        if noted is None and entry is not None and entry.url == image.url:
+            return Note(sha256=entry.sha256, checksum=entry.checksum, day=None)
+        return noted
 
     def build(
         self, name: str, recipe: str, make: Callable[[Path], None], *, refresh: bool = False
@@ -204,7 +233,9 @@ class ImageStore:
     def remove(self, name: str) -> bool:
         """Forget a name; ``prune`` then frees the space. False when there is no such image here."""
         with self._writing(name), self._index.changing() as entries:
-            return entries.pop(name, None) is not None
+            entry = entries.pop(name, None)
+            self._note(name, entry)
+            return entry is not None
 
     def verify(self) -> tuple[StoreProblem, ...]:
         """Read every image again and tell which are not what they were."""
@@ -308,6 +339,7 @@ class ImageStore:
                 file.replace(blob)
                 sync_folder(blob.parent)
             entries[name] = entry
+            self._note(name, entry)
         shutil.rmtree(self.root / "partial" / name, ignore_errors=True)
         return StoredImage(name=name, path=blob, **msgspec.structs.asdict(entry))
 
@@ -346,6 +378,7 @@ def _entry(
     checksum: str | None = None,
     checksum_from: str | None = None,
     recipe: str | None = None,
+    signature: str | None = None,
 ) -> Entry:
     return Entry(
         sha256=got.sha256,
@@ -357,6 +390,7 @@ def _entry(
         checksum=checksum,
         checksum_from=checksum_from,
         recipe=recipe,
+        signature=signature,
     )
 
 

@@ -22,6 +22,7 @@ _PACKAGES = {
     "ovs-vsctl": "openvswitch-switch",
     "dot": "graphviz",
     "tcpdump": "tcpdump",
+    "gpgv": "gpgv",
 }
 
 

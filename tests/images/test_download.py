@@ -9,7 +9,7 @@ import pytest
 
 from kvmcompose.core.catalogue import Checksum
 from kvmcompose.core.errors import KvmComposeError, RefusedError
-from kvmcompose.effects.download import Downloaded, download, fetch_text
+from kvmcompose.effects.download import Downloaded, download, fetch_small
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -273,4 +273,4 @@ def test_a_folder_that_cannot_be_written_is_no_traceback(web: Web, tmp_path: Pat
 
 
 def test_a_text_is_fetched(web: Web) -> None:
-    assert fetch_text(web.put("SUMS", b"abc  d\xffe\n")) == "abc  d\N{REPLACEMENT CHARACTER}e\n"
+    assert fetch_small(web.put("SUMS", b"abc  d\xffe\n")) == b"abc  d\xffe\n"

@@ -111,7 +111,8 @@ def test_pulling_shows_progress_and_who_vouches(console: FakeConsole, web: Web) 
     web.put(f"{folder}/SHA512SUMS", f"{hashlib.sha512(DISK).hexdigest()}  {name}\n".encode())
     assert images(console, "pull", "debian_12", "--mirror", web.url) == 0
     assert f"debian_12 {len(DISK)}/{len(DISK)}" in console.talk
-    assert f"sha512 of {web.url}/{folder}/SHA512SUMS" in console.talk[-1]
+    assert f"sha512 of {web.url}/{folder}/SHA512SUMS" in console.talk[-2]
+    assert console.talk[-1] == "    signature: its publisher does not sign its list"
     console.talk.clear()
     assert images(console, "pull", "debian_12", "debian_12") == 0
     assert ["is here already" in line for line in console.talk] == [True]

@@ -108,7 +108,7 @@ def test_a_refresh_fetches_only_what_moved_on(store: ImageStore, offer: Offer, w
     web.requests.clear()
     assert store.pull(offer(), refresh=True) == first
     assert [path for path, _ in web.requests] == ["thing_1/SHA512SUMS"]
-    second = store.pull(offer(content=a_disk(1)), refresh=True)
+    second = store.pull(offer(content=a_disk(1)), accept=True)
     assert second.sha256 != first.sha256
     assert first.path.exists()  # guests may still lie on it
     assert store.find("thing_1") == second
@@ -366,9 +366,9 @@ def test_pruning_keeps_what_a_project_links_to(store: ImageStore, offer: Offer, 
     link = tmp_path / "project" / "artefacts" / "images" / "thing.qcow2"
     store.link(old, link)
     store.link(old, link)
-    hard = store.pull(offer(content=a_disk(1)), refresh=True)
+    hard = store.pull(offer(content=a_disk(1)), accept=True)
     (tmp_path / "hard.qcow2").hardlink_to(hard.path)
-    new = store.pull(offer(content=a_disk(2)), refresh=True)
+    new = store.pull(offer(content=a_disk(2)), accept=True)
     assert link.read_bytes() == DISK
     assert store.prune().paths == ()
     link.unlink()
