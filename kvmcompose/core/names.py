@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from itertools import count, islice
 
 #: Linux network interfaces: IFNAMSIZ is 16 bytes with the closing zero (linux/if.h).
 INTERFACE_NAME_LIMIT = 15
 #: One label of a host name (RFC 1035, section 2.3.4).
 HOSTNAME_LIMIT = 63
+
+#: How many stand-ins for one name are looked at. That the first is taken is one in 16 millions.
+_ATTEMPTS = 4
 
 PROJECT_NAME = re.compile(r"[a-z][a-z0-9-]{0,40}(?<!-)")
 
@@ -54,10 +58,17 @@ class UniqueNames:
         raise AssertionError  # the candidates do not end
 
     def _candidates(self, wanted: str) -> Iterator[str]:
-        if len(wanted) <= self._limit:
-            yield wanted
-        attempt = 0
-        while True:
-            suffix = f"-{stable_number(wanted, attempt) % 16**6:06x}"
-            yield wanted[: self._limit - len(suffix)].rstrip("-") + suffix
-            attempt += 1
+        return _candidates(wanted, self._limit)
+
+
+def is_derived(name: str, wanted: str, limit: int = INTERFACE_NAME_LIMIT) -> bool:
+    """Whether ``name`` is one that ``UniqueNames`` gives for ``wanted``."""
+    return name in islice(_candidates(wanted, limit), _ATTEMPTS)
+
+
+def _candidates(wanted: str, limit: int) -> Iterator[str]:
+    if len(wanted) <= limit:
+        yield wanted
+    for attempt in count():
+        suffix = f"-{stable_number(wanted, attempt) % 16**6:06x}"
+        yield wanted[: limit - len(suffix)].rstrip("-") + suffix

@@ -125,12 +125,14 @@ def encode_state(state: State) -> bytes:
 
 
 #: What every guest has in the file; the one key beside these is the section of its kind.
-_GUEST_KEYS = frozenset(GuestState.__struct_fields__) - {"section", "definition"}
+GUEST_KEYS = frozenset(GuestState.__struct_fields__) - {"section", "definition"}
 
 
 def decode_state(data: bytes) -> State:
     """Read ``state.json``. Each guest's definition and the network are left as plain data, for the module
     of their kind to read. Raises KvmComposeError when it is not a state that this version can use.
+
+    Types are all that is checked: whoever has the document from elsewhere asks ``pipeline.stored`` for it.
     """
     try:
         document = msgspec.json.decode(data)
@@ -138,17 +140,17 @@ def decode_state(data: bytes) -> State:
         if version != STATE_VERSION:
             raise KvmComposeError(
                 f"state.json is of version {version}, this is for version {STATE_VERSION}",
-                hint="build it anew: kvm-compose generate",
+                hint="build it again: kvm-compose generate",
             )
         guests = {name: _guest(body) for name, body in document["testbed_guests"].items()}
         return msgspec.convert({**document, "testbed_guests": guests}, State)
-    except (msgspec.DecodeError, AttributeError, KeyError, TypeError) as error:
+    except (msgspec.DecodeError, RecursionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise KvmComposeError(
-            f"state.json cannot be read: {error}", hint="build it anew: kvm-compose generate"
+            f"state.json cannot be read: {error}", hint="build it again: kvm-compose generate"
         ) from error
 
 
 def _guest(body: dict[str, Any]) -> GuestState:
-    (section,) = body.keys() - _GUEST_KEYS or {""}
-    known = {key: value for key, value in body.items() if key in _GUEST_KEYS}
+    (section,) = body.keys() - GUEST_KEYS or {""}
+    known = {key: value for key, value in body.items() if key in GUEST_KEYS}
     return msgspec.convert({**known, "section": section, "definition": body.get(section)}, GuestState)

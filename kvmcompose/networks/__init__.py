@@ -9,6 +9,7 @@ A module offers:
 ``topology(network)``             what placement has to know of it
 ``specialise(placed)``            names, addresses and links, once everything has a host
 ``artefacts(state)``              the network's files
+``check_state(state)``            what is wrong with a state as read back that a schema cannot say
 ``wiring(state)``                 what has to be made on the hosts, from the state as read back
 """
 
@@ -58,6 +59,9 @@ class Dialect(Protocol):
 
     def artefacts(self, state: State) -> Iterable[Artefact]:
         """The network's files."""
+
+    def check_state(self, state: State) -> Iterable[Complaint]:
+        """What no ``specialise`` could have made; the state's ``network`` is plain data of its schema."""
 
     def wiring(self, state: State) -> Wiring:
         """What has to be made on the hosts; the state's ``network`` is plain data."""

@@ -22,7 +22,8 @@ _MAC_PREFIX = 0x525400 << 24
 #: Prefix lengths a subnet may have, and how many interfaces share one at most: a sixteenth of its
 #: addresses, so that few names fall on the same one, and growth seldom moves everybody.
 _SIZES = ((20, 256), (16, 4096), (12, 65536), (9, 524288))
-_LARGEST = 9
+#: The prefix length of the largest subnet.
+LARGEST = 9
 #: Addresses that no guest gets: the subnet's own, the gateway's, and the broadcast address.
 _KEPT = 3
 
@@ -92,7 +93,7 @@ def _subnets(
         given = [wish for wish in members if wish.ip not in (None, DYNAMIC)]
         if given:
             network = _enclosing(given, len(members))
-            if network.prefixlen < _LARGEST:
+            if network.prefixlen < LARGEST:
                 complaints.append(_too_far_apart(given, network))
                 network = ipaddress.IPv4Network("10.0.0.0/9")
             chosen[name] = network
@@ -122,7 +123,7 @@ def _subnets(
 
 
 def _prefix_length(interfaces: int) -> int:
-    return next((prefix for prefix, most in _SIZES if interfaces <= most), _LARGEST)
+    return next((prefix for prefix, most in _SIZES if interfaces <= most), LARGEST)
 
 
 def _enclosing(given: Sequence[Wish], interfaces: int) -> ipaddress.IPv4Network:

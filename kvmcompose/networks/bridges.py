@@ -22,11 +22,13 @@ from kvmcompose.core.model import (
     Topology,
 )
 from kvmcompose.core.state import Interface, State
-from kvmcompose.networks import _addresses, _specialise, _wiring
+from kvmcompose.networks import _addresses, _specialise, _stored, _wiring
 from kvmcompose.networks._specialise import Bridge, HostNic, Network, NetworkState
 from kvmcompose.render.network import network_xml
 
 _Path = tuple[str | int, ...]
+#: Of no machine (RFC 1122, section 3.2.1.3).
+_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
 
 
 def _attachment(entry: dict[str, Any]) -> Attachment:
@@ -227,7 +229,7 @@ def _check_ip(ip: str, path: _Path, taken_by: str | None) -> Iterator[Complaint]
         )
         return
     usable = isinstance(address, ipaddress.IPv4Address) and not (
-        address.is_multicast or address.is_loopback or address.is_unspecified or address.is_reserved
+        address.is_multicast or address.is_loopback or address in _THIS_NETWORK or address.is_reserved
     )
     if not usable:
         yield Complaint(
@@ -256,6 +258,11 @@ def artefacts(state: State) -> Iterator[Artefact]:
     external = state.testbed_host_shared_config.external_bridge
     served = _wiring.served(names, network.logical_bridge_connections, external)
     yield network_xml(state, network, served)
+
+
+def check_state(state: State) -> Iterator[Complaint]:
+    """By the same rules as the YAML, and whether names and addresses are such as are given here."""
+    return _stored.check_state(state, _stored.Rules(section=check, ip=_check_ip, mac=_check_mac))
 
 
 def wiring(state: State) -> Wiring:

@@ -107,7 +107,7 @@ def logical_testbed(
     wishes = msgspec.convert(options.get("placement") or {}, Wishes)
     guests: list[Guest] = []
     complaints: list[Complaint] = [
-        *_check_hosts(hosts, config, files),
+        *check_hosts(hosts, config, files),
         *_check_keys(keys, settings.keys, config, files),
         *_check_strategy(chosen),
         *network_module.check(network, machines, hosts),
@@ -187,9 +187,10 @@ def _keys(config: dict[str, Any], default: SshKeys) -> SshKeys:
     return default if public is None or private is None else SshKeys(public, private)
 
 
-def _check_hosts(
-    hosts: Sequence[Host], config: dict[str, Any] | None, files: ProjectFiles
+def check_hosts(
+    hosts: Sequence[Host], config: dict[str, Any] | None, files: ProjectFiles | None
 ) -> Iterator[Complaint]:
+    """What is wrong with the hosts by themselves, and with the files that a ``config`` names for them."""
     at = "testbed_host_ssh_config"
     main = [host.name for host in hosts if host.is_main_host]
     if not main:
@@ -232,7 +233,7 @@ def _check_hosts(
                 message=f"{host.ip} leads every host to itself: no other one reaches {host.name!r} by it",
                 wanted="an address that the other testbed hosts reach, for the tunnels between them",
             )
-        if config is None or host.identity_file is None:
+        if config is None or files is None or host.identity_file is None:
             continue
         if files.kind(host.identity_file) is FileKind.MISSING:
             yield Complaint(

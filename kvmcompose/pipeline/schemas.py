@@ -7,6 +7,8 @@ name and listed nowhere. Beside JSON Schema draft 2020-12 the files use:
 ``$ref: "network#/$defs/…"``  a part of the fragment of whatever network dialect the testbed uses
 ``$ref: "<file>#/$defs/…"``   a part of another schema file; what stands beside a ``$ref`` overrides
 ``$defs/machine_keys``        in a network fragment: the properties that it adds to each machine
+``$defs/state``               in a network fragment: the network section of ``state.json``; in a guest's
+                              fragment: the properties that a guest's section has there beside those here
 ``x-recognised-by``           in a network fragment: the keys by which its dialect is recognised
 ``x-unsupported``             names of network dialects to come, each with a hint
 ``x-wanted`` and others       see ``kvmcompose.pipeline.wording``
@@ -29,6 +31,7 @@ Schema = dict[str, Any]
 DEFAULT_DIALECT = "bridges"
 _TESTBED = "kvm-compose.json"
 _CONFIG = "config.json"
+_STATE = "state.json"
 _NETWORK = "network"  # in a $ref: the fragment of the dialect in use
 
 
@@ -89,6 +92,40 @@ class Schemas:
         machine["required"] = machine.get("required", []) + added.get("required", [])
         guests = {kind: inliner.file(f"guests/{kind}.json") for kind in self.guest_kinds}
         machine["properties"] |= added.get("properties", {}) | guests
+        return schema
+
+    def state(self, dialect: str) -> Schema:
+        """The schema of a ``state.json`` with this network dialect, without references.
+
+        What guests have under the key of their kind is in ``guest_state``. A dialect without ``$defs/state``
+        (of a plug-in) says nothing about its section.
+        """
+        network = self.files[f"networks/{dialect}.json"]
+        inliner = _Inliner(self.files, network)
+        schema: Schema = inliner.file(_STATE)
+        hosts = schema["properties"]["testbed_hosts"]
+        host = hosts["additionalProperties"]
+        # the state has one word for what the config has two for, and the host's name beside the key
+        names = {key: value for key, value in host["properties"].items() if key != "hostname"}
+        host = {key: value for key, value in host.items() if key != "oneOf"}
+        hosts["additionalProperties"] = host | {
+            "properties": {"name": hosts["propertyNames"]} | names,
+            "required": ["name", "ip"],
+        }
+        section = network.get("$defs", {}).get("state", {"type": "object"})
+        schema["properties"]["network"] = inliner.schema(section, network)
+        return schema
+
+    def guest_state(self, dialect: str, section: str) -> Schema:
+        """What a guest has under the key ``section`` in ``state.json``: as in the YAML, without scaling."""
+        network = self.files[f"networks/{dialect}.json"]
+        whole = self.files[f"guests/{section}.json"]
+        inliner = _Inliner(self.files, network)
+        schema = inliner.file(f"guests/{section}.json")
+        added = inliner.schema(whole.get("$defs", {}).get("state", {}), whole).get("properties", {})
+        schema.pop("dependentSchemas", None)
+        schema["properties"] = schema.get("properties", {}) | added
+        schema["properties"].pop("scaling", None)
         return schema
 
 

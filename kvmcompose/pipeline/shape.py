@@ -49,7 +49,7 @@ def shape_machines(document: Document, schema: Schema, kinds: tuple[str, ...]) -
     """The machines of a document that need hold nothing else; None when one is not of the right shape."""
     value = plain_data(document, schema)
     machines = value.get("machines") if isinstance(value, dict) else None
-    problems = _machine_problems(value, document, schema, kinds, _Judge().errors)
+    problems = _machine_problems(value, document, schema, kinds, Judge().errors)
     return None if not isinstance(machines, list) or next(problems, None) is not None else machines
 
 
@@ -57,7 +57,7 @@ def shape_config(document: Document, schemas: Schemas) -> Shaped:
     """A ``kvm-compose-config.json`` as plain data, and every problem of its shape, sorted by place."""
     schema = schemas.config()
     value = plain_data(document, schema)
-    errors = _Judge().errors(schema, value)
+    errors = Judge().errors(schema, value)
     return _shaped(value, (each for error in errors for each in explain(error, (), document, schema)))
 
 
@@ -66,7 +66,7 @@ def plain_data(document: Document, schema: Schema) -> Any:
     return {} if document.root is None else _read(document.root, _reading(schema))
 
 
-class _Judge:
+class Judge:
     """Says what is wrong with values; asks ``jsonschema``, which takes long to import, only if need be."""
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ def _testbed_problems(
     """Each part against its own fragment, so that the key that names a kind is all there is to choose by."""
     frame = schema["properties"] | {"machines": schema["properties"]["machines"] | {"items": True}}
     frame = schema | {"properties": frame}
-    errors = _Judge().errors
+    errors = Judge().errors
     for error in errors(frame, value):
         yield from explain(error, (), document, schema)
     yield from _machine_problems(value, document, schema, kinds, errors)

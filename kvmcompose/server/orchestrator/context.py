@@ -39,7 +39,14 @@ class Context:
     @cached_property
     def current(self) -> Testbed:
         """What is up or, when nothing is, what lies in the project folder. Raises RefusedError."""
-        return self.deployed.testbed(self.folder) if self.deployed is not None else self.built
+        if self.deployed is None:
+            return self.built
+        try:
+            return self.deployed.testbed(self.folder)
+        except KvmComposeError as error:
+            raise RefusedError(
+                f"what was brought up is refused: {error.message}", hint="take it down: kvm-compose down"
+            ) from error
 
     @cached_property
     def built(self) -> Testbed:

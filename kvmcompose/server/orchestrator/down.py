@@ -8,6 +8,8 @@ from kvmcompose.core.deployment import Down, Level, Phase
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.effects.freight import forget_sent
+from kvmcompose.effects.resources import schemas
+from kvmcompose.pipeline.stored import sound_hosts
 from kvmcompose.render.domain import console_log
 from kvmcompose.server.drivers import DomainState, HostDrivers
 from kvmcompose.server.journal import Journal, StepFailedError
@@ -27,17 +29,27 @@ class TakeDown:
         self._context = context
         self._command = command
         self._journal = journal
+        #: The hosts of what was brought up, where more of it is not as a build writes it.
+        self._sound: dict[str, Host] = {}
         self._testbeds = self._known()
 
     def _known(self) -> list[Testbed]:
         """What was brought up, and what lies in the folder: either may name something that is there."""
         found = []
         if self._context.deployed is not None:
-            found.append(self._context.deployed.testbed(self._context.folder))
+            try:
+                found.append(self._context.deployed.testbed(self._context.folder))
+            except KvmComposeError as error:
+                self._sound = sound_hosts(self._context.deployed.state, schemas())
+                hosts = ", ".join(self._sound) or "this host"
+                self._journal.say(
+                    f"{error.message}: what was brought up is found by the project's name, on {hosts}",
+                    Level.WARNING,
+                )
         try:
             found.append(self._context.built)
         except KvmComposeError:
-            if not found:
+            if not found and not self._sound:
                 self._journal.say(
                     "there is no state.json that can be read: looking for what bears the project's name",
                     Level.WARNING,
@@ -46,7 +58,7 @@ class TakeDown:
 
     def _hosts(self) -> dict[str, HostDrivers]:
         """Where it was brought up comes before where it would be now, but for how to get in there."""
-        hosts: dict[str, Host] = {}
+        hosts = dict(self._sound)
         for testbed in self._testbeds:
             for name, host in testbed.state.testbed_hosts.items():
                 if name not in hosts or hosts[name].ip == host.ip:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from kvmcompose.core.deployable import DomainGuest, Wiring
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.core.names import some
-from kvmcompose.core.state import GuestState, State, decode_state
+from kvmcompose.core.state import GuestState, State
 from kvmcompose.effects.files import digest_bytes, digest_file, expand
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
+from kvmcompose.effects.resources import schemas
 from kvmcompose.guests import guest_kind
 from kvmcompose.networks import dialect
+from kvmcompose.pipeline.stored import read_state
 from kvmcompose.server.drivers import Login
 
 #: What the server keeps in a project folder, beside what the build keeps there.
@@ -52,23 +55,36 @@ class Testbed:
     __test__ = False  # not a test, whatever its name
 
     def __init__(self, folder: Path, document: bytes, files: dict[str, str] | None = None) -> None:
-        """``files`` are the digests of what it was started from, where that is known already.
+        """``files`` are the digests of what it was started from, where that is known already: it was checked
+        as a whole then, and what is up may be more than the project has now.
 
-        Raises KvmComposeError when the document is no state.
+        Raises KvmComposeError when the document is no state that a build could have written.
         """
         self.folder = folder
         self.document = document
         self._files = files
-        self.state: State = decode_state(document)
+        self.state: State = read_state(document, schemas(), whole=files is None)
         self.project = self.state.project_name
-        self.wiring: Wiring = dialect(self.state.network["dialect"]).wiring(self.state)
-        self.guests: Mapping[str, Guest] = {
-            name: self._guest(state) for name, state in self.state.testbed_guests.items()
-        }
+        try:
+            self.wiring: Wiring = dialect(self.state.network["dialect"]).wiring(self.state)
+            self._subnet = IPv4Network(self.wiring.network.subnet)
+            self.guests: Mapping[str, Guest] = {
+                name: self._guest(state) for name, state in self.state.testbed_guests.items()
+            }
+        except (KeyError, StopIteration, ValueError, msgspec.MsgspecError) as error:
+            raise KvmComposeError(
+                f"state.json does not fit together: {error!r}", hint="build it again: kvm-compose generate"
+            ) from error
 
     def _guest(self, state: GuestState) -> Guest:
         address = next(
-            (nic.ip for nic in state.interfaces if nic.bridge in self.wiring.reachable),
+            (
+                nic.ip
+                for nic in state.interfaces
+                if nic.bridge in self.wiring.reachable
+                # no other machine is logged into in its name
+                and (nic.ip == "dynamic" or IPv4Address(nic.ip) in self._subnet)
+            ),
             None,
         )
         return Guest(
@@ -191,7 +207,7 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self)
 
     def testbed(self, folder: Path) -> Testbed:
-        """What was brought up, as a testbed."""
+        """What was brought up, as a testbed. Raises KvmComposeError for what no build could have written."""
         return Testbed(folder, msgspec.json.encode(self.state), self.files)
 
 

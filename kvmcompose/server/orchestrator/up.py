@@ -37,6 +37,7 @@ class BringUp:
         self._command = command
         self._journal = journal
         self._testbed: Testbed = context.built
+        _ = context.current  # what is up may be refused now, and nothing is added to that
         self._hosts = context.hosts(self._testbed)
         self._facts: dict[str, HypervisorFacts] = {}
         self._domains: dict[str, DomainState] = {}

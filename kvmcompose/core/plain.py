@@ -1,0 +1,35 @@
+"""Text of others, made harmless to whoever reads it on a terminal or in a log."""
+
+from __future__ import annotations
+
+import re
+
+#: What acts on a terminal, hides in a line or reverses its order: control characters (C0 but for the tab, DEL,
+#: C1), the soft hyphen and what has no width, the bidirectional controls (Unicode Standard Annex 9, section 2),
+#: line and paragraph separators, byte order mark, annotations, tags, surrogates.
+#: Joiners (U+200C, U+200D) and variation selectors are letters' own: words and emoji need them.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+
+
+def plain(text: str, *, lines: bool = False) -> str:
+    r"""The text with each such character as ``\x1b`` or ``\u202e``; with ``lines`` line breaks stay.
+
+    Text that holds none is returned as it is: what is clean is not changed by being cleaned again.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return _UNSAFE.sub(_shown_in_lines if lines else _shown, text)
+
+
+def _shown_in_lines(found: re.Match[str]) -> str:
+    return "\n" if found[0] == "\n" else _shown(found)
+
+
+def _shown(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    if number <= 0xFF:  # noqa: PLR2004
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"  # noqa: PLR2004

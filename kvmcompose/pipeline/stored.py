@@ -1,0 +1,167 @@
+"""A state that was read back, held to the rules of what it was once made from.
+
+A ``state.json`` may have been written by hand, by anybody: its names end in command lines and on terminals,
+its addresses are logged into. So it has to be one that ``kvm-compose generate`` could have written, by the
+same schemas and the same checks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kvmcompose.core.document import Path, show_path
+from kvmcompose.core.errors import Complaint, KvmComposeError, Problem
+from kvmcompose.core.model import PROJECTS_ROOT, Host
+from kvmcompose.core.plain import plain
+from kvmcompose.core.state import GUEST_KEYS, State, decode_state
+from kvmcompose.guests import guest_kind, kinds
+from kvmcompose.networks import dialect
+from kvmcompose.pipeline.logical import check_hosts
+from kvmcompose.pipeline.read import read_json
+from kvmcompose.pipeline.schemas import Schema, Schemas
+from kvmcompose.pipeline.shape import Judge
+from kvmcompose.pipeline.text import UNPRINTABLE
+from kvmcompose.pipeline.wording import explain
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
+
+NAME = "state.json"
+#: More than these are only counted.
+_SHOWN = 3
+#: A control character in JSON as it is encoded here: the short ones but for tab and line breaks, the others.
+_ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\(?:u00|b|f)")
+
+
+def read_state(data: bytes, schemas: Schemas, *, whole: bool = True) -> State:
+    """The state in a document. Raises KvmComposeError for one that no build could have written.
+
+    Without ``whole`` its parts need not fit together: so it is with what is noted of a testbed that is up,
+    with guests in it that the project no longer has.
+    """
+    document = _document(data)
+    try:
+        known = document["network"]["dialect"]
+        if known not in schemas.dialects:
+            raise _refusal([f"network.dialect: there is no dialect {known!r}"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise _refusal([f"the key {error} is missing"]) from error
+    _check_shape(data, document, schemas, known)
+    state = decode_state(data)
+    if whole:
+        complaints = [*_check_parts(state), *dialect(known).check_state(state)]
+        if complaints:
+            raise _refusal([_worded(each) for each in complaints])
+    return state
+
+
+def sound_hosts(document: Any, schemas: Schemas) -> dict[str, Host]:
+    """The hosts of a state that is refused otherwise, those that are right: what is up has to come down."""
+    rules = schemas.state(schemas.dialects[0])["properties"]["testbed_hosts"]
+    entries = document.get("testbed_hosts") if isinstance(document, dict) else None
+    judge = Judge()
+    return {
+        name: msgspec.convert(host, Host)
+        for name, host in (entries if isinstance(entries, dict) else {}).items()
+        if not list(judge.errors(rules, {name: host})) and host["name"] == name
+    }
+
+
+def _document(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _refusal([str(error)]) from error
+
+
+def _refusal(wrong: list[str]) -> KvmComposeError:
+    more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+    return KvmComposeError(
+        f"{NAME} is not as a build writes it: {'; '.join(wrong[:_SHOWN])}{more}",
+        hint="build it again: kvm-compose generate",
+    )
+
+
+def _worded(problem: Problem | Complaint) -> str:
+    path = problem.path if isinstance(problem.path, str) else show_path(problem.path)
+    detail = [f"found {problem.found}"] if problem.found else []
+    detail += [f"wanted {problem.wanted}"] if problem.wanted else []
+    said = f" ({', '.join(detail)})" if detail else ""
+    return plain(f"{path or NAME}: {problem.message}{said}")
+
+
+def _check_shape(data: bytes, document: Any, schemas: Schemas, known: str) -> None:
+    """Every value by itself. Raises KvmComposeError."""
+    text = msgspec.json.encode(document).decode()
+    if UNPRINTABLE.search(text) or _ESCAPED.search(text):
+        read_json(data, NAME)  # which says where
+    judge = Judge()
+    schema = schemas.state(known)
+    guests = document.get("testbed_guests")
+    guests = guests if isinstance(guests, dict) else {}
+    bare = {name: _bare(guest) for name, guest in guests.items()}
+    checked = document if not guests else {**document, "testbed_guests": bare}
+    errors: list[tuple[Path, ValidationError]] = [((), error) for error in judge.errors(schema, checked)]
+    sections: dict[str, Schema] = {}
+    for name, guest in guests.items():
+        path: Path = ("testbed_guests", name)
+        section = _section(guest)
+        if section is None or f"guests/{section}.json" not in schemas.files:
+            raise _refusal([f"{show_path(path)}: it is of no kind that is known here"])
+        if guest.keys() - GUEST_KEYS != {section}:
+            raise _refusal([f"{show_path(path)}: it has other keys than those of its kind"])
+        if section not in sections:
+            sections[section] = schemas.guest_state(known, section)
+        errors += [((*path, section), error) for error in judge.errors(sections[section], guest[section])]
+    if errors:
+        located = read_json(data, NAME)
+        problems = [each for base, error in errors for each in explain(error, base, located, schema)]
+        raise _refusal([_worded(each) for each in problems] or ["it has not the right shape"])
+
+
+def _bare(guest: Any) -> Any:
+    return {key: guest[key] for key in guest if key in GUEST_KEYS} if isinstance(guest, dict) else guest
+
+
+def _section(guest: Any) -> str | None:
+    """The key that holds what is particular to a guest's kind."""
+    kind = guest.get("kind") if isinstance(guest, dict) else None
+    return guest_kind(kind).SECTION if isinstance(kind, str) and kind in kinds() else None
+
+
+def _check_parts(state: State) -> Iterator[Complaint]:
+    """Whether the parts fit together, apart from the network."""
+    for complaint in check_hosts(tuple(state.testbed_hosts.values()), None, None):
+        yield msgspec.structs.replace(complaint, path=("testbed_hosts", *complaint.path[1:]))
+    project = state.project_name
+    folder = f"{PROJECTS_ROOT}/{project}"
+    if state.testbed_host_shared_config.project_folder != folder:
+        at: Path = ("testbed_host_shared_config", "project_folder")
+        yield _wrong(at, "not the project's folder on its hosts", folder)
+    for name, host in state.testbed_hosts.items():
+        if host.name != name:
+            yield _wrong(("testbed_hosts", name, "name"), "not the host's name", name)
+    for name, guest in state.testbed_guests.items():
+        at = ("testbed_guests", name)
+        if guest.name != name:
+            yield _wrong((*at, "name"), "not the guest's name", name)
+        if guest.hostname != f"{project}-{name}":
+            yield _wrong((*at, "hostname"), "not the guest's host name", f"{project}-{name}")
+        if guest.testbed_host not in state.testbed_hosts:
+            known = f"one of: {', '.join(state.testbed_hosts)}"
+            yield _wrong((*at, "testbed_host"), f"there is no testbed host {guest.testbed_host!r}", known)
+        golden = guest.extra_info.reference_image
+        if golden is not None and not _is_golden(state, golden):
+            yield _wrong((*at, "extra_info"), f"{golden!r} is no golden image", "a golden image of the state")
+
+
+def _is_golden(state: State, name: str) -> bool:
+    return name in state.testbed_guests and state.testbed_guests[name].is_golden_image
+
+
+def _wrong(path: Path, message: str, wanted: str) -> Complaint:
+    return Complaint(code="not-built", path=path, message=message, wanted=wanted)
