@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-#: What acts on a terminal, hides in a line or reverses its order: control characters (C0 but for the tab, DEL,
-#: C1), the soft hyphen and what has no width, the bidirectional controls (Unicode Standard Annex 9, section 2),
-#: line and paragraph separators, byte order mark, annotations, tags, surrogates.
+#: What acts on a terminal, hides in a line or reverses its order: control characters (C0 but for the tab,
+#: DEL, C1), the soft hyphen and what has no width, the bidirectional controls (Unicode Standard Annex 9,
+#: section 2), line and paragraph separators, byte order mark, annotations, tags, surrogates.
 #: Joiners (U+200C, U+200D) and variation selectors are letters' own: words and emoji need them.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"

@@ -97,7 +97,7 @@ def _placed(complaint: Complaint) -> Complaint:
 
 
 def _wrong(path: _Path, message: str, wanted: str) -> Complaint:
-    return Complaint(code="not-built", path=path, message=message, wanted=wanted)
+    return Complaint(code="bad-value", path=path, message=message, wanted=wanted)
 
 
 def _bridges(state: State, network: NetworkState) -> _Complaints:

@@ -1,0 +1,295 @@
+"""A state that no build could have written: what a member's folder holds is refused, nothing is run."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from kvmcompose.core.deployment import ActionState, Down, Exec, Up
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.state import encode_state
+from kvmcompose.effects.resources import schemas
+from kvmcompose.pipeline.stored import read_state
+from orchestrator.conftest import Lab, lab, new_lab, template
+
+__all__ = ["lab", "new_lab", "template"]
+
+TESTS = Path(__file__).resolve().parent.parent
+STATES = sorted((TESTS / "golden").glob("*/expected/state.json"))
+VALID = (TESTS / "golden/clones-three-hosts/expected/state.json").read_bytes()
+
+Document = dict[str, Any]
+Attack = Callable[[Document], object]
+
+
+def _guest(document: Document) -> Document:
+    guests: dict[str, Document] = document["testbed_guests"]
+    return next(guest for guest in guests.values() if guest["interfaces"][0]["attach"] == "ovs")
+
+
+def _nic(document: Document) -> Document:
+    nic: Document = _guest(document)["interfaces"][0]
+    return nic
+
+
+def _host(document: Document) -> Document:
+    host: Document = next(iter(document["testbed_hosts"].values()))
+    return host
+
+
+def _bridge(document: Document) -> Document:
+    bridge: Document = document["network"]["bridges"][0]
+    return bridge
+
+
+def _connection(document: Document, kind: str) -> Document:
+    connections = document["network"]["physical_bridge_connections"].values()
+    found: Document = next(each[kind] for each in connections if kind in each)
+    return found
+
+
+def _rename(part: str, old: str, new: str) -> Attack:
+    def attack(document: Document) -> None:
+        document[part][new] = document[part].pop(old)
+
+    return attack
+
+
+def _first(document: Document, part: str) -> str:
+    return next(iter(document[part]))
+
+
+SETTINGS: dict[str, tuple[Callable[[Document], Document], str, list[Any]]] = {
+    "project": (
+        lambda state: state,
+        "project_name",
+        ["../x", "-x", "Lab", "a\nb", "a b", "x" * 60, "", 3, "lab;reboot"],
+    ),
+    "guest's name": (_guest, "name", ["other", "-oProxyCommand=x", "a/b", "a\x1b[2J", "a\n"]),
+    "host name": (
+        _guest,
+        "hostname",
+        ["x\n    ProxyCommand touch /tmp/x", "-oX", "other-web", "a@b", "x\u202e"],
+    ),
+    "kind": (_guest, "kind", ["../x", "_files", "os", "libvirt\n", 1]),
+    "testbed host": (_guest, "testbed_host", ["nowhere", "-v", ""]),
+    "guest's number": (_guest, "guest_id", [-1, 2**40, "1"]),
+    "virt type": (_guest, "virt_type", ["xen", "kvm\n"]),
+    "user": (
+        lambda state: _guest(state)["libvirt"],
+        "username",
+        ["-oProxyCommand=touch x", "a b", "a\nb", "a@b", "", "x" * 40, "$(x)"],
+    ),
+    "cpus": (lambda state: _guest(state)["libvirt"], "cpus", [0, -1, 10**6, "1"]),
+    "memory": (lambda state: _guest(state)["libvirt"], "memory_mb", [0, 2**40]),
+    "scripts": (lambda state: _guest(state)["libvirt"], "setup_scripts", [["a\x1b]0;x\x07"], [""], "x"]),
+    "address": (
+        _nic,
+        "ip",
+        [
+            "10.1.2.3",
+            "127.0.0.1",
+            "0.0.0.0",  # noqa: S104
+            "224.0.0.1",
+            "999.1.1.1",
+            "::1",
+            "-v",
+            "example.com",
+            "1.2.3.4 x",
+        ],
+    ),
+    "MAC": (_nic, "mac", ["01:00:5e:00:00:01", "00:00:00:00:00:00", "x", "52:54:00:12:34:56\n"]),
+    "tap": (_nic, "target", ["eth0", "-x", "x" * 16, "a/b", "a b", "lo"]),
+    "bridge": (_nic, "bridge", ["nowhere", "-x"]),
+    "bridge on the host": (_nic, "source", ["docker0", "-x", "br-ex"]),
+    "MTU": (_nic, "mtu", [0, -1, 10**6]),
+    "prefix": (_nic, "prefix_length", [0, 8, 33]),
+    "gateway": (_nic, "gateway", ["10.1.2.1", "-x"]),
+    "host's address": (_host, "ip", ["-oProxyCommand=x", "a b", "a\nb", ""]),
+    "host's user": (_host, "user", ["-oProxyCommand=x", "a b", "root@x"]),
+    "host's port": (_host, "ssh_port", [0, 70000, "22"]),
+    "host's key": (_host, "host_key", ["ssh-ed25519 AAAA\nx", "x", "ssh-rsa AAAA; reboot"]),
+    "host's key file": (_host, "identity_file", ["", "a\nProxyCommand x"]),
+    "libvirt": (
+        _host,
+        "libvirt_uri",
+        ["qemu+ext:///system?command=x", "qemu+ssh://h/system?command=x", "-c"],
+    ),
+    "host's interface": (_host, "main_interface", ["-x", "a b", "a/b", "x" * 16, "a\x1b"]),
+    "keys": (
+        lambda state: state["testbed_guest_shared_config"],
+        "ssh_private_key_location",
+        ["", "a\nb", "\x1b[2J", 1],
+    ),
+    "project folder": (lambda state: state["testbed_host_shared_config"], "project_folder", ["/etc", "x"]),
+    "external bridge": (lambda state: state["testbed_host_shared_config"], "external_bridge", ["nowhere"]),
+    "bridge's name on the host": (_bridge, "ovs_name", ["br-ex", "eth0", "-x", "a b"]),
+    "controller": (_bridge, "controller", ["-x", "tcp:a b", "tcp:\n"]),
+    "protocol": (_bridge, "protocol", ["OpenFlow10 --x", "x"]),
+    "subnet": (
+        lambda state: state["network"],
+        "libvirt_network_subnet",
+        ["127.0.0.0/8", "0.0.0.0/0", "10.1.2.3/24", "10.0.0.0/8", "999.0.0.0/24", "10.1.2.0/32"],
+    ),
+    "NAT network": (lambda state: state["network"], "libvirt_network_name", ["default", "-x"]),
+    "NAT bridge": (
+        lambda state: state["network"],
+        "libvirt_network_bridge_name",
+        ["virbr0", "docker0", "-x"],
+    ),
+    "dialect": (lambda state: state["network"], "dialect", ["os", "../x", "_stored", 1, None]),
+    "tunnel": (lambda state: _connection(state, "tunnel"), "source_remote_ip", ["203.0.113.9", "-x"]),
+    "tunnel's port": (lambda state: _connection(state, "tunnel"), "source_port", ["eth0", "a b"]),
+    "tunnel's key": (lambda state: _connection(state, "tunnel"), "key", [0, 2**24]),
+    "an unknown key": (_guest, "surprise", [1]),
+    "an unknown key of a host": (_host, "proxy_command", ["x"]),
+    "an unknown key of an interface": (_nic, "script", ["/bin/sh"]),
+    "an unknown key of a definition": (lambda state: _guest(state)["libvirt"], "emulator", ["/bin/sh"]),
+    "an unknown key of all": (lambda state: state, "more", [1]),
+}
+ATTACKS = [(name, number) for name, (_, _, values) in SETTINGS.items() for number in range(len(values))]
+
+
+def _attacked(name: str, number: int, document: Document) -> None:
+    part, key, values = SETTINGS[name]
+    part(document)[key] = values[number]
+
+
+@pytest.mark.parametrize(("name", "number"), ATTACKS)
+def test_what_no_build_writes_is_refused(name: str, number: int) -> None:
+    document = json.loads(VALID)
+    _attacked(name, number, document)
+    with pytest.raises(KvmComposeError) as caught:
+        read_state(json.dumps(document).encode(), schemas())
+    assert caught.value.message.isprintable(), caught.value.message
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"1",
+        b"{}",
+        b"[" * 100_000,
+        b'{"version":1}',
+        b"\xff",
+        b'{"network":{"dialect":[]}}',
+    ],
+    ids=repr,
+)
+def test_what_is_no_state_at_all_is_refused(data: bytes) -> None:
+    with pytest.raises(KvmComposeError):
+        read_state(data, schemas())
+
+
+def test_a_guest_has_no_second_name() -> None:
+    document = json.loads(VALID)
+    _rename("testbed_guests", _first(document, "testbed_guests"), "-oProxyCommand=x")(document)
+    with pytest.raises(KvmComposeError):
+        read_state(json.dumps(document).encode(), schemas())
+
+
+def test_two_guests_have_not_one_address() -> None:
+    document = json.loads(VALID)
+    nics = [guest["interfaces"][0] for guest in document["testbed_guests"].values()]
+    same = [nic for nic in nics if nic["bridge"] == _nic(document)["bridge"]]
+    same[1]["ip"] = same[0]["ip"]
+    with pytest.raises(KvmComposeError, match="already"):
+        read_state(json.dumps(document).encode(), schemas())
+
+
+@pytest.mark.parametrize("path", STATES, ids=lambda path: path.parent.parent.name)
+def test_what_a_build_writes_is_read_as_it_was(path: Path) -> None:
+    data = path.read_bytes()
+    assert encode_state(read_state(data, schemas())) == data
+    assert encode_state(read_state(data, schemas(), whole=False)) == data
+
+
+def _strings(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    if isinstance(value, dict):
+        return [each for key, inner in value.items() for each in _strings(inner, (*path, key))]
+    if isinstance(value, list):
+        return [each for index, inner in enumerate(value) for each in _strings(inner, (*path, index))]
+    return [path] if isinstance(value, str) else []
+
+
+PLACES = _strings(json.loads(VALID))
+#: What people may write freely, as long as it acts on no terminal: it ends in no command line of ours.
+FREE = re.compile(
+    r"environment|command|entrypoint|device|volumes|image|path|context|script|key_location|file"
+)
+
+
+@given(st.sampled_from(PLACES), st.text(min_size=1, max_size=40) | st.sampled_from(["-x", "a\nb", "\x1b[2J"]))
+def test_any_text_in_any_place_is_refused_or_harmless(place: tuple[Any, ...], text: str) -> None:
+    document = json.loads(VALID)
+    part = document
+    for step in place[:-1]:
+        part = part[step]
+    part[place[-1]] = text
+    try:
+        read_state(msgspec.json.encode(document), schemas())
+    except (KvmComposeError, UnicodeEncodeError):
+        return
+    assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text)
+    if not FREE.search(".".join(map(str, place))):
+        assert re.fullmatch(r"[A-Za-z0-9_][!-~]*", text), place
+
+
+@pytest.mark.parametrize(
+    "attack", [("user", 0), ("host name", 0), ("address", 0), ("tap", 0), ("subnet", 0), ("keys", 1)], ids=str
+)
+def test_up_refuses_and_changes_nothing(lab: Lab, attack: tuple[str, int]) -> None:
+    path = lab.folder / "state.json"
+    document = json.loads(path.read_bytes())
+    _attacked(*attack, document)
+    path.write_text(json.dumps(document))
+    action = lab.do(Up())
+    assert action.state is ActionState.FAILED
+    assert action.refused
+    assert lab.text(action).replace("\n", "").isprintable()
+    lab.assert_clean()
+
+
+@pytest.mark.parametrize(
+    "attack", [("user", 0), ("host name", 0), ("host's address", 0), ("subnet", 4)], ids=str
+)
+@pytest.mark.parametrize("built", ["too", "not"])
+def test_what_is_refused_now_can_be_taken_down(lab: Lab, attack: tuple[str, int], built: str) -> None:
+    """As after an upgrade of a server that knew no such rules."""
+    lab.must(Up())
+    document = json.loads(lab.store.deployed("lab") or b"")
+    _attacked(*attack, document["state"])
+    lab.store.set_deployed("lab", json.dumps(document).encode())
+    if built == "not":
+        (lab.folder / "state.json").unlink()
+    tried = lab.do(Exec(guest="web", argv=("true",)))
+    assert tried.state is ActionState.FAILED
+    assert "kvm-compose down" in lab.text(tried)
+    assert lab.do(Up()).refused
+    lab.must(Down())
+    assert not lab.running()
+    assert not lab.world.bridges
+
+
+def test_an_address_elsewhere_is_not_logged_into_even_if_it_was_noted(lab: Lab) -> None:
+    lab.must(Up())
+    document = json.loads(lab.store.deployed("lab") or b"")
+    document["state"]["testbed_guests"]["web"]["interfaces"][0]["ip"] = "192.0.2.66"
+    lab.store.set_deployed("lab", json.dumps(document).encode())
+    action = lab.do(Exec(guest="web", argv=("true",)))
+    assert action.state is ActionState.FAILED
+    assert "no address" in lab.text(action)
