@@ -122,11 +122,11 @@ class Schemas:
         whole = self.files[f"guests/{section}.json"]
         inliner = _Inliner(self.files, network)
         schema = inliner.file(f"guests/{section}.json")
-        added = inliner.schema(whole.get("$defs", {}).get("state", {}), whole).get("properties", {})
+        added = inliner.schema(whole.get("$defs", {}).get("state", {}), whole)
         schema.pop("dependentSchemas", None)
-        schema["properties"] = schema.get("properties", {}) | added
-        schema["properties"].pop("scaling", None)
-        return schema
+        schema.get("properties", {}).pop("scaling", None)
+        merged: Schema = _merged(schema, added)
+        return merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +159,15 @@ class _Inliner:
             found = found[step]
         inlined: Schema = self.schema(found, target) | beside
         return inlined
+
+
+def _merged(schema: Any, added: Any) -> Any:
+    """Both in one; where both have a mapping, it is that of both."""
+    if not (isinstance(schema, dict) and isinstance(added, dict)):
+        return added
+    return schema | {
+        key: _merged(schema[key], each) if key in schema else each for key, each in added.items()
+    }
 
 
 def complete_schema(schemas: Schemas) -> Schema:

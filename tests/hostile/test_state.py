@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kvmcompose.core.deployment import ActionState, Down, Exec, Up
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.core.state import encode_state
+from kvmcompose.core.state import decode_state
 from kvmcompose.effects.resources import schemas
 from kvmcompose.pipeline.stored import read_state
 from orchestrator.conftest import Lab, lab, new_lab, template
@@ -214,8 +214,18 @@ def test_two_guests_have_not_one_address() -> None:
 @pytest.mark.parametrize("path", STATES, ids=lambda path: path.parent.parent.name)
 def test_what_a_build_writes_is_read_as_it_was(path: Path) -> None:
     data = path.read_bytes()
-    assert encode_state(read_state(data, schemas())) == data
-    assert encode_state(read_state(data, schemas(), whole=False)) == data
+    assert read_state(data, schemas()) == decode_state(data)
+    assert read_state(data, schemas(), whole=False) == decode_state(data)
+
+
+def test_the_digest_of_an_environment_file_is_known() -> None:
+    document = json.loads(VALID)
+    cloud = _guest(document)["libvirt"]["libvirt_type"]["cloud_image"]
+    cloud |= {"environment_file": "secrets.env", "environment_digest": "0123456789abcdef"}
+    read_state(json.dumps(document).encode(), schemas())
+    cloud["environment_digest"] = "\x1b[2J"
+    with pytest.raises(KvmComposeError):
+        read_state(json.dumps(document).encode(), schemas())
 
 
 def _strings(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
