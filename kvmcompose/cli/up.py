@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmcompose.cli._server import Target, act, add_action_options, find_deployment, make_known, open_target
+from kvmcompose.cli._trust import settle
 from kvmcompose.core.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -51,6 +53,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-generate", action="store_true", help="take the artefacts as they are, whatever the YAML says"
     )
+    parser.add_argument(
+        "--trust", action="store_true", help="say yes to what the testbed does to the host (see trust)"
+    )
     add_action_options(parser)
 
 
@@ -65,7 +70,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         provision=arguments.provision,
     )
     if arguments.no_generate:
-        return act(open_target(arguments, register=True), command, arguments, console)
+        target = open_target(arguments, register=True)
+        settle(_built_in(target), arguments.allow_path, console, yes=arguments.trust)
+        return act(target, command, arguments, console)
     return _build_and_act(arguments, console, command)
 
 
@@ -84,8 +91,14 @@ def _build_and_act(arguments: argparse.Namespace, console: Console, command: Up)
             _refuse_running_guests(target)
         if not _build(project, arguments, console):
             return 1
+    settle(project.folder, arguments.allow_path, console, yes=arguments.trust)
     make_known(target)
     return act(target, command, arguments, console)
+
+
+def _built_in(target: Target) -> Path:
+    """The folder of a deployment, as the server knows it when it is not this one."""
+    return target.here or Path(target.server.deployment(target.name).project_location)
 
 
 def _refuse_running_guests(target: Target) -> None:

@@ -11,6 +11,7 @@ A module stands for a *kind* of guest and offers:
 ``artefacts(guest, shared)``      the files to be made for one guest
 ``deployable(guest, shared)``     how it is run, from the state as read back; None, or left out, for a kind
                                   that cannot run
+``privileges(guest, shared)``     what it does to its host beyond its XML, likewise; may be left out
 
 Modules whose names start with ``_`` are shared between kinds. A kind whose section
 is checked by ``schemas/guests/<kind>.json`` may stand in the YAML; one without a schema (``clone``) comes
@@ -31,6 +32,7 @@ from kvmcompose.core.artefact import Artefact
 from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.errors import Complaint, KvmComposeError
 from kvmcompose.core.model import Guest, Machine
+from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
 
@@ -56,6 +58,9 @@ class GuestKind(Protocol):
     def deployable(self, guest: GuestState, shared: Shared) -> DomainGuest | None:
         """How the guest is run; its ``definition`` is plain data. None when this kind cannot run yet."""
 
+    def privileges(self, guest: GuestState, shared: Shared) -> Iterable[Privilege]:
+        """What the guest does to its host beyond its XML; its ``definition`` is plain data."""
+
 
 @cache
 def kinds() -> tuple[str, ...]:
@@ -76,12 +81,19 @@ def guest_kind(name: str) -> GuestKind:
         module.complete = _complete
     if not hasattr(module, "deployable"):
         module.deployable = _cannot_run
+    if not hasattr(module, "privileges"):
+        module.privileges = _asks_nothing
     return cast(GuestKind, module)
 
 
 def _complete(guest: Guest, _files: ProjectFiles) -> Guest:
     """For a kind of which files tell nothing."""
     return guest
+
+
+def _asks_nothing(_guest: GuestState, _shared: Shared) -> tuple[Privilege, ...]:
+    """For a kind that does nothing to its host."""
+    return ()
 
 
 def _cannot_run(_guest: GuestState, _shared: Shared) -> None:

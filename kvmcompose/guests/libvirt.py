@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -12,6 +13,7 @@ from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.environment import LARGEST_FILE, file_digest
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Guest, Machine
+from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _files, _scaling
@@ -329,3 +331,18 @@ def runs(
         run_scripts=script_paths("run", definition.run_scripts),
         ready_timeout=None if limit is msgspec.UNSET else limit,
     )
+
+
+def privileges(guest: GuestState, shared: Shared) -> Iterator[Privilege]:  # noqa: ARG001 (as other kinds)
+    """Files outside the project that are carried into the guest. Images are looked at where they are."""
+    definition = msgspec.convert(guest.definition, GuestDefinition)
+    cloud = definition.libvirt_type.cloud_image
+    paths = [
+        *definition.setup_scripts,
+        *definition.run_scripts,
+        *([cloud.context] if cloud and cloud.context else []),
+    ]
+    for path in dict.fromkeys(paths):
+        steps = posixpath.normpath(path).split("/")
+        if path.startswith(("/", "~")) or steps[0] == "..":
+            yield Privilege(PrivilegeKind.FILE, repr(path), f"guest {guest.name}")

@@ -71,7 +71,7 @@ def project_tasks(
         session = Session(Project(where), _to_stderr)
         yield from session.all_tasks()
         name = session.project.compiled.state.project_name
-        yield from Testbed(name, session.project.folder, session.release).tasks(
+        yield from Testbed(name, session.project.folder, session.release, allow_paths).tasks(
             GROUP, down_at_end=down_at_end
         )
 

@@ -41,6 +41,7 @@ from kvmcompose.core.deployment import (
     Up,
 )
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.effects.trust import asked_by, refuse_untrusted
 
 TaskDict = dict[str, Any]
 
@@ -52,10 +53,17 @@ class Testbed:
 
     __test__ = False  # not a test, whatever its name
 
-    def __init__(self, name: str, folder: Path, built: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        built: Callable[[], None] = lambda: None,
+        allow_paths: Sequence[str] = (),
+    ) -> None:
         self._name = name
         self._folder = folder.resolve()
         self._built = built
+        self._allow_paths = allow_paths
 
     def tasks(self, generate: str, *, down_at_end: bool) -> Iterator[TaskDict]:
         """The tasks. ``generate`` is the one that builds what ``up`` needs."""
@@ -94,6 +102,10 @@ class Testbed:
     def up(self, *, rerun_scripts: bool, reset_clones: bool, keep_going: bool) -> TaskFailed | None:
         """Bring it up."""
         self._built()
+        try:
+            refuse_untrusted(asked_by(self._folder, self._allow_paths))
+        except KvmComposeError as error:
+            return _failed(error)
         return self._perform(
             Up(rerun_scripts=rerun_scripts, reset_clones=reset_clones, keep_going=keep_going)
         )

@@ -13,6 +13,7 @@ from kvmcompose.core.deployable import TunnelPort
 from kvmcompose.server.drivers import DriverError, HostDrivers, SwitchPlan
 from kvmcompose.server.journal import Journal
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.privileges import network_xml
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
 from kvmcompose.server.orchestrator.testbed import Testbed
 
@@ -105,7 +106,7 @@ class Network:
         )
         if changed and not domains:
             await host.hypervisor.remove_network(network.name)
-        await host.hypervisor.start_network(self._testbed.read(network.xml))
+        await host.hypervisor.start_network(network_xml(self._context, self._testbed))
 
     def _plan(self, name: str) -> SwitchPlan:
         wiring = self._testbed.wiring

@@ -9,6 +9,7 @@ from kvmcompose.render.domain import console_log
 from kvmcompose.server.drivers import DomainState, DriverError, HostDrivers, Login
 from kvmcompose.server.journal import Journal, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.privileges import domain_xml
 from kvmcompose.server.orchestrator.stages import unbroken
 from kvmcompose.server.orchestrator.testbed import Guest, Testbed
 
@@ -53,7 +54,7 @@ class Starter:
             # the disk is new: with it a life of the guest begins
             await self._context.shell.forget(self._testbed.login(guest, guest.address or ""))
             store.keep_snapshots(project, guest.name, [])
-        await host.hypervisor.start_domain(self._testbed.read(run.domain_xml))
+        await host.hypervisor.start_domain(domain_xml(self._context, self._testbed, guest))
         for _name, xml in store.snapshots(project, guest.name):
             await host.hypervisor.know_snapshot(guest.state.hostname, xml)
 

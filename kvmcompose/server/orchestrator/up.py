@@ -18,6 +18,7 @@ from kvmcompose.server.orchestrator.differences import differences
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.golden import GoldenImages
 from kvmcompose.server.orchestrator.network import Network
+from kvmcompose.server.orchestrator.privileges import check_state, domain_xml, network_xml
 from kvmcompose.server.orchestrator.scripts import has_run, note_run, run_script
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
 from kvmcompose.server.orchestrator.start import Starter
@@ -49,6 +50,7 @@ class BringUp:
 
     async def run(self) -> Phase:
         """Raises RefusedError when nothing was changed, StepFailedError when something failed."""
+        self._check_privileges()
         await self._check()
         if await self._is_up():
             count = len(self._testbed.runnable)
@@ -68,6 +70,16 @@ class BringUp:
         return Phase.UP
 
     # -- before anything is changed
+
+    def _check_privileges(self) -> None:
+        """All at once, before any host is asked; each text is checked again when it is used."""
+        context, testbed = self._context, self._testbed
+        if not context.owner.is_admin:
+            check_state(context, testbed)
+            network_xml(context, testbed)
+            for guest in testbed.guests.values():
+                if guest.run is not None:
+                    domain_xml(context, testbed, guest)
 
     async def _check(self) -> None:
         """All that could be in the way, on all hosts at once. Raises Refusals."""

@@ -230,3 +230,26 @@ class TestSignals:
         assert slow.must("up", status=3).out == ""
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
+
+
+def _name_a_program(lab: Lab) -> None:
+    lab.bench.generate()
+    xml = lab.folder / "artefacts" / "web-domain.xml"
+    xml.write_text(xml.read_text().replace("</devices>", "<emulator>/opt/evil</emulator></devices>"))
+
+
+def test_what_is_done_to_the_host_is_refused_where_nobody_can_be_asked(lab: Lab) -> None:
+    lab.serve()
+    _name_a_program(lab)
+    ran = lab.must("up", "--no-generate", status=3)
+    assert "/opt/evil" in ran.err
+    assert "kvm-compose trust" in ran.err
+    assert lab.bench.run("trust", "--yes", **lab.env).status == 0
+    lab.must("up", "--no-generate")
+
+
+def test_the_users_word_by_option_is_remembered(lab: Lab) -> None:
+    lab.serve()
+    _name_a_program(lab)
+    lab.must("up", "--no-generate", "--trust")
+    assert lab.bench.run("trust", **lab.env).status == 0

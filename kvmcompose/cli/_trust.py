@@ -1,0 +1,38 @@
+"""Asking the user for what a lab does to the host."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from kvmcompose.effects.trust import Asked
+    from kvmcompose.monitor.console import Console
+
+
+def settle(folder: Path, allow_paths: Sequence[str], console: Console, *, yes: bool) -> None:
+    """Return when the user has said yes, now or before. Raises RefusedError."""
+    from kvmcompose.effects.trust import asked_by, given_by_variable, record_yes, refuse_untrusted
+
+    asked = asked_by(folder, allow_paths)
+    if asked.trusted or given_by_variable():
+        return
+    if yes or asks(asked, console):
+        record_yes(folder, asked)
+    else:
+        refuse_untrusted(asked)
+
+
+def asks(asked: Asked, console: Console) -> bool:
+    """Whether the user, at a terminal, says yes to what is new."""
+    from kvmcompose.effects.trust import listed
+
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    console.talk(f"{asked.project} does this to the host:\n{listed(asked.new)}")
+    sys.stderr.write("Trust it? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline(16).strip().lower() in ("y", "yes")

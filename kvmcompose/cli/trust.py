@@ -1,0 +1,77 @@
+"""``kvm-compose trust``: what a lab does to the host, and the user's yes to it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from kvmcompose.core.errors import RefusedError
+
+if TYPE_CHECKING:
+    from kvmcompose.monitor.console import Console
+
+NAME = "trust"
+HELP = "show what the testbed does to the host, and say yes to it"
+EXAMPLE = """\
+examples:
+  kvm-compose trust             show the list, and ask
+  kvm-compose trust --yes       say yes without being asked
+  kvm-compose trust --revoke    take it back
+  kvm-compose trust --json      the list as data; nothing is asked
+
+Templates of one's own for XML, network interfaces of the host, files outside the
+project, a libvirt_uri, and XML that names a program, a device or a file need your
+word before `up`. It holds for exactly this list: what changes is asked for again.
+The status is 3 while something is not trusted. Building and looking need no trust.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    word = parser.add_mutually_exclusive_group()
+    word.add_argument("-y", "--yes", action="store_true", help="say yes without being asked")
+    word.add_argument("--revoke", action="store_true", help="take back what was said yes to")
+    parser.add_argument("--json", action="store_true", help="print the list as JSON")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Show the list; 0 when all of it is trusted."""
+    from kvmcompose.cli._trust import asks
+    from kvmcompose.effects.trust import asked_by, record_yes, revoke
+
+    folder = arguments.directory
+    asked = asked_by(folder, arguments.allow_path)
+    if arguments.revoke:
+        revoke(asked)
+        asked = asked_by(folder, arguments.allow_path)
+    if arguments.yes and not asked.trusted:
+        record_yes(folder, asked)
+        asked = asked_by(folder, arguments.allow_path)
+    if arguments.json:
+        console.json(
+            {
+                "project": asked.project,
+                "trusted": asked.trusted,
+                "privileges": [
+                    {
+                        "kind": each.kind.value, "what": each.what, "where": each.where, "why": each.why,
+                        "digest": each.digest, "new": each in asked.new,
+                    }
+                    for each in asked.privileges
+                ],
+            }
+        )  # fmt: skip
+        return 0 if asked.trusted else RefusedError.exit_code
+    for each in asked.privileges:
+        console.data(f"{each}{'  (new)' if each in asked.new else ''}")
+    if not asked.privileges:
+        console.say(f"{asked.project} does nothing to the host that needs your word")
+    elif asked.trusted:
+        console.say(f"{asked.project} is trusted")
+    elif not arguments.revoke and asks(asked, console):
+        record_yes(folder, asked)
+        console.say(f"{asked.project} is trusted")
+    else:
+        console.say(f"{asked.project} is not trusted: kvm-compose trust --yes")
+        return 0 if arguments.revoke else RefusedError.exit_code
+    return 0

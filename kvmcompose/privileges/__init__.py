@@ -1,0 +1,61 @@
+"""What a testbed does to its hosts, from its state and the XML that libvirt is given. Pure.
+
+An allow list: what is not known to be harmless is named, and needs the user's word or an administrator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kvmcompose.core.deployable import DomainGuest, Wiring
+from kvmcompose.core.libvirt_uri import parse_libvirt_uri
+from kvmcompose.core.privilege import Privilege, PrivilegeKind
+from kvmcompose.core.state import GuestState, State
+from kvmcompose.guests import guest_kind
+from kvmcompose.privileges import _domain, _network
+from kvmcompose.privileges._grammar import named
+from kvmcompose.render.domain import console_log
+
+
+def of_state(state: State, wiring: Wiring) -> Iterator[Privilege]:
+    """What the state asks for: of hosts, of the network, and of guests by their kinds."""
+    for host in state.testbed_hosts.values():
+        if not parse_libvirt_uri(host.libvirt_uri).is_usual:
+            yield Privilege(PrivilegeKind.LIBVIRT, host.libvirt_uri, f"host {host.name}")
+    for nic in wiring.nics:
+        yield Privilege(PrivilegeKind.NIC, f"{nic.nic} of the host {nic.host}", f"bridge {nic.bridge}")
+    for guest in state.testbed_guests.values():
+        yield from guest_kind(guest.kind).privileges(guest, state.shared)
+
+
+def of_domain(
+    xml: str, guest: GuestState, run: DomainGuest, state: State, wiring: Wiring
+) -> Iterator[Privilege]:
+    """What a guest's domain XML asks for."""
+    folder = state.testbed_host_shared_config.project_folder
+    owned = _domain.Owned(
+        project=state.project_name,
+        guest=guest.name,
+        name=guest.hostname,
+        artefacts=f"{folder}/artefacts/",
+        logs=frozenset(
+            {f"{folder}/{console_log(guest.name)}", f"{folder}/.kvm-compose/consoles/{guest.name}.log"}
+        ),
+        bridges=frozenset(bridge.name for bridge in wiring.bridges),
+        networks=frozenset({wiring.network.name}),
+    )
+    yield from named(xml, _domain.GRAMMAR, _domain.checks(owned), run.domain_xml)
+
+
+def of_network(xml: str, state: State, wiring: Wiring) -> Iterator[Privilege]:
+    """What the network's XML asks for."""
+    checks = _network.checks(state.project_name, wiring.network)
+    yield from named(xml, _network.GRAMMAR, checks, wiring.network.xml)
+
+
+def disks_of(xml: str, state: State) -> Iterator[str]:
+    """The artefacts that a domain's disks are, relative to the project: what else they are, is named."""
+    folder = f"{state.testbed_host_shared_config.project_folder}/"
+    for path in _domain.sources(xml):
+        if path.startswith(f"{folder}artefacts/") and ".." not in path.split("/"):
+            yield path.removeprefix(folder)

@@ -1,0 +1,118 @@
+"""XML against a list of what is known to be harmless."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+
+from kvmcompose.core.privilege import Privilege, PrivilegeKind
+
+#: A name, number or word: never a path, an option or an address with a scheme.
+TOKEN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9 _.,:+-]{0,200})?", re.ASCII)
+_LIMIT, _DEPTH, _SHOWN = 16 << 20, 24, 120
+#: libvirt's parser heeds the encoding that a declaration names; ours does not.
+_PROLOGUE = re.compile(r"""\s*(<\?xml version=["']1\.0["']( encoding=["'][Uu][Tt][Ff]-8["'])?\s*\?>)?""")
+
+_PROGRAMS = ("emulator", "loader", "script", "commandline", "options", "bootloader", "init", "downscript")
+_DEVICES = ("hostdev", "tpm", "redirdev", "input", "rng", "smartcard", "vsock", "lease", "panic", "crypto")
+
+#: Whether a value is harmless.
+Check = Callable[[str], bool]
+#: Checks that depend on the project, by the name that a grammar calls them.
+Checks = Mapping[str, Check]
+
+
+_NONE: Mapping[str, Element] = MappingProxyType({})
+
+
+class Element:
+    """An element that is allowed: attributes and text, by patterns or words of ``Checks``, and children.
+
+    ``attributes`` is ``name=pattern`` separated by blanks; a name alone takes a token.
+    ``others`` are children whose names are no names of Python.
+    """
+
+    def __init__(
+        self,
+        attributes: str = "",
+        /,
+        *,
+        text: str | None = None,
+        others: Mapping[str, Element] = _NONE,
+        **children: Element,
+    ) -> None:
+        pairs = (each.partition("=") for each in attributes.split())
+        self.attributes = {name: pattern or "@token" for name, _, pattern in pairs}
+        self.text = text
+        self.children = {**children, **others}
+
+
+def named(text: str, root: tuple[str, Element], checks: Checks, where: str) -> Iterator[Privilege]:
+    """Everything in some XML that is not known to be harmless, each once."""
+    tree = parsed(text)
+    if tree is None or tree.tag != root[0]:
+        yield Privilege(PrivilegeKind.XML, f"that is no plain <{root[0]}>", where, _digest(text))
+        return
+    yield from dict.fromkeys(_walk(tree, root[1], checks, where, tree.tag, 0))
+
+
+def parsed(text: str) -> ET.Element | None:
+    """The root; None for what another parser may read otherwise, or what is not worth reading."""
+    if len(text) > _LIMIT or "<!DOCTYPE" in text or "<!ENTITY" in text:
+        return None
+    prologue = _PROLOGUE.match(text)
+    if "<?" in text[prologue.end() if prologue else 0 :]:
+        return None
+    try:
+        return ET.fromstring(text)  # noqa: S314 (no entity is declared, and its size is bounded)
+    except ET.ParseError:
+        return None
+
+
+def _walk(
+    element: ET.Element, allowed: Element, checks: Checks, where: str, path: str, depth: int
+) -> Iterator[Privilege]:
+    for name, value in element.attrib.items():
+        pattern = allowed.attributes.get(name)
+        if pattern is None or not _fits(value, pattern, checks):
+            yield Privilege(_kind(path, value), f"<{path} {name}={_shown(value)}>", where, _digest(value))
+    text = "".join([element.text or "", *(child.tail or "" for child in element)]).strip()
+    if text and (allowed.text is None or not _fits(text, allowed.text, checks)):
+        yield Privilege(_kind(path, text), f"<{path}> {_shown(text)}", where, _digest(text))
+    for child in element:
+        inside = f"{path}/{child.tag}"
+        known = allowed.children.get(child.tag)
+        if known is None or depth > _DEPTH:
+            whole = ET.tostring(child, encoding="unicode").strip()
+            yield Privilege(_kind(inside, whole), f"<{inside}>: {_shown(whole)}", where, _digest(whole))
+        else:
+            yield from _walk(child, known, checks, where, inside, depth + 1)
+
+
+def _fits(value: str, pattern: str, checks: Checks) -> bool:
+    if pattern == "@token":
+        return TOKEN.fullmatch(value) is not None
+    if pattern.startswith("@"):
+        return checks[pattern[1:]](value)
+    return re.fullmatch(pattern, value, re.ASCII) is not None
+
+
+def _kind(path: str, value: str) -> PrivilegeKind:
+    steps = [step.rpartition("}")[2] for step in path.split("/")]
+    if any(step in _PROGRAMS for step in steps):
+        return PrivilegeKind.PROGRAM
+    if any(step in _DEVICES for step in steps) or "/dev/" in value or 'type="direct"' in value:
+        return PrivilegeKind.DEVICE
+    return PrivilegeKind.FILE if "/" in value.replace("</", "").replace("/>", "") else PrivilegeKind.XML
+
+
+def _shown(text: str) -> str:
+    text = " ".join(text.split())
+    return f"'{text}'" if len(text) <= _SHOWN else f"'{text[:_SHOWN]}…'"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

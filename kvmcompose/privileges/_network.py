@@ -1,0 +1,55 @@
+"""Network XML that is known to be harmless (libvirt, "Network XML format")."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from kvmcompose.core.deployable import LibvirtNetwork
+from kvmcompose.privileges._grammar import Checks, Element
+
+_MARK = "{urn:kvmcompose:network:1}network"
+_NUMBER = "[0-9]{1,6}"
+
+
+def checks(project: str, network: LibvirtNetwork) -> Checks:
+    """The words of the grammar."""
+    subnet = ipaddress.ip_network(network.subnet)
+
+    def is_inside(text: str) -> bool:
+        try:
+            return ipaddress.ip_address(text) in subnet
+        except ValueError:
+            return False
+
+    def is_prefix(text: str) -> bool:
+        return text == str(subnet.prefixlen)
+
+    return {
+        "project": project.__eq__,
+        "name": network.name.__eq__,
+        "bridge": network.bridge.__eq__,
+        "inside": is_inside,
+        "prefix": is_prefix,
+    }
+
+
+GRAMMAR = (
+    "network",
+    Element(
+        name=Element(text="@name"),
+        metadata=Element(others={_MARK: Element("project=@project")}),
+        bridge=Element(f"name=@bridge stp delay={_NUMBER}"),
+        mac=Element("address"),
+        mtu=Element(f"size={_NUMBER}"),
+        forward=Element("mode=nat dev", nat=Element(port=Element("start end"))),
+        domain=Element("name localOnly"),
+        dns=Element("enable forwardPlainNames", host=Element("ip=@inside", hostname=Element(text="@token"))),
+        ip=Element(
+            "family=ipv4 address=@inside prefix=@prefix localPtr",
+            dhcp=Element(
+                range=Element("start=@inside end=@inside"),
+                host=Element("mac name ip=@inside"),
+            ),
+        ),
+    ),
+)

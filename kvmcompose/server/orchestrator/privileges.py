@@ -1,0 +1,47 @@
+"""What only an administrator's deployment may do to hosts, checked on the very texts that libvirt is given.
+
+Whatever a client has asked its user: for a deployment whose owner is no administrator nothing is done that is
+on the list of ``kvmcompose.privileges``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kvmcompose import privileges
+from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.privilege import Privilege
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.testbed import Guest, Testbed
+
+
+def check_state(context: Context, testbed: Testbed) -> None:
+    """Raises RefusedError for what the state asks of hosts."""
+    _refuse(context, privileges.of_state(testbed.state, testbed.wiring))
+
+
+def domain_xml(context: Context, testbed: Testbed, guest: Guest) -> str:
+    """The XML to start a guest from, as checked. Raises RefusedError, KvmComposeError."""
+    assert guest.run is not None  # noqa: S101 (only guests that run are started)
+    text = testbed.read(guest.run.domain_xml)
+    _refuse(context, privileges.of_domain(text, guest.state, guest.run, testbed.state, testbed.wiring))
+    return text
+
+
+def network_xml(context: Context, testbed: Testbed) -> str:
+    """The XML to start the network from, as checked. Raises RefusedError, KvmComposeError."""
+    text = testbed.read(testbed.wiring.network.xml)
+    _refuse(context, privileges.of_network(text, testbed.state, testbed.wiring))
+    return text
+
+
+def _refuse(context: Context, found: Iterable[Privilege]) -> None:
+    if context.owner.is_admin:
+        return
+    listed = [str(each) for each in found]
+    if listed:
+        raise RefusedError(
+            f"{context.project} belongs to {context.owner.name}, and only an administrator's testbed may do"
+            " this to a host:\n" + "\n".join(f"  {each}" for each in listed),
+            hint="take it out (kvm-compose trust lists it), or have an administrator bring the testbed up",
+        )
