@@ -25,7 +25,8 @@ examples:
   kvm-compose server --socket-group libvirt --project-root /srv/testbeds
 
 `up` and its like start a server of their own when none answers; it ends by itself.
-Over TCP clients need the token from the state folder (made on first start). Projects
+Over TCP clients need a token: the administrators' is made on first start, in the state
+folder; others with `kvm-compose server token create`. Projects
 must lie in a --project-root: your home folder, unless you say otherwise.
 On a server that runs as root, members of --socket-group run deployments of their own
 and see of others' only that they exist. Root, the members of --admin-group and whoever
@@ -37,6 +38,8 @@ KVM_COMPOSE_SERVER_FAKE, _FAIL and _DELAY in the environment stand for --fake an
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
+    from kvmcompose.cli._tokens import add_token_action
+
     env = os.environ.get
     where = parser.add_argument_group("where it listens")
     where.add_argument("--socket", metavar="PATH", type=Path, help="instead of the usual Unix socket")
@@ -80,12 +83,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--idle", type=float, default=env("KVM_COMPOSE_SERVER_IDLE") or "3", help=argparse.SUPPRESS
     )
+    add_token_action(parser)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Serve until told to stop; the exit status."""
     from kvmcompose.effects.server_places import missing_modules
 
+    if arguments.server_action == "token":
+        from kvmcompose.cli._tokens import run_token
+
+        return run_token(arguments, console)
     missing = missing_modules(fake=arguments.fake)
     if missing:
         raise RefusedError(

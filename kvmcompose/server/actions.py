@@ -19,6 +19,7 @@ from kvmcompose.core.deployment import (
     command_name,
 )
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.server.audit import Audit, Entry, now, short
 from kvmcompose.server.journal import Journal, Refusals, StepFailedError, ending, follow
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.store import Store
@@ -58,7 +59,9 @@ class _Running:
 class Actions:
     """The actions of a server."""
 
-    def __init__(self, store: Store, orchestrator: Orchestrator) -> None:
+    def __init__(self, store: Store, orchestrator: Orchestrator, audit: Audit | None = None) -> None:
+        """``audit`` is told how actions end."""
+        self._audit = audit
         self._store = store
         self._orchestrator = orchestrator
         self._running: dict[str, _Running] = {}
@@ -136,10 +139,29 @@ class Actions:
                 phase=self._phase_after(running, deployment, state, phase, refused=refused),
             )
         finally:
+            self._tell(running, state, refused=refused)
             del self._running[running.action.uuid]
             journal.end()
         if crash is not None:
             raise crash
+
+    def _tell(self, running: _Running, state: ActionState, *, refused: bool) -> None:
+        """Have the audit log say how an action ended, and why one was refused."""
+        if self._audit is None:
+            return
+        why = "; ".join(fault.message for fault in running.journal.faults) if refused else None
+        self._audit.write(
+            Entry(
+                time=now(),
+                event="action",
+                outcome="refused" if refused else state,
+                reason=short(why) if why else None,
+                person=running.action.asked_by,
+                deployment=running.action.deployment,
+                action=running.action.uuid,
+                command={"name": running.action.command},
+            )
+        )
 
     @staticmethod
     def _phase_after(

@@ -51,6 +51,21 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     uid: int
 
 
+class Note(msgspec.Struct):
+    """What the audit log is to say about a request, filled in on its way.
+
+    ``foreign``: it is about a deployment of another user's. ``changed``: it can have changed something.
+    """
+
+    deployment: str | None = None
+    owner: str | None = None
+    foreign: bool = False
+    changed: bool = True
+    folder: str | None = None
+    action: str | None = None
+    command: dict[str, object] | None = None
+
+
 class Asker(msgspec.Struct, frozen=True, kw_only=True):
     """A person who asks, and where from.
 
@@ -63,6 +78,7 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
     address: str | None = None
     token: str | None = None
     remark: str | None = None
+    note: Note = msgspec.field(default_factory=Note)
 
     @property
     def name(self) -> str:

@@ -17,14 +17,17 @@ from kvmcompose.effects.server_places import token_path
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.api import create_app
 from kvmcompose.server.api.cluster import ClusterConfig
-from kvmcompose.server.api.guard import Activity, Guard, Policy
+from kvmcompose.server.api.guard import Activity, Guard
+from kvmcompose.server.api.identity import Identity, Policy
 from kvmcompose.server.api.service import Service
+from kvmcompose.server.audit import Audit, Entry, now
 from kvmcompose.server.drivers import Drivers
 from kvmcompose.server.listen import Listener, bound_port, held, tcp_socket, unix_socket
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.people import People
 from kvmcompose.server.settings import Settings, check, read_token
 from kvmcompose.server.store import Store
+from kvmcompose.server.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +91,9 @@ class _Server:
         drivers = _drivers(settings)
         people = People(settings.admin_group)
         orchestrator = Orchestrator(drivers, self._store, people)
-        actions = Actions(self._store, orchestrator)
+        audit = Audit(settings.state_dir)
+        actions = Actions(self._store, orchestrator, audit)
+        tokens = Tokens(settings.state_dir)
         service = Service(
             self._store,
             actions,
@@ -113,7 +118,7 @@ class _Server:
                     scheme = "https" if settings.tls else "http"
                     log.info("listening on %s://%s:%d", scheme, settings.host, bound_port(tcp))
                 for _, policy, tls in pairs:
-                    guarded = Guard(app, policy, self._activity, people)
+                    guarded = Guard(app, Identity(policy, people, tokens), self._activity, audit)
                     self._listeners.append(Listener(guarded, settings, tls=tls))
                 self._on_signals()
                 self._activity.touch()
@@ -124,6 +129,7 @@ class _Server:
                 for task in serving:  # one that ends by itself has failed, and ends all
                     task.add_done_callback(lambda _: self._stopping.set())
                 _warn(settings)
+                audit.write(Entry(time=now(), event="server", outcome="started", pid=os.getpid()))
                 log.info("listening on unix:%s (process %d)", settings.socket, os.getpid())
                 await self._until_the_end(actions)
                 service.stopping.set()

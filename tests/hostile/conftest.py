@@ -7,10 +7,13 @@ replaces what the link leads to would replace the machine's.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from people import ALICE, Shared, ask, new
 
 _OWN_DEVICES = """
 mount -t tmpfs -o mode=755 tmpfs /mnt
@@ -31,3 +34,23 @@ def own_devices() -> Run:
         return subprocess.run(command, **{"capture_output": True, "text": True, "timeout": 60, **options})  # noqa: PLW1510 (as the caller wishes)
 
     return run
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder with a short path that every user can traverse."""
+    with tempfile.TemporaryDirectory(prefix="kc") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def shared(place: Path) -> Iterator[Shared]:
+    """It runs; ``alices`` is a deployment of Alice's there."""
+    made = Shared(place)
+    made.start()
+    folder = made.project("alices", ALICE)
+    answer = ask(made.socket, ALICE, "PUT", "/deployments/alices", body=new("alices", folder))
+    assert answer.status == 201, answer
+    yield made
+    made.daemon.kill()

@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "server"))
+
+from daemon import Daemon
+
 ALICE, BOB, CAROL = 61001, 61002, 61003
 #: The group that may use the socket; the tests' servers are given it by a chown of the socket.
 MEMBERS = 61000
@@ -72,3 +76,29 @@ def give(folder: Path, uid: int) -> None:
     """Make a folder and all in it a user's."""
     for path in (folder, *folder.rglob("*")):
         os.chown(path, uid, uid, follow_symlinks=False)
+
+
+def new(name: str, folder: Path) -> dict[str, str]:
+    return {"name": name, "project_location": str(folder)}
+
+
+class Shared:
+    """A root server whose socket some users may use, and folders of theirs below ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "run").mkdir()
+        self.socket = root / "run" / "s"
+        self.daemon = Daemon(root / "state", root, ("--socket", str(self.socket)))
+
+    def start(self) -> None:
+        self.daemon.start()
+        os.chown(self.socket, -1, MEMBERS)  # as --socket-group does for a group that has a name
+        self.socket.chmod(0o660)
+
+    def project(self, name: str, uid: int) -> Path:
+        folder = self.root / name
+        folder.mkdir(mode=0o700)
+        (folder / "state.json").write_text("{}")
+        give(folder, uid)
+        return folder

@@ -6,17 +6,10 @@ import json
 import os
 import shutil
 import sqlite3
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "server"))
-
-from daemon import Daemon
-from people import ALICE, BOB, MEMBERS, ask, give
+from people import ALICE, BOB, Shared, ask, give, new
 
 from kvmcompose.cli.main import main
 from kvmcompose.core.deployment import NewDeployment, Phase, Up
@@ -27,52 +20,6 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be sev
 
 NOWHERE = "00000000-0000-0000-0000-000000000000"
 UP = {"command": "up"}
-
-
-class Shared:
-    """A root server whose socket some users may use, and folders of theirs below ``root``."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        (root / "run").mkdir()
-        self.socket = root / "run" / "s"
-        self.daemon = Daemon(root / "state", root, ("--socket", str(self.socket)))
-
-    def start(self) -> None:
-        self.daemon.start()
-        os.chown(self.socket, -1, MEMBERS)  # as --socket-group does for a group that has a name
-        self.socket.chmod(0o660)
-
-    def project(self, name: str, uid: int) -> Path:
-        folder = self.root / name
-        folder.mkdir(mode=0o700)
-        (folder / "state.json").write_text("{}")
-        give(folder, uid)
-        return folder
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder with a short path that every user can traverse."""
-    with tempfile.TemporaryDirectory(prefix="kc") as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
-@pytest.fixture
-def shared(place: Path) -> Iterator[Shared]:
-    """It runs; ``alices`` is a deployment of Alice's there."""
-    made = Shared(place)
-    made.start()
-    folder = made.project("alices", ALICE)
-    answer = ask(made.socket, ALICE, "PUT", "/deployments/alices", body=new("alices", folder))
-    assert answer.status == 201, answer
-    yield made
-    made.daemon.kill()
-
-
-def new(name: str, folder: Path) -> dict[str, str]:
-    return {"name": name, "project_location": str(folder)}
 
 
 #: Every route below a deployment: method, target, body.

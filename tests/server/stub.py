@@ -27,7 +27,8 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.server.actions import Actions, NotFoundError
 from kvmcompose.server.api import create_app
 from kvmcompose.server.api.cluster import ClusterConfig
-from kvmcompose.server.api.guard import Activity, Guard, Policy
+from kvmcompose.server.api.guard import Activity, Guard
+from kvmcompose.server.api.identity import Identity, Policy
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.drivers import DriverError
 from kvmcompose.server.drivers.fake.packets import file_header, record
@@ -35,8 +36,10 @@ from kvmcompose.server.journal import Journal
 from kvmcompose.server.listen import Listener, bound_port, tcp_socket, unix_socket
 from kvmcompose.server.orchestrator import Orchestrator, Outcome
 from kvmcompose.server.orchestrator.captures import Packets, WrongCaptureError
+from kvmcompose.server.people import People
 from kvmcompose.server.settings import Settings
 from kvmcompose.server.store import Store
+from kvmcompose.server.tokens import Tokens
 
 TOKEN = "a-token-for-tests-only"  # noqa: S105
 SECRET_STATE = b'{"version":1}'
@@ -177,10 +180,16 @@ class StubServer:
         app = create_app(service)
         unix, tcp = unix_socket(settings), tcp_socket("127.0.0.1", 0)
         self.port = bound_port(tcp)
+        tokens = Tokens(self.folder / "state")
         hosts = frozenset({"localhost", "127.0.0.1"})
         policies = (Policy(), Policy(token=TOKEN, hosts=hosts))
         self._listeners = [
-            Listener(Guard(app, each, self.activity), settings, tls=False) for each in policies
+            Listener(
+                Guard(app, Identity(each, People(), tokens), self.activity),
+                settings,
+                tls=False,
+            )
+            for each in policies
         ]
         serving = [
             asyncio.create_task(listener.serve([each]))

@@ -3,49 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
-import os
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable
+from contextlib import suppress
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-import msgspec
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kvmcompose.server.api.identity import Identity, only
 from kvmcompose.server.api.problems import problem, problem_of
-from kvmcompose.server.people import Asker, Peer, People, Person, Role
+from kvmcompose.server.api.record import Record
+from kvmcompose.server.audit import Audit
 
 MAX_BODY = 1024 * 1024  # bytes
 MAX_HEADERS = 16 * 1024
 MAX_TARGET = 4 * 1024
 _BODY_SECONDS = 30
-_REMARK_LENGTH = 200
+#: Whether a stream's token is still good is looked at that often.
+_LOOK_SECONDS = 0.5
+_POLICY_VIOLATION = 1008
 #: What is still read of a body that was refused, so that its sender gets to read the answer.
 _DISCARD_BYTES = 8 * MAX_BODY
 _DISCARD_SECONDS = 2
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-#: Tells nothing that a stranger may not know.
-_PUBLIC = frozenset({"/openapi.json", "/docs"})
-_HEALTH = "/api/health"
 #: Names have none of the characters that are written with a percent sign.
 _PATH = re.compile(r"[A-Za-z0-9/._-]*")
 
 log = logging.getLogger(__name__)
-
-
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom a listener believes.
-
-    ``token`` is the administrators' secret; None on a Unix socket, where the kernel tells who asks.
-    ``hosts`` are the names that it may be called by, None for any: a page from
-    elsewhere whose name was made to lead here (DNS rebinding) calls by another.
-    """
-
-    token: str | None = None
-    hosts: frozenset[str] | None = None
 
 
 class Activity:
@@ -66,19 +53,22 @@ class Guard:
     """An ASGI application around another, that lets in what its policy allows."""
 
     def __init__(
-        self, app: ASGIApp, policy: Policy, activity: Activity, people: People | None = None
+        self,
+        app: ASGIApp,
+        identity: Identity,
+        activity: Activity,
+        audit: Audit | None = None,
     ) -> None:
-        """``people`` tells what users may do; None: no group of administrators."""
+        """``identity`` tells who asks, ``audit`` takes what comes of it."""
         self._app = app
-        self._people = people or People()
-        self._token = policy.token.encode() if policy.token is not None else None
-        self._hosts = policy.hosts
+        self._identity = identity
         self._activity = activity
+        self._audit = audit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket."""
         websocket = scope["type"] == "websocket"
-        sender = _Sender(send, websocket=websocket)
+        sender = _Sender(send, Record(scope, self._audit), websocket=websocket)
         self._activity.requests += 1
         self._activity.followers += websocket
         try:
@@ -86,9 +76,9 @@ class Guard:
             if refusal is not None:
                 await sender.refuse(refusal, scope, receive)
             elif websocket:
-                await self._app(scope, receive, sender)
+                await self._while_known(scope, self._app(scope, receive, sender), sender)
             else:
-                await self._serve(scope, receive, sender)
+                await self._while_known(scope, self._serve(scope, receive, sender), sender)
         except Exception as error:
             if not sender.begun:
                 await sender.refuse(problem_of(error), scope, receive)
@@ -98,6 +88,26 @@ class Guard:
             self._activity.requests -= 1
             self._activity.followers -= websocket
             self._activity.touch()
+
+    async def _while_known(self, scope: Scope, serving: Awaitable[None], sender: _Sender) -> None:
+        """Serve for as long as the token is good that was shown: streams go on for long."""
+        if "kvmcompose.token" not in scope:
+            await serving
+            return
+        task = asyncio.ensure_future(serving)
+        try:
+            while not task.done() and self._identity.still_knows(scope):
+                await asyncio.wait((task,), timeout=_LOOK_SECONDS)
+            if task.done():
+                await task
+                return
+            log.info("ending a stream: its token is not good any more")
+        finally:
+            if not task.done():
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        await sender.end_stream()
 
     async def _serve(self, scope: Scope, receive: Receive, sender: _Sender) -> None:
         body = await _body(receive)
@@ -121,82 +131,39 @@ class Guard:
             return problem(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"at most {MAX_HEADERS} bytes")
         if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_TARGET:
             return problem(HTTPStatus.REQUEST_URI_TOO_LONG, f"at most {MAX_TARGET} bytes")
-        host = _only(headers, b"host")
+        host = only(headers, b"host")
         if host is None:
             return problem(HTTPStatus.BAD_REQUEST, "a request has one Host header")
         if {name for name, _ in headers} >= {b"content-length", b"transfer-encoding"}:
             return problem(HTTPStatus.BAD_REQUEST, "a request has one length")
-        if self._hosts is not None and _host_name(host) not in self._hosts:
+        if self._identity.hosts is not None and _host_name(host) not in self._identity.hosts:
             return problem(
                 HTTPStatus.FORBIDDEN,
                 f"this server is not {host!r}",
                 hint="ask for it by the address that it listens on",
             )
-        origin = _only(headers, b"origin", default="")
+        origin = only(headers, b"origin", default="")
         if origin is None or (origin and urlsplit(origin).netloc.lower() != host.lower()):
             return problem(HTTPStatus.FORBIDDEN, "pages from elsewhere have no business here")
         if _PATH.fullmatch(scope["raw_path"].decode("latin-1")) is None:
             return problem(HTTPStatus.NOT_FOUND, "there is nothing at this address")
-        refusal = self._strangers(scope)
+        refusal = self._identity.refusal(scope)
         if refusal is None and self._activity.draining and scope.get("method", "GET") not in _SAFE:
             return problem(
                 HTTPStatus.SERVICE_UNAVAILABLE, "the server is about to stop", hint="ask again in a moment"
             )
-        length = _only(headers, b"content-length", default="0")
+        length = only(headers, b"content-length", default="0")
         if refusal is None and length is not None and length.isdecimal() and int(length) > MAX_BODY:
             return _too_large()
         return refusal
-
-    def _strangers(self, scope: Scope) -> Response | None:
-        """The refusal of whoever is not known; who asks is in the scope of all others."""
-        scope["kvmcompose.trusted"] = True
-        if self._token is None:
-            return self._known_peer(scope)
-        given = _only(scope["headers"], b"authorization", default="")
-        if given == "":
-            scope["kvmcompose.trusted"] = False
-            if scope["path"] in _PUBLIC or scope["path"] == _HEALTH:
-                return None
-        kind, _, token = (given or "").partition(" ")
-        known = hmac.compare_digest(token.strip().encode(), self._token)
-        if kind.lower() == "bearer" and known:
-            admin = Person(name="administrator", role=Role.ADMIN, uid=os.geteuid())
-            scope["kvmcompose.asker"] = _asker(scope, admin, token="token")  # noqa: S106 (the file's name)
-            return None
-        return problem(
-            HTTPStatus.UNAUTHORIZED,
-            "this is not the server's token" if given else "this server wants a token",
-            hint="give the file that holds it (KVM_COMPOSE_TOKEN_FILE, or --token-file)",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
-
-    def _known_peer(self, scope: Scope) -> Response | None:
-        peer: Peer | None = scope.get("kvmcompose.peer")
-        if peer is None:
-            return problem(HTTPStatus.FORBIDDEN, "the kernel does not say who asks")
-        scope["kvmcompose.asker"] = _asker(scope, self._people.of(peer.uid))
-        return None
-
-
-def _asker(scope: Scope, person: Person, token: str | None = None) -> Asker:
-    """A person who asks, with the remark of what they call themselves."""
-    said = (_only(scope["headers"], b"x-kvm-compose-who", default="") or "").encode("latin-1")
-    remark = "".join(each for each in said.decode(errors="replace") if each.isprintable())
-    client = scope.get("client")
-    return Asker(
-        person=person,
-        peer=scope.get("kvmcompose.peer"),
-        address=client[0] if client and scope.get("kvmcompose.peer") is None else None,
-        token=token,
-        remark=remark.strip()[:_REMARK_LENGTH] or None,
-    )
 
 
 class _Sender:
     """Passes an answer on, and knows whether one has begun. A WebSocket that is turned away is told why."""
 
-    def __init__(self, send: Send, *, websocket: bool) -> None:
+    def __init__(self, send: Send, record: Record, *, websocket: bool) -> None:
         self._send = send
+        self._record = record
         self._websocket = websocket
         self.begun = False
 
@@ -205,6 +172,7 @@ class _Sender:
             await self._deny(problem(HTTPStatus.NOT_FOUND, "there is nothing at this address"))
             return
         self.begun = True
+        self._record.message(message)
         if message["type"] == "http.response.start":
             message["headers"] = [*message.get("headers", []), *_HEADERS]
         await self._send(message)
@@ -215,6 +183,7 @@ class _Sender:
         if self._websocket:
             await self._deny(response)
             return
+        self._record.refusal(response)
         headers = [*response.raw_headers, *_HEADERS, (b"connection", b"close")]
         await self._send({"type": "http.response.start", "status": response.status_code, "headers": headers})
         body = b"" if scope["method"] == "HEAD" else bytes(response.body)
@@ -222,8 +191,16 @@ class _Sender:
         await _discard(receive)
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def end_stream(self) -> None:
+        """Break off what has begun; what has not is refused by whoever is next asked."""
+        if self._websocket and self.begun:
+            with suppress(RuntimeError, OSError):  # it may be over
+                reason = "the token is not good any more"
+                await self._send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": reason})
+
     async def _deny(self, response: Response) -> None:
         self.begun = True
+        self._record.refusal(response)
         await self._send(
             {
                 "type": "websocket.http.response.start",
@@ -239,14 +216,6 @@ _HEADERS = [
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
 ]
-
-
-def _only(headers: Iterable[tuple[bytes, bytes]], name: bytes, *, default: str | None = None) -> str | None:
-    """The header's value; ``default`` when it is not there, None when it is there twice."""
-    found = [value.decode("latin-1") for key, value in headers if key == name]
-    if not found:
-        return default
-    return found[0] if len(found) == 1 else None
 
 
 def _host_name(host: str) -> str:

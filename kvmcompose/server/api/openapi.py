@@ -30,8 +30,9 @@ from kvmcompose.server.api.problems import MEDIA_TYPE
 Json = dict[str, Any]
 
 _DESCRIPTION = """\
-What `kvm-compose server` answers. On its Unix socket, whoever may open that may ask; by TCP every request
-carries the server's token (`Authorization: Bearer ...`). Errors are problem details (RFC 9457).
+What `kvm-compose server` answers. On its Unix socket the kernel tells which user asks; by TCP every request
+carries a token (`Authorization: Bearer ...`). A deployment has an owner: to other users who are no
+administrators its parts are forbidden (403). Errors are problem details (RFC 9457).
 """
 _REFERENCE = "#/components/schemas/{name}"
 _JSON = "application/json"

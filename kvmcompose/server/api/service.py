@@ -23,6 +23,7 @@ from kvmcompose.core.errors import RefusedError
 from kvmcompose.server.actions import Actions, BusyError, NotFoundError
 from kvmcompose.server.api.cluster import ClusterConfig
 from kvmcompose.server.api.problems import ApiError
+from kvmcompose.server.api.record import summary
 from kvmcompose.server.api.rights import check_change, check_owner, project_folder, view
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.orchestrator.captures import Packets, WrongCaptureError
@@ -72,6 +73,9 @@ class Service:
     def own(self, asker: Asker, name: str) -> Deployment:
         """One that the asker may look into."""
         found = self._found(name)
+        note = asker.note
+        note.deployment, note.owner = found.name, found.owner
+        note.foreign = asker.person.uid != self._owner(found).uid
         check_owner(asker.person, found, self._owner(found).uid)
         return found
 
@@ -95,6 +99,7 @@ class Service:
 
     async def create(self, asker: Asker, new: NewDeployment) -> Deployment:
         """Make a deployment known under a name that is free."""
+        asker.note.deployment, asker.note.folder = new.name, new.project_location
         check_change(asker)
         folder = await self._folder(asker, new.project_location, asker.person)
         if self._store.deployment(new.name) is not None:
@@ -103,6 +108,7 @@ class Service:
 
     async def put(self, asker: Asker, new: NewDeployment) -> tuple[Deployment, bool]:
         """Make a deployment known, or give it another folder while it is down; whether it is a new one."""
+        asker.note.deployment, asker.note.folder = new.name, new.project_location
         check_change(asker)
         owner = asker.person
         if self._store.deployment(new.name) is not None:
@@ -114,6 +120,7 @@ class Service:
             return self._put(new, folder, asker.person), True
         self.own(asker, new.name)
         if known.project_location == str(folder):
+            asker.note.changed = False
             return known, False
         self._check_idle(known)
         try:
@@ -162,12 +169,15 @@ class Service:
 
     async def act(self, asker: Asker, name: str, command: Command) -> Action:
         """Begin an action. The folder must still be the one that was made known, and its owner's."""
+        asker.note.command = summary(command)
         deployment = self._own_to_change(asker, name)
         folder = await self._folder(asker, deployment.project_location, self._owner(deployment))
         deployment = self._own_to_change(asker, name)  # as it is by now
         if str(folder) != deployment.project_location:
             raise ApiError(HTTPStatus.FORBIDDEN, f"{deployment.project_location} leads to {folder} now")
-        return self._actions.begin(deployment, command, asker.remark, asker.name)
+        action = self._actions.begin(deployment, command, asker.remark, asker.name)
+        asker.note.action = action.uuid
+        return action
 
     def actions(self, asker: Asker, name: str) -> list[Action]:
         """A deployment's actions, the latest first."""
@@ -187,7 +197,8 @@ class Service:
         """Stop an action, if it runs."""
         action = self.action(asker, name, uuid)
         check_change(asker)
-        self._actions.cancel(uuid)
+        asker.note.action = uuid
+        asker.note.changed = self._actions.cancel(uuid)
         return action
 
     def steps(self, asker: Asker, name: str, uuid: str) -> list[Step]:

@@ -1,0 +1,170 @@
+"""``kvm-compose server token``: who may use a server by TCP, and as what."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kvmcompose.core.errors import RefusedError
+
+if TYPE_CHECKING:
+    from kvmcompose.monitor.console import Console
+    from kvmcompose.server.people import Role
+    from kvmcompose.server.tokens import Tokens
+
+_ROLES = ("admin", "user", "read-only")
+_EXAMPLE = """\
+examples:
+  kvm-compose server token create laptop --role admin
+  sudo kvm-compose server token create ci --role user --user alice --expires 30d
+  kvm-compose server token list
+  kvm-compose server token revoke ci
+
+create prints the token, once: only its digest is kept. The holder of one with the role
+user or read-only works as --user, with that user's deployments; one with the role admin
+may do everything, which on a server that runs as root means root. All take effect at
+once on a server that runs.
+"""
+
+
+def add_token_action(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    from kvmcompose.cli.main import add_global_options
+
+    actions = parser.add_subparsers(dest="server_action", metavar="ACTION", title="actions (default: run)")
+    token = actions.add_parser(
+        "token", help="make, list and revoke tokens for those who come by TCP", allow_abbrev=False,
+        description="Make, list and revoke tokens for those who come by TCP.", epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    verbs = token.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
+    create = verbs.add_parser("create", help="make a token and print it", allow_abbrev=False)
+    create.add_argument("name", metavar="NAME")
+    create.add_argument("--role", choices=_ROLES, required=True, help="what its holder may do")
+    create.add_argument("--user", metavar="NAME", help="the local user that its holder works as")
+    create.add_argument(
+        "--expires", metavar="TIME", default="90d", help="30d, 12h, 15m, never (default: 90d)"
+    )
+    listing = verbs.add_parser("list", help="list them", allow_abbrev=False)
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    revoke = verbs.add_parser("revoke", help="make one worthless, at once", allow_abbrev=False)
+    revoke.add_argument("name", metavar="NAME")
+    add_global_options(token, top=False)
+    for child in verbs.choices.values():
+        child.add_argument(
+            "--state-dir", metavar="DIR", type=Path, default=argparse.SUPPRESS, help="that of the server"
+        )
+        add_global_options(child, top=False)
+
+
+def run_token(arguments: argparse.Namespace, console: Console) -> int:
+    """Do what the verb says; the exit status."""
+    from kvmcompose.effects.server_places import state_dir
+    from kvmcompose.server.audit import Audit, Entry, now
+    from kvmcompose.server.people import Role, login_name
+    from kvmcompose.server.tokens import Tokens, expiry
+
+    folder = arguments.state_dir.absolute() if arguments.state_dir else state_dir()
+    _check_owner(folder)
+    tokens = Tokens(folder)
+    if arguments.verb == "list":
+        return _list(tokens, arguments, console)
+    user = None
+    role = None
+    if arguments.verb == "create":
+        role = Role(arguments.role)
+        user = _user(arguments.user, role)
+        console.data(tokens.create(arguments.name, role, user, expiry(arguments.expires)))
+        console.say("keep it in a file that only its user can read; it is not shown again")
+    else:
+        tokens.revoke(arguments.name)
+        console.say(f"{arguments.name} is revoked")
+    Audit(folder).write(
+        Entry(
+            time=now(),
+            event="token",
+            outcome="created" if role is not None else "revoked",
+            token=arguments.name,
+            role=role,
+            person=user[0] if user else None,
+            uid=user[1] if user else None,
+            peer_uid=os.getuid(),
+            remark=os.environ.get("SUDO_USER") or login_name(os.getuid()),
+        )
+    )
+    return 0
+
+
+def _check_owner(folder: Path) -> None:
+    """Raises RefusedError: a file that another user makes there is one that the server cannot read."""
+    try:
+        owner = folder.stat().st_uid
+    except FileNotFoundError:
+        return
+    if owner != os.geteuid():
+        from kvmcompose.server.people import login_name
+
+        name = login_name(owner)
+        raise RefusedError(
+            f"{folder} belongs to {name}, whose server it is",
+            hint=f"sudo -u {name} kvm-compose server token …",
+        )
+
+
+def _user(name: str | None, role: Role) -> tuple[str, int] | None:
+    """The local user that a token is for. Raises RefusedError."""
+    own = os.geteuid()
+    if role == "admin":
+        if name is not None:
+            raise RefusedError("an administrator's token is for all deployments, not for those of --user")
+        return None
+    if name is None:
+        if own == 0:
+            raise RefusedError(
+                f"a token with the role {role} is for the deployments of a user", hint="--user NAME"
+            )
+        return pwd.getpwuid(own).pw_name, own
+    try:
+        uid = pwd.getpwnam(name).pw_uid
+    except KeyError as error:
+        raise RefusedError(f"there is no user {name!r}", hint="see `getent passwd`") from error
+    if own not in (0, uid):
+        raise RefusedError(f"a server that does not run as root cannot act with the rights of {name}")
+    if own == uid == 0 and role == "user":
+        raise RefusedError(
+            "a token that brings up deployments of root's is as good as an administrator's",
+            hint="--role admin, or another --user",
+        )
+    return name, uid
+
+
+def _list(tokens: Tokens, arguments: argparse.Namespace, console: Console) -> int:
+    import msgspec
+
+    from kvmcompose.client.words import date
+
+    used = tokens.last_used()
+    if arguments.json:
+        known = []
+        for each in tokens.all():
+            shown = msgspec.to_builtins(each)
+            del shown["sha256"]
+            known.append({**shown, "last_used": used.get(each.name)})
+        console.json(known)
+        return 0
+    rows = [
+        [
+            each.name, each.role, each.user or "-", date(each.created),
+            "expired" if each.expired else date(each.expires) if each.expires else "never",
+            date(used[each.name]) if each.name in used else "-",
+        ]
+        for each in tokens.all()
+    ]  # fmt: skip
+    if rows:
+        console.table(rows, ["NAME", "ROLE", "USER", "CREATED", "EXPIRES", "LAST USED"])
+    else:
+        console.say("there are no named tokens")
+    return 0

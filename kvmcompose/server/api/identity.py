@@ -1,0 +1,124 @@
+"""Who asks: a user of this machine on a Unix socket, whoever shows a token by TCP."""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Iterable
+from http import HTTPStatus
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Scope
+
+from kvmcompose.server.api.problems import problem
+from kvmcompose.server.people import Asker, Peer, People, Person, Role
+from kvmcompose.server.tokens import Token, Tokens
+
+_REMARK_LENGTH = 200
+#: Tells nothing that a stranger may not know.
+_PUBLIC = frozenset({"/openapi.json", "/docs"})
+_HEALTH = "/api/health"
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a listener believes.
+
+    ``token`` is the administrators' secret; None on a Unix socket, where the kernel tells who asks.
+    ``hosts`` are the names that it may be called by, None for any: a page from elsewhere whose name was made
+    to lead here (DNS rebinding) calls by another.
+    """
+
+    token: str | None = None
+    hosts: frozenset[str] | None = None
+
+
+class Identity:
+    """Who asks on one listener. ``people`` says what users may do, ``tokens`` which named ones there are."""
+
+    def __init__(self, policy: Policy, people: People, tokens: Tokens | None = None) -> None:
+        self.hosts = policy.hosts
+        self._token = policy.token.encode() if policy.token is not None else None
+        self._people = people
+        self._tokens = tokens
+
+    def refusal(self, scope: Scope) -> Response | None:
+        """The refusal of whoever is not known; who asks is in the scope of all others."""
+        scope["kvmcompose.trusted"] = True
+        if self._token is None:
+            return self._known_peer(scope)
+        given = only(scope["headers"], b"authorization", default="")
+        if given == "":
+            scope["kvmcompose.trusted"] = False
+            if scope["path"] in _PUBLIC or scope["path"] == _HEALTH:
+                return None
+        kind, _, secret = (given or "").partition(" ")
+        secret = secret.strip()
+        if kind.lower() == "bearer" and hmac.compare_digest(secret.encode(), self._token):
+            admin = Person(name="administrator", role=Role.ADMIN, uid=os.geteuid())
+            scope["kvmcompose.asker"] = _asker(scope, admin)
+            return None
+        if kind.lower() == "bearer" and self._tokens is not None:
+            token = self._tokens.find(secret)
+            if token is not None:
+                return self._known_token(scope, token)
+        return _unauthorized("this is not the server's token" if given else "this server wants a token")
+
+    def still_knows(self, scope: Scope) -> bool:
+        """Whether the token that was shown is still good."""
+        return self._tokens is not None and self._tokens.is_good(scope["kvmcompose.token"])
+
+    def _known_peer(self, scope: Scope) -> Response | None:
+        peer: Peer | None = scope.get("kvmcompose.peer")
+        if peer is None:
+            return problem(HTTPStatus.FORBIDDEN, "the kernel does not say who asks")
+        scope["kvmcompose.asker"] = _asker(scope, self._people.of(peer.uid))
+        return None
+
+    def _known_token(self, scope: Scope, token: Token) -> Response | None:
+        assert self._tokens is not None  # noqa: S101 (it was found there)
+        if token.expired:
+            return _unauthorized(f"the token {token.name!r} expired at {token.expires}")
+        person = token.person()
+        if person is None:
+            return _unauthorized(f"the user {token.user} of the token {token.name!r} has no account any more")
+        self._tokens.note_use(token)
+        scope["kvmcompose.token"] = token
+        scope["kvmcompose.asker"] = _asker(scope, person, token.name)
+        return None
+
+
+def _unauthorized(message: str) -> Response:
+    return problem(
+        HTTPStatus.UNAUTHORIZED,
+        message,
+        hint="give the file that holds it (KVM_COMPOSE_TOKEN_FILE, or --token-file)",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def _asker(scope: Scope, person: Person, token: str | None = None) -> Asker:
+    """A person who asks, with the remark of what they call themselves."""
+    said = (only(scope["headers"], b"x-kvm-compose-who", default="") or "").encode("latin-1")
+    remark = "".join(each for each in said.decode(errors="replace") if each.isprintable())
+    return Asker(
+        person=person,
+        peer=scope.get("kvmcompose.peer"),
+        address=address_of(scope),
+        token=token,
+        remark=remark.strip()[:_REMARK_LENGTH] or None,
+    )
+
+
+def address_of(scope: Scope) -> str | None:
+    """The address that a TCP connection comes from."""
+    client = scope.get("client")
+    return client[0] if client and scope.get("kvmcompose.peer") is None else None
+
+
+def only(headers: Iterable[tuple[bytes, bytes]], name: bytes, *, default: str | None = None) -> str | None:
+    """The header's value; ``default`` when it is not there, None when it is there twice."""
+    found = [value.decode("latin-1") for key, value in headers if key == name]
+    if not found:
+        return default
+    return found[0] if len(found) == 1 else None

@@ -1,0 +1,111 @@
+"""What the audit log is told of a request, as soon as it is known what comes of it."""
+
+from __future__ import annotations
+
+import hashlib
+from http import HTTPStatus
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Message, Scope
+
+from kvmcompose.core.deployment import Command, Exec, Problem, command_name
+from kvmcompose.server.api.identity import address_of
+from kvmcompose.server.audit import Audit, Entry, now, short, source_of
+from kvmcompose.server.people import Asker, Peer
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+#: Answers that refuse, also to whoever only looks.
+_REFUSALS = frozenset({400, 401, 403, 408, 413, 414, 421, 431})
+_LARGEST_PROBLEM = 64 * 1024
+
+
+class Record:
+    """One request on its way to the audit log."""
+
+    def __init__(self, scope: Scope, audit: Audit | None) -> None:
+        self._scope = scope
+        self._audit = audit
+        self._status: int | None = None
+        self._body = b""
+        self._done = audit is None
+
+    def message(self, message: Message) -> None:
+        """An answer on its way out."""
+        match message["type"]:
+            case "websocket.accept":
+                self._write(HTTPStatus.SWITCHING_PROTOCOLS, b"")
+            case "http.response.start" | "websocket.http.response.start":
+                self._status = message["status"]
+                if self._status < HTTPStatus.BAD_REQUEST:
+                    self._write(self._status, b"")
+            case "http.response.body" | "websocket.http.response.body" if self._status is not None:
+                self._body += message.get("body", b"")[:_LARGEST_PROBLEM]
+                if not message.get("more_body", False):
+                    self._write(self._status, self._body)
+
+    def refusal(self, response: Response) -> None:
+        """An answer that is made at the front door."""
+        self._write(response.status_code, bytes(response.body))
+
+    def _write(self, status: int, body: bytes) -> None:
+        if self._done or self._audit is None:
+            return
+        self._done = True
+        scope = self._scope
+        asker: Asker | None = scope.get("kvmcompose.asker")
+        method = scope.get("method", "WEBSOCKET")
+        changes = scope["type"] == "http" and method not in _SAFE
+        foreign = asker is not None and asker.note.foreign
+        if not (changes or foreign or status in _REFUSALS):
+            return
+        good = status < HTTPStatus.BAD_REQUEST
+        entry = self._entry(asker, method, status, None if good else _detail(body))
+        if changes and good and asker is not None and asker.note.changed:
+            self._audit.write(entry)
+        else:
+            self._audit.write_bounded(entry, source_of(asker, scope.get("kvmcompose.peer")))
+
+    def _entry(self, asker: Asker | None, method: str, status: int, reason: str | None) -> Entry:
+        peer: Peer | None = self._scope.get("kvmcompose.peer")
+        refused = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+        failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        note = asker.note if asker else None
+        return Entry(
+            time=now(),
+            event="request",
+            outcome="refused" if refused else "failed" if failed else "allowed",
+            status=status,
+            reason=reason,
+            method=method,
+            path=short(str(self._scope["path"])),
+            person=asker.person.name if asker else None,
+            role=asker.person.role if asker else None,
+            uid=asker.person.uid if asker else None,
+            peer_uid=peer.uid if peer else None,
+            pid=peer.pid if peer else None,
+            address=address_of(self._scope),
+            token=asker.token if asker else None,
+            remark=asker.remark if asker else None,
+            deployment=note.deployment if note else None,
+            owner=note.owner if note else None,
+            folder=short(note.folder) if note and note.folder else None,
+            action=note.action if note else None,
+            command=note.command if note else None,
+        )
+
+
+def summary(command: Command) -> dict[str, object]:
+    """A command for the log. What an ``exec`` runs may hold secrets: how many words, and their digest."""
+    if isinstance(command, Exec):
+        digest = hashlib.sha256(msgspec.json.encode(command.argv)).hexdigest()
+        return {"name": "exec", "guest": command.guest, "words": len(command.argv), "argv_sha256": digest}
+    options = {key: value for key, value in msgspec.to_builtins(command).items() if key != "command"}
+    return {"name": command_name(command), **options}
+
+
+def _detail(body: bytes) -> str | None:
+    try:
+        return short(msgspec.json.decode(body, type=Problem).detail)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
