@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import re
@@ -71,6 +72,12 @@ def snapshots_in(disk: Path) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30).stdout
 
 
+def qemu_img(*argv: str | Path) -> str:
+    command = ["qemu-img", *argv]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    return done.stdout
+
+
 # -- snapshots -----------------------------------------------------------------------------------------
 
 
@@ -135,6 +142,52 @@ async def snapshots_are_kept(folder: str) -> None:
         await hypervisor.destroy_domain(DOMAIN)
         assert snapshots_in(up.testbed.folder / "artefacts/one-cloud-init.img") == ""
     assert_as_before(before)
+
+
+async def names_are_no_ids(folder: str) -> None:
+    """Names that are IDs, as snapshots made by an older version may have, of a guest that was off."""
+    async with brought_up(folder) as up:
+        hypervisor, disk = up.host.hypervisor, up.testbed.folder / "artefacts/one-cloud-init.img"
+        await up.start("one")
+        for name, content in (("2", "named two"), ("other", "other")):
+            assert (await up.run("one", "sudo", "-n", "sh", "-c", f"echo {content} >/disk; sync"))[0] == 0
+            assert await hypervisor.shut_down_domain(DOMAIN, 60)
+            await hypervisor.create_snapshot(DOMAIN, name)
+            await up.start("one")
+        table = json.loads(qemu_img("info", "-U", "--output=json", disk))["snapshots"]
+        assert [(each["id"], each["name"]) for each in table] == [("1", "2"), ("2", "other")]
+        assert "has one with that ID" in (await error_of(hypervisor.create_snapshot(DOMAIN, "1"))).message
+
+        # of a guest that runs, and of one that is off: by the bytes of the disk, and by the guest itself
+        for was in ("running", "off"):
+            await hypervisor.restore_snapshot(DOMAIN, "2")
+            assert (await hypervisor.domains("virt"))[DOMAIN].state == "shut off"
+            assert [each.name for each in await hypervisor.snapshots(DOMAIN) if each.current] == ["2"]
+            qemu_img("convert", "-f", "qcow2", "-O", "raw", disk, Path(folder) / "now.raw")
+            kept = Path(folder) / "kept.raw"
+            qemu_img("convert", "-f", "qcow2", "-l", "snapshot.name=2", "-O", "raw", disk, kept)
+            assert (Path(folder) / "now.raw").read_bytes() == kept.read_bytes(), was
+        await up.start("one")
+        assert await up.run("one", "cat", "/disk") == (0, ["named two"])
+
+        await hypervisor.delete_snapshot(DOMAIN, "2")
+        assert await hypervisor.shut_down_domain(DOMAIN, 60)
+        await hypervisor.restore_snapshot(DOMAIN, "other")
+        await up.start("one")
+        assert await up.run("one", "cat", "/disk") == (0, ["other"])
+
+        # memory is loaded by name alone: refused where that is ambiguous, and nothing is done to the guest
+        await hypervisor.create_snapshot(DOMAIN, "4")
+        coming = await error_of(hypervisor.create_snapshot(DOMAIN, "another"))
+        assert "it would get the ID 4" in coming.message
+        virsh("snapshot-create-as", DOMAIN, "by-hand")
+        refused = await error_of(hypervisor.restore_snapshot(DOMAIN, "4"))
+        assert "named by-hand" in refused.message
+        assert await up.run("one", "cat", "/disk") == (0, ["other"])
+
+
+def test_a_snapshot_that_is_named_like_the_id_of_another(real_host: TestHost, project: Path) -> None:
+    driven.inside(real_host, names_are_no_ids, folder=project)
 
 
 def test_snapshots_of_running_and_stopped_guests(real_host: TestHost, project: Path) -> None:

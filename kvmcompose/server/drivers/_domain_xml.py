@@ -30,11 +30,12 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Disk(msgspec.Struct, frozen=True):
-    """A disk of a domain; ``format`` is QEMU's name."""
+    """A disk of a domain; ``format`` is QEMU's name, ``path`` that of its file, if it is one."""
 
     target: str
     format: str
     writable: bool
+    path: str = ""
 
 
 class NetworkRemains(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,14 +148,28 @@ def network_remains(xml: str) -> NetworkRemains | None:
 
 def disks(xml: str) -> Iterator[Disk]:
     """The disks of a domain."""
-    for disk in parse(xml, "domain").iterfind("devices/disk"):
-        driver, target = disk.find("driver"), disk.find("target")
+    return _disks(parse(xml, "domain"))
+
+
+def snapshot_disks(xml: str) -> list[Disk]:
+    """The disks of the domain, as it was then, that a snapshot lies in."""
+    root = parse(xml, "domainsnapshot")
+    inside = {each.get("name") for each in root.iterfind("disks/disk") if each.get("snapshot") == "internal"}
+    # libvirt acts on the disks of this definition, whatever became of the domain since
+    domain = root.find("domain")
+    return [] if domain is None else [disk for disk in _disks(domain) if disk.target in inside]
+
+
+def _disks(domain: ET.Element) -> Iterator[Disk]:
+    for disk in domain.iterfind("devices/disk"):
+        driver, target, source = disk.find("driver"), disk.find("target"), disk.find("source")
         if target is None:
             continue
         yield Disk(
             target=target.get("dev", ""),
             format=(driver.get("type") if driver is not None else None) or "raw",
             writable=disk.find("readonly") is None and disk.get("device", "disk") == "disk",
+            path=(source.get("file") if source is not None else None) or "",
         )
 
 

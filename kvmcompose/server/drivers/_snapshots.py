@@ -37,8 +37,11 @@ def listed(domain: Any) -> list[SnapshotState]:
     return sorted(found, key=lambda each: each.created)
 
 
-def create(domain: Any, *, name: str) -> None:
-    """Raises DriverError when the name is taken, or a disk cannot hold snapshots."""
+def room(domain: Any, *, name: str) -> list[xmls.Disk]:
+    """The disks that a new snapshot goes into.
+
+    Raises DriverError when the name is taken, or a disk cannot hold snapshots.
+    """
     if _lookup(domain, name) is not None:
         raise DriverError(
             f"{domain.name()} has a snapshot {name} already",
@@ -54,7 +57,22 @@ def create(domain: Any, *, name: str) -> None:
                 f"{domain.name()} cannot have snapshots: its disk {disk.target} is {disk.format},"
                 f" and only {_QCOW2} holds any"
             )
+    return writable
+
+
+def create(domain: Any, *, name: str) -> None:
+    """Make the snapshot, in the disks that ``room`` tells."""
+    disks = list(xmls.disks(domain.XMLDesc()))
     domain.snapshotCreateXML(xmls.snapshot_xml(name, iter(disks)))
+
+
+def places(domain: Any, *, name: str) -> tuple[str, list[xmls.Disk]]:
+    """The state that the guest was in, and the disks that the snapshot lies in.
+
+    Raises DriverError when there is no such snapshot.
+    """
+    xml = _known(domain, name).getXMLDesc()
+    return xmls.snapshot_facts(xml).state, xmls.snapshot_disks(xml)
 
 
 def restore(domain: Any, *, name: str) -> None:

@@ -20,7 +20,9 @@ from kvmcompose.server.drivers import (
     SnapshotState,
     _half_network,
     _half_start,
+    _host_facts,
     _networks,
+    _snapshot_tables,
     _snapshots,
 )
 from kvmcompose.server.drivers import _domain_xml as xmls
@@ -34,6 +36,8 @@ _LOOK_AGAIN = 5.0
 #: How long libvirt may take to start a QEMU that somebody else has asked for. In seconds.
 _START_SECONDS = 15.0
 _START_LOOK_SECONDS = 0.5
+#: How long QEMU may take to make the clusters of a snapshot those of the disk. In seconds.
+_SNAPSHOT_SECONDS = 600.0
 
 _STATES = {
     libvirt.VIR_DOMAIN_NOSTATE: "no state",
@@ -68,7 +72,7 @@ class Libvirt:
 
     async def facts(self) -> HypervisorFacts:
         """Processors, memory and versions of the host."""
-        return await self._connection.call("ask libvirt about the host", _facts)
+        return await self._connection.call("ask libvirt about the host", _host_facts.facts)
 
     async def foreign(self, project: str, domains: Sequence[str], networks: Sequence[str]) -> Sequence[str]:
         """Which of these are there and belong to somebody else."""
@@ -208,13 +212,22 @@ class Libvirt:
 
     async def create_snapshot(self, domain: str, name: str) -> None:
         """Keep the domain's disk, and its memory when it runs; the guest stands still meanwhile."""
+        doing = f"make the snapshot {name} of {domain}"
+        disks = await self._on_domain(doing, domain, functools.partial(_snapshots.room, name=name))
+        _snapshot_tables.refuse_to_create(domain, name, await _snapshot_tables.read(self._machine, disks))
         work = functools.partial(_snapshots.create, name=name)
-        await self._on_domain(f"make the snapshot {name} of {domain}", domain, work, repeatable=False)
+        await self._on_domain(doing, domain, work, repeatable=False)
 
     async def restore_snapshot(self, domain: str, name: str) -> None:
         """Put the domain back to where it was: running or off, as it was then."""
-        work = functools.partial(_snapshots.restore, name=name)
-        await self._on_domain(f"restore the snapshot {name} of {domain}", domain, work)
+        doing = f"restore the snapshot {name} of {domain}"
+        looking = functools.partial(_snapshots.places, name=name)
+        state, disks = await self._on_domain(doing, domain, looking)
+        tables = await _snapshot_tables.read(self._machine, disks)
+        corrections = _snapshot_tables.corrections(domain, name, state, tables)
+        await self._on_domain(doing, domain, functools.partial(_snapshots.restore, name=name))
+        for argv in corrections:
+            await self._machine.run(argv, privileged=True, seconds=_SNAPSHOT_SECONDS)
 
     async def delete_snapshot(self, domain: str, name: str) -> None:
         """Give the snapshot up."""
@@ -263,18 +276,6 @@ def _with_uptime(state: DomainState, ages: Mapping[str, float]) -> DomainState:
 
 
 # -- what runs in the connection's threads -------------------------------------------------------------
-
-
-def _facts(connection: Any) -> HypervisorFacts:
-    _, memory_mb, cpus, *_ = connection.getInfo()
-    versions = {"libvirt": connection.getLibVersion(), connection.getType(): connection.getVersion()}
-    version = ", ".join(f"{name} {_dotted(number)}" for name, number in versions.items())
-    return HypervisorFacts(cpus=cpus, memory_mb=memory_mb, version=version)
-
-
-def _dotted(number: int) -> str:
-    """A version as libvirt packs it: major * 1,000,000 + minor * 1,000 + release."""
-    return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
 
 
 def _foreign(connection: Any, *, project: str, domains: Sequence[str], networks: Sequence[str]) -> list[str]:

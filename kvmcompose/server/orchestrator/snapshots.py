@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 
@@ -15,6 +16,8 @@ from kvmcompose.server.orchestrator.testbed import Guest
 
 #: Writing memory to disks gains nothing from many at a time.
 _LIMIT = 2
+#: What QEMU may give to a snapshot as its ID: it counts them. Dates (20260131) are too large for that.
+_LIKE_AN_ID = re.compile(r"[1-9][0-9]{0,5}")
 
 
 class Snapshots:
@@ -74,6 +77,12 @@ class Snapshots:
 
     async def _check(self, command: Snapshot, guests: list[Guest]) -> None:
         """Whatever would fail for one guest, before it is done to another."""
+        if command.verb is SnapshotVerb.CREATE and _LIKE_AN_ID.fullmatch(command.name):
+            raise RefusedError(
+                f"a snapshot cannot be named {command.name}: QEMU numbers snapshots, and takes a name that is"
+                " a number for the number of another one",
+                hint=f"kvm-compose snapshot create v{command.name}",
+            )
         reasons: list[tuple[str, str | None]] = []
         for guest in guests:
             names = [each.name for each in await self._known(guest)]

@@ -77,3 +77,12 @@ def test_errors_are_errors(up: Lab) -> None:
     assert "nothing" in ran.err
     assert up.run("snapshot", "create", "../x").status in (1, 2)
     assert up.state() == "up"
+
+
+def test_a_small_number_is_no_name(up: Lab) -> None:
+    refused = up.must("snapshot", "create", "2", status=3)
+    assert "a snapshot cannot be named 2" in refused.err
+    assert "hint: kvm-compose snapshot create v2" in refused.err
+    assert found(up) == []
+    up.must("snapshot", "create", "20260131")
+    assert {name for name, _ in found(up)} == {"20260131"}

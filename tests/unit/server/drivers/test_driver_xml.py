@@ -99,8 +99,8 @@ def test_address_of_a_network() -> None:
 def test_snapshots_are_asked_of_disks_that_are_written_to() -> None:
     disks = list(xmls.disks(DOMAIN))
     assert disks == [
-        xmls.Disk("vda", "qcow2", writable=True),
-        xmls.Disk("vdb", "raw", writable=False),
+        xmls.Disk("vda", "qcow2", writable=True, path="/d"),
+        xmls.Disk("vdb", "raw", writable=False, path="/s"),
         xmls.Disk("sda", "raw", writable=False),
     ]
     assert xmls.snapshot_xml("a&b", iter(disks)) == (
