@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -258,6 +259,9 @@ def _prune(_arguments: argparse.Namespace, console: Console, store: ImageStore) 
     pruned = store.prune()
     for path in pruned.paths:
         console.data(str(path))
+    for path, doubt in pruned.kept:
+        console.say(f"kept: {path}, for {str(doubt.place)!r}: {doubt.why}")
+        console.say(f"  if that project is gone for good: rm {shlex.quote(str(doubt.note))}, and prune again")
     console.say(f"{_in_units(pruned.freed)} freed")
     return 0
 

@@ -7,7 +7,7 @@
     <root>/partial/<name>/          what is being fetched; never taken for an image
     <root>/locks/<name>.lock        held while an image is fetched or added
     <root>/noted.json               what each image was when it was first fetched (noted_images.py)
-    <root>/uses/                    symlinks to the symlinks that projects have into the store
+    <root>/uses/                    which projects use what (image_uses.py)
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from kvmcompose.core.catalogue import (
 )
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
 from kvmcompose.effects.download import Downloaded, download, sync_folder
-from kvmcompose.effects.files import digest_bytes, digest_file, expand
+from kvmcompose.effects.files import digest_file, expand
 from kvmcompose.effects.image_index import Entry, Index, locked
+from kvmcompose.effects.image_uses import Doubt, Uses, replace_link
 from kvmcompose.effects.noted_images import Note, NotedImages, refuse_other
 from kvmcompose.effects.qcow2 import ImageHeader, read_header, refuse_no_image
 from kvmcompose.effects.signatures import fetch_list
@@ -83,10 +84,11 @@ class StoreProblem(msgspec.Struct, frozen=True):
 
 
 class Pruned(msgspec.Struct, frozen=True):
-    """What ``prune`` removed, and how many bytes that freed."""
+    """What ``prune`` removed, how many bytes that freed, and images that it kept for want of knowledge."""
 
     paths: tuple[Path, ...]
     freed: int
+    kept: tuple[tuple[Path, Doubt], ...] = ()
 
 
 def default_store() -> ImageStore:
@@ -112,6 +114,7 @@ class ImageStore:
         self.root = root
         self._index = Index(root)
         self._noted = NotedImages(root)
+        self._uses = Uses(root / "uses")
 
     def find(self, name: str) -> StoredImage | None:
         """The image of that name, or None when it is not here (or not whole)."""
@@ -258,19 +261,47 @@ class ImageStore:
 
         The link's name should carry the image's digest: a refreshed image is another content. Raises OSError.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        place = path.parent.resolve() / path.name
-        _replace_link(place, image.path)
-        with self._spoken():
-            uses = self.root / "uses"
-            uses.mkdir(parents=True, exist_ok=True)
-            _replace_link(uses / digest_bytes(os.fsencode(place)), place)
+        with self._spoken(), locked(self.root / "index.lock"):  # nothing is pruned meanwhile
+            if not image.path.exists():
+                raise KvmComposeError(
+                    f"the image {image.name} went from the store meanwhile",
+                    hint="build again: kvm-compose generate",
+                )
+            self._uses.note(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_link(path, image.path)
+
+    def follow(self, folder: Path) -> None:
+        """Note the links that a project has in its folder of links, as it may have been moved or copied here.
+
+        Raises KvmComposeError when that cannot be noted.
+        """
+        missing = [link for link in self.links_in(folder) if not self._uses.is_noted(link)]
+        if missing:
+            with self._spoken(), locked(self.root / "index.lock"):
+                for link in missing:
+                    self._uses.note(link)
+
+    def links_in(self, folder: Path) -> tuple[Path, ...]:
+        """The links of a folder that lead into this store."""
+        return tuple(
+            each
+            for each in _entries(folder)
+            if each.is_symlink() and self._blob(Path(os.readlink(each)).name).exists()  # noqa: PTH115
+        )
+
+    def note_of(self, link: Path) -> Path:
+        """Where it is noted that a project has this link. Raises OSError."""
+        return self._uses.note_of(link)
 
     def prune(self) -> Pruned:
-        """Remove broken downloads, and images that no name and no project's link stands for."""
+        """Remove broken downloads, and images that no name and no project's link stands for.
+
+        What projects used that cannot be looked into is kept.
+        """
         with self._spoken():
             partial, unnamed = self._prune_partial(), self._prune_unnamed()
-        return Pruned(partial.paths + unnamed.paths, partial.freed + unnamed.freed)
+        return Pruned(partial.paths + unnamed.paths, partial.freed + unnamed.freed, unnamed.kept)
 
     def _prune_partial(self) -> Pruned:
         removed: list[Path] = []
@@ -285,28 +316,23 @@ class ImageStore:
 
     def _prune_unnamed(self) -> Pruned:
         removed: list[Path] = []
+        spared: list[tuple[Path, Doubt]] = []
         freed = 0
         with self._index.changing() as entries:  # no image comes or goes meanwhile
-            kept = {entry.sha256 for entry in entries.values()} | self._used()
+            used, doubts = self._uses.look()
+            kept = {entry.sha256 for entry in entries.values()} | used
             for blob in (blob for shelf in _entries(self.root / "sha256") for blob in _entries(shelf)):
                 facts = blob.stat()
                 if blob.name in kept or facts.st_nlink > 1:  # a hard link elsewhere: nothing would be freed
                     continue
+                doubt = next((each for each in doubts if blob.name.startswith(each.digest)), None)
+                if doubt is not None:
+                    spared.append((blob, doubt))
+                    continue
                 freed += facts.st_blocks * 512
                 blob.unlink()
                 removed.append(blob)
-        return Pruned(tuple(removed), freed)
-
-    def _used(self) -> set[str]:
-        """The digests that links of projects lead to; links that are gone are forgotten."""
-        used = set()
-        for use in _entries(self.root / "uses"):
-            goal = use.resolve()
-            if goal.is_relative_to((self.root / "sha256").resolve()):
-                used.add(goal.name)
-            else:
-                use.unlink()
-        return used
+        return Pruned(tuple(removed), freed, tuple(spared))
 
     def _present(self, name: str, entry: Entry) -> StoredImage | None:
         path = self._blob(entry.sha256)
@@ -428,14 +454,6 @@ def _copy(source: Path, target: Path) -> Downloaded:
 
 def _is_whole(path: Path, sha256: str) -> bool:
     return digest_file(path) == sha256
-
-
-def _replace_link(path: Path, goal: Path) -> None:
-    """Make ``path`` a symlink to ``goal`` in one step, whatever symlink or file it was."""
-    temporary = path.with_name(f".kvm-compose-{os.getpid()}-{path.name}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(goal)
-    temporary.replace(path)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -79,8 +79,8 @@ class Record(msgspec.Struct, frozen=True):
     """An artefact as it was built.
 
     ``recipe`` is the digest of ``inputs`` (a JSON document), ``content`` that of the file, which has
-    not changed while ``signature`` is the same. ``offered`` is the recipe of the
-    ``.new`` file that was last laid beside an edited one.
+    not changed while ``signature`` is the same. ``offered`` tells of the ``.new`` file that was last laid
+    beside an edited one; see ``tasks.offers``.
     """
 
     path: str

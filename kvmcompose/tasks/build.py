@@ -58,6 +58,7 @@ class Build:
         adopted = [each for each in plan.decisions if each.action is Action.ADOPT]
         if plan.pending or adopted or not all(step.settled for step in plan.images):
             drop_standing(str(self.project.folder / PRIVATE_FOLDER))
+        self._follow()
         self._records = plan.records
         self._close()
         # before anything is made: what is made anew has another signature then
@@ -84,6 +85,17 @@ class Build:
             if Signature.of(known) == record.signature:
                 project.decider.refreshed.append((name, Signature.of(changed).or_unsettled()))
         project.decider.exposed.clear()
+
+    def _follow(self) -> None:
+        """The image store may know this project in another place, or not at all."""
+        try:
+            self.project.images.follow()
+        except KvmComposeError as error:
+            self.listener(
+                Noticed(
+                    f"{error.message}: cloud-images prune does not know that this project uses its images"
+                )
+            )
 
     def sweep(self) -> None:
         """Remove what a build that was killed or broken off had staged."""
@@ -152,16 +164,43 @@ class Build:
                 self._fail(decision.task, outcome)
             else:
                 staged.append(outcome)
-        try:
-            self.project.maker.commit(staged)
-        except KvmComposeError as error:
-            self._fail(ready[0].task, error)
-            self.project.maker.discard(staged)
-        done = {each.intent.path for each in staged}
+        disturbed = self._place(ready, staged)
+        done = {each.intent.path for each in staged} - {each.path for each in disturbed}
         for decision in ready:
             if decision.path in done:
                 self._count(Done(decision.path, decision.task, decision.action.value, decision.reasons))
+        self._decide_again(disturbed)
         return self.failed == failed
+
+    def _place(self, ready: Sequence[Making], staged: Sequence[Staged]) -> list[Making]:
+        """Put what was staged in place. Those that somebody has meddled with since they were decided on."""
+        try:
+            placed = self.project.maker.commit(staged)
+        except KvmComposeError as error:
+            self._fail(ready[0].task, error)
+            self.project.maker.discard(staged)
+            return []
+        for name in placed.kept:
+            self.listener(
+                Noticed(
+                    f"{name} is kept, as it is not what was offered:"
+                    f" to use it, mv {name} {name.removesuffix('.new')}; else remove it"
+                )
+            )
+        self.project.maker.discard(placed.disturbed)
+        paths = {each.intent.path for each in placed.disturbed}
+        return [decision for decision in ready if decision.path in paths]
+
+    def _decide_again(self, disturbed: Sequence[Making]) -> None:
+        """What was written to while its successor was made is the user's: decide on what is there now."""
+        for decision in disturbed:
+            self.project.inputs.forget(decision.path)
+            anew = self.project.decider.decide(decision.artefact, self._records.get(decision.path))
+            if not anew.settled and anew.action not in FAILING:
+                message = f"{decision.path} was written to while it was being made: it is kept as it is"
+                self._fail(decision.task, KvmComposeError(message, hint="kvm-compose generate"))
+            elif anew.action in FAILING:
+                self._refuse(anew)
 
     def stage(self, decisions: Iterable[Making]) -> list[Staged | KvmComposeError]:
         """Every artefact under a temporary name, or why it could not be made."""
@@ -194,7 +233,11 @@ class Build:
                 "or let --overwrite take it (your file is then kept as .orig)"
             )
             try:
-                self.project.maker.offer(decision, self._records[decision.path])
+                if not self.project.maker.offer(decision, self._records[decision.path]):
+                    hint = (
+                        f"{decision.path}.new is yours and kept, too: to use it, "
+                        f"mv {decision.path}.new {decision.path}; or remove it to be offered the new version"
+                    )
             except KvmComposeError as error:
                 message, hint = error.message, error.hint or hint
         elif decision.action is Action.IN_USE:
@@ -206,10 +249,14 @@ class Build:
         removed = []
         for decision in decisions:
             try:
-                (self.project.folder / decision.path).unlink(missing_ok=True)
+                gone = self.project.maker.remove(decision)
             except OSError as error:
                 message = f"cannot remove {decision.path}: {error.strerror}"
                 self._fail(decision.task, KvmComposeError(message))
+                continue
+            if not gone:
+                message = f"{decision.path} is kept: it was written to since it was looked at"
+                self._fail(decision.task, KvmComposeError(message, hint="kvm-compose generate"))
                 continue
             removed.append(decision)
         self.project.ledger.drop(each.path for each in removed)
@@ -267,7 +314,14 @@ class Build:
             else:  # gone from the store, but there may be a disk that was made on it
                 with contextlib.suppress(KvmComposeError):
                     yield read_header(self.project.folder / artefact.path).backing_file or ""
-        for decision in (*plan.decisions, *plan.stale):
-            if decision.policy is Policy.MUTABLE and decision.action in (Action.IN_USE, Action.LEFT_OVER):
-                with contextlib.suppress(KvmComposeError):  # a file that is no disk lies on nothing
-                    yield read_header(self.project.folder / decision.path).backing_file or ""
+        kept = [
+            self.project.folder / each.path
+            for each in (*plan.decisions, *plan.stale)
+            if each.policy is Policy.MUTABLE and each.action in (Action.IN_USE, Action.LEFT_OVER)
+        ]
+        for path in (
+            *kept,
+            *(self.project.folder / "artefacts").glob("*.orig*"),
+        ):  # damaged disks are kept so
+            with contextlib.suppress(KvmComposeError):  # a file that is no disk lies on nothing
+                yield read_header(path).backing_file or ""

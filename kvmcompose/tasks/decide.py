@@ -22,6 +22,7 @@ from kvmcompose.effects.qcow2 import read_header
 from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.pipeline.compile import STATE_PATH
 from kvmcompose.tasks.inputs import Inputs, Recipe, changes
+from kvmcompose.tasks.offers import offered_recipe
 
 
 class Action(Enum):
@@ -63,13 +64,17 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What to do with one path. ``reasons`` are for the user."""
+    """What to do with one path. ``reasons`` are for the user.
+
+    ``seen`` is what was there when something was found to do; None for nothing, or when nothing is.
+    """
 
     path: str
     task: str
     policy: Policy
     action: Action
     reasons: tuple[str, ...]
+    seen: Signature | None = None
 
     @property
     def settled(self) -> bool:
@@ -77,7 +82,7 @@ class Decision(msgspec.Struct, frozen=True):
         return self.action in SETTLED
 
 
-class Making(Decision, frozen=True):
+class Making(Decision, frozen=True, kw_only=True):
     """What to do with an artefact that is wanted.
 
     ``aside`` says that the file that is there must be kept under another name.
@@ -114,7 +119,7 @@ class Decider:
 
     def decide(self, artefact: Artefact, record: Record | None) -> Making:
         """What to do with an artefact. Raises KvmComposeError when its inputs cannot be read."""
-        known = Making(artefact.path, artefact.task, artefact.policy, Action.KEEP, (), artefact)
+        known = Making(artefact.path, artefact.task, artefact.policy, Action.KEEP, (), artefact=artefact)
         status = look(f"{self._root}/{artefact.path}")
         if record is not None and status is not None and not artefact.mode & 0o7 and status.st_mode & 0o7:
             self.exposed.append(artefact.path)
@@ -135,6 +140,7 @@ class Decider:
         if status is None:
             reason = "it is not there" if record is not None else "new"
             return _as(known, Action.CREATE, reason)
+        known = msgspec.structs.replace(known, seen=Signature.of(status))
         is_link = artefact.policy is Policy.LINK
         if not (stat.S_ISLNK(status.st_mode) if is_link else stat.S_ISREG(status.st_mode)):
             return _as(
@@ -172,7 +178,7 @@ class Decider:
             return _as(known, Action.CUSTOMISED, "edited by hand")
         if self._would_be_built(path, artefact):
             return _as(known, Action.ADOPT, "edited by hand into what would be built")
-        if record.offered == recipe.digest and not path.with_name(path.name + ".new").exists():
+        if offered_recipe(record) == recipe.digest and not path.with_name(path.name + ".new").exists():
             return _as(known, Action.CUSTOMISED, "edited by hand; its .new file was settled by removing it")
         changed = "; ".join(why)
         return _as(known, Action.CONFLICT, f"edited by hand, and what it is made of has changed ({changed})")
@@ -346,6 +352,7 @@ class Decider:
         gone = Decision(record.path, record.task, policy, Action.REMOVE, ())
         if status is None:
             return msgspec.structs.replace(gone, reasons=("it is not there any more",))
+        gone = msgspec.structs.replace(gone, seen=Signature.of(status))
         in_place = stat.S_IFMT(status.st_mode) == (stat.S_IFLNK if policy is Policy.LINK else stat.S_IFREG)
         if in_place and self._untouched(path, status, record):
             return msgspec.structs.replace(gone, reasons=("nothing in the YAML asks for it any more",))

@@ -291,6 +291,7 @@ def clean_file(project: Project, path: str, records: dict[str, Record], *, dryru
     """Remove one artefact and forget it; ``force`` removes even what was changed since it was built."""
     file = project.folder / path
     record = records.get(path)
+    decision = None
     if not file.is_symlink() and not file.exists():
         return
     if not force:
@@ -305,10 +306,14 @@ def clean_file(project: Project, path: str, records: dict[str, Record], *, dryru
         if above is not None:
             sys.stdout.write(f"{path}: kept, {above} lies on it, and its guest has run\n")
             return
-    sys.stdout.write(f"{path}: {'would be removed' if dryrun else 'removed'}\n")
     if not dryrun:
-        file.unlink()
+        if decision is None:
+            file.unlink()
+        elif not project.maker.remove(decision):
+            sys.stdout.write(f"{path}: kept, it was written to just now\n")
+            return
         project.ledger.drop([path])
+    sys.stdout.write(f"{path}: {'would be removed' if dryrun else 'removed'}\n")
 
 
 def _say_waiting(holder: str) -> None:

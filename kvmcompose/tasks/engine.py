@@ -122,7 +122,9 @@ def clean(project: Project, names: Sequence[str], *, dry_run: bool, force: bool)
 def _tidy(folder: Path) -> None:
     """Remove what only makes sense beside artefacts: links to images nobody lies on, then empty folders."""
     images = folder / "images"
-    if not any(entry.suffix in (".img", ".qcow2") for entry in folder.glob("*")):
+    if not any(
+        {".img", ".qcow2"} & set(entry.suffixes) for entry in folder.glob("*")
+    ):  # also those kept as .orig
         for link in images.glob("*"):
             if link.is_symlink():
                 link.unlink()

@@ -13,8 +13,8 @@ from kvmcompose.core.artefact import Artefact, BaseImage, DeepCopy, Overlay
 from kvmcompose.core.catalogue import Catalogue
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.names import stable_number
-from kvmcompose.effects.files import STAGED_PREFIX
 from kvmcompose.effects.image_store import ImageStore
+from kvmcompose.effects.image_uses import replace_link
 from kvmcompose.effects.project_files import FolderFiles
 from kvmcompose.effects.qcow2 import read_header
 
@@ -78,7 +78,17 @@ class Images:
         links = (image.link for image in self._resolved.values() if image is not None)
         goals = (image.goal for image in self._resolved.values() if image is not None)
         found = {str(self._store.root / "index.json"), *(goal for goal in goals if os.path.isabs(goal))}  # noqa: PTH117
-        return found | {str(self._files.folder / "artefacts" / link) for link in links}
+        found |= {str(self._files.folder / "artefacts" / link) for link in links}
+        # should a note go, the next build makes it again
+        return found | {str(self._store.note_of(link)) for link in self._store.links_in(self._links)}
+
+    @property
+    def _links(self) -> Path:
+        return self._files.folder / "artefacts" / "images"
+
+    def follow(self) -> None:
+        """Note in the store that this project uses what its links lead to. Raises KvmComposeError."""
+        self._store.follow(self._links)
 
     def fetch(self, image: BaseImage, progress: Progress | None) -> ResolvedImage:
         """The image, fetched into the store when it is not there. Raises KvmComposeError."""
@@ -122,10 +132,7 @@ class Images:
             self._store.link(stored, path)  # which keeps the image from being pruned
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{STAGED_PREFIX}{path.name}")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(resolved.goal)
-        temporary.replace(path)
+        replace_link(path, Path(resolved.goal))
 
 
 def image_of(artefact: Artefact) -> BaseImage | None:

@@ -25,27 +25,44 @@ from kvmcompose.core.artefact import (
 )
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects import process
-from kvmcompose.effects.files import STAGED_PREFIX, digest_bytes, digest_file, is_readable, replacing
+from kvmcompose.effects.files import STAGED_PREFIX, digest_bytes, digest_file, is_readable
 from kvmcompose.effects.files import seal as seal_file
 from kvmcompose.effects.ledger import Intent, Ledger, Record
+from kvmcompose.effects.placing import alike, keep_copy, put, seen_at, take_away
 from kvmcompose.effects.project_files import FolderFiles
 from kvmcompose.effects.qcow2 import read_header
 from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.render import Sources, render
 from kvmcompose.render.templates import Templates
-from kvmcompose.tasks.decide import Making
+from kvmcompose.tasks.decide import Decision, Making
 from kvmcompose.tasks.images import Images, ResolvedImage
 from kvmcompose.tasks.inputs import GIB, Inputs, Recipe, rendered_document, seal
+from kvmcompose.tasks.offers import as_offered, offer_of, offered_content
 
 _SPARSE_BLOCK = 4096
 
 
 class Staged(msgspec.Struct, frozen=True):
-    """A finished artefact in the temporary file of that path, in the folder where it belongs."""
+    """A finished artefact in the temporary file of that path, in the folder where it belongs.
+
+    ``seen`` is what was in its place when that was decided, None for nothing.
+    """
 
     intent: Intent
     temporary: str
     aside: bool
+    seen: Signature | None = None
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """What became of staged artefacts.
+
+    Those that are ``disturbed`` were not put in their places, as somebody else has written there since the
+    decision; they are staged still. ``kept`` are ``.new`` files that are the user's.
+    """
+
+    disturbed: tuple[Staged, ...]
+    kept: tuple[str, ...]
 
 
 class Maker:
@@ -113,48 +130,84 @@ class Maker:
         intent = Intent(
             artefact.path, artefact.task, artefact.policy.value, recipe.digest, content, recipe.inputs
         )
-        return Staged(intent, staged, decision.aside)
+        return Staged(intent, staged, decision.aside, decision.seen)
 
-    def commit(self, staged: Sequence[Staged]) -> None:
+    def commit(self, staged: Sequence[Staged]) -> Placed:
         """Put what was staged in its place, all of it announced in the ledger first.
 
         Raises KvmComposeError when a file cannot be replaced; those before it are in place then.
         """
         self._ledger.intend(each.intent for each in staged)
-        records = []
+        records, disturbed, kept = [], [], []
         try:
             for each in staged:
                 intent = each.intent
                 path = f"{self._root}/{intent.path}"
-                if each.aside:
-                    keep_aside(Path(path))
-                os.replace(each.temporary, path)  # noqa: PTH105 (as above)
-                if intent.policy == Policy.TEXT.value and os.path.exists(f"{path}.new"):  # noqa: PTH110
-                    os.unlink(f"{path}.new")  # noqa: PTH108
+                if not _put(each, path):
+                    disturbed.append(each)
+                    continue
+                if intent.policy == Policy.TEXT.value and os.path.lexists(f"{path}.new"):
+                    kept += self._settle_offer(intent, f"{path}.new")
                 records.append(_recorded(intent, Signature.of(os.lstat(path))))
         except OSError as error:
             raise KvmComposeError(f"cannot write {each.intent.path}: {error.strerror or error}") from error
         finally:
             self._ledger.record(records)
+            if disturbed:
+                self._ledger.drop_intents(each.intent.path for each in disturbed)
+        return Placed(tuple(disturbed), tuple(kept))
+
+    def _settle_offer(self, intent: Intent, new: str) -> list[str]:
+        """Remove the ``.new`` file of an artefact that is up to date by now; that of the user is named."""
+        record = self._ledger.records([intent.path]).get(intent.path)
+        signature = as_offered(new, {intent.content, offered_content(record)})
+        if signature is not None and take_away(new, self._aside(new), signature):
+            return []
+        return [f"{intent.path}.new"]
+
+    def _aside(self, path: str) -> str:
+        """A free name in the folder of a path, for a moment."""
+        return f"{path.rpartition('/')[0]}/{STAGED_PREFIX}{os.getpid()}-{next(self._numbers)}"
+
+    def remove(self, decision: Decision) -> bool:
+        """Remove a file as it was when that was decided. False when it is another by now. Raises OSError."""
+        path = f"{self._root}/{decision.path}"
+        return decision.seen is None or take_away(path, self._aside(path), decision.seen)
 
     def discard(self, staged: Iterable[Staged]) -> None:
         """Remove what was staged and is not wanted after all."""
         for each in staged:
             Path(each.temporary).unlink(missing_ok=True)
 
-    def offer(self, decision: Making, record: Record) -> None:
-        """Lay the new version of an edited file beside it, as ``.new``."""
+    def offer(self, decision: Making, record: Record) -> bool:
+        """Lay the new version of an edited file beside it, as ``.new``. False when the user has one there."""
         artefact = decision.artefact
         recipe = self._inputs.recipe(artefact)
-        path = self._folder / f"{artefact.path}.new"
+        name = f"{artefact.path}.new"
+        path = f"{self._root}/{name}"
         content = self.build(artefact)
+        digest = digest_bytes(content)
         try:
-            with replacing(path, mode=artefact.mode) as file:
-                file.write(content)
+            seen = None
+            if os.path.lexists(path):
+                seen = as_offered(path, {digest, offered_content(record)})
+                if seen is None:
+                    return False
+            staged = self._aside(path)
+            try:
+                with open(staged, "xb") as file:  # noqa: PTH123 (a string, as above)
+                    file.write(content)
+                    seal_file(file, artefact.mode)
+                if not put(staged, path, seen):
+                    return False
+            finally:
+                Path(staged).unlink(missing_ok=True)
         except OSError as error:
-            raise KvmComposeError(f"cannot write {artefact.path}.new: {error.strerror}") from error
+            raise KvmComposeError(f"cannot write {name}: {error.strerror}") from error
         inputs = self._ledger.inputs(record.path) or b""
-        self._ledger.record([msgspec.structs.replace(record, offered=recipe.digest, inputs=inputs)])
+        offered = offer_of(recipe.digest, digest)
+        self._ledger.record([msgspec.structs.replace(record, offered=offered, inputs=inputs)])
+        return True
 
     def adopt(self, decision: Making) -> Record:
         """The record of a file that is taken in as it is."""
@@ -278,14 +331,11 @@ def _recorded(intent: Intent, signature: Signature) -> Record:
     )
 
 
-def keep_aside(path: Path) -> None:
-    """Keep a file as ``.orig``, or ``.orig.1`` and so on: nothing that is there is lost."""
-    number = 0
-    while True:
-        kept = path.with_name(f"{path.name}.orig{f'.{number}' if number else ''}")
-        try:
-            os.link(path, kept)
-        except FileExistsError:
-            number += 1
-        else:
-            return
+def _put(each: Staged, path: str) -> bool:
+    """Put an artefact in its place, unless something else is there than what was decided on."""
+    seen = each.seen
+    if each.aside and seen is not None:
+        if not alike(seen_at(path), seen):
+            return False
+        keep_copy(path)
+    return put(each.temporary, path, seen)

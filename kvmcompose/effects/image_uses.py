@@ -1,0 +1,123 @@
+"""Which projects use which images of a store: notes in its folder ``uses``.
+
+A note is a symlink to the symlink that a project has into the store, named by the digest of that one's path.
+A project that was moved or copied gets its notes with its next build. Until then nothing tells a moved
+project from one that was removed, or from a file system that is not mounted; so a note only counts as
+outdated where the project can be looked into and has no such link.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from kvmcompose.effects.files import digest_bytes
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+#: Links are called ``NAME-<the digest's first digits>.FORMAT`` (decision 6).
+_IN_NAME = re.compile(r"-([0-9a-f]{12})\.[a-z0-9]+")
+
+
+class Doubt(msgspec.Struct, frozen=True):
+    """A note on a place that cannot be looked into, and why.
+
+    ``digest`` is the beginning of the digest of the image that the project used, empty when it is unknown.
+    """
+
+    note: Path
+    place: Path
+    digest: str
+    why: str
+
+
+class Uses:
+    """The notes in a store's folder ``uses``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def note_of(self, link: Path) -> Path:
+        """The note on a link of a project. Raises OSError."""
+        return self._folder / digest_bytes(os.fsencode(place_of(link)))
+
+    def is_noted(self, link: Path) -> bool:
+        """Whether there is a note on it. Raises OSError."""
+        return _goal(self.note_of(link)) == str(place_of(link))
+
+    def note(self, link: Path) -> None:
+        """Note that a project has a link into the store. Raises OSError."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        replace_link(self.note_of(link), place_of(link))
+
+    def look(self) -> tuple[set[str], list[Doubt]]:
+        """The digests of images in use, and doubts about others; outdated notes go. Raises OSError."""
+        used: set[str] = set()
+        doubts = []
+        for note in self._notes():
+            place = Path(_goal(note) or "")
+            try:
+                digest = place.readlink().name
+            except OSError as error:
+                why = _doubt(place, error)
+                if why is None:
+                    note.unlink()
+                else:
+                    found = _IN_NAME.search(place.name)
+                    doubts.append(Doubt(note, place, found[1] if found else "", why))
+            else:
+                # by its name: the store itself may have been moved, or be known by another path
+                if _DIGEST.fullmatch(digest):
+                    used.add(digest)
+                else:
+                    note.unlink()
+        return used, doubts
+
+    def _notes(self) -> Iterator[Path]:
+        if self._folder.is_dir() and not self._folder.is_symlink():
+            yield from (each for each in sorted(self._folder.iterdir()) if each.is_symlink())
+
+
+def place_of(link: Path) -> Path:
+    """The path of a link, whatever links lead to its folder. Raises OSError."""
+    return link.parent.resolve() / link.name
+
+
+def replace_link(path: Path, goal: Path) -> None:
+    """Make ``path`` a symlink to ``goal`` in one step. Raises OSError, also where a file or folder is."""
+    if os.path.lexists(path) and not path.is_symlink():
+        raise OSError(errno.EEXIST, "something that is no link is in the way", str(path))
+    temporary = path.with_name(f".kvm-compose-{os.getpid()}-{path.name}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(goal)
+    temporary.replace(path)
+
+
+def _goal(link: Path) -> str | None:
+    try:
+        return str(link.readlink())
+    except OSError:
+        return None
+
+
+def _doubt(place: Path, error: OSError) -> str | None:
+    """Why it cannot be said whether a project still has a link; None when it is gone for sure."""
+    if error.errno == errno.EINVAL:
+        return None  # it is there, and no link
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+        return error.strerror or str(error)
+    project = place.parent.parent.parent
+    for witness in (place.parent, project / ".kvm-compose"):
+        try:
+            if stat.S_ISDIR(os.lstat(witness).st_mode):
+                return None
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as other:
+            return other.strerror or str(other)
+    return "the project is not there: it may have been moved, or its disk is not mounted"

@@ -1,0 +1,39 @@
+"""New versions of edited files, laid beside them as ``.new``: which are still as we laid them there.
+
+The ledger notes the digests of the recipe and of the content of each. Any other content is the user's: a
+merge made in the natural place, or a file of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Container
+from pathlib import Path
+
+from kvmcompose.effects.files import digest_file
+from kvmcompose.effects.ledger import Record
+from kvmcompose.effects.stat_cache import Signature
+
+
+def offer_of(recipe: str, content: str) -> str:
+    """What is noted of a ``.new`` file, from two digests."""
+    return f"{recipe} {content}"
+
+
+def offered_recipe(record: Record) -> str | None:
+    """The recipe of the ``.new`` file that was last offered, None when none was."""
+    return record.offered.partition(" ")[0] if record.offered else None
+
+
+def offered_content(record: Record | None) -> str | None:
+    """The content of the ``.new`` file that was last offered; None as well where version 0.1 offered it."""
+    return (record.offered or "").partition(" ")[2] or None if record is not None else None
+
+
+def as_offered(path: str, contents: Container[str | None]) -> Signature | None:
+    """The signature of a ``.new`` file that has one of these digests; None for one of the user's."""
+    status = os.lstat(path)
+    if not stat.S_ISREG(status.st_mode) or digest_file(Path(path)) not in contents:
+        return None
+    return Signature.of(status)
