@@ -37,6 +37,7 @@ class Project:
             "XDG_RUNTIME_DIR": str(root / "run"),
             "XDG_CACHE_HOME": str(Path.home() / ".cache"),
             "KVM_COMPOSE_STATE_DIR": str(root / "state"),
+            "KVM_COMPOSE_TRUST": "1",  # images are links out of the project, to the cache
             "KVM_COMPOSE_STORE": str(image_cache.cache_directory() / "store"),
             "KVM_COMPOSE_MIRROR": "http://127.0.0.1:9",
             "NO_COLOR": "1",
