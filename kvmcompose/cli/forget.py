@@ -29,4 +29,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Let doit forget them."""
     from kvmcompose.tasks.engine import doit_command
 
-    return doit_command(open_project(arguments, console), "forget", arguments.names or ["--all"])
+    def waiting(holder: str) -> None:
+        console.say(f"waiting for another build in this project (process {holder})")
+
+    project = open_project(arguments, console)
+    if project.ledger.path is None and not project.ledger.records():
+        return doit_command(project, "forget", arguments.names or ["--all"])
+    with project.locked(waiting):
+        return doit_command(project, "forget", arguments.names or ["--all"])

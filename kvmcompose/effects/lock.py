@@ -33,7 +33,9 @@ def build_lock(path: Path, *, waiting: Callable[[str], None] | None) -> Iterator
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # a link in its place would be truncated below, and opening a named pipe would wait
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        handle = os.open(path, flags, 0o600)
     except OSError as error:
         raise KvmComposeError(f"cannot lock the project: {path}: {error.strerror}") from error
     try:

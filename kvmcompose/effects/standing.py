@@ -19,6 +19,8 @@ import json
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 
+from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
+
 VERSION = 4
 FILE_NAME = "standing"
 #: From so many artefacts on it pays to start a process.
@@ -64,14 +66,17 @@ def _signature(path: str) -> list[int] | None:
 
 def _opened(path: str, flags: int) -> int:
     """A descriptor; of a named pipe, too, without waiting for somebody to write to it."""
-    return os.open(path, flags | os.O_NONBLOCK)
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
+
+
+def _written(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
 
 
 def _content(path: str) -> str | None:
     """The digest of a file, None when it is not there. Raises OSError when it cannot be read."""
     try:
-        with open(path, "rb", opener=_opened) as file:
-            return hashlib.sha256(file.read()).hexdigest()
+        return hashlib.sha256(read_regular(path, limit=DOCUMENT_LIMIT)).hexdigest()
     except FileNotFoundError:
         return None
 
@@ -171,7 +176,7 @@ def write_standing(private: str, standing: Standing) -> None:
     ).encode()
     path = os.path.join(private, FILE_NAME)  # noqa: PTH118
     try:
-        with open(f"{path}.new", "wb") as file:  # noqa: PTH123
+        with open(f"{path}.new", "wb", opener=_written) as file:
             file.write(b"%d\n" % len(head))
             file.writelines((head, *sections))
         os.replace(f"{path}.new", path)  # noqa: PTH105
@@ -207,7 +212,7 @@ def read_standing(private: str, *, part: int = WHOLE) -> Standing | None:
             text=text,
             machines=head["machines"],
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # not there, cut off, or of another version: the build will look itself
     if len(found.outputs) != len(found.numbers) / 4:
         return None
@@ -237,7 +242,7 @@ def _words(lines: bytes) -> list[str]:
 
 def _read(file: io.BufferedReader, size: int) -> bytes:
     """So many bytes. Raises ValueError when there are not so many."""
-    if not 0 <= size <= os.fstat(file.fileno()).st_size:
+    if not 0 <= size <= min(os.fstat(file.fileno()).st_size, DOCUMENT_LIMIT):
         raise ValueError
     return file.read(size)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -55,9 +56,13 @@ class StatCache:
     """Digests by absolute path. ``fresh`` holds those that are worth keeping for the next build."""
 
     def __init__(self, known: Iterable[tuple[str, Remembered]] = ()) -> None:
-        self._known = dict(known)
+        self._source = known
         self._this_run: dict[str, str] = {}
         self.fresh: dict[str, Remembered] = {}
+
+    @cached_property
+    def _known(self) -> dict[str, Remembered]:
+        return dict(self._source)  # where they come from is not asked before there is need
 
     def digest(self, path: Path) -> str:
         """The SHA-256 of a file's content as it is now. Raises OSError."""

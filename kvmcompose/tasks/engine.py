@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, redirect_stdout, suppress
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +105,7 @@ def clean(project: Project, names: Sequence[str], *, dry_run: bool, force: bool)
     """Let doit clean; when everything goes, so do links to images and files of guests long gone."""
     from kvmcompose.tasks.dodo import clean_file  # noqa: PLC0415 (see above)
 
-    with project.locked(None):
+    with nullcontext() if dry_run else project.locked(None):
         arguments = [*(["--dry-run"] if dry_run else []), *project.tasks_named(names)]
         status = doit_command(project, "clean", arguments, clean_all=force)
         if names:

@@ -17,12 +17,12 @@ from kvmcompose.core.errors import InputError, KvmComposeError, Location, Proble
 from kvmcompose.core.model import LogicalTestbed
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.image_store import default_store, read_catalogue
-from kvmcompose.effects.ledger import Ledger, Record, open_ledger
+from kvmcompose.effects.ledger import Ledger, Record, look_at_ledger, open_ledger
 from kvmcompose.effects.lock import build_lock
 from kvmcompose.effects.project_files import FolderFiles
 from kvmcompose.effects.resources import schemas, templates
 from kvmcompose.effects.shape_memory import FolderMemory
-from kvmcompose.effects.stat_cache import StatCache
+from kvmcompose.effects.stat_cache import Remembered, StatCache
 from kvmcompose.pipeline.compile import Compiled, compile_project, understand
 from kvmcompose.pipeline.hints import secrets_in_sight
 from kvmcompose.render.templates import Templates
@@ -88,8 +88,7 @@ class Project:
         #: The digests of the two input files, the YAML first.
         self.hashed = hashed(self.folder, where, self.testbed, self._config)
         catalogue = read_catalogue()
-        known = self.ledger.file_digests() if ledger_path(self.folder).exists() else ()
-        self._digests = StatCache(known)
+        self._digests = StatCache(self._known_digests())
         allowed = [self.folder / expand(each) for each in where.allow_paths]
         store = default_store()
         self.files = FolderFiles(
@@ -141,8 +140,11 @@ class Project:
 
     @cached_property
     def ledger(self) -> Ledger:
-        """The project's ledger; an empty one in memory as long as nothing was ever built."""
-        return self._open_ledger() if ledger_path(self.folder).exists() else Ledger(None)
+        """A copy of the project's ledger in memory; for those who hold the lock, the ledger itself."""
+        return look_at_ledger(ledger_path(self.folder))
+
+    def _known_digests(self) -> Iterator[tuple[str, Remembered]]:
+        yield from self.ledger.file_digests()
 
     def _open_ledger(self) -> Ledger:
         try:
@@ -164,16 +166,18 @@ class Project:
 
     def locked(self, waiting: Callable[[str], None] | None) -> AbstractContextManager[None]:
         """Hold the project's build lock; see ``build_lock``."""
-        if self.ledger.path is None:
-            self.ledger = self._open_ledger()
-        if self.ledger.read_only:
-            raise RefusedError(f"cannot write to {str(self.folder)!r}: {self.ledger.read_only}")
-        for name in (PRIVATE_FOLDER, "artefacts", "artefacts/images"):
+        for name in ("artefacts", "artefacts/images"):
             if not self.files.may_hold(name):
                 raise RefusedError(
                     f"{name} is a link that leads out of the project folder",
                     hint="to build there, allow the place with --allow-path DIR",
                 )
+        if "ledger" not in self.__dict__ or self.ledger.path is None:
+            self.ledger = self._open_ledger()
+            for rests_on_it in ("decider", "maker"):
+                self.__dict__.pop(rests_on_it, None)
+        if self.ledger.read_only:
+            raise RefusedError(f"cannot write to {str(self.folder)!r}: {self.ledger.read_only}")
         return build_lock(self.folder / PRIVATE_FOLDER / "lock", waiting=waiting)
 
     def records(self, *, write: bool) -> dict[str, Record]:
