@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from golden.bench import Bench, Ran, new_bench, settle
+from golden.bench import Bench, Ran, environment, new_bench, settle
 
 CONFIG = """\
 {"testbed_host_ssh_config": {"a": {"ip": "192.0.2.1", "is_main_host": true, "virt_type": "qemu"}},
@@ -209,3 +210,14 @@ def test_one_of_an_older_version_is_tightened_by_a_build(lab: Bench) -> None:
     lab.generate()
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in private.iterdir()} == {0o600}
+
+
+def test_python_m_imports_nothing_from_a_foreign_folder(lab: Bench) -> None:
+    for name in ("json", "argparse", "yaml", "msgspec", "array", "jinja2", "doit", "sqlite3"):
+        lab.write(f"{name}.py", "raise SystemExit('from the lab')\n")
+    ran = subprocess.run(
+        [sys.executable, "-m", "kvmcompose", "list"],
+        cwd=lab.folder, env=environment(lab.root), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "from the lab" not in ran.stdout + ran.stderr
+    assert ran.returncode == 0, ran.stderr
