@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from kvmcompose.core.deployable import DomainGuest
+from kvmcompose.core.once import once
 from kvmcompose.core.state import State
 from kvmcompose.effects.files import write_atomic
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
@@ -78,13 +79,18 @@ class Digests:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _REMEMBERED
+
+    @once
+    def _known(self) -> dict[str, Remembered]:
         try:
             noted = read_regular(self._path, limit=DOCUMENT_LIMIT, follow=False)
-            known = msgspec.json.decode(noted, type=dict[str, Remembered])
+            return msgspec.json.decode(noted, type=dict[str, Remembered])
         except (OSError, msgspec.MsgspecError):
-            known = {}
-        self._known = known
-        self._cache = StatCache(known.items())
+            return {}
+
+    @once
+    def _cache(self) -> StatCache:
+        return StatCache(self._known.items())
 
     def of(self, source: Path) -> str:
         """The digest of a file's content. An image of the store is called by it. Raises OSError."""

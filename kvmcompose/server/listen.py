@@ -23,6 +23,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from kvmcompose.core.deployment import Problem
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.effects.server_places import lock_path
+from kvmcompose.server.gate import GatedSocket
 from kvmcompose.server.people import peer_of
 from kvmcompose.server.settings import Settings, group_id
 
@@ -94,7 +95,7 @@ def unix_socket(settings: Settings) -> socket.socket:
     """
     path = settings.socket
     group = group_id(settings.socket_group) if settings.socket_group is not None else None
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = GatedSocket(socket.AF_UNIX)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if group is None else 0o755)
         if group is not None:
@@ -146,7 +147,7 @@ def tcp_socket(host: str, port: int) -> socket.socket:
     listener = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
+        listener = GatedSocket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from kvmcompose.server.tokens import Tokens
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.1
+_DESCRIPTORS = 8192
 #: After its actions have ended, who followed them has so long to ask how they went.
 _LAST_WORD_SECONDS = 0.5
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -43,6 +45,7 @@ def serve(settings: Settings) -> None:
     Raises RefusedError (HeldError among them) and StoreError when it cannot begin.
     """
     check(settings)
+    _raise_limit()
     with held(settings):
         store = Store(settings.state_dir / "server.db")
         try:
@@ -54,6 +57,14 @@ def serve(settings: Settings) -> None:
             asyncio.run(_Server(settings, store).run())
         finally:
             store.close()
+
+
+def _raise_limit() -> None:
+    """More file descriptors than clients can use up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _drivers(settings: Settings) -> Drivers:

@@ -87,7 +87,7 @@ class Stub(Orchestrator):
             case _:
                 journal.say("done")
 
-    def state(self, deployment: Deployment) -> bytes:
+    async def state(self, deployment: Deployment) -> bytes:
         return SECRET_STATE
 
     async def access(self, deployment: Deployment) -> list[GuestAccess]:

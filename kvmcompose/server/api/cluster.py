@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class ClusterConfig:
     def __init__(self, folder: Path | None) -> None:
         self._path = folder / _NAME if folder else None
         self._memory: bytes | None = None
+        self._changing = threading.RLock()  # requests are served in threads
 
     def get(self) -> Config:
         """The document; what stands for it when there is none. Raises KvmComposeError."""
@@ -53,6 +55,10 @@ class ClusterConfig:
 
     def put(self, data: bytes) -> Config:
         """Keep this document. Raises ApiError for one that is wrong."""
+        with self._changing:
+            return self._put(data)
+
+    def _put(self, data: bytes) -> Config:
         try:
             config = _checked(data, _NAME)
         except InputError as error:
@@ -83,10 +89,11 @@ class ClusterConfig:
             entry = msgspec.json.decode(data, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"the request's body: {error}") from error
-        config = self.get()
-        name = _main(config)
-        hosts = {**config[_HOSTS], name: entry}
-        stored = self.put(msgspec.json.encode({**config, _HOSTS: hosts}))
+        with self._changing:
+            config = self.get()
+            name = _main(config)
+            hosts = {**config[_HOSTS], name: entry}
+            stored = self._put(msgspec.json.encode({**config, _HOSTS: hosts}))
         kept: Config = stored[_HOSTS][name]
         return kept
 

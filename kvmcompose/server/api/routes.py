@@ -21,6 +21,7 @@ from kvmcompose.core.deployment import (
     Command,
     NewDeployment,
 )
+from kvmcompose.server.apart import apart
 from kvmcompose.server.api.logs import MAX_SEQUENCE
 from kvmcompose.server.api.openapi import Alive, described
 from kvmcompose.server.api.packets import PCAP, PacketReply
@@ -79,28 +80,28 @@ async def get_health(request: Request, service: ServiceParameter) -> Response:
 async def get_cluster(service: ServiceParameter, who: Who) -> Response:
     """The cluster's kvm-compose-config.json; this machine alone when none was given."""
     check_config_reader(who)
-    return Reply(service.cluster.get())
+    return Reply(await apart(service.cluster.get))
 
 
 @router.put("/config/cluster", **described("cluster-config", body="cluster-config"))
 async def put_cluster(request: Request, service: ServiceParameter, who: Who) -> Response:
     """Keep this kvm-compose-config.json; for administrators."""
     check_admin(who)
-    return Reply(service.cluster.put(await json_body(request)))
+    return Reply(await apart(service.cluster.put, await json_body(request)))
 
 
 @router.get("/config/host", **described("host-config"))
 async def get_host(service: ServiceParameter, who: Who) -> Response:
     """The main host's entry in it."""
     check_config_reader(who)
-    return Reply(service.cluster.get_host())
+    return Reply(await apart(service.cluster.get_host))
 
 
 @router.put("/config/host", **described("host-config", body="host-config"))
 async def put_host(request: Request, service: ServiceParameter, who: Who) -> Response:
     """Put this in the place of the main host's entry; for administrators."""
     check_admin(who)
-    return Reply(service.cluster.put_host(await json_body(request)))
+    return Reply(await apart(service.cluster.put_host, await json_body(request)))
 
 
 # -- deployments
@@ -159,7 +160,7 @@ async def delete_deployment(service: ServiceParameter, who: Who, name: Name) -> 
 @router.get("/deployments/{name}/state", **described("state", _CONFLICT))
 async def get_state(service: ServiceParameter, who: Who, name: Name) -> Response:
     """The state.json of what is up, or of the project folder when nothing is."""
-    state = service.orchestrator.state(service.own(who, name))
+    state = await service.orchestrator.state(service.own(who, name))
     return Response(state, media_type=Reply.media_type)
 
 

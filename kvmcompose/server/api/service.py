@@ -21,6 +21,7 @@ from kvmcompose.core.deployment import (
 )
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.server.actions import Actions, BusyError, NotFoundError
+from kvmcompose.server.apart import ANSWER_SECONDS, Account, account, apart
 from kvmcompose.server.api.cluster import ClusterConfig
 from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.api.record import summary
@@ -141,9 +142,10 @@ class Service:
                 )
         return self._store.put_deployment(NewDeployment(new.name, str(folder)), owner)
 
-    async def _folder(self, asker: Asker, location: str, owner: Person) -> Path:
+    async def _folder(self, asker: Asker, location: str, owner: Person, deployment: str = "") -> Path:
         """The project's folder with links resolved. Not looked at in the server's own turn: it may hang."""
-        return await asyncio.to_thread(project_folder, location, self._roots, asker.person, owner)
+        account.set(Account(deployment, owner.uid, ANSWER_SECONDS))
+        return await apart(project_folder, location, self._roots, asker.person, owner)
 
     def remove(self, asker: Asker, name: str) -> None:
         """Forget a deployment of which nothing is up."""
@@ -171,7 +173,7 @@ class Service:
         """Begin an action. The folder must still be the one that was made known, and its owner's."""
         asker.note.command = summary(command)
         deployment = self._own_to_change(asker, name)
-        folder = await self._folder(asker, deployment.project_location, self._owner(deployment))
+        folder = await self._folder(asker, deployment.project_location, self._owner(deployment), name)
         deployment = self._own_to_change(asker, name)  # as it is by now
         if str(folder) != deployment.project_location:
             raise ApiError(HTTPStatus.FORBIDDEN, f"{deployment.project_location} leads to {folder} now")

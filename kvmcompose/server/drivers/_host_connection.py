@@ -18,6 +18,7 @@ import asyncssh
 
 from kvmcompose.core.model import Host
 from kvmcompose.effects.files import expand
+from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DriverError
 from kvmcompose.server.drivers._ssh_connection import words_of
 
@@ -99,7 +100,7 @@ class HostConnection:
     async def _connect(self) -> asyncssh.SSHClientConnection:
         client = _Client()
         log.debug("connecting to %s", self.where)
-        options = await asyncio.to_thread(self._options)
+        options = await apart(self._options)
         try:
             connection = await asyncssh.connect(
                 self.host.ip,

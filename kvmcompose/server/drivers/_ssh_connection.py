@@ -7,6 +7,7 @@ import socket
 
 import asyncssh
 
+from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DriverError, Login
 from kvmcompose.server.drivers._known_hosts import KnownHosts
 
@@ -45,9 +46,9 @@ class _Client(asyncssh.SSHClient):
 async def connect(login: Login) -> asyncssh.SSHClientConnection:
     """A new connection. Raises DriverError for what time does not mend, OSError or asyncssh.Error else."""
     known = KnownHosts(login.known_hosts)
-    identity = await asyncio.to_thread(_identity, login)
+    identity = await apart(_identity, login)
     try:
-        noted = await asyncio.to_thread(known.key, login.alias, login.life)
+        noted = await apart(known.key, login.alias, login.life)
     except OSError as error:
         raise DriverError(f"cannot read {login.known_hosts}: {error.strerror}") from error
     client = _Client(noted)
@@ -80,7 +81,7 @@ async def connect(login: Login) -> asyncssh.SSHClientConnection:
         raise
     if noted is None:
         try:
-            await asyncio.to_thread(known.note, login.alias, client.shown, login.life)
+            await apart(known.note, login.alias, client.shown, login.life)
         except OSError as error:
             connection.abort()
             raise DriverError(f"cannot write {login.known_hosts}: {error.strerror}") from error

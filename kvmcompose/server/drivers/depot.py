@@ -25,6 +25,7 @@ from typing import TypeVar
 import msgspec
 
 from kvmcompose.core.deployment import PROJECT_PATTERN
+from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import HOSTED, Content, DriverError, Holdings
 from kvmcompose.server.drivers import _depot_scripts as scripts
 from kvmcompose.server.drivers._depot_found import Found, decode_notes, encode_notes, split_words
@@ -82,7 +83,8 @@ class HostDepot:
                 f"programs are not installed on {self._machine.name}: {', '.join(found.missing)}",
                 hint="sudo apt-get install libvirt-daemon-system openvswitch-switch qemu-utils iproute2",
             )
-        if found.home is not None and found.home != home and not _has_moved(found.home, home):
+        kept = found.home is not None and found.home != home
+        if kept and found.home is not None and not await apart(_has_moved, found.home, home):
             raise DriverError(
                 f"{self._machine.name} keeps another project {project} already, that of {found.home}",
                 hint="give this one another name (--project-name), or purge that one where it is:"
@@ -128,7 +130,7 @@ class HostDepot:
         size = 0
         for path, content in files.items():
             self._inside(folder, path)
-            length = (await asyncio.to_thread(content.source.stat)).st_size
+            length = (await apart(content.source.stat)).st_size
             if length > _SMALL:
                 await self._put_large(folder, path, content, told)
                 continue
@@ -146,7 +148,7 @@ class HostDepot:
         self, folder: Path, path: str, content: Content, told: Callable[[int], None]
     ) -> None:
         """The one that is there goes first: a note of what is not there counts for nothing."""
-        mode = (await asyncio.to_thread(content.source.stat)).st_mode & 0o777
+        mode = (await apart(content.source.stat)).st_mode & 0o777
         await self._patiently(lambda: self._machine.run(["rm", "-f", "--", str(folder / path)]))
         await self._patiently(lambda: self._note(folder, path, content.digest))
         await self._send(content, folder / path, mode, told)
@@ -157,9 +159,7 @@ class HostDepot:
             noted = await self._patiently(lambda: self._notes(folder))
             before = {path: digest for path, digest in noted.items() if path not in batch}
             after = before | {path: content.digest for path, content in batch.items()}
-            archive = await asyncio.to_thread(
-                _pack, batch.values(), encode_notes(before), encode_notes(after)
-            )
+            archive = await apart(_pack, batch.values(), encode_notes(before), encode_notes(after))
             done = await self._patiently(
                 lambda: self._machine.run(argv, stdin=archive, seconds=_PIECE_SECONDS, check=False)
             )
@@ -263,7 +263,7 @@ class HostDepot:
         # on its way it lies where the folder is sure to be there
         folder = self._store if shared else self._hosted / goal.relative_to(self._hosted).parts[0] / _PRIVATE
         part = folder / f"{content.digest}.part"
-        size = (await asyncio.to_thread(source.stat)).st_size
+        size = (await apart(source.stat)).st_size
         words = [str(part), str(goal), f"{mode:o}", str(size), content.digest, "yes" if shared else "no"]
         finish = ["sh", "-c", scripts.FINISH, "sh", *words]
         for _attempt in range(2):
@@ -301,9 +301,9 @@ class HostDepot:
             argv = ["sh", "-c", scripts.DD, "dd", *words, f"seek={offset}"]
             await self._machine.run(argv, stdin=data, seconds=_PIECE_SECONDS, privileged=privileged)
 
-        with source.open("rb") as file:
-            for offset, length in await asyncio.to_thread(lambda: list(pieces(file.fileno(), begin))):
-                data = await asyncio.to_thread(os.pread, file.fileno(), length, offset)
+        with await apart(source.open, "rb") as file:
+            for offset, length in await apart(lambda: list(pieces(file.fileno(), begin))):
+                data = await apart(os.pread, file.fileno(), length, offset)
                 await self._patiently(functools.partial(send, offset, data))
                 told(len(data))
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import asyncssh
 import msgspec
 
+from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DriverError, Login, OnLine
 from kvmcompose.server.drivers._known_hosts import KnownHosts
 from kvmcompose.server.drivers._ssh_command import Command
@@ -126,7 +127,7 @@ class SshShell:
         if guest is not None and guest.connection is not None:
             guest.connection.abort()
         try:
-            await asyncio.to_thread(KnownHosts(login.known_hosts).forget, login.alias)
+            await apart(KnownHosts(login.known_hosts).forget, login.alias)
         except OSError as error:
             raise DriverError(f"cannot write {login.known_hosts}: {error.strerror}") from error
 

@@ -17,6 +17,7 @@ from kvmcompose.core.deployment import (
     Up,
 )
 from kvmcompose.core.errors import RefusedError
+from kvmcompose.server.apart import ANSWER_SECONDS, Account, account, apart
 from kvmcompose.server.drivers import Drivers
 from kvmcompose.server.journal import Journal
 from kvmcompose.server.orchestrator.captures import Packets, capture
@@ -46,8 +47,11 @@ class Orchestrator:
         self._people = people or People()
         self._meter = Meter()
 
-    def _context(self, deployment: Deployment) -> Context:
-        return Context(deployment, self._owner(deployment), self._drivers, self._store)
+    def _context(self, deployment: Deployment, *, seconds: float | None = ANSWER_SECONDS) -> Context:
+        """A deployment to work on, from now on on its account; ``seconds`` is what its files may take."""
+        context = Context(deployment, self._owner(deployment), self._drivers, self._store)
+        account.set(Account(deployment.name, context.owner.uid, seconds))
+        return context
 
     def _owner(self, deployment: Deployment) -> Person:
         """Whose it is, whoever asks: what is done for it is done with their rights."""
@@ -58,19 +62,21 @@ class Orchestrator:
         """Do it, telling the journal. Raises KvmComposeError when it fails, RefusedError when nothing was
         changed; when cancelled it stops at a point from which ``up`` and ``down`` both go on.
         """
-        context = self._context(deployment)
+        context = self._context(deployment, seconds=None)
         match command:
             case Up():
-                return Outcome(await BringUp(context, command, journal).run())
+                testbed = await context.read_built()
+                await context.read_current()  # what is up may be refused now, and nothing is added to that
+                return Outcome(await BringUp(context, testbed, command, journal).run())
             case Down():
                 return Outcome(await TakeDown(context, command, journal).run())
             case Exec():
                 return Outcome(exit_status=await self._exec(context, command, journal))
-        await Snapshots(context).do(command, journal)
+        await Snapshots(context, await context.read_current()).do(command, journal)
         return Outcome()
 
     async def _exec(self, context: Context, command: Exec, journal: Journal) -> int:
-        testbed = context.current
+        testbed = await context.read_current()
         guest = context.guest(testbed, command.guest)
         domain = (await context.domains(testbed, guest)).get(guest.name)
         if domain is None or domain.state != "running":
@@ -80,12 +86,12 @@ class Orchestrator:
         if address is None:
             raise RefusedError(f"{guest.name} has no address that can be reached from here")
         with journal.step("exec", f"exec:{guest.name}", guest=guest.name) as step:
-            login = testbed.login(guest, address)
+            login = await apart(testbed.login, guest, address)
             return await context.shell.run(login, command.argv, step.output, seconds=command.timeout)
 
-    def state(self, deployment: Deployment) -> bytes:
+    async def state(self, deployment: Deployment) -> bytes:
         """The ``state.json`` of what is up, or of the project folder when nothing is."""
-        return self._context(deployment).current.document
+        return (await self._context(deployment).read_current()).document
 
     async def access(self, deployment: Deployment) -> list[GuestAccess]:
         """How each guest is reached."""
@@ -97,7 +103,8 @@ class Orchestrator:
 
     async def snapshots(self, deployment: Deployment, guest: str | None = None) -> list[SnapshotStatus]:
         """The snapshots of one guest, or of all."""
-        return await Snapshots(self._context(deployment)).shown(guest)
+        context = self._context(deployment)
+        return await Snapshots(context, await context.read_current()).shown(guest)
 
     async def capture(self, deployment: Deployment, wanted: Capture) -> Packets:
         """Packets of what is up, from now on. Raises WrongCaptureError for what there is not."""

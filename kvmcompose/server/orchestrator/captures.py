@@ -43,7 +43,7 @@ async def capture(context: Context, wanted: Capture) -> Packets:
 
     Raises WrongCaptureError for what there is not, RefusedError for what is not up, DriverError.
     """
-    testbed = context.current
+    testbed = await context.read_current()
     guest = testbed.guests.get(wanted.target.removeprefix(f"{testbed.project}-"))
     guest = testbed.guests.get(wanted.target, guest)
     bridge = next(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -12,8 +11,10 @@ import msgspec
 from kvmcompose.core.deployment import Deployment
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
+from kvmcompose.core.once import once
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.server_places import this_machine
+from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import HOSTED, DomainState, Drivers, HostDrivers, Shell
 from kvmcompose.server.orchestrator.testbed import Deployed, Guest, Testbed, decode_deployed, read_testbed
 from kvmcompose.server.people import Person
@@ -30,13 +31,14 @@ class Context:
         self.folder = Path(deployment.project_location)
         self.drivers = drivers
         self.store = store
+        self._noted = store.deployed(self.project)
 
-    @cached_property
+    @once
     def deployed(self) -> Deployed | None:
         """What was brought up, None when nothing is."""
-        return decode_deployed(self.store.deployed(self.project))
+        return decode_deployed(self._noted)
 
-    @cached_property
+    @once
     def current(self) -> Testbed:
         """What is up or, when nothing is, what lies in the project folder. Raises RefusedError."""
         if self.deployed is None:
@@ -48,7 +50,7 @@ class Context:
                 f"what was brought up is refused: {error.message}", hint="take it down: kvm-compose down"
             ) from error
 
-    @cached_property
+    @once
     def built(self) -> Testbed:
         """What lies in the project folder. Raises RefusedError."""
         testbed = read_testbed(self.folder)
@@ -59,12 +61,26 @@ class Context:
             )
         return testbed
 
+    # what these have read stays: they are called before anything else, and not on the event loop
+
+    async def read_current(self) -> Testbed:
+        """``current``, read apart."""
+        return await apart(lambda: self.current)
+
+    async def read_built(self) -> Testbed:
+        """``built``, read apart; ``deployed`` with it."""
+        return await apart(lambda: (self.deployed, self.built)[1])
+
+    async def read_home(self) -> str:
+        """``home``, found apart."""
+        return await apart(lambda: self.home)
+
     @property
     def shell(self) -> Shell:
         """The way into guests."""
         return self.drivers.shell()
 
-    @cached_property
+    @once
     def home(self) -> str:
         """The project as other hosts know it: several main hosts may have one of this name."""
         return f"{this_machine()}:{self.folder.resolve()}"

@@ -6,7 +6,6 @@ are each guest's own. A disk is sent once; from then on what its guest writes is
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from kvmcompose.effects.freight import Digests, Parcel, Sent, note_sent, parcels
+from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import Content, Depot, DriverError, Holdings, HostDrivers
 from kvmcompose.server.journal import Journal, RunningStep
 from kvmcompose.server.orchestrator.context import Context
@@ -50,7 +50,7 @@ class Distribution:
     async def prepare(self, host: HostDrivers) -> Path:
         """The project's folder on a host, made if need be."""
         if host.depot is not None:
-            await host.depot.open(self._context.project, self._context.home)
+            await host.depot.open(self._context.project, await self._context.read_home())
         return self._context.folder_on(host)
 
     async def run(self, running: Collection[str], failed: Collection[str]) -> set[str]:
@@ -58,14 +58,14 @@ class Distribution:
 
         Disks of guests that are ``running`` stay as they are, what ``failed`` ones need is left out.
         """
-        self._digests.look_again()  # golden images are other files now
+        await apart(self._digests.look_again)  # golden images are other files now
 
         def job(other: OtherHost) -> Job:
             return lambda: other.send(running, failed)
 
         jobs = [job(other) for other in self._others.values()]
         results = await together(jobs, limit=max(1, len(jobs)))
-        await asyncio.to_thread(self._digests.keep)
+        await apart(self._digests.keep)
         return {name for name, good in zip(self._others, results, strict=True) if not good}
 
     # -- disks, wherever they are
@@ -110,7 +110,7 @@ class OtherHost:
         assert drivers.depot is not None  # noqa: S101 (else it were the main host)
         self.name = drivers.name
         self._project = context.project
-        self._home = context.home
+        self._context = context
         self._here = testbed.folder
         self._there = context.folder_on(drivers)
         self._guests = [
@@ -131,7 +131,7 @@ class OtherHost:
 
     async def check(self) -> list[Reason]:
         """See what it has; what is in the way. Raises DriverError when nothing can be done with it."""
-        held = await self._depot.look(self._project, self._home)
+        held = await self._depot.look(self._project, await self._context.read_home())
         self._delivered, self._stored = dict(held.delivered), held.stored
         wanted = await self._wanted()
         reasons = [*self._check_room(held, wanted)]
@@ -214,7 +214,7 @@ class OtherHost:
                 step.skip()
             files = {path: each.digest for path, each in wanted.items() if not each.parcel.shared}
             noted = Sent(frozenset(_shared(wanted)), files)
-            await asyncio.to_thread(note_sent, self._here, self.name, noted)
+            await apart(note_sent, self._here, self.name, noted)
 
     async def _send_image(self, digest: str, parcel: Parcel) -> int:
         with self._journal.step(STAGE, f"send:{Path(parcel.path).name}", host=self.name) as step:
@@ -263,7 +263,7 @@ class OtherHost:
                     hint="kvm-compose generate links images again",
                 ) from error
 
-        return await asyncio.to_thread(find)
+        return await apart(find)
 
     def _is_to_be_put(self, path: str, wanted: _Wanted) -> bool:
         if wanted.parcel.shared:

@@ -11,6 +11,7 @@ from kvmcompose.effects.freight import forget_sent
 from kvmcompose.effects.resources import schemas
 from kvmcompose.pipeline.stored import sound_hosts
 from kvmcompose.render.domain import console_log
+from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DomainState, HostDrivers
 from kvmcompose.server.journal import Journal, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
@@ -31,23 +32,24 @@ class TakeDown:
         self._journal = journal
         #: The hosts of what was brought up, where more of it is not as a build writes it.
         self._sound: dict[str, Host] = {}
-        self._testbeds = self._known()
+        self._testbeds: list[Testbed] = []
 
-    def _known(self) -> list[Testbed]:
+    async def _known(self) -> list[Testbed]:
         """What was brought up, and what lies in the folder: either may name something that is there."""
         found = []
-        if self._context.deployed is not None:
+        deployed = await apart(lambda: self._context.deployed)
+        if deployed is not None:
             try:
-                found.append(self._context.deployed.testbed(self._context.folder))
+                found.append(await self._context.read_current())
             except KvmComposeError as error:
-                self._sound = sound_hosts(self._context.deployed.state, schemas())
+                self._sound = sound_hosts(deployed.state, schemas())
                 hosts = ", ".join(self._sound) or "this host"
                 self._journal.say(
                     f"{error.message}: what was brought up is found by the project's name, on {hosts}",
                     Level.WARNING,
                 )
         try:
-            found.append(self._context.built)
+            found.append(await self._context.read_built())
         except KvmComposeError:
             if not found and not self._sound:
                 self._journal.say(
@@ -56,7 +58,7 @@ class TakeDown:
                 )
         return found
 
-    def _hosts(self) -> dict[str, HostDrivers]:
+    async def _hosts(self) -> dict[str, HostDrivers]:
         """Where it was brought up comes before where it would be now, but for how to get in there."""
         hosts = dict(self._sound)
         for testbed in self._testbeds:
@@ -75,13 +77,14 @@ class TakeDown:
             )
         for name in abandoned:
             del hosts[name]
-            forget_sent(self._context.folder, name)
+            await apart(forget_sent, self._context.folder, name)
             self._journal.say(f"{name} is abandoned: whatever is there stays there", Level.WARNING)
         return {name: self._context.host(host) for name, host in hosts.items()}
 
     async def run(self) -> Phase:
         """Raises StepFailedError when something could not be taken away; the rest is, all the same."""
-        hosts = self._hosts()
+        self._testbeds = await self._known()
+        hosts = await self._hosts()
         jobs = [self._host_job(name, host) for name, host in hosts.items()]
         results = await together(jobs, limit=len(jobs))
         if not all(results):
@@ -96,7 +99,7 @@ class TakeDown:
         async def job() -> None:
             with self._journal.step("guests", "look", host=name) as step:
                 if host.depot is not None:  # refuses what is another main host's
-                    await host.depot.look(self._context.project, self._context.home)
+                    await host.depot.look(self._context.project, await self._context.read_home())
                 domains = await host.hypervisor.domains(self._context.project)
                 if not domains:
                     step.skip()
@@ -158,12 +161,12 @@ class TakeDown:
             for host in sorted(hosts.values(), key=lambda host: host.depot is None):
                 if host.depot is not None:
                     await unbroken(host.depot.clear(self._context.project))
-                    forget_sent(self._context.folder, host.name)
+                    await apart(forget_sent, self._context.folder, host.name)
                     continue
                 for path in paths:
                     await unbroken(host.disks.remove(self._context.folder / path))
             for path in (RECORD, KNOWN_HOSTS):
-                (self._context.folder / path).unlink(missing_ok=True)
+                await apart((self._context.folder / path).unlink, missing_ok=True)
             names = {name for testbed in self._testbeds for name in testbed.guests}
             for name in names:
                 self._context.store.keep_snapshots(self._context.project, name, [])

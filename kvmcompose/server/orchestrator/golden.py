@@ -7,8 +7,10 @@ from pathlib import Path
 import msgspec
 
 from kvmcompose.core.deployment import Level
+from kvmcompose.core.once import once
 from kvmcompose.effects.files import write_atomic
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
+from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DriverError, HostDrivers
 from kvmcompose.server.journal import Journal
 from kvmcompose.server.orchestrator.context import Context
@@ -46,7 +48,11 @@ class GoldenImages:
         self._journal = journal
         self._starter = starter
         self._distribution = distribution
-        self._record = read_record(testbed.folder)
+
+    @once
+    def _record(self) -> dict[str, Frozen]:
+        """To be asked for apart only."""
+        return read_record(self._testbed.folder)
 
     async def check(self, *, reset: bool) -> list[tuple[str, str | None]]:
         """Why images that have to be made cannot be: clones hold data that lies on the old ones."""
@@ -64,10 +70,15 @@ class GoldenImages:
         return reasons
 
     async def _is_made(self, golden: Guest) -> bool:
-        made = self._record.get(golden.name)
-        if made is None or made.recipe != self._testbed.golden_recipe(golden):
+        made = await apart(self._record_of, golden)
+        if made is None:
             return False
         return made.signature == await self._host(golden).disks.signature(self._distribution.path(golden))
+
+    def _record_of(self, golden: Guest) -> Frozen | None:
+        """What is noted of an image, if it is made from what it would be made from now."""
+        made = self._record.get(golden.name)
+        return made if made is not None and made.recipe == self._testbed.golden_recipe(golden) else None
 
     async def _clones_with_data(self, golden: Guest) -> list[Guest]:
         return [
@@ -116,7 +127,7 @@ class GoldenImages:
         """Whatever an attempt before has left."""
         disk = self._distribution.path(golden)
         await self._switch_off(golden.state.hostname, host)
-        self._forget(golden)
+        await apart(self._forget, golden)
         await host.disks.set_frozen(disk, frozen=False)
         if not await host.disks.pristine(disk):
             await host.disks.reset_overlay(disk)
@@ -129,8 +140,10 @@ class GoldenImages:
     async def _freeze(self, golden: Guest, host: HostDrivers, disk: Path) -> None:
         await host.hypervisor.undefine_domain(golden.state.hostname)
         await host.disks.set_frozen(disk, frozen=True)
-        made = Frozen(self._testbed.golden_recipe(golden), await host.disks.signature(disk))
-        self._record[golden.name] = made
+        await apart(self._remember, golden, await host.disks.signature(disk))
+
+    def _remember(self, golden: Guest, signature: str) -> None:
+        self._record[golden.name] = Frozen(self._testbed.golden_recipe(golden), signature)
         self._write()
 
     def _forget(self, golden: Guest) -> None:

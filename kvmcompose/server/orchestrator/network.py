@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from kvmcompose.core.deployable import TunnelPort
+from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DriverError, HostDrivers, SwitchPlan
 from kvmcompose.server.journal import Journal
 from kvmcompose.server.orchestrator.context import Context
@@ -106,7 +107,7 @@ class Network:
         )
         if changed and not domains:
             await host.hypervisor.remove_network(network.name)
-        await host.hypervisor.start_network(network_xml(self._context, self._testbed))
+        await host.hypervisor.start_network(await apart(network_xml, self._context, self._testbed))
 
     def _plan(self, name: str) -> SwitchPlan:
         wiring = self._testbed.wiring

@@ -12,7 +12,7 @@ from kvmcompose.server.drivers import DomainState
 from kvmcompose.server.journal import Journal, Refusals, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
-from kvmcompose.server.orchestrator.testbed import Guest
+from kvmcompose.server.orchestrator.testbed import Guest, Testbed
 
 #: Writing memory to disks gains nothing from many at a time.
 _LIMIT = 2
@@ -23,9 +23,9 @@ _LIKE_AN_ID = re.compile(r"[1-9][0-9]{0,5}")
 class Snapshots:
     """The snapshots of a deployment."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, testbed: Testbed) -> None:
         self._context = context
-        self._testbed = context.current
+        self._testbed = testbed
 
     async def do(self, command: Snapshot, journal: Journal) -> None:
         """Make, restore or delete. Raises RefusedError when nothing was changed, StepFailedError."""

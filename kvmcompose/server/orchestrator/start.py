@@ -6,6 +6,7 @@ import asyncio
 
 from kvmcompose.core.deployment import Level
 from kvmcompose.render.domain import console_log
+from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DomainState, DriverError, HostDrivers, Login
 from kvmcompose.server.journal import Journal, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
@@ -54,7 +55,7 @@ class Starter:
             # the disk is new: with it a life of the guest begins
             await self._context.shell.forget(self._testbed.login(guest, guest.address or ""))
             store.keep_snapshots(project, guest.name, [])
-        await host.hypervisor.start_domain(domain_xml(self._context, self._testbed, guest))
+        await host.hypervisor.start_domain(await apart(domain_xml, self._context, self._testbed, guest))
         for _name, xml in store.snapshots(project, guest.name):
             await host.hypervisor.know_snapshot(guest.state.hostname, xml)
 

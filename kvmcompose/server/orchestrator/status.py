@@ -9,6 +9,7 @@ from kvmcompose.core.deployment import GuestAccess, GuestStatus, HostAccess, Pha
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host
 from kvmcompose.effects.files import expand
+from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DomainState
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.differences import differences as changed_since
@@ -36,7 +37,7 @@ class Meter:
 
 async def status(context: Context, meter: Meter) -> TestbedStatus:
     """The deployment and its guests as they are now. Raises RefusedError when nothing was ever built."""
-    testbed = context.current
+    testbed = await context.read_current()
     domains, silent = await context.look(testbed, testbed.state.testbed_hosts)
     if len(silent) == len(testbed.state.testbed_hosts):
         raise next(iter(silent.values()))
@@ -47,7 +48,7 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
         for name, guest in testbed.guests.items()
     ]
     differences = [f"host {name}: {error.message}" for name, error in silent.items()]
-    differences += _differences(context, domains, silent)
+    differences += await apart(_differences, context, domains, silent)
     return TestbedStatus(
         deployment=context.deployment,
         guests=tuple(guests),
@@ -125,7 +126,7 @@ def _via(context: Context, host: Host) -> HostAccess:
 
 async def access(context: Context) -> list[GuestAccess]:
     """How each guest is reached. Raises RefusedError when nothing was ever built."""
-    testbed = context.current
+    testbed = await context.read_current()
     found = []
     for guest in testbed.guests.values():
         if guest.run is None:

@@ -6,7 +6,6 @@ Nothing here looks at the YAML: ``state.json`` and the artefacts are all there i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from kvmcompose.core.deployable import DomainGuest, Wiring
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.core.names import some
+from kvmcompose.core.once import once
 from kvmcompose.core.state import GuestState, State
 from kvmcompose.effects.files import digest_bytes, digest_file, expand
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
@@ -141,7 +141,7 @@ class Testbed:
             life=self._seed_digest(guest)[:16],
         )
 
-    @cached_property
+    @once
     def digests(self) -> dict[str, str]:
         """The digests of what guests and networks are started from, by path; disks are left out."""
         if self._files is not None:

@@ -11,6 +11,7 @@ from kvmcompose.core.names import some
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.freight import read_sent
 from kvmcompose.effects.keys import default_keys
+from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DomainState, DriverError, HostDrivers, HypervisorFacts
 from kvmcompose.server.journal import Journal, Refusals, RunningStep, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
@@ -33,12 +34,11 @@ SCRIPTS = 16
 class BringUp:
     """One ``up``."""
 
-    def __init__(self, context: Context, command: Up, journal: Journal) -> None:
+    def __init__(self, context: Context, testbed: Testbed, command: Up, journal: Journal) -> None:
         self._context = context
         self._command = command
         self._journal = journal
-        self._testbed: Testbed = context.built
-        _ = context.current  # what is up may be refused now, and nothing is added to that
+        self._testbed = testbed
         self._hosts = context.hosts(self._testbed)
         self._facts: dict[str, HypervisorFacts] = {}
         self._domains: dict[str, DomainState] = {}
@@ -57,7 +57,7 @@ class BringUp:
             self._journal.say(f"{self._context.project} is up already: {count} guests run, nothing to do")
             return Phase.UP
         store = self._context.store
-        store.set_deployed(self._context.project, self._to_be_deployed().encode())
+        store.set_deployed(self._context.project, await apart(lambda: self._to_be_deployed().encode()))
         await self._bring_network_up()
         await self._golden_images()
         await self._distribute()
@@ -90,7 +90,8 @@ class BringUp:
                     f"{guest.name} is a {guest.state.kind} guest: these cannot run yet, it is left out",
                     Level.WARNING,
                 )
-            for name in sorted(read_sent(self._testbed.folder).keys() - self._hosts.keys()):
+            sent = await apart(read_sent, self._testbed.folder)
+            for name in sorted(sent.keys() - self._hosts.keys()):
                 step.say(
                     f"{name} is no host of the testbed any more; disks that it was sent may be there still",
                     Level.WARNING,
@@ -102,7 +103,8 @@ class BringUp:
             if not reasons:
                 self._domains = await self._context.domains(self._testbed)
                 reasons += self._check_guests(step)
-                reasons += self._check_differences()
+                reasons += await self._check_key()
+                reasons += await apart(self._check_differences)
                 reasons += await self._golden.check(reset=self._command.reset_clones)
             if reasons:
                 raise Refusals(reasons)
@@ -162,13 +164,6 @@ class BringUp:
             step.say(
                 f"no connection leads to {some(unreachable)}: started, but not waited for", Level.WARNING
             )
-        if any(guest.run and guest.run.cloud_init for guest in self._testbed.guests.values()):
-            key = self._testbed.identity_file
-            if not key.is_file():
-                named = "kvm-compose-config.json names it (ssh_private_key_location): put it there"
-                ours = key == expand(default_keys().ssh_private_key_location)
-                hint = "kvm-compose generate makes it" if ours else named
-                reasons.append((f"the guests' private key is not there: {key}", hint))
         running = sorted(name for name, domain in self._domains.items() if domain.state != "shut off")
         if self._command.provision and running:
             reasons.append(
@@ -176,6 +171,17 @@ class BringUp:
             )
         self._check_memory(step)
         return reasons
+
+    async def _check_key(self) -> list[tuple[str, str | None]]:
+        if not any(guest.run and guest.run.cloud_init for guest in self._testbed.guests.values()):
+            return []
+        key = self._testbed.identity_file
+        if await apart(key.is_file):
+            return []
+        named = "kvm-compose-config.json names it (ssh_private_key_location): put it there"
+        ours = key == expand(default_keys().ssh_private_key_location)
+        hint = "kvm-compose generate makes it" if ours else named
+        return [(f"the guests' private key is not there: {key}", hint)]
 
     def _check_memory(self, step: RunningStep) -> None:
         for name, facts in self._facts.items():
