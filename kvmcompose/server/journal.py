@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Self
@@ -16,6 +17,11 @@ from kvmcompose.server.store import Store, StoreError, now
 _CHUNK = 1000
 #: Longer lines are several ones, so that a program that never ends its line fills no memory. In characters.
 LONGEST_LINE = 16384
+#: How much output of programs is kept of one action, in lines and bytes: the newest. Dropped in batches.
+OUTPUT_LINES, OUTPUT_BYTES = 100_000, 16 << 20
+_BATCH_LINES, _BATCH_BYTES = 2000, 1 << 20
+#: What a line takes beside its text, in bytes.
+_LINE_OVERHEAD = 120
 #: Control characters would act on the terminal of who reads the log; tabs are harmless.
 _CONTROL = re.compile(
     r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0a-\x1f\x7f-\x9f]"
@@ -43,6 +49,7 @@ class Journal:
         self.faults: list[Fault] = []
         self._steps = 0
         self._news = asyncio.Event()
+        self._output = _Quota()
         self.ended = False
 
     def say(
@@ -60,8 +67,26 @@ class Journal:
             plain = _CONTROL.sub("", line).encode(errors="replace").decode()  # what is no text is '?'
             for start in range(0, len(plain) or 1, LONGEST_LINE):
                 part = plain[start : start + LONGEST_LINE]
-                self._store.append(self.uuid, level, part, stage=stage, step=step, guest=guest, host=host)
+                added = self._store.append(
+                    self.uuid, level, part, stage=stage, step=step, guest=guest, host=host
+                )
+                if level is Level.OUTPUT:
+                    self._count(added)
         self._wake()
+
+    def _count(self, line: LogLine) -> None:
+        """Of what programs print the newest is kept, within the quota."""
+        over = self._output.add(line)
+        if over is None:
+            return
+        first = not self._output.cut
+        self._output.cut += self._store.drop_output(self.uuid, up_to=over)
+        if first:
+            self.say(
+                f"this action prints more than {OUTPUT_LINES} lines or {OUTPUT_BYTES >> 20} MiB:"
+                " the newest are kept, older ones are dropped",
+                Level.WARNING,
+            )
 
     def fault(self, fault: Fault, *, stage: str | None = None) -> None:
         """Note what went wrong."""
@@ -85,6 +110,9 @@ class Journal:
 
     def end(self) -> None:
         """Nothing more will come."""
+        if self._output.cut:
+            with suppress(StoreError):
+                self.say(f"{self._output.cut} lines of output were dropped", Level.WARNING)
         self.ended = True
         self._wake()
 
@@ -96,6 +124,35 @@ class Journal:
     def news(self) -> asyncio.Event:
         """Set when something new has come since this was asked for."""
         return self._news
+
+
+class _Quota:
+    """How much output of an action is kept: sequence numbers and sizes of its lines, by batch."""
+
+    def __init__(self) -> None:
+        self._batches: deque[tuple[int, int, int]] = (
+            deque()
+        )  # (last sequence, lines, bytes), the oldest first
+        self._lines = self._bytes = 0
+        self._batch = (0, 0, 0)
+        self.cut = 0
+
+    def add(self, line: LogLine) -> int | None:
+        """Count a line; the sequence number up to which output has to go, if any."""
+        _, lines, size = self._batch
+        self._batch = (line.sequence, lines + 1, size + len(line.text.encode()) + _LINE_OVERHEAD)
+        if self._batch[1] < _BATCH_LINES and self._batch[2] < _BATCH_BYTES:
+            return None
+        self._batches.append(self._batch)
+        self._lines += self._batch[1]
+        self._bytes += self._batch[2]
+        self._batch = (0, 0, 0)
+        over = None
+        while self._lines > OUTPUT_LINES or self._bytes > OUTPUT_BYTES:
+            over, lines, size = self._batches.popleft()
+            self._lines -= lines
+            self._bytes -= size
+        return over
 
 
 class RunningStep:

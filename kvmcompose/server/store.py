@@ -332,6 +332,13 @@ class Store:
         )
         return line
 
+    def drop_output(self, uuid: str, *, up_to: int) -> int:
+        """Forget output of programs in an action's log, up to the line of this number; how many lines."""
+        done = self._db.execute(
+            "DELETE FROM lines WHERE action = ? AND sequence <= ? AND level = ?", (uuid, up_to, Level.OUTPUT)
+        )
+        return done.rowcount
+
     def lines(self, uuid: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
         """An action's log from the line after number ``after``, at most ``limit`` lines."""
         rows = self._db.execute(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import asyncssh
 
 from kvmcompose.server.drivers import DriverError, Login, OnLine
-from kvmcompose.server.drivers._ssh_connection import connect, words_of
+from kvmcompose.server.drivers._ssh_connection import SILENT, connect, words_of
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,9 @@ class Command:
 
     async def _end_on(self, connection: asyncssh.SSHClientConnection) -> int | None:
         words = shlex.join(["sh", "-c", _END_AS_ROOT, _END])
-        done = await connection.run(words, input=f"{self._mark}\n".encode(), encoding=None)
+        done = await connection.run(
+            words, **(SILENT | {"stdin": asyncssh.PIPE, "input": f"{self._mark}\n".encode()})
+        )
         return done.exit_status
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 import asyncssh
 
@@ -25,6 +26,10 @@ _HOST_KEY_ALGORITHMS = (
     "rsa-sha2-512",
 )
 _RSA = "ssh-rsa"
+#: Options of a command of ours whose output nobody reads: what a guest sends is dropped as it comes.
+SILENT: dict[str, Any] = {
+    "stdin": asyncssh.DEVNULL, "stdout": asyncssh.DEVNULL, "stderr": asyncssh.DEVNULL, "encoding": None
+}  # fmt: skip
 
 
 def words_of(error: Exception) -> str:

@@ -40,6 +40,8 @@ _NO_SUCH_PROGRAM = 127
 _CHUNK = 1 << 16
 #: What is kept of what a stream's program says on standard error, in bytes: the last.
 _COMPLAINTS = 1 << 16
+#: What a program may print, in bytes: what Open vSwitch tells of ten thousand guests is a tenth of it.
+MOST_OUTPUT = 1 << 26
 #: How long the program of a stream that is not wanted any more may take to end, in seconds. The shell around
 #: it kills it before that.
 _END_SECONDS = 4
@@ -141,7 +143,7 @@ class ThisMachine:
         process = await self._start(command, with_input=stdin is not None)
         try:
             async with asyncio.timeout(seconds):
-                stdout, stderr = await process.communicate(stdin)
+                stdout, stderr = await _communicate(process, stdin, argv[0], self.name)
         except TimeoutError:
             await _kill(process)
             raise DriverError(
@@ -195,6 +197,54 @@ class ThisMachine:
 def while_wanted(argv: Sequence[str]) -> list[str]:
     """The command that runs another one, and ends it when its own standard input comes to its end."""
     return ["sh", "-c", _WHILE_WANTED, "sh", *argv]
+
+
+def too_much(program: str, host: str) -> DriverError:
+    """The error of a program that prints without end."""
+    return DriverError(
+        f"{program} printed more than {MOST_OUTPUT >> 20} MiB on {host}: it was ended",
+        hint="see what it prints: run it there by hand, with `| head`",
+    )
+
+
+async def bounded(source: Readable, program: str, host: str) -> bytes:
+    """Read to the end. Raises DriverError for more than a program may print."""
+    found = bytearray()
+    while chunk := await source.read(_CHUNK):
+        found += chunk
+        if len(found) > MOST_OUTPUT:
+            raise too_much(program, host)
+    return bytes(found)
+
+
+async def _communicate(
+    process: asyncio.subprocess.Process, stdin: bytes | None, program: str, host: str
+) -> tuple[bytes, bytes]:
+    """What a program prints until it ends. Raises DriverError for too much."""
+    assert process.stdout is not None  # noqa: S101 (it is a pipe, as is the next)
+    assert process.stderr is not None  # noqa: S101
+
+    async def feed() -> None:
+        if process.stdin is None:
+            return
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            process.stdin.write(stdin or b"")
+            await process.stdin.drain()
+        process.stdin.close()
+
+    tasks = [
+        asyncio.ensure_future(bounded(process.stdout, program, host)),
+        asyncio.ensure_future(tail(process.stderr)),
+        asyncio.ensure_future(feed()),
+    ]
+    try:
+        stdout, stderr, _ = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    await process.wait()
+    return stdout or b"", stderr or b""
 
 
 class Readable(Protocol):

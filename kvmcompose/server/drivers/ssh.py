@@ -20,7 +20,7 @@ from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DriverError, Login, OnLine
 from kvmcompose.server.drivers._known_hosts import KnownHosts
 from kvmcompose.server.drivers._ssh_command import Command
-from kvmcompose.server.drivers._ssh_connection import KEEPALIVE_SECONDS, connect, words_of
+from kvmcompose.server.drivers._ssh_connection import KEEPALIVE_SECONDS, SILENT, connect, words_of
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class SshShell:
                 return connection
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
-                    await connection.run("true", stdin=asyncssh.DEVNULL, encoding=None)
+                    await connection.run("true", **SILENT)
             except asyncssh.ChannelOpenError:
                 pass  # that, too, is an answer
             except (OSError, asyncssh.Error):
@@ -181,7 +181,7 @@ class SshShell:
             try:
                 connection = await self._connection(login)
                 progress.let_in()
-                done = await connection.run(_WAIT_UNTIL_READY, stdin=asyncssh.DEVNULL, encoding=None)
+                done = await connection.run(_WAIT_UNTIL_READY, **SILENT)
                 if done.exit_status == 0:
                     return
             except (OSError, asyncssh.Error) as error:

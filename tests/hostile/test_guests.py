@@ -1,0 +1,143 @@
+"""Guests that talk without end: neither the server's memory nor its database grows with what they say."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from kvmcompose.core.deployment import Exec, Level, NewDeployment
+from kvmcompose.server import journal as journal_module
+from kvmcompose.server.drivers import DriverError, Login
+from kvmcompose.server.drivers import machine as machine_module
+from kvmcompose.server.drivers.machine import ThisMachine
+from kvmcompose.server.drivers.ssh import SshShell
+from kvmcompose.server.journal import Journal
+from kvmcompose.server.store import Store
+
+_MIB = 1 << 20
+
+
+def peak() -> int:
+    """The most memory that this process has had, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+class _Anybody(asyncssh.SSHServer):
+    def begin_auth(self, _username: str) -> bool:
+        return False
+
+
+def test_a_guest_that_answers_without_end_fills_no_memory(tmp_path: Path) -> None:
+    """It is asked whether it is ready, and prints for ever on both of its outputs."""
+    sent = 0
+
+    async def talk(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        nonlocal sent
+        block = b"x" * _MIB
+        try:
+            while True:
+                process.stdout.write(block)
+                process.stderr.write(block)
+                sent += 2
+                await process.stdout.drain()
+                await process.stderr.drain()
+        except (OSError, asyncssh.Error):
+            pass
+
+    async def run() -> None:
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        key.write_private_key(tmp_path / "key")
+        server = await asyncssh.listen(
+            "127.0.0.1",
+            0,
+            server_factory=_Anybody,
+            server_host_keys=[key],
+            process_factory=talk,
+            encoding=None,
+        )
+        login = Login(
+            guest="web", alias="lab-web", address="127.0.0.1", port=server.get_port(), user="root",
+            identity_file=tmp_path / "key", known_hosts=tmp_path / "known_hosts", life="",
+        )  # fmt: skip
+        shell = SshShell()
+        with pytest.raises(DriverError, match="was not ready within"):
+            await shell.wait_ready(login, 6)
+        await shell.close()
+        server.close()
+
+    before = peak()
+    asyncio.run(run())
+    assert sent > 100  # MiB
+    assert peak() - before < 64
+
+
+def test_a_program_that_prints_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_module, "MOST_OUTPUT", 4 * _MIB)
+    with pytest.raises(DriverError, match="yes printed more than 4 MiB on main"):
+        asyncio.run(ThisMachine("main").run(["yes"], seconds=60))
+    done = asyncio.run(ThisMachine("main").run(["sh", "-c", "yes | head -c 9000000 >&2; echo end"]))
+    assert done.text == "end\n"
+    assert len(done.stderr) < _MIB
+    assert asyncio.run(ThisMachine("main").run(["cat"], stdin=b"y" * 3_000_000)).stdout == b"y" * 3_000_000
+
+
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Journal]:
+    for name, value in (("OUTPUT_LINES", 1000), ("OUTPUT_BYTES", _MIB), ("_BATCH_LINES", 100)):
+        monkeypatch.setattr(journal_module, name, value)
+    store = Store(tmp_path / "server.db")
+    store.put_deployment(NewDeployment("lab", "/lab"))
+    action = store.begin_action("lab", Exec(guest="web", argv=("yes",)), None, exclusive=False)
+    return store, Journal(store, action.uuid)
+
+
+def test_of_output_the_newest_is_kept_and_it_is_said(begun: tuple[Store, Journal]) -> None:
+    store, journal = begun
+    journal.say("before")
+    for number in range(5000):
+        journal.say(f"{number}", Level.OUTPUT)
+    journal.end()
+    lines = store.lines(journal.uuid, limit=100_000)
+    output = [line.text for line in lines if line.level is Level.OUTPUT]
+    assert 900 <= len(output) <= 1100
+    assert output == [str(number) for number in range(5000 - len(output), 5000)]
+    said = [line.text for line in lines if line.level is not Level.OUTPUT]
+    assert said[0] == "before"
+    assert sum("older ones are dropped" in text for text in said) == 1
+    assert said[-1] == f"{5000 - len(output)} lines of output were dropped"
+
+
+def test_the_database_does_not_grow_with_output(begun: tuple[Store, Journal], tmp_path: Path) -> None:
+    _, journal = begun
+    for _ in range(4000):
+        journal.say("x" * 4000, Level.OUTPUT)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 10 * _MIB
+
+
+def test_a_follower_copes_with_gaps(begun: tuple[Store, Journal]) -> None:
+    store, journal = begun
+
+    async def run() -> list[int]:
+        seen: list[int] = []
+
+        async def read() -> None:
+            async for line in journal_module.follow(store, journal, journal.uuid, 0):
+                seen.append(line.sequence)  # noqa: PERF401 (one at a time, as they come)
+
+        reading = asyncio.create_task(read())
+        for number in range(5000):
+            journal.say(f"{number}", Level.OUTPUT)
+            if number == 10:
+                await asyncio.sleep(0.01)
+        journal.end()
+        await reading
+        return seen
+
+    seen = asyncio.run(run())
+    assert seen == sorted(set(seen))
+    assert seen[:11] == list(range(1, 12))
+    assert len(seen) < 1300
