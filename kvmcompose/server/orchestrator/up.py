@@ -50,7 +50,7 @@ class BringUp:
 
     async def run(self) -> Phase:
         """Raises RefusedError when nothing was changed, StepFailedError when something failed."""
-        self._check_privileges()
+        await apart(self._check_privileges)
         await self._check()
         if await self._is_up():
             count = len(self._testbed.runnable)
