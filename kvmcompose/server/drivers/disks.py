@@ -19,6 +19,21 @@ CONSOLES = Path(".kvm-compose", "consoles")
 
 _TAIL_BYTES = 1 << 18
 _NO_FILE = "No such file or directory"
+_NO_FOLDER = "Not a directory"
+#: How the next one ends when there is a link; it says which.
+_A_LINK = 66
+#: Folder, and paths in it that become folders, unless they are.
+_MAKE_CONSOLES = """\
+cd -- "$1" || exit
+shift
+for each; do
+    if [ -L "$each" ]; then printf %s "$each"; exit 66; fi
+    [ -d "$each" ] || mkdir -- "$each" || [ -d "$each" ] || exit
+done
+for each in .kvm-compose/consoles/* .kvm-compose/consoles/.[!.]*; do
+    if [ -L "$each" ]; then printf %s "$each"; exit 66; fi
+done
+"""
 
 
 class HostDisks:
@@ -31,20 +46,21 @@ class HostDisks:
     async def link_project(self, project: str, folder: Path) -> None:
         """Make ``/var/lib/kvm-compose/<project>`` lead to the folder, and a folder for consoles in it.
 
-        A link to a folder that is not there any more, as it was moved, is replaced.
+        A link to a folder that is not there any more, as it was moved, is replaced; root looks, as a folder
+        that others may not enter is there all the same.
         """
         folder = await self._resolved(folder)
         link = self._link(project)
         current = await self._target(link)
         if current != folder:
-            if current is not None and await self._is_folder(current):
+            if current is not None and not await self._is_gone(current):
                 raise DriverError(
                     f"another project is called {project} on {self._machine.name}: {link} leads to {current},"
                     f" not to {folder}",
                     hint=f"bring that one down first, or remove the link: sudo rm {link}",
                 )
             await self._make_link(link, folder)
-        await self._machine.run(["mkdir", "-p", "--", str(folder / CONSOLES)])
+        await self._make_consoles(folder)
 
     async def unlink_project(self, project: str, folder: Path) -> None:
         """Remove that link if it leads to the folder."""
@@ -140,7 +156,10 @@ class HostDisks:
 
     async def _resolved(self, folder: Path) -> Path:
         """The folder without links; as it is when it is gone."""
-        done = await self._machine.run(["realpath", "-m", "--", str(folder)])
+        argv = ["realpath", "-m", "--", str(folder)]
+        done = await self._machine.run(argv, check=False)
+        if done.status != 0:  # somebody's, who lets nobody in
+            done = await self._machine.run(argv, privileged=True)
         return Path(done.text.removesuffix("\n"))
 
     async def _target(self, link: Path) -> Path | None:
@@ -158,8 +177,26 @@ class HostDisks:
             )
         return await self._resolved(link)
 
-    async def _is_folder(self, path: Path) -> bool:
-        return (await self._machine.run(["test", "-d", str(path)], check=False)).status == 0
+    async def _make_consoles(self, folder: Path) -> None:
+        """QEMU writes there as root, wherever links lead to: none are followed."""
+        argv = ["sh", "-c", _MAKE_CONSOLES, "sh", str(folder), *map(str, (CONSOLES.parent, CONSOLES))]
+        done = await self._machine.run(argv, check=False)
+        if done.status == _A_LINK:
+            raise DriverError(
+                f"{folder / done.text.strip()} on {self._machine.name} is a link, and consoles of guests would"
+                " be written where it leads to",
+                hint=f"remove it: rm {folder / done.text.strip()}",
+            )
+        if done.status != 0:
+            raise failure(argv, done, self._machine.name)
+
+    async def _is_gone(self, path: Path) -> bool:
+        """Whether root finds nothing there: what one may not look at is not gone."""
+        argv = ["stat", "--format=%F", "--", str(path)]
+        done = await self._machine.run(argv, privileged=True, check=False)
+        if done.status != 0 and not any(words in done.complaint for words in (_NO_FILE, _NO_FOLDER)):
+            raise failure(argv, done, self._machine.name, privileged=True)
+        return done.status != 0
 
     async def _bytes(self, path: Path, offset: int, length: int) -> bytes:
         argv = [
