@@ -13,11 +13,13 @@ from pathlib import Path
 import msgspec
 
 from kvmcompose.core.deployable import DomainGuest
+from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.once import once
 from kvmcompose.core.state import State
 from kvmcompose.effects.files import write_atomic
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
-from kvmcompose.effects.qcow2 import is_pristine, read_header
+from kvmcompose.effects.owner_files import OwnerFiles
+from kvmcompose.effects.qcow2 import HEAD_BYTES, is_pristine, parse_header, read_header
 from kvmcompose.effects.stat_cache import Remembered, StatCache
 from kvmcompose.guests import guest_kind
 
@@ -27,6 +29,7 @@ _REMEMBERED = ".kvm-compose/digests.json"
 #: What other hosts were sent, for those who want to know without asking them.
 _SENT = ".kvm-compose/sent.json"
 _BLOCK = 512
+_LONGEST_CHAIN = 64
 
 
 class Parcel(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,35 +46,61 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     disk: bool = False
 
 
-def parcels(folder: Path, guests: Iterable[DomainGuest]) -> dict[str, Parcel]:
-    """What these guests need, by path. Raises KvmComposeError, or OSError when something is not there."""
+def parcels(
+    folder: Path, guests: Iterable[DomainGuest], files: OwnerFiles | None = None
+) -> dict[str, Parcel]:
+    """What these guests need, by path; ``files`` reads it with other rights than ours.
+
+    Raises KvmComposeError, or OSError when something is not there.
+    """
     found: dict[str, Parcel] = {}
     for guest in guests:
         for path in guest.files:
             if path == guest.domain_xml:  # libvirt is told by the server
                 continue
-            here = folder / path
-            shared = here.is_symlink()  # to an image
-            found[path] = _parcel(folder, path, shared=shared, disk=path == guest.disk)
+            # a link leads to an image
+            shared = files.see(folder / path).linked if files else (folder / path).is_symlink()
+            found[path] = _parcel(folder, path, files, shared=shared, disk=path == guest.disk)
             if path == guest.disk:
-                for below in _chain(folder, path):
-                    found.setdefault(below, _parcel(folder, below, shared=True))
+                for below in _chain(folder, path, files):
+                    found.setdefault(below, _parcel(folder, below, files, shared=True))
     return found
 
 
-def _parcel(folder: Path, path: str, *, shared: bool = False, disk: bool = False) -> Parcel:
+def _parcel(
+    folder: Path, path: str, files: OwnerFiles | None, *, shared: bool = False, disk: bool = False
+) -> Parcel:
+    if files is not None:
+        seen = files.see(folder / path)
+        size = min(seen.size, seen.allocated)
+        return Parcel(path=path, source=folder / path, size=size, shared=shared, disk=disk)
     source = (folder / path).resolve()
     status = source.stat()
     size = min(status.st_size, status.st_blocks * _BLOCK)
     return Parcel(path=path, source=source, size=size, shared=shared, disk=disk)
 
 
-def _chain(folder: Path, disk: str) -> Iterator[str]:
+def _chain(folder: Path, disk: str, files: OwnerFiles | None) -> Iterator[str]:
     """The images that a disk lies on; each names the next one as seen from where itself lies."""
     path = disk
-    while (backing := read_header(folder / path).backing_file) is not None:
+    for _ in range(_LONGEST_CHAIN):
+        backing = backing_file(folder / path, files)
+        if backing is None:
+            return
         path = os.path.normpath(os.path.join(os.path.dirname(path), backing))  # noqa: PTH118, PTH120
         yield path
+    raise KvmComposeError(f"{disk} has more than {_LONGEST_CHAIN} backing files, one below the other")
+
+
+def backing_file(path: Path, files: OwnerFiles | None) -> str | None:
+    """What a disk lies on, as it names it. Raises KvmComposeError, or OSError."""
+    if files is None:
+        return read_header(path).backing_file
+    try:
+        header = parse_header(files.read(path, HEAD_BYTES))
+    except ValueError as error:
+        raise KvmComposeError(f"{path} is not a sound qcow2 image: {error}") from error
+    return header.backing_file if header is not None else None
 
 
 class Digests:

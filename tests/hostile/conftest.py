@@ -7,6 +7,7 @@ replaces what the link leads to would replace the machine's.
 from __future__ import annotations
 
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,10 @@ from typing import Any
 
 import pytest
 from people import ALICE, Shared, ask, new
+
+# The harness of tests with real hosts is in folders beside this one.
+_TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(_TESTS), str(_TESTS / "real")]
 
 _OWN_DEVICES = """
 mount -t tmpfs -o mode=755 tmpfs /mnt

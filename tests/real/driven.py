@@ -73,7 +73,7 @@ def inside(
         sys.executable, "-W", "error", "-c", RUN,
         module, scenario.__name__, json.dumps(arguments, default=str),
     ]  # fmt: skip
-    path = ":".join(map(str, (HERE, HERE.parent, HERE.parent.parent)))
+    path = ":".join(map(str, (Path(inspect.getfile(scenario)).parent, HERE, HERE.parent, HERE.parent.parent)))
     done = host.run(
         argv, env={"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}, timeout=timeout, check=False
     )

@@ -7,7 +7,7 @@ error. Names are those on the host, from ``state.json``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from kvmcompose.core.deployable import NicPort, SwitchBridge, TunnelPort, VethPa
 from kvmcompose.core.deployment import Capture
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host
+from kvmcompose.effects.owner_files import OwnerFiles
 
 
 class DriverError(KvmComposeError):
@@ -168,9 +169,10 @@ class Links(Protocol):
 class Disks(Protocol):
     """Files of projects on one host, and what is in disk images. Paths are absolute, as on that host."""
 
-    async def link_project(self, project: str, folder: Path) -> None:
+    async def link_project(self, project: str, folder: Path, before: Path | None = None) -> None:
         """Make ``/var/lib/kvm-compose/<project>`` lead to the folder, and a folder for consoles in it.
 
+        ``before`` is a folder of the same project that it may lead to until now.
         Raises DriverError when another project's folder is known under this name.
         """
 
@@ -247,12 +249,33 @@ class Depot(Protocol):
     async def put(self, project: str, files: Mapping[str, Content], told: Callable[[int], None]) -> None:
         """Send files that are the project's own, by path, each in the place of any that is there."""
 
+    async def check_images(self, project: str, paths: Collection[str]) -> None:
+        """Raises DriverError when one of these files is an image that names a file that is none of them."""
+
     async def clear(self, project: str) -> None:
         """Remove the project's folder, and stored contents that were made for it and no other needs."""
 
 
+class Secret:
+    """Bytes that are shown nowhere."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self.content == other.content
+
+    def __hash__(self) -> int:
+        return hash(self.content)
+
+    def __repr__(self) -> str:
+        return "Secret()"
+
+
 class Login(msgspec.Struct, frozen=True, kw_only=True):
     """How to get into a guest. ``alias`` is what its host key is noted under.
+
+    ``identity`` is the private key where the server must not read ``identity_file`` by itself.
 
     ``life`` is another one when the guest is set up anew by another seed, and makes itself other host keys.
     """
@@ -263,6 +286,7 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     user: str
     identity_file: Path
     known_hosts: Path
+    identity: Secret | None = None
     life: str = ""
     port: int = 22
 
@@ -311,7 +335,10 @@ class Captures(Protocol):
 
 
 class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be driven on one host. The main host has no ``depot``: all files are its own."""
+    """Everything that can be driven on one host.
+
+    The main host has no ``depot``, as all files are its own, unless they are a member's (``Drivers.host``).
+    """
 
     name: str
     hypervisor: Hypervisor
@@ -328,8 +355,12 @@ class Drivers(Protocol):
     #: What ``Health.drivers`` says: ``real`` or ``fake``.
     name: str
 
-    def host(self, host: Host) -> HostDrivers:
-        """The drivers of one host; the same ones each time."""
+    def host(self, host: Host, member: OwnerFiles | None = None) -> HostDrivers:
+        """The drivers of one host; the same ones each time.
+
+        With ``member``, root works for a user who is no administrator: the main host is sent what it needs as
+        any other, and other hosts are reached with nothing but that user's keys.
+        """
 
     def shell(self) -> Shell:
         """The way into guests."""

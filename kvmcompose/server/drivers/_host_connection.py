@@ -18,6 +18,7 @@ import asyncssh
 
 from kvmcompose.core.model import Host
 from kvmcompose.effects.files import expand
+from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DriverError
 from kvmcompose.server.drivers._ssh_connection import words_of
@@ -31,6 +32,9 @@ _KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 3
 SESSIONS = 8
 #: sshd refuses some when ten are logging in at once (MaxStartups).
 _LOGINS = 4
+#: A key, or a file of known ones, has at most so many bytes.
+_LARGEST_KEY = 1 << 20
+_MEMBERS_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 _KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2", "/etc/ssh/ssh_known_hosts")
 
 
@@ -52,9 +56,11 @@ class _Client(asyncssh.SSHClient):
 class HostConnection:
     """Made without contact; ``get`` opens it."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, member: OwnerFiles | None = None) -> None:
+        """``member`` is the user whose keys are used, and nothing of the server's own user."""
         self.host = host
-        self.user = host.user or getpass.getuser()
+        self.member = member
+        self.user = host.user or (member.name if member is not None else getpass.getuser())
         self.sessions = asyncio.Semaphore(SESSIONS)
         self.logins = asyncio.Semaphore(_LOGINS)
         self._guard = asyncio.Lock()
@@ -137,11 +143,18 @@ class HostConnection:
     def _options(self) -> dict[str, object]:
         """What depends on the configuration and on files. Raises DriverError."""
         options: dict[str, object] = {}
+        if self.member is not None:
+            options |= {
+                "username": self.user,
+                "config": None,
+                "agent_path": None,
+                "client_keys": self._keys(),
+            }
         if self.host.user is not None:
             options["username"] = self.host.user
         if self.host.ssh_port is not None:
             options["port"] = self.host.ssh_port
-        if self.host.identity_file is not None:
+        if self.host.identity_file is not None and self.member is None:
             options["client_keys"] = [self._identity(expand(self.host.identity_file))]
         if self.host.host_key is not None:
             try:
@@ -152,6 +165,8 @@ class HostConnection:
                     hint="it is the type and the key, as in a .pub file: ssh-ed25519 AAAA…",
                 ) from error
             options["known_hosts"] = ([pinned], [], [])
+        elif self.member is not None:
+            options["known_hosts"] = asyncssh.import_known_hosts(self._known_to(self.member))
         else:
             files = [str(path) for name in _KNOWN_HOSTS if (path := Path(name).expanduser()).is_file()]
             try:
@@ -162,6 +177,39 @@ class HostConnection:
                     hint="pin its key in kvm-compose-config.json: host_key",
                 ) from error
         return options
+
+    def _keys(self) -> list[asyncssh.SSHKey]:
+        """The keys of a member: the one that is named, or those that ssh(1) takes. Raises DriverError."""
+        assert self.member is not None  # noqa: S101 (else the server's user has them)
+        named = self.host.identity_file
+        paths = [named] if named is not None else _MEMBERS_KEYS
+        found: list[asyncssh.SSHKey] = []
+        for path in paths:
+            try:
+                found.append(
+                    asyncssh.import_private_key(self.member.read(self.member.expand(path), _LARGEST_KEY))
+                )
+            except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+                if named is not None:
+                    raise DriverError(
+                        f"cannot use the key {path} of {self.member.name} to get into {self.host.name}:"
+                        f" {words_of(error)}",
+                        hint=f"{self.member.name} must be able to read it, and it has no passphrase",
+                    ) from error
+        if not found:
+            raise DriverError(
+                f"{self.member.name} has no key to get into {self.host.name} with",
+                hint="name one in kvm-compose-config.json: identity_file",
+            )
+        return found
+
+    @staticmethod
+    def _known_to(member: OwnerFiles) -> str:
+        texts = []
+        for name in _KNOWN_HOSTS:
+            with contextlib.suppress(OSError):
+                texts.append(member.read(member.expand(name), _LARGEST_KEY).decode(errors="replace"))
+        return "\n".join(texts)
 
     def _identity(self, path: Path) -> asyncssh.SSHKey:
         try:

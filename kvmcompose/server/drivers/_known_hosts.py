@@ -9,17 +9,28 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from kvmcompose.effects.files import write_atomic
+from kvmcompose.server.drivers import Login
+
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LIFE = re.compile(r"[A-Za-z0-9]*")
+
+
+def known_hosts(login: Login) -> KnownHosts:
+    """Where a guest's key is noted. A member's ssh reads what root keeps: they are public keys."""
+    return KnownHosts(login.known_hosts, 0o600 if login.identity is None else 0o644)
 
 
 class KnownHosts:
     """The file. Its methods raise OSError."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mode: int = 0o600) -> None:
         self.path = path
+        self._mode = mode
 
     def key(self, alias: str, life: str = "") -> str | None:
         """The key noted for a guest: its type and itself, as in a public key's file.
@@ -34,7 +45,9 @@ class KnownHosts:
         return None
 
     def note(self, alias: str, key: str, life: str = "") -> None:
-        """Note a guest's key, in place of any that was noted before."""
+        """Note a guest's key, in place of any that was noted before. Raises ValueError for no name."""
+        if not _ALIAS.fullmatch(alias) or not key.isprintable() or not _LIFE.fullmatch(life):
+            raise ValueError(f"{alias!r} is no name for a host key")
         self._rewrite(lambda lines: [*_without(lines, alias), f"{alias} {key} {life}".rstrip()])
 
     def forget(self, alias: str) -> None:
@@ -57,7 +70,7 @@ class KnownHosts:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             text = "".join(f"{line}\n" for line in change(self._lines()))
-            write_atomic(self.path, text.encode(errors="surrogateescape"), mode=0o600)
+            write_atomic(self.path, text.encode(errors="surrogateescape"), mode=self._mode)
         finally:
             os.close(lock)
 

@@ -10,7 +10,7 @@ import asyncssh
 
 from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DriverError, Login
-from kvmcompose.server.drivers._known_hosts import KnownHosts
+from kvmcompose.server.drivers._known_hosts import known_hosts
 
 _CONNECT_SECONDS = 2.0
 #: Key exchange and login; a guest among many that boot under emulation takes its time.
@@ -50,7 +50,7 @@ class _Client(asyncssh.SSHClient):
 
 async def connect(login: Login) -> asyncssh.SSHClientConnection:
     """A new connection. Raises DriverError for what time does not mend, OSError or asyncssh.Error else."""
-    known = KnownHosts(login.known_hosts)
+    known = known_hosts(login)
     identity = await apart(_identity, login)
     try:
         noted = await apart(known.key, login.alias, login.life)
@@ -87,14 +87,16 @@ async def connect(login: Login) -> asyncssh.SSHClientConnection:
     if noted is None:
         try:
             await apart(known.note, login.alias, client.shown, login.life)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             connection.abort()
-            raise DriverError(f"cannot write {login.known_hosts}: {error.strerror}") from error
+            raise DriverError(f"cannot write {login.known_hosts}: {words_of(error)}") from error
     return connection
 
 
 def _identity(login: Login) -> asyncssh.SSHKey:
     try:
+        if login.identity is not None:
+            return asyncssh.import_private_key(login.identity.content)
         return asyncssh.read_private_key(login.identity_file)
     except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
         raise DriverError(

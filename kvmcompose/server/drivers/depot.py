@@ -18,7 +18,7 @@ import re
 import tarfile
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -170,6 +170,9 @@ class HostDepot:
                 hint="is there room, and do they change while they are sent?",
             )
 
+    async def check_images(self, project: str, paths: Collection[str]) -> None:
+        """Whoever sends to another host has root's rights there, or has looked already."""
+
     async def clear(self, project: str) -> None:
         """The folder, and what was made for it."""
         folder = self._folder(project)
@@ -213,7 +216,10 @@ class HostDepot:
         async with self._noting:
             notes = await self._notes(folder)
             if notes.get(path) != digest:
-                await self._write(folder / _NOTES, encode_notes(notes | {path: digest}))
+                await self._write_notes(folder, notes | {path: digest})
+
+    async def _write_notes(self, folder: Path, notes: Mapping[str, str]) -> None:
+        await self._write(folder / _NOTES, encode_notes(notes))
 
     async def _links(self, folder: Path) -> dict[str, str]:
         """Paths that lead into the store, and to what."""
@@ -328,10 +334,23 @@ def _is_image(path: str) -> bool:
 
 def _has_moved(then: str, now: str) -> bool:
     """Whether it is this machine that has it, called otherwise by now, or with the folder elsewhere."""
-    (before, _, folder), (here, _, _) = then.partition(":"), now.partition(":")
+    (before, _, folder), (here, _, place) = then.partition(":"), now.partition(":")
+    if before == here.partition("/")[0] and folder == place:  # noted before owners were
+        return True
     if before.split()[-1:] != here.split()[-1:]:
         return False
-    return folder == now.partition(":")[2] or not Path(folder).is_dir()
+    return folder == place or _is_gone(folder)
+
+
+def _is_gone(folder: str) -> bool:
+    """What may not be looked at is not gone."""
+    try:
+        os.stat(folder)  # noqa: PTH116 (a path that another wrote)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def _pack(contents: Iterable[Content], before: bytes, after: bytes) -> bytes:

@@ -43,7 +43,7 @@ class HostDisks:
         self._machine = machine
         self._projects = projects
 
-    async def link_project(self, project: str, folder: Path) -> None:
+    async def link_project(self, project: str, folder: Path, before: Path | None = None) -> None:
         """Make ``/var/lib/kvm-compose/<project>`` lead to the folder, and a folder for consoles in it.
 
         A link to a folder that is not there any more, as it was moved, is replaced; root looks, as a folder
@@ -53,7 +53,7 @@ class HostDisks:
         link = self._link(project)
         current = await self._target(link)
         if current != folder:
-            if current is not None and not await self._is_gone(current):
+            if current not in (None, before) and current is not None and not await self._is_gone(current):
                 raise DriverError(
                     f"another project is called {project} on {self._machine.name}: {link} leads to {current},"
                     f" not to {folder}",
@@ -183,8 +183,8 @@ class HostDisks:
         done = await self._machine.run(argv, check=False)
         if done.status == _A_LINK:
             raise DriverError(
-                f"{folder / done.text.strip()} on {self._machine.name} is a link, and consoles of guests would"
-                " be written where it leads to",
+                f"{folder / done.text.strip()} on {self._machine.name} is a link, and consoles of guests"
+                " would be written where it leads to",
                 hint=f"remove it: rm {folder / done.text.strip()}",
             )
         if done.status != 0:

@@ -8,10 +8,12 @@ from pathlib import Path
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.libvirt_uri import Instance, LibvirtUri
 from kvmcompose.core.model import Host
+from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.server.drivers import HostDrivers, Shell
 from kvmcompose.server.drivers._host_connection import ForwardedSocket, HostConnection
 from kvmcompose.server.drivers.captures import TcpdumpCaptures
 from kvmcompose.server.drivers.depot import HostDepot
+from kvmcompose.server.drivers.depot_here import DepotHere
 from kvmcompose.server.drivers.disks import HostDisks
 from kvmcompose.server.drivers.libvirt import Libvirt
 from kvmcompose.server.drivers.links import IpLinks
@@ -30,25 +32,30 @@ class RealDrivers:
     name = "real"
 
     def __init__(self) -> None:
-        self._hosts: dict[Host, HostDrivers] = {}
+        self._hosts: dict[tuple[Host, int | None], HostDrivers] = {}
         self._sockets: list[ForwardedSocket] = []
         self._connections: list[HostConnection] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._shell = SshShell()
 
-    def host(self, host: Host) -> HostDrivers:
-        """The server's own machine when it is the main host, else another one; the same drivers each time."""
-        if host not in self._hosts:
+    def host(self, host: Host, member: OwnerFiles | None = None) -> HostDrivers:
+        """The server's own machine when it is the main host, else another one; the same drivers each time.
+
+        A connection that was made with one user's keys is no other's.
+        """
+        key = host, member.uid if member is not None else None
+        if key not in self._hosts:
             if host.is_main_host:
                 machine = ThisMachine(host.name)
-                drivers = _drive(machine, Libvirt(host.libvirt, machine), None)
+                depot = DepotHere(machine, member) if member is not None else None
+                drivers = _drive(machine, Libvirt(host.libvirt, machine), depot)
             else:
-                drivers = self._elsewhere(host)
-            self._hosts[host] = drivers
-        return self._hosts[host]
+                drivers = self._elsewhere(host, member)
+            self._hosts[key] = drivers
+        return self._hosts[key]
 
-    def _elsewhere(self, host: Host) -> HostDrivers:
-        connection = HostConnection(host)
+    def _elsewhere(self, host: Host, member: OwnerFiles | None) -> HostDrivers:
+        connection = HostConnection(host, member)
         self._connections.append(connection)
         machine = RemoteMachine(connection)
         hypervisor = Libvirt(self._forward_libvirt(connection), machine, f"on {host.name}")

@@ -96,7 +96,7 @@ class RemoteMachine:
         await self.reach()
         rights = ["sudo", "-n", "--"] if self._is_roots(privileged=privileged) else []
         line = _telling([*rights, *while_wanted(argv)])
-        connection = HostConnection(self._connection.host)
+        connection = HostConnection(self._connection.host, self._connection.member)
         try:
             async with self._connection.logins:
                 opened = await connection.get()
@@ -217,7 +217,7 @@ class RemoteMachine:
 
     async def _run_apart(self, line: str) -> None:
         """Run a line over a connection of its own."""
-        connection = HostConnection(self._connection.host)
+        connection = HostConnection(self._connection.host, self._connection.member)
         try:
             async with self._connection.logins:
                 opened = await connection.get()

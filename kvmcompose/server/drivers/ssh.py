@@ -18,7 +18,7 @@ import msgspec
 
 from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DriverError, Login, OnLine
-from kvmcompose.server.drivers._known_hosts import KnownHosts
+from kvmcompose.server.drivers._known_hosts import known_hosts
 from kvmcompose.server.drivers._ssh_command import Command
 from kvmcompose.server.drivers._ssh_connection import KEEPALIVE_SECONDS, SILENT, connect, words_of
 
@@ -127,7 +127,7 @@ class SshShell:
         if guest is not None and guest.connection is not None:
             guest.connection.abort()
         try:
-            await apart(KnownHosts(login.known_hosts).forget, login.alias)
+            await apart(known_hosts(login).forget, login.alias)
         except OSError as error:
             raise DriverError(f"cannot write {login.known_hosts}: {error.strerror}") from error
 

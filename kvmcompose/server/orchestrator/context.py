@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -12,13 +14,20 @@ from kvmcompose.core.deployment import Deployment
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.core.once import once
-from kvmcompose.effects.files import expand
+from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.effects.server_places import this_machine
 from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import HOSTED, DomainState, Drivers, HostDrivers, Shell
+from kvmcompose.server.orchestrator.project_folder import ProjectFolder
 from kvmcompose.server.orchestrator.testbed import Deployed, Guest, Testbed, decode_deployed, read_testbed
 from kvmcompose.server.people import Person
 from kvmcompose.server.store import Store
+
+
+@functools.cache
+def owner_files(uid: int) -> OwnerFiles:
+    """The files of a user; one reader for all that is done for them."""
+    return OwnerFiles(uid)
 
 
 class Context:
@@ -28,7 +37,12 @@ class Context:
         self.deployment = deployment
         self.owner = owner
         self.project = deployment.name
-        self.folder = Path(deployment.project_location)
+        #: The project folder.
+        self.location = Path(deployment.project_location)
+        #: A user with whose rights the folder is read, as root works for them and they are no administrator.
+        self.member = owner_files(owner.uid) if os.geteuid() == 0 and not owner.is_admin else None
+        #: Where the main host has what it runs, and the server what it keeps: root's own place for a member.
+        self.folder = self.location if self.member is None else HOSTED / self.project
         self.drivers = drivers
         self.store = store
         self._noted = store.deployed(self.project)
@@ -44,7 +58,7 @@ class Context:
         if self.deployed is None:
             return self.built
         try:
-            return self.deployed.testbed(self.folder)
+            return self.deployed.testbed(self.files)
         except KvmComposeError as error:
             raise RefusedError(
                 f"what was brought up is refused: {error.message}", hint="take it down: kvm-compose down"
@@ -53,10 +67,10 @@ class Context:
     @once
     def built(self) -> Testbed:
         """What lies in the project folder. Raises RefusedError."""
-        testbed = read_testbed(self.folder)
+        testbed = read_testbed(self.files)
         if testbed.project != self.project:
             raise RefusedError(
-                f"{self.folder} holds the testbed {testbed.project!r}, not {self.project!r}",
+                f"{self.location} holds the testbed {testbed.project!r}, not {self.project!r}",
                 hint=f"--project-name {testbed.project}",
             )
         return testbed
@@ -83,14 +97,21 @@ class Context:
     @once
     def home(self) -> str:
         """The project as other hosts know it: several main hosts may have one of this name."""
+        if self.member is not None:
+            return f"{this_machine()}/{self.member.uid}:{self.location}"
         return f"{this_machine()}:{self.folder.resolve()}"
+
+    @once
+    def files(self) -> ProjectFolder:
+        """The project's files, read with its owner's rights."""
+        return ProjectFolder(self.location, self.folder, self.member)
 
     def host(self, host: Host) -> HostDrivers:
         """The drivers of a host."""
         if host.identity_file is not None:
-            key = self.folder / expand(host.identity_file)
+            key = self.files.key_path(host.identity_file)
             host = msgspec.structs.replace(host, identity_file=str(key))
-        return self.drivers.host(host)
+        return self.drivers.host(host, self.member)
 
     def folder_on(self, host: HostDrivers) -> Path:
         """Where the project lies on a host."""

@@ -40,11 +40,19 @@ class Distribution:
         self._others = {
             name: OtherHost(context, testbed, journal, drivers, digests, provision=provision)
             for name, drivers in context.hosts(testbed).items()
-            if drivers.depot is not None
+            if name != testbed.main_host.name and drivers.depot is not None
         }
+        #: A member's main host is sent what all guests need, before any other host is.
+        self._delivery = (
+            Delivery(context, testbed, journal, self._main, digests, provision=provision)
+            if self._main.depot is not None
+            else None
+        )
 
     async def check(self, name: str) -> list[Reason]:
         """What keeps a host from being sent anything; nothing of the main host. Raises DriverError."""
+        if self._delivery is not None and name == self._main.name:
+            return await self._delivery.check()
         return await self._others[name].check() if name in self._others else []
 
     async def prepare(self, host: HostDrivers) -> Path:
@@ -52,6 +60,15 @@ class Distribution:
         if host.depot is not None:
             await host.depot.open(self._context.project, await self._context.read_home())
         return self._context.folder_on(host)
+
+    async def deliver(self, host: HostDrivers, running: Collection[str]) -> None:
+        """Send a member's main host everything; nothing is sent where the folder itself is used."""
+        if self._delivery is not None and host.name == self._main.name:
+            await self._delivery.send(running, ())
+
+    def is_to_be_put(self, guest: Guest) -> bool:
+        """Whether the main host has no disk of a guest, or will be sent another one."""
+        return self._delivery is not None and self._delivery.lacks(_disk(guest))
 
     async def run(self, running: Collection[str], failed: Collection[str]) -> set[str]:
         """Send everything; the names of hosts that could not be sent what they need.
@@ -81,6 +98,8 @@ class Distribution:
             return False
         if other is not None and other.has(guest.run.disk):
             return await other.has_data(guest.run.disk)
+        if self.is_to_be_put(guest):
+            return False
         # the main host's goes there, with all that is in it
         return not await self._main.disks.pristine(self._testbed.folder / guest.run.disk)
 
@@ -112,6 +131,7 @@ class OtherHost:
         self._project = context.project
         self._context = context
         self._here = testbed.folder
+        self._location, self._member = context.location, context.member
         self._there = context.folder_on(drivers)
         self._guests = [
             guest
@@ -133,7 +153,8 @@ class OtherHost:
         """See what it has; what is in the way. Raises DriverError when nothing can be done with it."""
         held = await self._depot.look(self._project, await self._context.read_home())
         self._delivered, self._stored = dict(held.delivered), held.stored
-        wanted = await self._wanted()
+        # of a member's, nothing has been sent to the main host yet
+        wanted = await self._wanted(first=True)
         reasons = [*self._check_room(held, wanted)]
         if not self._provision:
             reasons += await self._check_disks(wanted)
@@ -208,13 +229,17 @@ class OtherHost:
                 sent += await self._send_image(digest, parcel)
         with self._journal.step(STAGE, "files", host=self.name) as step:
             sent += await self._send_files(wanted, running)
+            await self._sent(wanted)
             if sent:
                 step.say(f"{self.name} was sent {_mib(sent)}")
             else:
                 step.skip()
-            files = {path: each.digest for path, each in wanted.items() if not each.parcel.shared}
-            noted = Sent(frozenset(_shared(wanted)), files)
-            await apart(note_sent, self._here, self.name, noted)
+
+    async def _sent(self, wanted: Mapping[str, _Wanted]) -> None:
+        """Note it."""
+        files = {path: each.digest for path, each in wanted.items() if not each.parcel.shared}
+        noted = Sent(frozenset(_shared(wanted)), files)
+        await apart(note_sent, self._here, self.name, noted)
 
     async def _send_image(self, digest: str, parcel: Parcel) -> int:
         with self._journal.step(STAGE, f"send:{Path(parcel.path).name}", host=self.name) as step:
@@ -249,14 +274,16 @@ class OtherHost:
             await self._depot.put(self._project, files, sent.append)
         return sum(sent)
 
-    async def _wanted(self, but: Collection[str] = ()) -> dict[str, _Wanted]:
-        """What its guests need, by path, as it is now; all ``but`` some guests."""
+    async def _wanted(self, but: Collection[str] = (), *, first: bool = False) -> dict[str, _Wanted]:
+        """What its guests need, by path, as it is now; all ``but`` some guests. ``first``: as it comes in."""
+        member = self._member if first else None
         runs = [guest.run for guest in self._guests if guest.run is not None and guest.name not in but]
 
         def find() -> dict[str, _Wanted]:
             try:
-                found = parcels(self._here, runs)
-                return {path: _Wanted(each, self._digests.of(each.source)) for path, each in found.items()}
+                found = parcels(self._here if member is None else self._location, runs, member)
+                of = self._digests.of if member is None else member.digest
+                return {path: _Wanted(each, of(each.source)) for path, each in found.items()}
             except OSError as error:
                 raise DriverError(
                     f"cannot read {error.filename}, which guests of {self.name} need: {error.strerror}",
@@ -270,6 +297,50 @@ class OtherHost:
             return False
         there = self._delivered.get(path)
         return there != wanted.digest or (wanted.parcel.disk and self._provision)
+
+
+class Delivery(OtherHost):
+    """The main host of a member's testbed: sent what all guests need, as it comes in from the folder."""
+
+    def __init__(
+        self,
+        context: Context,
+        testbed: Testbed,
+        journal: Journal,
+        drivers: HostDrivers,
+        digests: Digests,
+        *,
+        provision: bool,
+    ) -> None:
+        super().__init__(context, testbed, journal, drivers, digests, provision=provision)
+        self._guests = [guest for guest in testbed.guests.values() if guest.run is not None]
+        self._elsewhere = []
+        self._golden = {disk for guest in testbed.golden if (disk := _disk_or_none(guest)) is not None}
+        self._to_come: set[str] = set()
+
+    async def check(self) -> list[Reason]:
+        """As of any host."""
+        reasons = await super().check()
+        wanted = await self._wanted(first=True)
+        self._to_come = {path for path, each in wanted.items() if self._is_to_be_put(path, each)}
+        return reasons
+
+    def lacks(self, disk: str) -> bool:
+        """Whether a disk is not there, or another one will take its place."""
+        return disk in self._to_come
+
+    async def has_data(self, disk: str) -> bool:
+        """Golden images hold what scripts make again; whether clones are in the way is asked elsewhere."""
+        return disk not in self._golden and await super().has_data(disk)
+
+    async def _wanted(self, but: Collection[str] = (), *, first: bool = False) -> dict[str, _Wanted]:
+        del first
+        return await super()._wanted(but, first=True)
+
+    async def _sent(self, wanted: Mapping[str, _Wanted]) -> None:
+        """Look at what has come, where nobody changes it any more."""
+        await self._depot.check_images(self._project, wanted.keys())
+        self._to_come = set()
 
 
 class _Wanted(msgspec.Struct, frozen=True):

@@ -110,9 +110,8 @@ class TakeDown:
                 raise StepFailedError("guests are left")
             await self._network(name, host)
             with self._journal.step("network", "project-folder", host=name):
-                await unbroken(
-                    host.disks.unlink_project(self._context.project, self._context.folder_on(host))
-                )
+                for folder in dict.fromkeys((self._context.folder_on(host), self._context.location)):
+                    await unbroken(host.disks.unlink_project(self._context.project, folder))
 
         return job
 

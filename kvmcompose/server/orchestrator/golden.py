@@ -70,6 +70,8 @@ class GoldenImages:
         return reasons
 
     async def _is_made(self, golden: Guest) -> bool:
+        if self._distribution.is_to_be_put(golden):
+            return False
         made = await apart(self._record_of, golden)
         if made is None:
             return False

@@ -8,7 +8,6 @@ from collections.abc import Collection
 from kvmcompose.core.deployment import GuestAccess, GuestStatus, HostAccess, Phase, TestbedStatus
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host
-from kvmcompose.effects.files import expand
 from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DomainState
 from kvmcompose.server.orchestrator.context import Context
@@ -119,7 +118,7 @@ def _via(context: Context, host: Host) -> HostAccess:
         address=host.ip,
         user=host.user,
         port=host.ssh_port,
-        identity_file=str(context.folder / expand(key)) if key is not None else None,
+        identity_file=str(context.files.key_path(key)) if key is not None else None,
         host_key=host.host_key,
     )
 

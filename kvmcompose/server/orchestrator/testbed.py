@@ -18,13 +18,13 @@ from kvmcompose.core.model import Host
 from kvmcompose.core.names import some
 from kvmcompose.core.once import once
 from kvmcompose.core.state import GuestState, State
-from kvmcompose.effects.files import digest_bytes, digest_file, expand
-from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
+from kvmcompose.effects.files import digest_bytes
 from kvmcompose.effects.resources import schemas
 from kvmcompose.guests import guest_kind
 from kvmcompose.networks import dialect
 from kvmcompose.pipeline.stored import read_state
-from kvmcompose.server.drivers import Login
+from kvmcompose.server.drivers import DriverError, Login, Secret
+from kvmcompose.server.orchestrator.project_folder import ProjectFolder
 
 #: What the server keeps in a project folder, beside what the build keeps there.
 PRIVATE = ".kvm-compose"
@@ -54,13 +54,16 @@ class Testbed:
 
     __test__ = False  # not a test, whatever its name
 
-    def __init__(self, folder: Path, document: bytes, files: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path | ProjectFolder, document: bytes, files: dict[str, str] | None = None
+    ) -> None:
         """``files`` are the digests of what it was started from, where that is known already: it was checked
         as a whole then, and what is up may be more than the project has now.
 
         Raises KvmComposeError when the document is no state that a build could have written.
         """
-        self.folder = folder
+        self.source = folder if isinstance(folder, ProjectFolder) else ProjectFolder(folder)
+        self.folder = self.source.work
         self.document = document
         self._files = files
         self.state: State = read_state(document, schemas(), whole=files is None)
@@ -126,7 +129,19 @@ class Testbed:
     @property
     def identity_file(self) -> Path:
         """The private key that guests let in."""
-        return self.folder / expand(self.state.testbed_guest_shared_config.ssh_private_key_location)
+        return self.source.key_path(self.state.testbed_guest_shared_config.ssh_private_key_location)
+
+    @once
+    def identity(self) -> Secret | None:
+        """That key, where it is a member's. Raises DriverError."""
+        return self.source.secret(self.identity_file)
+
+    def has_key(self) -> bool:
+        """Whether that key is there for those who use it."""
+        try:
+            return self.identity is not None or self.identity_file.is_file()
+        except DriverError:
+            return False
 
     def login(self, guest: Guest, address: str) -> Login:
         """How to get into a guest."""
@@ -137,6 +152,7 @@ class Testbed:
             address=address,
             user=guest.run.username or "root",
             identity_file=self.identity_file,
+            identity=self.identity,
             known_hosts=self.folder / KNOWN_HOSTS,
             life=self._seed_digest(guest)[:16],
         )
@@ -150,7 +166,7 @@ class Testbed:
         for guest in self.guests.values():
             if guest.run is not None:
                 paths += [path for path in guest.run.files if path != guest.run.disk]
-        return {path: digest_file(self.folder / path) for path in paths if (self.folder / path).is_file()}
+        return {path: self.source.digest(path) for path in paths if self.source.is_file(path)}
 
     def missing(self) -> list[str]:
         """Artefacts that the state speaks of and that are not there."""
@@ -158,12 +174,12 @@ class Testbed:
         for guest in self.guests.values():
             if guest.run is not None:
                 paths.update(dict.fromkeys(guest.run.files))
-        return [path for path in paths if not (self.folder / path).is_file()]
+        return [path for path in paths if not self.source.is_file(path)]
 
     def read(self, path: str) -> str:
         """The text of an artefact. Raises KvmComposeError."""
         try:
-            return read_regular(self.folder / path, limit=DOCUMENT_LIMIT).decode()
+            return self.source.read(path).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise KvmComposeError(f"{path}: {error}", hint="build it anew: kvm-compose generate") from error
 
@@ -173,18 +189,12 @@ class Testbed:
         The base image is named by its content, as links to images carry their digest.
         """
         assert guest.run is not None  # noqa: S101 (a golden image runs)
-        base = _backing_file(self.folder / guest.run.disk) if guest.run.disk else ""
+        base = (self.source.backing_file(guest.run.disk) or "") if guest.run.disk else ""
         return digest_bytes(f"{self._seed_digest(guest)}\n{base}".encode())
 
     def _seed_digest(self, guest: Guest) -> str:
         files = guest.run.files if guest.run is not None else ()
         return "".join(self.digests.get(path, "") for path in files if path.endswith("-cloud-init.iso"))
-
-
-def _backing_file(disk: Path) -> str:
-    from kvmcompose.effects.qcow2 import read_header  # noqa: PLC0415
-
-    return read_header(disk).backing_file or ""
 
 
 class Deployed(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,7 +216,7 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
         """For the store."""
         return msgspec.json.encode(self)
 
-    def testbed(self, folder: Path) -> Testbed:
+    def testbed(self, folder: ProjectFolder) -> Testbed:
         """What was brought up, as a testbed. Raises KvmComposeError for what no build could have written."""
         return Testbed(folder, msgspec.json.encode(self.state), self.files)
 
@@ -216,17 +226,18 @@ def decode_deployed(document: bytes | None) -> Deployed | None:
     return msgspec.json.decode(document, type=Deployed) if document is not None else None
 
 
-def read_testbed(folder: Path) -> Testbed:
+def read_testbed(source: ProjectFolder) -> Testbed:
     """The testbed of a project folder. Raises RefusedError when it has not been built."""
+    folder = source.location
     try:
-        document = read_regular(folder / "state.json", limit=DOCUMENT_LIMIT)
+        document = source.read("state.json")
     except OSError as error:
         raise RefusedError(
             f"{folder / 'state.json'} cannot be read: {(error.strerror or str(error)).lower()}",
             hint="build the testbed first: kvm-compose generate",
         ) from error
     try:
-        testbed = Testbed(folder, document)
+        testbed = Testbed(source, document)
     except RefusedError:
         raise
     except (KvmComposeError, msgspec.MsgspecError, KeyError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from pathlib import Path
 
 from kvmcompose.core.deployment import Level, Phase, Up
 from kvmcompose.core.errors import KvmComposeError
@@ -176,7 +177,7 @@ class BringUp:
         if not any(guest.run and guest.run.cloud_init for guest in self._testbed.guests.values()):
             return []
         key = self._testbed.identity_file
-        if await apart(key.is_file):
+        if await apart(self._testbed.has_key):
             return []
         named = "kvm-compose-config.json names it (ssh_private_key_location): put it there"
         ours = key == expand(default_keys().ssh_private_key_location)
@@ -241,15 +242,22 @@ class BringUp:
             async def run() -> None:
                 with self._journal.step("network", "project-folder", host=name):
                     folder = await unbroken(self._distribution.prepare(host))
-                    await unbroken(host.disks.link_project(self._context.project, folder))
+                    await unbroken(self._link(host, folder))
+                await self._distribution.deliver(host, running)
 
             return run
 
+        running = {name for name, domain in self._domains.items() if domain.state != "shut off"}
         jobs = [job(name, host) for name, host in self._hosts.items()]
         if not all(await together(jobs, limit=len(jobs))) or not await self._network.bring_up(
             self._domains.keys()
         ):
             raise StepFailedError("the network did not come up")
+
+    async def _link(self, host: HostDrivers, folder: Path) -> None:
+        """Before 0.2, the main host's link led to the project folder for everybody."""
+        before = self._context.location if not self._domains else None
+        await host.disks.link_project(self._context.project, folder, before)
 
     async def _golden_images(self) -> None:
         failed = await self._golden.provide(self._limits())

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 
 from kvmcompose.core.model import Host
+from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.server.drivers import DriverError, HostDrivers, Login, OnLine
 from kvmcompose.server.drivers.fake.files import FakeDepot, FakeDisks
 from kvmcompose.server.drivers.fake.hypervisor import FakeHypervisor
@@ -24,7 +25,7 @@ class FakeDrivers(Worlds):
 
     name = "fake"
 
-    def host(self, host: Host) -> HostDrivers:
+    def host(self, host: Host, member: OwnerFiles | None = None) -> HostDrivers:
         """The drivers of one host."""
         fake = FakeHost(self, MAIN if host.is_main_host else host.name)
         return HostDrivers(
@@ -34,7 +35,7 @@ class FakeDrivers(Worlds):
             links=FakeLinks(fake),
             disks=FakeDisks(fake),
             captures=FakeCaptures(fake),
-            depot=None if host.is_main_host else FakeDepot(fake),
+            depot=None if host.is_main_host and member is None else FakeDepot(fake),
         )
 
     def shell(self) -> FakeShell:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from kvmcompose.server.drivers import (
@@ -22,7 +22,7 @@ class FakeDisks:
     def _disk(self, path: Path) -> FakeDisk:
         return self._host.world.disks.setdefault(path.name, FakeDisk())
 
-    async def link_project(self, project: str, folder: Path) -> None:
+    async def link_project(self, project: str, folder: Path, before: Path | None = None) -> None:  # noqa: ARG002
         """Note the folder."""
         await self._host.call("link_project", project)
         self._host.world.projects[project] = str(folder)
@@ -114,6 +114,10 @@ class FakeDepot:
             self._host.world.delivered[project][path] = content.digest
             self._host.world.disks.pop(path.rpartition("/")[2], None)
             self._host.keep()
+
+    async def check_images(self, project: str, paths: Collection[str]) -> None:  # noqa: ARG002
+        """Nothing was sent that could be looked at."""
+        await self._host.call("check_images", project)
 
     async def clear(self, project: str) -> None:
         """All that was delivered goes."""

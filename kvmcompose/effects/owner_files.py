@@ -1,0 +1,238 @@
+"""Files as their owner may read them, for a server that could read everything.
+
+Root's server reads what a member's project consists of: it must not be led by a link, a hard link or ``..``
+to what the member could not read. The kernel decides: a program with that user's rights (``_reader``) opens
+and reads, and sends bytes. No descriptor of the member's comes into the server, so that one of a file system
+of their own (FUSE) cannot hold it up; whoever sends nothing for some time is given up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pwd
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from kvmcompose.core.errors import RefusedError
+from kvmcompose.effects import _reader
+
+#: How long a file may take to give the next piece, in seconds.
+_SECONDS = 10.0
+#: Readers that were given up and have not ended: so many of one user, and no more are started.
+_MOST_STUCK = 3
+_LONGEST_LINE = 1 << 16
+#: The longest document that is read whole, in bytes.
+DOCUMENT = 64 << 20
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """A regular file. ``allocated`` is the space it takes, in bytes; ``linked``: a link led to it."""
+
+    size: int
+    allocated: int
+    times: tuple[int, int]
+    file: tuple[int, int]
+    linked: bool
+
+
+class OwnerFiles:
+    """The files that one user may read. Its methods block, and may be called from any thread."""
+
+    def __init__(self, uid: int) -> None:
+        """Raises RefusedError for root, and for a user that the machine does not know."""
+        if uid == 0:
+            raise RefusedError("files of a user who is no administrator cannot be root's")
+        try:
+            entry = pwd.getpwuid(uid)
+        except KeyError:
+            self.home = Path("/nonexistent")
+            self.name = str(uid)
+            gid, groups = 65534, [65534]
+        else:
+            self.home = Path(entry.pw_dir)
+            self.name = entry.pw_name
+            gid, groups = entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid)
+        self.uid = uid
+        self._words = [str(uid), str(gid), ",".join(map(str, groups))]
+        self._guard = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stuck: list[subprocess.Popen[bytes]] = []
+        self._rest = b""
+        self._digests: dict[str, tuple[Seen, str]] = {}
+
+    def expand(self, path: str | Path) -> Path:
+        """A path with ``~`` as the owner's home."""
+        text = str(path)
+        return self.home / text[2:] if text.startswith("~/") else Path(text)
+
+    def see(self, path: Path) -> Seen:
+        """A regular file. Raises OSError for what is none, or may not be read."""
+        with self._guard:
+            return self._ask("see", path, 0)
+
+    def read(self, path: Path, limit: int = DOCUMENT) -> bytes:
+        """The whole content, or no more than ``limit`` bytes of it. Raises OSError."""
+        data = bytearray()
+        for offset, piece in self.pieces(path, limit):
+            data.extend(bytes(offset - len(data)))
+            data.extend(piece)
+        return bytes(data)
+
+    def pieces(self, path: Path, limit: int = 1 << 62) -> Iterator[tuple[int, bytes]]:
+        """What is data in a file, as offset and bytes; the last one may be empty, and tells the size.
+
+        Raises OSError.
+        """
+        with self._guard:
+            seen = self._ask("read", path, limit)
+            done = False
+            try:
+                end = min(seen.size, limit)
+                last = 0
+                while True:
+                    offset, length = _reader.PIECE.unpack(self._take(_reader.PIECE.size))
+                    if length == 0:
+                        break
+                    if offset < last or offset + length > end:
+                        raise OSError(errno.EPROTO, "the reader sent what was not asked for", str(path))
+                    last = offset + length
+                    yield offset, self._take(length)
+                done = True
+                if offset:
+                    raise OSError(offset, os.strerror(offset), str(path))
+                if last < end:
+                    yield end, b""
+            finally:
+                if not done:  # what is left to come belongs to no request
+                    self._give_up()
+
+    def digest(self, path: Path) -> str:
+        """The SHA-256 of the content; remembered while the file is as it was. Raises OSError."""
+        seen = self.see(path)
+        known = self._digests.get(str(path))
+        if known is not None and known[0] == seen:
+            return known[1]
+        started = time.time_ns()
+        found = hashlib.sha256()
+        at = 0
+        for offset, data in self.pieces(path):
+            while at < offset:
+                step = min(offset - at, 1 << 20)
+                found.update(bytes(step))
+                at += step
+            found.update(data)
+            at += len(data)
+        if max(seen.times) + 20_000_000 < started and self.see(path) == seen:
+            self._digests[str(path)] = seen, found.hexdigest()
+        return found.hexdigest()
+
+    def close(self) -> None:
+        """End the reader."""
+        with self._guard:
+            self._give_up()
+
+    # -- the reader; the guard is held
+
+    def _ask(self, what: str, path: Path, limit: int) -> Seen:
+        process = self._started()
+        assert process.stdin is not None  # noqa: S101 (it is a pipe)
+        line = json.dumps({"do": what, "path": str(path), "limit": limit}).encode() + b"\n"
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+        except OSError as error:
+            self._give_up()
+            raise OSError(errno.EIO, "the reader has ended", str(path)) from error
+        try:
+            answer = json.loads(self._line())
+            number = answer.get("errno")
+            if number is None:
+                return msgspec.convert(answer, Seen)
+        except (ValueError, AttributeError, msgspec.ValidationError) as error:
+            self._give_up()
+            raise OSError(errno.EPROTO, "the reader cannot be understood", str(path)) from error
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        if number == 0:
+            raise OSError(errno.EINVAL, f"it is no regular file ({answer.get('kind')})", str(path))
+        raise OSError(number, os.strerror(number), str(path))
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self._give_up()
+        self._stuck = [each for each in self._stuck if each.poll() is None]
+        if len(self._stuck) >= _MOST_STUCK:
+            raise OSError(errno.EBUSY, f"files of {self.name} that were asked for before give no answer")
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(_reader.__file__)), *self._words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+            cwd="/",
+            start_new_session=True,
+        )
+        if json.loads(self._line()) != "ready":
+            self._give_up()
+            raise OSError(errno.EPROTO, "the reader does not begin")
+        return self._process
+
+    def _line(self) -> bytes:
+        while b"\n" not in self._rest:
+            if len(self._rest) > _LONGEST_LINE:
+                raise ValueError("a line without end")
+            self._rest += self._more()
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    def _take(self, count: int) -> bytes:
+        parts, have = [self._rest], len(self._rest)
+        while have < count:
+            more = self._more()
+            parts.append(more)
+            have += len(more)
+        data = b"".join(parts)
+        self._rest = data[count:]
+        return data[:count]
+
+    def _more(self) -> bytes:
+        process = self._process
+        if process is None or process.stdout is None:
+            raise OSError(errno.EIO, "the reader has ended")
+        handle = process.stdout.fileno()
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        if not poll.poll(_SECONDS * 1000):
+            self._give_up()
+            raise OSError(errno.ETIMEDOUT, f"it gave nothing for {_SECONDS:g} s")
+        data = os.read(handle, 1 << 20)
+        if not data:
+            self._give_up()
+            raise OSError(errno.EIO, "the reader has ended")
+        return data
+
+    def _give_up(self) -> None:
+        process, self._process, self._rest = self._process, None, b""
+        if process is None:
+            return
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        try:
+            process.wait(0.5)
+        except subprocess.TimeoutExpired:  # the kernel waits for a file system
+            self._stuck.append(process)

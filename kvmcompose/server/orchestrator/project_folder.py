@@ -1,0 +1,69 @@
+"""A project folder as the server may read it: with its own rights, or with those of a member."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kvmcompose.effects.files import digest_file, expand
+from kvmcompose.effects.freight import backing_file
+from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
+from kvmcompose.effects.owner_files import OwnerFiles
+from kvmcompose.server.drivers import DriverError, Secret
+
+_LARGEST_KEY = 1 << 20
+
+
+class ProjectFolder:
+    """Paths are relative to the project. ``work`` is where the main host has its files, and the server its
+    notes; ``location`` is the folder itself.
+    """
+
+    def __init__(self, location: Path, work: Path | None = None, member: OwnerFiles | None = None) -> None:
+        self.location = location
+        self.work = work or location
+        self.member = member
+
+    def read(self, path: str) -> bytes:
+        """The content of a file. Raises OSError."""
+        if self.member is not None:
+            return self.member.read(self.location / path)
+        return read_regular(self.location / path, limit=DOCUMENT_LIMIT)
+
+    def is_file(self, path: str | Path) -> bool:
+        """Whether there is a regular file that may be read."""
+        if self.member is None:
+            return (self.location / path).is_file()
+        try:
+            self.member.see(self.location / path)
+        except OSError:
+            return False
+        return True
+
+    def digest(self, path: str) -> str:
+        """The SHA-256 of a file. Raises OSError."""
+        if self.member is not None:
+            return self.member.digest(self.location / path)
+        return digest_file(self.location / path)
+
+    def backing_file(self, path: str) -> str | None:
+        """What a disk lies on. Raises KvmComposeError, or OSError."""
+        return backing_file(self.location / path, self.member)
+
+    def key_path(self, path: str) -> Path:
+        """Where a private key is that the state names."""
+        return self.location / (self.member.expand(path) if self.member is not None else expand(path))
+
+    def secret(self, path: Path) -> Secret | None:
+        """A private key that a member must be able to read; None: the server reads it itself.
+
+        Raises DriverError.
+        """
+        if self.member is None:
+            return None
+        try:
+            return Secret(self.member.read(path, _LARGEST_KEY))
+        except OSError as error:
+            raise DriverError(
+                f"cannot use the key {path}: {self.member.name} cannot read it: {error.strerror}",
+                hint="a key of the owner's is needed (ssh_private_key_location)",
+            ) from error
