@@ -261,6 +261,7 @@ class ImageStore:
 
         The link's name should carry the image's digest: a refreshed image is another content. Raises OSError.
         """
+        path.parent.mkdir(parents=True, exist_ok=True)  # the project's folder: no fault of the store
         with self._spoken(), locked(self.root / "index.lock"):  # nothing is pruned meanwhile
             if not image.path.exists():
                 raise KvmComposeError(
@@ -268,7 +269,6 @@ class ImageStore:
                     hint="build again: kvm-compose generate",
                 )
             self._uses.note(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
             replace_link(path, image.path)
 
     def follow(self, folder: Path) -> None:

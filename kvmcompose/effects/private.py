@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
-from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.opening import kind_of, open_folder
 
 #: Files of ours in it; what else is there belongs to the server, which looks after that itself.
@@ -24,11 +25,11 @@ _OURS = frozenset(
 
 
 def refuse_foreign(private: Path) -> None:
-    """Raise RefusedError when there is something in the place that kvm-compose has not made."""
+    """Raise KvmComposeError when there is something in the place that kvm-compose has not made."""
     trouble = foreign(private)
     if trouble is not None:
         path, what = trouble
-        raise RefusedError(
+        raise KvmComposeError(
             f"{str(path)!r} {what}: it is not used",
             hint=f"look at it, and move it away: mv {str(path)!r} {str(path) + '.found'!r}",
         )
@@ -80,7 +81,7 @@ def _wrong(folder: int, name: str, owners: set[int]) -> str | None:
 
 
 def prepare(private: Path) -> None:
-    """Have the private folder for a build, for the eyes of its owner alone. Raises RefusedError, OSError."""
+    """Have the private folder for a build, for its owner alone. Raises KvmComposeError, OSError."""
     refuse_foreign(private)
     private.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -93,13 +94,12 @@ def prepare(private: Path) -> None:
             os.fchmod(folder, 0o700)
         for name in _OURS:
             _tighten(folder, name)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            handle = os.open(".gitignore", flags, 0o600, dir_fd=folder)
-        except FileExistsError:
-            return
-        with os.fdopen(handle, "wb") as file:
-            file.write(b"*\n")
+        if ".gitignore" not in os.listdir(folder):  # noqa: PTH208 (a descriptor)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with suppress(FileExistsError):  # another build was faster
+                handle = os.open(".gitignore", flags, 0o600, dir_fd=folder)
+                with os.fdopen(handle, "wb") as file:
+                    file.write(b"*\n")
     finally:
         os.close(folder)
 
