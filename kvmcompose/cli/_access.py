@@ -62,7 +62,7 @@ def through(host: HostAccess, argv: Sequence[str]) -> list[str]:
     if host.port is not None:
         options += ["-p", str(host.port)]
     if host.identity_file is not None:
-        options += ["-i", host.identity_file, "-o", "IdentitiesOnly=yes"]
+        options += ["-o", f"IdentityFile={_path(host.identity_file)}", "-o", "IdentitiesOnly=yes"]
     if host.host_key is not None:
         # %H: whatever name the key is looked up under
         options += ["-o", f"KnownHostsCommand=/bin/echo %H {host.host_key}", "-o", "UserKnownHostsFile=none"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
 from kvmcompose.cli._server import add_server_options, open_target
+from kvmcompose.core.errors import KvmComposeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +25,9 @@ examples:
   kvm-compose inventory --format hosts
   kvm-compose inventory --json
 """
+
+#: Ansible takes the values of an inventory for templates (Jinja2), which may run programs.
+_TEMPLATE = re.compile(r"\{[{%#]")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +60,13 @@ def ansible(guests: Sequence[GuestAccess]) -> str:
     import yaml
 
     everyone = {guest.name: _variables(guest) for guest in guests}
+    for variables in everyone.values():
+        for name, value in variables.items():
+            if isinstance(value, str) and _TEMPLATE.search(value):
+                raise KvmComposeError(
+                    f"Ansible would run {value!r} ({name}) as a template",
+                    hint="rename the folder, or use another format: --format ssh_config",
+                )
     groups: dict[str, Any] = {}
     for guest in guests:
         for group in guest.groups:

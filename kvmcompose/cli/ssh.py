@@ -37,4 +37,6 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     guest = access_to(open_target(arguments), arguments.guest)
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
-    become(["ssh", *ssh_options(guest), destination(guest), *words], console)
+    # after this ssh takes options for a command
+    end = [] if words[:1] and words[0].startswith("-") else ["--"]
+    become(["ssh", *ssh_options(guest), *end, destination(guest), *words], console)

@@ -239,14 +239,29 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int | None = None
 
 
+#: What ends in command lines of ssh, scp and virsh, and in files that they read: a server may be hostile.
+#: ``/`` begins every path, nothing begins with ``-``, and nothing goes on in another line.
+ADDRESS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,254}$(?!\n)"
+USER_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$(?!\n)"
+PATH_PATTERN = r"^/[^\x00-\x1f\x7f-\x9f\u2028\u2029]{0,4095}$(?!\n)"
+KEY_PATTERN = r"^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]+={0,2}$(?!\n)"
+URI_PATTERN = r"^[a-z][!-~]{0,1023}$(?!\n)"
+
+Address = Annotated[str, msgspec.Meta(pattern=ADDRESS_PATTERN)]
+UserName = Annotated[str, msgspec.Meta(pattern=USER_PATTERN)]
+PathThere = Annotated[str, msgspec.Meta(pattern=PATH_PATTERN)]
+HostKey = Annotated[str, msgspec.Meta(pattern=KEY_PATTERN, max_length=4096)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
 class HostAccess(msgspec.Struct, frozen=True, kw_only=True):
     """How a testbed host is reached from the main host by SSH. Paths are on the server's machine."""
 
-    address: str
-    user: str | None = None
-    port: int | None = None
-    identity_file: str | None = None
-    host_key: str | None = None
+    address: Address
+    user: UserName | None = None
+    port: Port | None = None
+    identity_file: PathThere | None = None
+    host_key: HostKey | None = None
 
 
 class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,17 +271,17 @@ class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
     ``via`` it lies on another host than the main host: ``libvirt_uri`` is as seen from there.
     """
 
-    name: str
-    host: str
-    domain: str
-    libvirt_uri: str
-    user: str | None
-    address: str | None
-    port: int = 22
-    identity_file: str | None = None
-    known_hosts: str | None = None
-    host_key_alias: str | None = None
-    groups: tuple[str, ...] = ()
+    name: GuestName
+    host: HostName
+    domain: GuestName
+    libvirt_uri: Annotated[str, msgspec.Meta(pattern=URI_PATTERN)]
+    user: UserName | None
+    address: Address | None
+    port: Port = 22
+    identity_file: PathThere | None = None
+    known_hosts: PathThere | None = None
+    host_key_alias: GuestName | None = None
+    groups: tuple[GuestName, ...] = ()
     via: HostAccess | None = None
 
 

@@ -24,6 +24,20 @@ def plain(text: str, *, lines: bool = False) -> str:
     return _UNSAFE.sub(_shown_in_lines if lines else _shown, text)
 
 
+def plain_json(data: bytes) -> bytes:
+    """JSON of the same meaning, with each such character as an escape of JSON."""
+    if data.isascii() and b"\x7f" not in data:  # the other control characters are escaped in all JSON
+        return data
+    return _UNSAFE.sub(_in_json, data.decode(errors="replace")).encode()
+
+
+def _in_json(found: re.Match[str]) -> str:
+    if found[0] == "\n":  # between the values
+        return "\n"
+    units = found[0].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))
+
+
 def _shown_in_lines(found: re.Match[str]) -> str:
     return "\n" if found[0] == "\n" else _shown(found)
 

@@ -1,10 +1,15 @@
-"""The two channels of the command line: data to stdout, talk to stderr."""
+"""The two channels of the command line: data to stdout, talk to stderr.
+
+What is written may have been named by a lab, a server or a guest, so whatever would act on the terminal is
+shown as an escape. This is the place where that is done; only ``paint`` adds what does act.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import re
 import shutil
 import sys
 import time
@@ -14,6 +19,7 @@ from typing import Any
 import msgspec
 
 from kvmcompose.core.errors import Problem, Severity
+from kvmcompose.core.plain import plain, plain_json
 
 Progress = Callable[[int, int | None], None]
 
@@ -22,6 +28,18 @@ _COLOURS = {
     "bold": "1", "dim": "2",
 }  # fmt: skip
 _REDRAW_SECONDS = 0.1
+#: What ``paint`` makes: it ends as it began, so text of others that looks like it colours itself alone.
+_PAINTED = re.compile(rf"(\x1b\[(?:{'|'.join(_COLOURS.values())})m)([^\x1b]*)(\x1b\[0m)")
+
+
+def _clean(text: str) -> str:
+    """The text with nothing that acts on a terminal but line breaks and what ``paint`` makes."""
+    if text.isascii() and text.isprintable():
+        return text
+    parts = _PAINTED.split(text)
+    return "".join(
+        part if number % 4 in (1, 3) else plain(part, lines=True) for number, part in enumerate(parts)
+    )
 
 
 class Console:
@@ -38,22 +56,27 @@ class Console:
     def data(self, text: str) -> None:
         """What was asked for: to stdout."""
         self._erase()
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{_clean(text)}\n")
         self._put(self._status)
 
     def raw(self, data: bytes) -> None:
-        """Bytes that were asked for: to stdout as they are."""
+        """Bytes that were asked for: to stdout as they are, but for a terminal."""
         sys.stdout.flush()
+        if sys.stdout.isatty():
+            data = plain(data.decode(errors="replace"), lines=True).encode()
         sys.stdout.buffer.write(data)
 
     def json(self, value: Any) -> None:
         """A value as JSON to stdout, indented."""
-        self.raw(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+        self._json(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
 
     def json_line(self, value: Any) -> None:
         """A value as one line of JSON to stdout."""
-        self.raw(msgspec.json.encode(value) + b"\n")
+        self._json(msgspec.json.encode(value) + b"\n")
         sys.stdout.flush()
+
+    def _json(self, data: bytes) -> None:
+        self.raw(plain_json(data) if sys.stdout.isatty() else data)
 
     def say(self, text: str) -> None:
         """What is going on: to stderr, unless told to be quiet."""
@@ -83,17 +106,18 @@ class Console:
     def talk(self, text: str) -> None:
         """What is said even to those who asked for quiet: to stderr."""
         self._erase()
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{_clean(text)}\n")
         self._put(self._status)
 
     def paint(self, text: str, colour: str, stream: Any = None) -> str:
         """The text in a colour, where the stream (stdout) is a terminal that wants colours."""
         if not (self._colour and (stream or sys.stdout).isatty()):
             return text
-        return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+        return f"\x1b[{_COLOURS[colour]}m{plain(text, lines=True)}\x1b[0m"
 
     def table(self, rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
         """Columns as wide as they need to be, the last one as it is."""
+        rows = [[plain(cell) for cell in row] for row in rows]
         widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
         for number, row in enumerate((header, *rows)):
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
@@ -124,6 +148,7 @@ class Console:
     def _draw(self, label: str, done: int, total: int | None, unit: str) -> None:
         amount = _amount(done, unit)
         width = shutil.get_terminal_size().columns - 1
+        label = plain(label)
         text = f"{label}: {amount}"
         if total:
             share = min(done / total, 1.0)
@@ -138,7 +163,7 @@ class Console:
     def status(self, text: str) -> None:
         """What is being done, on a terminal's last line, below all that is written; '' takes it away."""
         if self.on_terminal and self.verbosity >= 0:
-            self._status = text[: shutil.get_terminal_size().columns - 1]
+            self._status = plain(text)[: shutil.get_terminal_size().columns - 1]
             self._erase()
             self._put(self._status)
 

@@ -11,6 +11,7 @@ from typing import Self
 
 from kvmcompose.core.deployment import ActionState, Fault, Level, LogLine, Step, StepState
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.core.plain import plain
 from kvmcompose.server.store import Store, StoreError, now
 
 #: Lines that are fetched at a time for a listener that replays.
@@ -64,9 +65,10 @@ class Journal:
     ) -> None:
         """Add a line (several, where the text has several)."""
         for line in text.splitlines() or [""]:
-            plain = _CONTROL.sub("", line).encode(errors="replace").decode()  # what is no text is '?'
-            for start in range(0, len(plain) or 1, LONGEST_LINE):
-                part = plain[start : start + LONGEST_LINE]
+            # colours say nothing in a log; what reverses or hides text is shown
+            clean = plain(_CONTROL.sub("", line).encode(errors="replace").decode())  # what is no text is '?'
+            for start in range(0, len(clean) or 1, LONGEST_LINE):
+                part = clean[start : start + LONGEST_LINE]
                 added = self._store.append(
                     self.uuid, level, part, stage=stage, step=step, guest=guest, host=host
                 )
