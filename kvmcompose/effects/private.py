@@ -19,9 +19,11 @@ _OURS = frozenset(
     {
         ".gitignore", "digests.json", "golden.json", "ledger.lock", "ledger.new", "ledger.new-journal",
         "ledger.new-shm", "ledger.new-wal", "ledger.sqlite", "ledger.sqlite-journal", "ledger.sqlite-shm",
-        "ledger.sqlite-wal", "lock", "sent.json", "standing", "standing.new",
+        "ledger.sqlite-wal", "lock", "sent.json",
     }
 )  # fmt: skip
+#: What a build can do without; ``effects.standing`` sees to it that these are what they should be.
+_SPARE = frozenset({"standing", "standing.new"})
 
 
 def refuse_foreign(private: Path) -> None:
@@ -90,13 +92,14 @@ def prepare(private: Path) -> None:
         refuse_foreign(private)
     folder = open_folder(private)
     try:
-        if os.fstat(folder).st_mode & 0o077:
-            os.fchmod(folder, 0o700)
-        for name in _OURS:
-            _tighten(folder, name)
+        with suppress(OSError):  # on a file system that cannot be written to the ledger will say so
+            if os.fstat(folder).st_mode & 0o077:
+                os.fchmod(folder, 0o700)
+            for name in _OURS | _SPARE:
+                _tighten(folder, name)
         if ".gitignore" not in os.listdir(folder):  # noqa: PTH208 (a descriptor)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with suppress(FileExistsError):  # another build was faster
+            with suppress(OSError):  # another build was faster, or as above
                 handle = os.open(".gitignore", flags, 0o600, dir_fd=folder)
                 with os.fdopen(handle, "wb") as file:
                     file.write(b"*\n")
@@ -109,7 +112,7 @@ def _tighten(folder: int, name: str) -> None:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         handle = os.open(name, flags, dir_fd=folder)
-    except FileNotFoundError:
+    except OSError:  # not there, or a spare one that is not ours
         return
     try:
         status = os.fstat(handle)

@@ -17,6 +17,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
@@ -67,6 +68,15 @@ def _signature(path: str) -> list[int] | None:
 def _opened(path: str, flags: int) -> int:
     """A descriptor; of a named pipe, too, without waiting for somebody to write to it."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a file is there as a build makes it; one that came along with a lab may be a link."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
 
 def _written(path: str, flags: int) -> int:
@@ -175,13 +185,16 @@ def write_standing(private: str, standing: Standing) -> None:
         }
     ).encode()
     path = os.path.join(private, FILE_NAME)  # noqa: PTH118
+    for place in (path, f"{path}.new"):
+        if os.path.lexists(place) and not _is_ours(place):
+            raise OSError(errno.EEXIST, "it is not what a build has made", place)
     try:
         with open(f"{path}.new", "wb", opener=_written) as file:
             file.write(b"%d\n" % len(head))
             file.writelines((head, *sections))
         os.replace(f"{path}.new", path)  # noqa: PTH105
     except OSError:
-        if os.path.isfile(f"{path}.new"):  # noqa: PTH113
+        if _is_ours(f"{path}.new"):
             os.unlink(f"{path}.new")  # noqa: PTH108
         raise
 
@@ -250,7 +263,7 @@ def _read(file: io.BufferedReader, size: int) -> bytes:
 def drop_standing(private: str) -> None:
     """There is something to look at again."""
     path = os.path.join(private, FILE_NAME)  # noqa: PTH118
-    if os.path.isfile(path):  # noqa: PTH113
+    if _is_ours(path):
         os.unlink(path)  # noqa: PTH108
 
 

@@ -120,8 +120,8 @@ def test_nothing_is_written_through_a_link_in_the_private_folder(name: str, vict
     for words in ACTING:
         ran = quickly(lab, *words)
         if "generate" in words:
-            assert ran.status == 1, ran.said
-            assert "hint: " in ran.err
+            assert ran.status == (0 if name in ("standing", "standing.new") else 1), ran.said
+            assert ran.status == 0 or "hint: " in ran.err
         assert seen(home) == before[0], words
     assert (lab.folder / ".kvm-compose" / name).is_symlink()
 
