@@ -343,5 +343,14 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
         pass
     except PermissionError:
         return
-    with contextlib.suppress(ProcessLookupError):
-        await asyncio.shield(process.wait())
+    # it has not ended for asyncio before its pipes have, and what is left in them would keep these open
+    rest = [
+        asyncio.ensure_future(tail(pipe)) for pipe in (process.stdout, process.stderr) if pipe is not None
+    ]
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            await asyncio.shield(process.wait())
+    finally:
+        for each in rest:
+            each.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
