@@ -14,6 +14,7 @@ class PrivilegeKind(StrEnum):
 
     TEMPLATE = "template"
     NIC = "network interface"
+    CONTROLLER = "OpenFlow controller"
     LIBVIRT = "libvirt"
     PROGRAM = "program"
     DEVICE = "device"
@@ -24,6 +25,7 @@ class PrivilegeKind(StrEnum):
 _REASONS = {
     PrivilegeKind.TEMPLATE: "makes what libvirt is given",
     PrivilegeKind.NIC: "becomes part of the testbed: guests reach the network behind it",
+    PrivilegeKind.CONTROLLER: "the host connects to it, and it commands the host's switch",
     PrivilegeKind.LIBVIRT: "is driven in the place of qemu:///system",
     PrivilegeKind.PROGRAM: "names a program, or what one is started with",
     PrivilegeKind.DEVICE: "gives a guest a device of the host",

@@ -67,7 +67,7 @@ def asked_by(folder: Path, allow_paths: Sequence[str] = ()) -> Asked:
             hint="build the testbed first: kvm-compose generate",
         ) from error
     wiring = dialect(state.network["dialect"]).wiring(state)
-    found = [*privileges.of_state(state, wiring), *_templates(folder)]
+    found = [*privileges.of_state(state), *_templates(folder)]
     found += [Privilege(PrivilegeKind.FILE, repr(path), "--allow-path") for path in allow_paths]
     disks: list[str] = []
     for guest in state.testbed_guests.values():

@@ -11,6 +11,7 @@ A module offers:
 ``artefacts(state)``              the network's files
 ``check_state(state)``            what is wrong with a state as read back that a schema cannot say
 ``wiring(state)``                 what has to be made on the hosts, from the state as read back
+``privileges(state, ...)``        what of that reaches beyond the testbed's own, likewise
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from kvmcompose.core.model import (
     ScaledAttachment,
     Topology,
 )
+from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.state import Interface, State
 
 
@@ -65,6 +67,13 @@ class Dialect(Protocol):
 
     def wiring(self, state: State) -> Wiring:
         """What has to be made on the hosts; the state's ``network`` is plain data."""
+
+    def privileges(self, state: State, *, for_member: bool) -> Iterable[Privilege]:
+        """What the network does to hosts beyond bridges of its own and what joins them.
+
+        ``for_member`` is whether a root server does it for a user who is no administrator: then also what is
+        harmless on a machine of one's own.
+        """
 
 
 def dialect(name: str) -> Dialect:

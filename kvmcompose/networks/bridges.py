@@ -21,8 +21,9 @@ from kvmcompose.core.model import (
     Segment,
     Topology,
 )
+from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.state import Interface, State
-from kvmcompose.networks import _addresses, _specialise, _stored, _wiring
+from kvmcompose.networks import _addresses, _privileges, _specialise, _stored, _wiring
 from kvmcompose.networks._specialise import Bridge, HostNic, Network, NetworkState
 from kvmcompose.render.network import network_xml
 
@@ -268,3 +269,8 @@ def check_state(state: State) -> Iterator[Complaint]:
 def wiring(state: State) -> Wiring:
     """Bridges, veth pairs and tunnels."""
     return _wiring.wiring(state)
+
+
+def privileges(state: State, *, for_member: bool) -> Iterator[Privilege]:
+    """Network interfaces of hosts, and OpenFlow controllers."""
+    return _privileges.privileges(_wiring.wiring(state), for_member=for_member)

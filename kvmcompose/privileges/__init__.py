@@ -12,18 +12,21 @@ from kvmcompose.core.libvirt_uri import parse_libvirt_uri
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.state import GuestState, State
 from kvmcompose.guests import guest_kind
+from kvmcompose.networks import dialect
 from kvmcompose.privileges import _domain, _network
 from kvmcompose.privileges._grammar import named
 from kvmcompose.render.domain import console_log
 
 
-def of_state(state: State, wiring: Wiring) -> Iterator[Privilege]:
-    """What the state asks for: of hosts, of the network, and of guests by their kinds."""
+def of_state(state: State, *, for_member: bool = False) -> Iterator[Privilege]:
+    """What the state asks for: of hosts, of the network by its dialect, and of guests by their kinds.
+
+    ``for_member`` as ``Dialect.privileges`` takes it.
+    """
     for host in state.testbed_hosts.values():
         if not parse_libvirt_uri(host.libvirt_uri).is_usual:
             yield Privilege(PrivilegeKind.LIBVIRT, host.libvirt_uri, f"host {host.name}")
-    for nic in wiring.nics:
-        yield Privilege(PrivilegeKind.NIC, f"{nic.nic} of the host {nic.host}", f"bridge {nic.bridge}")
+    yield from dialect(state.network["dialect"]).privileges(state, for_member=for_member)
     for guest in state.testbed_guests.values():
         yield from guest_kind(guest.kind).privileges(guest, state.shared)
 

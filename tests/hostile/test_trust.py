@@ -22,8 +22,10 @@ from kvmcompose.guests import guest_kind
 from kvmcompose.networks import dialect
 from kvmcompose.server.orchestrator import privileges as enforced
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.project_folder import ProjectFolder
 from kvmcompose.server.orchestrator.testbed import read_testbed
 from kvmcompose.server.people import Person, Role
+from kvmcompose.server.store import Store
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -404,9 +406,8 @@ def test_a_pipe_in_the_place_of_the_xml_does_not_hang(lab: Bench, env: dict[str,
 
 
 def test_the_server_refuses_a_members_testbed(lab: Bench) -> None:
-
     edit(lab)
-    testbed = read_testbed(lab.folder)
+    testbed = read_testbed(ProjectFolder(lab.folder))
     said: dict[str, object] = {
         "name": testbed.project, "project_location": str(lab.folder), "state": Phase.DOWN,
     }  # fmt: skip
@@ -414,13 +415,19 @@ def test_the_server_refuses_a_members_testbed(lab: Bench) -> None:
         said.setdefault(field, None)
     deployment = Deployment(**said)  # type: ignore[arg-type]
 
+    store = Store(lab.root / "server.db")
+
     def context(role: Role) -> Context:
         owner = Person(name="mallory", role=role, uid=1001)
-        return Context(deployment, owner, None, None)  # type: ignore[arg-type]
+        return Context(deployment, owner, None, store)  # type: ignore[arg-type]
 
     hostile = next(guest for guest in testbed.runnable if "/opt/evil" in testbed.read(guest.run.domain_xml))  # type: ignore[union-attr]
     with pytest.raises(RefusedError, match=r"mallory.*\n.*/opt/evil"):
         enforced.domain_xml(context(Role.USER), testbed, hostile)
     assert "/opt/evil" in enforced.domain_xml(context(Role.ADMIN), testbed, hostile)
     assert enforced.network_xml(context(Role.USER), testbed)
-    enforced.check_state(context(Role.USER), testbed)
+    # peaceful only on a machine of one's own
+    with pytest.raises(RefusedError, match="OpenFlow controller tcp:127"):
+        enforced.check_state(context(Role.USER), testbed)
+    enforced.check_state(context(Role.ADMIN), testbed)
+    store.close()

@@ -17,7 +17,7 @@ from kvmcompose.server.orchestrator.testbed import Guest, Testbed
 
 def check_state(context: Context, testbed: Testbed) -> None:
     """Raises RefusedError for what the state asks of hosts."""
-    _refuse(context, privileges.of_state(testbed.state, testbed.wiring))
+    _refuse(context, privileges.of_state(testbed.state, for_member=True))
 
 
 def domain_xml(context: Context, testbed: Testbed, guest: Guest) -> str:
