@@ -54,13 +54,24 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
         default=env("KVM_COMPOSE_CA_FILE"),
         help="the certificate that vouches for the server's own",
     )
+    group.add_argument(
+        "--insecure",
+        action="store_true",
+        default=env("KVM_COMPOSE_INSECURE", "") not in ("", "0"),
+        help="send the token without TLS, too, and to whoever listens: the network is trusted",
+    )
 
 
 def server_of(arguments: argparse.Namespace) -> Server:
     """The server that the options name. Raises ServerError."""
     from kvmcompose.client.server import connect
 
-    return connect(arguments.server, token_file=arguments.token_file, ca_file=arguments.ca_file)
+    return connect(
+        arguments.server,
+        token_file=arguments.token_file,
+        ca_file=arguments.ca_file,
+        insecure=arguments.insecure,
+    )
 
 
 def open_target(arguments: argparse.Namespace, *, register: bool = False) -> Target:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from kvmcompose.client.listener import check_socket, connect_to_own
 from kvmcompose.client.server import RefusedByServerError, ServerError
 
 CONNECT_SECONDS = 10.0
@@ -19,12 +20,16 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a server listens: on a Unix socket, or on a host and port, with TLS or without."""
+    """Where a server listens: on a Unix socket, or on a host and port, with TLS or without.
+
+    ``own``: only where this user or root listens; connections elsewhere are refused.
+    """
 
     socket: Path | None = None
     host: str = "localhost"
     port: int = 0
     tls: bool = False
+    own: bool = False
 
     @staticmethod
     def parse(text: str) -> Address:
@@ -65,16 +70,20 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return f"{'https' if self.tls else 'http'}://{self.authority}"
 
     def connect(self, ca_file: str | None = None, seconds: float = CONNECT_SECONDS) -> Socket:
-        """A connection, with TLS done. Raises OSError."""
+        """A connection, with TLS done. Raises OSError, and RefusedByServerError for somebody else's."""
         if self.socket is not None:
             connection = Socket(AF_UNIX, SOCK_STREAM)
             try:
                 connection.settimeout(seconds)
                 connection.connect(str(self.socket))
+                if self.own:
+                    check_socket(connection, self.socket)
             except BaseException:
                 connection.close()
                 raise
             return connection
+        if self.own:
+            return connect_to_own(self.host, self.port, seconds)
         connection = create_connection((self.host, self.port), seconds)
         if not self.tls:
             return connection

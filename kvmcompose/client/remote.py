@@ -19,7 +19,7 @@ from requests.auth import AuthBase
 from kvmcompose.client.address import CONNECT_SECONDS, Address
 from kvmcompose.client.answers import UNAUTHORIZED, error_of
 from kvmcompose.client.server import RefusedByServerError, Server, ServerError
-from kvmcompose.client.unix import UnixAdapter
+from kvmcompose.client.unix import PlainAdapter
 from kvmcompose.core.deployment import (
     Action,
     ActionAccepted,
@@ -71,7 +71,7 @@ class RemoteServer(Server):
         self._session = requests.Session()
         self._session.trust_env = False  # no proxies, no passwords from ~/.netrc
         self._session.auth = _NoAuth()
-        adapter = UnixAdapter(address) if address.socket is not None else HTTPAdapter()
+        adapter = HTTPAdapter() if address.tls else PlainAdapter(address)
         self._session.mount(self._url(""), adapter)
 
     def _url(self, path: str) -> str:

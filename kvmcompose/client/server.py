@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from kvmcompose.core.deployment import (
     Action,
     Capture,
@@ -123,6 +125,7 @@ def connect(
     token_file: str | None = None,
     ca_file: str | None = None,
     who: str | None = None,
+    insecure: bool = False,
 ) -> Server:
     """The server at ``address`` (``unix:/path``, ``http://…``, ``https://…``).
 
@@ -130,7 +133,8 @@ def connect(
     answers there, one is started that ends by itself. ``token_file`` holds the secret of a server that is
     reached by TCP (KVM_COMPOSE_TOKEN_FILE; for one on this machine that of this user's own server),
     ``ca_file`` the certificate that vouches for it (KVM_COMPOSE_CA_FILE), ``who`` is how the asker is
-    called. Raises ServerError.
+    called. Without TLS the token is given only to a server of this user or of root on this machine, unless
+    ``insecure`` (KVM_COMPOSE_INSECURE). Raises ServerError.
     """
     # requests takes longer to import than many a command runs that needs no server
     from kvmcompose.client.address import Address  # noqa: PLC0415
@@ -141,7 +145,7 @@ def connect(
     address = address or env("KVM_COMPOSE_SERVER")
     if not address:
         state = state_dir()
-        usual = Address(socket=socket_path(state))
+        usual = Address(socket=socket_path(state), own=True)
         ensure(state, usual)
         return RemoteServer(usual, who=who, revive=lambda: ensure(state, usual))
     place = Address.parse(address)
@@ -153,4 +157,15 @@ def connect(
             token = read_token(Path(given).expanduser())
         elif place.loopback and os.access(own, os.R_OK):
             token = read_token(own)
+    if (
+        token is not None
+        and not place.tls
+        and not (insecure or env("KVM_COMPOSE_INSECURE", "") not in ("", "0"))
+    ):
+        if not place.loopback:
+            raise RefusedByServerError(
+                f"{place}: without TLS whoever listens on the way learns the token",
+                hint="https://host:port, or --insecure (KVM_COMPOSE_INSECURE=1) if the network is trusted",
+            )
+        place = msgspec.structs.replace(place, own=True)
     return RemoteServer(place, token=token, ca_file=ca_file or env("KVM_COMPOSE_CA_FILE"), who=who)

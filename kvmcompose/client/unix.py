@@ -1,4 +1,4 @@
-"""HTTP over Unix sockets, for requests.
+"""HTTP over Unix sockets, and over TCP without TLS, for requests.
 
 Our own, as the packages for it (requests-unixsocket and its forks) put the socket into each URL, keep one
 pool of connections per URL with it, and are maintained by nobody in particular.
@@ -16,8 +16,8 @@ from urllib3.connectionpool import HTTPConnectionPool
 from kvmcompose.client.address import CONNECT_SECONDS, Address
 
 
-class UnixAdapter(HTTPAdapter):
-    """Sends every request to one Unix socket, whatever host its URL names."""
+class PlainAdapter(HTTPAdapter):
+    """Sends every request over connections to one address, whatever host its URL names."""
 
     def __init__(self, address: Address) -> None:
         class Connection(HTTPConnection):
