@@ -56,6 +56,11 @@ def of_network(xml: str, state: State, wiring: Wiring) -> Iterator[Privilege]:
     yield from named(xml, _network.GRAMMAR, checks, wiring.network.xml)
 
 
+def has_subnet(xml: str, wiring: Wiring) -> bool:
+    """Whether the network's XML has the subnet that the state says, whatever else it has."""
+    return _network.has_subnet(xml, wiring.network)
+
+
 def disks_of(xml: str, state: State) -> Iterator[str]:
     """The artefacts that a domain's disks are, relative to the project: what else they are, is named."""
     folder = f"{state.testbed_host_shared_config.project_folder}/"

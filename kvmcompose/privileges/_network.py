@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from kvmcompose.core.deployable import LibvirtNetwork
-from kvmcompose.privileges._grammar import Checks, Element
+from kvmcompose.privileges._grammar import Checks, Element, parsed
 
 _MARK = "{urn:kvmcompose:network:1}network"
 _NUMBER = "[0-9]{1,6}"
@@ -31,6 +31,26 @@ def checks(project: str, network: LibvirtNetwork) -> Checks:
         "inside": is_inside,
         "prefix": is_prefix,
     }
+
+
+def has_subnet(xml: str, network: LibvirtNetwork) -> bool:
+    """Whether libvirt gives the network the subnet that the state has: its guests' addresses are in that.
+
+    Written as libvirt reads it: an ``<ip>`` without prefix and netmask has one by the class of its address.
+    """
+    tree = parsed(xml)
+    if tree is None or tree.tag != "network":
+        return False
+    subnet = ipaddress.IPv4Network(network.subnet)
+    masks = ((str(subnet.prefixlen), None), (None, str(subnet.netmask)))
+    for element in tree.findall("ip"):
+        try:
+            inside = ipaddress.IPv4Address(element.get("address", "")) in subnet
+        except ValueError:  # of IPv6, say
+            continue
+        if inside and (element.get("prefix"), element.get("netmask")) in masks:
+            return True
+    return False
 
 
 GRAMMAR = (

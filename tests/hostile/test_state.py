@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import sys
@@ -303,3 +304,70 @@ def test_an_address_elsewhere_is_not_logged_into_even_if_it_was_noted(lab: Lab) 
     action = lab.do(Exec(guest="web", argv=("true",)))
     assert action.state is ActionState.FAILED
     assert "no address" in lab.text(action)
+
+
+_OWN_IP = r'<ip address="([0-9.]+)" prefix="([0-9]+)">'
+_ELSEWHERE = {
+    "another subnet": (_OWN_IP, '<ip address="198.51.100.1" prefix="24">'),
+    "a smaller subnet": (_OWN_IP, r'<ip address="\1" prefix="30">'),
+    "a larger subnet": (_OWN_IP, r'<ip address="\1" prefix="8">'),
+    "no prefix": (_OWN_IP, r'<ip address="\1">'),
+    "a netmask, too": (_OWN_IP, r'<ip address="\1" prefix="\2" netmask="255.255.255.252">'),
+    "a wildcard for a netmask": (_OWN_IP, r'<ip address="\1" netmask="0.0.0.255">'),
+    "only IPv6": (_OWN_IP, '<ip family="ipv6" address="2001:db8::1" prefix="64">'),
+    "in a comment": (r"(?s)<ip.*</ip>", r"<!-- \g<0> -->"),
+    "in a namespace": (_OWN_IP, r'<ip xmlns="urn:x" address="\1" prefix="\2">'),
+    "in the metadata": (r"(?s)(</metadata>)(.*)(<ip.*</ip>)", r"\3\1\2"),
+    "an entity": (r"\A", '<!DOCTYPE network [<!ENTITY a "1">]>'),
+    "no XML": (r"(?s).*", "10.0.0.0/8"),
+}
+
+
+@pytest.mark.parametrize("attack", _ELSEWHERE)
+def test_guests_are_logged_into_in_their_own_network_only(lab: Lab, attack: str) -> None:
+    """The state says where guests are, the XML which network there is: up to an administrator's testbed."""
+    path = lab.folder / "artefacts" / "lab-network.xml"
+    text = re.sub(*_ELSEWHERE[attack], path.read_text(), count=1)
+    assert text != path.read_text()
+    path.write_text(text)
+    action = lab.do(Up())
+    assert action.refused
+    assert "subnet of state.json" in lab.text(action)
+    assert "hint: " in lab.text(action)
+    lab.assert_clean()
+
+
+@pytest.mark.parametrize(
+    ("what", "instead"),
+    [
+        (r"(?s)<dhcp>.*</dhcp>", ""),
+        (_OWN_IP, r'<ip family="ipv4" localPtr="yes" address="\1" prefix="\2">'),
+        (r"</network>", '<ip family="ipv6" address="2001:db8::1" prefix="64"/></network>'),
+        (r"<network>", "<!-- mine --><network>"),
+    ],
+)
+def test_an_edit_that_keeps_the_subnet_stays_possible(lab: Lab, what: str, instead: str) -> None:
+    path = lab.folder / "artefacts" / "lab-network.xml"
+    text = re.sub(what, instead, path.read_text(), count=1)
+    assert text != path.read_text()
+    path.write_text(text)
+    lab.must(Up())
+
+
+def test_a_netmask_says_the_same_as_a_prefix(lab: Lab) -> None:
+    path = lab.folder / "artefacts" / "lab-network.xml"
+    subnet = json.loads((lab.folder / "state.json").read_bytes())["network"]["libvirt_network_subnet"]
+    mask = str(ipaddress.IPv4Network(subnet).netmask)
+    path.write_text(re.sub(_OWN_IP, rf'<ip address="\1" netmask="{mask}">', path.read_text()))
+    assert mask in path.read_text()
+    lab.must(Up())
+
+
+def test_the_network_cannot_move_below_running_guests(lab: Lab) -> None:
+    """What is noted as up is what guests are logged into by: it is not noted before it is true."""
+    lab.must(Up())
+    before = lab.store.deployed("lab")
+    path = lab.folder / "artefacts" / "lab-network.xml"
+    path.write_text(re.sub(_OWN_IP, '<ip address="198.51.100.1" prefix="24">', path.read_text()))
+    assert lab.do(Up()).refused
+    assert lab.store.deployed("lab") == before

@@ -29,8 +29,17 @@ def domain_xml(context: Context, testbed: Testbed, guest: Guest) -> str:
 
 
 def network_xml(context: Context, testbed: Testbed) -> str:
-    """The XML to start the network from, as checked. Raises RefusedError, KvmComposeError."""
-    text = testbed.read(testbed.wiring.network.xml)
+    """The XML to start the network from, as checked. Raises RefusedError, KvmComposeError.
+
+    Whoever owns it: guests are logged into by their addresses, which elsewhere are those of other machines.
+    """
+    network = testbed.wiring.network
+    text = testbed.read(network.xml)
+    if not privileges.has_subnet(text, testbed.wiring):
+        raise RefusedError(
+            f"{network.xml}: it has no <ip> with the subnet of state.json ({network.subnet})",
+            hint=f"build it again: kvm-compose generate --overwrite {network.xml} (yours is kept as .orig)",
+        )
     _refuse(context, privileges.of_network(text, testbed.state, testbed.wiring))
     return text
 

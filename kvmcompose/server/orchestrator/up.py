@@ -75,9 +75,9 @@ class BringUp:
     def _check_privileges(self) -> None:
         """All at once, before any host is asked; each text is checked again when it is used."""
         context, testbed = self._context, self._testbed
+        network_xml(context, testbed)
         if not context.owner.is_admin:
             check_state(context, testbed)
-            network_xml(context, testbed)
             for guest in testbed.guests.values():
                 if guest.run is not None:
                     domain_xml(context, testbed, guest)
