@@ -40,9 +40,15 @@ def find_project(arguments: argparse.Namespace) -> Project:
 
 def open_project(arguments: argparse.Namespace, console: Console) -> Project:
     """The project, its warnings said. Raises InputError with all problems of its files."""
+    from kvmcompose.effects.private import complaint
+    from kvmcompose.tasks.project import PRIVATE_FOLDER
+
     project = find_project(arguments)
     for warning in project.compiled.warnings:
         console.problem(warning)
+    trouble = complaint(project.folder / PRIVATE_FOLDER)
+    if trouble is not None:  # a build fails of it; who looks goes without
+        console.say(f"warning: {trouble.message}\n    hint: {trouble.hint}")
     return project
 
 

@@ -7,6 +7,7 @@ one name each, that belong to this user. Anything else is left as it is, and rep
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -28,13 +29,22 @@ _SPARE = frozenset({"standing", "standing.new"})
 
 def refuse_foreign(private: Path) -> None:
     """Raise KvmComposeError when there is something in the place that kvm-compose has not made."""
-    trouble = foreign(private)
+    trouble = complaint(private)
     if trouble is not None:
-        path, what = trouble
-        raise KvmComposeError(
-            f"{str(path)!r} {what}: it is not used",
-            hint=f"look at it, and move it away: mv {str(path)!r} {str(path) + '.found'!r}",
-        )
+        raise trouble
+
+
+def complaint(private: Path) -> KvmComposeError | None:
+    """What to say when there is something in the place that kvm-compose has not made."""
+    trouble = foreign(private)
+    if trouble is None:
+        return None
+    path, what = trouble
+    there = shlex.quote(str(path))
+    return KvmComposeError(
+        f"{str(path)!r} {what}: it is not used",
+        hint=f"look at it, and move it away: mv {there} {there}.found",
+    )
 
 
 def foreign(private: Path) -> tuple[Path, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from golden.bench import Bench, Ran, environment, new_bench, settle
+from kvmcompose.cli._project import complete_names
+from kvmcompose.core.errors import KvmComposeError
 
 CONFIG = """\
 {"testbed_host_ssh_config": {"a": {"ip": "192.0.2.1", "is_main_host": true, "virt_type": "qemu"}},
@@ -107,6 +111,24 @@ def test_commands_that_look_leave_no_trace(lab: Bench) -> None:
         assert seen(lab.folder) == before, words
 
 
+def test_completion_leaves_no_trace(lab: Bench) -> None:
+    words = {"input": None, "config": None, "project_name": None, "allow_path": ()}
+    asked = argparse.Namespace(directory=lab.folder, **words)
+    lab.generate()
+    settle()
+    lab.generate()
+    before = seen(lab.folder)
+    assert complete_names(asked)[0] == "one"
+    assert seen(lab.folder) == before
+    home = victims(lab.root)
+    (lab.folder / ".kvm-compose/ledger.sqlite").unlink()
+    (lab.folder / ".kvm-compose/ledger.sqlite").symlink_to(home / "places.sqlite")
+    before = seen(lab.folder), seen(home)
+    with suppress(KvmComposeError):
+        complete_names(asked)
+    assert (seen(lab.folder), seen(home)) == before
+
+
 @pytest.mark.parametrize("victim", ["keys", "empty", "places.sqlite", "not-there"])
 @pytest.mark.parametrize("name", FILES)
 def test_nothing_is_written_through_a_link_in_the_private_folder(name: str, victim: str, lab: Bench) -> None:
@@ -115,8 +137,10 @@ def test_nothing_is_written_through_a_link_in_the_private_folder(name: str, vict
     (lab.folder / ".kvm-compose" / name).symlink_to(home / victim)
     before = seen(home), seen(lab.folder)
     for words in LOOKING:
-        quickly(lab, *words)
+        ran = quickly(lab, *words)
         assert (seen(home), seen(lab.folder)) == before, words
+        if words == ("plan",) and name not in ("standing", "standing.new"):
+            assert "hint: " in ran.err
     for words in ACTING:
         ran = quickly(lab, *words)
         if "generate" in words:
