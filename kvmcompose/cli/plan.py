@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from kvmcompose.monitor.build import line
 from kvmcompose.monitor.console import Console
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kvmcompose.tasks.decide import Action, Decision
     from kvmcompose.tasks.project import Project
 
@@ -49,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show the plan."""
-    from kvmcompose.tasks.decide import Action
+    from kvmcompose.tasks.decide import FAILING, SETTLED, Action
     from kvmcompose.tasks.explain import difference
 
     project = open_project(arguments, console)
@@ -77,6 +80,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         steps = [step.action for step in plan.images if not step.settled]
         console.say(_summary([*steps, *(each.action for each in decisions)]))
         _show_loads(project, console)
+        if not arguments.names:
+            to_write = {each.path for each in decisions if each.action not in SETTLED | FAILING}
+            _show_word(project, arguments.allow_path, to_write, console)
     return _CHANGES if arguments.detailed_exitcode and changes else 0
 
 
@@ -97,6 +103,21 @@ def _show_loads(project: Project, console: Console) -> None:
         console.say(f"up would send {size} to {load.host}{unmade}")
         for parcel in load.parcels:
             console.detail(f"  {parcel.size / _MIB:8.1f} MiB  {parcel.path}")
+
+
+def _show_word(project: Project, allow_paths: Sequence[str], to_write: set[str], console: Console) -> None:
+    """Whether up would ask for the user's word, by what is kept and what would be written."""
+    from kvmcompose.core.state import decode_state, encode_state
+    from kvmcompose.effects.trust import asked_of, given_by_variable
+
+    if given_by_variable():
+        return
+    state = decode_state(encode_state(project.compiled.state))
+    with suppress(OSError, KvmComposeError):  # the plan says it already
+        new = asked_of(project.folder, state, allow_paths, to_write).new
+        if new:
+            things = "1 thing that it does" if len(new) == 1 else f"{len(new)} things that it does"
+            console.say(f"up would ask for your word on {things} to the host: kvm-compose trust")
 
 
 def _summary(actions: list[Action]) -> str:

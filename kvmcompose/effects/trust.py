@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import msgspec
 from kvmcompose import privileges
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.privilege import Privilege, PrivilegeKind, privileges_digest
-from kvmcompose.core.state import decode_state
+from kvmcompose.core.state import State, decode_state
 from kvmcompose.effects.files import digest_bytes, write_atomic
 from kvmcompose.effects.image_store import default_store
 from kvmcompose.effects.qcow2 import read_header
@@ -66,6 +66,16 @@ def asked_by(folder: Path, allow_paths: Sequence[str] = ()) -> Asked:
             f"{folder / 'state.json'} cannot be read: {(error.strerror or str(error)).lower()}",
             hint="build the testbed first: kvm-compose generate",
         ) from error
+    return asked_of(folder, state, allow_paths)
+
+
+def asked_of(
+    folder: Path, state: State, allow_paths: Sequence[str] = (), unwritten: Container[str] = ()
+) -> Asked:
+    """What a project of this state, as read back, asks for. Raises KvmComposeError.
+
+    ``unwritten`` are artefacts that are not looked at, as they will be written by templates.
+    """
     wiring = dialect(state.network["dialect"]).wiring(state)
     found = [*privileges.of_state(state), *_templates(folder)]
     found += [Privilege(PrivilegeKind.FILE, repr(path), "--allow-path") for path in allow_paths]
@@ -73,11 +83,11 @@ def asked_by(folder: Path, allow_paths: Sequence[str] = ()) -> Asked:
     for guest in state.testbed_guests.values():
         run = guest_kind(guest.kind).deployable(guest, state.shared)
         if run is not None:
-            text = _text(folder, run.domain_xml)
+            text = _text(folder, run.domain_xml) if run.domain_xml not in unwritten else None
             found += privileges.of_domain(text, guest, run, state, wiring) if text is not None else ()
             disks += privileges.disks_of(text or "", state)
-            disks += [path for path in run.files if path != run.domain_xml]
-    text = _text(folder, wiring.network.xml)
+            disks += [path for path in run.files if path != run.domain_xml and path not in unwritten]
+    text = _text(folder, wiring.network.xml) if wiring.network.xml not in unwritten else None
     found += privileges.of_network(text, state, wiring) if text is not None else ()
     found += _disks(folder, disks)
     listed = tuple(sorted(set(found)))

@@ -72,3 +72,34 @@ def test_a_controller_of_ones_own_is_not_asked_for(lab: Bench, env: dict[str, st
     control(lab, controller)
     lab.generate()
     assert lab.run("trust", **env).status == 0
+
+
+# -- what plan says of it --------------------------------------------------------------------------------
+
+WORD = "up would ask for your word on 1 thing that it does to the host: kvm-compose trust"
+
+
+def test_plan_says_that_up_will_ask(lab: Bench, env: dict[str, str]) -> None:
+    control(lab, "tcp:192.0.2.7:6653")
+    for _ in range(2):  # before and after it is built
+        ran = lab.run("plan", **env)
+        assert (ran.status, ran.err.splitlines().count(WORD)) == (0, 1)
+        assert WORD not in ran.out
+        assert WORD not in lab.run("plan", "--json", **env).said
+        lab.generate()
+    assert WORD not in lab.run("plan", **env, KVM_COMPOSE_TRUST="1").err
+    lab.run("trust", "--yes", **env)
+    assert "your word" not in lab.run("plan", **env).err
+    xml = next((lab.folder / "artefacts").glob("*-domain.xml"))
+    xml.write_text(xml.read_text().replace("</devices>", "<emulator>/opt/evil</emulator></devices>"))
+    ran = lab.run("plan", **env)
+    assert ran.err.splitlines().count(WORD) == 1, ran.err
+
+
+def test_plan_says_nothing_of_what_will_be_written(lab: Bench, env: dict[str, str]) -> None:
+    """The XML is still that of the bridge's old name, which the new state does not know."""
+    lab.generate()
+    lab.yaml.write_text(lab.yaml.read_text().replace("br1", "other"))
+    ran = lab.run("plan", **env)
+    assert "rebuild" in ran.out
+    assert "your word" not in ran.said
