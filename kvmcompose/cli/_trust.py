@@ -33,6 +33,12 @@ def asks(asked: Asked, console: Console) -> bool:
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     console.talk(f"{asked.project} does this to the host:\n{listed(asked.new)}")
-    sys.stderr.write("Trust it? [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline(16).strip().lower() in ("y", "yes")
+    answer = ""
+    try:
+        sys.stderr.write("Trust it? [y/N] ")
+        sys.stderr.flush()
+        answer = sys.stdin.readline(16)
+    finally:
+        if not answer:  # Ctrl-D or Ctrl-C: nobody has ended the line
+            sys.stderr.write("\n")
+    return answer.strip().lower() in ("y", "yes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from golden.bench import Bench, golden_bench
+from terminal import on_terminal
+
+from golden.bench import Bench, environment, golden_bench
 
 LOOPBACK = "tcp:127.0.0.1:6653"
 
@@ -103,3 +106,47 @@ def test_plan_says_nothing_of_what_will_be_written(lab: Bench, env: dict[str, st
     ran = lab.run("plan", **env)
     assert "rebuild" in ran.out
     assert "your word" not in ran.said
+
+
+# -- who is asked, and how -------------------------------------------------------------------------------
+
+PROMPT = "Trust it? [y/N] "
+
+
+@pytest.fixture
+def hostile(lab: Bench) -> Bench:
+    control(lab, "tcp:192.0.2.7:6653")
+    lab.generate()
+    return lab
+
+
+@pytest.mark.parametrize(
+    ("typed", "status"),
+    [
+        (b"y\n", 0), (b"Y\n", 0), (b"yes\n", 0), (b" y \n", 0),
+        (b"n\n", 3), (b"\n", 3), (b"\x04", 3), (b"yo\n", 3), (b"yes" + b"s" * 40 + b"\n", 3), (b"\xff\n", 3),
+        (b"\x03", 130),
+    ],
+)  # fmt: skip
+def test_at_a_terminal_only_a_yes_is_one(
+    hostile: Bench, env: dict[str, str], typed: bytes, status: int
+) -> None:
+    everything = environment(hostile.root) | env
+    ended, shown = on_terminal(hostile.argv("trust"), everything, hostile.folder, PROMPT, typed)
+    assert ended == status, shown
+    assert "OpenFlow controller tcp:192.0.2.7:6653" in shown[: shown.index(PROMPT)]
+    assert "Traceback" not in shown
+    after = shown[shown.index(PROMPT) + len(PROMPT) :]
+    assert "\n" in re.split("base-one-host is|error", after)[0], shown  # what is said begins a line
+    assert hostile.run("trust", **env).status == (0 if status == 0 else 3)
+    if status == 0:  # and nothing is asked twice
+        ended, shown = on_terminal(hostile.argv("trust"), everything, hostile.folder, PROMPT, b"")
+        assert (ended, PROMPT in shown) == (0, False)
+
+
+@pytest.mark.parametrize("stream", ["<&-", "</dev/null", "2>/dev/null", "2>&-"])
+def test_who_does_not_sit_at_both_ends_is_not_asked(hostile: Bench, env: dict[str, str], stream: str) -> None:
+    argv = ["sh", "-c", f'exec "$@" {stream}', "sh", *hostile.argv("trust")]
+    ended, shown = on_terminal(argv, environment(hostile.root) | env, hostile.folder, PROMPT, b"y\n")
+    assert (ended, PROMPT in shown) == (3, False), shown
+    assert hostile.run("trust", **env).status == 3

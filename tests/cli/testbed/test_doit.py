@@ -131,3 +131,33 @@ def test_ctrl_c_cancels_and_waits(dodo: Lab) -> None:
     assert "cancelling" in err
     assert "Traceback" not in err
     assert dodo.must("logs", "--list", "--json").json[0]["state"] == "cancelled"
+
+
+def test_what_is_done_to_the_host_needs_the_users_word_first(dodo: Lab) -> None:
+    dodo.must("generate")
+    xml = dodo.folder / "artefacts" / "web-domain.xml"
+    xml.write_text(xml.read_text().replace("</devices>", "<emulator>/opt/evil</emulator></devices>"))
+    said = "\n".join(doit(dodo, "test", status=1))
+    assert "/opt/evil" in said
+    assert "kvm-compose trust" in said
+    assert "TaskFailed - taskid:up" in said
+    assert "Traceback" not in said
+    assert not (dodo.folder / "tested.txt").exists()
+    assert dodo.must("deployments", "--json").json == []
+    doit(dodo, "generate")  # building needs none
+    dodo.must("trust", "--yes")
+    doit(dodo, "test")
+    assert dodo.state() == "up"
+
+
+def test_the_word_can_be_given_by_variable(dodo: Lab) -> None:
+    dodo.must("generate")
+    xml = dodo.folder / "artefacts" / "web-domain.xml"
+    xml.write_text(xml.read_text().replace("</devices>", "<emulator>/opt/evil</emulator></devices>"))
+    dodo.env["KVM_COMPOSE_TRUST"] = "0"
+    doit(dodo, "up", status=1)
+    dodo.env["KVM_COMPOSE_TRUST"] = "1"
+    doit(dodo, "up")
+    assert dodo.state() == "up"
+    del dodo.env["KVM_COMPOSE_TRUST"]
+    dodo.must("trust", status=3)  # and it is not kept
