@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from golden.bench import Bench, Ran, new_bench
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects import opening
+from kvmcompose.server.orchestrator.project_folder import ProjectFolder
 from kvmcompose.server.orchestrator.testbed import read_testbed
 
 CONFIG = """\
@@ -146,7 +147,7 @@ def test_a_token_is_not_waited_for(lab: Bench) -> None:
 def test_the_server_does_not_wait_for_a_state(kind: Callable[[Path], None], tmp_path: Path) -> None:
     kind(tmp_path / "state.json")
     with pytest.raises(RefusedError, match="cannot be read"):
-        read_testbed(tmp_path)
+        read_testbed(ProjectFolder(tmp_path))
 
 
 @pytest.mark.parametrize("kind", KINDS)
