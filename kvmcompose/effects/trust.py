@@ -17,13 +17,15 @@ import msgspec
 from kvmcompose import privileges
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.privilege import Privilege, PrivilegeKind, privileges_digest
-from kvmcompose.core.state import State, decode_state
+from kvmcompose.core.state import State
 from kvmcompose.effects.files import digest_bytes, write_atomic
 from kvmcompose.effects.image_store import default_store
 from kvmcompose.effects.qcow2 import read_header
+from kvmcompose.effects.resources import schemas
 from kvmcompose.effects.server_places import state_dir
 from kvmcompose.guests import guest_kind
 from kvmcompose.networks import dialect
+from kvmcompose.pipeline.stored import read_state
 
 VARIABLE = "KVM_COMPOSE_TRUST"
 HINT = (
@@ -60,13 +62,13 @@ class _Yes(msgspec.Struct, frozen=True):
 def asked_by(folder: Path, allow_paths: Sequence[str] = ()) -> Asked:
     """What a built project asks for. Raises KvmComposeError; RefusedError when it is not built."""
     try:
-        state = decode_state(_read(folder / "state.json", _STATE_LIMIT))
+        document = _read(folder / "state.json", _STATE_LIMIT)
     except OSError as error:
         raise RefusedError(
             f"{folder / 'state.json'} cannot be read: {(error.strerror or str(error)).lower()}",
             hint="build the testbed first: kvm-compose generate",
         ) from error
-    return asked_of(folder, state, allow_paths)
+    return asked_of(folder, read_state(document, schemas()), allow_paths)
 
 
 def asked_of(

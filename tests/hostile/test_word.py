@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,17 +60,48 @@ def test_a_controller_is_named(lab: Bench, env: dict[str, str], controller: str)
 
 
 @pytest.mark.parametrize("controller", ["ptcp:6653:0.0.0.0", "pssl:6653", "punix:/etc/cron.d/x"])
-def test_a_bridge_that_listens_is_named_whatever_wrote_the_state(
-    lab: Bench, env: dict[str, str], controller: str
-) -> None:
-    control(lab, f"'{controller}'")
-    assert lab.run("validate", **env).status == 2
-    lab = golden_bench(lab.root / "other", "base-one-host")
+def test_no_bridge_listens_whatever_wrote_the_state(lab: Bench, env: dict[str, str], controller: str) -> None:
     lab.generate()
     control(lab, controller, "state.json")
-    ran = lab.run("trust", **env)
-    assert ran.status == 3
-    assert f"OpenFlow controller {controller}: " in ran.out
+    ran = lab.run("trust", "--yes", **env)
+    assert ran.status not in (0, 3)
+    assert "network.bridges[0].controller" in ran.err
+    control(lab, f"'{controller}'")
+    assert lab.run("validate", **env).status == 2
+
+
+def _all_hosts_off(state: Any) -> None:
+    for host in state["testbed_hosts"].values():
+        host["is_main_host"] = False
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.update(network={}),
+        lambda state: state["network"].update(dialect="../x"),
+        lambda state: state["network"].pop("bridges"),
+        lambda state: state["network"].update(
+            network_interfaces=[{"nic_name": "eth0", "testbed_bridge": "nope", "testbed_host": "x"}]
+        ),
+        lambda state: state.update(project_name="a\x1b[31mx"),
+        lambda state: state["testbed_host_shared_config"].update(external_bridge="zz"),
+        _all_hosts_off,
+    ],
+)  # fmt: skip
+def test_a_state_that_no_build_wrote_is_an_error(
+    lab: Bench, env: dict[str, str], change: Callable[[Any], object]
+) -> None:
+    lab.generate()
+    path = lab.folder / "state.json"
+    state = json.loads(path.read_text())
+    change(state)
+    path.write_text(json.dumps(state))
+    ran = lab.run("trust", "--yes", **env)  # a traceback would be an exception here
+    assert ran.status not in (0, 3)
+    assert "state.json" in ran.err
+    assert "hint:" in ran.err or ran.status == 2  # which says the place in the file
+    assert "\x1b" not in ran.said
 
 
 @pytest.mark.parametrize("controller", [LOOPBACK, "tcp:127.0.0.2", "'tcp:[::1]:6653'", "ssl:127.0.0.1:6653"])
