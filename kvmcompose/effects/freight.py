@@ -16,7 +16,7 @@ from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.once import once
 from kvmcompose.core.state import State
-from kvmcompose.effects.files import write_atomic
+from kvmcompose.effects import private
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.effects.qcow2 import HEAD_BYTES, is_pristine, parse_header, read_header
@@ -135,7 +135,7 @@ class Digests:
         """Remember what was found out."""
         if self._cache.fresh:
             self._known |= self._cache.fresh
-            write_atomic(self._path, msgspec.json.encode(self._known))
+            private.write(self._path, msgspec.json.encode(self._known))
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -148,14 +148,14 @@ class Sent(msgspec.Struct, frozen=True):
 def note_sent(folder: Path, host: str, sent: Sent) -> None:
     """Note it. Raises OSError."""
     noted = read_sent(folder) | {host: sent}
-    write_atomic(folder / _SENT, msgspec.json.encode(noted, order="deterministic"))
+    private.write(folder / _SENT, msgspec.json.encode(noted, order="deterministic"))
 
 
 def forget_sent(folder: Path, host: str) -> None:
     """Nothing is known any more of what a host has. Raises OSError."""
     noted = read_sent(folder)
     if noted.pop(host, None) is not None:
-        write_atomic(folder / _SENT, msgspec.json.encode(noted, order="deterministic"))
+        private.write(folder / _SENT, msgspec.json.encode(noted, order="deterministic"))
 
 
 def read_sent(folder: Path) -> dict[str, Sent]:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import os
 import shlex
 import stat
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.effects.opening import kind_of, open_folder
+from kvmcompose.effects.files import STAGED_PREFIX, seal
+from kvmcompose.effects.opening import kind_of, open_below, open_folder
 
 #: Files of ours in it; what else is there belongs to the server, which looks after that itself.
 _OURS = frozenset(
     {
-        ".gitignore", "digests.json", "golden.json", "ledger.lock", "ledger.new", "ledger.new-journal",
-        "ledger.new-shm", "ledger.new-wal", "ledger.sqlite", "ledger.sqlite-journal", "ledger.sqlite-shm",
-        "ledger.sqlite-wal", "lock", "sent.json",
+        ".gitignore", "digests.json", "golden.json", "known_hosts", "known_hosts.lock", "ledger.lock",
+        "ledger.new", "ledger.new-journal", "ledger.new-shm", "ledger.new-wal", "ledger.sqlite",
+        "ledger.sqlite-journal", "ledger.sqlite-shm", "ledger.sqlite-wal", "lock", "sent.json",
     }
 )  # fmt: skip
 #: What a build can do without; ``effects.standing`` sees to it that these are what they should be.
@@ -55,7 +57,7 @@ def foreign(private: Path) -> tuple[Path, str] | None:
         return None
     except OSError as error:
         return private, f"cannot be looked at ({error.strerror})"
-    owners = {os.geteuid()}
+    owners = {os.geteuid(), 0}  # a server of root's keeps its notes there
     if os.geteuid() == 0:  # root may work in the project of somebody
         owners.add(private.parent.stat().st_uid)
     if not stat.S_ISDIR(status.st_mode):
@@ -117,6 +119,44 @@ def prepare(private: Path) -> None:
         os.close(folder)
 
 
+def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write a whole file of a private folder, or nothing. Neither folder nor file is reached by a link.
+
+    Raises OSError.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = open_folder(path.parent)
+    staged = f"{STAGED_PREFIX}{uuid.uuid4().hex}"
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(open_below(folder, staged, flags), "wb") as file:
+            file.write(data)
+            seal(file, mode)
+        os.replace(staged, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(staged, dir_fd=folder)
+        raise
+    finally:
+        os.close(folder)
+
+
+def remove(path: Path) -> None:
+    """Remove a file of a private folder, if both are there; the folder is not reached by a link.
+
+    Raises OSError.
+    """
+    try:
+        folder = open_folder(path.parent)
+    except FileNotFoundError:
+        return
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(path.name, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
 def _tighten(folder: int, name: str) -> None:
     """Take others' rights to a file away."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -126,7 +166,8 @@ def _tighten(folder: int, name: str) -> None:
         return
     try:
         status = os.fstat(handle)
-        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_mode & 0o077:
+        ours = status.st_uid == os.geteuid() or os.geteuid() == 0
+        if ours and stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_mode & 0o077:
             os.fchmod(handle, 0o600)
     finally:
         os.close(handle)

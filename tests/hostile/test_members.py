@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import driven
 import msgspec
 import pytest
 from kvm import Project
+from people import Sudoer
 
 from hosts import TestHosts
 from hosts.micro_image import micro_image as make_micro_image
@@ -30,7 +31,7 @@ from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.drivers import DriverError
 from kvmcompose.server.drivers.disks import HostDisks
-from kvmcompose.server.drivers.machine import Completed, ThisMachine
+from kvmcompose.server.drivers.machine import ThisMachine
 from kvmcompose.server.drivers.real import RealDrivers
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.people import Person, Role
@@ -56,26 +57,6 @@ def real_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestHost]:
 @pytest.fixture(scope="session")
 def micro_image() -> Path:
     return make_micro_image()
-
-
-class Sudoer(ThisMachine):
-    """This machine, as a user sees it who may use sudo."""
-
-    def __init__(self, uid: int) -> None:
-        super().__init__("main")
-        self._uid = uid
-
-    async def run(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes | None = None,
-        seconds: float = 60,
-        privileged: bool = False,
-        check: bool = True,
-    ) -> Completed:
-        rights = [] if privileged else ["setpriv", f"--reuid={self._uid}", "--regid=61000", "--clear-groups"]
-        return await super().run([*rights, *argv], stdin=stdin, seconds=seconds, check=check)
 
 
 @pytest.fixture

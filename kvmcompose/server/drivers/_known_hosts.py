@@ -13,7 +13,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from kvmcompose.effects.files import write_atomic
+from kvmcompose.effects import private
+from kvmcompose.effects.opening import DOCUMENT_LIMIT, open_below, open_folder, read_regular
 from kvmcompose.server.drivers import Login
 
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -57,20 +58,23 @@ class KnownHosts:
 
     def _lines(self) -> list[str]:
         try:
-            return self.path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            noted = read_regular(self.path, limit=DOCUMENT_LIMIT, follow=False)
+            return noted.decode(errors="surrogateescape").splitlines()
         except FileNotFoundError:
             return []
 
     def _rewrite(self, change: Callable[[list[str]], list[str]]) -> None:
         """Several guests may be met in the same moment, and by more than one process."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(
-            self.path.with_name(f"{self.path.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
-        )
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = open_folder(self.path.parent)
+        try:
+            lock = open_below(folder, f"{self.path.name}.lock", os.O_CREAT | os.O_RDWR | os.O_NONBLOCK)
+        finally:
+            os.close(folder)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             text = "".join(f"{line}\n" for line in change(self._lines()))
-            write_atomic(self.path, text.encode(errors="surrogateescape"), mode=self._mode)
+            private.write(self.path, text.encode(errors="surrogateescape"), mode=self._mode)
         finally:
             os.close(lock)
 

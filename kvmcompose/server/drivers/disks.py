@@ -5,6 +5,7 @@ Everything is done by programs, so that it works where the files are root's or o
 
 from __future__ import annotations
 
+import shlex
 import uuid
 from pathlib import Path
 
@@ -18,10 +19,50 @@ PROJECTS = Path("/var/lib/kvm-compose")
 CONSOLES = Path(".kvm-compose", "consoles")
 
 _TAIL_BYTES = 1 << 18
+#: Neither is a link followed, nor a pipe waited for.
+_DD_FLAGS = "iflag=skip_bytes,count_bytes,fullblock,nofollow,nonblock"
 _NO_FILE = "No such file or directory"
 _NO_FOLDER = "Not a directory"
 #: How the next one ends when there is a link; it says which.
 _A_LINK = 66
+#: A project's folders in which files are touched. What is above them is up to whoever made the project.
+_INNER = ("artefacts", ".kvm-compose")
+#: Folder of the project, the way from there to a folder, and a name in that: go there, by no link. From then
+#: on that folder is where we are, whatever is put in its place. What is not there, stat says in words.
+_GO = """\
+stat -- "$1/$2/$3" >/dev/null || exit
+cd -P -- "$1" || exit
+top=${PWD%/}
+cd -P -- "./$2" || exit
+if [ "$PWD" != "$top${2:+/$2}" ]; then printf %s "${2%/}"; exit 66; fi
+"""
+#: Then that the name is a regular file's, and no other file's that has that name, too.
+_LOOK = """\
+here=$(stat --format="%F:%h:%d:%i" -- "./$3") || exit
+case $here in
+    "regular file:1:"* | "regular empty file:1:"*) ;;
+    *) printf %s "${2:+$2/}$3"; exit 66 ;;
+esac
+"""
+#: Then have it open, as what was looked at.
+_OPEN = """\
+exec 3<"./$3"
+if [ "$(stat -L --format="%F:%h:%d:%i" /proc/self/fd/3)" != "$here" ]; then printf %s "$3"; exit 66; fi
+"""
+_CHANGE_MODE = _GO + _LOOK + _OPEN + 'chmod "$4" /proc/self/fd/3'
+_READ_TAIL = _GO + _LOOK + _OPEN + 'tail -c "$4" <&3'
+_REMOVE = _GO + 'rm -f -- "./$3"'
+#: Give what is staged ($4) the mode and owner of the file, and its place. The owner only root may give:
+#: when we are root and the file was a user's; whoever else we are, it is ours already.
+_REPLACE = (
+    _GO
+    + _LOOK
+    + """\
+chmod --reference="./$3" -- "./$4" || exit
+chown --reference="./$3" -- "./$4" 2>/dev/null
+mv -fT -- "./$4" "./$3"
+"""
+)
 #: Folder, and paths in it that become folders, unless they are.
 _MAKE_CONSOLES = """\
 cd -- "$1" || exit
@@ -97,46 +138,59 @@ class HostDisks:
         create = ["qemu-img", "create", "-q", "-f", "qcow2", *backing, "--", str(staged)]
         try:
             await self._machine.run([*create, str(header.virtual_size)])
-            await self._machine.run(["chmod", f"--reference={path}", "--", str(staged)])
-            # when we are root and the file was a user's; whoever else we are, it is ours already
-            await self._machine.run(["chown", f"--reference={path}", "--", str(staged)], check=False)
-            await self._machine.run(["mv", "-fT", "--", str(staged), str(path)])
+            argv = _inside(_REPLACE, path, staged.name)
+            self._expect(path, argv, await self._machine.run(argv, check=False))
         except BaseException:
             await self._machine.run(["rm", "-f", "--", str(staged)], check=False)
             raise
 
     async def set_frozen(self, path: Path, frozen: bool) -> None:
         """Take everybody's right to write away, or give it back to the owner (and to nobody else)."""
-        argv = ["chmod", "a-w" if frozen else "u+w", "--", str(path)]
-        done = await self._machine.run(argv, check=False)
-        if done.status != 0:
-            await self._machine.run(argv, privileged=True)
+        argv = _inside(_CHANGE_MODE, path, "a-w" if frozen else "u+w")
+        done = await self._as_needed(argv)
+        self._expect(path, argv, done, privileged=True)
 
     async def signature(self, path: Path) -> str:
         """Inode, time of the last change in nanoseconds, and size of a file."""
-        done = await self._machine.run(["stat", "-L", "--format=%i %.9Y %s", "--", str(path)], check=False)
+        done = await self._machine.run(["stat", "--format=%i %.9Y %s", "--", str(path)], check=False)
         if done.status != 0:
             raise self._missing(path, done)
         return done.text.strip()
 
     async def remove(self, path: Path) -> None:
         """Remove a file; no error if it is gone."""
-        argv = ["rm", "-f", "--", str(path)]
-        done = await self._machine.run(argv, check=False)
-        if done.status != 0:
-            await self._machine.run(argv, privileged=True)
+        argv = _inside(_REMOVE, path)
+        done = await self._as_needed(argv)
+        if not _is_nothing(done):
+            self._expect(path, argv, done, privileged=True)
 
     async def read_tail(self, path: Path, lines: int) -> str:
         """The last lines of a text file that may be root's; empty when it is not there."""
-        argv = ["tail", "-c", str(_TAIL_BYTES), "--", str(path)]
-        done = await self._machine.run(argv, check=False)
-        if done.status != 0 and _NO_FILE not in done.complaint:
-            done = await self._machine.run(argv, privileged=True, check=False)
-        if done.status != 0:
-            if _NO_FILE in done.complaint:
-                return ""
-            raise failure(argv, done, self._machine.name, privileged=True)
+        argv = _inside(_READ_TAIL, path, str(_TAIL_BYTES))
+        done = await self._as_needed(argv)
+        if _is_nothing(done):
+            return ""
+        self._expect(path, argv, done, privileged=True)
         return "".join(done.text.splitlines(keepends=True)[-lines:]) if lines > 0 else ""
+
+    async def _as_needed(self, argv: list[str]) -> Completed:
+        """Run it with our own rights and, where these do not suffice, as root."""
+        done = await self._machine.run(argv, check=False)
+        if done.status in (0, _A_LINK) or _is_nothing(done):
+            return done
+        return await self._machine.run(argv, privileged=True, check=False)
+
+    def _expect(self, path: Path, argv: list[str], done: Completed, *, privileged: bool = False) -> None:
+        """Raise DriverError unless it was done."""
+        if done.status == _A_LINK:
+            there = _folder_of(path) / done.text
+            away = f"mv {shlex.quote(str(there))} {shlex.quote(f'{there}.found')}"
+            raise DriverError(
+                f"{there} on {self._machine.name} is a link, or no regular file of its own: it is left alone",
+                hint=f"look at it, and move it away: {away}",
+            )
+        if done.status != 0:
+            raise failure(argv, done, self._machine.name, privileged=privileged)
 
     def _link(self, project: str) -> Path:
         if project in {"", ".", ".."} or "/" in project:
@@ -194,13 +248,13 @@ class HostDisks:
         """Whether root finds nothing there: what one may not look at is not gone."""
         argv = ["stat", "--format=%F", "--", str(path)]
         done = await self._machine.run(argv, privileged=True, check=False)
-        if done.status != 0 and not any(words in done.complaint for words in (_NO_FILE, _NO_FOLDER)):
+        if done.status != 0 and not _is_nothing(done):
             raise failure(argv, done, self._machine.name, privileged=True)
         return done.status != 0
 
     async def _bytes(self, path: Path, offset: int, length: int) -> bytes:
         argv = [
-            "dd", f"if={path}", "status=none", "bs=64K", "iflag=skip_bytes,count_bytes,fullblock",
+            "dd", f"if={path}", "status=none", "bs=64K", _DD_FLAGS,
             f"skip={offset}", f"count={length}",
         ]  # fmt: skip
         done = await self._machine.run(argv, check=False)
@@ -216,3 +270,20 @@ class HostDisks:
                 f"{path} is not there on {self._machine.name}", hint="kvm-compose generate makes artefacts"
             )
         return DriverError(f"cannot read {path} on {self._machine.name}: {done.complaint}")
+
+
+def _folder_of(path: Path) -> Path:
+    """The folder of the project that a file is in; its own folder for one that is not in a folder of ours."""
+    return next((each.parent for each in path.parents if each.name in _INNER), path.parent)
+
+
+def _inside(script: str, path: Path, *words: str) -> list[str]:
+    """A command that does something to a file, and goes there by no link. See ``_GO``."""
+    folder = _folder_of(path)
+    way = path.parent.relative_to(folder).parts
+    return ["sh", "-c", script, "sh", str(folder), "/".join(way), path.name, *words]
+
+
+def _is_nothing(done: Completed) -> bool:
+    """Whether it failed as there is no such file."""
+    return done.status != 0 and any(words in done.complaint for words in (_NO_FILE, _NO_FOLDER))

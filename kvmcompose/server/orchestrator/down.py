@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from kvmcompose.core.deployment import Down, Level, Phase
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
+from kvmcompose.effects import private
 from kvmcompose.effects.freight import forget_sent
 from kvmcompose.effects.resources import schemas
 from kvmcompose.pipeline.stored import sound_hosts
@@ -165,7 +166,7 @@ class TakeDown:
                 for path in paths:
                     await unbroken(host.disks.remove(self._context.folder / path))
             for path in (RECORD, KNOWN_HOSTS):
-                await apart((self._context.folder / path).unlink, missing_ok=True)
+                await apart(private.remove, self._context.folder / path)
             names = {name for testbed in self._testbeds for name in testbed.guests}
             for name in names:
                 self._context.store.keep_snapshots(self._context.project, name, [])

@@ -8,7 +8,7 @@ import msgspec
 
 from kvmcompose.core.deployment import Level
 from kvmcompose.core.once import once
-from kvmcompose.effects.files import write_atomic
+from kvmcompose.effects import private
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DriverError, HostDrivers
@@ -153,7 +153,7 @@ class GoldenImages:
             self._write()
 
     def _write(self) -> None:
-        write_atomic(self._testbed.folder / RECORD, msgspec.json.encode(self._record))
+        private.write(self._testbed.folder / RECORD, msgspec.json.encode(self._record))
 
     def _host(self, guest: Guest) -> HostDrivers:
         return self._context.host_of(guest, self._testbed)

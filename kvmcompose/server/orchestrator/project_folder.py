@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from kvmcompose.effects import private
+from kvmcompose.effects.artefacts import Found, look
 from kvmcompose.effects.files import digest_file, expand
 from kvmcompose.effects.freight import backing_file
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
@@ -38,6 +41,16 @@ class ProjectFolder:
         except OSError:
             return False
         return True
+
+    def look(self, paths: Iterable[str]) -> Found:
+        """Which artefacts are not there, or not as a build leaves them; a member's links are the member's.
+
+        Raises OSError, or KvmComposeError for what is in the place of our own notes.
+        """
+        if self.member is not None:
+            return Found(tuple(path for path in paths if not self.is_file(path)), {})
+        private.refuse_foreign(self.location / ".kvm-compose")
+        return look(self.location, paths)
 
     def digest(self, path: str) -> str:
         """The SHA-256 of a file. Raises OSError."""

@@ -5,6 +5,7 @@ Nothing here looks at the YAML: ``state.json`` and the artefacts are all there i
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -18,6 +19,7 @@ from kvmcompose.core.model import Host
 from kvmcompose.core.names import some
 from kvmcompose.core.once import once
 from kvmcompose.core.state import GuestState, State
+from kvmcompose.effects.artefacts import Found
 from kvmcompose.effects.files import digest_bytes
 from kvmcompose.effects.resources import schemas
 from kvmcompose.guests import guest_kind
@@ -168,13 +170,13 @@ class Testbed:
                 paths += [path for path in guest.run.files if path != guest.run.disk]
         return {path: self.source.digest(path) for path in paths if self.source.is_file(path)}
 
-    def missing(self) -> list[str]:
-        """Artefacts that the state speaks of and that are not there."""
+    def look(self) -> Found:
+        """What the state speaks of and is not there, or is not as a build leaves it. Raises OSError."""
         paths = {self.wiring.network.xml: None}
         for guest in self.guests.values():
             if guest.run is not None:
                 paths.update(dict.fromkeys(guest.run.files))
-        return [path for path in paths if not self.source.is_file(path)]
+        return self.source.look(paths)
 
     def read(self, path: str) -> str:
         """The text of an artefact. Raises KvmComposeError."""
@@ -244,9 +246,29 @@ def read_testbed(source: ProjectFolder) -> Testbed:
         raise RefusedError(
             f"{folder / 'state.json'}: {error}", hint="build it anew: kvm-compose generate"
         ) from error
-    missing = testbed.missing()
-    if missing:
-        raise RefusedError(
-            f"artefacts are missing: {some(missing, 3)}", hint="build them: kvm-compose generate"
-        )
+    _refuse_what_was_not_built(testbed, folder)
     return testbed
+
+
+def _refuse_what_was_not_built(testbed: Testbed, folder: Path) -> None:
+    """Raise RefusedError for artefacts that are missing, or that lead elsewhere."""
+    try:
+        found = testbed.look()
+    except KvmComposeError as error:
+        raise RefusedError(error.message, hint=error.hint) from error
+    except OSError as error:
+        raise RefusedError(
+            f"{folder / (error.filename or 'artefacts')} cannot be looked at: {error.strerror}",
+            hint="build it anew: kvm-compose generate",
+        ) from error
+    if found.foreign:
+        there = " ".join([shlex.quote(str(folder / path)) for path in found.foreign][:20])
+        raise RefusedError(
+            "artefacts that no build made, and that are not used: "
+            + some([f"{path} {what}" for path, what in found.foreign.items()], 3),
+            hint=f"look at them, remove them, and build: rm -r {there} && kvm-compose generate",
+        )
+    if found.missing:
+        raise RefusedError(
+            f"artefacts are missing: {some(list(found.missing), 3)}", hint="build them: kvm-compose generate"
+        )
