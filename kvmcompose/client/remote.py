@@ -34,7 +34,7 @@ from kvmcompose.core.deployment import (
     Step,
     TestbedStatus,
 )
-from kvmcompose.effects.opening import read_regular
+from kvmcompose.effects.opening import read_descriptor, read_regular
 
 if TYPE_CHECKING:
     from kvmcompose.client.packets import PacketStream
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 #: For an answer. What takes the server long are actions, and these it only begins.
 ANSWER_SECONDS = 60.0
 _LINES = 1000
+#: What a shell hands over as a file, open: no lab can put anything there.
+_OPEN_ALREADY = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 T = TypeVar("T")
 
@@ -246,12 +248,20 @@ TOKEN_LIMIT = 4096
 def read_token(path: str | Path) -> str:
     """The token in a file. Raises ServerError."""
     try:
-        token = read_regular(path, limit=TOKEN_LIMIT).decode("ascii").strip()
+        token = _bytes_of(os.fspath(path)).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise RefusedByServerError(f"cannot read the token from {path}: {error}") from error
     if not token or not token.isprintable() or " " in token:
         raise RefusedByServerError(f"{path}: there is no token in it")
     return token
+
+
+def _bytes_of(path: str) -> bytes:
+    """A file's bytes, or those of a pipe that the shell opened: ``--token-file <(pass show lab)``."""
+    if not path.startswith(_OPEN_ALREADY):
+        return read_regular(path, limit=TOKEN_LIMIT)
+    with open(path, "rb", buffering=0) as pipe:  # noqa: PTH123
+        return read_descriptor(pipe.fileno(), TOKEN_LIMIT, path)
 
 
 def _path(name: str, *words: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from stub import TOKEN, StubServer
 
 from kvmcompose.client.address import Address
-from kvmcompose.client.remote import RemoteServer
+from kvmcompose.client.remote import RemoteServer, read_token
 from kvmcompose.client.server import RefusedByServerError, ServerError, WrongInputError, connect
 from kvmcompose.core.deployment import Exec, NewDeployment, Up
 from kvmcompose.core.errors import RefusedError
@@ -147,3 +148,13 @@ def test_the_client_imports_nothing_of_a_server() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_token_comes_from_a_pipe_that_the_shell_has_opened() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"a-token-of-some-length\n")
+    os.close(writing)
+    try:
+        assert read_token(f"/dev/fd/{reading}") == "a-token-of-some-length"
+    finally:
+        os.close(reading)
