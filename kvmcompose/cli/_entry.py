@@ -40,6 +40,15 @@ def _plain(words: list[str]) -> tuple[str | None, str]:
     return command, directory
 
 
+def _clean(text: str) -> str:
+    """The text as ``Console`` would write it; most needs nothing, and importing takes its time."""
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    from kvmcompose.core.plain import plain
+
+    return plain(text, lines=True)
+
+
 def _answer(command: str, directory: str) -> bool:
     """Whether what the last build has noted is the answer, and was told."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(standing.__file__)))  # noqa: PTH100, PTH120
@@ -55,12 +64,12 @@ def _answer(command: str, directory: str) -> bool:
         if overview is None:
             return False
         try:
-            sys.stdout.write(overview)
+            sys.stdout.write(_clean(overview))
             sys.stdout.flush()
         except OSError:  # nobody reads it: the long way knows what to say then
             return False
         return True
     summary = standing.still_standing(root, private, around)
     if summary is not None and "-q" not in sys.argv:
-        sys.stderr.write(f"{summary}\n")
+        sys.stderr.write(f"{_clean(summary)}\n")
     return summary is not None

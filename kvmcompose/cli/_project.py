@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from kvmcompose.core.plain import plain
 from kvmcompose.monitor.console import Console
 
 if TYPE_CHECKING:
@@ -63,13 +64,18 @@ def add_names(
 def complete_names(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
     """Names of guests and tasks, for the shell."""
     guests, tasks, _paths = _names(parsed_args)
-    return [*guests, *tasks]
+    return _clean([*guests, *tasks])
 
 
 def complete_artefacts(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
     """Paths of artefacts and their tasks, for the shell."""
     _guests, tasks, paths = _names(parsed_args)
-    return [*paths, *tasks]
+    return _clean([*paths, *tasks])
+
+
+def _clean(names: list[str]) -> list[str]:
+    """Those that would act on no terminal: the shell writes them as they are."""
+    return [name for name in names if plain(name) == name]
 
 
 def _names(parsed_args: argparse.Namespace) -> tuple[list[str], list[str], list[str]]:

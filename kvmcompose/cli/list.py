@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from kvmcompose.cli._project import open_project
 from kvmcompose.monitor.console import Console
@@ -44,7 +43,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         from kvmcompose.tasks.overview import overview
 
         stale = project.records(write=False).keys() - project.artefacts.keys()
-        sys.stdout.write(overview(project.artefacts.values(), stale))
+        console.data(overview(project.artefacts.values(), stale).removesuffix("\n"))
         return 0
 
     from kvmcompose.tasks.engine import doit_command

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Protocol, cast
 import kvmcompose.cli
 from kvmcompose import __version__
 from kvmcompose.core.errors import InputError, KvmComposeError
+from kvmcompose.core.plain import plain
 from kvmcompose.monitor.console import Console, ConsoleHandler
 
 INTERRUPTED = 130
@@ -156,7 +157,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         found = re.fullmatch(r"argument (.+?): invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if found is None:
-            super().error(message)
+            self._end(message)
         where = f"{found[1]}: " if found[1].startswith("-") else ""
         known = re.findall(r"[\w-]+", found[3])
         also = ", ".join(known) if len(known) <= _FEW else ""
@@ -167,7 +168,7 @@ class _Parser(argparse.ArgumentParser):
         if word.startswith("-"):
             name = word.partition("=")[0]
             self._unknown(f"there is no option {name!r} here", name, [])
-        super().error(f"{word!r} is more than was asked for")
+        self._end(f"{word!r} is more than was asked for")
 
     def _unknown(self, message: str, word: str, known: Iterable[str], also: str = "") -> NoReturn:
         near = difflib.get_close_matches(word, [*known, *self._option_string_actions], 1)
@@ -175,7 +176,10 @@ class _Parser(argparse.ArgumentParser):
             message += f"; did you mean {near[0]!r}?"
         elif also:
             message += f"; there are {also}"
-        super().error(message)
+        self._end(message)
+
+    def _end(self, message: str) -> NoReturn:
+        super().error(plain(message, lines=True))  # the shell puts names of files among the words
 
 
 def build_parser(commands: dict[str, Command]) -> _Parser:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.plain import plain
 
 if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
@@ -146,12 +147,19 @@ def _settings(arguments: argparse.Namespace, *, access_log: bool) -> Settings:
     )
 
 
+class _PlainFormatter(logging.Formatter):
+    """What clients and hosts have named is written as ``Console`` would write it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record), lines=True)
+
+
 def _log_plainly(verbosity: int) -> None:
     """To stderr, with times: a daemon's log is read later. uvicorn's own news with -v only."""
     level = logging.ERROR if verbosity < 0 else logging.INFO
-    logging.basicConfig(
-        stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(message)s", force=True
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.getLogger("uvicorn").setLevel(logging.INFO if verbosity > 0 else logging.WARNING)
     for noisy in ("asyncssh", "websockets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -24,6 +24,7 @@ from doit.exceptions import TaskFailed
 from kvmcompose.core.artefact import Artefact
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Event, Failed, Listener, Noticed
+from kvmcompose.core.plain import plain
 from kvmcompose.effects.ledger import Record
 from kvmcompose.tasks.build import Build
 from kvmcompose.tasks.crew import Batch, Crew
@@ -89,7 +90,7 @@ def take_down(project: str = ".") -> TaskFailed | None:
 def _to_stderr(event: Event) -> None:
     """Doit itself tells what ran and what failed."""
     if isinstance(event, Noticed):
-        sys.stderr.write(f"kvm-compose: {event.message}\n")
+        sys.stderr.write(f"kvm-compose: {plain(event.message, lines=True)}\n")
 
 
 class Verdict:
@@ -256,7 +257,8 @@ class Session:
             self.crash = fault  # a fault of ours, which doit would only tell in its own words
             raise
         error = self._errors.get(task) or KvmComposeError("see above")
-        return TaskFailed(f"{error.message}\nhint: {error.hint}" if error.hint else error.message)
+        said = f"{error.message}\nhint: {error.hint}" if error.hint else error.message
+        return TaskFailed(plain(said, lines=True))
 
     def clean(self, path: str, *, dryrun: bool) -> None:
         """Remove an artefact; see ``clean_file``."""
@@ -296,25 +298,29 @@ def clean_file(project: Project, path: str, records: dict[str, Record], *, dryru
         return
     if not force:
         if record is None:
-            sys.stdout.write(f"{path}: kept, it is not known to be ours (--force removes it)\n")
+            _say(f"{path}: kept, it is not known to be ours (--force removes it)")
             return
         decision = project.decider.left_over(record)
         if decision.action is not Action.REMOVE:
-            sys.stdout.write(f"{path}: kept, {'; '.join(decision.reasons)}\n")
+            _say(f"{path}: kept, {'; '.join(decision.reasons)}")
             return
         above = project.lain_on({path}, records).get(path)
         if above is not None:
-            sys.stdout.write(f"{path}: kept, {above} lies on it, and its guest has run\n")
+            _say(f"{path}: kept, {above} lies on it, and its guest has run")
             return
     if not dryrun:
         if decision is None:
             file.unlink()
         elif not project.maker.remove(decision):
-            sys.stdout.write(f"{path}: kept, it was written to just now\n")
+            _say(f"{path}: kept, it was written to just now")
             return
         project.ledger.drop([path])
-    sys.stdout.write(f"{path}: {'would be removed' if dryrun else 'removed'}\n")
+    _say(f"{path}: {'would be removed' if dryrun else 'removed'}")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{plain(text)}\n")
 
 
 def _say_waiting(holder: str) -> None:
-    sys.stderr.write(f"kvm-compose: waiting for another build in this project (process {holder})\n")
+    sys.stderr.write(f"kvm-compose: waiting for another build in this project (process {plain(holder)})\n")

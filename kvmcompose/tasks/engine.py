@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Finished, Listener, Started
+from kvmcompose.core.plain import plain
 from kvmcompose.effects.ledger import share_ledger
 from kvmcompose.effects.signals import on_signals
 from kvmcompose.tasks.build import Build
@@ -92,12 +93,13 @@ def doit_command(project: Project, command: str, arguments: Sequence[str], *, cl
     from kvmcompose.tasks.dodo import Session  # noqa: PLC0415 (see above)
 
     session = Session(project, lambda _event: None, clean_all=clean_all)
-    said = io.StringIO()
-    with redirect_stdout(said):
+    said, complained = io.StringIO(), io.StringIO()
+    with redirect_stdout(said), redirect_stderr(complained):
         status = _doit(project, list(session.all_tasks()), [command, *arguments])
+    sys.stderr.write(plain(complained.getvalue(), lines=True))
     for line in said.getvalue().splitlines(keepends=True):
         if " - executing 'Python:" not in line:  # how doit announces what we then say in words
-            sys.stdout.write(line)
+            sys.stdout.write(plain(line, lines=True))
     return status
 
 
@@ -159,13 +161,17 @@ def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, repo
         def load_tasks(self, cmd: Any, pos_args: Any) -> Any:  # noqa: ARG002 (doit calls by keyword)
             return generate_tasks("testbed", (task for task in tasks))
 
+    class OurReporter(ZeroReporter):  # type: ignore[misc] # doit has no types
+        def runtime_error(self, msg: str) -> None:
+            super().runtime_error(plain(msg, lines=True))
+
     class OurRun(Run):  # type: ignore[misc] # doit has no types
         """Knows no plug-ins: doit would look through all packages that are installed, for each kind."""
 
         name = "run"
 
         def get_reporters(self) -> dict[str, Any]:
-            return self._choice("reporter", {"zero": ZeroReporter})
+            return self._choice("reporter", {"zero": OurReporter})
 
         def get_backends(self) -> dict[str, Any]:
             return self._choice("backend", {"kvm-compose": LedgerStore})

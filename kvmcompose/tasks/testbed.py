@@ -41,6 +41,7 @@ from kvmcompose.core.deployment import (
     Up,
 )
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.plain import plain
 from kvmcompose.effects.trust import asked_by, refuse_untrusted
 
 TaskDict = dict[str, Any]
@@ -138,7 +139,7 @@ class Testbed:
         lines = [f"{self._name}: {state_text(status.deployment)}"]
         lines += [f"{each.name}  {each.host}  {each.state}  {each.address or '-'}" for each in status.guests]
         lines += [f"differs: {each}" for each in status.differences]
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.write("".join(f"{plain(line)}\n" for line in lines))
         return None
 
     def _perform(self, command: Command) -> TaskFailed | None:
@@ -179,16 +180,19 @@ class _Told:
     def notice(self, text: str) -> None:
         """Write something."""
         with self._guard:
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(f"{plain(text, lines=True)}\n")
 
 
 def _outcome(action: Action) -> TaskFailed | None:
     trouble = verdict(action)
-    return None if trouble is None else TaskFailed("\n".join([trouble, *map(fault_text, action.faults)]))
+    if trouble is None:
+        return None
+    return TaskFailed(plain("\n".join([trouble, *map(fault_text, action.faults)]), lines=True))
 
 
 def _failed(error: KvmComposeError) -> TaskFailed:
-    return TaskFailed(f"{error.message}\nhint: {error.hint}" if error.hint else error.message)
+    said = f"{error.message}\nhint: {error.hint}" if error.hint else error.message
+    return TaskFailed(plain(said, lines=True))
 
 
 def _asking(name: str, act: Callable[..., TaskFailed | None], doc: str) -> TaskDict:

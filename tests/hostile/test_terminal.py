@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from golden.bench import Bench, new_bench
+from kvmcompose.cli import main
 from kvmcompose.cli._access import destination, ssh_options, through
 from kvmcompose.cli.inventory import ansible, hosts, ssh_config
 from kvmcompose.core.deployment import GuestAccess, HostAccess
@@ -161,3 +163,93 @@ def test_ansible_runs_no_template_of_a_server() -> None:
     with pytest.raises(KvmComposeError, match="template"):
         ansible([guest])
     assert "ProxyCommand" not in hosts([guest])
+
+
+# -- through every command -------------------------------------------------------------------------------
+
+_EVIL = "\x1b[31m\u202egpj"
+_FILE = f"stray{_EVIL}.img"
+_YAML = """\
+machines:
+  - name: web
+    interfaces: [{bridge: br0}]
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      libvirt_type:
+        cloud_image: {name: debian_12, context: "ctx\u202e", setup_script: "set\u202eup.sh"}
+network:
+  bridges: [{name: br0}]
+  external_bridge: br0
+"""
+_CONFIG = """\
+{"testbed_host_ssh_config": {"one": {"ip": "192.0.2.11", "is_main_host": true, "virt_type": "qemu"}},
+ "ssh_public_key_location": "keys/id_ed25519.pub", "ssh_private_key_location": "keys/id_ed25519"}
+"""
+#: What to call a command with where there is more to be asked than nothing.
+_WORDS = {
+    "capture": [["web"], [_FILE]],
+    "clean": [["--dry-run"], [_FILE], [f"artefacts/{_FILE}"]],
+    "cloud-images": [["list"], ["check", _FILE], ["add", "mine", _FILE], ["add", _EVIL, _FILE]],
+    "completion": [["bash"], [_EVIL]],
+    "console": [[_FILE]],
+    "cp": [[_FILE, f"{_EVIL}:"], [_FILE, "web:"]],
+    "deployments": [[], ["delete", _EVIL]],
+    "errors": [[], [_EVIL]],
+    "exec": [[_EVIL, "--", "true"]],
+    "forget": [[_FILE], ["web"]],
+    "generate": [[_FILE], ["--verify"], ["-v"], ["--overwrite"]],
+    "graph": [["--tasks"], ["--format", "mermaid"], []],
+    "info": [["web"], [_FILE], [f"remove:artefacts/{_FILE}"]],
+    "init": [[_FILE], []],
+    "list": [[], ["--all", "--status"], ["--deps", "--all"], [_FILE]],
+    "logs": [[], [_EVIL]],
+    "plan": [[], ["-v"], [_FILE]],
+    "server": [["status"], ["--socket", f"/nowhere/{_EVIL}", "stop"]],
+    "snapshot": [["list"], ["create", _EVIL]],
+    "ssh": [[_FILE]],
+    "why": [["web"], [_FILE], [f"artefacts/{_FILE}"]],
+}
+
+
+@pytest.fixture(scope="module")
+def evil(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A built project in which everything that may have a name that acts on a terminal has one."""
+    folder = tmp_path_factory.mktemp("evil") / f"of{_EVIL}"
+    folder.mkdir()
+    files = {
+        "kvm-compose.yaml": _YAML,
+        "kvm-compose-config.json": _CONFIG,
+        "keys/id_ed25519": "not a key\n",
+        "ctx\u202e/file": "x",
+        f"ctx\u202e/{_EVIL}": "x",
+        "set\u202eup.sh": "#!/bin/sh\n",
+    }
+    bench = new_bench(folder, "lab", files)
+    bench.generate()
+    for name in (_FILE, f"artefacts/{_FILE}", f"artefacts/images/{_FILE}"):
+        bench.write(name, "x")
+    return bench
+
+
+def _commands() -> list[tuple[str, list[str]]]:
+    return [
+        (name, words)
+        for name in sorted(main._commands())
+        for words in _WORDS.get(name, [[], [_FILE], [f"--{_EVIL}"]])
+    ]
+
+
+@pytest.mark.parametrize(("command", "words"), _commands(), ids=ascii)
+def test_no_command_says_anything_that_acts(evil: Bench, command: str, words: list[str]) -> None:
+    """Also to pipes what is said is clean; data that is piped (JSON) is as it is."""
+    nowhere = f"unix:{evil.root}/{_EVIL}/none.socket"
+    ran = evil.run(command, *words, KVM_COMPOSE_SERVER=nowhere, TERM="xterm")
+    assert plain(ran.said, lines=True) == ran.said, ascii(ran.said)
+
+
+def test_words_of_the_shell_are_names_of_files(evil: Bench) -> None:
+    for words in (["clean", _FILE, "x"], ["plan", f"--{_EVIL}"], [_FILE], ["generate", "-n", _EVIL]):
+        ran = evil.run(*words)
+        assert ran.status
+        assert plain(ran.said, lines=True) == ran.said

@@ -11,6 +11,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Scope
 
+from kvmcompose.core.plain import plain
 from kvmcompose.server.api.problems import problem
 from kvmcompose.server.people import Asker, Peer, People, Person, Role
 from kvmcompose.server.tokens import Token, Tokens
@@ -100,7 +101,7 @@ def _unauthorized(message: str) -> Response:
 def _asker(scope: Scope, person: Person, token: str | None = None) -> Asker:
     """A person who asks, with the remark of what they call themselves."""
     said = (only(scope["headers"], b"x-kvm-compose-who", default="") or "").encode("latin-1")
-    remark = "".join(each for each in said.decode(errors="replace") if each.isprintable())
+    remark = plain(said.decode(errors="replace"))
     return Asker(
         person=person,
         peer=scope.get("kvmcompose.peer"),
