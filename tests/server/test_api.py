@@ -11,14 +11,14 @@ import pytest
 import requests
 from stub import SECRET_STATE, TOKEN, StubServer
 
-from kvmcompose.client.unix import UnixAdapter
+from kvmcompose.client.unix import PlainAdapter
 from kvmcompose.core.deployment import ActionState, Exec, NewDeployment, Phase, Problem, Up
 
 
 def session(server: StubServer) -> requests.Session:
     made = requests.Session()
     made.trust_env = False
-    made.mount("http://", UnixAdapter(server.address))
+    made.mount("http://", PlainAdapter(server.address))
     return made
 
 
