@@ -22,6 +22,7 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.state import decode_state
 from kvmcompose.effects.resources import schemas
 from kvmcompose.pipeline.stored import read_state
+from kvmcompose.server.orchestrator import testbed
 from orchestrator.conftest import Lab, lab, new_lab, template
 
 __all__ = ["lab", "new_lab", "template"]
@@ -371,3 +372,32 @@ def test_the_network_cannot_move_below_running_guests(lab: Lab) -> None:
     path.write_text(re.sub(_OWN_IP, '<ip address="198.51.100.1" prefix="24">', path.read_text()))
     assert lab.do(Up()).refused
     assert lab.store.deployed("lab") == before
+
+
+def test_the_same_document_is_checked_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``status --watch`` has it read; one that was refused is refused again."""
+    checked: list[bytes] = []
+
+    def counted(document: bytes, *rest: Any, **options: Any) -> Any:
+        checked.append(document)
+        return read_state(document, *rest, **options)
+
+    monkeypatch.setattr(testbed, "read_state", counted)
+    monkeypatch.setattr(testbed, "_sound", {})
+    path = lab.folder / "state.json"
+    first = [lab.status() for _ in range(3)]
+    assert first[0].guests == first[2].guests
+    assert checked == [path.read_bytes()]
+    document = json.loads(path.read_bytes())
+    _attacked("user", 0, document)
+    path.write_text(json.dumps(document))
+    for _ in range(2):
+        assert lab.do(Up()).refused
+    assert len(checked) >= 3
+
+
+def test_only_so_many_verdicts_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(testbed, "_sound", {})
+    for count in range(testbed._MOST_SOUND + 5):
+        testbed._read(VALID + b"\n" * count, whole=True)
+    assert len(testbed._sound) == testbed._MOST_SOUND

@@ -6,6 +6,7 @@ Nothing here looks at the YAML: ``state.json`` and the artefacts are all there i
 from __future__ import annotations
 
 import shlex
+import threading
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -18,7 +19,7 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.core.names import some
 from kvmcompose.core.once import once
-from kvmcompose.core.state import GuestState, State
+from kvmcompose.core.state import GuestState, State, decode_state
 from kvmcompose.effects.artefacts import Found
 from kvmcompose.effects.files import digest_bytes
 from kvmcompose.effects.resources import schemas
@@ -31,6 +32,11 @@ from kvmcompose.server.orchestrator.project_folder import ProjectFolder
 #: What the server keeps in a project folder, beside what the build keeps there.
 PRIVATE = ".kvm-compose"
 KNOWN_HOSTS = f"{PRIVATE}/known_hosts"
+
+#: Documents that were found sound, by digest: who watches a status has the same one read again and again.
+_sound: dict[tuple[str, bool], None] = {}
+_sound_guard = threading.Lock()
+_MOST_SOUND = 256
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +74,7 @@ class Testbed:
         self.folder = self.source.work
         self.document = document
         self._files = files
-        self.state: State = read_state(document, schemas(), whole=files is None)
+        self.state: State = _read(document, whole=files is None)
         self.project = self.state.project_name
         try:
             self.wiring: Wiring = dialect(self.state.network["dialect"]).wiring(self.state)
@@ -197,6 +203,21 @@ class Testbed:
     def _seed_digest(self, guest: Guest) -> str:
         files = guest.run.files if guest.run is not None else ()
         return "".join(self.digests.get(path, "") for path in files if path.endswith("-cloud-init.iso"))
+
+
+def _read(document: bytes, *, whole: bool) -> State:
+    """What ``read_state`` gives, with the checks done once for the same bytes: they take most of its time."""
+    key = digest_bytes(document), whole
+    with _sound_guard:
+        known = key in _sound
+    if known:
+        return decode_state(document)
+    state = read_state(document, schemas(), whole=whole)
+    with _sound_guard:
+        _sound[key] = None
+        while len(_sound) > _MOST_SOUND:
+            del _sound[next(iter(_sound))]
+    return state
 
 
 class Deployed(msgspec.Struct, frozen=True, kw_only=True):
