@@ -97,7 +97,7 @@ def test_one_action_at_a_time_and_who_runs_it(stub: StubServer) -> None:
     headers = {"X-Kvm-Compose-Who": "eve\x1b[31m@home" + "x" * 500}
     first = ask(stub, "POST", "/api/deployments/demo/action", json=wait, headers=headers).json()["uuid"]
     answer = ask(stub, "POST", "/api/deployments/demo/action", json={"command": "down"})
-    told = assert_problem(answer, 409, first, r"eve\x1b[31m@home")
+    told = assert_problem(answer, 409, first, r"eve\\x1b[31m@home")  # as JSON
     assert told.hint is not None
     assert len(stub.client().action("demo", first).who or "") == 200
     assert_problem(ask(stub, "DELETE", "/api/deployments/demo"), 409, first)
