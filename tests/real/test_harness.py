@@ -258,7 +258,9 @@ def test_rebooted_host_keeps_its_disks_and_forgets_what_ran(tmp_path: Path) -> N
         host, key = hosts[1], hosts[1].host_key
         host.add_bridge("kept")
         host.run(["ip", "link", "add", "gone", "type", "veth", "peer", "name", "gone-too"])
-        with host.popen(["sleep", "1000"]) as sleep:
+        with host.popen(["sh", "-c", "echo runs; exec sleep 1000"], stdout=subprocess.PIPE) as sleep:
+            assert sleep.stdout
+            assert sleep.stdout.readline() == b"runs\n"  # one that comes after the reboot would go on
             host.reboot()
             assert sleep.wait(10) != 0
         assert host.run(["ovs-vsctl", "list-br"]).stdout.split() == ["br-phy", "kept"]
