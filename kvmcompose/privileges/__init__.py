@@ -46,6 +46,7 @@ def of_domain(
         ),
         bridges=frozenset(bridge.name for bridge in wiring.bridges),
         networks=frozenset({wiring.network.name}),
+        taps=frozenset(nic.target for nic in guest.interfaces),
     )
     yield from named(xml, _domain.GRAMMAR, _domain.checks(owned), run.domain_xml)
 
@@ -54,6 +55,22 @@ def of_network(xml: str, state: State, wiring: Wiring) -> Iterator[Privilege]:
     """What the network's XML asks for."""
     checks = _network.checks(state.project_name, wiring.network)
     yield from named(xml, _network.GRAMMAR, checks, wiring.network.xml)
+    for path in _network.lacking(xml):
+        yield Privilege(PrivilegeKind.XML, f"no <network/{path}>", wiring.network.xml)
+
+
+def of_disks(xml: str, run: DomainGuest, state: State) -> Iterator[Privilege]:
+    """Disks that are not the guest's own, or that QEMU takes for what they are not.
+
+    What a guest writes to a raw disk can be the header of an image, which names any file of the host: so no
+    file is raw to one guest or at one time, and an image to another.
+    """
+    folder = state.testbed_host_shared_config.project_folder
+    own = {f"{folder}/{path}": "qcow2" if path == run.disk else "raw" for path in run.files}
+    for path, taken_for in _domain.disks(xml):
+        if own.get(path) != taken_for:
+            wanted = f", not {own[path]}" if path in own else ", which is no file of this guest's"
+            yield Privilege(PrivilegeKind.FILE, f"{path} as {taken_for}{wanted}", run.domain_xml)
 
 
 def has_subnet(xml: str, wiring: Wiring) -> bool:

@@ -21,6 +21,7 @@ class Owned(msgspec.Struct, frozen=True, kw_only=True):
     logs: frozenset[str]
     bridges: frozenset[str]
     networks: frozenset[str]
+    taps: frozenset[str]
 
 
 def checks(owned: Owned) -> Checks:
@@ -32,15 +33,25 @@ def checks(owned: Owned) -> Checks:
         "log": owned.logs.__contains__,
         "bridge": owned.bridges.__contains__,
         "network": owned.networks.__contains__,
+        "tap": owned.taps.__contains__,
         "disk": lambda path: _is_below(path, owned.artefacts),
     }
 
 
 def sources(xml: str) -> tuple[str, ...]:
     """The files of a domain's disks."""
+    return tuple(path for path, _ in disks(xml))
+
+
+def disks(xml: str) -> tuple[tuple[str, str], ...]:
+    """The files of a domain's disks, each with the format that QEMU takes it for."""
     root = parsed(xml)
-    found = root.iterfind("devices/disk/source") if root is not None else ()
-    return tuple(path for each in found if (path := each.get("file")))
+    return tuple(
+        (path, driver.get("type", "raw") if (driver := disk.find("driver")) is not None else "raw")
+        for disk in (root.iterfind("devices/disk") if root is not None else ())
+        for source in disk.iterfind("source")
+        if (path := source.get("file"))
+    )
 
 
 def _is_below(path: str, folder: str) -> bool:
@@ -111,7 +122,7 @@ _INTERFACE = Element(
     source=Element("bridge=@bridge network=@network"),
     virtualport=Element("type=openvswitch"),
     mac=Element("address type"),
-    target=Element("dev=[A-Za-z0-9][A-Za-z0-9_.-]{0,14}"),
+    target=Element("dev=@tap"),
     model=Element("type"), driver=_DRIVER, mtu=Element(f"size={_NUMBER}"), link=Element("state"), boot=_BOOT,
     rom=Element("enabled bar"), bandwidth=Element(inbound=_BANDWIDTH, outbound=_BANDWIDTH),
     vlan=Element("trunk", tag=Element("id nativeMode")),

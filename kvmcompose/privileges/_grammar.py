@@ -79,7 +79,9 @@ def _walk(
         pattern = allowed.attributes.get(name)
         if pattern is None or not _fits(value, pattern, checks):
             yield Privilege(_kind(path, value), f"<{path} {name}={_shown(value)}>", where, _digest(value))
-    text = "".join([element.text or "", *(child.tail or "" for child in element)]).strip()
+    text = "".join([element.text or "", *(child.tail or "" for child in element)])
+    if not _is_exact(allowed.text):
+        text = text.strip()
     if text and (allowed.text is None or not _fits(text, allowed.text, checks)):
         yield Privilege(_kind(path, text), f"<{path}> {_shown(text)}", where, _digest(text))
     for child in element:
@@ -90,6 +92,11 @@ def _walk(
             yield Privilege(_kind(inside, whole), f"<{inside}>: {_shown(whole)}", where, _digest(whole))
         else:
             yield from _walk(child, known, checks, where, inside, depth + 1)
+
+
+def _is_exact(pattern: str | None) -> bool:
+    """Whether libvirt takes the text as it is: to it, a name with blanks around it is another name."""
+    return pattern is not None and pattern.startswith("@") and pattern != "@token"
 
 
 def _fits(value: str, pattern: str, checks: Checks) -> bool:

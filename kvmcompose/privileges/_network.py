@@ -53,6 +53,18 @@ def has_subnet(xml: str, network: LibvirtNetwork) -> bool:
     return False
 
 
+def lacking(xml: str) -> tuple[str, ...]:
+    """What a network is found by afterwards, where it is not there."""
+    root = parsed(xml)
+    if root is None:
+        return ()
+    mark = root.find(f"metadata/{_MARK}")
+    bridge = root.find("bridge")
+    named = bridge is not None and bridge.get("name") is not None
+    marked = mark is not None and mark.get("project") is not None
+    return tuple(path for path, there in (("bridge", named), ("metadata", marked)) if not there)
+
+
 GRAMMAR = (
     "network",
     Element(

@@ -74,7 +74,7 @@ GUESTS = {"web", "db", "far", "worker-0", "worker-1", "worker-2", "worker-3"}
 LOOKING = {
     "check", "look", "facts",
     "foreign_domains", "foreign", "domains", "networks",
-    "bridges", "present", "pristine", "signature", "leases", "snapshots",
+    "bridges", "elsewhere", "present", "pristine", "signature", "leases", "snapshots",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ error. Names are those on the host, from ``state.json``.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Protocol
 
@@ -139,6 +140,9 @@ class Switches(Protocol):
     async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
         """The project's bridges and the ports of each."""
 
+    async def elsewhere(self, project: str, ports: Sequence[str]) -> Sequence[str]:
+        """Which of these interfaces are ports of bridges that are not the project's."""
+
     async def apply(self, plan: SwitchPlan) -> None:
         """All bridges and ports in one transaction; what is there already stays.
 
@@ -150,8 +154,18 @@ class Switches(Protocol):
         """The bridges and all their ports go, in one transaction."""
 
 
+class Attached(msgspec.Struct, frozen=True):
+    """A subnet that a host is in itself, or a gateway that it sends to, and through which interface."""
+
+    subnet: IPv4Network
+    interface: str
+
+
 class Links(Protocol):
     """Network interfaces of one host (ip-link)."""
+
+    async def attached(self) -> Sequence[Attached]:
+        """The IPv4 subnets and gateways of its interfaces."""
 
     async def present(self, names: Sequence[str]) -> frozenset[str]:
         """Which of these interfaces are there."""

@@ -134,3 +134,5 @@ def check_images(tree: Path, paths: Collection[str]) -> None:
             )
         if header.backing_format not in ("qcow2", "raw"):
             raise DriverError(f"{path} does not say which format its backing file has")
+        if below.endswith(".iso") and header.backing_format != "raw":  # a guest may have written to it
+            raise DriverError(f"{path} takes {backing}, which is raw, for {header.backing_format}")

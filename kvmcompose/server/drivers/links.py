@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Network
 
 import msgspec
 
 from kvmcompose.core.deployable import VethPair
-from kvmcompose.server.drivers import DriverError
+from kvmcompose.server.drivers import Attached, DriverError
 from kvmcompose.server.drivers.machine import Machine
 
 #: Linux: IFNAMSIZ is 16 with the closing zero. No white space, which would be further words of a batch.
@@ -18,6 +19,13 @@ _UP = "UP"
 
 class _LinkInfo(msgspec.Struct, frozen=True):
     info_kind: str | None = None
+
+
+class _Route(msgspec.Struct, frozen=True):
+    dst: str
+    dev: str = ""
+    gateway: str | None = None
+    scope: str = ""
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -44,6 +52,11 @@ class IpLinks:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+
+    async def attached(self) -> Sequence[Attached]:
+        """The IPv4 subnets and gateways of its interfaces."""
+        done = await self._machine.run(["ip", "-json", "-4", "route", "show"])
+        return parse_routes(done.stdout)
 
     async def present(self, names: Sequence[str]) -> frozenset[str]:
         """Which of these interfaces are there."""
@@ -84,6 +97,20 @@ def parse_links(output: bytes) -> dict[str, Link]:
     except msgspec.DecodeError as error:
         raise DriverError(f"ip -json link show printed something else: {error}") from error
     return {link.ifname: link for link in links}
+
+
+def parse_routes(output: bytes) -> list[Attached]:
+    """Subnets that the host is in itself, and its gateways, from ``ip -json -4 route show``."""
+    try:
+        routes = msgspec.json.decode(output or b"[]", type=list[_Route])
+    except msgspec.DecodeError as error:
+        raise DriverError(f"ip -json route show printed something else: {error}") from error
+    found = [(route.dst, route.dev) for route in routes if route.scope == "link" and route.dst != "default"]
+    found += [(route.gateway, route.dev) for route in routes if route.gateway is not None]
+    try:
+        return [Attached(IPv4Network(address), interface) for address, interface in found]
+    except ValueError as error:
+        raise DriverError(f"ip -json route show printed something else: {error}") from error
 
 
 def batch_to_apply(

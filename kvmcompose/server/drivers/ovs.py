@@ -51,6 +51,12 @@ class OvsSwitches:
         owners, _ = await self._look()
         return sorted(name for name in wanted & owners.keys() if owners[name] != plan.project)
 
+    async def elsewhere(self, project: str, ports: Sequence[str]) -> Sequence[str]:
+        """Which of these interfaces are ports of bridges that are not the project's."""
+        owners, found = await self._look()
+        others = {port for name in found if owners[name] != project for port in (name, *found[name])}
+        return sorted(others & set(ports))
+
     async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
         """The project's bridges and the ports of each."""
         owners, ports = await self._look()

@@ -75,6 +75,11 @@ async def _guest(context: Context, testbed: Testbed, guest: Guest, wanted: Captu
         )
     nic = _nic(guest, wanted.interface)
     host = context.host_of(guest, testbed)
+    if await host.switches.elsewhere(testbed.project, [nic.target]):
+        raise RefusedError(
+            f"{nic.target} is on a bridge of others: {guest.name} does not have this interface",
+            hint="kvm-compose down, then up",
+        )
     await _check_filter(host, wanted)
     return host.captures.interface(nic.target, wanted)
 

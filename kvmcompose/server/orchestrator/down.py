@@ -149,7 +149,9 @@ class TakeDown:
                 veth.left for testbed in self._testbeds for veth in testbed.wiring.veths if veth.host == name
             }
             present = await host.links.present(sorted(ends))
-            await unbroken(host.links.remove(sorted(present)))
+            # ours are on no bridge any more: what is has the name only
+            others = await host.switches.elsewhere(project, sorted(present))
+            await unbroken(host.links.remove(sorted(present - frozenset(others))))
         with self._journal.step("network", "networks", host=name):
             for network in await host.hypervisor.networks(project):
                 await unbroken(host.hypervisor.remove_network(network))

@@ -134,8 +134,10 @@ class GoldenImages:
         if not await host.disks.pristine(disk):
             await host.disks.reset_overlay(disk)
 
-    @staticmethod
-    async def _switch_off(domain: str, host: HostDrivers) -> None:
+    async def _switch_off(self, domain: str, host: HostDrivers) -> None:
+        """Unless it has become another project's since hosts were looked at."""
+        if await host.hypervisor.foreign(self._context.project, [domain], []):
+            return
         await host.hypervisor.destroy_domain(domain)
         await host.hypervisor.undefine_domain(domain)
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from kvmcompose.core.deployable import TunnelPort
+from kvmcompose.core.names import some
 from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DriverError, HostDrivers, SwitchPlan
 from kvmcompose.server.journal import Journal
@@ -19,6 +20,14 @@ from kvmcompose.server.orchestrator.stages import Job, together, unbroken
 from kvmcompose.server.orchestrator.testbed import Testbed
 
 STAGE = "network"
+#: RFC 1918, and what RFC 6598, RFC 2544 and RFC 5737 set apart: nobody out there is reached by these.
+_FOR_GUESTS = tuple(
+    ipaddress.IPv4Network(each)
+    for each in (
+        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "198.18.0.0/15",
+        "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24",
+    )
+)  # fmt: skip
 
 
 class Network:
@@ -41,12 +50,41 @@ class Network:
         for tunnel in self._testbed.wiring.tunnels:
             if tunnel.host == name:
                 self._addresses[tunnel.remote_ip] = await _address(tunnel.remote_ip)
-        foreign = await host.switches.foreign(self._plan(name))
-        if foreign:
+        plan = self._plan(name)
+        await _refuse_foreign(host, plan)
+        await self._refuse_taken(name, host, plan)
+        if self._testbed.wiring.network.host == name and not self._context.owner.is_admin:
+            await self._check_subnet(host)
+
+    async def _refuse_taken(self, name: str, host: HostDrivers, plan: SwitchPlan) -> None:
+        """Names of interfaces are short: two projects may come to the same one."""
+        ports = [end for veth in plan.veths for end in (veth.left, veth.right)]
+        ports += [tunnel.name for tunnel in plan.tunnels]
+        for guest in self._testbed.guests.values():
+            if guest.state.testbed_host == name:
+                ports += [nic.target for nic in guest.state.interfaces]
+        taken = await host.switches.elsewhere(plan.project, ports)
+        if taken:
             raise DriverError(
-                f"Open vSwitch bridges of these names belong to somebody else: {', '.join(foreign)}",
-                hint="remove them (ovs-vsctl del-br NAME), or give the project another name: --project-name",
+                f"interfaces of these names are on bridges of others: {some(taken)}",
+                hint="give the project another name: --project-name",
             )
+
+    async def _check_subnet(self, host: HostDrivers) -> None:
+        """What the host sends to the subnet goes to guests: for a member it takes nobody's place."""
+        network = self._testbed.wiring.network
+        subnet = ipaddress.IPv4Network(network.subnet)
+        hint = "give guests on the external bridge addresses in another subnet (ip), or none"
+        if not any(subnet.subnet_of(each) for each in _FOR_GUESTS):
+            raise DriverError(
+                f"{subnet} is no private subnet, and only an administrator's testbed may take another",
+                hint=hint,
+            )
+        for each in await host.links.attached():
+            if each.interface != network.bridge and subnet.overlaps(each.subnet):
+                raise DriverError(
+                    f"the subnet {subnet} overlaps {each.subnet}, which {each.interface} leads to", hint=hint
+                )
 
     async def stands(self) -> bool:
         """Whether everything is there."""
@@ -93,6 +131,7 @@ class Network:
                 up = [nic.nic for nic in plan.nics]
                 await unbroken(host.links.apply(plan.veths, up=up, mtu=self._testbed.wiring.mtu))
             with self._journal.step(STAGE, "bridges", host=name) as step:
+                await _refuse_foreign(host, plan)  # the check may have been long ago
                 await unbroken(host.switches.apply(plan))
                 step.say(f"bridges: {', '.join(bridge.name for bridge in plan.bridges) or 'none'}")
 
@@ -123,6 +162,15 @@ class Network:
     def _by_address(self, tunnel: TunnelPort) -> TunnelPort:
         address = self._addresses.get(tunnel.remote_ip, tunnel.remote_ip)
         return msgspec.structs.replace(tunnel, remote_ip=address)
+
+
+async def _refuse_foreign(host: HostDrivers, plan: SwitchPlan) -> None:
+    foreign = await host.switches.foreign(plan)
+    if foreign:
+        raise DriverError(
+            f"Open vSwitch bridges of these names belong to somebody else: {', '.join(foreign)}",
+            hint="remove them (ovs-vsctl del-br NAME), or give the project another name: --project-name",
+        )
 
 
 async def _address(host: str) -> str:

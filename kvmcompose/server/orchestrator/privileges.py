@@ -25,6 +25,7 @@ def domain_xml(context: Context, testbed: Testbed, guest: Guest) -> str:
     assert guest.run is not None  # noqa: S101 (only guests that run are started)
     text = testbed.read(guest.run.domain_xml)
     _refuse(context, privileges.of_domain(text, guest.state, guest.run, testbed.state, testbed.wiring))
+    _refuse(context, privileges.of_disks(text, guest.run, testbed.state))
     return text
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from ipaddress import IPv4Network
 
 from kvmcompose.core.deployable import VethPair
 from kvmcompose.core.deployment import Capture
-from kvmcompose.server.drivers import (
-    SwitchPlan,
-)
+from kvmcompose.server.drivers import Attached, SwitchPlan
 from kvmcompose.server.drivers.fake.packets import file_header, record
 from kvmcompose.server.drivers.fake.world import FakeHost
 
@@ -34,6 +33,15 @@ class FakeSwitches:
         mine = self._host.world.bridges.get(plan.project, {})
         others = {name for each in self._host.world.bridges.values() for name in each} - mine.keys()
         return [bridge.name for bridge in plan.bridges if bridge.name in others]
+
+    async def elsewhere(self, project: str, ports: Sequence[str]) -> Sequence[str]:
+        """Ports of other projects' bridges."""
+        await self._host.call("elsewhere", project)
+        bridges = self._host.world.bridges
+        others = {
+            port for each in bridges if each != project for found in bridges[each].values() for port in found
+        }
+        return sorted(others & set(ports))
 
     async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
         """The project's bridges and their ports."""
@@ -71,6 +79,11 @@ class FakeLinks:
 
     def __init__(self, host: FakeHost) -> None:
         self._host = host
+
+    async def attached(self) -> Sequence[Attached]:
+        """It is in no subnet."""
+        await self._host.call("attached")
+        return [Attached(IPv4Network(each), name) for each, name in self._host.world.subnets.items()]
 
     async def present(self, names: Sequence[str]) -> frozenset[str]:
         """Those that are there."""

@@ -36,12 +36,16 @@ class FakeDisk(msgspec.Struct):
 
 
 class World(msgspec.Struct):
-    """All there is on one fake host. ``depot``: what was sent to it, by content; ``delivered``: by path."""
+    """All there is on one fake host. ``depot``: what was sent to it, by content; ``delivered``: by path.
+
+    ``subnets``: those that it is in itself, each with its interface.
+    """
 
     domains: dict[str, FakeDomain] = {}
     networks: dict[str, str] = {}
     bridges: dict[str, dict[str, list[str]]] = {}
     links: list[str] = []
+    subnets: dict[str, str] = {}
     projects: dict[str, str] = {}
     disks: dict[str, FakeDisk] = {}
     depot: dict[str, int] = {}
