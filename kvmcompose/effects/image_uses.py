@@ -85,7 +85,7 @@ class Uses:
 
 def place_of(link: Path) -> Path:
     """The path of a link, whatever links lead to its folder. Raises OSError."""
-    return link.parent.resolve() / link.name
+    return Path(os.path.realpath(link.parent)) / link.name
 
 
 def replace_link(path: Path, goal: Path) -> None:

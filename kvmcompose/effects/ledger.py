@@ -118,7 +118,7 @@ def _is_ours(path: str) -> bool:
     """Whether a path may be that of an artefact: a ledger is a file like others, and may be forged."""
     steps = path.split("/")
     below = steps[0] == "artefacts" and len(steps) > 1 and {"", ".", ".."}.isdisjoint(steps)
-    return (below or path == "state.json") and "\0" not in path
+    return (below or path == "state.json") and path.isprintable()
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
@@ -385,7 +385,7 @@ class Ledger:
         return {
             path: Record(path, task, policy, recipe, content, Signature(*signature), offered)
             for path, task, policy, recipe, content, *signature, offered in rows
-            if _is_ours(path)
+            if _is_ours(path) and task.isprintable()
         }
 
     def inputs(self, path: str) -> bytes | None:
@@ -407,7 +407,7 @@ class Ledger:
         """What was about to be put in place when a build was killed."""
         rows = self._read("SELECT path, task, policy, recipe, content, inputs FROM intended")
         rows = [row for row in rows if [type(each) for each in row] == [*[str] * 5, bytes]]
-        return [Intent(*row) for row in rows if _is_ours(row[0])]
+        return [Intent(*row) for row in rows if _is_ours(row[0]) and row[1].isprintable()]
 
     def record(self, records: Iterable[Record]) -> None:
         """Write down what is in place; the intents for these paths are done with."""
@@ -511,16 +511,21 @@ _open_ledgers: dict[Path, Ledger] = {}
 
 def share_ledger(path: Path, ledger: Ledger) -> None:
     """Let ``open_ledger`` give this one, which may be in memory only, to whoever asks for ``path``."""
-    _open_ledgers[path.resolve()] = ledger
+    _open_ledgers[_resolved(path)] = ledger
 
 
 def open_ledger(path: Path) -> Ledger:
     """The ledger at ``path``, one object per file and process (doit's store and ours are the same)."""
     refuse_foreign(path.parent)  # before links are resolved
-    resolved = path.resolve()
+    resolved = _resolved(path)
     if resolved not in _open_ledgers:
         _open_ledgers[resolved] = Ledger(resolved)
     return _open_ledgers[resolved]
+
+
+def _resolved(path: Path) -> Path:
+    """The path without links; ``Path.resolve`` raises RuntimeError for those that go in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def close_ledgers() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.project import FileKind
 from kvmcompose.effects.files import expand
-from kvmcompose.effects.opening import TooLargeError, read_regular
+from kvmcompose.effects.opening import TooLargeError, open_regular, read_regular
 from kvmcompose.effects.qcow2 import read_header, refuse_no_image
 from kvmcompose.effects.stat_cache import StatCache
 from kvmcompose.render import CarriedFile
@@ -127,14 +127,10 @@ class FolderFiles:
     def content(self, path: str, limit: int) -> bytes | None:
         """The content of a regular file, at most ``limit`` bytes and one; None when it cannot be read."""
         try:
-            handle = os.open(self.path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(open_regular(self.path(path)), "rb") as file:
+                return file.read(limit + 1)
         except (OSError, ValueError):
             return None
-        with os.fdopen(handle, "rb") as file:
-            try:
-                return file.read(limit + 1) if stat.S_ISREG(os.fstat(handle).st_mode) else None
-            except OSError:
-                return None
 
     def digest(self, path: str) -> str:
         """A digest of a carried file (content and mode) or folder tree. Raises KvmComposeError."""

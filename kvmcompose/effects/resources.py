@@ -71,7 +71,7 @@ def templates(project: Path) -> Templates:
     plugins = (plugin / "templates" for plugin in plugin_folders())
     for folder in (_shipped("templates"), *plugins, project / "templates"):
         for path in sorted(folder.glob("*.j2")):
-            if folder.parent == project and project.resolve() not in path.resolve().parents:
+            if folder.parent == project and not _is_inside(path, project):
                 raise KvmComposeError(
                     f"the template {str(path)!r} is a link out of the project folder",
                     hint="put a copy of the file in its place",
@@ -83,6 +83,11 @@ def templates(project: Path) -> Templates:
             except (OSError, UnicodeDecodeError) as error:
                 raise KvmComposeError(f"cannot read the template {str(path)!r}: {error}") from error
     return ConfinedTemplates(texts, frozenset(own)) if own else Templates(texts)
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path leads to below a folder; one whose links go in a circle leads nowhere else."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def own_files() -> set[str]:

@@ -20,7 +20,7 @@ from kvmcompose.core.privilege import Privilege, PrivilegeKind, privileges_diges
 from kvmcompose.core.state import State
 from kvmcompose.effects.files import digest_bytes, write_atomic
 from kvmcompose.effects.image_store import default_store
-from kvmcompose.effects.qcow2 import read_header
+from kvmcompose.effects.qcow2 import ImageHeader, read_header
 from kvmcompose.effects.resources import schemas
 from kvmcompose.effects.server_places import state_dir
 from kvmcompose.guests import guest_kind
@@ -214,23 +214,41 @@ def _disks(folder: Path, disks: Iterable[str]) -> Iterator[Privilege]:
         if real is None or not any(real.is_relative_to(root) for root in roots):
             yield Privilege(PrivilegeKind.FILE, f"{str(real or path)!r}", where)
             continue
-        if not real.is_file():
-            continue
-        if not os.access(real, os.R_OK):
-            # one that a guest runs on is libvirt's for the time being; one of the user's own hides something
-            if real.stat().st_uid == os.getuid():
-                yield Privilege(PrivilegeKind.FILE, f"{str(real)!r}, which cannot be read", where)
+        hidden = _hidden(real)
+        if hidden is not None:
+            if hidden:
+                yield Privilege(PrivilegeKind.FILE, f"{str(real)!r}, which {hidden}", where)
             continue
         header = read_header(real)
-        if header.data_file is not None:
-            yield Privilege(PrivilegeKind.FILE, repr(header.data_file), where)
-        backing = header.backing_file
-        if backing is None:
-            continue
-        if ":" in backing.split("/")[0] or depth >= _CHAIN:  # a protocol of QEMU's, or options as JSON
-            yield Privilege(PrivilegeKind.FILE, repr(backing), where)
-        else:
-            waiting.append((f"{where}, backing file", path.parent / backing, depth + 1))
+        named = list(_named_in(header, depth))
+        yield from (Privilege(PrivilegeKind.FILE, each, where) for each in named)
+        if header.backing_file is not None and not named:
+            waiting.append((f"{where}, backing file", path.parent / header.backing_file, depth + 1))
+
+
+def _hidden(path: Path) -> str | None:
+    """Why a disk has no header to look at; empty for what is harmless all the same."""
+    if not path.exists():
+        return ""
+    if not path.is_file():
+        return "is no file"
+    if not os.access(path, os.R_OK):
+        # one that a guest runs on is libvirt's for the time being; one of the user's own hides something
+        return "cannot be read" if path.stat().st_uid == os.getuid() else ""
+    return None
+
+
+def _named_in(header: ImageHeader, depth: int) -> Iterator[str]:
+    """What an image names that is not followed further."""
+    if header.data_file is not None:
+        yield repr(header.data_file)
+    backing = header.backing_file
+    if backing is None:
+        return
+    if header.backing_format not in (None, "qcow2", "raw"):  # without one libvirt refuses all but raw
+        yield f"{backing!r} as {header.backing_format!r}, a format that may name further files"
+    elif ":" in backing.split("/")[0] or depth >= _CHAIN:  # a protocol of QEMU's, or options as JSON
+        yield repr(backing)
 
 
 def _resolved(path: Path) -> Path | None:

@@ -70,12 +70,13 @@ def topology(network: Network) -> Topology:
 def check(network: Network, machines: Sequence[Machine], hosts: Sequence[Host]) -> Iterator[Complaint]:
     """Bridges doubled, missing or in a loop; interfaces on no bridge; addresses that cannot be."""
     names = [bridge.name for bridge in network.bridges]
+    first: dict[str, int] = {}
     for index, name in enumerate(names):
-        if name in names[:index]:
+        if first.setdefault(name, index) != index:
             yield Complaint(
                 code="duplicate-name",
                 path=("network", "bridges", index, "name"),
-                message=f"there is a bridge {name!r} already (bridges[{names.index(name)}])",
+                message=f"there is a bridge {name!r} already (bridges[{first[name]}])",
             )
     known = set(names)
     yield from _check_connections(network, known)
@@ -103,6 +104,7 @@ def _check_connections(network: Network, known: set[str]) -> Iterator[Complaint]
 
     def representative(name: str) -> str:
         while joined[name] != name:
+            joined[name] = joined[joined[name]]  # half the way next time
             name = joined[name]
         return name
 

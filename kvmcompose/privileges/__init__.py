@@ -49,6 +49,7 @@ def of_domain(
         taps=frozenset(nic.target for nic in guest.interfaces),
     )
     yield from named(xml, _domain.GRAMMAR, _domain.checks(owned), run.domain_xml)
+    yield from _domain.raw_disks(xml, run.domain_xml)
 
 
 def of_network(xml: str, state: State, wiring: Wiring) -> Iterator[Privilege]:

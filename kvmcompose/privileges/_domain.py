@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from urllib.parse import unquote
 
 import msgspec
 
+from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.privileges._grammar import Checks, Element, parsed
 
 _GUEST = "{urn:kvmcompose:guest:1}guest"
@@ -52,6 +54,20 @@ def disks(xml: str) -> tuple[tuple[str, str], ...]:
         for source in disk.iterfind("source")
         if (path := source.get("file"))
     )
+
+
+def raw_disks(xml: str, where: str) -> Iterator[Privilege]:
+    """Disks that their guest writes as they are, header included.
+
+    A guest that writes every byte of a file can make a qcow2 image of it that names files of the host; and
+    another disk, or another guest, may open the same file as qcow2.
+    """
+    root = parsed(xml)
+    for disk in root.iterfind("devices/disk") if root is not None else ():
+        formats = {driver.get("type") for driver in disk.iterfind("driver")} or {None}
+        if formats != {"qcow2"} and disk.get("device") != "cdrom" and disk.find("readonly") is None:
+            files = ", ".join(repr(source.get("file")) for source in disk.iterfind("source"))
+            yield Privilege(PrivilegeKind.FILE, f"a disk that its guest writes as raw: {files}", where)
 
 
 def _is_below(path: str, folder: str) -> bool:

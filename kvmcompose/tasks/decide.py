@@ -352,6 +352,8 @@ class Decider:
         gone = Decision(record.path, record.task, policy, Action.REMOVE, ())
         if status is None:
             return msgspec.structs.replace(gone, reasons=("it is not there any more",))
+        if is_behind_link(self._folder, record.path):
+            return _as(gone, Action.LEFT_OVER, "a folder on the way to it is a link")
         gone = msgspec.structs.replace(gone, seen=Signature.of(status))
         in_place = stat.S_IFMT(status.st_mode) == (stat.S_IFLNK if policy is Policy.LINK else stat.S_IFREG)
         if in_place and self._untouched(path, status, record):
@@ -367,6 +369,16 @@ def _as(known: _AnyDecision, action: Action, *reasons: str) -> _AnyDecision:
     return msgspec.structs.replace(
         known, action=action, reasons=tuple(reason for reason in reasons if reason)
     )
+
+
+def is_behind_link(folder: Path, path: str) -> bool:
+    """Whether a path below ``artefacts/`` that a ledger names leads elsewhere: a ledger may be forged.
+
+    Of ``artefacts`` and ``artefacts/images`` the project sees to that itself, as these may be links.
+    """
+    *way, _ = path.split("/")
+    above = ["/".join(way[:end]) for end in range(2, len(way) + 1)]
+    return any((folder / each).is_symlink() for each in above if each != "artefacts/images")
 
 
 def look(path: Path | str) -> os.stat_result | None:

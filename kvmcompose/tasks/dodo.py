@@ -28,7 +28,7 @@ from kvmcompose.core.plain import plain
 from kvmcompose.effects.ledger import Record
 from kvmcompose.tasks.build import Build
 from kvmcompose.tasks.crew import Batch, Crew
-from kvmcompose.tasks.decide import Action, Decision, Making
+from kvmcompose.tasks.decide import Action, Decision, Making, is_behind_link
 from kvmcompose.tasks.doit_store import attempted, in_doits_words
 from kvmcompose.tasks.images import image_of, image_task
 from kvmcompose.tasks.overview import GROUP, GROUP_DOC, groups
@@ -294,7 +294,10 @@ def clean_file(project: Project, path: str, records: dict[str, Record], *, dryru
     file = project.folder / path
     record = records.get(path)
     decision = None
-    if not file.is_symlink() and not file.exists():
+    if is_behind_link(project.folder, path) or not os.path.lexists(file):
+        return
+    if file.is_dir() and not file.is_symlink():
+        sys.stdout.write(f"{path}: kept, it is a folder\n")
         return
     if not force:
         if record is None:

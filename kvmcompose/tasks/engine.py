@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext, redirect_stderr, red
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.core.event import Finished, Listener, Started
 from kvmcompose.core.plain import plain
 from kvmcompose.effects.ledger import share_ledger
@@ -90,12 +90,18 @@ def _run(build: Build, plan: Plan, *, jobs: int | None, keep_going: bool) -> Non
 
 def doit_command(project: Project, command: str, arguments: Sequence[str], *, clean_all: bool = False) -> int:
     """One of doit's own commands (list, info, forget, clean) over all tasks of a project."""
-    from kvmcompose.tasks.dodo import Session  # noqa: PLC0415 (see above)
+    from kvmcompose.tasks.dodo import Session, task_name  # noqa: PLC0415 (see above)
 
     session = Session(project, lambda _event: None, clean_all=clean_all)
+    tasks = list(session.all_tasks())
+    known = {name for task in tasks for name in (task["basename"], task_name(task))}
+    unknown = [name for name in arguments if name not in known] if command == "info" else []
+    if unknown:  # the one of doit's commands that does not look
+        hint = "kvm-compose list --all shows all tasks"
+        raise InputError([project.problem(f"there is no task {name!r}", hint) for name in unknown])
     said, complained = io.StringIO(), io.StringIO()
     with redirect_stdout(said), redirect_stderr(complained):
-        status = _doit(project, list(session.all_tasks()), [command, *arguments])
+        status = _doit(project, tasks, [command, *arguments])
     sys.stderr.write(plain(complained.getvalue(), lines=True))
     for line in said.getvalue().splitlines(keepends=True):
         if " - executing 'Python:" not in line:  # how doit announces what we then say in words
