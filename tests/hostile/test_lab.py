@@ -156,6 +156,21 @@ def test_a_task_that_there_is_not_is_an_error_in_words(lab: Bench) -> None:
     assert "hint: kvm-compose list --all" in ran.err
 
 
+@pytest.mark.parametrize("place", ["artefacts/one-domain.xml", "artefacts/old.xml", "state.json"])
+def test_a_diff_shows_nothing_from_outside_the_project(lab: Bench, place: str) -> None:
+    """What a pipeline of CI prints, others read."""
+    lab.generate()
+    secret = lab.root / "id_rsa"
+    secret.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
+    path = lab.folder / place
+    path.unlink(missing_ok=True)
+    path.symlink_to(secret)
+    if place == "artefacts/old.xml":
+        forge(lab, (place, "domain-xml:x", "text", b""))
+    for words in (("plan", "--diff"), ("plan", "--diff", "--json"), ("why", place)):
+        assert "PRIVATE KEY" not in lab.run(*words).said
+
+
 # -- disks that lead to the host -------------------------------------------------------------------------
 
 
