@@ -6,15 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "server"))
 
 from daemon import Daemon
-
-from kvmcompose.server.drivers.machine import Completed, ThisMachine
 
 ALICE, BOB, CAROL = 61001, 61002, 61003
 #: The group that may use the socket; the tests' servers are given it by a chown of the socket.
@@ -41,26 +38,6 @@ streams = answer.status == 101 or "pcap" in (answer.getheader("content-type") or
 text = "" if streams else answer.read().decode()
 print(json.dumps([answer.status, text]))
 """
-
-
-class Sudoer(ThisMachine):
-    """This machine, as a user sees it who may use sudo."""
-
-    def __init__(self, uid: int) -> None:
-        super().__init__("main")
-        self._uid = uid
-
-    async def run(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes | None = None,
-        seconds: float = 60,
-        privileged: bool = False,
-        check: bool = True,
-    ) -> Completed:
-        rights = [] if privileged else ["setpriv", f"--reuid={self._uid}", "--regid=61000", "--clear-groups"]
-        return await super().run([*rights, *argv], stdin=stdin, seconds=seconds, check=check)
 
 
 class Answer(NamedTuple):

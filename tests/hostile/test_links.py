@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from people import Sudoer
+from sudoer import Sudoer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

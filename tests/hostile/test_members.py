@@ -20,7 +20,7 @@ import driven
 import msgspec
 import pytest
 from kvm import Project
-from people import Sudoer
+from sudoer import Sudoer
 
 from hosts import TestHosts
 from hosts.micro_image import micro_image as make_micro_image
