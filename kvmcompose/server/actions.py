@@ -47,8 +47,9 @@ class NotFoundError(KvmComposeError):
 class _Running:
     """An action that runs."""
 
-    def __init__(self, action: Action, journal: Journal, *, exclusive: bool) -> None:
+    def __init__(self, action: Action, journal: Journal, owner: str | None, *, exclusive: bool) -> None:
         self.action = action
+        self.owner = owner
         self.journal = journal
         self.exclusive = exclusive
         self.started = False
@@ -71,6 +72,10 @@ class Actions:
         """Whether anything runs."""
         return bool(self._running)
 
+    def count(self, owner: str | None) -> int:
+        """How many run in the deployments of a user."""
+        return sum(each.owner == owner for each in self._running.values())
+
     def running(self, name: str) -> Action | None:
         """What runs in a deployment; one of them, where several do."""
         return next((each.action for each in self._running.values() if each.action.deployment == name), None)
@@ -89,7 +94,7 @@ class Actions:
         action = self._store.begin_action(
             deployment.name, command, who, exclusive=exclusive, asked_by=asked_by
         )
-        running = _Running(action, Journal(self._store, action.uuid), exclusive=exclusive)
+        running = _Running(action, Journal(self._store, action.uuid), deployment.owner, exclusive=exclusive)
         self._running[action.uuid] = running
         running.task = asyncio.create_task(self._run(running, deployment, command), name=action.uuid)
         return action

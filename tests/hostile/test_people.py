@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -12,8 +13,14 @@ import pytest
 from people import ALICE, BOB, Shared, ask, give, new
 
 from kvmcompose.cli.main import main
-from kvmcompose.core.deployment import NewDeployment, Phase, Up
-from kvmcompose.server.people import Peer, People, Role
+from kvmcompose.core.deployment import Exec, Health, NewDeployment, Phase, Up
+from kvmcompose.core.errors import RefusedError
+from kvmcompose.server.actions import Actions
+from kvmcompose.server.api import service as api
+from kvmcompose.server.api.cluster import ClusterConfig
+from kvmcompose.server.drivers.fake import FakeDrivers
+from kvmcompose.server.orchestrator import Orchestrator, Outcome
+from kvmcompose.server.people import Asker, Peer, People, Person, Role
 from kvmcompose.server.store import Store
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
@@ -104,6 +111,51 @@ def test_a_folder_belongs_to_whoever_registers_it(shared: Shared) -> None:
     assert ask(shared.socket, BOB, "PUT", "/deployments/bobs", body=new("bobs", bobs)).status == 200
     found = {each["name"]: each["owner"] for each in ask(shared.socket, 0, "GET", "/deployments").json}
     assert found == {"alices": f"uid {ALICE}", "bobs": f"uid {BOB}"}
+
+
+def test_nobody_takes_all_names_and_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "MOST_DEPLOYMENTS", 2)
+    monkeypatch.setattr(api, "MOST_ACTIONS", 3)
+    mallory = Person(name=f"uid {BOB}", role=Role.USER, uid=BOB)
+    root = People().of(0)
+
+    class Slow(Orchestrator):
+        async def run(self, *_given: object) -> Outcome:
+            await asyncio.sleep(60)
+            return Outcome()
+
+    async def attack() -> None:
+        store = Store(tmp_path / "server.db")
+        orchestrator = Slow(FakeDrivers(), store)
+        actions = Actions(store, orchestrator)
+        health = Health(version="", drivers="fake", embedded=False, pid=1)
+        service = api.Service(
+            store, actions, orchestrator, ClusterConfig(None), project_roots=(tmp_path,), health=health
+        )
+        for person, most in ((mallory, 2), (root, 5)):
+            for number in range(6):
+                folder = tmp_path / f"{person.role}{number}"
+                folder.mkdir()
+                give(folder, person.uid)
+                wanted = NewDeployment(f"{person.role}{number}", str(folder))
+                if number < most:
+                    await service.put(Asker(person=person), wanted)
+                elif person is mallory:
+                    with pytest.raises(RefusedError, match="can have no more"):
+                        await service.put(Asker(person=person), wanted)
+        command = Exec(guest="a", argv=("yes",))
+        for person in (mallory, root):
+            for number in range(3):
+                await service.act(Asker(person=person), f"{person.role}{number % 2}", command)
+        # whoever asks: they are the member's
+        for person in (mallory, root):
+            with pytest.raises(RefusedError, match="no more may at a time"):
+                await service.act(Asker(person=person), "user0", command)
+        await service.act(Asker(person=root), "admin0", command)
+        await actions.stop()
+        store.close()
+
+    asyncio.run(attack())
 
 
 def test_a_folder_that_has_become_anothers_is_used_no_more(shared: Shared) -> None:

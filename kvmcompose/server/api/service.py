@@ -35,6 +35,10 @@ _PROJECT = re.compile(PROJECT_PATTERN)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
+#: What one user who is no administrator may have: others share the names, the processes and the memory.
+MOST_DEPLOYMENTS, MOST_ACTIONS = 500, 100
+
+
 class Service:
     """A server without its front door. Raises NotFoundError, RefusedError, ApiError."""
 
@@ -134,8 +138,14 @@ class Service:
         return self._put(new, folder, owner), False
 
     def _put(self, new: NewDeployment, folder: Path, owner: Person) -> Deployment:
-        for other in self._store.deployments():
-            if other.project_location == str(folder) and other.name != new.name:
+        others = [each for each in self._store.deployments() if each.name != new.name]
+        if not owner.is_admin and sum(each.owner == owner.name for each in others) >= MOST_DEPLOYMENTS:
+            raise RefusedError(
+                f"{owner.name} has {MOST_DEPLOYMENTS} deployments on this server, and can have no more",
+                hint="have it forget one that is down: kvm-compose deployments remove NAME",
+            )
+        for other in others:
+            if other.project_location == str(folder):
                 raise RefusedError(
                     f"{folder} is the deployment {other.name!r} already",
                     hint="a folder is one deployment; remove the other one first, or use its name",
@@ -177,6 +187,12 @@ class Service:
         deployment = self._own_to_change(asker, name)  # as it is by now
         if str(folder) != deployment.project_location:
             raise ApiError(HTTPStatus.FORBIDDEN, f"{deployment.project_location} leads to {folder} now")
+        owner = self._owner(deployment)
+        if not owner.is_admin and self._actions.count(deployment.owner) >= MOST_ACTIONS:
+            raise RefusedError(
+                f"{MOST_ACTIONS} actions run for {owner.name} already, and no more may at a time",
+                hint="wait for the end of some, or cancel them: kvm-compose cancel",
+            )
         action = self._actions.begin(deployment, command, asker.remark, asker.name)
         asker.note.action = action.uuid
         return action
