@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import termios
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,8 +21,11 @@ def settle(folder: Path, allow_paths: Sequence[str], console: Console, *, yes: b
     asked = asked_by(folder, allow_paths)
     if asked.trusted or given_by_variable():
         return
-    if yes or asks(asked, console):
+    if yes:
         record_yes(folder, asked)
+    elif asks(asked, console):
+        record_yes(folder, asked)
+        refuse_untrusted(asked_by(folder, allow_paths))  # what came while the question was open
     else:
         refuse_untrusted(asked)
 
@@ -34,6 +38,7 @@ def asks(asked: Asked, console: Console) -> bool:
         return False
     console.talk(f"{asked.project} does this to the host:\n{listed(asked.new)}")
     answer = ""
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)  # commands that were pasted answer no question
     try:
         sys.stderr.write("Trust it? [y/N] ")
         sys.stderr.flush()

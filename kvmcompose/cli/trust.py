@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show the list; 0 when all of it is trusted."""
     from kvmcompose.cli._trust import asks
-    from kvmcompose.effects.trust import asked_by, record_yes, revoke
+    from kvmcompose.effects.trust import asked_by, record_yes, refuse_untrusted, revoke
 
     folder = arguments.directory
     asked = asked_by(folder, arguments.allow_path)
@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         console.say(f"{asked.project} is trusted")
     elif not arguments.revoke and asks(asked, console):
         record_yes(folder, asked)
+        refuse_untrusted(asked_by(folder, arguments.allow_path))  # what came while the question was open
         console.say(f"{asked.project} is trusted")
     else:
         console.say(f"{asked.project} is not trusted: kvm-compose trust --yes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -183,4 +184,40 @@ def test_who_does_not_sit_at_both_ends_is_not_asked(hostile: Bench, env: dict[st
     argv = ["sh", "-c", f'exec "$@" {stream}', "sh", *hostile.argv("trust")]
     ended, shown = on_terminal(argv, environment(hostile.root) | env, hostile.folder, PROMPT, b"y\n")
     assert (ended, PROMPT in shown) == (3, False), shown
+    assert hostile.run("trust", **env).status == 3
+
+
+def test_what_was_pasted_before_the_question_is_no_answer(hostile: Bench, env: dict[str, str]) -> None:
+    """A lab's README says: kvm-compose trust, and in the next line y."""
+    argv = ["sh", "-c", 'echo READY; sleep 1; exec timeout --foreground 8 "$@"', "sh", *hostile.argv("trust")]
+    everything = environment(hostile.root) | env
+    ended, shown = on_terminal(argv, everything, hostile.folder, "READY", b"y\n")
+    assert PROMPT in shown
+    assert ended != 0
+    assert hostile.run("trust", **env).status == 3
+
+
+def test_what_changes_while_the_question_is_open_is_not_trusted(hostile: Bench, env: dict[str, str]) -> None:
+    xml = next((hostile.folder / "artefacts").glob("*-domain.xml"))
+    asking = (
+        "import pty, os, sys, time\n"
+        "pid, fd = pty.fork()\n"
+        "if not pid: os.execvp(sys.argv[2], sys.argv[2:])\n"
+        "said = b''\n"
+        "while b'[y/N]' not in said: said += os.read(fd, 4096)\n"
+        "path = sys.argv[1]; text = open(path).read()\n"
+        "open(path, 'w').write(text.replace('</devices>', '<emulator>/opt/evil</emulator></devices>'))\n"
+        "os.write(fd, b'y\\n')\n"
+        "try:\n"
+        "    while data := os.read(fd, 4096): said += data\n"
+        "except OSError: pass\n"
+        "print(said.decode())\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", asking, str(xml), *hostile.argv("trust")],
+        env=environment(hostile.root) | env, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 3, ran.stdout + ran.stderr
+    assert "/opt/evil" in ran.stdout
     assert hostile.run("trust", **env).status == 3
