@@ -56,7 +56,7 @@ def named(text: str, root: tuple[str, Element], checks: Checks, where: str) -> I
     if tree is None or tree.tag != root[0]:
         yield Privilege(PrivilegeKind.XML, f"that is no plain <{root[0]}>", where, _digest(text))
         return
-    yield from dict.fromkeys(_walk(tree, root[1], checks, where, tree.tag, 0))
+    yield from dict.fromkeys(_walk(tree, root[1], checks, where, tree.tag))
 
 
 def parsed(text: str) -> ET.Element | None:
@@ -67,13 +67,22 @@ def parsed(text: str) -> ET.Element | None:
     if "<?" in text[prologue.end() if prologue else 0 :]:
         return None
     try:
-        return ET.fromstring(text)  # noqa: S314 (no entity is declared, and its size is bounded)
+        tree = ET.fromstring(text)  # noqa: S314 (no entity is declared, and its size is bounded)
     except ET.ParseError:
         return None
+    return None if _is_deeper(tree, _DEPTH) else tree
+
+
+def _is_deeper(tree: ET.Element, most: int) -> bool:
+    """Whether there are elements below so many others: to write these recurses."""
+    level = [tree]
+    for _ in range(most):
+        level = [child for element in level for child in element]
+    return bool(level)
 
 
 def _walk(
-    element: ET.Element, allowed: Element, checks: Checks, where: str, path: str, depth: int
+    element: ET.Element, allowed: Element, checks: Checks, where: str, path: str
 ) -> Iterator[Privilege]:
     for name, value in element.attrib.items():
         pattern = allowed.attributes.get(name)
@@ -87,11 +96,11 @@ def _walk(
     for child in element:
         inside = f"{path}/{child.tag}"
         known = allowed.children.get(child.tag)
-        if known is None or depth > _DEPTH:
+        if known is None:
             whole = ET.tostring(child, encoding="unicode").strip()
             yield Privilege(_kind(inside, whole), f"<{inside}>: {_shown(whole)}", where, _digest(whole))
         else:
-            yield from _walk(child, known, checks, where, inside, depth + 1)
+            yield from _walk(child, known, checks, where, inside)
 
 
 def _is_exact(pattern: str | None) -> bool:

@@ -198,6 +198,7 @@ ROOT = {
     "encoding": ("<domain", '<?xml version="1.0" encoding="UTF-7"?><domain'),
     "instruction": ("<metadata>", "<?evil?><metadata>"),
     "no XML": ("</domain>", ""),
+    "depth": ("</devices>", f"{'<a>' * 3000}{'</a>' * 3000}</devices>"),
 }
 
 

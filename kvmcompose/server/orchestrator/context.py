@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
 import os
 from collections.abc import Collection, Mapping
@@ -26,8 +27,10 @@ from kvmcompose.server.store import Store
 
 @functools.cache
 def owner_files(uid: int) -> OwnerFiles:
-    """The files of a user; one reader for all that is done for them."""
-    return OwnerFiles(uid)
+    """The files of a user; one reader for all that is done for them, as long as the server is there."""
+    files = OwnerFiles(uid)
+    atexit.register(files.close)
+    return files
 
 
 class Context:
