@@ -47,6 +47,7 @@ class ConfinedTemplates(Templates):
         self._own = own
         self._guard = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._pid = os.getpid()
         self._refused: dict[str, str] = {}
 
     def xml(self, name: str, values: Mapping[str, Any]) -> str:
@@ -75,6 +76,8 @@ class ConfinedTemplates(Templates):
         return answer
 
     def _answer(self, name: str, request: bytes) -> _Answer:
+        if self._pid != os.getpid():  # forked: two of us would read each other's answers
+            self._process, self._pid = None, os.getpid()
         process = self._process or self._start()
         assert process.stdin is not None  # noqa: S101 (a pipe)
         assert process.stdout is not None  # noqa: S101 (a pipe)

@@ -215,7 +215,6 @@ SCRIPTS = [
     "`id`.sh",
     "a;b.sh",
     "a'b\".sh",
-    "a\nb.sh",
     "é.sh",
     "{{ x }}.sh",
     "<x>.sh",
@@ -235,6 +234,14 @@ def test_the_name_of_a_script_is_only_a_name(script: str, tmp_path: Path) -> Non
         assert script.encode() not in files[name]
     for path in bench.folder.glob("artefacts/*.xml"):
         assert script.encode() not in path.read_bytes()
+
+
+def test_a_name_with_control_characters_is_refused(tmp_path: Path) -> None:
+    bench = project(tmp_path, lab(setup_script="./a\nb.sh"))
+    bench.write("a\nb.sh", "#!/bin/sh\n")
+    refused = bench.run("generate")
+    assert refused.status == 2
+    assert "wanted a path without control characters" in refused.err
 
 
 def test_the_archive_of_a_seed_stays_below_its_folder(tmp_path: Path) -> None:

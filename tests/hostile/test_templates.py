@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from golden.bench import golden_bench
+from kvmcompose.effects.confined_templates import ConfinedTemplates
 
 _DOUBLED = (
     "{% set a0 = 'a' * 64 %}"
@@ -105,3 +107,19 @@ def test_a_peaceful_template_of_ones_own_makes_the_same(tmp_path: Path) -> None:
         (bench.folder / "templates" / name).write_text((shipped / name).read_text() + "{# mine #}")
     bench.generate()
     assert ours == {path.name: path.read_bytes() for path in (bench.folder / "artefacts").glob("*.xml")}
+
+
+def test_workers_do_not_read_each_others_answers(tmp_path: Path) -> None:
+    templates = ConfinedTemplates({"domain.xml.j2": "<{{ name }}/>"}, frozenset({"domain.xml.j2"}))
+    assert templates.xml("domain.xml.j2", {"name": "parent"}).strip() == "<parent/>"
+    workers = []
+    for number in range(4):
+        pid = os.fork()
+        if pid == 0:
+            name = f"worker{number}"
+            same = all(
+                templates.xml("domain.xml.j2", {"name": name}).strip() == f"<{name}/>" for _ in range(300)
+            )
+            os._exit(0 if same else 1)
+        workers.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in workers] == [0, 0, 0, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import io
 import json
 import os
@@ -155,8 +156,8 @@ def test_a_connection_that_is_lost_is_taken_up_again(idle: Lab) -> None:
 
 def test_deployments(up: Lab) -> None:
     header, row = up.must("deployments").out.splitlines()
-    assert header.split() == ["NAME", "STATE", "FOLDER"]
-    assert row.split() == ["lab", "up", str(up.folder)]
+    assert header.split() == ["NAME", "STATE", "OWNER", "FOLDER"]
+    assert row.split() == ["lab", "up", getpass.getuser(), str(up.folder)]
     assert up.must("deployment", "list").out == up.must("deployments").out
     assert up.must("deployments", "info", "lab", "--json").json[0]["name"] == "lab"
     assert "there is no deployment 'x'" in up.must("deployments", "info", "x", status=1).err
