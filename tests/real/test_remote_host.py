@@ -242,9 +242,9 @@ async def programs_run(folder: str, other: str) -> None:
             assert done.stdout == stdin, len(stdin)
         assert (await run(["cat"])).stdout == b""  # standard input is nobody's
         assert len((await run(["head", "-c", "5000000", "/dev/zero"])).stdout) == 5_000_000
-        script = "head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2"
+        script = "head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2; echo last >&2"
         done = await run(["sh", "-c", script])
-        assert (len(done.stdout), len(done.stderr)) == (3_000_000, 3_000_000)
+        assert (len(done.stdout), done.stderr) == (3_000_000, b"\0" * 65_531 + b"last\n")  # as here: the end
 
         for status in (0, 1, 2, 77, 124, 125, 126, 127, 255):
             assert (await run(["sh", "-c", f"exit {status}"], check=False)).status == status

@@ -12,8 +12,8 @@ import logging
 import os
 import shlex
 import signal
-from collections.abc import AsyncGenerator, Sequence
-from typing import Protocol
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -199,7 +199,7 @@ def while_wanted(argv: Sequence[str]) -> list[str]:
     return ["sh", "-c", _WHILE_WANTED, "sh", *argv]
 
 
-def too_much(program: str, host: str) -> DriverError:
+def _too_much(program: str, host: str) -> DriverError:
     """The error of a program that prints without end."""
     return DriverError(
         f"{program} printed more than {MOST_OUTPUT >> 20} MiB on {host}: it was ended",
@@ -207,14 +207,33 @@ def too_much(program: str, host: str) -> DriverError:
     )
 
 
-async def bounded(source: Readable, program: str, host: str) -> bytes:
+async def _bounded(source: Readable, program: str, host: str) -> bytes:
     """Read to the end. Raises DriverError for more than a program may print."""
     found = bytearray()
     while chunk := await source.read(_CHUNK):
         found += chunk
         if len(found) > MOST_OUTPUT:
-            raise too_much(program, host)
+            raise _too_much(program, host)
     return bytes(found)
+
+
+async def collect(
+    stdout: Readable, stderr: Readable, feed: Coroutine[Any, Any, None], program: str, host: str
+) -> tuple[bytes, bytes]:
+    """What a program prints until it closes both of its outputs, while ``feed`` gives it its input.
+
+    Of standard error the last is kept. Raises DriverError for more on standard output than it may print.
+    """
+    printing = asyncio.ensure_future(_bounded(stdout, program, host))
+    complaining = asyncio.ensure_future(tail(stderr))
+    feeding = asyncio.ensure_future(feed)
+    try:
+        printed, complaints, _ = await asyncio.gather(printing, complaining, feeding)
+    finally:
+        for task in (printing, complaining, feeding):
+            task.cancel()
+        await asyncio.gather(printing, complaining, feeding, return_exceptions=True)
+    return printed, complaints
 
 
 async def _communicate(
@@ -232,19 +251,9 @@ async def _communicate(
             await process.stdin.drain()
         process.stdin.close()
 
-    tasks = [
-        asyncio.ensure_future(bounded(process.stdout, program, host)),
-        asyncio.ensure_future(tail(process.stderr)),
-        asyncio.ensure_future(feed()),
-    ]
-    try:
-        stdout, stderr, _ = await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    printed = await collect(process.stdout, process.stderr, feed(), program, host)
     await process.wait()
-    return stdout or b"", stderr or b""
+    return printed
 
 
 class Readable(Protocol):

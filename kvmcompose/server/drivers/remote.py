@@ -15,12 +15,13 @@ import asyncssh
 
 from kvmcompose.server.drivers import DriverError
 from kvmcompose.server.drivers._host_connection import HostConnection
-from kvmcompose.server.drivers._ssh_connection import words_of
+from kvmcompose.server.drivers._ssh_connection import SILENT, words_of
 from kvmcompose.server.drivers.machine import (
     GRACE,
     SYSTEM_PATH,
     Completed,
     as_root,
+    collect,
     failure,
     is_not_installed,
     not_installed,
@@ -44,7 +45,9 @@ _END_SECONDS, _END_TRIES_SECONDS = 3.0, 60.0
 _TELL = 'echo "kvm-compose: $$" >&2'
 #: Becomes the command.
 _BECOME = f'exec env LC_ALL=C "PATH=$PATH:{SYSTEM_PATH}" "$@"'
-_TOLD = re.compile(rb"kvm-compose: ([0-9]+)\n")
+_TOLD = re.compile(rb"kvm-compose: ([0-9]{1,10})\n")
+#: Before that the user's shell may say something of its own, so much at most, in bytes.
+_MOST_BEFORE = 1 << 14
 _CHUNK = 1 << 16
 #: How long the program of a stream may take to end: somewhat more than what runs it gives it, in seconds.
 _STREAM_END_SECONDS = 5.0
@@ -79,7 +82,9 @@ class RemoteMachine:
         async with self._connection.sessions:
             started = time.monotonic()
             try:
-                completed = await self._run(line, given, seconds, self._is_roots(privileged=privileged))
+                completed = await self._run(
+                    argv[0], line, given, seconds, roots=self._is_roots(privileged=privileged)
+                )
             except TimeoutError:
                 raise self._too_slow(argv, stdin, seconds, privileged=privileged) from None
         if completed.status in _TIMED_OUT and time.monotonic() - started >= seconds:
@@ -101,12 +106,12 @@ class RemoteMachine:
             async with self._connection.logins:
                 opened = await connection.get()
             process = await opened.create_process(line, encoding=None)
-            complaints = asyncio.create_task(tail(process.stderr))
+            complaints = asyncio.create_task(tail(_Complaints(process.stderr)))
             try:
                 while chunk := await process.stdout.read(_CHUNK):
                     yield chunk
                 await process.wait_closed()
-                completed = Completed(_status(process), b"", _TOLD.sub(b"", await complaints, count=1))
+                completed = Completed(_status(process), b"", await complaints)
                 if completed.status != 0:
                     raise failure(argv, completed, self.name, privileged=privileged)
             finally:
@@ -134,20 +139,24 @@ class RemoteMachine:
         """Whether the program is another one's than the user's: root's."""
         return privileged and self._connection.user != "root"
 
-    async def _run(self, line: str, stdin: bytes, seconds: float, roots: bool) -> Completed:
+    async def _run(self, program: str, line: str, stdin: bytes, seconds: float, *, roots: bool) -> Completed:
         process = await self._begin(line, stdin, roots=roots)
+        complaints = _Complaints(process.stderr)
         try:
             async with asyncio.timeout(seconds + _SLACK):
-                stdout, stderr = await process.communicate(stdin)
+                stdout, stderr = await collect(
+                    process.stdout, complaints, _feed(process, stdin), program, self.name
+                )
+                await process.wait_closed()
             status = _status(process)
         except (asyncssh.Error, BrokenPipeError, ConnectionError) as error:
             process.close()
             raise self._connection.lost(error) from error
         except BaseException:
-            await self._give_up(self._end(process, roots=roots))
+            await self._give_up(self._end(process, complaints, roots=roots))
             raise
         process.close()
-        return Completed(status, stdout or b"", _TOLD.sub(b"", stderr or b"", count=1))
+        return Completed(status, stdout, stderr)
 
     async def _begin(self, line: str, stdin: bytes, *, roots: bool) -> asyncssh.SSHClientProcess[bytes]:
         """Begin it, or not at all when cancelled.
@@ -189,31 +198,31 @@ class RemoteMachine:
     async def _end_once_begun(
         self, beginning: asyncio.Future[asyncssh.SSHClientProcess[bytes]], *, roots: bool
     ) -> None:
-        await self._end(await beginning, roots=roots)
+        process = await beginning
+        await self._end(process, _Complaints(process.stderr), roots=roots)
 
-    async def _end(self, process: asyncssh.SSHClientProcess[bytes], *, roots: bool) -> None:
+    async def _end(
+        self, process: asyncssh.SSHClientProcess[bytes], complaints: _Complaints, *, roots: bool
+    ) -> None:
         """End a program that nobody waits for any more, with its children; its time limit would, too."""
-        # is_closing tells of our side only: that there is nothing on standard input
-        closed = asyncio.ensure_future(process.wait_closed())
+        rest = asyncio.ensure_future(tail(process.stdout))  # what nobody takes would keep it waiting
         try:
-            said = process.collect_output()[1] or b""
-            while (told := _TOLD.search(said)) is None:
-                if closed.done():
-                    return
-                await asyncio.sleep(_PAUSE)
-                said += process.collect_output()[1] or b""
+            pid = await complaints.told()
+            if pid is None:
+                return
             kill = ["sudo", "-n", "--", "kill"] if roots else ["kill"]
-            line = shlex.join([*kill, "-TERM", "--", f"-{told[1].decode()}"])
+            line = shlex.join([*kill, "-TERM", "--", f"-{pid}"])
             if process.returncode is not None:
                 return  # the group may be another's by now
             try:
                 connection = await self._connection.get()
-                await connection.run(line, stdin=asyncssh.DEVNULL, encoding=None)
+                await connection.run(line, **SILENT)
             except asyncssh.ChannelOpenError:  # all sessions may be taken, by what has to end
                 await self._run_apart(line)
         finally:
-            closed.cancel()
+            rest.cancel()
             process.close()
+            await asyncio.gather(rest, return_exceptions=True)
 
     async def _run_apart(self, line: str) -> None:
         """Run a line over a connection of its own."""
@@ -221,7 +230,7 @@ class RemoteMachine:
         try:
             async with self._connection.logins:
                 opened = await connection.get()
-            await opened.run(line, stdin=asyncssh.DEVNULL, encoding=None)
+            await opened.run(line, **SILENT)
         finally:
             await connection.close()
 
@@ -232,6 +241,43 @@ class RemoteMachine:
             f"{argv[0]} did not end within {seconds:g} s on {self.name}",
             hint=f"to see it yourself, run there: {pasteable(argv, stdin, privileged=privileged)}",
         )
+
+
+class _Complaints:
+    """Standard error without the line that tells who the program is."""
+
+    def __init__(self, source: asyncssh.SSHReader[bytes]) -> None:
+        self._source = source
+        self._before = b""
+        self._pid: int | None = None
+        self._looking = True
+
+    async def told(self) -> int | None:
+        """Its process ID, as soon as it is known; None if it has not said so."""
+        while self._looking:
+            chunk = await self._source.read(_CHUNK)
+            self._before += chunk
+            if told := _TOLD.search(self._before):
+                self._pid = int(told[1])
+                self._before = _TOLD.sub(b"", self._before, count=1)
+            self._looking = self._pid is None and chunk != b"" and len(self._before) < _MOST_BEFORE
+        return self._pid
+
+    async def read(self, n: int, /) -> bytes:
+        """What it says besides."""
+        await self.told()
+        before, self._before = self._before, b""
+        return before or await self._source.read(n)
+
+
+async def _feed(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> None:
+    """Give a program its standard input, if it has one; it may end without reading it all."""
+    if not stdin:
+        return
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(stdin)
+        process.stdin.write_eof()
+        await process.stdin.drain()
 
 
 def _telling(command: Sequence[str], first: str = ":") -> str:
