@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from typing import IO
 from kvmcompose.effects.process import ProcessError, find_program
 
 log = logging.getLogger(__name__)
+
+#: What is read of standard error, in bytes: the last.
+_COMPLAINTS = 1 << 16
 
 
 @contextmanager
@@ -40,7 +44,7 @@ def fed(argv: Sequence[str]) -> Iterator[IO[bytes]]:
             with suppress(BrokenPipeError):
                 process.stdin.close()
         status = process.wait()
-        said.seek(0)
+        said.seek(max(0, said.seek(0, os.SEEK_END) - _COMPLAINTS))
         words = said.read().decode(errors="replace")
         if status > 0 and "Broken pipe" not in words:
             raise ProcessError(argv, f"{argv[0]} failed with status {status}", status=status, stderr=words)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import selectors
 import shlex
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +26,13 @@ _PACKAGES = {
     "tcpdump": "tcpdump",
     "gpgv": "gpgv",
 }
+
+
+#: What a program may print, in bytes; as on the server.
+MOST_OUTPUT = 1 << 26
+#: What is kept of standard error, in bytes: the last.
+_COMPLAINTS = 1 << 16
+_CHUNK = 1 << 16
 
 
 class ProcessError(KvmComposeError):
@@ -62,7 +71,8 @@ def run(
     """Run a program to its end and return what it printed.
 
     ``timeout`` is in seconds; the program and its children are killed when it has passed.
-    Raises ProcessError when it fails (unless ``check=False``), RefusedError when it is not installed.
+    Of standard error the last is kept. Raises ProcessError when it fails (unless ``check=False``) or prints
+    more than ``MOST_OUTPUT``, RefusedError when it is not installed.
     """
     command = [find_program(argv[0]), *argv[1:]]
     log.debug("$ %s", shlex.join(argv))
@@ -76,15 +86,78 @@ def run(
         start_new_session=True,
     ) as process:
         try:
-            stdout, stderr = process.communicate(stdin, timeout=timeout)
+            stdout, stderr = _communicate(process, stdin, timeout)
         except BaseException as error:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if isinstance(error, subprocess.TimeoutExpired):
                 message = f"{argv[0]} did not end within {timeout:g} s"
                 raise ProcessError(argv, message, status=None, stderr="") from None
+            if isinstance(error, _TooMuchError):
+                said = f"it printed more than {MOST_OUTPUT >> 20} MiB"
+                raise ProcessError(argv, f"{argv[0]} was ended", status=None, stderr=said) from None
             raise
     if check and process.returncode != 0:
         message = f"{argv[0]} failed with status {process.returncode}"
         raise ProcessError(argv, message, status=process.returncode, stderr=stderr.decode(errors="replace"))
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+class _TooMuchError(Exception):
+    """A program prints without end."""
+
+
+def _communicate(
+    process: subprocess.Popen[bytes], stdin: bytes | None, timeout: float | None
+) -> tuple[bytes, bytes]:
+    """As ``Popen.communicate``, which collects all that is printed: raises _TooMuchError instead."""
+    end = None if timeout is None else time.monotonic() + timeout
+    given = memoryview(stdin or b"")
+    printed, complaints = bytearray(), bytearray()
+    with selectors.DefaultSelector() as selector:
+        for pipe, event in (
+            (process.stdout, selectors.EVENT_READ),
+            (process.stderr, selectors.EVENT_READ),
+            (process.stdin, selectors.EVENT_WRITE),
+        ):
+            if pipe is not None:
+                os.set_blocking(pipe.fileno(), False)
+                selector.register(pipe, event, pipe)
+        while selector.get_map():
+            ready = selector.select(_left(process, end))
+            for key, _ in ready:
+                if key.fileobj is process.stdin:
+                    given = given[_write(key.fd, given) :]
+                    ended = not given
+                else:
+                    into = printed if key.fileobj is process.stdout else complaints
+                    ended = not (chunk := os.read(key.fd, _CHUNK))
+                    into += chunk
+                if ended:
+                    selector.unregister(key.fileobj)
+                    key.data.close()
+            del complaints[:-_COMPLAINTS]
+            if len(printed) > MOST_OUTPUT:
+                raise _TooMuchError
+    process.wait(_left(process, end))
+    return bytes(printed), bytes(complaints)
+
+
+def _write(pipe: int, given: memoryview) -> int:
+    """How much of its input a program took; all of it, if it does not want any more."""
+    try:
+        return os.write(pipe, given[:_CHUNK])
+    except BlockingIOError:
+        return 0
+    except BrokenPipeError:
+        return len(given)
+
+
+def _left(process: subprocess.Popen[bytes], end: float | None) -> float | None:
+    """The seconds that are left. Raises TimeoutExpired when none are."""
+    if end is None:
+        return None
+    left = end - time.monotonic()
+    if left <= 0:
+        raise subprocess.TimeoutExpired(process.args, 0)
+    return left

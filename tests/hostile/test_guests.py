@@ -10,6 +10,7 @@ import asyncssh
 import pytest
 
 from kvmcompose.core.deployment import Exec, Level, NewDeployment
+from kvmcompose.effects import process
 from kvmcompose.server import journal as journal_module
 from kvmcompose.server.drivers import DriverError, Login
 from kvmcompose.server.drivers import machine as machine_module
@@ -35,16 +36,16 @@ def test_a_guest_that_answers_without_end_fills_no_memory(tmp_path: Path) -> Non
     """It is asked whether it is ready, and prints for ever on both of its outputs."""
     sent = 0
 
-    async def talk(process: asyncssh.SSHServerProcess[bytes]) -> None:
+    async def talk(session: asyncssh.SSHServerProcess[bytes]) -> None:
         nonlocal sent
         block = b"x" * _MIB
         try:
             while True:
-                process.stdout.write(block)
-                process.stderr.write(block)
+                session.stdout.write(block)
+                session.stderr.write(block)
                 sent += 2
-                await process.stdout.drain()
-                await process.stderr.drain()
+                await session.stdout.drain()
+                await session.stderr.drain()
         except (OSError, asyncssh.Error):
             pass
 
@@ -83,6 +84,28 @@ def test_a_program_that_prints_without_end_is_ended(monkeypatch: pytest.MonkeyPa
     assert done.text == "end\n"
     assert len(done.stderr) < _MIB
     assert asyncio.run(ThisMachine("main").run(["cat"], stdin=b"y" * 3_000_000)).stdout == b"y" * 3_000_000
+
+
+def test_a_program_of_the_client_that_prints_without_end_is_ended() -> None:
+    before = peak()
+    with pytest.raises(process.ProcessError, match="yes was ended: it printed more than 64 MiB"):
+        process.run(["yes"], timeout=60)
+    assert peak() - before < 3 * 64  # it grows by doubling
+    done = process.run(["sh", "-c", "yes | head -c 9000000 >&2; echo end; echo last >&2"])
+    assert done.stdout == b"end\n"
+    assert done.stderr.endswith(b"last\n")
+    assert len(done.stderr) < _MIB
+
+
+def test_a_program_of_the_client_gets_its_input_and_keeps_to_its_time() -> None:
+    data = bytes(range(256)) * 10_000
+    assert process.run(["cat"], stdin=data).stdout == data
+    assert process.run(["true"], stdin=data).stdout == b""
+    assert process.run(["cat"], stdin=b"").stdout == b""
+    closing = ["sh", "-c", "exec >&- 2>&-; sleep 60"]
+    for argv in (["sh", "-c", "sleep 60 & echo begun"], ["sh", "-c", "yes >&2"], closing):
+        with pytest.raises(process.ProcessError, match=r"did not end within 0\.1 s"):
+            process.run(argv, timeout=0.1)
 
 
 @pytest.fixture
