@@ -30,6 +30,8 @@ from kvmcompose.render.network import network_xml
 _Path = tuple[str | int, ...]
 #: Of no machine (RFC 1122, section 3.2.1.3).
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
+#: So many names a problem lists at the most.
+_SHOWN = 40
 
 
 def _attachment(entry: dict[str, Any]) -> Attachment:
@@ -93,9 +95,16 @@ def _unknown(name: str, known: set[str], path: _Path, *, at_key: bool = False) -
             code="unknown-bridge",
             path=path,
             message=f"there is no bridge {name!r}",
-            wanted=f"one of: {', '.join(sorted(known))}" if known else "a bridge of network.bridges",
+            wanted=_one_of(known) if known else "a bridge of network.bridges",
             at_key=at_key,
         )
+
+
+def _one_of(known: set[str]) -> str:
+    """The names, a few of them if there are many: each of many problems would say them all."""
+    names = sorted(known)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"one of: {', '.join(names[:_SHOWN])}{more}"
 
 
 def _check_connections(network: Network, known: set[str]) -> Iterator[Complaint]:
