@@ -14,11 +14,12 @@ import asyncssh
 import pytest
 
 from kvmcompose.core.model import Host
-from kvmcompose.server.drivers import DriverError
+from kvmcompose.server.drivers import DriverError, Login, _host_connection, _ssh_command, _ssh_connection
 from kvmcompose.server.drivers import machine as machine_module
 from kvmcompose.server.drivers import remote as remote_module
 from kvmcompose.server.drivers._host_connection import HostConnection
 from kvmcompose.server.drivers.remote import RemoteMachine
+from kvmcompose.server.drivers.ssh import SshShell
 
 _MIB = 1 << 20
 #: What a test may add to the most memory that this process has had, in MiB.
@@ -48,11 +49,17 @@ def host(folder: Path, port: int, key: asyncssh.SSHKey) -> Host:
 
 
 @asynccontextmanager
-async def other_host(folder: Path, talk: Talk) -> AsyncIterator[RemoteMachine]:
+async def other_host(folder: Path, talk: Talk, window: int = 1 << 21) -> AsyncIterator[RemoteMachine]:
     """A host whose every program is ``talk``."""
     key = asyncssh.generate_private_key("ssh-ed25519")
     server = await asyncssh.listen(
-        "127.0.0.1", 0, server_factory=_Anybody, server_host_keys=[key], process_factory=talk, encoding=None
+        "127.0.0.1",
+        0,
+        server_factory=_Anybody,
+        server_host_keys=[key],
+        process_factory=talk,
+        encoding=None,
+        window=window,
     )
     connection = HostConnection(host(folder, server.get_port(), key))
     try:
@@ -171,3 +178,158 @@ def test_a_program_that_never_ends_is_given_up(
     asyncio.run(run())
     assert time.monotonic() - started < 10
     assert programs.killed == (["kill -TERM -- -4242"] if says_who else [])
+
+
+# -- before the login, and without answers -------------------------------------------------------------
+
+
+@pytest.fixture
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits of time, shorter."""
+    monkeypatch.setattr(_host_connection, "_CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr(_ssh_connection, "_LOGIN_SECONDS", 2.0)
+    for module in (remote_module, _ssh_command):
+        monkeypatch.setattr(module, "BEGIN_SECONDS", 1.0)
+
+
+def guest(folder: Path, port: int) -> Login:
+    return Login(
+        guest="web", alias="lab-web", address="127.0.0.1", port=port, user="root",
+        identity_file=folder / "key", known_hosts=folder / "known_hosts", life="",
+    )  # fmt: skip
+
+
+async def refused(folder: Path, port: int, key: asyncssh.SSHKey, what: str) -> None:
+    """Run a program there: that has to fail, and soon."""
+    there = host(folder, port, key)
+    started = time.monotonic()
+    if what == "host":
+        connection = HostConnection(there)
+        with pytest.raises(DriverError):
+            await RemoteMachine(connection).run(["true"], seconds=2)
+        await connection.close()
+    else:
+        shell = SshShell()
+        with pytest.raises(DriverError):
+            await shell.run(guest(folder, port), ["true"], lambda _: None, seconds=None)
+        await shell.close()
+    assert time.monotonic() - started < 10
+
+
+async def _no_end(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"x" * _MIB)
+        await writer.drain()
+
+
+async def _many_lines(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"hello\r\n" * 10_000)
+        await writer.drain()
+
+
+async def _drips(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"S")
+        await asyncio.sleep(0.2)
+
+
+async def _ignored_packets(writer: asyncio.StreamWriter) -> None:
+    """Packets that mean nothing (SSH_MSG_IGNORE), large and without end."""
+    writer.write(b"SSH-2.0-x\r\n")
+    content = b"\2" + (200_000).to_bytes(4, "big") + b"x" * 200_000
+    packet = bytes([8]) + content + b"p" * 8
+    while True:
+        writer.write(len(packet).to_bytes(4, "big") + packet)
+        await writer.drain()
+
+
+async def _large_packet(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"SSH-2.0-x\r\n\x7f\xff\xff\xff")
+    await _no_end(writer)
+
+
+@pytest.mark.usefixtures("_soon")
+@pytest.mark.parametrize("what", ["host", "guest"])
+@pytest.mark.parametrize("talk", [_no_end, _many_lines, _drips, _ignored_packets, _large_packet])
+def test_who_talks_before_the_login_is_cut_off(
+    talk: Callable[[asyncio.StreamWriter], Awaitable[None]], what: str, tmp_path: Path
+) -> None:
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(OSError):
+                await asyncio.wait_for(talk(writer), 20)
+        finally:
+            writer.transport.abort()
+
+    async def run() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        await refused(tmp_path, port, asyncssh.generate_private_key("ssh-ed25519"), what)
+        server.close()
+
+    before = peak()
+    asyncio.run(run())
+    assert peak() - before < _GROWTH
+
+
+class _Greets(asyncssh.SSHServer):
+    """Greets without end, and never lets anybody in."""
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+
+    async def begin_auth(self, _username: str) -> bool:
+        with contextlib.suppress(OSError, asyncssh.Error):
+            while not self._connection.is_closed():
+                self._connection.send_auth_banner("x" * 10_000)
+                await asyncio.sleep(0.001)
+        return True
+
+
+class _NeverBegins(_Anybody):
+    """Lets everybody in, and answers no request for a session."""
+
+    async def session_requested(self) -> bool:
+        await asyncio.sleep(60)
+        return False
+
+
+@pytest.mark.usefixtures("_soon")
+@pytest.mark.parametrize("what", ["host", "guest"])
+@pytest.mark.parametrize("kind", [_Greets, _NeverBegins])
+def test_who_does_not_go_on_is_given_up(kind: type[asyncssh.SSHServer], what: str, tmp_path: Path) -> None:
+    async def run() -> None:
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        server = await asyncssh.listen("127.0.0.1", 0, server_factory=kind, server_host_keys=[key])
+        await refused(tmp_path, server.get_port(), key, what)
+        server.close()
+
+    before = peak()
+    asyncio.run(run())
+    assert peak() - before < _GROWTH
+
+
+def test_what_is_sent_is_not_kept_for_who_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that it takes a gigabyte, and takes nothing."""
+    monkeypatch.setattr(_ssh_connection, "MOST_UNSENT", _MIB)
+
+    async def deaf(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        transport = process.channel.get_connection()._transport
+        assert transport is not None
+        transport.pause_reading()
+        try:
+            await asyncio.sleep(20)
+        finally:
+            transport.abort()
+
+    async def run() -> None:
+        async with other_host(tmp_path, Programs(deaf), window=1 << 30) as machine:
+            with pytest.raises(DriverError, match=r"the connection to two .* broke off"):
+                await machine.run(["cat"], stdin=bytes(24 * _MIB), seconds=60)
+
+    started = time.monotonic()
+    asyncio.run(run())
+    assert time.monotonic() - started < 10

@@ -21,7 +21,7 @@ from kvmcompose.effects.files import expand
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DriverError
-from kvmcompose.server.drivers._ssh_connection import words_of
+from kvmcompose.server.drivers._ssh_connection import BEGIN_SECONDS, bound_unsent, words_of
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,9 @@ class _Client(asyncssh.SSHClient):
 
     def __init__(self) -> None:
         self.shown: asyncssh.SSHKey | None = None
+
+    def connection_made(self, connection: asyncssh.SSHClientConnection) -> None:
+        bound_unsent(connection)
 
     def validate_host_public_key(self, _host: str, _addr: str, _port: int, key: asyncssh.SSHKey) -> bool:
         self.shown = key
@@ -114,6 +117,7 @@ class HostConnection:
                 gss_host=None,
                 compression_algs=None,
                 connect_timeout=_CONNECT_SECONDS,
+                login_timeout=_CONNECT_SECONDS,
                 keepalive_interval=_KEEPALIVE_SECONDS,
                 keepalive_count_max=_KEEPALIVE_COUNT,
                 **options,
@@ -309,7 +313,8 @@ class ForwardedSocket:
         last: Exception | None = None
         for target in self._targets:
             try:
-                return await connection.open_unix_connection(target)
+                async with asyncio.timeout(BEGIN_SECONDS):
+                    return await connection.open_unix_connection(target)
             except asyncssh.ChannelOpenError as error:
                 last = error
         raise last or DriverError("there is nothing to join")

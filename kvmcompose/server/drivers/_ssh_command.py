@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import asyncssh
 
 from kvmcompose.server.drivers import DriverError, Login, OnLine
-from kvmcompose.server.drivers._ssh_connection import SILENT, connect, words_of
+from kvmcompose.server.drivers._ssh_connection import BEGIN_SECONDS, SILENT, connect, words_of
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,13 @@ class Command:
     async def follow(self) -> int:
         """Pass its lines on until it ends; its exit status."""
         session = _Session(self._lines)
-        channel, _ = await self._connection.create_session(lambda: session, self._words, encoding=None)
+        try:
+            async with asyncio.timeout(BEGIN_SECONDS):
+                channel, _ = await self._connection.create_session(
+                    lambda: session, self._words, encoding=None
+                )
+        except TimeoutError:
+            raise asyncssh.ConnectionLost(f"it was not begun within {BEGIN_SECONDS:g} s") from None
         try:
             channel.write_eof()
             await session.over.wait()

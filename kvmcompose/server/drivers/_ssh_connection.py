@@ -16,6 +16,10 @@ _CONNECT_SECONDS = 2.0
 #: Key exchange and login; a guest among many that boot under emulation takes its time.
 _LOGIN_SECONDS = 30.0
 KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 3
+#: How long a server may take to begin a program on a connection that is there.
+BEGIN_SECONDS = 45.0
+#: What a connection holds that the other end does not take, in bytes: many windows of OpenSSH's (2 MiB).
+MOST_UNSENT = 1 << 25
 #: Those of dropbear and OpenSSH, the shortest first.
 _HOST_KEY_ALGORITHMS = (
     "ssh-ed25519",
@@ -36,12 +40,26 @@ def words_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def bound_unsent(connection: asyncssh.SSHClientConnection) -> None:
+    """Give a connection up when its other end makes us answer, or gives us a large window, and does not read.
+
+    asyncssh writes on for ever, and has no option for that. Not for connections through another host.
+    """
+    transport = connection._transport  # noqa: SLF001
+    if isinstance(transport, asyncio.Transport):
+        transport.set_write_buffer_limits(high=MOST_UNSENT)
+        connection.pause_writing = connection.abort  # type: ignore[method-assign]
+
+
 class _Client(asyncssh.SSHClient):
     """Judges host keys by what is noted; at first contact, any will do."""
 
     def __init__(self, noted: str | None) -> None:
         self.noted = noted
         self.shown = ""
+
+    def connection_made(self, connection: asyncssh.SSHClientConnection) -> None:
+        bound_unsent(connection)
 
     def validate_host_public_key(self, _host: str, _addr: str, _port: int, key: asyncssh.SSHKey) -> bool:
         self.shown = " ".join(key.export_public_key("openssh").decode().split()[:2])

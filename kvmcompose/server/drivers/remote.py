@@ -15,7 +15,7 @@ import asyncssh
 
 from kvmcompose.server.drivers import DriverError
 from kvmcompose.server.drivers._host_connection import HostConnection
-from kvmcompose.server.drivers._ssh_connection import SILENT, words_of
+from kvmcompose.server.drivers._ssh_connection import BEGIN_SECONDS, SILENT, words_of
 from kvmcompose.server.drivers.machine import (
     GRACE,
     SYSTEM_PATH,
@@ -105,7 +105,11 @@ class RemoteMachine:
         try:
             async with self._connection.logins:
                 opened = await connection.get()
-            process = await opened.create_process(line, encoding=None)
+            try:
+                async with asyncio.timeout(BEGIN_SECONDS):
+                    process = await opened.create_process(line, encoding=None)
+            except TimeoutError:
+                raise self._not_begun(argv[0]) from None
             complaints = asyncio.create_task(tail(_Complaints(process.stderr)))
             try:
                 while chunk := await process.stdout.read(_CHUNK):
@@ -140,7 +144,11 @@ class RemoteMachine:
         return privileged and self._connection.user != "root"
 
     async def _run(self, program: str, line: str, stdin: bytes, seconds: float, *, roots: bool) -> Completed:
-        process = await self._begin(line, stdin, roots=roots)
+        try:
+            async with asyncio.timeout(BEGIN_SECONDS):
+                process = await self._begin(line, stdin, roots=roots)
+        except TimeoutError:
+            raise self._not_begun(program) from None
         complaints = _Complaints(process.stderr)
         try:
             async with asyncio.timeout(seconds + _SLACK):
@@ -233,6 +241,9 @@ class RemoteMachine:
             await opened.run(line, **SILENT)
         finally:
             await connection.close()
+
+    def _not_begun(self, program: str) -> DriverError:
+        return DriverError(f"{self._connection.where} did not begin {program} within {BEGIN_SECONDS:g} s")
 
     def _too_slow(
         self, argv: Sequence[str], stdin: bytes | None, seconds: float, *, privileged: bool
