@@ -163,7 +163,7 @@ def test_an_image_is_kept_for_a_folder_of_another_user(lab: Bench) -> None:
     give(lab, b"\2")
     image = backing(lab)
     lab.folder.chmod(0o700)
-    for folder in (lab.root, *lab.root.parents[:2]):
+    for folder in (lab.root, *lab.root.parents[:3]):
         folder.chmod(folder.stat().st_mode | 0o055)
     store = lab.root / "store"
     for path in (store, *store.rglob("*")):
