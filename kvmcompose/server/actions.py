@@ -61,7 +61,7 @@ class Actions:
     """The actions of a server."""
 
     def __init__(self, store: Store, orchestrator: Orchestrator, audit: Audit | None = None) -> None:
-        """``audit`` is told how actions end."""
+        """``audit`` records how actions end."""
         self._audit = audit
         self._store = store
         self._orchestrator = orchestrator

@@ -93,7 +93,7 @@ class Audit:
         self._fault_at = 0.0
 
     def write(self, entry: Entry) -> None:
-        """Write a line, whatever comes. Trouble with that is told in the server's log."""
+        """Write a line. Failures to do so are reported in the server's log."""
         line = msgspec.json.encode(entry) + b"\n"
         try:
             if self._size() + len(line) > _BYTES:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 #: Connections at a time: on one listener, and of one peer (a user on a Unix socket, an address by TCP).
 PER_LISTENER, PER_PEER = 256, 128
-#: Refusals are told in one line in so many seconds.
+#: Seconds between two lines of the log about refused connections.
 _TELL_SECONDS = 60.0
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
 #: So many are refused before others have their turn.

@@ -1,4 +1,4 @@
-"""What the audit log is told of a request, as soon as it is known what comes of it."""
+"""What the audit log records of a request, as soon as its outcome is known."""
 
 from __future__ import annotations
 
