@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kvmcompose.core.catalogue import BuiltImage, unknown_image
 from kvmcompose.core.errors import InputError, Location, Problem
-from kvmcompose.effects.image_store import default_store, read_catalogue
+from kvmcompose.images.catalogue import BuiltImage, unknown_image
+from kvmcompose.images.store import default_store, read_catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kvmcompose.core.catalogue import CatalogueImage
-    from kvmcompose.effects.image_store import ImageStore, StoredImage
+    from kvmcompose.images.catalogue import CatalogueImage
+    from kvmcompose.images.store import ImageStore, StoredImage
     from kvmcompose.monitor.console import Console
 
 NAME = "cloud-images"

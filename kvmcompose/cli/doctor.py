@@ -31,8 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show the survey; the exit status."""
-    from kvmcompose.effects.image_store import default_store
     from kvmcompose.effects.machine import survey
+    from kvmcompose.images.store import default_store
 
     findings = survey(default_store().root)
     can_generate = _lacks_nothing(findings, "generate")

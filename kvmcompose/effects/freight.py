@@ -19,9 +19,9 @@ from kvmcompose.core.state import State
 from kvmcompose.effects import private
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.effects.owner_files import OwnerFiles
-from kvmcompose.effects.qcow2 import HEAD_BYTES, is_pristine, parse_header, read_header
 from kvmcompose.effects.stat_cache import Remembered, StatCache
 from kvmcompose.guests import guest_kind
+from kvmcompose.images.qcow2 import HEAD_BYTES, is_pristine, parse_header, read_header
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 #: Digests of images, remembered in the project folder.

@@ -12,8 +12,8 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.project import FileKind
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.opening import TooLargeError, open_regular, read_regular
-from kvmcompose.effects.qcow2 import read_header, refuse_no_image
 from kvmcompose.effects.stat_cache import StatCache
+from kvmcompose.images.qcow2 import read_header, refuse_no_image
 from kvmcompose.render import CarriedFile
 
 #: Everything carried into one guest is held in memory while its seed is made.

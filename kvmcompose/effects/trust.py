@@ -19,11 +19,11 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.privilege import Privilege, PrivilegeKind, privileges_digest
 from kvmcompose.core.state import State
 from kvmcompose.effects.files import digest_bytes, write_atomic
-from kvmcompose.effects.image_store import default_store
-from kvmcompose.effects.qcow2 import ImageHeader, read_header
 from kvmcompose.effects.resources import schemas
 from kvmcompose.effects.server_places import state_dir
 from kvmcompose.guests import guest_kind
+from kvmcompose.images.qcow2 import ImageHeader, read_header
+from kvmcompose.images.store import default_store
 from kvmcompose.networks import dialect
 from kvmcompose.pipeline.stored import read_state
 

@@ -16,9 +16,9 @@ from kvmcompose.core.event import Done, Failed, Listener, Noticed, Transferred
 from kvmcompose.effects.files import STAGED_PREFIX, is_readable, restrict
 from kvmcompose.effects.keys import default_keys, make_keys
 from kvmcompose.effects.ledger import Record
-from kvmcompose.effects.qcow2 import read_header
 from kvmcompose.effects.standing import drop_standing
 from kvmcompose.effects.stat_cache import Signature
+from kvmcompose.images.qcow2 import read_header
 from kvmcompose.tasks.decide import FAILING, Action, Decision, Making, look
 from kvmcompose.tasks.images import image_of
 from kvmcompose.tasks.make import Staged

@@ -10,13 +10,13 @@ from pathlib import Path
 import msgspec
 
 from kvmcompose.core.artefact import Artefact, BaseImage, DeepCopy, Overlay
-from kvmcompose.core.catalogue import Catalogue
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.names import stable_number
-from kvmcompose.effects.image_store import ImageStore
-from kvmcompose.effects.image_uses import replace_link
 from kvmcompose.effects.project_files import FolderFiles
-from kvmcompose.effects.qcow2 import read_header
+from kvmcompose.images.catalogue import Catalogue
+from kvmcompose.images.qcow2 import read_header
+from kvmcompose.images.store import ImageStore
+from kvmcompose.images.uses import replace_link
 
 Progress = Callable[[int, int | None], None]
 

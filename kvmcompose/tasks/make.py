@@ -30,8 +30,8 @@ from kvmcompose.effects.files import seal as seal_file
 from kvmcompose.effects.ledger import Intent, Ledger, Record
 from kvmcompose.effects.placing import alike, keep_copy, put, seen_at, take_away
 from kvmcompose.effects.project_files import FolderFiles
-from kvmcompose.effects.qcow2 import read_header
 from kvmcompose.effects.stat_cache import Signature
+from kvmcompose.images.qcow2 import read_header
 from kvmcompose.render import Sources, render
 from kvmcompose.render.templates import Templates
 from kvmcompose.tasks.decide import Decision, Making

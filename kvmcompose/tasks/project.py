@@ -16,13 +16,13 @@ from kvmcompose.core.artefact import Artefact, BaseImage, Policy
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem, RefusedError
 from kvmcompose.core.model import LogicalTestbed
 from kvmcompose.effects.files import expand
-from kvmcompose.effects.image_store import default_store, read_catalogue
 from kvmcompose.effects.ledger import Ledger, Record, look_at_ledger, open_ledger
 from kvmcompose.effects.lock import build_lock
 from kvmcompose.effects.project_files import FolderFiles
 from kvmcompose.effects.resources import schemas, templates
 from kvmcompose.effects.shape_memory import FolderMemory
 from kvmcompose.effects.stat_cache import Remembered, StatCache
+from kvmcompose.images.store import default_store, read_catalogue
 from kvmcompose.pipeline.compile import Compiled, compile_project, understand
 from kvmcompose.pipeline.hints import secrets_in_sight
 from kvmcompose.render.templates import Templates

@@ -9,8 +9,8 @@ from typing import Any
 
 from markdown_text import anchor, document, prose, table
 
-from kvmcompose.effects.image_store import read_catalogue
 from kvmcompose.effects.resources import schemas
+from kvmcompose.images.store import read_catalogue
 from kvmcompose.pipeline.schemas import DEFAULT_DIALECT
 from kvmcompose.pipeline.wording import describe
 from kvmcompose.placement import strategies

@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "images"))
 
 from fileserver import Web, serving
 
-from kvmcompose.core.catalogue import CatalogueImage, Signing
 from kvmcompose.core.errors import KvmComposeError, RefusedError
-from kvmcompose.effects import download
-from kvmcompose.effects.image_store import ImageStore
+from kvmcompose.images import download
+from kvmcompose.images.catalogue import CatalogueImage, Signing
+from kvmcompose.images.store import ImageStore
 
 LIST, SIGNATURE, IMAGE = "site/SHA512SUMS", "site/SHA512SUMS.gpg", "site/disk.img"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hosts import image_cache
 from kvmcompose.effects import micro
-from kvmcompose.effects.image_store import ImageStore
+from kvmcompose.images.store import ImageStore
 
 if TYPE_CHECKING:
     from pathlib import Path

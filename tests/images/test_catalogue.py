@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from kvmcompose.core.catalogue import (
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.images.catalogue import (
     CatalogueImage,
     Checksum,
     is_image_name,
@@ -16,11 +17,10 @@ from kvmcompose.core.catalogue import (
     parse_checksums,
     pick_checksum,
 )
-from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.effects.image_store import read_catalogue
+from kvmcompose.images.store import read_catalogue
 
 if TYPE_CHECKING:
-    from kvmcompose.core.catalogue import ChecksumAlgorithm
+    from kvmcompose.images.catalogue import ChecksumAlgorithm
 
 DIGITS: dict[ChecksumAlgorithm, int] = {"md5": 32, "sha1": 40, "sha256": 64, "sha384": 96, "sha512": 128}
 

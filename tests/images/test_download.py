@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvmcompose.core.catalogue import Checksum
 from kvmcompose.core.errors import KvmComposeError, RefusedError
-from kvmcompose.effects.download import Downloaded, download, fetch_small
+from kvmcompose.images.catalogue import Checksum
+from kvmcompose.images.download import Downloaded, download, fetch_small
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from fileserver import Served, Web
 
-    from kvmcompose.core.catalogue import ChecksumAlgorithm
+    from kvmcompose.images.catalogue import ChecksumAlgorithm
 
 Get = Callable[..., Downloaded]
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvmcompose.core.catalogue import CatalogueImage
 from kvmcompose.core.errors import InputError, KvmComposeError, RefusedError
-from kvmcompose.effects.image_store import ImageStore, default_store
+from kvmcompose.images.catalogue import CatalogueImage
+from kvmcompose.images.store import ImageStore, default_store
 
 if TYPE_CHECKING:
     from fileserver import Web
@@ -229,8 +229,8 @@ def test_a_killed_pull_leaves_nothing_taken_for_good_and_the_next_goes_on(
     image = offer(content=a_disk(size=4_000_000), pause=0.02)
     program = (
         "import sys, msgspec; from pathlib import Path\n"
-        "from kvmcompose.core.catalogue import CatalogueImage\n"
-        "from kvmcompose.effects.image_store import ImageStore\n"
+        "from kvmcompose.images.catalogue import CatalogueImage\n"
+        "from kvmcompose.images.store import ImageStore\n"
         "ImageStore(Path(sys.argv[1])).pull(msgspec.json.decode(sys.argv[2], type=CatalogueImage))\n"
     )
     facts = {name: getattr(image, name) for name in CatalogueImage.__struct_fields__}

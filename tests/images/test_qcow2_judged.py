@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvmcompose.effects.image_store import ImageStore
-from kvmcompose.effects.qcow2 import read_header, refuse_no_image
+from kvmcompose.images.qcow2 import read_header, refuse_no_image
+from kvmcompose.images.store import ImageStore
 
 if TYPE_CHECKING:
     from pathlib import Path

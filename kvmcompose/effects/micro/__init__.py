@@ -25,7 +25,7 @@ from kvmcompose.effects.process import run
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from kvmcompose.effects.image_store import ImageStore, StoredImage
+    from kvmcompose.images.store import ImageStore, StoredImage
 
 NAME = "micro"
 _KERNEL = "linux-image-cloud-amd64"

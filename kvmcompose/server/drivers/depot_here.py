@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.owner_files import OwnerFiles
-from kvmcompose.effects.qcow2 import read_header
+from kvmcompose.images.qcow2 import read_header
 from kvmcompose.server.drivers import HOSTED, Content, DriverError
 from kvmcompose.server.drivers.depot import STORE, HostDepot
 from kvmcompose.server.drivers.machine import Machine

@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.effects import qcow2
+from kvmcompose.images import qcow2
 from kvmcompose.server.drivers import DriverError
 from kvmcompose.server.drivers.machine import Completed, Machine, failure
 

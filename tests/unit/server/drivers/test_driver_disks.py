@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from recorder import Recorder
 
-from kvmcompose.effects import qcow2
+from kvmcompose.images import qcow2
 from kvmcompose.server.drivers import DriverError
 from kvmcompose.server.drivers.disks import HostDisks
 

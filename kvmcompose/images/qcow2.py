@@ -19,7 +19,7 @@ from kvmcompose.effects.opening import open_regular
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kvmcompose.core.catalogue import ImageFormat
+    from kvmcompose.images.catalogue import ImageFormat
 
 #: So much of an image's beginning has its header and, whoever wrote it, the name of its backing file.
 HEAD_BYTES = 1 << 16

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import requests
 
-    from kvmcompose.core.catalogue import Checksum
+    from kvmcompose.images.catalogue import Checksum
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvmcompose.core.catalogue import mirrored
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects import process
-from kvmcompose.effects.download import fetch_small
+from kvmcompose.images.catalogue import mirrored
+from kvmcompose.images.download import fetch_small
 
 if TYPE_CHECKING:
-    from kvmcompose.core.catalogue import CatalogueImage, Signing
+    from kvmcompose.images.catalogue import CatalogueImage, Signing
 
 _TIMEOUT = 60.0  # seconds
 #: What else than a good signature gpgv may find, in the words of this program.

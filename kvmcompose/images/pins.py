@@ -17,7 +17,7 @@ from kvmcompose.effects.files import write_atomic
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kvmcompose.core.catalogue import CatalogueImage, Checksum
+    from kvmcompose.images.catalogue import CatalogueImage, Checksum
 
 _VERSION = 1
 

@@ -2,12 +2,12 @@
 
 ::
 
-    <root>/index.json               name -> content (image_index.py)
+    <root>/index.json               name -> content (index.py)
     <root>/sha256/<aa>/<sha256>     the images, read-only
     <root>/partial/<name>/          what is being fetched; never taken for an image
     <root>/locks/<name>.lock        held while an image is fetched or added
-    <root>/noted.json               what each image was when it was first fetched (noted_images.py)
-    <root>/uses/                    which projects use what (image_uses.py)
+    <root>/noted.json               what each image was when it was first fetched (pins.py)
+    <root>/uses/                    which projects use what (uses.py)
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kvmcompose.core.catalogue import (
+from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
+from kvmcompose.effects.files import digest_file, expand
+from kvmcompose.images.catalogue import (
     NAME_PATTERN,
     Checksum,
     is_image_name,
@@ -31,20 +33,18 @@ from kvmcompose.core.catalogue import (
     parse_catalogue,
     pick_checksum,
 )
-from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
-from kvmcompose.effects.download import Downloaded, download, sync_folder
-from kvmcompose.effects.files import digest_file, expand
-from kvmcompose.effects.image_index import Entry, Index, locked
-from kvmcompose.effects.image_uses import Doubt, Uses, replace_link
-from kvmcompose.effects.noted_images import Note, NotedImages, refuse_other
-from kvmcompose.effects.qcow2 import ImageHeader, read_header, refuse_no_image
-from kvmcompose.effects.signatures import fetch_list
+from kvmcompose.images.download import Downloaded, download, sync_folder
+from kvmcompose.images.index import Entry, Index, locked
+from kvmcompose.images.pins import Note, NotedImages, refuse_other
+from kvmcompose.images.qcow2 import ImageHeader, read_header, refuse_no_image
+from kvmcompose.images.signatures import fetch_list
+from kvmcompose.images.uses import Doubt, Uses, replace_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kvmcompose.core.catalogue import Catalogue, CatalogueImage, ImageFormat
-    from kvmcompose.effects.download import Progress
+    from kvmcompose.images.catalogue import Catalogue, CatalogueImage, ImageFormat
+    from kvmcompose.images.download import Progress
 
 log = logging.getLogger(__name__)
 

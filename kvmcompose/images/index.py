@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kvmcompose.core import catalogue
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.effects.files import write_atomic
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
+from kvmcompose.images import catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.effects.qcow2 import ImageHeader, read_header, refuse_no_image
+from kvmcompose.images.qcow2 import ImageHeader, read_header, refuse_no_image
 
 GIB = 2**30
 
