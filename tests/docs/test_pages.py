@@ -1,0 +1,54 @@
+"""Every page can be found: in the site's navigation, and from its first page."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import yaml
+from test_tutorial import REPOSITORY
+
+DOCS = REPOSITORY / "docs"
+PAGES = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+
+
+def linked_from(page: Path, text: str) -> set[str]:
+    """The files that a page links to, relative to the repository."""
+    targets = re.findall(r"\]\((?!https?:)([^)#\s]+)", text)
+    return {os.path.relpath(page.parent / target, REPOSITORY) for target in targets}
+
+
+def in_navigation() -> list[str]:
+    found: list[str] = []
+    entries = [yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"]]
+    while entries:
+        entry = entries.pop()
+        if isinstance(entry, str):
+            found.append(entry)
+        else:
+            entries.extend(entry.values() if isinstance(entry, dict) else entry)
+    return found
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    assert sorted(in_navigation()) == sorted(PAGES)
+
+
+def test_the_first_page_links_to_every_other_but_decisions() -> None:
+    linked = linked_from(DOCS / "index.md", (DOCS / "index.md").read_text())
+    wanted = {f"docs/{page}" for page in PAGES if page != "index.md" and not page.startswith("decisions/")}
+    assert wanted - linked == set()  # the navigation lists the decisions
+
+
+def test_every_link_leads_to_a_file() -> None:
+    # mkdocs checks docs/; these are read in the repository
+    pages = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    pages += (REPOSITORY / "examples").rglob("*.md")
+    broken = [
+        f"{page.relative_to(REPOSITORY)}: {target}"
+        for page in pages
+        for target in sorted(linked_from(page, page.read_text()))
+        if not (REPOSITORY / target).exists()
+    ]
+    assert broken == []

@@ -1,0 +1,79 @@
+"""The plug-ins of ``docs/how-to/plug-ins.md`` work as the page shows them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_tutorial import BIN, REPOSITORY
+
+GUIDE = REPOSITORY / "docs" / "how-to" / "plug-ins.md"
+CONFIG = (
+    '{"testbed_host_ssh_config": {"main": {"ip": "192.0.2.1", "is_main_host": true, "virt_type": "qemu"}}}'
+)
+CONFIG_OF_TWO = CONFIG.replace("}}}", '}, "last": {"ip": "192.0.2.2", "virt_type": "qemu"}}}')
+
+
+def shown() -> dict[str, list[str]]:
+    """The code blocks of the page by language, in order."""
+    blocks: dict[str, list[str]] = {}
+    for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL):
+        blocks.setdefault(language, []).append(text)
+    return blocks
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    """The page's files in a plug-in folder, and its testbed in a project beside it."""
+    blocks = shown()
+    (tree,), (schema,), (guest_type, strategy) = blocks["text"], blocks["json"], blocks["python"]
+    template, _ = blocks["xml"]
+    named = re.findall(r"^  (\S+)", tree, re.MULTILINE)
+    for name, text in zip(named, [guest_type, schema, template, strategy], strict=True):
+        path = tmp_path / "plug-ins" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    lab = tmp_path / "lab"
+    lab.mkdir()
+    (lab / "kvm-compose.yaml").write_text(blocks["yaml"][0])
+    (lab / "kvm-compose-config.json").write_text(CONFIG)
+    return lab
+
+
+def kvm_compose(lab: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "KVM_COMPOSE_PLUGINS": str(lab.parent / "plug-ins"),
+        "XDG_DATA_HOME": str(lab.parent / "data"),
+    }
+    argv = [str(BIN / "kvm-compose"), *words]
+    return subprocess.run(
+        argv, cwd=lab, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_the_guest_type_builds_the_file_that_is_shown(lab: Path) -> None:
+    ran = kvm_compose(lab, "generate")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert (lab / "artefacts/readme-note.xml").read_text() == shown()["xml"][1]
+    assert kvm_compose(lab, "plan", "--detailed-exitcode").returncode == 0
+
+
+def test_its_check_is_applied(lab: Path) -> None:
+    yaml = lab / "kvm-compose.yaml"
+    yaml.write_text(yaml.read_text().replace("Mind", "TODO: mind"))
+    (problem,) = json.loads(kvm_compose(lab, "validate", "--json").stdout)["problems"]
+    assert (problem["code"], problem["path"]) == ("unfinished-note", "machines[0].notes.text")
+
+
+def test_the_strategy_places(lab: Path) -> None:
+    (lab / "kvm-compose-config.json").write_text(CONFIG_OF_TWO)
+    with (lab / "kvm-compose.yaml").open("a") as yaml:
+        (option,) = re.findall(r"`(testbed_options: .*?)`", GUIDE.read_text())
+        yaml.write(option + "\n")
+    ran = kvm_compose(lab, "placement", "--json")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert json.loads(ran.stdout)["guests"]["readme"]["host"] == "last"
