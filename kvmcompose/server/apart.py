@@ -9,15 +9,19 @@ has used theirs up waits, and nobody else. asyncio's own pool of threads is left
 from __future__ import annotations
 
 import asyncio
+import importlib
+import pkgutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
+from functools import cache
 from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 import msgspec
 
+from kvmcompose import guests, networks
 from kvmcompose.core.errors import KvmComposeError
 
 #: Threads at a time, for one deployment and for all deployments of one owner.
@@ -97,6 +101,7 @@ async def _in_thread(whose: Account, work: Callable[[], T]) -> T:
         with suppress(RuntimeError):  # the server has ended meanwhile
             loop.call_soon_threadsafe(end, result, trouble)
 
+    _complete_structs()
     # what is taken here is given back by the thread, which may outlive whoever waits for it
     await mine.acquire()
     try:
@@ -110,3 +115,20 @@ async def _in_thread(whose: Account, work: Callable[[], T]) -> T:
         free()
         raise
     return await answer
+
+
+@cache
+def _complete_structs() -> None:
+    """Have msgspec resolve the fields of every struct before the first thread starts.
+
+    It resolves them when a class is first decoded, and a second thread that decodes the class meanwhile finds
+    them half resolved and reads through a null pointer (msgspec 0.22): the process dies.
+    """
+    for package in (guests, networks):  # imported on demand otherwise, in those threads
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")
+    classes: list[type[msgspec.Struct]] = [msgspec.Struct]
+    for each in classes:
+        with suppress(TypeError, NameError):  # not meant to be decoded
+            msgspec.json.Decoder(each)
+        classes.extend(each.__subclasses__())
