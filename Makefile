@@ -102,7 +102,7 @@ requirements: $(READY) ## pin the newest versions of all requirements
 .PHONY: clean
 clean: ## remove what was built and cached here; .venv stays
 	rm -rf build dist site .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find kvmcompose tests examples -name __pycache__ -prune -exec rm -rf {} +
+	find kvmcompose microimage tests examples -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf examples/*/artefacts examples/*/.kvm-compose examples/*/state.json examples/own-dodo/macs.csv
 
 .PHONY: base-packages test-packages bench-packages

@@ -189,15 +189,16 @@ def _pull(arguments: argparse.Namespace, console: Console, store: ImageStore) ->
 
 
 def _build(arguments: argparse.Namespace, console: Console, store: ImageStore) -> int:
-    from kvmcompose.effects import micro
+    import microimage
 
     name, catalogue = arguments.name, read_catalogue()
     if catalogue.find(name):
         raise InputError([_wrong_way(name, "is fetched, not built", f"kvm-compose cloud-images pull {name}")])
-    if name != micro.NAME:
+    if name != microimage.NAME:
         raise unknown_image(name, [image.name for image in catalogue.built])
     before = store.find(name)
-    stored = micro.build_into(store, lambda text: console.say(f"{name}: {text}"), refresh=arguments.refresh)
+    make = functools.partial(microimage.build, report=lambda text: console.say(f"{name}: {text}"))
+    stored = store.build(name, microimage.recipe_digest(), make, refresh=arguments.refresh)
     if before is not None and before.sha256 == stored.sha256:
         console.say(f"{name} is here already, sha256 {stored.sha256}")
     else:

@@ -5,11 +5,12 @@ python -m hosts.micro_image      prints the path of the image
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import TYPE_CHECKING
 
+import microimage
 from hosts import image_cache
-from kvmcompose.effects import micro
 from kvmcompose.images.store import ImageStore
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 def micro_image() -> Path:
     """The image (qcow2), bootable by BIOS; 128 MiB of memory are enough. For reading only."""
     store = ImageStore(image_cache.cache_directory() / "store")
-    return micro.build_into(store, lambda _: None).path
+    make = functools.partial(microimage.build, report=lambda _: None)
+    return store.build(microimage.NAME, microimage.recipe_digest(), make).path
 
 
 if __name__ == "__main__":

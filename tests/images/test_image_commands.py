@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import microimage
 from kvmcompose.cli import cloud_images, doctor
 from kvmcompose.core.errors import InputError, KvmComposeError, RefusedError
-from kvmcompose.effects import machine, micro
+from kvmcompose.effects import machine
 from kvmcompose.effects.machine import Finding
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def no_real_build(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         builds.append(str(len(builds)))
         target.write_bytes(DISK + builds[-1].encode())
 
-    monkeypatch.setattr(micro, "build", build)
+    monkeypatch.setattr(microimage, "build", build)
     return builds
 
 
@@ -251,7 +252,7 @@ def test_the_wrong_way_to_an_image_is_told_with_the_right_one(
 
 def test_what_is_missing_to_build_is_named(console: FakeConsole, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(micro, "_MORE_FOLDERS", "/nowhere")
+    monkeypatch.setattr(microimage, "_MORE_FOLDERS", "/nowhere")
     with pytest.raises(RefusedError) as caught:
         images(console, "build", "micro")
     assert caught.value.exit_code == 3

@@ -53,11 +53,12 @@ def test_holds_the_package_with_its_schemas_templates_and_starter(wheel: Path) -
     }
     wanted |= {
         str(path.relative_to(REPOSITORY))
-        for path in (REPOSITORY / "kvmcompose").rglob("*")
+        for package in ("kvmcompose", "microimage")
+        for path in (REPOSITORY / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert wanted - held == set()
-    assert {name.split("/")[0] for name in held} == {"kvmcompose", "kvmcompose-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in held} == {"kvmcompose", "microimage", "kvmcompose-0.1.0.dist-info"}
 
 
 def test_needs_no_libvirt_and_nothing_of_development(installed: Path) -> None:

@@ -1,10 +1,10 @@
-"""Disks that a PC's BIOS boots, made by an ordinary user: no mounts, no loop devices.
+"""Make disks that a PC's BIOS boots, without root: no mounts, no loop devices.
 
-A small FAT partition holds SYSLINUX, the kernel and its initramfs; the second one, ext4, the root file
-system. That one is declared larger than any disk: Linux takes such a partition to end where the disk ends, so
-a larger overlay needs no new partition table. Format of the table: MBR, as SYSLINUX's boot code wants it.
+A small FAT partition holds SYSLINUX, the kernel and its initramfs, a second, ext4, the root file system.
+The partition table (MBR, which SYSLINUX's boot code requires) gives the second partition more sectors than
+any disk has: Linux ends such a partition where the disk ends, so a larger overlay needs no new table.
 
-The same trees give the same bytes: no time of day, no random number is left to a program.
+The same files give the same bytes: every time stamp, UUID and hash seed is set.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kvmcompose.effects.process import run
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from kvmcompose.effects.micro.nodes import Node
+    from microimage.filetree import TreeEntry
 
 MIB = 2**20
 SECTOR = 512  # bytes
@@ -38,17 +38,17 @@ PROGRAMS = {
 }
 
 _BOOT_START = MIB  # bytes
-_CODE_BYTES = 440  # of a master boot record; the disk's identity and the table follow
+_CODE_BYTES = 440  # of a master boot record; the disk signature and the table follow
 _CODE_FILES = (Path("/usr/lib/syslinux/mbr/mbr.bin"), Path("/usr/lib/SYSLINUX/mbr.bin"))
 _DISK_ID = 0x6B766D63
 _FAT_ID = "6b766d63"
 _ROOT_ID = "6b766d63-0000-4000-8000-000000000001"
-_FAT, _LINUX = 0x0E, 0x83  # kinds of partitions
-_ANYWHERE = bytes([0xFE, 0xFF, 0xFF])  # cylinder, head and sector of what is addressed by number
-# 32 KiB: read through the BIOS, a file in small clusters takes five times as long
+_FAT, _LINUX = 0x0E, 0x83  # partition types
+_LBA_ONLY = bytes([0xFE, 0xFF, 0xFF])  # the cylinder, head and sector of a partition addressed by LBA
+# 32 KiB: the BIOS takes five times as long to read a file in small clusters
 _CLUSTER_SECTORS = 64
 _CONFIG = "DEFAULT linux\nPROMPT 0\nTIMEOUT 0\nLABEL linux\n  LINUX kernel\n  INITRD initrd\n  APPEND {}\n"
-# all named: what mke2fs does by itself depends on a configuration file; no checksums, as they take time
+# a complete list, as the defaults of mke2fs depend on a configuration file; no checksums, as they take time
 _FEATURES = (
     "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,flex_bg,sparse_super,large_file,"
     "huge_file,dir_nlink,extra_isize"
@@ -56,24 +56,24 @@ _FEATURES = (
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """Where the partitions are; in bytes. The root partition goes to the end of the disk."""
+    """The sizes of the partitions, in bytes. The root partition reaches to the end of the disk."""
 
     boot_size: int
     root_size: int
 
     @property
     def root_start(self) -> int:
-        """Where the root partition begins."""
+        """The offset of the root partition."""
         return _BOOT_START + self.boot_size
 
     @property
     def size(self) -> int:
-        """Of the whole disk."""
+        """The size of the disk."""
         return self.root_start + self.root_size
 
 
 def boot_code() -> bytes:
-    """SYSLINUX's master boot record. Raises RefusedError when it is not installed."""
+    """Return the boot code of SYSLINUX's master boot record. Raises RefusedError when it is not installed."""
     for path in _CODE_FILES:
         if path.is_file():
             return path.read_bytes()[:_CODE_BYTES]
@@ -84,7 +84,7 @@ def boot_code() -> bytes:
 
 
 def master_boot_record(code: bytes, layout: Layout) -> bytes:
-    """The first sector: boot code, and a table with both partitions."""
+    """Return the first sector of the disk: boot code, and a table with both partitions."""
     start = layout.root_start // SECTOR
     table = _partition(_FAT, _BOOT_START // SECTOR, layout.boot_size // SECTOR, bootable=True)
     table += _partition(_LINUX, start, 2**32 - 1 - start)
@@ -93,30 +93,33 @@ def master_boot_record(code: bytes, layout: Layout) -> bytes:
 
 
 def _partition(kind: int, start: int, sectors: int, *, bootable: bool = False) -> bytes:
-    return struct.pack("<B3sB3sII", 0x80 if bootable else 0, _ANYWHERE, kind, _ANYWHERE, start, sectors)
+    return struct.pack("<B3sB3sII", 0x80 if bootable else 0, _LBA_ONLY, kind, _LBA_ONLY, start, sectors)
 
 
-def ownership(nodes: Iterable[Node], *, mtime: int) -> str:
-    """A script for debugfs that gives all files to root, with one time: mke2fs takes over who built them."""
+def ownership(entries: Iterable[TreeEntry], *, mtime: int) -> str:
+    """Return a debugfs script that gives all files to root and sets their times.
+
+    mke2fs would keep the owner of the files it copies.
+    """
     lines = []
-    for path in ("/", "/lost+found", *(f"/{node.path}" for node in nodes)):
+    for path in ("/", "/lost+found", *(f"/{entry.path}" for entry in entries)):
         facts = {"uid": 0, "gid": 0, **dict.fromkeys(("atime", "ctime", "mtime", "crtime"), f"@{mtime}")}
         lines += [f"sif {path} {name} {fact}" for name, fact in facts.items()]
     return "\n".join([*lines, ""])
 
 
-def write_tree(nodes: Iterable[Node], folder: Path) -> None:
-    """Write nodes (folders first) into an empty folder."""
-    for node in nodes:
-        path = folder / node.path
-        if stat.S_ISDIR(node.mode):
+def write_tree(entries: Iterable[TreeEntry], folder: Path) -> None:
+    """Write entries (folders first) into an empty folder."""
+    for entry in entries:
+        path = folder / entry.path
+        if stat.S_ISDIR(entry.mode):
             path.mkdir()
-        elif stat.S_ISLNK(node.mode):
-            path.symlink_to(node.data.decode())
+        elif stat.S_ISLNK(entry.mode):
+            path.symlink_to(entry.data.decode())
             continue
         else:
-            path.write_bytes(node.data)
-        path.chmod(stat.S_IMODE(node.mode))
+            path.write_bytes(entry.data)
+        path.chmod(stat.S_IMODE(entry.mode))
 
 
 def make_disk(
@@ -125,14 +128,14 @@ def make_disk(
     layout: Layout,
     boot: Mapping[str, bytes],
     options: str,
-    root: Sequence[Node],
+    root: Sequence[TreeEntry],
     programs: Mapping[str, str],
     mtime: int,
 ) -> None:
-    """Write the disk as a compressed qcow2, with the help of files beside it.
+    """Write the disk as a compressed qcow2 image; temporary files go to the folder of ``target``.
 
-    ``boot`` has ``kernel`` and ``initrd``, ``options`` is the kernel's command line, ``programs`` the paths
-    of PROGRAMS. ``mtime`` (seconds since 1970) becomes the time of all files.
+    ``boot`` has the keys ``kernel`` and ``initrd``, ``options`` is the kernel's command line, ``programs``
+    has the paths of PROGRAMS. All files get the time ``mtime`` (seconds since 1970).
     """
     folder = target.parent
     raw, fat, tree = folder / "disk.raw", folder / "boot.fat", folder / "tree"
@@ -168,14 +171,19 @@ def _make_boot(
 
 
 def _make_root(
-    raw: Path, tree: Path, nodes: Sequence[Node], layout: Layout, programs: Mapping[str, str], mtime: int
+    raw: Path,
+    tree: Path,
+    entries: Sequence[TreeEntry],
+    layout: Layout,
+    programs: Mapping[str, str],
+    mtime: int,
 ) -> None:
     env = {"LC_ALL": "C", "E2FSPROGS_FAKE_TIME": str(mtime), "MKE2FS_CONFIG": "/dev/null"}
-    # everything is written now: the kernel would do it at the first boot, into each guest's overlay
+    # initialise all tables now: the kernel would do so at the first boot, in the overlay of each guest
     extended = f"offset={layout.root_start},lazy_itable_init=0,lazy_journal_init=0,hash_seed={_ROOT_ID}"
     argv = [programs["mke2fs"], "-q", "-F", "-t", "ext4", "-O", _FEATURES, "-L", "micro-root", "-U", _ROOT_ID]
     argv += ["-b", "4096", "-I", "256", "-N", "16384", "-m", "0", "-J", "size=4", "-E", extended]
     run([*argv, "-d", str(tree), str(raw), f"{layout.root_size // 1024}k"], env=env)
     script = raw.with_name("ownership")
-    script.write_text(ownership(nodes, mtime=mtime))
+    script.write_text(ownership(entries, mtime=mtime))
     run([programs["debugfs"], "-w", "-f", str(script), f"{raw}?offset={layout.root_start}"], env=env)

@@ -1,4 +1,4 @@
-"""What the micro image is put together from, as far as it can be told without running a program."""
+"""The builder of the micro image, as far as it runs no programs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from pathlib import Path
 
 import pytest
 
+import microimage
 from kvmcompose.core.errors import KvmComposeError, RefusedError
-from kvmcompose.effects import micro
-from kvmcompose.effects.micro import disk, kernel, nodes, packages
+from microimage import disk, kernel, packages
+from microimage.filetree import complete, cpio, file, folder, link
 
 
-def test_a_tree_has_its_folders_and_the_last_word_counts() -> None:
-    tree = nodes.complete(
-        [nodes.file("usr/bin/tool", b"old"), nodes.link("usr/a", "b"), nodes.file("usr/bin/tool", b"#!new")]
+def test_a_tree_has_its_folders_and_the_last_entry_counts() -> None:
+    tree = complete(
+        [
+            file("usr/bin/tool", b"old"),
+            link("usr/a", "b"),
+            file("usr/bin/tool", b"#!new"),
+        ]
     )
-    assert [node.path for node in tree] == ["usr", "usr/a", "usr/bin", "usr/bin/tool"]
-    assert [stat.S_IFMT(node.mode) for node in tree] == [
+    assert [entry.path for entry in tree] == ["usr", "usr/a", "usr/bin", "usr/bin/tool"]
+    assert [stat.S_IFMT(entry.mode) for entry in tree] == [
         stat.S_IFDIR, stat.S_IFLNK, stat.S_IFDIR, stat.S_IFREG,
     ]  # fmt: skip
     assert tree[-1].data == b"#!new"
@@ -30,13 +35,13 @@ def test_a_tree_has_its_folders_and_the_last_word_counts() -> None:
     [(b"#!/bin/sh\n", None, 0o755), (b"\x7fELF", None, 0o755), (b"text", None, 0o644), (b"#!", 0o600, 0o600)],
 )
 def test_scripts_and_programs_may_be_run(data: bytes, permissions: int | None, found: int) -> None:
-    assert stat.S_IMODE(nodes.file("x", data, permissions).mode) == found
+    assert stat.S_IMODE(file("x", data, permissions).mode) == found
 
 
 def test_an_archive_is_the_same_whatever_the_order() -> None:
-    tree = [nodes.file("init", b"abc"), nodes.folder("dev")]
-    archive = nodes.cpio(tree, mtime=5)
-    assert archive == nodes.cpio(reversed(tree), mtime=5)
+    tree = [file("init", b"abc"), folder("dev")]
+    archive = cpio(tree, mtime=5)
+    assert archive == cpio(reversed(tree), mtime=5)
     assert len(archive) % 4 == 0
     assert archive.startswith(b"070701")
     assert b"TRAILER!!!" in archive
@@ -96,14 +101,12 @@ def test_the_boot_record_has_both_partitions_and_the_second_takes_the_rest() -> 
 
 
 def test_everything_becomes_root_s() -> None:
-    script = disk.ownership([nodes.file("etc/x", b"")], mtime=7).splitlines()
+    script = disk.ownership([file("etc/x", b"")], mtime=7).splitlines()
     assert {"sif / uid 0", "sif /lost+found gid 0", "sif /etc/x uid 0", "sif /etc/x ctime @7"} <= set(script)
 
 
 def test_a_tree_is_written_as_it_is(tmp_path: Path) -> None:
-    tree = nodes.complete(
-        [nodes.file("a/b", b"#!x", 0o4755), nodes.link("a/c", "b"), nodes.folder("d", 0o700)]
-    )
+    tree = complete([file("a/b", b"#!x", 0o4755), link("a/c", "b"), folder("d", 0o700)])
     disk.write_tree(tree, tmp_path)
     assert (tmp_path / "a/c").readlink() == Path("b")
     assert stat.S_IMODE((tmp_path / "a/b").stat().st_mode) == 0o4755
@@ -116,8 +119,8 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in (*disk.PROGRAMS, "apt-cache", "apt-get", "dpkg-deb"):
         (tmp_path / name).touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(micro, "_MORE_FOLDERS", str(tmp_path))
-    monkeypatch.setattr(micro.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(microimage, "_MORE_FOLDERS", str(tmp_path))
+    monkeypatch.setattr(microimage.platform, "machine", lambda: "x86_64")
     code = tmp_path / "mbr.bin"
     code.write_bytes(b"code")
     monkeypatch.setattr(disk, "_CODE_FILES", (code,))
@@ -125,37 +128,37 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_programs_are_found(programs: Path) -> None:
-    assert micro.find_programs()["mcopy"] == str(programs / "mcopy")
+    assert microimage.find_programs()["mcopy"] == str(programs / "mcopy")
 
 
 def test_all_missing_programs_are_named_with_their_packages(programs: Path) -> None:
     (programs / "syslinux").unlink()
     (programs / "mkfs.vfat").unlink()
     with pytest.raises(RefusedError, match=r"mkfs\.vfat, syslinux") as caught:
-        micro.find_programs()
+        microimage.find_programs()
     assert caught.value.hint == "sudo apt-get install --no-install-recommends dosfstools syslinux"
 
 
 def test_missing_boot_code_is_named_with_its_package(programs: Path) -> None:
     (programs / "mbr.bin").unlink()
     with pytest.raises(RefusedError) as caught:
-        micro.find_programs()
+        microimage.find_programs()
     assert caught.value.hint == "sudo apt-get install --no-install-recommends syslinux-common"
 
 
 def test_without_apt_it_has_to_be_built_elsewhere(programs: Path) -> None:
     (programs / "apt-get").unlink()
     with pytest.raises(RefusedError, match="apt-get") as caught:
-        micro.find_programs()
+        microimage.find_programs()
     assert "cloud-images add micro" in str(caught.value.hint)
 
 
 def test_other_processors_are_refused(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(micro.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(microimage.platform, "machine", lambda: "aarch64")
     with pytest.raises(RefusedError, match=r"x86_64.*aarch64"):
-        micro.find_programs()
+        microimage.find_programs()
 
 
 def test_the_recipe_s_digest_is_steady() -> None:
-    assert micro.recipe_digest() == micro.recipe_digest()
-    assert len(micro.recipe_digest()) == 64
+    assert microimage.recipe_digest() == microimage.recipe_digest()
+    assert len(microimage.recipe_digest()) == 64

@@ -1,7 +1,8 @@
-"""The micro guest: an image that is built here, of Debian's kernel, busybox, bash and dropbear.
+"""Build the micro image: a small guest made of Debian's kernel, busybox, bash and dropbear.
 
-It boots in seconds even where the processor is emulated, is content with 128 MiB of memory, and takes from
-our seeds what cloud-init takes. ``initramfs-init`` and the tree below ``root/`` are the guest's own files.
+The guest boots in seconds even on an emulated processor, needs 128 MiB of memory, and applies the seeds of
+kvmcompose as cloud-init does. ``initramfs-init`` and the tree below ``root/`` are files of the guest;
+the modules are the builder, which ``kvm-compose cloud-images build micro`` calls.
 """
 
 from __future__ import annotations
@@ -17,39 +18,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmcompose.core.errors import KvmComposeError, RefusedError
-from kvmcompose.effects.micro import disk, packages
-from kvmcompose.effects.micro.kernel import loading_order, module_reader
-from kvmcompose.effects.micro.nodes import Node, complete, cpio, file, folder, link
 from kvmcompose.effects.process import run
+from microimage import disk, packages
+from microimage.filetree import TreeEntry, complete, cpio, file, folder, link
+from microimage.kernel import loading_order, module_reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from kvmcompose.images.store import ImageStore, StoredImage
-
 NAME = "micro"
 _KERNEL = "linux-image-cloud-amd64"
-#: package -> what the guest has of it, by the place it gets there
+#: Debian package -> {path in the guest: path in the package}
 _PROGRAMS = {
     "bash": {"usr/bin/bash": "bin/bash"},
     "busybox-static": {"usr/bin/busybox": "bin/busybox"},
     "coreutils": {"usr/bin/nohup": "usr/bin/nohup", "usr/bin/printenv": "usr/bin/printenv"},
     "dropbear-bin": {"usr/bin/dropbear": "usr/sbin/dropbear", "usr/bin/dropbearkey": "usr/bin/dropbearkey"},
     "e2fsprogs": {"usr/bin/resize2fs": "sbin/resize2fs"},
-    # where dropbear looks for it
+    # dropbear expects it at this path
     "openssh-sftp-server": {"usr/lib/sftp-server": "usr/lib/openssh/sftp-server"},
 }
 _BUSYBOX = "usr/bin/busybox"
-#: Busybox again, with root's rights, which it keeps for these and drops for all else.
+#: A setuid copy of busybox, which keeps root's rights for these applets and drops them for all others.
 _SET_UID = "usr/bin/busybox-setuid"
 _SET_UID_NAMES = ("ping", "ping6", "su", "traceroute", "traceroute6")
 _MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "isofs", "button", "evdev")
 _OPTIONS = (
     "console=ttyS0 quiet net.ifnames=0"
-    # what costs an emulated processor time and does nothing for a guest that lives behind our bridges
+    # these cost an emulated processor time, and a guest behind our bridges gains nothing from them
     " mitigations=off nokaslr no5lvl lsm=capability init_on_alloc=0 audit=0 cryptomgr.notests edd=off"
-    # on a host with more to do than it can, timer interrupts come late: Linux would take the timer for broken
-    # and stop, or measure the one of the processor wrongly
+    # on an overloaded host timer interrupts arrive late: Linux would consider the timer broken and panic, or
+    # calibrate the local APIC timer wrongly
     " no_timer_check nolapic_timer panic=1"
 )
 _LAYOUT = disk.Layout(boot_size=24 * disk.MIB, root_size=1024 * disk.MIB)
@@ -58,18 +57,21 @@ _FOLDERS = (
     "var/log",
 )  # fmt: skip
 _LINKS = {"bin": "usr/bin", "sbin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "usr/sbin": "bin"}
-#: One script, which looks at its name.
+#: Names of one script, which acts by the name it is called with.
 _SHUTDOWN_NAMES = ("halt", "poweroff", "reboot")
 _LOADER = "usr/lib64/ld-linux-x86-64.so.2"
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _LIBRARY_LINE = re.compile(r"\s*([^/\s]+) => (?:(/\S+) \(0x.*|not found)")
 _APT_PROGRAMS = {"apt-cache": "apt", "apt-get": "apt", "dpkg-deb": "dpkg"}
-#: Not every user's PATH has the folders of the programs that make file systems.
+#: The folders of mkfs and the like, which are not in every user's PATH.
 _MORE_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def recipe_digest() -> str:
-    """The SHA-256 of all files of this package: with Debian's packages they decide the image's bytes."""
+    """Return the SHA-256 of all files of this package.
+
+    They and Debian's packages determine the bytes of the image.
+    """
     digest = hashlib.sha256()
     for name, data in sorted(_files(importlib.resources.files(__package__))):
         digest.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(data).digest())
@@ -85,18 +87,11 @@ def _files(place: importlib.resources.abc.Traversable, prefix: str = "") -> Iter
             yield f"{prefix}{entry.name}", entry.read_bytes()
 
 
-def build_into(store: ImageStore, report: Callable[[str], None], *, refresh: bool = False) -> StoredImage:
-    """The image in a store, built if it is not there or by another recipe; with ``refresh`` anyway.
-
-    Raises as ``build`` does.
-    """
-    return store.build(NAME, recipe_digest(), lambda target: build(target, report), refresh=refresh)
-
-
 def build(target: Path, report: Callable[[str], None]) -> None:
-    """Write the image (qcow2) to ``target``, using its folder; ``report`` is told what is going on.
+    """Write the image (qcow2) to ``target``; temporary files go to its folder.
 
-    Raises RefusedError where it cannot be built, KvmComposeError when it fails.
+    ``report`` is called with a line of text at each step. Raises RefusedError on a machine that cannot build
+    the image, KvmComposeError when the build fails.
     """
     programs = find_programs()
     with tempfile.TemporaryDirectory(prefix="micro-", dir=target.parent) as name:
@@ -128,7 +123,10 @@ def build(target: Path, report: Callable[[str], None]) -> None:
 
 
 def find_programs() -> dict[str, str]:
-    """The paths of the programs that a build runs. Raises RefusedError, naming all that is lacking."""
+    """Return the paths of the programs that a build runs, by name.
+
+    Raises RefusedError that lists all missing programs.
+    """
     if platform.machine() != "x86_64":
         raise RefusedError(
             f"the micro image is made of x86_64 programs; this machine is {platform.machine()}"
@@ -149,7 +147,7 @@ def find_programs() -> dict[str, str]:
     return {name: place for name, place in found.items() if place is not None}
 
 
-def _initramfs(tree: Path) -> Iterable[Node]:
+def _initramfs(tree: Path) -> Iterable[TreeEntry]:
     modules = loading_order(_MODULES, module_reader(tree))
     yield file("init", _own("initramfs-init"))
     yield file("bin/busybox", (tree / _PROGRAMS["busybox-static"][_BUSYBOX]).read_bytes())
@@ -160,24 +158,26 @@ def _initramfs(tree: Path) -> Iterable[Node]:
         yield folder(name)
 
 
-def _root(tree: Path) -> list[Node]:
-    """The root file system; what stands later replaces what stands earlier."""
-    nodes = [*(folder(path) for path in _FOLDERS), folder("root", 0o700)]
-    nodes += [link(path, goal) for path, goal in _LINKS.items()]
+def _root(tree: Path) -> list[TreeEntry]:
+    """Return the root file system; a later entry replaces an earlier one with the same path."""
+    entries = [*(folder(path) for path in _FOLDERS), folder("root", 0o700)]
+    entries += [link(path, goal) for path, goal in _LINKS.items()]
     programs = {place: tree / source for sources in _PROGRAMS.values() for place, source in sources.items()}
     busybox = programs[_BUSYBOX]
-    nodes += [link(f"usr/bin/{name}", "busybox") for name in _applets(busybox) if name != "sh"]
-    # busybox's own would run its applets itself, ping without root's rights
-    nodes.append(link("usr/bin/sh", "bash"))
+    entries += [link(f"usr/bin/{name}", "busybox") for name in _applets(busybox) if name != "sh"]
+    # busybox's shell would run applets in its own process, and so ping without root's rights
+    entries.append(link("usr/bin/sh", "bash"))
     for place, source in {**programs, **_libraries(tree, programs.values())}.items():
-        nodes.append(file(place, source.read_bytes(), 0o755))
-    nodes.append(file(_SET_UID, busybox.read_bytes(), 0o4755))
-    nodes += [link(f"usr/bin/{name}", "busybox-setuid") for name in _SET_UID_NAMES]
+        entries.append(file(place, source.read_bytes(), 0o755))
+    entries.append(file(_SET_UID, busybox.read_bytes(), 0o4755))
+    entries += [link(f"usr/bin/{name}", "busybox-setuid") for name in _SET_UID_NAMES]
     own = importlib.resources.files(__package__) / "root"
-    nodes += [file(path, data, 0o600 if path == "etc/shadow" else None) for path, data in sorted(_files(own))]
-    nodes += [link(f"usr/bin/{name}", "shutdown") for name in _SHUTDOWN_NAMES]
-    nodes.append(file("var/lib/micro/sectors", b"%d\n" % (_LAYOUT.root_size // disk.SECTOR)))
-    return nodes
+    entries += [
+        file(path, data, 0o600 if path == "etc/shadow" else None) for path, data in sorted(_files(own))
+    ]
+    entries += [link(f"usr/bin/{name}", "shutdown") for name in _SHUTDOWN_NAMES]
+    entries.append(file("var/lib/micro/sectors", b"%d\n" % (_LAYOUT.root_size // disk.SECTOR)))
+    return entries
 
 
 def _own(name: str) -> bytes:
@@ -190,7 +190,7 @@ def _applets(busybox: Path) -> list[str]:
 
 
 def _libraries(tree: Path, programs: Iterable[Path]) -> dict[str, Path]:
-    """The shared libraries of programs, by their places in the guest: as their own loader finds them."""
+    """Return the shared libraries of programs by their paths in the guest; the guest's loader finds them."""
     folders = [tree / "lib/x86_64-linux-gnu", tree / "usr/lib/x86_64-linux-gnu"]
     loader = next(
         path

@@ -1,4 +1,4 @@
-"""The parts of the micro guest, before judges that are not ours: cpio, sfdisk, PyYAML and a shell."""
+"""Parts of the micro image, checked by programs that are not ours: cpio, sfdisk, PyYAML and a shell."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from kvmcompose.effects import micro
-from kvmcompose.effects.micro import disk, nodes
+import microimage
+from microimage import disk
+from microimage.filetree import cpio, file, folder, link
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 pytestmark = pytest.mark.real
 
-AWK = Path(micro.__file__).parent / "root/usr/lib/micro/seed.awk"
+AWK = Path(microimage.__file__).parent / "root/usr/lib/micro/seed.awk"
 
 META_DATA = "instance-id: lab-web-0123\nlocal-hostname: lab-web\n"
 NETWORK = """\
@@ -160,12 +161,12 @@ def test_a_seed_without_a_network_is_no_obstacle(tmp_path: Path) -> None:
 
 def test_cpio_reads_our_archives(tmp_path: Path) -> None:
     tree = [
-        nodes.file("init", b"#!/bin/sh\n"),
-        nodes.file("bin/a", b"12345"),
-        nodes.link("bin/b", "a"),
-        nodes.folder("dev"),
+        file("init", b"#!/bin/sh\n"),
+        file("bin/a", b"12345"),
+        link("bin/b", "a"),
+        folder("dev"),
     ]
-    listed = run(["cpio", "-itv", "--numeric-uid-gid"], stdin=nodes.cpio(tree, mtime=0)).decode().splitlines()
+    listed = run(["cpio", "-itv", "--numeric-uid-gid"], stdin=cpio(tree, mtime=0)).decode().splitlines()
     assert [(words[0], words[2], words[4], " ".join(words[8:])) for words in map(str.split, listed)] == [
         ("drwxr-xr-x", "0", "0", "bin"),
         ("-rw-r--r--", "0", "5", "bin/a"),

@@ -1,4 +1,4 @@
-"""Modules of a Linux kernel: which ones need which others, in the order in which they can be loaded."""
+"""Find kernel modules and their dependencies, in the order in which they can be loaded."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _DEPENDS = re.compile(rb"(?<![^\0])depends=([^\0]*)\0")
-#: At the end of a signed module, after a signature whose length stands in the 4 bytes before it
-#: (Linux, include/linux/module_signature.h).
+#: Ends a signed module. Before it are the signature and 12 bytes of facts, the last 4 of which are the
+#: length of the signature (Linux, include/linux/module_signature.h).
 _SIGNED = b"~Module signature appended~\n"
 _SIGNATURE_FACTS = 12  # bytes
 
 
 def unsigned(module: bytes) -> bytes:
-    """A module without its signature: to check one takes an emulated processor some 10 ms."""
+    """Return a module without its signature, which takes an emulated processor some 10 ms to verify."""
     if not module.endswith(_SIGNED):
         return module
     end = len(module) - len(_SIGNED)
@@ -29,13 +29,16 @@ def unsigned(module: bytes) -> bytes:
 
 
 def needs(module: bytes) -> tuple[str, ...]:
-    """The names of the modules that a module says it needs."""
+    """Return the names of the modules that a module depends on."""
     found = _DEPENDS.search(module)
     return tuple(name.replace("-", "_") for name in found[1].decode().split(",") if name) if found else ()
 
 
 def loading_order(wanted: Iterable[str], read: Callable[[str], bytes | None]) -> dict[str, bytes]:
-    """The wanted modules by name, each after what it needs. What ``read`` does not know is built in."""
+    """Return modules by name, each after those it depends on.
+
+    ``read`` returns the content of a module, or None for one that is built into the kernel.
+    """
     found: dict[str, bytes] = {}
 
     def add(name: str) -> None:
@@ -52,7 +55,7 @@ def loading_order(wanted: Iterable[str], read: Callable[[str], bytes | None]) ->
 
 
 def module_reader(tree: Path) -> Callable[[str], bytes | None]:
-    """Reads modules by name from an unpacked kernel package, without their signatures."""
+    """Return a function that reads modules by name, without signature, from an unpacked kernel package."""
     files = {path.name.partition(".")[0].replace("-", "_"): path for path in tree.rglob("*.ko*")}
 
     def read(name: str) -> bytes | None:
@@ -63,7 +66,7 @@ def module_reader(tree: Path) -> Callable[[str], bytes | None]:
         if path.suffix == ".xz":
             data = lzma.decompress(data)
         elif path.suffix != ".ko":
-            raise KvmComposeError(f"the kernel's module {path.name} is packed in a way not known here")
+            raise KvmComposeError(f"the kernel module {path.name} has an unknown compression")
         return unsigned(data)
 
     return read

@@ -1,4 +1,4 @@
-"""Debian packages: found, fetched and unpacked by apt's and dpkg's own programs, without being root."""
+"""Find, download and unpack Debian packages with apt and dpkg, without root."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 _ENGLISH = {"LC_ALL": "C.UTF-8"}
 _NEEDED = re.compile(r" +(?:Pre)?Depends: ([a-z0-9][a-z0-9.+-]*)")
-#: Of what programs need, only shared libraries are looked at: configuration tools have no work in the guest.
+#: Of a program's dependencies only shared libraries count: configuration tools have no use in the guest.
 _LIBRARY = re.compile(r"lib|zlib")
 _DOWNLOAD_SECONDS = 1800
 _HINT = (
-    "sudo apt-get update; the packages are Debian's: where apt has others, build the image on Debian, "
+    "sudo apt-get update; the packages are Debian's: on another distribution build the image on Debian, "
     "and here: kvm-compose cloud-images add micro FILE"
 )
 
 
 def parse_dependencies(text: str) -> dict[str, tuple[str, ...]]:
-    """What ``apt-cache depends`` prints, as package -> packages that it needs."""
+    """Parse the output of ``apt-cache depends`` to package -> packages that it depends on."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         if not line.startswith((" ", "|", "<")):
@@ -36,9 +36,9 @@ def parse_dependencies(text: str) -> dict[str, tuple[str, ...]]:
 
 
 def dependencies(packages: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """What packages need, as apt knows it. Raises KvmComposeError for an unknown package."""
+    """Ask apt what packages depend on. Raises KvmComposeError for an unknown package."""
     wanted = sorted(packages)
-    # one question for each: to unknown names among known ones apt says nothing
+    # apt says nothing about unknown names among known ones: the answer is compared with the names below
     argv = ["apt-cache", "--no-recommends", "--no-suggests", "depends", *wanted]
     try:
         found = parse_dependencies(run(argv, env=_ENGLISH, timeout=60).stdout.decode())
@@ -53,7 +53,7 @@ def dependencies(packages: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def with_libraries(packages: Iterable[str]) -> tuple[str, ...]:
-    """The packages and those of the shared libraries that they need, and that these need."""
+    """Return the packages and those of the shared libraries that they need, directly or indirectly."""
     found: set[str] = set()
     fresh = set(packages)
     while fresh:
@@ -64,8 +64,8 @@ def with_libraries(packages: Iterable[str]) -> tuple[str, ...]:
 
 
 def fetch(packages: Iterable[str], folder: Path) -> tuple[Path, ...]:
-    """Download packages into a folder; apt checks them against its signed lists. Raises KvmComposeError."""
-    # apt's own user cannot write to a folder of ours
+    """Download packages into a folder; apt verifies them. Raises KvmComposeError."""
+    # apt's sandbox user cannot write to this folder
     argv = ["apt-get", "-o", "APT::Sandbox::User=root", "-q", "download", *packages]
     try:
         run(argv, cwd=folder, env=_ENGLISH, timeout=_DOWNLOAD_SECONDS)
@@ -76,5 +76,5 @@ def fetch(packages: Iterable[str], folder: Path) -> tuple[Path, ...]:
 
 
 def unpack(package: Path, folder: Path) -> None:
-    """Unpack the files of a package; nothing of it is run."""
+    """Unpack the files of a package, without running its scripts."""
     run(["dpkg-deb", "-x", str(package), str(folder)], env=_ENGLISH)
