@@ -144,7 +144,7 @@ def _unknown(target: Target) -> KvmComposeError:
 
 def _name(arguments: argparse.Namespace) -> tuple[str, Path | None]:
     """The deployment's name, and the project folder if we are in one."""
-    from kvmcompose.client.place import name_of
+    from kvmcompose.client.built_project import name_of
 
     folder = arguments.directory.resolve()
     files = ("state.json", arguments.input or "kvm-compose.yaml")
@@ -254,7 +254,7 @@ def add_guest(parser: argparse.ArgumentParser, *words: str, **options: Any) -> N
 
 def complete_guests(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
     """Names of guests, for the shell."""
-    from kvmcompose.client.place import read_built
+    from kvmcompose.client.built_project import read_built
 
     built = read_built(parsed_args.directory)
     return [] if built is None else list(built.testbed_guests)

@@ -144,7 +144,7 @@ def _user(name: str | None, role: Role) -> tuple[str, int] | None:
 def _list(tokens: Tokens, arguments: argparse.Namespace, console: Console) -> int:
     import msgspec
 
-    from kvmcompose.client.words import date
+    from kvmcompose.client.formatting import date
 
     used = tokens.last_used()
     if arguments.json:

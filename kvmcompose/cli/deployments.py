@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Do what the verb says."""
-    from kvmcompose.client.words import state_text
+    from kvmcompose.client.formatting import state_text
 
     server = server_of(arguments)
     if arguments.verb in ("remove", "destroy"):

@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show them."""
-    from kvmcompose.client.words import date, fault_text, verdict
+    from kvmcompose.client.formatting import date, fault_text, verdict
 
     target = open_target(arguments)
     action = action_named(target, arguments.action)
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _point_to_earlier(actions: list[Action], shown: Action, console: Console) -> None:
-    from kvmcompose.client.words import date
+    from kvmcompose.client.formatting import date
 
     earlier = (each for each in actions if each.faults and each.started <= shown.started)
     last = next(earlier, None)

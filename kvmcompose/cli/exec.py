@@ -89,7 +89,7 @@ def command_words(words: list[str]) -> list[str]:
 
 def _run(arguments: argparse.Namespace, console: Console, words: list[str]) -> int:
     from kvmcompose.client.action import perform
-    from kvmcompose.client.words import verdict
+    from kvmcompose.client.formatting import verdict
     from kvmcompose.core.deployment import ActionState, Exec
     from kvmcompose.monitor.action import ActionJson, ActionOutput
 

@@ -75,7 +75,7 @@ def _guest(target: Target, action: Action, given: str) -> str:
 
 
 def _list(actions: list[Action], arguments: argparse.Namespace, console: Console) -> None:
-    from kvmcompose.client.words import date, duration, seconds_between
+    from kvmcompose.client.formatting import date, duration, seconds_between
 
     if arguments.json:
         console.json(actions)

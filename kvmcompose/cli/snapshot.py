@@ -150,7 +150,7 @@ def _found(target: Target, guests: tuple[str, ...], name: str | None) -> list[Sn
 
 
 def _show(found: list[SnapshotStatus], arguments: argparse.Namespace, console: Console) -> int:
-    from kvmcompose.client.words import date
+    from kvmcompose.client.formatting import date
 
     if arguments.json:
         console.json(found)

@@ -85,7 +85,7 @@ def _watch(target: Target, arguments: argparse.Namespace, console: Console) -> i
 
 
 def _show(status: TestbedStatus, console: Console) -> None:
-    from kvmcompose.client.words import state_text
+    from kvmcompose.client.formatting import state_text
 
     console.data(f"{status.deployment.name}: {state_text(status.deployment)}")
     if status.guests:
@@ -98,7 +98,7 @@ def _show(status: TestbedStatus, console: Console) -> None:
 
 
 def _cells(guest: GuestStatus) -> list[str]:
-    from kvmcompose.client.words import duration
+    from kvmcompose.client.formatting import duration
 
     return [
         guest.name,

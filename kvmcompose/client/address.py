@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from kvmcompose.client.listener import check_socket, connect_to_own
 from kvmcompose.client.server import RefusedByServerError, ServerError
+from kvmcompose.client.server_owner import check_socket, connect_to_own
 
 CONNECT_SECONDS = 10.0
 _HINT = "unix:/path/to/socket, http://host:port or https://host:port"

@@ -7,7 +7,15 @@ import threading
 from collections.abc import Sequence
 from typing import TextIO
 
-from kvmcompose.client.words import clock, duration, is_hint, line_text, seconds_between, step_text, verdict
+from kvmcompose.client.formatting import (
+    clock,
+    duration,
+    is_hint,
+    line_text,
+    seconds_between,
+    step_text,
+    verdict,
+)
 from kvmcompose.core.deployment import Action, Level, LogLine, Step, StepState
 from kvmcompose.monitor.console import Console
 

@@ -19,8 +19,8 @@ from kvmcompose.core.deployment import (
     command_name,
 )
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.server.action_log import Journal, Refusals, StepFailedError, ending, follow
 from kvmcompose.server.audit import Audit, Entry, now, short
-from kvmcompose.server.journal import Journal, Refusals, StepFailedError, ending, follow
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.store import Store
 

@@ -17,9 +17,9 @@ from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.server_places import token_path
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.api import create_app
+from kvmcompose.server.api.authentication import Identity, Policy
 from kvmcompose.server.api.cluster import ClusterConfig
 from kvmcompose.server.api.guard import Activity, Guard
-from kvmcompose.server.api.identity import Identity, Policy
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.audit import Audit, Entry, now
 from kvmcompose.server.drivers import Drivers

@@ -14,9 +14,8 @@ from typing import Any
 from doit.exceptions import TaskFailed
 
 from kvmcompose.client.action import perform
-from kvmcompose.client.place import name_of
-from kvmcompose.client.server import ServerError, connect
-from kvmcompose.client.words import (
+from kvmcompose.client.built_project import name_of
+from kvmcompose.client.formatting import (
     duration,
     fault_text,
     is_hint,
@@ -26,6 +25,7 @@ from kvmcompose.client.words import (
     step_text,
     verdict,
 )
+from kvmcompose.client.server import ServerError, connect
 from kvmcompose.core.deployment import (
     Action,
     Command,

@@ -11,12 +11,12 @@ import pytest
 
 from kvmcompose.core.deployment import Exec, Level, NewDeployment
 from kvmcompose.effects import process
-from kvmcompose.server import journal as journal_module
+from kvmcompose.server import action_log as journal_module
+from kvmcompose.server.action_log import Journal
 from kvmcompose.server.drivers import DriverError, Login
 from kvmcompose.server.drivers import machine as machine_module
 from kvmcompose.server.drivers.machine import ThisMachine
 from kvmcompose.server.drivers.ssh import SshShell
-from kvmcompose.server.journal import Journal
 from kvmcompose.server.store import Store
 
 _MIB = 1 << 20

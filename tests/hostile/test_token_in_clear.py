@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from kvmcompose.client.address import Address
-from kvmcompose.client.listener import check_port
 from kvmcompose.client.server import RefusedByServerError, ServerError, connect
+from kvmcompose.client.server_owner import check_port
 
 _LISTEN = """
 import os, socket, sys

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kvmcompose.server.api.identity import Identity, only
+from kvmcompose.server.api.authentication import Identity, only
 from kvmcompose.server.api.problems import problem, problem_of
-from kvmcompose.server.api.record import Record
+from kvmcompose.server.api.request_audit import Record
 from kvmcompose.server.audit import Audit
 
 MAX_BODY = 1024 * 1024  # bytes

@@ -21,15 +21,15 @@ from kvmcompose.core.deployment import (
 )
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.server.actions import Actions, BusyError, NotFoundError
-from kvmcompose.server.apart import ANSWER_SECONDS, Account, account, apart
 from kvmcompose.server.api.cluster import ClusterConfig
 from kvmcompose.server.api.problems import ApiError
-from kvmcompose.server.api.record import summary
+from kvmcompose.server.api.request_audit import summary
 from kvmcompose.server.api.rights import check_change, check_owner, project_folder, view
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.orchestrator.captures import Packets, WrongCaptureError
 from kvmcompose.server.people import Asker, People, Person
 from kvmcompose.server.store import Store
+from kvmcompose.server.threads import ANSWER_SECONDS, Account, account, apart
 
 _PROJECT = re.compile(PROJECT_PATTERN)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -19,9 +19,9 @@ import asyncssh
 from kvmcompose.core.model import Host
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.owner_files import OwnerFiles
-from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DriverError
 from kvmcompose.server.drivers._ssh_connection import BEGIN_SECONDS, bound_unsent, words_of
+from kvmcompose.server.threads import apart
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import asyncssh
 
-from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DriverError, Login
 from kvmcompose.server.drivers._known_hosts import known_hosts
+from kvmcompose.server.threads import apart
 
 _CONNECT_SECONDS = 2.0
 #: Key exchange and login; a guest among many that boot under emulation takes its time.

@@ -25,12 +25,12 @@ from typing import TypeVar
 import msgspec
 
 from kvmcompose.core.deployment import PROJECT_PATTERN
-from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import HOSTED, Content, DriverError, Holdings
 from kvmcompose.server.drivers import _depot_scripts as scripts
 from kvmcompose.server.drivers._depot_found import Found, decode_notes, encode_notes, split_words
 from kvmcompose.server.drivers._host_connection import HostLostError
 from kvmcompose.server.drivers.machine import Machine
+from kvmcompose.server.threads import apart
 
 _T = TypeVar("_T")
 

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 import asyncssh
 import msgspec
 
-from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import DriverError, Login, OnLine
 from kvmcompose.server.drivers._known_hosts import known_hosts
 from kvmcompose.server.drivers._ssh_command import Command
 from kvmcompose.server.drivers._ssh_connection import KEEPALIVE_SECONDS, SILENT, connect, words_of
+from kvmcompose.server.threads import apart
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,8 @@ from kvmcompose.core.deployment import (
     Up,
 )
 from kvmcompose.core.errors import RefusedError
-from kvmcompose.server.apart import ANSWER_SECONDS, Account, account, apart
+from kvmcompose.server.action_log import Journal
 from kvmcompose.server.drivers import Drivers
-from kvmcompose.server.journal import Journal
 from kvmcompose.server.orchestrator.captures import Packets, capture
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.down import TakeDown
@@ -28,6 +27,7 @@ from kvmcompose.server.orchestrator.status import Meter, access, status
 from kvmcompose.server.orchestrator.up import BringUp
 from kvmcompose.server.people import People, Person, this_user
 from kvmcompose.server.store import Store
+from kvmcompose.server.threads import ANSWER_SECONDS, Account, account, apart
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -17,12 +17,12 @@ from kvmcompose.core.model import Host
 from kvmcompose.core.once import once
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.effects.server_places import this_machine
-from kvmcompose.server.apart import apart
 from kvmcompose.server.drivers import HOSTED, DomainState, Drivers, HostDrivers, Shell
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
 from kvmcompose.server.orchestrator.testbed import Deployed, Guest, Testbed, decode_deployed, read_testbed
 from kvmcompose.server.people import Person
 from kvmcompose.server.store import Store
+from kvmcompose.server.threads import apart
 
 
 @functools.cache

@@ -13,12 +13,12 @@ from pathlib import Path
 import msgspec
 
 from kvmcompose.effects.freight import Digests, Parcel, Sent, note_sent, parcels
-from kvmcompose.server.apart import apart
+from kvmcompose.server.action_log import Journal, RunningStep
 from kvmcompose.server.drivers import Content, Depot, DriverError, Holdings, HostDrivers
-from kvmcompose.server.journal import Journal, RunningStep
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.stages import Job, together
 from kvmcompose.server.orchestrator.testbed import Guest, Testbed
+from kvmcompose.server.threads import apart
 
 STAGE = "distribute"
 #: How often it is told how far something large has come, in seconds.

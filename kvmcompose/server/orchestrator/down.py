@@ -12,13 +12,13 @@ from kvmcompose.effects.freight import forget_sent
 from kvmcompose.effects.resources import schemas
 from kvmcompose.pipeline.stored import sound_hosts
 from kvmcompose.render.domain import console_log
-from kvmcompose.server.apart import apart
+from kvmcompose.server.action_log import Journal, StepFailedError
 from kvmcompose.server.drivers import DomainState, HostDrivers
-from kvmcompose.server.journal import Journal, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.golden import RECORD
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
 from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, Testbed
+from kvmcompose.server.threads import apart
 
 #: Guests that shut down at a time, on one host.
 SHUT_DOWNS = 16

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from kvmcompose.server.journal import StepFailedError
+from kvmcompose.server.action_log import StepFailedError
 
 Job = Callable[[], Awaitable[None]]
 _T = TypeVar("_T")

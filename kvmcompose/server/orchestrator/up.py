@@ -12,9 +12,8 @@ from kvmcompose.core.names import some
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.freight import read_sent
 from kvmcompose.effects.keys import default_keys
-from kvmcompose.server.apart import apart
+from kvmcompose.server.action_log import Journal, Refusals, RunningStep, StepFailedError
 from kvmcompose.server.drivers import DomainState, DriverError, HostDrivers, HypervisorFacts
-from kvmcompose.server.journal import Journal, Refusals, RunningStep, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.differences import differences
 from kvmcompose.server.orchestrator.distribute import Distribution
@@ -25,6 +24,7 @@ from kvmcompose.server.orchestrator.scripts import has_run, note_run, run_script
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
 from kvmcompose.server.orchestrator.start import Starter
 from kvmcompose.server.orchestrator.testbed import Deployed, Guest, Testbed
+from kvmcompose.server.threads import apart
 
 #: Guests that boot at a time, for each CPU of their host: a boot under emulation keeps a CPU busy.
 BOOTS_PER_CPU = {"kvm": 4, "qemu": 2}

@@ -18,8 +18,8 @@ from kvmcompose.core.deployment import (
     Up,
 )
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.server.action_log import LONGEST_LINE, Journal
 from kvmcompose.server.actions import Actions, BusyError
-from kvmcompose.server.journal import LONGEST_LINE, Journal
 from kvmcompose.server.orchestrator import Orchestrator, Outcome
 from kvmcompose.server.store import Store
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Message, Scope
 
 from kvmcompose.core.deployment import Command, Exec, Problem, command_name
-from kvmcompose.server.api.identity import address_of
+from kvmcompose.server.api.authentication import address_of
 from kvmcompose.server.audit import Audit, Entry, now, short, source_of
 from kvmcompose.server.people import Asker, Peer
 

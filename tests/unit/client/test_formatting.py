@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvmcompose.client.words import (
+from kvmcompose.client.formatting import (
     duration,
     fault_text,
     line_text,
