@@ -5,7 +5,7 @@ from typing import Any
 
 from doit import get_var
 
-from kvmcompose.tasks.dodo import doit_config, project_tasks
+from kvmcompose.build.dodo import doit_config, project_tasks
 
 PROJECT = get_var("project", "examples/two-guests")
 DOIT_CONFIG = doit_config(PROJECT)

@@ -7,7 +7,7 @@ doit down      and away with it
 
 import os
 
-from kvmcompose.tasks.dodo import doit_config, project_tasks
+from kvmcompose.build.dodo import doit_config, project_tasks
 
 # in this order; a check that fails ends it, but see task_testbed
 DOIT_CONFIG = doit_config() | {"default_tasks": ["check", "down", "report"]}

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from kvmcompose.tasks.dodo import doit_config, project_tasks
+from kvmcompose.build.dodo import doit_config, project_tasks
 
 DOIT_CONFIG = doit_config() | {"default_tasks": ["generate", "macs"]}
 

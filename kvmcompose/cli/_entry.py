@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from kvmcompose.effects import standing
+from kvmcompose.build import stamp
 
 
 def main() -> int:
@@ -51,16 +51,16 @@ def _clean(text: str) -> str:
 
 def _answer(command: str, directory: str) -> bool:
     """Whether what the last build has noted is the answer, and was told."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(standing.__file__)))  # noqa: PTH100, PTH120
+    package = os.path.dirname(os.path.dirname(os.path.abspath(stamp.__file__)))  # noqa: PTH100, PTH120
     try:
         # not abspath, which takes no link for one; pathlib takes longer to import than all of this
         root = os.path.join(os.getcwd(), directory)  # noqa: PTH109, PTH118
-        around = standing.surroundings(package, root)
+        around = stamp.surroundings(package, root)
     except OSError:
         return False
     private = os.path.join(root, ".kvm-compose")  # noqa: PTH118
     if command == "list":
-        overview = standing.standing_overview(private, around)
+        overview = stamp.standing_overview(private, around)
         if overview is None:
             return False
         try:
@@ -69,7 +69,7 @@ def _answer(command: str, directory: str) -> bool:
         except OSError:  # nobody reads it: the long way knows what to say then
             return False
         return True
-    summary = standing.still_standing(root, private, around)
+    summary = stamp.still_standing(root, private, around)
     if summary is not None and "-q" not in sys.argv:
         sys.stderr.write(f"{_clean(summary)}\n")
     return summary is not None

@@ -9,13 +9,13 @@ from kvmcompose.core.plain import plain
 from kvmcompose.monitor.console import Console
 
 if TYPE_CHECKING:
-    from kvmcompose.tasks.project import Project
-    from kvmcompose.tasks.sources import Where
+    from kvmcompose.build.project import Project
+    from kvmcompose.build.project_inputs import Where
 
 
 def where(arguments: argparse.Namespace) -> Where:
     """Which project the global options name."""
-    from kvmcompose.tasks.sources import Where
+    from kvmcompose.build.project_inputs import Where
 
     return Where(
         directory=arguments.directory,
@@ -28,8 +28,8 @@ def where(arguments: argparse.Namespace) -> Where:
 
 def find_project(arguments: argparse.Namespace) -> Project:
     """The project. Raises InputError when its files cannot be read."""
-    from kvmcompose.tasks.decide import Options
-    from kvmcompose.tasks.project import Project
+    from kvmcompose.build.decide import Options
+    from kvmcompose.build.project import Project
 
     options = Options(
         overwrite=getattr(arguments, "overwrite", False),
@@ -41,8 +41,8 @@ def find_project(arguments: argparse.Namespace) -> Project:
 
 def open_project(arguments: argparse.Namespace, console: Console) -> Project:
     """The project, its warnings said. Raises InputError with all problems of its files."""
+    from kvmcompose.build.project import PRIVATE_FOLDER
     from kvmcompose.effects.private import complaint
-    from kvmcompose.tasks.project import PRIVATE_FOLDER
 
     project = find_project(arguments)
     for warning in project.compiled.warnings:
@@ -80,14 +80,14 @@ def _clean(names: list[str]) -> list[str]:
 
 def _names(parsed_args: argparse.Namespace) -> tuple[list[str], list[str], list[str]]:
     """Guests, tasks and paths: of the last build if there was one since the YAML was written."""
-    from kvmcompose.effects.ledger import names_built
+    from kvmcompose.build.ledger import names_built
 
     built = names_built(parsed_args.directory, parsed_args.input or "kvm-compose.yaml")
     if built is not None:
         guests = dict.fromkeys(task.partition(":")[2] for task in built.values() if ":" in task)
         return list(guests), list(built.values()), list(built)
 
-    from kvmcompose.tasks.project import Project
+    from kvmcompose.build.project import Project
 
     compiled = Project(where(parsed_args)).compiled
     return (

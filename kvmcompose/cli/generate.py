@@ -62,8 +62,8 @@ def _jobs(text: str) -> int:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Build; 0 when everything is as it should be."""
-    from kvmcompose.tasks.engine import generate
-    from kvmcompose.tasks.short import ShortWay
+    from kvmcompose.build.engine import generate
+    from kvmcompose.build.short import ShortWay
 
     project = find_project(arguments)
     way = ShortWay(project)

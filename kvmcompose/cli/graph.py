@@ -9,8 +9,8 @@ from kvmcompose.cli._project import open_project
 from kvmcompose.monitor.console import Console
 
 if TYPE_CHECKING:
+    from kvmcompose.build.project import Project
     from kvmcompose.render.graph import Graph
-    from kvmcompose.tasks.project import Project
 
 NAME = "graph"
 HELP = "draw the topology or the tasks, as dot, mermaid, json or svg"
@@ -57,8 +57,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _tasks(project: Project) -> Graph:
     """Tasks, each pointing to those that need it; the state comes before everything."""
+    from kvmcompose.build.base_images import image_of, image_task
     from kvmcompose.render.graph import Edge, Graph, Node
-    from kvmcompose.tasks.images import image_of, image_task
 
     artefacts = project.compiled.artefacts
     nodes = [Node(artefact.task, "task", artefact.guest or "") for artefact in artefacts]

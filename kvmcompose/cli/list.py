@@ -40,12 +40,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         return 0
     flags = [f"--{flag}" for flag in ("all", "status", "deps") if getattr(arguments, flag)]
     if not flags and not arguments.names:
-        from kvmcompose.tasks.overview import overview
+        from kvmcompose.build.overview import overview
 
         stale = project.records(write=False).keys() - project.artefacts.keys()
         console.data(overview(project.artefacts.values(), stale).removesuffix("\n"))
         return 0
 
-    from kvmcompose.tasks.engine import doit_command
+    from kvmcompose.build.engine import doit_command
 
     return doit_command(project, "list", [*flags, *arguments.names])

@@ -16,8 +16,8 @@ from kvmcompose.monitor.console import Console
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kvmcompose.tasks.decide import Action, Decision
-    from kvmcompose.tasks.project import Project
+    from kvmcompose.build.decide import Action, Decision
+    from kvmcompose.build.project import Project
 
 NAME = "plan"
 HELP = "show what generate would do, why, and what up would send to other hosts; nothing is written"
@@ -52,8 +52,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show the plan."""
-    from kvmcompose.tasks.decide import FAILING, SETTLED, Action
-    from kvmcompose.tasks.explain import difference
+    from kvmcompose.build.decide import FAILING, SETTLED, Action
+    from kvmcompose.build.explain import difference
 
     project = open_project(arguments, console)
     plan = project.plan(arguments.names)
@@ -121,7 +121,7 @@ def _show_word(project: Project, allow_paths: Sequence[str], to_write: set[str],
 
 
 def _summary(actions: list[Action]) -> str:
-    from kvmcompose.tasks.decide import FAILING, SETTLED, Action
+    from kvmcompose.build.decide import FAILING, SETTLED, Action
 
     counts: Counter[Action] = Counter(Action.KEEP if action is Action.ADOPT else action for action in actions)
     kept = counts.pop(Action.KEEP, 0)

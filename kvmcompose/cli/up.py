@@ -11,10 +11,10 @@ from kvmcompose.cli._trust import settle
 from kvmcompose.core.errors import RefusedError
 
 if TYPE_CHECKING:
+    from kvmcompose.build.project import Project
     from kvmcompose.core.deployment import Up
     from kvmcompose.core.event import Listener
     from kvmcompose.monitor.console import Console
-    from kvmcompose.tasks.project import Project
 
 NAME = "up"
 HELP = "build what is out of date, then bring the testbed up"
@@ -114,8 +114,8 @@ def _refuse_running_guests(target: Target) -> None:
 
 
 def _build(project: Project, arguments: argparse.Namespace, console: Console) -> bool:
+    from kvmcompose.build.engine import generate
     from kvmcompose.monitor.build import BuildJson, BuildLines
-    from kvmcompose.tasks.engine import generate
 
     def waiting(holder: str) -> None:
         console.say(f"waiting for another build in this project (process {holder})")

@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show the problems."""
-    from kvmcompose.tasks.project import Project
+    from kvmcompose.build.project import Project
 
     problems: tuple[Problem, ...] = ()
     status = 0

@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show the explanation."""
-    from kvmcompose.tasks.explain import explain
+    from kvmcompose.build.explain import explain
 
     answer = explain(open_project(arguments, console), arguments.artefact)
     if arguments.json:

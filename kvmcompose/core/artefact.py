@@ -1,6 +1,6 @@
 """Artefacts as values: a path, and a recipe that says everything its bytes are made of.
 
-Pure code decides what an artefact is made of; ``kvmcompose.tasks`` makes it. The recipe is what the
+Pure code decides what an artefact is made of; ``kvmcompose.build`` makes it. The recipe is what the
 digest is taken of and what ``why`` shows, and makers see nothing else, so the three cannot drift.
 """
 

@@ -25,7 +25,7 @@ _OURS = frozenset(
         "ledger.sqlite-journal", "ledger.sqlite-shm", "ledger.sqlite-wal", "lock", "sent.json",
     }
 )  # fmt: skip
-#: What a build can do without; ``effects.standing`` sees to it that these are what they should be.
+#: What a build can do without; ``build.stamp`` sees to it that these are what they should be.
 _SPARE = frozenset({"standing", "standing.new"})
 
 

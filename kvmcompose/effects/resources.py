@@ -13,18 +13,12 @@ import kvmcompose.guests
 import kvmcompose.networks
 import kvmcompose.placement
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.effects.confined_templates import ConfinedTemplates
-from kvmcompose.effects.opening import read_regular
 from kvmcompose.pipeline.schemas import Schemas
-from kvmcompose.render.templates import Templates
-
-#: What a template may have at the most, in bytes.
-TEMPLATE_LIMIT = 1 << 20
 
 PLUGINS_VARIABLE = "KVM_COMPOSE_PLUGINS"
 
 
-def _shipped(name: str) -> Path:
+def shipped(name: str) -> Path:
     """A folder of ours: in an installed wheel inside the package, in a checkout beside it."""
     package = Path(kvmcompose.__file__).parent
     inside = package / name
@@ -55,47 +49,18 @@ def plugin_folders() -> tuple[Path, ...]:
 def schemas() -> Schemas:
     """All schema files, ours and those of plug-ins."""
     found = {}
-    for folder in (_shipped("schemas"), *(plugin / "schemas" for plugin in plugin_folders())):
+    for folder in (shipped("schemas"), *(plugin / "schemas" for plugin in plugin_folders())):
         for path in sorted(folder.rglob("*.json")):
             found[path.relative_to(folder).as_posix()] = json.loads(path.read_bytes())
     return Schemas(found)
-
-
-def templates(project: Path) -> Templates:
-    """All templates: ours, those of plug-ins, and before both those of the project's ``templates/``.
-
-    Raises KvmComposeError for one that cannot be read.
-    """
-    texts: dict[str, str] = {}
-    own: set[str] = set()
-    plugins = (plugin / "templates" for plugin in plugin_folders())
-    for folder in (_shipped("templates"), *plugins, project / "templates"):
-        for path in sorted(folder.glob("*.j2")):
-            if folder.parent == project and not _is_inside(path, project):
-                raise KvmComposeError(
-                    f"the template {str(path)!r} is a link out of the project folder",
-                    hint="put a copy of the file in its place",
-                )
-            if folder.parent == project:
-                own.add(path.name)
-            try:
-                texts[path.name] = read_regular(path, limit=TEMPLATE_LIMIT).decode()
-            except (OSError, UnicodeDecodeError) as error:
-                raise KvmComposeError(f"cannot read the template {str(path)!r}: {error}") from error
-    return ConfinedTemplates(texts, frozenset(own)) if own else Templates(texts)
-
-
-def _is_inside(path: Path, folder: Path) -> bool:
-    """Whether a path leads to below a folder; one whose links go in a circle leads nowhere else."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def own_files() -> set[str]:
     """The code, schemas and templates of kvmcompose and its plug-ins, folders included."""
     folders = (
         Path(kvmcompose.__file__).parent,
-        _shipped("schemas"),
-        _shipped("templates"),
+        shipped("schemas"),
+        shipped("templates"),
         *plugin_folders(),
     )
     found = {str(folder) for folder in folders}

@@ -1,1 +1,1 @@
-"""Artefacts become tasks of doit: what is out of date, why, and how it is made."""
+"""The place of ``kvmcompose.build`` in version 0.1; only what users' ``dodo.py`` files import is left."""

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kvmcompose.build.ledger import close_ledgers
 from kvmcompose.cli._entry import main  # what the installed command calls
-from kvmcompose.effects.ledger import close_ledgers
 
 GOLDEN = Path(__file__).resolve().parent
 

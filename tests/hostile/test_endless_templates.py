@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from golden.bench import golden_bench
-from kvmcompose.effects.confined_templates import ConfinedTemplates
+from kvmcompose.build.confined_templates import ConfinedTemplates
 
 _DOUBLED = (
     "{% set a0 = 'a' * 64 %}"

@@ -14,8 +14,8 @@ import pytest
 from synthetic import edit_one, write_project
 
 from golden.bench import Bench, new_bench, settle
+from kvmcompose.build import overview
 from kvmcompose.cli import main
-from kvmcompose.tasks import overview
 
 GUESTS = 20
 

@@ -49,7 +49,7 @@ CONFIG = (
 DODO = """\
 import time
 from pathlib import Path
-from kvmcompose.tasks.dodo import doit_config, project_tasks
+from kvmcompose.build.dodo import doit_config, project_tasks
 DOIT_CONFIG = doit_config()
 
 def task_testbed():

@@ -22,9 +22,8 @@ from edits import Editor
 from oracle import FAILING, KEPT, Clean, Oracle, build_clean, content, stamps
 
 from golden.bench import Bench, lay_out, new_bench
-from kvmcompose.effects import standing
+from kvmcompose.build import short, stamp
 from kvmcompose.pipeline.amend import amend
-from kvmcompose.tasks import short
 
 SEQUENCES = int(os.environ.get("KVM_COMPOSE_TEST_SEQUENCES", "500"))
 EDITS = 10
@@ -122,22 +121,22 @@ class Sequence:
 
     def short_way(self) -> str | None:
         """What the check says that looks at nothing but time stamps."""
-        package = str(Path(standing.__file__).parent.parent)
+        package = str(Path(stamp.__file__).parent.parent)
         private = str(self.bench.folder / ".kvm-compose")
-        found = standing.read_standing(private)
+        found = stamp.read_standing(private)
         if found is None:
             return None
         # whatever the environment of the last build was, it is that of the next
         assert found.around["package"] == package
-        return standing.still_standing(str(self.bench.folder), private, found.around)
+        return stamp.still_standing(str(self.bench.folder), private, found.around)
 
     def list_tasks(self) -> None:
         """What the last build noted of the tasks is what they are, as long as it counts."""
         private = str(self.bench.folder / ".kvm-compose")
-        found = standing.read_standing(private)
-        noted = standing.standing_overview(private, found.around) if found is not None else None
+        found = stamp.read_standing(private)
+        noted = stamp.standing_overview(private, found.around) if found is not None else None
         if noted is not None and len(self.said) % 3 == 0:
-            place, aside = (Path(private, name) for name in (standing.FILE_NAME, "aside"))
+            place, aside = (Path(private, name) for name in (stamp.FILE_NAME, "aside"))
             place.rename(aside)  # or it would be asked again
             assert self.bench.run("list").out == noted
             aside.rename(place)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from golden.bench import Bench, cases, environment, golden_bench
-from kvmcompose.effects.ledger import close_ledgers
-from kvmcompose.tasks.engine import doit_command
-from kvmcompose.tasks.project import Project
-from kvmcompose.tasks.sources import Where
+from kvmcompose.build.engine import doit_command
+from kvmcompose.build.ledger import close_ledgers
+from kvmcompose.build.project import Project
+from kvmcompose.build.project_inputs import Where
 
 
 def doit_list(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from golden.bench import Bench, new_bench, settle
-from kvmcompose.effects import standing
+from kvmcompose.build import project, short, stamp
 from kvmcompose.pipeline import amend
-from kvmcompose.tasks import project, short
 
 YAML = """\
 machines:
@@ -266,19 +265,19 @@ def test_an_option_in_the_environment_is_as_quick_as_none(lab: Bench, ways: Ways
 def test_another_process_looks_as_closely(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, touched: int | None
 ) -> None:
-    monkeypatch.setattr(standing, "_MANY", 2)
+    monkeypatch.setattr(stamp, "_MANY", 2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     names = [f"f{number}" for number in range(10)]
     for name in names:
         (tmp_path / name).write_text(name)
-    numbers = standing.sign_outputs(str(tmp_path), names)
+    numbers = stamp.sign_outputs(str(tmp_path), names)
     assert isinstance(numbers, array.array)
     here = Path.cwd()
-    assert standing._same(str(tmp_path), names, numbers)
+    assert stamp._same(str(tmp_path), names, numbers)
     if touched is not None:
         (tmp_path / names[touched]).unlink()
-        assert not standing._same(str(tmp_path), names, numbers)
+        assert not stamp._same(str(tmp_path), names, numbers)
         (tmp_path / names[touched]).write_text("other")
-        assert not standing._same(str(tmp_path), names, numbers)
-    assert not standing._same(str(tmp_path / "gone"), names, numbers)
+        assert not stamp._same(str(tmp_path), names, numbers)
+    assert not stamp._same(str(tmp_path / "gone"), names, numbers)
     assert Path.cwd() == here

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DOIT = Path(sys.executable).parent / "doit"
 DODO = """\
-from kvmcompose.tasks.dodo import doit_config, project_tasks, take_down
+from kvmcompose.build.dodo import doit_config, project_tasks, take_down
 
 DOIT_CONFIG = doit_config()
 

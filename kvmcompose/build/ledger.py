@@ -23,10 +23,10 @@ from typing import Any
 
 import msgspec
 
+from kvmcompose.build.stamp import drop_standing
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.opening import read_regular
 from kvmcompose.effects.private import foreign, prepare, refuse_foreign
-from kvmcompose.effects.standing import drop_standing
 from kvmcompose.effects.stat_cache import Remembered, Signature
 
 #: Raised whenever the tables or the meaning of a digest change; another version's ledger is not read.
@@ -90,7 +90,7 @@ class Record(msgspec.Struct, frozen=True):
 
     ``recipe`` is the digest of ``inputs`` (a JSON document), ``content`` that of the file, which has
     not changed while ``signature`` is the same. ``offered`` tells of the ``.new`` file that was last laid
-    beside an edited one; see ``tasks.offers``.
+    beside an edited one; see ``build.offers``.
     """
 
     path: str

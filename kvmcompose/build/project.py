@@ -12,25 +12,26 @@ from typing import TypeVar
 
 import msgspec
 
+from kvmcompose.build.base_images import Images, image_of, image_task
+from kvmcompose.build.decide import Action, Decider, Decision, Making, Options, recover
+from kvmcompose.build.ledger import Ledger, Record, look_at_ledger, open_ledger
+from kvmcompose.build.lock import build_lock
+from kvmcompose.build.make import Maker
+from kvmcompose.build.project_files import FolderFiles
+from kvmcompose.build.project_inputs import Where, epoch, hashed, read_sources, settings
+from kvmcompose.build.recipes import Inputs
+from kvmcompose.build.templates import templates
 from kvmcompose.core.artefact import Artefact, BaseImage, Policy
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem, RefusedError
 from kvmcompose.core.model import LogicalTestbed
 from kvmcompose.effects.files import expand
-from kvmcompose.effects.ledger import Ledger, Record, look_at_ledger, open_ledger
-from kvmcompose.effects.lock import build_lock
-from kvmcompose.effects.project_files import FolderFiles
-from kvmcompose.effects.resources import schemas, templates
+from kvmcompose.effects.resources import schemas
 from kvmcompose.effects.shape_memory import FolderMemory
 from kvmcompose.effects.stat_cache import Remembered, StatCache
 from kvmcompose.images.store import default_store, read_catalogue
 from kvmcompose.pipeline.compile import Compiled, compile_project, understand
 from kvmcompose.pipeline.hints import secrets_in_sight
 from kvmcompose.render.templates import Templates
-from kvmcompose.tasks.decide import Action, Decider, Decision, Making, Options, recover
-from kvmcompose.tasks.images import Images, image_of, image_task
-from kvmcompose.tasks.inputs import Inputs
-from kvmcompose.tasks.make import Maker
-from kvmcompose.tasks.sources import Where, epoch, hashed, read_sources, settings
 
 #: What kvm-compose keeps for itself in a project folder.
 PRIVATE_FOLDER = ".kvm-compose"
@@ -79,7 +80,7 @@ class Project:
 
     def __init__(self, where: Where, options: Options = Options()) -> None:  # noqa: B008 (it is frozen)
         self.began_ns = time.time_ns()
-        #: Artefacts that are known without all the others, by path; see ``tasks.short``.
+        #: Artefacts that are known without all the others, by path; see ``build.short``.
         self.few: dict[str, Artefact] = {}
         self.where = where
         self.folder = where.directory.absolute()

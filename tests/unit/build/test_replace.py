@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from kvmcompose.effects import placing
-from kvmcompose.effects.placing import keep_as, keep_copy, move_new, put, seen_at, take_away
+from kvmcompose.build import replace
+from kvmcompose.build.replace import keep_as, keep_copy, move_new, put, seen_at, take_away
 
 
 @pytest.fixture(params=["renameat2", "without it"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if request.param != "renameat2":
-        monkeypatch.setattr(placing, "_renameat2", None)
+        monkeypatch.setattr(replace, "_renameat2", None)
     (tmp_path / "staged").write_text("ours")
     return tmp_path
 
@@ -56,14 +56,14 @@ def test_an_edit_at_the_very_last_moment_is_put_back(tmp_path: Path, monkeypatch
     place.write_text("built")
     staged.write_text("ours")
     seen = seen_at(str(place))
-    rename = placing._rename
+    rename = replace._rename
 
     def late(source: str, target: str, flags: int) -> bool:
         if place.read_text() == "built":
             place.write_text("by hand")
         return rename(source, target, flags)
 
-    monkeypatch.setattr(placing, "_rename", late)
+    monkeypatch.setattr(replace, "_rename", late)
     assert not put(str(staged), str(place), seen)
     assert names(tmp_path) == {"x": "by hand", "staged": "ours"}
 

@@ -11,18 +11,18 @@ from contextlib import AbstractContextManager, nullcontext, redirect_stderr, red
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kvmcompose.build.execute import Build
+from kvmcompose.build.ledger import share_ledger
+from kvmcompose.build.project import Plan, Project, ledger_path
+from kvmcompose.build.short import ShortWay
+from kvmcompose.build.worker_pool import MANY, Crew, batches
 from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.core.event import Finished, Listener, Started
 from kvmcompose.core.plain import plain
-from kvmcompose.effects.ledger import share_ledger
 from kvmcompose.effects.signals import on_signals
-from kvmcompose.tasks.build import Build
-from kvmcompose.tasks.crew import MANY, Crew, batches
-from kvmcompose.tasks.project import Plan, Project, ledger_path
-from kvmcompose.tasks.short import ShortWay
 
 if TYPE_CHECKING:  # doit takes longer to import than a build with nothing to do takes altogether
-    from kvmcompose.tasks.dodo import TaskDict
+    from kvmcompose.build.dodo import TaskDict
 
 
 def generate(
@@ -63,7 +63,7 @@ def generate(
 
 def _run(build: Build, plan: Plan, *, jobs: int | None, keep_going: bool) -> None:
     """Let doit run the tasks that are out of date: one each, or when there are many one per batch."""
-    from kvmcompose.tasks.dodo import Session, group_task, task_name  # noqa: PLC0415 (see above)
+    from kvmcompose.build.dodo import Session, group_task, task_name  # noqa: PLC0415 (see above)
 
     session = Session(build.project, build.listener)
     session.take(build, plan)
@@ -90,7 +90,7 @@ def _run(build: Build, plan: Plan, *, jobs: int | None, keep_going: bool) -> Non
 
 def doit_command(project: Project, command: str, arguments: Sequence[str], *, clean_all: bool = False) -> int:
     """One of doit's own commands (list, info, forget, clean) over all tasks of a project."""
-    from kvmcompose.tasks.dodo import Session, task_name  # noqa: PLC0415 (see above)
+    from kvmcompose.build.dodo import Session, task_name  # noqa: PLC0415 (see above)
 
     session = Session(project, lambda _event: None, clean_all=clean_all)
     tasks = list(session.all_tasks())
@@ -111,7 +111,7 @@ def doit_command(project: Project, command: str, arguments: Sequence[str], *, cl
 
 def clean(project: Project, names: Sequence[str], *, dry_run: bool, force: bool) -> int:
     """Let doit clean; when everything goes, so do links to images and files of guests long gone."""
-    from kvmcompose.tasks.dodo import clean_file  # noqa: PLC0415 (see above)
+    from kvmcompose.build.dodo import clean_file  # noqa: PLC0415 (see above)
 
     with nullcontext() if dry_run else project.locked(None):
         arguments = [*(["--dry-run"] if dry_run else []), *project.tasks_named(names)]
@@ -149,7 +149,7 @@ def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, repo
     from doit.plugin import PluginDict  # noqa: PLC0415 (see above)
     from doit.reporter import ZeroReporter  # noqa: PLC0415 (see above)
 
-    from kvmcompose.tasks.doit_store import LedgerStore  # noqa: PLC0415 (only doit needs it)
+    from kvmcompose.build.doit_store import LedgerStore  # noqa: PLC0415 (only doit needs it)
 
     class Loader(TaskLoader2):  # type: ignore[misc] # doit has no types
         """Hands doit the tasks that there are already."""
@@ -198,7 +198,7 @@ def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, repo
 
     share_ledger(ledger_path(project.folder), project.ledger)
     # no configuration files: a pyproject.toml in the current folder is somebody else's
-    backend = {"BACKEND": {"kvm-compose": "kvmcompose.tasks.doit_store:LedgerStore"}}
+    backend = {"BACKEND": {"kvm-compose": "kvmcompose.build.doit_store:LedgerStore"}}
     main = Main(Loader(), config_filenames=(), extra_config=backend)
     status: int | None = main.run(arguments)
     return status or 0  # some of its commands give nothing back when all is well

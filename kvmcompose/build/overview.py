@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
+from kvmcompose.build.base_images import image_of, image_task
 from kvmcompose.core.artefact import Artefact
-from kvmcompose.tasks.images import image_of, image_task
 
 #: The task that stands for all artefacts.
 GROUP = "generate"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from kvmcompose.build import lock
 from kvmcompose.core.errors import RefusedError
-from kvmcompose.effects import lock
 
 
 def test_who_only_looks_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
+from kvmcompose.build.base_images import image_of
+from kvmcompose.build.decide import FAILING, Action, Decision, Making, look
+from kvmcompose.build.ledger import Record
+from kvmcompose.build.make import Staged
+from kvmcompose.build.project import PRIVATE_FOLDER, ImageStep, Plan, Project
+from kvmcompose.build.short import ShortWay
+from kvmcompose.build.stamp import drop_standing
 from kvmcompose.core.artefact import Policy
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Done, Failed, Listener, Noticed, Transferred
 from kvmcompose.effects.files import STAGED_PREFIX, is_readable, restrict
 from kvmcompose.effects.keys import default_keys, make_keys
-from kvmcompose.effects.ledger import Record
-from kvmcompose.effects.standing import drop_standing
 from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.images.qcow2 import read_header
-from kvmcompose.tasks.decide import FAILING, Action, Decision, Making, look
-from kvmcompose.tasks.images import image_of
-from kvmcompose.tasks.make import Staged
-from kvmcompose.tasks.project import PRIVATE_FOLDER, ImageStep, Plan, Project
-from kvmcompose.tasks.short import ShortWay
 
 #: Prepares artefacts; see ``Build.stage``.
 Stage = Callable[[Sequence[Making]], Sequence[Staged | KvmComposeError]]

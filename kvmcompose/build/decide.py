@@ -14,15 +14,15 @@ from typing import TypeVar
 
 import msgspec
 
+from kvmcompose.build.ledger import Ledger, Record
+from kvmcompose.build.offers import offered_recipe
+from kvmcompose.build.recipes import Inputs, Recipe, changes
 from kvmcompose.core.artefact import Artefact, Overlay, Policy
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.files import digest_bytes, digest_file, is_readable, unreadable
-from kvmcompose.effects.ledger import Ledger, Record
 from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.images.qcow2 import read_header
 from kvmcompose.pipeline.compile import STATE_PATH
-from kvmcompose.tasks.inputs import Inputs, Recipe, changes
-from kvmcompose.tasks.offers import offered_recipe
 
 
 class Action(Enum):

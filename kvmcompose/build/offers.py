@@ -11,8 +11,8 @@ import stat
 from collections.abc import Container
 from pathlib import Path
 
+from kvmcompose.build.ledger import Record
 from kvmcompose.effects.files import digest_file
-from kvmcompose.effects.ledger import Record
 from kvmcompose.effects.stat_cache import Signature
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from kvmcompose.build.base_images import image_of
+from kvmcompose.build.decide import Making
+from kvmcompose.build.execute import Build
+from kvmcompose.build.make import Staged
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.tasks.build import Build
-from kvmcompose.tasks.decide import Making
-from kvmcompose.tasks.images import image_of
-from kvmcompose.tasks.make import Staged
 
 if TYPE_CHECKING:  # most builds are small, and need no workers
     from concurrent.futures import Future, ProcessPoolExecutor

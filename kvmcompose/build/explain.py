@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 
+from kvmcompose.build.decide import Decision, Making
+from kvmcompose.build.project import Project
+from kvmcompose.build.recipes import Change, changes, leaves
 from kvmcompose.core.artefact import Literal, Rendered
 from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
-from kvmcompose.tasks.decide import Decision, Making
-from kvmcompose.tasks.inputs import Change, changes, leaves
-from kvmcompose.tasks.project import Project
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):

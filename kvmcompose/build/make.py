@@ -12,6 +12,13 @@ from pathlib import Path
 
 import msgspec
 
+from kvmcompose.build.base_images import Images, ResolvedImage
+from kvmcompose.build.decide import Decision, Making
+from kvmcompose.build.ledger import Intent, Ledger, Record
+from kvmcompose.build.offers import as_offered, offer_of, offered_content
+from kvmcompose.build.project_files import FolderFiles
+from kvmcompose.build.recipes import GIB, Inputs, Recipe, rendered_document, seal
+from kvmcompose.build.replace import alike, keep_copy, put, seen_at, take_away
 from kvmcompose.core.artefact import (
     Artefact,
     BaseImage,
@@ -27,17 +34,10 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects import process
 from kvmcompose.effects.files import STAGED_PREFIX, digest_bytes, digest_file, is_readable
 from kvmcompose.effects.files import seal as seal_file
-from kvmcompose.effects.ledger import Intent, Ledger, Record
-from kvmcompose.effects.placing import alike, keep_copy, put, seen_at, take_away
-from kvmcompose.effects.project_files import FolderFiles
 from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.images.qcow2 import read_header
 from kvmcompose.render import Sources, render
 from kvmcompose.render.templates import Templates
-from kvmcompose.tasks.decide import Decision, Making
-from kvmcompose.tasks.images import Images, ResolvedImage
-from kvmcompose.tasks.inputs import GIB, Inputs, Recipe, rendered_document, seal
-from kvmcompose.tasks.offers import as_offered, offer_of, offered_content
 
 _SPARSE_BLOCK = 4096
 

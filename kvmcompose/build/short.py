@@ -17,13 +17,11 @@ from pathlib import Path
 import msgspec
 
 import kvmcompose
-from kvmcompose.core.artefact import Artefact, Policy
-from kvmcompose.core.errors import Problem
-from kvmcompose.core.model import SshKeys
-from kvmcompose.effects.machine import probe_cache
-from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
-from kvmcompose.effects.resources import own_files, schemas
-from kvmcompose.effects.standing import (
+from kvmcompose.build.decide import Options, look
+from kvmcompose.build.overview import overview
+from kvmcompose.build.project import ENDING, PRIVATE_FOLDER, Plan, Project
+from kvmcompose.build.project_inputs import beyond_environment
+from kvmcompose.build.stamp import (
     FILE_NAME,
     Standing,
     inputs_rest,
@@ -34,13 +32,15 @@ from kvmcompose.effects.standing import (
     surroundings,
     write_standing,
 )
+from kvmcompose.core.artefact import Artefact, Policy
+from kvmcompose.core.errors import Problem
+from kvmcompose.core.model import SshKeys
+from kvmcompose.effects.machine import probe_cache
+from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
+from kvmcompose.effects.resources import own_files, schemas
 from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.pipeline.amend import Amended, Built, amend
 from kvmcompose.pipeline.compile import STATE_PATH, guest_artefacts, guest_slice, state_artefact
-from kvmcompose.tasks.decide import Options, look
-from kvmcompose.tasks.overview import overview
-from kvmcompose.tasks.project import ENDING, PRIVATE_FOLDER, Plan, Project
-from kvmcompose.tasks.sources import beyond_environment
 
 #: A group of artefacts: the digest of the slice that they are made of, and their paths.
 _Group = tuple[str, list[str]]
@@ -189,7 +189,7 @@ class ShortWay:
         return _Look(standing, _outputs_of(standing, after), after, wanted)
 
     def stand(self, summary: str) -> None:
-        """Note that nothing is left to do, and what that rests on; see ``effects.standing``."""
+        """Note that nothing is left to do, and what that rests on; see ``build.stamp``."""
         project, found = self._project, self._look
         watched = project.files.seen() | project.images.seen()
         if found is None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 
+from kvmcompose.build.project_files import FolderFiles
 from kvmcompose.core.artefact import Artefact, BaseImage, DeepCopy, Overlay
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.names import stable_number
-from kvmcompose.effects.project_files import FolderFiles
 from kvmcompose.images.catalogue import Catalogue
 from kvmcompose.images.qcow2 import read_header
 from kvmcompose.images.store import ImageStore

@@ -10,8 +10,8 @@ from typing import Any
 
 from doit.exceptions import InvalidDodoFile
 
+from kvmcompose.build.ledger import open_ledger
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.effects.ledger import open_ledger
 
 #: Tasks of ours that were run in this run of doit. doit removes its record of one that failed, too, which
 #: must not make the ledger forget what the artefact was made of: the next plan is to say what changed.

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from kvmcompose.build.base_images import Images
+from kvmcompose.build.project_files import FolderFiles
 from kvmcompose.core.artefact import (
     Artefact,
     BaseImage,
@@ -25,11 +27,9 @@ from kvmcompose.core.artefact import (
     Rendered,
 )
 from kvmcompose.core.environment import digests as digests_of_values
-from kvmcompose.effects.project_files import FolderFiles
 from kvmcompose.effects.resources import code_digest
 from kvmcompose.render import RENDERERS
 from kvmcompose.render.templates import Templates
-from kvmcompose.tasks.images import Images
 
 #: Raised when the making of disks changes. Their code is not part of their recipe, as a new version of
 #: kvmcompose must not ask for new disks when the old ones would be the same.
