@@ -95,6 +95,15 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         file.write(data)
 
 
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk. Raises OSError."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def expand(path: str | Path) -> Path:
     """A path with ``~`` resolved; as it is when there is no such user."""
     try:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
-from kvmcompose.effects.files import digest_file, expand
+from kvmcompose.effects.files import digest_file, expand, sync_folder
 from kvmcompose.images.catalogue import (
     NAME_PATTERN,
     Checksum,
@@ -33,7 +33,7 @@ from kvmcompose.images.catalogue import (
     parse_catalogue,
     pick_checksum,
 )
-from kvmcompose.images.download import Downloaded, download, sync_folder
+from kvmcompose.images.download import Download, Downloaded
 from kvmcompose.images.index import Entry, Index, locked
 from kvmcompose.images.pins import Note, NotedImages, refuse_other
 from kvmcompose.images.qcow2 import ImageHeader, read_header, refuse_no_image
@@ -160,9 +160,8 @@ class ImageStore:
             refuse_other(image, noted, expected)
             if present and present.checksum == str(expected) and _is_whole(present.path, present.sha256):
                 return present
-            got = self._adopt(expected) or download(
-                mirrored(image.url, mirror), folder / "image", checksum=expected, progress=progress
-            )
+            source_url = mirrored(image.url, mirror)
+            got = self._adopt(expected) or Download(source_url, folder / "image", expected, progress).run()
             header = read_header(got.path)
             refusal = _refusal(header)
             if header.format != image.format:

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "images"))
 from fileserver import Web, serving
 
 from kvmcompose.core.errors import KvmComposeError, RefusedError
-from kvmcompose.images import download
 from kvmcompose.images.catalogue import CatalogueImage, Signing
+from kvmcompose.images.download import refuse_downgrade
 from kvmcompose.images.store import ImageStore
 
 LIST, SIGNATURE, IMAGE = "site/SHA512SUMS", "site/SHA512SUMS.gpg", "site/disk.img"
@@ -266,10 +266,7 @@ def test_a_damaged_note_accepts_nothing(store: ImageStore, web: Web) -> None:
 
 
 def test_a_list_is_not_taken_from_a_plain_address_that_https_leads_to() -> None:
-    job = download._Job(
-        url="https://lab.example/SUMS", part=download._Part(Path("x")), progress=lambda *_: None,
-        max_bytes=1, timeout=(1, 1), plain=False,
-    )  # fmt: skip
-    download._refuse_plain(job, ["https://lab.example/SUMS", "https://other.example/SUMS"])
-    with pytest.raises(KvmComposeError, match="leads to http://other"):
-        download._refuse_plain(job, ["https://lab.example/SUMS", "http://other.example/SUMS"])
+    listed = "https://lab.example/SUMS"
+    refuse_downgrade(listed, [listed, "https://other.example/SUMS"])
+    with pytest.raises(KvmComposeError, match="redirects to http://other"):
+        refuse_downgrade(listed, [listed, "http://other.example/SUMS"])

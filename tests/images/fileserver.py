@@ -18,8 +18,6 @@ class Served:
     """A file, and how the server fails to serve it. Lists are used up, one item a request."""
 
     content: bytes
-    etag: str | None = '"v1"'
-    last_modified: str | None = None
     ranges: bool = True
     cut: list[int | None] = field(default_factory=list)  # break the connection after so many bytes
     statuses: list[int | None] = field(default_factory=list)
@@ -92,10 +90,6 @@ class _Handler(BaseHTTPRequestHandler):
         if start is not None:
             said = start + 1 if served.wrong_range else start
             self.send_header("Content-Range", f"bytes {said}-{total - 1}/{total}")
-        if served.etag:
-            self.send_header("ETag", served.etag)
-        if served.last_modified:
-            self.send_header("Last-Modified", served.last_modified)
         if served.send_length:
             length = len(body) if served.claimed_length is None or start else served.claimed_length
             self.send_header("Content-Length", str(length))
@@ -107,9 +101,6 @@ class _Handler(BaseHTTPRequestHandler):
         """Where to begin, or None for the whole file."""
         wanted = self.headers.get("Range")
         if not (served.ranges and wanted):
-            return None
-        condition = self.headers.get("If-Range")
-        if condition is not None and condition not in (served.etag, served.last_modified):
             return None
         return int(wanted.removeprefix("bytes=").rstrip("-"))
 
