@@ -69,9 +69,10 @@ shell: | base-packages
 	git grep --untracked -lzE '^#!(/usr/bin/env bash|/bin/(ba|da)?sh)' -- \
 		':!*.md' ':!*.py' ':!templates' ':!tests/golden' | xargs -0 shellcheck
 
+# without --quiet, which silences warnings before --strict can count them
 .PHONY: docs
 docs: $(READY) ## build the documentation into site/
-	$(RUN) mkdocs build --strict --quiet
+	$(RUN) mkdocs build --strict
 
 .PHONY: reference
 reference: $(READY) ## write the pages and the schema that are made from the code
