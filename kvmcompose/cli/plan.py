@@ -88,12 +88,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _show_loads(project: Project, console: Console) -> None:
     """What up would send to other hosts, as far as it is built, and as far as is known here."""
-    from kvmcompose.effects.freight import loads
+    from kvmcompose.hosts.transfer_plan import plan_transfers
 
     state = project.compiled.state
     others = [host.name for host in state.testbed_hosts.values() if not host.is_main_host]
     try:
-        found = loads(project.folder, state) if others else []
+        found = plan_transfers(project.folder, state) if others else []
     except (OSError, KvmComposeError):
         console.say(f"what {', '.join(others)} would be sent is known once everything is built")
         return

@@ -15,6 +15,7 @@ from kvmcompose import __version__
 from kvmcompose.core.deployment import Health
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.server_places import token_path
+from kvmcompose.providers.drivers import Drivers
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.api import create_app
 from kvmcompose.server.api.authentication import Identity, Policy
@@ -22,7 +23,6 @@ from kvmcompose.server.api.cluster import ClusterConfig
 from kvmcompose.server.api.guard import Activity, Guard
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.audit import Audit, Entry, now
-from kvmcompose.server.drivers import Drivers
 from kvmcompose.server.listen import Listener, bound_port, held, tcp_socket, unix_socket
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.people import People
@@ -69,7 +69,7 @@ def _raise_limit() -> None:
 
 def _drivers(settings: Settings) -> Drivers:
     if settings.fake is not None:
-        from kvmcompose.server.drivers.fake import FakeDrivers  # noqa: PLC0415 (one of the two is needed)
+        from kvmcompose.providers.fake import FakeDrivers  # noqa: PLC0415 (one of the two is needed)
 
         return FakeDrivers(
             settings.state_dir / "fake-host.json",
@@ -77,7 +77,7 @@ def _drivers(settings: Settings) -> Drivers:
             delay=settings.fake.delay,
         )
     try:
-        from kvmcompose.server.drivers.real import RealDrivers  # noqa: PLC0415 (needs libvirt-python)
+        from kvmcompose.providers.real import RealDrivers  # noqa: PLC0415 (needs libvirt-python)
     except ModuleNotFoundError as error:
         raise RefusedError(
             f"this installation cannot drive a host: the module {error.name!r} is missing",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kvmcompose.server.drivers.machine import Completed, ThisMachine
+from kvmcompose.hosts.command import Completed
+from kvmcompose.hosts.local import LocalRunner
 
 
-class Sudoer(ThisMachine):
+class Sudoer(LocalRunner):
     """This machine, as a user sees it who may use sudo."""
 
     def __init__(self, uid: int) -> None:

@@ -11,12 +11,13 @@ import pytest
 
 from kvmcompose.core.deployment import Exec, Level, NewDeployment
 from kvmcompose.effects import process
+from kvmcompose.hosts import command as machine_module
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.local import LocalRunner
+from kvmcompose.providers.guest.driver import SshShell
+from kvmcompose.providers.guest.interface import Login
 from kvmcompose.server import action_log as journal_module
 from kvmcompose.server.action_log import Journal
-from kvmcompose.server.drivers import DriverError, Login
-from kvmcompose.server.drivers import machine as machine_module
-from kvmcompose.server.drivers.machine import ThisMachine
-from kvmcompose.server.drivers.ssh import SshShell
 from kvmcompose.server.store import Store
 
 _MIB = 1 << 20
@@ -79,11 +80,11 @@ def test_a_guest_that_answers_without_end_fills_no_memory(tmp_path: Path) -> Non
 def test_a_program_that_prints_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_module, "MOST_OUTPUT", 4 * _MIB)
     with pytest.raises(DriverError, match="yes printed more than 4 MiB on main"):
-        asyncio.run(ThisMachine("main").run(["yes"], seconds=60))
-    done = asyncio.run(ThisMachine("main").run(["sh", "-c", "yes | head -c 9000000 >&2; echo end"]))
+        asyncio.run(LocalRunner("main").run(["yes"], seconds=60))
+    done = asyncio.run(LocalRunner("main").run(["sh", "-c", "yes | head -c 9000000 >&2; echo end"]))
     assert done.text == "end\n"
     assert len(done.stderr) < _MIB
-    assert asyncio.run(ThisMachine("main").run(["cat"], stdin=b"y" * 3_000_000)).stdout == b"y" * 3_000_000
+    assert asyncio.run(LocalRunner("main").run(["cat"], stdin=b"y" * 3_000_000)).stdout == b"y" * 3_000_000
 
 
 def test_a_program_of_the_client_that_prints_without_end_is_ended() -> None:

@@ -25,8 +25,8 @@ from daemon import Daemon
 from kvmcompose.client.server import ServerError
 from kvmcompose.core.deployment import Down, NewDeployment, Phase, Up
 from kvmcompose.effects import process
-from kvmcompose.server import threads as apart_module
-from kvmcompose.server.threads import PER_DEPLOYMENT, Account, UnansweredError, account, apart
+from kvmcompose.effects import threads as apart_module
+from kvmcompose.effects.threads import PER_DEPLOYMENT, Account, UnansweredError, account, apart
 
 _YAML = """\
 machines:

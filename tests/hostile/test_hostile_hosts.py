@@ -14,12 +14,17 @@ import asyncssh
 import pytest
 
 from kvmcompose.core.model import Host
-from kvmcompose.server.drivers import DriverError, Login, _host_connection, _ssh_command, _ssh_connection
-from kvmcompose.server.drivers import machine as machine_module
-from kvmcompose.server.drivers import remote as remote_module
-from kvmcompose.server.drivers._host_connection import HostConnection
-from kvmcompose.server.drivers.remote import RemoteMachine
-from kvmcompose.server.drivers.ssh import SshShell
+from kvmcompose.hosts import command as machine_module
+from kvmcompose.hosts import connection as host_connection
+from kvmcompose.hosts import remote as remote_module
+from kvmcompose.hosts import ssh
+from kvmcompose.hosts.connection import HostConnection
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.remote import SshRunner
+from kvmcompose.providers.guest import command as guest_command
+from kvmcompose.providers.guest import connection as guest_connection
+from kvmcompose.providers.guest.driver import SshShell
+from kvmcompose.providers.guest.interface import Login
 
 _MIB = 1 << 20
 #: What a test may add to the most memory that this process has had, in MiB.
@@ -49,7 +54,7 @@ def host(folder: Path, port: int, key: asyncssh.SSHKey) -> Host:
 
 
 @asynccontextmanager
-async def other_host(folder: Path, talk: Talk, window: int = 1 << 21) -> AsyncIterator[RemoteMachine]:
+async def other_host(folder: Path, talk: Talk, window: int = 1 << 21) -> AsyncIterator[SshRunner]:
     """A host whose every program is ``talk``."""
     key = asyncssh.generate_private_key("ssh-ed25519")
     server = await asyncssh.listen(
@@ -63,7 +68,7 @@ async def other_host(folder: Path, talk: Talk, window: int = 1 << 21) -> AsyncIt
     )
     connection = HostConnection(host(folder, server.get_port(), key))
     try:
-        yield RemoteMachine(connection)
+        yield SshRunner(connection)
     finally:
         await connection.close()
         server.close()
@@ -186,9 +191,9 @@ def test_a_program_that_never_ends_is_given_up(
 @pytest.fixture
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limits of time, shorter."""
-    monkeypatch.setattr(_host_connection, "_CONNECT_SECONDS", 2.0)
-    monkeypatch.setattr(_ssh_connection, "_LOGIN_SECONDS", 2.0)
-    for module in (remote_module, _ssh_command):
+    monkeypatch.setattr(host_connection, "_CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr(guest_connection, "_LOGIN_SECONDS", 2.0)
+    for module in (remote_module, guest_command):
         monkeypatch.setattr(module, "BEGIN_SECONDS", 1.0)
 
 
@@ -206,7 +211,7 @@ async def refused(folder: Path, port: int, key: asyncssh.SSHKey, what: str) -> N
     if what == "host":
         connection = HostConnection(there)
         with pytest.raises(DriverError):
-            await RemoteMachine(connection).run(["true"], seconds=2)
+            await SshRunner(connection).run(["true"], seconds=2)
         await connection.close()
     else:
         shell = SshShell()
@@ -314,7 +319,7 @@ def test_what_is_sent_is_not_kept_for_who_does_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says that it takes a gigabyte, and takes nothing."""
-    monkeypatch.setattr(_ssh_connection, "MOST_UNSENT", _MIB)
+    monkeypatch.setattr(ssh, "MOST_UNSENT", _MIB)
 
     async def deaf(process: asyncssh.SSHServerProcess[bytes]) -> None:
         transport = process.channel.get_connection()._transport

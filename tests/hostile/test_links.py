@@ -23,11 +23,11 @@ from golden.bench import tiny_qcow2
 from kvmcompose.core.deployment import ActionState, Down, Up
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects import private
-from kvmcompose.effects.freight import Sent, note_sent
-from kvmcompose.server.drivers import DriverError
-from kvmcompose.server.drivers._known_hosts import KnownHosts
-from kvmcompose.server.drivers.disks import HostDisks
-from kvmcompose.server.drivers.machine import ThisMachine
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.local import LocalRunner
+from kvmcompose.hosts.transfer_plan import Sent, note_sent
+from kvmcompose.providers.disks.driver import HostDisks
+from kvmcompose.providers.guest.known_hosts import KnownHosts
 from orchestrator.conftest import Lab, lab, new_lab, template
 
 __all__ = ["lab", "new_lab", "template"]
@@ -45,7 +45,7 @@ def state_of(path: Path) -> tuple[int, int, bytes]:
 @pytest.fixture(params=["own", pytest.param("sudo", marks=as_root)])
 def disks(request: pytest.FixtureRequest, place: Path) -> HostDisks:
     """Of a server with the rights of these tests, and of a user's that may become root."""
-    machine = Sudoer(ANN) if request.param == "sudo" else ThisMachine("main")
+    machine = Sudoer(ANN) if request.param == "sudo" else LocalRunner("main")
     return HostDisks(machine, place / "links")
 
 

@@ -28,11 +28,11 @@ from hosts.testbed import make_key
 from kvmcompose.core.deployment import Deployment, Down, Exec, NewDeployment, Snapshot, Up
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.owner_files import OwnerFiles
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.local import LocalRunner
+from kvmcompose.providers.disks.driver import HostDisks
+from kvmcompose.providers.real import RealDrivers
 from kvmcompose.server.actions import Actions
-from kvmcompose.server.drivers import DriverError
-from kvmcompose.server.drivers.disks import HostDisks
-from kvmcompose.server.drivers.machine import ThisMachine
-from kvmcompose.server.drivers.real import RealDrivers
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.people import Person, Role
 from kvmcompose.server.store import Store
@@ -98,7 +98,7 @@ def test_consoles_are_not_written_through_links(place: Path, name: str) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(target)
     with pytest.raises(DriverError, match="is a link"):
-        asyncio.run(HostDisks(ThisMachine("main"), place / "links").link_project("lab", project))
+        asyncio.run(HostDisks(LocalRunner("main"), place / "links").link_project("lab", project))
     assert list(target.iterdir()) == []
 
 

@@ -32,12 +32,12 @@ from kvmcompose.core.deployment import (
     Up,
 )
 from kvmcompose.core.errors import RefusedError
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.fake import Failure, FakeDomain
+from kvmcompose.hosts.local_blobs import check_images
+from kvmcompose.providers.fake import FakeDrivers
+from kvmcompose.providers.iplink.driver import parse_routes
 from kvmcompose.server.actions import Actions
-from kvmcompose.server.drivers import DriverError
-from kvmcompose.server.drivers.depot_here import check_images
-from kvmcompose.server.drivers.fake import Failure, FakeDrivers
-from kvmcompose.server.drivers.fake.world import FakeDomain
-from kvmcompose.server.drivers.links import parse_routes
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.orchestrator.network import Network
 from kvmcompose.server.orchestrator.testbed import Testbed

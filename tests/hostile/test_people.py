@@ -15,10 +15,10 @@ from people import ALICE, BOB, Shared, ask, give, new
 from kvmcompose.cli.main import main
 from kvmcompose.core.deployment import Exec, Health, NewDeployment, Phase, Up
 from kvmcompose.core.errors import RefusedError
+from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.api import service as api
 from kvmcompose.server.api.cluster import ClusterConfig
-from kvmcompose.server.drivers.fake import FakeDrivers
 from kvmcompose.server.orchestrator import Orchestrator, Outcome
 from kvmcompose.server.people import Asker, Peer, People, Person, Role
 from kvmcompose.server.store import Store

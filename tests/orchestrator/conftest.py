@@ -24,8 +24,9 @@ from kvmcompose.core.deployment import (
     NewDeployment,
     TestbedStatus,
 )
+from kvmcompose.hosts.fake import World
+from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.server.actions import Actions
-from kvmcompose.server.drivers.fake import FakeDrivers, World
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.store import Store
 

@@ -9,8 +9,8 @@ import pytest
 
 from kvmcompose.core.deployment import Capture, Up
 from kvmcompose.core.errors import RefusedError
-from kvmcompose.server.drivers import DriverError
-from kvmcompose.server.drivers.fake import Failure
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.fake import Failure
 from kvmcompose.server.orchestrator.captures import WrongCaptureError
 
 if TYPE_CHECKING:

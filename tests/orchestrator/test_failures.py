@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvmcompose.core.deployment import ActionState, Down, Exec, Phase, StepState, Up
+from kvmcompose.hosts.fake import Failure
 from kvmcompose.server.actions import Actions, BusyError
-from kvmcompose.server.drivers.fake import Failure
 
 if TYPE_CHECKING:
     from conftest import Lab

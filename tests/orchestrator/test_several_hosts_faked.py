@@ -16,9 +16,8 @@ import pytest
 
 from golden.bench import Bench, new_bench
 from kvmcompose.core.deployment import Action, ActionState, Down, Phase, StepState, Up
+from kvmcompose.hosts.fake import Failure, FakeDisk, World
 from kvmcompose.server.actions import Actions
-from kvmcompose.server.drivers.fake import Failure, World
-from kvmcompose.server.drivers.fake.world import FakeDisk
 
 if TYPE_CHECKING:
     from conftest import Lab

@@ -21,8 +21,10 @@ from typing import Any
 
 from hosts import TestHost
 from kvmcompose.core.deployable import Wiring
-from kvmcompose.server.drivers import HostDrivers, Login, Shell, SwitchPlan
-from kvmcompose.server.drivers.real import RealDrivers
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.guest.interface import GuestShell, Login
+from kvmcompose.providers.ovs.interface import SwitchPlan
+from kvmcompose.providers.real import RealDrivers
 from kvmcompose.server.orchestrator.testbed import Testbed
 
 HERE = Path(__file__).resolve().parent
@@ -126,7 +128,7 @@ def plan_of(testbed: Testbed) -> SwitchPlan:
 class Up:
     """A testbed that was brought up by the drivers alone."""
 
-    def __init__(self, testbed: Testbed, host: HostDrivers, shell: Shell) -> None:
+    def __init__(self, testbed: Testbed, host: HostDrivers, shell: GuestShell) -> None:
         self.testbed, self.host, self.shell = testbed, host, shell
 
     def login(self, name: str, address: str | None = None) -> Login:

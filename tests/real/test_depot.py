@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from kvmcompose.server.drivers import Content, DriverError, depot
-from kvmcompose.server.drivers._host_connection import HostLostError
-from kvmcompose.server.drivers.depot import HostDepot
-from kvmcompose.server.drivers.machine import Completed, Machine, ThisMachine
+from kvmcompose.hosts import remote_blobs
+from kvmcompose.hosts.blob_store import Blob
+from kvmcompose.hosts.command import CommandRunner, Completed
+from kvmcompose.hosts.errors import DriverError, HostLostError
+from kvmcompose.hosts.local import LocalRunner
+from kvmcompose.hosts.remote_blobs import RemoteBlobStore
 
 pytestmark = pytest.mark.real
 
@@ -43,7 +45,7 @@ class Broken:
     """A machine whose connection breaks in some calls: before, within or after what is to be done there."""
 
     def __init__(self, how: str = "", at: Callable[[int], bool] = lambda _: False) -> None:
-        self.machine: Machine = ThisMachine("two")
+        self.machine: CommandRunner = LocalRunner("two")
         self.name = self.machine.name
         self.calls = 0
         self._how, self._at = how, at
@@ -85,8 +87,8 @@ class Place:
         self.contents.mkdir()
         self.told: list[int] = []
 
-    def depot(self, machine: Broken | None = None) -> HostDepot:
-        return HostDepot(machine or Broken(), self.hosted, self.contents)
+    def depot(self, machine: Broken | None = None) -> RemoteBlobStore:
+        return RemoteBlobStore(machine or Broken(), self.hosted, self.contents)
 
     def source(self, shape: str, name: str = "source") -> tuple[Path, str]:
         """A file of that shape, and its digest."""
@@ -118,8 +120,8 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr(depot, "PIECE", PIECE)
-    monkeypatch.setattr(depot, "_PAUSE", 0)
+    monkeypatch.setattr(remote_blobs, "PIECE", PIECE)
+    monkeypatch.setattr(remote_blobs, "_PAUSE", 0)
     return Place(tmp_path)
 
 
@@ -138,7 +140,7 @@ async def error_of(call: Awaitable[object]) -> DriverError:
 def data_of(path: Path) -> int:
     """How much of a file is no hole."""
     with path.open("rb") as file:
-        return sum(length for _, length in depot.pieces(file.fileno(), 0))
+        return sum(length for _, length in remote_blobs.pieces(file.fileno(), 0))
 
 
 # -- one content ---------------------------------------------------------------------------------------
@@ -242,7 +244,7 @@ def test_what_was_given_up_goes_on_from_there(
     place: Place, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the server was killed: nobody remembers anything, but what has arrived is there."""
-    monkeypatch.setattr(depot, "PATIENCE", 0)
+    monkeypatch.setattr(remote_blobs, "PATIENCE", 0)
     source, digest = place.source("an odd end")
     whole = Broken()
     asyncio.run(place.depot(whole).store(digest, source, lambda _: None))
@@ -271,11 +273,11 @@ def test_a_break_now_and_then_is_got_over_as_often_as_it_comes(place: Place) -> 
 def test_patience_begins_when_the_host_is_lost(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A piece may have taken its time before."""
     clock = [1000.0]
-    monkeypatch.setattr(depot.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(remote_blobs.time, "monotonic", lambda: clock[0])
     source, digest = place.source("one piece")
 
     def slow(call: int) -> bool:
-        clock[0] += depot.PATIENCE + 1
+        clock[0] += remote_blobs.PATIENCE + 1
         return call == 3
 
     asyncio.run(place.depot(Broken("half", slow)).store(digest, source, place.told.append))
@@ -284,7 +286,7 @@ def test_patience_begins_when_the_host_is_lost(place: Place, monkeypatch: pytest
 
 def test_who_stays_away_is_waited_for_no_longer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(depot.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(remote_blobs.time, "monotonic", lambda: clock[0])
     source, digest = place.source("one piece")
 
     def away(call: int) -> bool:
@@ -295,7 +297,7 @@ def test_who_stays_away_is_waited_for_no_longer(place: Place, monkeypatch: pytes
     assert isinstance(
         asyncio.run(error_of(place.depot(machine).store(digest, source, place.told.append))), HostLostError
     )
-    assert depot.PATIENCE <= machine.calls <= depot.PATIENCE + 10
+    assert remote_blobs.PATIENCE <= machine.calls <= remote_blobs.PATIENCE + 10
 
 
 @pytest.mark.parametrize("shape", ["pieces", "islands"])
@@ -377,7 +379,7 @@ def test_cancelled_it_can_go_on(place: Place) -> None:
 # -- a project -----------------------------------------------------------------------------------------
 
 
-async def opened(place: Place, project: str = "lab", machine: Broken | None = None) -> HostDepot:
+async def opened(place: Place, project: str = "lab", machine: Broken | None = None) -> RemoteBlobStore:
     depot_ = place.depot(machine)
     await depot_.look(project, HOME)
     await depot_.open(project, HOME)
@@ -392,11 +394,11 @@ def test_files_are_put_with_their_modes_and_noted(place: Place) -> None:
     async def run() -> None:
         here = await opened(place)
         assert (await here.look("lab", HOME)).delivered == {}
-        await here.put("lab", {path: Content(first, seed)}, place.told.append)
+        await here.put("lab", {path: Blob(first, seed)}, place.told.append)
         there = place.hosted / "lab" / path
         assert (there.read_text(), there.stat().st_mode & 0o777) == ("secret", 0o600)
         assert (await here.look("lab", HOME)).delivered == {path: first}
-        await here.put("lab", {path: Content(second, again)}, place.told.append)
+        await here.put("lab", {path: Blob(second, again)}, place.told.append)
         assert (there.read_text(), there.stat().st_mode & 0o777) == ("other", 0o640)
         assert (await here.look("lab", HOME)).delivered == {path: second}
         there.unlink()
@@ -418,7 +420,7 @@ def test_nobody_else_reads_what_is_on_its_way(place: Place) -> None:
         def told(_: int) -> None:
             modes.update(path.stat().st_mode & 0o777 for path in (place.hosted / "lab/artefacts").iterdir())
 
-        await here.put("lab", {"artefacts/disk": Content(digest, source)}, told)
+        await here.put("lab", {"artefacts/disk": Blob(digest, source)}, told)
 
     asyncio.run(run())
     assert modes == {0o600}
@@ -429,7 +431,7 @@ def test_a_name_in_two_lines_is_not_taken_for_two_files(place: Place) -> None:
 
     async def run() -> None:
         here = await opened(place)
-        await here.put("lab", {"artefacts/a\nartefacts/b": Content(digest, source)}, place.told.append)
+        await here.put("lab", {"artefacts/a\nartefacts/b": Blob(digest, source)}, place.told.append)
         assert (await here.look("lab", HOME)).delivered == {"artefacts/a\nartefacts/b": digest}
 
     asyncio.run(run())
@@ -442,7 +444,7 @@ def test_files_put_at_once_are_all_noted(place: Place) -> None:
         here = await opened(place)
         await asyncio.gather(
             *(
-                here.put("lab", {path: Content(digest, source)}, place.told.append)
+                here.put("lab", {path: Blob(digest, source)}, place.told.append)
                 for path, (source, digest) in sources.items()
             )
         )
@@ -458,7 +460,7 @@ def test_a_file_is_never_noted_as_what_it_is_not(
     place: Place, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever ``put`` is cut off, what is delivered then is true, or known not to be known."""
-    monkeypatch.setattr(depot, "PATIENCE", 0)
+    monkeypatch.setattr(remote_blobs, "PATIENCE", 0)
     old, first = place.file("old", "old")
     new, second = place.file("new", "new")
     path, other = "artefacts/web/disk", "artefacts/db/disk"
@@ -466,21 +468,21 @@ def test_a_file_is_never_noted_as_what_it_is_not(
 
     async def count() -> None:
         here = await opened(place)
-        await here.put("lab", {other: Content(first, old)}, place.told.append)
-        await here.put("lab", {path: Content(first, old)}, place.told.append)
-        await place.depot(whole).put("lab", {path: Content(second, new)}, place.told.append)
+        await here.put("lab", {other: Blob(first, old)}, place.told.append)
+        await here.put("lab", {path: Blob(first, old)}, place.told.append)
+        await place.depot(whole).put("lab", {path: Blob(second, new)}, place.told.append)
 
     asyncio.run(count())
 
     async def run(at: int) -> None:
         here = place.depot()
-        await here.put("lab", {path: Content(first, old)}, place.told.append)
+        await here.put("lab", {path: Blob(first, old)}, place.told.append)
         broken = place.depot(Broken(how, lambda call: call >= at))
-        await error_of(broken.put("lab", {path: Content(second, new)}, place.told.append))
+        await error_of(broken.put("lab", {path: Blob(second, new)}, place.told.append))
         noted = (await here.look("lab", HOME)).delivered
         assert noted[path] in ("", digest_of(place.hosted / "lab" / path)), at
         assert noted[other] == first, at
-        await here.put("lab", {path: Content(second, new)}, place.told.append)
+        await here.put("lab", {path: Blob(second, new)}, place.told.append)
         assert (await here.look("lab", HOME)).delivered == {path: second, other: first}
 
     for at in range(1, whole.calls + 1):
@@ -496,7 +498,7 @@ def test_put_and_link_get_over_a_break_at_any_call(place: Place, how: str) -> No
     async def run(machine: Broken) -> None:
         here = place.depot(machine)
         await here.link("lab", links)
-        await here.put("lab", {"artefacts/web/seed.iso": Content(seeded, seed)}, place.told.append)
+        await here.put("lab", {"artefacts/web/seed.iso": Blob(seeded, seed)}, place.told.append)
         assert (await place.depot().look("lab", HOME)).delivered == {
             **links,
             "artefacts/web/seed.iso": seeded,
@@ -540,10 +542,10 @@ def test_a_link_takes_the_place_of_a_file_and_the_other_way_round(place: Place) 
     async def run() -> None:
         here = await opened(place)
         await here.store(digest, image, place.told.append)
-        await here.put("lab", {path: Content(noted, own)}, place.told.append)
+        await here.put("lab", {path: Blob(noted, own)}, place.told.append)
         await here.link("lab", {path: digest})
         assert (await here.look("lab", HOME)).delivered == {path: digest}
-        await here.put("lab", {path: Content(noted, own)}, place.told.append)
+        await here.put("lab", {path: Blob(noted, own)}, place.told.append)
         assert (await here.look("lab", HOME)).delivered == {path: noted}
 
     asyncio.run(run())
@@ -586,7 +588,7 @@ def test_what_was_made_goes_with_its_last_link_and_images_stay(place: Place) -> 
 def test_what_was_made_goes_in_the_end_wherever_it_is_cut_off(
     place: Place, what: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(depot, "PATIENCE", 0)
+    monkeypatch.setattr(remote_blobs, "PATIENCE", 0)
     image, kept = place.source("one piece", "image")
     old, first = place.file("old", "old")
     new, second = place.file("new", "new")
@@ -602,7 +604,7 @@ def test_what_was_made_goes_in_the_end_wherever_it_is_cut_off(
             await here.store(digest, source, place.told.append)
         await here.link("lab", before)
 
-    async def do(here: HostDepot) -> None:
+    async def do(here: RemoteBlobStore) -> None:
         await (here.link("lab", after) if what == "link" else here.clear("lab"))
 
     async def run(at: int) -> None:
@@ -634,7 +636,7 @@ def test_clear_takes_what_is_on_its_way(place: Place) -> None:
 
     async def run() -> None:
         here = await opened(place)
-        await here.put("lab", {"artefacts/web/disk": Content(digest, source)}, place.told.append)
+        await here.put("lab", {"artefacts/web/disk": Blob(digest, source)}, place.told.append)
         (place.hosted / "lab/artefacts/web/0.part").write_bytes(b"x")
         await here.clear("lab")
         assert list(place.hosted.iterdir()) == []
@@ -663,7 +665,7 @@ def test_check_changes_nothing_and_names_what_is_missing(
     async def run() -> None:
         await place.depot().look("lab", HOME)
         assert not place.hosted.exists()
-        monkeypatch.setattr(depot, "_PROGRAMS", ("true", "no-such", "nor-this"))
+        monkeypatch.setattr(remote_blobs, "_PROGRAMS", ("true", "no-such", "nor-this"))
         error = await error_of(place.depot().look("lab", HOME))
         assert error.message == "programs are not installed on two: no-such, nor-this"
 
@@ -672,7 +674,7 @@ def test_check_changes_nothing_and_names_what_is_missing(
 
 def test_room_is_that_of_the_file_system_that_will_have_it(place: Place) -> None:
     async def run() -> None:
-        missing = HostDepot(ThisMachine("two"), place.hosted, place.root / "to/be/made")
+        missing = RemoteBlobStore(LocalRunner("two"), place.hosted, place.root / "to/be/made")
         found = os.statvfs("/var/lib" if Path("/var/lib").exists() else "/")
         for each, expected in ((place.depot(), os.statvfs(place.root)), (missing, found)):
             room = (await each.look("lab", HOME)).room
@@ -691,7 +693,7 @@ def test_projects_have_names_and_no_paths(place: Place, name: str) -> None:
             here.look(name, HOME),
             here.open(name, HOME),
             here.link(name, {}),
-            here.put(name, {"artefacts/a": Content(digest, source)}, place.told.append),
+            here.put(name, {"artefacts/a": Blob(digest, source)}, place.told.append),
             here.clear(name),
         ):
             assert "cannot be the name of a project" in (await error_of(call)).message
@@ -707,7 +709,7 @@ def test_paths_stay_in_the_project(place: Place, path: str) -> None:
     async def run() -> None:
         here = await opened(place)
         for call in (
-            here.put("lab", {path: Content(digest, source)}, place.told.append),
+            here.put("lab", {path: Blob(digest, source)}, place.told.append),
             here.link("lab", {path: digest}),
         ):
             assert "does not lie in the project" in (await error_of(call)).message
@@ -723,7 +725,7 @@ def test_names_are_taken_as_they_are(place: Place, path: str) -> None:
     async def run() -> None:
         here = await opened(place)
         await here.store(digest, source, place.told.append)
-        await here.put("lab", {path: Content(digest, source)}, place.told.append)
+        await here.put("lab", {path: Blob(digest, source)}, place.told.append)
         assert place.files() == [path]
         await here.link("lab", {path: digest})
         assert (place.hosted / "lab" / path).readlink() == place.contents / digest
@@ -750,7 +752,7 @@ def test_what_has_arrived_in_part_is_known_with_the_room_it_takes(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever asks whether there is room for the rest must not count it twice."""
-    monkeypatch.setattr(depot, "PATIENCE", 0)
+    monkeypatch.setattr(remote_blobs, "PATIENCE", 0)
     source, digest = place.source("pieces")
     arrived: list[int] = []
     broken = place.depot(Broken("before", lambda _call: sum(arrived) >= 2 * PIECE))

@@ -17,11 +17,12 @@ from driven import assert_as_before, seen_on_the_host
 
 from hosts import TestHost
 from kvmcompose.core.deployable import NicPort, SwitchBridge, TunnelPort, VethPair
-from kvmcompose.server.drivers import DriverError, SwitchPlan
-from kvmcompose.server.drivers.disks import HostDisks
-from kvmcompose.server.drivers.links import IpLinks
-from kvmcompose.server.drivers.machine import ThisMachine
-from kvmcompose.server.drivers.ovs import OvsSwitches
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.local import LocalRunner
+from kvmcompose.providers.disks.driver import HostDisks
+from kvmcompose.providers.iplink.driver import IpLinks
+from kvmcompose.providers.ovs.driver import OvsSwitches
+from kvmcompose.providers.ovs.interface import SwitchPlan
 
 pytestmark = pytest.mark.real
 
@@ -42,7 +43,7 @@ def printed(*argv: str) -> str:
 
 
 async def programs_run() -> None:
-    machine = ThisMachine("main")
+    machine = LocalRunner("main")
     done = await machine.run(["cat"], stdin=b"two words\n")
     assert (done.status, done.text, done.stderr) == (0, "two words\n", b"")
     assert (await machine.run(["cat"])).text == ""  # standard input is not ours
@@ -97,7 +98,7 @@ ENDS = ("t-veth0", "t-veth1", "t-a", "t-b")
 
 
 async def network_is_made() -> None:
-    machine = ThisMachine("main")
+    machine = LocalRunner("main")
     switches, links = OvsSwitches(machine), IpLinks(machine)
     before = seen_on_the_host()
     await switches.check()
@@ -174,7 +175,7 @@ def test_switches_and_links_are_made_once_and_go_without_a_trace(real_host: Test
 
 
 async def switch_that_is_dead() -> None:
-    switches = OvsSwitches(ThisMachine("main"))
+    switches = OvsSwitches(LocalRunner("main"))
     pid = printed("cat", "/run/openvswitch/ovs-vswitchd.pid").strip()
     printed("kill", "-STOP", pid)
     try:
@@ -193,7 +194,7 @@ def test_switch_that_does_not_answer_is_an_error(real_host: TestHost) -> None:
 
 
 async def disks_are_kept(folder: str) -> None:
-    disks = HostDisks(ThisMachine("main"))
+    disks = HostDisks(LocalRunner("main"))
     project = Path(folder)
     artefacts = project / "artefacts"
     artefacts.mkdir()
@@ -265,7 +266,7 @@ def test_disks_are_reset_frozen_and_removed(real_host: TestHost, tmp_path: Path)
 
 
 async def projects_are_linked(folder: str) -> None:
-    disks = HostDisks(ThisMachine("main"))
+    disks = HostDisks(LocalRunner("main"))
     first, second = Path(folder, "first"), Path(folder, "second")
     first.mkdir()
     second.mkdir()

@@ -20,8 +20,9 @@ from driven import assert_as_before, brought_up, seen_on_the_host
 
 from hosts import TestHost
 from kvmcompose.core.model import Host
-from kvmcompose.server.drivers import DriverError, Hypervisor
-from kvmcompose.server.drivers.real import RealDrivers
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.libvirt.interface import Hypervisor
+from kvmcompose.providers.real import RealDrivers
 
 pytestmark = pytest.mark.real
 

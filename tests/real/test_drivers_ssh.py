@@ -17,8 +17,9 @@ import pytest
 from driven import Up, brought_up
 
 from hosts import TestHost, TestHosts
-from kvmcompose.server.drivers import DriverError, Login
-from kvmcompose.server.drivers.ssh import SshShell
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.guest.driver import SshShell
+from kvmcompose.providers.guest.interface import Login
 
 pytestmark = pytest.mark.real
 

@@ -28,11 +28,14 @@ import pytest
 
 from hosts import TestHosts
 from kvmcompose.core.model import Host
-from kvmcompose.server.drivers import Content, DriverError, depot
-from kvmcompose.server.drivers._host_connection import ForwardedSocket, HostConnection, HostLostError
-from kvmcompose.server.drivers.depot import HostDepot
-from kvmcompose.server.drivers.machine import SYSTEM_PATH
-from kvmcompose.server.drivers.remote import RemoteMachine
+from kvmcompose.hosts import remote_blobs
+from kvmcompose.hosts.blob_store import Blob
+from kvmcompose.hosts.command import SYSTEM_PATH
+from kvmcompose.hosts.connection import HostConnection
+from kvmcompose.hosts.errors import DriverError, HostLostError
+from kvmcompose.hosts.forwarding import ForwardedSocket
+from kvmcompose.hosts.remote import SshRunner
+from kvmcompose.hosts.remote_blobs import RemoteBlobStore
 
 pytestmark = pytest.mark.real
 
@@ -139,7 +142,7 @@ class Inside:
         self.folder = Path(folder)
         self.host = msgspec.json.decode(other, type=Host)
         self.connection = HostConnection(self.host)
-        self.machine = RemoteMachine(self.connection)
+        self.machine = SshRunner(self.connection)
 
     def having(self, **changes: object) -> HostConnection:
         """A connection to the host, were it another one."""
@@ -592,7 +595,7 @@ async def sent_all_the_same(folder: str, other: str) -> None:
             if sum(told) >= size // 2:
                 half.set()
 
-        here = HostDepot(this.machine)
+        here = RemoteBlobStore(this.machine)
         await here.open("lab", "desk:/lab")
         before = bytes_sent()
         storing = asyncio.create_task(here.store(digest, source, tell))
@@ -605,14 +608,14 @@ async def sent_all_the_same(folder: str, other: str) -> None:
         await this.outside("mend")
         await storing
         await asyncio.to_thread(subprocess.run, ["tc", "qdisc", "del", "dev", "eth0", "root"], check=True)
-        assert sum(told) <= size + depot.PIECE
+        assert sum(told) <= size + remote_blobs.PIECE
         # what went over the wire: the headers, and what TCP and we sent in vain
-        assert bytes_sent() - before < size * 1.1 + 2 * depot.PIECE
+        assert bytes_sent() - before < size * 1.1 + 2 * remote_blobs.PIECE
         assert digest in (await here.look("lab", "desk:/lab")).stored
-        done = await this.machine.run(["sha256sum", f"{depot.STORE}/{digest}"])
+        done = await this.machine.run(["sha256sum", f"{remote_blobs.STORE}/{digest}"])
         assert done.text.split()[0] == digest
         await here.clear("lab")
-        await this.machine.run(["rm", "-f", f"{depot.STORE}/{digest}"])
+        await this.machine.run(["rm", "-f", f"{remote_blobs.STORE}/{digest}"])
 
 
 def test_a_cut_while_an_image_is_sent_is_waited_out(pair: Pair) -> None:
@@ -753,7 +756,7 @@ def test_private_keys_stay_where_they_are(pair: Pair) -> None:
 async def with_sudo(folder: str, other: str) -> None:
     async with inside(folder, other) as this:
         ann = this.having(user="ann")
-        machine = RemoteMachine(ann)
+        machine = SshRunner(ann)
         assert (await machine.run(["id", "-un"])).text == "ann\n"
         assert (await machine.run(["id", "-un"], privileged=True)).text == "root\n"
         assert (await machine.run(["sh", "-c", "echo $LC_ALL"], privileged=True)).text == "C\n"
@@ -786,8 +789,8 @@ async def what_is_whose(folder: str, other: str) -> None:
     """The store and the folder of all projects are root's, a project is the user's."""
     async with inside(folder, other) as this:
         ann = this.having(user="ann")
-        machine = RemoteMachine(ann)
-        here = HostDepot(machine)
+        machine = SshRunner(ann)
+        here = RemoteBlobStore(machine)
         source = this.folder / "content"
         source.write_bytes(DATA)
         digest = hashlib.sha256(DATA).hexdigest()
@@ -800,7 +803,7 @@ async def what_is_whose(folder: str, other: str) -> None:
         seed.write_text("seed")
         seed.chmod(0o600)
         seeded = hashlib.sha256(b"seed").hexdigest()
-        await here.put("lab", {"artefacts/web/seed.iso": Content(seeded, seed)}, told.append)
+        await here.put("lab", {"artefacts/web/seed.iso": Blob(seeded, seed)}, told.append)
         assert (await here.look("lab", "desk:/lab")).delivered == {
             "artefacts/worker/worker.img": digest, "artefacts/web/seed.iso": seeded,
         }  # fmt: skip
@@ -828,9 +831,9 @@ def test_what_is_sent_belongs_to_the_user_or_to_all(pair: Pair) -> None:
 async def without_sudo(folder: str, other: str) -> None:
     async with inside(folder, other) as this:
         bob = this.having(user="bob")
-        machine = RemoteMachine(bob)
+        machine = SshRunner(bob)
         assert (await machine.run(["id", "-un"])).text == "bob\n"
-        for call in (machine.run(["id"], privileged=True), HostDepot(machine).look("lab", "desk:/lab")):
+        for call in (machine.run(["id"], privileged=True), RemoteBlobStore(machine).look("lab", "desk:/lab")):
             error = await error_of(call)
             assert "has to run as root on two, and sudo asks for a password" in error.message
             assert "sudo" in str(error.hint)
@@ -872,7 +875,7 @@ while True:
 async def server(this: Inside, how: str, size: int = 0) -> AsyncIterator[str]:
     path = f"/run/test-{random.randrange(1 << 40)}.sock"  # noqa: S311
     argv = ["python3", "-c", SERVER, path, how, str(size)]
-    machine = RemoteMachine(HostConnection(this.host))
+    machine = SshRunner(HostConnection(this.host))
     task = asyncio.create_task(machine.run(argv, seconds=1000))
 
     async def listens() -> bool:

@@ -24,6 +24,8 @@ from kvmcompose.core.deployment import (
     Up,
 )
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.capture.fake_packets import file_header, record
 from kvmcompose.server.action_log import Journal
 from kvmcompose.server.actions import Actions, NotFoundError
 from kvmcompose.server.api import create_app
@@ -31,8 +33,6 @@ from kvmcompose.server.api.authentication import Identity, Policy
 from kvmcompose.server.api.cluster import ClusterConfig
 from kvmcompose.server.api.guard import Activity, Guard
 from kvmcompose.server.api.service import Service
-from kvmcompose.server.drivers import DriverError
-from kvmcompose.server.drivers.fake.packets import file_header, record
 from kvmcompose.server.listen import Listener, bound_port, tcp_socket, unix_socket
 from kvmcompose.server.orchestrator import Orchestrator, Outcome
 from kvmcompose.server.orchestrator.captures import Packets, WrongCaptureError

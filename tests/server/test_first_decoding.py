@@ -9,7 +9,7 @@ from kvmcompose.effects import process
 _PROGRAM = """
 import asyncio, sys, threading
 import msgspec
-from kvmcompose.server.apart import apart
+from kvmcompose.effects.threads import apart
 
 sys.setswitchinterval(1e-6)
 kinds = []

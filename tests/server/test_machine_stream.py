@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from kvmcompose.server.drivers import DriverError
-from kvmcompose.server.drivers.machine import ThisMachine
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.local import LocalRunner
 
-MACHINE = ThisMachine("main")
+MACHINE = LocalRunner("main")
 
 
 def script(tmp_path: Path, text: str) -> list[str]:
@@ -98,9 +98,9 @@ def test_a_program_that_fails_says_so_in_its_own_name() -> None:
 def test_it_ends_with_the_server_whatever_ends_that(tmp_path: Path) -> None:
     code = """
 import asyncio, sys
-from kvmcompose.server.drivers.machine import ThisMachine
+from kvmcompose.hosts.local import LocalRunner
 async def run():
-    async for chunk in ThisMachine("main").stream(sys.argv[1:]):
+    async for chunk in LocalRunner("main").stream(sys.argv[1:]):
         print(chunk, flush=True)
 asyncio.run(run())
 """

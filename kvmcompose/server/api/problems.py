@@ -13,8 +13,8 @@ from starlette.responses import Response
 
 from kvmcompose.core.deployment import Problem
 from kvmcompose.core.errors import InputError, KvmComposeError, RefusedError
+from kvmcompose.hosts.errors import DriverError
 from kvmcompose.server.actions import NotFoundError
-from kvmcompose.server.drivers import DriverError
 
 MEDIA_TYPE = "application/problem+json"
 

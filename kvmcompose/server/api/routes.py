@@ -21,6 +21,7 @@ from kvmcompose.core.deployment import (
     Command,
     NewDeployment,
 )
+from kvmcompose.effects.threads import apart
 from kvmcompose.server.api.logs import MAX_SEQUENCE
 from kvmcompose.server.api.openapi import Alive, described
 from kvmcompose.server.api.packets import PCAP, PacketReply
@@ -29,7 +30,6 @@ from kvmcompose.server.api.rights import check_admin, check_config_reader
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.api.wire import Reply, body, json_body
 from kvmcompose.server.people import Asker
-from kvmcompose.server.threads import apart
 
 _CONFLICT = HTTPStatus.CONFLICT
 _BAD_GATEWAY = HTTPStatus.BAD_GATEWAY

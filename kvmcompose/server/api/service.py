@@ -20,6 +20,7 @@ from kvmcompose.core.deployment import (
     Step,
 )
 from kvmcompose.core.errors import RefusedError
+from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, apart
 from kvmcompose.server.actions import Actions, BusyError, NotFoundError
 from kvmcompose.server.api.cluster import ClusterConfig
 from kvmcompose.server.api.problems import ApiError
@@ -29,7 +30,6 @@ from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.orchestrator.captures import Packets, WrongCaptureError
 from kvmcompose.server.people import Asker, People, Person
 from kvmcompose.server.store import Store
-from kvmcompose.server.threads import ANSWER_SECONDS, Account, account, apart
 
 _PROJECT = re.compile(PROJECT_PATTERN)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -17,8 +17,9 @@ from kvmcompose.core.deployment import (
     Up,
 )
 from kvmcompose.core.errors import RefusedError
+from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, apart
+from kvmcompose.providers.drivers import Drivers
 from kvmcompose.server.action_log import Journal
-from kvmcompose.server.drivers import Drivers
 from kvmcompose.server.orchestrator.captures import Packets, capture
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.down import TakeDown
@@ -27,7 +28,6 @@ from kvmcompose.server.orchestrator.status import Meter, access, status
 from kvmcompose.server.orchestrator.up import BringUp
 from kvmcompose.server.people import People, Person, this_user
 from kvmcompose.server.store import Store
-from kvmcompose.server.threads import ANSWER_SECONDS, Account, account, apart
 
 
 class Outcome(msgspec.Struct, frozen=True):

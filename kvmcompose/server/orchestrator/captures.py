@@ -9,7 +9,8 @@ from kvmcompose.core.deployable import SwitchBridge
 from kvmcompose.core.deployment import Capture
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.state import Interface
-from kvmcompose.server.drivers import DriverError, HostDrivers
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.testbed import Guest, Testbed
 

@@ -17,12 +17,15 @@ from kvmcompose.core.model import Host
 from kvmcompose.core.once import once
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.effects.server_places import this_machine
-from kvmcompose.server.drivers import HOSTED, DomainState, Drivers, HostDrivers, Shell
+from kvmcompose.effects.threads import apart
+from kvmcompose.hosts.blob_store import HOSTED
+from kvmcompose.providers.drivers import Drivers, HostDrivers
+from kvmcompose.providers.guest.interface import GuestShell
+from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
 from kvmcompose.server.orchestrator.testbed import Deployed, Guest, Testbed, decode_deployed, read_testbed
 from kvmcompose.server.people import Person
 from kvmcompose.server.store import Store
-from kvmcompose.server.threads import apart
 
 
 @functools.cache
@@ -93,7 +96,7 @@ class Context:
         return await apart(lambda: self.home)
 
     @property
-    def shell(self) -> Shell:
+    def shell(self) -> GuestShell:
         """The way into guests."""
         return self.drivers.shell()
 

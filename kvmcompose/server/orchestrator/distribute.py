@@ -12,13 +12,15 @@ from pathlib import Path
 
 import msgspec
 
-from kvmcompose.effects.freight import Digests, Parcel, Sent, note_sent, parcels
+from kvmcompose.effects.threads import apart
+from kvmcompose.hosts.blob_store import Blob, BlobStore, Inventory
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.transfer_plan import Digests, NeededFile, Sent, needed_files, note_sent
+from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.action_log import Journal, RunningStep
-from kvmcompose.server.drivers import Content, Depot, DriverError, Holdings, HostDrivers
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.stages import Job, together
 from kvmcompose.server.orchestrator.testbed import Guest, Testbed
-from kvmcompose.server.threads import apart
 
 STAGE = "distribute"
 #: How often it is told how far something large has come, in seconds.
@@ -141,7 +143,7 @@ class OtherHost:
         self._elsewhere = [guest for guest in testbed.runnable if guest.state.testbed_host != self.name]
         self._journal = journal
         self._disks = drivers.disks
-        self._depot: Depot = drivers.depot
+        self._depot: BlobStore = drivers.depot
         self._digests = digests
         self._provision = provision
         self._delivered: dict[str, str] = {}
@@ -160,7 +162,7 @@ class OtherHost:
             reasons += await self._check_disks(wanted)
         return reasons
 
-    def _check_room(self, held: Holdings, wanted: Mapping[str, _Wanted]) -> Iterator[Reason]:
+    def _check_room(self, held: Inventory, wanted: Mapping[str, _Wanted]) -> Iterator[Reason]:
         needed = sum(
             max(0, each.size - held.parts.get(digest, 0))
             for digest, each in _shared(wanted).items()
@@ -241,7 +243,7 @@ class OtherHost:
         noted = Sent(frozenset(_shared(wanted)), files)
         await apart(note_sent, self._here, self.name, noted)
 
-    async def _send_image(self, digest: str, parcel: Parcel) -> int:
+    async def _send_image(self, digest: str, parcel: NeededFile) -> int:
         with self._journal.step(STAGE, f"send:{Path(parcel.path).name}", host=self.name) as step:
             counter = _Counter(step, parcel)
             await self._depot.store(digest, parcel.source, counter.add)
@@ -262,7 +264,7 @@ class OtherHost:
                     await self.drop(disk)
         in_use = {_disk_or_none(guest) for guest in self._guests if guest.name in running}
         files = {
-            path: Content(each.digest, each.parcel.source)
+            path: Blob(each.digest, each.parcel.source)
             for path, each in wanted.items()
             if path not in in_use and self._is_to_be_put(path, each)
         }
@@ -281,7 +283,7 @@ class OtherHost:
 
         def find() -> dict[str, _Wanted]:
             try:
-                found = parcels(self._here if member is None else self._location, runs, member)
+                found = needed_files(self._here if member is None else self._location, runs, member)
                 of = self._digests.of if member is None else member.digest
                 return {path: _Wanted(each, of(each.source)) for path, each in found.items()}
             except OSError as error:
@@ -346,14 +348,14 @@ class Delivery(OtherHost):
 class _Wanted(msgspec.Struct, frozen=True):
     """A parcel, and the digest of what is in it."""
 
-    parcel: Parcel
+    parcel: NeededFile
     digest: str
 
 
 class _Counter:
     """How much of something was sent."""
 
-    def __init__(self, step: RunningStep, parcel: Parcel) -> None:
+    def __init__(self, step: RunningStep, parcel: NeededFile) -> None:
         self._step = step
         self._parcel = parcel
         self._told = self._began = time.monotonic()
@@ -372,7 +374,7 @@ class _Counter:
             self._step.say(f"{Path(self._parcel.path).name}: {_mib(self.sent)} sent in {took:.1f} s")
 
 
-def _shared(wanted: Mapping[str, _Wanted]) -> dict[str, Parcel]:
+def _shared(wanted: Mapping[str, _Wanted]) -> dict[str, NeededFile]:
     """What is sent by its content, each once."""
     return {each.digest: each.parcel for each in wanted.values() if each.parcel.shared}
 

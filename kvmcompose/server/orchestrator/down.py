@@ -8,17 +8,18 @@ from kvmcompose.core.deployment import Down, Level, Phase
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.effects import private
-from kvmcompose.effects.freight import forget_sent
 from kvmcompose.effects.resources import schemas
+from kvmcompose.effects.threads import apart
+from kvmcompose.hosts.transfer_plan import forget_sent
 from kvmcompose.pipeline.stored import sound_hosts
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.render.domain import console_log
 from kvmcompose.server.action_log import Journal, StepFailedError
-from kvmcompose.server.drivers import DomainState, HostDrivers
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.golden import RECORD
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
 from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, Testbed
-from kvmcompose.server.threads import apart
 
 #: Guests that shut down at a time, on one host.
 SHUT_DOWNS = 16

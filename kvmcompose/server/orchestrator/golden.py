@@ -10,15 +10,16 @@ from kvmcompose.core.deployment import Level
 from kvmcompose.core.once import once
 from kvmcompose.effects import private
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
+from kvmcompose.effects.threads import apart
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.action_log import Journal
-from kvmcompose.server.drivers import DriverError, HostDrivers
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.scripts import run_script, seal
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
 from kvmcompose.server.orchestrator.start import Starter
 from kvmcompose.server.orchestrator.testbed import PRIVATE, Guest, Testbed
-from kvmcompose.server.threads import apart
 
 STAGE = "golden"
 RECORD = f"{PRIVATE}/golden.json"

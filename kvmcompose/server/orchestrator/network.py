@@ -11,13 +11,15 @@ import msgspec
 
 from kvmcompose.core.deployable import TunnelPort
 from kvmcompose.core.names import some
+from kvmcompose.effects.threads import apart
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.ovs.interface import SwitchPlan
 from kvmcompose.server.action_log import Journal
-from kvmcompose.server.drivers import DriverError, HostDrivers, SwitchPlan
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import network_xml
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
 from kvmcompose.server.orchestrator.testbed import Testbed
-from kvmcompose.server.threads import apart
 
 STAGE = "network"
 #: RFC 1918, and what RFC 6598, RFC 2544 and RFC 5737 set apart: nobody out there is reached by these.

@@ -8,10 +8,11 @@ from pathlib import Path
 from kvmcompose.effects import private
 from kvmcompose.effects.artefacts import Found, look
 from kvmcompose.effects.files import digest_file, expand
-from kvmcompose.effects.freight import backing_file
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.effects.owner_files import OwnerFiles
-from kvmcompose.server.drivers import DriverError, Secret
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.transfer_plan import backing_file
+from kvmcompose.providers.guest.interface import Secret
 
 _LARGEST_KEY = 1 << 20
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
-from kvmcompose.server.drivers import DriverError, Login, Shell
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.guest.interface import GuestShell, Login
 
 #: Where it is noted, by guest: a clone has its golden image's disk below its own.
 _DONE = "/etc/nocloud/done"
@@ -40,7 +41,7 @@ def marker(guest: str, script: str) -> str:
     return f"{_DONE}/{guest}/{PurePosixPath(script).name}"
 
 
-async def run_script(shell: Shell, login: Login, script: str, output: Callable[[str], None]) -> None:
+async def run_script(shell: GuestShell, login: Login, script: str, output: Callable[[str], None]) -> None:
     """Run a script of the seed as root. Raises DriverError when it fails."""
     status = await shell.run(login, as_root(login, ["sh", "-c", _RUN, "kvm-compose", script]), output)
     if status != 0:
@@ -51,25 +52,25 @@ async def run_script(shell: Shell, login: Login, script: str, output: Callable[[
         )
 
 
-async def has_run(shell: Shell, login: Login, script: str) -> bool:
+async def has_run(shell: GuestShell, login: Login, script: str) -> bool:
     """Whether a set-up script has run in this guest's life."""
     argv = as_root(login, ["test", "-e", marker(login.guest, script)])
     return await shell.run(login, argv, _ignore) == 0
 
 
-async def note_run(shell: Shell, login: Login, script: str) -> None:
+async def note_run(shell: GuestShell, login: Login, script: str) -> None:
     """Note that it has."""
     path = marker(login.guest, script)
     note = 'mkdir -p "${1%/*}" && : >"$1"'
     await _must(shell, login, ["sh", "-c", note, "kvm-compose", path])
 
 
-async def seal(shell: Shell, login: Login) -> None:
+async def seal(shell: GuestShell, login: Login) -> None:
     """Make a golden image ready to be cloned; to be shut down next."""
     await _must(shell, login, ["sh", "-c", _SEAL])
 
 
-async def _must(shell: Shell, login: Login, argv: list[str]) -> None:
+async def _must(shell: GuestShell, login: Login, argv: list[str]) -> None:
     printed: list[str] = []
     status = await shell.run(login, as_root(login, argv), printed.append)
     if status != 0:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from kvmcompose.core.deployment import Snapshot, SnapshotStatus, SnapshotVerb
 from kvmcompose.core.errors import RefusedError
+from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.server.action_log import Journal, Refusals, StepFailedError
-from kvmcompose.server.drivers import DomainState
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
 from kvmcompose.server.orchestrator.testbed import Guest, Testbed

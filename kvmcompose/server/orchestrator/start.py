@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 
 from kvmcompose.core.deployment import Level
+from kvmcompose.effects.threads import apart
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.guest.interface import Login
+from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.render.domain import console_log
 from kvmcompose.server.action_log import Journal, StepFailedError
-from kvmcompose.server.drivers import DomainState, DriverError, HostDrivers, Login
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import domain_xml
 from kvmcompose.server.orchestrator.stages import unbroken
 from kvmcompose.server.orchestrator.testbed import Guest, Testbed
-from kvmcompose.server.threads import apart
 
 #: How long a guest may take to be reachable, in seconds, where its YAML does not say.
 READY_SECONDS = {"kvm": 300.0, "qemu": 900.0}

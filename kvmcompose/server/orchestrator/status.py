@@ -8,11 +8,11 @@ from collections.abc import Collection
 from kvmcompose.core.deployment import GuestAccess, GuestStatus, HostAccess, Phase, TestbedStatus
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host
-from kvmcompose.server.drivers import DomainState
+from kvmcompose.effects.threads import apart
+from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.differences import differences as changed_since
 from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, Deployed, Guest, Testbed
-from kvmcompose.server.threads import apart
 
 
 class Meter:

@@ -24,9 +24,10 @@ from kvmcompose.effects.artefacts import Found
 from kvmcompose.effects.files import digest_bytes
 from kvmcompose.effects.resources import schemas
 from kvmcompose.guests import guest_kind
+from kvmcompose.hosts.errors import DriverError
 from kvmcompose.networks import dialect
 from kvmcompose.pipeline.stored import read_state
-from kvmcompose.server.drivers import DriverError, Login, Secret
+from kvmcompose.providers.guest.interface import Login, Secret
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
 
 #: What the server keeps in a project folder, beside what the build keeps there.

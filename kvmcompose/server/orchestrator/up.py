@@ -10,10 +10,13 @@ from kvmcompose.core.deployment import Level, Phase, Up
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.names import some
 from kvmcompose.effects.files import expand
-from kvmcompose.effects.freight import read_sent
 from kvmcompose.effects.keys import default_keys
+from kvmcompose.effects.threads import apart
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.transfer_plan import read_sent
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.libvirt.interface import DomainState, HypervisorFacts
 from kvmcompose.server.action_log import Journal, Refusals, RunningStep, StepFailedError
-from kvmcompose.server.drivers import DomainState, DriverError, HostDrivers, HypervisorFacts
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.differences import differences
 from kvmcompose.server.orchestrator.distribute import Distribution
@@ -24,7 +27,6 @@ from kvmcompose.server.orchestrator.scripts import has_run, note_run, run_script
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
 from kvmcompose.server.orchestrator.start import Starter
 from kvmcompose.server.orchestrator.testbed import Deployed, Guest, Testbed
-from kvmcompose.server.threads import apart
 
 #: Guests that boot at a time, for each CPU of their host: a boot under emulation keeps a CPU busy.
 BOOTS_PER_CPU = {"kvm": 4, "qemu": 2}

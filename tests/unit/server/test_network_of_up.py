@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from kvmcompose.server.drivers import DriverError
+from kvmcompose.hosts.errors import DriverError
 from kvmcompose.server.orchestrator.network import _address
 
 

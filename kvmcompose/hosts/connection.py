@@ -1,0 +1,245 @@
+"""The one SSH connection to another testbed host: kept while it lives, opened anew when it was lost.
+
+Who the host is has to be known before: from the configuration (``host_key``) or the known_hosts files of
+OpenSSH. The user's ``~/.ssh/config`` counts, as it does for ssh(1): aliases, ports, jump hosts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import logging
+import os
+import time
+from pathlib import Path
+
+import asyncssh
+
+from kvmcompose.core.model import Host
+from kvmcompose.effects.files import expand
+from kvmcompose.effects.owner_files import OwnerFiles
+from kvmcompose.effects.threads import apart
+from kvmcompose.hosts.errors import DriverError, HostLostError
+from kvmcompose.hosts.ssh import bound_unsent, text_of
+
+log = logging.getLogger(__name__)
+
+#: From the first packet to the end of the login: a host that is busy takes its time.
+_CONNECT_SECONDS = 15.0
+_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 3
+#: sshd has ten sessions per connection (MaxSessions); forwarded sockets are not among them.
+SESSIONS = 8
+#: sshd refuses some when ten are logging in at once (MaxStartups).
+_LOGINS = 4
+#: A key, or a file of known ones, has at most so many bytes.
+_LARGEST_KEY = 1 << 20
+_MEMBERS_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
+_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2", "/etc/ssh/ssh_known_hosts")
+
+
+class _Client(asyncssh.SSHClient):
+    """Notes the key that a host shows which is not the one that is known."""
+
+    def __init__(self) -> None:
+        self.shown: asyncssh.SSHKey | None = None
+
+    def connection_made(self, connection: asyncssh.SSHClientConnection) -> None:
+        bound_unsent(connection)
+
+    def validate_host_public_key(self, _host: str, _addr: str, _port: int, key: asyncssh.SSHKey) -> bool:
+        self.shown = key
+        return False
+
+
+class HostConnection:
+    """Made without contact; ``get`` opens it."""
+
+    def __init__(self, host: Host, member: OwnerFiles | None = None) -> None:
+        """``member`` is the user whose keys are used, and nothing of the server's own user."""
+        self.host = host
+        self.member = member
+        self.user = host.user or (member.name if member is not None else getpass.getuser())
+        self.sessions = asyncio.Semaphore(SESSIONS)
+        self.logins = asyncio.Semaphore(_LOGINS)
+        self._guard = asyncio.Lock()
+        self._open: asyncssh.SSHClientConnection | None = None
+        self._failed: tuple[float, DriverError] | None = None
+
+    @property
+    def where(self) -> str:
+        """The host as messages name it."""
+        return f"{self.host.name} ({self.user}@{self.host.ip})"
+
+    async def get(self) -> asyncssh.SSHClientConnection:
+        """The connection that is there, or a new one.
+
+        Raises HostLostError when the host does not answer, DriverError when it does and that is no use.
+        """
+        asked = time.monotonic()
+        async with self._guard:
+            if self._open is None or self._open.is_closed():
+                if self._failed is not None and self._failed[0] >= asked:
+                    raise self._failed[1]  # who has waited for the same knows as much
+                try:
+                    self._open = await self._connect()
+                except DriverError as error:
+                    self._failed = time.monotonic(), error
+                    raise
+            return self._open
+
+    def lost(self, error: Exception) -> HostLostError:
+        """The error for a connection that broke off."""
+        return HostLostError(
+            f"the connection to {self.where} broke off: {text_of(error)}",
+            hint="once it is back, the same command goes on from there",
+        )
+
+    async def close(self) -> None:
+        """Let go of it."""
+        connection, self._open = self._open, None
+        if connection is not None:
+            connection.abort()
+            await connection.wait_closed()
+
+    async def _connect(self) -> asyncssh.SSHClientConnection:
+        client = _Client()
+        log.debug("connecting to %s", self.where)
+        options = await apart(self._options)
+        try:
+            connection = await asyncssh.connect(
+                self.host.ip,
+                client_factory=lambda: client,
+                gss_host=None,
+                compression_algs=None,
+                connect_timeout=_CONNECT_SECONDS,
+                login_timeout=_CONNECT_SECONDS,
+                keepalive_interval=_KEEPALIVE_SECONDS,
+                keepalive_count_max=_KEEPALIVE_COUNT,
+                **options,
+            )
+            self.user = str(connection.get_extra_info("username"))  # ~/.ssh/config may have another one
+        except asyncssh.HostKeyNotVerifiable as error:
+            raise self._unknown_key(client, error) from error
+        except asyncssh.PermissionDenied as error:
+            raise DriverError(
+                f"{self.where} does not let us in: {text_of(error)}",
+                hint=self._key_hint(),
+            ) from error
+        except asyncssh.KeyExchangeFailed as error:
+            raise DriverError(f"cannot agree with {self.where} on how to talk: {text_of(error)}") from error
+        except (ValueError, OSError, asyncssh.Error) as error:
+            if isinstance(error, ValueError) or getattr(error, "filename", None) is not None:
+                raise DriverError(
+                    f"cannot make out how to reach {self.where}: {text_of(error)}",
+                    hint="what does ~/.ssh/config say about it?",
+                ) from error
+            raise HostLostError(
+                f"cannot reach {self.where} by SSH: {_why(error)}",
+                hint=f"does this work? ssh {self.user}@{self.host.ip} true",
+            ) from error
+        return connection
+
+    def _options(self) -> dict[str, object]:
+        """What depends on the configuration and on files. Raises DriverError."""
+        options: dict[str, object] = {}
+        if self.member is not None:
+            options |= {
+                "username": self.user,
+                "config": None,
+                "agent_path": None,
+                "client_keys": self._keys(),
+            }
+        if self.host.user is not None:
+            options["username"] = self.host.user
+        if self.host.ssh_port is not None:
+            options["port"] = self.host.ssh_port
+        if self.host.identity_file is not None and self.member is None:
+            options["client_keys"] = [self._identity(expand(self.host.identity_file))]
+        if self.host.host_key is not None:
+            try:
+                pinned = asyncssh.import_public_key(self.host.host_key)
+            except asyncssh.KeyImportError as error:
+                raise DriverError(
+                    f"the host_key of {self.host.name} is no public key: {text_of(error)}",
+                    hint="it is the type and the key, as in a .pub file: ssh-ed25519 AAAA…",
+                ) from error
+            options["known_hosts"] = ([pinned], [], [])
+        elif self.member is not None:
+            options["known_hosts"] = asyncssh.import_known_hosts(self._known_to(self.member))
+        else:
+            files = [str(path) for name in _KNOWN_HOSTS if (path := Path(name).expanduser()).is_file()]
+            try:
+                options["known_hosts"] = asyncssh.read_known_hosts(files)
+            except (OSError, ValueError) as error:
+                raise DriverError(
+                    f"cannot read who {self.host.name} is in {', '.join(files)}: {text_of(error)}",
+                    hint="pin its key in kvm-compose-config.json: host_key",
+                ) from error
+        return options
+
+    def _keys(self) -> list[asyncssh.SSHKey]:
+        """The keys of a member: the one that is named, or those that ssh(1) takes. Raises DriverError."""
+        assert self.member is not None  # noqa: S101 (else the server's user has them)
+        named = self.host.identity_file
+        paths = [named] if named is not None else _MEMBERS_KEYS
+        found: list[asyncssh.SSHKey] = []
+        for path in paths:
+            try:
+                found.append(
+                    asyncssh.import_private_key(self.member.read(self.member.expand(path), _LARGEST_KEY))
+                )
+            except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+                if named is not None:
+                    raise DriverError(
+                        f"cannot use the key {path} of {self.member.name} to get into {self.host.name}:"
+                        f" {text_of(error)}",
+                        hint=f"{self.member.name} must be able to read it, and it has no passphrase",
+                    ) from error
+        if not found:
+            raise DriverError(
+                f"{self.member.name} has no key to get into {self.host.name} with",
+                hint="name one in kvm-compose-config.json: identity_file",
+            )
+        return found
+
+    @staticmethod
+    def _known_to(member: OwnerFiles) -> str:
+        texts = []
+        for name in _KNOWN_HOSTS:
+            with contextlib.suppress(OSError):
+                texts.append(member.read(member.expand(name), _LARGEST_KEY).decode(errors="replace"))
+        return "\n".join(texts)
+
+    def _identity(self, path: Path) -> asyncssh.SSHKey:
+        try:
+            return asyncssh.read_private_key(path)
+        except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+            raise DriverError(
+                f"cannot use the key {path} to get into {self.host.name}: {text_of(error)}",
+                hint="one without a passphrase is needed; or leave identity_file out, and load it: ssh-add",
+            ) from error
+
+    def _key_hint(self) -> str:
+        if self.host.identity_file is not None:
+            return f"ssh-copy-id -i {self.host.identity_file} {self.user}@{self.host.ip}"
+        return f"name a key for it (identity_file), or: ssh-copy-id {self.user}@{self.host.ip}"
+
+    def _unknown_key(self, client: _Client, error: Exception) -> DriverError:
+        if client.shown is None:
+            return DriverError(f"{self.where} shows a host key that cannot be trusted: {text_of(error)}")
+        key = " ".join(client.shown.export_public_key("openssh").decode().split()[:2])
+        known = "host_key in kvm-compose-config.json" if self.host.host_key else "known_hosts"
+        return DriverError(
+            f"{self.where} shows a host key that is not the one in {known}:"
+            f" {key} ({client.shown.get_fingerprint()})",
+            hint="if the host says the same (ssh-keyscan there, on localhost), pin it in"
+            f' kvm-compose-config.json: "host_key": "{key}"',
+        )
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "it does not answer"
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number).lower() if number is not None and number > 0 else text_of(error)

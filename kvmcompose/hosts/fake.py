@@ -1,0 +1,177 @@
+"""The fake hosts' world: what is there, which calls fail, and where it is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from kvmcompose.effects.files import write_atomic
+from kvmcompose.hosts.blob_store import Blob, Inventory
+from kvmcompose.hosts.errors import DriverError
+
+#: The key of the main host's world, whatever the host is called.
+MAIN = ""
+
+
+class FakeDomain(msgspec.Struct):
+    """A domain. ``started`` in seconds since 1970, 0 while it is off."""
+
+    project: str
+    guest: str
+    started: float = 0
+    disk: str = ""
+    snapshots: dict[str, str] = {}
+
+
+class FakeDisk(msgspec.Struct):
+    """What is in a disk: ``markers`` are files in the guest that tell which scripts have run."""
+
+    written: bool = False
+    frozen: bool = False
+    version: int = 0
+    markers: list[str] = []
+
+
+class World(msgspec.Struct):
+    """All there is on one fake host. ``depot``: what was sent to it, by content; ``delivered``: by path.
+
+    ``subnets``: those that it is in itself, each with its interface.
+    """
+
+    domains: dict[str, FakeDomain] = {}
+    networks: dict[str, str] = {}
+    bridges: dict[str, dict[str, list[str]]] = {}
+    links: list[str] = []
+    subnets: dict[str, str] = {}
+    projects: dict[str, str] = {}
+    disks: dict[str, FakeDisk] = {}
+    depot: dict[str, int] = {}
+    delivered: dict[str, dict[str, str]] = {}
+    homes: dict[str, str] = {}
+
+
+class Failure(msgspec.Struct):
+    """Calls that fail: those that match ``pattern``, ``left`` more times (None: always)."""
+
+    pattern: str
+    left: int | None = None
+
+    @staticmethod
+    def parse(text: str) -> Failure:
+        """``PATTERN`` or ``PATTERN=TIMES``."""
+        pattern, _, times = text.rpartition("=")
+        if pattern and times.isdecimal():
+            return Failure(pattern, int(times))
+        return Failure(text)
+
+
+class Worlds:
+    """The worlds of all fake hosts, and their calls. ``path`` is where they are kept, None: nowhere."""
+
+    def __init__(self, path: Path | None = None, failures: Sequence[str] = (), delay: float = 0) -> None:
+        self.path = path
+        self.failures = [Failure.parse(each) for each in failures]
+        self.delay = delay
+        self.calls: list[str] = []
+        self.worlds = {MAIN: World()}
+        if path is not None and path.exists():
+            self.worlds = msgspec.json.decode(path.read_bytes(), type=dict[str, World])
+
+    @property
+    def world(self) -> World:
+        """The main host's."""
+        return self.worlds[MAIN]
+
+    async def call(self, method: str, target: str = "") -> None:
+        """What every method begins with: it takes its time, and may fail."""
+        name = f"{method}:{target}" if target else method
+        self.calls.append(name)
+        await asyncio.sleep(self.delay)
+        for failure in self.failures:
+            if failure.left != 0 and fnmatch.fnmatchcase(name, failure.pattern):
+                if failure.left is not None:
+                    failure.left -= 1
+                raise DriverError(
+                    f"{name} was made to fail", hint="this is a fake host: kvm-compose server --fake"
+                )
+
+    def keep(self) -> None:
+        """Write the world down."""
+        if self.path is not None:
+            write_atomic(self.path, msgspec.json.encode(self.worlds), mode=0o600)
+
+
+class SimulatedHost:
+    """One of the hosts. Calls to others than the main host begin with the host's name: ``two/facts``."""
+
+    def __init__(self, worlds: Worlds, name: str) -> None:
+        self._worlds = worlds
+        self._prefix = f"{name}/" if name != MAIN else ""
+        self.world = worlds.worlds.setdefault(name, World())
+        self.keep = worlds.keep
+
+    async def call(self, method: str, target: str = "") -> None:
+        """See ``Worlds.call``."""
+        await self._worlds.call(f"{self._prefix}{method}", target)
+
+
+class FakeBlobStore:
+    """See ``BlobStore``. Nothing is sent; what would be is counted."""
+
+    def __init__(self, host: SimulatedHost) -> None:
+        self._host = host
+
+    async def look(self, project: str, home: str) -> Inventory:
+        """What has come."""
+        await self._host.call("look", project)
+        world = self._host.world
+        if world.homes.get(project, home) != home:
+            raise DriverError(f"{project} is another main host's")
+        return Inventory(
+            stored=frozenset(world.depot), delivered=dict(world.delivered.get(project, {})), room=1 << 50
+        )
+
+    async def open(self, project: str, home: str) -> None:
+        """Note whose it is."""
+        await self._host.call("open_depot", project)
+        self._host.world.homes[project] = home
+        self._host.world.delivered.setdefault(project, {})
+        self._host.keep()
+
+    async def store(self, digest: str, source: Path, told: Callable[[int], None]) -> None:
+        """Count it."""
+        await self._host.call("store", source.name)
+        size = source.stat().st_size  # noqa: ASYNC240 (a fake may)
+        told(size)
+        self._host.world.depot[digest] = size
+        self._host.keep()
+
+    async def link(self, project: str, links: Mapping[str, str]) -> None:
+        """Note them."""
+        await self._host.call("link", project)
+        self._host.world.delivered[project].update(links)
+        self._host.keep()
+
+    async def put(self, project: str, files: Mapping[str, Blob], told: Callable[[int], None]) -> None:
+        """Note them; a disk is a new one."""
+        for path, content in files.items():
+            await self._host.call("put", path)
+            told(content.source.stat().st_size)
+            self._host.world.delivered[project][path] = content.digest
+            self._host.world.disks.pop(path.rpartition("/")[2], None)
+            self._host.keep()
+
+    async def check_images(self, project: str, paths: Collection[str]) -> None:  # noqa: ARG002
+        """Nothing was sent that could be looked at."""
+        await self._host.call("check_images", project)
+
+    async def clear(self, project: str) -> None:
+        """All that was delivered goes."""
+        await self._host.call("clear_depot", project)
+        self._host.world.delivered.pop(project, None)
+        self._host.world.homes.pop(project, None)
+        self._host.keep()

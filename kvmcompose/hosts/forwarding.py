@@ -1,0 +1,100 @@
+"""Sockets of other hosts, here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+
+import asyncssh
+
+from kvmcompose.hosts.connection import HostConnection
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.ssh import BEGIN_SECONDS, text_of
+
+log = logging.getLogger(__name__)
+
+
+class ForwardedSocket:
+    """A socket of another host, here: whoever connects to ``path`` talks to ``target`` there.
+
+    It outlives the connection to the host: each who connects goes over the one there is then.
+    """
+
+    def __init__(self, connection: HostConnection, path: Path, targets: tuple[str, ...]) -> None:
+        """Listen from now on; the first of the ``targets`` that is there is taken."""
+        import socket  # noqa: PLC0415
+
+        self.path = path
+        self._connection = connection
+        self._targets = targets
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.bind(str(path))
+        self._socket.listen()
+        self._socket.setblocking(False)
+        self._accepting = asyncio.get_running_loop().create_task(self._accept())
+
+    async def close(self) -> None:
+        """Listen no more, and end what is connected."""
+        tasks = [self._accepting, *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._socket.close()
+        self.path.unlink(missing_ok=True)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(self._socket)
+                reader, writer = await asyncio.open_unix_connection(sock=accepted)
+            except OSError as error:  # too many files are open: later there may be fewer
+                log.warning("nobody can join %s: %s", self.path, text_of(error))
+                await asyncio.sleep(1)
+                continue
+            task = loop.create_task(self._join(reader, writer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Until the other end is done; it is told when this one is."""
+        try:
+            there_reader, there_writer = await self._reach()
+            there = asyncio.create_task(_pump(reader, there_writer))
+            try:
+                await _pump(there_reader, writer)
+            finally:
+                there.cancel()
+                await asyncio.gather(there, return_exceptions=True)
+                there_writer.close()
+        except (DriverError, OSError, asyncssh.Error) as error:
+            log.warning("nothing joins %s: %s", self.path, text_of(error))
+        finally:
+            writer.close()
+
+    async def _reach(self) -> tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]:
+        connection = await self._connection.get()
+        last: Exception | None = None
+        for target in self._targets:
+            try:
+                async with asyncio.timeout(BEGIN_SECONDS):
+                    return await connection.open_unix_connection(target)
+            except asyncssh.ChannelOpenError as error:
+                last = error
+        raise last or DriverError("there is nothing to join")
+
+
+async def _pump(
+    source: asyncio.StreamReader | asyncssh.SSHReader[bytes],
+    target: asyncio.StreamWriter | asyncssh.SSHWriter[bytes],
+) -> None:
+    with contextlib.suppress(OSError, asyncssh.Error):
+        try:
+            while data := await source.read(1 << 16):
+                target.write(data)
+                await target.drain()
+        finally:
+            target.write_eof()

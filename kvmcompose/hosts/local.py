@@ -1,0 +1,173 @@
+"""Programs on the machine that the server runs on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncGenerator, Sequence
+
+from kvmcompose.hosts.command import (
+    CHUNK,
+    GRACE,
+    SYSTEM_PATH,
+    Completed,
+    as_root,
+    collect,
+    failure,
+    not_installed,
+    pasteable,
+    tail,
+    while_wanted,
+)
+from kvmcompose.hosts.errors import DriverError
+
+log = logging.getLogger(__name__)
+
+
+#: How long the program of a stream that is not wanted any more may take to end, in seconds. The shell around
+#: it kills it before that.
+_END_SECONDS = 4
+
+
+class LocalRunner:
+    """The machine that the server runs on."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        path = os.environ.get("PATH")
+        self._environment = {
+            **os.environ,
+            "PATH": f"{path}:{SYSTEM_PATH}" if path else SYSTEM_PATH,
+            "LC_ALL": "C",
+        }
+
+    async def reach(self) -> None:
+        """It is here."""
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        seconds: float = 60,
+        privileged: bool = False,
+        check: bool = True,
+    ) -> Completed:
+        """As CommandRunner says."""
+        command = as_root(argv, seconds) if privileged and os.geteuid() != 0 else list(argv)
+        log.debug("$ %s", pasteable(argv, stdin, privileged=privileged))
+        process = await self._start(command, with_input=stdin is not None)
+        try:
+            async with asyncio.timeout(seconds):
+                stdout, stderr = await _communicate(process, stdin, argv[0], self.name)
+        except TimeoutError:
+            await _kill(process)
+            raise DriverError(
+                f"{argv[0]} did not end within {seconds:g} s on {self.name}",
+                hint=f"to see it yourself, run: {pasteable(argv, stdin, privileged=privileged)}",
+            ) from None
+        except BaseException:
+            await _kill(process)
+            raise
+        assert process.returncode is not None  # noqa: S101 - communicate() returns when it has ended
+        completed = Completed(process.returncode, stdout, stderr)
+        if check and completed.status != 0:
+            raise failure(argv, completed, self.name, stdin=stdin, privileged=privileged)
+        return completed
+
+    async def stream(self, argv: Sequence[str], *, privileged: bool = False) -> AsyncGenerator[bytes]:
+        """As CommandRunner says."""
+        log.debug("$ %s", pasteable(argv, privileged=privileged))
+        rights = ["sudo", "-n", "--"] if privileged and os.geteuid() != 0 else []
+        process = await self._start([*rights, *while_wanted(argv)], with_input=True)
+        assert process.stdout is not None  # noqa: S101 (it is a pipe, as is the next)
+        assert process.stderr is not None  # noqa: S101
+        complaints = asyncio.create_task(tail(process.stderr))
+        try:
+            while chunk := await process.stdout.read(CHUNK):
+                yield chunk
+            status = await process.wait()
+            if status != 0:
+                completed = Completed(status, b"", await complaints)
+                raise failure(argv, completed, self.name, privileged=privileged)
+        finally:
+            await _end(process)
+            complaints.cancel()
+
+    async def _start(self, command: Sequence[str], *, with_input: bool) -> asyncio.subprocess.Process:
+        try:
+            return await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE if with_input else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=self._environment,
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            raise not_installed(command[0], self.name) from None
+        except OSError as error:
+            raise DriverError(f"cannot run {command[0]} on {self.name}: {error.strerror}") from error
+
+
+async def _communicate(
+    process: asyncio.subprocess.Process, stdin: bytes | None, program: str, host: str
+) -> tuple[bytes, bytes]:
+    """What a program prints until it ends. Raises DriverError for too much."""
+    assert process.stdout is not None  # noqa: S101 (it is a pipe, as is the next)
+    assert process.stderr is not None  # noqa: S101
+
+    async def feed() -> None:
+        if process.stdin is None:
+            return
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            process.stdin.write(stdin or b"")
+            await process.stdin.drain()
+        process.stdin.close()
+
+    printed = await collect(process.stdout, process.stderr, feed(), program, host)
+    await process.wait()
+    return printed
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Tell the program of a stream that it is not wanted any more, and wait until it has ended."""
+    assert process.stdin is not None  # noqa: S101 (it is a pipe, as is the next)
+    assert process.stdout is not None  # noqa: S101
+    process.stdin.close()
+    rest = asyncio.create_task(tail(process.stdout))  # what nobody takes would keep it waiting
+    try:
+        async with asyncio.timeout(_END_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        log.warning("a program does not end: process %d", process.pid)
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+        await asyncio.wait([rest], timeout=GRACE)
+        rest.cancel()
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """End a program and its children; one that is root's, and we are not, ends by its own time limit."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        return
+    # it has not ended for asyncio before its pipes have, and what is left in them would keep these open
+    rest = [
+        asyncio.ensure_future(tail(pipe)) for pipe in (process.stdout, process.stderr) if pipe is not None
+    ]
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            await asyncio.shield(process.wait())
+    finally:
+        for each in rest:
+            each.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)

@@ -1,0 +1,313 @@
+"""Programs on another testbed host, through SSH."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import shlex
+import time
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from typing import Any
+
+import asyncssh
+
+from kvmcompose.hosts.command import (
+    GRACE,
+    SYSTEM_PATH,
+    Completed,
+    as_root,
+    collect,
+    failure,
+    is_not_installed,
+    not_installed,
+    pasteable,
+    tail,
+    while_wanted,
+)
+from kvmcompose.hosts.connection import HostConnection
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.ssh import BEGIN_SECONDS, SILENT, text_of
+
+log = logging.getLogger(__name__)
+
+#: What a time limit on the host may take longer than ours would, in seconds.
+_SLACK = 10.0
+#: How timeout(1) ends when it has ended a command; killed itself, if it had to kill.
+_TIMED_OUT = (124, 137, -9)
+#: sshd hands a command line to a shell as one word, of 128 KiB at most (execve(2)). In bytes.
+_LONG_LINE = 100_000
+_PAUSE = 0.1
+#: How long is waited for the end of a program that was given up, and how long it is tried, in seconds.
+_END_SECONDS, _END_TRIES_SECONDS = 3.0, 60.0
+#: Tells who it is: sshd passes no signals on to programs of root.
+_TELL = 'echo "kvm-compose: $$" >&2'
+#: Becomes the command.
+_BECOME = f'exec env LC_ALL=C "PATH=$PATH:{SYSTEM_PATH}" "$@"'
+_TOLD = re.compile(rb"kvm-compose: ([0-9]{1,10})\n")
+#: Before that the user's shell may say something of its own, so much at most, in bytes.
+_MOST_BEFORE = 1 << 14
+CHUNK = 1 << 16
+#: How long the program of a stream may take to end: somewhat more than what runs it gives it, in seconds.
+_STREAM_END_SECONDS = 5.0
+
+
+class SshRunner:
+    """See ``CommandRunner``. When the connection is lost a program there ends by its time limit."""
+
+    def __init__(self, connection: HostConnection) -> None:
+        self.name = connection.host.name
+        self._connection = connection
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def reach(self) -> None:
+        """As CommandRunner says."""
+        await self._connection.get()
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        seconds: float = 60,
+        privileged: bool = False,
+        check: bool = True,
+    ) -> Completed:
+        """As CommandRunner says. Raises HostLostError when the connection is lost: it may have run or not."""
+        log.debug("%s$ %s", self.name, pasteable(argv, stdin, privileged=privileged))
+        await self.reach()  # whose rights we have is known then
+        line, ahead = self._line(argv, seconds, privileged=privileged)
+        given = ahead + (stdin or b"")
+        async with self._connection.sessions:
+            started = time.monotonic()
+            try:
+                completed = await self._run(
+                    argv[0], line, given, seconds, roots=self._is_roots(privileged=privileged)
+                )
+            except TimeoutError:
+                raise self._too_slow(argv, stdin, seconds, privileged=privileged) from None
+        if completed.status in _TIMED_OUT and time.monotonic() - started >= seconds:
+            raise self._too_slow(argv, stdin, seconds, privileged=privileged)
+        if is_not_installed(completed):
+            raise not_installed(argv[0], self.name)
+        if check and completed.status != 0:
+            raise failure(argv, completed, self.name, stdin=stdin, privileged=privileged)
+        return completed
+
+    async def stream(self, argv: Sequence[str], *, privileged: bool = False) -> AsyncGenerator[bytes]:
+        """As CommandRunner says, over a connection of its own: it may last, and sessions of sshd are few."""
+        log.debug("%s$ %s", self.name, pasteable(argv, privileged=privileged))
+        await self.reach()
+        rights = ["sudo", "-n", "--"] if self._is_roots(privileged=privileged) else []
+        line = _telling([*rights, *while_wanted(argv)])
+        connection = HostConnection(self._connection.host, self._connection.member)
+        try:
+            async with self._connection.logins:
+                opened = await connection.get()
+            try:
+                async with asyncio.timeout(BEGIN_SECONDS):
+                    process = await opened.create_process(line, encoding=None)
+            except TimeoutError:
+                raise self._not_begun(argv[0]) from None
+            complaints = asyncio.create_task(tail(_Complaints(process.stderr)))
+            try:
+                while chunk := await process.stdout.read(CHUNK):
+                    yield chunk
+                await process.wait_closed()
+                completed = Completed(_status(process), b"", await complaints)
+                if completed.status != 0:
+                    raise failure(argv, completed, self.name, privileged=privileged)
+            finally:
+                await _let_go(process)
+                complaints.cancel()
+                await asyncio.gather(complaints, return_exceptions=True)
+        except (OSError, asyncssh.Error) as error:
+            raise connection.lost(error) from error
+        finally:
+            await connection.close()
+
+    def _line(self, argv: Sequence[str], seconds: float, *, privileged: bool) -> tuple[str, bytes]:
+        """A line for the user's shell there, and what of it comes on standard input, as it is too long."""
+        if self._is_roots(privileged=privileged):
+            command = as_root(argv, seconds)
+        else:
+            command = ["timeout", f"--kill-after={GRACE}", f"{seconds:g}", *argv]
+        line = _telling(command)
+        if len(line.encode()) <= _LONG_LINE:
+            return line, b""
+        words = f"set -- {shlex.join(command)}\n".encode()
+        return _telling([], f'eval "$(head -c {len(words)})"'), words
+
+    def _is_roots(self, *, privileged: bool) -> bool:
+        """Whether the program is another one's than the user's: root's."""
+        return privileged and self._connection.user != "root"
+
+    async def _run(self, program: str, line: str, stdin: bytes, seconds: float, *, roots: bool) -> Completed:
+        try:
+            async with asyncio.timeout(BEGIN_SECONDS):
+                process = await self._begin(line, stdin, roots=roots)
+        except TimeoutError:
+            raise self._not_begun(program) from None
+        complaints = _Complaints(process.stderr)
+        try:
+            async with asyncio.timeout(seconds + _SLACK):
+                stdout, stderr = await collect(
+                    process.stdout, complaints, _feed(process, stdin), program, self.name
+                )
+                await process.wait_closed()
+            status = _status(process)
+        except (asyncssh.Error, BrokenPipeError, ConnectionError) as error:
+            process.close()
+            raise self._connection.lost(error) from error
+        except BaseException:
+            await self._give_up(self._end(process, complaints, roots=roots))
+            raise
+        process.close()
+        return Completed(status, stdout, stderr)
+
+    async def _begin(self, line: str, stdin: bytes, *, roots: bool) -> asyncssh.SSHClientProcess[bytes]:
+        """Begin it, or not at all when cancelled.
+
+        A session of sshd is free when its program has ended; one that we have let go of may not have yet.
+        """
+        end = time.monotonic() + _SLACK
+        while True:
+            connection = await self._connection.get()
+            source = asyncssh.PIPE if stdin else asyncssh.DEVNULL
+            beginning = asyncio.ensure_future(connection.create_process(line, stdin=source, encoding=None))
+            try:
+                return await asyncio.shield(beginning)
+            except asyncio.CancelledError:
+                await self._give_up(self._end_once_begun(beginning, roots=roots))
+                raise
+            except asyncssh.ChannelOpenError as error:
+                if connection.is_closed():
+                    raise self._connection.lost(error) from error
+                if time.monotonic() > end:
+                    where = self._connection.where
+                    raise DriverError(f"{where} runs no program: {text_of(error)}") from error
+            except (OSError, asyncssh.Error) as error:
+                raise self._connection.lost(error) from error
+            await asyncio.sleep(_PAUSE)
+
+    async def _give_up(self, ending: Coroutine[Any, Any, None]) -> None:
+        """Wait for the end of a program, but not long; on a busy host it may come later."""
+        task = asyncio.create_task(self._try(ending))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        await asyncio.wait([task], timeout=_END_SECONDS)
+
+    @staticmethod
+    async def _try(ending: Coroutine[Any, Any, None]) -> None:
+        with contextlib.suppress(DriverError, OSError, asyncssh.Error):
+            await asyncio.wait_for(ending, _END_TRIES_SECONDS)
+
+    async def _end_once_begun(
+        self, beginning: asyncio.Future[asyncssh.SSHClientProcess[bytes]], *, roots: bool
+    ) -> None:
+        process = await beginning
+        await self._end(process, _Complaints(process.stderr), roots=roots)
+
+    async def _end(
+        self, process: asyncssh.SSHClientProcess[bytes], complaints: _Complaints, *, roots: bool
+    ) -> None:
+        """End a program that nobody waits for any more, with its children; its time limit would, too."""
+        rest = asyncio.ensure_future(tail(process.stdout))  # what nobody takes would keep it waiting
+        try:
+            pid = await complaints.told()
+            if pid is None:
+                return
+            kill = ["sudo", "-n", "--", "kill"] if roots else ["kill"]
+            line = shlex.join([*kill, "-TERM", "--", f"-{pid}"])
+            if process.returncode is not None:
+                return  # the group may be another's by now
+            try:
+                connection = await self._connection.get()
+                await connection.run(line, **SILENT)
+            except asyncssh.ChannelOpenError:  # all sessions may be taken, by what has to end
+                await self._run_apart(line)
+        finally:
+            rest.cancel()
+            process.close()
+            await asyncio.gather(rest, return_exceptions=True)
+
+    async def _run_apart(self, line: str) -> None:
+        """Run a line over a connection of its own."""
+        connection = HostConnection(self._connection.host, self._connection.member)
+        try:
+            async with self._connection.logins:
+                opened = await connection.get()
+            await opened.run(line, **SILENT)
+        finally:
+            await connection.close()
+
+    def _not_begun(self, program: str) -> DriverError:
+        return DriverError(f"{self._connection.where} did not begin {program} within {BEGIN_SECONDS:g} s")
+
+    def _too_slow(
+        self, argv: Sequence[str], stdin: bytes | None, seconds: float, *, privileged: bool
+    ) -> DriverError:
+        return DriverError(
+            f"{argv[0]} did not end within {seconds:g} s on {self.name}",
+            hint=f"to see it yourself, run there: {pasteable(argv, stdin, privileged=privileged)}",
+        )
+
+
+class _Complaints:
+    """Standard error without the line that tells who the program is."""
+
+    def __init__(self, source: asyncssh.SSHReader[bytes]) -> None:
+        self._source = source
+        self._before = b""
+        self._pid: int | None = None
+        self._looking = True
+
+    async def told(self) -> int | None:
+        """Its process ID, as soon as it is known; None if it has not said so."""
+        while self._looking:
+            chunk = await self._source.read(CHUNK)
+            self._before += chunk
+            if told := _TOLD.search(self._before):
+                self._pid = int(told[1])
+                self._before = _TOLD.sub(b"", self._before, count=1)
+            self._looking = self._pid is None and chunk != b"" and len(self._before) < _MOST_BEFORE
+        return self._pid
+
+    async def read(self, n: int, /) -> bytes:
+        """What it says besides."""
+        await self.told()
+        before, self._before = self._before, b""
+        return before or await self._source.read(n)
+
+
+async def _feed(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> None:
+    """Give a program its standard input, if it has one; it may end without reading it all."""
+    if not stdin:
+        return
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(stdin)
+        process.stdin.write_eof()
+        await process.stdin.drain()
+
+
+def _telling(command: Sequence[str], first: str = ":") -> str:
+    """A line for the user's shell, whichever that is: tells who it is, does ``first``, is the command."""
+    return f"exec {shlex.join(['sh', '-c', f'{_TELL}; {first}; {_BECOME}', 'sh', *command])}"
+
+
+def _status(process: asyncssh.SSHClientProcess[bytes]) -> int:
+    """How a program ended. Raises ConnectionLost when nobody knows."""
+    if process.returncode is None:
+        raise asyncssh.ConnectionLost("it ended without a status")
+    return process.returncode
+
+
+async def _let_go(process: asyncssh.SSHClientProcess[bytes]) -> None:
+    """End the program of a stream: its standard input ends. Wait until it has."""
+    with contextlib.suppress(OSError, asyncssh.Error):
+        process.stdin.write_eof()
+        async with asyncio.timeout(_STREAM_END_SECONDS):
+            while await process.stdout.read(CHUNK):  # what nobody takes would keep it waiting
+                pass
+            await process.wait_closed()

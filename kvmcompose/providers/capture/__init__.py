@@ -1,0 +1,1 @@
+"""Packet captures, through tcpdump(8)."""

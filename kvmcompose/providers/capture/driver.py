@@ -1,0 +1,75 @@
+"""Packets of a host, captured by tcpdump(8).
+
+The interface of an Open vSwitch bridge itself shows only packets for the host. So a bridge is captured at a
+port that mirrors all traffic of the bridge (``Mirrors``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from kvmcompose.core.deployment import Capture
+from kvmcompose.hosts.command import CommandRunner, failure
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.capture.interface import Mirrors
+
+_WRONG = "can't parse filter expression: "
+#: What tcpdump ends with when what it listens on goes: the guest is off, the bridge was removed.
+_GONE = ("The interface disappeared", "The interface went down")
+
+
+class TcpdumpCaptures:
+    """See ``Captures``."""
+
+    def __init__(self, machine: CommandRunner, mirrors: Mirrors) -> None:
+        self._machine = machine
+        self._mirrors = mirrors
+
+    async def check_filter(self, expression: str) -> str | None:
+        """What is wrong with it, as tcpdump says."""
+        argv = ["tcpdump", "-d", "--", expression]
+        done = await self._machine.run(argv, check=False)
+        if done.status == 0:
+            return None
+        said = done.complaint
+        if not said.startswith("tcpdump: "):
+            raise failure(argv, done, self._machine.name)
+        return said.removeprefix("tcpdump: ").removeprefix(_WRONG)
+
+    def interface(self, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
+        """Packets on one network interface, in both directions."""
+        return self._stream(arguments(name, wanted))
+
+    async def bridge(self, project: str, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
+        """Packets that come into a bridge."""
+        async with (
+            self._mirrors.open(project, name) as port,
+            aclosing(self._stream(arguments(port, wanted, mirrored=True))) as packets,
+        ):
+            async for chunk in packets:
+                yield chunk
+
+    async def _stream(self, argv: list[str]) -> AsyncGenerator[bytes]:
+        try:
+            async with aclosing(self._machine.stream(argv, privileged=True)) as packets:
+                async for chunk in packets:
+                    yield chunk
+        except DriverError as error:
+            if not any(word in error.message for word in _GONE):
+                raise
+
+
+def arguments(interface: str, wanted: Capture, *, mirrored: bool = False) -> list[str]:
+    """The command that writes packets to its standard output, each one at once.
+
+    ``mirrored``: the interface only gets packets; what the host itself might send there is not the bridge's.
+    """
+    argv = ["tcpdump", "-i", interface, "-U", "--immediate-mode", "-s", str(wanted.snaplen), "-w", "-"]
+    if mirrored:
+        argv += ["-Q", "in"]
+    if wanted.count is not None:
+        argv += ["-c", str(wanted.count)]
+    if wanted.filter is not None:
+        argv += ["--", wanted.filter]
+    return argv

@@ -1,0 +1,1 @@
+"""Project folders and disk images on hosts."""

@@ -1,0 +1,289 @@
+"""Files of projects on a host: the link that leads to a project, and disk images.
+
+Everything is done by programs, so that it works where the files are root's or on another host.
+"""
+
+from __future__ import annotations
+
+import shlex
+import uuid
+from pathlib import Path
+
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.hosts.command import CommandRunner, Completed, failure
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.images import qcow2
+
+#: Where hosts find projects, whoever's folders they are in (``project_folder`` in the state).
+PROJECTS = Path("/var/lib/kvm-compose")
+CONSOLES = Path(".kvm-compose", "consoles")
+
+_TAIL_BYTES = 1 << 18
+#: Neither is a link followed, nor a pipe waited for.
+_DD_FLAGS = "iflag=skip_bytes,count_bytes,fullblock,nofollow,nonblock"
+_NO_FILE = "No such file or directory"
+_NO_FOLDER = "Not a directory"
+#: How the next one ends when there is a link; it says which.
+_A_LINK = 66
+#: A project's folders in which files are touched. What is above them is up to whoever made the project.
+_INNER = ("artefacts", ".kvm-compose")
+#: Folder of the project, the way from there to a folder, and a name in that: go there, by no link. From then
+#: on that folder is where we are, whatever is put in its place. What is not there, stat says in words.
+_GO = """\
+stat -- "$1/$2/$3" >/dev/null || exit
+cd -P -- "$1" || exit
+top=${PWD%/}
+cd -P -- "./$2" || exit
+if [ "$PWD" != "$top${2:+/$2}" ]; then printf %s "${2%/}"; exit 66; fi
+"""
+#: Then that the name is a regular file's, and no other file's that has that name, too.
+_LOOK = """\
+here=$(stat --format="%F:%h:%d:%i" -- "./$3") || exit
+case $here in
+    "regular file:1:"* | "regular empty file:1:"*) ;;
+    *) printf %s "${2:+$2/}$3"; exit 66 ;;
+esac
+"""
+#: Then have it open, as what was looked at.
+_OPEN = """\
+exec 3<"./$3"
+if [ "$(stat -L --format="%F:%h:%d:%i" /proc/self/fd/3)" != "$here" ]; then printf %s "$3"; exit 66; fi
+"""
+_CHANGE_MODE = _GO + _LOOK + _OPEN + 'chmod "$4" /proc/self/fd/3'
+_READ_TAIL = _GO + _LOOK + _OPEN + 'tail -c "$4" <&3'
+_REMOVE = _GO + 'rm -f -- "./$3"'
+#: Give what is staged ($4) the mode and owner of the file, and its place. The owner only root may give:
+#: when we are root and the file was a user's; whoever else we are, it is ours already.
+_REPLACE = (
+    _GO
+    + _LOOK
+    + """\
+chmod --reference="./$3" -- "./$4" || exit
+chown --reference="./$3" -- "./$4" 2>/dev/null
+mv -fT -- "./$4" "./$3"
+"""
+)
+#: Folder, and paths in it that become folders, unless they are.
+_MAKE_CONSOLES = """\
+cd -- "$1" || exit
+shift
+for each; do
+    if [ -L "$each" ]; then printf %s "$each"; exit 66; fi
+    [ -d "$each" ] || mkdir -- "$each" || [ -d "$each" ] || exit
+done
+for each in .kvm-compose/consoles/* .kvm-compose/consoles/.[!.]*; do
+    if [ -L "$each" ]; then printf %s "$each"; exit 66; fi
+done
+"""
+
+
+class HostDisks:
+    """Files on one host. ``projects`` is where the links to projects are."""
+
+    def __init__(self, machine: CommandRunner, projects: Path = PROJECTS) -> None:
+        self._machine = machine
+        self._projects = projects
+
+    async def link_project(self, project: str, folder: Path, before: Path | None = None) -> None:
+        """Make ``/var/lib/kvm-compose/<project>`` lead to the folder, and a folder for consoles in it.
+
+        A link to a folder that is not there any more, as it was moved, is replaced; root looks, as a folder
+        that others may not enter is there all the same.
+        """
+        folder = await self._resolved(folder)
+        link = self._link(project)
+        current = await self._target(link)
+        if current != folder:
+            if current not in (None, before) and current is not None and not await self._is_gone(current):
+                raise DriverError(
+                    f"another project is called {project} on {self._machine.name}: {link} leads to {current},"
+                    f" not to {folder}",
+                    hint=f"bring that one down first, or remove the link: sudo rm {link}",
+                )
+            await self._make_link(link, folder)
+        await self._make_consoles(folder)
+
+    async def unlink_project(self, project: str, folder: Path) -> None:
+        """Remove that link if it leads to the folder."""
+        link = self._link(project)
+        if await self._target(link) == await self._resolved(folder):
+            await self._machine.run(["rm", "-f", "--", str(link)], privileged=True)
+
+    async def pristine(self, path: Path) -> bool:
+        """Whether a disk holds nothing of its own yet; False for one that is not qcow2."""
+        head = await self._bytes(path, 0, qcow2.HEAD_BYTES)
+        try:
+            table = qcow2.l1_table(head)
+        except ValueError as error:
+            raise DriverError(f"{path} is not a sound qcow2 image: {error}") from error
+        if table is None:
+            return False
+        content = await self._bytes(path, table.offset, table.length) if table.length else b""
+        return len(content) == table.length and not any(content)
+
+    async def reset_overlay(self, path: Path) -> None:
+        """Put an empty overlay of the same size and backing file in its place: all data is lost."""
+        head = await self._bytes(path, 0, qcow2.HEAD_BYTES)
+        try:
+            header = qcow2.parse_header(head)
+        except (ValueError, KvmComposeError) as error:
+            raise DriverError(f"{path} is not a sound qcow2 image: {error}") from error
+        if header is None or header.backing_file is None:
+            raise DriverError(
+                f"{path} is no overlay: what is in it is nowhere else",
+                hint="kvm-compose generate --provision makes the disk anew",
+            )
+        staged = path.with_name(f".kvm-compose-staged-{uuid.uuid4().hex}")
+        backing = ["-b", header.backing_file, "-F", header.backing_format or "qcow2"]
+        create = ["qemu-img", "create", "-q", "-f", "qcow2", *backing, "--", str(staged)]
+        try:
+            await self._machine.run([*create, str(header.virtual_size)])
+            argv = _inside(_REPLACE, path, staged.name)
+            self._expect(path, argv, await self._machine.run(argv, check=False))
+        except BaseException:
+            await self._machine.run(["rm", "-f", "--", str(staged)], check=False)
+            raise
+
+    async def set_frozen(self, path: Path, frozen: bool) -> None:
+        """Take everybody's right to write away, or give it back to the owner (and to nobody else)."""
+        argv = _inside(_CHANGE_MODE, path, "a-w" if frozen else "u+w")
+        done = await self._as_needed(argv)
+        self._expect(path, argv, done, privileged=True)
+
+    async def signature(self, path: Path) -> str:
+        """Inode, time of the last change in nanoseconds, and size of a file."""
+        done = await self._machine.run(["stat", "--format=%i %.9Y %s", "--", str(path)], check=False)
+        if done.status != 0:
+            raise self._missing(path, done)
+        return done.text.strip()
+
+    async def remove(self, path: Path) -> None:
+        """Remove a file; no error if it is gone."""
+        argv = _inside(_REMOVE, path)
+        done = await self._as_needed(argv)
+        if not _is_nothing(done):
+            self._expect(path, argv, done, privileged=True)
+
+    async def read_tail(self, path: Path, lines: int) -> str:
+        """The last lines of a text file that may be root's; empty when it is not there."""
+        argv = _inside(_READ_TAIL, path, str(_TAIL_BYTES))
+        done = await self._as_needed(argv)
+        if _is_nothing(done):
+            return ""
+        self._expect(path, argv, done, privileged=True)
+        return "".join(done.text.splitlines(keepends=True)[-lines:]) if lines > 0 else ""
+
+    async def _as_needed(self, argv: list[str]) -> Completed:
+        """Run it with our own rights and, where these do not suffice, as root."""
+        done = await self._machine.run(argv, check=False)
+        if done.status in (0, _A_LINK) or _is_nothing(done):
+            return done
+        return await self._machine.run(argv, privileged=True, check=False)
+
+    def _expect(self, path: Path, argv: list[str], done: Completed, *, privileged: bool = False) -> None:
+        """Raise DriverError unless it was done."""
+        if done.status == _A_LINK:
+            there = _folder_of(path) / done.text
+            away = f"mv {shlex.quote(str(there))} {shlex.quote(f'{there}.found')}"
+            raise DriverError(
+                f"{there} on {self._machine.name} is a link, or no regular file of its own: it is left alone",
+                hint=f"look at it, and move it away: {away}",
+            )
+        if done.status != 0:
+            raise failure(argv, done, self._machine.name, privileged=privileged)
+
+    def _link(self, project: str) -> Path:
+        if project in {"", ".", ".."} or "/" in project:
+            raise DriverError(f"{project!r} cannot be the name of a project")
+        return self._projects / project
+
+    async def _make_link(self, link: Path, folder: Path) -> None:
+        """Under another name first: so there is no moment without a link, and no half of one."""
+        await self._machine.run(["mkdir", "-p", "-m", "755", "--", str(self._projects)], privileged=True)
+        staged = self._projects / f".{link.name}-{uuid.uuid4().hex}"
+        await self._machine.run(["ln", "-s", "--", str(folder), str(staged)], privileged=True)
+        try:
+            await self._machine.run(["mv", "-fT", "--", str(staged), str(link)], privileged=True)
+        except BaseException:
+            await self._machine.run(["rm", "-f", "--", str(staged)], privileged=True, check=False)
+            raise
+
+    async def _resolved(self, folder: Path) -> Path:
+        """The folder without links; as it is when it is gone."""
+        argv = ["realpath", "-m", "--", str(folder)]
+        done = await self._machine.run(argv, check=False)
+        if done.status != 0:  # somebody's, who lets nobody in
+            done = await self._machine.run(argv, privileged=True)
+        return Path(done.text.removesuffix("\n"))
+
+    async def _target(self, link: Path) -> Path | None:
+        """Where the link leads; None when there is nothing of that name."""
+        argv = ["stat", "--format=%F", "--", str(link)]
+        done = await self._machine.run(argv, check=False)
+        if done.status != 0:
+            if _NO_FILE in done.complaint:
+                return None
+            raise failure(argv, done, self._machine.name)
+        if done.text.strip() != "symbolic link":
+            raise DriverError(
+                f"{link} on {self._machine.name} is a {done.text.strip()}, not a link to a project",
+                hint=f"move it away: sudo mv {link} {link}.away",
+            )
+        return await self._resolved(link)
+
+    async def _make_consoles(self, folder: Path) -> None:
+        """QEMU writes there as root, wherever links lead to: none are followed."""
+        argv = ["sh", "-c", _MAKE_CONSOLES, "sh", str(folder), *map(str, (CONSOLES.parent, CONSOLES))]
+        done = await self._machine.run(argv, check=False)
+        if done.status == _A_LINK:
+            raise DriverError(
+                f"{folder / done.text.strip()} on {self._machine.name} is a link, and consoles of guests"
+                " would be written where it leads to",
+                hint=f"remove it: rm {folder / done.text.strip()}",
+            )
+        if done.status != 0:
+            raise failure(argv, done, self._machine.name)
+
+    async def _is_gone(self, path: Path) -> bool:
+        """Whether root finds nothing there: what one may not look at is not gone."""
+        argv = ["stat", "--format=%F", "--", str(path)]
+        done = await self._machine.run(argv, privileged=True, check=False)
+        if done.status != 0 and not _is_nothing(done):
+            raise failure(argv, done, self._machine.name, privileged=True)
+        return done.status != 0
+
+    async def _bytes(self, path: Path, offset: int, length: int) -> bytes:
+        argv = [
+            "dd", f"if={path}", "status=none", "bs=64K", _DD_FLAGS,
+            f"skip={offset}", f"count={length}",
+        ]  # fmt: skip
+        done = await self._machine.run(argv, check=False)
+        if done.status != 0 and "ermission denied" in done.complaint:
+            done = await self._machine.run(argv, privileged=True, check=False)
+        if done.status != 0:
+            raise self._missing(path, done)
+        return done.stdout
+
+    def _missing(self, path: Path, done: Completed) -> DriverError:
+        if _NO_FILE in done.complaint:
+            return DriverError(
+                f"{path} is not there on {self._machine.name}", hint="kvm-compose generate makes artefacts"
+            )
+        return DriverError(f"cannot read {path} on {self._machine.name}: {done.complaint}")
+
+
+def _folder_of(path: Path) -> Path:
+    """The folder of the project that a file is in; its own folder for one that is not in a folder of ours."""
+    return next((each.parent for each in path.parents if each.name in _INNER), path.parent)
+
+
+def _inside(script: str, path: Path, *words: str) -> list[str]:
+    """A command that does something to a file, and goes there by no link. See ``_GO``."""
+    folder = _folder_of(path)
+    way = path.parent.relative_to(folder).parts
+    return ["sh", "-c", script, "sh", str(folder), "/".join(way), path.name, *words]
+
+
+def _is_nothing(done: Completed) -> bool:
+    """Whether it failed as there is no such file."""
+    return done.status != 0 and any(words in done.complaint for words in (_NO_FILE, _NO_FOLDER))

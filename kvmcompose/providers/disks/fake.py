@@ -1,0 +1,63 @@
+"""Files of a host that is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kvmcompose.hosts.fake import FakeDisk, SimulatedHost
+
+
+class FakeDisks:
+    """See ``Disks``. The files of the project are left alone."""
+
+    def __init__(self, host: SimulatedHost) -> None:
+        self._host = host
+
+    def _disk(self, path: Path) -> FakeDisk:
+        return self._host.world.disks.setdefault(path.name, FakeDisk())
+
+    async def link_project(self, project: str, folder: Path, before: Path | None = None) -> None:  # noqa: ARG002
+        """Note the folder."""
+        await self._host.call("link_project", project)
+        self._host.world.projects[project] = str(folder)
+        self._host.keep()
+
+    async def unlink_project(self, project: str, folder: Path) -> None:
+        """Forget it."""
+        await self._host.call("unlink_project", project)
+        if self._host.world.projects.get(project) == str(folder):
+            del self._host.world.projects[project]
+        self._host.keep()
+
+    async def pristine(self, path: Path) -> bool:
+        """Whether no fake guest has had it."""
+        await self._host.call("pristine", path.name)
+        return not self._disk(path).written
+
+    async def reset_overlay(self, path: Path) -> None:
+        """Empty it."""
+        await self._host.call("reset_overlay", path.name)
+        self._host.world.disks[path.name] = FakeDisk(version=self._disk(path).version + 1)
+        self._host.keep()
+
+    async def set_frozen(self, path: Path, frozen: bool) -> None:
+        """Note it."""
+        await self._host.call("set_frozen", path.name)
+        self._disk(path).frozen = frozen
+        self._host.keep()
+
+    async def signature(self, path: Path) -> str:
+        """Its version."""
+        await self._host.call("signature", path.name)
+        return str(self._disk(path).version)
+
+    async def remove(self, path: Path) -> None:
+        """Forget it; the file stays."""
+        await self._host.call("remove_disk", path.name)
+        self._host.world.disks.pop(path.name, None)
+        self._host.keep()
+
+    async def read_tail(self, path: Path, lines: int) -> str:
+        """What a fake console shows."""
+        await self._host.call("read_tail", path.name)
+        return "\n".join(["(a fake console)"][:lines])

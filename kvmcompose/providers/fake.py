@@ -1,0 +1,49 @@
+"""A host that is not there: every verb works, nothing is touched. To try pipelines out, and to break them.
+
+Each call has a name, ``start_domain:web``: the method and what it is about. Patterns of such names (as of
+the shell: ``start_domain:*``) can be made to fail, always or a number of times.
+"""
+
+from __future__ import annotations
+
+from kvmcompose.core.model import Host
+from kvmcompose.effects.owner_files import OwnerFiles
+from kvmcompose.hosts.fake import (
+    MAIN,
+    FakeBlobStore,
+    SimulatedHost,
+    Worlds,
+)
+from kvmcompose.providers.capture.fake import FakeCaptures
+from kvmcompose.providers.disks.fake import FakeDisks
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.guest.fake import FakeShell
+from kvmcompose.providers.iplink.fake import FakeLinks
+from kvmcompose.providers.libvirt.fake import FakeHypervisor
+from kvmcompose.providers.ovs.fake import FakeSwitches
+
+
+class FakeDrivers(Worlds):
+    """The drivers of hosts that are not there. ``path`` is where their worlds are kept, None: nowhere."""
+
+    name = "fake"
+
+    def host(self, host: Host, member: OwnerFiles | None = None) -> HostDrivers:
+        """The drivers of one host."""
+        fake = SimulatedHost(self, MAIN if host.is_main_host else host.name)
+        return HostDrivers(
+            name=host.name,
+            hypervisor=FakeHypervisor(fake, host.libvirt_uri),
+            switches=FakeSwitches(fake),
+            links=FakeLinks(fake),
+            disks=FakeDisks(fake),
+            captures=FakeCaptures(fake),
+            depot=None if host.is_main_host and member is None else FakeBlobStore(fake),
+        )
+
+    def shell(self) -> FakeShell:
+        """The way into guests."""
+        return FakeShell(self)
+
+    async def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,1 @@
+"""Guests, from inside, by SSH."""

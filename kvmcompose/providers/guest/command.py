@@ -1,0 +1,214 @@
+"""One command in a guest: started so that it can be ended, its lines passed on as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import shlex
+import signal as signals
+from collections.abc import Sequence
+
+import asyncssh
+
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.ssh import BEGIN_SECONDS, SILENT, text_of
+from kvmcompose.providers.guest.connection import connect
+from kvmcompose.providers.guest.interface import Login, OnLine
+
+log = logging.getLogger(__name__)
+
+#: A line that gets no end is cut after so many bytes.
+LONGEST_LINE = 1 << 16
+_KILL_SECONDS = 15.0
+#: How long to go on listening to what an ended command has left running.
+_REST_SECONDS = 1.5
+
+#: Starts a command in a session of its own. The last words keep the shell from becoming setsid, which would
+#: then not wait for the command; so this shell is there as long as the command is, and found again by the
+#: mark that is put before this text. The command is looked up first: one
+#: in busybox would take its own version of it, a ping without root's rights.
+_START = """\
+exec 2>&1
+case "$1" in */*) ;; *)
+    path=$(command -v "$1")
+    case "$path" in /*) shift && set -- "$path" "$@" ;; esac ;;
+esac
+if command -v setsid >/dev/null; then setsid "$@"; else "$@"; fi
+exit $?"""
+#: Ends a command: whoever has its mark in the first line of the command line, all descendants, and all of
+#: their sessions. The mark comes on standard input, so that this shell does not find itself. Builtins only:
+#: each program takes its time under emulation, and grep in busybox reads no further than to the first zero.
+_END = """\
+read -r mark
+all=" "
+for file in /proc/[0-9]*/cmdline; do
+    line=
+    read -r line <"$file"
+    case "$line" in *"$mark"*) pid=${file#/proc/} all="$all${pid%/*} " ;; esac
+done 2>/dev/null
+[ "$all" != " " ] || exit 0
+collect() {
+    found=yes
+    while [ -n "$found" ]; do
+        found=
+        for stat in /proc/[0-9]*/stat; do
+            read -r line 2>/dev/null <"$stat" || continue
+            pid=${line%% *}
+            case "$all" in *" $pid "*) continue ;; esac
+            set -- ${line##*) }
+            case "$all" in *" $2 "* | *" $4 "*) all="$all$pid " found=yes ;; esac
+        done
+    done
+} 2>/dev/null
+wait_for_end() {
+    for _ in 1 2 3 4 5 6 7 8; do
+        alive=
+        for pid in $all; do
+            read -r line <"/proc/$pid/stat" || continue
+            case "${line##*) }" in [ZX]*) ;; *) alive=yes ;; esac
+        done
+        [ -n "$alive" ] || exit 0
+        sleep 0.3 || sleep 1
+    done
+} 2>/dev/null
+collect
+kill -TERM $all 2>/dev/null
+wait_for_end
+collect
+kill -KILL $all 2>/dev/null
+wait_for_end
+exit 1"""
+#: What was started with sudo is root's to end.
+_END_AS_ROOT = """\
+if [ "$(id -u)" != 0 ] && sudo -n true 2>/dev/null; then exec sudo -n sh -c "$0"; else exec sh -c "$0"; fi"""
+
+
+class _Session(asyncssh.SSHClientSession[bytes]):
+    """A command's output as it comes, and its end.
+
+    The end is when the guest closes the channel, or when nothing has come for some time after the command's
+    status: what a command leaves running may keep its output open for ever.
+    """
+
+    def __init__(self, lines: Lines) -> None:
+        self.over = asyncio.Event()
+        self.status: int | None = None
+        self.error: Exception | None = None
+        self._lines = lines
+        self._rest: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes, _datatype: int | None) -> None:
+        try:
+            self._lines.feed(data)
+        except Exception as error:  # noqa: BLE001 - of whoever listens; raised where the command is followed
+            self.error = self.error or error
+            self.over.set()
+        if self._rest is not None:
+            self._wait_for_the_rest()
+
+    def eof_received(self) -> bool:
+        return True  # the status may still come
+
+    def exit_status_received(self, status: int) -> None:
+        self.status = status
+        self._wait_for_the_rest()
+
+    def exit_signal_received(self, signal: str, _core: bool, _message: str, _language: str) -> None:
+        """The outer shell itself was ended by a signal; of one that ended its child it makes a status."""
+        self.status = 128 + getattr(signals, f"SIG{signal}", 0)
+        self._wait_for_the_rest()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.error = self.error or error
+        self.over.set()
+
+    def _wait_for_the_rest(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+        self._rest = asyncio.get_running_loop().call_later(_REST_SECONDS, self.over.set)
+
+
+class GuestCommand:
+    """A command in a guest."""
+
+    def __init__(
+        self, connection: asyncssh.SSHClientConnection, login: Login, argv: Sequence[str], on_line: OnLine
+    ) -> None:
+        self._connection = connection
+        self._login = login
+        self._mark = f"kvm-compose-{secrets.token_hex(8)}"
+        self._words = shlex.join(["sh", "-c", f": {self._mark}\n{_START}", "sh", *argv])
+        self._lines = Lines(on_line)
+
+    async def follow(self) -> int:
+        """Pass its lines on until it ends; its exit status."""
+        session = _Session(self._lines)
+        try:
+            async with asyncio.timeout(BEGIN_SECONDS):
+                channel, _ = await self._connection.create_session(
+                    lambda: session, self._words, encoding=None
+                )
+        except TimeoutError:
+            raise asyncssh.ConnectionLost(f"it was not begun within {BEGIN_SECONDS:g} s") from None
+        try:
+            channel.write_eof()
+            await session.over.wait()
+        finally:
+            channel.close()
+        if session.status is None or session.error is not None:
+            raise session.error or asyncssh.ConnectionLost("it ended without a status")
+        self._lines.end()
+        return session.status
+
+    async def end(self) -> None:
+        """End it in the guest. Nothing more is to be done when the guest does not answer any more."""
+        try:
+            async with asyncio.timeout(_KILL_SECONDS):
+                try:
+                    status = await self._end_on(self._connection)
+                except asyncssh.ChannelOpenError:
+                    alone = await connect(self._login)
+                    try:
+                        status = await self._end_on(alone)
+                    finally:
+                        alone.abort()
+        except (DriverError, OSError, asyncssh.Error) as error:
+            log.warning("a command in %s could not be ended: %s", self._login.guest, text_of(error))
+        else:
+            if status != 0:
+                log.warning("a command in %s did not end", self._login.guest)
+
+    async def _end_on(self, connection: asyncssh.SSHClientConnection) -> int | None:
+        words = shlex.join(["sh", "-c", _END_AS_ROOT, _END])
+        done = await connection.run(
+            words, **(SILENT | {"stdin": asyncssh.PIPE, "input": f"{self._mark}\n".encode()})
+        )
+        return done.exit_status
+
+
+class Lines:
+    """Bytes as they come, told as lines of text; one that is too long is cut into several."""
+
+    def __init__(self, on_line: OnLine) -> None:
+        self._on_line = on_line
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> None:
+        *lines, rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            self._tell(line)
+        while len(rest) >= LONGEST_LINE:
+            self._tell(rest[:LONGEST_LINE])
+            rest = rest[LONGEST_LINE:]
+        self._rest = rest
+
+    def end(self) -> None:
+        """What has no end of line is a line, too."""
+        if self._rest:
+            self._tell(self._rest)
+        self._rest = b""
+
+    def _tell(self, line: bytes) -> None:
+        for start in range(0, len(line) or 1, LONGEST_LINE):
+            self._on_line(line[start : start + LONGEST_LINE].decode(errors="replace").removesuffix("\r"))

@@ -1,0 +1,131 @@
+"""One SSH connection to a guest: who it is, by its host key, and who we are, by ours."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import asyncssh
+
+from kvmcompose.effects.threads import apart
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.ssh import bound_unsent, text_of
+from kvmcompose.providers.guest.interface import Login
+from kvmcompose.providers.guest.known_hosts import known_hosts
+
+_CONNECT_SECONDS = 2.0
+#: Key exchange and login; a guest among many that boot under emulation takes its time.
+_LOGIN_SECONDS = 30.0
+KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 3
+#: Those of dropbear and OpenSSH, the shortest first.
+_HOST_KEY_ALGORITHMS = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-256",
+    "rsa-sha2-512",
+)
+_RSA = "ssh-rsa"
+
+
+class _Client(asyncssh.SSHClient):
+    """Judges host keys by what is noted; at first contact, any will do."""
+
+    def __init__(self, noted: str | None) -> None:
+        self.noted = noted
+        self.shown = ""
+
+    def connection_made(self, connection: asyncssh.SSHClientConnection) -> None:
+        bound_unsent(connection)
+
+    def validate_host_public_key(self, _host: str, _addr: str, _port: int, key: asyncssh.SSHKey) -> bool:
+        self.shown = " ".join(key.export_public_key("openssh").decode().split()[:2])
+        return self.noted is None or self.shown == self.noted
+
+
+async def connect(login: Login) -> asyncssh.SSHClientConnection:
+    """A new connection. Raises DriverError for what time does not mend, OSError or asyncssh.Error else."""
+    known = known_hosts(login)
+    identity = await apart(_identity, login)
+    try:
+        noted = await apart(known.key, login.alias, login.life)
+    except OSError as error:
+        raise DriverError(f"cannot read {login.known_hosts}: {error.strerror}") from error
+    client = _Client(noted)
+    endpoint = await _reach(login.address, login.port)
+    try:
+        connection = await asyncssh.connect(
+            login.address,
+            sock=endpoint,
+            client_factory=lambda: client,
+            username=login.user,
+            client_keys=[identity],
+            # an empty file would mean the user's own; so the client is asked about every key
+            known_hosts=lambda *_: ([], [], []),
+            server_host_key_algs=_algorithms(noted),
+            preferred_auth="publickey",
+            agent_path=None,
+            config=None,
+            gss_host=None,
+            compression_algs=None,
+            connect_timeout=_LOGIN_SECONDS,
+            login_timeout=_LOGIN_SECONDS,
+            keepalive_interval=KEEPALIVE_SECONDS,
+            keepalive_count_max=_KEEPALIVE_COUNT,
+        )
+    except asyncssh.HostKeyNotVerifiable as error:
+        endpoint.close()
+        raise _wrong_key(login, client) from error
+    except BaseException:
+        endpoint.close()
+        raise
+    if noted is None:
+        try:
+            await apart(known.note, login.alias, client.shown, login.life)
+        except (OSError, ValueError) as error:
+            connection.abort()
+            raise DriverError(f"cannot write {login.known_hosts}: {text_of(error)}") from error
+    return connection
+
+
+def _identity(login: Login) -> asyncssh.SSHKey:
+    try:
+        if login.identity is not None:
+            return asyncssh.import_private_key(login.identity.content)
+        return asyncssh.read_private_key(login.identity_file)
+    except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+        raise DriverError(
+            f"cannot use the key {login.identity_file} to get into {login.guest}: {text_of(error)}",
+            hint="a key without a passphrase is needed, as nobody is asked",
+        ) from error
+
+
+async def _reach(address: str, port: int) -> socket.socket:
+    """A connected socket, within a time that is short beside that of a login. Raises OSError."""
+    endpoint = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        endpoint.setblocking(False)
+        endpoint.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            await asyncio.get_running_loop().sock_connect(endpoint, (address, port))
+    except BaseException:
+        endpoint.close()
+        raise
+    return endpoint
+
+
+def _algorithms(noted: str | None) -> list[str]:
+    """The kinds of host keys to ask for: that of the noted key first, or another would be shown."""
+    kind = noted.split(" ", 1)[0] if noted else ""
+    first = [name for name in _HOST_KEY_ALGORITHMS if name == kind or (kind == _RSA and "rsa" in name)]
+    return list(dict.fromkeys([*first, *_HOST_KEY_ALGORITHMS]))
+
+
+def _wrong_key(login: Login, client: _Client) -> DriverError:
+    return DriverError(
+        f"{login.address} shows another host key than {login.guest} did at first contact:"
+        f" {client.shown or 'a certificate'}, not {client.noted}",
+        hint=f"if its disk was made anew by hand: ssh-keygen -R {login.alias} -f {login.known_hosts};"
+        " else, something else answers at its address",
+    )

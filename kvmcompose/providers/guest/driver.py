@@ -1,0 +1,239 @@
+"""Guests from inside, through asyncssh: one connection per guest, kept while it lives.
+
+No agent, no configuration of the user's, no key but the one given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import logging
+import shlex
+import time
+from collections.abc import Sequence
+
+import asyncssh
+import msgspec
+
+from kvmcompose.effects.threads import apart
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.ssh import SILENT, text_of
+from kvmcompose.providers.guest.command import GuestCommand
+from kvmcompose.providers.guest.connection import KEEPALIVE_SECONDS, connect
+from kvmcompose.providers.guest.interface import Login, OnLine
+from kvmcompose.providers.guest.known_hosts import known_hosts
+
+log = logging.getLogger(__name__)
+
+_PAUSES = (0.2, 0.3, 0.5, 0.8, 1.2, 2.0)
+#: A guest may listen before its first boot has put our key in its place. In seconds.
+_REFUSES_FOR_GOOD = 30.0
+#: sshd has ten sessions per connection (MaxSessions); some are left for those that end commands.
+_SESSIONS = 7
+#: How long a guest that was there may take to say that it still is.
+_ANSWER_SECONDS = 20.0
+
+_WAIT_UNTIL_READY = "until [ -e /etc/nocloud/ready ]; do sleep 0.3 2>/dev/null || sleep 1; done"
+_NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ETIMEDOUT}
+
+
+class _Guest(msgspec.Struct):
+    """What is kept of a guest: its connection, who may open another, how many sessions it may have.
+
+    ``heard`` is when it last answered, by the monotonic clock.
+    """
+
+    guard: asyncio.Lock
+    sessions: asyncio.Semaphore
+    connection: asyncssh.SSHClientConnection | None = None
+    heard: float = 0.0
+
+
+class SshShell:
+    """Guests that can be reached from this machine."""
+
+    def __init__(self) -> None:
+        self._guests: dict[Login, _Guest] = {}
+        asyncssh.set_log_level(logging.WARNING)  # it tells of each connection and session
+
+    async def wait_ready(self, login: Login, seconds: float) -> None:
+        """Wait until the guest lets us in and its first-boot set-up has ended."""
+        progress = _Progress(login)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._until_ready(login, progress)
+        except TimeoutError:
+            raise DriverError(
+                f"{login.guest} was not ready within {seconds:.0f} s: {progress.reached}", hint=progress.hint
+            ) from None
+
+    async def run(
+        self, login: Login, argv: Sequence[str], on_line: OnLine, *, seconds: float | None = None
+    ) -> int:
+        """Run a command; its exit status, or 128 + n when signal n ended it."""
+        log.debug("$ ssh %s@%s -- %s", login.user, login.address, shlex.join(argv))
+        guest = self._guest(login)
+        async with guest.sessions:
+            shared = await self._live_connection(login)
+            try:
+                return await self._run_on(shared, login, argv, on_line, seconds)
+            except asyncssh.ChannelOpenError as error:
+                # Nothing was started. sshd has a limit; dropbear (2022.83) refuses now and then while other
+                # sessions of the connection come and go.
+                log.debug("%s gives no further session: %s", login.guest, error)
+            try:
+                alone = await connect(login)
+            except (OSError, asyncssh.Error) as error:
+                raise _unreachable(login, error) from error
+            try:
+                return await self._run_on(alone, login, argv, on_line, seconds)
+            except asyncssh.ChannelOpenError as error:
+                raise DriverError(f"{login.guest} does not run {argv[0]}: {text_of(error)}") from error
+            finally:
+                alone.abort()
+
+    async def _run_on(
+        self,
+        connection: asyncssh.SSHClientConnection,
+        login: Login,
+        argv: Sequence[str],
+        on_line: OnLine,
+        seconds: float | None,
+    ) -> int:
+        """Run a command; however this ends, the command does. Raises ChannelOpenError if it did not begin."""
+        command = GuestCommand(connection, login, argv, on_line)
+        try:
+            async with asyncio.timeout(seconds):
+                return await command.follow()
+        except TimeoutError:
+            await command.end()
+            raise DriverError(
+                f"{shlex.join(argv)} did not end within {seconds:g} s on {login.guest}"
+            ) from None
+        except asyncssh.ChannelOpenError:
+            raise
+        except (OSError, asyncssh.Error) as error:
+            _drop(self._guest(login), connection)
+            raise DriverError(
+                f"the connection to {login.guest} broke off while {argv[0]} ran there: {text_of(error)}",
+                hint="was the guest switched off or rebooted?",
+            ) from error
+        except BaseException:  # cancelled, or of on_line
+            await command.end()
+            raise
+
+    async def forget(self, login: Login) -> None:
+        """Forget the guest's host key: its disk is a new one."""
+        guest = self._guests.pop(login, None)
+        if guest is not None and guest.connection is not None:
+            guest.connection.abort()
+        try:
+            await apart(known_hosts(login).forget, login.alias)
+        except OSError as error:
+            raise DriverError(f"cannot write {login.known_hosts}: {error.strerror}") from error
+
+    async def close(self) -> None:
+        """Close all connections."""
+        guests, self._guests = self._guests, {}
+        for guest in guests.values():
+            if guest.connection is not None:
+                guest.connection.abort()
+                await guest.connection.wait_closed()
+
+    def _guest(self, login: Login) -> _Guest:
+        guest = self._guests.get(login)
+        if guest is None:
+            guest = _Guest(guard=asyncio.Lock(), sessions=asyncio.Semaphore(_SESSIONS))
+            self._guests[login] = guest
+        return guest
+
+    async def _live_connection(self, login: Login) -> asyncssh.SSHClientConnection:
+        """A connection that has answered of late: the one that is there, or a new one. Raises DriverError."""
+        guest = self._guest(login)
+        try:
+            connection = await self._connection(login)
+            if time.monotonic() - guest.heard < KEEPALIVE_SECONDS:
+                return connection
+            try:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await connection.run("true", **SILENT)
+            except asyncssh.ChannelOpenError:
+                pass  # that, too, is an answer
+            except (OSError, asyncssh.Error):
+                _drop(guest, connection)
+                connection = await self._connection(login)
+        except (OSError, asyncssh.Error) as error:
+            raise _unreachable(login, error) from error
+        guest.heard = time.monotonic()
+        return connection
+
+    async def _connection(self, login: Login) -> asyncssh.SSHClientConnection:
+        """The guest's connection, or a new one."""
+        guest = self._guest(login)
+        async with guest.guard:
+            if guest.connection is None or guest.connection.is_closed():
+                guest.connection = await connect(login)
+                guest.heard = time.monotonic()
+            return guest.connection
+
+    async def _until_ready(self, login: Login, progress: _Progress) -> None:
+        pauses = itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1]))
+        for pause in pauses:
+            try:
+                connection = await self._connection(login)
+                progress.let_in()
+                done = await connection.run(_WAIT_UNTIL_READY, **SILENT)
+                if done.exit_status == 0:
+                    return
+            except (OSError, asyncssh.Error) as error:
+                progress.met(error)
+            await asyncio.sleep(pause)
+
+
+def _drop(guest: _Guest, connection: asyncssh.SSHClientConnection) -> None:
+    if guest.connection is connection:
+        guest.connection = None
+    connection.abort()
+
+
+class _Progress:
+    """How far we got on the way into a guest."""
+
+    def __init__(self, login: Login) -> None:
+        self._login = login
+        self._refused_since: float | None = None
+        self.reached = f"nothing answered at {login.address} port {login.port} yet"
+        self.hint: str | None = None
+
+    def let_in(self) -> None:
+        self._refused_since = None
+        self.reached = "it lets us in, but its first-boot set-up (cloud-init) has not ended"
+        self.hint = "look at /var/log/cloud-init-output.log in the guest"
+
+    def met(self, error: Exception) -> None:
+        """Take note of what stopped us. Raises DriverError when there is no use in going on."""
+        login = self._login
+        where = f"{login.address} port {login.port}"
+        if isinstance(error, asyncssh.PermissionDenied):
+            now = time.monotonic()
+            self._refused_since = self._refused_since or now
+            self.reached = f"{where} answers, but refuses the key {login.identity_file} for {login.user}"
+            self.hint = "was it set up with another key? kvm-compose up --provision makes its disk anew"
+            if now - self._refused_since > _REFUSES_FOR_GOOD:
+                raise DriverError(f"cannot get into {login.guest}: {self.reached}", hint=self.hint)
+            return
+        self._refused_since = None
+        self.hint = "its console tells more: kvm-compose console"
+        if isinstance(error, ConnectionRefusedError):
+            self.reached = f"{login.address} is up, but nothing listens on port {login.port} (no SSH server)"
+        elif isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in _NO_ROUTE):
+            self.reached = f"nothing answers at {where} (no route to it, or it has not booted)"
+        else:
+            self.reached = f"{where} answers, but the connection broke off: {text_of(error)}"
+
+
+def _unreachable(login: Login, error: Exception) -> DriverError:
+    progress = _Progress(login)
+    progress.met(error)
+    return DriverError(f"cannot reach {login.guest}: {progress.reached}", hint=progress.hint)

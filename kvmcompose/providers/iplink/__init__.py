@@ -1,0 +1,1 @@
+"""Network interfaces, through ip-link(8)."""

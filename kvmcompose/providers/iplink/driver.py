@@ -1,0 +1,176 @@
+"""Network interfaces of a host, through ip-link(8): everything of one call in one batch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Network
+
+import msgspec
+
+from kvmcompose.core.deployable import VethPair
+from kvmcompose.hosts.command import CommandRunner
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.iplink.interface import Attached
+
+#: Linux: IFNAMSIZ is 16 with the closing zero. No white space, which would be further words of a batch.
+_NAME = re.compile(r"[^\s/\x00-\x1f]{1,15}")
+_UP = "UP"
+
+
+class _LinkInfo(msgspec.Struct, frozen=True):
+    info_kind: str | None = None
+
+
+class _Route(msgspec.Struct, frozen=True):
+    dst: str
+    dev: str = ""
+    gateway: str | None = None
+    scope: str = ""
+
+
+class InterfaceState(msgspec.Struct, frozen=True):
+    """An interface as ``ip -json -details link show`` tells; ``link`` is the other end of a pair."""
+
+    ifname: str
+    address: str = ""
+    flags: tuple[str, ...] = ()
+    link: str | None = None
+    master: str | None = None
+    linkinfo: _LinkInfo = _LinkInfo()
+
+    @property
+    def is_veth(self) -> bool:
+        return self.linkinfo.info_kind == "veth"
+
+    @property
+    def is_up(self) -> bool:
+        return _UP in self.flags
+
+
+class IpLinks:
+    """The interfaces of one host."""
+
+    def __init__(self, machine: CommandRunner) -> None:
+        self._machine = machine
+
+    async def attached(self) -> Sequence[Attached]:
+        """The IPv4 subnets and gateways of its interfaces."""
+        done = await self._machine.run(["ip", "-json", "-4", "route", "show"])
+        return parse_routes(done.stdout)
+
+    async def present(self, names: Sequence[str]) -> frozenset[str]:
+        """Which of these interfaces are there."""
+        return frozenset(names) & (await self._look()).keys()
+
+    async def apply(self, veths: Sequence[VethPair], *, up: Sequence[str], mtu: int) -> None:
+        """Make what lacks; what is there already stays. One batch, and none when nothing lacks."""
+        lines = batch_to_apply(await self._look(), veths, up=up, mtu=mtu)
+        if lines:
+            await self._batch(lines)
+
+    async def remove(self, names: Sequence[str]) -> None:
+        """Remove interfaces; with one end of a pair goes the other."""
+        lines = batch_to_remove(await self._look(), names)
+        if not lines:
+            return
+        try:
+            await self._batch(lines)
+        except DriverError:
+            # somebody else may have been faster; what counts is that they are gone
+            remaining = batch_to_remove(await self._look(), names)
+            if remaining:
+                await self._batch(remaining)
+
+    async def _look(self) -> dict[str, InterfaceState]:
+        done = await self._machine.run(["ip", "-json", "-details", "link", "show"])
+        return parse_links(done.stdout)
+
+    async def _batch(self, lines: Sequence[str]) -> None:
+        script = "".join(f"{line}\n" for line in lines).encode()
+        await self._machine.run(["ip", "-batch", "-"], stdin=script, privileged=True)
+
+
+def parse_links(output: bytes) -> dict[str, InterfaceState]:
+    """What ``ip -json -details link show`` printed, by name."""
+    try:
+        links = msgspec.json.decode(output or b"[]", type=list[InterfaceState])
+    except msgspec.DecodeError as error:
+        raise DriverError(f"ip -json link show printed something else: {error}") from error
+    return {link.ifname: link for link in links}
+
+
+def parse_routes(output: bytes) -> list[Attached]:
+    """Subnets that the host is in itself, and its gateways, from ``ip -json -4 route show``."""
+    try:
+        routes = msgspec.json.decode(output or b"[]", type=list[_Route])
+    except msgspec.DecodeError as error:
+        raise DriverError(f"ip -json route show printed something else: {error}") from error
+    found = [(route.dst, route.dev) for route in routes if route.scope == "link" and route.dst != "default"]
+    found += [(route.gateway, route.dev) for route in routes if route.gateway is not None]
+    try:
+        return [Attached(IPv4Network(address), interface) for address, interface in found]
+    except ValueError as error:
+        raise DriverError(f"ip -json route show printed something else: {error}") from error
+
+
+def batch_to_apply(
+    there: Mapping[str, InterfaceState], veths: Iterable[VethPair], *, up: Iterable[str], mtu: int
+) -> list[str]:
+    """The commands that make the pairs and set interfaces up, in the language of ``ip -batch``.
+
+    Raises DriverError when a name is taken by something else or an end is joined to another bridge.
+    """
+    lines: list[str] = []
+    raised = list(up)
+    for pair in veths:
+        left, right = _checked(pair.left), _checked(pair.right)
+        _refuse_foreign(there, pair)
+        if left not in there:
+            lines.append(f"link add name {left} mtu {mtu} type veth peer name {right} mtu {mtu}")
+        if pair.right_is_linux:
+            master = there[right].master if right in there else None
+            if master is None:
+                lines.append(f"link set dev {right} master {_checked(pair.right_bridge)}")
+            elif master != pair.right_bridge:
+                raise DriverError(
+                    f"the interface {right} should be a port of {pair.right_bridge} and is one of {master}",
+                    hint=f"sudo ip link delete dev {right}",
+                )
+        raised += [left, right]
+    down = (name for name in dict.fromkeys(raised) if name not in there or not there[name].is_up)
+    return [*lines, *(f"link set dev {_checked(name)} up" for name in down)]
+
+
+def batch_to_remove(there: Mapping[str, InterfaceState], names: Iterable[str]) -> list[str]:
+    """The commands that remove what is there of these."""
+    gone: set[str] = set()
+    lines = []
+    for name in names:
+        if name not in there or name in gone:
+            continue
+        lines.append(f"link delete dev {_checked(name)}")
+        gone.add(name)
+        other = there[name].link
+        if other and there[name].is_veth:
+            gone.add(other)
+    return lines
+
+
+def _refuse_foreign(there: Mapping[str, InterfaceState], pair: VethPair) -> None:
+    left, right = there.get(pair.left), there.get(pair.right)
+    if left is None and right is None:
+        return
+    if left is None or right is None or not left.is_veth or left.link != pair.right:
+        name = pair.right if left is None else pair.left
+        raise DriverError(
+            f"there is an interface {name} already, and it is not one end of the pair"
+            f" {pair.left}, {pair.right}",
+            hint=f"see what it is with `ip -details link show dev {name}`; remove or rename it",
+        )
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name) or name in {".", ".."} or len(name.encode()) > 15:  # noqa: PLR2004
+        raise DriverError(f"{name!r} cannot be the name of a network interface")
+    return name

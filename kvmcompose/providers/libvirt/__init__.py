@@ -1,0 +1,1 @@
+"""Domains, networks and snapshots, through libvirt."""

@@ -1,0 +1,235 @@
+"""What the drivers read in libvirt's XML and write into it. Pure.
+
+The XML is ours or libvirt's, and a user may have edited ours: nothing of it comes from elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+
+import msgspec
+
+from kvmcompose.hosts.errors import DriverError
+
+GUEST_NAMESPACE = "urn:kvmcompose:guest:1"
+NETWORK_NAMESPACE = "urn:kvmcompose:network:1"
+
+ET.register_namespace("kc", GUEST_NAMESPACE)
+ET.register_namespace("kcn", NETWORK_NAMESPACE)
+
+
+class Ownership(msgspec.Struct, frozen=True, kw_only=True):
+    """Who a domain or network is. ``project`` is None when the metadata are not ours."""
+
+    name: str
+    project: str | None
+    guest: str = ""
+    digest: str | None = None
+
+
+class Disk(msgspec.Struct, frozen=True):
+    """A disk of a domain; ``format`` is QEMU's name, ``path`` that of its file, if it is one."""
+
+    target: str
+    format: str
+    writable: bool
+    path: str = ""
+
+
+class NetworkRemains(msgspec.Struct, frozen=True, kw_only=True):
+    """A network on its host: its Linux bridge, that one's MAC address and IPv4 address with prefix."""
+
+    network: str
+    bridge: str
+    mac: str
+    address: str
+
+
+def parse(xml: str, wanted: str) -> ET.Element:
+    """The root of some XML, which must be called ``wanted``. Raises DriverError."""
+    try:
+        root = ET.fromstring(xml)  # noqa: S314 - see above; expat itself bounds how entities grow
+    except ET.ParseError as error:
+        raise DriverError(f"the XML of a {wanted} cannot be read: {error}") from error
+    if root.tag != wanted:
+        raise DriverError(f"this is XML of a <{root.tag}>, not of a <{wanted}>")
+    return root
+
+
+def domain_identity(xml: str) -> Ownership:
+    """Of a domain. Raises DriverError when it has no name."""
+    root = parse(xml, "domain")
+    mark = root.find(f"metadata/{{{GUEST_NAMESPACE}}}guest")
+    if mark is None:
+        return Ownership(name=_name(root), project=None)
+    return Ownership(name=_name(root), project=mark.get("project"), guest=mark.get("name", ""))
+
+
+def network_identity(xml: str) -> Ownership:
+    """Of a network. Raises DriverError when it has no name."""
+    root = parse(xml, "network")
+    mark = root.find(f"metadata/{{{NETWORK_NAMESPACE}}}network")
+    if mark is None:
+        return Ownership(name=_name(root), project=None)
+    return Ownership(name=_name(root), project=mark.get("project"), digest=mark.get("digest"))
+
+
+def mark_identity(element: str) -> tuple[str | None, str]:
+    """Project and guest from the metadata element of a domain alone."""
+    root = ET.fromstring(element)  # noqa: S314 - as above
+    return root.get("project"), root.get("name", "")
+
+
+def refuse_foreign(kind: str, wanted: Ownership, owner: str | None) -> None:
+    """Raise DriverError unless what is there under that name is of the same project."""
+    if owner == wanted.project:
+        return
+    whose = f"of the project {owner}" if owner else "that kvm-compose did not make"
+    prefix = "" if kind == "domain" else "net-"
+    raise DriverError(
+        f"there is a {kind} {wanted.name} already, {whose}",
+        hint=f"see what it is with `virsh {prefix}dumpxml {wanted.name}`; rename it, or this project",
+    )
+
+
+def with_uuid(xml: str, uuid: str) -> str:
+    """A definition with a UUID: libvirt takes one under a name that it knows only with the same UUID."""
+    root = ET.fromstring(xml)  # noqa: S314 - as above
+    _set_uuid(root, uuid)
+    return ET.tostring(root, encoding="unicode")
+
+
+def with_digest(xml: str) -> tuple[str, str]:
+    """A network's definition with a digest of itself in its metadata, and that digest.
+
+    libvirt adds to what it is given and puts it in another order, so what it has cannot be compared. It also
+    chooses a MAC address for the bridge, another one each time; so that the bridge can be recognised, it is
+    given one that follows from the network's name.
+    """
+    digest = hashlib.sha256(ET.canonicalize(xml, strip_text=True).encode()).hexdigest()
+    root = parse(xml, "network")
+    mark = root.find(f"metadata/{{{NETWORK_NAMESPACE}}}network")
+    if mark is None or not mark.get("project"):
+        raise DriverError(
+            f"the XML of the network {_name(root)} does not say which project it belongs to",
+            hint="its <metadata> went missing: kvm-compose generate --overwrite network-xml",
+        )
+    mark.set("digest", digest)
+    if root.find("mac") is None:
+        number = hashlib.sha256(_name(root).encode()).hexdigest()
+        address = ":".join(["52", "54", "00", number[:2], number[2:4], number[4:6]])
+        ET.SubElement(root, "mac", address=address)
+    return ET.tostring(root, encoding="unicode"), digest
+
+
+def network_address(xml: str) -> str:
+    """A network's own address with its prefix, as somebody would write it."""
+    address = parse(xml, "network").find("ip")
+    if address is None:
+        return ""
+    return f"{address.get('address')}/{address.get('prefix') or address.get('netmask')}"
+
+
+def network_remains(xml: str) -> NetworkRemains | None:
+    """What a network is known by on its host when libvirt has forgotten that it runs."""
+    root = parse(xml, "network")
+    bridge, mac = root.find("bridge"), root.find("mac")
+    if bridge is None or mac is None:
+        return None
+    return NetworkRemains(
+        network=_name(root),
+        bridge=bridge.get("name", ""),
+        mac=mac.get("address", "").lower(),
+        address=network_address(xml),
+    )
+
+
+def disks(xml: str) -> Iterator[Disk]:
+    """The disks of a domain."""
+    return _disks(parse(xml, "domain"))
+
+
+def snapshot_disks(xml: str) -> list[Disk]:
+    """The disks of the domain, as it was then, that a snapshot lies in."""
+    root = parse(xml, "domainsnapshot")
+    inside = {each.get("name") for each in root.iterfind("disks/disk") if each.get("snapshot") == "internal"}
+    # libvirt acts on the disks of this definition, whatever became of the domain since
+    domain = root.find("domain")
+    return [] if domain is None else [disk for disk in _disks(domain) if disk.target in inside]
+
+
+def _disks(domain: ET.Element) -> Iterator[Disk]:
+    for disk in domain.iterfind("devices/disk"):
+        driver, target, source = disk.find("driver"), disk.find("target"), disk.find("source")
+        if target is None:
+            continue
+        yield Disk(
+            target=target.get("dev", ""),
+            format=(driver.get("type") if driver is not None else None) or "raw",
+            writable=disk.find("readonly") is None and disk.get("device", "disk") == "disk",
+            path=(source.get("file") if source is not None else None) or "",
+        )
+
+
+def snapshot_xml(name: str, domain_disks: Iterator[Disk]) -> str:
+    """What to ask for: all disks that can be written to, from inside; the others are left out."""
+    root = ET.Element("domainsnapshot")
+    ET.SubElement(root, "name").text = name
+    holder = ET.SubElement(root, "disks")
+    for disk in domain_disks:
+        ET.SubElement(holder, "disk", name=disk.target, snapshot="internal" if disk.writable else "no")
+    return ET.tostring(root, encoding="unicode")
+
+
+class SnapshotFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the XML of a snapshot says. ``created`` in seconds since 1970."""
+
+    name: str
+    created: float
+    state: str
+    parent: str | None
+
+
+def snapshot_facts(xml: str) -> SnapshotFacts:
+    """Raises DriverError when it is no XML of a snapshot."""
+    root = parse(xml, "domainsnapshot")
+    try:
+        created = float(root.findtext("creationTime") or 0)
+    except ValueError:
+        created = 0.0
+    return SnapshotFacts(
+        name=_name(root),
+        created=created,
+        state=root.findtext("state") or "unknown",
+        parent=root.findtext("parent/name"),
+    )
+
+
+def snapshot_of(xml: str, uuid: str, *, keep_parent: bool) -> str:
+    """A snapshot's XML for a domain that was defined anew, and so has another UUID."""
+    root = parse(xml, "domainsnapshot")
+    for tag in ("domain", "inactiveDomain"):
+        definition = root.find(tag)
+        if definition is not None:
+            _set_uuid(definition, uuid)
+    parent = root.find("parent")
+    if parent is not None and not keep_parent:
+        root.remove(parent)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _set_uuid(root: ET.Element, uuid: str) -> None:
+    element = root.find("uuid")
+    if element is None:
+        element = ET.Element("uuid")
+        root.insert(1 if root.find("name") is not None else 0, element)
+    element.text = uuid
+
+
+def _name(root: ET.Element) -> str:
+    name = root.findtext("name")
+    if not name:
+        raise DriverError(f"the XML of a {root.tag} has no name in it")
+    return name

@@ -1,0 +1,109 @@
+"""The networks of projects. Runs in the threads of a libvirt connection."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import libvirt
+
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.libvirt import definitions as xmls
+from kvmcompose.providers.libvirt.connection import failure, unless_so_already
+
+_SUBNET_TAKEN = re.compile(r"[Nn]etwork is already in use by interface (\S+)")
+
+
+def of_project(connection: Any, *, project: str) -> dict[str, bool]:
+    """The project's networks by name, and whether each is active."""
+    found = {}
+    for network in connection.listAllNetworks():
+        with unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
+            if xmls.network_identity(network.XMLDesc()).project == project:
+                found[network.name()] = bool(network.isActive())
+    return found
+
+
+def start(connection: Any, *, xml: str, wanted: xmls.Ownership, digest: str) -> None:
+    """Define it and start it. Raises DriverError when it is active with other XML, or somebody else's."""
+    network = _lookup(connection, wanted.name)
+    if network is not None:
+        known = xmls.network_identity(network.XMLDesc())
+        xmls.refuse_foreign("network", wanted, known.project)
+        active = bool(network.isActive())
+        if active and known.digest != digest:
+            raise DriverError(
+                f"the network {wanted.name} is active, and not as its XML says now",
+                hint="kvm-compose down, then up",
+            )
+        if active and network.isPersistent():
+            return
+        xml = xmls.with_uuid(xml, network.UUIDString())
+    network = connection.networkDefineXML(xml)
+    if network.isActive():
+        return
+    try:
+        network.create()
+    except libvirt.libvirtError as error:
+        if network.isActive():
+            return
+        raise _failure(xml, wanted, error) from None
+
+
+def remains_of_inactive(connection: Any, *, name: str, xml: str | None) -> xmls.NetworkRemains | None:
+    """What there may be of a network of ours that is not active."""
+    network = _lookup(connection, name)
+    if network is not None:
+        if network.isActive():
+            return None
+        xml = network.XMLDesc()
+    if xml is None:
+        return None
+    return xmls.network_remains(xml) if xmls.network_identity(xml).project else None
+
+
+def leases(connection: Any, *, name: str) -> dict[str, str]:
+    """Addresses by MAC address; empty when there is no such network."""
+    network = _lookup(connection, name)
+    if network is None:
+        return {}
+    # the newest last, so that it counts
+    found = sorted(network.DHCPLeases(), key=lambda lease: lease["expirytime"])
+    return {lease["mac"].lower(): lease["ipaddr"] for lease in found if lease.get("mac")}
+
+
+def stop(connection: Any, *, name: str) -> None:
+    """Nothing when it is not active, or gone."""
+    network = _lookup(connection, name)
+    if network is not None and network.isActive():
+        with unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_NETWORK):
+            network.destroy()
+
+
+def undefine(connection: Any, *, name: str) -> None:
+    """Nothing when it is gone."""
+    network = _lookup(connection, name)
+    if network is not None:
+        with unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
+            network.undefine()
+
+
+def _lookup(connection: Any, name: str) -> Any:
+    try:
+        return connection.networkLookupByName(name)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
+            return None
+        raise
+
+
+def _failure(xml: str, wanted: xmls.Ownership, error: libvirt.libvirtError) -> DriverError:
+    doing = f"start the network {wanted.name}"
+    taken = _SUBNET_TAKEN.search(error.get_error_message() or "")
+    if taken is None:
+        return failure(doing, error)
+    return DriverError(
+        f"cannot {doing}: its subnet ({xmls.network_address(xml)}) is in use by the interface {taken[1]}",
+        hint=f"see it with `ip address show dev {taken[1]}`; take its address away, or rename this project:"
+        " a project's subnet follows from its name",
+    )

@@ -1,0 +1,76 @@
+"""What a libvirtd leaves behind that is killed while it starts or stops a network, and then knows nothing of.
+
+A Linux bridge, the DHCP server on it, and packet filter rules (libvirt up to 10 makes them with iptables, in
+chains whose names begin with ``LIBVIRT_``).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from kvmcompose.hosts.command import CommandRunner
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.libvirt.definitions import NetworkRemains
+
+
+class _Interface(msgspec.Struct, frozen=True):
+    """A network interface as ``ip -json link show`` prints it; old versions print ``{}`` for one left out."""
+
+    ifname: str = ""
+    address: str = ""
+
+
+async def clear(machine: CommandRunner, remains: NetworkRemains) -> bool:
+    """Remove it all; True when there was something.
+
+    The bridge is known to be the network's by its MAC address, which is derived from the network's name.
+    """
+    shown = await machine.run(["ip", "-json", "link", "show", "type", "bridge"])
+    if _Interface(remains.bridge, remains.mac) not in _interfaces(shown.stdout):
+        return False
+    # [/]: not pkill itself
+    server = f"--conf-file=[/]var/lib/libvirt/dnsmasq/{re.escape(remains.network)}\\.conf"
+    await machine.run(["pkill", "-KILL", "-f", "--", server], privileged=True, check=False)
+    await _remove_rules(machine, remains)
+    await machine.run(["ip", "link", "delete", "dev", remains.bridge], privileged=True)
+    return True
+
+
+def _interfaces(output: bytes) -> list[_Interface]:
+    try:
+        return msgspec.json.decode(output or b"[]", type=list[_Interface])
+    except msgspec.DecodeError as error:
+        raise DriverError(f"ip -json link show printed something else: {error}") from error
+
+
+async def _remove_rules(machine: CommandRunner, remains: NetworkRemains) -> None:
+    try:
+        saved = await machine.run(["iptables-save"], privileged=True, check=False)
+    except DriverError:  # not installed: libvirt has made no rules with it
+        return
+    script = "".join(f"{line}\n" for line in rules_to_remove(saved.stdout.decode(errors="replace"), remains))
+    if script:
+        await machine.run(["iptables-restore", "--noflush"], stdin=script.encode(), privileged=True)
+
+
+def rules_to_remove(saved: str, remains: NetworkRemains) -> Iterator[str]:
+    """From what ``iptables-save`` prints, what ``iptables-restore`` needs to remove the network's rules.
+
+    They name its bridge or its subnet, in chains of libvirt's.
+    """
+    ours = {remains.bridge}
+    if remains.address:
+        ours.add(str(ipaddress.ip_interface(remains.address).network))
+    table: list[str] = []
+    for line in saved.splitlines():
+        words = line.split()
+        if line.startswith("*"):
+            table = [line]
+        elif line.startswith("-A LIBVIRT_") and ours & set(words):
+            table.append(f"-D {line.removeprefix('-A ')}")
+        elif line == "COMMIT" and len(table) > 1:
+            yield from (*table, line)

@@ -1,0 +1,1 @@
+"""Bridges and their ports, through Open vSwitch."""

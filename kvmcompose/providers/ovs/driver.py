@@ -1,0 +1,213 @@
+"""Open vSwitch through ovs-vsctl(8): each call that changes something is one transaction.
+
+Bridges with a controller stay in fail mode ``standalone``, as those without one are: guests talk to each
+other as over a plain switch as long as no controller answers.
+
+Bridges in userspace pass packets on as they got them. Linux leaves checksums to the hardware, and a veth pair
+has none: what this host sends into such a bridge would arrive with none, and TCP and UDP are not heard. So
+the Linux ends of pairs are told to compute them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from kvmcompose.core.deployable import SwitchBridge
+from kvmcompose.hosts.command import CommandRunner, Completed, failure
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.ovs.interface import SwitchPlan
+
+#: The key in ``external_ids`` of a bridge or port that holds the project's name.
+PROJECT_KEY = "kvm-compose-project"
+
+_SECONDS = 20
+VSCTL = ("ovs-vsctl", f"--timeout={_SECONDS}")
+_ALARM = {-14, 142}  # how ovs-vsctl ends when its time is over: by SIGALRM
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
+_PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_PROTOCOLS = re.compile(r"OpenFlow1[0-5](,OpenFlow1[0-5])*")
+_CONTROLLER = re.compile(r"p?(tcp|ssl|unix):[^\s,\"]*")
+_ADDRESS = re.compile(r"[0-9A-Fa-f.:]+")
+_TROUBLE = re.compile(r"Error detected while setting up '([^']*)': (.*)")
+
+
+class OvsSwitches:
+    """Open vSwitch on one host."""
+
+    def __init__(self, machine: CommandRunner) -> None:
+        self._machine = machine
+
+    async def check(self) -> None:
+        """Ask the database and the switch itself."""
+        await run_ovs(self._machine, [*VSCTL, "get", "Open_vSwitch", ".", "_uuid"])
+        await run_ovs(self._machine, ["ovs-appctl", "--timeout=5", "-t", "ovs-vswitchd", "version"])
+
+    async def foreign(self, plan: SwitchPlan) -> Sequence[str]:
+        """Names of the plan's bridges that are there and belong to somebody else."""
+        wanted = {bridge.name for bridge in plan.bridges}
+        owners, _ = await self._look()
+        return sorted(name for name in wanted & owners.keys() if owners[name] != plan.project)
+
+    async def elsewhere(self, project: str, ports: Sequence[str]) -> Sequence[str]:
+        """Which of these interfaces are ports of bridges that are not the project's."""
+        owners, found = await self._look()
+        others = {port for name in found if owners[name] != project for port in (name, *found[name])}
+        return sorted(others & set(ports))
+
+    async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
+        """The project's bridges and the ports of each."""
+        owners, ports = await self._look()
+        return {name: ports[name] for name, owner in sorted(owners.items()) if owner == project}
+
+    async def apply(self, plan: SwitchPlan) -> None:
+        """All bridges and ports in one transaction; what is there already stays."""
+        arguments = arguments_to_apply(plan)
+        if not arguments:
+            return
+        if plan.datapath_type == "netdev":
+            for end in (pair.right for pair in plan.veths if pair.right_is_linux):
+                await self._machine.run(["ethtool", "-K", end, "tx", "off"], privileged=True)
+        check_ports(await run_ovs(self._machine, [*VSCTL, *arguments]), self._machine.name)
+
+    async def remove(self, names: Sequence[str]) -> None:
+        """The bridges and all their ports go, in one transaction."""
+        arguments: list[str] = []
+        for name in names:
+            arguments += ["--", "--if-exists", "del-br", _checked(_NAME, name, "bridge")]
+        if arguments:
+            await run_ovs(self._machine, [*VSCTL, *arguments])
+
+    async def _look(self) -> tuple[dict[str, str | None], dict[str, list[str]]]:
+        """Each bridge's project, if any, and its ports."""
+        done = await run_ovs(self._machine, [
+            *VSCTL, "--format=json",
+            "--", "--columns=name,external_ids,ports", "list", "Bridge",
+            "--", "--columns=_uuid,name", "list", "Port",
+        ])  # fmt: skip
+        return parse_bridges(done.stdout)
+
+
+async def run_ovs(machine: CommandRunner, argv: Sequence[str]) -> Completed:
+    """Run a program of Open vSwitch. Raises DriverError."""
+    done = await machine.run(argv, seconds=_SECONDS + 5, privileged=True, check=False)
+    if done.status == 0:
+        return done
+    if done.status in _ALARM:
+        raise DriverError(
+            f"ovs-vswitchd on {machine.name} does not answer ({argv[0]} has waited for it in vain)",
+            hint="is it running? sudo systemctl restart openvswitch-switch",
+        )
+    error = failure(argv, done, machine.name, privileged=True)
+    if "database connection failed" in done.complaint:
+        error.hint = "sudo systemctl enable --now openvswitch-switch"
+    raise error
+
+
+def check_ports(done: Completed, host: str) -> None:
+    """Raises DriverError for a transaction that stands, while the switch could not do what it says."""
+    trouble = _TROUBLE.search(done.stderr.decode(errors="replace"))
+    if trouble:
+        raise DriverError(
+            f"Open vSwitch on {host} cannot set up the port {trouble[1]}: {trouble[2]}",
+            hint=f"ip link show dev {trouble[1]}; ovs-vsctl show",
+        )
+
+
+def arguments_to_apply(plan: SwitchPlan) -> list[str]:
+    """What follows ``ovs-vsctl``. Raises DriverError for what would mean something else to it."""
+    mark = project_mark(plan.project)
+    datapath = plan.datapath_type
+    if datapath not in ("system", "netdev"):
+        raise DriverError(f"datapath_type is {datapath!r} (known are system and netdev)")
+    arguments: list[str] = []
+    for bridge in plan.bridges:
+        arguments += _bridge(bridge, datapath, mark)
+    ports: list[tuple[str, str]] = []
+    for pair in plan.veths:
+        ports.append((pair.left_bridge, pair.left))
+        if not pair.right_is_linux:
+            ports.append((pair.right_bridge, pair.right))
+    ports += [(nic.bridge, nic.nic) for nic in plan.nics]
+    for bridge_name, port in ports:
+        arguments += _port(bridge_name, port, mark)
+    for tunnel in plan.tunnels:
+        remote = _checked(_ADDRESS, tunnel.remote_ip, "tunnel's remote address")
+        arguments += _port(tunnel.bridge, tunnel.name, mark)
+        arguments += [
+            "--", "set", "interface", tunnel.name, "type=geneve",
+            f'options:remote_ip="{remote}"', f"options:key={tunnel.key:d}",
+        ]  # fmt: skip
+    return arguments
+
+
+def project_mark(project: str) -> str:
+    """What marks a row of the database as the project's."""
+    return f"external_ids:{PROJECT_KEY}={_checked(_PROJECT, project, 'project')}"
+
+
+def _bridge(bridge: SwitchBridge, datapath: str, mark: str) -> list[str]:
+    name = _checked(_NAME, bridge.name, "bridge")
+    protocols = _checked(_PROTOCOLS, bridge.protocol, "protocol") if bridge.protocol else "[]"
+    arguments = [
+        "--", "--may-exist", "add-br", name,
+        "--", "set", "bridge", name,
+        f"datapath_type={datapath}", f"protocols={protocols}", "fail_mode=standalone", mark,
+    ]  # fmt: skip
+    if bridge.controller:
+        controller = _checked(_CONTROLLER, bridge.controller, "controller")
+        return [*arguments, "--", "set-controller", name, controller]
+    return [*arguments, "--", "del-controller", name]
+
+
+def _port(bridge: str, port: str, mark: str) -> list[str]:
+    bridge, port = _checked(_NAME, bridge, "bridge"), _checked(_NAME, port, "port")
+    return ["--", "--may-exist", "add-port", bridge, port, "--", "set", "port", port, mark]
+
+
+def _checked(pattern: re.Pattern[str], text: str, what: str) -> str:
+    if not pattern.fullmatch(text):
+        raise DriverError(f"{text!r} cannot be the name of a {what} for Open vSwitch")
+    return text
+
+
+class OvsdbTable(msgspec.Struct, frozen=True):
+    """What ``ovs-vsctl --format=json list`` prints (values as in RFC 7047, section 5.1)."""
+
+    headings: tuple[str, ...]
+    data: tuple[tuple[Any, ...], ...]
+
+    def rows(self) -> Iterable[dict[str, Any]]:
+        return (dict(zip(self.headings, row, strict=True)) for row in self.data)
+
+
+def parse_bridges(output: bytes) -> tuple[dict[str, str | None], dict[str, list[str]]]:
+    """Two tables, bridges and ports: each bridge's project and the names of its ports.
+
+    Left out is the port that each bridge has by itself, which is called as the bridge is.
+    """
+    try:
+        bridges, ports = (
+            msgspec.json.decode(line, type=OvsdbTable) for line in output.splitlines() if line.strip()
+        )
+    except ValueError as error:  # msgspec's errors are ValueErrors
+        raise DriverError(f"ovs-vsctl printed something else than two tables: {error}") from error
+    names = {row["_uuid"][1]: row["name"] for row in ports.rows()}
+    owners: dict[str, str | None] = {}
+    found: dict[str, list[str]] = {}
+    for row in bridges.rows():
+        name = row["name"]
+        owners[name] = dict(row["external_ids"][1]).get(PROJECT_KEY)
+        found[name] = sorted(
+            names[uuid] for uuid in _uuids(row["ports"]) if names.get(uuid) not in (None, name)
+        )
+    return owners, found
+
+
+def _uuids(value: Any) -> Iterable[str]:
+    """One reference stands alone, none or several are in a set."""
+    kind, content = value
+    return [each[1] for each in content] if kind == "set" else [content]

@@ -1,0 +1,114 @@
+"""Mirrors of bridges (``Mirror`` in ovs-vswitchd.conf.db(5)): what a capture of a whole bridge listens to.
+
+A mirror has a port of our own that gets every packet that enters the bridge, once. Port and mirror are
+marked, created in one transaction and removed after the capture. What a killed server leaves is removed with
+the next capture of the bridge, or with the bridge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from kvmcompose.hosts.command import CommandRunner
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.ovs.driver import VSCTL, OvsdbTable, check_ports, project_mark, run_ovs
+
+#: The key in ``external_ids`` of a port and a mirror that serve a capture; its value is the bridge.
+CAPTURE_KEY = "kvm-compose-capture"
+
+
+log = logging.getLogger(__name__)
+
+
+class OvsMirrors:
+    """See ``Mirrors``."""
+
+    def __init__(self, machine: CommandRunner) -> None:
+        self._machine = machine
+        self._ports: set[str] = set()
+        self._endings: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def open(self, project: str, bridge: str) -> AsyncGenerator[str]:
+        """Create a mirror, and yield its port."""
+        await self._remove(bridge, await self._leftovers(bridge))
+        port = f"cap-{secrets.token_hex(4)}"
+        self._ports.add(port)
+        try:
+            done = await run_ovs(self._machine, [*VSCTL, *mirror_arguments(project, bridge, port)])
+            check_ports(done, self._machine.name)
+            await self._set_up(port)
+            yield port
+        finally:
+            await self._surely(self._end(bridge, port))
+
+    async def _set_up(self, port: str) -> None:
+        """Up, but mute: with an address it would speak to the guests."""
+        link = ["ip", "link", "set", "dev", port]
+        await self._machine.run([*link, "addrgenmode", "none"], privileged=True, check=False)  # without IPv6
+        await self._machine.run([*link, "up"], privileged=True)
+
+    async def _surely(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it to its end, whoever does not want to wait for that."""
+        task = asyncio.create_task(work)
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+        await asyncio.shield(task)
+
+    async def _end(self, bridge: str, port: str) -> None:
+        try:
+            found = await self._mirrors(bridge)
+            await self._remove(bridge, {name: uuid for name, uuid in found.items() if name == port})
+        except DriverError as error:
+            log.warning("the mirror port %s of %s is left: %s", port, bridge, error.message)
+        finally:
+            self._ports.discard(port)
+
+    async def _leftovers(self, bridge: str) -> dict[str, str]:
+        """Mirrors of captures that are over: nobody here knows of them, and no tcpdump listens to them."""
+        found = await self._mirrors(bridge)
+        strangers = {name: uuid for name, uuid in found.items() if name not in self._ports}
+        if not strangers:
+            return {}
+        running = (await self._machine.run(["ps", "-C", "tcpdump", "-o", "args="], check=False)).text.split()
+        return {name: uuid for name, uuid in strangers.items() if name not in running}
+
+    async def _mirrors(self, bridge: str) -> dict[str, str]:
+        """The mirrors of captures of a bridge, called as their ports are, and their UUIDs."""
+        condition = f'external_ids:{CAPTURE_KEY}="{bridge}"'
+        argv = [*VSCTL, "--format=json", "--columns=name,_uuid", "find", "Mirror", condition]
+        done = await run_ovs(self._machine, argv)
+        try:
+            rows = msgspec.json.decode(done.stdout, type=OvsdbTable).rows()
+            return {row["name"]: row["_uuid"][1] for row in rows}
+        except (ValueError, LookupError, TypeError) as error:  # msgspec's errors are ValueErrors
+            raise DriverError(f"ovs-vsctl printed something else than a table: {error}") from error
+
+    async def _remove(self, bridge: str, mirrors: dict[str, str]) -> None:
+        words: list[str] = []
+        for port, uuid in mirrors.items():
+            words += ["--", "--if-exists", "remove", "Bridge", bridge, "mirrors", uuid]
+            words += ["--", "--if-exists", "del-port", port]
+        if words:
+            await run_ovs(self._machine, [*VSCTL, *words])
+
+
+def mirror_arguments(project: str, bridge: str, port: str) -> list[str]:
+    """What follows ``ovs-vsctl`` to have a port of our own that gets all packets of a bridge."""
+    mark = f'external_ids:{CAPTURE_KEY}="{bridge}"'
+    return [
+        "--", "--id=@interface", "create", "Interface", f"name={port}", "type=internal",
+        "--", "--id=@port", "create", "Port", f"name={port}", "interfaces=@interface",
+        project_mark(project), mark,
+        "--", "--id=@mirror", "create", "Mirror", f"name={port}", "select_all=true", "output_port=@port",
+        mark,
+        "--", "add", "Bridge", bridge, "ports", "@port",
+        "--", "add", "Bridge", bridge, "mirrors", "@mirror",
+    ]  # fmt: skip

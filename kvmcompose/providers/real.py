@@ -1,0 +1,117 @@
+"""The real drivers of a deployment's hosts."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.libvirt_uri import Instance, LibvirtUri
+from kvmcompose.core.model import Host
+from kvmcompose.effects.owner_files import OwnerFiles
+from kvmcompose.hosts.command import CommandRunner
+from kvmcompose.hosts.connection import HostConnection
+from kvmcompose.hosts.forwarding import ForwardedSocket
+from kvmcompose.hosts.local import LocalRunner
+from kvmcompose.hosts.local_blobs import LocalBlobStore
+from kvmcompose.hosts.remote import SshRunner
+from kvmcompose.hosts.remote_blobs import RemoteBlobStore
+from kvmcompose.providers.capture.driver import TcpdumpCaptures
+from kvmcompose.providers.disks.driver import HostDisks
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.guest.driver import SshShell
+from kvmcompose.providers.guest.interface import GuestShell
+from kvmcompose.providers.iplink.driver import IpLinks
+from kvmcompose.providers.libvirt.driver import Libvirt
+from kvmcompose.providers.ovs.driver import OvsSwitches
+from kvmcompose.providers.ovs.mirrors import OvsMirrors
+
+#: Where libvirtd listens, or virtqemud where libvirt is split up (libvirt.org, "Daemons").
+_LIBVIRT_SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
+
+
+class RealDrivers:
+    """libvirt, Open vSwitch, ip-link, qemu-img and SSH. Nothing is contacted before it is needed."""
+
+    name = "real"
+
+    def __init__(self) -> None:
+        self._hosts: dict[tuple[Host, int | None], HostDrivers] = {}
+        self._sockets: list[ForwardedSocket] = []
+        self._connections: list[HostConnection] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._shell = SshShell()
+
+    def host(self, host: Host, member: OwnerFiles | None = None) -> HostDrivers:
+        """The server's own machine when it is the main host, else another one; the same drivers each time.
+
+        A connection that was made with one user's keys is no other's.
+        """
+        key = host, member.uid if member is not None else None
+        if key not in self._hosts:
+            if host.is_main_host:
+                machine = LocalRunner(host.name)
+                depot = LocalBlobStore(machine, member) if member is not None else None
+                drivers = _drive(machine, Libvirt(host.libvirt, machine), depot)
+            else:
+                drivers = self._elsewhere(host, member)
+            self._hosts[key] = drivers
+        return self._hosts[key]
+
+    def _elsewhere(self, host: Host, member: OwnerFiles | None) -> HostDrivers:
+        connection = HostConnection(host, member)
+        self._connections.append(connection)
+        machine = SshRunner(connection)
+        hypervisor = Libvirt(self._forward_libvirt(connection), machine, f"on {host.name}")
+        return _drive(machine, hypervisor, RemoteBlobStore(machine))
+
+    def _forward_libvirt(self, connection: HostConnection) -> LibvirtUri:
+        """The URI by which the other host's libvirt is reached here. Raises RefusedError."""
+        targets = libvirt_sockets(connection.host)
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="kvm-compose-")  # mode 0700
+        path = Path(self._folder.name) / f"{len(self._sockets)}.sock"
+        self._sockets.append(ForwardedSocket(connection, path, targets))
+        return LibvirtUri(connection.host.libvirt.instance, str(path))
+
+    def shell(self) -> GuestShell:
+        """The way into guests."""
+        return self._shell
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        hosts, self._hosts = list(self._hosts.values()), {}
+        for host in hosts:
+            await host.hypervisor.close()
+        await self._shell.close()
+        for socket in self._sockets:
+            await socket.close()
+        for connection in self._connections:
+            await connection.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+def _drive(machine: CommandRunner, hypervisor: Libvirt, depot: RemoteBlobStore | None) -> HostDrivers:
+    return HostDrivers(
+        name=machine.name,
+        hypervisor=hypervisor,
+        switches=OvsSwitches(machine),
+        links=IpLinks(machine),
+        disks=HostDisks(machine),
+        captures=TcpdumpCaptures(machine, OvsMirrors(machine)),
+        depot=depot,
+    )
+
+
+def libvirt_sockets(host: Host) -> tuple[str, ...]:
+    """Where the libvirt of another host listens there. Raises RefusedError."""
+    uri = host.libvirt
+    if uri.socket is not None:
+        return (uri.socket,)
+    if uri.instance is not Instance.SYSTEM:
+        raise RefusedError(
+            f"the libvirt_uri of {host.name} is {host.libvirt_uri}, and {host.name} is another host",
+            hint="it is as the host itself sees it: qemu:///system (the SSH connection leads there)",
+        )
+    return _LIBVIRT_SOCKETS

@@ -1,0 +1,162 @@
+"""What is asked of ovs-vsctl, and how its answers are read."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from recorder import Recorder
+
+from kvmcompose.core.deployable import NicPort, SwitchBridge, TunnelPort, VethPair
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.ovs.driver import OvsSwitches, arguments_to_apply, parse_bridges
+from kvmcompose.providers.ovs.interface import SwitchPlan
+
+PLAN = SwitchPlan(
+    project="p",
+    datapath_type="netdev",
+    bridges=(
+        SwitchBridge(name="p-br0", host="main", protocol="OpenFlow13", controller="tcp:127.0.0.1:6653"),
+        SwitchBridge(name="p-br1", host="main"),
+    ),
+    veths=(
+        VethPair(
+            host="main",
+            left="p-veth0",
+            left_bridge="p-br0",
+            right="p-veth1",
+            right_bridge="p-prjbr0",
+            right_is_linux=True,
+        ),
+        VethPair(host="main", left="p-a", left_bridge="p-br0", right="p-b", right_bridge="p-br1"),
+    ),
+    tunnels=(TunnelPort(host="main", bridge="p-br1", name="p-t", remote_ip="192.0.2.12", key=7),),
+    nics=(NicPort(host="main", bridge="p-br1", nic="eth1"),),
+)
+
+BRIDGES = (
+    b'{"data":[["p-br0",["map",[["kvm-compose-project","p"]]],["set",[["uuid","1"],["uuid","2"]]]],'
+    b'["other",["map",[]],["uuid","3"]]],"headings":["name","external_ids","ports"]}\n'
+    b'{"data":[[["uuid","1"],"p-br0"],[["uuid","2"],"p-veth0"],[["uuid","3"],"other"]],'
+    b'"headings":["_uuid","name"]}\n'
+)
+
+
+def commands(arguments: list[str]) -> list[str]:
+    return [command.strip() for command in " ".join(arguments).split("--", 1)[1].split(" -- ")]
+
+
+def test_plan_is_one_transaction() -> None:
+    mark = "external_ids:kvm-compose-project=p"
+    assert commands(arguments_to_apply(PLAN)) == [
+        "--may-exist add-br p-br0",
+        f"set bridge p-br0 datapath_type=netdev protocols=OpenFlow13 fail_mode=standalone {mark}",
+        "set-controller p-br0 tcp:127.0.0.1:6653",
+        "--may-exist add-br p-br1",
+        f"set bridge p-br1 datapath_type=netdev protocols=[] fail_mode=standalone {mark}",
+        "del-controller p-br1",
+        "--may-exist add-port p-br0 p-veth0",
+        f"set port p-veth0 {mark}",
+        "--may-exist add-port p-br0 p-a",
+        f"set port p-a {mark}",
+        "--may-exist add-port p-br1 p-b",
+        f"set port p-b {mark}",
+        "--may-exist add-port p-br1 eth1",
+        f"set port eth1 {mark}",
+        "--may-exist add-port p-br1 p-t",
+        f"set port p-t {mark}",
+        'set interface p-t type=geneve options:remote_ip="192.0.2.12" options:key=7',
+    ]
+
+
+def test_ends_towards_linux_compute_checksums_for_userspace_bridges() -> None:
+    machine = Recorder()
+    asyncio.run(OvsSwitches(machine).apply(PLAN))
+    assert [command[0] for command in machine.commands] == ["ethtool", "ovs-vsctl"]
+    assert machine.commands[0] == ["ethtool", "-K", "p-veth1", "tx", "off"]
+    machine = Recorder()
+    asyncio.run(OvsSwitches(machine).apply(SwitchPlan(project="p", datapath_type="system", veths=PLAN.veths)))
+    assert [command[0] for command in machine.commands] == ["ovs-vsctl"]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        SwitchPlan(project="p q", datapath_type="system"),
+        SwitchPlan(project="p", datapath_type="dpdk"),
+        SwitchPlan(project="p", datapath_type="system", bridges=(SwitchBridge(name="--help", host="main"),)),
+        SwitchPlan(project="p", datapath_type="system", bridges=(SwitchBridge(name="a" * 16, host="main"),)),
+        SwitchPlan(
+            project="p",
+            datapath_type="system",
+            bridges=(SwitchBridge(name="b", host="main", protocol="OpenFlow13 other_config:x=y"),),
+        ),
+        SwitchPlan(
+            project="p",
+            datapath_type="system",
+            bridges=(SwitchBridge(name="b", host="main", controller="-- del-br x"),),
+        ),
+        SwitchPlan(
+            project="p",
+            datapath_type="system",
+            tunnels=(TunnelPort(host="main", bridge="b", name="t", remote_ip='1.2.3.4" x="y', key=1),),
+        ),
+        SwitchPlan(project="p", datapath_type="system", nics=(NicPort(host="main", bridge="b", nic="a b"),)),
+    ],
+)
+def test_words_that_would_mean_something_else_are_refused(plan: SwitchPlan) -> None:
+    with pytest.raises(DriverError, match=r"cannot be|datapath_type is"):
+        arguments_to_apply(plan)
+
+
+def test_bridges_are_recognised_by_their_mark() -> None:
+    switches = OvsSwitches(Recorder(("list Bridge", 0, BRIDGES, b"")))
+    assert asyncio.run(switches.bridges("p")) == {"p-br0": ["p-veth0"]}
+    assert asyncio.run(switches.bridges("q")) == {}
+    plan = SwitchPlan(
+        project="p",
+        datapath_type="system",
+        bridges=tuple(SwitchBridge(name=name, host="main") for name in ("p-br0", "other", "new")),
+    )
+    assert asyncio.run(switches.foreign(plan)) == ["other"]
+
+
+def test_removal_is_one_transaction() -> None:
+    machine = Recorder()
+    asyncio.run(OvsSwitches(machine).remove([]))
+    assert machine.commands == []
+    asyncio.run(OvsSwitches(machine).remove(["p-br0", "p-br1"]))
+    (command,) = machine.commands
+    assert command[2:] == ["--", "--if-exists", "del-br", "p-br0", "--", "--if-exists", "del-br", "p-br1"]
+
+
+def test_port_that_cannot_be_set_up_is_an_error_although_the_status_is_none() -> None:
+    said = (
+        b"ovs-vsctl: Error detected while setting up 'p-a': could not open network device p-a"
+        b" (No such device).  See ovs-vswitchd log for details.\n"
+    )
+    switches = OvsSwitches(Recorder(("ovs-vsctl", 0, b"", said)))
+    with pytest.raises(DriverError, match=r"cannot set up the port p-a: could not open network device p-a"):
+        asyncio.run(switches.apply(PLAN))
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "message"),
+    [
+        (1, b"ovs-vsctl: unix:/run/openvswitch/db.sock: database connection failed (x)\n", "failed"),
+        (142, b"2026|00002|fatal_signal|WARN|terminating with signal 14 (Alarm clock)\n", "does not answer"),
+        (1, b"ovs-vsctl: cannot create a port named p-a because p-a already exists on bridge x\n",
+         "already exists on bridge x"),
+    ],
+)  # fmt: skip
+def test_failures_say_what_is_wrong(status: int, said: bytes, message: str) -> None:
+    switches = OvsSwitches(Recorder(("ovs-vsctl", status, b"", said)))
+    with pytest.raises(DriverError, match=message) as caught:
+        asyncio.run(switches.remove(["p-br0"]))
+    assert caught.value.hint
+
+
+def test_other_words_than_tables_are_an_error() -> None:
+    for output in (b"", b"{}", b"[]\n[]\n", BRIDGES + BRIDGES):
+        with pytest.raises(DriverError, match="something else than two tables"):
+            parse_bridges(output)

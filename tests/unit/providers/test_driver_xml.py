@@ -1,0 +1,131 @@
+"""What is read in libvirt's XML, and what is written into it."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.libvirt import definitions as xmls
+from kvmcompose.providers.libvirt.driver import qemu_ages
+
+DOMAIN = """\
+<domain type="qemu" xmlns:qemu="http://libvirt.org/schemas/domain/qemu/1.0">
+  <name>p-one</name>
+  <metadata><kc:guest xmlns:kc="urn:kvmcompose:guest:1" project="p" name="one" host="main"/></metadata>
+  <devices>
+    <disk type="file" device="disk">
+      <driver name="qemu" type="qcow2"/><source file="/d"/><target dev="vda"/>
+    </disk>
+    <disk type="file" device="disk">
+      <driver name="qemu" type="raw"/><source file="/s"/><target dev="vdb"/><readonly/>
+    </disk>
+    <disk type="file" device="cdrom"><target dev="sda"/></disk>
+  </devices>
+  <qemu:commandline><qemu:arg value="-S"/></qemu:commandline>
+</domain>
+"""
+NETWORK = """\
+<network>
+  <name>p-network</name>
+  <metadata><kc:network xmlns:kc="urn:kvmcompose:network:1" project="p"/></metadata>
+  <ip address="10.1.0.1" prefix="20"/>
+</network>
+"""
+SNAPSHOT = """\
+<domainsnapshot>
+  <name>second</name><state>running</state><creationTime>1700000000</creationTime>
+  <parent><name>first</name></parent>
+  <domain><name>p-one</name><uuid>old</uuid></domain>
+  <inactiveDomain><name>p-one</name><uuid>old</uuid></inactiveDomain>
+</domainsnapshot>
+"""
+
+
+def test_domain_says_whose_it_is() -> None:
+    assert xmls.domain_identity(DOMAIN) == xmls.Ownership(name="p-one", project="p", guest="one")
+    bare = "<domain><name>p-one</name></domain>"
+    assert xmls.domain_identity(bare) == xmls.Ownership(name="p-one", project=None)
+
+
+@pytest.mark.parametrize(
+    ("xml", "message"),
+    [
+        ("", "cannot be read"),
+        ("<domain>", "cannot be read"),
+        ("<network/>", "XML of a <network>, not of a <domain>"),
+        ("<domain/>", "has no name"),
+        ("<domain><name/></domain>", "has no name"),
+    ],
+)
+def test_broken_xml_is_an_error(xml: str, message: str) -> None:
+    with pytest.raises(DriverError, match=message):
+        xmls.domain_identity(xml)
+
+
+def test_uuid_is_put_in_and_all_else_stays() -> None:
+    changed = xmls.with_uuid(DOMAIN, "u-1")
+    assert xmls.parse(changed, "domain").findtext("uuid") == "u-1"
+    assert xmls.with_uuid(changed, "u-2") == changed.replace("u-1", "u-2")
+    assert xmls.domain_identity(changed) == xmls.domain_identity(DOMAIN)
+    name = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline"
+    assert xmls.parse(changed, "domain").find(name) is not None
+
+
+def test_digest_follows_the_content_not_its_form() -> None:
+    marked, digest = xmls.with_digest(NETWORK)
+    assert xmls.network_identity(marked) == xmls.Ownership(name="p-network", project="p", digest=digest)
+    assert xmls.with_digest(NETWORK.replace("  <", "\t<").replace('"', "'"))[1] == digest
+    assert xmls.with_digest(NETWORK.replace("10.1", "10.2"))[1] != digest
+    with pytest.raises(DriverError, match="does not say which project"):
+        xmls.with_digest("<network><name>n</name></network>")
+
+
+def test_bridge_is_known_by_a_mac_address_that_stays() -> None:
+    marked, _ = xmls.with_digest(NETWORK.replace("<ip", '<bridge name="p-prjbr0"/><ip'))
+    remains = xmls.network_remains(marked)
+    assert remains is not None
+    assert (remains.bridge, remains.mac[:9]) == ("p-prjbr0", "52:54:00:")
+    assert xmls.network_remains(xmls.with_digest(marked)[0]) == remains
+    assert xmls.network_remains(NETWORK) is None
+
+
+def test_address_of_a_network() -> None:
+    assert xmls.network_address(NETWORK) == "10.1.0.1/20"
+    netmask = NETWORK.replace('prefix="20"', 'netmask="255.255.240.0"')
+    assert xmls.network_address(netmask) == "10.1.0.1/255.255.240.0"
+    assert xmls.network_address("<network><name>n</name></network>") == ""
+
+
+def test_snapshots_are_asked_of_disks_that_are_written_to() -> None:
+    disks = list(xmls.disks(DOMAIN))
+    assert disks == [
+        xmls.Disk("vda", "qcow2", writable=True, path="/d"),
+        xmls.Disk("vdb", "raw", writable=False, path="/s"),
+        xmls.Disk("sda", "raw", writable=False),
+    ]
+    assert xmls.snapshot_xml("a&b", iter(disks)) == (
+        "<domainsnapshot><name>a&amp;b</name><disks>"
+        '<disk name="vda" snapshot="internal" /><disk name="vdb" snapshot="no" />'
+        '<disk name="sda" snapshot="no" /></disks></domainsnapshot>'
+    )
+
+
+def test_snapshot_of_a_domain_that_was_defined_anew() -> None:
+    facts = xmls.snapshot_facts(SNAPSHOT)
+    assert facts == xmls.SnapshotFacts(name="second", created=1700000000, state="running", parent="first")
+    kept = xmls.snapshot_of(SNAPSHOT, "new", keep_parent=True)
+    assert kept.count("<uuid>new</uuid>") == 2
+    assert "old" not in kept
+    assert "<parent>" in kept
+    assert "<parent>" not in xmls.snapshot_of(SNAPSHOT, "new", keep_parent=False)
+    assert xmls.snapshot_facts(SNAPSHOT.replace("1700000000", "soon")).created == 0
+
+
+def test_ages_of_guests_are_those_of_their_qemu() -> None:
+    shown = (
+        "  5000 /sbin/init\n"
+        "     7 /usr/bin/qemu-system-x86_64 -name guest=p-one,debug-threads=on -S\n"
+        "120000 /usr/bin/qemu-system-x86_64 -name guest=p-two -S\n"
+        "     3 vim qemu -name guest=p-three\n"
+    )
+    assert qemu_ages(shown) == {"p-one": 7.0, "p-two": 120000.0}
