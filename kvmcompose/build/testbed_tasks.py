@@ -13,6 +13,7 @@ from typing import Any
 
 from doit.exceptions import TaskFailed
 
+from kvmcompose.build.trust import asked_by, refuse_untrusted
 from kvmcompose.client.action import perform
 from kvmcompose.client.built_project import name_of
 from kvmcompose.client.formatting import (
@@ -42,7 +43,6 @@ from kvmcompose.core.deployment import (
 )
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.plain import plain
-from kvmcompose.effects.trust import asked_by, refuse_untrusted
 
 TaskDict = dict[str, Any]
 

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from kvmcompose.effects.trust import Asked
+    from kvmcompose.build.trust import Asked
     from kvmcompose.monitor.console import Console
 
 
 def settle(folder: Path, allow_paths: Sequence[str], console: Console, *, yes: bool) -> None:
     """Return when the user has said yes, now or before. Raises RefusedError."""
-    from kvmcompose.effects.trust import asked_by, given_by_variable, record_yes, refuse_untrusted
+    from kvmcompose.build.trust import asked_by, given_by_variable, record_yes, refuse_untrusted
 
     asked = asked_by(folder, allow_paths)
     if asked.trusted or given_by_variable():
@@ -32,7 +32,7 @@ def settle(folder: Path, allow_paths: Sequence[str], console: Console, *, yes: b
 
 def asks(asked: Asked, console: Console) -> bool:
     """Whether the user, at a terminal, says yes to what is new."""
-    from kvmcompose.effects.trust import listed
+    from kvmcompose.build.trust import listed
 
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         return False

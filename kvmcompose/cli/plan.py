@@ -107,8 +107,8 @@ def _show_loads(project: Project, console: Console) -> None:
 
 def _show_word(project: Project, allow_paths: Sequence[str], to_write: set[str], console: Console) -> None:
     """Whether up would ask for the user's word, by what is kept and what would be written."""
+    from kvmcompose.build.trust import asked_of, given_by_variable
     from kvmcompose.core.state import decode_state, encode_state
-    from kvmcompose.effects.trust import asked_of, given_by_variable
 
     if given_by_variable():
         return

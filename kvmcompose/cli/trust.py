@@ -36,8 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show the list; 0 when all of it is trusted."""
+    from kvmcompose.build.trust import asked_by, record_yes, refuse_untrusted, revoke
     from kvmcompose.cli._trust import asks
-    from kvmcompose.effects.trust import asked_by, record_yes, refuse_untrusted, revoke
 
     folder = arguments.directory
     asked = asked_by(folder, arguments.allow_path)
