@@ -19,7 +19,6 @@ from kvmcompose.providers.drivers import Drivers
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.api import create_app
 from kvmcompose.server.api.authentication import Identity, Policy
-from kvmcompose.server.api.cluster import ClusterConfig
 from kvmcompose.server.api.guard import Activity, Guard
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.audit import Audit, Entry, now
@@ -109,7 +108,6 @@ class _Server:
             self._store,
             actions,
             orchestrator,
-            ClusterConfig(settings.state_dir),
             project_roots=settings.project_roots,
             health=Health(
                 version=__version__, drivers=drivers.name, embedded=settings.embedded, pid=os.getpid()

@@ -18,7 +18,6 @@ from kvmcompose.core.errors import RefusedError
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.api import service as api
-from kvmcompose.server.api.cluster import ClusterConfig
 from kvmcompose.server.orchestrator import Orchestrator, Outcome
 from kvmcompose.server.people import Asker, Peer, People, Person, Role
 from kvmcompose.server.store import Store
@@ -129,9 +128,7 @@ def test_nobody_takes_all_names_and_processes(tmp_path: Path, monkeypatch: pytes
         orchestrator = Slow(FakeDrivers(), store)
         actions = Actions(store, orchestrator)
         health = Health(version="", drivers="fake", embedded=False, pid=1)
-        service = api.Service(
-            store, actions, orchestrator, ClusterConfig(None), project_roots=(tmp_path,), health=health
-        )
+        service = api.Service(store, actions, orchestrator, project_roots=(tmp_path,), health=health)
         for person, most in ((mallory, 2), (root, 5)):
             for number in range(6):
                 folder = tmp_path / f"{person.role}{number}"
@@ -178,14 +175,6 @@ def test_an_administrator_gives_a_user_no_folder_of_others(shared: Shared) -> No
     assert ask(shared.socket, 0, "PUT", "/deployments/alices", body=new("alices", again)).status == 200
     assert ask(shared.socket, 0, "GET", "/deployments/alices").json["owner"] == f"uid {ALICE}"
     assert ask(shared.socket, 0, "PUT", "/deployments/any", body=new("any", bobs)).status == 201
-
-
-def test_the_clusters_configuration_is_the_administrators_to_change(shared: Shared) -> None:
-    for target in ("/config/cluster", "/config/host"):
-        document = ask(shared.socket, ALICE, "GET", target)
-        assert document.status == 200
-        assert ask(shared.socket, ALICE, "PUT", target, body=document.json).status == 403
-        assert ask(shared.socket, 0, "PUT", target, body=document.json).status == 200
 
 
 def test_who_is_an_administrator(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +335,6 @@ def test_a_server_that_is_not_root_shows_others_only_that_deployments_exist(plac
         assert [each["name"] for each in ask(made.socket, BOB, "GET", "/deployments").json] == ["alices"]
         for method, target, each in ROUTES:
             assert ask(made.socket, BOB, method, target, body=each).status == 403
-        assert ask(made.socket, BOB, "GET", "/config/cluster").status == 403
     finally:
         made.daemon.kill()
 

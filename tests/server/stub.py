@@ -30,7 +30,6 @@ from kvmcompose.server.action_log import Journal
 from kvmcompose.server.actions import Actions, NotFoundError
 from kvmcompose.server.api import create_app
 from kvmcompose.server.api.authentication import Identity, Policy
-from kvmcompose.server.api.cluster import ClusterConfig
 from kvmcompose.server.api.guard import Activity, Guard
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.listen import Listener, bound_port, tcp_socket, unix_socket
@@ -173,7 +172,6 @@ class StubServer:
             self.store,
             self.actions,
             self.stub,
-            ClusterConfig(None),
             project_roots=(self.projects,),
             health=Health(version="1", drivers="stub", embedded=False, pid=1),
         )

@@ -15,12 +15,10 @@ from stub import TOKEN, StubServer
 from kvmcompose.core.deployment import Exec, NewDeployment
 
 _EXAMPLES = 25
-#: What is asked well and refused all the same, as a schema cannot say all: no main host, no such folder,
+#: What is asked well and refused all the same, as a schema cannot say all: no such folder,
 #: no WebSocket.
 _MORE_THAN_A_SCHEMA = {
     "GET /api/deployments/{name}/actions/{uuid}/logs",
-    "PUT /api/config/cluster",
-    "PUT /api/config/host",
     "POST /api/deployments",
     "PUT /api/deployments/{name}",
 }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from kvmcompose import __version__
-from kvmcompose.server.api import logs, openapi, pages, problems, routes
+from kvmcompose.server.api import logs, openapi, problems, routes
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.api.wire import Reply
 
@@ -17,7 +17,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(
         title="kvm-compose server",
         version=__version__,
-        openapi_url=None,  # both pages are made here: FastAPI's own load scripts from elsewhere
+        openapi_url=None,  # FastAPI's own pages load scripts from elsewhere
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -30,9 +30,5 @@ def create_app(service: Service) -> FastAPI:
     async def description(_request: Request) -> Response:
         return Reply(openapi.document(app))
 
-    async def reference(_request: Request) -> Response:
-        return HTMLResponse(pages.reference(openapi.document(app)))
-
     app.add_route("/openapi.json", description, methods=["GET"], include_in_schema=False)
-    app.add_route("/docs", reference, methods=["GET"], include_in_schema=False)
     return app

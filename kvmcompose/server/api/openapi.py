@@ -24,7 +24,6 @@ from kvmcompose.core.deployment import (
     Step,
     TestbedStatus,
 )
-from kvmcompose.effects.resources import schemas
 from kvmcompose.server.api.problems import MEDIA_TYPE
 
 Json = dict[str, Any]
@@ -74,17 +73,6 @@ _TYPES: dict[str, Any] = {
 def _all_schemas() -> tuple[dict[str, Json], Json]:
     found, components = msgspec.json.schema_components(_TYPES.values(), ref_template=_REFERENCE)
     by_name = dict(zip(_TYPES, found, strict=True))
-    cluster = schemas().config()
-    hosts = cluster["properties"]["testbed_host_ssh_config"]
-    host = hosts["additionalProperties"]
-    reference = {"$ref": _REFERENCE.format(name="HostConfig")}
-    hosts = {**hosts, "additionalProperties": reference}
-    cluster = {**cluster, "properties": {**cluster["properties"], "testbed_host_ssh_config": hosts}}
-    cluster.pop("$schema", None)
-    cluster.pop("$defs", None)
-    components = {**components, "HostConfig": host, "ClusterConfig": cluster}
-    by_name["host-config"] = reference
-    by_name["cluster-config"] = {"$ref": _REFERENCE.format(name="ClusterConfig")}
     by_name["health"] = {"anyOf": [by_name["known"], by_name["alive"]]}
     by_name["state"] = {"type": "object", "description": "state.json"}
     return by_name, components

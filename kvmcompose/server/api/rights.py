@@ -53,22 +53,6 @@ def check_change(asker: Asker) -> None:
     )
 
 
-def check_admin(asker: Asker) -> None:
-    """Raises ApiError for whoever is no administrator."""
-    if not asker.person.is_admin:
-        raise ApiError(
-            HTTPStatus.FORBIDDEN,
-            f"{asker.name} is no administrator of this server",
-            hint="administrators are root, the server's own user, and the group of --admin-group",
-        )
-
-
-def check_config_reader(asker: Asker) -> None:
-    """Raises ApiError for whoever can run nothing on the cluster: it is not theirs to know."""
-    if asker.person.role is Role.READ_ONLY:
-        check_admin(asker)
-
-
 def project_folder(location: str, roots: tuple[Path, ...], asker: Person, owner: Person) -> Path:
     """The project's folder with links resolved, if projects may be there and ``owner`` may have this one.
 

@@ -21,14 +21,12 @@ from kvmcompose.core.deployment import (
     Command,
     NewDeployment,
 )
-from kvmcompose.effects.threads import apart
 from kvmcompose.server.api.logs import MAX_SEQUENCE
 from kvmcompose.server.api.openapi import Alive, described
 from kvmcompose.server.api.packets import PCAP, PacketReply
 from kvmcompose.server.api.problems import ApiError
-from kvmcompose.server.api.rights import check_admin, check_config_reader
 from kvmcompose.server.api.service import Service
-from kvmcompose.server.api.wire import Reply, body, json_body
+from kvmcompose.server.api.wire import Reply, body
 from kvmcompose.server.people import Asker
 
 _CONFLICT = HTTPStatus.CONFLICT
@@ -71,37 +69,6 @@ router = APIRouter(prefix="/api", dependencies=[Depends(_known_parameters)])
 async def get_health(request: Request, service: ServiceParameter) -> Response:
     """That the server is there; who it is, for those who know its token."""
     return Reply(service.health if request.scope["kvmcompose.trusted"] else Alive())
-
-
-# -- configuration
-
-
-@router.get("/config/cluster", **described("cluster-config"))
-async def get_cluster(service: ServiceParameter, who: Who) -> Response:
-    """The cluster's kvm-compose-config.json; this machine alone when none was given."""
-    check_config_reader(who)
-    return Reply(await apart(service.cluster.get))
-
-
-@router.put("/config/cluster", **described("cluster-config", body="cluster-config"))
-async def put_cluster(request: Request, service: ServiceParameter, who: Who) -> Response:
-    """Keep this kvm-compose-config.json; for administrators."""
-    check_admin(who)
-    return Reply(await apart(service.cluster.put, await json_body(request)))
-
-
-@router.get("/config/host", **described("host-config"))
-async def get_host(service: ServiceParameter, who: Who) -> Response:
-    """The main host's entry in it."""
-    check_config_reader(who)
-    return Reply(await apart(service.cluster.get_host))
-
-
-@router.put("/config/host", **described("host-config", body="host-config"))
-async def put_host(request: Request, service: ServiceParameter, who: Who) -> Response:
-    """Put this in the place of the main host's entry; for administrators."""
-    check_admin(who)
-    return Reply(await apart(service.cluster.put_host, await json_body(request)))
 
 
 # -- deployments

@@ -22,7 +22,6 @@ from kvmcompose.core.deployment import (
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, apart
 from kvmcompose.server.actions import Actions, BusyError, NotFoundError
-from kvmcompose.server.api.cluster import ClusterConfig
 from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.api.request_audit import summary
 from kvmcompose.server.api.rights import check_change, check_owner, project_folder, view
@@ -47,7 +46,6 @@ class Service:
         store: Store,
         actions: Actions,
         orchestrator: Orchestrator,
-        cluster: ClusterConfig,
         *,
         project_roots: tuple[Path, ...],
         health: Health,
@@ -57,7 +55,6 @@ class Service:
         self._store = store
         self._actions = actions
         self.orchestrator = orchestrator
-        self.cluster = cluster
         self._roots = tuple(root.resolve() for root in project_roots)
         self.health = health
         self._people = people or People()

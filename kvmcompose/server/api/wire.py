@@ -24,27 +24,23 @@ class Reply(Response):
 
 
 def body(kind: Any) -> Callable[[Request], Awaitable[Any]]:
-    """A dependency that gives the request's body as ``kind``; what does not fit exactly is 422."""
+    """Return a dependency that decodes the request's body as ``kind``.
+
+    It answers 415 to a body that is not declared as JSON, and 422 to one that does not fit exactly.
+    """
     decoder = msgspec.json.Decoder(kind)
 
     async def decoded(request: Request) -> Any:
+        declared = request.headers.get("content-type", "")
+        if declared.partition(";")[0].strip().lower() != "application/json":
+            raise ApiError(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                f"unsupported content type {declared!r}" if declared else "the request has no content type",
+                hint="send JSON, with the header Content-Type: application/json",
+            )
         try:
-            return decoder.decode(await json_body(request))
+            return decoder.decode(await request.body())
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"the request's body: {error}") from error
 
     return decoded
-
-
-async def json_body(request: Request) -> bytes:
-    """The request's body, if it says that it is JSON; 415 otherwise."""
-    said = request.headers.get("content-type", "")
-    if said.partition(";")[0].strip().lower() != "application/json":
-        raise ApiError(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            f"the request's body is said to be {said!r}"
-            if said
-            else "what the request's body is, is not said",
-            hint="send JSON, with the header Content-Type: application/json",
-        )
-    return await request.body()
