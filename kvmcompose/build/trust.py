@@ -18,6 +18,7 @@ from kvmcompose import privileges
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.privilege import Privilege, PrivilegeKind, privileges_digest
 from kvmcompose.core.state import State
+from kvmcompose.effects.environment import is_on
 from kvmcompose.effects.files import digest_bytes, write_atomic
 from kvmcompose.effects.resources import schemas
 from kvmcompose.effects.server_places import state_dir
@@ -119,7 +120,7 @@ def revoke(asked: Asked) -> None:
 
 def given_by_variable() -> bool:
     """Whether the environment says yes to everything."""
-    return os.environ.get(VARIABLE, "").lower() not in ("", "0", "false", "no")
+    return is_on(VARIABLE)
 
 
 def refuse_untrusted(asked: Asked) -> None:

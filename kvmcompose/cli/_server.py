@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem, RefusedError
 from kvmcompose.core.names import PROJECT_NAME
+from kvmcompose.effects.environment import is_on
 
 if TYPE_CHECKING:
     from kvmcompose.client.server import Server
@@ -57,7 +58,7 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--insecure",
         action="store_true",
-        default=env("KVM_COMPOSE_INSECURE", "") not in ("", "0"),
+        default=is_on("KVM_COMPOSE_INSECURE"),
         help="send the token without TLS, too, and to whoever listens: the network is trusted",
     )
 

@@ -20,6 +20,7 @@ import kvmcompose.cli
 from kvmcompose import __version__
 from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.core.plain import plain
+from kvmcompose.effects.environment import is_on
 from kvmcompose.monitor.console import Console, ConsoleHandler
 
 INTERRUPTED = 130
@@ -76,13 +77,9 @@ def _only(name: str | None) -> dict[str, Command] | None:
     return {command.NAME: command}
 
 
-def _flag(name: str) -> bool:
-    return os.environ.get(name, "").lower() not in ("", "0", "false", "no")
-
-
 def _number(name: str) -> int:
     text = os.environ.get(name, "")
-    return int(text) if text.isdecimal() else int(_flag(name))
+    return int(text) if text.isdecimal() else int(is_on(name))
 
 
 def add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
@@ -124,11 +121,11 @@ def add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
         "-v", "--verbose", action="count", default=default(_number("KVM_COMPOSE_VERBOSE")), help="say more"
     )
     group.add_argument(
-        "-q", "--quiet", action="store_true", default=default(_flag("KVM_COMPOSE_QUIET")),
+        "-q", "--quiet", action="store_true", default=default(is_on("KVM_COMPOSE_QUIET")),
         help="say only what went wrong",
     )  # fmt: skip
     group.add_argument(
-        "--no-color", action="store_true", default=default(_flag("KVM_COMPOSE_NO_COLOR")),
+        "--no-color", action="store_true", default=default(is_on("KVM_COMPOSE_NO_COLOR")),
         help="no colours (NO_COLOR in the environment does the same)",
     )  # fmt: skip
 

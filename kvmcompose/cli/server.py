@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.plain import plain
+from kvmcompose.effects.environment import is_on
 
 if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
@@ -68,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a folder that projects may lie in, may be repeated (default: the home folder)",
     )  # fmt: skip
     what.add_argument(
-        "--fake", action="store_true", default=env("KVM_COMPOSE_SERVER_FAKE", "") not in ("", "0"),
+        "--fake", action="store_true", default=is_on("KVM_COMPOSE_SERVER_FAKE"),
         help="drive a host that is only pretended",
     )  # fmt: skip
     what.add_argument(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from shutil import disk_usage
 from kvmcompose.client.address import Address
 from kvmcompose.client.server import RefusedByServerError, ServerError
 from kvmcompose.effects.detached import Detached
+from kvmcompose.effects.environment import is_on
 from kvmcompose.effects.server_places import embedded_log, lock_path, missing_modules
 
 #: How long a server may take to listen, in seconds.
@@ -83,7 +83,7 @@ def _room(state: Path) -> str | None:
 
 
 def _check_installed() -> None:
-    missing = missing_modules(fake=os.environ.get(_FAKE, "") not in ("", "0"))
+    missing = missing_modules(fake=is_on(_FAKE))
     if missing:
         raise RefusedByServerError(
             f"no server runs, and this installation has none in it ({', '.join(missing)} is missing)",

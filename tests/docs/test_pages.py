@@ -52,3 +52,15 @@ def test_every_link_leads_to_a_file() -> None:
         if not (REPOSITORY / target).exists()
     ]
     assert broken == []
+
+
+def test_every_variable_is_on_the_page_about_the_environment() -> None:
+    named = {
+        name
+        for path in (REPOSITORY / "kvmcompose").rglob("*.py")
+        for name in re.findall(r"KVM_COMPOSE_[A-Z]+(?:_[A-Z]+)*", path.read_text())
+    }
+    assert "KVM_COMPOSE_STORE" in named
+    page = (DOCS / "reference" / "environment.md").read_text()
+    internal = {"KVM_COMPOSE_SERVER_IDLE"}  # for tests
+    assert {name for name in named - internal if f"`{name}`" not in page} == set()
