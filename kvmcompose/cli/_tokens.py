@@ -63,7 +63,7 @@ def add_token_action(parser: argparse.ArgumentParser) -> None:
 def run_token(arguments: argparse.Namespace, console: Console) -> int:
     """Do what the verb says; the exit status."""
     from kvmcompose.effects.server_places import state_dir
-    from kvmcompose.server.audit import Audit, Entry, now
+    from kvmcompose.server.audit import Audit, AuditRecord, now
     from kvmcompose.server.people import Role, login_name
     from kvmcompose.server.tokens import Tokens, expiry
 
@@ -83,7 +83,7 @@ def run_token(arguments: argparse.Namespace, console: Console) -> int:
         tokens.revoke(arguments.name)
         console.say(f"{arguments.name} is revoked")
     Audit(folder).write(
-        Entry(
+        AuditRecord(
             time=now(),
             event="token",
             outcome="created" if role is not None else "revoked",

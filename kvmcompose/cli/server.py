@@ -15,7 +15,7 @@ from kvmcompose.effects.environment import is_on
 
 if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
-    from kvmcompose.server.settings import Settings
+    from kvmcompose.server.settings import ServerSettings
 
 NAME = "server"
 HELP = "run the testbed server"
@@ -118,9 +118,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _settings(arguments: argparse.Namespace, *, access_log: bool) -> Settings:
+def _settings(arguments: argparse.Namespace, *, access_log: bool) -> ServerSettings:
     from kvmcompose.effects.server_places import socket_path, state_dir
-    from kvmcompose.server.settings import DEFAULT_PORT, FakeHost, Settings
+    from kvmcompose.server.settings import DEFAULT_PORT, ServerSettings, Simulation
 
     state = arguments.state_dir.absolute() if arguments.state_dir else state_dir()
     host = arguments.host
@@ -128,8 +128,8 @@ def _settings(arguments: argparse.Namespace, *, access_log: bool) -> Settings:
         host = "127.0.0.1"
     # who alone can ask an embedded server is the user whose it is: there is nobody to keep from a folder
     roots = [Path("/")] if arguments.embedded else arguments.project_roots or [Path.home()]
-    fake = FakeHost(failures=tuple(arguments.fail), delay=arguments.delay) if arguments.fake else None
-    return Settings(
+    fake = Simulation(failures=tuple(arguments.fail), delay=arguments.delay) if arguments.fake else None
+    return ServerSettings(
         state_dir=state,
         socket=arguments.socket.absolute() if arguments.socket else socket_path(state),
         socket_group=arguments.socket_group,

@@ -6,7 +6,7 @@ import msgspec
 
 from kvmcompose.client.address import Address
 from kvmcompose.client.server import RefusedByServerError, ServerError, WrongInputError
-from kvmcompose.core.deployment import Problem
+from kvmcompose.core.deployment import ProblemDetails
 
 UNAUTHORIZED = 401
 _WRONG_INPUT = frozenset({400, 413, 415, 422})
@@ -16,7 +16,7 @@ _REFUSED = frozenset({UNAUTHORIZED, 403, 409})
 def error_of(status: int, body: bytes, address: Address) -> ServerError:
     """The error that an answer tells of."""
     try:
-        told = msgspec.json.decode(body, type=Problem)
+        told = msgspec.json.decode(body, type=ProblemDetails)
         message, hint = told.detail, told.hint
     except msgspec.MsgspecError:
         message, hint = f"the server on {address} answers {status}", None

@@ -10,17 +10,19 @@ from kvmcompose.core.names import PROJECT_NAME, project_name_from
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 
 
-class Built(msgspec.Struct):
+class BuiltProject(msgspec.Struct):
     """What of a ``state.json`` says what it is of: the project's name, and its guests by name."""
 
     project_name: str
     testbed_guests: dict[str, msgspec.Raw] = {}
 
 
-def read_built(folder: Path) -> Built | None:
-    """What was built in a folder; None when nothing was, or it cannot be read."""
+def read_built(folder: Path) -> BuiltProject | None:
+    """Read what was built in a folder; None when nothing was, or it cannot be read."""
     try:
-        return msgspec.json.decode(read_regular(folder / "state.json", limit=DOCUMENT_LIMIT), type=Built)
+        return msgspec.json.decode(
+            read_regular(folder / "state.json", limit=DOCUMENT_LIMIT), type=BuiltProject
+        )
     except (OSError, msgspec.MsgspecError):
         return None
 

@@ -329,7 +329,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An error of the API (RFC 9457, ``application/problem+json``). ``hint`` tells what would mend it."""
 
     title: str

@@ -52,7 +52,7 @@ class UnansweredError(KvmComposeError):
     """Files did not answer in time."""
 
 
-async def apart(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+async def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """What ``work`` returns or raises, called in a thread. Cancelled, the thread is left to itself.
 
     Raises UnansweredError when the account's time has passed.
@@ -60,7 +60,7 @@ async def apart(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T
     whose = account.get()
     try:
         async with asyncio.timeout(whose.seconds):
-            return await _in_thread(whose, lambda: work(*args, **kwargs))
+            return await _run(whose, lambda: work(*args, **kwargs))
     except TimeoutError as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the work itself: ETIMEDOUT
             raise
@@ -71,7 +71,7 @@ async def apart(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T
         ) from None
 
 
-async def _in_thread(whose: Account, work: Callable[[], T]) -> T:
+async def _run(whose: Account, work: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     limits = _limits.setdefault(loop, {})
     mine = limits.setdefault((whose.deployment, whose.owner), asyncio.Semaphore(PER_DEPLOYMENT))

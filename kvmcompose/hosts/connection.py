@@ -19,7 +19,7 @@ import asyncssh
 from kvmcompose.core.model import Host
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.owner_files import OwnerFiles
-from kvmcompose.effects.threads import apart
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError, HostLostError
 from kvmcompose.hosts.ssh import bound_unsent, text_of
 
@@ -105,7 +105,7 @@ class HostConnection:
     async def _connect(self) -> asyncssh.SSHClientConnection:
         client = _Client()
         log.debug("connecting to %s", self.where)
-        options = await apart(self._options)
+        options = await in_thread(self._options)
         try:
             connection = await asyncssh.connect(
                 self.host.ip,

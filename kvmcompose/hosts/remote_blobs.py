@@ -25,7 +25,7 @@ from typing import TypeVar
 import msgspec
 
 from kvmcompose.core.deployment import PROJECT_PATTERN
-from kvmcompose.effects.threads import apart
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts import blob_scripts as scripts
 from kvmcompose.hosts.blob_listing import StoreListing, decode_notes, encode_notes, split_words
 from kvmcompose.hosts.blob_store import HOSTED, STORE, Blob, Inventory
@@ -83,7 +83,7 @@ class RemoteBlobStore:
                 hint="sudo apt-get install libvirt-daemon-system openvswitch-switch qemu-utils iproute2",
             )
         kept = found.home is not None and found.home != home
-        if kept and found.home is not None and not await apart(_has_moved, found.home, home):
+        if kept and found.home is not None and not await in_thread(_has_moved, found.home, home):
             raise DriverError(
                 f"{self._machine.name} keeps another project {project} already, that of {found.home}",
                 hint="give this one another name (--project-name), or purge that one where it is:"
@@ -129,7 +129,7 @@ class RemoteBlobStore:
         size = 0
         for path, content in files.items():
             self._inside(folder, path)
-            length = (await apart(content.source.stat)).st_size
+            length = (await in_thread(content.source.stat)).st_size
             if length > _SMALL:
                 await self._put_large(folder, path, content, told)
                 continue
@@ -145,7 +145,7 @@ class RemoteBlobStore:
 
     async def _put_large(self, folder: Path, path: str, content: Blob, told: Callable[[int], None]) -> None:
         """The one that is there goes first: a note of what is not there counts for nothing."""
-        mode = (await apart(content.source.stat)).st_mode & 0o777
+        mode = (await in_thread(content.source.stat)).st_mode & 0o777
         await self._patiently(lambda: self._machine.run(["rm", "-f", "--", str(folder / path)]))
         await self._patiently(lambda: self._note(folder, path, content.digest))
         await self._send(content, folder / path, mode, told)
@@ -156,7 +156,7 @@ class RemoteBlobStore:
             noted = await self._patiently(lambda: self._notes(folder))
             before = {path: digest for path, digest in noted.items() if path not in batch}
             after = before | {path: content.digest for path, content in batch.items()}
-            archive = await apart(_pack, batch.values(), encode_notes(before), encode_notes(after))
+            archive = await in_thread(_pack, batch.values(), encode_notes(before), encode_notes(after))
             done = await self._patiently(
                 lambda: self._machine.run(argv, stdin=archive, seconds=_PIECE_SECONDS, check=False)
             )
@@ -266,7 +266,7 @@ class RemoteBlobStore:
         # on its way it lies where the folder is sure to be there
         folder = self._store if shared else self._hosted / goal.relative_to(self._hosted).parts[0] / _PRIVATE
         part = folder / f"{content.digest}.part"
-        size = (await apart(source.stat)).st_size
+        size = (await in_thread(source.stat)).st_size
         words = [str(part), str(goal), f"{mode:o}", str(size), content.digest, "yes" if shared else "no"]
         finish = ["sh", "-c", scripts.FINISH, "sh", *words]
         for _attempt in range(2):
@@ -304,9 +304,9 @@ class RemoteBlobStore:
             argv = ["sh", "-c", scripts.DD, "dd", *words, f"seek={offset}"]
             await self._machine.run(argv, stdin=data, seconds=_PIECE_SECONDS, privileged=privileged)
 
-        with await apart(source.open, "rb") as file:
-            for offset, length in await apart(lambda: list(pieces(file.fileno(), begin))):
-                data = await apart(os.pread, file.fileno(), length, offset)
+        with await in_thread(source.open, "rb") as file:
+            for offset, length in await in_thread(lambda: list(pieces(file.fileno(), begin))):
+                data = await in_thread(os.pread, file.fileno(), length, offset)
                 await self._patiently(functools.partial(send, offset, data))
                 told(len(data))
 

@@ -41,7 +41,7 @@ class Refusals(RefusedError):  # noqa: N818 (several reasons for one refusal)
         self.reasons = reasons
 
 
-class Journal:
+class ActionLog:
     """The log of one action."""
 
     def __init__(self, store: Store, uuid: str) -> None:
@@ -158,10 +158,10 @@ class _Quota:
 
 
 class RunningStep:
-    """A step that runs; see ``Journal.step``."""
+    """A step that runs; see ``ActionLog.step``."""
 
     def __init__(
-        self, journal: Journal, number: int, stage: str, name: str, guest: str | None, host: str | None
+        self, journal: ActionLog, number: int, stage: str, name: str, guest: str | None, host: str | None
     ) -> None:
         self._journal = journal
         self._number = number
@@ -227,7 +227,7 @@ class RunningStep:
         return lambda text: self.say(text, Level.OUTPUT)
 
 
-async def follow(store: Store, journal: Journal | None, uuid: str, after: int) -> AsyncIterator[LogLine]:
+async def follow(store: Store, journal: ActionLog | None, uuid: str, after: int) -> AsyncIterator[LogLine]:
     """An action's log from the line after number ``after``: first what there is, then as it comes.
 
     ``journal`` is None for an action that has ended. Ends with the action. Whoever reads slowly reads from

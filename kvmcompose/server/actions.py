@@ -19,8 +19,8 @@ from kvmcompose.core.deployment import (
     command_name,
 )
 from kvmcompose.core.errors import KvmComposeError, RefusedError
-from kvmcompose.server.action_log import Journal, Refusals, StepFailedError, ending, follow
-from kvmcompose.server.audit import Audit, Entry, now, short
+from kvmcompose.server.action_log import ActionLog, Refusals, StepFailedError, ending, follow
+from kvmcompose.server.audit import Audit, AuditRecord, now, short
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.store import Store
 
@@ -47,7 +47,7 @@ class NotFoundError(KvmComposeError):
 class _Running:
     """An action that runs."""
 
-    def __init__(self, action: Action, journal: Journal, owner: str | None, *, exclusive: bool) -> None:
+    def __init__(self, action: Action, journal: ActionLog, owner: str | None, *, exclusive: bool) -> None:
         self.action = action
         self.owner = owner
         self.journal = journal
@@ -94,7 +94,7 @@ class Actions:
         action = self._store.begin_action(
             deployment.name, command, who, exclusive=exclusive, asked_by=asked_by
         )
-        running = _Running(action, Journal(self._store, action.uuid), deployment.owner, exclusive=exclusive)
+        running = _Running(action, ActionLog(self._store, action.uuid), deployment.owner, exclusive=exclusive)
         self._running[action.uuid] = running
         running.task = asyncio.create_task(self._run(running, deployment, command), name=action.uuid)
         return action
@@ -156,7 +156,7 @@ class Actions:
             return
         why = "; ".join(fault.message for fault in running.journal.faults) if refused else None
         self._audit.write(
-            Entry(
+            AuditRecord(
                 time=now(),
                 event="action",
                 outcome="refused" if refused else state,

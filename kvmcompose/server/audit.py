@@ -31,7 +31,7 @@ _LONGEST = 500  # characters of a text
 log = logging.getLogger(__name__)
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line. ``event`` is ``request``, ``action`` (its end), ``token``, ``server`` or ``left-out``.
 
     ``outcome`` is ``allowed``, ``refused`` or ``failed``, for an action's end its state. ``uid`` is the user
@@ -92,7 +92,7 @@ class Audit:
         self._all = _Bucket(_BURST_OF_ALL, _SECONDS_OF_ALL)
         self._fault_at = 0.0
 
-    def write(self, entry: Entry) -> None:
+    def write(self, entry: AuditRecord) -> None:
         """Write a line. Failures to do so are reported in the server's log."""
         line = msgspec.json.encode(entry) + b"\n"
         try:
@@ -109,16 +109,18 @@ class Audit:
                 self._fault_at = time.monotonic()
                 log.error("cannot write the audit log, %s: %s", self.path, error.strerror)  # noqa: TRY400
 
-    def write_bounded(self, entry: Entry, source: str) -> None:
+    def write_bounded(self, entry: AuditRecord, source: str) -> None:
         """Write a line unless its source has written so many that others would suffer."""
         bucket = self._bucket(source)
         if not (bucket.take() and self._all.take()):
             if bucket.left_out == 0:
-                self.write(Entry(time=now(), event="left-out", source=source, reason="too many: begins"))
+                self.write(
+                    AuditRecord(time=now(), event="left-out", source=source, reason="too many: begins")
+                )
             bucket.left_out += 1
             return
         if bucket.left_out:
-            self.write(Entry(time=now(), event="left-out", source=source, count=bucket.left_out))
+            self.write(AuditRecord(time=now(), event="left-out", source=source, count=bucket.left_out))
             bucket.left_out = 0
         self.write(entry)
 

@@ -47,7 +47,7 @@ class GatedSocket(socket.socket):
                     raise
                 self._refuse_without_descriptor()
                 continue
-            connection = _Connection(self.family, self.type, self.proto, fileno=handle)
+            connection = _CountedConnection(self.family, self.type, self.proto, fileno=handle)
             peer = self._peer(connection, address)
             if peer is None:
                 return connection, address
@@ -101,7 +101,7 @@ class GatedSocket(socket.socket):
             self._told, self._refused = now, 0
 
 
-class _Connection(socket.socket):
+class _CountedConnection(socket.socket):
     """A connection that is counted until it is closed."""
 
     gate: GatedSocket | None = None

@@ -20,12 +20,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from kvmcompose.core.deployment import Problem
+from kvmcompose.core.deployment import ProblemDetails
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.effects.server_places import lock_path
 from kvmcompose.server.gate import GatedSocket
 from kvmcompose.server.people import peer_of
-from kvmcompose.server.settings import Settings, group_id
+from kvmcompose.server.settings import ServerSettings, group_id
 
 _HEAD_BYTES = 16 * 1024
 #: How long the head of a request may take, in seconds.
@@ -45,7 +45,7 @@ class HeldError(RefusedError):
 
 
 @contextlib.contextmanager
-def held(settings: Settings) -> Iterator[None]:
+def held(settings: ServerSettings) -> Iterator[None]:
     """Be the one server of a state folder while the block runs. Raises HeldError.
 
     The kernel gives the lock back when its holder dies, however it dies. The file says who holds it.
@@ -88,7 +88,7 @@ def _locked(handle: int, *, seconds: float) -> bool:
             return True
 
 
-def unix_socket(settings: Settings) -> socket.socket:
+def unix_socket(settings: ServerSettings) -> socket.socket:
     """Listen on the Unix socket, in place of one that a killed server left. To be called with the lock held.
 
     Only the owner may connect, and the group if one is named. Raises RefusedError.
@@ -210,7 +210,7 @@ class _Protocol(H11Protocol):
             self._late = None
 
     def send_400_response(self, msg: str) -> None:
-        body = msgspec.json.encode(Problem(title="Bad Request", status=400, detail=msg))
+        body = msgspec.json.encode(ProblemDetails(title="Bad Request", status=400, detail=msg))
         headers = [
             (b"content-type", b"application/problem+json"),
             (b"content-length", str(len(body)).encode()),
@@ -226,7 +226,7 @@ class _Protocol(H11Protocol):
 class Listener(uvicorn.Server):
     """uvicorn on one socket. Signals are the business of who started it."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, *, tls: bool) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, *, tls: bool) -> None:
         """``tls``: with the certificate of the settings. Raises RefusedError for one that is none."""
         config = uvicorn.Config(
             app,

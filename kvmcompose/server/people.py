@@ -51,7 +51,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     uid: int
 
 
-class Note(msgspec.Struct):
+class AuditDetails(msgspec.Struct):
     """What the audit log is to say about a request, filled in on its way.
 
     ``foreign``: it is about a deployment of another user's. ``changed``: it can have changed something.
@@ -78,7 +78,7 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
     address: str | None = None
     token: str | None = None
     remark: str | None = None
-    note: Note = msgspec.field(default_factory=Note)
+    note: AuditDetails = msgspec.field(default_factory=AuditDetails)
 
     @property
     def name(self) -> str:

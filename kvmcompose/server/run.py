@@ -18,14 +18,14 @@ from kvmcompose.effects.server_places import token_path
 from kvmcompose.providers.drivers import Drivers
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.api import create_app
-from kvmcompose.server.api.authentication import Identity, Policy
+from kvmcompose.server.api.authentication import AccessPolicy, Authenticator
 from kvmcompose.server.api.guard import Activity, Guard
 from kvmcompose.server.api.service import Service
-from kvmcompose.server.audit import Audit, Entry, now
+from kvmcompose.server.audit import Audit, AuditRecord, now
 from kvmcompose.server.listen import Listener, bound_port, held, tcp_socket, unix_socket
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.people import People
-from kvmcompose.server.settings import Settings, check, read_token
+from kvmcompose.server.settings import ServerSettings, check, read_token
 from kvmcompose.server.store import Store
 from kvmcompose.server.tokens import Tokens
 
@@ -38,7 +38,7 @@ _LAST_WORD_SECONDS = 0.5
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: ServerSettings) -> None:
     """Serve until SIGTERM or SIGINT, or, embedded, until nobody asks any more.
 
     Raises RefusedError (HeldError among them) and StoreError when it cannot begin.
@@ -66,7 +66,7 @@ def _raise_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _drivers(settings: Settings) -> Drivers:
+def _drivers(settings: ServerSettings) -> Drivers:
     if settings.fake is not None:
         from kvmcompose.providers.fake import FakeDrivers  # noqa: PLC0415 (one of the two is needed)
 
@@ -88,7 +88,7 @@ def _drivers(settings: Settings) -> Drivers:
 class _Server:
     """What a server is made of, while it runs."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: ServerSettings, store: Store) -> None:
         self._settings = settings
         self._store = store
         self._activity = Activity()
@@ -118,16 +118,16 @@ class _Server:
         try:
             with contextlib.ExitStack() as cleanup:
                 unix = cleanup.enter_context(_unix(settings))
-                pairs = [(unix, Policy(), False)]
+                pairs = [(unix, AccessPolicy(), False)]
                 if settings.host is not None:
                     token = read_token(settings.token_file or token_path(settings.state_dir))
                     tcp = cleanup.enter_context(tcp_socket(settings.host, settings.port))
                     hosts = _LOOPBACK_NAMES | {settings.host} if settings.loopback else None
-                    pairs.append((tcp, Policy(token=token, hosts=hosts), settings.tls))
+                    pairs.append((tcp, AccessPolicy(token=token, hosts=hosts), settings.tls))
                     scheme = "https" if settings.tls else "http"
                     log.info("listening on %s://%s:%d", scheme, settings.host, bound_port(tcp))
                 for _, policy, tls in pairs:
-                    guarded = Guard(app, Identity(policy, people, tokens), self._activity, audit)
+                    guarded = Guard(app, Authenticator(policy, people, tokens), self._activity, audit)
                     self._listeners.append(Listener(guarded, settings, tls=tls))
                 self._on_signals()
                 self._activity.touch()
@@ -138,7 +138,7 @@ class _Server:
                 for task in serving:  # one that ends by itself has failed, and ends all
                     task.add_done_callback(lambda _: self._stopping.set())
                 _warn(settings)
-                audit.write(Entry(time=now(), event="server", outcome="started", pid=os.getpid()))
+                audit.write(AuditRecord(time=now(), event="server", outcome="started", pid=os.getpid()))
                 log.info("listening on unix:%s (process %d)", settings.socket, os.getpid())
                 await self._until_the_end(actions)
                 service.stopping.set()
@@ -187,7 +187,7 @@ class _Server:
             listener.should_exit = True
 
 
-def _warn(settings: Settings) -> None:
+def _warn(settings: ServerSettings) -> None:
     """Say in plain words whom this server makes powerful."""
     root = os.geteuid() == 0
     if root and not settings.embedded:
@@ -212,7 +212,7 @@ def _warn(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def _unix(settings: Settings) -> Iterator[socket.socket]:
+def _unix(settings: ServerSettings) -> Iterator[socket.socket]:
     """The Unix socket; its file goes when the block ends."""
     with unix_socket(settings) as listener:
         try:

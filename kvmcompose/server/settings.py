@@ -23,14 +23,14 @@ _LAST_PORT = 65535
 _LONGEST_SOCKET = 107
 
 
-class FakeHost(msgspec.Struct, frozen=True, kw_only=True):
+class Simulation(msgspec.Struct, frozen=True, kw_only=True):
     """A host that is only pretended. ``failures`` are patterns of what fails there, ``delay`` in seconds."""
 
     failures: tuple[str, ...] = ()
     delay: float = 0.0
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """All that can be chosen.
 
     It always listens on ``socket``, and by TCP as well when ``host`` is given. Folders of projects must be
@@ -49,7 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token_file: Path | None = None
     project_roots: tuple[Path, ...]
     insecure: bool = False
-    fake: FakeHost | None = None
+    fake: Simulation | None = None
     embedded: bool = False
     idle: float = IDLE_SECONDS
     access_log: bool = False
@@ -75,7 +75,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check(settings: Settings) -> None:
+def check(settings: ServerSettings) -> None:
     """Raises RefusedError for what cannot be, or would not be safe."""
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise RefusedError("--tls-cert and --tls-key belong together")
@@ -101,7 +101,7 @@ def check(settings: Settings) -> None:
             raise RefusedError(f"{root}: no such folder; projects cannot be in there")
 
 
-def _check_groups(settings: Settings) -> None:
+def _check_groups(settings: ServerSettings) -> None:
     for group in (settings.socket_group, settings.admin_group):
         if group is not None:
             group_id(group)

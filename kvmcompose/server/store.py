@@ -48,7 +48,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class _Connection(sqlite3.Connection):
+class _Database(sqlite3.Connection):
     """Whose trouble has words: most often it is that a disk is full."""
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
@@ -82,7 +82,7 @@ class Store:
                 # SQLite gives the files beside it the same permissions
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
                 path.chmod(0o600)
-            self._db = sqlite3.connect(path or ":memory:", isolation_level=None, factory=_Connection)
+            self._db = sqlite3.connect(path or ":memory:", isolation_level=None, factory=_Database)
             self._db.executescript(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;"
             )

@@ -12,7 +12,7 @@ import pytest
 from people import ALICE, BOB, Shared, ask, new
 
 from kvmcompose.server import audit
-from kvmcompose.server.audit import Audit, Entry, now
+from kvmcompose.server.audit import Audit, AuditRecord, now
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
 
@@ -93,10 +93,10 @@ def test_a_flood_of_refusals_is_bounded_and_what_is_allowed_is_written(
 ) -> None:
     log = Audit(tmp_path)
     for number in range(5000):
-        log.write_bounded(Entry(time=now(), event="request", reason=str(number)), "uid 1")
+        log.write_bounded(AuditRecord(time=now(), event="request", reason=str(number)), "uid 1")
         if number % 1000 == 0:
-            log.write(Entry(time=now(), event="request", reason="allowed"))
-    log.write_bounded(Entry(time=now(), event="request", reason="other"), "uid 2")
+            log.write(AuditRecord(time=now(), event="request", reason="allowed"))
+    log.write_bounded(AuditRecord(time=now(), event="request", reason="other"), "uid 2")
     lines = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
     assert len(lines) < 150
     assert sum(each.get("reason") == "allowed" for each in lines) == 5
@@ -110,9 +110,9 @@ def test_how_many_were_left_out_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("time.monotonic", lambda: clock)
     log = Audit(tmp_path)
     for _ in range(110):
-        log.write_bounded(Entry(time=now(), event="request"), "uid 1")
+        log.write_bounded(AuditRecord(time=now(), event="request"), "uid 1")
     clock = 10.0
-    log.write_bounded(Entry(time=now(), event="request"), "uid 1")
+    log.write_bounded(AuditRecord(time=now(), event="request"), "uid 1")
     lines = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
     assert lines[-2]["count"] == 10
     assert lines[-1]["event"] == "request"
@@ -122,7 +122,7 @@ def test_it_is_rotated_and_follows_no_link(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(audit, "_BYTES", 1000)
     log = Audit(tmp_path)
     for number in range(200):
-        log.write(Entry(time=now(), event="request", reason=str(number)))
+        log.write(AuditRecord(time=now(), event="request", reason=str(number)))
     files = sorted(path.name for path in tmp_path.iterdir())
     assert len(files) == 10
     assert all(path.stat().st_size <= 1000 for path in tmp_path.iterdir())
@@ -130,7 +130,7 @@ def test_it_is_rotated_and_follows_no_link(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "audit.log").unlink()
     (tmp_path / "target").write_text("")
     (tmp_path / "audit.log").symlink_to(tmp_path / "target")
-    log.write(Entry(time=now(), event="request"))
+    log.write(AuditRecord(time=now(), event="request"))
     assert (tmp_path / "target").read_text() == ""
 
 

@@ -17,7 +17,7 @@ from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.providers.guest.driver import SshShell
 from kvmcompose.providers.guest.interface import Login
 from kvmcompose.server import action_log as journal_module
-from kvmcompose.server.action_log import Journal
+from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.store import Store
 
 _MIB = 1 << 20
@@ -110,16 +110,16 @@ def test_a_program_of_the_client_gets_its_input_and_keeps_to_its_time() -> None:
 
 
 @pytest.fixture
-def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Journal]:
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, ActionLog]:
     for name, value in (("OUTPUT_LINES", 1000), ("OUTPUT_BYTES", _MIB), ("_BATCH_LINES", 100)):
         monkeypatch.setattr(journal_module, name, value)
     store = Store(tmp_path / "server.db")
     store.put_deployment(NewDeployment("lab", "/lab"))
     action = store.begin_action("lab", Exec(guest="web", argv=("yes",)), None, exclusive=False)
-    return store, Journal(store, action.uuid)
+    return store, ActionLog(store, action.uuid)
 
 
-def test_of_output_the_newest_is_kept_and_it_is_said(begun: tuple[Store, Journal]) -> None:
+def test_of_output_the_newest_is_kept_and_it_is_said(begun: tuple[Store, ActionLog]) -> None:
     store, journal = begun
     journal.say("before")
     for number in range(5000):
@@ -135,14 +135,14 @@ def test_of_output_the_newest_is_kept_and_it_is_said(begun: tuple[Store, Journal
     assert said[-1] == f"{5000 - len(output)} lines of output were dropped"
 
 
-def test_the_database_does_not_grow_with_output(begun: tuple[Store, Journal], tmp_path: Path) -> None:
+def test_the_database_does_not_grow_with_output(begun: tuple[Store, ActionLog], tmp_path: Path) -> None:
     _, journal = begun
     for _ in range(4000):
         journal.say("x" * 4000, Level.OUTPUT)
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 10 * _MIB
 
 
-def test_a_follower_copes_with_gaps(begun: tuple[Store, Journal]) -> None:
+def test_a_follower_copes_with_gaps(begun: tuple[Store, ActionLog]) -> None:
     store, journal = begun
 
     async def run() -> list[int]:

@@ -24,9 +24,8 @@ from daemon import Daemon
 
 from kvmcompose.client.server import ServerError
 from kvmcompose.core.deployment import Down, NewDeployment, Phase, Up
-from kvmcompose.effects import process
-from kvmcompose.effects import threads as apart_module
-from kvmcompose.effects.threads import PER_DEPLOYMENT, Account, UnansweredError, account, apart
+from kvmcompose.effects import process, threads
+from kvmcompose.effects.threads import PER_DEPLOYMENT, Account, UnansweredError, account, in_thread
 
 _YAML = """\
 machines:
@@ -181,20 +180,20 @@ def test_hung_reads_of_one_deployment_leave_threads_to_others() -> None:
 
     async def run() -> None:
         account.set(Account("bad", 1, 0.3))
-        hung = [asyncio.create_task(apart(release.wait)) for _ in range(4 * PER_DEPLOYMENT)]
+        hung = [asyncio.create_task(in_thread(release.wait)) for _ in range(4 * PER_DEPLOYMENT)]
         await asyncio.sleep(0.1)
         account.set(Account("good", 1, 5.0))
-        assert await apart(lambda: 42) == 42
+        assert await in_thread(lambda: 42) == 42
         results = await asyncio.gather(*hung, return_exceptions=True)
         assert all(isinstance(each, UnansweredError) for each in results)
         names = [each.name for each in threading.enumerate()]
         assert names.count("files of bad") == PER_DEPLOYMENT
         account.set(Account("bad", 1, 0.3))
         with pytest.raises(UnansweredError, match="files of 'bad' do not answer"):
-            await apart(lambda: 42)
+            await in_thread(lambda: 42)
         release.set()  # the file system is back
         await asyncio.sleep(0.1)
-        assert await apart(lambda: 42) == 42
+        assert await in_thread(lambda: 42) == 42
 
     asyncio.run(run())
 
@@ -205,14 +204,13 @@ def test_one_owner_has_not_all_threads() -> None:
     async def run() -> None:
         for number in range(40):
             account.set(Account(f"bad{number}", 1, 0.3))
-            task = asyncio.create_task(apart(release.wait))
+            task = asyncio.create_task(in_thread(release.wait))
             tasks.append(task)
         await asyncio.sleep(0.1)
         account.set(Account("good", 2, 5.0))
-        assert await apart(lambda: 42) == 42
+        assert await in_thread(lambda: 42) == 42
         assert (
-            sum(each.name.startswith("files of bad") for each in threading.enumerate())
-            == apart_module.PER_OWNER
+            sum(each.name.startswith("files of bad") for each in threading.enumerate()) == threads.PER_OWNER
         )
         await asyncio.gather(*tasks, return_exceptions=True)
 

@@ -26,17 +26,17 @@ from kvmcompose.core.deployment import (
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.capture.fake_packets import file_header, record
-from kvmcompose.server.action_log import Journal
+from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.actions import Actions, NotFoundError
 from kvmcompose.server.api import create_app
-from kvmcompose.server.api.authentication import Identity, Policy
+from kvmcompose.server.api.authentication import AccessPolicy, Authenticator
 from kvmcompose.server.api.guard import Activity, Guard
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.listen import Listener, bound_port, tcp_socket, unix_socket
 from kvmcompose.server.orchestrator import Orchestrator, Outcome
 from kvmcompose.server.orchestrator.captures import Packets, WrongCaptureError
 from kvmcompose.server.people import People
-from kvmcompose.server.settings import Settings
+from kvmcompose.server.settings import ServerSettings
 from kvmcompose.server.store import Store
 from kvmcompose.server.tokens import Tokens
 
@@ -53,7 +53,7 @@ class Stub(Orchestrator):
         self.captures: list[str] = []
         self.packets = 0
 
-    async def run(self, deployment: Deployment, command: Command, journal: Journal) -> Outcome:
+    async def run(self, deployment: Deployment, command: Command, journal: ActionLog) -> Outcome:
         self.ran.append((deployment.name, command))
         words = command.argv if isinstance(command, Exec) else ("step",)
         with journal.step("stage", "step", guest="web"):
@@ -61,7 +61,7 @@ class Stub(Orchestrator):
                 await self._do(word, argument, journal)
         return Outcome(Phase.UP if isinstance(command, Up) else Phase.DOWN, 0)
 
-    async def _do(self, word: str, argument: str, journal: Journal) -> None:  # noqa: C901
+    async def _do(self, word: str, argument: str, journal: ActionLog) -> None:  # noqa: C901
         match word:
             case "say":
                 for number in range(int(argument)):
@@ -165,7 +165,7 @@ class StubServer:
         self.stub = Stub()
         self.actions = Actions(self.store, self.stub)
         self.activity = Activity()
-        settings = Settings(
+        settings = ServerSettings(
             state_dir=self.folder / "state", socket=self.socket, host="127.0.0.1", project_roots=()
         )
         service = Service(
@@ -180,10 +180,10 @@ class StubServer:
         self.port = bound_port(tcp)
         tokens = Tokens(self.folder / "state")
         hosts = frozenset({"localhost", "127.0.0.1"})
-        policies = (Policy(), Policy(token=TOKEN, hosts=hosts))
+        policies = (AccessPolicy(), AccessPolicy(token=TOKEN, hosts=hosts))
         self._listeners = [
             Listener(
-                Guard(app, Identity(each, People(), tokens), self.activity),
+                Guard(app, Authenticator(each, People(), tokens), self.activity),
                 settings,
                 tls=False,
             )

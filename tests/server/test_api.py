@@ -11,7 +11,7 @@ import requests
 from stub import SECRET_STATE, TOKEN, StubServer
 
 from kvmcompose.client.unix import PlainAdapter
-from kvmcompose.core.deployment import ActionState, Exec, NewDeployment, Phase, Problem, Up
+from kvmcompose.core.deployment import ActionState, Exec, NewDeployment, Phase, ProblemDetails, Up
 
 
 def session(server: StubServer) -> requests.Session:
@@ -26,7 +26,7 @@ def ask(server: StubServer, method: str, path: str, **options: Any) -> requests.
         return asking.request(method, f"http://localhost{path}", timeout=20, **options)
 
 
-def assert_problem(answer: requests.Response, status: int, *words: str) -> Problem:
+def assert_problem(answer: requests.Response, status: int, *words: str) -> ProblemDetails:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     told = answer.json()
@@ -35,7 +35,7 @@ def assert_problem(answer: requests.Response, status: int, *words: str) -> Probl
     assert "Traceback" not in answer.text
     for word in words:
         assert word in answer.text
-    return Problem(**told)
+    return ProblemDetails(**told)
 
 
 def register(server: StubServer, name: str) -> None:

@@ -9,7 +9,7 @@ from kvmcompose.effects import process
 _PROGRAM = """
 import asyncio, sys, threading
 import msgspec
-from kvmcompose.effects.threads import apart
+from kvmcompose.effects.threads import in_thread
 
 sys.setswitchinterval(1e-6)
 kinds = []
@@ -24,7 +24,7 @@ def decode():
         msgspec.convert({"inner": {"number": 1}}, kind)
 
 async def run():
-    await asyncio.gather(*(apart(decode) for _ in range(4)))
+    await asyncio.gather(*(in_thread(decode) for _ in range(4)))
 
 asyncio.run(run())
 """

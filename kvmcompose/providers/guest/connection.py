@@ -7,7 +7,7 @@ import socket
 
 import asyncssh
 
-from kvmcompose.effects.threads import apart
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.ssh import bound_unsent, text_of
 from kvmcompose.providers.guest.interface import Login
@@ -47,9 +47,9 @@ class _Client(asyncssh.SSHClient):
 async def connect(login: Login) -> asyncssh.SSHClientConnection:
     """A new connection. Raises DriverError for what time does not mend, OSError or asyncssh.Error else."""
     known = known_hosts(login)
-    identity = await apart(_identity, login)
+    identity = await in_thread(_identity, login)
     try:
-        noted = await apart(known.key, login.alias, login.life)
+        noted = await in_thread(known.key, login.alias, login.life)
     except OSError as error:
         raise DriverError(f"cannot read {login.known_hosts}: {error.strerror}") from error
     client = _Client(noted)
@@ -82,7 +82,7 @@ async def connect(login: Login) -> asyncssh.SSHClientConnection:
         raise
     if noted is None:
         try:
-            await apart(known.note, login.alias, client.shown, login.life)
+            await in_thread(known.note, login.alias, client.shown, login.life)
         except (OSError, ValueError) as error:
             connection.abort()
             raise DriverError(f"cannot write {login.known_hosts}: {text_of(error)}") from error

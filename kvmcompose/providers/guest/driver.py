@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import asyncssh
 import msgspec
 
-from kvmcompose.effects.threads import apart
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.ssh import SILENT, text_of
 from kvmcompose.providers.guest.command import GuestCommand
@@ -129,7 +129,7 @@ class SshShell:
         if guest is not None and guest.connection is not None:
             guest.connection.abort()
         try:
-            await apart(known_hosts(login).forget, login.alias)
+            await in_thread(known_hosts(login).forget, login.alias)
         except OSError as error:
             raise DriverError(f"cannot write {login.known_hosts}: {error.strerror}") from error
 

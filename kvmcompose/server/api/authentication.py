@@ -21,7 +21,7 @@ _REMARK_LENGTH = 200
 _PUBLIC = frozenset({"/openapi.json", "/api/health"})
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
+class AccessPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Whom a listener believes.
 
     ``token`` is the administrators' secret; None on a Unix socket, where the kernel tells who asks.
@@ -33,10 +33,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     hosts: frozenset[str] | None = None
 
 
-class Identity:
+class Authenticator:
     """Who asks on one listener. ``people`` says what users may do, ``tokens`` which named ones there are."""
 
-    def __init__(self, policy: Policy, people: People, tokens: Tokens | None = None) -> None:
+    def __init__(self, policy: AccessPolicy, people: People, tokens: Tokens | None = None) -> None:
         self.hosts = policy.hosts
         self._token = policy.token.encode() if policy.token is not None else None
         self._people = people

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kvmcompose.server.api.authentication import Identity, only
+from kvmcompose.server.api.authentication import Authenticator, only
 from kvmcompose.server.api.problems import problem, problem_of
-from kvmcompose.server.api.request_audit import Record
+from kvmcompose.server.api.request_audit import RequestAudit
 from kvmcompose.server.audit import Audit
 
 MAX_BODY = 1024 * 1024  # bytes
@@ -55,7 +55,7 @@ class Guard:
     def __init__(
         self,
         app: ASGIApp,
-        identity: Identity,
+        identity: Authenticator,
         activity: Activity,
         audit: Audit | None = None,
     ) -> None:
@@ -68,7 +68,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket."""
         websocket = scope["type"] == "websocket"
-        sender = _Sender(send, Record(scope, self._audit), websocket=websocket)
+        sender = _Sender(send, RequestAudit(scope, self._audit), websocket=websocket)
         self._activity.requests += 1
         self._activity.followers += websocket
         try:
@@ -161,7 +161,7 @@ class Guard:
 class _Sender:
     """Passes an answer on, and knows whether one has begun. A WebSocket that is turned away is told why."""
 
-    def __init__(self, send: Send, record: Record, *, websocket: bool) -> None:
+    def __init__(self, send: Send, record: RequestAudit, *, websocket: bool) -> None:
         self._send = send
         self._record = record
         self._websocket = websocket

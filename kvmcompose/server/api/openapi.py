@@ -19,7 +19,7 @@ from kvmcompose.core.deployment import (
     Health,
     LogLine,
     NewDeployment,
-    Problem,
+    ProblemDetails,
     SnapshotStatus,
     Step,
     TestbedStatus,
@@ -66,13 +66,16 @@ _TYPES: dict[str, Any] = {
     "status": TestbedStatus,
     "access": list[GuestAccess],
     "snapshots": list[SnapshotStatus],
-    "problem": Problem,
+    "problem": ProblemDetails,
 }
 
 
 def _all_schemas() -> tuple[dict[str, Json], Json]:
     found, components = msgspec.json.schema_components(_TYPES.values(), ref_template=_REFERENCE)
     by_name = dict(zip(_TYPES, found, strict=True))
+    # published under this name since 0.2
+    components["Problem"] = {**components.pop("ProblemDetails"), "title": "Problem"}
+    by_name["problem"] = {"$ref": _REFERENCE.format(name="Problem")}
     by_name["health"] = {"anyOf": [by_name["known"], by_name["alive"]]}
     by_name["state"] = {"type": "object", "description": "state.json"}
     return by_name, components

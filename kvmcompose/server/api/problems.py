@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from kvmcompose.core.deployment import Problem
+from kvmcompose.core.deployment import ProblemDetails
 from kvmcompose.core.errors import InputError, KvmComposeError, RefusedError
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.server.actions import NotFoundError
@@ -33,7 +33,7 @@ def problem(
     status: HTTPStatus, detail: str, *, hint: str | None = None, headers: dict[str, str] | None = None
 ) -> Response:
     """The answer that tells of an error."""
-    told = Problem(title=status.phrase, status=status, detail=detail, hint=hint)
+    told = ProblemDetails(title=status.phrase, status=status, detail=detail, hint=hint)
     return Response(msgspec.json.encode(told), status, headers, MEDIA_TYPE)
 
 

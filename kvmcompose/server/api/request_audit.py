@@ -9,9 +9,9 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Message, Scope
 
-from kvmcompose.core.deployment import Command, Exec, Problem, command_name
+from kvmcompose.core.deployment import Command, Exec, ProblemDetails, command_name
 from kvmcompose.server.api.authentication import address_of
-from kvmcompose.server.audit import Audit, Entry, now, short, source_of
+from kvmcompose.server.audit import Audit, AuditRecord, now, short, source_of
 from kvmcompose.server.people import Asker, Peer
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -20,7 +20,7 @@ _REFUSALS = frozenset({400, 401, 403, 408, 413, 414, 421, 431})
 _LARGEST_PROBLEM = 64 * 1024
 
 
-class Record:
+class RequestAudit:
     """One request on its way to the audit log."""
 
     def __init__(self, scope: Scope, audit: Audit | None) -> None:
@@ -66,12 +66,12 @@ class Record:
         else:
             self._audit.write_bounded(entry, source_of(asker, scope.get("kvmcompose.peer")))
 
-    def _entry(self, asker: Asker | None, method: str, status: int, reason: str | None) -> Entry:
+    def _entry(self, asker: Asker | None, method: str, status: int, reason: str | None) -> AuditRecord:
         peer: Peer | None = self._scope.get("kvmcompose.peer")
         refused = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
         failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR
         note = asker.note if asker else None
-        return Entry(
+        return AuditRecord(
             time=now(),
             event="request",
             outcome="refused" if refused else "failed" if failed else "allowed",
@@ -106,6 +106,6 @@ def summary(command: Command) -> dict[str, object]:
 
 def _detail(body: bytes) -> str | None:
     try:
-        return short(msgspec.json.decode(body, type=Problem).detail)
+        return short(msgspec.json.decode(body, type=ProblemDetails).detail)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None

@@ -20,7 +20,7 @@ from kvmcompose.core.deployment import (
     Step,
 )
 from kvmcompose.core.errors import RefusedError
-from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, apart
+from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, in_thread
 from kvmcompose.server.actions import Actions, BusyError, NotFoundError
 from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.api.request_audit import summary
@@ -152,7 +152,7 @@ class Service:
     async def _folder(self, asker: Asker, location: str, owner: Person, deployment: str = "") -> Path:
         """The project's folder with links resolved. Not looked at in the server's own turn: it may hang."""
         account.set(Account(deployment, owner.uid, ANSWER_SECONDS))
-        return await apart(project_folder, location, self._roots, asker.person, owner)
+        return await in_thread(project_folder, location, self._roots, asker.person, owner)
 
     def remove(self, asker: Asker, name: str) -> None:
         """Forget a deployment of which nothing is up."""

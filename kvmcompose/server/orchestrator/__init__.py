@@ -17,9 +17,9 @@ from kvmcompose.core.deployment import (
     Up,
 )
 from kvmcompose.core.errors import RefusedError
-from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, apart
+from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, in_thread
 from kvmcompose.providers.drivers import Drivers
-from kvmcompose.server.action_log import Journal
+from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.captures import Packets, capture
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.down import TakeDown
@@ -58,7 +58,7 @@ class Orchestrator:
         noted = self._store.owner(deployment.name)
         return self._people.owner(*noted) if noted is not None else this_user()
 
-    async def run(self, deployment: Deployment, command: Command, journal: Journal) -> Outcome:
+    async def run(self, deployment: Deployment, command: Command, journal: ActionLog) -> Outcome:
         """Do it, telling the journal. Raises KvmComposeError when it fails, RefusedError when nothing was
         changed; when cancelled it stops at a point from which ``up`` and ``down`` both go on.
         """
@@ -75,7 +75,7 @@ class Orchestrator:
         await Snapshots(context, await context.read_current()).do(command, journal)
         return Outcome()
 
-    async def _exec(self, context: Context, command: Exec, journal: Journal) -> int:
+    async def _exec(self, context: Context, command: Exec, journal: ActionLog) -> int:
         testbed = await context.read_current()
         guest = context.guest(testbed, command.guest)
         domain = (await context.domains(testbed, guest)).get(guest.name)
@@ -86,7 +86,7 @@ class Orchestrator:
         if address is None:
             raise RefusedError(f"{guest.name} has no address that can be reached from here")
         with journal.step("exec", f"exec:{guest.name}", guest=guest.name) as step:
-            login = await apart(testbed.login, guest, address)
+            login = await in_thread(testbed.login, guest, address)
             return await context.shell.run(login, command.argv, step.output, seconds=command.timeout)
 
     async def state(self, deployment: Deployment) -> bytes:

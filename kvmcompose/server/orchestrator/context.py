@@ -17,7 +17,7 @@ from kvmcompose.core.model import Host
 from kvmcompose.core.once import once
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.effects.server_places import this_machine
-from kvmcompose.effects.threads import apart
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.blob_store import HOSTED
 from kvmcompose.providers.drivers import Drivers, HostDrivers
 from kvmcompose.providers.guest.interface import GuestShell
@@ -84,16 +84,16 @@ class Context:
     # what these have read stays: they are called before anything else, and not on the event loop
 
     async def read_current(self) -> Testbed:
-        """``current``, read apart."""
-        return await apart(lambda: self.current)
+        """``current``, read in a thread."""
+        return await in_thread(lambda: self.current)
 
     async def read_built(self) -> Testbed:
-        """``built``, read apart; ``deployed`` with it."""
-        return await apart(lambda: (self.deployed, self.built)[1])
+        """``built``, read in a thread; ``deployed`` with it."""
+        return await in_thread(lambda: (self.deployed, self.built)[1])
 
     async def read_home(self) -> str:
-        """``home``, found apart."""
-        return await apart(lambda: self.home)
+        """``home``, found in a thread."""
+        return await in_thread(lambda: self.home)
 
     @property
     def shell(self) -> GuestShell:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import msgspec
 
-from kvmcompose.effects.threads import apart
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.blob_store import Blob, BlobStore, Inventory
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.transfer_plan import Digests, NeededFile, Sent, needed_files, note_sent
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.server.action_log import Journal, RunningStep
+from kvmcompose.server.action_log import ActionLog, RunningStep
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.stages import Job, together
 from kvmcompose.server.orchestrator.testbed import Guest, Testbed
@@ -33,7 +33,7 @@ Reason = tuple[str, str | None]
 class Distribution:
     """What one ``up`` sends to whom. Before anything else all hosts have to be checked."""
 
-    def __init__(self, context: Context, testbed: Testbed, journal: Journal, *, provision: bool) -> None:
+    def __init__(self, context: Context, testbed: Testbed, journal: ActionLog, *, provision: bool) -> None:
         self._context = context
         self._testbed = testbed
         digests = Digests(testbed.folder)
@@ -77,14 +77,14 @@ class Distribution:
 
         Disks of guests that are ``running`` stay as they are, what ``failed`` ones need is left out.
         """
-        await apart(self._digests.look_again)  # golden images are other files now
+        await in_thread(self._digests.look_again)  # golden images are other files now
 
         def job(other: OtherHost) -> Job:
             return lambda: other.send(running, failed)
 
         jobs = [job(other) for other in self._others.values()]
         results = await together(jobs, limit=max(1, len(jobs)))
-        await apart(self._digests.keep)
+        await in_thread(self._digests.keep)
         return {name for name, good in zip(self._others, results, strict=True) if not good}
 
     # -- disks, wherever they are
@@ -122,7 +122,7 @@ class OtherHost:
         self,
         context: Context,
         testbed: Testbed,
-        journal: Journal,
+        journal: ActionLog,
         drivers: HostDrivers,
         digests: Digests,
         *,
@@ -241,7 +241,7 @@ class OtherHost:
         """Note it."""
         files = {path: each.digest for path, each in wanted.items() if not each.parcel.shared}
         noted = Sent(frozenset(_shared(wanted)), files)
-        await apart(note_sent, self._here, self.name, noted)
+        await in_thread(note_sent, self._here, self.name, noted)
 
     async def _send_image(self, digest: str, parcel: NeededFile) -> int:
         with self._journal.step(STAGE, f"send:{Path(parcel.path).name}", host=self.name) as step:
@@ -292,7 +292,7 @@ class OtherHost:
                     hint="kvm-compose generate links images again",
                 ) from error
 
-        return await apart(find)
+        return await in_thread(find)
 
     def _is_to_be_put(self, path: str, wanted: _Wanted) -> bool:
         if wanted.parcel.shared:
@@ -308,7 +308,7 @@ class Delivery(OtherHost):
         self,
         context: Context,
         testbed: Testbed,
-        journal: Journal,
+        journal: ActionLog,
         drivers: HostDrivers,
         digests: Digests,
         *,

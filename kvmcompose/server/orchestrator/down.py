@@ -9,13 +9,13 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.effects import private
 from kvmcompose.effects.resources import schemas
-from kvmcompose.effects.threads import apart
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.transfer_plan import forget_sent
 from kvmcompose.pipeline.stored import sound_hosts
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.render.domain import console_log
-from kvmcompose.server.action_log import Journal, StepFailedError
+from kvmcompose.server.action_log import ActionLog, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.golden import RECORD
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
@@ -28,7 +28,7 @@ SHUT_DOWNS = 16
 class TakeDown:
     """One ``down``."""
 
-    def __init__(self, context: Context, command: Down, journal: Journal) -> None:
+    def __init__(self, context: Context, command: Down, journal: ActionLog) -> None:
         self._context = context
         self._command = command
         self._journal = journal
@@ -39,7 +39,7 @@ class TakeDown:
     async def _known(self) -> list[Testbed]:
         """What was brought up, and what lies in the folder: either may name something that is there."""
         found = []
-        deployed = await apart(lambda: self._context.deployed)
+        deployed = await in_thread(lambda: self._context.deployed)
         if deployed is not None:
             try:
                 found.append(await self._context.read_current())
@@ -79,7 +79,7 @@ class TakeDown:
             )
         for name in abandoned:
             del hosts[name]
-            await apart(forget_sent, self._context.folder, name)
+            await in_thread(forget_sent, self._context.folder, name)
             self._journal.say(f"{name} is abandoned: whatever is there stays there", Level.WARNING)
         return {name: self._context.host(host) for name, host in hosts.items()}
 
@@ -164,12 +164,12 @@ class TakeDown:
             for host in sorted(hosts.values(), key=lambda host: host.depot is None):
                 if host.depot is not None:
                     await unbroken(host.depot.clear(self._context.project))
-                    await apart(forget_sent, self._context.folder, host.name)
+                    await in_thread(forget_sent, self._context.folder, host.name)
                     continue
                 for path in paths:
                     await unbroken(host.disks.remove(self._context.folder / path))
             for path in (RECORD, KNOWN_HOSTS):
-                await apart(private.remove, self._context.folder / path)
+                await in_thread(private.remove, self._context.folder / path)
             names = {name for testbed in self._testbeds for name in testbed.guests}
             for name in names:
                 self._context.store.keep_snapshots(self._context.project, name, [])

@@ -10,10 +10,10 @@ from kvmcompose.core.deployment import Level
 from kvmcompose.core.once import once
 from kvmcompose.effects import private
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
-from kvmcompose.effects.threads import apart
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.server.action_log import Journal
+from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.scripts import run_script, seal
@@ -40,7 +40,7 @@ class GoldenImages:
         self,
         context: Context,
         testbed: Testbed,
-        journal: Journal,
+        journal: ActionLog,
         starter: Starter,
         distribution: Distribution,
     ) -> None:
@@ -73,7 +73,7 @@ class GoldenImages:
     async def _is_made(self, golden: Guest) -> bool:
         if self._distribution.is_to_be_put(golden):
             return False
-        made = await apart(self._record_of, golden)
+        made = await in_thread(self._record_of, golden)
         if made is None:
             return False
         return made.signature == await self._host(golden).disks.signature(self._distribution.path(golden))
@@ -130,7 +130,7 @@ class GoldenImages:
         """Whatever an attempt before has left."""
         disk = self._distribution.path(golden)
         await self._switch_off(golden.state.hostname, host)
-        await apart(self._forget, golden)
+        await in_thread(self._forget, golden)
         await host.disks.set_frozen(disk, frozen=False)
         if not await host.disks.pristine(disk):
             await host.disks.reset_overlay(disk)
@@ -145,7 +145,7 @@ class GoldenImages:
     async def _freeze(self, golden: Guest, host: HostDrivers, disk: Path) -> None:
         await host.hypervisor.undefine_domain(golden.state.hostname)
         await host.disks.set_frozen(disk, frozen=True)
-        await apart(self._remember, golden, await host.disks.signature(disk))
+        await in_thread(self._remember, golden, await host.disks.signature(disk))
 
     def _remember(self, golden: Guest, signature: str) -> None:
         self._record[golden.name] = Frozen(self._testbed.golden_recipe(golden), signature)

@@ -11,11 +11,11 @@ import msgspec
 
 from kvmcompose.core.deployable import TunnelPort
 from kvmcompose.core.names import some
-from kvmcompose.effects.threads import apart
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.ovs.interface import SwitchPlan
-from kvmcompose.server.action_log import Journal
+from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import network_xml
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
@@ -36,7 +36,7 @@ class Network:
     """What one ``up`` does to the network."""
 
     def __init__(
-        self, context: Context, testbed: Testbed, journal: Journal, hosts: Mapping[str, HostDrivers]
+        self, context: Context, testbed: Testbed, journal: ActionLog, hosts: Mapping[str, HostDrivers]
     ) -> None:
         self._context = context
         self._testbed = testbed
@@ -148,7 +148,7 @@ class Network:
         )
         if changed and not domains:
             await host.hypervisor.remove_network(network.name)
-        await host.hypervisor.start_network(await apart(network_xml, self._context, self._testbed))
+        await host.hypervisor.start_network(await in_thread(network_xml, self._context, self._testbed))
 
     def _plan(self, name: str) -> SwitchPlan:
         wiring = self._testbed.wiring

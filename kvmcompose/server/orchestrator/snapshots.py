@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from kvmcompose.core.deployment import Snapshot, SnapshotStatus, SnapshotVerb
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.providers.libvirt.interface import DomainState
-from kvmcompose.server.action_log import Journal, Refusals, StepFailedError
+from kvmcompose.server.action_log import ActionLog, Refusals, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
 from kvmcompose.server.orchestrator.testbed import Guest, Testbed
@@ -27,7 +27,7 @@ class Snapshots:
         self._context = context
         self._testbed = testbed
 
-    async def do(self, command: Snapshot, journal: Journal) -> None:
+    async def do(self, command: Snapshot, journal: ActionLog) -> None:
         """Make, restore or delete. Raises RefusedError when nothing was changed, StepFailedError."""
         guests = await self._chosen(command)
         hypervisors = {guest.name: self._context.host_of(guest, self._testbed).hypervisor for guest in guests}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from kvmcompose.core.deployment import Level
-from kvmcompose.effects.threads import apart
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.guest.interface import Login
 from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.render.domain import console_log
-from kvmcompose.server.action_log import Journal, StepFailedError
+from kvmcompose.server.action_log import ActionLog, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import domain_xml
 from kvmcompose.server.orchestrator.stages import unbroken
@@ -27,7 +27,7 @@ _LEASE_SECONDS = 0.5
 class Starter:
     """Starts guests."""
 
-    def __init__(self, context: Context, testbed: Testbed, journal: Journal) -> None:
+    def __init__(self, context: Context, testbed: Testbed, journal: ActionLog) -> None:
         self._context = context
         self._testbed = testbed
         self._journal = journal
@@ -58,7 +58,7 @@ class Starter:
             # the disk is new: with it a life of the guest begins
             await self._context.shell.forget(self._testbed.login(guest, guest.address or ""))
             store.keep_snapshots(project, guest.name, [])
-        await host.hypervisor.start_domain(await apart(domain_xml, self._context, self._testbed, guest))
+        await host.hypervisor.start_domain(await in_thread(domain_xml, self._context, self._testbed, guest))
         for _name, xml in store.snapshots(project, guest.name):
             await host.hypervisor.know_snapshot(guest.state.hostname, xml)
 

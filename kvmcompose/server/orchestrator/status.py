@@ -8,7 +8,7 @@ from collections.abc import Collection
 from kvmcompose.core.deployment import GuestAccess, GuestStatus, HostAccess, Phase, TestbedStatus
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host
-from kvmcompose.effects.threads import apart
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.differences import differences as changed_since
@@ -47,7 +47,7 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
         for name, guest in testbed.guests.items()
     ]
     differences = [f"host {name}: {error.message}" for name, error in silent.items()]
-    differences += await apart(_differences, context, domains, silent)
+    differences += await in_thread(_differences, context, domains, silent)
     return TestbedStatus(
         deployment=context.deployment,
         guests=tuple(guests),

@@ -11,12 +11,12 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.names import some
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.keys import default_keys
-from kvmcompose.effects.threads import apart
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.transfer_plan import read_sent
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.libvirt.interface import DomainState, HypervisorFacts
-from kvmcompose.server.action_log import Journal, Refusals, RunningStep, StepFailedError
+from kvmcompose.server.action_log import ActionLog, Refusals, RunningStep, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.differences import differences
 from kvmcompose.server.orchestrator.distribute import Distribution
@@ -37,7 +37,7 @@ SCRIPTS = 16
 class BringUp:
     """One ``up``."""
 
-    def __init__(self, context: Context, testbed: Testbed, command: Up, journal: Journal) -> None:
+    def __init__(self, context: Context, testbed: Testbed, command: Up, journal: ActionLog) -> None:
         self._context = context
         self._command = command
         self._journal = journal
@@ -53,14 +53,14 @@ class BringUp:
 
     async def run(self) -> Phase:
         """Raises RefusedError when nothing was changed, StepFailedError when something failed."""
-        await apart(self._check_privileges)
+        await in_thread(self._check_privileges)
         await self._check()
         if await self._is_up():
             count = len(self._testbed.runnable)
             self._journal.say(f"{self._context.project} is up already: {count} guests run, nothing to do")
             return Phase.UP
         store = self._context.store
-        store.set_deployed(self._context.project, await apart(lambda: self._to_be_deployed().encode()))
+        store.set_deployed(self._context.project, await in_thread(lambda: self._to_be_deployed().encode()))
         await self._bring_network_up()
         await self._golden_images()
         await self._distribute()
@@ -93,7 +93,7 @@ class BringUp:
                     f"{guest.name} is a {guest.state.kind} guest: these cannot run yet, it is left out",
                     Level.WARNING,
                 )
-            sent = await apart(read_sent, self._testbed.folder)
+            sent = await in_thread(read_sent, self._testbed.folder)
             for name in sorted(sent.keys() - self._hosts.keys()):
                 step.say(
                     f"{name} is no host of the testbed any more; disks that it was sent may be there still",
@@ -107,7 +107,7 @@ class BringUp:
                 self._domains = await self._context.domains(self._testbed)
                 reasons += self._check_guests(step)
                 reasons += await self._check_key()
-                reasons += await apart(self._check_differences)
+                reasons += await in_thread(self._check_differences)
                 reasons += await self._golden.check(reset=self._command.reset_clones)
             if reasons:
                 raise Refusals(reasons)
@@ -179,7 +179,7 @@ class BringUp:
         if not any(guest.run and guest.run.cloud_init for guest in self._testbed.guests.values()):
             return []
         key = self._testbed.identity_file
-        if await apart(self._testbed.has_key):
+        if await in_thread(self._testbed.has_key):
             return []
         named = "kvm-compose-config.json names it (ssh_private_key_location): put it there"
         ours = key == expand(default_keys().ssh_private_key_location)

@@ -18,12 +18,12 @@ from kvmcompose.core.deployment import (
     Up,
 )
 from kvmcompose.core.errors import KvmComposeError, RefusedError
-from kvmcompose.server.action_log import LONGEST_LINE, Journal
+from kvmcompose.server.action_log import LONGEST_LINE, ActionLog
 from kvmcompose.server.actions import Actions, BusyError
 from kvmcompose.server.orchestrator import Orchestrator, Outcome
 from kvmcompose.server.store import Store
 
-Work = Callable[[Journal], Awaitable[Outcome]]
+Work = Callable[[ActionLog], Awaitable[Outcome]]
 
 
 class Doing(Orchestrator):
@@ -32,7 +32,7 @@ class Doing(Orchestrator):
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    async def run(self, deployment: Deployment, command: Command, journal: Journal) -> Outcome:
+    async def run(self, deployment: Deployment, command: Command, journal: ActionLog) -> Outcome:
         return await self._work(journal)
 
 
@@ -59,11 +59,11 @@ class Bench:
         return found.state
 
 
-async def nothing(_journal: Journal) -> Outcome:
+async def nothing(_journal: ActionLog) -> Outcome:
     return Outcome(Phase.UP)
 
 
-async def for_ever(_journal: Journal) -> Outcome:
+async def for_ever(_journal: ActionLog) -> Outcome:
     await asyncio.Event().wait()
     return Outcome()
 
@@ -119,10 +119,10 @@ def test_an_action_cancelled_in_the_middle_leaves_the_deployment_failed() -> Non
 
 
 def test_how_it_ends_says_where_the_deployment_is() -> None:
-    async def fail(_journal: Journal) -> Outcome:
+    async def fail(_journal: ActionLog) -> Outcome:
         raise KvmComposeError("no", hint="yes")
 
-    async def refuse(_journal: Journal) -> Outcome:
+    async def refuse(_journal: ActionLog) -> Outcome:
         raise RefusedError("no")
 
     async def scenario(work: Work, command: Command) -> tuple[ActionState, Phase, str | None]:
@@ -165,7 +165,7 @@ def test_a_follower_sees_what_comes_between_its_look_and_its_wait() -> None:
     async def scenario() -> None:
         ready = asyncio.Event()
 
-        async def work(journal: Journal) -> Outcome:
+        async def work(journal: ActionLog) -> Outcome:
             await ready.wait()
             journal.say("now")
             await asyncio.Event().wait()
@@ -186,7 +186,7 @@ def test_a_follower_sees_what_comes_between_its_look_and_its_wait() -> None:
 
 def test_lines_are_clean_and_of_a_bearable_length() -> None:
     async def scenario() -> list[str]:
-        async def work(journal: Journal) -> Outcome:
+        async def work(journal: ActionLog) -> Outcome:
             journal.say("\x1b[31mred\x1b[0m\x07\x9b1m \x1b]0;title\x07end\ttab")
             journal.say("one\ntwo\r\nthree")
             journal.say("")
@@ -204,7 +204,7 @@ def test_lines_are_clean_and_of_a_bearable_length() -> None:
 
 
 def test_steps_end_as_their_block_does() -> None:
-    async def work(journal: Journal) -> Outcome:
+    async def work(journal: ActionLog) -> Outcome:
         with journal.step("stage", "done"):
             pass
         with journal.step("stage", "skipped") as step:
