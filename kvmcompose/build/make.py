@@ -36,7 +36,8 @@ from kvmcompose.effects.files import STAGED_PREFIX, digest_bytes, digest_file, i
 from kvmcompose.effects.files import seal as seal_file
 from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.images.qcow2 import read_header
-from kvmcompose.render import Sources, render
+from kvmcompose.render import render
+from kvmcompose.render.inputs import Sources
 from kvmcompose.render.templates import Templates
 
 _SPARSE_BLOCK = 4096

@@ -14,7 +14,7 @@ from kvmcompose.effects.files import expand
 from kvmcompose.effects.opening import TooLargeError, open_regular, read_regular
 from kvmcompose.effects.stat_cache import StatCache
 from kvmcompose.images.qcow2 import read_header, refuse_no_image
-from kvmcompose.render import CarriedFile
+from kvmcompose.render.inputs import CarriedFile
 
 #: Everything carried into one guest is held in memory while its seed is made.
 CARRIED_LIMIT = 2**30

@@ -16,6 +16,8 @@ from doit.exceptions import TaskFailed
 from kvmcompose.build.trust import asked_by, refuse_untrusted
 from kvmcompose.client.action import perform
 from kvmcompose.client.built_project import name_of
+from kvmcompose.client.connect import connect
+from kvmcompose.client.errors import ServerError
 from kvmcompose.client.formatting import (
     duration,
     fault_text,
@@ -26,7 +28,6 @@ from kvmcompose.client.formatting import (
     step_text,
     verdict,
 )
-from kvmcompose.client.server import ServerError, connect
 from kvmcompose.core.deployment import (
     Action,
     Command,

@@ -14,7 +14,7 @@ from kvmcompose.core.names import PROJECT_NAME
 from kvmcompose.effects.environment import is_on
 
 if TYPE_CHECKING:
-    from kvmcompose.client.server import Server
+    from kvmcompose.client.remote import RemoteServer
     from kvmcompose.core.deployment import Action, Command, Deployment, GuestAccess
     from kvmcompose.monitor.console import Console
 
@@ -28,7 +28,7 @@ _NOT_FOUND = 404
 class Target(NamedTuple):
     """A deployment on a server. ``here`` is the project folder when that is where the user is."""
 
-    server: Server
+    server: RemoteServer
     name: str
     here: Path | None
 
@@ -63,9 +63,9 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def server_of(arguments: argparse.Namespace) -> Server:
+def server_of(arguments: argparse.Namespace) -> RemoteServer:
     """The server that the options name. Raises ServerError."""
-    from kvmcompose.client.server import connect
+    from kvmcompose.client.connect import connect
 
     return connect(
         arguments.server,
@@ -95,7 +95,7 @@ def open_target(arguments: argparse.Namespace, *, register: bool = False) -> Tar
 
 def find_deployment(target: Target) -> Deployment | None:
     """What the server knows of it, if anything."""
-    from kvmcompose.client.server import ServerError
+    from kvmcompose.client.errors import ServerError
 
     try:
         return target.server.deployment(target.name)

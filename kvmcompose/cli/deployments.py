@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kvmcompose.cli._server import add_server_options, server_of
 
 if TYPE_CHECKING:
-    from kvmcompose.client.server import Server
+    from kvmcompose.client.remote import RemoteServer
     from kvmcompose.core.deployment import Deployment
     from kvmcompose.monitor.console import Console
 
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _found(server: Server, arguments: argparse.Namespace) -> list[Deployment]:
+def _found(server: RemoteServer, arguments: argparse.Namespace) -> list[Deployment]:
     if arguments.verb == "info":
         return [server.deployment(name) for name in arguments.names]
     return server.deployments()

@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from kvmcompose.client.server import Server
 from kvmcompose.core.deployment import Action, Command, LogLine, Step
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.signals import on_signals
+
+if TYPE_CHECKING:
+    from kvmcompose.client.remote import RemoteServer
 
 #: Seconds between two looks at an action's steps; more where a look takes long.
 _LOOK_SECONDS = 0.4
@@ -39,7 +41,7 @@ class Watcher(Protocol):
         """Something about the watching itself."""
 
 
-def perform(server: Server, name: str, command: Command, watcher: Watcher) -> Action:
+def perform(server: RemoteServer, name: str, command: Command, watcher: Watcher) -> Action:
     """Ask for an action and watch it to its end; how it ended. Raises ServerError.
 
     SIGINT and SIGTERM cancel it, and go on watching until it has stopped; the second one raises
@@ -52,7 +54,7 @@ def perform(server: Server, name: str, command: Command, watcher: Watcher) -> Ac
         return watch(server, name, uuid, watcher)
 
 
-def watch(server: Server, name: str, uuid: str, watcher: Watcher, *, after: int = 0) -> Action:
+def watch(server: RemoteServer, name: str, uuid: str, watcher: Watcher, *, after: int = 0) -> Action:
     """Tell of an action until its end, from the line after number ``after``; how it ended.
 
     Raises ServerError.
@@ -133,7 +135,7 @@ def _key(step: Step) -> tuple[str, str, str | None, str | None, str]:
 class _Stopping:
     """What the first signal does: cancels the action, once its UUID is known."""
 
-    def __init__(self, server: Server, name: str, watcher: Watcher) -> None:
+    def __init__(self, server: RemoteServer, name: str, watcher: Watcher) -> None:
         self._server = server
         self._name = name
         self._watcher = watcher
@@ -166,7 +168,7 @@ class _Stopping:
 
 
 @contextmanager
-def _looking(server: Server, name: str, uuid: str, order: _Order) -> Iterator[None]:
+def _looking(server: RemoteServer, name: str, uuid: str, order: _Order) -> Iterator[None]:
     """Ask for the steps now and then while the block follows the lines."""
     ended = threading.Event()
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from kvmcompose.client.server import RefusedByServerError, ServerError
+from kvmcompose.client.errors import RefusedByServerError, ServerError
 from kvmcompose.client.server_owner import check_socket, connect_to_own
 
 CONNECT_SECONDS = 10.0

@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import disk_usage
 
 from kvmcompose.client.address import Address
-from kvmcompose.client.server import RefusedByServerError, ServerError
+from kvmcompose.client.errors import RefusedByServerError, ServerError
 from kvmcompose.effects.detached import Detached
 from kvmcompose.effects.environment import is_on
 from kvmcompose.effects.server_places import embedded_log, lock_path, missing_modules

@@ -11,8 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from kvmcompose.client.address import Address
-from kvmcompose.client.answers import error_of
-from kvmcompose.client.server import ServerError
+from kvmcompose.client.errors import ServerError, error_of
 
 #: Until the capture has begun.
 _BEGIN_SECONDS = 60.0
@@ -55,7 +54,7 @@ class PacketStream:
     def begun(self) -> None:
         """Raises ServerError for a capture that the server did not begin."""
         if self._response.status != _OK:
-            raise error_of(self._response.status, self._response.read(), self._address)
+            raise error_of(self._response.status, self._response.read(), str(self._address))
         self._socket.settimeout(None)
 
     def stop(self) -> None:

@@ -17,8 +17,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from kvmcompose.client.address import CONNECT_SECONDS, Address
-from kvmcompose.client.answers import UNAUTHORIZED, error_of
-from kvmcompose.client.server import RefusedByServerError, Server, ServerError
+from kvmcompose.client.errors import UNAUTHORIZED, RefusedByServerError, ServerError, error_of
 from kvmcompose.client.unix import PlainAdapter
 from kvmcompose.core.deployment import (
     Action,
@@ -48,8 +47,10 @@ _OPEN_ALREADY = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 T = TypeVar("T")
 
 
-class RemoteServer(Server):
-    """See Server. May be used from several threads at once.
+class RemoteServer:
+    """A server, a method for each request. May be used from several threads at once.
+
+    Every method raises ServerError.
 
     ``revive`` is called when nobody listens (any more); it returns when somebody does, or raises
     ServerError.
@@ -115,7 +116,7 @@ class RemoteServer(Server):
     def _checked(self, status: int, body: bytes) -> bytes:
         if 200 <= status < 300:  # noqa: PLR2004
             return body
-        raise error_of(status, body, self.address)
+        raise error_of(status, body, str(self.address))
 
     def unreachable(self, error: Exception) -> ServerError:
         """What to say when there was no answer."""
@@ -144,10 +145,10 @@ class RemoteServer(Server):
     # -- what can be asked
 
     def health(self) -> Health:
-        """That it is there."""
+        """Return what the server says about itself."""
         body = self._ask("GET", "/api/health")
         if body == b'{"status":"ok"}':
-            raise error_of(UNAUTHORIZED, b"", self.address)
+            raise error_of(UNAUTHORIZED, b"", str(self.address))
         return self._decoded(body, Health)
 
     def deployments(self) -> list[Deployment]:
@@ -155,15 +156,15 @@ class RemoteServer(Server):
         return self._get("/api/deployments", list[Deployment])
 
     def deployment(self, name: str) -> Deployment:
-        """One of them."""
+        """One of them; ServerError with status 404 when there is none of that name."""
         return self._get(_path(name), Deployment)
 
     def put(self, new: NewDeployment) -> Deployment:
-        """Make a project known to it."""
+        """Make a project known to the server; no change when it is known already."""
         return self._decoded(self._ask("PUT", _path(new.name), body=new), Deployment)
 
     def remove(self, name: str) -> None:
-        """Have it forget a deployment."""
+        """Remove a deployment and its history from the server."""
         self._ask("DELETE", _path(name))
 
     def act(self, name: str, command: Command) -> str:
@@ -171,7 +172,7 @@ class RemoteServer(Server):
         return self._decoded(self._ask("POST", _path(name, "action"), body=command), ActionAccepted).uuid
 
     def cancel(self, name: str, uuid: str) -> None:
-        """Stop an action."""
+        """Stop an action; no error when it has ended already."""
         self._ask("POST", _path(name, "actions", uuid, "cancel"))
 
     def actions(self, name: str) -> list[Action]:
@@ -208,7 +209,7 @@ class RemoteServer(Server):
         return self._get(_path(name, "status"), TestbedStatus)
 
     def access(self, name: str) -> list[GuestAccess]:
-        """How its guests are reached."""
+        """How the guests of a deployment are reached."""
         return self._get(_path(name, "access"), list[GuestAccess])
 
     def snapshots(self, name: str, guest: str | None = None) -> list[SnapshotStatus]:
@@ -217,7 +218,7 @@ class RemoteServer(Server):
         return self._get(_path(name, "snapshots"), list[SnapshotStatus], query)
 
     def capture(self, name: str, wanted: Capture) -> PacketStream:
-        """Begin to capture packets."""
+        """Begin to capture packets; they come for as long as the stream is open."""
         from kvmcompose.client.packets import open_stream  # noqa: PLC0415 (most commands capture nothing)
 
         given = {key: value for key, value in msgspec.to_builtins(wanted).items() if value is not None}

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from kvmcompose.client.server import RefusedByServerError
+from kvmcompose.client.errors import RefusedByServerError
 
 #: Sockets of this network namespace (proc(5), "/proc/net/tcp").
 _TABLES = {socket.AF_INET: Path("/proc/net/tcp"), socket.AF_INET6: Path("/proc/net/tcp6")}

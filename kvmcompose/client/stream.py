@@ -9,8 +9,7 @@ import msgspec
 import websocket
 
 from kvmcompose.client.address import CONNECT_SECONDS, Address
-from kvmcompose.client.answers import error_of
-from kvmcompose.client.server import ServerError
+from kvmcompose.client.errors import ServerError, error_of
 from kvmcompose.core.deployment import LogLine
 
 #: So long it is tried to get a lost connection back, in seconds.
@@ -114,7 +113,7 @@ def _open(address: Address, path: str, headers: dict[str, str], ca_file: str | N
             skip_utf8_validation=True,  # it is done when a line is decoded, a thousand times as fast
         )
     except websocket.WebSocketBadStatusException as error:
-        problem = error_of(error.status_code, error.resp_body or b"", address)
+        problem = error_of(error.status_code, error.resp_body or b"", str(address))
         if error.status_code in _COMING_BACK:
             raise _LostError(problem.message) from error
         raise problem from error

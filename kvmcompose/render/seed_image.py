@@ -25,7 +25,7 @@ from pycdlib import dates, headervd, utils
 from kvmcompose.core.artefact import Rendered
 from kvmcompose.core.environment import parse_environment
 from kvmcompose.core.errors import InputError, KvmComposeError
-from kvmcompose.render import CarriedFile, Sources
+from kvmcompose.render.inputs import CarriedFile, Sources
 from kvmcompose.render.seed import CONTEXT, ENVIRONMENT_FILE, KEY_FILE, SeedValues
 
 #: Prints one variable, or sources them all: ``. /etc/nocloud/env.sh``.

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "server"))
 
 from daemon import Daemon
 
-from kvmcompose.client.server import ServerError
+from kvmcompose.client.errors import ServerError
 from kvmcompose.core.deployment import Down, NewDeployment, Phase, Up
 from kvmcompose.effects import process, threads
 from kvmcompose.effects.threads import PER_DEPLOYMENT, Account, UnansweredError, account, in_thread

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from kvmcompose.client.address import Address
-from kvmcompose.client.server import RefusedByServerError, ServerError, connect
+from kvmcompose.client.connect import connect
+from kvmcompose.client.errors import RefusedByServerError, ServerError
 from kvmcompose.client.server_owner import check_port
 
 _LISTEN = """

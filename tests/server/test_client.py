@@ -11,8 +11,9 @@ import pytest
 from stub import TOKEN, StubServer
 
 from kvmcompose.client.address import Address
+from kvmcompose.client.connect import connect
+from kvmcompose.client.errors import RefusedByServerError, ServerError, WrongInputError
 from kvmcompose.client.remote import RemoteServer, read_token
-from kvmcompose.client.server import RefusedByServerError, ServerError, WrongInputError, connect
 from kvmcompose.core.deployment import Exec, NewDeployment, Up
 from kvmcompose.core.errors import RefusedError
 
@@ -132,7 +133,7 @@ def test_answers_that_are_none_are_errors(stub: StubServer) -> None:
 
 def test_the_interface_imports_neither_requests_nor_anything_of_a_server() -> None:
     code = (
-        "import sys, kvmcompose.client.server;"
+        "import sys, kvmcompose.client.connect, kvmcompose.client.action;"
         "print([m for m in ('requests', 'urllib3', 'websocket', 'fastapi', 'uvicorn', 'ssl')"
         " if m in sys.modules])"
     )

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from kvmcompose.client import embedded
-from kvmcompose.client.server import RefusedByServerError, ServerError, connect
+from kvmcompose.client.connect import connect
+from kvmcompose.client.errors import RefusedByServerError, ServerError
 from kvmcompose.core.deployment import ActionState, NewDeployment, Phase, Up
 from kvmcompose.effects import server_places
 
@@ -49,7 +50,7 @@ def test_it_is_there_when_needed_and_goes_when_not(own_place: Path) -> None:
 
 def test_several_who_need_one_at_once_get_the_same(own_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KVM_COMPOSE_SERVER_IDLE", "60")  # the last of them may begin late
-    code = "from kvmcompose.client.server import connect; print(connect().health().pid)"
+    code = "from kvmcompose.client.connect import connect; print(connect().health().pid)"
     starting = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(4)
@@ -73,7 +74,7 @@ def test_threads_that_need_one_at_once_get_the_same(own_place: Path, monkeypatch
 
 _BEGIN_UP = """
 import sys
-from kvmcompose.client.server import connect
+from kvmcompose.client.connect import connect
 from kvmcompose.core.deployment import NewDeployment, Up
 server = connect()
 server.put(NewDeployment("demo", sys.argv[1]))

@@ -16,8 +16,8 @@ from certificate import write_certificate
 from daemon import Daemon
 
 from kvmcompose.client.address import Address
+from kvmcompose.client.errors import RefusedByServerError, ServerError
 from kvmcompose.client.remote import RemoteServer, read_token
-from kvmcompose.client.server import RefusedByServerError, ServerError
 from kvmcompose.core.deployment import ActionState, Down, LogLine, NewDeployment, Phase, Up
 
 Start = Callable[..., Daemon]

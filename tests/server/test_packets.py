@@ -12,9 +12,9 @@ import requests
 from stub import TOKEN, StubServer
 
 from kvmcompose.client.address import Address
+from kvmcompose.client.errors import RefusedByServerError, ServerError, WrongInputError
 from kvmcompose.client.packets import Cutter
 from kvmcompose.client.remote import RemoteServer
-from kvmcompose.client.server import RefusedByServerError, ServerError, WrongInputError
 from kvmcompose.core.deployment import Capture, NewDeployment
 
 

@@ -11,7 +11,7 @@ import websocket
 from stub import TOKEN, StubServer
 
 from kvmcompose.client.address import Address
-from kvmcompose.client.server import RefusedByServerError, ServerError
+from kvmcompose.client.errors import RefusedByServerError, ServerError
 from kvmcompose.core.deployment import ActionState, Exec, LogLine, NewDeployment
 
 NOBODY = "00000000-0000-0000-0000-000000000000"

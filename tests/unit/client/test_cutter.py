@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvmcompose.client.errors import ServerError
 from kvmcompose.client.packets import Cutter
-from kvmcompose.client.server import ServerError
 
 MAGICS = {"<": (0xA1B2C3D4, 0xA1B23C4D), ">": (0xA1B2C3D4, 0xA1B23C4D)}
 

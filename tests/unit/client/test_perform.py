@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from kvmcompose.client.action import perform, replay, watch
-from kvmcompose.client.server import Server, ServerError
+from kvmcompose.client.errors import ServerError
+from kvmcompose.client.remote import RemoteServer
 from kvmcompose.core.deployment import Action, ActionState, Command, Down, Level, LogLine, Step, StepState
 
 UUID = "00000000-0000-4000-8000-000000000001"
@@ -31,7 +32,7 @@ def step(name: str, ended: int | None) -> Step:
     return Step(name=name, stage="start", state=state, started=at(0), ended=end)
 
 
-class Scripted(Server):
+class Scripted(RemoteServer):
     """A server on which an action tells three lines; it ends after them, or when it is cancelled."""
 
     def __init__(self, *, waits: bool = False, deaf: bool = False) -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from golden.memory import TEMPLATES
 from kvmcompose.core.artefact import Rendered
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.render import CarriedFile, Sources, render
+from kvmcompose.render import render
+from kvmcompose.render.inputs import CarriedFile, Sources
 from kvmcompose.render.seed import CONTEXT, KEY_FILE, SeedInterface, SeedValues
 from kvmcompose.render.seed import TEMPLATES as SEED_TEMPLATES
 from kvmcompose.render.seed_image import public_keys

@@ -1,0 +1,67 @@
+"""Finds the server to talk to, and starts one for a user who has none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kvmcompose.client.errors import RefusedByServerError
+from kvmcompose.effects.server_places import socket_path, state_dir, token_path
+
+if TYPE_CHECKING:
+    from kvmcompose.client.remote import RemoteServer
+
+
+def connect(
+    address: str | None = None,
+    *,
+    token_file: str | None = None,
+    ca_file: str | None = None,
+    who: str | None = None,
+    insecure: bool = False,
+) -> RemoteServer:
+    """The server at ``address`` (``unix:/path``, ``http://…``, ``https://…``).
+
+    Without one: KVM_COMPOSE_SERVER in the environment, else the one on this user's usual socket; when none
+    answers there, one is started that ends by itself. ``token_file`` holds the secret of a server that is
+    reached by TCP (KVM_COMPOSE_TOKEN_FILE; for one on this machine that of this user's own server),
+    ``ca_file`` the certificate that vouches for it (KVM_COMPOSE_CA_FILE), ``who`` is how the asker is
+    called. Without TLS the token is given only to a server of this user or of root on this machine, unless
+    ``insecure`` (KVM_COMPOSE_INSECURE). Raises ServerError.
+    """
+    # requests takes longer to import than many a command runs that needs no server
+    from kvmcompose.client.address import Address  # noqa: PLC0415
+    from kvmcompose.client.embedded import ensure  # noqa: PLC0415
+    from kvmcompose.client.remote import RemoteServer, read_token  # noqa: PLC0415
+
+    env = os.environ.get
+    address = address or env("KVM_COMPOSE_SERVER")
+    if not address:
+        state = state_dir()
+        usual = Address(socket=socket_path(state), own=True)
+        ensure(state, usual)
+        return RemoteServer(usual, who=who, revive=lambda: ensure(state, usual))
+    place = Address.parse(address)
+    token = None
+    if place.socket is None:
+        given = token_file or env("KVM_COMPOSE_TOKEN_FILE")
+        own = token_path(state_dir())
+        if given:
+            token = read_token(Path(given).expanduser())
+        elif place.loopback and os.access(own, os.R_OK):
+            token = read_token(own)
+    if (
+        token is not None
+        and not place.tls
+        and not (insecure or env("KVM_COMPOSE_INSECURE", "") not in ("", "0"))
+    ):
+        if not place.loopback:
+            raise RefusedByServerError(
+                f"{place}: without TLS whoever listens on the way learns the token",
+                hint="https://host:port, or --insecure (KVM_COMPOSE_INSECURE=1) if the network is trusted",
+            )
+        place = msgspec.structs.replace(place, own=True)
+    return RemoteServer(place, token=token, ca_file=ca_file or env("KVM_COMPOSE_CA_FILE"), who=who)

@@ -1,0 +1,47 @@
+"""What goes wrong between a client and its server, and the errors that a server's answers report."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kvmcompose.core.deployment import ProblemDetails
+from kvmcompose.core.errors import InputError, KvmComposeError, RefusedError
+
+UNAUTHORIZED = 401
+_WRONG_INPUT = frozenset({400, 413, 415, 422})
+_REFUSED = frozenset({UNAUTHORIZED, 403, 409})
+
+
+class ServerError(KvmComposeError):
+    """The server cannot be reached, or reports an error.
+
+    ``status`` is the HTTP status, None without an answer.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, status: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class RefusedByServerError(ServerError, RefusedError):
+    """Refused before anything was changed: another action runs, permission or a token is missing."""
+
+
+class WrongInputError(ServerError):
+    """The server cannot make sense of the request."""
+
+    exit_code = InputError.exit_code
+
+
+def error_of(status: int, body: bytes, address: str) -> ServerError:
+    """Return the error that an answer of the server on ``address`` reports (RFC 9457)."""
+    try:
+        problem = msgspec.json.decode(body, type=ProblemDetails)
+        message, hint = problem.detail, problem.hint
+    except msgspec.MsgspecError:
+        message, hint = f"the server on {address} answers with HTTP status {status}", None
+    if status == UNAUTHORIZED:
+        message = f"the server on {address} requires its token" if not body else message
+        hint = hint or "give the file that holds it (KVM_COMPOSE_TOKEN_FILE, or --token-file)"
+    kind = WrongInputError if status in _WRONG_INPUT else ServerError
+    return (RefusedByServerError if status in _REFUSED else kind)(message, hint=hint, status=status)
