@@ -1,29 +1,29 @@
-"""Builds the testbed, brings it up, checks it from inside and takes it down: one call of doit.
+"""Build the testbed, bring it up, check it from inside and take it down, with one call of doit.
 
-doit           all of it; the status is 0 when every part of it went well
-doit up        only bring it up, to look around
-doit down      and away with it
+doit           all of it; the status is 0 when everything succeeded
+doit up        only bring it up
+doit down      take it down
 """
 
 import os
 
 from kvmcompose.build.dodo import doit_config, project_tasks
 
-# in this order; a check that fails ends it, but see task_testbed
+# in this order; a failed check ends the run, but see task_testbed
 DOIT_CONFIG = doit_config() | {"default_tasks": ["check", "down", "report"]}
 
 IN_WEB = ["kvm-compose", "exec", "web", "--"]
 
 
 def task_testbed():
-    """What kvm-compose has: generate, up, down and the rest."""
-    # A CI system sets CI. There the testbed goes when doit ends, whatever happened since up was tried;
-    # at your desk a check that failed leaves it up, to look into.
+    """The tasks of kvm-compose: generate, up, down and the others."""
+    # CI systems set CI. There the testbed is taken down when doit ends, even after a failure; at your desk
+    # it stays up after a failed check, so that you can inspect it.
     yield from project_tasks(project_name="ci", down_at_end=bool(os.environ.get("CI")))
 
 
 def task_check():
-    """What the testbed is for: each command in a guest has to succeed."""
+    """The test: each command in a guest must succeed."""
     return {
         "task_dep": ["up"],
         "actions": [
@@ -35,7 +35,7 @@ def task_check():
 
 
 def task_report():
-    """What was done and how long it took."""
+    """The actions and how long they took."""
     return {
         "task_dep": ["down"],
         "actions": ["kvm-compose logs --list --json >actions.json"],

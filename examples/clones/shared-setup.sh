@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs once, on the golden image: what takes long is done once for all clones.
+# Runs once, on the golden image: put slow steps here, as they then run once for all clones.
 set -euo pipefail
 
 apt-get update

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs once on worker-0 and worker-1: an iperf3 server from every boot on.
+# Runs once on worker-0 and worker-1: starts an iperf3 server at every boot.
 set -euo pipefail
 
 cat >/etc/systemd/system/iperf3.service <<'UNIT'

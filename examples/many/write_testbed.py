@@ -3,7 +3,7 @@
 
     ./write_testbed.py --guests 200 --bridges 8 >kvm-compose.yaml
 
-A testbed that follows a rule is best written by a program: YAML has no loops, and needs none.
+For a regular testbed use a program: YAML has no loops, and needs none.
 """
 
 import argparse

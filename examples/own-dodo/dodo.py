@@ -1,4 +1,4 @@
-"""Tasks of kvm-compose, and one of our own that uses what they make."""
+"""The tasks of kvm-compose, and one of our own that uses their files."""
 
 import csv
 from pathlib import Path
@@ -17,7 +17,7 @@ def task_testbed():
 
 
 def task_macs():
-    """A table of the guests' hardware addresses, for the lab's inventory."""
+    """A table of the guests' hardware addresses, for an inventory."""
     return {
         # targets of kvm-compose's tasks: doit builds them first, and runs this task when they change
         "file_dep": DOMAINS,

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs on the client at the end of every `up`: asks the server, which the testbed's DNS knows by name.
+# Runs on the client at the end of every `up`: fetches a page from the server, whose name the testbed's DNS resolves.
 set -euo pipefail
 
 read -r url </etc/nocloud/context/url

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs once on the server: a web page that greets, served again after every boot.
+# Runs once on the server: serves a greeting as a web page, from every boot on.
 set -euo pipefail
 
 greeting=$(/etc/nocloud/env.sh GREETING)
