@@ -11,7 +11,6 @@ import os
 import resource
 import signal
 import struct
-import subprocess
 import sys
 import threading
 import weakref
@@ -21,6 +20,7 @@ from typing import IO, Any
 import msgspec
 
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.effects.process import Helper
 from kvmcompose.render.templates import OWN_HINT, Templates, refers
 
 #: Processor time for one text, in seconds; one of ours takes a thousandth.
@@ -46,7 +46,7 @@ class ConfinedTemplates(Templates):
         super().__init__(texts)
         self._own = own
         self._guard = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Helper | None = None
         self._pid = os.getpid()
         self._refused: dict[str, str] = {}
 
@@ -79,14 +79,11 @@ class ConfinedTemplates(Templates):
         if self._pid != os.getpid():  # forked: two of us would read each other's answers
             self._process, self._pid = None, os.getpid()
         process = self._process or self._start()
-        assert process.stdin is not None  # noqa: S101 (a pipe)
-        assert process.stdout is not None  # noqa: S101 (a pipe)
         try:
             _send(process.stdin, request)
             return msgspec.msgpack.decode(_receive(process.stdout), type=_Answer)
         except (OSError, EOFError, msgspec.MsgspecError):
-            process.kill()
-            status = process.wait()
+            status = process.end()
             self._process = None
             why = (
                 f"it takes more than {CPU_SECONDS} s"
@@ -98,30 +95,12 @@ class ConfinedTemplates(Templates):
             self._refused[name] = f"templates/{name}: {why}"
             return _Answer(trouble=self._refused[name])
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for us to act on
-        )
-        assert process.stdin is not None  # noqa: S101 (a pipe)
-        weakref.finalize(self, _end, process)
+    def _start(self) -> Helper:
+        process = Helper([sys.executable, "-P", "-m", __name__])
+        weakref.finalize(self, process.end)
         _send(process.stdin, msgspec.msgpack.encode(self._texts))
         self._process = process
         return process
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            try:
-                pipe.close()
-            except OSError:  # it was in the middle of a request
-                continue
 
 
 def _send(pipe: IO[bytes], message: bytes) -> None:

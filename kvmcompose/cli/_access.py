@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
-import sys
 from typing import TYPE_CHECKING
 
 from kvmcompose.core.errors import KvmComposeError
@@ -78,15 +75,8 @@ def _path(path: str) -> str:
 
 
 def become(argv: Sequence[str], console: Console) -> NoReturn:
-    """Let another program take the place of this one: the terminal, signals and the exit status are its own.
+    """See ``effects.process.become``; shows the command first."""
+    from kvmcompose.effects import process
 
-    Raises RefusedError when it is not installed.
-    """
-    from kvmcompose.effects.process import find_program
-
-    program = find_program(argv[0])
     console.detail(f"$ {shlex.join(argv)}")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # which Python ignores, and the program would, too
-    os.execv(program, [*argv])  # noqa: S606 (an argv list, as everywhere)
+    process.become(argv)

@@ -139,10 +139,10 @@ def _wanted(arguments: argparse.Namespace) -> Capture:
 @contextmanager
 def _output(path: str | None) -> Iterator[IO[bytes]]:
     """Where packets go. Raises KvmComposeError for a file that cannot be written."""
-    from kvmcompose.effects.feed import fed
+    from kvmcompose.effects.process import feed
 
     if path is None:
-        with fed(_PRINTER) as printer:
+        with feed(_PRINTER) as printer:
             yield printer
     elif path == "-":
         yield sys.stdout.buffer

@@ -10,8 +10,8 @@ from shutil import disk_usage
 
 from kvmcompose.client.address import Address
 from kvmcompose.client.errors import RefusedByServerError, ServerError
-from kvmcompose.effects.detached import Detached
 from kvmcompose.effects.environment import is_on
+from kvmcompose.effects.process import Detached
 from kvmcompose.effects.server_places import embedded_log, lock_path, missing_modules
 
 #: How long a server may take to listen, in seconds.

@@ -8,14 +8,12 @@ of their own (FUSE) cannot hold it up; whoever sends nothing for some time is gi
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
 import os
 import pwd
 import select
-import subprocess
 import sys
 import threading
 import time
@@ -26,6 +24,7 @@ import msgspec
 
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects import _reader
+from kvmcompose.effects.process import Helper
 
 #: How long a file may take to give the next piece, in seconds.
 _SECONDS = 10.0
@@ -66,8 +65,8 @@ class OwnerFiles:
         self.uid = uid
         self._words = [str(uid), str(gid), ",".join(map(str, groups))]
         self._guard = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._stuck: list[subprocess.Popen[bytes]] = []
+        self._process: Helper | None = None
+        self._stuck: list[Helper] = []
         self._rest = b""
         self._digests: dict[str, tuple[Seen, str]] = {}
 
@@ -146,7 +145,6 @@ class OwnerFiles:
 
     def _ask(self, what: str, path: Path, limit: int) -> Seen:
         process = self._started()
-        assert process.stdin is not None  # noqa: S101 (it is a pipe)
         line = json.dumps({"do": what, "path": str(path), "limit": limit}).encode() + b"\n"
         try:
             process.stdin.write(line)
@@ -168,21 +166,17 @@ class OwnerFiles:
             raise OSError(errno.EINVAL, f"it is no regular file ({answer.get('kind')})", str(path))
         raise OSError(number, os.strerror(number), str(path))
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._process.poll() is None:
+    def _started(self) -> Helper:
+        if self._process is not None and not self._process.has_ended():
             return self._process
         self._give_up()
-        self._stuck = [each for each in self._stuck if each.poll() is None]
+        self._stuck = [each for each in self._stuck if not each.has_ended()]
         if len(self._stuck) >= _MOST_STUCK:
             raise OSError(errno.EBUSY, f"files of {self.name} that were asked for before give no answer")
-        self._process = subprocess.Popen(
+        self._process = Helper(
             [sys.executable, "-I", "-S", str(Path(_reader.__file__)), *self._words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
             cwd="/",
-            start_new_session=True,
         )
         if json.loads(self._line()) != "ready":
             self._give_up()
@@ -209,7 +203,7 @@ class OwnerFiles:
 
     def _more(self) -> bytes:
         process = self._process
-        if process is None or process.stdout is None:
+        if process is None:
             raise OSError(errno.EIO, "the reader has ended")
         handle = process.stdout.fileno()
         poll = select.poll()
@@ -225,14 +219,5 @@ class OwnerFiles:
 
     def _give_up(self) -> None:
         process, self._process, self._rest = self._process, None, b""
-        if process is None:
-            return
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        try:
-            process.wait(0.5)
-        except subprocess.TimeoutExpired:  # the kernel waits for a file system
+        if process is not None and process.end(0.5) is None:
             self._stuck.append(process)

@@ -1,7 +1,11 @@
-"""The one door to other programs. Commands are argv lists, never shell strings."""
+"""Start programs; no other module does so, except ``hosts.local``, which is asynchronous.
+
+Commands are argv lists, never shell strings.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import selectors
@@ -9,9 +13,12 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO, NoReturn
 
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 
@@ -30,13 +37,13 @@ _PACKAGES = {
 
 #: What a program may print, in bytes; as on the server.
 MOST_OUTPUT = 1 << 26
-#: What is kept of standard error, in bytes: the last.
+#: What is kept of standard error, in bytes: the end.
 _COMPLAINTS = 1 << 16
 _CHUNK = 1 << 16
 
 
 class ProcessError(KvmComposeError):
-    """A program ended with a status other than 0, or ran out of time."""
+    """A program ended with a status other than 0, or exceeded its time or output limit."""
 
     def __init__(self, argv: Sequence[str], message: str, *, status: int | None, stderr: str) -> None:
         last = stderr.strip().splitlines()[-1:] or ["(it printed nothing)"]
@@ -47,9 +54,9 @@ class ProcessError(KvmComposeError):
 
 
 def find_program(name: str) -> str:
-    """The full path of a program.
+    """Return the full path of a program.
 
-    Raises RefusedError when it is not installed, with the Debian package that has it.
+    Raises RefusedError, with the Debian package that has it, when it is not installed.
     """
     found = shutil.which(name)
     if found is None:
@@ -68,11 +75,11 @@ def run(
     stdin: bytes | None = None,
     check: bool = True,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a program to its end and return what it printed.
+    """Run a program to its end and return its output; of standard error only the last ``_COMPLAINTS`` bytes.
 
-    ``timeout`` is in seconds; the program and its children are killed when it has passed.
-    Of standard error the last is kept. Raises ProcessError when it fails (unless ``check=False``) or prints
-    more than ``MOST_OUTPUT``, RefusedError when it is not installed.
+    ``env`` adds to the environment. After ``timeout`` seconds the program and its children are killed. Raises
+    RefusedError when the program is not installed, ProcessError when it exceeds the timeout, prints more than
+    ``MOST_OUTPUT`` or, unless ``check=False``, fails.
     """
     command = [find_program(argv[0]), *argv[1:]]
     log.debug("$ %s", shlex.join(argv))
@@ -103,14 +110,142 @@ def run(
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
+@contextlib.contextmanager
+def feed(argv: Sequence[str]) -> Iterator[IO[bytes]]:
+    """Run a program that prints to our standard output, and yield its standard input.
+
+    At its end the block waits for the program, which Ctrl-C does not reach. Raises RefusedError when
+    it is not installed, ProcessError when it fails, BrokenPipeError when its output is no longer read.
+    """
+    command = [find_program(argv[0]), *argv[1:]]
+    log.debug("$ %s", shlex.join(argv))
+    sys.stdout.flush()
+    with (
+        tempfile.TemporaryFile() as complaints,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stderr=complaints, start_new_session=True
+        ) as process,
+    ):
+        assert process.stdin is not None  # noqa: S101 (it is a pipe)
+        broken: BrokenPipeError | None = None
+        try:
+            yield process.stdin
+            process.stdin.close()
+        except BrokenPipeError as error:
+            broken = error
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+        status = process.wait()
+        complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - _COMPLAINTS))
+        stderr = complaints.read().decode(errors="replace")
+        if status > 0 and "Broken pipe" not in stderr:
+            raise ProcessError(argv, f"{argv[0]} failed with status {status}", status=status, stderr=stderr)
+        if broken is not None or status != 0:
+            raise broken or BrokenPipeError
+
+
+def become(argv: Sequence[str]) -> NoReturn:
+    """Replace this process by a program, which takes over the terminal, signals and the exit status.
+
+    Raises RefusedError when it is not installed.
+    """
+    program = find_program(argv[0])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and the program would inherit that
+    os.execv(program, [*argv])  # noqa: S606 (an argv list, as everywhere)
+
+
+class Helper:
+    """A child that answers on ``stdout`` what it is asked on ``stdin``; its standard error is discarded."""
+
+    def __init__(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None
+    ) -> None:
+        """Start it. ``env`` replaces the environment. Raises OSError."""
+        self._process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,  # Ctrl-C is for us to handle
+        )
+        assert self._process.stdin is not None  # noqa: S101 (a pipe, as is the next)
+        assert self._process.stdout is not None  # noqa: S101
+        self.stdin, self.stdout = self._process.stdin, self._process.stdout
+
+    @property
+    def pid(self) -> int:
+        """The process number."""
+        return self._process.pid
+
+    def has_ended(self) -> bool:
+        """Whether the program has ended."""
+        return self._process.poll() is not None
+
+    def end(self, seconds: float | None = None) -> int | None:
+        """Kill the program and close its pipes.
+
+        Returns its exit status (negative: the signal that ended it), or None if after ``seconds`` it has not
+        ended, as happens while the kernel waits for a file system.
+        """
+        self._process.kill()
+        for pipe in (self.stdin, self.stdout):
+            with contextlib.suppress(OSError):  # unsent data
+                pipe.close()
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+
+class Detached:
+    """A program in a session of its own, which outlives us: neither Ctrl-C nor a closed terminal ends it.
+
+    Unlike a ``subprocess.Popen`` it may be abandoned.
+    """
+
+    def __init__(self, argv: Sequence[str], output: Path) -> None:
+        """Start it, its output appended to ``output``, which only its owner can read. Raises OSError."""
+        handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            self.pid = os.posix_spawn(
+                argv[0],
+                list(argv),
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, handle, 1),
+                    (os.POSIX_SPAWN_DUP2, handle, 2),
+                ],
+                setsid=True,
+            )
+        finally:
+            os.close(handle)
+        self._status: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit status (negative: the signal that ended it), or None while the program runs."""
+        if self._status is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # already waited for elsewhere
+                self._status = 0
+            else:
+                self._status = os.waitstatus_to_exitcode(status) if pid else None
+        return self._status
+
+
 class _TooMuchError(Exception):
-    """A program prints without end."""
+    """A program printed more than MOST_OUTPUT."""
 
 
 def _communicate(
     process: subprocess.Popen[bytes], stdin: bytes | None, timeout: float | None
 ) -> tuple[bytes, bytes]:
-    """As ``Popen.communicate``, which collects all that is printed: raises _TooMuchError instead."""
+    """Like ``Popen.communicate``, but limited: raises _TooMuchError for more than MOST_OUTPUT."""
     end = None if timeout is None else time.monotonic() + timeout
     given = memoryview(stdin or b"")
     printed, complaints = bytearray(), bytearray()
@@ -144,7 +279,7 @@ def _communicate(
 
 
 def _write(pipe: int, given: memoryview) -> int:
-    """How much of its input a program took; all of it, if it does not want any more."""
+    """Write to a program. Returns how many bytes it took: all if it has closed its standard input."""
     try:
         return os.write(pipe, given[:_CHUNK])
     except BlockingIOError:
@@ -154,7 +289,7 @@ def _write(pipe: int, given: memoryview) -> int:
 
 
 def _left(process: subprocess.Popen[bytes], end: float | None) -> float | None:
-    """The seconds that are left. Raises TimeoutExpired when none are."""
+    """Return the remaining seconds. Raises TimeoutExpired when there are none."""
     if end is None:
         return None
     left = end - time.monotonic()
