@@ -1,4 +1,8 @@
-"""What a host that is not the main host has been sent."""
+"""Where a host keeps what it was sent: blobs by their SHA-256, and the files of projects.
+
+The main host needs no such store, because the project folder itself is there; but the server keeps one there
+for projects of users who are not administrators.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,18 @@ from typing import Protocol
 
 import msgspec
 
-#: Where a project lies on a host that is not the main host; below it, mirrored, what its guests need.
+#: Holds the project folders on a host that is not the main host; each mirrors what guests there need.
 HOSTED = Path("/var/lib/kvm-compose/.hosted")
-
+#: Holds the blobs.
 STORE = Path("/var/lib/kvm-compose/.store")
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host has: contents by their SHA-256, and files of a project that were delivered and are there,
-    with the digest of what was delivered (empty when nobody knows). ``parts`` are contents that are on
-    their way, with the space they take; ``room`` is free space. In bytes.
+    """What a host has, in bytes where it is a size.
+
+    ``stored`` are digests of blobs, ``parts`` those in transfer, with the space that they take. ``delivered``
+    maps existing files of the project to the digests of what was delivered (empty if unknown). ``room`` is
+    free space.
     """
 
     stored: frozenset[str] = frozenset()
@@ -27,42 +33,40 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Blob(msgspec.Struct, frozen=True):
-    """A file here, and the SHA-256 of what is in it."""
+    """A local file, and the SHA-256 of its content."""
 
     digest: str
     source: Path
 
 
 class BlobStore(Protocol):
-    """What a host that is not the main host has been sent: contents by their SHA-256, and projects' files.
+    """The store of one host. A blob is sent once, whatever the number of guests and projects that need it.
 
-    Contents are sent once, whatever the number of guests and projects that need them. ``home`` tells whose
-    project it is: two main hosts may know different projects by one name. Paths in a project are relative.
+    ``home`` names the main host and folder of a project: two main hosts may have different projects of the
+    same name. Paths in a project are relative. ``progress`` is called with the number of bytes of each piece.
     """
 
-    async def look(self, project: str, home: str) -> Inventory:
-        """What is there. Raises DriverError when the host cannot be reached, lacks a program or rights, or
-        keeps the project of another main host under this name.
+    async def inspect(self, project: str, home: str) -> Inventory:
+        """Return what the host has. Raises DriverError when the host cannot be reached, lacks a program or
+        rights, or has a project of this name that belongs to another main host.
         """
 
     async def open(self, project: str, home: str) -> None:
-        """Make the project's folder (in HOSTED), unless it is there."""
+        """Create the project's folder (in HOSTED), unless it exists."""
 
-    async def store(self, digest: str, source: Path, told: Callable[[int], None]) -> None:
-        """Send a content. It goes on where an attempt before was cut off, and waits for a host that is lost
-        on the way to come back, for a while; it is there, whole and checked, or not at all.
-
-        ``told`` is told the number of bytes of each piece that was sent.
+    async def store(self, digest: str, source: Path, progress: Callable[[int], None]) -> None:
+        """Send a blob. The transfer resumes where an earlier one was interrupted, and waits for a while for a
+        host that is lost meanwhile. Afterwards the blob is complete and verified, or not there at all.
         """
 
     async def link(self, project: str, links: Mapping[str, str]) -> None:
-        """Have paths of the project lead to stored contents: path -> digest."""
+        """Make paths of the project links to stored blobs: path -> digest."""
 
-    async def put(self, project: str, files: Mapping[str, Blob], told: Callable[[int], None]) -> None:
-        """Send files that are the project's own, by path, each in the place of any that is there."""
+    async def put(self, project: str, files: Mapping[str, Blob], progress: Callable[[int], None]) -> None:
+        """Send files that are the project's own, by path, and replace what is there."""
 
     async def check_images(self, project: str, paths: Collection[str]) -> None:
-        """Raises DriverError when one of these files is an image that names a file that is none of them."""
+        """Raise DriverError when one of these files is an image that refers to a file not among them."""
 
     async def clear(self, project: str) -> None:
-        """Remove the project's folder, and stored contents that were made for it and no other needs."""
+        """Remove the project's folder, and the blobs that were made for it and that nothing else needs."""

@@ -37,7 +37,7 @@ class FakeDisk(msgspec.Struct):
 
 
 class World(msgspec.Struct):
-    """All there is on one fake host. ``depot``: what was sent to it, by content; ``delivered``: by path.
+    """All there is on one fake host. ``blobs``: what was sent to it, by digest; ``delivered``: by path.
 
     ``subnets``: those that it is in itself, each with its interface.
     """
@@ -49,7 +49,7 @@ class World(msgspec.Struct):
     subnets: dict[str, str] = {}
     projects: dict[str, str] = {}
     disks: dict[str, FakeDisk] = {}
-    depot: dict[str, int] = {}
+    blobs: dict[str, int] = msgspec.field(name="depot", default_factory=dict)
     delivered: dict[str, dict[str, str]] = {}
     homes: dict[str, str] = {}
 
@@ -125,14 +125,14 @@ class FakeBlobStore:
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
 
-    async def look(self, project: str, home: str) -> Inventory:
+    async def inspect(self, project: str, home: str) -> Inventory:
         """What has come."""
         await self._host.call("look", project)
         world = self._host.world
         if world.homes.get(project, home) != home:
             raise DriverError(f"{project} is another main host's")
         return Inventory(
-            stored=frozenset(world.depot), delivered=dict(world.delivered.get(project, {})), room=1 << 50
+            stored=frozenset(world.blobs), delivered=dict(world.delivered.get(project, {})), room=1 << 50
         )
 
     async def open(self, project: str, home: str) -> None:
@@ -142,12 +142,12 @@ class FakeBlobStore:
         self._host.world.delivered.setdefault(project, {})
         self._host.keep()
 
-    async def store(self, digest: str, source: Path, told: Callable[[int], None]) -> None:
+    async def store(self, digest: str, source: Path, progress: Callable[[int], None]) -> None:
         """Count it."""
         await self._host.call("store", source.name)
         size = source.stat().st_size  # noqa: ASYNC240 (a fake may)
-        told(size)
-        self._host.world.depot[digest] = size
+        progress(size)
+        self._host.world.blobs[digest] = size
         self._host.keep()
 
     async def link(self, project: str, links: Mapping[str, str]) -> None:
@@ -156,12 +156,12 @@ class FakeBlobStore:
         self._host.world.delivered[project].update(links)
         self._host.keep()
 
-    async def put(self, project: str, files: Mapping[str, Blob], told: Callable[[int], None]) -> None:
+    async def put(self, project: str, files: Mapping[str, Blob], progress: Callable[[int], None]) -> None:
         """Note them; a disk is a new one."""
-        for path, content in files.items():
+        for path, blob in files.items():
             await self._host.call("put", path)
-            told(content.source.stat().st_size)
-            self._host.world.delivered[project][path] = content.digest
+            progress(blob.source.stat().st_size)
+            self._host.world.delivered[project][path] = blob.digest
             self._host.world.disks.pop(path.rpartition("/")[2], None)
             self._host.keep()
 

@@ -1,7 +1,7 @@
-"""What a root's server is sent by a member on its own machine: read with the member's rights, kept as root's.
+"""Blobs on the main host, for a user who is no administrator: read with that user's rights, kept as root's.
 
-The tree is that of a host that is not the main host (``depot``). libvirt and qemu-img open what is in it, and
-a member makes no link there. What was delivered is looked at in the tree, where it cannot change any more.
+The tree is that of any other host (``remote_blobs``). libvirt and qemu-img open what is in it, and the user
+can create no link there. Images are checked in the tree, where they cannot change any more.
 """
 
 from __future__ import annotations
@@ -16,31 +16,30 @@ from pathlib import Path
 
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.owner_files import OwnerFiles
+from kvmcompose.hosts.blob_commands import PRIVATE
 from kvmcompose.hosts.blob_store import HOSTED, STORE, Blob
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.remote_blobs import RemoteBlobStore
 from kvmcompose.images.qcow2 import read_header
 
-_PRIVATE = ".kvm-compose"
-
 
 class LocalBlobStore(RemoteBlobStore):
     """See ``BlobStore``."""
 
     def __init__(
-        self, machine: CommandRunner, files: OwnerFiles, hosted: Path = HOSTED, store: Path = STORE
+        self, runner: CommandRunner, files: OwnerFiles, hosted: Path = HOSTED, store: Path = STORE
     ) -> None:
-        super().__init__(machine, hosted, store)
+        super().__init__(runner, hosted, store)
         self._files = files
 
     async def open(self, project: str, home: str) -> None:
         """Everything is root's; others may pass through folders, and list none."""
-        await asyncio.to_thread(self._open, self._folder(project), home)
+        await asyncio.to_thread(self._open, self._once.folder(project), home)
 
     def _open(self, folder: Path, home: str) -> None:
         self._hosted.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        private = folder / _PRIVATE
+        private = folder / PRIVATE
         for each in (self._hosted, self._store, folder, private, private / "consoles", folder / "artefacts"):
             if each.is_symlink():
                 raise DriverError(f"{each} is a link", hint=f"rm {each}")
@@ -52,43 +51,44 @@ class LocalBlobStore(RemoteBlobStore):
         staged.write_text(home)
         staged.replace(private / "home")
 
-    async def store(self, digest: str, source: Path, told: Callable[[int], None]) -> None:
-        """Copy it, unless it is there."""
-        async with self._sending[digest]:
-            if not await self._is_stored(digest):
-                goal = self._content(digest)
-                told(await self._copy(Blob(digest, source), self._store, goal, 0o444))
-
-    async def put(self, project: str, files: Mapping[str, Blob], told: Callable[[int], None]) -> None:
-        """Those that are there go first: a note of what is not there counts for nothing."""
-        folder = self._folder(project)
-        goals = {path: self._inside(folder, path) for path in files}
+    async def put(self, project: str, files: Mapping[str, Blob], progress: Callable[[int], None]) -> None:
+        """Copy files. Existing ones are removed first: a record without a file counts for nothing."""
+        folder = self._once.folder(project)
+        targets = {path: self._once.inside(folder, path) for path in files}
         async with self._noting:
-            noted = await self._notes(folder)
-            for goal in goals.values():
-                await asyncio.to_thread(goal.unlink, missing_ok=True)
-            after = noted | {path: content.digest for path, content in files.items()}
-            await self._write_notes(folder, after)
-        for path, content in files.items():
-            # libvirt gives QEMU's user what it needs
-            told(await self._copy(content, folder / _PRIVATE, goals[path], 0o600))
+            noted = await self._once.notes(folder)
+            for target in targets.values():
+                await asyncio.to_thread(target.unlink, missing_ok=True)
+            after = noted | {path: blob.digest for path, blob in files.items()}
+            await self._once.write_notes(folder, after)
+        for path, blob in files.items():
+            # libvirt gives QEMU's user access
+            await self._send(blob, targets[path], 0o600, progress)
 
-    async def _copy(self, content: Blob, staging: Path, goal: Path, mode: int) -> int:
-        staged = staging / f"{uuid.uuid4().hex}.incoming"
+    async def _send(
+        self,
+        blob: Blob,
+        target: Path,
+        mode: int,
+        progress: Callable[[int], None],
+        *,
+        shared: bool = False,  # noqa: ARG002 (everything here is root's)
+    ) -> None:
+        staged = self._once.part(blob.digest, target).with_name(f"{uuid.uuid4().hex}.incoming")
         try:
-            return await asyncio.to_thread(self._take, content, staged, goal, mode)
+            progress(await asyncio.to_thread(self._copy, blob, staged, target, mode))
         except OSError as error:
             raise DriverError(
-                f"cannot read {content.source} with the rights of {self._files.name}: {error.strerror}",
+                f"cannot read {blob.source} with the rights of {self._files.name}: {error.strerror}",
                 hint="is it theirs, and no link to what they may not read?",
             ) from error
 
-    def _take(self, content: Blob, staged: Path, goal: Path, mode: int) -> int:
+    def _copy(self, blob: Blob, staged: Path, target: Path, mode: int) -> int:
         found, at, sent = hashlib.sha256(), 0, 0
         try:
             with staged.open("xb") as file:
                 os.fchmod(file.fileno(), 0o600)
-                for offset, data in self._files.pieces(content.source):
+                for offset, data in self._files.pieces(blob.source):
                     while at < offset:
                         step = min(offset - at, 1 << 20)
                         found.update(bytes(step))
@@ -102,17 +102,17 @@ class LocalBlobStore(RemoteBlobStore):
                 file.flush()
                 os.fsync(file.fileno())
                 os.fchmod(file.fileno(), mode)
-            if found.hexdigest() != content.digest:
-                raise DriverError(f"{content.source} changed while it was read", hint="kvm-compose up, again")
-            goal.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-            staged.replace(goal)
+            if found.hexdigest() != blob.digest:
+                raise DriverError(f"{blob.source} changed while it was read", hint="kvm-compose up, again")
+            target.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+            staged.replace(target)
         finally:
             staged.unlink(missing_ok=True)
         return sent
 
     async def check_images(self, project: str, paths: Collection[str]) -> None:
         """What QEMU would open because an image names it must be the project's own. Raises DriverError."""
-        await asyncio.to_thread(check_images, self._folder(project), paths)
+        await asyncio.to_thread(check_images, self._once.folder(project), paths)
 
 
 def check_images(tree: Path, paths: Collection[str]) -> None:

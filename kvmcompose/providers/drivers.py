@@ -25,7 +25,7 @@ from kvmcompose.providers.ovs.interface import Switches
 class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be driven on one host.
 
-    The main host has no ``depot``, as all files are its own, unless they are a member's (``Drivers.host``).
+    The main host has no ``blobs``, as all files are its own, unless they are a member's (``Drivers.host``).
     """
 
     name: str
@@ -34,7 +34,7 @@ class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
     links: Links
     disks: Disks
     captures: Captures
-    depot: BlobStore | None = None
+    blobs: BlobStore | None = None
 
 
 class Drivers(Protocol):

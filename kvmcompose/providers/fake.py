@@ -38,7 +38,7 @@ class FakeDrivers(Worlds):
             links=FakeLinks(fake),
             disks=FakeDisks(fake),
             captures=FakeCaptures(fake),
-            depot=None if host.is_main_host and member is None else FakeBlobStore(fake),
+            blobs=None if host.is_main_host and member is None else FakeBlobStore(fake),
         )
 
     def shell(self) -> FakeShell:

@@ -51,8 +51,8 @@ class RealDrivers:
         if key not in self._hosts:
             if host.is_main_host:
                 machine = LocalRunner(host.name)
-                depot = LocalBlobStore(machine, member) if member is not None else None
-                drivers = _drive(machine, Libvirt(host.libvirt, machine), depot)
+                blobs = LocalBlobStore(machine, member) if member is not None else None
+                drivers = _drive(machine, Libvirt(host.libvirt, machine), blobs)
             else:
                 drivers = self._elsewhere(host, member)
             self._hosts[key] = drivers
@@ -92,7 +92,7 @@ class RealDrivers:
             self._folder.cleanup()
 
 
-def _drive(machine: CommandRunner, hypervisor: Libvirt, depot: RemoteBlobStore | None) -> HostDrivers:
+def _drive(machine: CommandRunner, hypervisor: Libvirt, blobs: RemoteBlobStore | None) -> HostDrivers:
     return HostDrivers(
         name=machine.name,
         hypervisor=hypervisor,
@@ -100,7 +100,7 @@ def _drive(machine: CommandRunner, hypervisor: Libvirt, depot: RemoteBlobStore |
         links=IpLinks(machine),
         disks=HostDisks(machine),
         captures=TcpdumpCaptures(machine, OvsMirrors(machine)),
-        depot=depot,
+        blobs=blobs,
     )
 
 

@@ -39,14 +39,14 @@ from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.providers.iplink.driver import parse_routes
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.orchestrator import Orchestrator
-from kvmcompose.server.orchestrator.network import Network
-from kvmcompose.server.orchestrator.testbed import Testbed
+from kvmcompose.server.orchestrator.network import NetworkSetup
+from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 from kvmcompose.server.people import Person, Role
 from kvmcompose.server.store import Store
 
 if TYPE_CHECKING:
     from kvmcompose.server.orchestrator.context import Context
-    from kvmcompose.server.orchestrator.testbed import Guest
+    from kvmcompose.server.orchestrator.testbed import LoadedGuest
 
 YAML = """\
 machines:
@@ -184,13 +184,13 @@ def checked(server: Server, folder: Path, subnet: str, role: Role) -> None:
     owner = Person(name="mallory", role=role, uid=61_001)
     context: Context = SimpleNamespace(owner=owner, project="lab")  # type: ignore[assignment]
     host = server.drivers.host(testbed.main_host)
-    network = Network(context, testbed, None, {"one": host})  # type: ignore[arg-type]
+    network = NetworkSetup(context, testbed, None, {"one": host})  # type: ignore[arg-type]
     asyncio.run(network.check("one", host))
 
 
-def read_testbed_of(folder: Path, subnet: str) -> Testbed:
+def read_testbed_of(folder: Path, subnet: str) -> LoadedTestbed:
     """The testbed with all addresses moved to another subnet."""
-    testbed = Testbed(folder, (folder / "state.json").read_bytes())
+    testbed = LoadedTestbed(folder, (folder / "state.json").read_bytes())
     network = msgspec.structs.replace(testbed.wiring.network, subnet=subnet)
     testbed.wiring = msgspec.structs.replace(testbed.wiring, network=network)
     return testbed
@@ -228,8 +228,8 @@ def test_routes_are_read_as_ip_prints_them() -> None:
 # -- XML
 
 
-def hostile(testbed: Testbed, name: str, before: str, after: str) -> list[str]:
-    guest: Guest = testbed.guests[name]
+def hostile(testbed: LoadedTestbed, name: str, before: str, after: str) -> list[str]:
+    guest: LoadedGuest = testbed.guests[name]
     assert guest.run is not None
     xml = testbed.read(guest.run.domain_xml)
     assert before in xml
@@ -261,8 +261,8 @@ def test_what_xml_may_not_say(bench: Bench, before: str, after: str) -> None:
     assert hostile(testbed, "a", before, after)
 
 
-def read_testbed_here(bench: Bench) -> Testbed:
-    return Testbed(bench.folder, (bench.folder / "state.json").read_bytes())
+def read_testbed_here(bench: Bench) -> LoadedTestbed:
+    return LoadedTestbed(bench.folder, (bench.folder / "state.json").read_bytes())
 
 
 def test_what_is_built_may(bench: Bench) -> None:

@@ -123,7 +123,7 @@ def seen(lab: Lab) -> dict[str, object]:
 def assert_clean(lab: Lab) -> None:
     """Nothing is left on any host but disks and, where they were sent to, contents and files."""
     for name, world in lab.drivers.worlds.items():
-        kept = World(disks=world.disks, depot=world.depot, delivered=world.delivered, homes=world.homes)
+        kept = World(disks=world.disks, blobs=world.blobs, delivered=world.delivered, homes=world.homes)
         assert msgspec.to_builtins(world) == msgspec.to_builtins(kept), name
 
 
@@ -143,7 +143,7 @@ def calls_of(lab: Lab, command: Up | Down) -> list[str]:
 def forget_contents(lab: Lab) -> None:
     """Contents outlive a purge; have them sent the next time, too."""
     for world in lab.drivers.worlds.values():
-        world.depot.clear()
+        world.blobs.clear()
     lab.drivers.keep()
 
 
@@ -188,8 +188,8 @@ def test_a_content_is_sent_to_each_host_once(labs: Lab) -> None:
     for name in ("two", "three"):
         stores = [call for call in labs.drivers.calls if call.startswith(f"{name}/store:")]
         assert len(stores) == len(set(stores)) == 2
-        assert len(labs.drivers.worlds[name].depot) == 2
-    assert labs.drivers.worlds[""].depot == {}
+        assert len(labs.drivers.worlds[name].blobs) == 2
+    assert labs.drivers.worlds[""].blobs == {}
 
 
 def test_twenty_clones_are_sent_one_golden_image(labs: Lab) -> None:
@@ -203,8 +203,8 @@ def test_twenty_clones_are_sent_one_golden_image(labs: Lab) -> None:
     for name in ("two", "three"):
         assert len([call for call in labs.drivers.calls if call.startswith(f"{name}/store:")]) == 2
         world = labs.drivers.worlds[name]
-        linked = {digest for path, digest in world.delivered["lab"].items() if digest in world.depot}
-        assert linked == world.depot.keys()
+        linked = {digest for path, digest in world.delivered["lab"].items() if digest in world.blobs}
+        assert linked == world.blobs.keys()
 
 
 def test_only_what_was_built_anew_is_sent_again(labs: Lab) -> None:
@@ -240,7 +240,7 @@ def test_a_disk_built_anew_does_not_overwrite_data(labs: Lab) -> None:
     action = labs.do(Up())
     assert action.refused
     assert [fault.message for fault in action.faults] == [
-        "two: the disks of db were built anew, and hold data"
+        "two: the disks of db were rebuilt, and those on the host have data"
     ]
     assert "--provision" in (action.faults[0].hint or "")
     assert {verb(call) for call in labs.drivers.calls} <= LOOKING
@@ -498,7 +498,7 @@ def test_a_host_that_goes_away_while_it_is_sent_something_does_not_stop_the_othe
     action = labs.do(Up())
     assert action.state is ActionState.FAILED
     assert {fault.host for fault in action.faults} == {"two"}
-    assert len(labs.drivers.worlds["three"].depot) == 2
+    assert len(labs.drivers.worlds["three"].blobs) == 2
     assert labs.drivers.worlds["three"].delivered["lab"]
     labs.drivers.failures = []
     labs.must(Up())
@@ -532,7 +532,7 @@ def test_a_guest_that_moves_to_another_host_does_not_lose_its_data_by_accident(l
     labs.bench.generate()
     refused = labs.do(Up())
     assert refused.refused
-    assert "three: far has data here, and lies on two now" in {each.message for each in refused.faults}
+    assert "three: far has data here, and is placed on two now" in {each.message for each in refused.faults}
     assert labs.drivers.worlds["three"].disks["far-cloud-init.img"].written
     labs.must(Up(provision=True))
     assert running(labs) == {

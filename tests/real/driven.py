@@ -25,7 +25,7 @@ from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.guest.interface import GuestShell, Login
 from kvmcompose.providers.ovs.interface import SwitchPlan
 from kvmcompose.providers.real import RealDrivers
-from kvmcompose.server.orchestrator.testbed import Testbed
+from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 HERE = Path(__file__).resolve().parent
 RUN = """\
@@ -113,7 +113,7 @@ def make_project(
 # -- what scenarios use, inside ------------------------------------------------------------------------
 
 
-def plan_of(testbed: Testbed) -> SwitchPlan:
+def plan_of(testbed: LoadedTestbed) -> SwitchPlan:
     wiring: Wiring = testbed.wiring
     return SwitchPlan(
         project=testbed.project,
@@ -128,7 +128,7 @@ def plan_of(testbed: Testbed) -> SwitchPlan:
 class Up:
     """A testbed that was brought up by the drivers alone."""
 
-    def __init__(self, testbed: Testbed, host: HostDrivers, shell: GuestShell) -> None:
+    def __init__(self, testbed: LoadedTestbed, host: HostDrivers, shell: GuestShell) -> None:
         self.testbed, self.host, self.shell = testbed, host, shell
 
     def login(self, name: str, address: str | None = None) -> Login:
@@ -169,7 +169,7 @@ class Up:
 async def brought_up(folder: str) -> AsyncIterator[Up]:
     """The network of a generated project; the guests are the scenario's to start."""
     path = Path(folder)
-    testbed = Testbed(path, (path / "state.json").read_bytes())
+    testbed = LoadedTestbed(path, (path / "state.json").read_bytes())
     drivers = RealDrivers()
     up = Up(testbed, drivers.host(testbed.main_host), drivers.shell())
     try:

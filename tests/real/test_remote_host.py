@@ -611,7 +611,7 @@ async def sent_all_the_same(folder: str, other: str) -> None:
         assert sum(told) <= size + remote_blobs.PIECE
         # what went over the wire: the headers, and what TCP and we sent in vain
         assert bytes_sent() - before < size * 1.1 + 2 * remote_blobs.PIECE
-        assert digest in (await here.look("lab", "desk:/lab")).stored
+        assert digest in (await here.inspect("lab", "desk:/lab")).stored
         done = await this.machine.run(["sha256sum", f"{remote_blobs.STORE}/{digest}"])
         assert done.text.split()[0] == digest
         await here.clear("lab")
@@ -795,7 +795,7 @@ async def what_is_whose(folder: str, other: str) -> None:
         source.write_bytes(DATA)
         digest = hashlib.sha256(DATA).hexdigest()
         told: list[int] = []
-        await here.look("lab", "desk:/lab")
+        await here.inspect("lab", "desk:/lab")
         await here.open("lab", "desk:/lab")
         await here.store(digest, source, told.append)
         await here.link("lab", {"artefacts/worker/worker.img": digest})
@@ -804,7 +804,7 @@ async def what_is_whose(folder: str, other: str) -> None:
         seed.chmod(0o600)
         seeded = hashlib.sha256(b"seed").hexdigest()
         await here.put("lab", {"artefacts/web/seed.iso": Blob(seeded, seed)}, told.append)
-        assert (await here.look("lab", "desk:/lab")).delivered == {
+        assert (await here.inspect("lab", "desk:/lab")).delivered == {
             "artefacts/worker/worker.img": digest, "artefacts/web/seed.iso": seeded,
         }  # fmt: skip
         at = "/var/lib/kvm-compose"

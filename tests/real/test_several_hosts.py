@@ -459,6 +459,6 @@ def test_another_main_host_has_a_project_of_this_name(hosts: TestHosts, root: Pa
     other = make_project(hosts, root, "twice", 2, yaml=BIG, within="other")
     (other.folder / "big.raw").write_bytes(bytes(MIB))
     refused = other.run("up", status=3)
-    assert "two keeps another project twice already" in refused.stderr
+    assert "two already has another project twice" in refused.stderr
     assert project.states() == {"web": "running"}
     project.run("down", "--purge", "--timeout", "0")

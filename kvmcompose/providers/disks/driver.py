@@ -194,7 +194,7 @@ class HostDisks:
 
     def _link(self, project: str) -> Path:
         if project in {"", ".", ".."} or "/" in project:
-            raise DriverError(f"{project!r} cannot be the name of a project")
+            raise DriverError(f"invalid project name: {project!r}")
         return self._projects / project
 
     async def _make_link(self, link: Path, folder: Path) -> None:

@@ -12,7 +12,7 @@ from kvmcompose.core.state import Interface
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.context import Context
-from kvmcompose.server.orchestrator.testbed import Guest, Testbed
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 _ON = ("running", "paused")
 
@@ -66,7 +66,9 @@ async def capture(context: Context, wanted: Capture) -> Packets:
         raise DriverError(f"the capture of {wanted.target} ended before it had begun") from None
 
 
-async def _guest(context: Context, testbed: Testbed, guest: Guest, wanted: Capture) -> AsyncGenerator[bytes]:
+async def _guest(
+    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, wanted: Capture
+) -> AsyncGenerator[bytes]:
     guest = context.guest(testbed, guest.name)
     domain = (await context.domains(testbed, guest)).get(guest.name)
     if domain is None or domain.state not in _ON:
@@ -85,7 +87,7 @@ async def _guest(context: Context, testbed: Testbed, guest: Guest, wanted: Captu
     return host.captures.interface(nic.target, wanted)
 
 
-def _nic(guest: Guest, given: str | None) -> Interface:
+def _nic(guest: LoadedGuest, given: str | None) -> Interface:
     """The interface that is meant. Raises WrongCaptureError."""
     nics = guest.state.interfaces
     found = list(nics)
@@ -102,7 +104,7 @@ def _nic(guest: Guest, given: str | None) -> Interface:
 
 
 async def _bridge(
-    context: Context, testbed: Testbed, bridge: SwitchBridge, wanted: Capture
+    context: Context, testbed: LoadedTestbed, bridge: SwitchBridge, wanted: Capture
 ) -> AsyncGenerator[bytes]:
     host = context.host(testbed.state.testbed_hosts[bridge.host])
     if bridge.name not in await host.switches.bridges(testbed.project):
@@ -111,7 +113,7 @@ async def _bridge(
     return host.captures.bridge(testbed.project, bridge.name, wanted)
 
 
-async def _network(context: Context, testbed: Testbed, wanted: Capture) -> AsyncGenerator[bytes]:
+async def _network(context: Context, testbed: LoadedTestbed, wanted: Capture) -> AsyncGenerator[bytes]:
     network = testbed.wiring.network
     host = context.host(testbed.state.testbed_hosts[network.host])
     if not (await host.hypervisor.networks(testbed.project)).get(network.name, False):
@@ -135,7 +137,7 @@ def _down(name: str) -> RefusedError:
     return RefusedError(f"{name} is not up", hint="kvm-compose up")
 
 
-def _unknown(testbed: Testbed, name: str) -> WrongCaptureError:
+def _unknown(testbed: LoadedTestbed, name: str) -> WrongCaptureError:
     bridges = [bridge.segment for bridge in testbed.wiring.bridges]
     known = [*testbed.guests, *bridges, testbed.wiring.network.name]
     near = difflib.get_close_matches(name, known, 3)

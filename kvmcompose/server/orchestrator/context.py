@@ -23,7 +23,13 @@ from kvmcompose.providers.drivers import Drivers, HostDrivers
 from kvmcompose.providers.guest.interface import GuestShell
 from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
-from kvmcompose.server.orchestrator.testbed import Deployed, Guest, Testbed, decode_deployed, read_testbed
+from kvmcompose.server.orchestrator.testbed import (
+    Deployed,
+    LoadedGuest,
+    LoadedTestbed,
+    decode_deployed,
+    read_testbed,
+)
 from kvmcompose.server.people import Person
 from kvmcompose.server.store import Store
 
@@ -59,7 +65,7 @@ class Context:
         return decode_deployed(self._noted)
 
     @once
-    def current(self) -> Testbed:
+    def current(self) -> LoadedTestbed:
         """What is up or, when nothing is, what lies in the project folder. Raises RefusedError."""
         if self.deployed is None:
             return self.built
@@ -71,7 +77,7 @@ class Context:
             ) from error
 
     @once
-    def built(self) -> Testbed:
+    def built(self) -> LoadedTestbed:
         """What lies in the project folder. Raises RefusedError."""
         testbed = read_testbed(self.files)
         if testbed.project != self.project:
@@ -83,11 +89,11 @@ class Context:
 
     # what these have read stays: they are called before anything else, and not on the event loop
 
-    async def read_current(self) -> Testbed:
+    async def read_current(self) -> LoadedTestbed:
         """``current``, read in a thread."""
         return await in_thread(lambda: self.current)
 
-    async def read_built(self) -> Testbed:
+    async def read_built(self) -> LoadedTestbed:
         """``built``, read in a thread; ``deployed`` with it."""
         return await in_thread(lambda: (self.deployed, self.built)[1])
 
@@ -121,17 +127,17 @@ class Context:
 
     def folder_on(self, host: HostDrivers) -> Path:
         """Where the project lies on a host."""
-        return self.folder if host.depot is None else HOSTED / self.project
+        return self.folder if host.blobs is None else HOSTED / self.project
 
-    def host_of(self, guest: Guest, testbed: Testbed) -> HostDrivers:
+    def host_of(self, guest: LoadedGuest, testbed: LoadedTestbed) -> HostDrivers:
         """The drivers of the host that a guest lies on."""
         return self.host(testbed.state.testbed_hosts[guest.state.testbed_host])
 
-    def hosts(self, testbed: Testbed) -> Mapping[str, HostDrivers]:
+    def hosts(self, testbed: LoadedTestbed) -> Mapping[str, HostDrivers]:
         """The drivers of all hosts."""
         return {name: self.host(host) for name, host in testbed.state.testbed_hosts.items()}
 
-    async def domains(self, testbed: Testbed, *guests: Guest) -> dict[str, DomainState]:
+    async def domains(self, testbed: LoadedTestbed, *guests: LoadedGuest) -> dict[str, DomainState]:
         """The project's domains, by the guest's name: those of all hosts, or of the hosts of some guests.
 
         Raises DriverError when one of these hosts cannot be asked.
@@ -143,7 +149,7 @@ class Context:
         return found
 
     async def look(
-        self, testbed: Testbed, hosts: Collection[str]
+        self, testbed: LoadedTestbed, hosts: Collection[str]
     ) -> tuple[dict[str, DomainState], dict[str, KvmComposeError]]:
         """The project's domains on these hosts, and why there are none of hosts that do not answer."""
 
@@ -164,7 +170,7 @@ class Context:
                 found |= {each.guest: each for each in answer.values()}
         return found, silent
 
-    async def address(self, guest: Guest, testbed: Testbed) -> str | None:
+    async def address(self, guest: LoadedGuest, testbed: LoadedTestbed) -> str | None:
         """A guest's address; None when no connection leads to it, or when it has not been given one yet."""
         if guest.address != "dynamic":
             return guest.address
@@ -174,7 +180,7 @@ class Context:
         macs = [nic.mac for nic in guest.state.interfaces if nic.bridge in testbed.wiring.reachable]
         return next((leases[mac] for mac in macs if mac in leases), None)
 
-    def guest(self, testbed: Testbed, name: str) -> Guest:
+    def guest(self, testbed: LoadedTestbed, name: str) -> LoadedGuest:
         """A guest that runs, by name. Raises RefusedError."""
         found = testbed.guests.get(name)
         if found is None:

@@ -19,7 +19,7 @@ from kvmcompose.server.action_log import ActionLog, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.golden import RECORD
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
-from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, Testbed
+from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, LoadedTestbed
 
 #: Guests that shut down at a time, on one host.
 SHUT_DOWNS = 16
@@ -34,9 +34,9 @@ class TakeDown:
         self._journal = journal
         #: The hosts of what was brought up, where more of it is not as a build writes it.
         self._sound: dict[str, Host] = {}
-        self._testbeds: list[Testbed] = []
+        self._testbeds: list[LoadedTestbed] = []
 
-    async def _known(self) -> list[Testbed]:
+    async def _known(self) -> list[LoadedTestbed]:
         """What was brought up, and what lies in the folder: either may name something that is there."""
         found = []
         deployed = await in_thread(lambda: self._context.deployed)
@@ -100,8 +100,8 @@ class TakeDown:
     def _host_job(self, name: str, host: HostDrivers) -> Job:
         async def job() -> None:
             with self._journal.step("guests", "look", host=name) as step:
-                if host.depot is not None:  # refuses what is another main host's
-                    await host.depot.look(self._context.project, await self._context.read_home())
+                if host.blobs is not None:  # refuses what is another main host's
+                    await host.blobs.inspect(self._context.project, await self._context.read_home())
                 domains = await host.hypervisor.domains(self._context.project)
                 if not domains:
                     step.skip()
@@ -161,9 +161,9 @@ class TakeDown:
         with self._journal.step("purge", "disks") as step:
             paths = self._disks()
             # other hosts first: a golden image is on the main host, and what lies on it is not to outlive it
-            for host in sorted(hosts.values(), key=lambda host: host.depot is None):
-                if host.depot is not None:
-                    await unbroken(host.depot.clear(self._context.project))
+            for host in sorted(hosts.values(), key=lambda host: host.blobs is None):
+                if host.blobs is not None:
+                    await unbroken(host.blobs.clear(self._context.project))
                     await in_thread(forget_sent, self._context.folder, host.name)
                     continue
                 for path in paths:

@@ -19,7 +19,7 @@ from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.scripts import run_script, seal
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
 from kvmcompose.server.orchestrator.start import Starter
-from kvmcompose.server.orchestrator.testbed import PRIVATE, Guest, Testbed
+from kvmcompose.server.orchestrator.testbed import PRIVATE, LoadedGuest, LoadedTestbed
 
 STAGE = "golden"
 RECORD = f"{PRIVATE}/golden.json"
@@ -39,7 +39,7 @@ class GoldenImages:
     def __init__(
         self,
         context: Context,
-        testbed: Testbed,
+        testbed: LoadedTestbed,
         journal: ActionLog,
         starter: Starter,
         distribution: Distribution,
@@ -52,7 +52,7 @@ class GoldenImages:
 
     @once
     def _record(self) -> dict[str, Frozen]:
-        """To be asked for apart only."""
+        """Reads files: call it in a thread."""
         return read_record(self._testbed.folder)
 
     async def check(self, *, reset: bool) -> list[tuple[str, str | None]]:
@@ -70,7 +70,7 @@ class GoldenImages:
                 reasons.append((f"{why}: {', '.join(holding)}", hint))
         return reasons
 
-    async def _is_made(self, golden: Guest) -> bool:
+    async def _is_made(self, golden: LoadedGuest) -> bool:
         if self._distribution.is_to_be_put(golden):
             return False
         made = await in_thread(self._record_of, golden)
@@ -78,12 +78,12 @@ class GoldenImages:
             return False
         return made.signature == await self._host(golden).disks.signature(self._distribution.path(golden))
 
-    def _record_of(self, golden: Guest) -> Frozen | None:
+    def _record_of(self, golden: LoadedGuest) -> Frozen | None:
         """What is noted of an image, if it is made from what it would be made from now."""
         made = self._record.get(golden.name)
         return made if made is not None and made.recipe == self._testbed.golden_recipe(golden) else None
 
-    async def _clones_with_data(self, golden: Guest) -> list[Guest]:
+    async def _clones_with_data(self, golden: LoadedGuest) -> list[LoadedGuest]:
         return [
             clone for clone in self._testbed.clones(golden.name) if await self._distribution.has_data(clone)
         ]
@@ -92,13 +92,13 @@ class GoldenImages:
         """Make those that are not there; the names of those that could not be made."""
         images = [golden for golden in self._testbed.golden if not await self._is_made(golden)]
 
-        def job(golden: Guest) -> Job:
+        def job(golden: LoadedGuest) -> Job:
             return lambda: self._make(golden)
 
         results = await together([job(golden) for golden in images], limit=min(limits.values(), default=1))
         return {golden.name for golden, good in zip(images, results, strict=True) if not good}
 
-    async def _make(self, golden: Guest) -> None:
+    async def _make(self, golden: LoadedGuest) -> None:
         host, disk = self._host(golden), self._distribution.path(golden)
         domain = golden.state.hostname
         where = {"guest": golden.name, "host": host.name}
@@ -126,7 +126,7 @@ class GoldenImages:
             # failed or cancelled: a golden image stays off, and is begun anew by the next `up`
             await unbroken(self._switch_off(domain, host))
 
-    async def _clear(self, golden: Guest, host: HostDrivers) -> None:
+    async def _clear(self, golden: LoadedGuest, host: HostDrivers) -> None:
         """Whatever an attempt before has left."""
         disk = self._distribution.path(golden)
         await self._switch_off(golden.state.hostname, host)
@@ -142,23 +142,23 @@ class GoldenImages:
         await host.hypervisor.destroy_domain(domain)
         await host.hypervisor.undefine_domain(domain)
 
-    async def _freeze(self, golden: Guest, host: HostDrivers, disk: Path) -> None:
+    async def _freeze(self, golden: LoadedGuest, host: HostDrivers, disk: Path) -> None:
         await host.hypervisor.undefine_domain(golden.state.hostname)
         await host.disks.set_frozen(disk, frozen=True)
         await in_thread(self._remember, golden, await host.disks.signature(disk))
 
-    def _remember(self, golden: Guest, signature: str) -> None:
+    def _remember(self, golden: LoadedGuest, signature: str) -> None:
         self._record[golden.name] = Frozen(self._testbed.golden_recipe(golden), signature)
         self._write()
 
-    def _forget(self, golden: Guest) -> None:
+    def _forget(self, golden: LoadedGuest) -> None:
         if self._record.pop(golden.name, None) is not None:
             self._write()
 
     def _write(self) -> None:
         private.write(self._testbed.folder / RECORD, msgspec.json.encode(self._record))
 
-    def _host(self, guest: Guest) -> HostDrivers:
+    def _host(self, guest: LoadedGuest) -> HostDrivers:
         return self._context.host_of(guest, self._testbed)
 
 

@@ -19,7 +19,7 @@ from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import network_xml
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
-from kvmcompose.server.orchestrator.testbed import Testbed
+from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 STAGE = "network"
 #: RFC 1918, and what RFC 6598, RFC 2544 and RFC 5737 set apart: nobody out there is reached by these.
@@ -32,11 +32,11 @@ _FOR_GUESTS = tuple(
 )  # fmt: skip
 
 
-class Network:
+class NetworkSetup:
     """What one ``up`` does to the network."""
 
     def __init__(
-        self, context: Context, testbed: Testbed, journal: ActionLog, hosts: Mapping[str, HostDrivers]
+        self, context: Context, testbed: LoadedTestbed, journal: ActionLog, hosts: Mapping[str, HostDrivers]
     ) -> None:
         self._context = context
         self._testbed = testbed

@@ -12,15 +12,15 @@ from kvmcompose import privileges
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.server.orchestrator.context import Context
-from kvmcompose.server.orchestrator.testbed import Guest, Testbed
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 
-def check_state(context: Context, testbed: Testbed) -> None:
+def check_state(context: Context, testbed: LoadedTestbed) -> None:
     """Raises RefusedError for what the state asks of hosts."""
     _refuse(context, privileges.of_state(testbed.state, for_member=True))
 
 
-def domain_xml(context: Context, testbed: Testbed, guest: Guest) -> str:
+def domain_xml(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> str:
     """The XML to start a guest from, as checked. Raises RefusedError, KvmComposeError."""
     assert guest.run is not None  # noqa: S101 (only guests that run are started)
     text = testbed.read(guest.run.domain_xml)
@@ -29,7 +29,7 @@ def domain_xml(context: Context, testbed: Testbed, guest: Guest) -> str:
     return text
 
 
-def network_xml(context: Context, testbed: Testbed) -> str:
+def network_xml(context: Context, testbed: LoadedTestbed) -> str:
     """The XML to start the network from, as checked. Raises RefusedError, KvmComposeError.
 
     Whoever owns it: guests are logged into by their addresses, which elsewhere are those of other machines.

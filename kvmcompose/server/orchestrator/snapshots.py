@@ -12,7 +12,7 @@ from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.server.action_log import ActionLog, Refusals, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
-from kvmcompose.server.orchestrator.testbed import Guest, Testbed
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 #: Writing memory to disks gains nothing from many at a time.
 _LIMIT = 2
@@ -23,7 +23,7 @@ _LIKE_AN_ID = re.compile(r"[1-9][0-9]{0,5}")
 class Snapshots:
     """The snapshots of a deployment."""
 
-    def __init__(self, context: Context, testbed: Testbed) -> None:
+    def __init__(self, context: Context, testbed: LoadedTestbed) -> None:
         self._context = context
         self._testbed = testbed
 
@@ -33,7 +33,7 @@ class Snapshots:
         hypervisors = {guest.name: self._context.host_of(guest, self._testbed).hypervisor for guest in guests}
         await self._check(command, guests)
 
-        def job(guest: Guest) -> Job:
+        def job(guest: LoadedGuest) -> Job:
             hypervisor = hypervisors[guest.name]
             verbs = {
                 SnapshotVerb.CREATE: hypervisor.create_snapshot,
@@ -59,7 +59,7 @@ class Snapshots:
             failed = [guest.name for guest, good in zip(guests, results, strict=True) if not good]
             raise StepFailedError(f"snapshot {command.verb} failed: {', '.join(failed)}")
 
-    async def _chosen(self, command: Snapshot) -> list[Guest]:
+    async def _chosen(self, command: Snapshot) -> list[LoadedGuest]:
         named = [self._context.guest(self._testbed, name) for name in dict.fromkeys(command.guests)]
         domains = await self._context.domains(self._testbed, *named)
         if named:
@@ -75,7 +75,7 @@ class Snapshots:
             )
         return chosen
 
-    async def _check(self, command: Snapshot, guests: list[Guest]) -> None:
+    async def _check(self, command: Snapshot, guests: list[LoadedGuest]) -> None:
         """Whatever would fail for one guest, before it is done to another."""
         if command.verb is SnapshotVerb.CREATE and _LIKE_AN_ID.fullmatch(command.name):
             raise RefusedError(
@@ -99,7 +99,7 @@ class Snapshots:
         if reasons:
             raise Refusals(reasons)
 
-    async def _known(self, guest: Guest) -> list[SnapshotStatus]:
+    async def _known(self, guest: LoadedGuest) -> list[SnapshotStatus]:
         hypervisor = self._context.host_of(guest, self._testbed).hypervisor
         return [
             SnapshotStatus(
@@ -124,7 +124,7 @@ class Snapshots:
                 found += self._noted(each)
         return found
 
-    def _noted(self, guest: Guest) -> list[SnapshotStatus]:
+    def _noted(self, guest: LoadedGuest) -> list[SnapshotStatus]:
         """Those of a guest that is down, from what was noted when it was taken down."""
         import xml.etree.ElementTree as ET  # noqa: PLC0415 (what libvirt wrote, read seldom)
 

@@ -15,7 +15,7 @@ from kvmcompose.server.action_log import ActionLog, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import domain_xml
 from kvmcompose.server.orchestrator.stages import unbroken
-from kvmcompose.server.orchestrator.testbed import Guest, Testbed
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 #: How long a guest may take to be reachable, in seconds, where its YAML does not say.
 READY_SECONDS = {"kvm": 300.0, "qemu": 900.0}
@@ -27,12 +27,12 @@ _LEASE_SECONDS = 0.5
 class Starter:
     """Starts guests."""
 
-    def __init__(self, context: Context, testbed: Testbed, journal: ActionLog) -> None:
+    def __init__(self, context: Context, testbed: LoadedTestbed, journal: ActionLog) -> None:
         self._context = context
         self._testbed = testbed
         self._journal = journal
 
-    async def start(self, guest: Guest, domain: DomainState | None, stage: str) -> None:
+    async def start(self, guest: LoadedGuest, domain: DomainState | None, stage: str) -> None:
         """Start a guest unless it runs, and wait until it can be worked with. Raises StepFailedError."""
         host = self._context.host_of(guest, self._testbed)
         where = {"guest": guest.name, "host": host.name}
@@ -50,7 +50,7 @@ class Starter:
             await self._show_console(guest, host, stage)
             raise
 
-    async def _start(self, guest: Guest, host: HostDrivers) -> None:
+    async def _start(self, guest: LoadedGuest, host: HostDrivers) -> None:
         run = guest.run
         assert run is not None  # noqa: S101 (only guests that run are started)
         store, project = self._context.store, self._context.project
@@ -62,7 +62,7 @@ class Starter:
         for _name, xml in store.snapshots(project, guest.name):
             await host.hypervisor.know_snapshot(guest.state.hostname, xml)
 
-    async def _wait(self, guest: Guest, host: HostDrivers) -> None:
+    async def _wait(self, guest: LoadedGuest, host: HostDrivers) -> None:
         run = guest.run
         assert run is not None  # noqa: S101 (see above)
         limit = run.ready_timeout or READY_SECONDS.get(guest.state.virt_type, READY_SECONDS["qemu"])
@@ -83,13 +83,13 @@ class Starter:
                 task.cancel()
             await asyncio.gather(ready, off, return_exceptions=True)
 
-    async def _wait_ready(self, guest: Guest, limit: float) -> None:
+    async def _wait_ready(self, guest: LoadedGuest, limit: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + limit
         login = await self.login(guest, end)
         await self._context.shell.wait_ready(login, max(1.0, end - loop.time()))
 
-    async def login(self, guest: Guest, end: float = 0) -> Login:
+    async def login(self, guest: LoadedGuest, end: float = 0) -> Login:
         """How to get into a guest, waiting for its address until the loop's clock says ``end``.
 
         Raises DriverError when it has none by then.
@@ -105,7 +105,7 @@ class Starter:
                 )
             await asyncio.sleep(_LEASE_SECONDS)
 
-    async def _show_console(self, guest: Guest, host: HostDrivers, stage: str) -> None:
+    async def _show_console(self, guest: LoadedGuest, host: HostDrivers, stage: str) -> None:
         path = console_log(guest.name)
         text = await host.disks.read_tail(self._context.folder_on(host) / path, _CONSOLE_LINES)
         for line, level in (

@@ -12,7 +12,7 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.differences import differences as changed_since
-from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, Deployed, Guest, Testbed
+from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, Deployed, LoadedGuest, LoadedTestbed
 
 
 class Meter:
@@ -55,7 +55,7 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
     )
 
 
-def _unknown(guest: Guest) -> GuestStatus:
+def _unknown(guest: LoadedGuest) -> GuestStatus:
     """A guest whose host does not answer."""
     return GuestStatus(
         name=guest.name,
@@ -68,7 +68,7 @@ def _unknown(guest: Guest) -> GuestStatus:
 
 
 async def _guest_status(
-    context: Context, testbed: Testbed, guest: Guest, domain: DomainState | None, meter: Meter
+    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, domain: DomainState | None, meter: Meter
 ) -> GuestStatus:
     if domain is not None:
         state = domain.state

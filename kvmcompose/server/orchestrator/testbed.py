@@ -40,7 +40,7 @@ _sound_guard = threading.Lock()
 _MOST_SOUND = 256
 
 
-class Guest(msgspec.Struct, frozen=True, kw_only=True):
+class LoadedGuest(msgspec.Struct, frozen=True, kw_only=True):
     """A guest and how it is run; ``run`` is None for a kind that cannot run yet."""
 
     state: GuestState
@@ -58,7 +58,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
         return self.state.extra_info.reference_image
 
 
-class Testbed:
+class LoadedTestbed:
     """What ``state.json`` and the artefacts of a project folder say."""
 
     __test__ = False  # not a test, whatever its name
@@ -80,7 +80,7 @@ class Testbed:
         try:
             self.wiring: Wiring = dialect(self.state.network["dialect"]).wiring(self.state)
             self._subnet = IPv4Network(self.wiring.network.subnet)
-            self.guests: Mapping[str, Guest] = {
+            self.guests: Mapping[str, LoadedGuest] = {
                 name: self._guest(state) for name, state in self.state.testbed_guests.items()
             }
         except (KeyError, StopIteration, ValueError, msgspec.MsgspecError) as error:
@@ -88,7 +88,7 @@ class Testbed:
                 f"state.json does not fit together: {error!r}", hint="build it again: kvm-compose generate"
             ) from error
 
-    def _guest(self, state: GuestState) -> Guest:
+    def _guest(self, state: GuestState) -> LoadedGuest:
         address = next(
             (
                 nic.ip
@@ -99,7 +99,7 @@ class Testbed:
             ),
             None,
         )
-        return Guest(
+        return LoadedGuest(
             state=state, run=guest_kind(state.kind).deployable(state, self.state.shared), address=address
         )
 
@@ -109,7 +109,7 @@ class Testbed:
         return next(host for host in self.state.testbed_hosts.values() if host.is_main_host)
 
     @property
-    def runnable(self) -> list[Guest]:
+    def runnable(self) -> list[LoadedGuest]:
         """The guests that are started: no golden images, none of a kind that cannot run yet."""
         return [
             guest
@@ -118,7 +118,7 @@ class Testbed:
         ]
 
     @property
-    def golden(self) -> list[Guest]:
+    def golden(self) -> list[LoadedGuest]:
         """The golden images that have to be set up before their clones start."""
         return [
             guest
@@ -126,12 +126,12 @@ class Testbed:
             if guest.state.is_golden_image and guest.run is not None and guest.run.setup_scripts
         ]
 
-    def clones(self, golden: str) -> list[Guest]:
+    def clones(self, golden: str) -> list[LoadedGuest]:
         """The clones of a golden image."""
         return [guest for guest in self.guests.values() if guest.golden == golden]
 
     @property
-    def unsupported(self) -> list[Guest]:
+    def unsupported(self) -> list[LoadedGuest]:
         """Guests of kinds that cannot run yet."""
         return [guest for guest in self.guests.values() if guest.run is None]
 
@@ -152,7 +152,7 @@ class Testbed:
         except DriverError:
             return False
 
-    def login(self, guest: Guest, address: str) -> Login:
+    def login(self, guest: LoadedGuest, address: str) -> Login:
         """How to get into a guest."""
         assert guest.run is not None  # noqa: S101 (only guests that run are logged into)
         return Login(
@@ -192,7 +192,7 @@ class Testbed:
         except (OSError, UnicodeDecodeError) as error:
             raise KvmComposeError(f"{path}: {error}", hint="build it anew: kvm-compose generate") from error
 
-    def golden_recipe(self, guest: Guest) -> str:
+    def golden_recipe(self, guest: LoadedGuest) -> str:
         """What a golden image is made from: its seed, with scripts and context in it, and its base image.
 
         The base image is named by its content, as links to images carry their digest.
@@ -201,7 +201,7 @@ class Testbed:
         base = (self.source.backing_file(guest.run.disk) or "") if guest.run.disk else ""
         return digest_bytes(f"{self._seed_digest(guest)}\n{base}".encode())
 
-    def _seed_digest(self, guest: Guest) -> str:
+    def _seed_digest(self, guest: LoadedGuest) -> str:
         files = guest.run.files if guest.run is not None else ()
         return "".join(self.digests.get(path, "") for path in files if path.endswith("-cloud-init.iso"))
 
@@ -232,7 +232,7 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, str]
 
     @staticmethod
-    def of(testbed: Testbed) -> Deployed:
+    def of(testbed: LoadedTestbed) -> Deployed:
         """The testbed as it lies there now."""
         return Deployed(state=msgspec.json.decode(testbed.document), files=testbed.digests)
 
@@ -240,9 +240,9 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
         """For the store."""
         return msgspec.json.encode(self)
 
-    def testbed(self, folder: ProjectFolder) -> Testbed:
+    def testbed(self, folder: ProjectFolder) -> LoadedTestbed:
         """What was brought up, as a testbed. Raises KvmComposeError for what no build could have written."""
-        return Testbed(folder, msgspec.json.encode(self.state), self.files)
+        return LoadedTestbed(folder, msgspec.json.encode(self.state), self.files)
 
 
 def decode_deployed(document: bytes | None) -> Deployed | None:
@@ -250,7 +250,7 @@ def decode_deployed(document: bytes | None) -> Deployed | None:
     return msgspec.json.decode(document, type=Deployed) if document is not None else None
 
 
-def read_testbed(source: ProjectFolder) -> Testbed:
+def read_testbed(source: ProjectFolder) -> LoadedTestbed:
     """The testbed of a project folder. Raises RefusedError when it has not been built."""
     folder = source.location
     try:
@@ -261,7 +261,7 @@ def read_testbed(source: ProjectFolder) -> Testbed:
             hint="build the testbed first: kvm-compose generate",
         ) from error
     try:
-        testbed = Testbed(source, document)
+        testbed = LoadedTestbed(source, document)
     except RefusedError:
         raise
     except (KvmComposeError, msgspec.MsgspecError, KeyError) as error:
@@ -272,7 +272,7 @@ def read_testbed(source: ProjectFolder) -> Testbed:
     return testbed
 
 
-def _refuse_what_was_not_built(testbed: Testbed, folder: Path) -> None:
+def _refuse_what_was_not_built(testbed: LoadedTestbed, folder: Path) -> None:
     """Raise RefusedError for artefacts that are missing, or that lead elsewhere."""
     try:
         found = testbed.look()

@@ -21,12 +21,12 @@ from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.differences import differences
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.golden import GoldenImages
-from kvmcompose.server.orchestrator.network import Network
+from kvmcompose.server.orchestrator.network import NetworkSetup
 from kvmcompose.server.orchestrator.privileges import check_state, domain_xml, network_xml
 from kvmcompose.server.orchestrator.scripts import has_run, note_run, run_script
 from kvmcompose.server.orchestrator.stages import Job, together, unbroken
 from kvmcompose.server.orchestrator.start import Starter
-from kvmcompose.server.orchestrator.testbed import Deployed, Guest, Testbed
+from kvmcompose.server.orchestrator.testbed import Deployed, LoadedGuest, LoadedTestbed
 
 #: Guests that boot at a time, for each CPU of their host: a boot under emulation keeps a CPU busy.
 BOOTS_PER_CPU = {"kvm": 4, "qemu": 2}
@@ -37,7 +37,7 @@ SCRIPTS = 16
 class BringUp:
     """One ``up``."""
 
-    def __init__(self, context: Context, testbed: Testbed, command: Up, journal: ActionLog) -> None:
+    def __init__(self, context: Context, testbed: LoadedTestbed, command: Up, journal: ActionLog) -> None:
         self._context = context
         self._command = command
         self._journal = journal
@@ -46,7 +46,7 @@ class BringUp:
         self._facts: dict[str, HypervisorFacts] = {}
         self._domains: dict[str, DomainState] = {}
         self._failed: set[str] = set()
-        self._network = Network(context, self._testbed, journal, self._hosts)
+        self._network = NetworkSetup(context, self._testbed, journal, self._hosts)
         self._starter = Starter(context, self._testbed, journal)
         self._distribution = Distribution(context, self._testbed, journal, provision=command.provision)
         self._golden = GoldenImages(context, self._testbed, journal, self._starter, self._distribution)
@@ -274,7 +274,7 @@ class BringUp:
         limits = self._limits()
         waiting = [guest for guest in self._testbed.runnable if guest.name not in self._failed]
 
-        def job(guest: Guest) -> Job:
+        def job(guest: LoadedGuest) -> Job:
             return lambda: self._starter.start(guest, self._domains.get(guest.name), "guests")
 
         groups = [
@@ -293,12 +293,12 @@ class BringUp:
             for name, facts in self._facts.items()
         }
 
-    async def _scripts(self, stage: str, scripts_of: Callable[[Guest], Collection[str]]) -> None:
+    async def _scripts(self, stage: str, scripts_of: Callable[[LoadedGuest], Collection[str]]) -> None:
         guests = [
             guest for guest in self._testbed.runnable if guest.name not in self._failed and scripts_of(guest)
         ]
 
-        def job(guest: Guest) -> Job:
+        def job(guest: LoadedGuest) -> Job:
             async def run() -> None:
                 for script in scripts_of(guest):
                     await self._script(stage, guest, script)
@@ -308,7 +308,7 @@ class BringUp:
         results = await together([job(guest) for guest in guests], limit=SCRIPTS)
         self._note({guest.name for guest, good in zip(guests, results, strict=True) if not good})
 
-    async def _script(self, stage: str, guest: Guest, script: str) -> None:
+    async def _script(self, stage: str, guest: LoadedGuest, script: str) -> None:
         name = script.rpartition("/")[2]
         with self._journal.step(
             stage, f"{stage}:{guest.name}:{name}", guest=guest.name, host=guest.state.testbed_host

@@ -63,7 +63,7 @@ def test_overlay_that_cannot_be_made_leaves_no_file() -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc"])
 def test_project_names_are_no_paths(name: str) -> None:
-    with pytest.raises(DriverError, match="cannot be the name of a project"):
+    with pytest.raises(DriverError, match="invalid project name"):
         asyncio.run(HostDisks(Recorder(("realpath", 0, b"/p\n", b""))).link_project(name, Path("/p")))
 
 

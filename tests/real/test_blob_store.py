@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmcompose.hosts import remote_blobs
+from kvmcompose.hosts import blob_commands, remote_blobs
 from kvmcompose.hosts.blob_store import Blob
 from kvmcompose.hosts.command import CommandRunner, Completed
 from kvmcompose.hosts.errors import DriverError, HostLostError
@@ -87,7 +87,7 @@ class Place:
         self.contents.mkdir()
         self.told: list[int] = []
 
-    def depot(self, machine: Broken | None = None) -> RemoteBlobStore:
+    def blobs(self, machine: Broken | None = None) -> RemoteBlobStore:
         return RemoteBlobStore(machine or Broken(), self.hosted, self.contents)
 
     def source(self, shape: str, name: str = "source") -> tuple[Path, str]:
@@ -121,7 +121,7 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setattr(remote_blobs, "PIECE", PIECE)
-    monkeypatch.setattr(remote_blobs, "_PAUSE", 0)
+    monkeypatch.setattr(blob_commands, "_PAUSE", 0)
     return Place(tmp_path)
 
 
@@ -149,7 +149,7 @@ def data_of(path: Path) -> int:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_content_arrives_as_it_is_and_holes_are_not_sent(place: Place, shape: str) -> None:
     source, digest = place.source(shape)
-    asyncio.run(place.depot().store(digest, source, place.told.append))
+    asyncio.run(place.blobs().store(digest, source, place.told.append))
     there = place.contents / digest
     assert place.stored() == [digest]
     assert there.read_bytes() == source.read_bytes()
@@ -163,12 +163,12 @@ def test_what_is_there_is_not_sent_again(place: Place) -> None:
     source, digest = place.source("pieces")
 
     async def run() -> None:
-        store = place.depot()
-        assert (await store.look("lab", HOME)).stored == frozenset()
+        store = place.blobs()
+        assert (await store.inspect("lab", HOME)).stored == frozenset()
         await store.store(digest, source, place.told.append)
-        assert (await store.look("lab", HOME)).stored == {digest}
+        assert (await store.inspect("lab", HOME)).stored == {digest}
         await store.store(digest, source, place.told.append)
-        await place.depot().store(digest, source, place.told.append)
+        await place.blobs().store(digest, source, place.told.append)
 
     asyncio.run(run())
     assert sum(place.told) == source.stat().st_size
@@ -178,7 +178,7 @@ def test_two_at_once_send_it_once(place: Place) -> None:
     source, digest = place.source("pieces")
 
     async def run() -> None:
-        store = place.depot()
+        store = place.blobs()
         await asyncio.gather(*(store.store(digest, source, place.told.append) for _ in range(3)))
 
     asyncio.run(run())
@@ -189,7 +189,7 @@ def test_two_at_once_send_it_once(place: Place) -> None:
 def test_two_main_hosts_at_once_send_it_whole(place: Place) -> None:
     """They do not know of each other; the one that is later finds it there."""
     source, digest = place.source("pieces")
-    mine, other = place.depot(), place.depot()
+    mine, other = place.blobs(), place.blobs()
 
     async def run() -> None:
         tasks: list[asyncio.Task[None]] = []
@@ -216,7 +216,7 @@ def test_who_comes_when_it_has_been_stored_meanwhile_sends_no_more(place: Place)
             goal.write_bytes(source.read_bytes())
             (place.contents / f"{digest}.part").unlink()
 
-    asyncio.run(place.depot().store(digest, source, told))
+    asyncio.run(place.blobs().store(digest, source, told))
     assert place.stored() == [digest]
     assert goal.read_bytes() == source.read_bytes()
     assert sum(place.told) == source.stat().st_size
@@ -227,12 +227,12 @@ def test_who_comes_when_it_has_been_stored_meanwhile_sends_no_more(place: Place)
 def test_a_break_at_any_call_is_got_over(place: Place, shape: str, how: str) -> None:
     source, digest = place.source(shape)
     whole = Broken()
-    asyncio.run(place.depot(whole).store(digest, source, lambda _: None))
+    asyncio.run(place.blobs(whole).store(digest, source, lambda _: None))
     for at in range(1, whole.calls + 1):
         (place.contents / digest).unlink()
         place.told.clear()
         machine = Broken(how, lambda call, at=at: call == at)  # type: ignore[misc]
-        asyncio.run(place.depot(machine).store(digest, source, place.told.append))
+        asyncio.run(place.blobs(machine).store(digest, source, place.told.append))
         assert machine.calls > at
         assert place.stored() == [digest], at
         assert (place.contents / digest).read_bytes() == source.read_bytes()
@@ -244,19 +244,19 @@ def test_what_was_given_up_goes_on_from_there(
     place: Place, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the server was killed: nobody remembers anything, but what has arrived is there."""
-    monkeypatch.setattr(remote_blobs, "PATIENCE", 0)
+    monkeypatch.setattr(blob_commands, "PATIENCE", 0)
     source, digest = place.source("an odd end")
     whole = Broken()
-    asyncio.run(place.depot(whole).store(digest, source, lambda _: None))
+    asyncio.run(place.blobs(whole).store(digest, source, lambda _: None))
     for at in range(1, whole.calls + 1):
         (place.contents / digest).unlink()
         place.told.clear()
-        broken = place.depot(Broken(how, lambda call, at=at: call >= at))  # type: ignore[misc]
+        broken = place.blobs(Broken(how, lambda call, at=at: call >= at))  # type: ignore[misc]
         error = asyncio.run(error_of(broken.store(digest, source, place.told.append)))
         assert isinstance(error, HostLostError)
         if at < whole.calls or how == "before":
             assert digest not in place.stored(), at
-        asyncio.run(place.depot().store(digest, source, place.told.append))
+        asyncio.run(place.blobs().store(digest, source, place.told.append))
         assert place.stored() == [digest], at
         assert (place.contents / digest).read_bytes() == source.read_bytes()
         assert sum(place.told) <= source.stat().st_size + PIECE
@@ -265,7 +265,7 @@ def test_what_was_given_up_goes_on_from_there(
 def test_a_break_now_and_then_is_got_over_as_often_as_it_comes(place: Place) -> None:
     source, digest = place.source("pieces")
     machine = Broken("half", lambda call: call % 3 != 0)
-    asyncio.run(place.depot(machine).store(digest, source, place.told.append))
+    asyncio.run(place.blobs(machine).store(digest, source, place.told.append))
     assert place.stored() == [digest]
     assert sum(place.told) <= source.stat().st_size + PIECE
 
@@ -273,20 +273,20 @@ def test_a_break_now_and_then_is_got_over_as_often_as_it_comes(place: Place) -> 
 def test_patience_begins_when_the_host_is_lost(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A piece may have taken its time before."""
     clock = [1000.0]
-    monkeypatch.setattr(remote_blobs.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(blob_commands.time, "monotonic", lambda: clock[0])
     source, digest = place.source("one piece")
 
     def slow(call: int) -> bool:
-        clock[0] += remote_blobs.PATIENCE + 1
+        clock[0] += blob_commands.PATIENCE + 1
         return call == 3
 
-    asyncio.run(place.depot(Broken("half", slow)).store(digest, source, place.told.append))
+    asyncio.run(place.blobs(Broken("half", slow)).store(digest, source, place.told.append))
     assert place.stored() == [digest]
 
 
 def test_who_stays_away_is_waited_for_no_longer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(remote_blobs.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(blob_commands.time, "monotonic", lambda: clock[0])
     source, digest = place.source("one piece")
 
     def away(call: int) -> bool:
@@ -295,9 +295,9 @@ def test_who_stays_away_is_waited_for_no_longer(place: Place, monkeypatch: pytes
 
     machine = Broken("before", away)
     assert isinstance(
-        asyncio.run(error_of(place.depot(machine).store(digest, source, place.told.append))), HostLostError
+        asyncio.run(error_of(place.blobs(machine).store(digest, source, place.told.append))), HostLostError
     )
-    assert remote_blobs.PATIENCE <= machine.calls <= remote_blobs.PATIENCE + 10
+    assert blob_commands.PATIENCE <= machine.calls <= blob_commands.PATIENCE + 10
 
 
 @pytest.mark.parametrize("shape", ["pieces", "islands"])
@@ -314,7 +314,7 @@ def test_a_damaged_part_is_sent_again_from_the_start(place: Place, shape: str, d
         part.write_bytes(b"x" + part.read_bytes()[1:])
     else:
         part.write_bytes(bytes(3 * PIECE))
-    asyncio.run(place.depot().store(digest, source, place.told.append))
+    asyncio.run(place.blobs().store(digest, source, place.told.append))
     assert place.stored() == [digest]
     assert (place.contents / digest).read_bytes() == source.read_bytes()
 
@@ -322,15 +322,15 @@ def test_a_damaged_part_is_sent_again_from_the_start(place: Place, shape: str, d
 def test_what_is_longer_than_it_should_be_is_cut(place: Place) -> None:
     source, digest = place.source("pieces")
     (place.contents / f"{digest}.part").write_bytes(source.read_bytes() + b"more")
-    asyncio.run(place.depot().store(digest, source, place.told.append))
+    asyncio.run(place.blobs().store(digest, source, place.told.append))
     assert (place.contents / digest).read_bytes() == source.read_bytes()
     assert sum(place.told) <= PIECE
 
 
 def test_another_content_than_said_is_refused_and_leaves_nothing(place: Place) -> None:
     source, _ = place.source("pieces")
-    error = asyncio.run(error_of(place.depot().store("0" * 64, source, place.told.append)))
-    assert error.message == f"{source} did not arrive whole on two: its digest is another one"
+    error = asyncio.run(error_of(place.blobs().store("0" * 64, source, place.told.append)))
+    assert error.message == f"cannot send {source} to two: its digest differs"
     assert "does" in str(error.hint)
     assert place.stored() == []
     assert sum(place.told) == 2 * source.stat().st_size
@@ -339,21 +339,21 @@ def test_another_content_than_said_is_refused_and_leaves_nothing(place: Place) -
 def test_nothing_has_its_name_before_it_was_checked(place: Place) -> None:
     source, digest = place.source("pieces")
     seen: list[list[str]] = []
-    asyncio.run(place.depot().store(digest, source, lambda _: seen.append(place.stored())))
+    asyncio.run(place.blobs().store(digest, source, lambda _: seen.append(place.stored())))
     assert seen == [[f"{digest}.part"]] * 5
 
 
 def test_when_there_is_no_room_it_says_so_without_the_data(place: Place) -> None:
     source, digest = place.source("pieces")
     (place.contents / f"{digest}.part").symlink_to("/dev/full")
-    error = asyncio.run(error_of(place.depot().store(digest, source, place.told.append)))
+    error = asyncio.run(error_of(place.blobs().store(digest, source, place.told.append)))
     assert "No space left on device" in error.message
     assert len(str(error.hint)) < 1000
 
 
 def test_a_source_that_is_gone_is_no_lost_host(place: Place) -> None:
     with pytest.raises(FileNotFoundError):
-        asyncio.run(place.depot().store("0" * 64, place.root / "gone", place.told.append))
+        asyncio.run(place.blobs().store("0" * 64, place.root / "gone", place.told.append))
     assert place.stored() == []
 
 
@@ -366,12 +366,12 @@ def test_cancelled_it_can_go_on(place: Place) -> None:
             if len(place.told) == 3:
                 task.cancel()
 
-        task = asyncio.create_task(place.depot().store(digest, source, told))
+        task = asyncio.create_task(place.blobs().store(digest, source, told))
         assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
 
     asyncio.run(run())
     assert place.stored() == [f"{digest}.part"]
-    asyncio.run(place.depot().store(digest, source, place.told.append))
+    asyncio.run(place.blobs().store(digest, source, place.told.append))
     assert place.stored() == [digest]
     assert sum(place.told) <= source.stat().st_size + PIECE
 
@@ -380,10 +380,10 @@ def test_cancelled_it_can_go_on(place: Place) -> None:
 
 
 async def opened(place: Place, project: str = "lab", machine: Broken | None = None) -> RemoteBlobStore:
-    depot_ = place.depot(machine)
-    await depot_.look(project, HOME)
-    await depot_.open(project, HOME)
-    return depot_
+    blobs = place.blobs(machine)
+    await blobs.inspect(project, HOME)
+    await blobs.open(project, HOME)
+    return blobs
 
 
 def test_files_are_put_with_their_modes_and_noted(place: Place) -> None:
@@ -393,16 +393,16 @@ def test_files_are_put_with_their_modes_and_noted(place: Place) -> None:
 
     async def run() -> None:
         here = await opened(place)
-        assert (await here.look("lab", HOME)).delivered == {}
+        assert (await here.inspect("lab", HOME)).delivered == {}
         await here.put("lab", {path: Blob(first, seed)}, place.told.append)
         there = place.hosted / "lab" / path
         assert (there.read_text(), there.stat().st_mode & 0o777) == ("secret", 0o600)
-        assert (await here.look("lab", HOME)).delivered == {path: first}
+        assert (await here.inspect("lab", HOME)).delivered == {path: first}
         await here.put("lab", {path: Blob(second, again)}, place.told.append)
         assert (there.read_text(), there.stat().st_mode & 0o777) == ("other", 0o640)
-        assert (await here.look("lab", HOME)).delivered == {path: second}
+        assert (await here.inspect("lab", HOME)).delivered == {path: second}
         there.unlink()
-        assert (await here.look("lab", HOME)).delivered == {}
+        assert (await here.inspect("lab", HOME)).delivered == {}
 
     asyncio.run(run())
     assert place.files() == []
@@ -432,7 +432,7 @@ def test_a_name_in_two_lines_is_not_taken_for_two_files(place: Place) -> None:
     async def run() -> None:
         here = await opened(place)
         await here.put("lab", {"artefacts/a\nartefacts/b": Blob(digest, source)}, place.told.append)
-        assert (await here.look("lab", HOME)).delivered == {"artefacts/a\nartefacts/b": digest}
+        assert (await here.inspect("lab", HOME)).delivered == {"artefacts/a\nartefacts/b": digest}
 
     asyncio.run(run())
 
@@ -448,7 +448,7 @@ def test_files_put_at_once_are_all_noted(place: Place) -> None:
                 for path, (source, digest) in sources.items()
             )
         )
-        assert (await here.look("lab", HOME)).delivered == {
+        assert (await here.inspect("lab", HOME)).delivered == {
             path: digest for path, (_, digest) in sources.items()
         }
 
@@ -460,7 +460,7 @@ def test_a_file_is_never_noted_as_what_it_is_not(
     place: Place, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever ``put`` is cut off, what is delivered then is true, or known not to be known."""
-    monkeypatch.setattr(remote_blobs, "PATIENCE", 0)
+    monkeypatch.setattr(blob_commands, "PATIENCE", 0)
     old, first = place.file("old", "old")
     new, second = place.file("new", "new")
     path, other = "artefacts/web/disk", "artefacts/db/disk"
@@ -470,20 +470,20 @@ def test_a_file_is_never_noted_as_what_it_is_not(
         here = await opened(place)
         await here.put("lab", {other: Blob(first, old)}, place.told.append)
         await here.put("lab", {path: Blob(first, old)}, place.told.append)
-        await place.depot(whole).put("lab", {path: Blob(second, new)}, place.told.append)
+        await place.blobs(whole).put("lab", {path: Blob(second, new)}, place.told.append)
 
     asyncio.run(count())
 
     async def run(at: int) -> None:
-        here = place.depot()
+        here = place.blobs()
         await here.put("lab", {path: Blob(first, old)}, place.told.append)
-        broken = place.depot(Broken(how, lambda call: call >= at))
+        broken = place.blobs(Broken(how, lambda call: call >= at))
         await error_of(broken.put("lab", {path: Blob(second, new)}, place.told.append))
-        noted = (await here.look("lab", HOME)).delivered
+        noted = (await here.inspect("lab", HOME)).delivered
         assert noted[path] in ("", digest_of(place.hosted / "lab" / path)), at
         assert noted[other] == first, at
         await here.put("lab", {path: Blob(second, new)}, place.told.append)
-        assert (await here.look("lab", HOME)).delivered == {path: second, other: first}
+        assert (await here.inspect("lab", HOME)).delivered == {path: second, other: first}
 
     for at in range(1, whole.calls + 1):
         asyncio.run(run(at))
@@ -496,10 +496,10 @@ def test_put_and_link_get_over_a_break_at_any_call(place: Place, how: str) -> No
     links = {"artefacts/images/debian.qcow2": digest}
 
     async def run(machine: Broken) -> None:
-        here = place.depot(machine)
+        here = place.blobs(machine)
         await here.link("lab", links)
         await here.put("lab", {"artefacts/web/seed.iso": Blob(seeded, seed)}, place.told.append)
-        assert (await place.depot().look("lab", HOME)).delivered == {
+        assert (await place.blobs().inspect("lab", HOME)).delivered == {
             **links,
             "artefacts/web/seed.iso": seeded,
         }
@@ -511,7 +511,7 @@ def test_put_and_link_get_over_a_break_at_any_call(place: Place, how: str) -> No
     whole = Broken()
     asyncio.run(run(whole))
     for at in range(1, whole.calls + 1):
-        asyncio.run(place.depot().clear("lab"))
+        asyncio.run(place.blobs().clear("lab"))
         asyncio.run(begin())
         asyncio.run(run(Broken(how, lambda call, at=at: call == at)))  # type: ignore[misc]
 
@@ -525,7 +525,7 @@ def test_links_count_when_they_lead_somewhere(place: Place) -> None:
         here = await opened(place)
         await here.store(digest, image, place.told.append)
         await here.link("lab", links)
-        assert (await here.look("lab", HOME)).delivered == {"artefacts/images/debian.qcow2": digest}
+        assert (await here.inspect("lab", HOME)).delivered == {"artefacts/images/debian.qcow2": digest}
         await here.link("lab", links)  # as often as one likes
         await here.link("lab", {})
         assert (place.hosted / "lab/artefacts/images/gone.qcow2").is_symlink()
@@ -544,9 +544,9 @@ def test_a_link_takes_the_place_of_a_file_and_the_other_way_round(place: Place) 
         await here.store(digest, image, place.told.append)
         await here.put("lab", {path: Blob(noted, own)}, place.told.append)
         await here.link("lab", {path: digest})
-        assert (await here.look("lab", HOME)).delivered == {path: digest}
+        assert (await here.inspect("lab", HOME)).delivered == {path: digest}
         await here.put("lab", {path: Blob(noted, own)}, place.told.append)
-        assert (await here.look("lab", HOME)).delivered == {path: noted}
+        assert (await here.inspect("lab", HOME)).delivered == {path: noted}
 
     asyncio.run(run())
     assert (
@@ -578,7 +578,7 @@ def test_what_was_made_goes_with_its_last_link_and_images_stay(place: Place) -> 
         await here.clear("other")
         assert place.stored() == [kept]
         await here.clear("other")
-        assert (await here.look("other", HOME)).delivered == {}
+        assert (await here.inspect("other", HOME)).delivered == {}
 
     asyncio.run(run())
 
@@ -588,7 +588,7 @@ def test_what_was_made_goes_with_its_last_link_and_images_stay(place: Place) -> 
 def test_what_was_made_goes_in_the_end_wherever_it_is_cut_off(
     place: Place, what: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_blobs, "PATIENCE", 0)
+    monkeypatch.setattr(blob_commands, "PATIENCE", 0)
     image, kept = place.source("one piece", "image")
     old, first = place.file("old", "old")
     new, second = place.file("new", "new")
@@ -609,24 +609,24 @@ def test_what_was_made_goes_in_the_end_wherever_it_is_cut_off(
 
     async def run(at: int) -> None:
         await begin()
-        broken = place.depot(Broken(how, lambda call: call >= at))
+        broken = place.blobs(Broken(how, lambda call: call >= at))
         assert isinstance(await error_of(do(broken)), HostLostError)
         if what == "link":
-            await place.depot().link("lab", after)
+            await place.blobs().link("lab", after)
             assert place.stored() == sorted((kept, second)), at
-            assert (await place.depot().look("lab", HOME)).delivered == after
-            await place.depot().clear("lab")
+            assert (await place.blobs().inspect("lab", HOME)).delivered == after
+            await place.blobs().clear("lab")
             assert place.stored() == [kept], at
         else:
-            await place.depot().clear("lab")
+            await place.blobs().clear("lab")
             assert place.stored() == sorted((kept, second)), at  # nobody linked to the second
             (place.contents / second).unlink()
         assert list(place.hosted.iterdir()) == []
 
     asyncio.run(begin())
     whole = Broken()
-    asyncio.run(do(place.depot(whole)))
-    asyncio.run(place.depot().clear("lab"))
+    asyncio.run(do(place.blobs(whole)))
+    asyncio.run(place.blobs().clear("lab"))
     for at in range(1, whole.calls + 1):
         asyncio.run(run(at))
 
@@ -648,13 +648,13 @@ def test_clear_takes_what_is_on_its_way(place: Place) -> None:
 def test_another_main_host_has_to_call_it_otherwise(place: Place) -> None:
     async def run() -> None:
         here = await opened(place)
-        await here.look("lab", HOME)
-        await here.look("other", "elsewhere:/lab")
-        error = await error_of(here.look("lab", "elsewhere:/lab"))
-        assert error.message == f"two keeps another project lab already, that of {HOME}"
+        await here.inspect("lab", HOME)
+        await here.inspect("other", "elsewhere:/lab")
+        error = await error_of(here.inspect("lab", "elsewhere:/lab"))
+        assert error.message == f"two already has another project lab, that of {HOME}"
         assert "--project-name" in str(error.hint)
         await here.clear("lab")
-        await here.look("lab", "elsewhere:/lab")
+        await here.inspect("lab", "elsewhere:/lab")
 
     asyncio.run(run())
 
@@ -663,10 +663,10 @@ def test_check_changes_nothing_and_names_what_is_missing(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def run() -> None:
-        await place.depot().look("lab", HOME)
+        await place.blobs().inspect("lab", HOME)
         assert not place.hosted.exists()
-        monkeypatch.setattr(remote_blobs, "_PROGRAMS", ("true", "no-such", "nor-this"))
-        error = await error_of(place.depot().look("lab", HOME))
+        monkeypatch.setattr(blob_commands, "_PROGRAMS", ("true", "no-such", "nor-this"))
+        error = await error_of(place.blobs().inspect("lab", HOME))
         assert error.message == "programs are not installed on two: no-such, nor-this"
 
     asyncio.run(run())
@@ -676,8 +676,8 @@ def test_room_is_that_of_the_file_system_that_will_have_it(place: Place) -> None
     async def run() -> None:
         missing = RemoteBlobStore(LocalRunner("two"), place.hosted, place.root / "to/be/made")
         found = os.statvfs("/var/lib" if Path("/var/lib").exists() else "/")
-        for each, expected in ((place.depot(), os.statvfs(place.root)), (missing, found)):
-            room = (await each.look("lab", HOME)).room
+        for each, expected in ((place.blobs(), os.statvfs(place.root)), (missing, found)):
+            room = (await each.inspect("lab", HOME)).room
             assert abs(room - expected.f_bavail * expected.f_frsize) < 1 << 30
 
     asyncio.run(run())
@@ -688,15 +688,15 @@ def test_projects_have_names_and_no_paths(place: Place, name: str) -> None:
     source, digest = place.file("x")
 
     async def run() -> None:
-        here = place.depot()
+        here = place.blobs()
         for call in (
-            here.look(name, HOME),
+            here.inspect(name, HOME),
             here.open(name, HOME),
             here.link(name, {}),
             here.put(name, {"artefacts/a": Blob(digest, source)}, place.told.append),
             here.clear(name),
         ):
-            assert "cannot be the name of a project" in (await error_of(call)).message
+            assert "invalid project name" in (await error_of(call)).message
 
     asyncio.run(run())
     assert not place.hosted.exists()
@@ -712,7 +712,7 @@ def test_paths_stay_in_the_project(place: Place, path: str) -> None:
             here.put("lab", {path: Blob(digest, source)}, place.told.append),
             here.link("lab", {path: digest}),
         ):
-            assert "does not lie in the project" in (await error_of(call)).message
+            assert "is not a path inside the project" in (await error_of(call)).message
 
     asyncio.run(run())
     assert place.files() == []
@@ -741,8 +741,8 @@ def test_contents_are_called_by_their_digest(place: Place, digest: str) -> None:
 
     async def run() -> None:
         here = await opened(place)
-        assert "is no SHA-256" in (await error_of(here.store(digest, source, place.told.append))).message
-        assert "is no SHA-256" in (await error_of(here.link("lab", {"artefacts/a": digest}))).message
+        assert "invalid SHA-256" in (await error_of(here.store(digest, source, place.told.append))).message
+        assert "invalid SHA-256" in (await error_of(here.link("lab", {"artefacts/a": digest}))).message
 
     asyncio.run(run())
     assert place.stored() == []
@@ -752,20 +752,20 @@ def test_what_has_arrived_in_part_is_known_with_the_room_it_takes(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever asks whether there is room for the rest must not count it twice."""
-    monkeypatch.setattr(remote_blobs, "PATIENCE", 0)
+    monkeypatch.setattr(blob_commands, "PATIENCE", 0)
     source, digest = place.source("pieces")
     arrived: list[int] = []
-    broken = place.depot(Broken("before", lambda _call: sum(arrived) >= 2 * PIECE))
+    broken = place.blobs(Broken("before", lambda _call: sum(arrived) >= 2 * PIECE))
 
     async def run() -> None:
         await opened(place)
         await error_of(broken.store(digest, source, arrived.append))
-        held = await place.depot().look("lab", HOME)
+        held = await place.blobs().inspect("lab", HOME)
         assert held.parts.keys() == {digest}
         assert held.parts[digest] >= 2 * PIECE
         assert digest not in held.stored
-        await place.depot().store(digest, source, place.told.append)
-        held = await place.depot().look("lab", HOME)
+        await place.blobs().store(digest, source, place.told.append)
+        held = await place.blobs().inspect("lab", HOME)
         assert (held.parts, digest in held.stored) == ({}, True)
 
     asyncio.run(run())
@@ -773,12 +773,12 @@ def test_what_has_arrived_in_part_is_known_with_the_room_it_takes(
 
 def test_a_project_that_was_moved_on_its_main_host_is_known_again(place: Place, tmp_path: Path) -> None:
     async def run() -> None:
-        here = place.depot()
+        here = place.blobs()
         await here.open("lab", f"desk 0123abcd:{tmp_path}")
-        await here.look("lab", f"renamed 0123abcd:{tmp_path}")
-        await error_of(here.look("lab", "desk 0123abcd:/elsewhere"))  # both folders may be there
-        await error_of(here.look("lab", f"desk 4567cdef:{tmp_path}"))
+        await here.inspect("lab", f"renamed 0123abcd:{tmp_path}")
+        await error_of(here.inspect("lab", "desk 0123abcd:/elsewhere"))  # both folders may be there
+        await error_of(here.inspect("lab", f"desk 4567cdef:{tmp_path}"))
         await here.open("lab", "desk 0123abcd:/no/more/there")
-        await here.look("lab", f"desk 0123abcd:{tmp_path}")
+        await here.inspect("lab", f"desk 0123abcd:{tmp_path}")
 
     asyncio.run(run())
