@@ -1,5 +1,5 @@
-# All that is needed is git, make and Python 3.11 on Debian 12; the rest is installed on first use:
-# Python packages into .venv, Debian packages through scripts/system-packages (with sudo unless root).
+# Requires git, make and Python 3.11 on Debian 12. Everything else is installed on first use: Python packages into
+# .venv, Debian packages by scripts/system-packages (with sudo unless root).
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -7,15 +7,15 @@
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 RUN := $(VENV)/bin/python -m
-# New requirements, or a checkout that was moved, set it up anew.
+# Set up again after a change of the requirements, or when the checkout was moved.
 READY := $(VENV)/.ready-$(shell pwd -P | cksum | cut -d ' ' -f 1)
 
 .PHONY: help
-help: ## say what can be made (the default)
+help: ## list the targets (the default)
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 .PHONY: demo
-demo: $(READY) | test-packages ## bring two real guests up, have them talk, take them down
+demo: $(READY) | test-packages ## bring two real guests up, let one ping the other, take them down
 	scripts/demo
 
 .PHONY: test
@@ -23,22 +23,22 @@ test: check | test-packages ## check, then run every test, those against real li
 	$(RUN) pytest -m 'not real' -n 2 --timeout 300 --durations 10
 	$(RUN) pytest -m real --require-real --timeout 1200 --durations 20
 
-# by hand: what tests of several hosts run on; each has a libvirtd, an Open vSwitch and an sshd of its own
+# for manual tests: the hosts that tests of several hosts use, each with its own libvirtd, Open vSwitch and sshd
 N ?= 3
 .PHONY: hosts hosts-down hosts-shell
-hosts: $(READY) | test-packages ## start N test hosts on this machine (make hosts N=3), for trying things out
+hosts: $(READY) | test-packages ## start N test hosts on this machine (make hosts N=3), for manual tests
 	@PYTHONPATH=tests $(RUN) hosts up --tunnels --count $(N)
-	@echo "a shell in the main host: make hosts-shell; to end them: make hosts-down"
+	@echo "open a shell in the main host: make hosts-shell; stop the hosts: make hosts-down"
 
-hosts-shell: ## a shell in the first of the test hosts, where the project's kvm-compose is at hand
+hosts-shell: ## open a shell in the first test host, with kvm-compose in its PATH
 	@PYTHONPATH=tests $(RUN) hosts exec h1 -- env -C "$(CURDIR)" "PATH=$(CURDIR)/$(VENV)/bin:$$PATH" \
 		"HOME=$$HOME" "TERM=$$TERM" bash
 
-hosts-down: ## end the test hosts, and all that runs in them
+hosts-down: ## stop the test hosts and everything in them
 	@PYTHONPATH=tests $(RUN) hosts down
 
 .PHONY: bench
-bench: $(READY) .cache/snakemake/bin/snakemake | bench-packages ## measure beside ninja, make and doit; writes docs/benchmarks.md
+bench: $(READY) .cache/snakemake/bin/snakemake | bench-packages ## compare with ninja, make and doit; writes docs/benchmarks.md
 	$(RUN) pip install --quiet --disable-pip-version-check -r requirements/bench.txt
 	$(VENV)/bin/python scripts/bench
 
@@ -63,7 +63,7 @@ types: $(READY)
 layers: $(READY)
 	$(VENV)/bin/lint-imports --no-logo
 
-# every file that says it is for a shell, new ones too; golden files are data, whatever they look like
+# every file with a shell shebang, untracked ones too; golden files are data
 .PHONY: shell
 shell: | base-packages
 	git grep --untracked -lzE '^#!(/usr/bin/env bash|/bin/(ba|da)?sh)' -- \
@@ -75,16 +75,16 @@ docs: $(READY) ## build the documentation into site/
 	$(RUN) mkdocs build --strict
 
 .PHONY: reference
-reference: $(READY) ## write the pages and the schema that are made from the code
+reference: $(READY) ## generate the reference pages and the schema from the code
 	$(VENV)/bin/python scripts/reference
 	$(VENV)/bin/kvm-compose schema >examples/kvm-compose.schema.json
 
 .PHONY: format
-format: $(READY) ## put the Python code into its usual form
+format: $(READY) ## format the Python code
 	$(RUN) ruff check --fix
 	$(RUN) ruff format
 
-# pip-tools lives apart from what it pins. Index addresses are the machine's own business.
+# pip-tools is installed apart from what it pins. The files contain no index addresses, which depend on the machine.
 PIN = CUSTOM_COMPILE_COMMAND='make requirements' .cache/pip-tools/bin/pip-compile --quiet --upgrade \
 	--strip-extras --generate-hashes --no-emit-options --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host
@@ -101,7 +101,7 @@ requirements: $(READY) ## pin the newest versions of all requirements
 	$(PIN) --output-file requirements/dev.txt requirements/dev.in
 
 .PHONY: clean
-clean: ## remove what was built and cached here; .venv stays
+clean: ## remove built and cached files, but not .venv
 	rm -rf build dist site .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find kvmcompose microimage tests examples -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf examples/*/artefacts examples/*/.kvm-compose examples/*/state.json examples/own-dodo/macs.csv
