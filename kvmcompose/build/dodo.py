@@ -208,7 +208,7 @@ class Session:
         """The task that makes one artefact, by ``make`` if that is given."""
         artefact = decision.artefact
         base, _, name = artefact.task.partition(":")
-        after = [self.project.artefact_at(path).task for path in artefact.after]
+        after = [self.project.artefacts[path].task for path in artefact.after]
         return {
             "basename": base,
             **({"name": name} if name else {}),
@@ -240,7 +240,6 @@ class Session:
 
     def _fresh(self, decision: Making) -> Making:
         """The decision as of the beginning of the build, which may be later than the loading of tasks."""
-        # what a short plan does not speak of is as it was
         return self._begun_by_path.get(decision.path, decision)
 
     @cached_property

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from kvmcompose.build.execute import Build
 from kvmcompose.build.ledger import share_ledger
 from kvmcompose.build.project import Plan, Project, ledger_path
-from kvmcompose.build.short import ShortWay
 from kvmcompose.build.worker_pool import MANY, Crew, batches
 from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.core.event import Finished, Listener, Started
@@ -30,20 +29,18 @@ def generate(
     names: Sequence[str],
     *,
     listener: Listener,
-    way: ShortWay | None = None,
     waiting: Callable[[str], None] | None,
     jobs: int | None = None,
     keep_going: bool = False,
 ) -> bool:
     """Build what is missing or changed. True when everything is as it should be.
 
-    ``way`` is the short way, when it was looked for already.
     ``jobs`` is how many processes make artefacts at a time, None as many as seem worth it.
     Holds the project's lock meanwhile; see ``build_lock`` for ``waiting``. A termination signal ends the
     build like Ctrl-C: what was made stays noted.
     """
     with project.locked(waiting), _terminable():
-        build = Build(project, listener, way)
+        build = Build(project, listener)
         plan = build.begin(names)
         pending = sum(not step.settled for step in plan.images) + len(plan.pending)
         listener(Started(pending))

@@ -7,21 +7,33 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import msgspec
 
+import kvmcompose
 from kvmcompose.build.base_images import image_of
 from kvmcompose.build.decide import FAILING, Action, Decision, Making, look
 from kvmcompose.build.ledger import Record
 from kvmcompose.build.make import Staged
+from kvmcompose.build.overview import overview
 from kvmcompose.build.project import PRIVATE_FOLDER, ImageStep, Plan, Project
-from kvmcompose.build.short import ShortWay
-from kvmcompose.build.stamp import drop_standing
+from kvmcompose.build.project_inputs import beyond_environment
+from kvmcompose.build.stamp import (
+    Standing,
+    drop_standing,
+    sign_inputs,
+    sign_outputs,
+    surroundings,
+    write_standing,
+)
 from kvmcompose.core.artefact import Policy
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Done, Failed, Listener, Noticed, Transferred
 from kvmcompose.effects.files import STAGED_PREFIX, is_readable, restrict
 from kvmcompose.effects.keys import default_keys, make_keys
+from kvmcompose.effects.machine import probe_cache
+from kvmcompose.effects.resources import own_files
 from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.images.qcow2 import read_header
 
@@ -32,9 +44,8 @@ Stage = Callable[[Sequence[Making]], Sequence[Staged | KvmComposeError]]
 class Build:
     """Acts for doit's tasks. Every method may be called from several threads."""
 
-    def __init__(self, project: Project, listener: Listener, way: ShortWay | None = None) -> None:
+    def __init__(self, project: Project, listener: Listener) -> None:
         self.project = project
-        self._way = way or ShortWay(project)
         self.listener = listener
         self._guard = threading.Lock()
         self._records: dict[str, Record] = {}
@@ -45,16 +56,10 @@ class Build:
 
     def begin(self, names: Sequence[str] = ()) -> Plan:
         """Take stock under the lock, and take in what needs no work."""
-        plan = None
-        if names:
-            self._way.edit = None
-        if self._way.keys == default_keys():
+        if self.project.compiled.state.testbed_guest_shared_config == default_keys():
             make_keys(default_keys())
-        if not names:
-            plan = self._way.plan()
-        if plan is None:
-            self.sweep()  # a project that stands is clean
-            plan = self.project.plan(names, write=True)
+        self.sweep()
+        plan = self.project.plan(names, write=True)
         adopted = [each for each in plan.decisions if each.action is Action.ADOPT]
         if plan.pending or adopted or not all(step.settled for step in plan.images):
             drop_standing(str(self.project.folder / PRIVATE_FOLDER))
@@ -70,7 +75,7 @@ class Build:
         for each in (*plan.decisions, *plan.stale):
             if each.action in (Action.CUSTOMISED, Action.LEFT_OVER):
                 self.listener(Done(each.path, each.task, each.action.value, each.reasons))
-        self.kept = plan.untouched + sum(each.settled for each in plan.decisions)
+        self.kept = sum(each.settled for each in plan.decisions)
         return plan
 
     def _close(self) -> None:
@@ -286,10 +291,8 @@ class Build:
             return
         loud = {Action.CUSTOMISED, Action.LEFT_OVER}  # what every build has to tell
         quiet = not any(each.action in loud for each in (*plan.decisions, *plan.stale))
-        if complete and quiet and not self.failed and not self._way.warnings:
-            self._way.stand(f"{plan.untouched + len(plan.decisions)} up to date")
-        if plan.untouched and not any(each.policy is Policy.MUTABLE for each in plan.pending):
-            return  # no disk came or went, so the links are those of before
+        if complete and quiet and not self.failed and not self.project.compiled.warnings:
+            self._stand(f"{len(plan.decisions)} up to date")
         if any(self._is_hidden(each) for each in (*plan.decisions, *plan.stale)):
             return  # what a disk lies on that QEMU's user has cannot be seen
         used = set(self._links_in_use(plan))
@@ -298,6 +301,31 @@ class Build:
             for link in folder.iterdir():
                 if link.is_symlink() and f"images/{link.name}" not in used:
                     link.unlink()
+
+    def _stand(self, summary: str) -> None:
+        """Note that nothing is left to do, and what that rests on; see ``build.stamp``."""
+        project = self.project
+        artefacts = project.artefacts.values()
+        templates = project.folder / "templates"
+        watched = project.files.seen() | project.images.seen() | own_files()
+        watched |= {str(probe_cache()), str(templates), *map(str, templates.glob("*"))}
+        with contextlib.suppress(OSError):  # the next build will look at everything, that is all
+            inputs = sign_inputs(watched, project.began_ns)
+            if inputs is None:
+                return
+            root = str(project.folder)
+            outputs = list(project.artefacts)
+            package = str(Path(kvmcompose.__file__).parent)
+            standing = Standing(
+                around=surroundings(package, root) | beyond_environment(project.where),
+                hashed=project.hashed,
+                inputs=inputs,
+                outputs=outputs,
+                numbers=sign_outputs(root, outputs),
+                summary=summary,
+                overview=overview(artefacts),
+            )
+            write_standing(str(project.folder / PRIVATE_FOLDER), standing)
 
     def _is_hidden(self, decision: Decision) -> bool:
         path = self.project.folder / decision.path

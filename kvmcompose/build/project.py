@@ -26,7 +26,6 @@ from kvmcompose.core.errors import InputError, KvmComposeError, Location, Proble
 from kvmcompose.core.model import LogicalTestbed
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.resources import schemas
-from kvmcompose.effects.shape_memory import FolderMemory
 from kvmcompose.effects.stat_cache import Remembered, StatCache
 from kvmcompose.images.store import default_store, read_catalogue
 from kvmcompose.pipeline.compile import Compiled, compile_project, understand
@@ -58,8 +57,7 @@ class Plan(msgspec.Struct, frozen=True):
     """What a build would do: with images, with artefacts in order, and with files nobody needs.
 
     A ``partial`` plan is one for some names only; it leaves the files that nobody needs alone.
-    ``untouched`` artefacts are up to date without having been decided on. ``records`` are those that the
-    decisions rest on.
+    ``records`` are those that the decisions rest on.
     """
 
     images: tuple[ImageStep, ...]
@@ -67,7 +65,6 @@ class Plan(msgspec.Struct, frozen=True):
     stale: tuple[Decision, ...]
     records: dict[str, Record]
     partial: bool
-    untouched: int = 0
 
     @property
     def pending(self) -> tuple[Decision, ...]:
@@ -80,8 +77,6 @@ class Project:
 
     def __init__(self, where: Where, options: Options = Options()) -> None:  # noqa: B008 (it is frozen)
         self.began_ns = time.time_ns()
-        #: Artefacts that are known without all the others, by path; see ``build.short``.
-        self.few: dict[str, Artefact] = {}
         self.where = where
         self.folder = where.directory.absolute()
         self.options = options
@@ -101,16 +96,12 @@ class Project:
     @cached_property
     def compiled(self) -> Compiled:
         """Everything that the two files come to. Raises InputError with all problems."""
-        return compile_project(
-            self.testbed, self._config, schemas(), self.settings, self.files, FolderMemory(self.folder)
-        )
+        return compile_project(self.testbed, self._config, schemas(), self.settings, self.files)
 
     @cached_property
     def logical(self) -> tuple[LogicalTestbed, tuple[Problem, ...]]:
         """The testbed before anything has a host, and warnings. Raises InputError with all problems."""
-        _, logical, warnings, _ = understand(
-            self.testbed, self._config, schemas(), self.settings, self.files, FolderMemory(self.folder)
-        )
+        _, logical, warnings = understand(self.testbed, self._config, schemas(), self.settings, self.files)
         return logical, warnings
 
     def hints(self) -> tuple[Problem, ...]:
@@ -128,16 +119,12 @@ class Project:
     @cached_property
     def inputs(self) -> Inputs:
         """Takes the recipes of this project's artefacts."""
-        return Inputs(self.artefact_at, self._templates, self.files, self.images, self._epoch)
+        return Inputs(self.artefacts, self._templates, self.files, self.images, self._epoch)
 
     @cached_property
     def artefacts(self) -> dict[str, Artefact]:
         """All artefacts by path."""
         return {artefact.path: artefact for artefact in self.compiled.artefacts}
-
-    def artefact_at(self, path: str) -> Artefact:
-        """The artefact of a path; without working out all the others when its guest is known."""
-        return self.few.get(path) or self.artefacts[path]
 
     @cached_property
     def ledger(self) -> Ledger:

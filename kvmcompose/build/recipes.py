@@ -8,7 +8,7 @@ into the ledger, so what changed since is found by comparing two documents leaf 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -52,13 +52,13 @@ class Inputs:
 
     def __init__(
         self,
-        artefact_at: Callable[[str], Artefact],
+        artefacts: Mapping[str, Artefact],
         templates: Templates,
         files: FolderFiles,
         images: Images,
         epoch: int,
     ) -> None:
-        self._artefact_at = artefact_at
+        self._artefacts = artefacts
         self._templates = templates
         self._files = files
         self._images = images
@@ -101,7 +101,7 @@ class Inputs:
         """The size of a disk in bytes, as its guest sees it; None when its image is not here to tell."""
         match content:
             case Overlay(image=None):
-                return self.size(self._artefact_at(str(content.on)).content)
+                return self.size(self._artefacts[str(content.on)].content)
             case Overlay(image=BaseImage() as image) | DeepCopy(image=image):
                 resolved = self._images.resolve(image)
                 more = content.expand_gigabytes if isinstance(content, Overlay) else 0
@@ -127,7 +127,7 @@ class Inputs:
                     "version": _DISK_VERSION,
                 }
             case Overlay():
-                golden = self._artefact_at(str(content.on))
+                golden = self._artefacts[str(content.on)]
                 on = {"path": content.on, "recipe": self.recipe(golden).digest}
                 return {"overlay": {"on": on}, "version": _DISK_VERSION}
             case DeepCopy():

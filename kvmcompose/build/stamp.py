@@ -1,9 +1,7 @@
 """The standing of a project: everything a build rested on, so that the next can end at once.
 
 After a build that left nothing to do, the signatures of all inputs and outputs are written down. While
-they are the same, nothing can have changed, and neither the YAML nor the ledger has to be read. When only
-the YAML has changed, what it was tells which machines to look at, or else the digest of each guest's slice
-of the state whose artefacts.
+they are the same, nothing can have changed, and neither the YAML nor the ledger has to be read.
 Where there is any doubt there is no standing, and the build looks at everything: this file is a short cut
 to an answer, never a second opinion. It imports next to nothing: importing takes longer than looking.
 """
@@ -18,16 +16,14 @@ import io
 import json
 import os
 import stat
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 
-VERSION = 4
+VERSION = 5
 FILE_NAME = "standing"
 #: From so many artefacts on it pays to start a process.
 _MANY = 6000
-#: How many sections of it to read: none, those on the artefacts as a whole, or all.
-HEAD, OUTPUTS, WHOLE = 0, 2, 6
 #: Linux stamps files with a clock that ticks every 1 to 10 ms; see ``stat_cache``.
 _TICK_NS = 20_000_000
 
@@ -95,17 +91,11 @@ class Standing:
     """What a build rested on.
 
     ``hashed`` are the contents' SHA-256 (None: not there) of files that are read each time, ``inputs`` the
-    signatures of all others. ``outputs`` are the paths of all artefacts, guest by guest, and ``numbers``
-    their signatures in that order. ``groups`` say whose they are: for each guest (and before them "", for
-    what belongs to none) the digest of its slice and the number of its artefacts. ``text`` is the YAML that
-    all of it was built from, with so many ``machines``. ``overview`` is what ``list`` says of the project,
-    or nothing when that was not worked out.
+    signatures of all others. ``outputs`` are the paths of all artefacts, and ``numbers`` their signatures in
+    that order. ``overview`` is what ``list`` says of the project.
     """
 
-    __slots__ = (
-        "around", "groups", "hashed", "inputs", "machines", "numbers", "outputs", "overview", "summary",
-        "text",
-    )  # fmt: skip
+    __slots__ = ("around", "hashed", "inputs", "numbers", "outputs", "overview", "summary")
 
     def __init__(
         self,
@@ -113,34 +103,18 @@ class Standing:
         around: Mapping[str, str],
         hashed: Mapping[str, str | None],
         inputs: Mapping[str, list[int] | None],
-        groups: dict[str, tuple[str, int]],
         outputs: list[str],
         numbers: array.array[int],
         summary: str,
         overview: str,
-        text: bytes,
-        machines: int,
     ) -> None:
         self.around = around
         self.hashed = hashed
         self.inputs = inputs
-        self.groups = groups
         self.outputs = outputs
         self.numbers = numbers
         self.summary = summary
         self.overview = overview
-        self.text = text
-        self.machines = machines
-
-    def spans(self, names: Container[str]) -> dict[str, tuple[int, int]]:
-        """Where among the ``outputs`` those of some groups are."""
-        found = {}
-        start = 0
-        for name, (_, count) in self.groups.items():
-            if name in names:
-                found[name] = start, start + count
-            start += count
-        return found
 
 
 def sign_outputs(root: str, paths: Iterable[str]) -> array.array[int]:
@@ -163,15 +137,7 @@ def sign_inputs(watched: Iterable[str], began_ns: int) -> dict[str, list[int] | 
 
 def write_standing(private: str, standing: Standing) -> None:
     """Write it down, what is always wanted before what seldom is. Raises OSError."""
-    digests, counts = zip(*standing.groups.values(), strict=True)
-    sections = [
-        _lines(standing.outputs),
-        standing.numbers.tobytes(),
-        _lines(standing.groups),
-        _lines(digests),
-        array.array("q", counts).tobytes(),
-        standing.text,
-    ]
+    sections = [_lines(standing.outputs), standing.numbers.tobytes()]
     head = json.dumps(
         {
             "version": VERSION,
@@ -180,7 +146,6 @@ def write_standing(private: str, standing: Standing) -> None:
             "inputs": standing.inputs,
             "summary": standing.summary,
             "overview": standing.overview,
-            "machines": standing.machines,
             "sizes": [len(section) for section in sections],
         }
     ).encode()
@@ -199,58 +164,37 @@ def write_standing(private: str, standing: Standing) -> None:
         raise
 
 
-def read_standing(private: str, *, part: int = WHOLE) -> Standing | None:
+def read_standing(private: str, *, outputs: bool = True) -> Standing | None:
     """What the last build rested on, or None when there is nothing (whole) to be read.
 
-    ``part`` tells how much of it, as it takes long to read what is seldom wanted.
+    Without ``outputs`` they are left out, as it takes long to read those of a large project.
     """
     try:
         with open(os.path.join(private, FILE_NAME), "rb", opener=_opened) as file:  # noqa: PTH118
             head = json.loads(_read(file, int(file.readline(20))))
             if head["version"] != VERSION:
                 return None
-            outputs, numbers, names, digests, counts, text = (
-                _read(file, size) if number < part else b"" for number, size in enumerate(head["sizes"])
-            )
-        groups = zip(_words(digests), array.array("q", counts), strict=True)
+            paths, numbers = (_read(file, size) if outputs else b"" for size in head["sizes"])
         found = Standing(
             around=head["around"],
             hashed=head["hashed"],
             inputs=head["inputs"],
-            groups=dict(zip(_words(names), groups, strict=True)),
-            outputs=_words(outputs),
+            outputs=paths.decode().split("\n") if paths else [],
             numbers=array.array("q", numbers),
             summary=head["summary"],
             overview=head["overview"],
-            text=text,
-            machines=head["machines"],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # not there, cut off, or of another version: the build will look itself
-    if len(found.outputs) != len(found.numbers) / 4:
-        return None
-    if part == WHOLE:
-        counted = sum(count for _, count in found.groups.values()) == len(found.outputs)
-        if (
-            "" not in found.groups
-            or not counted
-            or hashlib.sha256(text).hexdigest() not in found.hashed.values()
-        ):
-            return None
-    return found
+    return found if len(found.outputs) == len(found.numbers) / 4 else None
 
 
-def _lines(names: Iterable[str]) -> bytes:
+def _lines(names: list[str]) -> bytes:
     """Names, each of which is a line. Raises OSError for one that is not."""
-    names = list(names)
     text = "\n".join(names)
     if text.count("\n") + 1 != len(names):
         raise OSError(errno.EINVAL, "a name that is more than a line, or none at all")
     return text.encode()
-
-
-def _words(lines: bytes) -> list[str]:
-    return lines.decode().split("\n") if lines else []
 
 
 def _read(file: io.BufferedReader, size: int) -> bytes:
@@ -270,10 +214,10 @@ def drop_standing(private: str) -> None:
 def still_standing(root: str, private: str, around: Mapping[str, str]) -> str | None:
     """The summary of the last build if a new one would find nothing to do, else None."""
     try:
-        if not _may_stand(private, read_standing(private, part=HEAD)):
+        if not _may_stand(private, read_standing(private, outputs=False)):
             return None
-        standing = read_standing(private, part=OUTPUTS)
-        return standing.summary if standing is not None and rests(standing, root, around) else None
+        standing = read_standing(private)
+        return standing.summary if standing is not None and _rests(standing, root, around) else None
     except (OSError, ValueError, TypeError):
         return None
 
@@ -281,8 +225,8 @@ def still_standing(root: str, private: str, around: Mapping[str, str]) -> str | 
 def standing_overview(private: str, around: Mapping[str, str]) -> str | None:
     """The overview of the tasks if it is still that, whatever became of the artefacts, else None."""
     try:
-        standing = read_standing(private, part=HEAD)
-        if standing is None or not _may_stand(private, standing) or not inputs_rest(standing, around):
+        standing = read_standing(private, outputs=False)
+        if standing is None or not _may_stand(private, standing) or not _inputs_rest(standing, around):
             return None
     except (OSError, ValueError, TypeError):
         return None
@@ -299,12 +243,12 @@ def _may_stand(private: str, standing: Standing | None) -> bool:
     )
 
 
-def rests(standing: Standing, root: str, around: Mapping[str, str]) -> bool:
+def _rests(standing: Standing, root: str, around: Mapping[str, str]) -> bool:
     """Whether all that a build rested on is as it was, but perhaps for what is ``hashed``."""
-    return inputs_rest(standing, around) and _same(root, standing.outputs, standing.numbers)
+    return _inputs_rest(standing, around) and _same(root, standing.outputs, standing.numbers)
 
 
-def inputs_rest(standing: Standing, around: Mapping[str, str]) -> bool:
+def _inputs_rest(standing: Standing, around: Mapping[str, str]) -> bool:
     """Whether that is so of all but the artefacts."""
     return standing.around == around and all(
         _signature(path) == signature for path, signature in standing.inputs.items()

@@ -63,13 +63,9 @@ def _jobs(text: str) -> int:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Build; 0 when everything is as it should be."""
     from kvmcompose.build.engine import generate
-    from kvmcompose.build.short import ShortWay
 
     project = find_project(arguments)
-    way = ShortWay(project)
-    if arguments.names:
-        way.edit = None
-    for warning in way.warnings:
+    for warning in project.compiled.warnings:
         console.problem(warning)
 
     def waiting(holder: str) -> None:
@@ -80,7 +76,6 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             project,
             arguments.names,
             listener=listener,
-            way=way,
             waiting=None if arguments.no_wait else waiting,
             jobs=arguments.jobs,
             keep_going=arguments.keep_going,

@@ -6,13 +6,10 @@ changes nothing it was given, and reports all problems it finds at once.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
-
-import msgspec
 
 from kvmcompose.core.artefact import Artefact, Literal, Policy
 from kvmcompose.core.errors import ComplaintsError, InputError, KvmComposeError, Problem
@@ -23,14 +20,12 @@ from kvmcompose.core.state import (
     ExtraInfo,
     GuestState,
     HostSharedConfig,
-    Shared,
     State,
     encode_state,
 )
 from kvmcompose.guests import guest_kind
 from kvmcompose.networks import dialect
 from kvmcompose.pipeline.logical import Documents, Settings, Source, logical_testbed
-from kvmcompose.pipeline.pieces import Memory, shape_in_pieces
 from kvmcompose.pipeline.schemas import Schemas
 from kvmcompose.pipeline.shape import Shaped, shape_config, shape_testbed
 from kvmcompose.placement import place
@@ -41,40 +36,27 @@ STATE_PATH = "state.json"
 class Compiled:
     """What a project comes to. Artefacts are worked out when they are asked for."""
 
-    def __init__(
-        self, placed: PlacedTestbed, state: State, warnings: tuple[Problem, ...], machines: int
-    ) -> None:
+    def __init__(self, placed: PlacedTestbed, state: State, warnings: tuple[Problem, ...]) -> None:
         self.placed = placed
         self.state = state
         self.warnings = warnings
-        #: How many there are in the YAML.
-        self.machines = machines
-        self._shared = state.shared
 
     @cached_property
     def artefacts(self) -> tuple[Artefact, ...]:
         """All of them, the state first: everything else is made from it."""
-        guests = self.state.testbed_guests
-        found = (*self.common_artefacts, *(each for name in guests for each in self.artefacts_of(name)))
+        network = dialect(self.state.network.dialect).artefacts(self.state)
+        shared = self.state.shared
+        guests = (
+            each
+            for guest in self.state.testbed_guests.values()
+            for each in guest_kind(guest.kind).artefacts(guest, shared)
+        )
+        found = (state_artefact(encode_state(self.state)), *_checked(network), *_checked(guests))
         paths = Counter(artefact.path for artefact in found)
         if len(paths) != len(found):
             path = next(path for path, count in paths.items() if count > 1)
             raise KvmComposeError(f"two artefacts would be written to {path!r}")
         return found
-
-    @cached_property
-    def common_artefacts(self) -> tuple[Artefact, ...]:
-        """Those that belong to no guest."""
-        network = dialect(self.state.network.dialect).artefacts(self.state)
-        return (state_artefact(encode_state(self.state)), *_checked(network))
-
-    def artefacts_of(self, name: str) -> tuple[Artefact, ...]:
-        """Those of one guest."""
-        return guest_artefacts(self.state.testbed_guests[name], self._shared)
-
-    def slice(self, name: str) -> str:
-        """A digest of all that a guest's artefacts are made of, but for files and templates."""
-        return guest_slice(self.state.testbed_guests[name], self._shared, self.state.testbed_guests)
 
 
 def state_artefact(data: bytes) -> Artefact:
@@ -90,37 +72,22 @@ def state_artefact(data: bytes) -> Artefact:
     )
 
 
-def guest_artefacts(guest: GuestState, shared: Shared) -> tuple[Artefact, ...]:
-    """The artefacts of one guest."""
-    return tuple(_checked(guest_kind(guest.kind).artefacts(guest, shared)))
-
-
-def guest_slice(guest: GuestState, shared: Shared, guests: Mapping[str, GuestState]) -> str:
-    """The digest of a guest's slice; its golden image is among ``guests``."""
-    golden = guests.get(guest.extra_info.reference_image or "")
-    return hashlib.sha256(_encode([shared, guest, golden])).hexdigest()
-
-
-_encode = msgspec.json.Encoder().encode
-
-
 def compile_project(
     testbed: Source,
     config: Source | None,
     schemas: Schemas,
     settings: Settings,
     files: ProjectFiles,
-    memory: Memory,
 ) -> Compiled:
     """Everything that can be known before anything is made. Raises InputError with all problems."""
-    documents, logical, warnings, machines = understand(testbed, config, schemas, settings, files, memory)
+    documents, logical, warnings = understand(testbed, config, schemas, settings, files)
     try:
         placed = PlacedTestbed(logical, place(logical, logical.strategy))
         state = _state(placed)
     except ComplaintsError as error:
         documents.refuse(error.complaints)
         raise
-    return Compiled(placed, state, warnings, machines)
+    return Compiled(placed, state, warnings)
 
 
 def understand(
@@ -129,23 +96,20 @@ def understand(
     schemas: Schemas,
     settings: Settings,
     files: ProjectFiles,
-    memory: Memory,
-) -> tuple[Documents, LogicalTestbed, tuple[Problem, ...], int]:
-    """The testbed before anything has a host, warnings, and the number of machines. Raises InputError."""
-    documents, value, config_value, network = _read(testbed, config, schemas, memory)
+) -> tuple[Documents, LogicalTestbed, tuple[Problem, ...]]:
+    """The testbed before anything has a host, and warnings. Raises InputError with all problems."""
+    documents, value, config_value, network = _read(testbed, config, schemas)
     logical, warnings = logical_testbed(value, config_value, network, settings, documents, files)
-    return documents, logical, warnings, len(value.get("machines") or ())
+    return documents, logical, warnings
 
 
 def _read(
-    testbed: Source, config: Source | None, schemas: Schemas, memory: Memory
+    testbed: Source, config: Source | None, schemas: Schemas
 ) -> tuple[Documents, dict[str, Any], dict[str, Any] | None, str]:
     """Both files, so that a problem in one does not hide those of the other."""
     documents = Documents(testbed, config)
     problems: list[Problem] = []
-    value = shape_in_pieces(testbed.data, testbed.name, schemas, memory)
-    if value is None:
-        value = _shaped(lambda: shape_testbed(documents.testbed, schemas), problems)
+    value = _shaped(lambda: shape_testbed(documents.testbed, schemas), problems)
     config_value = None
     if config is not None:
         config_value = _shaped(lambda: shape_config(documents.config, schemas), problems)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import kvmcompose
 from kvmcompose.core.model import Host, SshKeys
@@ -27,19 +26,6 @@ SCHEMAS = Schemas(
 TEMPLATES = {
     path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "templates").glob("*.j2"))
 }
-
-
-@dataclass
-class Remembered:
-    """What large files came to, kept in memory; implements ``kvmcompose.pipeline.pieces.Memory``."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-
-    def known(self) -> dict[str, Any]:
-        return self.values
-
-    def remember(self, values: dict[str, Any]) -> None:
-        self.values = values
 
 
 @dataclass
@@ -87,7 +73,6 @@ def compile_text(
     config: str | None = None,
     files: MemoryFiles | None = None,
     project: str = "lab",
-    memory: Remembered | None = None,
 ) -> Compiled:
     """What a YAML text comes to."""
     settings = Settings(project, tuple(on) or (host(),), SshKeys("key.pub", "key"), lambda each: each)
@@ -97,5 +82,4 @@ def compile_text(
         SCHEMAS,
         settings,
         files or MemoryFiles({"key.pub", "key"}),
-        memory or Remembered(),
     )

@@ -410,7 +410,7 @@ class Editor:
         model = (
             self.add, self.add, self.remove, self.rename, self.resize, self.resize, self.expand, self.move,
             self.rescale, self.rescale, self.shuffle, self.reword, self.host, self.rewire, self.move_external,
-            *[self.resize] * 5,  # what is done most, and has a short way of its own
+            *[self.resize] * 5,  # what is done most
         )  # fmt: skip
         other = (
             self.script, self.context, self.context, self.template, self.template, self.key, self.image,

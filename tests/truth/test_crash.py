@@ -405,18 +405,6 @@ def test_a_broken_standing_is_no_standing(lab: Bench, how: str) -> None:
     assert_as_clean(lab, clean_build(lab, lab.root / "clean"))
 
 
-@pytest.mark.parametrize("data", [b"", b"garbage", b'{"made_by": 1}', b"\xff\xfe", b"{" * 5000])
-def test_a_broken_memory_of_pieces_is_no_memory(memory_root: Path, tmp_path: Path, data: bytes) -> None:
-    bench = project(memory_root / tmp_path.name, 600)
-    assert bench.run("validate").status == 0
-    (memory,) = (bench.root / "cache/kvm-compose/shapes").iterdir()
-    memory.write_bytes(data)
-    bench.yaml.write_text(bench.yaml.read_text().replace("memory_mb: 64", "memory_mb: 80", 1))
-    ran = bench.spawn("list", "--json")
-    assert ran.status == 0, ran.said
-    assert len(ran.json) > 600
-
-
 # --- places and clocks ----------------------------------------------------------------------------------
 
 
