@@ -20,8 +20,11 @@ demo: $(READY) | test-packages ## bring two real guests up, let one ping the oth
 
 .PHONY: test
 test: check | test-packages ## check, then run every test, those against real libvirt, QEMU and OVS too
-	$(RUN) pytest -m 'not real' -n 2 --timeout 300 --durations 10
-	$(RUN) pytest -m real --require-real --timeout 1200 --durations 20
+	scripts/test
+
+.PHONY: test-long
+test-long: $(READY) | test-packages ## run the random tests alone, with ten times as many examples
+	KVM_COMPOSE_TEST_LONG=1 scripts/test -m long --timeout 1800
 
 # for manual tests: the hosts that tests of several hosts use, each with its own libvirtd, Open vSwitch and sshd
 N ?= 3

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -24,7 +26,17 @@ UNIT = Path(__file__).parent / "unit"
 # No deadlines: how long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("desk", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
+hypothesis.settings.register_profile("long", deadline=None, max_examples=1000, print_blob=True)
+_LONG = bool(os.environ.get("KVM_COMPOSE_TEST_LONG"))
+hypothesis.settings.load_profile("long" if _LONG else "ci" if os.environ.get("CI") else "desk")
+
+# A shell that starts something with "&" has it ignore SIGINT, and so would every process that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The one cache that outlives a run: images of guests, named by the recipes that they were built with.
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("TEST_IMAGES", str(_CACHE / "kvm-compose-tests"))
 
 # -- unit tests start no process and reach no network ------------------------------------------------
 
@@ -72,20 +84,36 @@ def _unit_tests_stay_inside(request: pytest.FixtureRequest) -> Iterator[None]:
     _guarded = False
 
 
-# -- tests leave the user's images, keys and settings alone ------------------------------------------
+# -- tests leave the user's images, keys, settings and caches alone ------------------------------------
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _nothing_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A store and keys of this run; the cache stays the user's: what it keeps took long to find out."""
-    home = tmp_path_factory.mktemp("user")
+    """A home folder of this run, empty but for the answer whether KVM works: that takes seconds to find out,
+    the first command to ask prints a line about it, and tests are to pass alike with KVM and without."""
+    home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
-            if name.startswith("KVM_COMPOSE_") or name in ("SOURCE_DATE_EPOCH", "NO_COLOR"):
+            if name.startswith(("KVM_COMPOSE_", "XDG_")) or name in ("SOURCE_DATE_EPOCH", "NO_COLOR"):
                 patch.delenv(name)
+        patch.setenv("HOME", str(home))
         patch.setenv("KVM_COMPOSE_STORE", str(home / "images"))
-        patch.setenv("XDG_DATA_HOME", str(home / "data"))
+        _answer_for_kvm(home / ".cache" / "kvm-compose")
         yield
+
+
+def _answer_for_kvm(cache: Path) -> None:
+    """What ``kvmcompose.effects.machine`` remembers of this boot of the machine and this QEMU."""
+    qemu = shutil.which("qemu-system-x86_64")
+    if qemu is not None:
+        answer = {
+            "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+            "qemu": qemu,
+            "qemu_mtime_ns": Path(qemu).stat().st_mtime_ns,
+            "probe": {"works": False, "reason": "tests emulate"},
+        }
+        cache.mkdir(parents=True)
+        (cache / "kvm.json").write_text(json.dumps(answer))
 
 
 # -- servers that start when needed end by themselves, later than the test that needed them ------------
@@ -130,6 +158,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=bool(os.environ.get("CI")),
         help="a test marked `real` that is skipped has failed (always so where CI is set)",
     )
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Real tests of a file share the hosts that they start, and take longer."""
+    for item in items:
+        if getattr(getattr(item, "function", None), "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.long)
+        if item.get_closest_marker("real"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+            item.add_marker(pytest.mark.timeout(1200))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -26,8 +26,7 @@ class ImageError(Exception):
 
 def cache_directory() -> Path:
     """Outside the checkout: a clean checkout need not download Debian again."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    directory = Path(home) / "kvm-compose-tests"
+    directory = Path(os.environ["TEST_IMAGES"])
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 

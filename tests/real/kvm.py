@@ -35,7 +35,7 @@ class Project:
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
             "XDG_RUNTIME_DIR": str(root / "run"),
-            "XDG_CACHE_HOME": str(Path.home() / ".cache"),
+            "XDG_CACHE_HOME": str(root / "cache"),
             "KVM_COMPOSE_STATE_DIR": str(root / "state"),
             "KVM_COMPOSE_TRUST": "1",  # images are links out of the project, to the cache
             "KVM_COMPOSE_STORE": str(image_cache.cache_directory() / "store"),

@@ -22,7 +22,7 @@ import pytest
 
 from golden.bench import Bench, environment, new_bench, settle
 
-KILLS = int(os.environ.get("KVM_COMPOSE_TEST_KILLS", "200"))
+KILLS = 200 if os.environ.get("KVM_COMPOSE_TEST_LONG") else 40
 #: So many kills hit the same project, one after the other.
 _TOGETHER = 10
 _GUESTS = 24
@@ -131,6 +131,7 @@ def lab(memory_root: Path, tmp_path: Path) -> Bench:
 # --- killed ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("jobs", ["1", "2"])
 @pytest.mark.parametrize("first", range(0, KILLS // 2, _TOGETHER))
 def test_after_a_kill_at_any_moment_the_next_build_comes_out_clean(

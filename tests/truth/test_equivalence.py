@@ -23,7 +23,7 @@ from oracle import FAILING, KEPT, Clean, Oracle, build_clean, content, stamps
 from golden.bench import Bench, lay_out, new_bench
 from kvmcompose.build import stamp
 
-SEQUENCES = int(os.environ.get("KVM_COMPOSE_TEST_SEQUENCES", "500"))
+SEQUENCES = 500 if os.environ.get("KVM_COMPOSE_TEST_LONG") else 50
 EDITS = 10
 #: The first seed; with it set, one sequence can be seen again.
 SEED = os.environ.get("KVM_COMPOSE_TEST_SEED")
@@ -213,6 +213,7 @@ def store(memory_root: Path) -> Path:
     return memory_root
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", [int(SEED)] if SEED else range(0, SEQUENCES, _TOGETHER))
 def test_incremental_builds_make_what_clean_builds_make(store: Path, first: int) -> None:
     for seed in range(first, first + (1 if SEED else _TOGETHER)):
