@@ -1,4 +1,4 @@
-"""``kvm-compose cloud-images``: the disk images that are known by name."""
+"""``kvm-compose cloud-images``: the disk images that have a name."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ NAME = "cloud-images"
 HELP = "list, fetch, build, add and check the disk images that guests are made from"
 EXAMPLE = """\
 examples:
-  kvm-compose cloud-images                          what there is, and what is here
+  kvm-compose cloud-images                          list all images, and which are here
   kvm-compose cloud-images pull debian_12           fetch one now (a build fetches what it needs)
-  kvm-compose cloud-images pull --refresh debian_12 see whether its publisher has replaced it
-  kvm-compose cloud-images pull --accept debian_12  and take the one that it was replaced by
-  kvm-compose cloud-images build micro              make the small guest for demos and tests
+  kvm-compose cloud-images pull --refresh debian_12 check whether its publisher has replaced it
+  kvm-compose cloud-images pull --accept debian_12  fetch the image that replaced it
+  kvm-compose cloud-images build micro              build the small guest for demos and tests
   kvm-compose cloud-images add my_image disk.qcow2  give an image of your own a name
-  kvm-compose cloud-images verify                   read all again: is each still what it was?
+  kvm-compose cloud-images verify                   read all images again, and report changed ones
 
 environment:
-  KVM_COMPOSE_STORE   the folder images are kept in (default ~/.local/share/kvm-compose/images)
-  KVM_COMPOSE_MIRROR  a URL to fetch from instead: https://host/path is taken from <mirror>/host/path
+  KVM_COMPOSE_STORE   the folder of images (default ~/.local/share/kvm-compose/images)
+  KVM_COMPOSE_MIRROR  the URL of a mirror: https://host/path is fetched from <mirror>/host/path
 """
 
 
 class _Row(msgspec.Struct, kw_only=True):
-    """One line of the list; sizes in bytes."""
+    """A row of the list; sizes in bytes."""
 
     name: str
     title: str | None = None
@@ -63,27 +63,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     from kvmcompose.cli.main import add_global_options
 
-    parser.add_argument("--json", action="store_true", help="print JSON (the list, and what verify finds)")
+    parser.add_argument("--json", action="store_true", help="print JSON (list and verify)")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions (without one: list)")
     action = functools.partial(actions.add_parser, allow_abbrev=False)
-    listing = action("list", help="list the images of the catalogue, and what is here")
+    listing = action("list", help="list the images of the catalogue, and which are here")
     pull = action("pull", help="fetch images of the catalogue, unless they are here")
     _add_names(pull, "names", nargs="+")
-    pull.add_argument("--refresh", action="store_true", help="ask whether its publisher has replaced it")
+    pull.add_argument("--refresh", action="store_true", help="check whether its publisher has replaced it")
     pull.add_argument(
-        "--accept", action="store_true", help="take images that are others than when they were first fetched"
+        "--accept", action="store_true", help="accept images that have changed since they were first fetched"
     )
     pull.add_argument("--mirror", metavar="URL", help="fetch from URL/host/path (or set KVM_COMPOSE_MIRROR)")
-    build = action("build", help="build the image that nobody publishes (micro), unless it is here")
+    build = action("build", help="build an image that is not published (micro), unless it is here")
     _add_names(build, "name")
-    build.add_argument("--refresh", action="store_true", help="build anew, from the newest packages")
+    build.add_argument("--refresh", action="store_true", help="build again, from the newest packages")
     add = action("add", help="copy an image of your own into the store, under a name")
     add.add_argument("name", metavar="NAME")
     add.add_argument("file", metavar="FILE", type=Path)
     remove = action("remove", help="forget images (prune then frees the space)")
     _add_names(remove, "names", nargs="+")
-    verify = action("verify", help="read every image again; status 1 if one was changed")
-    action("prune", help="remove broken downloads, and images that nothing stands for any more")
+    verify = action("verify", help="read every image again; exit with status 1 if one was changed")
+    action("prune", help="remove unfinished images, and images without a name or a project's link")
     for child in (listing, verify):
         child.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     for child in actions.choices.values():
@@ -92,16 +92,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _add_names(parser: argparse.ArgumentParser, name: str, nargs: str | None = None) -> None:
     names = parser.add_argument(name, nargs=nargs, metavar="NAME")
-    names.completer = _complete_images  # type: ignore[attr-defined] # argcomplete looks for it
+    names.completer = _complete_images  # type: ignore[attr-defined] # read by argcomplete
 
 
 def _complete_images(**_rest: object) -> list[str]:
-    """Names of images, for the shell."""
+    """Complete names of images."""
     return sorted({*read_catalogue().names(), *(image.name for image in default_store().list())})
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Do what the command line asks; the exit status."""
+    """Run the command; return the exit status."""
     actions: dict[str | None, Callable[[argparse.Namespace, Console, ImageStore], int]] = {
         None: _list,
         "list": _list,
@@ -165,7 +165,7 @@ def _pull(arguments: argparse.Namespace, console: Console, store: ImageStore) ->
         elif store.find(name) is None:
             problems += unknown_image(name, catalogue.names()).problems
         else:
-            console.say(f"{name} is one you added: there is nothing to fetch")
+            console.say(f"{name} was added by you: nothing to fetch")
     if problems:
         raise InputError(problems)
     for image in wanted:
@@ -214,7 +214,7 @@ def _wrong_way(name: str, message: str, command: str) -> Problem:
 
 def _vouched(image: StoredImage) -> str:
     algorithm = (image.checksum or "").partition(":")[0]
-    weak = " (which guards against damage, not against malice)" if algorithm in ("md5", "sha1") else ""
+    weak = " (which detects damage, but not an attack)" if algorithm in ("md5", "sha1") else ""
     return f"{algorithm} of {image.checksum_from}{weak}"
 
 
@@ -224,7 +224,7 @@ def _add(arguments: argparse.Namespace, console: Console, store: ImageStore) -> 
     size = f"{_in_units(image.size)}, a disk of {_in_units(image.virtual_size)}"
     console.say(f"{image.name}: {image.format}, {size}, sha256 {image.sha256}")
     if before is not None and before.sha256 != image.sha256:
-        console.warn(f"{image.name} stood for {before.sha256} until now")
+        console.warn(f"{image.name} was {before.sha256} until now")
     return 0
 
 
@@ -240,7 +240,7 @@ def _remove(arguments: argparse.Namespace, console: Console, store: ImageStore) 
         raise InputError(problems)
     for name in arguments.names:
         store.remove(name)
-    console.say("kvm-compose cloud-images prune frees the space")
+    console.say("to free the space: kvm-compose cloud-images prune")
     return 0
 
 
@@ -252,7 +252,7 @@ def _verify(arguments: argparse.Namespace, console: Console, store: ImageStore) 
         for problem in problems:
             console.data(f"{problem.name}: {problem.path}: {problem.message}\n    hint: {problem.hint}")
     if not problems:
-        console.say(f"{len(store.list())} images are what they were")
+        console.say(f"{len(store.list())} images are unchanged")
     return 1 if problems else 0
 
 
@@ -262,13 +262,13 @@ def _prune(_arguments: argparse.Namespace, console: Console, store: ImageStore) 
         console.data(str(path))
     for path, doubt in pruned.kept:
         console.say(f"kept: {path}, for {str(doubt.place)!r}: {doubt.why}")
-        console.say(f"  if that project is gone for good: rm {shlex.quote(str(doubt.note))}, and prune again")
+        console.say(f"  if that project was removed: rm {shlex.quote(str(doubt.note))}, and prune again")
     console.say(f"{_in_units(pruned.freed)} freed")
     return 0
 
 
 def _in_units(size: float) -> str:
-    """A number of bytes for people: ``512 B``, ``16.3 MiB``."""
+    """Format a number of bytes: ``512 B``, ``16.3 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:  # noqa: PLR2004
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

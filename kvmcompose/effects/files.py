@@ -95,6 +95,11 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         file.write(data)
 
 
+def list_folder(folder: Path) -> list[Path]:
+    """Return the paths in a folder, sorted; none if it does not exist or is a symlink. Raises OSError."""
+    return sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to the disk. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

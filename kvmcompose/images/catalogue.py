@@ -1,7 +1,7 @@
-"""The image catalogue: which disk images can be had by name, and how each one is checked.
+"""The image catalogue: the disk images that have a name, and how each is fetched and verified.
 
-Also the reading of published checksum lists, which name a file and its digest in one of two forms:
-GNU coreutils (``<hex>  name`` or ``<hex> *name``) and BSD (``SHA512 (name) = <hex>``).
+Published checksum lists have one of two formats: GNU coreutils (``<hex>  name`` or ``<hex> *name``) or BSD
+(``SHA512 (name) = <hex>``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ImageFormat = Literal["qcow2", "raw"]
 ChecksumAlgorithm = Literal["md5", "sha1", "sha256", "sha384", "sha512"]
 
-#: Lower case, so that names are the same on every file system; no leading dot or dash, because names
+#: Lower case, so that names are distinct on every file system; no leading dot or dash, because names
 #: become file names and command line arguments.
 NAME_PATTERN = "[a-z0-9][a-z0-9_.-]*"
 SHA256_PATTERN = "[0-9a-f]{64}"
@@ -44,19 +44,20 @@ _BSD_LINE = re.compile(r"(?P<algorithm>[A-Za-z0-9-]+) ?\((?P<name>.+)\) ?= ?(?P<
 
 
 class Checksum(msgspec.Struct, frozen=True):
-    """What a file's content must digest to; ``digest`` in lower case hexadecimal."""
+    """The digest that a file's content must have, in lower case hexadecimal."""
 
     algorithm: ChecksumAlgorithm
     digest: str
 
     def __str__(self) -> str:
-        """As the store's index has it: ``sha512:…``."""
+        """Return the form used in the store's index: ``sha512:…``."""
         return f"{self.algorithm}:{self.digest}"
 
 
 class Signing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a publisher signs its checksum list: where the detached signature is, and the keyring to check it
-    with, a file of the Debian package ``package``.
+    """The detached signature of a checksum list, by URL, and the keyring to verify it with.
+
+    ``keyring`` is the path of a file in the Debian package ``package``.
     """
 
     url: str
@@ -65,11 +66,11 @@ class Signing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class CatalogueImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One image that can be fetched by name.
+    """An image that can be fetched.
 
-    ``checksums_url`` is where its publisher lists checksums and ``checksum_algorithm`` what that list
-    holds. ``sha256`` is set only where ``url`` never changes its content; it then counts alone, and the
-    list is not asked. ``signing`` says how the list is signed; without it, it is not. ``note`` is for people.
+    ``checksums_url`` is its publisher's checksum list, with digests by ``checksum_algorithm``. ``sha256`` is
+    only set if the content of ``url`` never changes; the list is then not read. ``signing`` is None if the
+    list is not signed. ``note`` is for users.
     """
 
     name: ImageName
@@ -84,43 +85,43 @@ class CatalogueImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     @property
     def file_name(self) -> str:
-        """The last part of the URL: the name under which checksum lists have the file."""
+        """The last part of the URL: the file's name in checksum lists."""
         return urlsplit(self.url).path.rpartition("/")[2]
 
 
 class BuiltImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One image that is built on this machine: nobody publishes it."""
+    """An image that is not published but built on this machine."""
 
     name: ImageName
     title: str
 
     @property
     def command(self) -> str:
-        """What a user types to have it."""
+        """The command that builds it."""
         return f"kvm-compose cloud-images build {self.name}"
 
 
 class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All images that are known by name: those that are fetched, and those that are built."""
+    """All images that have a name: those that are fetched, and those that are built."""
 
     images: tuple[CatalogueImage, ...]
     built: tuple[BuiltImage, ...] = ()
 
     def find(self, name: str) -> CatalogueImage | None:
-        """The image of that name that can be fetched, or None."""
+        """Return the image of that name that can be fetched, or None."""
         return next((image for image in self.images if image.name == name), None)
 
     def find_built(self, name: str) -> BuiltImage | None:
-        """The image of that name that can be built, or None."""
+        """Return the image of that name that can be built, or None."""
         return next((image for image in self.built if image.name == name), None)
 
     def names(self) -> tuple[str, ...]:
-        """The names of all images, in the catalogue's order."""
+        """Return the names of all images, in the catalogue's order."""
         return (*(image.name for image in self.images), *(image.name for image in self.built))
 
 
 def parse_catalogue(data: bytes) -> Catalogue:
-    """Read a catalogue from JSON. Raises KvmComposeError when it is not one."""
+    """Parse a catalogue (JSON). Raises KvmComposeError when it is invalid."""
     try:
         catalogue = msgspec.json.decode(data, type=Catalogue)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -133,21 +134,21 @@ def parse_catalogue(data: bytes) -> Catalogue:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether an image may have this name."""
+    """Whether ``name`` is valid for an image."""
     return len(name) <= 128 and re.fullmatch(NAME_PATTERN, name) is not None  # noqa: PLR2004
 
 
 def near_names(wanted: str, known: Iterable[str]) -> tuple[str, ...]:
-    """Those of the known names that a mistyped one may have meant, the nearest first."""
+    """Return the known names that a mistyped name may mean, the nearest first."""
     folded = re.sub(r"[ .-]", "_", wanted.lower())
     return tuple(difflib.get_close_matches(folded, sorted(set(known)), n=3, cutoff=0.5))
 
 
 def parse_checksums(text: str) -> dict[str, Checksum]:
-    """A published checksum list as file name -> strongest checksum listed for it.
+    """Parse a published checksum list to file name -> its strongest checksum.
 
-    Lines of neither form (comments, signatures) are passed over, and so are digests whose length fits
-    no algorithm, or not the one that the line names.
+    Ignores lines in neither format (comments, signatures), and digests whose length fits no algorithm or not
+    the one that the line names.
     """
     found: dict[str, Checksum] = {}
     for line in text.splitlines():
@@ -167,28 +168,28 @@ def parse_checksums(text: str) -> dict[str, Checksum]:
 
 
 def pick_checksum(image: CatalogueImage, text: str) -> Checksum:
-    """What a published list says of an image.
+    """Return the checksum of an image in a published list.
 
-    Raises KvmComposeError when it says nothing, or only something weaker than the catalogue promises:
-    a list must not be able to talk the check down.
+    Raises KvmComposeError when there is none, or only a weaker one than the catalogue requires: a list must
+    not be able to weaken the verification.
     """
     checksum = parse_checksums(text).get(image.file_name)
     if checksum is None:
         raise KvmComposeError(
             f"{image.checksums_url} lists no checksum of {image.file_name}",
-            hint="its publisher may have moved the image; get it by hand, then "
+            hint="its publisher may have moved the image; download it by hand, then "
             f"kvm-compose cloud-images add {image.name} FILE",
         )
     if _STRENGTH[checksum.algorithm] < _STRENGTH[image.checksum_algorithm]:
         raise KvmComposeError(
             f"{image.checksums_url} has only a {checksum.algorithm} checksum of {image.file_name}, "
-            f"the catalogue wants {image.checksum_algorithm}"
+            f"the catalogue requires {image.checksum_algorithm}"
         )
     return checksum
 
 
 def mirrored(url: str, mirror: str | None) -> str:
-    """Where a mirror has a URL: ``https://host/path`` is at ``<mirror>/host/path``."""
+    """Return where a mirror has a URL: ``https://host/path`` is at ``<mirror>/host/path``."""
     if not mirror:
         return url
     parts = urlsplit(url)
@@ -196,7 +197,7 @@ def mirrored(url: str, mirror: str | None) -> str:
 
 
 def unknown_image(name: str, known: Iterable[str], *, location: Location | None = None) -> InputError:
-    """The error for a name that no image has, with the near ones."""
+    """Return the error for a name that no image has, with similar names."""
     near = near_names(name, known)
     return InputError(
         [

@@ -1,7 +1,7 @@
-"""The image store's index: which name stands for which content. Read without a lock, changed under one.
+"""The index of the image store: which content each name has. Read without a lock, changed under one.
 
-``index.json`` is replaced as a whole, and its double ``index.backup.json`` after it: should one be
-damaged, the other says the same.
+``index.json`` is replaced as a whole, and then its copy ``index.backup.json``, which is read when the first
+is damaged.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ log = logging.getLogger(__name__)
 _VERSION = 1
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is known of one image. ``virtual_size`` (of the disk) and ``size`` (of the file) in bytes.
+class ImageFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An image and its origin. ``virtual_size`` (of the disk) and ``size`` (of the file) in bytes.
 
-    ``checksum`` (``sha512:…``) is what the file was found to match, ``checksum_from`` who said so: the
-    URL of a published list, or ``catalogue``. Images the user added have neither. ``recipe`` is the digest of
-    what an image was built by, when it was built here. ``signature`` says in words whether the
-    list was signed.
+    ``checksum`` (``sha512:…``) is the published checksum that the file was verified against,
+    ``checksum_from`` its source: the URL of a list, or ``catalogue``; ``signature`` describes whether that
+    list was signed, and the signature verified. ``recipe`` is the digest of what an image was built from.
     """
 
     sha256: catalogue.Sha256
@@ -49,16 +48,16 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     signature: str | None = None
 
 
-class _File(msgspec.Struct):
+class _IndexDocument(msgspec.Struct):
     version: int
     images: dict[str, msgspec.Raw]
 
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock file while the block runs. Without ``wait``, yields False when another has it.
+    """Hold a lock file while the block runs. Without ``wait``, yields False when another process holds it.
 
-    The kernel lets go of the lock when its process ends, however it ends; the file stays. Raises OSError.
+    The kernel releases the lock when the process ends, however it ends; the file stays. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -76,6 +75,11 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
         os.close(handle)
 
 
+def image_lock(root: Path, name: str) -> Path:
+    """Return the lock file that is held while the image ``name`` is fetched, built or added."""
+    return root / "locks" / f"{name}.lock"
+
+
 class Index:
     """The index of the store in folder ``root``."""
 
@@ -84,30 +88,30 @@ class Index:
         self._backup = root / "index.backup.json"
         self._lock = root / "index.lock"
 
-    def read(self) -> dict[str, Entry]:
-        """All entries by name. What is damaged is taken from the backup, with a warning in the log.
+    def read(self) -> dict[str, ImageFacts]:
+        """Return all images by name. Damaged entries are read from the backup, with a warning in the log.
 
-        Raises KvmComposeError when a newer version wrote the index.
+        Raises RefusedError when a newer version wrote the index, KvmComposeError when it cannot be read.
         """
         entries, complaint = self._read(self._path)
         if complaint is None:
             return entries
         saved, backup_complaint = self._read(self._backup)
         if backup_complaint is None and not saved and not self._backup.exists():
-            backup_complaint = "there is none"
+            backup_complaint = "it does not exist"
         log.warning(
             "the image index %s is damaged (%s); %s",
             self._path,
             complaint,
-            "its backup is used instead"
+            "using its backup instead"
             if backup_complaint is None
-            else f"of its backup ({backup_complaint}) what can be read is used: pull or add what is missing",
+            else f"using what can be read of its backup ({backup_complaint}): pull or add what is missing",
         )
         return saved | entries
 
     @contextlib.contextmanager
-    def changing(self) -> Iterator[dict[str, Entry]]:
-        """The entries, to be changed inside the block and written at its end. Raises OSError."""
+    def changing(self) -> Iterator[dict[str, ImageFacts]]:
+        """Yield the images by name, to be changed in the block and written at its end. Raises OSError."""
         with locked(self._lock):
             entries = self.read()
             before = dict(entries)
@@ -122,10 +126,10 @@ class Index:
             write_atomic(self._path, data)
             write_atomic(self._backup, data)
 
-    def _read(self, path: Path) -> tuple[dict[str, Entry], str | None]:
-        """What can be read of a file, and what cannot."""
+    def _read(self, path: Path) -> tuple[dict[str, ImageFacts], str | None]:
+        """Return what can be read of a file, and a description of what cannot."""
         try:
-            file = msgspec.json.decode(read_regular(path, limit=DOCUMENT_LIMIT), type=_File)
+            file = msgspec.json.decode(read_regular(path, limit=DOCUMENT_LIMIT), type=_IndexDocument)
         except FileNotFoundError:
             return {}, None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -140,16 +144,16 @@ class Index:
                 f"the image index {path} was written by a newer kvm-compose (version {file.version})",
                 hint="upgrade kvm-compose, or set KVM_COMPOSE_STORE to another folder",
             )
-        entries: dict[str, Entry] = {}
+        entries: dict[str, ImageFacts] = {}
         complaint = None
         for name, raw in file.images.items():
             try:
-                entry = msgspec.json.decode(raw, type=Entry)
+                entry = msgspec.json.decode(raw, type=ImageFacts)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 complaint = f"{name}: {error}"
                 continue
             if catalogue.is_image_name(name):
                 entries[name] = entry
             else:
-                complaint = f"{name!r} is no image name"
+                complaint = f"{name!r} is not an image name"
         return entries, complaint

@@ -1,8 +1,8 @@
-"""What the header of a disk image says, read without running anything.
+"""Read the headers of disk images without running a program.
 
-qcow2 as in QEMU's docs/interop/qcow2.rst, sections "Header" and "Header extensions". Whoever opens an
-image hands QEMU a list of further files to open (its backing file, its external data file); so images
-from elsewhere are looked at here before anything else opens them.
+Format of qcow2: QEMU, docs/interop/qcow2.rst, sections "Header" and "Header extensions". An image can name
+further files for QEMU to open (its backing file, its external data file); so images of unknown origin are
+inspected here before anything else opens them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from kvmcompose.images.catalogue import ImageFormat
 
-#: So much of an image's beginning has its header and, whoever wrote it, the name of its backing file.
+#: An image's first bytes, which contain its header and, by all known writers, the name of its backing file.
 HEAD_BYTES = 1 << 16
 
 _MAGIC = b"QFI\xfb"
@@ -39,7 +39,7 @@ _EXTENSION_BACKING_FORMAT = 0xE2792ACA
 _EXTENSION_DATA_FILE = 0x44415441
 _ENCRYPTION = {0: None, 1: "AES", 2: "LUKS"}
 
-#: What other files begin with (offset, bytes, name): said by name, because "not a disk image" helps nobody.
+#: Magic numbers of other formats (offset, bytes, name), for messages that say more than "not a disk image".
 _FOREIGN = (
     (0, b"\x1f\x8b", "a gzip archive"),
     (0, b"\xfd7zXZ\0", "an xz archive"),
@@ -54,7 +54,7 @@ _FOREIGN = (
     (64, b"\x7f\x10\xda\xbe", "a VDI image"),
     (0, b"QED\0", "a QED image"),
 )
-#: Raw disks have no magic of their own: a boot sector or partition table, or a file system without one.
+#: Raw disks have no magic number: they have a boot sector or partition table, or are a file system.
 _RAW_MARKS = (
     (510, b"\x55\xaa"),
     (0x438, b"\x53\xef"),  # ext2, ext3, ext4
@@ -66,9 +66,9 @@ _MARKS_END = 0x10048
 
 
 class ImageHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts of an image's header; ``virtual_size`` in bytes.
+    """The content of an image's header; ``virtual_size`` in bytes.
 
-    ``backing_file`` and ``data_file`` are the names as they stand in the image, relative to its folder.
+    ``backing_file`` and ``data_file`` are names as written in the image, relative to its folder.
     ``encryption`` is ``AES`` or ``LUKS``.
     """
 
@@ -81,9 +81,9 @@ class ImageHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_header(path: Path) -> ImageHeader:
-    """The header facts of a qcow2 image; anything without qcow2's magic counts as raw.
+    """Read an image's header; a file without qcow2's magic number counts as raw.
 
-    Raises KvmComposeError when the file cannot be read, or has the magic but no sound header.
+    Raises KvmComposeError when the file cannot be read, or is qcow2 with an invalid header.
     """
     try:
         with os.fdopen(open_regular(path), "rb") as file:
@@ -98,32 +98,32 @@ def read_header(path: Path) -> ImageHeader:
         return _parse_qcow2(head)
     except ValueError as error:
         raise KvmComposeError(
-            f"{path} is not a sound qcow2 image: {error}",
-            hint="it may be cut off or damaged: fetch it again, or ask qemu-img check",
+            f"{path} is not a valid qcow2 image: {error}",
+            hint="it may be truncated or damaged: fetch it again, or try qemu-img check",
         ) from error
 
 
 class L1Table(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an image's map of its clusters begins, in bytes (the first of its two levels)."""
+    """The place of the first level of an image's cluster map, in bytes."""
 
     offset: int
     length: int
 
 
 def parse_header(head: bytes) -> ImageHeader | None:
-    """The header facts from the first HEAD_BYTES of an image; None when it is not qcow2.
+    """Parse the first HEAD_BYTES of an image; returns None if it is not qcow2.
 
-    Raises ValueError when it has the magic but no sound header.
+    Raises ValueError for an invalid qcow2 header.
     """
     return _parse_qcow2(head) if head.startswith(_MAGIC) else None
 
 
 def l1_table(head: bytes) -> L1Table | None:
-    """The place of the first-level table, from the first bytes of an image; None when it is not qcow2.
+    """Return the place of the first-level table, from an image's first bytes; None if it is not qcow2.
 
-    All zeros there: the image holds no cluster of its own, and reads as its backing file does or as zeros.
-    None, too, for an image with snapshots: what they hold is not in the table. Raises ValueError when the
-    header is not sound.
+    A table of zeros means that the image has no allocated clusters: it reads as its backing file or zeros.
+    Returns None for an image with snapshots, too, whose clusters are not in the table. Raises ValueError for
+    an invalid header.
     """
     if parse_header(head) is None:
         return None
@@ -136,7 +136,7 @@ def l1_table(head: bytes) -> L1Table | None:
 
 
 def is_pristine(path: Path) -> bool:
-    """Whether an image holds nothing of its own yet. Raises OSError, or ValueError for an unsound header."""
+    """Whether an image has no allocated clusters. Raises OSError, or ValueError for an invalid header."""
     with os.fdopen(open_regular(path), "rb") as file:
         table = l1_table(file.read(HEAD_BYTES))
         if table is None:
@@ -146,7 +146,7 @@ def is_pristine(path: Path) -> bool:
 
 
 def refuse_no_image(path: Path) -> None:
-    """Raise KvmComposeError for a file that is neither a qcow2 image nor looks like a raw disk."""
+    """Raise KvmComposeError for a file that is not a qcow2 image and does not look like a raw disk."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             head = file.read(_MARKS_END)
@@ -163,26 +163,26 @@ def refuse_no_image(path: Path) -> None:
             raise KvmComposeError(f"{path} is {name}, not a qcow2 or raw disk image", hint=hint)
     if not any(head.startswith(mark, offset) for offset, mark in _RAW_MARKS):
         raise KvmComposeError(
-            f"{path} is no disk image: neither qcow2 nor a raw disk with a boot sector or a file system"
+            f"{path} is not a disk image: neither qcow2 nor a raw disk with a boot sector or a file system"
         )
 
 
 def _parse_qcow2(head: bytes) -> ImageHeader:
-    """The facts in an image's first bytes. Raises ValueError with what is wrong with them."""
+    """Parse a qcow2 header. Raises ValueError that describes what is invalid."""
     if len(head) < _VERSION_2_LENGTH:
         raise ValueError(f"its header ends after {len(head)} bytes")
     _, version, name_offset, name_length, cluster_bits, virtual_size, crypt_method, *_ = (
         _VERSION_2_HEADER.unpack_from(head)
     )
     if version not in (2, 3):
-        raise ValueError(f"version {version} (known are 2 and 3)")
+        raise ValueError(f"version {version} (supported: 2 and 3)")
     if cluster_bits not in _CLUSTER_BITS:
         raise ValueError(f"cluster_bits is {cluster_bits}")
     if virtual_size > _LARGEST_DISK:
         raise ValueError(f"a virtual size of {virtual_size} bytes")
     if crypt_method not in _ENCRYPTION:
         raise ValueError(f"encryption method {crypt_method}")
-    head = head[: 1 << cluster_bits]  # extensions and the backing file's name lie in the first cluster
+    head = head[: 1 << cluster_bits]  # extensions and the backing file's name are in the first cluster
     header_length, external_data = _VERSION_2_LENGTH, False
     if version == 3:  # noqa: PLR2004
         header_length, external_data = _parse_version_3(head)
@@ -197,7 +197,7 @@ def _parse_qcow2(head: bytes) -> ImageHeader:
     found = _parse_extensions(extensions, header_length)
     data_file = found.get(_EXTENSION_DATA_FILE)
     if external_data and not data_file:
-        raise ValueError("its data lie in another file that it does not name")
+        raise ValueError("its data is in another file that it does not name")
     return ImageHeader(
         format="qcow2",
         virtual_size=virtual_size,
@@ -209,7 +209,7 @@ def _parse_qcow2(head: bytes) -> ImageHeader:
 
 
 def _parse_version_3(head: bytes) -> tuple[int, bool]:
-    """The header's length, and whether the data lie in another file."""
+    """Return the length of the header, and whether the data is in another file."""
     if len(head) < _VERSION_3_LENGTH:
         raise ValueError(f"its header ends after {len(head)} bytes")
     (incompatible,) = struct.unpack_from(">Q", head, 72)
@@ -220,7 +220,7 @@ def _parse_version_3(head: bytes) -> tuple[int, bool]:
 
 
 def _parse_extensions(head: bytes, offset: int) -> dict[int, str | None]:
-    """The text of those header extensions that hold text. Each is padded to 8 bytes."""
+    """Return the header extensions that contain file or format names. Each is padded to 8 bytes."""
     found: dict[int, str | None] = {}
     while offset + 8 <= len(head):
         kind, length = struct.unpack_from(">II", head, offset)
@@ -236,7 +236,7 @@ def _parse_extensions(head: bytes, offset: int) -> dict[int, str | None]:
 
 
 def _name(head: bytes, offset: int, length: int) -> str | None:
-    """Some bytes as a file name; none (as qemu-img rebase leaves behind) is no name."""
+    """Decode a file name; an empty one, which qemu-img rebase leaves, counts as none."""
     if offset + length > len(head):
         raise ValueError(f"a name of {length} bytes at offset {offset} reaches past its end")
     return os.fsdecode(head[offset : offset + length].split(b"\0", 1)[0]) or None

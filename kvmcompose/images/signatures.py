@@ -1,6 +1,6 @@
-"""Signatures of published checksum lists, checked by ``gpgv`` with a keyring that is named, and no other.
+"""Verify signatures of published checksum lists by ``gpgv``, with one given keyring.
 
-The format is that of GnuPG's doc/DETAILS, section "Format of the --status-fd output".
+Format of its output: GnuPG, doc/DETAILS, section "Format of the --status-fd output".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kvmcompose.images.catalogue import CatalogueImage, Signing
 
 _TIMEOUT = 60.0  # seconds
-#: What else than a good signature gpgv may find, in the words of this program.
+#: What gpgv may report instead of a good signature.
 _FAULTS = {
     "BADSIG": "the list was changed after it was signed",
     "EXPKEYSIG": "the key that signed it has expired",
@@ -27,14 +27,14 @@ _FAULTS = {
     "REVKEYSIG": "the key that signed it was revoked",
     "NO_PUBKEY": "the key that signed it is not in the keyring",
     "ERRSIG": "the signature cannot be checked",
-    "NODATA": "there is no signature in the file",
+    "NODATA": "the file contains no signature",
 }
 
 
 def fetch_list(image: CatalogueImage, source: str, mirror: str | None) -> tuple[str, str]:
-    """A published list, and in words what is known of its signature.
+    """Return a published list, and a description of its signature.
 
-    Raises KvmComposeError for a list that its publisher signs and that comes without a good signature.
+    Raises KvmComposeError when a list that its publisher signs has no good signature.
     """
     data = fetch_small(source)
     text = data.decode(errors="replace")
@@ -47,8 +47,8 @@ def fetch_list(image: CatalogueImage, source: str, mirror: str | None) -> tuple[
         signature = fetch_small(at)
     except KvmComposeError as error:
         raise KvmComposeError(
-            f"{source} is signed by its publisher, and the signature cannot be had: {error.message}",
-            hint="a mirror has to have the signature beside the list" if mirror else error.hint,
+            f"{source} is signed by its publisher, but the signature cannot be fetched: {error.message}",
+            hint="the mirror must have the signature beside the list" if mirror else error.hint,
         ) from error
     return text, f"verified: signed by {verify_list(data, signature, image.signing.keyring, source)}"
 
@@ -58,15 +58,14 @@ def obstacle(signing: Signing) -> str | None:
     if shutil.which("gpgv") is None:
         return "gpgv is not installed (sudo apt-get install gpgv)"
     if not Path(signing.keyring).is_file():
-        return f"there is no keyring {signing.keyring} (of the package {signing.package})"
+        return f"the keyring {signing.keyring} does not exist (Debian package {signing.package})"
     return None
 
 
 def verify_list(data: bytes, signature: bytes, keyring: str, source: str) -> str:
-    """The fingerprint of the key that signed a list. Raises KvmComposeError for any other outcome.
+    """Return the fingerprint of the key that signed a list. Raises KvmComposeError for any other outcome.
 
-    Of several signatures one has to be good and none wrong; those of keys that are not in the keyring say
-    nothing.
+    Of several signatures one must be good and none bad; those by keys outside the keyring do not count.
     """
     with tempfile.TemporaryDirectory(prefix="kvm-compose-") as scratch:
         signed, detached = Path(scratch, "list"), Path(scratch, "signature")
@@ -86,13 +85,13 @@ def verify_list(data: bytes, signature: bytes, keyring: str, source: str) -> str
         return _good(lines)
     raise KvmComposeError(
         f"the signature of {source} is wrong: {fault}",
-        hint="nothing was fetched: somebody between you and the publisher may have changed the list, or the "
-        f"keyring {keyring} is old; try again later or from elsewhere",
+        hint="nothing was fetched: the list may have been changed between the publisher and you, or the "
+        f"keyring {keyring} is outdated; try again later or from another network",
     )
 
 
 def _good(lines: list[list[str]]) -> str:
-    """The fingerprint of the first good signature: gpgv writes GOODSIG, and VALIDSIG for it after that."""
+    """Return the fingerprint of the first good signature: gpgv prints GOODSIG, then its VALIDSIG."""
     good = False
     for line in lines:
         if line[1] in ("GOODSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG", "BADSIG", "ERRSIG"):

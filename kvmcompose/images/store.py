@@ -1,13 +1,13 @@
-"""The store of disk images of this machine: each content once, found by name.
+"""The store of this machine's disk images, found by name; each content is stored once.
 
 ::
 
     <root>/index.json               name -> content (index.py)
     <root>/sha256/<aa>/<sha256>     the images, read-only
-    <root>/partial/<name>/          what is being fetched; never taken for an image
-    <root>/locks/<name>.lock        held while an image is fetched or added
-    <root>/noted.json               what each image was when it was first fetched (pins.py)
-    <root>/uses/                    which projects use what (uses.py)
+    <root>/partial/<name>/          unfinished images
+    <root>/locks/<name>.lock        held while an image is fetched, built or added
+    <root>/noted.json               the content of each image when it was fetched (pins.py)
+    <root>/uses/                    which projects use which images (uses.py)
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import hashlib
 import logging
 import os
 import shutil
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import asdict, replace
 
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
-from kvmcompose.effects.files import digest_file, expand, sync_folder
+from kvmcompose.effects.files import digest_file, expand, list_folder, sync_folder
 from kvmcompose.images.catalogue import (
     NAME_PATTERN,
     Checksum,
@@ -34,16 +34,17 @@ from kvmcompose.images.catalogue import (
     pick_checksum,
 )
 from kvmcompose.images.download import Download, Downloaded
-from kvmcompose.images.index import Entry, Index, locked
-from kvmcompose.images.pins import Note, NotedImages, refuse_other
+from kvmcompose.images.index import ImageFacts, Index, image_lock, locked
+from kvmcompose.images.pins import Pin, Pins, refuse_replaced
+from kvmcompose.images.prune import Pruned, prune
 from kvmcompose.images.qcow2 import ImageHeader, read_header, refuse_no_image
 from kvmcompose.images.signatures import fetch_list
-from kvmcompose.images.uses import Doubt, Uses, replace_link
+from kvmcompose.images.uses import Uses, replace_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kvmcompose.images.catalogue import Catalogue, CatalogueImage, ImageFormat
+    from kvmcompose.images.catalogue import Catalogue, CatalogueImage
     from kvmcompose.images.download import Progress
 
 log = logging.getLogger(__name__)
@@ -52,30 +53,15 @@ _CHUNK = 2**20  # bytes
 _ZEROS = bytes(_CHUNK)
 
 
-class StoredImage(msgspec.Struct, frozen=True, kw_only=True):
-    """An image that is here. ``virtual_size`` (of the disk) and ``size`` (of the file) in bytes.
-
-    ``checksum_from`` tells who vouches for the content: the URL of a published list, ``catalogue``, or
-    None for what the user added or built; ``recipe`` is the digest of what the latter was built by.
-    ``signature`` says in words whether that list was signed, and whether that was verified.
-    """
+class StoredImage(ImageFacts, frozen=True, kw_only=True):
+    """An image in the store."""
 
     name: str
     path: Path
-    sha256: str
-    format: ImageFormat
-    virtual_size: int
-    size: int
-    added_by_user: bool
-    url: str | None
-    checksum: str | None
-    checksum_from: str | None
-    recipe: str | None
-    signature: str | None = None
 
 
-class StoreProblem(msgspec.Struct, frozen=True):
-    """Something wrong with an image that should be here."""
+class DamagedImage(msgspec.Struct, frozen=True):
+    """An image whose file is missing or has changed; ``hint`` is the command that restores it."""
 
     name: str
     path: Path
@@ -83,47 +69,39 @@ class StoreProblem(msgspec.Struct, frozen=True):
     hint: str
 
 
-class Pruned(msgspec.Struct, frozen=True):
-    """What ``prune`` removed, how many bytes that freed, and images that it kept for want of knowledge."""
-
-    paths: tuple[Path, ...]
-    freed: int
-    kept: tuple[tuple[Path, Doubt], ...] = ()
-
-
 def default_store() -> ImageStore:
-    """The store of this user: KVM_COMPOSE_STORE, else ``kvm-compose/images`` in the XDG data folder."""
+    """Return this user's store: KVM_COMPOSE_STORE, else ``kvm-compose/images`` in the XDG data folder."""
     chosen = os.environ.get("KVM_COMPOSE_STORE")
     if chosen:
         return ImageStore(expand(chosen).absolute())
     data = Path(os.environ.get("XDG_DATA_HOME", ""))
-    # a relative path there is invalid and to be ignored (XDG Base Directory Specification, "Basics")
+    # a relative path is invalid and must be ignored (XDG Base Directory Specification, "Basics")
     home = data if data.is_absolute() else Path.home() / ".local" / "share"
     return ImageStore(home / "kvm-compose" / "images")
 
 
 def read_catalogue() -> Catalogue:
-    """The images that come with kvm-compose by name."""
+    """Return the catalogue that comes with kvm-compose."""
     return parse_catalogue(Path(__file__).with_name("catalogue.json").read_bytes())
 
 
 class ImageStore:
-    """The images in folder ``root``, which is made when first written to."""
+    """The images in folder ``root``, which is created when first written to."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._index = Index(root)
-        self._noted = NotedImages(root)
+        self._pins = Pins(root)
         self._uses = Uses(root / "uses")
 
     def find(self, name: str) -> StoredImage | None:
-        """The image of that name, or None when it is not here (or not whole)."""
-        entry = self._index.read().get(name)
-        return self._present(name, entry) if entry is not None else None
+        """Return the image of that name, or None if it is not here or incomplete."""
+        facts = self._index.read().get(name)
+        return self._present(name, facts) if facts is not None else None
 
     def list(self) -> tuple[StoredImage, ...]:
-        """All images that are here, by name."""
-        found = (self._present(name, entry) for name, entry in sorted(self._index.read().items()))
+        """Return all images that are here, sorted by name."""
+        found = (self._present(name, facts) for name, facts in sorted(self._index.read().items()))
         return tuple(image for image in found if image is not None)
 
     def pull(
@@ -135,19 +113,18 @@ class ImageStore:
         refresh: bool = False,
         accept: bool = False,
     ) -> StoredImage:
-        """Fetch an image of the catalogue, unless it is here; with ``refresh`` see whether it moved on.
+        """Fetch an image of the catalogue unless it is here; with ``refresh`` check for a newer one.
 
-        One that is another than when it was first fetched is refused unless ``accept`` says to take it.
-
-        ``mirror`` (default: KVM_COMPOSE_MIRROR) has the URL ``https://host/path`` at ``<mirror>/host/path``,
-        an http, https or file URL. Raises KvmComposeError when it cannot be had, or is not what it should be.
+        ``mirror`` (default: KVM_COMPOSE_MIRROR) is an http, https or file URL that has ``https://host/path``
+        at ``<mirror>/host/path``. Raises RefusedError, unless ``accept`` is set, when the image has changed
+        since it was fetched before, KvmComposeError when it cannot be fetched or is not what was published.
         """
         refresh = refresh or accept
         if not refresh and (present := self.find(image.name)):
             return present
         mirror = mirror or os.environ.get("KVM_COMPOSE_MIRROR")
         with self._writing(image.name) as folder:
-            present = self.find(image.name)  # by now another process may have fetched it
+            present = self.find(image.name)  # another process may have fetched it meanwhile
             if present and not refresh:
                 return present
             if image.sha256:
@@ -156,8 +133,8 @@ class ImageStore:
                 source = mirrored(image.checksums_url, mirror)
                 listed, signature = fetch_list(image, source, mirror)
                 expected = pick_checksum(image, listed)
-            noted = None if accept else self._noted_before(image)
-            refuse_other(image, noted, expected)
+            pin = None if accept else self._pin(image)
+            refuse_replaced(image, pin, expected)
             if present and present.checksum == str(expected) and _is_whole(present.path, present.sha256):
                 return present
             source_url = mirrored(image.url, mirror)
@@ -169,31 +146,35 @@ class ImageStore:
             if refusal:
                 (folder / "image").unlink(missing_ok=True)
                 raise KvmComposeError(f"{image.url} is refused: {refusal}")
-            refuse_other(image, noted, Checksum("sha256", got.sha256))
-            entry = _entry(
-                got, header, url=image.url, checksum=str(expected), checksum_from=source, signature=signature
+            refuse_replaced(image, pin, Checksum("sha256", got.sha256))
+            facts = replace(
+                _facts(got, header),
+                url=image.url,
+                checksum=str(expected),
+                checksum_from=source,
+                signature=signature,
             )
-            return self._place(image.name, got.path, entry)
+            return self._place(image.name, got.path, facts)
 
-    def _note(self, name: str, entry: Entry | None) -> None:
-        """Note what an image is that was fetched. Raises OSError."""
-        if entry is not None and entry.url is not None:
-            self._noted.note(name, entry.url, entry.sha256, entry.checksum)
+    def _pin(self, image: CatalogueImage) -> Pin | None:
+        """Return the content of an image when it was fetched; versions without pins have it in the index."""
+        pin = self._pins.find(image.name, image.url)
+        facts = self._index.read().get(image.name)
+        if pin is None and facts is not None and facts.url == image.url:
+            return Pin(sha256=facts.sha256, checksum=facts.checksum, day=None)
+        return pin
 
-    def _noted_before(self, image: CatalogueImage) -> Note | None:
-        """What an image was when it was fetched; versions that noted nothing have it in the index."""
-        noted = self._noted.find(image.name, image.url)
-        entry = self._index.read().get(image.name)
-        if noted is None and entry is not None and entry.url == image.url:
-            return Note(sha256=entry.sha256, checksum=entry.checksum, day=None)
-        return noted
+    def _update_pin(self, name: str, facts: ImageFacts | None) -> None:
+        """Pin an image if it was fetched. Raises OSError."""
+        if facts is not None and facts.url is not None:
+            self._pins.pin(name, facts.url, facts.sha256, facts.checksum)
 
     def build(
         self, name: str, recipe: str, make: Callable[[Path], None], *, refresh: bool = False
     ) -> StoredImage:
-        """Have ``make`` write an image, unless it is here by this recipe; with ``refresh`` anyway.
+        """Have ``make`` write an image, unless it is here by this recipe; with ``refresh`` in any case.
 
-        What lies on an older image of that name keeps it. Raises KvmComposeError.
+        Disks on an older image of that name keep it. Raises KvmComposeError.
         """
         with self._writing(name) as folder:
             present = self.find(name)
@@ -204,12 +185,12 @@ class ImageStore:
             with file.open("rb") as built:
                 os.fsync(built.fileno())
             got = Downloaded(file, file.stat().st_size, digest_file(file))
-            return self._place(name, file, _entry(got, read_header(file), recipe=recipe))
+            return self._place(name, file, replace(_facts(got, read_header(file)), recipe=recipe))
 
     def add(self, name: str, file: Path) -> StoredImage:
-        """Copy a disk image of the user's into the store under a name, the file itself stays as it is.
+        """Copy a disk image of the user's into the store.
 
-        Raises InputError for a name that cannot be, KvmComposeError for a file that is no image of its own.
+        Raises InputError for an invalid name, KvmComposeError for a file that is not a self-contained image.
         """
         if not is_image_name(name):
             raise InputError(
@@ -230,123 +211,89 @@ class ImageStore:
             raise KvmComposeError(f"{file} is refused: {refusal}")
         with self._writing(name) as folder:
             got = _copy(file, folder / "image")
-            return self._place(name, got.path, _entry(got, header, added_by_user=True))
+            return self._place(name, got.path, replace(_facts(got, header), added_by_user=True))
 
     def remove(self, name: str) -> bool:
-        """Forget a name; ``prune`` then frees the space. False when there is no such image here."""
-        with self._writing(name), self._index.changing() as entries:
-            entry = entries.pop(name, None)
-            self._note(name, entry)
-            return entry is not None
+        """Remove a name; ``prune`` then frees the space. Returns False if no image has the name."""
+        with self._writing(name), self._index.changing() as images:
+            facts = images.pop(name, None)
+            self._update_pin(name, facts)
+            return facts is not None
 
-    def verify(self) -> tuple[StoreProblem, ...]:
-        """Read every image again and tell which are not what they were."""
+    def verify(self) -> tuple[DamagedImage, ...]:
+        """Read every image again, and return those whose content has changed."""
         problems = []
-        for name, entry in sorted(self._index.read().items()):
-            path = self._blob(entry.sha256)
-            action = f"add {name} FILE" if entry.added_by_user else f"pull --refresh {name}"
-            again = f"kvm-compose cloud-images {f'build --refresh {name}' if entry.recipe else action}"
+        for name, facts in sorted(self._index.read().items()):
+            path = self._blob(facts.sha256)
+            action = f"add {name} FILE" if facts.added_by_user else f"pull --refresh {name}"
+            again = f"kvm-compose cloud-images {f'build --refresh {name}' if facts.recipe else action}"
             try:
                 actual = digest_file(path)
             except OSError as error:
-                problems.append(StoreProblem(name, path, f"cannot be read: {error.strerror}", again))
+                problems.append(DamagedImage(name, path, f"cannot be read: {error.strerror}", again))
                 continue
-            if actual != entry.sha256:
-                problems.append(StoreProblem(name, path, f"was changed: its SHA-256 is {actual}", again))
+            if actual != facts.sha256:
+                problems.append(DamagedImage(name, path, f"was changed: its SHA-256 is {actual}", again))
         return tuple(problems)
 
     def link(self, image: StoredImage, path: Path) -> None:
-        """Make ``path`` a symlink to an image; ``prune`` keeps the image as long as the link is there.
+        """Make ``path`` a symlink to an image; ``prune`` keeps the image as long as the link exists.
 
-        The link's name should carry the image's digest: a refreshed image is another content. Raises OSError.
+        The link's name should contain the image's digest, as a refreshed image has another content. Raises
+        OSError when the link cannot be written, KvmComposeError when the store cannot.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)  # the project's folder: no fault of the store
-        with self._spoken(), locked(self.root / "index.lock"):  # nothing is pruned meanwhile
+        path.parent.mkdir(parents=True, exist_ok=True)  # in the project: its errors are not the store's
+        with self._reporting(), locked(self.root / "index.lock"):  # keeps prune out
             if not image.path.exists():
                 raise KvmComposeError(
-                    f"the image {image.name} went from the store meanwhile",
+                    f"the image {image.name} was removed from the store meanwhile",
                     hint="build again: kvm-compose generate",
                 )
             self._uses.note(path)
             replace_link(path, image.path)
 
     def follow(self, folder: Path) -> None:
-        """Note the links that a project has in its folder of links, as it may have been moved or copied here.
+        """Note the links in a project's folder, as the project may have been moved or copied.
 
-        Raises KvmComposeError when that cannot be noted.
+        Raises KvmComposeError when they cannot be noted.
         """
         missing = [link for link in self.links_in(folder) if not self._uses.is_noted(link)]
         if missing:
-            with self._spoken(), locked(self.root / "index.lock"):
+            with self._reporting(), locked(self.root / "index.lock"):
                 for link in missing:
                     self._uses.note(link)
 
     def links_in(self, folder: Path) -> tuple[Path, ...]:
-        """The links of a folder that lead into this store."""
+        """Return the links of a folder that point into this store."""
         return tuple(
             each
-            for each in _entries(folder)
+            for each in list_folder(folder)
             if each.is_symlink() and self._blob(Path(os.readlink(each)).name).exists()  # noqa: PTH115
         )
 
     def note_of(self, link: Path) -> Path:
-        """Where it is noted that a project has this link. Raises OSError."""
+        """Return the path of the note that a project has this link. Raises OSError."""
         return self._uses.note_of(link)
 
     def prune(self) -> Pruned:
-        """Remove broken downloads, and images that no name and no project's link stands for.
+        """Remove unfinished images, and images without a name or a project's link. Raises KvmComposeError."""
+        with self._reporting():
+            return prune(self.root, self._index, self._uses)
 
-        What projects used that cannot be looked into is kept.
-        """
-        with self._spoken():
-            partial, unnamed = self._prune_partial(), self._prune_unnamed()
-        return Pruned(partial.paths + unnamed.paths, partial.freed + unnamed.freed, unnamed.kept)
-
-    def _prune_partial(self) -> Pruned:
-        removed: list[Path] = []
-        freed = 0
-        for folder in _entries(self.root / "partial"):
-            with locked(self._lock(folder.name), wait=False) as mine:
-                if mine:
-                    freed += sum(file.stat().st_blocks * 512 for file in _entries(folder))
-                    shutil.rmtree(folder)
-                    removed.append(folder)
-        return Pruned(tuple(removed), freed)
-
-    def _prune_unnamed(self) -> Pruned:
-        removed: list[Path] = []
-        spared: list[tuple[Path, Doubt]] = []
-        freed = 0
-        with self._index.changing() as entries:  # no image comes or goes meanwhile
-            used, doubts = self._uses.look()
-            kept = {entry.sha256 for entry in entries.values()} | used
-            for blob in (blob for shelf in _entries(self.root / "sha256") for blob in _entries(shelf)):
-                facts = blob.stat()
-                if blob.name in kept or facts.st_nlink > 1:  # a hard link elsewhere: nothing would be freed
-                    continue
-                doubt = next((each for each in doubts if blob.name.startswith(each.digest)), None)
-                if doubt is not None:
-                    spared.append((blob, doubt))
-                    continue
-                freed += facts.st_blocks * 512
-                blob.unlink()
-                removed.append(blob)
-        return Pruned(tuple(removed), freed, tuple(spared))
-
-    def _present(self, name: str, entry: Entry) -> StoredImage | None:
-        path = self._blob(entry.sha256)
+    def _present(self, name: str, facts: ImageFacts) -> StoredImage | None:
+        path = self._blob(facts.sha256)
         try:
-            facts = path.stat()
+            size = path.stat().st_size
         except OSError as error:
             log.warning("the image %s is in the index but not in the store: %s", name, error)
             return None
-        if facts.st_size != entry.size:
-            log.warning("the image %s has %d bytes instead of %d: %s", name, facts.st_size, entry.size, path)
+        if size != facts.size:
+            log.warning("the image %s has %d bytes instead of %d: %s", name, size, facts.size, path)
             return None
-        return StoredImage(name=name, path=path, **msgspec.structs.asdict(entry))
+        return StoredImage(name=name, path=path, **asdict(facts))
 
     def _adopt(self, expected: Checksum) -> Downloaded | None:
-        """The content, if it lies here without a name (the index was lost, or another name has it)."""
+        """Return the content if the store has it under another name or, after a loss of the index, none."""
         if expected.algorithm != "sha256":
             return None
         blob = self._blob(expected.digest)
@@ -354,31 +301,31 @@ class ImageStore:
             return None
         return Downloaded(blob, blob.stat().st_size, expected.digest)
 
-    def _place(self, name: str, file: Path, entry: Entry) -> StoredImage:
-        """Put a finished file among the images and name it, in that order."""
-        blob = self._blob(entry.sha256)
-        with self._index.changing() as entries:
+    def _place(self, name: str, file: Path, facts: ImageFacts) -> StoredImage:
+        """Move a finished file to the images, then add its name to the index."""
+        blob = self._blob(facts.sha256)
+        with self._index.changing() as images:
             if file != blob:
                 blob.parent.mkdir(parents=True, exist_ok=True)
                 file.chmod(0o444)
                 file.replace(blob)
                 sync_folder(blob.parent)
-            entries[name] = entry
-            self._note(name, entry)
+            images[name] = facts
+            self._update_pin(name, facts)
         shutil.rmtree(self.root / "partial" / name, ignore_errors=True)
-        return StoredImage(name=name, path=blob, **msgspec.structs.asdict(entry))
+        return StoredImage(name=name, path=blob, **asdict(facts))
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[Path]:
-        """The folder for an image's unfinished files, while no other process has it."""
-        with self._spoken(), locked(self._lock(name)):
+        """Lock an image, and yield the folder for its unfinished files."""
+        with self._reporting(), locked(image_lock(self.root, name)):
             folder = self.root / "partial" / name
             folder.mkdir(parents=True, exist_ok=True)
             yield folder
 
     @contextlib.contextmanager
-    def _spoken(self) -> Iterator[None]:
-        """Turn what the operating system refuses into a KvmComposeError."""
+    def _reporting(self) -> Iterator[None]:
+        """Turn an OSError into a KvmComposeError about the store."""
         try:
             yield
         except OSError as error:
@@ -390,48 +337,26 @@ class ImageStore:
     def _blob(self, sha256: str) -> Path:
         return self.root / "sha256" / sha256[:2] / sha256
 
-    def _lock(self, name: str) -> Path:
-        return self.root / "locks" / f"{name}.lock"
 
-
-def _entry(
-    got: Downloaded,
-    header: ImageHeader,
-    *,
-    added_by_user: bool = False,
-    url: str | None = None,
-    checksum: str | None = None,
-    checksum_from: str | None = None,
-    recipe: str | None = None,
-    signature: str | None = None,
-) -> Entry:
-    return Entry(
-        sha256=got.sha256,
-        format=header.format,
-        virtual_size=header.virtual_size,
-        size=got.size,
-        added_by_user=added_by_user,
-        url=url,
-        checksum=checksum,
-        checksum_from=checksum_from,
-        recipe=recipe,
-        signature=signature,
+def _facts(got: Downloaded, header: ImageHeader) -> ImageFacts:
+    return ImageFacts(
+        sha256=got.sha256, format=header.format, virtual_size=header.virtual_size, size=got.size
     )
 
 
 def _refusal(header: ImageHeader) -> str | None:
-    """Why an image cannot be kept by itself: QEMU would open other files for it, or want a key."""
+    """Why an image is not self-contained: QEMU would open other files with it, or need a key."""
     if header.backing_file is not None:
-        return f"it is an overlay on another file ({header.backing_file}); qemu-img convert makes it whole"
+        return f"it is an overlay on another file ({header.backing_file}): flatten it with qemu-img convert"
     if header.data_file is not None:
-        return f"its data lie in another file ({header.data_file}); qemu-img convert makes it whole"
+        return f"its data is in another file ({header.data_file}): flatten it with qemu-img convert"
     if header.encryption is not None:
         return f"it is encrypted ({header.encryption})"
     return None
 
 
 def _copy(source: Path, target: Path) -> Downloaded:
-    """Copy a file with its holes, onto the disk for good. Raises KvmComposeError if it changes meanwhile."""
+    """Copy a file and its holes, and flush it. Raises KvmComposeError if it changes meanwhile."""
     digest = hashlib.sha256()
     with source.open("rb") as reader, target.open("wb") as writer:
         before = os.fstat(reader.fileno())
@@ -447,16 +372,11 @@ def _copy(source: Path, target: Path) -> Downloaded:
         after = os.fstat(reader.fileno())
         size = writer.tell()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or size != after.st_size:
-        raise KvmComposeError(f"{source} was changed while it was copied", hint="shut down what runs on it")
+        raise KvmComposeError(
+            f"{source} was changed while it was copied", hint="shut down the guest that uses it"
+        )
     return Downloaded(target, size, digest.hexdigest())
 
 
 def _is_whole(path: Path, sha256: str) -> bool:
     return digest_file(path) == sha256
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, sorted; nothing if there is no such folder."""
-    if not folder.is_dir() or stat.S_ISLNK(folder.lstat().st_mode):
-        return []
-    return sorted(folder.iterdir())

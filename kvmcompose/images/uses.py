@@ -1,9 +1,9 @@
 """Which projects use which images of a store: notes in its folder ``uses``.
 
-A note is a symlink to the symlink that a project has into the store, named by the digest of that one's path.
-A project that was moved or copied gets its notes with its next build. Until then nothing tells a moved
-project from one that was removed, or from a file system that is not mounted; so a note only counts as
-outdated where the project can be looked into and has no such link.
+A note is a symlink to the symlink of a project into the store, named by the digest of that link's path. The
+next build of a moved or copied project adds its notes. Until then a moved project looks like one that was
+removed, or whose file system is not mounted; so a note is outdated only if the project can be inspected and
+has no such link.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _IN_NAME = re.compile(r"-([0-9a-f]{12})\.[a-z0-9]+")
 
 
 class Doubt(msgspec.Struct, frozen=True):
-    """A note on a place that cannot be looked into, and why.
+    """A note on a link that cannot be inspected, and why.
 
-    ``digest`` is the beginning of the digest of the image that the project used, empty when it is unknown.
+    ``digest`` is the beginning of the digest of the image that the project used, empty if unknown.
     """
 
     note: Path
@@ -43,24 +43,27 @@ class Uses:
         self._folder = folder
 
     def note_of(self, link: Path) -> Path:
-        """The note on a link of a project. Raises OSError."""
+        """Return the path of the note on a project's link. Raises OSError."""
         return self._folder / digest_bytes(os.fsencode(place_of(link)))
 
     def is_noted(self, link: Path) -> bool:
-        """Whether there is a note on it. Raises OSError."""
-        return _goal(self.note_of(link)) == str(place_of(link))
+        """Whether there is a note on a link. Raises OSError."""
+        return _target(self.note_of(link)) == str(place_of(link))
 
     def note(self, link: Path) -> None:
         """Note that a project has a link into the store. Raises OSError."""
         self._folder.mkdir(parents=True, exist_ok=True)
         replace_link(self.note_of(link), place_of(link))
 
-    def look(self) -> tuple[set[str], list[Doubt]]:
-        """The digests of images in use, and doubts about others; outdated notes go. Raises OSError."""
+    def inspect(self) -> tuple[set[str], list[Doubt]]:
+        """Return the digests of images in use, and doubts about others. Removes outdated notes.
+
+        Raises OSError.
+        """
         used: set[str] = set()
         doubts = []
         for note in self._notes():
-            place = Path(_goal(note) or "")
+            place = Path(_target(note) or "")
             try:
                 digest = place.readlink().name
             except OSError as error:
@@ -71,7 +74,7 @@ class Uses:
                     found = _IN_NAME.search(place.name)
                     doubts.append(Doubt(note, place, found[1] if found else "", why))
             else:
-                # by its name: the store itself may have been moved, or be known by another path
+                # by name: the store may have been moved, or have another path there
                 if _DIGEST.fullmatch(digest):
                     used.add(digest)
                 else:
@@ -84,21 +87,21 @@ class Uses:
 
 
 def place_of(link: Path) -> Path:
-    """The path of a link, whatever links lead to its folder. Raises OSError."""
+    """Return the path of a link, with symlinks in its folder resolved. Raises OSError."""
     return Path(os.path.realpath(link.parent)) / link.name
 
 
-def replace_link(path: Path, goal: Path) -> None:
-    """Make ``path`` a symlink to ``goal`` in one step. Raises OSError, also where a file or folder is."""
+def replace_link(path: Path, target: Path) -> None:
+    """Make ``path`` a symlink to ``target`` atomically. Raises OSError, also if it is a file or folder."""
     if os.path.lexists(path) and not path.is_symlink():
-        raise OSError(errno.EEXIST, "something that is no link is in the way", str(path))
+        raise OSError(errno.EEXIST, "exists and is not a symlink", str(path))
     temporary = path.with_name(f".kvm-compose-{os.getpid()}-{path.name}")
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(goal)
+    temporary.symlink_to(target)
     temporary.replace(path)
 
 
-def _goal(link: Path) -> str | None:
+def _target(link: Path) -> str | None:
     try:
         return str(link.readlink())
     except OSError:
@@ -106,9 +109,9 @@ def _goal(link: Path) -> str | None:
 
 
 def _doubt(place: Path, error: OSError) -> str | None:
-    """Why it cannot be said whether a project still has a link; None when it is gone for sure."""
+    """Why it is unknown whether a project still has a link; None if it certainly has not."""
     if error.errno == errno.EINVAL:
-        return None  # it is there, and no link
+        return None  # it exists and is not a link
     if error.errno not in (errno.ENOENT, errno.ENOTDIR):
         return error.strerror or str(error)
     project = place.parent.parent.parent
@@ -120,4 +123,4 @@ def _doubt(place: Path, error: OSError) -> str | None:
             continue
         except OSError as other:
             return other.strerror or str(other)
-    return "the project is not there: it may have been moved, or its disk is not mounted"
+    return "the project is not found: it may have been moved, or its disk is not mounted"

@@ -150,7 +150,7 @@ def test_a_list_that_is_usually_signed_must_not_come_without(
     store: ImageStore, web: Web, publisher: Publisher
 ) -> None:
     publish(web, a_disk(1))
-    with pytest.raises(KvmComposeError, match="is signed by its publisher, and the signature cannot be had"):
+    with pytest.raises(KvmComposeError, match="by its publisher, but the signature cannot be fetched"):
         store.pull(image(web, publisher.keyring("main")))
     assert nothing_fetched(store, web)
 
@@ -170,7 +170,7 @@ def test_what_cannot_be_verified_is_said(
     pulled = store.pull(image(web, tmp_path / "no.gpg"))
     assert (
         pulled.signature
-        == f"not verified: there is no keyring {tmp_path / 'no.gpg'} (of the package lab-keyring)"
+        == f"not verified: the keyring {tmp_path / 'no.gpg'} does not exist (Debian package lab-keyring)"
     )
     monkeypatch.setenv("PATH", "/nowhere")
     pulled = ImageStore(tmp_path / "second").pull(image(web, publisher.keyring("main")))

@@ -333,7 +333,7 @@ def test_names_that_cannot_be_are_refused(store: ImageStore, tmp_path: Path, nam
 def test_what_is_no_disk_image_is_not_added(store: ImageStore, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello\n")
     (tmp_path / "pipe").mkdir()
-    for file, why in (("text", "no disk image"), ("pipe", "not a file"), ("none", "No such file")):
+    for file, why in (("text", "not a disk image"), ("pipe", "not a file"), ("none", "No such file")):
         with pytest.raises(KvmComposeError, match=why):
             store.add("mine", tmp_path / file)
     assert not store.root.exists()

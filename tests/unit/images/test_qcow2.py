@@ -175,8 +175,8 @@ def test_disks_are_recognised(tmp_path: Path, data: bytes) -> None:
     ("data", "why"),
     [
         (b"", "is empty"),
-        (b"<html></html>", "no disk image"),
-        (bytes(100_000), "no disk image"),
+        (b"<html></html>", "not a disk image"),
+        (bytes(100_000), "not a disk image"),
         (b"\x1f\x8b\x08" + bytes(600), "gzip"),
         (b"KDMV" + bytes(506) + b"\x55\xaa", "VMDK"),
         (b"\xfd7zXZ\0", "xz archive"),
