@@ -1,11 +1,10 @@
-"""As few connections between hosts as the hosts' capacity allows: each of them becomes a tunnel.
+"""Create as few tunnels as the capacity of the hosts allows: one for each connection between hosts.
 
-First the bridges are walked along their connections, small branches first, and each group goes to the host
-with most of what it is connected to. Where that cuts no more connections than has to be (a host that is full
-cannot take all), it is the answer. Otherwise the solver HiGHS is asked for something better: of everything
-at once in a small testbed, so that no placement has fewer tunnels, and of two hosts at a time in a large one.
-What it finds replaces the first answer only if it is better, so another version of it hardly ever moves a
-guest.
+First a walk along the connections, small branches first, puts each group on the host with most of its
+neighbours. If the walk cuts no more connections than the capacities require, its result is used.
+Otherwise the solver HiGHS looks for a better one: for everything at once in a small testbed, so that no
+placement has fewer tunnels, and for two hosts at a time in a large one. Its result is used only if it is
+better, so that another version of HiGHS hardly ever moves a guest.
 """
 
 from __future__ import annotations

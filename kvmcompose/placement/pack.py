@@ -1,10 +1,10 @@
-"""As few hosts as possible: the main host first, the next one when it is full.
+"""Use as few hosts as possible: the main host first, the next one when it is full.
 
-Bridges that share a guest stay together. The groups are taken largest first, each by the first host
-with room for it (first fit decreasing): by memory, by CPUs and in file order, of which the way that takes
-fewest hosts is chosen. So their number is near the least possible, but not proven to be it. Where all three
-leave somebody out, groups are shared out over all hosts. A host without ``cpus`` and ``memory_mb`` in the
-config has room for everything.
+Bridges that share a guest stay together. The groups are sorted by memory, by CPUs and in file order;
+each goes to the first host with room for it (first fit decreasing), and the order that needs the fewest
+hosts is used. Their number is therefore near the minimum, but not proven to be minimal. If none of the
+three orders places all groups, a search over all hosts does. A host without ``cpus`` and ``memory_mb``
+in the config has unlimited capacity.
 """
 
 from __future__ import annotations

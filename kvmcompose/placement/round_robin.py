@@ -1,8 +1,8 @@
-"""Bridges are dealt to the hosts in turn, both in file order; a guest follows its bridge.
+"""Assign bridges to the hosts in turn, both in file order. A guest is on the host of its bridges.
 
-What is pinned, and what has to lie with it, goes where it is pinned to; the others go where they would go
-without any pin. Nothing else is weighed: what then does not fit, or is not together or apart as wished, is
-refused.
+Pinned bridges, and those that must be on the same host, go to the pinned host; the others go where they
+would go without any pin. All other constraints and the capacity of hosts are ignored: a result that
+violates them is rejected.
 """
 
 from __future__ import annotations

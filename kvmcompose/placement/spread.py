@@ -1,10 +1,10 @@
-"""Every host its share of the CPUs and the memory: as even as it goes without moving everything each time.
+"""Give every host its share of CPUs and memory, as evenly as is possible with a stable placement.
 
-A group of bridges weighs half by its CPUs and half by its memory, a host by its capacity; hosts without
-one count as much as the mean of those with one. Large groups go first. Each has hosts that it likes more
-and less, by a digest of its name and theirs, and takes the one it likes best of those that stay within an
-eighth of their share; if none would, the one that is left with the least load. So a new guest raises every
-share a little, and moves next to nobody (rendezvous hashing with bounded loads).
+The weight of a group of bridges is half its CPUs and half its memory, that of a host its capacity; a
+host without a capacity has the mean of the others. Large groups go first. A digest of both names ranks
+the hosts for each group. The group goes to its highest-ranked host that stays within an eighth of its
+share; if there is none, to the host with the least load. A new guest thus raises every share a little
+and moves few others (rendezvous hashing with bounded loads).
 """
 
 from __future__ import annotations

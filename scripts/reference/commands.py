@@ -14,15 +14,14 @@ from kvmcompose.cli.main import _commands, build_parser
 _INTRO = """\
 # Commands
 
-`kvm-compose COMMAND --help` says what this page says. Data go to stdout, everything else to stderr.
+`kvm-compose COMMAND --help` prints the same text. Data go to stdout, everything else to stderr.
 
-The global options may stand before or after the command. The command line goes before the
-environment.
+Global options may precede or follow the command. Options take precedence over environment variables.
 """
 
 _SERVER_INTRO = """\
-The commands that talk to a testbed server have these options. Without them, that of the user is meant, which
-is started when none runs and ends by itself.
+Commands that use a testbed server have these options. By default they use the server of the current user,
+which they start if it does not run.
 """
 _SERVER_GROUP = "server options"
 

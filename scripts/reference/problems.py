@@ -1,4 +1,4 @@
-"""The reference of problem codes: each with its meaning, and what it looks like when it is provoked."""
+"""The reference of problem codes: the meaning of each, and the output of an example that causes it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from kvmcompose.pipeline import wording
 _INTRO = """\
 # Problems
 
-What can be wrong with the input. Each problem has a code, which stays the same from version to version
-and is at the end of its first line, in brackets; `validate --json` has it as `code`. All problems of a
-phase are shown at once; what stops the reading of a file hides those after it. When there is one, the exit
-status is 2 and nothing was changed. Problems marked `warning` stop nothing.
+Errors in the input. Each problem has a code in brackets at the end of its first line, which does not
+change between versions; `validate --json` has it as `code`. All problems of a phase are reported at once;
+a problem that prevents reading a file hides the ones after it. With an error the exit status is 2, and
+nothing was changed. Warnings do not affect the status.
 
-The examples below are what `kvm-compose` really prints for a testbed of two machines with one mistake.
+The examples show the output of `kvm-compose` for a testbed of two machines with one mistake.
 """
 
 
 def page() -> str:
-    """The whole page. Raises ValueError when a code has no explanation, or an explanation no code."""
+    """Return the page. Raises ValueError for a code without explanation, or an explanation without code."""
     known = set(_codes())
     if known != set(CODES):
         raise ValueError(f"explain in problem_codes.py, or remove there: {sorted(known ^ set(CODES))}")
@@ -45,7 +45,7 @@ def page() -> str:
 
 
 def _codes() -> Iterator[str]:
-    """Every code that stands in the source or in a schema."""
+    """Yield every code in the source and in the schemas."""
     for path in sorted(Path(kvmcompose.__file__).parent.rglob("*.py")):
         yield from re.findall(r'(?:code=|refuse\(\s*|self\.stop\(\s*)"([a-z0-9-]+)"', path.read_text())
     yield from wording._CODES.values()  # noqa: SLF001
@@ -61,7 +61,7 @@ def _codes() -> Iterator[str]:
 
 
 def _provoke(code: str, example: Example) -> str:
-    """What the command line says to this example: the lines of the first problem with the code."""
+    """Run an example and return the lines of the first problem with the code."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         os.environ["KVM_COMPOSE_STORE"] = f"{folder}/store"
         try:

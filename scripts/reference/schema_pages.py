@@ -20,32 +20,31 @@ Schema = dict[str, Any]
 _YAML_INTRO = """\
 # kvm-compose.yaml
 
-One YAML document that describes a testbed. Every key is in the tables below; any other key is an error.
-In a heading, `[]` stands for each item of a list.
+One YAML document that describes a testbed. The tables below list all keys; any other key is an error.
+In a heading, `[]` means each item of a list.
 
-How a value is read is decided by what is wanted in its place, never by the look of it: where text is
-wanted, `52:54:00:12:34:56`, `on` and `010` stay what they are. Where a number is wanted, write it in
-decimal digits without quotes; for true and false, write `true` and `false`. A key that stands twice in one
-mapping is an error. Anchors, aliases and `<<` work; tags do not. Empty values count as left out where a
-mapping or a list is wanted.
+The expected type determines how a value is read, not its form: where text is expected,
+`52:54:00:12:34:56`, `on` and `010` are text. Write numbers in decimal digits without quotes, and booleans
+as `true` and `false`. Duplicate keys in a mapping are errors. Anchors, aliases and `<<` are supported; tags
+are not. An empty value counts as omitted where a mapping or a list is expected.
 
-Paths are relative to the project folder; `~` at the beginning is your home folder. Scripts, contexts, env
-files and volumes have to lie in the project folder, links followed, or in a folder that `--allow-path`
-names. Disk images may lie anywhere.
+Paths are relative to the project folder; a leading `~` is your home folder. Scripts, contexts, environment
+files and volumes must be in the project folder, after following links, or in a folder that `--allow-path`
+names. Disk images may be anywhere.
 
-`kvm-compose schema` prints the same as JSON Schema, for editors; [problems](problems.md) lists what can be
-wrong beyond what a schema can say.
+`kvm-compose schema` prints the same information as JSON Schema, for editors. [Problems](problems.md)
+lists all errors, including those that a schema cannot express.
 """
 
 _CONFIG_INTRO = """\
 # kvm-compose-config.json
 
 The testbed hosts. Without this file there is one host, called `main`: this machine, with `virt_type` and
-`datapath_type` found out by trying. With it, exactly one host has `is_main_host: true`.
+`datapath_type` detected. In the file, exactly one host must have `is_main_host: true`.
 
-When only one of the two keys at the top is given, the other is the same path with or without `.pub`. When
-neither is given, the key pair is the one in the [data folder](environment.md#folders). Paths are relative
-to the project folder; `~` at the beginning is your home folder.
+If only one of the two SSH keys at the top level is set, the other is the same path with or without `.pub`.
+If neither is set, the key pair in the [data folder](environment.md#folders) is used. Paths are relative to
+the project folder; a leading `~` is your home folder.
 """
 
 _CONFIG_EXAMPLE = """\
@@ -76,9 +75,9 @@ def yaml_page() -> str:
             _YAML_INTRO,
             *_sections(schema, ""),
             "## Placement strategies",
-            table(["name", "what it does"], chosen),
+            table(["name", "description"], chosen),
             "## Images by name",
-            "What `cloud_image.name` may be, besides names you gave with `kvm-compose cloud-images add`.",
+            "Values of `cloud_image.name`, in addition to those of `kvm-compose cloud-images add`.",
             table(["name", "image"], images),
         ]
     )
