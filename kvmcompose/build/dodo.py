@@ -1,4 +1,4 @@
-"""Our tasks for a ``dodo.py``: three lines make ``doit generate`` work in a project folder.
+"""What a ``dodo.py`` imports: three lines make ``doit generate`` work in a project folder.
 
     from kvmcompose.build.dodo import doit_config, project_tasks
     DOIT_CONFIG = doit_config()
@@ -11,34 +11,21 @@ action or a teardown.
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from doit.exceptions import TaskFailed
 
-from kvmcompose.build.base_images import image_of, image_task
-from kvmcompose.build.decide import Action, Decision, Making, is_behind_link
-from kvmcompose.build.doit_store import attempted, in_doits_words
-from kvmcompose.build.execute import Build
-from kvmcompose.build.ledger import Record
-from kvmcompose.build.overview import GROUP, GROUP_DOC, groups
-from kvmcompose.build.project import ImageStep, Plan, Project, ledger_path
+from kvmcompose.build.doit_store import errors_for_doit
+from kvmcompose.build.doit_tasks import Session, TaskDict
+from kvmcompose.build.overview import GROUP
+from kvmcompose.build.project import Project, ledger_path
 from kvmcompose.build.project_inputs import Where
-from kvmcompose.build.worker_pool import Batch, Crew
-from kvmcompose.core.artefact import Artefact
-from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.core.event import Event, Failed, Listener, Noticed
+from kvmcompose.build.testbed_tasks import TestbedTasks, testbed_in
+from kvmcompose.core.event import Event, Noticed
 from kvmcompose.core.plain import plain
-
-TaskDict = dict[str, Any]
-
-#: Tasks that make many artefacts at once; doit keeps no record of them.
-BATCH = "batch"
 
 
 def doit_config(project: str = ".") -> dict[str, Any]:
@@ -65,14 +52,12 @@ def project_tasks(
 
     ``down_at_end``: when ``up`` was tried, the testbed is taken down before doit ends, whatever happened.
     """
-    from kvmcompose.build.testbed_tasks import Testbed  # noqa: PLC0415 (building alone needs no client)
-
     where = Where(Path(project), input, config, project_name, tuple(allow_paths))
-    with in_doits_words():
+    with errors_for_doit():
         session = Session(Project(where), _to_stderr)
         yield from session.all_tasks()
         name = session.project.compiled.state.project_name
-        yield from Testbed(name, session.project.folder, session.release, allow_paths).tasks(
+        yield from TestbedTasks(name, session.project.folder, session.release, allow_paths).tasks(
             GROUP, down_at_end=down_at_end
         )
 
@@ -82,247 +67,10 @@ def take_down(project: str = ".") -> TaskFailed | None:
 
     Nothing happens when it is down. The YAML is not read.
     """
-    from kvmcompose.build.testbed_tasks import testbed_in  # noqa: PLC0415 (building alone needs no client)
-
     return testbed_in(Path(project)).take_down()
 
 
 def _to_stderr(event: Event) -> None:
-    """Doit itself tells what ran and what failed."""
+    """Write notices; doit itself reports which task ran or failed."""
     if isinstance(event, Noticed):
         sys.stderr.write(f"kvm-compose: {plain(event.message, lines=True)}\n")
-
-
-class Verdict:
-    """What doit is told when it asks whether a task is up to date, with the reasons for who reads it."""
-
-    def __init__(self, decision: Decision | ImageStep) -> None:
-        self._decision = decision
-
-    def __call__(self) -> bool:
-        return self._decision.settled
-
-    def __str__(self) -> str:
-        return "; ".join(self._decision.reasons) or "the ledger of kvm-compose"
-
-    __repr__ = __str__
-
-
-class Cleaning:
-    """Removes an artefact, unless the user or a guest has changed it since it was built."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def __call__(self, path: str, dryrun: bool) -> None:
-        self._session.clean(path, dryrun=dryrun)
-
-    def __str__(self) -> str:
-        return " clean-up of kvm-compose"  # doit shows this, without its first character
-
-    __repr__ = __str__
-
-
-class Session:
-    """A project's tasks in one run of doit. The build begins, and locks, when the first task acts."""
-
-    def __init__(self, project: Project, listener: Listener, *, clean_all: bool = False) -> None:
-        self.project = project
-        self._listener = listener
-        self._errors: dict[str, KvmComposeError] = {}
-        self.crash: Exception | None = None
-        self._clean_all = clean_all
-        self._process = os.getpid()
-        self._lock = ExitStack()
-        self.build = Build(project, self._hear)
-
-    def _hear(self, event: Event) -> None:
-        if isinstance(event, Failed):
-            self._errors[event.task] = event.error
-        self._listener(event)
-
-    def take(self, build: Build, plan: Plan) -> None:
-        """Go on with a build that has begun already, and holds the lock."""
-        self.build = build
-        build.listener = self._hear
-        self.begun = plan
-
-    @cached_property
-    def plan(self) -> Plan:
-        """What has to be done, as seen when the tasks are loaded."""
-        return self.project.plan()
-
-    @cached_property
-    def begun(self) -> Plan:
-        """What has to be done, as seen when the first task acts: under the lock."""
-        if os.getpid() == self._process:
-            self._lock.enter_context(self.project.locked(_say_waiting))
-        return self.build.begin()
-
-    def release(self) -> None:
-        """Let other builds in, when everything that this one is to make has been made."""
-        self._lock.close()
-
-    def all_tasks(self) -> Iterator[TaskDict]:
-        """Every task, up to date or not."""
-        steps = self.plan.images
-        names = [
-            *(step.task for step in steps),
-            *(making.task for making in self.plan.decisions),
-            *(f"remove:{decision.path}" for decision in self.plan.stale),
-        ]
-        # before their members, which doit puts into the groups that there are
-        for base, doc in groups(names):
-            yield {"basename": base, "name": None, "doc": doc}
-        yield from map(self.image_task, steps)
-        for making in self.plan.decisions:
-            yield self.making_task(making, steps=steps)
-        yield from map(self.removal_task, self.plan.stale)
-        yield group_task(names)
-
-    def image_task(self, step: ImageStep) -> TaskDict:
-        """The task that has an image in the store and its link in place."""
-        return {
-            "basename": "image",
-            "name": step.task.removeprefix("image:"),
-            "actions": [(self._act, [step.task, lambda: self.build.fetch(step)])],
-            "uptodate": [Verdict(step)],
-            "io": {"capture": False},
-            "doc": f"disk image {step.task.removeprefix('image:')}",
-        }
-
-    def removal_task(self, decision: Decision) -> TaskDict:
-        """The task that removes a file nobody needs any more."""
-        return {
-            "basename": "remove",
-            "name": decision.path,
-            "actions": [(self._act, [decision.task, lambda: self.build.remove([decision])])],
-            "uptodate": [Verdict(decision)],
-            "io": {"capture": False},
-            "doc": f"{decision.path} is no longer wanted",
-        }
-
-    def making_task(
-        self, decision: Making, *, steps: Sequence[ImageStep], make: Callable[[], bool] | None = None
-    ) -> TaskDict:
-        """The task that makes one artefact, by ``make`` if that is given."""
-        artefact = decision.artefact
-        base, _, name = artefact.task.partition(":")
-        after = [self.project.artefacts[path].task for path in artefact.after]
-        return {
-            "basename": base,
-            **({"name": name} if name else {}),
-            "actions": [
-                (self._act, [artefact.task, make or (lambda: self.build.make([self._fresh(decision)]))])
-            ],
-            "targets": [os.path.relpath(self.project.folder / artefact.path)],
-            "task_dep": [*after, *_fetching([artefact], steps)],
-            "uptodate": [Verdict(decision)],
-            "clean": [(Cleaning(self), [artefact.path])],
-            "io": {"capture": False},
-            "doc": artefact.summary,
-        }
-
-    def batch_task(self, batch: Batch, *, steps: Sequence[ImageStep], crew: Crew) -> TaskDict:
-        """The task that makes a batch of artefacts; a batch of one is the artefact's own task."""
-        if len(batch.makings) == 1:
-            return self.making_task(batch.makings[0], steps=steps, make=lambda: crew.make(batch))
-        return {
-            "basename": BATCH,
-            "name": str(batch.number),
-            "actions": [(self._act, [BATCH, lambda: crew.make(batch)])],
-            "task_dep": [
-                *_fetching((making.artefact for making in batch.makings), steps),
-                *(f"{BATCH}:{number}" for number in crew.before(batch)),
-            ],
-            "io": {"capture": False},
-        }
-
-    def _fresh(self, decision: Making) -> Making:
-        """The decision as of the beginning of the build, which may be later than the loading of tasks."""
-        return self._begun_by_path.get(decision.path, decision)
-
-    @cached_property
-    def _begun_by_path(self) -> dict[str, Making]:
-        return {each.path: each for each in self.begun.decisions}
-
-    def _act(self, task: str, act: Callable[[], bool]) -> TaskFailed | None:
-        self.begun  # noqa: B018 (takes the lock)
-        attempted.add(task)
-        try:
-            if act():
-                return None
-        except Exception as fault:
-            self.crash = fault  # a fault of ours, which doit would only tell in its own words
-            raise
-        error = self._errors.get(task) or KvmComposeError("see above")
-        said = f"{error.message}\nhint: {error.hint}" if error.hint else error.message
-        return TaskFailed(plain(said, lines=True))
-
-    def clean(self, path: str, *, dryrun: bool) -> None:
-        """Remove an artefact; see ``clean_file``."""
-        clean_file(
-            self.project, path, self.project.records(write=False), dryrun=dryrun, force=self._clean_all
-        )
-
-
-def _fetching(artefacts: Iterable[Artefact], steps: Sequence[ImageStep]) -> Iterator[str]:
-    """The tasks that make the images available which artefacts lie on."""
-    images = (image_of(artefact) for artefact in artefacts)
-    names = {image_task(image) for image in images if image is not None}
-    return (step.task for step in steps if image_task(step.image) in names)
-
-
-def task_name(task: TaskDict) -> str:
-    """The name that doit gives a task."""
-    return f"{task['basename']}:{task['name']}" if "name" in task else str(task["basename"])
-
-
-def group_task(names: Sequence[str]) -> TaskDict:
-    """The task that stands for all the others."""
-    return {
-        "basename": GROUP,
-        "actions": None,
-        "task_dep": list(names),
-        "doc": GROUP_DOC,
-    }
-
-
-def clean_file(project: Project, path: str, records: dict[str, Record], *, dryrun: bool, force: bool) -> None:
-    """Remove one artefact and forget it; ``force`` removes even what was changed since it was built."""
-    file = project.folder / path
-    record = records.get(path)
-    decision = None
-    if is_behind_link(project.folder, path) or not os.path.lexists(file):
-        return
-    if file.is_dir() and not file.is_symlink():
-        sys.stdout.write(f"{path}: kept, it is a folder\n")
-        return
-    if not force:
-        if record is None:
-            _say(f"{path}: kept, it is not known to be ours (--force removes it)")
-            return
-        decision = project.decider.left_over(record)
-        if decision.action is not Action.REMOVE:
-            _say(f"{path}: kept, {'; '.join(decision.reasons)}")
-            return
-        above = project.lain_on({path}, records).get(path)
-        if above is not None:
-            _say(f"{path}: kept, {above} lies on it, and its guest has run")
-            return
-    if not dryrun:
-        if decision is None:
-            file.unlink()
-        elif not project.maker.remove(decision):
-            _say(f"{path}: kept, it was written to just now")
-            return
-        project.ledger.drop([path])
-    _say(f"{path}: {'would be removed' if dryrun else 'removed'}")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{plain(text)}\n")
-
-
-def _say_waiting(holder: str) -> None:
-    sys.stderr.write(f"kvm-compose: waiting for another build in this project (process {plain(holder)})\n")

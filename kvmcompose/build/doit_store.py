@@ -19,7 +19,7 @@ attempted: set[str] = set()
 
 
 @contextmanager
-def in_doits_words() -> Iterator[None]:
+def errors_for_doit() -> Iterator[None]:
     """What goes wrong is told by doit in one line: of errors it does not know it prints a traceback."""
     try:
         yield
@@ -36,7 +36,7 @@ class LedgerStore:
     def __init__(self, name: str, codec: Any, **_: Any) -> None:
         del codec  # rows are small, and JSON is what doit's own codec is
         self.name = name
-        with in_doits_words():
+        with errors_for_doit():
             self._ledger = open_ledger(Path(name))
         attempted.clear()  # there is one store per run of doit, and it is there before any task runs
         self._rows: dict[str, dict[str, Any]] = {}
@@ -66,14 +66,14 @@ class LedgerStore:
         self._rows.pop(task_id, None)
         self._removed.add(task_id)
         if task_id not in attempted:
-            with in_doits_words():
+            with errors_for_doit():
                 self._ledger.invalidate(task_id)
 
     def remove_all(self) -> None:
         """Forget all tasks."""
         self._removed.update(self._rows)
         self._rows.clear()
-        with in_doits_words():
+        with errors_for_doit():
             self._ledger.invalidate(None)
 
     def dump(self) -> None:
@@ -82,7 +82,7 @@ class LedgerStore:
         if self._ledger.read_only:
             return
         changed = [(task, json.dumps(self._rows[task])) for task in kept if not task.startswith("batch:")]
-        with in_doits_words():
+        with errors_for_doit():
             self._ledger.save_doit_rows(changed, sorted(self._removed))
         self._changed.clear()
         self._removed.clear()

@@ -50,7 +50,7 @@ TaskDict = dict[str, Any]
 _NOT_FOUND = 404
 
 
-class Testbed:
+class TestbedTasks:
     """A project as the server knows it. ``built`` is called when what ``up`` needs has been built."""
 
     __test__ = False  # not a test, whatever its name
@@ -152,9 +152,9 @@ class Testbed:
             return _failed(error)
 
 
-def testbed_in(folder: Path) -> Testbed:
+def testbed_in(folder: Path) -> TestbedTasks:
     """The testbed of a folder, without looking at its YAML."""
-    return Testbed(name_of(folder), folder)
+    return TestbedTasks(name_of(folder), folder)
 
 
 class _Told:

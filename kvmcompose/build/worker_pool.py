@@ -1,12 +1,14 @@
-"""Many artefacts at once: batches that worker processes prepare, while this one puts them in place."""
+"""Builds of many artefacts: worker processes prepare batches, and this process puts them in place."""
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
+from concurrent import futures
 from contextlib import AbstractContextManager, suppress
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,10 +18,7 @@ from kvmcompose.build.execute import Build
 from kvmcompose.build.make import Staged
 from kvmcompose.core.errors import KvmComposeError
 
-if TYPE_CHECKING:  # most builds are small, and need no workers
-    from concurrent.futures import Future, ProcessPoolExecutor
-
-#: From how many artefacts on batches and workers pay for themselves.
+#: The number of artefacts from which batches and workers are worth their start-up time.
 MANY = 400
 _BATCH = 200
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -34,10 +33,10 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 def batches(makings: Sequence[Making]) -> list[Batch]:
-    """One artefact each when there are few, else so many that what each task costs does not show.
+    """Batches of one artefact each if there are few, otherwise large enough to hide the cost of a task.
 
-    What lies on an image is not mixed with what does not: an image that cannot be had must not keep XML
-    from being made.
+    Artefacts that need an image are kept apart from the others: a missing image must not prevent XML from
+    being made.
     """
     size = 1 if len(makings) < MANY else _BATCH
     found: list[Batch] = []
@@ -51,20 +50,18 @@ def batches(makings: Sequence[Making]) -> list[Batch]:
     return found
 
 
-#: What forked workers know from before they were forked: the build, and the batches by number.
+#: What forked workers inherit: the build, and the batches by number.
 _inherited: tuple[Build, dict[int, Batch]] | None = None
 
-#: What a worker sends back of each artefact: exceptions would lose their hints on the way.
+#: What a worker returns for each artefact: exceptions would lose their hints when pickled.
 _Outcome = Staged | tuple[str, str | None]
 
 
-def _enlist(parent: int) -> None:
-    """A worker ends with its parent, however that ends, and leaves Ctrl-C to it."""
-    # first of all: what the parent does when it is told to end is not for workers
+def _start_worker(parent: int) -> None:
+    """Make a worker end with its parent, however that ends, and ignore Ctrl-C."""
+    # first of all: the parent's handler for SIGTERM is not meant for workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import ctypes  # noqa: PLC0415 (only workers need it)
-
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -78,15 +75,15 @@ def _stage(number: int) -> list[_Outcome]:
     return [(each.message, each.hint) if isinstance(each, KvmComposeError) else each for each in outcomes]
 
 
-class Crew(AbstractContextManager["Crew"]):
-    """Workers for one build. With one job there are none, and everything is done here."""
+class WorkerPool(AbstractContextManager["WorkerPool"]):
+    """Worker processes for one build. With one job there are none, and everything is done here."""
 
     def __init__(self, build: Build, work: Sequence[Batch], jobs: int) -> None:
         self._build = build
         self._work = {batch.number: batch for batch in work}
         self._jobs = min(jobs, len(work))
-        self._pool: ProcessPoolExecutor | None = None
-        self._futures: dict[int, Future[list[_Outcome]]] = {}
+        self._pool: futures.ProcessPoolExecutor | None = None
+        self._futures: dict[int, futures.Future[list[_Outcome]]] = {}
 
     def __exit__(self, *_exception: object) -> None:
         if self._pool is None:
@@ -102,7 +99,7 @@ class Crew(AbstractContextManager["Crew"]):
         return [other.number for other in self._work.values() if other.stage < batch.stage]
 
     def make(self, batch: Batch) -> bool:
-        """Have a batch made. False when one of it failed, which the build has told."""
+        """Make a batch. Returns False if an artefact failed (already reported)."""
         if self._jobs <= 1:
             return self._build.make(batch.makings)
         if batch.number not in self._futures:
@@ -110,28 +107,21 @@ class Crew(AbstractContextManager["Crew"]):
         return self._build.make(batch.makings, lambda ready: self._collect(batch, ready))
 
     def _submit(self, stage: int) -> None:
-        """Set the workers to all batches of a stage: what it needs is in place by now.
+        """Submit all batches of a stage: the artefacts that they need are in place by now.
 
-        When a worker was killed nobody takes batches any more, which who collects them finds out.
+        A pool that lost a worker accepts no batches any more; ``_collect`` reports that.
         """
-        from concurrent.futures.process import BrokenProcessPool  # noqa: PLC0415 (see above)
-
         global _inherited  # noqa: PLW0603 (the one way to hand a forked process what cannot be pickled)
         _inherited = (self._build, self._work)
         if self._pool is None:
-            import multiprocessing  # noqa: PLC0415 (see above)
-            from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415 (see above)
-
             context = multiprocessing.get_context("fork")
-            self._pool = ProcessPoolExecutor(self._jobs, context, _enlist, (os.getpid(),))
-        with suppress(BrokenProcessPool):
+            self._pool = futures.ProcessPoolExecutor(self._jobs, context, _start_worker, (os.getpid(),))
+        with suppress(futures.BrokenExecutor):
             for batch in self._work.values():
                 if batch.stage == stage:
                     self._futures[batch.number] = self._pool.submit(_stage, batch.number)
 
     def _collect(self, batch: Batch, ready: Sequence[Making]) -> list[Staged | KvmComposeError]:
-        from concurrent.futures.process import BrokenProcessPool  # noqa: PLC0415 (see above)
-
         killed = KvmComposeError(
             "a worker process was killed", hint="there may be too little memory: try --jobs 1"
         )
@@ -140,7 +130,7 @@ class Crew(AbstractContextManager["Crew"]):
             raise killed
         try:
             outcomes = future.result()
-        except BrokenProcessPool as error:
+        except futures.BrokenExecutor as error:
             raise killed from error
         found = {
             making.path: KvmComposeError(each[0], hint=each[1]) if isinstance(each, tuple) else each

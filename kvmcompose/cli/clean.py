@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Remove them."""
-    from kvmcompose.build.engine import clean
+    from kvmcompose.build.doit_runner import clean
 
     project = open_project(arguments, console)
     return clean(project, arguments.names, dry_run=arguments.dry_run, force=arguments.force)

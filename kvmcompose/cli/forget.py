@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Let doit forget them."""
-    from kvmcompose.build.engine import doit_command
+    from kvmcompose.build.doit_runner import doit_command
 
     def waiting(holder: str) -> None:
         console.say(f"waiting for another build in this project (process {holder})")

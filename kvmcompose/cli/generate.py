@@ -62,7 +62,7 @@ def _jobs(text: str) -> int:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Build; 0 when everything is as it should be."""
-    from kvmcompose.build.engine import generate
+    from kvmcompose.build.generate import generate
 
     project = find_project(arguments)
     for warning in project.compiled.warnings:

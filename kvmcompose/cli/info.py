@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Let doit show it; 0 when the task is up to date, 1 when not."""
-    from kvmcompose.build.engine import doit_command
+    from kvmcompose.build.doit_runner import doit_command
 
     project = open_project(arguments, console)
     if not arguments.json:

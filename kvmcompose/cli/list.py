@@ -46,6 +46,6 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         console.data(overview(project.artefacts.values(), stale).removesuffix("\n"))
         return 0
 
-    from kvmcompose.build.engine import doit_command
+    from kvmcompose.build.doit_runner import doit_command
 
     return doit_command(project, "list", [*flags, *arguments.names])

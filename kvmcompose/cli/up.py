@@ -114,7 +114,7 @@ def _refuse_running_guests(target: Target) -> None:
 
 
 def _build(project: Project, arguments: argparse.Namespace, console: Console) -> bool:
-    from kvmcompose.build.engine import generate
+    from kvmcompose.build.generate import generate
     from kvmcompose.monitor.build import BuildJson, BuildLines
 
     def waiting(holder: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from golden.bench import Bench, cases, environment, golden_bench
-from kvmcompose.build.engine import doit_command
+from kvmcompose.build.doit_runner import doit_command
 from kvmcompose.build.ledger import close_ledgers
 from kvmcompose.build.project import Project
 from kvmcompose.build.project_inputs import Where

@@ -1,0 +1,229 @@
+"""The tasks of a project, as doit wants them: one for each artefact, image and file to remove."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from typing import Any
+
+from doit.exceptions import TaskFailed
+
+from kvmcompose.build.base_images import image_of, image_task
+from kvmcompose.build.clean import clean_file
+from kvmcompose.build.decide import Decision, Making
+from kvmcompose.build.doit_store import attempted
+from kvmcompose.build.execute import Build
+from kvmcompose.build.overview import GROUP, GROUP_DOC, groups
+from kvmcompose.build.project import ImageStep, Plan, Project
+from kvmcompose.build.worker_pool import Batch, WorkerPool
+from kvmcompose.core.artefact import Artefact
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.event import Event, Failed, Listener
+from kvmcompose.core.plain import plain
+
+TaskDict = dict[str, Any]
+
+#: Tasks that make many artefacts at once; doit keeps no record of them.
+BATCH = "batch"
+
+
+class UpToDateCheck:
+    """What doit is told when it asks whether a task is up to date, with the reasons for who reads it."""
+
+    def __init__(self, decision: Decision | ImageStep) -> None:
+        self._decision = decision
+
+    def __call__(self) -> bool:
+        return self._decision.settled
+
+    def __str__(self) -> str:
+        return "; ".join(self._decision.reasons) or "the ledger of kvm-compose"
+
+    __repr__ = __str__
+
+
+class CleanAction:
+    """Removes an artefact, unless the user or a guest has changed it since it was built."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __call__(self, path: str, dryrun: bool) -> None:
+        self._session.clean(path, dryrun=dryrun)
+
+    def __str__(self) -> str:
+        return " clean-up of kvm-compose"  # doit shows this, without its first character
+
+    __repr__ = __str__
+
+
+class Session:
+    """A project's tasks in one run of doit. The build begins, and locks, when the first task acts."""
+
+    def __init__(self, project: Project, listener: Listener, *, clean_all: bool = False) -> None:
+        self.project = project
+        self._listener = listener
+        self._errors: dict[str, KvmComposeError] = {}
+        self.crash: Exception | None = None
+        self._clean_all = clean_all
+        self._process = os.getpid()
+        self._lock = ExitStack()
+        self.build = Build(project, self._hear)
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Failed):
+            self._errors[event.task] = event.error
+        self._listener(event)
+
+    def take(self, build: Build, plan: Plan) -> None:
+        """Go on with a build that has begun already, and holds the lock."""
+        self.build = build
+        build.listener = self._hear
+        self.begun = plan
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What has to be done, as seen when the tasks are loaded."""
+        return self.project.plan()
+
+    @cached_property
+    def begun(self) -> Plan:
+        """What has to be done, as seen when the first task acts: under the lock."""
+        if os.getpid() == self._process:
+            self._lock.enter_context(self.project.locked(_say_waiting))
+        return self.build.begin()
+
+    def release(self) -> None:
+        """Let other builds in, when everything that this one is to make has been made."""
+        self._lock.close()
+
+    def all_tasks(self) -> Iterator[TaskDict]:
+        """Every task, up to date or not."""
+        steps = self.plan.images
+        names = [
+            *(step.task for step in steps),
+            *(making.task for making in self.plan.decisions),
+            *(f"remove:{decision.path}" for decision in self.plan.stale),
+        ]
+        # before their members, which doit puts into the groups that there are
+        for base, doc in groups(names):
+            yield {"basename": base, "name": None, "doc": doc}
+        yield from map(self.image_task, steps)
+        for making in self.plan.decisions:
+            yield self.making_task(making, steps=steps)
+        yield from map(self.removal_task, self.plan.stale)
+        yield group_task(names)
+
+    def image_task(self, step: ImageStep) -> TaskDict:
+        """The task that has an image in the store and its link in place."""
+        return {
+            "basename": "image",
+            "name": step.task.removeprefix("image:"),
+            "actions": [(self._act, [step.task, lambda: self.build.fetch(step)])],
+            "uptodate": [UpToDateCheck(step)],
+            "io": {"capture": False},
+            "doc": f"disk image {step.task.removeprefix('image:')}",
+        }
+
+    def removal_task(self, decision: Decision) -> TaskDict:
+        """The task that removes a file nobody needs any more."""
+        return {
+            "basename": "remove",
+            "name": decision.path,
+            "actions": [(self._act, [decision.task, lambda: self.build.remove([decision])])],
+            "uptodate": [UpToDateCheck(decision)],
+            "io": {"capture": False},
+            "doc": f"{decision.path} is no longer wanted",
+        }
+
+    def making_task(
+        self, decision: Making, *, steps: Sequence[ImageStep], make: Callable[[], bool] | None = None
+    ) -> TaskDict:
+        """The task that makes one artefact, by ``make`` if that is given."""
+        artefact = decision.artefact
+        base, _, name = artefact.task.partition(":")
+        after = [self.project.artefacts[path].task for path in artefact.after]
+        return {
+            "basename": base,
+            **({"name": name} if name else {}),
+            "actions": [
+                (self._act, [artefact.task, make or (lambda: self.build.make([self._fresh(decision)]))])
+            ],
+            "targets": [os.path.relpath(self.project.folder / artefact.path)],
+            "task_dep": [*after, *_fetching([artefact], steps)],
+            "uptodate": [UpToDateCheck(decision)],
+            "clean": [(CleanAction(self), [artefact.path])],
+            "io": {"capture": False},
+            "doc": artefact.summary,
+        }
+
+    def batch_task(self, batch: Batch, *, steps: Sequence[ImageStep], pool: WorkerPool) -> TaskDict:
+        """The task that makes a batch of artefacts; a batch of one is the artefact's own task."""
+        if len(batch.makings) == 1:
+            return self.making_task(batch.makings[0], steps=steps, make=lambda: pool.make(batch))
+        return {
+            "basename": BATCH,
+            "name": str(batch.number),
+            "actions": [(self._act, [BATCH, lambda: pool.make(batch)])],
+            "task_dep": [
+                *_fetching((making.artefact for making in batch.makings), steps),
+                *(f"{BATCH}:{number}" for number in pool.before(batch)),
+            ],
+            "io": {"capture": False},
+        }
+
+    def _fresh(self, decision: Making) -> Making:
+        """The decision as of the beginning of the build, which may be later than the loading of tasks."""
+        return self._begun_by_path.get(decision.path, decision)
+
+    @cached_property
+    def _begun_by_path(self) -> dict[str, Making]:
+        return {each.path: each for each in self.begun.decisions}
+
+    def _act(self, task: str, act: Callable[[], bool]) -> TaskFailed | None:
+        self.begun  # noqa: B018 (takes the lock)
+        attempted.add(task)
+        try:
+            if act():
+                return None
+        except Exception as fault:
+            self.crash = fault  # a fault of ours, which doit would only tell in its own words
+            raise
+        error = self._errors.get(task) or KvmComposeError("see above")
+        said = f"{error.message}\nhint: {error.hint}" if error.hint else error.message
+        return TaskFailed(plain(said, lines=True))
+
+    def clean(self, path: str, *, dryrun: bool) -> None:
+        """Remove an artefact; see ``clean_file``."""
+        clean_file(
+            self.project, path, self.project.records(write=False), dryrun=dryrun, force=self._clean_all
+        )
+
+
+def _fetching(artefacts: Iterable[Artefact], steps: Sequence[ImageStep]) -> Iterator[str]:
+    """The tasks that make the images available which artefacts lie on."""
+    images = (image_of(artefact) for artefact in artefacts)
+    names = {image_task(image) for image in images if image is not None}
+    return (step.task for step in steps if image_task(step.image) in names)
+
+
+def task_name(task: TaskDict) -> str:
+    """The name that doit gives a task."""
+    return f"{task['basename']}:{task['name']}" if "name" in task else str(task["basename"])
+
+
+def group_task(names: Sequence[str]) -> TaskDict:
+    """The task that stands for all the others."""
+    return {
+        "basename": GROUP,
+        "actions": None,
+        "task_dep": list(names),
+        "doc": GROUP_DOC,
+    }
+
+
+def _say_waiting(holder: str) -> None:
+    sys.stderr.write(f"kvm-compose: waiting for another build in this project (process {plain(holder)})\n")
