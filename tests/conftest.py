@@ -103,7 +103,7 @@ def _nothing_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 
 def _answer_for_kvm(cache: Path) -> None:
-    """What ``kvmcompose.effects.machine`` remembers of this boot of the machine and this QEMU."""
+    """What ``kvmcompose.effects.capabilities`` remembers of this boot of the machine and this QEMU."""
     qemu = shutil.which("qemu-system-x86_64")
     if qemu is not None:
         answer = {

@@ -30,9 +30,9 @@ from kvmcompose.build.stamp import (
 from kvmcompose.core.artefact import Policy
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Done, Failed, Listener, Noticed, Transferred
+from kvmcompose.effects.capabilities import probe_cache
 from kvmcompose.effects.files import STAGED_PREFIX, is_readable, restrict
 from kvmcompose.effects.keys import default_keys, make_keys
-from kvmcompose.effects.machine import probe_cache
 from kvmcompose.effects.resources import own_files
 from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.images.qcow2 import read_header

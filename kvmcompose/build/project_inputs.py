@@ -11,9 +11,9 @@ import msgspec
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
 from kvmcompose.core.model import Host
 from kvmcompose.core.names import PROJECT_NAME, project_name_from
+from kvmcompose.effects.capabilities import datapath_type, virt_type
 from kvmcompose.effects.files import digest_bytes, expand
 from kvmcompose.effects.keys import default_keys
-from kvmcompose.effects.machine import datapath_type, virt_type
 from kvmcompose.effects.opening import NotRegularError, TooLargeError, read_regular
 from kvmcompose.pipeline.logical import Settings, Source
 from kvmcompose.pipeline.text import MAX_BYTES, refuse

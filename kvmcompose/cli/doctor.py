@@ -1,4 +1,4 @@
-"""``kvm-compose doctor``: what this machine can do, and what mends the rest."""
+"""``kvm-compose doctor``: check the requirements on this machine."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import msgspec
 if TYPE_CHECKING:
     import argparse
 
-    from kvmcompose.effects.machine import Finding
+    from kvmcompose.effects.survey import Finding
     from kvmcompose.monitor.console import Console
 
 NAME = "doctor"
-HELP = "look at what this machine can do and say how to mend what is lacking"
+HELP = "check what this machine can do, and say how to install what is missing"
 EXAMPLE = """\
 examples:
-  kvm-compose doctor           a table, then what mends each thing that is lacking
+  kvm-compose doctor           a table, then a fix for each missing requirement
   kvm-compose doctor --json    the same for scripts
 
-The status is 1 when something is lacking that building artefacts (generate) needs.
-The first run boots a small guest to find out whether KVM really works: up to 10 seconds.
+Exits with status 1 if a requirement for building artefacts (generate) is missing.
+The first run boots a small guest to find out whether KVM works: up to 10 seconds.
 """
 
 
@@ -30,8 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Show the survey; the exit status."""
-    from kvmcompose.effects.machine import survey
+    """Print the survey; return the exit status."""
+    from kvmcompose.effects.survey import survey
     from kvmcompose.images.store import default_store
 
     findings = survey(default_store().root)

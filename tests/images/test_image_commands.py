@@ -13,8 +13,8 @@ import pytest
 import microimage
 from kvmcompose.cli import cloud_images, doctor
 from kvmcompose.core.errors import InputError, KvmComposeError, RefusedError
-from kvmcompose.effects import machine
-from kvmcompose.effects.machine import Finding
+from kvmcompose.effects import survey
+from kvmcompose.effects.survey import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,7 +184,7 @@ NO_OVS = Finding(name="Open vSwitch", ok=False, detail="silent", needed_for="up"
 def test_the_doctor_says_what_can_be_done(
     console: FakeConsole, monkeypatch: pytest.MonkeyPatch, findings: list[Finding], status: int, said: str
 ) -> None:
-    monkeypatch.setattr(machine, "survey", lambda _store: findings)
+    monkeypatch.setattr(survey, "survey", lambda _store: findings)
     assert call(doctor, console) == status
     *mends, last = [text for text in console.out if isinstance(text, str)]
     assert said in last

@@ -9,8 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kvmcompose.effects import machine
-from kvmcompose.effects.machine import Finding, boot_probe, kvm_works, survey, virt_type
+from kvmcompose.effects import capabilities
+from kvmcompose.effects import survey as doctor
+from kvmcompose.effects.capabilities import Probe, boot_probe, kvm_works, virt_type
+from kvmcompose.effects.survey import Finding, survey
 
 Qemu = Callable[[str], Path]
 
@@ -20,7 +22,7 @@ def kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that can be opened, in the place of /dev/kvm."""
     device = tmp_path / "kvm"
     device.write_bytes(b"")
-    monkeypatch.setattr(machine, "_KVM", device)
+    monkeypatch.setattr(capabilities, "_KVM", device)
     return device
 
 
@@ -48,7 +50,7 @@ def test_without_the_device_nothing_is_booted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qemu: Qemu
 ) -> None:
     qemu("exit 33")
-    monkeypatch.setattr(machine, "_KVM", tmp_path / "none")
+    monkeypatch.setattr(capabilities, "_KVM", tmp_path / "none")
     probe = kvm_works(tmp_path)
     assert not probe.works
     assert "there is no" in probe.reason
@@ -57,7 +59,9 @@ def test_without_the_device_nothing_is_booted(
 
 
 def test_without_permission_the_group_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_KVM", Path("/proc/sys/kernel/ostype"))  # which not even root may write
+    monkeypatch.setattr(
+        capabilities, "_KVM", Path("/proc/sys/kernel/ostype")
+    )  # which not even root may write
     probe = kvm_works(tmp_path)
     assert "no permission" in probe.reason
     assert "usermod -aG kvm" in str(probe.hint)
@@ -66,7 +70,7 @@ def test_without_permission_the_group_is_named(tmp_path: Path, monkeypatch: pyte
 def test_a_device_that_cannot_be_opened_is_no_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_KVM", tmp_path)  # a folder
+    monkeypatch.setattr(capabilities, "_KVM", tmp_path)  # a folder
     assert "cannot be opened" in kvm_works(tmp_path).reason
 
 
@@ -91,26 +95,26 @@ def test_the_answer_is_remembered_until_qemu_or_the_boot_changes(
     kvm_works(tmp_path)
     assert runs(tmp_path) == 2
     (tmp_path / "boot_id").write_text("another\n")
-    monkeypatch.setattr(machine, "_BOOT_ID", tmp_path / "boot_id")
+    monkeypatch.setattr(capabilities, "_BOOT_ID", tmp_path / "boot_id")
     kvm_works(tmp_path)
     kvm_works(tmp_path)
     assert runs(tmp_path) == 3
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b"[]", b'{"boot_id": 1}'])
-def test_a_damaged_memory_is_asked_again(tmp_path: Path, kvm: Path, qemu: Qemu, damage: bytes) -> None:
+def test_a_damaged_cache_is_ignored(tmp_path: Path, kvm: Path, qemu: Qemu, damage: bytes) -> None:
     qemu("exit 33")
     (tmp_path / "kvm.json").write_bytes(damage)
     assert kvm_works(tmp_path).works
     assert json.loads((tmp_path / "kvm.json").read_bytes())["probe"]["works"] is True
 
 
-def test_a_memory_that_cannot_be_written_is_done_without(tmp_path: Path, kvm: Path, qemu: Qemu) -> None:
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, kvm: Path, qemu: Qemu) -> None:
     qemu("exit 33")
     assert kvm_works(kvm / "not a folder").works
 
 
-def test_another_end_is_told_with_what_qemu_said(tmp_path: Path, kvm: Path, qemu: Qemu) -> None:
+def test_a_failure_of_qemu_is_reported_with_its_message(tmp_path: Path, kvm: Path, qemu: Qemu) -> None:
     qemu("echo 'failed to initialize kvm: Invalid argument' >&2; exit 1")
     assert virt_type(tmp_path) == (
         "qemu",
@@ -126,7 +130,7 @@ def test_a_guest_that_hangs_is_killed(tmp_path: Path, qemu: Qemu) -> None:
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-def test_the_memory_is_in_the_cache_folder(
+def test_the_answer_is_kept_in_the_cache_folder(
     tmp_path: Path, kvm: Path, qemu: Qemu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     qemu("exit 33")
@@ -141,7 +145,7 @@ def test_the_boot_sector_boots_where_guests_surely_run() -> None:
 
 
 @pytest.mark.real
-def test_this_machine_gives_an_answer_in_time(tmp_path: Path) -> None:
+def test_this_machine_answers_in_time(tmp_path: Path) -> None:
     answer = virt_type(tmp_path)
     assert answer[0] in ("kvm", "qemu")
     assert virt_type(tmp_path) == answer
@@ -164,8 +168,8 @@ def test_the_survey_of_this_machine(tmp_path: Path, qemu: Qemu) -> None:
 
 def test_the_survey_of_a_machine_that_has_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(machine.shutil, "which", lambda *_args, **_kwargs: None)
-    monkeypatch.setattr(machine, "_KVM", tmp_path / "none")
+    monkeypatch.setattr(doctor.shutil, "which", lambda *_args, **_kwargs: None)
+    monkeypatch.setattr(capabilities, "_KVM", tmp_path / "none")
     tmp_path.chmod(0o700)
     found = by_name(survey(tmp_path, tmp_path))
     lacking = {name for name, finding in found.items() if not finding.ok}
@@ -183,7 +187,7 @@ def test_a_program_that_fails_is_not_called_well(tmp_path: Path, monkeypatch: py
     program.write_text("#!/bin/sh\necho broken library >&2; exit 127\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(machine, "kvm_works", lambda _cache: machine.Probe(works=True, reason="yes"))
+    monkeypatch.setattr(doctor, "kvm_works", lambda _cache: Probe(works=True, reason="yes"))
     found = by_name(survey(tmp_path, tmp_path))["dot"]
     assert not found.ok
     assert "broken library" in found.detail
