@@ -162,13 +162,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Real tests of a file share the hosts that they start, and take longer."""
+    """Real tests of a file that share what is started for them stay in one process. They take longer."""
     for item in items:
         if getattr(getattr(item, "function", None), "is_hypothesis_test", False):
             item.add_marker(pytest.mark.long)
         if item.get_closest_marker("real"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
             item.add_marker(pytest.mark.timeout(1200))
+            if _shares(item):
+                item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def _shares(item: pytest.Item) -> bool:
+    """Whether a test uses a fixture of its file or folder that is made for more than this one test."""
+    fixtures = getattr(item, "_fixtureinfo", None)
+    used = fixtures.name2fixturedefs.values() if fixtures is not None else ()
+    return any(each[-1].scope != "function" and each[-1].baseid not in ("", "tests") for each in used)
 
 
 @pytest.hookimpl(wrapper=True)

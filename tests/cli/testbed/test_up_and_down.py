@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -205,7 +204,8 @@ class TestSignals:
         process = slow.start("up")
         self.begun(process)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
+        assert process.stderr is not None
+        assert any("cancelling; press Ctrl-C again" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
         _out, err = process.communicate(timeout=60)
         # on a busy machine all may be over by then but the end of Python, which the signal is free to end
