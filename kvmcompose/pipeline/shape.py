@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from kvmcompose.core.document import Document, Mapping, Node, Path, Scalar, show_path
 from kvmcompose.core.errors import Problem
-from kvmcompose.pipeline.fitting import Fitting
 from kvmcompose.pipeline.schemas import Schema, Schemas, complete_schema
 from kvmcompose.pipeline.text import EMPTY
+from kvmcompose.pipeline.validation import Validation
 from kvmcompose.pipeline.wording import BOOLEANS, INTEGER, NUMBER, explain, listed
 from kvmcompose.pipeline.yaml_nodes import collector_paused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-
-    from jsonschema import ValidationError
 
 __all__ = ["Schema", "Schemas", "complete_schema", "shape_config", "shape_testbed"]
 
@@ -45,43 +43,17 @@ def shape_testbed(document: Document, schemas: Schemas) -> Shaped:
         return _shaped(value, _testbed_problems(value, document, schema, schemas.guest_kinds))
 
 
-def shape_machines(document: Document, schema: Schema, kinds: tuple[str, ...]) -> list[dict[str, Any]] | None:
-    """The machines of a document that need hold nothing else; None when one is not of the right shape."""
-    value = plain_data(document, schema)
-    machines = value.get("machines") if isinstance(value, dict) else None
-    problems = _machine_problems(value, document, schema, kinds, Judge().errors)
-    return None if not isinstance(machines, list) or next(problems, None) is not None else machines
-
-
 def shape_config(document: Document, schemas: Schemas) -> Shaped:
     """A ``kvm-compose-config.json`` as plain data, and every problem of its shape, sorted by place."""
     schema = schemas.config()
     value = plain_data(document, schema)
-    errors = Judge().errors(schema, value)
+    errors = Validation().errors(schema, value)
     return _shaped(value, (each for error in errors for each in explain(error, (), document, schema)))
 
 
 def plain_data(document: Document, schema: Schema) -> Any:
     """The whole document as plain data, whatever its shape; an empty file is an empty mapping."""
     return {} if document.root is None else _read(document.root, _reading(schema))
-
-
-class Judge:
-    """Says what is wrong with values; asks ``jsonschema``, which takes long to import, only if need be."""
-
-    def __init__(self) -> None:
-        self._fits = Fitting().fits
-        self._errors: Callable[[Schema | bool, object], Iterable[ValidationError]] | None = None
-
-    def errors(self, schema: Schema | bool, value: object) -> Iterable[ValidationError]:
-        """Everything that is wrong with ``value``; paths in the errors start at ``value``."""
-        if self._fits(schema, value):
-            return ()
-        if self._errors is None:
-            from kvmcompose.pipeline.validation import Validation  # noqa: PLC0415 (see above)
-
-            self._errors = Validation().errors
-        return self._errors(schema, value)
 
 
 @dataclass(slots=True)
@@ -159,37 +131,38 @@ def _testbed_problems(
     value: Any, document: Document, schema: Schema, kinds: tuple[str, ...]
 ) -> Iterator[Problem]:
     """Each part against its own fragment, so that the key that names a kind is all there is to choose by."""
-    frame = schema["properties"] | {"machines": schema["properties"]["machines"] | {"items": True}}
-    frame = schema | {"properties": frame}
-    errors = Judge().errors
-    for error in errors(frame, value):
-        yield from explain(error, (), document, schema)
-    yield from _machine_problems(value, document, schema, kinds, errors)
-
-
-def _machine_problems(
-    value: Any,
-    document: Document,
-    schema: Schema,
-    kinds: tuple[str, ...],
-    errors: Callable[[Schema | bool, object], Iterable[ValidationError]],
-) -> Iterator[Problem]:
     machine = schema["properties"]["machines"]["items"]
+    validation = Validation()
+    if validation.is_valid(_with_machines(schema, machine | _one_of(kinds)), value):
+        return
+    for error in validation.errors(_with_machines(schema, True), value):
+        yield from explain(error, (), document, schema)
     bare_machine = machine | {"properties": machine["properties"] | dict.fromkeys(kinds, True)}
     guests = {kind: machine["properties"][kind] for kind in kinds}
     machines = value.get("machines") if isinstance(value, dict) else None
     for index, entry in enumerate(machines if isinstance(machines, list) else ()):
         path: Path = ("machines", index)
-        for error in errors(bare_machine, entry):
+        for error in validation.errors(bare_machine, entry):
             yield from explain(error, path, document, schema)
         if not isinstance(entry, dict):
             continue
         present = [kind for kind in entry if kind in guests]
         for kind in present:
-            for error in errors(guests[kind], entry[kind]):
+            for error in validation.errors(guests[kind], entry[kind]):
                 yield from explain(error, (*path, kind), document, schema)
         if len(present) != 1:
             yield from _kind_problem(entry, path, document, present, kinds, machine)
+
+
+def _with_machines(schema: Schema, machine: Schema | bool) -> Schema:
+    """The schema with another one for each machine."""
+    properties = schema["properties"]
+    return schema | {"properties": properties | {"machines": properties["machines"] | {"items": machine}}}
+
+
+def _one_of(kinds: tuple[str, ...]) -> Schema:
+    """That a machine is of exactly one kind."""
+    return {"oneOf": [{"required": [kind]} for kind in kinds]}
 
 
 def _kind_problem(

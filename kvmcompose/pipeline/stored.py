@@ -24,8 +24,8 @@ from kvmcompose.networks import dialect
 from kvmcompose.pipeline.logical import check_hosts
 from kvmcompose.pipeline.read import read_json
 from kvmcompose.pipeline.schemas import Schema, Schemas
-from kvmcompose.pipeline.shape import Judge
 from kvmcompose.pipeline.text import UNPRINTABLE
+from kvmcompose.pipeline.validation import Validation
 from kvmcompose.pipeline.wording import explain
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ def sound_hosts(document: Any, schemas: Schemas) -> dict[str, Host]:
     """The hosts of a state that is refused otherwise, those that are right: what is up has to come down."""
     rules = schemas.state(schemas.dialects[0])["properties"]["testbed_hosts"]
     entries = document.get("testbed_hosts") if isinstance(document, dict) else None
-    judge = Judge()
+    validation = Validation()
     found = {}
     for name, host in (entries if isinstance(entries, dict) else {}).items():
         with suppress(msgspec.ValidationError):  # for a libvirt URI that may not be used
-            if not list(judge.errors(rules, {name: host})) and host["name"] == name:
+            if not list(validation.errors(rules, {name: host})) and host["name"] == name:
                 found[name] = msgspec.convert(host, Host)
     return found
 
@@ -101,13 +101,13 @@ def _check_shape(data: bytes, document: Any, schemas: Schemas, known: str) -> No
     text = msgspec.json.encode(document).decode()
     if UNPRINTABLE.search(text) or _ESCAPED.search(text):
         read_json(data, NAME)  # which says where
-    judge = Judge()
+    validation = Validation()
     schema = schemas.state(known)
     guests = document.get("testbed_guests")
     guests = guests if isinstance(guests, dict) else {}
     bare = {name: _bare(guest) for name, guest in guests.items()}
     checked = document if not guests else {**document, "testbed_guests": bare}
-    errors: list[tuple[Path, ValidationError]] = [((), error) for error in judge.errors(schema, checked)]
+    errors: list[tuple[Path, ValidationError]] = [((), error) for error in validation.errors(schema, checked)]
     sections: dict[str, Schema] = {}
     for name, guest in guests.items():
         path: Path = ("testbed_guests", name)
@@ -118,7 +118,9 @@ def _check_shape(data: bytes, document: Any, schemas: Schemas, known: str) -> No
             raise _refusal([f"{show_path(path)}: it has other keys than those of its kind"])
         if section not in sections:
             sections[section] = schemas.guest_state(known, section)
-        errors += [((*path, section), error) for error in judge.errors(sections[section], guest[section])]
+        errors += [
+            ((*path, section), error) for error in validation.errors(sections[section], guest[section])
+        ]
     if errors:
         located = read_json(data, NAME)
         problems = [each for base, error in errors for each in explain(error, base, located, schema)]

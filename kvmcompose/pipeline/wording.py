@@ -36,6 +36,8 @@ BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": F
 """Plain scalars that are booleans in every version of YAML."""
 
 _MAX_SHOWN = 60
+#: Of so many unknown keys in one mapping each gets a hint: to look for what was meant takes time.
+_MAX_HINTS = 100
 _CODES = {
     "additionalProperties": "unknown-key",
     "enum": "bad-value",
@@ -167,10 +169,12 @@ def _node_at(document: Document, path: Path) -> Node | None:
 
 
 def _unknown_keys(finding: _Finding) -> Iterator[Problem]:
-    for key in finding.instance:
-        if key not in finding.schema.get("properties", {}):
+    unknown = [key for key in finding.instance if key not in finding.schema.get("properties", {})]
+    for number, key in enumerate(unknown):
+        hint = None
+        if number < _MAX_HINTS:
             hint = unknown_key_hint(key, finding.path, finding.schema, finding.whole)
-            yield finding.problem(f"unknown key '{_cut(key)}'", key=key, hint=hint)
+        yield finding.problem(f"unknown key '{_cut(key)}'", key=key, hint=hint)
 
 
 def _missing_keys(finding: _Finding) -> Iterator[Problem]:

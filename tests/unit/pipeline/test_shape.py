@@ -482,6 +482,12 @@ def test_an_unknown_key_gets_a_way_out(text: str, hint: str | None) -> None:
     assert (problem.code, problem.hint) == ("unknown-key", hint)
 
 
+def test_of_many_unknown_keys_the_first_hundred_get_a_hint() -> None:
+    found = problems_of(MACHINE + "".join(f"key_{number}: x\n" for number in range(300)))
+    assert {each.code for each in found} == {"unknown-key"}
+    assert [each.hint is not None for each in found] == [True] * 100 + [False] * 200
+
+
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
