@@ -58,6 +58,6 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Take it down; how the action ended as exit status."""
     from kvmcompose.core.deployment import Down
 
-    target = open_target(arguments, register=True)  # it may be up, and the server's memory lost
+    target = open_target(arguments, register=True)  # it may be up, and the server's database lost
     command = Down(purge=arguments.purge, timeout=arguments.timeout, abandon=tuple(arguments.abandon))
     return act(target, command, arguments, console)

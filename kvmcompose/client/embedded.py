@@ -77,9 +77,9 @@ def ensure(state: Path, address: Address) -> None:
 
 
 def _room(state: Path) -> str | None:
-    """That there is no room for it to say anything, if so."""
+    """Return a hint when the disk is too full for a server to start."""
     full = disk_usage(state).free < _LEAST
-    return f"there is no room left where its memory lies, {state}" if full else None
+    return f"no space left for the database of the server in {state}" if full else None
 
 
 def _check_installed() -> None:

@@ -1,4 +1,4 @@
-"""What the server remembers, in one SQLite file: deployments, actions, their steps and log lines.
+"""The server's database: deployments, actions, their steps and log lines, in one SQLite file.
 
 SQLite in WAL mode: a killed server leaves whole transactions. Every call is short and made from the
 server's one thread.
@@ -35,12 +35,12 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.server.people import Person, this_user
 from kvmcompose.server.schema import SCHEMA, VERSION, migrate
 
-#: So many actions of a deployment are remembered, the latest ones.
+#: How many actions of a deployment are kept: the latest ones.
 HISTORY = 200
 
 
 class StoreError(KvmComposeError):
-    """The server's memory cannot be used."""
+    """The server's database cannot be used."""
 
 
 def now() -> str:
@@ -49,33 +49,33 @@ def now() -> str:
 
 
 class _Database(sqlite3.Connection):
-    """Whose trouble has words: most often it is that a disk is full."""
+    """Translates SQLite errors. The usual one is a full disk."""
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        with _in_words():
+        with _translated():
             return super().execute(sql, parameters)
 
     def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
-        with _in_words():
+        with _translated():
             return super().executemany(sql, parameters)
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
+def _translated() -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
         raise StoreError(
-            f"the server's memory cannot be used: {error}",
-            hint="is there room where it lies? kvm-compose server --state-dir puts it elsewhere",
+            f"cannot use the server's database: {error}",
+            hint="is the disk full? kvm-compose server --state-dir uses another folder",
         ) from error
 
 
 class Store:
-    """The server's memory. ``path`` None keeps it in RAM."""
+    """The server's database. ``path`` None keeps it in RAM."""
 
     def __init__(self, path: Path | None) -> None:
-        """Open it, making it when needed. Raises StoreError."""
+        """Open the file, and create it if necessary. Raises StoreError."""
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -83,12 +83,13 @@ class Store:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
                 path.chmod(0o600)
             self._db = sqlite3.connect(path or ":memory:", isolation_level=None, factory=_Database)
+            self._db.row_factory = sqlite3.Row
             self._db.executescript(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;"
             )
             self._make_schema()
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"cannot open the server's memory, {path}: {error}") from error
+            raise StoreError(f"cannot open the server's database {path}: {error}") from error
         self._sequences: dict[str, int] = {}
 
     def _make_schema(self) -> None:
@@ -104,7 +105,7 @@ class Store:
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
         elif version != VERSION:
             raise StoreError(
-                f"the server's memory is of version {version}, this server writes {VERSION}",
+                f"the server's database has version {version}, and this server needs version {VERSION}",
                 hint="run the kvm-compose that wrote it, or take the testbeds down with that and remove it",
             )
 
@@ -120,22 +121,27 @@ class Store:
         self._db.execute("COMMIT")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._db.close()
+
+    def _insert(self, table: str, *, replace: bool = False, **values: object) -> None:
+        columns, places = ", ".join(values), ", ".join(f":{name}" for name in values)
+        verb = "REPLACE" if replace else "INSERT"
+        self._db.execute(f"{verb} INTO {table} ({columns}) VALUES ({places})", values)
 
     # -- deployments
 
     def deployments(self) -> list[Deployment]:
         """All deployments, by name."""
-        return [_deployment(row) for row in self._db.execute(f"{_DEPLOYMENTS} ORDER BY name")]
+        return [_deployment(row) for row in self._db.execute("SELECT * FROM deployments ORDER BY name")]
 
     def deployment(self, name: str) -> Deployment | None:
-        """One deployment, None when there is none of that name."""
-        row = self._db.execute(f"{_DEPLOYMENTS} WHERE name = ?", (name,)).fetchone()
+        """Return a deployment, None when there is none of that name."""
+        row = self._db.execute("SELECT * FROM deployments WHERE name = ?", (name,)).fetchone()
         return _deployment(row) if row else None
 
     def put_deployment(self, new: NewDeployment, owner: Person | None = None) -> Deployment:
-        """Make a deployment of ``owner`` (None: the server's user) known, or give one another folder."""
+        """Add a deployment of ``owner`` (None: the server's user), or change the folder of a known one."""
         owner = owner or this_user()
         self._db.execute(
             "INSERT INTO deployments (name, project_location, state, owner_uid, owner) VALUES (?, ?, ?, ?, ?)"
@@ -147,30 +153,28 @@ class Store:
         return found
 
     def owner(self, name: str) -> tuple[int, str] | None:
-        """Whose a deployment is, by number and name; None when there is none of that name."""
-        found: tuple[int, str] | None = self._db.execute(
-            "SELECT owner_uid, owner FROM deployments WHERE name = ?", (name,)
-        ).fetchone()
-        return found
+        """Return the user ID and name of a deployment's owner; None when there is no such deployment."""
+        row = self._db.execute("SELECT owner_uid, owner FROM deployments WHERE name = ?", (name,)).fetchone()
+        return tuple(row) if row else None
 
     def set_phase(self, name: str, phase: Phase, failed_command: str | None = None) -> None:
-        """Where the deployment is in its life."""
+        """Set the phase of a deployment."""
         self._db.execute(
             "UPDATE deployments SET state = ?, failed_command = ? WHERE name = ?",
             (phase, failed_command, name),
         )
 
     def remove_deployment(self, name: str) -> None:
-        """Forget a deployment and its history."""
+        """Remove a deployment and its history."""
         self._db.execute("DELETE FROM deployments WHERE name = ?", (name,))
 
     def deployed(self, name: str) -> bytes | None:
-        """What was brought up last, as the orchestrator noted it; None when nothing is."""
+        """Return what was brought up last, as the orchestrator stored it; None when nothing is up."""
         row = self._db.execute("SELECT deployed FROM deployments WHERE name = ?", (name,)).fetchone()
         return row[0] if row else None
 
     def set_deployed(self, name: str, document: bytes | None) -> None:
-        """Note what is being brought up, before it is; None when it is gone."""
+        """Store what is about to be brought up; None when nothing is up any more."""
         self._db.execute("UPDATE deployments SET deployed = ? WHERE name = ?", (document, name))
 
     # -- actions
@@ -178,7 +182,7 @@ class Store:
     def begin_action(
         self, name: str, command: Command, who: str | None, *, exclusive: bool, asked_by: str | None = None
     ) -> Action:
-        """Note that an action begins; with ``exclusive`` the deployment is ``running`` meanwhile.
+        """Add an action that begins; with ``exclusive`` the deployment is ``running`` meanwhile.
 
         ``asked_by`` is the person, ``who`` what they call themselves.
         """
@@ -193,14 +197,17 @@ class Store:
             asked_by=asked_by,
         )
         with self._transaction():
-            self._db.execute(
-                "INSERT INTO actions (uuid, deployment, command, options, state, started, who, asked_by)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    action.uuid, name, action.command, msgspec.json.encode(action.options),
-                    action.state, action.started, who, asked_by,
-                ),
-            )  # fmt: skip
+            self._insert(
+                "actions",
+                uuid=action.uuid,
+                deployment=name,
+                command=action.command,
+                options=msgspec.json.encode(action.options),
+                state=action.state,
+                started=action.started,
+                who=who,
+                asked_by=asked_by,
+            )
             if exclusive:
                 self._db.execute(
                     "UPDATE deployments SET state = ?, failed_command = NULL, last_action_uuid = ?"
@@ -224,7 +231,7 @@ class Store:
         exit_status: int | None = None,
         phase: tuple[Phase, str | None] | None = None,
     ) -> None:
-        """Note how an action ended and, with ``phase``, where that leaves its deployment."""
+        """Store how an action ended and, with ``phase``, the phase of its deployment from then on."""
         with self._transaction():
             self._db.execute(
                 "UPDATE actions SET state = ?, ended = ?, faults = ?, refused = ?, exit_status = ?"
@@ -240,28 +247,28 @@ class Store:
         self._sequences.pop(uuid, None)
 
     def action(self, uuid: str) -> Action | None:
-        """One action, None when there is none."""
-        row = self._db.execute(f"{_ACTIONS} WHERE uuid = ?", (uuid,)).fetchone()
+        """Return an action, None when there is none of that UUID."""
+        row = self._db.execute("SELECT * FROM actions WHERE uuid = ?", (uuid,)).fetchone()
         return _action(row) if row else None
 
     def actions(self, name: str) -> list[Action]:
-        """A deployment's actions, the latest first."""
-        return [
-            _action(row)
-            for row in self._db.execute(f"{_ACTIONS} WHERE deployment = ? ORDER BY rowid DESC", (name,))
-        ]
+        """Return a deployment's actions, the latest first."""
+        rows = self._db.execute("SELECT * FROM actions WHERE deployment = ? ORDER BY rowid DESC", (name,))
+        return [_action(row) for row in rows]
 
     def interrupt(self) -> list[Action]:
-        """Mark as interrupted what ran when the server died; called when one starts."""
-        found = [_action(row) for row in self._db.execute(f"{_ACTIONS} WHERE state = 'running'")]
+        """Mark as interrupted what was running when the last server died; return those actions."""
+        found = [_action(row) for row in self._db.execute("SELECT * FROM actions WHERE state = 'running'")]
         for action in found:
             self.append(
-                action.uuid, Level.ERROR, "the server was killed or lost its machine while this was running"
+                action.uuid,
+                Level.ERROR,
+                "the server was killed, or its machine failed, while this was running",
             )
             fault = Fault(
                 step="server",
-                message="interrupted: the server died meanwhile",
-                hint="`kvm-compose up` and `kvm-compose down` both go on from here",
+                message="interrupted: the server died",
+                hint="`kvm-compose up` and `kvm-compose down` both continue from here",
             )
             deployment = self.deployment(action.deployment)
             was_in_charge = deployment is not None and deployment.last_action_uuid == action.uuid
@@ -276,29 +283,13 @@ class Store:
     # -- steps and lines
 
     def put_step(self, uuid: str, number: int, step: Step) -> None:
-        """Note a step, or how far it has come."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO steps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                uuid, number, step.name, step.stage, step.state, step.started, step.ended, step.guest,
-                step.host,
-            ),
-        )  # fmt: skip
+        """Store a step, or its new state."""
+        self._insert("steps", replace=True, action=uuid, number=number, **msgspec.structs.asdict(step))
 
     def steps(self, uuid: str) -> list[Step]:
-        """An action's steps in the order they began."""
-        rows = self._db.execute(
-            "SELECT name, stage, state, started, ended, guest, host FROM steps"
-            " WHERE action = ? ORDER BY number",
-            (uuid,),
-        )
-        return [
-            Step(
-                name=name, stage=stage, state=StepState(state), started=started, ended=ended, guest=guest,
-                host=host,
-            )
-            for name, stage, state, started, ended, guest, host in rows
-        ]  # fmt: skip
+        """Return an action's steps in the order they began."""
+        rows = self._db.execute("SELECT * FROM steps WHERE action = ? ORDER BY number", (uuid,))
+        return [msgspec.convert(dict(row), Step) for row in rows]
 
     def append(
         self,
@@ -326,38 +317,28 @@ class Store:
             guest=guest,
             host=host,
         )
-        self._db.execute(
-            "INSERT INTO lines VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (uuid, line.sequence, line.time, level, text, stage, step, guest, host),
-        )
+        self._insert("lines", action=uuid, **msgspec.structs.asdict(line))
         return line
 
     def drop_output(self, uuid: str, *, up_to: int) -> int:
-        """Forget output of programs in an action's log, up to the line of this number; how many lines."""
+        """Remove the output of programs from an action's log, up to line ``up_to``; return how many lines."""
         done = self._db.execute(
             "DELETE FROM lines WHERE action = ? AND sequence <= ? AND level = ?", (uuid, up_to, Level.OUTPUT)
         )
         return done.rowcount
 
     def lines(self, uuid: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
-        """An action's log from the line after number ``after``, at most ``limit`` lines."""
+        """Return an action's log from the line after number ``after``, at most ``limit`` lines."""
         rows = self._db.execute(
-            "SELECT sequence, time, level, text, stage, step, guest, host FROM lines"
-            " WHERE action = ? AND sequence > ? ORDER BY sequence LIMIT ?",
+            "SELECT * FROM lines WHERE action = ? AND sequence > ? ORDER BY sequence LIMIT ?",
             (uuid, after, limit),
         )
-        return [
-            LogLine(
-                sequence=sequence, time=time, level=Level(level), text=text, stage=stage, step=step,
-                guest=guest, host=host,
-            )
-            for sequence, time, level, text, stage, step, guest, host in rows
-        ]  # fmt: skip
+        return [msgspec.convert(dict(row), LogLine) for row in rows]
 
     # -- snapshots of guests that are off: what libvirt forgets with the domain
 
     def keep_snapshots(self, name: str, guest: str, snapshots: Sequence[tuple[str, str]]) -> None:
-        """Note a guest's snapshots, as (name, XML), the oldest first."""
+        """Store a guest's snapshots, as (name, XML), the oldest first."""
         with self._transaction():
             self._db.execute("DELETE FROM snapshots WHERE deployment = ? AND guest = ?", (name, guest))
             self._db.executemany(
@@ -366,49 +347,22 @@ class Store:
             )
 
     def snapshots(self, name: str, guest: str) -> list[tuple[str, str]]:
-        """What was noted, the oldest first."""
+        """Return the stored snapshots of a guest as (name, XML), the oldest first."""
         rows = self._db.execute(
             "SELECT name, xml FROM snapshots WHERE deployment = ? AND guest = ? ORDER BY position",
             (name, guest),
         )
-        return list(rows)
+        return [tuple(row) for row in rows]
 
 
-_DEPLOYMENTS = (
-    "SELECT name, project_location, state, failed_command, last_action_uuid, owner FROM deployments"
-)
-_ACTIONS = (
-    "SELECT uuid, deployment, command, options, state, started, ended, faults, refused, exit_status, who,"
-    " asked_by"
-    " FROM actions"
-)
+def _deployment(row: sqlite3.Row) -> Deployment:
+    return msgspec.convert(dict(row), Deployment)
 
 
-def _deployment(row: tuple[Any, ...]) -> Deployment:
-    name, location, state, failed, last, owner = row
-    return Deployment(
-        name=name,
-        project_location=location,
-        state=Phase(state),
-        failed_command=failed,
-        last_action_uuid=last,
-        owner=owner,
-    )
-
-
-def _action(row: tuple[Any, ...]) -> Action:
-    uuid, deployment, command, options, state, started, ended, faults, refused, status, who, asked_by = row
-    return Action(
-        uuid=uuid,
-        deployment=deployment,
-        command=command,
-        options=msgspec.json.decode(options),
-        state=ActionState(state),
-        started=started,
-        ended=ended,
-        faults=msgspec.json.decode(faults, type=tuple[Fault, ...]),
-        refused=bool(refused),
-        exit_status=status,
-        who=who,
-        asked_by=asked_by,
-    )
+def _action(row: sqlite3.Row) -> Action:
+    decoded = {
+        "options": msgspec.json.decode(row["options"]),
+        "faults": msgspec.json.decode(row["faults"]),
+        "refused": bool(row["refused"]),
+    }
+    return msgspec.convert({**dict(row), **decoded}, Action)
