@@ -342,6 +342,20 @@ SCALING_CASES: dict[str, tuple[list[tuple[str, str]], Found]] = {
             ("needs-cloud-init", "16:22", "machines[0].libvirt.scaling.clone_run[0].script"),
         ],
     ),
+    **{
+        f"clones of a disk that none can write to: {name}": (
+            [("cloud_image: {name: debian_12}", f"existing_disk: {{path: disks/base.raw, {setting}}}")],
+            [
+                ("cannot-scale", place, f"machines[0].libvirt.libvirt_type.existing_disk.{name}"),
+                ("needs-cloud-init", "14:22", "machines[0].libvirt.scaling.clone_setup[0].script"),
+                ("needs-cloud-init", "16:22", "machines[0].libvirt.scaling.clone_run[0].script"),
+            ],
+        )
+        for name, setting, place in (
+            ("readonly", "readonly: true", "7:57"),
+            ("device_type", "device_type: cdrom", "7:60"),
+        )
+    },
 }
 
 

@@ -16,7 +16,8 @@ import pytest
 
 from golden.bench import Bench, new_bench
 from kvmcompose.core.deployment import Action, ActionState, Down, Phase, StepState, Up
-from kvmcompose.hosts.fake import Failure, FakeDisk, World
+from kvmcompose.hosts.blob_store import Inventory
+from kvmcompose.hosts.fake import Failure, FakeBlobStore, FakeDisk, World
 from kvmcompose.server.actions import Actions
 
 if TYPE_CHECKING:
@@ -190,6 +191,31 @@ def test_a_content_is_sent_to_each_host_once(labs: Lab) -> None:
         assert len(stores) == len(set(stores)) == 2
         assert len(labs.drivers.worlds[name].blobs) == 2
     assert labs.drivers.worlds[""].blobs == {}
+
+
+def test_what_has_arrived_of_a_content_needs_no_room_again(
+    labs: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transfer that was cut off goes on where there is room for the rest alone."""
+    labs.must(Up())
+    sizes = dict(labs.drivers.worlds["two"].blobs)
+    image = max(sizes, key=lambda digest: sizes[digest])
+    rest = 1 << 20
+    labs.must(Down(purge=True))
+    forget_contents(labs)
+    inspect = FakeBlobStore.inspect
+
+    async def half(self: FakeBlobStore, project: str, home: str) -> Inventory:
+        held = await inspect(self, project, home)
+        return msgspec.structs.replace(held, parts=parts, room=sum(sizes.values()) + rest - sizes[image])
+
+    monkeypatch.setattr(FakeBlobStore, "inspect", half)
+    parts: dict[str, int] = {}
+    refused = labs.do(Up())
+    assert refused.refused
+    assert "not enough free space" in refused.faults[0].message
+    parts = {image: sizes[image]}
+    labs.must(Up())
 
 
 def test_twenty_clones_are_sent_one_golden_image(labs: Lab) -> None:

@@ -14,6 +14,8 @@ from kvmcompose.core.deployment import (
     Level,
     NewDeployment,
     Phase,
+    Snapshot,
+    SnapshotVerb,
     StepState,
     Up,
 )
@@ -139,6 +141,24 @@ def test_how_it_ends_says_where_the_deployment_is() -> None:
     assert run(fail) == (ActionState.FAILED, Phase.FAILED, "up")
     assert run(refuse) == (ActionState.FAILED, Phase.FAILED, "down")
     assert run(fail, Exec(guest="a", argv=("b",))) == (ActionState.FAILED, Phase.FAILED, "down")
+
+
+def test_a_snapshot_that_fails_leaves_the_deployment_up() -> None:
+    async def fail(_log: ActionLog) -> Outcome:
+        raise KvmComposeError("no")
+
+    async def scenario(work: Work, *, cancel: bool) -> None:
+        bench = Bench(work)
+        bench.store.set_phase("demo", Phase.UP)
+        uuid = bench.begin(Snapshot(verb=SnapshotVerb.CREATE, name="one"))
+        await asyncio.sleep(0)
+        assert not cancel or bench.actions.cancel(uuid)
+        await asyncio.wait_for(bench.actions.wait(uuid), 5)
+        assert bench.state(uuid) is (ActionState.CANCELLED if cancel else ActionState.FAILED)
+        assert (bench.deployment.state, bench.deployment.failed_command) == (Phase.UP, None)
+
+    asyncio.run(scenario(fail, cancel=False))
+    asyncio.run(scenario(for_ever, cancel=True))
 
 
 def test_a_memory_that_fails_does_not_leave_the_deployment_busy_for_ever() -> None:
