@@ -5,17 +5,16 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from kvmcompose.client.errors import RefusedByServerError
+from kvmcompose.effects.credentials import peer_credentials
 
 #: Sockets of this network namespace (proc(5), "/proc/net/tcp").
 _TABLES = {socket.AF_INET: Path("/proc/net/tcp"), socket.AF_INET6: Path("/proc/net/tcp6")}
 _LISTEN = "0A"
-_UCRED = struct.Struct("3i")
 _HINT = (
     "whoever holds the port would learn the token: is this the server's port? unix:/path/to/socket needs no"
     " token; --insecure gives it all the same"
@@ -92,7 +91,7 @@ def connect_to_own(host: str, port: int, seconds: float) -> socket.socket:
 
 def check_socket(connection: socket.socket, path: Path) -> None:
     """Raises RefusedByServerError when another user than this one or root listens on a Unix socket."""
-    _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    _pid, uid = peer_credentials(connection)
     if uid not in (0, os.geteuid()):
         raise RefusedByServerError(
             f"{path}: another user listens there (uid {uid})",

@@ -6,15 +6,14 @@ import grp
 import os
 import pwd
 import socket
-import struct
 from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
+from kvmcompose.effects.credentials import peer_credentials
+
 _OVERFLOW = Path("/proc/sys/kernel/overflowuid")
-#: struct ucred of unix(7): pid, uid, gid.
-_CREDENTIALS = struct.Struct("iII")
 
 
 class Role(StrEnum):
@@ -101,11 +100,10 @@ def this_user() -> Person:
 
 
 def peer_of(connection: socket.socket) -> Peer | None:
-    """The process at the other end of an accepted connection; None for one that is not a Unix socket's."""
+    """Return the process at the other end of a connection; None for one that is not on a Unix socket."""
     if connection.family != socket.AF_UNIX:
         return None
-    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _gid = _CREDENTIALS.unpack(data)
+    pid, uid = peer_credentials(connection)
     return Peer(pid=pid, uid=uid)
 
 

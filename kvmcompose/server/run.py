@@ -22,10 +22,11 @@ from kvmcompose.server.api.authentication import AccessPolicy, Authenticator
 from kvmcompose.server.api.guard import Activity, Guard
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.audit import Audit, AuditRecord, now
-from kvmcompose.server.listen import Listener, bound_port, held, tcp_socket, unix_socket
+from kvmcompose.server.listen import Listener, held
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.people import People
 from kvmcompose.server.settings import ServerSettings, check, read_token
+from kvmcompose.server.sockets import bound_port, tcp_socket, unix_socket
 from kvmcompose.server.store import Store
 from kvmcompose.server.tokens import Tokens
 

@@ -130,7 +130,7 @@ def test_a_log_and_a_capture_end_soon_after_their_token(server: StubServer) -> N
             said += part
             if b"\x03\xf0" in said:  # 1008, policy violation
                 break
-        assert b"not good any more" in said
+        assert b"no longer valid" in said
     for _ in range(100):
         if not server.stub.captures:
             break

@@ -32,11 +32,12 @@ from kvmcompose.server.api import create_app
 from kvmcompose.server.api.authentication import AccessPolicy, Authenticator
 from kvmcompose.server.api.guard import Activity, Guard
 from kvmcompose.server.api.service import Service
-from kvmcompose.server.listen import Listener, bound_port, tcp_socket, unix_socket
+from kvmcompose.server.listen import Listener
 from kvmcompose.server.orchestrator import Orchestrator, Outcome
 from kvmcompose.server.orchestrator.captures import Packets, WrongCaptureError
 from kvmcompose.server.people import People
 from kvmcompose.server.settings import ServerSettings
+from kvmcompose.server.sockets import bound_port, tcp_socket, unix_socket
 from kvmcompose.server.store import Store
 from kvmcompose.server.tokens import Tokens
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from stub import TOKEN, StubServer
 
-from kvmcompose.server.api.guard import MAX_BODY
+from kvmcompose.server.limits import BODY_BYTES
 
 _UPGRADE = (
     "Upgrade: websocket",
@@ -172,8 +172,8 @@ def test_a_body_that_is_too_large_is_413_and_its_sender_gets_to_read_it(
     shared_stub: StubServer, *, announced: bool
 ) -> None:
     before = len(shared_stub.stub.ran)
-    body = b" " * (MAX_BODY - 16) + b'{"command":"up"} '
-    assert len(body) == MAX_BODY + 1
+    body = b" " * (BODY_BYTES - 16) + b'{"command":"up"} '
+    assert len(body) == BODY_BYTES + 1
     if announced:
         request = post(f"Content-Length: {len(body)}") + body
     else:
@@ -198,8 +198,8 @@ def test_an_endless_chunked_body_is_cut_off(shared_stub: StubServer) -> None:
 
 
 def test_the_largest_body_there_may_be_is_read(shared_stub: StubServer) -> None:
-    body = b" " * (MAX_BODY - 2) + b"{}"
-    assert_problem(shared_stub.raw(post(f"Content-Length: {MAX_BODY}") + body), 422, "command")
+    body = b" " * (BODY_BYTES - 2) + b"{}"
+    assert_problem(shared_stub.raw(post(f"Content-Length: {BODY_BYTES}") + body), 422, "command")
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_slow_senders_keep_nobody_waiting(shared_stub: StubServer) -> None:
 def test_a_head_that_does_not_come_is_not_waited_for(
     shared_stub: StubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvmcompose.server.listen._HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("kvmcompose.server.limits.HEAD_SECONDS", 0.3)
     for sent in (b"", b"GET / HTTP/1.1\r\n", b"GET /api/health HTTP/1.1\r\nHost: a\r\n\r\nGET /"):
         began = time.monotonic()
         shared_stub.raw(sent)
@@ -265,7 +265,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(
 def test_a_body_that_does_not_come_is_not_waited_for(
     shared_stub: StubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvmcompose.server.api.guard._BODY_SECONDS", 0.3)
+    monkeypatch.setattr("kvmcompose.server.limits.BODY_SECONDS", 0.3)
     assert_problem(shared_stub.raw(post("Content-Length: 10") + b"{"), 408)
 
 

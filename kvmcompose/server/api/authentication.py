@@ -69,7 +69,7 @@ class Authenticator:
         return self._tokens is not None and self._tokens.is_good(scope["kvmcompose.token"])
 
     def _known_peer(self, scope: Scope) -> Response | None:
-        peer: Peer | None = scope.get("kvmcompose.peer")
+        peer: Peer | None = scope["state"]["peer"]
         if peer is None:
             return problem(HTTPStatus.FORBIDDEN, "the kernel does not say who asks")
         scope["kvmcompose.asker"] = _asker(scope, self._people.of(peer.uid))
@@ -103,7 +103,7 @@ def _asker(scope: Scope, person: Person, token: str | None = None) -> Asker:
     remark = plain(said.decode(errors="replace"))
     return Asker(
         person=person,
-        peer=scope.get("kvmcompose.peer"),
+        peer=scope["state"]["peer"],
         address=address_of(scope),
         token=token,
         remark=remark.strip()[:_REMARK_LENGTH] or None,
@@ -113,7 +113,7 @@ def _asker(scope: Scope, person: Person, token: str | None = None) -> Asker:
 def address_of(scope: Scope) -> str | None:
     """The address that a TCP connection comes from."""
     client = scope.get("client")
-    return client[0] if client and scope.get("kvmcompose.peer") is None else None
+    return client[0] if client and scope["state"]["peer"] is None else None
 
 
 def only(headers: Iterable[tuple[bytes, bytes]], name: bytes, *, default: str | None = None) -> str | None:

@@ -1,4 +1,4 @@
-"""The front door: whom a request is from, where it may come from, how large it may be. Before all else."""
+"""Checks every request before the API sees it: who sends it, from which page, and how large it is."""
 
 from __future__ import annotations
 
@@ -13,21 +13,15 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kvmcompose.server import limits
 from kvmcompose.server.api.authentication import Authenticator, only
-from kvmcompose.server.api.problems import problem, problem_of
+from kvmcompose.server.api.problems import ApiError, problem, problem_of
 from kvmcompose.server.api.request_audit import RequestAudit
 from kvmcompose.server.audit import Audit
 
-MAX_BODY = 1024 * 1024  # bytes
-MAX_HEADERS = 16 * 1024
-MAX_TARGET = 4 * 1024
-_BODY_SECONDS = 30
-#: Whether a stream's token is still good is looked at that often.
-_LOOK_SECONDS = 0.5
+#: How often a stream's token is checked again, in seconds.
+_RECHECK_SECONDS = 0.5
 _POLICY_VIOLATION = 1008
-#: What is still read of a body that was refused, so that its sender gets to read the answer.
-_DISCARD_BYTES = 8 * MAX_BODY
-_DISCARD_SECONDS = 2
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Names have none of the characters that are written with a percent sign.
 _PATH = re.compile(r"[A-Za-z0-9/._-]*")
@@ -36,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Activity:
-    """How busy the front door is."""
+    """How busy the server is with requests."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -45,177 +39,177 @@ class Activity:
         self.draining = False
 
     def touch(self) -> None:
-        """Somebody is there."""
+        """Note that a client was here just now."""
         self.last = asyncio.get_running_loop().time()
 
 
 class Guard:
-    """An ASGI application around another, that lets in what its policy allows."""
+    """An ASGI application around another, which forwards the requests that may pass."""
 
     def __init__(
         self,
         app: ASGIApp,
-        identity: Authenticator,
+        authenticator: Authenticator,
         activity: Activity,
         audit: Audit | None = None,
     ) -> None:
-        """``identity`` tells who asks, ``audit`` takes what comes of it."""
+        """``audit`` records the outcome of requests."""
         self._app = app
-        self._identity = identity
+        self._authenticator = authenticator
         self._activity = activity
         self._audit = audit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket."""
         websocket = scope["type"] == "websocket"
-        sender = _Sender(send, RequestAudit(scope, self._audit), websocket=websocket)
+        exchange = _Exchange(scope, receive, send, RequestAudit(scope, self._audit))
         self._activity.requests += 1
         self._activity.followers += websocket
         try:
             refusal = self._refusal(scope)
             if refusal is not None:
-                await sender.refuse(refusal, scope, receive)
-            elif websocket:
-                await self._while_known(scope, self._app(scope, receive, sender), sender)
+                await exchange.refuse(refusal)
             else:
-                await self._while_known(scope, self._serve(scope, receive, sender), sender)
+                serving = self._app(scope, receive if websocket else exchange.receive, exchange.send)
+                await self._while_authorised(scope, serving, exchange)
         except Exception as error:
-            if not sender.begun:
-                await sender.refuse(problem_of(error), scope, receive)
+            if not exchange.begun:
+                await exchange.refuse(problem_of(error))
             elif websocket:
-                log.exception("a fault of kvm-compose itself")
+                log.exception("internal error")
         finally:
             self._activity.requests -= 1
             self._activity.followers -= websocket
             self._activity.touch()
 
-    async def _while_known(self, scope: Scope, serving: Awaitable[None], sender: _Sender) -> None:
-        """Serve for as long as the token is good that was shown: streams go on for long."""
+    async def _while_authorised(self, scope: Scope, serving: Awaitable[None], exchange: _Exchange) -> None:
+        """Serve for as long as the client's token is valid: streams go on for long."""
         if "kvmcompose.token" not in scope:
             await serving
             return
         task = asyncio.ensure_future(serving)
         try:
-            while not task.done() and self._identity.still_knows(scope):
-                await asyncio.wait((task,), timeout=_LOOK_SECONDS)
+            while not task.done() and self._authenticator.still_knows(scope):
+                await asyncio.wait((task,), timeout=_RECHECK_SECONDS)
             if task.done():
                 await task
                 return
-            log.info("ending a stream: its token is not good any more")
+            log.info("ending a stream: its token is no longer valid")
         finally:
             if not task.done():
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
-        await sender.end_stream()
-
-    async def _serve(self, scope: Scope, receive: Receive, sender: _Sender) -> None:
-        body = await _body(receive)
-        if isinstance(body, Response):
-            await sender.refuse(body, scope, receive)
-            return
-        sent = False
-
-        async def replay() -> Message:
-            nonlocal sent
-            if sent:
-                return await receive()
-            sent = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        await self._app(scope, replay, sender)
+        await exchange.end_stream()
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = scope["headers"]
-        if sum(len(name) + len(value) for name, value in headers) > MAX_HEADERS:
-            return problem(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"at most {MAX_HEADERS} bytes")
-        if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_TARGET:
-            return problem(HTTPStatus.REQUEST_URI_TOO_LONG, f"at most {MAX_TARGET} bytes")
+        if sum(len(name) + len(value) for name, value in headers) > limits.HEADER_BYTES:
+            return problem(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the limit is {limits.HEADER_BYTES} bytes"
+            )
+        if len(scope["raw_path"]) + len(scope["query_string"]) > limits.TARGET_BYTES:
+            return problem(HTTPStatus.REQUEST_URI_TOO_LONG, f"the limit is {limits.TARGET_BYTES} bytes")
         host = only(headers, b"host")
         if host is None:
-            return problem(HTTPStatus.BAD_REQUEST, "a request has one Host header")
+            return problem(HTTPStatus.BAD_REQUEST, "a request needs exactly one Host header")
         if {name for name, _ in headers} >= {b"content-length", b"transfer-encoding"}:
-            return problem(HTTPStatus.BAD_REQUEST, "a request has one length")
-        if self._identity.hosts is not None and _host_name(host) not in self._identity.hosts:
+            return problem(HTTPStatus.BAD_REQUEST, "Content-Length and Transfer-Encoding exclude each other")
+        if self._authenticator.hosts is not None and _host_name(host) not in self._authenticator.hosts:
             return problem(
                 HTTPStatus.FORBIDDEN,
                 f"this server is not {host!r}",
-                hint="ask for it by the address that it listens on",
+                hint="use the address that it listens on",
             )
         origin = only(headers, b"origin", default="")
         if origin is None or (origin and urlsplit(origin).netloc.lower() != host.lower()):
-            return problem(HTTPStatus.FORBIDDEN, "pages from elsewhere have no business here")
+            return problem(HTTPStatus.FORBIDDEN, "cross-origin request rejected")
         if _PATH.fullmatch(scope["raw_path"].decode("latin-1")) is None:
-            return problem(HTTPStatus.NOT_FOUND, "there is nothing at this address")
-        refusal = self._identity.refusal(scope)
+            return problem(HTTPStatus.NOT_FOUND, "no such resource")
+        refusal = self._authenticator.refusal(scope)
         if refusal is None and self._activity.draining and scope.get("method", "GET") not in _SAFE:
             return problem(
-                HTTPStatus.SERVICE_UNAVAILABLE, "the server is about to stop", hint="ask again in a moment"
+                HTTPStatus.SERVICE_UNAVAILABLE, "the server is stopping", hint="try again in a moment"
             )
         length = only(headers, b"content-length", default="0")
-        if refusal is None and length is not None and length.isdecimal() and int(length) > MAX_BODY:
-            return _too_large()
+        if refusal is None and length and length.isdecimal() and int(length) > limits.BODY_BYTES:
+            return problem_of(_too_large())
         return refusal
 
 
-class _Sender:
-    """Passes an answer on, and knows whether one has begun. A WebSocket that is turned away is told why."""
+class _Exchange:
+    """A request and its answer on their way: limits the one, and records the other for the audit log.
 
-    def __init__(self, send: Send, record: RequestAudit, *, websocket: bool) -> None:
+    What the application leaves unread of a body is read before the answer ends, within limits: a client that
+    is still sending would receive a reset instead of it.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, record: RequestAudit) -> None:
+        self._scope = scope
+        self._receive = receive
         self._send = send
         self._record = record
-        self._websocket = websocket
+        names = {name for name, _ in scope["headers"]}
+        self._unread = scope["type"] == "http" and bool(names & {b"content-length", b"transfer-encoding"})
+        self._size = 0
+        self._deadline = asyncio.get_running_loop().time() + limits.BODY_SECONDS
+        self._refused = False
         self.begun = False
 
-    async def __call__(self, message: Message) -> None:
-        if not self.begun and message["type"] == "websocket.close":
-            await self._deny(problem(HTTPStatus.NOT_FOUND, "there is nothing at this address"))
+    async def receive(self) -> Message:
+        """Return the next part of the body. Raises ApiError for one that is too large or too slow."""
+        if not self._unread:  # this waits for the client to disconnect
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._next()
+        except TimeoutError:
+            raise ApiError(
+                HTTPStatus.REQUEST_TIMEOUT, f"the request did not arrive within {limits.BODY_SECONDS} s"
+            ) from None
+        if self._size > limits.BODY_BYTES:
+            raise _too_large()
+        return message
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self._size += len(message.get("body", b""))
+        self._unread = message.get("more_body", False)
+        return message
+
+    async def _discard(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limits.DISCARD_SECONDS):
+                while self._unread and self._size <= limits.DISCARD_BYTES:
+                    await self._next()
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer. A WebSocket that the application does not know is told so."""
+        kind = message["type"]
+        if kind == "websocket.close" and not self.begun:
+            await self.refuse(problem(HTTPStatus.NOT_FOUND, "no such resource"))
             return
         self.begun = True
         self._record.message(message)
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *_HEADERS]
+        if kind == "http.response.start" and (self._refused or self._unread):
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
+        if kind == "http.response.body" and self._unread and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._discard()
+            message = {"type": kind, "body": b"", "more_body": False}
         await self._send(message)
 
-    async def refuse(self, response: Response, scope: Scope, receive: Receive) -> None:
-        """Answer what does not get in, and let go of the connection."""
-        self.begun = True
-        if self._websocket:
-            await self._deny(response)
-            return
-        self._record.refusal(response)
-        headers = [*response.raw_headers, *_HEADERS, (b"connection", b"close")]
-        await self._send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-        body = b"" if scope["method"] == "HEAD" else bytes(response.body)
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
-        await _discard(receive)
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def refuse(self, response: Response) -> None:
+        """Answer a request that does not pass, and close its connection."""
+        self._refused = True
+        await response(self._scope, self._receive, self.send)
 
     async def end_stream(self) -> None:
-        """Break off what has begun; what has not is refused by whoever is next asked."""
-        if self._websocket and self.begun:
-            with suppress(RuntimeError, OSError):  # it may be over
-                reason = "the token is not good any more"
+        """Close a WebSocket that is open; other answers break off."""
+        if self._scope["type"] == "websocket" and self.begun:
+            with suppress(RuntimeError, OSError):  # it may have ended
+                reason = "the token is no longer valid"
                 await self._send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": reason})
-
-    async def _deny(self, response: Response) -> None:
-        self.begun = True
-        self._record.refusal(response)
-        await self._send(
-            {
-                "type": "websocket.http.response.start",
-                "status": response.status_code,
-                "headers": [*response.raw_headers, *_HEADERS],
-            }
-        )
-        await self._send({"type": "websocket.http.response.body", "body": bytes(response.body)})
-
-
-_HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-]
 
 
 def _host_name(host: str) -> str:
@@ -224,44 +218,9 @@ def _host_name(host: str) -> str:
     return (found.group(1) or found.group(2) or "").lower() if found else ""
 
 
-def _too_large() -> Response:
-    return problem(
+def _too_large() -> ApiError:
+    return ApiError(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"a request has at most {MAX_BODY} bytes",
-        hint="files do not travel by the API: they lie in the project folder",
+        f"a request has at most {limits.BODY_BYTES} bytes",
+        hint="the API takes no files: they belong in the project folder",
     )
-
-
-async def _body(receive: Receive) -> bytes | Response:
-    """The request's whole body, or what to say of one that is too large or comes too slowly."""
-    parts = []
-    size = 0
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] != "http.request":
-                    return b""  # the client is gone
-                part = message.get("body", b"")
-                size += len(part)
-                if size > MAX_BODY:
-                    return _too_large()
-                parts.append(part)
-                if not message.get("more_body", False):
-                    return b"".join(parts)
-    except TimeoutError:
-        return problem(HTTPStatus.REQUEST_TIMEOUT, f"the request did not come within {_BODY_SECONDS} s")
-
-
-async def _discard(receive: Receive) -> None:
-    """Read on for a moment: who is still sending would not see an answer otherwise, only a reset."""
-    size = 0
-    try:
-        async with asyncio.timeout(_DISCARD_SECONDS):
-            while size <= _DISCARD_BYTES:
-                message = await receive()
-                if message["type"] != "http.request" or not message.get("more_body", False):
-                    return
-                size += len(message.get("body", b""))
-    except TimeoutError:
-        return

@@ -6,7 +6,6 @@ import hashlib
 from http import HTTPStatus
 
 import msgspec
-from starlette.responses import Response
 from starlette.types import Message, Scope
 
 from kvmcompose.core.deployment import Command, Exec, ProblemDetails, command_name
@@ -44,10 +43,6 @@ class RequestAudit:
                 if not message.get("more_body", False):
                     self._write(self._status, self._body)
 
-    def refusal(self, response: Response) -> None:
-        """An answer that is made at the front door."""
-        self._write(response.status_code, bytes(response.body))
-
     def _write(self, status: int, body: bytes) -> None:
         if self._done or self._audit is None:
             return
@@ -64,10 +59,10 @@ class RequestAudit:
         if changes and good and asker is not None and asker.note.changed:
             self._audit.write(entry)
         else:
-            self._audit.write_bounded(entry, source_of(asker, scope.get("kvmcompose.peer")))
+            self._audit.write_bounded(entry, source_of(asker, scope["state"]["peer"]))
 
     def _entry(self, asker: Asker | None, method: str, status: int, reason: str | None) -> AuditRecord:
-        peer: Peer | None = self._scope.get("kvmcompose.peer")
+        peer: Peer | None = self._scope["state"]["peer"]
         refused = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
         failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR
         note = asker.note if asker else None
