@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator
 
 from kvmcompose import __version__
+from kvmcompose.client.address import Address
 from kvmcompose.core.deployment import Health
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.server_places import token_path
@@ -125,8 +126,10 @@ class _Server:
                     tcp = cleanup.enter_context(tcp_socket(settings.host, settings.port))
                     hosts = _LOOPBACK_NAMES | {settings.host} if settings.loopback else None
                     pairs.append((tcp, AccessPolicy(token=token, hosts=hosts), settings.tls))
-                    scheme = "https" if settings.tls else "http"
-                    log.info("listening on %s://%s:%d", scheme, settings.host, bound_port(tcp))
+                    log.info(
+                        "listening on %s",
+                        Address(host=settings.host, port=bound_port(tcp), tls=settings.tls),
+                    )
                 for _, policy, tls in pairs:
                     guarded = Guard(app, Authenticator(policy, people, tokens), self._activity, audit)
                     self._listeners.append(Listener(guarded, settings, tls=tls))

@@ -32,6 +32,14 @@ def port_of(daemon: Daemon) -> int:
     return int(line.rpartition(":")[2])
 
 
+def test_an_ipv6_address_is_logged_as_clients_take_it(daemon: Start) -> None:
+    server = daemon("--host", "::1", "--port", "0")
+    port = port_of(server)
+    assert f"listening on http://[::1]:{port}\n" in server.said
+    address = Address.parse(f"http://[::1]:{port}")
+    assert RemoteServer(address, token=(server.state / "token").read_text().strip()).health().version
+
+
 # -- files
 
 
