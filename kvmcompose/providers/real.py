@@ -50,9 +50,9 @@ class RealDrivers:
         key = host, member.uid if member is not None else None
         if key not in self._hosts:
             if host.is_main_host:
-                machine = LocalRunner(host.name)
-                blobs = LocalBlobStore(machine, member) if member is not None else None
-                drivers = _drive(machine, Libvirt(host.libvirt, machine), blobs)
+                runner = LocalRunner(host.name)
+                blobs = LocalBlobStore(runner, member) if member is not None else None
+                drivers = _drive(runner, Libvirt(host.libvirt, runner), blobs)
             else:
                 drivers = self._elsewhere(host, member)
             self._hosts[key] = drivers
@@ -61,9 +61,9 @@ class RealDrivers:
     def _elsewhere(self, host: Host, member: OwnerFiles | None) -> HostDrivers:
         connection = HostConnection(host, member)
         self._connections.append(connection)
-        machine = SshRunner(connection)
-        hypervisor = Libvirt(self._forward_libvirt(connection), machine, f"on {host.name}")
-        return _drive(machine, hypervisor, RemoteBlobStore(machine))
+        runner = SshRunner(connection)
+        hypervisor = Libvirt(self._forward_libvirt(connection), runner, f"on {host.name}")
+        return _drive(runner, hypervisor, RemoteBlobStore(runner))
 
     def _forward_libvirt(self, connection: HostConnection) -> LibvirtUri:
         """The URI by which the other host's libvirt is reached here. Raises RefusedError."""
@@ -92,14 +92,14 @@ class RealDrivers:
             self._folder.cleanup()
 
 
-def _drive(machine: CommandRunner, hypervisor: Libvirt, blobs: RemoteBlobStore | None) -> HostDrivers:
+def _drive(runner: CommandRunner, hypervisor: Libvirt, blobs: RemoteBlobStore | None) -> HostDrivers:
     return HostDrivers(
-        name=machine.name,
+        name=runner.name,
         hypervisor=hypervisor,
-        switches=OvsSwitches(machine),
-        links=IpLinks(machine),
-        disks=HostDisks(machine),
-        captures=TcpdumpCaptures(machine, OvsMirrors(machine)),
+        switches=OvsSwitches(runner),
+        links=IpLinks(runner),
+        disks=HostDisks(runner),
+        captures=TcpdumpCaptures(runner, OvsMirrors(runner)),
         blobs=blobs,
     )
 

@@ -390,7 +390,7 @@ async def foreigners_are_left_alone(folder: str) -> None:
         assert error.message == f"there is a domain {DOMAIN} already, of the project other"
         virsh("undefine", DOMAIN)
         error = await error_of(hypervisor.start_domain(without_metadata(domain)))
-        assert "does not say which project" in error.message
+        assert "does not name its project" in error.message
 
         # a network that is active stays as it is
         assert await hypervisor.networks("virt") == {"virt-network": True}

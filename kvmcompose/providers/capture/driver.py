@@ -22,19 +22,19 @@ _GONE = ("The interface disappeared", "The interface went down")
 class TcpdumpCaptures:
     """See ``Captures``."""
 
-    def __init__(self, machine: CommandRunner, mirrors: Mirrors) -> None:
-        self._machine = machine
+    def __init__(self, runner: CommandRunner, mirrors: Mirrors) -> None:
+        self._runner = runner
         self._mirrors = mirrors
 
     async def check_filter(self, expression: str) -> str | None:
         """What is wrong with it, as tcpdump says."""
         argv = ["tcpdump", "-d", "--", expression]
-        done = await self._machine.run(argv, check=False)
+        done = await self._runner.run(argv, check=False)
         if done.status == 0:
             return None
         said = done.complaint
         if not said.startswith("tcpdump: "):
-            raise failure(argv, done, self._machine.name)
+            raise failure(argv, done, self._runner.name)
         return said.removeprefix("tcpdump: ").removeprefix(_WRONG)
 
     def interface(self, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
@@ -52,7 +52,7 @@ class TcpdumpCaptures:
 
     async def _stream(self, argv: list[str]) -> AsyncGenerator[bytes]:
         try:
-            async with aclosing(self._machine.stream(argv, privileged=True)) as packets:
+            async with aclosing(self._runner.stream(argv, privileged=True)) as packets:
                 async for chunk in packets:
                     yield chunk
         except DriverError as error:

@@ -80,8 +80,8 @@ done
 class HostDisks:
     """Files on one host. ``projects`` is where the links to projects are."""
 
-    def __init__(self, machine: CommandRunner, projects: Path = PROJECTS) -> None:
-        self._machine = machine
+    def __init__(self, runner: CommandRunner, projects: Path = PROJECTS) -> None:
+        self._runner = runner
         self._projects = projects
 
     async def link_project(self, project: str, folder: Path, before: Path | None = None) -> None:
@@ -96,7 +96,7 @@ class HostDisks:
         if current != folder:
             if current not in (None, before) and current is not None and not await self._is_gone(current):
                 raise DriverError(
-                    f"another project is called {project} on {self._machine.name}: {link} leads to {current},"
+                    f"another project is called {project} on {self._runner.name}: {link} leads to {current},"
                     f" not to {folder}",
                     hint=f"bring that one down first, or remove the link: sudo rm {link}",
                 )
@@ -107,7 +107,7 @@ class HostDisks:
         """Remove that link if it leads to the folder."""
         link = self._link(project)
         if await self._target(link) == await self._resolved(folder):
-            await self._machine.run(["rm", "-f", "--", str(link)], privileged=True)
+            await self._runner.run(["rm", "-f", "--", str(link)], privileged=True)
 
     async def pristine(self, path: Path) -> bool:
         """Whether a disk holds nothing of its own yet; False for one that is not qcow2."""
@@ -137,11 +137,11 @@ class HostDisks:
         backing = ["-b", header.backing_file, "-F", header.backing_format or "qcow2"]
         create = ["qemu-img", "create", "-q", "-f", "qcow2", *backing, "--", str(staged)]
         try:
-            await self._machine.run([*create, str(header.virtual_size)])
+            await self._runner.run([*create, str(header.virtual_size)])
             argv = _inside(_REPLACE, path, staged.name)
-            self._expect(path, argv, await self._machine.run(argv, check=False))
+            self._expect(path, argv, await self._runner.run(argv, check=False))
         except BaseException:
-            await self._machine.run(["rm", "-f", "--", str(staged)], check=False)
+            await self._runner.run(["rm", "-f", "--", str(staged)], check=False)
             raise
 
     async def set_frozen(self, path: Path, frozen: bool) -> None:
@@ -152,7 +152,7 @@ class HostDisks:
 
     async def signature(self, path: Path) -> str:
         """Inode, time of the last change in nanoseconds, and size of a file."""
-        done = await self._machine.run(["stat", "--format=%i %.9Y %s", "--", str(path)], check=False)
+        done = await self._runner.run(["stat", "--format=%i %.9Y %s", "--", str(path)], check=False)
         if done.status != 0:
             raise self._missing(path, done)
         return done.text.strip()
@@ -175,10 +175,10 @@ class HostDisks:
 
     async def _as_needed(self, argv: list[str]) -> Completed:
         """Run it with our own rights and, where these do not suffice, as root."""
-        done = await self._machine.run(argv, check=False)
+        done = await self._runner.run(argv, check=False)
         if done.status in (0, _A_LINK) or _is_nothing(done):
             return done
-        return await self._machine.run(argv, privileged=True, check=False)
+        return await self._runner.run(argv, privileged=True, check=False)
 
     def _expect(self, path: Path, argv: list[str], done: Completed, *, privileged: bool = False) -> None:
         """Raise DriverError unless it was done."""
@@ -186,11 +186,11 @@ class HostDisks:
             there = _folder_of(path) / done.text
             away = f"mv {shlex.quote(str(there))} {shlex.quote(f'{there}.found')}"
             raise DriverError(
-                f"{there} on {self._machine.name} is a link, or no regular file of its own: it is left alone",
+                f"{there} on {self._runner.name} is a link, or no regular file of its own: it is left alone",
                 hint=f"look at it, and move it away: {away}",
             )
         if done.status != 0:
-            raise failure(argv, done, self._machine.name, privileged=privileged)
+            raise failure(argv, done, self._runner.name, privileged=privileged)
 
     def _link(self, project: str) -> Path:
         if project in {"", ".", ".."} or "/" in project:
@@ -199,34 +199,34 @@ class HostDisks:
 
     async def _make_link(self, link: Path, folder: Path) -> None:
         """Under another name first: so there is no moment without a link, and no half of one."""
-        await self._machine.run(["mkdir", "-p", "-m", "755", "--", str(self._projects)], privileged=True)
+        await self._runner.run(["mkdir", "-p", "-m", "755", "--", str(self._projects)], privileged=True)
         staged = self._projects / f".{link.name}-{uuid.uuid4().hex}"
-        await self._machine.run(["ln", "-s", "--", str(folder), str(staged)], privileged=True)
+        await self._runner.run(["ln", "-s", "--", str(folder), str(staged)], privileged=True)
         try:
-            await self._machine.run(["mv", "-fT", "--", str(staged), str(link)], privileged=True)
+            await self._runner.run(["mv", "-fT", "--", str(staged), str(link)], privileged=True)
         except BaseException:
-            await self._machine.run(["rm", "-f", "--", str(staged)], privileged=True, check=False)
+            await self._runner.run(["rm", "-f", "--", str(staged)], privileged=True, check=False)
             raise
 
     async def _resolved(self, folder: Path) -> Path:
         """The folder without links; as it is when it is gone."""
         argv = ["realpath", "-m", "--", str(folder)]
-        done = await self._machine.run(argv, check=False)
+        done = await self._runner.run(argv, check=False)
         if done.status != 0:  # somebody's, who lets nobody in
-            done = await self._machine.run(argv, privileged=True)
+            done = await self._runner.run(argv, privileged=True)
         return Path(done.text.removesuffix("\n"))
 
     async def _target(self, link: Path) -> Path | None:
         """Where the link leads; None when there is nothing of that name."""
         argv = ["stat", "--format=%F", "--", str(link)]
-        done = await self._machine.run(argv, check=False)
+        done = await self._runner.run(argv, check=False)
         if done.status != 0:
             if _NO_FILE in done.complaint:
                 return None
-            raise failure(argv, done, self._machine.name)
+            raise failure(argv, done, self._runner.name)
         if done.text.strip() != "symbolic link":
             raise DriverError(
-                f"{link} on {self._machine.name} is a {done.text.strip()}, not a link to a project",
+                f"{link} on {self._runner.name} is a {done.text.strip()}, not a link to a project",
                 hint=f"move it away: sudo mv {link} {link}.away",
             )
         return await self._resolved(link)
@@ -234,22 +234,22 @@ class HostDisks:
     async def _make_consoles(self, folder: Path) -> None:
         """QEMU writes there as root, wherever links lead to: none are followed."""
         argv = ["sh", "-c", _MAKE_CONSOLES, "sh", str(folder), *map(str, (CONSOLES.parent, CONSOLES))]
-        done = await self._machine.run(argv, check=False)
+        done = await self._runner.run(argv, check=False)
         if done.status == _A_LINK:
             raise DriverError(
-                f"{folder / done.text.strip()} on {self._machine.name} is a link, and consoles of guests"
+                f"{folder / done.text.strip()} on {self._runner.name} is a link, and consoles of guests"
                 " would be written where it leads to",
                 hint=f"remove it: rm {folder / done.text.strip()}",
             )
         if done.status != 0:
-            raise failure(argv, done, self._machine.name)
+            raise failure(argv, done, self._runner.name)
 
     async def _is_gone(self, path: Path) -> bool:
         """Whether root finds nothing there: what one may not look at is not gone."""
         argv = ["stat", "--format=%F", "--", str(path)]
-        done = await self._machine.run(argv, privileged=True, check=False)
+        done = await self._runner.run(argv, privileged=True, check=False)
         if done.status != 0 and not _is_nothing(done):
-            raise failure(argv, done, self._machine.name, privileged=True)
+            raise failure(argv, done, self._runner.name, privileged=True)
         return done.status != 0
 
     async def _bytes(self, path: Path, offset: int, length: int) -> bytes:
@@ -257,9 +257,9 @@ class HostDisks:
             "dd", f"if={path}", "status=none", "bs=64K", _DD_FLAGS,
             f"skip={offset}", f"count={length}",
         ]  # fmt: skip
-        done = await self._machine.run(argv, check=False)
+        done = await self._runner.run(argv, check=False)
         if done.status != 0 and "ermission denied" in done.complaint:
-            done = await self._machine.run(argv, privileged=True, check=False)
+            done = await self._runner.run(argv, privileged=True, check=False)
         if done.status != 0:
             raise self._missing(path, done)
         return done.stdout
@@ -267,9 +267,9 @@ class HostDisks:
     def _missing(self, path: Path, done: Completed) -> DriverError:
         if _NO_FILE in done.complaint:
             return DriverError(
-                f"{path} is not there on {self._machine.name}", hint="kvm-compose generate makes artefacts"
+                f"{path} is not there on {self._runner.name}", hint="kvm-compose generate makes artefacts"
             )
-        return DriverError(f"cannot read {path} on {self._machine.name}: {done.complaint}")
+        return DriverError(f"cannot read {path} on {self._runner.name}: {done.complaint}")
 
 
 def _folder_of(path: Path) -> Path:

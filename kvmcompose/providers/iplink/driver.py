@@ -51,12 +51,12 @@ class InterfaceState(msgspec.Struct, frozen=True):
 class IpLinks:
     """The interfaces of one host."""
 
-    def __init__(self, machine: CommandRunner) -> None:
-        self._machine = machine
+    def __init__(self, runner: CommandRunner) -> None:
+        self._runner = runner
 
     async def attached(self) -> Sequence[Attached]:
         """The IPv4 subnets and gateways of its interfaces."""
-        done = await self._machine.run(["ip", "-json", "-4", "route", "show"])
+        done = await self._runner.run(["ip", "-json", "-4", "route", "show"])
         return parse_routes(done.stdout)
 
     async def present(self, names: Sequence[str]) -> frozenset[str]:
@@ -83,12 +83,12 @@ class IpLinks:
                 await self._batch(remaining)
 
     async def _look(self) -> dict[str, InterfaceState]:
-        done = await self._machine.run(["ip", "-json", "-details", "link", "show"])
+        done = await self._runner.run(["ip", "-json", "-details", "link", "show"])
         return parse_links(done.stdout)
 
     async def _batch(self, lines: Sequence[str]) -> None:
         script = "".join(f"{line}\n" for line in lines).encode()
-        await self._machine.run(["ip", "-batch", "-"], stdin=script, privileged=True)
+        await self._runner.run(["ip", "-batch", "-"], stdin=script, privileged=True)
 
 
 def parse_links(output: bytes) -> dict[str, InterfaceState]:

@@ -1,7 +1,7 @@
-"""A connection to one libvirt that comes back after libvirtd did, for callers who must not be blocked.
+"""A connection to one libvirt that survives a restart of libvirtd, for callers that must not block.
 
-libvirt's calls block; they run in threads of the connection's own. Its events come from libvirt's own event
-loop, which one thread of the process turns from the first connection on: it also answers and sends the
+libvirt's calls block; they run in the connection's own threads. Events come from libvirt's own event loop,
+which one thread of the process runs from the first connection on. That loop also exchanges the keepalive
 messages that tell a dead connection from a slow one.
 """
 
@@ -23,8 +23,8 @@ from kvmcompose.hosts.errors import DriverError
 
 _Result = TypeVar("_Result")
 
-#: libvirtd takes no more than five requests of one client at a time (max_client_requests in libvirtd.conf),
-#: and reads nothing more from it then, signs of life included.
+#: libvirtd accepts five requests of one client at a time (max_client_requests in libvirtd.conf), and then
+#: reads nothing more from that client, keepalive messages included.
 _AT_ONCE = 4
 _KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 6
 _COME_BACK_SECONDS = 15.0
@@ -36,39 +36,39 @@ _REFUSED = {
     libvirt.VIR_ERR_AUTH_UNAVAILABLE,
     libvirt.VIR_ERR_ACCESS_DENIED,
 }
-#: Words in libvirt's messages, and what helps then.
+#: Words in libvirt's messages, and a hint for each.
 _HINTS = (
     ("ermission denied", "can libvirt's QEMU enter the project folder and the image store? chmod o+x them"),
-    ("Cannot access storage file", "is it there? kvm-compose generate makes artefacts"),
-    ("Cannot access backing file", "is it there? kvm-compose generate links images again"),
+    ("Cannot access storage file", "does it exist? kvm-compose generate builds artefacts"),
+    ("Cannot access backing file", "does it exist? kvm-compose generate links images again"),
     ("does not support KVM", "set virt_type to qemu or auto in kvm-compose-config.json"),
     ("domain type kvm", "set virt_type to qemu or auto in kvm-compose-config.json"),
     (
         "cannot acquire state change lock",
-        "another request has it; if that lasts, sudo systemctl restart libvirtd",
+        "another request holds it; if that lasts, sudo systemctl restart libvirtd",
     ),
     ("Cannot set up guest memory", "the host has too little memory for another guest"),
 )
 
 
 @functools.cache
-def _turn_events() -> None:
-    """Once per process, and before the first connection is opened."""
-    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # or it prints errors itself
+def _run_events() -> None:
+    """Start the event loop: once per process, before the first connection is opened."""
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # it would print errors itself
     libvirt.virEventRegisterDefaultImpl()
 
-    def turn() -> None:
+    def run() -> None:
         while True:
             libvirt.virEventRunDefaultImpl()
 
-    threading.Thread(target=turn, name="libvirt-events", daemon=True).start()
+    threading.Thread(target=run, name="libvirt-events", daemon=True).start()
 
 
 class Connection:
-    """One libvirt. Made without contact; opened by the first call."""
+    """A connection to one libvirt, opened by the first call."""
 
     def __init__(self, uri: LibvirtUri, where: str, reach: Callable[[], Awaitable[None]]) -> None:
-        """``where`` is the libvirt as messages name it, ``reach`` raises DriverError when it cannot be."""
+        """``where`` names this libvirt in messages; ``reach`` raises DriverError if the host is unreachable."""
         self.uri = uri
         self._where = where
         self._reach = reach
@@ -80,11 +80,11 @@ class Connection:
         self._watchers: dict[str, set[Callable[[], None]]] = {}
 
     async def call(self, doing: str, work: Callable[[Any], _Result], *, repeatable: bool = True) -> _Result:
-        """Do something with an open connection, in a thread.
+        """Call ``work`` with an open connection, in a thread.
 
-        ``doing`` says what, for messages: they begin "cannot ``doing``". When the connection was lost and
-        comes back within some seconds, ``work`` is done again, unless it is not ``repeatable``. A call
-        that is cancelled is waited for all the same: nobody can call it back. Raises DriverError.
+        ``doing`` describes it in messages: "cannot ``doing``". When the connection was lost and can be opened
+        again within some seconds, ``work`` is called again, unless it is not ``repeatable``. A cancelled call
+        is waited for all the same, because libvirt cannot cancel it. Raises DriverError.
         """
         await self._reach()
         loop = asyncio.get_running_loop()
@@ -94,30 +94,30 @@ class Connection:
         except asyncio.CancelledError:
             await asyncio.wait([future])
             if not future.cancelled():
-                future.exception()  # seen, or asyncio complains
+                future.exception()  # mark it as retrieved for asyncio
             raise
 
     @contextlib.contextmanager
     def watch(self, domain: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever libvirt tells of a change in the domain's life."""
+        """Yield an event that is set whenever libvirt reports a lifecycle event of the domain."""
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
-        def tell() -> None:
+        def notify() -> None:
             with contextlib.suppress(RuntimeError):  # the loop may be closed by now
                 loop.call_soon_threadsafe(changed.set)
 
         with self._guard:
-            self._watchers.setdefault(domain, set()).add(tell)
+            self._watchers.setdefault(domain, set()).add(notify)
         try:
             yield changed
         finally:
             with self._guard:
-                self._watchers[domain].discard(tell)
+                self._watchers[domain].discard(notify)
                 if not self._watchers[domain]:
                     del self._watchers[domain]
 
     async def close(self) -> None:
-        """Close the connection, and do not open it again."""
+        """Close the connection for good."""
         self._closed = True
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._drop, self._open)
@@ -137,8 +137,8 @@ class Connection:
                 deadline = deadline or time.monotonic() + _COME_BACK_SECONDS
                 if connection is not None and not repeatable:
                     raise DriverError(
-                        f"cannot {doing}: the connection to libvirt {self._where} broke off meanwhile,"
-                        f" whatever became of it: {words(error)}"
+                        f"cannot {doing}: the connection to libvirt {self._where} was lost meanwhile,"
+                        f" and the outcome is unknown: {words(error)}"
                     ) from None
                 if self._closed or not self._answered or time.monotonic() > deadline:
                     raise _unreachable(self._where, doing, error) from None
@@ -148,7 +148,7 @@ class Connection:
         with self._guard:
             if self._open is not None:
                 return self._open
-            _turn_events()
+            _run_events()
             connection = libvirt.open(str(self.uri))
             connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
             kind = libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE
@@ -157,7 +157,7 @@ class Connection:
             return connection
 
     def _drop(self, connection: Any) -> None:
-        """Let go of a connection, unless somebody has opened another meanwhile."""
+        """Close a connection, unless another one was opened meanwhile."""
         with self._guard:
             if connection is None or connection is not self._open:
                 return
@@ -166,16 +166,16 @@ class Connection:
             connection.close()
 
     def _on_lifecycle(self, _connection: Any, domain: Any, _event: int, _detail: int, _opaque: None) -> None:
-        """In the thread that turns the events."""
+        """Called in the thread that runs the event loop."""
         with self._guard:
             watchers = tuple(self._watchers.get(domain.name(), ()))
-        for tell in watchers:
-            tell()
+        for notify in watchers:
+            notify()
 
 
 @contextlib.contextmanager
 def unless_so_already(*codes: int) -> Iterator[None]:
-    """What was asked for is so already, by another's doing or our own of a moment ago."""
+    """Ignore errors of these codes: the requested state exists already."""
     try:
         yield
     except libvirt.libvirtError as error:
@@ -184,7 +184,7 @@ def unless_so_already(*codes: int) -> Iterator[None]:
 
 
 def words(error: libvirt.libvirtError) -> str:
-    """What libvirt says, without the words that only its authors need."""
+    """Return libvirt's message without its internal prefixes."""
     text = error.get_error_message() or str(error)
     for opening in ("internal error: ", "operation failed: ", "Requested operation is not valid: "):
         text = text.removeprefix(opening)
@@ -192,14 +192,14 @@ def words(error: libvirt.libvirtError) -> str:
 
 
 def failure(doing: str, error: libvirt.libvirtError) -> DriverError:
-    """An error of libvirt as one of ours."""
+    """Return the DriverError for an error of libvirt."""
     text = words(error)
     hint = next((hint for mark, hint in _HINTS if mark in text), None)
     return DriverError(f"cannot {doing}: {text}", hint=hint)
 
 
 def _is_loss(connection: Any, error: libvirt.libvirtError) -> bool:
-    """Whether it is the connection that failed, not what was asked for."""
+    """Whether the connection failed, not the request."""
     if error.get_error_code() in _REFUSED or "ermission denied" in str(error):
         return False
     if connection is None or error.get_error_domain() == libvirt.VIR_FROM_RPC:
@@ -214,5 +214,5 @@ def _unreachable(where: str, doing: str, error: libvirt.libvirtError) -> DriverE
     return DriverError(
         f"cannot {doing}: libvirt does not answer {where}: {words(error)}",
         hint="sudo systemctl enable --now libvirtd"
-        + (" there; and is the user in the group libvirt?" if where.startswith("on ") else ""),
+        + (" there; is the user in the group libvirt?" if where.startswith("on ") else ""),
     )

@@ -1,6 +1,6 @@
-"""What the drivers read in libvirt's XML and write into it. Pure.
+"""Reads and writes libvirt's XML of domains, networks and snapshots. Pure.
 
-The XML is ours or libvirt's, and a user may have edited ours: nothing of it comes from elsewhere.
+The XML is ours, perhaps edited by the user, or libvirt's; it has no other source.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ET.register_namespace("kcn", NETWORK_NAMESPACE)
 
 
 class Ownership(msgspec.Struct, frozen=True, kw_only=True):
-    """Who a domain or network is. ``project`` is None when the metadata are not ours."""
+    """The name of a domain or network, and whose it is. ``project`` is None without our metadata."""
 
     name: str
     project: str | None
@@ -30,7 +30,7 @@ class Ownership(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Disk(msgspec.Struct, frozen=True):
-    """A disk of a domain; ``format`` is QEMU's name, ``path`` that of its file, if it is one."""
+    """A disk of a domain; ``format`` is QEMU's term, ``path`` that of its file, if it is a file."""
 
     target: str
     format: str
@@ -39,7 +39,7 @@ class Disk(msgspec.Struct, frozen=True):
 
 
 class NetworkRemains(msgspec.Struct, frozen=True, kw_only=True):
-    """A network on its host: its Linux bridge, that one's MAC address and IPv4 address with prefix."""
+    """A network on its host: its Linux bridge, with its MAC address and its IPv4 address with prefix."""
 
     network: str
     bridge: str
@@ -48,18 +48,18 @@ class NetworkRemains(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse(xml: str, wanted: str) -> ET.Element:
-    """The root of some XML, which must be called ``wanted``. Raises DriverError."""
+    """Parse XML whose root must be ``wanted``. Raises DriverError."""
     try:
         root = ET.fromstring(xml)  # noqa: S314 - see above; expat itself bounds how entities grow
     except ET.ParseError as error:
-        raise DriverError(f"the XML of a {wanted} cannot be read: {error}") from error
+        raise DriverError(f"cannot parse the XML of a {wanted}: {error}") from error
     if root.tag != wanted:
-        raise DriverError(f"this is XML of a <{root.tag}>, not of a <{wanted}>")
+        raise DriverError(f"expected the XML of a <{wanted}>, found a <{root.tag}>")
     return root
 
 
 def domain_identity(xml: str) -> Ownership:
-    """Of a domain. Raises DriverError when it has no name."""
+    """Return whose a domain is. Raises DriverError when it has no name."""
     root = parse(xml, "domain")
     mark = root.find(f"metadata/{{{GUEST_NAMESPACE}}}guest")
     if mark is None:
@@ -68,7 +68,7 @@ def domain_identity(xml: str) -> Ownership:
 
 
 def network_identity(xml: str) -> Ownership:
-    """Of a network. Raises DriverError when it has no name."""
+    """Return whose a network is. Raises DriverError when it has no name."""
     root = parse(xml, "network")
     mark = root.find(f"metadata/{{{NETWORK_NAMESPACE}}}network")
     if mark is None:
@@ -77,43 +77,43 @@ def network_identity(xml: str) -> Ownership:
 
 
 def mark_identity(element: str) -> tuple[str | None, str]:
-    """Project and guest from the metadata element of a domain alone."""
+    """Return project and guest from the metadata element of a domain."""
     root = ET.fromstring(element)  # noqa: S314 - as above
     return root.get("project"), root.get("name", "")
 
 
 def refuse_foreign(kind: str, wanted: Ownership, owner: str | None) -> None:
-    """Raise DriverError unless what is there under that name is of the same project."""
+    """Raise DriverError unless the object of that name belongs to the same project."""
     if owner == wanted.project:
         return
-    whose = f"of the project {owner}" if owner else "that kvm-compose did not make"
+    whose = f"of the project {owner}" if owner else "that kvm-compose did not create"
     prefix = "" if kind == "domain" else "net-"
     raise DriverError(
-        f"there is a {kind} {wanted.name} already, {whose}",
-        hint=f"see what it is with `virsh {prefix}dumpxml {wanted.name}`; rename it, or this project",
+        f"there already is a {kind} {wanted.name} {whose}",
+        hint=f"inspect it: virsh {prefix}dumpxml {wanted.name}; rename it, or this project",
     )
 
 
 def with_uuid(xml: str, uuid: str) -> str:
-    """A definition with a UUID: libvirt takes one under a name that it knows only with the same UUID."""
+    """Return a definition with a UUID: libvirt redefines an object only under its own UUID."""
     root = ET.fromstring(xml)  # noqa: S314 - as above
     _set_uuid(root, uuid)
     return ET.tostring(root, encoding="unicode")
 
 
 def with_digest(xml: str) -> tuple[str, str]:
-    """A network's definition with a digest of itself in its metadata, and that digest.
+    """Return a network's definition with a digest of itself in its metadata, and that digest.
 
-    libvirt adds to what it is given and puts it in another order, so what it has cannot be compared. It also
-    chooses a MAC address for the bridge, another one each time; so that the bridge can be recognised, it is
-    given one that follows from the network's name.
+    libvirt extends and reorders a definition, so that the two cannot be compared. It also chooses a random
+    MAC address for the bridge; so that the bridge can be recognised, the address is derived from the
+    network's name.
     """
     digest = hashlib.sha256(ET.canonicalize(xml, strip_text=True).encode()).hexdigest()
     root = parse(xml, "network")
     mark = root.find(f"metadata/{{{NETWORK_NAMESPACE}}}network")
     if mark is None or not mark.get("project"):
         raise DriverError(
-            f"the XML of the network {_name(root)} does not say which project it belongs to",
+            f"the XML of the network {_name(root)} does not name its project",
             hint="its <metadata> went missing: kvm-compose generate --overwrite network-xml",
         )
     mark.set("digest", digest)
@@ -125,7 +125,7 @@ def with_digest(xml: str) -> tuple[str, str]:
 
 
 def network_address(xml: str) -> str:
-    """A network's own address with its prefix, as somebody would write it."""
+    """Return a network's own address with its prefix, as a user would write it."""
     address = parse(xml, "network").find("ip")
     if address is None:
         return ""
@@ -133,7 +133,7 @@ def network_address(xml: str) -> str:
 
 
 def network_remains(xml: str) -> NetworkRemains | None:
-    """What a network is known by on its host when libvirt has forgotten that it runs."""
+    """Return what identifies a network on its host when libvirt has lost track of it."""
     root = parse(xml, "network")
     bridge, mac = root.find("bridge"), root.find("mac")
     if bridge is None or mac is None:
@@ -147,15 +147,15 @@ def network_remains(xml: str) -> NetworkRemains | None:
 
 
 def disks(xml: str) -> Iterator[Disk]:
-    """The disks of a domain."""
+    """Yield the disks of a domain."""
     return _disks(parse(xml, "domain"))
 
 
 def snapshot_disks(xml: str) -> list[Disk]:
-    """The disks of the domain, as it was then, that a snapshot lies in."""
+    """Return the disks that hold a snapshot, in the definition that the domain had then."""
     root = parse(xml, "domainsnapshot")
     inside = {each.get("name") for each in root.iterfind("disks/disk") if each.get("snapshot") == "internal"}
-    # libvirt acts on the disks of this definition, whatever became of the domain since
+    # libvirt acts on the disks of this definition, even if the domain has changed since
     domain = root.find("domain")
     return [] if domain is None else [disk for disk in _disks(domain) if disk.target in inside]
 
@@ -174,7 +174,7 @@ def _disks(domain: ET.Element) -> Iterator[Disk]:
 
 
 def snapshot_xml(name: str, domain_disks: Iterator[Disk]) -> str:
-    """What to ask for: all disks that can be written to, from inside; the others are left out."""
+    """Return a request for a snapshot: internal on all writable disks, none on the others."""
     root = ET.Element("domainsnapshot")
     ET.SubElement(root, "name").text = name
     holder = ET.SubElement(root, "disks")
@@ -184,7 +184,7 @@ def snapshot_xml(name: str, domain_disks: Iterator[Disk]) -> str:
 
 
 class SnapshotFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the XML of a snapshot says. ``created`` in seconds since 1970."""
+    """The content of a snapshot's XML. ``created`` in seconds since 1970."""
 
     name: str
     created: float
@@ -193,7 +193,7 @@ class SnapshotFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def snapshot_facts(xml: str) -> SnapshotFacts:
-    """Raises DriverError when it is no XML of a snapshot."""
+    """Parse the XML of a snapshot. Raises DriverError."""
     root = parse(xml, "domainsnapshot")
     try:
         created = float(root.findtext("creationTime") or 0)
@@ -208,7 +208,7 @@ def snapshot_facts(xml: str) -> SnapshotFacts:
 
 
 def snapshot_of(xml: str, uuid: str, *, keep_parent: bool) -> str:
-    """A snapshot's XML for a domain that was defined anew, and so has another UUID."""
+    """Return a snapshot's XML for a domain that was redefined, and so has another UUID."""
     root = parse(xml, "domainsnapshot")
     for tag in ("domain", "inactiveDomain"):
         definition = root.find(tag)
@@ -231,5 +231,5 @@ def _set_uuid(root: ET.Element, uuid: str) -> None:
 def _name(root: ET.Element) -> str:
     name = root.findtext("name")
     if not name:
-        raise DriverError(f"the XML of a {root.tag} has no name in it")
+        raise DriverError(f"the XML of a {root.tag} has no name")
     return name

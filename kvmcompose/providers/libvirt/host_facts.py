@@ -1,4 +1,4 @@
-"""What libvirt tells of its host. Runs in the threads of a libvirt connection."""
+"""Facts about the host. Runs in the threads of a libvirt connection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kvmcompose.providers.libvirt.interface import HypervisorFacts
 
 
 def facts(connection: Any) -> HypervisorFacts:
-    """Processors, memory and versions."""
+    """Return processors, memory and versions."""
     _, memory_mb, cpus, *_ = connection.getInfo()
     versions = {"libvirt": connection.getLibVersion(), connection.getType(): connection.getVersion()}
     version = ", ".join(f"{name} {_dotted(number)}" for name, number in versions.items())
@@ -16,5 +16,5 @@ def facts(connection: Any) -> HypervisorFacts:
 
 
 def _dotted(number: int) -> str:
-    """A version as libvirt packs it: major * 1,000,000 + minor * 1,000 + release."""
+    """Format a version as libvirt encodes it: major * 1,000,000 + minor * 1,000 + release."""
     return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"

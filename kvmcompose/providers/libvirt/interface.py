@@ -1,4 +1,9 @@
-"""What is driven through libvirt on one host: domains, networks and snapshots of projects."""
+"""Domains, networks and snapshots of projects on one host.
+
+All drivers are called from one event loop and must not block it. Failures raise DriverError, whose message
+names what was attempted. Every call is idempotent: starting what runs, or removing what is gone, is no error.
+Names are those on the host, from ``state.json``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ import msgspec
 
 
 class DomainState(msgspec.Struct, frozen=True, kw_only=True):
-    """A domain of ours. ``state`` is libvirt's word (``running``, ``shut off``, ``paused``, ``crashed``).
+    """A domain of a project. ``state`` is libvirt's term: ``running``, ``shut off``, ``paused``, ``crashed``.
 
     ``uptime`` in seconds, ``cpu_seconds`` used since the start, ``memory_mb`` resident, in MiB.
     """
@@ -23,7 +28,7 @@ class DomainState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SnapshotState(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot that libvirt knows. ``created`` in seconds since 1970; ``xml`` to make it known again."""
+    """A snapshot that libvirt knows. ``created`` in seconds since 1970; ``xml`` redefines it."""
 
     name: str
     created: float
@@ -33,7 +38,7 @@ class SnapshotState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HypervisorFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A host as libvirt sees it. ``memory_mb`` is what is there in all, in MiB; ``kvm`` whether it works."""
+    """A host as libvirt sees it. ``memory_mb`` is the total, in MiB."""
 
     cpus: int
     memory_mb: int
@@ -41,60 +46,62 @@ class HypervisorFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hypervisor(Protocol):
-    """libvirt on one host. Domains and networks of a project carry its name in their metadata."""
+    """libvirt on one host. The metadata of domains and networks name their project."""
 
     uri: str
 
     async def facts(self) -> HypervisorFacts:
-        """Reach the host. Raises DriverError when it does not answer."""
+        """Return facts about the host. Raises DriverError when it does not answer."""
 
     async def foreign(self, project: str, domains: Sequence[str], networks: Sequence[str]) -> Sequence[str]:
-        """Which of these are there and belong to somebody else, as ``domain NAME`` and ``network NAME``."""
+        """Return which of these names are taken by objects that are not the project's, as ``domain NAME`` and
+        ``network NAME``.
+        """
 
     async def domains(self, project: str) -> Mapping[str, DomainState]:
-        """The project's domains by name, running or not."""
+        """Return the project's domains by name, running or not."""
 
     async def start_domain(self, xml: str) -> None:
-        """Define the domain (anew, if it is off) and start it. The name is in the XML."""
+        """Define the domain and start it. The name is in the XML; one that runs is left as it is."""
 
     async def shut_down_domain(self, name: str, seconds: float) -> bool:
-        """Ask the guest to shut down; True when it was off (or gone) within ``seconds``."""
+        """Ask the guest to shut down; return whether it was off (or gone) within ``seconds``."""
 
     async def wait_off(self, name: str) -> None:
-        """Return when the domain does not run (any more), or is gone."""
+        """Return when the domain is off, or gone."""
 
     async def destroy_domain(self, name: str) -> None:
-        """Switch the domain off at once; it stays defined."""
+        """Switch off the domain at once; it stays defined."""
 
     async def undefine_domain(self, name: str) -> None:
-        """Forget a domain that is off, with what libvirt knows of its snapshots (the data stays)."""
+        """Undefine a domain that is off, and the metadata of its snapshots (the data stays)."""
 
     async def networks(self, project: str) -> Mapping[str, bool]:
-        """The project's networks by name, and whether each is active."""
+        """Return the project's networks by name, and whether each is active."""
 
     async def start_network(self, xml: str) -> None:
-        """Define the network and start it. One that is active with other XML is left: DriverError."""
+        """Define the network and start it. Raises DriverError for one that is active with other XML."""
 
     async def leases(self, network: str) -> Mapping[str, str]:
-        """The addresses that the network's DHCP server has handed out, by MAC address in lower case."""
+        """Return the addresses that the network's DHCP server assigned, by MAC address in lower case."""
 
     async def remove_network(self, name: str) -> None:
-        """Stop the network and forget it."""
+        """Stop and undefine the network."""
 
     async def snapshots(self, domain: str) -> Sequence[SnapshotState]:
-        """The domain's snapshots, the oldest first."""
+        """Return the domain's snapshots, oldest first."""
 
     async def create_snapshot(self, domain: str, name: str) -> None:
-        """Keep the domain's disk, and its memory when it runs."""
+        """Create a snapshot of the domain's disk, and of its memory when it runs."""
 
     async def restore_snapshot(self, domain: str, name: str) -> None:
-        """Put the domain back to where it was: running or off, as it was then."""
+        """Revert the domain to a snapshot: running or off, as it was then."""
 
     async def delete_snapshot(self, domain: str, name: str) -> None:
-        """Give the snapshot up."""
+        """Delete the snapshot."""
 
     async def know_snapshot(self, domain: str, xml: str) -> None:
-        """Tell libvirt again of a snapshot whose data is in the disk."""
+        """Redefine a snapshot whose data is in the disk."""
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""

@@ -15,7 +15,7 @@ _SUBNET_TAKEN = re.compile(r"[Nn]etwork is already in use by interface (\S+)")
 
 
 def of_project(connection: Any, *, project: str) -> dict[str, bool]:
-    """The project's networks by name, and whether each is active."""
+    """Return the project's networks by name, and whether each is active."""
     found = {}
     for network in connection.listAllNetworks():
         with unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
@@ -25,7 +25,7 @@ def of_project(connection: Any, *, project: str) -> dict[str, bool]:
 
 
 def start(connection: Any, *, xml: str, wanted: xmls.Ownership, digest: str) -> None:
-    """Define it and start it. Raises DriverError when it is active with other XML, or somebody else's."""
+    """Define and start it. Raises DriverError when it is active with other XML, or not the project's."""
     network = _lookup(connection, wanted.name)
     if network is not None:
         known = xmls.network_identity(network.XMLDesc())
@@ -33,7 +33,7 @@ def start(connection: Any, *, xml: str, wanted: xmls.Ownership, digest: str) -> 
         active = bool(network.isActive())
         if active and known.digest != digest:
             raise DriverError(
-                f"the network {wanted.name} is active, and not as its XML says now",
+                f"the network {wanted.name} is active with another definition than its XML now has",
                 hint="kvm-compose down, then up",
             )
         if active and network.isPersistent():
@@ -51,7 +51,7 @@ def start(connection: Any, *, xml: str, wanted: xmls.Ownership, digest: str) -> 
 
 
 def remains_of_inactive(connection: Any, *, name: str, xml: str | None) -> xmls.NetworkRemains | None:
-    """What there may be of a network of ours that is not active."""
+    """Return what may be left on the host of a project's network that is not active."""
     network = _lookup(connection, name)
     if network is not None:
         if network.isActive():
@@ -63,17 +63,17 @@ def remains_of_inactive(connection: Any, *, name: str, xml: str | None) -> xmls.
 
 
 def leases(connection: Any, *, name: str) -> dict[str, str]:
-    """Addresses by MAC address; empty when there is no such network."""
+    """Return addresses by MAC address; empty when there is no such network."""
     network = _lookup(connection, name)
     if network is None:
         return {}
-    # the newest last, so that it counts
+    # the newest last, so that it prevails
     found = sorted(network.DHCPLeases(), key=lambda lease: lease["expirytime"])
     return {lease["mac"].lower(): lease["ipaddr"] for lease in found if lease.get("mac")}
 
 
 def stop(connection: Any, *, name: str) -> None:
-    """Nothing when it is not active, or gone."""
+    """Stop it, unless it is inactive or gone."""
     network = _lookup(connection, name)
     if network is not None and network.isActive():
         with unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_NETWORK):
@@ -81,7 +81,7 @@ def stop(connection: Any, *, name: str) -> None:
 
 
 def undefine(connection: Any, *, name: str) -> None:
-    """Nothing when it is gone."""
+    """Undefine it, unless it is gone."""
     network = _lookup(connection, name)
     if network is not None:
         with unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
@@ -104,6 +104,6 @@ def _failure(xml: str, wanted: xmls.Ownership, error: libvirt.libvirtError) -> D
         return failure(doing, error)
     return DriverError(
         f"cannot {doing}: its subnet ({xmls.network_address(xml)}) is in use by the interface {taken[1]}",
-        hint=f"see it with `ip address show dev {taken[1]}`; take its address away, or rename this project:"
-        " a project's subnet follows from its name",
+        hint=f"inspect it: ip address show dev {taken[1]}; remove its address, or rename this project:"
+        " a project's subnet is derived from its name",
     )

@@ -1,4 +1,4 @@
-"""Which snapshot of a disk QEMU takes for which name.
+"""The snapshots inside a disk, and which of them QEMU picks for a name.
 
 A qcow2 image gives each of its snapshots an ID and a name (docs/interop/qcow2.rst, "Snapshots"). To restore
 one (``qemu-img snapshot -a``, ``loadvm``, which libvirt calls) QEMU looks for the *ID* first and for the name
@@ -22,7 +22,7 @@ OFF = "shutoff"
 
 
 class DiskSnapshot(msgspec.Struct, frozen=True, rename="kebab"):
-    """A snapshot in a disk. ``vm_state_size`` (bytes) is 0 for one that was made while the guest was off."""
+    """A snapshot in a disk. ``vm_state_size`` (bytes) is 0 for one created while the guest was off."""
 
     id: str
     name: str
@@ -41,11 +41,11 @@ class SnapshotTable(msgspec.Struct, frozen=True):
     entries: tuple[DiskSnapshot, ...]
 
     def taken_for(self, name: str) -> DiskSnapshot | None:
-        """The other snapshot that QEMU takes for the one of that name, as its ID is the same."""
+        """Return the other snapshot that QEMU confuses with the one of that name, because of its ID."""
         return next((each for each in self.entries if each.id == name != each.name), None)
 
     def named(self, name: str) -> DiskSnapshot:
-        """The snapshot of that name. Raises DriverError when there is none, or more than one."""
+        """Return the snapshot of that name. Raises DriverError when there is none, or more than one."""
         found = [each for each in self.entries if each.name == name]
         if len(found) == 1:
             return found[0]
@@ -55,31 +55,31 @@ class SnapshotTable(msgspec.Struct, frozen=True):
         )
 
 
-async def read(machine: CommandRunner, disks: Iterable[Disk]) -> list[SnapshotTable]:
-    """The snapshots in some disks, which may be root's. Raises DriverError."""
+async def read(runner: CommandRunner, disks: Iterable[Disk]) -> list[SnapshotTable]:
+    """Read the snapshots of some disks, which may belong to root. Raises DriverError."""
     found = []
     for disk in disks:
         if disk.path:
-            done = await machine.run(question(disk.path), privileged=True)
+            done = await runner.run(question(disk.path), privileged=True)
             found.append(answer(disk.target, disk.path, done.stdout))
     return found
 
 
 def question(path: str) -> list[str]:
-    """The command that shows what is in a disk, also while a guest uses it."""
+    """Return the command that describes a disk, also while a guest uses it."""
     return ["qemu-img", "info", "-U", "-f", "qcow2", "--output=json", "--", path]
 
 
 def answer(target: str, path: str, output: bytes) -> SnapshotTable:
-    """The table in what that command printed. Raises DriverError for anything else."""
+    """Parse what that command prints. Raises DriverError for anything else."""
     try:
         return SnapshotTable(target, path, msgspec.json.decode(output, type=_Info).snapshots)
     except msgspec.DecodeError as error:
-        raise DriverError(f"qemu-img says something else of {path} than was asked: {error}") from error
+        raise DriverError(f"qemu-img printed invalid output for {path}: {error}") from error
 
 
 def refuse_to_create(domain: str, name: str, tables: list[SnapshotTable]) -> None:
-    """Raise DriverError when a new snapshot would replace another one, or be taken for it, or the reverse.
+    """Raise DriverError when a new snapshot would replace another one, or be confused with one.
 
     QEMU replaces a snapshot of the same name silently when the guest runs.
     """
@@ -88,13 +88,13 @@ def refuse_to_create(domain: str, name: str, tables: list[SnapshotTable]) -> Non
         if other is not None:
             raise DriverError(
                 f"{domain} cannot have a snapshot {name}: its disk {table.target} has one with that ID,"
-                f" named {other.name}, and QEMU takes one for the other",
+                f" named {other.name}, and QEMU confuses the two",
                 hint=f"choose another name: kvm-compose snapshot create v{name}",
             )
         if any(each.name == name for each in table.entries):
             raise DriverError(
-                f"the disk {table.target} of {domain} has a snapshot {name} that libvirt does not know of",
-                hint="choose another name; to give that one up, while the guest is off:"
+                f"the disk {table.target} of {domain} has a snapshot {name} that libvirt does not know",
+                hint="choose another name; to delete that one, while the guest is off:"
                 f" sudo qemu-img snapshot -d {name} {table.path}",
             )
         # as QEMU chooses it (find_new_snapshot_id)
@@ -102,17 +102,17 @@ def refuse_to_create(domain: str, name: str, tables: list[SnapshotTable]) -> Non
         coming = str(max(numbers, default=0) + 1)
         if any(each.name == coming and each.vm_state_size for each in table.entries):
             raise DriverError(
-                f"{domain} cannot have another snapshot: it would get the ID {coming}, and QEMU would take it"
-                f" for the snapshot named {coming}",
-                hint=f"give that one up: kvm-compose snapshot delete {coming};"
+                f"{domain} cannot have another snapshot: it would get the ID {coming}, and QEMU would"
+                f" confuse it with the snapshot named {coming}",
+                hint=f"delete that one: kvm-compose snapshot delete {coming};"
                 f" to keep it, restore it first, and create it again as v{coming}",
             )
 
 
 def corrections(domain: str, name: str, state: str, tables: list[SnapshotTable]) -> list[list[str]]:
-    """The commands that put right what QEMU restores wrongly, after libvirt has asked it to.
+    """Return the commands that correct what QEMU restores wrongly at libvirt's request.
 
-    Raises DriverError when the snapshot is not in a disk, and when no command can put it right: memory is
+    Raises DriverError when the snapshot is not in a disk, and when no command can correct it: memory is
     loaded by name alone.
     """
     found = {table.path: table.named(name) for table in tables}
@@ -122,10 +122,10 @@ def corrections(domain: str, name: str, state: str, tables: list[SnapshotTable])
         copy = f"{table.path}.{name}.qcow2"
         raise DriverError(
             f"the snapshot {name} of {domain} cannot be restored: its disk {table.target} has another one"
-            f" with that ID, named {other.name}, and QEMU would take that one for it",
-            hint=f"delete the other one (kvm-compose snapshot delete {other.name}), or take the data out:"
+            f" with that ID, named {other.name}, and QEMU would restore that one",
+            hint=f"delete the other one (kvm-compose snapshot delete {other.name}), or extract the data:"
             f" sudo qemu-img convert -U -l snapshot.name={name} -O qcow2 {table.path} {copy}",
         )
-    # an ID is looked for first, so nothing is taken for it
+    # QEMU looks for an ID first, so it is unambiguous
     argv = ["qemu-img", "snapshot", "-a"]
     return [[*argv, found[table.path].id, "--", table.path] for table, _other in confused]

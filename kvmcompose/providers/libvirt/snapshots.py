@@ -1,4 +1,4 @@
-"""Snapshots that lie inside the disks of a domain. Runs in the threads of a libvirt connection."""
+"""Snapshots inside the disks of a domain. Runs in the threads of a libvirt connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _QCOW2 = "qcow2"
 
 
 def listed(domain: Any) -> list[SnapshotState]:
-    """The domain's snapshots, the oldest first."""
+    """Return the domain's snapshots, oldest first."""
     current = domain.snapshotCurrent().getName() if domain.hasCurrentSnapshot() else None
     found = []
     for snapshot in domain.listAllSnapshots():
@@ -23,7 +23,7 @@ def listed(domain: Any) -> list[SnapshotState]:
             xml = snapshot.getXMLDesc()
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT:
-                continue  # it went meanwhile
+                continue  # it was deleted meanwhile
             raise
         facts = xmls.snapshot_facts(xml)
         found.append(
@@ -39,36 +39,36 @@ def listed(domain: Any) -> list[SnapshotState]:
 
 
 def room(domain: Any, *, name: str) -> list[xmls.Disk]:
-    """The disks that a new snapshot goes into.
+    """Return the disks that a new snapshot is stored in.
 
     Raises DriverError when the name is taken, or a disk cannot hold snapshots.
     """
     if _lookup(domain, name) is not None:
         raise DriverError(
-            f"{domain.name()} has a snapshot {name} already",
+            f"{domain.name()} already has a snapshot {name}",
             hint="choose another name, or delete that one first",
         )
     disks = list(xmls.disks(domain.XMLDesc()))
     writable = [disk for disk in disks if disk.writable]
     if not writable:
-        raise DriverError(f"{domain.name()} has no disk that it writes to: there is nothing to keep")
+        raise DriverError(f"{domain.name()} has no writable disk: there is nothing to snapshot")
     for disk in writable:
         if disk.format != _QCOW2:
             raise DriverError(
                 f"{domain.name()} cannot have snapshots: its disk {disk.target} is {disk.format},"
-                f" and only {_QCOW2} holds any"
+                f" and only {_QCOW2} can hold them"
             )
     return writable
 
 
 def create(domain: Any, *, name: str) -> None:
-    """Make the snapshot, in the disks that ``room`` tells."""
+    """Create the snapshot, in the disks that ``room`` returns."""
     disks = list(xmls.disks(domain.XMLDesc()))
     domain.snapshotCreateXML(xmls.snapshot_xml(name, iter(disks)))
 
 
 def places(domain: Any, *, name: str) -> tuple[str, list[xmls.Disk]]:
-    """The state that the guest was in, and the disks that the snapshot lies in.
+    """Return the state that the guest was in, and the disks that hold the snapshot.
 
     Raises DriverError when there is no such snapshot.
     """
@@ -77,24 +77,24 @@ def places(domain: Any, *, name: str) -> tuple[str, list[xmls.Disk]]:
 
 
 def restore(domain: Any, *, name: str) -> None:
-    """Raises DriverError when there is no such snapshot."""
+    """Revert to a snapshot. Raises DriverError when there is none of that name."""
     snapshot = _known(domain, name)
     try:
         domain.revertToSnapshot(snapshot)
     except libvirt.libvirtError as error:
-        # the domain was defined otherwise since, or was told of the snapshot again: QEMU starts anew
+        # the definition has changed since, or the snapshot was redefined: QEMU is restarted
         if error.get_error_code() != libvirt.VIR_ERR_SNAPSHOT_REVERT_RISKY:
             raise
         domain.revertToSnapshot(snapshot, libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_FORCE)
 
 
 def delete(domain: Any, *, name: str) -> None:
-    """Raises DriverError when there is no such snapshot."""
+    """Delete a snapshot. Raises DriverError when there is none of that name."""
     _known(domain, name).delete()
 
 
 def know(domain: Any, *, xml: str) -> None:
-    """Nothing when libvirt knows of it."""
+    """Redefine a snapshot, unless libvirt knows it."""
     facts = xmls.snapshot_facts(xml)
     if _lookup(domain, facts.name) is not None:
         return

@@ -1,7 +1,7 @@
-"""What a libvirtd leaves behind that is killed while it starts or stops a network, and then knows nothing of.
+"""What a libvirtd that is killed while it starts or stops a network leaves behind, and forgets.
 
-A Linux bridge, the DHCP server on it, and packet filter rules (libvirt up to 10 makes them with iptables, in
-chains whose names begin with ``LIBVIRT_``).
+A Linux bridge, the DHCP server on it, and packet filter rules (libvirt up to 10 creates them with iptables,
+in chains whose names begin with ``LIBVIRT_``).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ class _Interface(msgspec.Struct, frozen=True):
     address: str = ""
 
 
-async def clear(machine: CommandRunner, remains: NetworkRemains) -> bool:
-    """Remove it all; True when there was something.
+async def clear(runner: CommandRunner, remains: NetworkRemains) -> bool:
+    """Remove everything; return whether there was anything.
 
-    The bridge is known to be the network's by its MAC address, which is derived from the network's name.
+    The bridge is recognised by its MAC address, which is derived from the network's name.
     """
-    shown = await machine.run(["ip", "-json", "link", "show", "type", "bridge"])
+    shown = await runner.run(["ip", "-json", "link", "show", "type", "bridge"])
     if _Interface(remains.bridge, remains.mac) not in _interfaces(shown.stdout):
         return False
-    # [/]: not pkill itself
+    # [/]: does not match pkill itself
     server = f"--conf-file=[/]var/lib/libvirt/dnsmasq/{re.escape(remains.network)}\\.conf"
-    await machine.run(["pkill", "-KILL", "-f", "--", server], privileged=True, check=False)
-    await _remove_rules(machine, remains)
-    await machine.run(["ip", "link", "delete", "dev", remains.bridge], privileged=True)
+    await runner.run(["pkill", "-KILL", "-f", "--", server], privileged=True, check=False)
+    await _remove_rules(runner, remains)
+    await runner.run(["ip", "link", "delete", "dev", remains.bridge], privileged=True)
     return True
 
 
@@ -44,23 +44,23 @@ def _interfaces(output: bytes) -> list[_Interface]:
     try:
         return msgspec.json.decode(output or b"[]", type=list[_Interface])
     except msgspec.DecodeError as error:
-        raise DriverError(f"ip -json link show printed something else: {error}") from error
+        raise DriverError(f"ip -json link show printed invalid output: {error}") from error
 
 
-async def _remove_rules(machine: CommandRunner, remains: NetworkRemains) -> None:
+async def _remove_rules(runner: CommandRunner, remains: NetworkRemains) -> None:
     try:
-        saved = await machine.run(["iptables-save"], privileged=True, check=False)
-    except DriverError:  # not installed: libvirt has made no rules with it
+        saved = await runner.run(["iptables-save"], privileged=True, check=False)
+    except DriverError:  # not installed: libvirt has created no rules with it
         return
     script = "".join(f"{line}\n" for line in rules_to_remove(saved.stdout.decode(errors="replace"), remains))
     if script:
-        await machine.run(["iptables-restore", "--noflush"], stdin=script.encode(), privileged=True)
+        await runner.run(["iptables-restore", "--noflush"], stdin=script.encode(), privileged=True)
 
 
 def rules_to_remove(saved: str, remains: NetworkRemains) -> Iterator[str]:
-    """From what ``iptables-save`` prints, what ``iptables-restore`` needs to remove the network's rules.
+    """Turn ``iptables-save`` output into ``iptables-restore`` input that removes the network's rules.
 
-    They name its bridge or its subnet, in chains of libvirt's.
+    They name its bridge or its subnet, in libvirt's chains.
     """
     ours = {remains.bridge}
     if remains.address:

@@ -1,17 +1,17 @@
-"""A start of a domain that no libvirtd will ever end.
+"""A start of a domain that no libvirtd will ever finish.
 
-libvirt notes that it starts a domain some milliseconds before it notes which process the domain's QEMU is. A
-libvirtd (9.0) that is killed between the two, and comes back, finds in its notes a start that goes on, of no
-process: it waits for its end before it does anything to the domain, and nobody ends it. No request helps, nor
-another libvirtd, as long as the notes are there.
+libvirt records that it starts a domain some milliseconds before it records the process ID of the domain's
+QEMU. A libvirtd (9.0) that is killed between the two finds after its restart the record of a start in
+progress without a process. It waits for the end of that start before any other operation on the domain, and
+the start never ends. No request helps, nor another restart, while the record exists.
 """
 
 from __future__ import annotations
 
 from kvmcompose.hosts.command import CommandRunner
 
-#: Removes such notes, and has libvirtd begin anew, without them; prints what it removed. Notes older than the
-#: daemon are not of a start of its own. Told to end, it first ends what it is doing; guests go on running.
+#: Removes such records, and restarts libvirtd without them; prints what it removed. A record older than the
+#: daemon is not of a start of its own. libvirtd finishes its current operations first; guests keep running.
 _SCRIPT = r"""
 cd /run/libvirt/qemu
 daemon=$(cat driver.pid) || exit 0
@@ -30,13 +30,13 @@ case $unit in
     ;;
 esac
 """
-#: libvirtd takes up to 30 s to end what it is doing.
+#: libvirtd takes up to 30 s to finish its current operations.
 _SECONDS = 90
 
 
-async def clear(machine: CommandRunner) -> bool:
-    """End all such starts on a host; True when there were any."""
-    # in a session of its own: whoever is cancelled meanwhile must not leave a host without libvirtd
+async def clear(runner: CommandRunner) -> bool:
+    """Clear all such starts on a host; return whether there were any."""
+    # in a session of its own: a cancellation meanwhile must not leave the host without libvirtd
     argv = ["setsid", "--wait", "sh", "-ec", _SCRIPT]
-    done = await machine.run(argv, seconds=_SECONDS, privileged=True)
+    done = await runner.run(argv, seconds=_SECONDS, privileged=True)
     return bool(done.stdout)

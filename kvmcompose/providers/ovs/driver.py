@@ -38,13 +38,13 @@ _TROUBLE = re.compile(r"Error detected while setting up '([^']*)': (.*)")
 class OvsSwitches:
     """Open vSwitch on one host."""
 
-    def __init__(self, machine: CommandRunner) -> None:
-        self._machine = machine
+    def __init__(self, runner: CommandRunner) -> None:
+        self._runner = runner
 
     async def check(self) -> None:
         """Ask the database and the switch itself."""
-        await run_ovs(self._machine, [*VSCTL, "get", "Open_vSwitch", ".", "_uuid"])
-        await run_ovs(self._machine, ["ovs-appctl", "--timeout=5", "-t", "ovs-vswitchd", "version"])
+        await run_ovs(self._runner, [*VSCTL, "get", "Open_vSwitch", ".", "_uuid"])
+        await run_ovs(self._runner, ["ovs-appctl", "--timeout=5", "-t", "ovs-vswitchd", "version"])
 
     async def foreign(self, plan: SwitchPlan) -> Sequence[str]:
         """Names of the plan's bridges that are there and belong to somebody else."""
@@ -70,8 +70,8 @@ class OvsSwitches:
             return
         if plan.datapath_type == "netdev":
             for end in (pair.right for pair in plan.veths if pair.right_is_linux):
-                await self._machine.run(["ethtool", "-K", end, "tx", "off"], privileged=True)
-        check_ports(await run_ovs(self._machine, [*VSCTL, *arguments]), self._machine.name)
+                await self._runner.run(["ethtool", "-K", end, "tx", "off"], privileged=True)
+        check_ports(await run_ovs(self._runner, [*VSCTL, *arguments]), self._runner.name)
 
     async def remove(self, names: Sequence[str]) -> None:
         """The bridges and all their ports go, in one transaction."""
@@ -79,11 +79,11 @@ class OvsSwitches:
         for name in names:
             arguments += ["--", "--if-exists", "del-br", _checked(_NAME, name, "bridge")]
         if arguments:
-            await run_ovs(self._machine, [*VSCTL, *arguments])
+            await run_ovs(self._runner, [*VSCTL, *arguments])
 
     async def _look(self) -> tuple[dict[str, str | None], dict[str, list[str]]]:
         """Each bridge's project, if any, and its ports."""
-        done = await run_ovs(self._machine, [
+        done = await run_ovs(self._runner, [
             *VSCTL, "--format=json",
             "--", "--columns=name,external_ids,ports", "list", "Bridge",
             "--", "--columns=_uuid,name", "list", "Port",
@@ -91,17 +91,17 @@ class OvsSwitches:
         return parse_bridges(done.stdout)
 
 
-async def run_ovs(machine: CommandRunner, argv: Sequence[str]) -> Completed:
+async def run_ovs(runner: CommandRunner, argv: Sequence[str]) -> Completed:
     """Run a program of Open vSwitch. Raises DriverError."""
-    done = await machine.run(argv, seconds=_SECONDS + 5, privileged=True, check=False)
+    done = await runner.run(argv, seconds=_SECONDS + 5, privileged=True, check=False)
     if done.status == 0:
         return done
     if done.status in _ALARM:
         raise DriverError(
-            f"ovs-vswitchd on {machine.name} does not answer ({argv[0]} has waited for it in vain)",
+            f"ovs-vswitchd on {runner.name} does not answer ({argv[0]} has waited for it in vain)",
             hint="is it running? sudo systemctl restart openvswitch-switch",
         )
-    error = failure(argv, done, machine.name, privileged=True)
+    error = failure(argv, done, runner.name, privileged=True)
     if "database connection failed" in done.complaint:
         error.hint = "sudo systemctl enable --now openvswitch-switch"
     raise error

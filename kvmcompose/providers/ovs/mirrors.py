@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 class OvsMirrors:
     """See ``Mirrors``."""
 
-    def __init__(self, machine: CommandRunner) -> None:
-        self._machine = machine
+    def __init__(self, runner: CommandRunner) -> None:
+        self._runner = runner
         self._ports: set[str] = set()
         self._endings: set[asyncio.Task[None]] = set()
 
@@ -42,8 +42,8 @@ class OvsMirrors:
         port = f"cap-{secrets.token_hex(4)}"
         self._ports.add(port)
         try:
-            done = await run_ovs(self._machine, [*VSCTL, *mirror_arguments(project, bridge, port)])
-            check_ports(done, self._machine.name)
+            done = await run_ovs(self._runner, [*VSCTL, *mirror_arguments(project, bridge, port)])
+            check_ports(done, self._runner.name)
             await self._set_up(port)
             yield port
         finally:
@@ -52,8 +52,8 @@ class OvsMirrors:
     async def _set_up(self, port: str) -> None:
         """Up, but mute: with an address it would speak to the guests."""
         link = ["ip", "link", "set", "dev", port]
-        await self._machine.run([*link, "addrgenmode", "none"], privileged=True, check=False)  # without IPv6
-        await self._machine.run([*link, "up"], privileged=True)
+        await self._runner.run([*link, "addrgenmode", "none"], privileged=True, check=False)  # without IPv6
+        await self._runner.run([*link, "up"], privileged=True)
 
     async def _surely(self, work: Coroutine[Any, Any, None]) -> None:
         """Do it to its end, whoever does not want to wait for that."""
@@ -77,14 +77,14 @@ class OvsMirrors:
         strangers = {name: uuid for name, uuid in found.items() if name not in self._ports}
         if not strangers:
             return {}
-        running = (await self._machine.run(["ps", "-C", "tcpdump", "-o", "args="], check=False)).text.split()
+        running = (await self._runner.run(["ps", "-C", "tcpdump", "-o", "args="], check=False)).text.split()
         return {name: uuid for name, uuid in strangers.items() if name not in running}
 
     async def _mirrors(self, bridge: str) -> dict[str, str]:
         """The mirrors of captures of a bridge, called as their ports are, and their UUIDs."""
         condition = f'external_ids:{CAPTURE_KEY}="{bridge}"'
         argv = [*VSCTL, "--format=json", "--columns=name,_uuid", "find", "Mirror", condition]
-        done = await run_ovs(self._machine, argv)
+        done = await run_ovs(self._runner, argv)
         try:
             rows = msgspec.json.decode(done.stdout, type=OvsdbTable).rows()
             return {row["name"]: row["_uuid"][1] for row in rows}
@@ -97,7 +97,7 @@ class OvsMirrors:
             words += ["--", "--if-exists", "remove", "Bridge", bridge, "mirrors", uuid]
             words += ["--", "--if-exists", "del-port", port]
         if words:
-            await run_ovs(self._machine, [*VSCTL, *words])
+            await run_ovs(self._runner, [*VSCTL, *words])
 
 
 def mirror_arguments(project: str, bridge: str, port: str) -> list[str]:

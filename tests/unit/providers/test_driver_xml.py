@@ -50,9 +50,9 @@ def test_domain_says_whose_it_is() -> None:
 @pytest.mark.parametrize(
     ("xml", "message"),
     [
-        ("", "cannot be read"),
-        ("<domain>", "cannot be read"),
-        ("<network/>", "XML of a <network>, not of a <domain>"),
+        ("", "cannot parse the XML of a domain"),
+        ("<domain>", "cannot parse the XML of a domain"),
+        ("<network/>", "expected the XML of a <domain>, found a <network>"),
         ("<domain/>", "has no name"),
         ("<domain><name/></domain>", "has no name"),
     ],
@@ -76,7 +76,7 @@ def test_digest_follows_the_content_not_its_form() -> None:
     assert xmls.network_identity(marked) == xmls.Ownership(name="p-network", project="p", digest=digest)
     assert xmls.with_digest(NETWORK.replace("  <", "\t<").replace('"', "'"))[1] == digest
     assert xmls.with_digest(NETWORK.replace("10.1", "10.2"))[1] != digest
-    with pytest.raises(DriverError, match="does not say which project"):
+    with pytest.raises(DriverError, match="does not name its project"):
         xmls.with_digest("<network><name>n</name></network>")
 
 

@@ -54,7 +54,7 @@ def test_what_is_not_in_the_disk_once_is_not_restored(
 def test_none_is_made_that_would_be_confused() -> None:
     with pytest.raises(DriverError, match="has one with that ID, named clean"):
         refuse_to_create("one", "1", [table(("1", "clean"))])
-    with pytest.raises(DriverError, match="libvirt does not know of"):
+    with pytest.raises(DriverError, match="that libvirt does not know"):
         refuse_to_create("one", "clean", [table(("1", "clean"))])
     with pytest.raises(DriverError, match="it would get the ID 3"):
         refuse_to_create("one", "clean", [table(("1", "3"), ("2", "x"), memory=1)])
