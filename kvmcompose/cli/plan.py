@@ -99,10 +99,10 @@ def _show_loads(project: Project, console: Console) -> None:
         return
     for load in found:
         unmade = "".join(f", and {Path(path).name} once it is set up" for path in load.unmade)
-        size = f"{load.size / _MIB:.1f} MiB" if load.parcels else "nothing"
+        size = f"{load.size / _MIB:.1f} MiB" if load.files else "nothing"
         console.say(f"up would send {size} to {load.host}{unmade}")
-        for parcel in load.parcels:
-            console.detail(f"  {parcel.size / _MIB:8.1f} MiB  {parcel.path}")
+        for file in load.files:
+            console.detail(f"  {file.size / _MIB:8.1f} MiB  {file.path}")
 
 
 def _show_word(project: Project, allow_paths: Sequence[str], to_write: set[str], console: Console) -> None:

@@ -1,1 +1,1 @@
-"""A machine to run things on: commands, SSH, forwarded sockets, transfer of contents."""
+"""Hosts to run things on: commands, SSH connections, forwarded sockets, transfer of blobs."""

@@ -1,6 +1,6 @@
-"""The one way to run programs on a testbed host. Commands are argv lists, never shell strings.
+"""Runs programs on a testbed host. Commands are argv lists, never shell strings.
 
-Whatever drives a host takes a ``CommandRunner``: ``local`` runs programs on this machine, ``remote`` on
+Code that drives a host takes a ``CommandRunner``: ``local`` runs programs on this machine, ``remote`` on
 another one, over SSH.
 """
 
@@ -19,7 +19,7 @@ from kvmcompose.hosts.errors import DriverError
 
 log = logging.getLogger(__name__)
 
-#: Programs of the system's administration are not on everybody's PATH.
+#: Appended to PATH: a user's may lack the folders of administration programs.
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _PACKAGES = {
     "ethtool": "ethtool",
@@ -32,17 +32,17 @@ _PACKAGES = {
     "sudo": "sudo",
     "tcpdump": "tcpdump",
 }
-#: How long a program that was told to end by its time limit gets, in seconds.
+#: How long a program has to exit after its time limit, in seconds; then it is killed.
 GRACE = 1
 _NO_SUCH_PROGRAM = 127
 CHUNK = 1 << 16
-#: What is kept of what a stream's program says on standard error, in bytes: the last.
+#: How much of a program's standard error is kept, in bytes: the end.
 _COMPLAINTS = 1 << 16
-#: What a program may print, in bytes: what Open vSwitch tells of ten thousand guests is a tenth of it.
+#: The most that a program may print, in bytes: ten times what Open vSwitch prints for ten thousand guests.
 MOST_OUTPUT = 1 << 26
-#: Runs a program, with a process group of its own, until this shell's standard input ends, whatever ended it:
-#: who started it may not be allowed to kill it (it is root's), be dead, or have lost the connection. SIGTERM,
-#: as what a shell starts in the background ignores SIGINT; tcpdump writes out what it has at either.
+#: Runs a program in a process group of its own until this shell's standard input ends. The caller may not be
+#: allowed to kill the program (which runs as root), be dead, or have lost the connection. SIGTERM, because a
+#: shell's background processes ignore SIGINT; tcpdump flushes its output at either.
 _WHILE_WANTED = """\
 exec 3<&0
 setsid env "$@" </dev/null 3<&- & group=$!
@@ -53,12 +53,12 @@ status=$?
 kill "$watcher"
 exit "$status"
 """
-#: The longest standard input that is shown with a command, in bytes.
+#: The longest standard input that is shown with a command in messages, in bytes.
 _SHOWN = 1 << 16
 
 
 class Completed(msgspec.Struct, frozen=True):
-    """How a program ended, and what it printed."""
+    """Exit status and output of a program."""
 
     status: int
     stdout: bytes
@@ -70,18 +70,18 @@ class Completed(msgspec.Struct, frozen=True):
 
     @property
     def complaint(self) -> str:
-        """The last line on standard error."""
+        """The last line of standard error."""
         lines = self.stderr.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "(it printed nothing)"
 
 
 class CommandRunner(Protocol):
-    """A host that programs can be run on."""
+    """Runs programs on one host."""
 
     name: str
 
     async def reach(self) -> None:
-        """Raises DriverError when the host does not answer."""
+        """Raise DriverError when the host does not answer."""
 
     async def run(
         self,
@@ -94,35 +94,35 @@ class CommandRunner(Protocol):
     ) -> Completed:
         """Run a program to its end; it and its children are killed after ``seconds`` or when cancelled.
 
-        ``privileged``: as root. Messages are in English. Raises DriverError when it cannot be run, takes
-        too long or (unless ``check=False``) fails.
+        ``privileged``: as root. Its locale is C. Raises DriverError when it cannot be started, takes too long
+        or (unless ``check=False``) fails.
         """
 
     def stream(self, argv: Sequence[str], *, privileged: bool = False) -> AsyncGenerator[bytes]:
-        """What a program prints, as it comes, until it ends; chunks are never empty.
+        """Yield what a program prints as it arrives; chunks are never empty.
 
-        Whoever has had enough closes the generator (``aclose``), or is cancelled: then the program gets
-        SIGTERM, soon after that SIGKILL, and has ended when this returns. It ends as well when this process
-        dies or the connection to the host is lost. While nobody takes chunks, it waits. Raises DriverError
-        when it cannot be run or fails.
+        When the generator is closed (``aclose``) or cancelled, the program gets SIGTERM, shortly afterwards
+        SIGKILL, and has ended when this returns. It ends, too, when this process dies or the connection to
+        the host is lost. While no chunks are read, the program blocks. Raises DriverError when it cannot be
+        started or fails.
         """
 
 
 def while_wanted(argv: Sequence[str]) -> list[str]:
-    """The command that runs another one, and ends it when its own standard input comes to its end."""
+    """Return a command that runs another one, and ends it at the end of its own standard input."""
     return ["sh", "-c", _WHILE_WANTED, "sh", *argv]
 
 
 def _too_much(program: str, host: str) -> DriverError:
-    """The error of a program that prints without end."""
+    """Return the error of a program that prints too much."""
     return DriverError(
-        f"{program} printed more than {MOST_OUTPUT >> 20} MiB on {host}: it was ended",
+        f"{program} printed more than {MOST_OUTPUT >> 20} MiB on {host} and was killed",
         hint="see what it prints: run it there by hand, with `| head`",
     )
 
 
 async def _bounded(source: Readable, program: str, host: str) -> bytes:
-    """Read to the end. Raises DriverError for more than a program may print."""
+    """Read to the end. Raises DriverError for more than MOST_OUTPUT."""
     found = bytearray()
     while chunk := await source.read(CHUNK):
         found += chunk
@@ -134,9 +134,9 @@ async def _bounded(source: Readable, program: str, host: str) -> bytes:
 async def collect(
     stdout: Readable, stderr: Readable, feed: Coroutine[Any, Any, None], program: str, host: str
 ) -> tuple[bytes, bytes]:
-    """What a program prints until it closes both of its outputs, while ``feed`` gives it its input.
+    """Return both outputs of a program once it has closed them, while ``feed`` writes its input.
 
-    Of standard error the last is kept. Raises DriverError for more on standard output than it may print.
+    Of standard error only the end is kept. Raises DriverError for too much on standard output.
     """
     printing = asyncio.ensure_future(_bounded(stdout, program, host))
     complaining = asyncio.ensure_future(tail(stderr))
@@ -151,14 +151,14 @@ async def collect(
 
 
 class Readable(Protocol):
-    """Where bytes come from."""
+    """A source of bytes."""
 
     async def read(self, n: int, /) -> bytes:
-        """Up to ``n`` bytes, none at the end."""
+        """Return up to ``n`` bytes, none at the end."""
 
 
 async def tail(source: Readable) -> bytes:
-    """Read to the end; the last of it."""
+    """Read to the end, and return the last of it."""
     found = b""
     while chunk := await source.read(CHUNK):
         found = (found + chunk)[-_COMPLAINTS:]
@@ -166,7 +166,7 @@ async def tail(source: Readable) -> bytes:
 
 
 def as_root(argv: Sequence[str], seconds: float) -> list[str]:
-    """The command through sudo. What runs as root we could not kill: there it has its own time limit."""
+    """Return the command under sudo, with its own time limit: we may not kill what runs as root."""
     return ["sudo", "-n", "--", "timeout", f"--kill-after={GRACE}", f"{seconds:g}", *argv]
 
 
@@ -178,25 +178,25 @@ def failure(
     stdin: bytes | None = None,
     privileged: bool = False,
 ) -> DriverError:
-    """The error of a program that failed: its last words, and the command to see them again."""
+    """Return the error of a program that failed: its message, and the command to reproduce it."""
     if completed.complaint.startswith("sudo: a password is required"):
         return DriverError(
-            f"{argv[0]} has to run as root on {host}, and sudo asks for a password",
+            f"{argv[0]} has to run as root on {host}, but sudo requires a password",
             hint="run the server as root, or let its user run sudo without a password",
         )
     if is_not_installed(completed):
         return not_installed(argv[0], host)
-    # what it says in its own name tells more than what it says last: tcpdump ends with its counts
+    # a line under its own name says more than the last line: tcpdump ends with its counters
     lines = completed.stderr.decode(errors="replace").splitlines()
     own = [line for line in lines if line.startswith(f"{argv[0]}: ")] or [completed.complaint]
     return DriverError(
         f"{argv[0]} failed with status {completed.status} on {host}: {own[-1]}",
-        hint=f"to see it yourself, run: {pasteable(argv, stdin, privileged=privileged)}",
+        hint=f"to reproduce: {pasteable(argv, stdin, privileged=privileged)}",
     )
 
 
 def pasteable(argv: Sequence[str], stdin: bytes | None = None, *, privileged: bool = False) -> str:
-    """A command as a shell takes it, with its standard input."""
+    """Return a command with its standard input, to be pasted into a shell."""
     text = shlex.join(["sudo", *argv] if privileged and os.geteuid() != 0 else argv)
     if stdin is None:
         return text
@@ -206,12 +206,12 @@ def pasteable(argv: Sequence[str], stdin: bytes | None = None, *, privileged: bo
 
 
 def is_not_installed(completed: Completed) -> bool:
-    """Whether it ended because there is no such program: so say env, timeout and sudo."""
+    """Whether there is no such program, as reported by env, timeout and sudo."""
     return completed.status == _NO_SUCH_PROGRAM and "No such file" in completed.complaint
 
 
 def not_installed(program: str, host: str) -> DriverError:
-    """The error of a program that is not there, and the package it is in."""
+    """Return the error of a missing program, and the package that has it."""
     package = _PACKAGES.get(program)
     return DriverError(
         f"the program {program!r} is not installed on {host}",

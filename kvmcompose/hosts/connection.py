@@ -1,7 +1,7 @@
-"""The one SSH connection to another testbed host: kept while it lives, opened anew when it was lost.
+"""The SSH connection to another testbed host: kept open, and opened again after a loss.
 
-Who the host is has to be known before: from the configuration (``host_key``) or the known_hosts files of
-OpenSSH. The user's ``~/.ssh/config`` counts, as it does for ssh(1): aliases, ports, jump hosts.
+The host key must be known beforehand: from the configuration (``host_key``) or OpenSSH's known_hosts files.
+The user's ``~/.ssh/config`` applies, as for ssh(1): aliases, ports, jump hosts.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from kvmcompose.hosts.ssh import bound_unsent, text_of
 
 log = logging.getLogger(__name__)
 
-#: From the first packet to the end of the login: a host that is busy takes its time.
+#: From the first packet to the end of the login, in seconds; a busy host is slow.
 _CONNECT_SECONDS = 15.0
 _KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 3
-#: sshd has ten sessions per connection (MaxSessions); forwarded sockets are not among them.
+#: sshd allows ten sessions per connection (MaxSessions); forwarded sockets do not count.
 SESSIONS = 8
-#: sshd refuses some when ten are logging in at once (MaxStartups).
+#: sshd drops connections when ten are logging in at once (MaxStartups).
 _LOGINS = 4
-#: A key, or a file of known ones, has at most so many bytes.
+#: The largest key, or file of known keys, in bytes.
 _LARGEST_KEY = 1 << 20
 _MEMBERS_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 _KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2", "/etc/ssh/ssh_known_hosts")
 
 
-class _Client(asyncssh.SSHClient):
-    """Notes the key that a host shows which is not the one that is known."""
+class _HostKeyRecorder(asyncssh.SSHClient):
+    """Records the key of a host that is not the known one."""
 
     def __init__(self) -> None:
         self.shown: asyncssh.SSHKey | None = None
@@ -53,10 +53,10 @@ class _Client(asyncssh.SSHClient):
 
 
 class HostConnection:
-    """Made without contact; ``get`` opens it."""
+    """A connection that ``get`` opens."""
 
     def __init__(self, host: Host, member: OwnerFiles | None = None) -> None:
-        """``member`` is the user whose keys are used, and nothing of the server's own user."""
+        """``member`` is the user whose keys are used instead of those of the server's own user."""
         self.host = host
         self.member = member
         self.user = host.user or (member.name if member is not None else getpass.getuser())
@@ -72,15 +72,15 @@ class HostConnection:
         return f"{self.host.name} ({self.user}@{self.host.ip})"
 
     async def get(self) -> asyncssh.SSHClientConnection:
-        """The connection that is there, or a new one.
+        """Return the open connection, or a new one.
 
-        Raises HostLostError when the host does not answer, DriverError when it does and that is no use.
+        Raises HostLostError when the host does not answer, DriverError when it does but cannot be used.
         """
         asked = time.monotonic()
         async with self._guard:
             if self._open is None or self._open.is_closed():
                 if self._failed is not None and self._failed[0] >= asked:
-                    raise self._failed[1]  # who has waited for the same knows as much
+                    raise self._failed[1]  # the attempt that this one waited for has failed
                 try:
                     self._open = await self._connect()
                 except DriverError as error:
@@ -89,21 +89,21 @@ class HostConnection:
             return self._open
 
     def lost(self, error: Exception) -> HostLostError:
-        """The error for a connection that broke off."""
+        """Return the error of a connection that was lost."""
         return HostLostError(
-            f"the connection to {self.where} broke off: {text_of(error)}",
-            hint="once it is back, the same command goes on from there",
+            f"the connection to {self.where} was lost: {text_of(error)}",
+            hint="when the host is back, run the same command again: it resumes",
         )
 
     async def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
         connection, self._open = self._open, None
         if connection is not None:
             connection.abort()
             await connection.wait_closed()
 
     async def _connect(self) -> asyncssh.SSHClientConnection:
-        client = _Client()
+        client = _HostKeyRecorder()
         log.debug("connecting to %s", self.where)
         options = await in_thread(self._options)
         try:
@@ -118,21 +118,21 @@ class HostConnection:
                 keepalive_count_max=_KEEPALIVE_COUNT,
                 **options,
             )
-            self.user = str(connection.get_extra_info("username"))  # ~/.ssh/config may have another one
+            self.user = str(connection.get_extra_info("username"))  # ~/.ssh/config may name another one
         except asyncssh.HostKeyNotVerifiable as error:
             raise self._unknown_key(client, error) from error
         except asyncssh.PermissionDenied as error:
             raise DriverError(
-                f"{self.where} does not let us in: {text_of(error)}",
+                f"{self.where} denies access: {text_of(error)}",
                 hint=self._key_hint(),
             ) from error
         except asyncssh.KeyExchangeFailed as error:
-            raise DriverError(f"cannot agree with {self.where} on how to talk: {text_of(error)}") from error
+            raise DriverError(f"no common SSH algorithms with {self.where}: {text_of(error)}") from error
         except (ValueError, OSError, asyncssh.Error) as error:
             if isinstance(error, ValueError) or getattr(error, "filename", None) is not None:
                 raise DriverError(
-                    f"cannot make out how to reach {self.where}: {text_of(error)}",
-                    hint="what does ~/.ssh/config say about it?",
+                    f"cannot read the SSH configuration for {self.where}: {text_of(error)}",
+                    hint="check its entry in ~/.ssh/config",
                 ) from error
             raise HostLostError(
                 f"cannot reach {self.where} by SSH: {_why(error)}",
@@ -141,7 +141,7 @@ class HostConnection:
         return connection
 
     def _options(self) -> dict[str, object]:
-        """What depends on the configuration and on files. Raises DriverError."""
+        """Return the options that depend on the configuration and on files. Raises DriverError."""
         options: dict[str, object] = {}
         if self.member is not None:
             options |= {
@@ -161,7 +161,7 @@ class HostConnection:
                 pinned = asyncssh.import_public_key(self.host.host_key)
             except asyncssh.KeyImportError as error:
                 raise DriverError(
-                    f"the host_key of {self.host.name} is no public key: {text_of(error)}",
+                    f"the host_key of {self.host.name} is not a valid public key: {text_of(error)}",
                     hint="it is the type and the key, as in a .pub file: ssh-ed25519 AAAA…",
                 ) from error
             options["known_hosts"] = ([pinned], [], [])
@@ -173,13 +173,13 @@ class HostConnection:
                 options["known_hosts"] = asyncssh.read_known_hosts(files)
             except (OSError, ValueError) as error:
                 raise DriverError(
-                    f"cannot read who {self.host.name} is in {', '.join(files)}: {text_of(error)}",
+                    f"cannot read the host key of {self.host.name} from {', '.join(files)}: {text_of(error)}",
                     hint="pin its key in kvm-compose-config.json: host_key",
                 ) from error
         return options
 
     def _keys(self) -> list[asyncssh.SSHKey]:
-        """The keys of a member: the one that is named, or those that ssh(1) takes. Raises DriverError."""
+        """Return the keys of a member: the configured one, or those that ssh(1) uses. Raises DriverError."""
         assert self.member is not None  # noqa: S101 (else the server's user has them)
         named = self.host.identity_file
         paths = [named] if named is not None else _MEMBERS_KEYS
@@ -192,13 +192,13 @@ class HostConnection:
             except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
                 if named is not None:
                     raise DriverError(
-                        f"cannot use the key {path} of {self.member.name} to get into {self.host.name}:"
+                        f"cannot use the key {path} of {self.member.name} to log in to {self.host.name}:"
                         f" {text_of(error)}",
-                        hint=f"{self.member.name} must be able to read it, and it has no passphrase",
+                        hint=f"{self.member.name} must be able to read it, and it must have no passphrase",
                     ) from error
         if not found:
             raise DriverError(
-                f"{self.member.name} has no key to get into {self.host.name} with",
+                f"{self.member.name} has no key to log in to {self.host.name}",
                 hint="name one in kvm-compose-config.json: identity_file",
             )
         return found
@@ -216,24 +216,24 @@ class HostConnection:
             return asyncssh.read_private_key(path)
         except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
             raise DriverError(
-                f"cannot use the key {path} to get into {self.host.name}: {text_of(error)}",
-                hint="one without a passphrase is needed; or leave identity_file out, and load it: ssh-add",
+                f"cannot use the key {path} to log in to {self.host.name}: {text_of(error)}",
+                hint="it must have no passphrase; or omit identity_file, and load it: ssh-add",
             ) from error
 
     def _key_hint(self) -> str:
         if self.host.identity_file is not None:
             return f"ssh-copy-id -i {self.host.identity_file} {self.user}@{self.host.ip}"
-        return f"name a key for it (identity_file), or: ssh-copy-id {self.user}@{self.host.ip}"
+        return f"configure a key for it (identity_file), or: ssh-copy-id {self.user}@{self.host.ip}"
 
-    def _unknown_key(self, client: _Client, error: Exception) -> DriverError:
+    def _unknown_key(self, client: _HostKeyRecorder, error: Exception) -> DriverError:
         if client.shown is None:
-            return DriverError(f"{self.where} shows a host key that cannot be trusted: {text_of(error)}")
+            return DriverError(f"{self.where} has a host key that cannot be trusted: {text_of(error)}")
         key = " ".join(client.shown.export_public_key("openssh").decode().split()[:2])
         known = "host_key in kvm-compose-config.json" if self.host.host_key else "known_hosts"
         return DriverError(
-            f"{self.where} shows a host key that is not the one in {known}:"
+            f"{self.where} has another host key than the one in {known}:"
             f" {key} ({client.shown.get_fingerprint()})",
-            hint="if the host says the same (ssh-keyscan there, on localhost), pin it in"
+            hint="if the host confirms it (ssh-keyscan there, on localhost), pin it in"
             f' kvm-compose-config.json: "host_key": "{key}"',
         )
 

@@ -1,4 +1,4 @@
-"""Errors of everything that is done on hosts and in guests."""
+"""Errors of hosts and of what is driven on them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from kvmcompose.core.errors import KvmComposeError
 
 
 class DriverError(KvmComposeError):
-    """Something on a host or in a guest did not work."""
+    """Something failed on a host or in a guest."""
 
 
 class HostLostError(DriverError):
-    """The host cannot be reached (any more); it may come back."""
+    """The host cannot be reached at the moment; it may come back."""

@@ -1,4 +1,4 @@
-"""The fake hosts' world: what is there, which calls fail, and where it is kept."""
+"""The state of simulated hosts: what exists on them, which calls fail, and where it is saved."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FakeDomain(msgspec.Struct):
 
 
 class FakeDisk(msgspec.Struct):
-    """What is in a disk: ``markers`` are files in the guest that tell which scripts have run."""
+    """The content of a disk: ``markers`` are files in the guest that record which scripts have run."""
 
     written: bool = False
     frozen: bool = False
@@ -37,9 +37,9 @@ class FakeDisk(msgspec.Struct):
 
 
 class World(msgspec.Struct):
-    """All there is on one fake host. ``blobs``: what was sent to it, by digest; ``delivered``: by path.
+    """Everything on one simulated host. ``blobs``: what was sent to it, by digest; ``delivered``: by path.
 
-    ``subnets``: those that it is in itself, each with its interface.
+    ``subnets``: those that the host is attached to, each with its interface.
     """
 
     domains: dict[str, FakeDomain] = {}
@@ -55,7 +55,7 @@ class World(msgspec.Struct):
 
 
 class Failure(msgspec.Struct):
-    """Calls that fail: those that match ``pattern``, ``left`` more times (None: always)."""
+    """Makes calls that match ``pattern`` fail, ``left`` more times (None: always)."""
 
     pattern: str
     left: int | None = None
@@ -70,7 +70,7 @@ class Failure(msgspec.Struct):
 
 
 class Worlds:
-    """The worlds of all fake hosts, and their calls. ``path`` is where they are kept, None: nowhere."""
+    """All simulated hosts, and the calls made to them. ``path`` is where they are saved, None: nowhere."""
 
     def __init__(self, path: Path | None = None, failures: Sequence[str] = (), delay: float = 0) -> None:
         self.path = path
@@ -87,7 +87,7 @@ class Worlds:
         return self.worlds[MAIN]
 
     async def call(self, method: str, target: str = "") -> None:
-        """What every method begins with: it takes its time, and may fail."""
+        """Every method calls this first: it records the call, waits for the delay, and may fail."""
         name = f"{method}:{target}" if target else method
         self.calls.append(name)
         await asyncio.sleep(self.delay)
@@ -96,17 +96,17 @@ class Worlds:
                 if failure.left is not None:
                     failure.left -= 1
                 raise DriverError(
-                    f"{name} was made to fail", hint="this is a fake host: kvm-compose server --fake"
+                    f"{name} was made to fail", hint="this is a simulated host: kvm-compose server --fake"
                 )
 
     def keep(self) -> None:
-        """Write the world down."""
+        """Save the state of all hosts."""
         if self.path is not None:
             write_atomic(self.path, msgspec.json.encode(self.worlds), mode=0o600)
 
 
 class SimulatedHost:
-    """One of the hosts. Calls to others than the main host begin with the host's name: ``two/facts``."""
+    """One simulated host. Except on the main host, calls begin with the host's name: ``two/facts``."""
 
     def __init__(self, worlds: Worlds, name: str) -> None:
         self._worlds = worlds
@@ -120,23 +120,23 @@ class SimulatedHost:
 
 
 class FakeBlobStore:
-    """See ``BlobStore``. Nothing is sent; what would be is counted."""
+    """See ``BlobStore``. Nothing is sent, only counted."""
 
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
 
     async def inspect(self, project: str, home: str) -> Inventory:
-        """What has come."""
+        """Return what was delivered."""
         await self._host.call("look", project)
         world = self._host.world
         if world.homes.get(project, home) != home:
-            raise DriverError(f"{project} is another main host's")
+            raise DriverError(f"{project} belongs to another main host")
         return Inventory(
             stored=frozenset(world.blobs), delivered=dict(world.delivered.get(project, {})), room=1 << 50
         )
 
     async def open(self, project: str, home: str) -> None:
-        """Note whose it is."""
+        """Record whose it is."""
         await self._host.call("open_depot", project)
         self._host.world.homes[project] = home
         self._host.world.delivered.setdefault(project, {})
@@ -151,13 +151,13 @@ class FakeBlobStore:
         self._host.keep()
 
     async def link(self, project: str, links: Mapping[str, str]) -> None:
-        """Note them."""
+        """Record them."""
         await self._host.call("link", project)
         self._host.world.delivered[project].update(links)
         self._host.keep()
 
     async def put(self, project: str, files: Mapping[str, Blob], progress: Callable[[int], None]) -> None:
-        """Note them; a disk is a new one."""
+        """Record them; a disk is a new one."""
         for path, blob in files.items():
             await self._host.call("put", path)
             progress(blob.source.stat().st_size)
@@ -166,11 +166,11 @@ class FakeBlobStore:
             self._host.keep()
 
     async def check_images(self, project: str, paths: Collection[str]) -> None:  # noqa: ARG002
-        """Nothing was sent that could be looked at."""
+        """Nothing was sent that could be checked."""
         await self._host.call("check_images", project)
 
     async def clear(self, project: str) -> None:
-        """All that was delivered goes."""
+        """Remove everything that was delivered."""
         await self._host.call("clear_depot", project)
         self._host.world.delivered.pop(project, None)
         self._host.world.homes.pop(project, None)

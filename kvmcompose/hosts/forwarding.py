@@ -1,4 +1,4 @@
-"""Sockets of other hosts, here."""
+"""Sockets of other hosts, forwarded to local ones."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 
 class ForwardedSocket:
-    """A socket of another host, here: whoever connects to ``path`` talks to ``target`` there.
+    """A local socket that forwards each connection to one of the ``targets`` on another host.
 
-    It outlives the connection to the host: each who connects goes over the one there is then.
+    It outlives the connection to the host: each client uses the one that is open then.
     """
 
     def __init__(self, connection: HostConnection, path: Path, targets: tuple[str, ...]) -> None:
-        """Listen from now on; the first of the ``targets`` that is there is taken."""
+        """Listen on ``path``; the first of the ``targets`` that accepts a connection is used."""
         import socket  # noqa: PLC0415
 
         self.path = path
@@ -37,7 +37,7 @@ class ForwardedSocket:
         self._accepting = asyncio.get_running_loop().create_task(self._accept())
 
     async def close(self) -> None:
-        """Listen no more, and end what is connected."""
+        """Stop listening, and close all connections."""
         tasks = [self._accepting, *self._tasks]
         for task in tasks:
             task.cancel()
@@ -51,16 +51,16 @@ class ForwardedSocket:
             try:
                 accepted, _ = await loop.sock_accept(self._socket)
                 reader, writer = await asyncio.open_unix_connection(sock=accepted)
-            except OSError as error:  # too many files are open: later there may be fewer
-                log.warning("nobody can join %s: %s", self.path, text_of(error))
+            except OSError as error:  # too many open files: later there may be fewer
+                log.warning("cannot accept a connection to %s: %s", self.path, text_of(error))
                 await asyncio.sleep(1)
                 continue
-            task = loop.create_task(self._join(reader, writer))
+            task = loop.create_task(self._forward(reader, writer))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Until the other end is done; it is told when this one is."""
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward in both directions until the other end closes; pass on when this one does."""
         try:
             there_reader, there_writer = await self._reach()
             there = asyncio.create_task(_pump(reader, there_writer))
@@ -71,7 +71,7 @@ class ForwardedSocket:
                 await asyncio.gather(there, return_exceptions=True)
                 there_writer.close()
         except (DriverError, OSError, asyncssh.Error) as error:
-            log.warning("nothing joins %s: %s", self.path, text_of(error))
+            log.warning("cannot forward %s: %s", self.path, text_of(error))
         finally:
             writer.close()
 
@@ -84,7 +84,7 @@ class ForwardedSocket:
                     return await connection.open_unix_connection(target)
             except asyncssh.ChannelOpenError as error:
                 last = error
-        raise last or DriverError("there is nothing to join")
+        raise last or DriverError("there is no socket to connect to")
 
 
 async def _pump(

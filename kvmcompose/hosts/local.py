@@ -1,4 +1,4 @@
-"""Programs on the machine that the server runs on."""
+"""Runs programs on the machine that the server runs on. The only module here that starts processes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from kvmcompose.hosts.errors import DriverError
 log = logging.getLogger(__name__)
 
 
-#: How long the program of a stream that is not wanted any more may take to end, in seconds. The shell around
-#: it kills it before that.
+#: How long the program of an abandoned stream may take to exit, in seconds. The shell around it kills it
+#: before.
 _END_SECONDS = 4
 
 
 class LocalRunner:
-    """The machine that the server runs on."""
+    """Runs programs on this machine."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -45,7 +45,7 @@ class LocalRunner:
         }
 
     async def reach(self) -> None:
-        """It is here."""
+        """Always reachable."""
 
     async def run(
         self,
@@ -56,7 +56,7 @@ class LocalRunner:
         privileged: bool = False,
         check: bool = True,
     ) -> Completed:
-        """As CommandRunner says."""
+        """See ``CommandRunner``."""
         command = as_root(argv, seconds) if privileged and os.geteuid() != 0 else list(argv)
         log.debug("$ %s", pasteable(argv, stdin, privileged=privileged))
         process = await self._start(command, with_input=stdin is not None)
@@ -67,7 +67,7 @@ class LocalRunner:
             await _kill(process)
             raise DriverError(
                 f"{argv[0]} did not end within {seconds:g} s on {self.name}",
-                hint=f"to see it yourself, run: {pasteable(argv, stdin, privileged=privileged)}",
+                hint=f"to reproduce: {pasteable(argv, stdin, privileged=privileged)}",
             ) from None
         except BaseException:
             await _kill(process)
@@ -79,7 +79,7 @@ class LocalRunner:
         return completed
 
     async def stream(self, argv: Sequence[str], *, privileged: bool = False) -> AsyncGenerator[bytes]:
-        """As CommandRunner says."""
+        """See ``CommandRunner``."""
         log.debug("$ %s", pasteable(argv, privileged=privileged))
         rights = ["sudo", "-n", "--"] if privileged and os.geteuid() != 0 else []
         process = await self._start([*rights, *while_wanted(argv)], with_input=True)
@@ -116,7 +116,7 @@ class LocalRunner:
 async def _communicate(
     process: asyncio.subprocess.Process, stdin: bytes | None, program: str, host: str
 ) -> tuple[bytes, bytes]:
-    """What a program prints until it ends. Raises DriverError for too much."""
+    """Return what a program prints until it ends. Raises DriverError for too much."""
     assert process.stdout is not None  # noqa: S101 (it is a pipe, as is the next)
     assert process.stderr is not None  # noqa: S101
 
@@ -134,16 +134,16 @@ async def _communicate(
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Tell the program of a stream that it is not wanted any more, and wait until it has ended."""
+    """End the program of an abandoned stream, and wait until it has exited."""
     assert process.stdin is not None  # noqa: S101 (it is a pipe, as is the next)
     assert process.stdout is not None  # noqa: S101
     process.stdin.close()
-    rest = asyncio.create_task(tail(process.stdout))  # what nobody takes would keep it waiting
+    rest = asyncio.create_task(tail(process.stdout))  # unread output would block it
     try:
         async with asyncio.timeout(_END_SECONDS):
             await process.wait()
     except TimeoutError:
-        log.warning("a program does not end: process %d", process.pid)
+        log.warning("a program does not exit: process %d", process.pid)
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -153,14 +153,14 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
-    """End a program and its children; one that is root's, and we are not, ends by its own time limit."""
+    """Kill a program and its children; one of root's that we may not kill ends by its own time limit."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
     except PermissionError:
         return
-    # it has not ended for asyncio before its pipes have, and what is left in them would keep these open
+    # for asyncio a process ends only when its pipes do, and unread output keeps those open
     rest = [
         asyncio.ensure_future(tail(pipe)) for pipe in (process.stdout, process.stderr) if pipe is not None
     ]

@@ -34,7 +34,7 @@ class LocalBlobStore(RemoteBlobStore):
         self._files = files
 
     async def open(self, project: str, home: str) -> None:
-        """Everything is root's; others may pass through folders, and list none."""
+        """Create the folders for root; others may traverse them, and list none."""
         await asyncio.to_thread(self._open, self._once.folder(project), home)
 
     def _open(self, folder: Path, home: str) -> None:
@@ -44,7 +44,7 @@ class LocalBlobStore(RemoteBlobStore):
             if each.is_symlink():
                 raise DriverError(f"{each} is a link", hint=f"rm {each}")
             each.mkdir(mode=0o711, exist_ok=True)
-            if each != self._store:  # whoever sends to this host lists it
+            if each != self._store:  # other main hosts that send to this one list it
                 each.chmod(0o711)
         os.chown(folder, 0, 0)
         staged = private / "home.part"
@@ -80,7 +80,7 @@ class LocalBlobStore(RemoteBlobStore):
         except OSError as error:
             raise DriverError(
                 f"cannot read {blob.source} with the rights of {self._files.name}: {error.strerror}",
-                hint="is it theirs, and no link to what they may not read?",
+                hint="the user must be able to read it, and it must not be a link to what they cannot read",
             ) from error
 
     def _copy(self, blob: Blob, staged: Path, target: Path, mode: int) -> int:
@@ -103,7 +103,7 @@ class LocalBlobStore(RemoteBlobStore):
                 os.fsync(file.fileno())
                 os.fchmod(file.fileno(), mode)
             if found.hexdigest() != blob.digest:
-                raise DriverError(f"{blob.source} changed while it was read", hint="kvm-compose up, again")
+                raise DriverError(f"{blob.source} changed while it was read", hint="run kvm-compose up again")
             target.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
             staged.replace(target)
         finally:
@@ -111,29 +111,29 @@ class LocalBlobStore(RemoteBlobStore):
         return sent
 
     async def check_images(self, project: str, paths: Collection[str]) -> None:
-        """What QEMU would open because an image names it must be the project's own. Raises DriverError."""
+        """Check that QEMU would open no file outside the project because an image names it."""
         await asyncio.to_thread(check_images, self._once.folder(project), paths)
 
 
 def check_images(tree: Path, paths: Collection[str]) -> None:
-    """Raise DriverError for an image that names files outside the tree, or that lets QEMU guess a format."""
+    """Raise DriverError for an image that names files outside the tree, or lets QEMU guess a format."""
     for path in paths:
         try:
             header = read_header(tree / path)
         except KvmComposeError as error:
             raise DriverError(error.message, hint=error.hint) from error
         if header.data_file is not None:
-            raise DriverError(f"{path} keeps its data in another file, {header.data_file}")
+            raise DriverError(f"{path} has an external data file, {header.data_file}")
         backing = header.backing_file
         if backing is None:
             continue
         below = posixpath.normpath(posixpath.join(posixpath.dirname(path), backing))
         if backing.startswith("/") or ":" in backing or below not in paths:
             raise DriverError(
-                f"{path} has the backing file {backing}, which is none of the project's images",
-                hint="kvm-compose generate --provision makes the disk anew",
+                f"{path} has the backing file {backing}, which is not one of the project's images",
+                hint="kvm-compose generate --provision rebuilds the disk",
             )
         if header.backing_format not in ("qcow2", "raw"):
-            raise DriverError(f"{path} does not say which format its backing file has")
+            raise DriverError(f"{path} does not name the format of its backing file")
         if below.endswith(".iso") and header.backing_format != "raw":  # a guest may have written to it
-            raise DriverError(f"{path} takes {backing}, which is raw, for {header.backing_format}")
+            raise DriverError(f"{path} names the format {header.backing_format} for {backing}, which is raw")

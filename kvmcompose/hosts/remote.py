@@ -1,4 +1,4 @@
-"""Programs on another testbed host, through SSH."""
+"""Runs programs on another testbed host, over SSH."""
 
 from __future__ import annotations
 
@@ -32,29 +32,30 @@ from kvmcompose.hosts.ssh import BEGIN_SECONDS, SILENT, text_of
 
 log = logging.getLogger(__name__)
 
-#: What a time limit on the host may take longer than ours would, in seconds.
+#: How much later than ours a time limit on the host may expire, in seconds.
 _SLACK = 10.0
-#: How timeout(1) ends when it has ended a command; killed itself, if it had to kill.
+#: How timeout(1) exits after it has ended a command; killed itself, if it had to kill.
 _TIMED_OUT = (124, 137, -9)
-#: sshd hands a command line to a shell as one word, of 128 KiB at most (execve(2)). In bytes.
+#: sshd passes a command line to a shell as one word, of 128 KiB at most (execve(2)). In bytes.
 _LONG_LINE = 100_000
 _PAUSE = 0.1
-#: How long is waited for the end of a program that was given up, and how long it is tried, in seconds.
+#: How long to wait for the end of an abandoned program, and how long to try to end it, in seconds.
 _END_SECONDS, _END_TRIES_SECONDS = 3.0, 60.0
-#: Tells who it is: sshd passes no signals on to programs of root.
-_TELL = 'echo "kvm-compose: $$" >&2'
-#: Becomes the command.
+#: Reports its process ID: sshd forwards no signals to programs of root.
+_REPORT = 'echo "kvm-compose: $$" >&2'
+#: Replaces the shell by the command.
 _BECOME = f'exec env LC_ALL=C "PATH=$PATH:{SYSTEM_PATH}" "$@"'
-_TOLD = re.compile(rb"kvm-compose: ([0-9]{1,10})\n")
-#: Before that the user's shell may say something of its own, so much at most, in bytes.
+_REPORTED = re.compile(rb"kvm-compose: ([0-9]{1,10})\n")
+#: The most that the user's shell may print before that, in bytes.
 _MOST_BEFORE = 1 << 14
 CHUNK = 1 << 16
-#: How long the program of a stream may take to end: somewhat more than what runs it gives it, in seconds.
+#: How long the program of a stream may take to exit: somewhat more than the shell around it allows, in
+#: seconds.
 _STREAM_END_SECONDS = 5.0
 
 
 class SshRunner:
-    """See ``CommandRunner``. When the connection is lost a program there ends by its time limit."""
+    """See ``CommandRunner``. When the connection is lost, a program there ends by its time limit."""
 
     def __init__(self, connection: HostConnection) -> None:
         self.name = connection.host.name
@@ -62,7 +63,7 @@ class SshRunner:
         self._ending: set[asyncio.Task[None]] = set()
 
     async def reach(self) -> None:
-        """As CommandRunner says."""
+        """See ``CommandRunner``."""
         await self._connection.get()
 
     async def run(
@@ -74,9 +75,9 @@ class SshRunner:
         privileged: bool = False,
         check: bool = True,
     ) -> Completed:
-        """As CommandRunner says. Raises HostLostError when the connection is lost: it may have run or not."""
+        """See ``CommandRunner``. Raises HostLostError when the connection is lost: it may have run."""
         log.debug("%s$ %s", self.name, pasteable(argv, stdin, privileged=privileged))
-        await self.reach()  # whose rights we have is known then
+        await self.reach()  # then the user is known
         line, ahead = self._line(argv, seconds, privileged=privileged)
         given = ahead + (stdin or b"")
         async with self._connection.sessions:
@@ -96,11 +97,11 @@ class SshRunner:
         return completed
 
     async def stream(self, argv: Sequence[str], *, privileged: bool = False) -> AsyncGenerator[bytes]:
-        """As CommandRunner says, over a connection of its own: it may last, and sessions of sshd are few."""
+        """See ``CommandRunner``. Uses a connection of its own: it may last, and sshd limits sessions."""
         log.debug("%s$ %s", self.name, pasteable(argv, privileged=privileged))
         await self.reach()
         rights = ["sudo", "-n", "--"] if self._is_roots(privileged=privileged) else []
-        line = _telling([*rights, *while_wanted(argv)])
+        line = _reporting([*rights, *while_wanted(argv)])
         connection = HostConnection(self._connection.host, self._connection.member)
         try:
             async with self._connection.logins:
@@ -128,19 +129,19 @@ class SshRunner:
             await connection.close()
 
     def _line(self, argv: Sequence[str], seconds: float, *, privileged: bool) -> tuple[str, bytes]:
-        """A line for the user's shell there, and what of it comes on standard input, as it is too long."""
+        """Return the line for the user's shell, and the part of a long one that goes to standard input."""
         if self._is_roots(privileged=privileged):
             command = as_root(argv, seconds)
         else:
             command = ["timeout", f"--kill-after={GRACE}", f"{seconds:g}", *argv]
-        line = _telling(command)
+        line = _reporting(command)
         if len(line.encode()) <= _LONG_LINE:
             return line, b""
         words = f"set -- {shlex.join(command)}\n".encode()
-        return _telling([], f'eval "$(head -c {len(words)})"'), words
+        return _reporting([], f'eval "$(head -c {len(words)})"'), words
 
     def _is_roots(self, *, privileged: bool) -> bool:
-        """Whether the program is another one's than the user's: root's."""
+        """Whether the program runs as root, and the user is not root."""
         return privileged and self._connection.user != "root"
 
     async def _run(self, program: str, line: str, stdin: bytes, seconds: float, *, roots: bool) -> Completed:
@@ -167,9 +168,9 @@ class SshRunner:
         return Completed(status, stdout, stderr)
 
     async def _begin(self, line: str, stdin: bytes, *, roots: bool) -> asyncssh.SSHClientProcess[bytes]:
-        """Begin it, or not at all when cancelled.
+        """Start it; when cancelled, it does not keep running.
 
-        A session of sshd is free when its program has ended; one that we have let go of may not have yet.
+        sshd frees a session when its program has ended, which an abandoned one may not have yet.
         """
         end = time.monotonic() + _SLACK
         while True:
@@ -186,13 +187,13 @@ class SshRunner:
                     raise self._connection.lost(error) from error
                 if time.monotonic() > end:
                     where = self._connection.where
-                    raise DriverError(f"{where} runs no program: {text_of(error)}") from error
+                    raise DriverError(f"{where} refuses to run a program: {text_of(error)}") from error
             except (OSError, asyncssh.Error) as error:
                 raise self._connection.lost(error) from error
             await asyncio.sleep(_PAUSE)
 
     async def _give_up(self, ending: Coroutine[Any, Any, None]) -> None:
-        """Wait for the end of a program, but not long; on a busy host it may come later."""
+        """Wait briefly for the end of a program; on a busy host it may come later."""
         task = asyncio.create_task(self._try(ending))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
@@ -212,28 +213,28 @@ class SshRunner:
     async def _end(
         self, process: asyncssh.SSHClientProcess[bytes], complaints: _Complaints, *, roots: bool
     ) -> None:
-        """End a program that nobody waits for any more, with its children; its time limit would, too."""
-        rest = asyncio.ensure_future(tail(process.stdout))  # what nobody takes would keep it waiting
+        """End an abandoned program with its children, before its time limit does."""
+        rest = asyncio.ensure_future(tail(process.stdout))  # unread output would block it
         try:
-            pid = await complaints.told()
+            pid = await complaints.process_id()
             if pid is None:
                 return
             kill = ["sudo", "-n", "--", "kill"] if roots else ["kill"]
             line = shlex.join([*kill, "-TERM", "--", f"-{pid}"])
             if process.returncode is not None:
-                return  # the group may be another's by now
+                return  # the process group may belong to another program by now
             try:
                 connection = await self._connection.get()
                 await connection.run(line, **SILENT)
-            except asyncssh.ChannelOpenError:  # all sessions may be taken, by what has to end
-                await self._run_apart(line)
+            except asyncssh.ChannelOpenError:  # the programs to be ended may occupy all sessions
+                await self._run_separately(line)
         finally:
             rest.cancel()
             process.close()
             await asyncio.gather(rest, return_exceptions=True)
 
-    async def _run_apart(self, line: str) -> None:
-        """Run a line over a connection of its own."""
+    async def _run_separately(self, line: str) -> None:
+        """Run a command line over a connection of its own."""
         connection = HostConnection(self._connection.host, self._connection.member)
         try:
             async with self._connection.logins:
@@ -243,19 +244,19 @@ class SshRunner:
             await connection.close()
 
     def _not_begun(self, program: str) -> DriverError:
-        return DriverError(f"{self._connection.where} did not begin {program} within {BEGIN_SECONDS:g} s")
+        return DriverError(f"{self._connection.where} did not start {program} within {BEGIN_SECONDS:g} s")
 
     def _too_slow(
         self, argv: Sequence[str], stdin: bytes | None, seconds: float, *, privileged: bool
     ) -> DriverError:
         return DriverError(
             f"{argv[0]} did not end within {seconds:g} s on {self.name}",
-            hint=f"to see it yourself, run there: {pasteable(argv, stdin, privileged=privileged)}",
+            hint=f"to reproduce, run there: {pasteable(argv, stdin, privileged=privileged)}",
         )
 
 
 class _Complaints:
-    """Standard error without the line that tells who the program is."""
+    """Standard error without the line that reports the process ID."""
 
     def __init__(self, source: asyncssh.SSHReader[bytes]) -> None:
         self._source = source
@@ -263,26 +264,26 @@ class _Complaints:
         self._pid: int | None = None
         self._looking = True
 
-    async def told(self) -> int | None:
-        """Its process ID, as soon as it is known; None if it has not said so."""
+    async def process_id(self) -> int | None:
+        """Return the process ID once it is known; None if it was not reported."""
         while self._looking:
             chunk = await self._source.read(CHUNK)
             self._before += chunk
-            if told := _TOLD.search(self._before):
-                self._pid = int(told[1])
-                self._before = _TOLD.sub(b"", self._before, count=1)
+            if found := _REPORTED.search(self._before):
+                self._pid = int(found[1])
+                self._before = _REPORTED.sub(b"", self._before, count=1)
             self._looking = self._pid is None and chunk != b"" and len(self._before) < _MOST_BEFORE
         return self._pid
 
     async def read(self, n: int, /) -> bytes:
-        """What it says besides."""
-        await self.told()
+        """Return the rest of standard error."""
+        await self.process_id()
         before, self._before = self._before, b""
         return before or await self._source.read(n)
 
 
 async def _feed(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> None:
-    """Give a program its standard input, if it has one; it may end without reading it all."""
+    """Write a program's standard input, if it has one; it may exit without reading all of it."""
     if not stdin:
         return
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -291,23 +292,23 @@ async def _feed(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> None
         await process.stdin.drain()
 
 
-def _telling(command: Sequence[str], first: str = ":") -> str:
-    """A line for the user's shell, whichever that is: tells who it is, does ``first``, is the command."""
-    return f"exec {shlex.join(['sh', '-c', f'{_TELL}; {first}; {_BECOME}', 'sh', *command])}"
+def _reporting(command: Sequence[str], first: str = ":") -> str:
+    """Return a line for any login shell: it reports its process ID, runs ``first``, becomes the command."""
+    return f"exec {shlex.join(['sh', '-c', f'{_REPORT}; {first}; {_BECOME}', 'sh', *command])}"
 
 
 def _status(process: asyncssh.SSHClientProcess[bytes]) -> int:
-    """How a program ended. Raises ConnectionLost when nobody knows."""
+    """Return the exit status of a program. Raises ConnectionLost when it is unknown."""
     if process.returncode is None:
         raise asyncssh.ConnectionLost("it ended without a status")
     return process.returncode
 
 
 async def _let_go(process: asyncssh.SSHClientProcess[bytes]) -> None:
-    """End the program of a stream: its standard input ends. Wait until it has."""
+    """End the program of a stream by closing its standard input, and wait for it."""
     with contextlib.suppress(OSError, asyncssh.Error):
         process.stdin.write_eof()
         async with asyncio.timeout(_STREAM_END_SECONDS):
-            while await process.stdout.read(CHUNK):  # what nobody takes would keep it waiting
+            while await process.stdout.read(CHUNK):  # unread output would block it
                 pass
             await process.wait_closed()

@@ -1,4 +1,4 @@
-"""What connections through asyncssh to hosts and to guests have in common."""
+"""What asyncssh connections to hosts and to guests have in common."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from typing import Any
 
 import asyncssh
 
-#: How long a server may take to begin a program on a connection that is there.
+#: How long an SSH server may take to start a program on an open connection, in seconds.
 BEGIN_SECONDS = 45.0
-#: What a connection holds that the other end does not take, in bytes: many windows of OpenSSH's (2 MiB).
+#: The most unsent data that a connection holds, in bytes: many of OpenSSH's windows (2 MiB).
 MOST_UNSENT = 1 << 25
-#: Options of a command of ours whose output nobody reads: what a guest sends is dropped as it comes.
+#: Options of a command whose output is not needed: it is discarded as it arrives.
 SILENT: dict[str, Any] = {
     "stdin": asyncssh.DEVNULL, "stdout": asyncssh.DEVNULL, "stderr": asyncssh.DEVNULL, "encoding": None
 }  # fmt: skip
 
 
 def text_of(error: Exception) -> str:
+    """Return the message of an error, or its type if it has none."""
     return str(error) or type(error).__name__
 
 
 def bound_unsent(connection: asyncssh.SSHClientConnection) -> None:
-    """Give a connection up when its other end makes us answer, or gives us a large window, and does not read.
+    """Abort a connection when its other end requests data, or grants a large window, and does not read.
 
-    asyncssh writes on for ever, and has no option for that. Not for connections through another host.
+    asyncssh has no option that limits what it buffers. Has no effect on a connection through another host.
     """
     transport = connection._transport  # noqa: SLF001
     if isinstance(transport, asyncio.Transport):

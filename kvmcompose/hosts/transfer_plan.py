@@ -1,6 +1,6 @@
-"""What the guests of another host need of a project: their files, and the images that these lie on.
+"""What has to be sent to another host for its guests: their files, and the backing files of their disks.
 
-On the main host everything lies in the project folder; another host is sent what is named here.
+On the main host the project folder has everything.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from kvmcompose.guests import guest_kind
 from kvmcompose.images.qcow2 import HEAD_BYTES, is_pristine, parse_header, read_header
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-#: Digests of images, remembered in the project folder.
+#: Caches digests of images in the project folder.
 _REMEMBERED = ".kvm-compose/digests.json"
-#: What other hosts were sent, for those who want to know without asking them.
+#: Records what other hosts were sent, so that commands can tell without contacting them.
 _SENT = ".kvm-compose/sent.json"
 _BLOCK = 512
 _LONGEST_CHAIN = 64
 
 
 class NeededFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that a host needs. ``path`` is relative to the project folder, ``source`` where it lies here.
+    """A file that a host needs. ``path`` is relative to the project folder, ``source`` is the local file.
 
-    ``shared``: nobody writes to it, so that its content is sent once, whoever needs it. ``disk``: a guest
-    writes to it. ``size`` is how much data is in it, in bytes: holes are not counted.
+    ``shared``: read-only, so that it is sent once as a blob. ``disk``: a guest writes to it. ``size`` is the
+    amount of data in bytes, without holes.
     """
 
     path: str
@@ -49,25 +49,25 @@ class NeededFile(msgspec.Struct, frozen=True, kw_only=True):
 def needed_files(
     folder: Path, guests: Iterable[DomainGuest], files: OwnerFiles | None = None
 ) -> dict[str, NeededFile]:
-    """What these guests need, by path; ``files`` reads it with other rights than ours.
+    """Return what these guests need, by path; ``files`` reads it with the rights of another user.
 
-    Raises KvmComposeError, or OSError when something is not there.
+    Raises KvmComposeError, or OSError for a missing file.
     """
     found: dict[str, NeededFile] = {}
     for guest in guests:
         for path in guest.files:
-            if path == guest.domain_xml:  # libvirt is told by the server
+            if path == guest.domain_xml:  # the server passes it to libvirt
                 continue
-            # a link leads to an image
+            # a link points to an image
             shared = files.see(folder / path).linked if files else (folder / path).is_symlink()
-            found[path] = _parcel(folder, path, files, shared=shared, disk=path == guest.disk)
+            found[path] = _needed_file(folder, path, files, shared=shared, disk=path == guest.disk)
             if path == guest.disk:
                 for below in _chain(folder, path, files):
-                    found.setdefault(below, _parcel(folder, below, files, shared=True))
+                    found.setdefault(below, _needed_file(folder, below, files, shared=True))
     return found
 
 
-def _parcel(
+def _needed_file(
     folder: Path, path: str, files: OwnerFiles | None, *, shared: bool = False, disk: bool = False
 ) -> NeededFile:
     if files is not None:
@@ -81,7 +81,7 @@ def _parcel(
 
 
 def _chain(folder: Path, disk: str, files: OwnerFiles | None) -> Iterator[str]:
-    """The images that a disk lies on; each names the next one as seen from where itself lies."""
+    """Yield the backing files of a disk; each names the next one relative to its own folder."""
     path = disk
     for _ in range(_LONGEST_CHAIN):
         backing = backing_file(folder / path, files)
@@ -89,22 +89,22 @@ def _chain(folder: Path, disk: str, files: OwnerFiles | None) -> Iterator[str]:
             return
         path = os.path.normpath(os.path.join(os.path.dirname(path), backing))  # noqa: PTH118, PTH120
         yield path
-    raise KvmComposeError(f"{disk} has more than {_LONGEST_CHAIN} backing files, one below the other")
+    raise KvmComposeError(f"{disk} has a chain of more than {_LONGEST_CHAIN} backing files")
 
 
 def backing_file(path: Path, files: OwnerFiles | None) -> str | None:
-    """What a disk lies on, as it names it. Raises KvmComposeError, or OSError."""
+    """Return the backing file of a disk, as it names it. Raises KvmComposeError, or OSError."""
     if files is None:
         return read_header(path).backing_file
     try:
         header = parse_header(files.read(path, HEAD_BYTES))
     except ValueError as error:
-        raise KvmComposeError(f"{path} is not a sound qcow2 image: {error}") from error
+        raise KvmComposeError(f"{path} is not a valid qcow2 image: {error}") from error
     return header.backing_file if header is not None else None
 
 
 class Digests:
-    """The SHA-256 of files that may be large. Those of a project's images are remembered in it."""
+    """The SHA-256 of large files, cached in the project folder."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _REMEMBERED
@@ -122,44 +122,44 @@ class Digests:
         return StatCache(self._known.items())
 
     def of(self, source: Path) -> str:
-        """The digest of a file's content. An image of the store is called by it. Raises OSError."""
+        """Return the digest of a file. An image in the store has it as its name. Raises OSError."""
         if _DIGEST.fullmatch(source.name):
             return source.name
         return self._cache.digest(source)
 
     def look_again(self) -> None:
-        """Files may have changed since."""
+        """Check again whether files have changed."""
         self._cache.forget_run()
 
     def keep(self) -> None:
-        """Remember what was found out."""
+        """Save new digests."""
         if self._cache.fresh:
             self._known |= self._cache.fresh
             private.write(self._path, msgspec.json.encode(self._known))
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """What a host was sent, when it was last looked at: shared contents, and the project's own by path."""
+    """What a host had after the last transfer: digests of blobs, and of the project's own files by path."""
 
     contents: frozenset[str] = frozenset()
     files: dict[str, str] = {}
 
 
 def note_sent(folder: Path, host: str, sent: Sent) -> None:
-    """Note it. Raises OSError."""
+    """Record what a host was sent. Raises OSError."""
     noted = read_sent(folder) | {host: sent}
     private.write(folder / _SENT, msgspec.json.encode(noted, order="deterministic"))
 
 
 def forget_sent(folder: Path, host: str) -> None:
-    """Nothing is known any more of what a host has. Raises OSError."""
+    """Remove the record of a host. Raises OSError."""
     noted = read_sent(folder)
     if noted.pop(host, None) is not None:
         private.write(folder / _SENT, msgspec.json.encode(noted, order="deterministic"))
 
 
 def read_sent(folder: Path) -> dict[str, Sent]:
-    """What each host was sent; nothing when that cannot be read."""
+    """Read what each host was sent; nothing when the record cannot be read."""
     try:
         noted = read_regular(folder / _SENT, limit=DOCUMENT_LIMIT, follow=False)
         return msgspec.json.decode(noted, type=dict[str, Sent])
@@ -168,22 +168,22 @@ def read_sent(folder: Path) -> dict[str, Sent]:
 
 
 class Transfer(msgspec.Struct, frozen=True):
-    """What would be sent to a host. ``unmade`` are golden images that are yet to be set up."""
+    """What would be sent to a host. ``unmade`` are golden images that are not set up yet."""
 
     host: str
-    parcels: tuple[NeededFile, ...]
+    files: tuple[NeededFile, ...]
     unmade: tuple[str, ...]
 
     @property
     def size(self) -> int:
         """In bytes."""
-        return sum(parcel.size for parcel in self.parcels)
+        return sum(file.size for file in self.files)
 
 
 def plan_transfers(folder: Path, state: State) -> list[Transfer]:
-    """What ``up`` would send to each host, by what is noted here of earlier times; no host is asked.
+    """Return what ``up`` would send to each host, according to local records; no host is contacted.
 
-    Raises KvmComposeError, or OSError when artefacts are not there.
+    Raises KvmComposeError, or OSError when artefacts are missing.
     """
     runs = {
         name: run
@@ -209,10 +209,10 @@ def plan_transfers(folder: Path, state: State) -> list[Transfer]:
         wanted = needed_files(folder, here)
         there = noted.get(host.name, Sent())
         missing: dict[str, NeededFile] = {}
-        for path, parcel in wanted.items():
-            known = there.contents if parcel.shared else {there.files.get(path)} - {None}
-            # what is large is read only where it may be known
-            if path not in unmade and not (known and digests.of(parcel.source) in known):
-                missing.setdefault(str(parcel.source) if parcel.shared else path, parcel)
+        for path, file in wanted.items():
+            known = there.contents if file.shared else {there.files.get(path)} - {None}
+            # a large file is read only if it may have been sent
+            if path not in unmade and not (known and digests.of(file.source) in known):
+                missing.setdefault(str(file.source) if file.shared else path, file)
         found.append(Transfer(host.name, tuple(missing.values()), tuple(sorted(unmade & wanted.keys()))))
     return found

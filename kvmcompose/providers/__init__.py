@@ -1,1 +1,1 @@
-"""What can exist on a host, one folder per kind: its interface, its driver, its fake."""
+"""What can exist on a host, one package per kind: its interface, its driver, its fake."""

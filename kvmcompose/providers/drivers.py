@@ -1,9 +1,4 @@
-"""What the server drives, as interfaces: each has one module for the real thing, ``fake`` has them all.
-
-Everything here is called from one event loop and must not block it. What fails raises DriverError, whose
-message names what was tried. Every call is idempotent: to start what runs or remove what is gone is no
-error. Names are those on the host, from ``state.json``.
-"""
+"""The drivers of a host, and where they come from: ``real`` or ``fake``."""
 
 from __future__ import annotations
 
@@ -23,9 +18,10 @@ from kvmcompose.providers.ovs.interface import Switches
 
 
 class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be driven on one host.
+    """The drivers of one host.
 
-    The main host has no ``blobs``, as all files are its own, unless they are a member's (``Drivers.host``).
+    The main host has no ``blobs``, because the project folder is there, except for a member
+    (``Drivers.host``).
     """
 
     name: str
@@ -38,20 +34,20 @@ class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Drivers(Protocol):
-    """Makes the drivers of a deployment's hosts."""
+    """Provides the drivers of a deployment's hosts."""
 
-    #: What ``Health.drivers`` says: ``real`` or ``fake``.
+    #: Shown in ``Health.drivers``: ``real`` or ``fake``.
     name: str
 
     def host(self, host: Host, member: OwnerFiles | None = None) -> HostDrivers:
-        """The drivers of one host; the same ones each time.
+        """Return the drivers of one host; the same ones each time.
 
-        With ``member``, root works for a user who is no administrator: the main host is sent what it needs as
-        any other, and other hosts are reached with nothing but that user's keys.
+        With ``member``, root works for a user who is no administrator: the main host is sent files like any
+        other host, and other hosts are reached only with that user's keys.
         """
 
     def shell(self) -> GuestShell:
-        """The way into guests."""
+        """Return the shell into guests."""
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Close all connections."""

@@ -1,7 +1,7 @@
-"""A host that is not there: every verb works, nothing is touched. To try pipelines out, and to break them.
+"""Simulated hosts, for trials and fault injection: every call works, and nothing real is changed.
 
-Each call has a name, ``start_domain:web``: the method and what it is about. Patterns of such names (as of
-the shell: ``start_domain:*``) can be made to fail, always or a number of times.
+Each call has a name, ``start_domain:web``: the method and its object. Calls that match a shell pattern
+(``start_domain:*``) can be made to fail, always or a number of times.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from kvmcompose.providers.ovs.fake import FakeSwitches
 
 
 class FakeDrivers(Worlds):
-    """The drivers of hosts that are not there. ``path`` is where their worlds are kept, None: nowhere."""
+    """The drivers of simulated hosts. ``path`` is where their state is saved, None: nowhere."""
 
     name = "fake"
 
     def host(self, host: Host, member: OwnerFiles | None = None) -> HostDrivers:
-        """The drivers of one host."""
+        """Return the drivers of one host."""
         fake = SimulatedHost(self, MAIN if host.is_main_host else host.name)
         return HostDrivers(
             name=host.name,
@@ -42,8 +42,8 @@ class FakeDrivers(Worlds):
         )
 
     def shell(self) -> FakeShell:
-        """The way into guests."""
+        """Return the shell into guests."""
         return FakeShell(self)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""

@@ -31,7 +31,7 @@ _LIBVIRT_SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
 
 
 class RealDrivers:
-    """libvirt, Open vSwitch, ip-link, qemu-img and SSH. Nothing is contacted before it is needed."""
+    """libvirt, Open vSwitch, ip-link, qemu-img and SSH. Connections are opened when they are needed."""
 
     name = "real"
 
@@ -43,9 +43,9 @@ class RealDrivers:
         self._shell = SshShell()
 
     def host(self, host: Host, member: OwnerFiles | None = None) -> HostDrivers:
-        """The server's own machine when it is the main host, else another one; the same drivers each time.
+        """Return the drivers of this machine for the main host, else of another one; the same ones each time.
 
-        A connection that was made with one user's keys is no other's.
+        A connection that was opened with one user's keys serves no other user.
         """
         key = host, member.uid if member is not None else None
         if key not in self._hosts:
@@ -66,7 +66,7 @@ class RealDrivers:
         return _drive(runner, hypervisor, RemoteBlobStore(runner))
 
     def _forward_libvirt(self, connection: HostConnection) -> LibvirtUri:
-        """The URI by which the other host's libvirt is reached here. Raises RefusedError."""
+        """Return the local URI of the other host's libvirt. Raises RefusedError."""
         targets = libvirt_sockets(connection.host)
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="kvm-compose-")  # mode 0700
@@ -75,11 +75,11 @@ class RealDrivers:
         return LibvirtUri(connection.host.libvirt.instance, str(path))
 
     def shell(self) -> GuestShell:
-        """The way into guests."""
+        """Return the shell into guests."""
         return self._shell
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         hosts, self._hosts = list(self._hosts.values()), {}
         for host in hosts:
             await host.hypervisor.close()
@@ -105,13 +105,13 @@ def _drive(runner: CommandRunner, hypervisor: Libvirt, blobs: RemoteBlobStore | 
 
 
 def libvirt_sockets(host: Host) -> tuple[str, ...]:
-    """Where the libvirt of another host listens there. Raises RefusedError."""
+    """Return the sockets on which another host's libvirt may listen. Raises RefusedError."""
     uri = host.libvirt
     if uri.socket is not None:
         return (uri.socket,)
     if uri.instance is not Instance.SYSTEM:
         raise RefusedError(
             f"the libvirt_uri of {host.name} is {host.libvirt_uri}, and {host.name} is another host",
-            hint="it is as the host itself sees it: qemu:///system (the SSH connection leads there)",
+            hint="use the URI as seen on that host: qemu:///system (the SSH connection forwards it)",
         )
     return _LIBVIRT_SOCKETS

@@ -92,7 +92,7 @@ def test_modes_of_what_a_disk_leads_to_stay(
     disk = link_of(place / "lab", DISK, target, kind)
     owned(place / "lab")
     before = state_of(target)
-    with pytest.raises(DriverError, match="is a link, or no regular file") as caught:
+    with pytest.raises(DriverError, match="is a link, or not a regular file") as caught:
         asyncio.run(disks.set_frozen(disk, frozen))
     assert state_of(target) == before
     assert caught.value.hint is not None
@@ -103,7 +103,7 @@ def test_modes_of_what_a_disk_leads_to_stay(
 def test_nobody_reads_through_a_console(disks: HostDisks, place: Path, target: Path, kind: str) -> None:
     console = link_of(place / "lab", CONSOLE, target.with_name("auth.log"), kind)
     owned(place / "lab")
-    with pytest.raises(DriverError, match="is a link, or no regular file"):
+    with pytest.raises(DriverError, match="is a link, or not a regular file"):
         asyncio.run(disks.read_tail(console, 30))
 
 
@@ -141,7 +141,7 @@ def test_a_disk_that_is_a_pipe_holds_nothing_up(disks: HostDisks, place: Path) -
     disk.parent.mkdir(parents=True)
     os.mkfifo(disk)
     owned(place / "lab")
-    with pytest.raises(DriverError, match="is a link, or no regular file"):
+    with pytest.raises(DriverError, match="is a link, or not a regular file"):
         asyncio.run(asyncio.wait_for(disks.set_frozen(disk, frozen=True), 20))
 
 

@@ -51,7 +51,7 @@ async def programs_run() -> None:
     assert (await machine.run(["sh", "-c", "kill -9 $$"], check=False)).status == -9
     error = await error_of(machine.run(["ls", "/nowhere"], privileged=True))
     assert error.message.startswith("ls failed with status 2 on main: ls: cannot access '/nowhere'")
-    assert error.hint == "to see it yourself, run: ls /nowhere"
+    assert error.hint == "to reproduce: ls /nowhere"
     error = await error_of(machine.run(["no-such-program"]))
     assert error.message == "the program 'no-such-program' is not installed on main"
     assert len((await machine.run(["head", "-c", "5000000", "/dev/zero"])).stdout) == 5_000_000

@@ -452,7 +452,7 @@ async def guests_end(folder: str) -> None:
         # an event, not the next look
         await hypervisor.start_domain(up.testbed.read(run.domain_xml))
         running = await error_of(hypervisor.undefine_domain(DOMAIN))
-        assert running.message == f"the domain {DOMAIN} runs: it cannot be undefined"
+        assert running.message == f"cannot undefine the domain {DOMAIN}: it is running"
         off = asyncio.create_task(hypervisor.wait_off(DOMAIN))
         await asyncio.sleep(0.5)
         os.kill(pid_in("/run/libvirt/qemu/virt-one.pid"), signal.SIGKILL)

@@ -200,7 +200,7 @@ async def how_far(folder: str) -> None:
         # set up, then not
         assert (await up.run("one", "sudo", "-n", "mv", "/etc/nocloud/ready", "/etc/nocloud/unready"))[0] == 0
         error = await error_of(up.shell.wait_ready(login, 2))
-        assert error.message.endswith("it lets us in, but its first-boot set-up (cloud-init) has not ended")
+        assert error.message.endswith("login works, but the first-boot set-up (cloud-init) is not complete")
         waiting = asyncio.create_task(up.shell.wait_ready(login, 60))
         await asyncio.sleep(1)
         assert not waiting.done()

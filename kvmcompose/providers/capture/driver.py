@@ -15,7 +15,7 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.capture.interface import Mirrors
 
 _WRONG = "can't parse filter expression: "
-#: What tcpdump ends with when what it listens on goes: the guest is off, the bridge was removed.
+#: What tcpdump prints when its interface disappears: the guest is off, the bridge was removed.
 _GONE = ("The interface disappeared", "The interface went down")
 
 
@@ -27,7 +27,7 @@ class TcpdumpCaptures:
         self._mirrors = mirrors
 
     async def check_filter(self, expression: str) -> str | None:
-        """What is wrong with it, as tcpdump says."""
+        """Return what tcpdump says is wrong with it."""
         argv = ["tcpdump", "-d", "--", expression]
         done = await self._runner.run(argv, check=False)
         if done.status == 0:
@@ -38,11 +38,11 @@ class TcpdumpCaptures:
         return said.removeprefix("tcpdump: ").removeprefix(_WRONG)
 
     def interface(self, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
-        """Packets on one network interface, in both directions."""
+        """Yield packets on one network interface, in both directions."""
         return self._stream(arguments(name, wanted))
 
     async def bridge(self, project: str, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
-        """Packets that come into a bridge."""
+        """Yield packets that enter a bridge."""
         async with (
             self._mirrors.open(project, name) as port,
             aclosing(self._stream(arguments(port, wanted, mirrored=True))) as packets,
@@ -61,9 +61,9 @@ class TcpdumpCaptures:
 
 
 def arguments(interface: str, wanted: Capture, *, mirrored: bool = False) -> list[str]:
-    """The command that writes packets to its standard output, each one at once.
+    """Return the command that writes packets to its standard output without delay.
 
-    ``mirrored``: the interface only gets packets; what the host itself might send there is not the bridge's.
+    ``mirrored``: only received packets count; what the host itself sends there is not the bridge's.
     """
     argv = ["tcpdump", "-i", interface, "-U", "--immediate-mode", "-s", str(wanted.snaplen), "-w", "-"]
     if mirrored:

@@ -15,24 +15,24 @@ _PING_SECONDS = 0.01
 
 
 class FakeCaptures:
-    """See ``Captures``. Guests ping each other as long as any is on; filters let everything through."""
+    """See ``Captures``. Guests ping each other while any is on; filters have no effect."""
 
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
 
     async def check_filter(self, expression: str) -> str | None:
-        """Of the syntax only parentheses are understood."""
+        """Check nothing but parentheses."""
         await self._host.call("check_filter", expression)
         return None if expression.count("(") == expression.count(")") else "syntax error"
 
     async def interface(self, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
-        """Packets of a guest."""
+        """Yield packets of a guest."""
         await self._host.call("capture", name)
         async for chunk in self._pings(wanted):
             yield chunk
 
     async def bridge(self, project: str, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
-        """The same packets, with a port of the bridge that is there meanwhile."""
+        """Yield the same packets; the bridge has a mirror port meanwhile."""
         await self._host.call("mirror", name)
         port = f"cap-{id(wanted) & 0xFFFF:x}"
         ports = self._host.world.bridges[project][name]

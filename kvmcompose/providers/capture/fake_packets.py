@@ -1,4 +1,4 @@
-"""Packets that nobody sent: pings between two guests, as pcap (IETF draft-ietf-opsawg-pcap)."""
+"""Generated packets: pings between two guests, as pcap (IETF draft-ietf-opsawg-pcap)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _ENDS = tuple(
 
 
 def file_header(snaplen: int) -> bytes:
-    """What a file begins with."""
+    """Return the header of a file."""
     return struct.pack("<IHHiIII", _MAGIC, 2, 4, 0, 0, snaplen, _ETHERNET)
 
 
 def record(number: int, snaplen: int, seconds: float) -> bytes:
-    """Packet ``number``: the even ones are questions, the odd ones the answers to them."""
+    """Return packet ``number``: even ones are requests, odd ones their replies."""
     packet = _ping(number)
     kept = packet[:snaplen]
     whole, part = divmod(round(seconds * 1e6), 10**6)
@@ -30,10 +30,10 @@ def record(number: int, snaplen: int, seconds: float) -> bytes:
 
 
 def _ping(number: int) -> bytes:
-    sequence, is_answer = divmod(number, 2)
-    (source_mac, source), (target_mac, target) = reversed(_ENDS) if is_answer else _ENDS
+    sequence, is_reply = divmod(number, 2)
+    (source_mac, source), (target_mac, target) = reversed(_ENDS) if is_reply else _ENDS
     echo = struct.pack(">HH", 1, sequence & 0xFFFF) + bytes(range(56))
-    kind = _ECHO_REPLY if is_answer else _ECHO_REQUEST
+    kind = _ECHO_REPLY if is_reply else _ECHO_REQUEST
     message = struct.pack(">BBH", kind, 0, _checksum(bytes([kind, 0]) + echo)) + echo
 
     def header(checksum: int) -> bytes:

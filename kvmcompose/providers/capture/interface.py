@@ -1,4 +1,4 @@
-"""Captures of packets on one host."""
+"""Packet captures on one host."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from kvmcompose.core.deployment import Capture
 
 
 class Captures(Protocol):
-    """Packets on one host, in the format of pcap (IETF draft-ietf-opsawg-pcap).
+    """Packet captures on one host, in the format of pcap (IETF draft-ietf-opsawg-pcap).
 
-    The first chunk comes when the capture has begun. It ends with ``count`` packets, or when what is captured
-    goes; to end it before that, close the generator.
+    The first chunk arrives when the capture has started. A capture ends after ``count`` packets, or when its
+    interface or bridge is removed; to end it earlier, close the generator.
     """
 
     async def check_filter(self, expression: str) -> str | None:
-        """What is wrong with an expression of pcap-filter(7); None when nothing is."""
+        """Return what is wrong with an expression of pcap-filter(7); None for a valid one."""
 
     def interface(self, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
-        """Packets on one network interface, in both directions."""
+        """Yield packets on one network interface, in both directions."""
 
     def bridge(self, project: str, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
-        """Packets that come into a bridge of Open vSwitch, whatever port they come by."""
+        """Yield packets that enter an Open vSwitch bridge, on any port."""
 
 
 class Mirrors(Protocol):

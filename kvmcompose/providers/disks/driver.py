@@ -1,6 +1,6 @@
-"""Files of projects on a host: the link that leads to a project, and disk images.
+"""Files of projects on a host: the link to a project's folder, and disk images.
 
-Everything is done by programs, so that it works where the files are root's or on another host.
+Programs do all the work, so that it also works on files of root's and on other hosts.
 """
 
 from __future__ import annotations
@@ -14,56 +14,56 @@ from kvmcompose.hosts.command import CommandRunner, Completed, failure
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.images import qcow2
 
-#: Where hosts find projects, whoever's folders they are in (``project_folder`` in the state).
+#: Where hosts find projects, wherever their folders are (``project_folder`` in the state).
 PROJECTS = Path("/var/lib/kvm-compose")
 CONSOLES = Path(".kvm-compose", "consoles")
 
 _TAIL_BYTES = 1 << 18
-#: Neither is a link followed, nor a pipe waited for.
+#: Follows no link, and does not wait for a pipe.
 _DD_FLAGS = "iflag=skip_bytes,count_bytes,fullblock,nofollow,nonblock"
 _NO_FILE = "No such file or directory"
 _NO_FOLDER = "Not a directory"
-#: How the next one ends when there is a link; it says which.
+#: Exit status of the scripts below when they find a link; they print which.
 _A_LINK = 66
-#: A project's folders in which files are touched. What is above them is up to whoever made the project.
+#: A project's folders in which files are changed. Those above them are up to the project's owner.
 _INNER = ("artefacts", ".kvm-compose")
-#: Folder of the project, the way from there to a folder, and a name in that: go there, by no link. From then
-#: on that folder is where we are, whatever is put in its place. What is not there, stat says in words.
-_GO = """\
+#: Arguments: folder of the project, relative path to a folder in it, file name. Enters that folder without
+#: following a link; a later replacement of the folder has no effect. stat reports what does not exist.
+_ENTER = """\
 stat -- "$1/$2/$3" >/dev/null || exit
 cd -P -- "$1" || exit
 top=${PWD%/}
 cd -P -- "./$2" || exit
 if [ "$PWD" != "$top${2:+/$2}" ]; then printf %s "${2%/}"; exit 66; fi
 """
-#: Then that the name is a regular file's, and no other file's that has that name, too.
-_LOOK = """\
+#: Then checks that the name is a regular file with no other hard link.
+_CHECK = """\
 here=$(stat --format="%F:%h:%d:%i" -- "./$3") || exit
 case $here in
     "regular file:1:"* | "regular empty file:1:"*) ;;
     *) printf %s "${2:+$2/}$3"; exit 66 ;;
 esac
 """
-#: Then have it open, as what was looked at.
+#: Then opens it, and checks that it is still the same file.
 _OPEN = """\
 exec 3<"./$3"
 if [ "$(stat -L --format="%F:%h:%d:%i" /proc/self/fd/3)" != "$here" ]; then printf %s "$3"; exit 66; fi
 """
-_CHANGE_MODE = _GO + _LOOK + _OPEN + 'chmod "$4" /proc/self/fd/3'
-_READ_TAIL = _GO + _LOOK + _OPEN + 'tail -c "$4" <&3'
-_REMOVE = _GO + 'rm -f -- "./$3"'
-#: Give what is staged ($4) the mode and owner of the file, and its place. The owner only root may give:
-#: when we are root and the file was a user's; whoever else we are, it is ours already.
+_CHANGE_MODE = _ENTER + _CHECK + _OPEN + 'chmod "$4" /proc/self/fd/3'
+_READ_TAIL = _ENTER + _CHECK + _OPEN + 'tail -c "$4" <&3'
+_REMOVE = _ENTER + 'rm -f -- "./$3"'
+#: Gives the staged file ($4) the mode and owner of the file, and replaces it. Only root can change the owner;
+#: for anyone else the file is their own already.
 _REPLACE = (
-    _GO
-    + _LOOK
+    _ENTER
+    + _CHECK
     + """\
 chmod --reference="./$3" -- "./$4" || exit
 chown --reference="./$3" -- "./$4" 2>/dev/null
 mv -fT -- "./$4" "./$3"
 """
 )
-#: Folder, and paths in it that become folders, unless they are.
+#: Arguments: folder, and paths in it at which folders are created.
 _MAKE_CONSOLES = """\
 cd -- "$1" || exit
 shift
@@ -85,10 +85,10 @@ class HostDisks:
         self._projects = projects
 
     async def link_project(self, project: str, folder: Path, before: Path | None = None) -> None:
-        """Make ``/var/lib/kvm-compose/<project>`` lead to the folder, and a folder for consoles in it.
+        """Link ``/var/lib/kvm-compose/<project>`` to the folder, and create a folder for consoles in it.
 
-        A link to a folder that is not there any more, as it was moved, is replaced; root looks, as a folder
-        that others may not enter is there all the same.
+        A link to a folder that was moved away is replaced. Root checks that, because a folder that we may not
+        enter exists all the same.
         """
         folder = await self._resolved(folder)
         link = self._link(project)
@@ -96,7 +96,7 @@ class HostDisks:
         if current != folder:
             if current not in (None, before) and current is not None and not await self._is_gone(current):
                 raise DriverError(
-                    f"another project is called {project} on {self._runner.name}: {link} leads to {current},"
+                    f"another project on {self._runner.name} is named {project}: {link} points to {current},"
                     f" not to {folder}",
                     hint=f"bring that one down first, or remove the link: sudo rm {link}",
                 )
@@ -104,34 +104,34 @@ class HostDisks:
         await self._make_consoles(folder)
 
     async def unlink_project(self, project: str, folder: Path) -> None:
-        """Remove that link if it leads to the folder."""
+        """Remove that link if it points to the folder."""
         link = self._link(project)
         if await self._target(link) == await self._resolved(folder):
             await self._runner.run(["rm", "-f", "--", str(link)], privileged=True)
 
     async def pristine(self, path: Path) -> bool:
-        """Whether a disk holds nothing of its own yet; False for one that is not qcow2."""
+        """Whether a disk has no allocated clusters; False for one that is not qcow2."""
         head = await self._bytes(path, 0, qcow2.HEAD_BYTES)
         try:
             table = qcow2.l1_table(head)
         except ValueError as error:
-            raise DriverError(f"{path} is not a sound qcow2 image: {error}") from error
+            raise DriverError(f"{path} is not a valid qcow2 image: {error}") from error
         if table is None:
             return False
         content = await self._bytes(path, table.offset, table.length) if table.length else b""
         return len(content) == table.length and not any(content)
 
     async def reset_overlay(self, path: Path) -> None:
-        """Put an empty overlay of the same size and backing file in its place: all data is lost."""
+        """Replace an overlay by an empty one of the same size and backing file: all data is lost."""
         head = await self._bytes(path, 0, qcow2.HEAD_BYTES)
         try:
             header = qcow2.parse_header(head)
         except (ValueError, KvmComposeError) as error:
-            raise DriverError(f"{path} is not a sound qcow2 image: {error}") from error
+            raise DriverError(f"{path} is not a valid qcow2 image: {error}") from error
         if header is None or header.backing_file is None:
             raise DriverError(
-                f"{path} is no overlay: what is in it is nowhere else",
-                hint="kvm-compose generate --provision makes the disk anew",
+                f"{path} is not an overlay: its content exists nowhere else",
+                hint="kvm-compose generate --provision rebuilds the disk",
             )
         staged = path.with_name(f".kvm-compose-staged-{uuid.uuid4().hex}")
         backing = ["-b", header.backing_file, "-F", header.backing_format or "qcow2"]
@@ -145,13 +145,13 @@ class HostDisks:
             raise
 
     async def set_frozen(self, path: Path, frozen: bool) -> None:
-        """Take everybody's right to write away, or give it back to the owner (and to nobody else)."""
+        """Revoke everybody's permission to write, or grant it to the owner (and to nobody else)."""
         argv = _inside(_CHANGE_MODE, path, "a-w" if frozen else "u+w")
         done = await self._as_needed(argv)
         self._expect(path, argv, done, privileged=True)
 
     async def signature(self, path: Path) -> str:
-        """Inode, time of the last change in nanoseconds, and size of a file."""
+        """Return inode, modification time in nanoseconds, and size of a file."""
         done = await self._runner.run(["stat", "--format=%i %.9Y %s", "--", str(path)], check=False)
         if done.status != 0:
             raise self._missing(path, done)
@@ -165,7 +165,7 @@ class HostDisks:
             self._expect(path, argv, done, privileged=True)
 
     async def read_tail(self, path: Path, lines: int) -> str:
-        """The last lines of a text file that may be root's; empty when it is not there."""
+        """Return the last lines of a text file that may belong to root; empty when it does not exist."""
         argv = _inside(_READ_TAIL, path, str(_TAIL_BYTES))
         done = await self._as_needed(argv)
         if _is_nothing(done):
@@ -174,20 +174,20 @@ class HostDisks:
         return "".join(done.text.splitlines(keepends=True)[-lines:]) if lines > 0 else ""
 
     async def _as_needed(self, argv: list[str]) -> Completed:
-        """Run it with our own rights and, where these do not suffice, as root."""
+        """Run it with our own rights and, if they do not suffice, as root."""
         done = await self._runner.run(argv, check=False)
         if done.status in (0, _A_LINK) or _is_nothing(done):
             return done
         return await self._runner.run(argv, privileged=True, check=False)
 
     def _expect(self, path: Path, argv: list[str], done: Completed, *, privileged: bool = False) -> None:
-        """Raise DriverError unless it was done."""
+        """Raise DriverError for a failure."""
         if done.status == _A_LINK:
             there = _folder_of(path) / done.text
             away = f"mv {shlex.quote(str(there))} {shlex.quote(f'{there}.found')}"
             raise DriverError(
-                f"{there} on {self._runner.name} is a link, or no regular file of its own: it is left alone",
-                hint=f"look at it, and move it away: {away}",
+                f"{there} on {self._runner.name} is a link, or not a regular file: it is left alone",
+                hint=f"inspect it, and move it away: {away}",
             )
         if done.status != 0:
             raise failure(argv, done, self._runner.name, privileged=privileged)
@@ -198,7 +198,7 @@ class HostDisks:
         return self._projects / project
 
     async def _make_link(self, link: Path, folder: Path) -> None:
-        """Under another name first: so there is no moment without a link, and no half of one."""
+        """Create the link under another name and rename it, so that there is a link at any time."""
         await self._runner.run(["mkdir", "-p", "-m", "755", "--", str(self._projects)], privileged=True)
         staged = self._projects / f".{link.name}-{uuid.uuid4().hex}"
         await self._runner.run(["ln", "-s", "--", str(folder), str(staged)], privileged=True)
@@ -209,15 +209,15 @@ class HostDisks:
             raise
 
     async def _resolved(self, folder: Path) -> Path:
-        """The folder without links; as it is when it is gone."""
+        """Return the folder with all links resolved, even if it does not exist."""
         argv = ["realpath", "-m", "--", str(folder)]
         done = await self._runner.run(argv, check=False)
-        if done.status != 0:  # somebody's, who lets nobody in
+        if done.status != 0:  # in a folder that we may not enter
             done = await self._runner.run(argv, privileged=True)
         return Path(done.text.removesuffix("\n"))
 
     async def _target(self, link: Path) -> Path | None:
-        """Where the link leads; None when there is nothing of that name."""
+        """Return the target of the link; None when there is nothing of that name."""
         argv = ["stat", "--format=%F", "--", str(link)]
         done = await self._runner.run(argv, check=False)
         if done.status != 0:
@@ -232,20 +232,20 @@ class HostDisks:
         return await self._resolved(link)
 
     async def _make_consoles(self, folder: Path) -> None:
-        """QEMU writes there as root, wherever links lead to: none are followed."""
+        """Create the folder for consoles. QEMU writes there as root, and must not follow a link."""
         argv = ["sh", "-c", _MAKE_CONSOLES, "sh", str(folder), *map(str, (CONSOLES.parent, CONSOLES))]
         done = await self._runner.run(argv, check=False)
         if done.status == _A_LINK:
             raise DriverError(
                 f"{folder / done.text.strip()} on {self._runner.name} is a link, and consoles of guests"
-                " would be written where it leads to",
+                " would be written to its target",
                 hint=f"remove it: rm {folder / done.text.strip()}",
             )
         if done.status != 0:
             raise failure(argv, done, self._runner.name)
 
     async def _is_gone(self, path: Path) -> bool:
-        """Whether root finds nothing there: what one may not look at is not gone."""
+        """Whether root finds nothing there: what we may not inspect is not gone."""
         argv = ["stat", "--format=%F", "--", str(path)]
         done = await self._runner.run(argv, privileged=True, check=False)
         if done.status != 0 and not _is_nothing(done):
@@ -267,23 +267,23 @@ class HostDisks:
     def _missing(self, path: Path, done: Completed) -> DriverError:
         if _NO_FILE in done.complaint:
             return DriverError(
-                f"{path} is not there on {self._runner.name}", hint="kvm-compose generate makes artefacts"
+                f"{path} does not exist on {self._runner.name}", hint="kvm-compose generate builds artefacts"
             )
         return DriverError(f"cannot read {path} on {self._runner.name}: {done.complaint}")
 
 
 def _folder_of(path: Path) -> Path:
-    """The folder of the project that a file is in; its own folder for one that is not in a folder of ours."""
+    """Return the project's folder that has a file in one of its inner folders; else the file's own folder."""
     return next((each.parent for each in path.parents if each.name in _INNER), path.parent)
 
 
 def _inside(script: str, path: Path, *words: str) -> list[str]:
-    """A command that does something to a file, and goes there by no link. See ``_GO``."""
+    """Return a command that runs a script on a file, and follows no link to it. See ``_ENTER``."""
     folder = _folder_of(path)
     way = path.parent.relative_to(folder).parts
     return ["sh", "-c", script, "sh", str(folder), "/".join(way), path.name, *words]
 
 
 def _is_nothing(done: Completed) -> bool:
-    """Whether it failed as there is no such file."""
+    """Whether it failed because there is no such file."""
     return done.status != 0 and any(words in done.complaint for words in (_NO_FILE, _NO_FOLDER))

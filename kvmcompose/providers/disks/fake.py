@@ -1,4 +1,4 @@
-"""Files of a host that is not there."""
+"""Files of a simulated host."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kvmcompose.hosts.fake import FakeDisk, SimulatedHost
 
 
 class FakeDisks:
-    """See ``Disks``. The files of the project are left alone."""
+    """See ``Disks``. The real files of the project are left alone."""
 
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
@@ -17,7 +17,7 @@ class FakeDisks:
         return self._host.world.disks.setdefault(path.name, FakeDisk())
 
     async def link_project(self, project: str, folder: Path, before: Path | None = None) -> None:  # noqa: ARG002
-        """Note the folder."""
+        """Record the folder."""
         await self._host.call("link_project", project)
         self._host.world.projects[project] = str(folder)
         self._host.keep()
@@ -30,7 +30,7 @@ class FakeDisks:
         self._host.keep()
 
     async def pristine(self, path: Path) -> bool:
-        """Whether no fake guest has had it."""
+        """Whether no guest has used it."""
         await self._host.call("pristine", path.name)
         return not self._disk(path).written
 
@@ -41,23 +41,23 @@ class FakeDisks:
         self._host.keep()
 
     async def set_frozen(self, path: Path, frozen: bool) -> None:
-        """Note it."""
+        """Record it."""
         await self._host.call("set_frozen", path.name)
         self._disk(path).frozen = frozen
         self._host.keep()
 
     async def signature(self, path: Path) -> str:
-        """Its version."""
+        """Return its version."""
         await self._host.call("signature", path.name)
         return str(self._disk(path).version)
 
     async def remove(self, path: Path) -> None:
-        """Forget it; the file stays."""
+        """Remove it; the real file stays."""
         await self._host.call("remove_disk", path.name)
         self._host.world.disks.pop(path.name, None)
         self._host.keep()
 
     async def read_tail(self, path: Path, lines: int) -> str:
-        """What a fake console shows."""
+        """Return the text of a simulated console."""
         await self._host.call("read_tail", path.name)
         return "\n".join(["(a fake console)"][:lines])

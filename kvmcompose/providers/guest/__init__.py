@@ -1,1 +1,1 @@
-"""Guests, from inside, by SSH."""
+"""Commands inside guests, over SSH."""

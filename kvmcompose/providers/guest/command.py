@@ -1,4 +1,4 @@
-"""One command in a guest: started so that it can be ended, its lines passed on as they come."""
+"""Runs one command in a guest such that it can be ended, and reports its output line by line."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from kvmcompose.providers.guest.interface import Login, OnLine
 
 log = logging.getLogger(__name__)
 
-#: A line that gets no end is cut after so many bytes.
+#: A longer line is split, in bytes.
 LONGEST_LINE = 1 << 16
 _KILL_SECONDS = 15.0
-#: How long to go on listening to what an ended command has left running.
+#: How long to read the output of background processes after a command has exited, in seconds.
 _REST_SECONDS = 1.5
 
-#: Starts a command in a session of its own. The last words keep the shell from becoming setsid, which would
-#: then not wait for the command; so this shell is there as long as the command is, and found again by the
-#: mark that is put before this text. The command is looked up first: one
-#: in busybox would take its own version of it, a ping without root's rights.
+#: Starts a command in a session of its own. ``exit`` keeps the shell from replacing itself by setsid, which
+#: would not wait for the command. So this shell exists as long as the command does, and is found by the mark
+#: in front of this script. The command is looked up first: busybox's shell would prefer its own version, such
+#: as a ping that lacks root's rights.
 _START = """\
 exec 2>&1
 case "$1" in */*) ;; *)
@@ -36,9 +36,10 @@ case "$1" in */*) ;; *)
 esac
 if command -v setsid >/dev/null; then setsid "$@"; else "$@"; fi
 exit $?"""
-#: Ends a command: whoever has its mark in the first line of the command line, all descendants, and all of
-#: their sessions. The mark comes on standard input, so that this shell does not find itself. Builtins only:
-#: each program takes its time under emulation, and grep in busybox reads no further than to the first zero.
+#: Ends a command: the process with its mark in the first line of the command line, all descendants, and all
+#: processes of their sessions. The mark is passed on standard input, so that this shell does not match
+#: itself. Uses only builtins: starting programs is slow under emulation, and busybox's grep stops at the
+#: first zero byte.
 _END = """\
 read -r mark
 all=" "
@@ -79,16 +80,16 @@ collect
 kill -KILL $all 2>/dev/null
 wait_for_end
 exit 1"""
-#: What was started with sudo is root's to end.
+#: Only root can end what was started with sudo.
 _END_AS_ROOT = """\
 if [ "$(id -u)" != 0 ] && sudo -n true 2>/dev/null; then exec sudo -n sh -c "$0"; else exec sh -c "$0"; fi"""
 
 
 class _Session(asyncssh.SSHClientSession[bytes]):
-    """A command's output as it comes, and its end.
+    """Receives a command's output, and detects its end.
 
-    The end is when the guest closes the channel, or when nothing has come for some time after the command's
-    status: what a command leaves running may keep its output open for ever.
+    A command has ended when the guest closes the channel, or when no output has arrived for some time after
+    the exit status: background processes of a command may keep its output open for ever.
     """
 
     def __init__(self, lines: Lines) -> None:
@@ -101,7 +102,7 @@ class _Session(asyncssh.SSHClientSession[bytes]):
     def data_received(self, data: bytes, _datatype: int | None) -> None:
         try:
             self._lines.feed(data)
-        except Exception as error:  # noqa: BLE001 - of whoever listens; raised where the command is followed
+        except Exception as error:  # noqa: BLE001 - raised by on_line; raised again where the command is followed
             self.error = self.error or error
             self.over.set()
         if self._rest is not None:
@@ -115,7 +116,7 @@ class _Session(asyncssh.SSHClientSession[bytes]):
         self._wait_for_the_rest()
 
     def exit_signal_received(self, signal: str, _core: bool, _message: str, _language: str) -> None:
-        """The outer shell itself was ended by a signal; of one that ended its child it makes a status."""
+        """A signal ended the outer shell; one that ends the shell's child becomes an exit status."""
         self.status = 128 + getattr(signals, f"SIG{signal}", 0)
         self._wait_for_the_rest()
 
@@ -142,7 +143,7 @@ class GuestCommand:
         self._lines = Lines(on_line)
 
     async def follow(self) -> int:
-        """Pass its lines on until it ends; its exit status."""
+        """Report its lines until it ends; return its exit status."""
         session = _Session(self._lines)
         try:
             async with asyncio.timeout(BEGIN_SECONDS):
@@ -150,7 +151,7 @@ class GuestCommand:
                     lambda: session, self._words, encoding=None
                 )
         except TimeoutError:
-            raise asyncssh.ConnectionLost(f"it was not begun within {BEGIN_SECONDS:g} s") from None
+            raise asyncssh.ConnectionLost(f"it was not started within {BEGIN_SECONDS:g} s") from None
         try:
             channel.write_eof()
             await session.over.wait()
@@ -162,7 +163,7 @@ class GuestCommand:
         return session.status
 
     async def end(self) -> None:
-        """End it in the guest. Nothing more is to be done when the guest does not answer any more."""
+        """End it in the guest. Logs a failure: when the guest does not answer, nothing more can be done."""
         try:
             async with asyncio.timeout(_KILL_SECONDS):
                 try:
@@ -174,7 +175,7 @@ class GuestCommand:
                     finally:
                         alone.abort()
         except (DriverError, OSError, asyncssh.Error) as error:
-            log.warning("a command in %s could not be ended: %s", self._login.guest, text_of(error))
+            log.warning("cannot end a command in %s: %s", self._login.guest, text_of(error))
         else:
             if status != 0:
                 log.warning("a command in %s did not end", self._login.guest)
@@ -188,7 +189,7 @@ class GuestCommand:
 
 
 class Lines:
-    """Bytes as they come, told as lines of text; one that is too long is cut into several."""
+    """Splits bytes into lines of text, and reports them; a line that is too long is split."""
 
     def __init__(self, on_line: OnLine) -> None:
         self._on_line = on_line
@@ -197,18 +198,18 @@ class Lines:
     def feed(self, chunk: bytes) -> None:
         *lines, rest = (self._rest + chunk).split(b"\n")
         for line in lines:
-            self._tell(line)
+            self._report(line)
         while len(rest) >= LONGEST_LINE:
-            self._tell(rest[:LONGEST_LINE])
+            self._report(rest[:LONGEST_LINE])
             rest = rest[LONGEST_LINE:]
         self._rest = rest
 
     def end(self) -> None:
-        """What has no end of line is a line, too."""
+        """Report the last line, even if it is not terminated."""
         if self._rest:
-            self._tell(self._rest)
+            self._report(self._rest)
         self._rest = b""
 
-    def _tell(self, line: bytes) -> None:
+    def _report(self, line: bytes) -> None:
         for start in range(0, len(line) or 1, LONGEST_LINE):
             self._on_line(line[start : start + LONGEST_LINE].decode(errors="replace").removesuffix("\r"))

@@ -1,4 +1,4 @@
-"""One SSH connection to a guest: who it is, by its host key, and who we are, by ours."""
+"""Opens SSH connections to guests: checks the host key, and logs in with ours."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from kvmcompose.providers.guest.interface import Login
 from kvmcompose.providers.guest.known_hosts import known_hosts
 
 _CONNECT_SECONDS = 2.0
-#: Key exchange and login; a guest among many that boot under emulation takes its time.
+#: For key exchange and login, in seconds; many guests that boot under emulation are slow.
 _LOGIN_SECONDS = 30.0
 KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 3
-#: Those of dropbear and OpenSSH, the shortest first.
+#: Those of dropbear and OpenSSH, shortest first.
 _HOST_KEY_ALGORITHMS = (
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
@@ -29,8 +29,8 @@ _HOST_KEY_ALGORITHMS = (
 _RSA = "ssh-rsa"
 
 
-class _Client(asyncssh.SSHClient):
-    """Judges host keys by what is noted; at first contact, any will do."""
+class _HostKeyCheck(asyncssh.SSHClient):
+    """Compares the host key with the recorded one; at first contact, accepts any."""
 
     def __init__(self, noted: str | None) -> None:
         self.noted = noted
@@ -45,14 +45,14 @@ class _Client(asyncssh.SSHClient):
 
 
 async def connect(login: Login) -> asyncssh.SSHClientConnection:
-    """A new connection. Raises DriverError for what time does not mend, OSError or asyncssh.Error else."""
+    """Open a connection. Raises DriverError for a permanent failure, else OSError or asyncssh.Error."""
     known = known_hosts(login)
     identity = await in_thread(_identity, login)
     try:
         noted = await in_thread(known.key, login.alias, login.life)
     except OSError as error:
         raise DriverError(f"cannot read {login.known_hosts}: {error.strerror}") from error
-    client = _Client(noted)
+    client = _HostKeyCheck(noted)
     endpoint = await _reach(login.address, login.port)
     try:
         connection = await asyncssh.connect(
@@ -61,7 +61,7 @@ async def connect(login: Login) -> asyncssh.SSHClientConnection:
             client_factory=lambda: client,
             username=login.user,
             client_keys=[identity],
-            # an empty file would mean the user's own; so the client is asked about every key
+            # an empty file would mean the user's own; this way asyncssh asks the client about every key
             known_hosts=lambda *_: ([], [], []),
             server_host_key_algs=_algorithms(noted),
             preferred_auth="publickey",
@@ -96,13 +96,13 @@ def _identity(login: Login) -> asyncssh.SSHKey:
         return asyncssh.read_private_key(login.identity_file)
     except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
         raise DriverError(
-            f"cannot use the key {login.identity_file} to get into {login.guest}: {text_of(error)}",
-            hint="a key without a passphrase is needed, as nobody is asked",
+            f"cannot use the key {login.identity_file} to log in to {login.guest}: {text_of(error)}",
+            hint="it must have no passphrase, because nobody can be asked for it",
         ) from error
 
 
 async def _reach(address: str, port: int) -> socket.socket:
-    """A connected socket, within a time that is short beside that of a login. Raises OSError."""
+    """Return a connected socket, with a shorter timeout than that of a login. Raises OSError."""
     endpoint = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         endpoint.setblocking(False)
@@ -116,16 +116,16 @@ async def _reach(address: str, port: int) -> socket.socket:
 
 
 def _algorithms(noted: str | None) -> list[str]:
-    """The kinds of host keys to ask for: that of the noted key first, or another would be shown."""
+    """Return the types of host keys to request, that of the recorded key first."""
     kind = noted.split(" ", 1)[0] if noted else ""
     first = [name for name in _HOST_KEY_ALGORITHMS if name == kind or (kind == _RSA and "rsa" in name)]
     return list(dict.fromkeys([*first, *_HOST_KEY_ALGORITHMS]))
 
 
-def _wrong_key(login: Login, client: _Client) -> DriverError:
+def _wrong_key(login: Login, client: _HostKeyCheck) -> DriverError:
     return DriverError(
-        f"{login.address} shows another host key than {login.guest} did at first contact:"
+        f"{login.address} has another host key than {login.guest} had at first contact:"
         f" {client.shown or 'a certificate'}, not {client.noted}",
-        hint=f"if its disk was made anew by hand: ssh-keygen -R {login.alias} -f {login.known_hosts};"
-        " else, something else answers at its address",
+        hint=f"if its disk was rebuilt by hand: ssh-keygen -R {login.alias} -f {login.known_hosts};"
+        " otherwise another machine answers at its address",
     )

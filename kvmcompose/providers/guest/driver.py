@@ -1,6 +1,6 @@
-"""Guests from inside, through asyncssh: one connection per guest, kept while it lives.
+"""Runs commands in guests through asyncssh, over one connection per guest that is kept open.
 
-No agent, no configuration of the user's, no key but the one given.
+No agent, no SSH configuration of the user's, and no key but the given one is used.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from kvmcompose.providers.guest.known_hosts import known_hosts
 log = logging.getLogger(__name__)
 
 _PAUSES = (0.2, 0.3, 0.5, 0.8, 1.2, 2.0)
-#: A guest may listen before its first boot has put our key in its place. In seconds.
+#: How long a guest may refuse our key, in seconds: it listens before its first boot has installed the key.
 _REFUSES_FOR_GOOD = 30.0
-#: sshd has ten sessions per connection (MaxSessions); some are left for those that end commands.
+#: sshd allows ten sessions per connection (MaxSessions); some are reserved for ending commands.
 _SESSIONS = 7
-#: How long a guest that was there may take to say that it still is.
+#: How long a connected guest may take to answer, in seconds.
 _ANSWER_SECONDS = 20.0
 
 _WAIT_UNTIL_READY = "until [ -e /etc/nocloud/ready ]; do sleep 0.3 2>/dev/null || sleep 1; done"
@@ -39,7 +39,7 @@ _NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ETIME
 
 
 class _Guest(msgspec.Struct):
-    """What is kept of a guest: its connection, who may open another, how many sessions it may have.
+    """The connection to a guest, the lock for opening one, and the limit of sessions.
 
     ``heard`` is when it last answered, by the monotonic clock.
     """
@@ -51,14 +51,14 @@ class _Guest(msgspec.Struct):
 
 
 class SshShell:
-    """Guests that can be reached from this machine."""
+    """See ``GuestShell``. Guests must be reachable from this machine."""
 
     def __init__(self) -> None:
         self._guests: dict[Login, _Guest] = {}
-        asyncssh.set_log_level(logging.WARNING)  # it tells of each connection and session
+        asyncssh.set_log_level(logging.WARNING)  # it logs each connection and session
 
     async def wait_ready(self, login: Login, seconds: float) -> None:
-        """Wait until the guest lets us in and its first-boot set-up has ended."""
+        """Wait until we can log in and the first-boot set-up is complete."""
         progress = _Progress(login)
         try:
             async with asyncio.timeout(seconds):
@@ -71,7 +71,7 @@ class SshShell:
     async def run(
         self, login: Login, argv: Sequence[str], on_line: OnLine, *, seconds: float | None = None
     ) -> int:
-        """Run a command; its exit status, or 128 + n when signal n ended it."""
+        """Run a command; return its exit status, or 128 + n when signal n ended it."""
         log.debug("$ ssh %s@%s -- %s", login.user, login.address, shlex.join(argv))
         guest = self._guest(login)
         async with guest.sessions:
@@ -79,9 +79,9 @@ class SshShell:
             try:
                 return await self._run_on(shared, login, argv, on_line, seconds)
             except asyncssh.ChannelOpenError as error:
-                # Nothing was started. sshd has a limit; dropbear (2022.83) refuses now and then while other
-                # sessions of the connection come and go.
-                log.debug("%s gives no further session: %s", login.guest, error)
+                # Nothing was started. sshd has a limit; dropbear (2022.83) sometimes refuses a session while
+                # other ones are opened and closed.
+                log.debug("%s refuses another session: %s", login.guest, error)
             try:
                 alone = await connect(login)
             except (OSError, asyncssh.Error) as error:
@@ -89,7 +89,7 @@ class SshShell:
             try:
                 return await self._run_on(alone, login, argv, on_line, seconds)
             except asyncssh.ChannelOpenError as error:
-                raise DriverError(f"{login.guest} does not run {argv[0]}: {text_of(error)}") from error
+                raise DriverError(f"{login.guest} refuses to run {argv[0]}: {text_of(error)}") from error
             finally:
                 alone.abort()
 
@@ -101,7 +101,7 @@ class SshShell:
         on_line: OnLine,
         seconds: float | None,
     ) -> int:
-        """Run a command; however this ends, the command does. Raises ChannelOpenError if it did not begin."""
+        """Run a command; it has ended when this returns. Raises ChannelOpenError if it was not started."""
         command = GuestCommand(connection, login, argv, on_line)
         try:
             async with asyncio.timeout(seconds):
@@ -116,15 +116,15 @@ class SshShell:
         except (OSError, asyncssh.Error) as error:
             _drop(self._guest(login), connection)
             raise DriverError(
-                f"the connection to {login.guest} broke off while {argv[0]} ran there: {text_of(error)}",
+                f"the connection to {login.guest} was lost while {argv[0]} was running: {text_of(error)}",
                 hint="was the guest switched off or rebooted?",
             ) from error
-        except BaseException:  # cancelled, or of on_line
+        except BaseException:  # cancelled, or raised by on_line
             await command.end()
             raise
 
     async def forget(self, login: Login) -> None:
-        """Forget the guest's host key: its disk is a new one."""
+        """Remove the record of the guest's host key: its disk is a new one."""
         guest = self._guests.pop(login, None)
         if guest is not None and guest.connection is not None:
             guest.connection.abort()
@@ -149,7 +149,7 @@ class SshShell:
         return guest
 
     async def _live_connection(self, login: Login) -> asyncssh.SSHClientConnection:
-        """A connection that has answered of late: the one that is there, or a new one. Raises DriverError."""
+        """Return a connection that has answered recently: the open one, or a new one. Raises DriverError."""
         guest = self._guest(login)
         try:
             connection = await self._connection(login)
@@ -159,7 +159,7 @@ class SshShell:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     await connection.run("true", **SILENT)
             except asyncssh.ChannelOpenError:
-                pass  # that, too, is an answer
+                pass  # this is an answer, too
             except (OSError, asyncssh.Error):
                 _drop(guest, connection)
                 connection = await self._connection(login)
@@ -169,7 +169,7 @@ class SshShell:
         return connection
 
     async def _connection(self, login: Login) -> asyncssh.SSHClientConnection:
-        """The guest's connection, or a new one."""
+        """Return the open connection, or a new one."""
         guest = self._guest(login)
         async with guest.guard:
             if guest.connection is None or guest.connection.is_closed():
@@ -182,12 +182,12 @@ class SshShell:
         for pause in pauses:
             try:
                 connection = await self._connection(login)
-                progress.let_in()
+                progress.logged_in()
                 done = await connection.run(_WAIT_UNTIL_READY, **SILENT)
                 if done.exit_status == 0:
                     return
             except (OSError, asyncssh.Error) as error:
-                progress.met(error)
+                progress.failed(error)
             await asyncio.sleep(pause)
 
 
@@ -198,42 +198,42 @@ def _drop(guest: _Guest, connection: asyncssh.SSHClientConnection) -> None:
 
 
 class _Progress:
-    """How far we got on the way into a guest."""
+    """How far the attempt to log in to a guest has come."""
 
     def __init__(self, login: Login) -> None:
         self._login = login
         self._refused_since: float | None = None
-        self.reached = f"nothing answered at {login.address} port {login.port} yet"
+        self.reached = f"nothing has answered at {login.address} port {login.port} yet"
         self.hint: str | None = None
 
-    def let_in(self) -> None:
+    def logged_in(self) -> None:
         self._refused_since = None
-        self.reached = "it lets us in, but its first-boot set-up (cloud-init) has not ended"
-        self.hint = "look at /var/log/cloud-init-output.log in the guest"
+        self.reached = "login works, but the first-boot set-up (cloud-init) is not complete"
+        self.hint = "see /var/log/cloud-init-output.log in the guest"
 
-    def met(self, error: Exception) -> None:
-        """Take note of what stopped us. Raises DriverError when there is no use in going on."""
+    def failed(self, error: Exception) -> None:
+        """Record what failed. Raises DriverError when further attempts are useless."""
         login = self._login
         where = f"{login.address} port {login.port}"
         if isinstance(error, asyncssh.PermissionDenied):
             now = time.monotonic()
             self._refused_since = self._refused_since or now
             self.reached = f"{where} answers, but refuses the key {login.identity_file} for {login.user}"
-            self.hint = "was it set up with another key? kvm-compose up --provision makes its disk anew"
+            self.hint = "was it set up with another key? kvm-compose up --provision replaces its disk"
             if now - self._refused_since > _REFUSES_FOR_GOOD:
-                raise DriverError(f"cannot get into {login.guest}: {self.reached}", hint=self.hint)
+                raise DriverError(f"cannot log in to {login.guest}: {self.reached}", hint=self.hint)
             return
         self._refused_since = None
-        self.hint = "its console tells more: kvm-compose console"
+        self.hint = "see its console: kvm-compose console"
         if isinstance(error, ConnectionRefusedError):
             self.reached = f"{login.address} is up, but nothing listens on port {login.port} (no SSH server)"
         elif isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in _NO_ROUTE):
             self.reached = f"nothing answers at {where} (no route to it, or it has not booted)"
         else:
-            self.reached = f"{where} answers, but the connection broke off: {text_of(error)}"
+            self.reached = f"{where} answers, but the connection was lost: {text_of(error)}"
 
 
 def _unreachable(login: Login, error: Exception) -> DriverError:
     progress = _Progress(login)
-    progress.met(error)
+    progress.failed(error)
     return DriverError(f"cannot reach {login.guest}: {progress.reached}", hint=progress.hint)

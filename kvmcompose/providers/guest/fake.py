@@ -1,4 +1,4 @@
-"""Guests of simulated hosts, from inside."""
+"""Guests of simulated hosts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kvmcompose.providers.guest.interface import Login, OnLine
 
 
 class FakeShell:
-    """See ``GuestShell``. Commands are not run, but for a few that tests and users need."""
+    """See ``GuestShell``. Only a few commands that tests and users need have an effect."""
 
     def __init__(self, worlds: Worlds) -> None:
         self._worlds = worlds
@@ -21,10 +21,10 @@ class FakeShell:
             domain = world.domains.get(login.alias)
             if domain is not None and domain.started:
                 return world, domain
-        raise DriverError(f"{login.guest} does not run")
+        raise DriverError(f"{login.guest} is not running")
 
     async def wait_ready(self, login: Login, seconds: float) -> None:  # noqa: ARG002 (fakes are ready at once)
-        """Ready when it runs."""
+        """Ready while it runs."""
         await self._worlds.call("wait_ready", login.guest)
         self._find(login)
 
@@ -36,7 +36,7 @@ class FakeShell:
         *,
         seconds: float | None = None,
     ) -> int:
-        """``true``, ``false``, ``echo``, ``sleep``, and what scripts need; everything else just succeeds."""
+        """Run ``true``, ``false``, ``echo``, ``sleep``, and what scripts need; any other command succeeds."""
         words = list(argv[3:] if list(argv[:3]) == ["sudo", "-n", "--"] else argv)
         await self._worlds.call("run", f"{login.guest}:{words[-1]}")
         world, domain = self._find(login)
@@ -61,5 +61,5 @@ class FakeShell:
         return 0
 
     async def forget(self, login: Login) -> None:
-        """There is no key to forget."""
+        """There is no key to remove."""
         await self._worlds.call("forget", login.guest)

@@ -1,4 +1,4 @@
-"""Guests, from inside, by SSH."""
+"""Commands inside guests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 
 class Secret:
-    """Bytes that are shown nowhere."""
+    """Bytes that no log and no message shows."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -26,11 +26,11 @@ class Secret:
 
 
 class Login(msgspec.Struct, frozen=True, kw_only=True):
-    """How to get into a guest. ``alias`` is what its host key is noted under.
+    """How to log in to a guest. ``alias`` is the name under which its host key is recorded.
 
-    ``identity`` is the private key where the server must not read ``identity_file`` by itself.
+    ``identity`` is the private key where the server must not read ``identity_file`` itself.
 
-    ``life`` is another one when the guest is set up anew by another seed, and makes itself other host keys.
+    ``life`` changes when the guest is re-provisioned with another seed, and so generates new host keys.
     """
 
     guest: str
@@ -44,27 +44,27 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 22
 
 
-#: Told each line that a command prints.
+#: Called with each line that a command prints.
 OnLine = Callable[[str], None]
 
 
 class GuestShell(Protocol):
-    """Guests, from inside, by SSH. A host key is noted at first contact and must stay the same then."""
+    """Runs commands in guests over SSH. A host key is recorded at first contact, and must not change."""
 
     async def wait_ready(self, login: Login, seconds: float) -> None:
-        """Wait until the guest lets us in and its first-boot set-up (``/etc/nocloud/ready``) has ended.
+        """Wait until we can log in and the first-boot set-up (``/etc/nocloud/ready``) is complete.
 
-        Raises DriverError after ``seconds``, saying how far it came, and at once when the guest's
-        host key is not the one noted, or it refuses our key for good.
+        Raises DriverError after ``seconds``, with the progress so far, and at once when the guest's host key
+        is not the recorded one, or the guest keeps refusing our key.
         """
 
     async def run(
         self, login: Login, argv: Sequence[str], on_line: OnLine, *, seconds: float | None = None
     ) -> int:
-        """Run a command; its exit status. Cancelling ends the command in the guest, too.
+        """Run a command and return its exit status. Cancelling ends the command in the guest, too.
 
         Raises DriverError when the guest cannot be reached or ``seconds`` have passed.
         """
 
     async def forget(self, login: Login) -> None:
-        """Forget the guest's host key: its disk is a new one."""
+        """Remove the record of the guest's host key: its disk is a new one."""

@@ -1,8 +1,8 @@
-"""Host keys of guests, pinned at first contact, in a file that ssh(1) reads, too.
+"""Host keys of guests, pinned at first contact, in a file that ssh(1) can read.
 
-One line per guest: its alias, the key's type, the key, and as a comment the life of the guest in which it was
-met (sshd(8), section "SSH_KNOWN_HOSTS FILE FORMAT"), so that ``ssh -o UserKnownHostsFile=FILE -o
-HostKeyAlias=ALIAS`` agrees with what the server noted.
+One line per guest: its alias, the key's type, the key, and as a comment the guest's ``Login.life`` at that
+time (sshd(8), section "SSH_KNOWN_HOSTS FILE FORMAT"). ``ssh -o UserKnownHostsFile=FILE -o
+HostKeyAlias=ALIAS`` accepts the same keys as the server.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LIFE = re.compile(r"[A-Za-z0-9]*")
 
 
 def known_hosts(login: Login) -> KnownHosts:
-    """Where a guest's key is noted. A member's ssh reads what root keeps: they are public keys."""
+    """Return the file for a guest's key. A member can read the one that root writes: keys are public."""
     return KnownHosts(login.known_hosts, 0o600 if login.identity is None else 0o644)
 
 
@@ -34,9 +34,9 @@ class KnownHosts:
         self._mode = mode
 
     def key(self, alias: str, life: str = "") -> str | None:
-        """The key noted for a guest: its type and itself, as in a public key's file.
+        """Return the key recorded for a guest: type and key, as in a public key file.
 
-        One that was noted in another life of the guest does not count.
+        A key that was recorded before the guest was re-provisioned does not count.
         """
         for line in self._lines():
             words = line.split()
@@ -46,13 +46,13 @@ class KnownHosts:
         return None
 
     def note(self, alias: str, key: str, life: str = "") -> None:
-        """Note a guest's key, in place of any that was noted before. Raises ValueError for no name."""
+        """Record a guest's key, replacing any earlier one. Raises ValueError for an invalid alias or key."""
         if not _ALIAS.fullmatch(alias) or not key.isprintable() or not _LIFE.fullmatch(life):
-            raise ValueError(f"{alias!r} is no name for a host key")
+            raise ValueError(f"invalid host key entry for {alias!r}")
         self._rewrite(lambda lines: [*_without(lines, alias), f"{alias} {key} {life}".rstrip()])
 
     def forget(self, alias: str) -> None:
-        """Nothing is known of the guest any more; no error if nothing was."""
+        """Remove the guest's key, if there is one."""
         if self.key(alias) is not None:
             self._rewrite(lambda lines: _without(lines, alias))
 
@@ -64,7 +64,7 @@ class KnownHosts:
             return []
 
     def _rewrite(self, change: Callable[[list[str]], list[str]]) -> None:
-        """Several guests may be met in the same moment, and by more than one process."""
+        """Change the file under a lock: several processes may record keys at the same time."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = open_folder(self.path.parent)
         try:

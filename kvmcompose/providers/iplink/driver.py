@@ -1,4 +1,4 @@
-"""Network interfaces of a host, through ip-link(8): everything of one call in one batch."""
+"""Network interfaces of a host, through ip-link(8); each call changes them in one batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.iplink.interface import Attached
 
-#: Linux: IFNAMSIZ is 16 with the closing zero. No white space, which would be further words of a batch.
+#: Linux: IFNAMSIZ is 16 with the closing zero. No white space, which separates the words of a batch.
 _NAME = re.compile(r"[^\s/\x00-\x1f]{1,15}")
 _UP = "UP"
 
@@ -30,7 +30,7 @@ class _Route(msgspec.Struct, frozen=True):
 
 
 class InterfaceState(msgspec.Struct, frozen=True):
-    """An interface as ``ip -json -details link show`` tells; ``link`` is the other end of a pair."""
+    """An interface in ``ip -json -details link show``; ``link`` is the other end of a pair."""
 
     ifname: str
     address: str = ""
@@ -55,34 +55,34 @@ class IpLinks:
         self._runner = runner
 
     async def attached(self) -> Sequence[Attached]:
-        """The IPv4 subnets and gateways of its interfaces."""
+        """Return the IPv4 subnets and gateways of the host's interfaces."""
         done = await self._runner.run(["ip", "-json", "-4", "route", "show"])
         return parse_routes(done.stdout)
 
     async def present(self, names: Sequence[str]) -> frozenset[str]:
-        """Which of these interfaces are there."""
-        return frozenset(names) & (await self._look()).keys()
+        """Return which of these interfaces exist."""
+        return frozenset(names) & (await self._list()).keys()
 
     async def apply(self, veths: Sequence[VethPair], *, up: Sequence[str], mtu: int) -> None:
-        """Make what lacks; what is there already stays. One batch, and none when nothing lacks."""
-        lines = batch_to_apply(await self._look(), veths, up=up, mtu=mtu)
+        """Create what is missing, in one batch; existing interfaces stay."""
+        lines = batch_to_apply(await self._list(), veths, up=up, mtu=mtu)
         if lines:
             await self._batch(lines)
 
     async def remove(self, names: Sequence[str]) -> None:
-        """Remove interfaces; with one end of a pair goes the other."""
-        lines = batch_to_remove(await self._look(), names)
+        """Remove interfaces; removing one end of a pair removes the other."""
+        lines = batch_to_remove(await self._list(), names)
         if not lines:
             return
         try:
             await self._batch(lines)
         except DriverError:
-            # somebody else may have been faster; what counts is that they are gone
-            remaining = batch_to_remove(await self._look(), names)
+            # another process may have been faster; what counts is that they are gone
+            remaining = batch_to_remove(await self._list(), names)
             if remaining:
                 await self._batch(remaining)
 
-    async def _look(self) -> dict[str, InterfaceState]:
+    async def _list(self) -> dict[str, InterfaceState]:
         done = await self._runner.run(["ip", "-json", "-details", "link", "show"])
         return parse_links(done.stdout)
 
@@ -92,34 +92,34 @@ class IpLinks:
 
 
 def parse_links(output: bytes) -> dict[str, InterfaceState]:
-    """What ``ip -json -details link show`` printed, by name."""
+    """Parse ``ip -json -details link show``: interfaces by name."""
     try:
         links = msgspec.json.decode(output or b"[]", type=list[InterfaceState])
     except msgspec.DecodeError as error:
-        raise DriverError(f"ip -json link show printed something else: {error}") from error
+        raise DriverError(f"ip -json link show printed invalid output: {error}") from error
     return {link.ifname: link for link in links}
 
 
 def parse_routes(output: bytes) -> list[Attached]:
-    """Subnets that the host is in itself, and its gateways, from ``ip -json -4 route show``."""
+    """Parse ``ip -json -4 route show``: attached subnets, and gateways."""
     try:
         routes = msgspec.json.decode(output or b"[]", type=list[_Route])
     except msgspec.DecodeError as error:
-        raise DriverError(f"ip -json route show printed something else: {error}") from error
+        raise DriverError(f"ip -json route show printed invalid output: {error}") from error
     found = [(route.dst, route.dev) for route in routes if route.scope == "link" and route.dst != "default"]
     found += [(route.gateway, route.dev) for route in routes if route.gateway is not None]
     try:
         return [Attached(IPv4Network(address), interface) for address, interface in found]
     except ValueError as error:
-        raise DriverError(f"ip -json route show printed something else: {error}") from error
+        raise DriverError(f"ip -json route show printed invalid output: {error}") from error
 
 
 def batch_to_apply(
     there: Mapping[str, InterfaceState], veths: Iterable[VethPair], *, up: Iterable[str], mtu: int
 ) -> list[str]:
-    """The commands that make the pairs and set interfaces up, in the language of ``ip -batch``.
+    """Return the commands that create the pairs and set interfaces up, for ``ip -batch``.
 
-    Raises DriverError when a name is taken by something else or an end is joined to another bridge.
+    Raises DriverError when another interface has the name, or an end is attached to another bridge.
     """
     lines: list[str] = []
     raised = list(up)
@@ -134,7 +134,7 @@ def batch_to_apply(
                 lines.append(f"link set dev {right} master {_checked(pair.right_bridge)}")
             elif master != pair.right_bridge:
                 raise DriverError(
-                    f"the interface {right} should be a port of {pair.right_bridge} and is one of {master}",
+                    f"the interface {right} is a port of {master}, not of {pair.right_bridge}",
                     hint=f"sudo ip link delete dev {right}",
                 )
         raised += [left, right]
@@ -143,7 +143,7 @@ def batch_to_apply(
 
 
 def batch_to_remove(there: Mapping[str, InterfaceState], names: Iterable[str]) -> list[str]:
-    """The commands that remove what is there of these."""
+    """Return the commands that remove those of the names that exist."""
     gone: set[str] = set()
     lines = []
     for name in names:
@@ -164,13 +164,13 @@ def _refuse_foreign(there: Mapping[str, InterfaceState], pair: VethPair) -> None
     if left is None or right is None or not left.is_veth or left.link != pair.right:
         name = pair.right if left is None else pair.left
         raise DriverError(
-            f"there is an interface {name} already, and it is not one end of the pair"
+            f"there already is an interface {name}, and it is not an end of the pair"
             f" {pair.left}, {pair.right}",
-            hint=f"see what it is with `ip -details link show dev {name}`; remove or rename it",
+            hint=f"inspect it: ip -details link show dev {name}; remove or rename it",
         )
 
 
 def _checked(name: str) -> str:
     if not _NAME.fullmatch(name) or name in {".", ".."} or len(name.encode()) > 15:  # noqa: PLR2004
-        raise DriverError(f"{name!r} cannot be the name of a network interface")
+        raise DriverError(f"invalid name of a network interface: {name!r}")
     return name

@@ -17,17 +17,17 @@ class FakeLinks:
         self._host = host
 
     async def attached(self) -> Sequence[Attached]:
-        """It is in no subnet."""
+        """Return the subnets of the simulation."""
         await self._host.call("attached")
         return [Attached(IPv4Network(each), name) for each, name in self._host.world.subnets.items()]
 
     async def present(self, names: Sequence[str]) -> frozenset[str]:
-        """Those that are there."""
+        """Return those that exist."""
         await self._host.call("present")
         return frozenset(names) & frozenset(self._host.world.links)
 
     async def apply(self, veths: Sequence[VethPair], *, up: Sequence[str], mtu: int) -> None:  # noqa: ARG002
-        """All in one."""
+        """Create them."""
         await self._host.call("apply_links")
         for veth in veths:
             for name in (veth.left, veth.right):
@@ -36,11 +36,11 @@ class FakeLinks:
         self._host.keep()
 
     async def remove(self, names: Sequence[str]) -> None:
-        """All in one; with one end goes the other (which has the name that the project gives it)."""
+        """Remove them; removing one end of a pair removes the other."""
         await self._host.call("remove_links")
         links = self._host.world.links
         for name in names:
             if name in links:
                 at = links.index(name)
-                del links[at : at + 2]  # pairs are made together, the left end first
+                del links[at : at + 2]  # pairs are created together, the left end first
         self._host.keep()

@@ -12,7 +12,7 @@ from kvmcompose.core.deployable import VethPair
 
 
 class Attached(msgspec.Struct, frozen=True):
-    """A subnet that a host is in itself, or a gateway that it sends to, and through which interface."""
+    """A subnet or gateway to which a host is attached, and the interface."""
 
     subnet: IPv4Network
     interface: str
@@ -22,16 +22,16 @@ class Links(Protocol):
     """Network interfaces of one host (ip-link)."""
 
     async def attached(self) -> Sequence[Attached]:
-        """The IPv4 subnets and gateways of its interfaces."""
+        """Return the IPv4 subnets and gateways of the host's interfaces."""
 
     async def present(self, names: Sequence[str]) -> frozenset[str]:
-        """Which of these interfaces are there."""
+        """Return which of these interfaces exist."""
 
     async def apply(self, veths: Sequence[VethPair], *, up: Sequence[str], mtu: int) -> None:
-        """Make the pairs, join their Linux ends to their bridges, set everything up; in one batch.
+        """Create the pairs, attach their Linux ends to their bridges, set everything up; in one batch.
 
         ``up``: other interfaces (bridges, NICs) to set up as well.
         """
 
     async def remove(self, names: Sequence[str]) -> None:
-        """Remove interfaces; with one end of a pair goes the other."""
+        """Remove interfaces; removing one end of a pair removes the other."""

@@ -68,7 +68,7 @@ class Connection:
     """A connection to one libvirt, opened by the first call."""
 
     def __init__(self, uri: LibvirtUri, where: str, reach: Callable[[], Awaitable[None]]) -> None:
-        """``where`` names this libvirt in messages; ``reach`` raises DriverError if the host is unreachable."""
+        """``where`` names this libvirt in messages; ``reach`` raises DriverError for an unreachable host."""
         self.uri = uri
         self._where = where
         self._reach = reach

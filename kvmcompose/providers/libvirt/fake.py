@@ -1,4 +1,4 @@
-"""A libvirt that is not there."""
+"""A simulated libvirt."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class FakeHypervisor:
         return self._host.world
 
     async def facts(self) -> HypervisorFacts:
-        """A big machine."""
+        """Return the facts of a large machine."""
         await self._host.call("facts")
         return HypervisorFacts(cpus=64, memory_mb=1 << 20, version="fake")
 
     async def foreign(self, project: str, domains: Sequence[str], networks: Sequence[str]) -> Sequence[str]:
-        """Those of other projects."""
+        """Return those of other projects."""
         await self._host.call("foreign_domains", project)
         others = {name for name, each in self._world.domains.items() if each.project != project}
         found = [f"domain {name}" for name in domains if name in others]
@@ -40,7 +40,7 @@ class FakeHypervisor:
         return found + [f"network {name}" for name in networks if owners.get(name, project) != project]
 
     async def domains(self, project: str) -> Mapping[str, DomainState]:
-        """The project's domains."""
+        """Return the project's domains."""
         await self._host.call("domains", project)
         now = time.time()
         return {
@@ -78,7 +78,7 @@ class FakeHypervisor:
         self._host.keep()
 
     async def shut_down_domain(self, name: str, seconds: float) -> bool:
-        """Fake guests obey."""
+        """Switch off: simulated guests react at once."""
         await self._host.call("shut_down_domain", name)
         self._stop(name)
         return seconds > 0
@@ -100,7 +100,7 @@ class FakeHypervisor:
             self._host.keep()
 
     async def undefine_domain(self, name: str) -> None:
-        """Forget."""
+        """Undefine."""
         await self._host.call("undefine_domain", name)
         if name in self._world.domains and self._world.domains[name].started:
             raise DriverError(f"{name} runs")
@@ -108,7 +108,7 @@ class FakeHypervisor:
         self._host.keep()
 
     async def networks(self, project: str) -> Mapping[str, bool]:
-        """The project's networks."""
+        """Return the project's networks."""
         await self._host.call("networks", project)
         return {name: True for name, owner in self._world.networks.items() if owner == project}
 
@@ -122,18 +122,18 @@ class FakeHypervisor:
         self._host.keep()
 
     async def leases(self, network: str) -> Mapping[str, str]:
-        """No fake guest asks for an address."""
+        """Return nothing: no simulated guest uses DHCP."""
         await self._host.call("leases", network)
         return {}
 
     async def remove_network(self, name: str) -> None:
-        """Stop and forget."""
+        """Stop and undefine."""
         await self._host.call("remove_network", name)
         self._world.networks.pop(name, None)
         self._host.keep()
 
     async def snapshots(self, domain: str) -> Sequence[SnapshotState]:
-        """The domain's snapshots."""
+        """Return the domain's snapshots."""
         await self._host.call("snapshots", domain)
         found = self._world.domains.get(domain, FakeDomain("", "")).snapshots
         last = next(reversed(found), None)
@@ -143,14 +143,14 @@ class FakeHypervisor:
         ]
 
     async def create_snapshot(self, domain: str, name: str) -> None:
-        """Make one."""
+        """Create one."""
         await self._host.call("create_snapshot", domain)
         xml = f"<domainsnapshot><name>{name}</name><state>running</state></domainsnapshot>"
         self._domain(domain).snapshots[name] = xml
         self._host.keep()
 
     async def restore_snapshot(self, domain: str, name: str) -> None:
-        """Go back to one."""
+        """Revert to one."""
         await self._host.call("restore_snapshot", domain)
         if name not in self._domain(domain).snapshots:
             raise DriverError(f"{domain} has no snapshot {name}")
@@ -158,14 +158,14 @@ class FakeHypervisor:
         self._host.keep()
 
     async def delete_snapshot(self, domain: str, name: str) -> None:
-        """Give one up."""
+        """Delete one."""
         await self._host.call("delete_snapshot", domain)
         if self._domain(domain).snapshots.pop(name, None) is None:
             raise DriverError(f"{domain} has no snapshot {name}")
         self._host.keep()
 
     async def know_snapshot(self, domain: str, xml: str) -> None:
-        """Know one again."""
+        """Redefine one."""
         await self._host.call("know_snapshot", domain)
         name = ET.fromstring(xml).findtext("name") or ""  # noqa: S314 (see above)
         self._domain(domain).snapshots[name] = xml
@@ -177,4 +177,4 @@ class FakeHypervisor:
         return self._world.domains[name]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""

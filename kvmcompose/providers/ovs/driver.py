@@ -1,11 +1,11 @@
 """Open vSwitch through ovs-vsctl(8): each call that changes something is one transaction.
 
-Bridges with a controller stay in fail mode ``standalone``, as those without one are: guests talk to each
-other as over a plain switch as long as no controller answers.
+Bridges with a controller have fail mode ``standalone``, like those without one: they work as plain switches
+while no controller answers.
 
-Bridges in userspace pass packets on as they got them. Linux leaves checksums to the hardware, and a veth pair
-has none: what this host sends into such a bridge would arrive with none, and TCP and UDP are not heard. So
-the Linux ends of pairs are told to compute them.
+Bridges in userspace forward packets unchanged. Linux leaves checksums to the hardware, and a veth pair has
+none: TCP and UDP packets that this host sends into such a bridge would arrive without a checksum and be
+dropped. So checksum offloading is turned off at the Linux ends of pairs.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ PROJECT_KEY = "kvm-compose-project"
 
 _SECONDS = 20
 VSCTL = ("ovs-vsctl", f"--timeout={_SECONDS}")
-_ALARM = {-14, 142}  # how ovs-vsctl ends when its time is over: by SIGALRM
+_ALARM = {-14, 142}  # how ovs-vsctl exits after its timeout: by SIGALRM
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _PROTOCOLS = re.compile(r"OpenFlow1[0-5](,OpenFlow1[0-5])*")
 _CONTROLLER = re.compile(r"p?(tcp|ssl|unix):[^\s,\"]*")
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]+")
-_TROUBLE = re.compile(r"Error detected while setting up '([^']*)': (.*)")
+_PORT_ERROR = re.compile(r"Error detected while setting up '([^']*)': (.*)")
 
 
 class OvsSwitches:
@@ -42,29 +42,29 @@ class OvsSwitches:
         self._runner = runner
 
     async def check(self) -> None:
-        """Ask the database and the switch itself."""
+        """Query the database and the switch itself."""
         await run_ovs(self._runner, [*VSCTL, "get", "Open_vSwitch", ".", "_uuid"])
         await run_ovs(self._runner, ["ovs-appctl", "--timeout=5", "-t", "ovs-vswitchd", "version"])
 
     async def foreign(self, plan: SwitchPlan) -> Sequence[str]:
-        """Names of the plan's bridges that are there and belong to somebody else."""
+        """Return the names of the plan's bridges that exist and are not the project's."""
         wanted = {bridge.name for bridge in plan.bridges}
-        owners, _ = await self._look()
+        owners, _ = await self._list()
         return sorted(name for name in wanted & owners.keys() if owners[name] != plan.project)
 
     async def elsewhere(self, project: str, ports: Sequence[str]) -> Sequence[str]:
-        """Which of these interfaces are ports of bridges that are not the project's."""
-        owners, found = await self._look()
+        """Return which of these interfaces are ports of bridges that are not the project's."""
+        owners, found = await self._list()
         others = {port for name in found if owners[name] != project for port in (name, *found[name])}
         return sorted(others & set(ports))
 
     async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
-        """The project's bridges and the ports of each."""
-        owners, ports = await self._look()
+        """Return the project's bridges and the ports of each."""
+        owners, ports = await self._list()
         return {name: ports[name] for name, owner in sorted(owners.items()) if owner == project}
 
     async def apply(self, plan: SwitchPlan) -> None:
-        """All bridges and ports in one transaction; what is there already stays."""
+        """Create all bridges and ports in one transaction; existing ones stay."""
         arguments = arguments_to_apply(plan)
         if not arguments:
             return
@@ -74,15 +74,15 @@ class OvsSwitches:
         check_ports(await run_ovs(self._runner, [*VSCTL, *arguments]), self._runner.name)
 
     async def remove(self, names: Sequence[str]) -> None:
-        """The bridges and all their ports go, in one transaction."""
+        """Remove the bridges and all their ports, in one transaction."""
         arguments: list[str] = []
         for name in names:
             arguments += ["--", "--if-exists", "del-br", _checked(_NAME, name, "bridge")]
         if arguments:
             await run_ovs(self._runner, [*VSCTL, *arguments])
 
-    async def _look(self) -> tuple[dict[str, str | None], dict[str, list[str]]]:
-        """Each bridge's project, if any, and its ports."""
+    async def _list(self) -> tuple[dict[str, str | None], dict[str, list[str]]]:
+        """Return each bridge's project, if any, and its ports."""
         done = await run_ovs(self._runner, [
             *VSCTL, "--format=json",
             "--", "--columns=name,external_ids,ports", "list", "Bridge",
@@ -98,7 +98,7 @@ async def run_ovs(runner: CommandRunner, argv: Sequence[str]) -> Completed:
         return done
     if done.status in _ALARM:
         raise DriverError(
-            f"ovs-vswitchd on {runner.name} does not answer ({argv[0]} has waited for it in vain)",
+            f"ovs-vswitchd on {runner.name} does not answer ({argv[0]} timed out)",
             hint="is it running? sudo systemctl restart openvswitch-switch",
         )
     error = failure(argv, done, runner.name, privileged=True)
@@ -108,21 +108,21 @@ async def run_ovs(runner: CommandRunner, argv: Sequence[str]) -> Completed:
 
 
 def check_ports(done: Completed, host: str) -> None:
-    """Raises DriverError for a transaction that stands, while the switch could not do what it says."""
-    trouble = _TROUBLE.search(done.stderr.decode(errors="replace"))
-    if trouble:
+    """Raise DriverError for a transaction that was committed, but that the switch could not carry out."""
+    found = _PORT_ERROR.search(done.stderr.decode(errors="replace"))
+    if found:
         raise DriverError(
-            f"Open vSwitch on {host} cannot set up the port {trouble[1]}: {trouble[2]}",
-            hint=f"ip link show dev {trouble[1]}; ovs-vsctl show",
+            f"Open vSwitch on {host} cannot set up the port {found[1]}: {found[2]}",
+            hint=f"ip link show dev {found[1]}; ovs-vsctl show",
         )
 
 
 def arguments_to_apply(plan: SwitchPlan) -> list[str]:
-    """What follows ``ovs-vsctl``. Raises DriverError for what would mean something else to it."""
+    """Return the arguments of ``ovs-vsctl``. Raises DriverError for values that it would misinterpret."""
     mark = project_mark(plan.project)
     datapath = plan.datapath_type
     if datapath not in ("system", "netdev"):
-        raise DriverError(f"datapath_type is {datapath!r} (known are system and netdev)")
+        raise DriverError(f"unknown datapath_type {datapath!r} (it is system or netdev)")
     arguments: list[str] = []
     for bridge in plan.bridges:
         arguments += _bridge(bridge, datapath, mark)
@@ -145,7 +145,7 @@ def arguments_to_apply(plan: SwitchPlan) -> list[str]:
 
 
 def project_mark(project: str) -> str:
-    """What marks a row of the database as the project's."""
+    """Return the column that marks a row of the database as the project's."""
     return f"external_ids:{PROJECT_KEY}={_checked(_PROJECT, project, 'project')}"
 
 
@@ -170,12 +170,12 @@ def _port(bridge: str, port: str, mark: str) -> list[str]:
 
 def _checked(pattern: re.Pattern[str], text: str, what: str) -> str:
     if not pattern.fullmatch(text):
-        raise DriverError(f"{text!r} cannot be the name of a {what} for Open vSwitch")
+        raise DriverError(f"invalid {what} for Open vSwitch: {text!r}")
     return text
 
 
 class OvsdbTable(msgspec.Struct, frozen=True):
-    """What ``ovs-vsctl --format=json list`` prints (values as in RFC 7047, section 5.1)."""
+    """A table that ``ovs-vsctl --format=json list`` prints (values as in RFC 7047, section 5.1)."""
 
     headings: tuple[str, ...]
     data: tuple[tuple[Any, ...], ...]
@@ -185,16 +185,16 @@ class OvsdbTable(msgspec.Struct, frozen=True):
 
 
 def parse_bridges(output: bytes) -> tuple[dict[str, str | None], dict[str, list[str]]]:
-    """Two tables, bridges and ports: each bridge's project and the names of its ports.
+    """Parse two tables, bridges and ports: return each bridge's project and the names of its ports.
 
-    Left out is the port that each bridge has by itself, which is called as the bridge is.
+    The local port of each bridge, which has the bridge's name, is left out.
     """
     try:
         bridges, ports = (
             msgspec.json.decode(line, type=OvsdbTable) for line in output.splitlines() if line.strip()
         )
     except ValueError as error:  # msgspec's errors are ValueErrors
-        raise DriverError(f"ovs-vsctl printed something else than two tables: {error}") from error
+        raise DriverError(f"ovs-vsctl printed invalid output: {error}") from error
     names = {row["_uuid"][1]: row["name"] for row in ports.rows()}
     owners: dict[str, str | None] = {}
     found: dict[str, list[str]] = {}
@@ -208,6 +208,6 @@ def parse_bridges(output: bytes) -> tuple[dict[str, str | None], dict[str, list[
 
 
 def _uuids(value: Any) -> Iterable[str]:
-    """One reference stands alone, none or several are in a set."""
+    """A column holds one reference by itself, none or several as a set."""
     kind, content = value
     return [each[1] for each in content] if kind == "set" else [content]

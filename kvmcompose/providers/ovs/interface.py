@@ -1,4 +1,4 @@
-"""What is driven through Open vSwitch on one host: bridges and their ports."""
+"""Bridges of projects and their ports, in Open vSwitch on one host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kvmcompose.core.deployable import NicPort, SwitchBridge, TunnelPort, VethPa
 
 
 class SwitchPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Open vSwitch on one host as it should be. ``datapath_type`` is ``system`` or ``netdev``."""
+    """The desired bridges and ports on one host. ``datapath_type`` is ``system`` or ``netdev``."""
 
     project: str
     datapath_type: str
@@ -25,23 +25,23 @@ class Switches(Protocol):
     """Open vSwitch on one host. Bridges carry ``external_ids:kvm-compose-project``."""
 
     async def check(self) -> None:
-        """Raises DriverError when ovs-vswitchd does not answer or may not be talked to."""
+        """Raise DriverError when ovs-vswitchd does not answer or denies access."""
 
     async def foreign(self, plan: SwitchPlan) -> Sequence[str]:
-        """Names of the plan's bridges that are there and belong to somebody else."""
+        """Return the names of the plan's bridges that exist and are not the project's."""
 
     async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
-        """The project's bridges and the ports of each."""
+        """Return the project's bridges and the ports of each."""
 
     async def elsewhere(self, project: str, ports: Sequence[str]) -> Sequence[str]:
-        """Which of these interfaces are ports of bridges that are not the project's."""
+        """Return which of these interfaces are ports of bridges that are not the project's."""
 
     async def apply(self, plan: SwitchPlan) -> None:
-        """All bridges and ports in one transaction; what is there already stays.
+        """Create all bridges and ports in one transaction; existing ones stay.
 
-        The interfaces that become ports must be there: make the veth pairs first, and only then set
-        up the bridges' own interfaces, which come to be here.
+        The interfaces that become ports must exist: create the veth pairs before, and set up the bridges' own
+        interfaces, which are created here, afterwards.
         """
 
     async def remove(self, names: Sequence[str]) -> None:
-        """The bridges and all their ports go, in one transaction."""
+        """Remove the bridges and all their ports, in one transaction."""

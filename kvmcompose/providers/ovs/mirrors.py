@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class OvsMirrors:
-    """See ``Mirrors``."""
+    """See ``capture.interface.Mirrors``."""
 
     def __init__(self, runner: CommandRunner) -> None:
         self._runner = runner
@@ -50,13 +50,13 @@ class OvsMirrors:
             await self._surely(self._end(bridge, port))
 
     async def _set_up(self, port: str) -> None:
-        """Up, but mute: with an address it would speak to the guests."""
+        """Set the port up without an address: with one it would send packets to the guests."""
         link = ["ip", "link", "set", "dev", port]
         await self._runner.run([*link, "addrgenmode", "none"], privileged=True, check=False)  # without IPv6
         await self._runner.run([*link, "up"], privileged=True)
 
     async def _surely(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do it to its end, whoever does not want to wait for that."""
+        """Finish the work even when the caller is cancelled."""
         task = asyncio.create_task(work)
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
@@ -67,21 +67,21 @@ class OvsMirrors:
             found = await self._mirrors(bridge)
             await self._remove(bridge, {name: uuid for name, uuid in found.items() if name == port})
         except DriverError as error:
-            log.warning("the mirror port %s of %s is left: %s", port, bridge, error.message)
+            log.warning("cannot remove the mirror port %s of %s: %s", port, bridge, error.message)
         finally:
             self._ports.discard(port)
 
     async def _leftovers(self, bridge: str) -> dict[str, str]:
-        """Mirrors of captures that are over: nobody here knows of them, and no tcpdump listens to them."""
+        """Find mirrors of ended captures: not in use here, and not by any tcpdump."""
         found = await self._mirrors(bridge)
-        strangers = {name: uuid for name, uuid in found.items() if name not in self._ports}
-        if not strangers:
+        unknown = {name: uuid for name, uuid in found.items() if name not in self._ports}
+        if not unknown:
             return {}
         running = (await self._runner.run(["ps", "-C", "tcpdump", "-o", "args="], check=False)).text.split()
-        return {name: uuid for name, uuid in strangers.items() if name not in running}
+        return {name: uuid for name, uuid in unknown.items() if name not in running}
 
     async def _mirrors(self, bridge: str) -> dict[str, str]:
-        """The mirrors of captures of a bridge, called as their ports are, and their UUIDs."""
+        """Return the capture mirrors of a bridge: their names, which are those of their ports, and UUIDs."""
         condition = f'external_ids:{CAPTURE_KEY}="{bridge}"'
         argv = [*VSCTL, "--format=json", "--columns=name,_uuid", "find", "Mirror", condition]
         done = await run_ovs(self._runner, argv)
@@ -89,7 +89,7 @@ class OvsMirrors:
             rows = msgspec.json.decode(done.stdout, type=OvsdbTable).rows()
             return {row["name"]: row["_uuid"][1] for row in rows}
         except (ValueError, LookupError, TypeError) as error:  # msgspec's errors are ValueErrors
-            raise DriverError(f"ovs-vsctl printed something else than a table: {error}") from error
+            raise DriverError(f"ovs-vsctl printed invalid output: {error}") from error
 
     async def _remove(self, bridge: str, mirrors: dict[str, str]) -> None:
         words: list[str] = []
@@ -101,7 +101,7 @@ class OvsMirrors:
 
 
 def mirror_arguments(project: str, bridge: str, port: str) -> list[str]:
-    """What follows ``ovs-vsctl`` to have a port of our own that gets all packets of a bridge."""
+    """Return the arguments of ``ovs-vsctl`` that create a mirror port for a bridge."""
     mark = f'external_ids:{CAPTURE_KEY}="{bridge}"'
     return [
         "--", "--id=@interface", "create", "Interface", f"name={port}", "type=internal",

@@ -34,9 +34,9 @@ def test_root_has_the_time_limit_that_we_cannot_enforce() -> None:
 @pytest.mark.parametrize(
     ("status", "stderr", "message", "hint"),
     [
-        (2, b"first\nlast\n", "ip failed with status 2 on main: last", "to see it yourself, run: ip link"),
-        (1, b"", "ip failed with status 1 on main: (it printed nothing)", "to see it yourself"),
-        (1, b"sudo: a password is required\n", "has to run as root on main, and sudo asks", "run the server"),
+        (2, b"first\nlast\n", "ip failed with status 2 on main: last", "to reproduce: ip link"),
+        (1, b"", "ip failed with status 1 on main: (it printed nothing)", "to reproduce"),
+        (1, b"sudo: a password is required\n", "on main, but sudo requires a password", "run the server"),
         (127, b"timeout: failed to run command 'ip': No such file or directory\n",
          "the program 'ip' is not installed on main", "sudo apt-get install iproute2"),
     ],

@@ -137,5 +137,5 @@ def test_leftovers_are_those_that_nobody_listens_to() -> None:
 
 
 def test_an_answer_that_is_no_table_is_an_error() -> None:
-    with pytest.raises(DriverError, match="something else than a table"):
+    with pytest.raises(DriverError, match="invalid output"):
         collect(Recorder(("find Mirror", 0, b"nothing", b"")))

@@ -39,13 +39,13 @@ def test_disk_without_a_cluster_is_pristine() -> None:
 
 def test_damaged_disk_is_an_error() -> None:
     for damaged in (head()[:50], head(entries=1 << 30)):
-        with pytest.raises(DriverError, match="not a sound qcow2 image"):
+        with pytest.raises(DriverError, match="not a valid qcow2 image"):
             asyncio.run(disks(damaged, b"").pristine(Path("/p/disk.img")))
 
 
 def test_only_overlays_are_reset() -> None:
     for beginning in (b"raw", head(backing=b"")):
-        with pytest.raises(DriverError, match="is no overlay"):
+        with pytest.raises(DriverError, match="is not an overlay"):
             asyncio.run(disks(beginning, b"").reset_overlay(Path("/p/disk.img")))
 
 

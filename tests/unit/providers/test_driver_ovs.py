@@ -105,7 +105,7 @@ def test_ends_towards_linux_compute_checksums_for_userspace_bridges() -> None:
     ],
 )
 def test_words_that_would_mean_something_else_are_refused(plan: SwitchPlan) -> None:
-    with pytest.raises(DriverError, match=r"cannot be|datapath_type is"):
+    with pytest.raises(DriverError, match=r"^invalid |unknown datapath_type"):
         arguments_to_apply(plan)
 
 
@@ -158,5 +158,5 @@ def test_failures_say_what_is_wrong(status: int, said: bytes, message: str) -> N
 
 def test_other_words_than_tables_are_an_error() -> None:
     for output in (b"", b"{}", b"[]\n[]\n", BRIDGES + BRIDGES):
-        with pytest.raises(DriverError, match="something else than two tables"):
+        with pytest.raises(DriverError, match="invalid output"):
             parse_bridges(output)
