@@ -41,25 +41,25 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
         "--server",
         metavar="ADDRESS",
         default=env("KVM_COMPOSE_SERVER"),
-        help="unix:/path, http://host:port or https://host:port (default: this user's, started when needed)",
+        help="unix:/path, http://host:port or https://host:port (default: the user's own, started if needed)",
     )
     group.add_argument(
         "--token-file",
         metavar="FILE",
         default=env("KVM_COMPOSE_TOKEN_FILE"),
-        help="the file with the server's bearer token",
+        help="a file with the bearer token",
     )
     group.add_argument(
         "--ca-file",
         metavar="FILE",
         default=env("KVM_COMPOSE_CA_FILE"),
-        help="the certificate that vouches for the server's own",
+        help="the CA certificate to verify the server's certificate",
     )
     group.add_argument(
         "--insecure",
         action="store_true",
         default=is_on("KVM_COMPOSE_INSECURE"),
-        help="send the token without TLS, too, and to whoever listens: the network is trusted",
+        help="send the token even without TLS and to any listener; only for trusted networks",
     )
 
 
@@ -185,9 +185,13 @@ def act(target: Target, command: Command, arguments: argparse.Namespace, console
 def add_action_options(parser: argparse.ArgumentParser) -> None:
     """What every command has that starts an action."""
     parser.add_argument(
-        "--detach", action="store_true", help="do not wait for its end: print its UUID (see logs --action)"
+        "--detach",
+        action="store_true",
+        help="do not wait, but print the UUID of the action (see logs --action)",
     )
-    parser.add_argument("--json", action="store_true", help="print the log as JSON lines, the action last")
+    parser.add_argument(
+        "--json", action="store_true", help="print the log as lines of JSON, followed by the action"
+    )
     add_server_options(parser)
 
 
@@ -219,7 +223,7 @@ def action_named(target: Target, uuid: str | None) -> Action:
 def add_action_name(parser: argparse.ArgumentParser) -> None:
     """The option that names an action."""
     parser.add_argument(
-        "--action", metavar="UUID", help="this action, by the beginning of its UUID (default: the latest)"
+        "--action", metavar="UUID", help="the action, by the start of its UUID (default: the latest)"
     )
 
 

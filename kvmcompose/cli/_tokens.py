@@ -23,10 +23,10 @@ examples:
   kvm-compose server token list
   kvm-compose server token revoke ci
 
-create prints the token, once: only its digest is kept. The holder of one with the role
-user or read-only works as --user, with that user's deployments; one with the role admin
-may do everything, which on a server that runs as root means root. All take effect at
-once on a server that runs.
+create prints the token once; only its digest is stored. The holder of a token with the
+role user or read-only acts as --user, with that user's deployments. The role admin may
+do everything, which on a server that runs as root means root. All changes take effect at
+once, also on a running server.
 """
 
 
@@ -36,26 +36,30 @@ def add_token_action(parser: argparse.ArgumentParser) -> None:
 
     actions = parser.add_subparsers(dest="server_action", metavar="ACTION", title="actions (default: run)")
     token = actions.add_parser(
-        "token", help="make, list and revoke tokens for those who come by TCP", allow_abbrev=False,
-        description="Make, list and revoke tokens for those who come by TCP.", epilog=_EXAMPLE,
+        "token", help="create, list and revoke tokens for TCP clients", allow_abbrev=False,
+        description="Create, list and revoke tokens for TCP clients.", epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     verbs = token.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
-    create = verbs.add_parser("create", help="make a token and print it", allow_abbrev=False)
+    create = verbs.add_parser("create", help="create a token and print it", allow_abbrev=False)
     create.add_argument("name", metavar="NAME")
-    create.add_argument("--role", choices=_ROLES, required=True, help="what its holder may do")
-    create.add_argument("--user", metavar="NAME", help="the local user that its holder works as")
+    create.add_argument("--role", choices=_ROLES, required=True, help="the rights of the token")
+    create.add_argument("--user", metavar="NAME", help="the local user as whom its holder acts")
     create.add_argument(
         "--expires", metavar="TIME", default="90d", help="30d, 12h, 15m, never (default: 90d)"
     )
-    listing = verbs.add_parser("list", help="list them", allow_abbrev=False)
+    listing = verbs.add_parser("list", help="list all tokens", allow_abbrev=False)
     listing.add_argument("--json", action="store_true", help="print JSON")
-    revoke = verbs.add_parser("revoke", help="make one worthless, at once", allow_abbrev=False)
+    revoke = verbs.add_parser("revoke", help="revoke a token, with immediate effect", allow_abbrev=False)
     revoke.add_argument("name", metavar="NAME")
     add_global_options(token, top=False)
     for child in verbs.choices.values():
         child.add_argument(
-            "--state-dir", metavar="DIR", type=Path, default=argparse.SUPPRESS, help="that of the server"
+            "--state-dir",
+            metavar="DIR",
+            type=Path,
+            default=argparse.SUPPRESS,
+            help="the state folder of the server",
         )
         add_global_options(child, top=False)
 

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "cancel"
-HELP = "stop what is being done with the testbed"
+HELP = "cancel the running action of the testbed"
 EXAMPLE = """\
 examples:
-  kvm-compose cancel                  what is running, and wait until it has stopped
+  kvm-compose cancel                  cancel the running action, and wait until it has stopped
   kvm-compose cancel --action 5f3a
 
-It stops at a point from which both up and down go on.
+The action stops at a point from which both up and down can continue.
 """
 
 

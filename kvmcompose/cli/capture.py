@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "capture"
-HELP = "capture the packets of a guest or a bridge, on whichever host it lies"
+HELP = "capture the packets of a guest or a bridge, on any host"
 EXAMPLE = """\
 examples:
-  kvm-compose capture server                                prints them
+  kvm-compose capture server                                print packets
   kvm-compose capture server --filter 'tcp port 80'
   kvm-compose capture server --interface br1 -w server.pcap
-  kvm-compose capture br0 -w - | wireshark -k -i -          all that passes a bridge
+  kvm-compose capture br0 -w - | wireshark -k -i -          everything that passes a bridge
   kvm-compose capture br0 --count 100 --snaplen 96 -w heads.pcap
 
-Ctrl-C ends it, with status 0 and a whole file. Filters are those of pcap-filter(7).
+Ctrl-C ends the capture, with status 0 and a complete file.
 """
 
 #: How packets are printed: at once, and names of addresses are not asked for.
@@ -49,11 +49,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-i",
         "--interface",
         metavar="N|BRIDGE",
-        help="which one, of a guest that has several: by number, from 0, or by the bridge it is on",
+        help="the interface, for a guest with several: its number, from 0, or its bridge",
     )
-    parser.add_argument("--filter", metavar="EXPRESSION", help="only these packets, as for tcpdump")
+    parser.add_argument("--filter", metavar="EXPRESSION", help="a pcap-filter(7) expression, as for tcpdump")
     parser.add_argument(
-        "-w", "--write", metavar="FILE", help="write them to a file; - is stdout (default: print them)"
+        "-w",
+        "--write",
+        metavar="FILE",
+        help="write the packets to a file, or to stdout with - (default: print them)",
     )
     parser.add_argument(
         "-s",
@@ -62,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help="only the first bytes of each packet (default: 262144)",
     )
-    parser.add_argument("-c", "--count", type=_count, metavar="N", help="end after so many packets")
+    parser.add_argument("-c", "--count", type=_count, metavar="N", help="stop after this number of packets")
 
 
 def _snaplen(text: str) -> int:

@@ -9,10 +9,10 @@ from kvmcompose.monitor.console import Console
 
 NAME = "clean"
 ALIASES = ("clear-artefacts",)
-HELP = "remove artefacts; what was edited, and disks in use, only with --force"
+HELP = "remove artefacts; edited files and disks in use only with --force"
 EXAMPLE = """\
 examples:
-  kvm-compose clean                   everything that can be built again
+  kvm-compose clean                   everything that can be rebuilt
   kvm-compose clean disk:server
   kvm-compose clean --dry-run
   kvm-compose clean --force           edited files and guests' data too
@@ -22,7 +22,7 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_names(parser, "guests, tasks or artefacts (default: all)")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be removed")
     parser.add_argument("--force", action="store_true", help="remove edited files and disks in use as well")
 
 

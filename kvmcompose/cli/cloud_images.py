@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "cloud-images"
-HELP = "list, fetch, build, add and check the disk images that guests are made from"
+HELP = "list, download, build, add and verify the disk images of guests"
 EXAMPLE = """\
 examples:
   kvm-compose cloud-images                          list all images, and which are here

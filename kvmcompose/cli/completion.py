@@ -7,7 +7,7 @@ import argparse
 from kvmcompose.monitor.console import Console
 
 NAME = "completion"
-HELP = "print what makes the shell complete commands, options and the names of guests"
+HELP = "print a completion script for the shell"
 EXAMPLE = """\
 examples:
   eval "$(kvm-compose completion bash)"     in ~/.bashrc

@@ -15,15 +15,15 @@ HELP = "open a guest's serial console"
 EXAMPLE = """\
 examples:
   kvm-compose console server
-  kvm-compose console --force server    take it from whoever has it open
+  kvm-compose console --force server    disconnect another user of the console
 
-Ctrl-] leaves it. It works without a network, and shows a guest that does not come up.
+Ctrl-] closes it. It works without a network, for example to see why a guest does not boot.
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("--force", action="store_true", help="close the one that is open elsewhere")
+    parser.add_argument("--force", action="store_true", help="disconnect another user of the console")
     add_server_options(parser)
     add_guest(parser)
 

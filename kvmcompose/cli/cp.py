@@ -32,9 +32,9 @@ class _End(NamedTuple):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("-r", "--recursive", action="store_true", help="folders with all that is in them")
+    parser.add_argument("-r", "--recursive", action="store_true", help="copy folders recursively")
     parser.add_argument(
-        "-O", "--legacy", action="store_true", help="the old protocol, for a guest without an SFTP server"
+        "-O", "--legacy", action="store_true", help="use the old protocol, for a guest without an SFTP server"
     )
     add_server_options(parser)
     for name, nargs in (("source", "+"), ("target", None)):

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 NAME = "deployments"
 ALIASES = ("deployment",)
-HELP = "list the testbeds that the server knows, or have it forget one"
+HELP = "list the testbeds that the server knows, or remove one from its list"
 EXAMPLE = """\
 examples:
   kvm-compose deployments                list them
   kvm-compose deployments info lab
-  kvm-compose deployments remove lab     and its history; it has to be down
+  kvm-compose deployments remove lab     remove it and its history; it must be down
 
-kvm-compose up makes a project known to the server. After a crash nothing has to be reset:
-what ran counts as interrupted, and both up and down go on from there.
+kvm-compose up registers a project with the server. After a crash no reset is necessary:
+the running action counts as interrupted, and both up and down continue from there.
 """
 
 
@@ -34,9 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_server_options(parser)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs (without one: list)")
     for verb, alias, text in (
-        ("list", (), "list them"),
-        ("info", (), "show some of them"),
-        ("remove", ("destroy",), "have the server forget them; their folders stay"),
+        ("list", (), "list deployments"),
+        ("info", (), "show the given deployments"),
+        ("remove", ("destroy",), "remove deployments from the server; their folders stay"),
     ):
         child = verbs.add_parser(verb, aliases=alias, help=text, allow_abbrev=False)
         if verb != "list":

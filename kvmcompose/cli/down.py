@@ -14,9 +14,9 @@ NAME = "down"
 HELP = "take the testbed down; disks stay, unless --purge"
 EXAMPLE = """\
 examples:
-  kvm-compose down                  guests shut down, networks are removed
+  kvm-compose down                  shut guests down, remove networks
   kvm-compose down --timeout 0      switch guests off at once
-  kvm-compose down --purge          remove the guests' disks, too: their data is lost
+  kvm-compose down --purge          also remove the guests' disks: their data is lost
   kvm-compose down --project-name lab    from anywhere
 
 It needs neither the YAML nor the artefacts: the server knows what is up.
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="HOST",
-        help="a testbed host that is gone for good: whatever is there stays there (may be repeated)",
+        help="give up a testbed host that will not come back, with everything on it (may be repeated)",
     )
     add_action_options(parser)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "errors"
-HELP = "show what failed in an action: step, guest, host, cause, and what would mend it"
+HELP = "show the failures of an action: step, guest, host, cause and remedy"
 EXAMPLE = """\
 examples:
   kvm-compose errors                  of the latest action

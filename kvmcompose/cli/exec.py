@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "exec"
-HELP = "run a command in a guest and end with its exit status"
+HELP = "run a command in a guest and exit with its status"
 EXAMPLE = """\
 examples:
   kvm-compose exec server -- uname -a
   kvm-compose exec server -- sh -c 'ping -c 1 client && echo "it is there"'
   kvm-compose exec --timeout 30 server -- ./wait-for-it
 
-Options stand before the guest. The words reach the command as they are: there is no
-shell between, unless you call one. Its output goes to stdout, both its channels. The
-exit status is the command's; 255 when it could not be run, 130 after Ctrl-C, which
-ends it in the guest. For a terminal, or to feed it something: kvm-compose ssh.
+Put options before the guest. The arguments reach the command unchanged, without a
+shell. Both stdout and stderr of the command go to stdout. The exit status is that of
+the command; 255 if it could not be run; 130 after Ctrl-C, which ends the command in
+the guest. Use kvm-compose ssh for a terminal or for input.
 """
 
 
@@ -41,9 +41,11 @@ class NotRunError(KvmComposeError):
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
-        "--timeout", type=_seconds, metavar="SECONDS", help="end the command after so long (default: never)"
+        "--timeout", type=_seconds, metavar="SECONDS", help="end the command after this time (default: never)"
     )
-    parser.add_argument("--json", action="store_true", help="print the log as JSON lines, the action last")
+    parser.add_argument(
+        "--json", action="store_true", help="print the log as lines of JSON, followed by the action"
+    )
     add_server_options(parser)
     add_guest(parser)
     parser.add_argument(

@@ -8,15 +8,15 @@ from kvmcompose.cli._project import add_names, open_project
 from kvmcompose.monitor.console import Console
 
 NAME = "forget"
-HELP = "make tasks run again the next time, up to date or not"
+HELP = "make tasks run again in the next build, even if they are up to date"
 EXAMPLE = """\
 examples:
   kvm-compose forget domain-xml:server
   kvm-compose forget domain-xml         all of a group
   kvm-compose forget                    everything
 
-Files that were edited, and disks in use, stay safe: the next build says so and
-asks for --overwrite or --provision.
+Edited files and disks in use are safe: the next build keeps them and asks for
+--overwrite or --provision.
 """
 
 

@@ -17,8 +17,8 @@ examples:
   kvm-compose generate                  everything
   kvm-compose generate server           what belongs to one guest
   kvm-compose generate domain-xml       all domain XML
-  kvm-compose generate -k               go on where one cannot be made
-  kvm-compose generate --overwrite      give up hand edits (each is kept as .orig)
+  kvm-compose generate -k               continue when one cannot be built
+  kvm-compose generate --overwrite      replace hand edits (each is kept as .orig)
   kvm-compose generate --provision web  a new disk for a guest that has run: its data is lost
 """
 
@@ -33,9 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=_jobs,
         metavar="N",
-        help="processes to make artefacts with (default: as many as pay)",
+        help="the number of processes (default: chosen by the number of artefacts)",
     )
-    parser.add_argument("-k", "--keep-going", action="store_true", help="make all that can be made")
+    parser.add_argument("-k", "--keep-going", action="store_true", help="build everything that can be built")
     parser.add_argument(
         "--overwrite",
         action="store_true",
@@ -47,10 +47,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="make new disks even for guests that have run: their data is lost",
     )
     parser.add_argument(
-        "--verify", action="store_true", help="read every artefact, whatever its time stamp says"
+        "--verify", action="store_true", help="read every artefact, regardless of its time stamp"
     )
-    parser.add_argument("--no-wait", action="store_true", help="fail when another build runs in this project")
-    parser.add_argument("--json", action="store_true", help="print an event per line as JSON")
+    parser.add_argument(
+        "--no-wait",
+        action="store_true",
+        help="fail if another build runs in this project, instead of waiting",
+    )
+    parser.add_argument("--json", action="store_true", help="print each event as a line of JSON")
 
 
 def _jobs(text: str) -> int:

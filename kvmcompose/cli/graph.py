@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--of", choices=("topology", "tasks"), default="topology", help="what to draw (default: topology)"
     )
     parser.add_argument(
-        "--format", choices=("dot", "mermaid", "json", "svg"), default="dot", help="as what (default: dot)"
+        "--format", choices=("dot", "mermaid", "json", "svg"), default="dot", help="the format (default: dot)"
     )
     parser.add_argument(
         "--json", action="store_const", const="json", dest="format", help="the same as --format json"

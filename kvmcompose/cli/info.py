@@ -12,7 +12,7 @@ HELP = "show a task as doit sees it: targets, dependencies, status"
 EXAMPLE = """\
 examples:
   kvm-compose info domain-xml:server
-  kvm-compose why domain-xml:server   what it is made of, and what changed
+  kvm-compose why domain-xml:server   its inputs, and which of them changed
 """
 
 

@@ -19,7 +19,7 @@ examples:
   kvm-compose init my-testbed && cd my-testbed && kvm-compose plan
   kvm-compose init               in the current folder
 
-No file that is there already is overwritten: when there is one, nothing is written at all (status 3).
+Existing files are never overwritten: if one of them exists, nothing is written (status 3).
 """
 
 _STARTER = importlib.resources.files("kvmcompose.cli") / "_starter"
@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=Path,
         default=Path(),
-        help="the folder to write to; made when it is not there (default: the project folder)",
+        help="the folder to write to, created if necessary (default: the project folder)",
     )
 
 

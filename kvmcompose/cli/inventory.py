@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "inventory"
-HELP = "print how guests are reached: for Ansible, ssh_config or /etc/hosts"
+HELP = "print the guests and their addresses for Ansible, ssh_config or /etc/hosts"
 EXAMPLE = """\
 examples:
   kvm-compose inventory > inventory.yaml && ansible -i inventory.yaml all -m ping
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("ansible", "ssh_config", "hosts"), default="ansible", help="default: ansible"
     )
-    parser.add_argument("--json", action="store_true", help="print all that is known as JSON")
+    parser.add_argument("--json", action="store_true", help="print everything known as JSON")
     add_server_options(parser)
 
 

@@ -12,14 +12,14 @@ HELP = "list the tasks"
 EXAMPLE = """\
 examples:
   kvm-compose list                 groups of tasks
-  kvm-compose list --all --status  every task; R: to be run, U: up to date
+  kvm-compose list --all --status  every task; R: to run, U: up to date
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("names", metavar="TASK", nargs="*", help="only these tasks")
-    parser.add_argument("--all", action="store_true", help="every task, not only groups")
+    parser.add_argument("--all", action="store_true", help="list every task, not only groups")
     parser.add_argument("-s", "--status", action="store_true", help="show which are up to date")
     parser.add_argument("--deps", action="store_true", help="show the files that tasks depend on")
     parser.add_argument("--json", action="store_true", help="print JSON")

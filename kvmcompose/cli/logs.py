@@ -29,24 +29,24 @@ HELP = "show the log of an action, past or running"
 EXAMPLE = """\
 examples:
   kvm-compose logs                     the latest action
-  kvm-compose logs -f                  and what comes, until it ends
-  kvm-compose logs --guest server      what is about one guest
+  kvm-compose logs -f                  follow it until it ends
+  kvm-compose logs --guest server      only the lines about one guest
   kvm-compose logs --list              all actions
-  kvm-compose logs --action 5f3a       one of them, by the beginning of its UUID
+  kvm-compose logs --action 5f3a       one of them, by the start of its UUID
   kvm-compose logs --json
 
-With -f the exit status tells how the action ended. Ctrl-C leaves it running.
+With -f the exit status is that of the action. Ctrl-C leaves it running.
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("-f", "--follow", action="store_true", help="go on until the action ends")
+    parser.add_argument("-f", "--follow", action="store_true", help="follow the log until the action ends")
     parser.add_argument("--list", action="store_true", help="list the actions, the latest first")
     add_action_name(parser)
-    add_guest(parser, "--guest", help="only what is about this guest")
-    parser.add_argument("-t", "--timestamps", action="store_true", help="begin every line with its time")
-    parser.add_argument("--json", action="store_true", help="print JSON: a line of the log per line")
+    add_guest(parser, "--guest", help="only lines about this guest")
+    parser.add_argument("-t", "--timestamps", action="store_true", help="start every line with its time")
+    parser.add_argument("--json", action="store_true", help="print each line of the log as a line of JSON")
     add_server_options(parser)
 
 

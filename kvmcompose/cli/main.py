@@ -36,9 +36,9 @@ examples:
   kvm-compose init my-testbed && cd my-testbed && kvm-compose generate
   kvm-compose -C examples/two-guests plan
 
-exit status: 0 done, 1 something failed, 2 the input is wrong, 3 refused before
+exit status: 0 success, 1 something failed, 2 invalid input, 3 refused before
 anything was changed, 130 interrupted. KVM_COMPOSE_<OPTION> in the environment
-stands for a global option (KVM_COMPOSE_DIRECTORY, KVM_COMPOSE_INPUT, ...).
+sets a global option (KVM_COMPOSE_DIRECTORY, KVM_COMPOSE_INPUT, ...).
 """
 
 
@@ -102,31 +102,31 @@ def add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
         "--input",
         metavar="FILE",
         default=default(env("KVM_COMPOSE_INPUT")),
-        help="instead of kvm-compose.yaml",
+        help="the testbed (default: kvm-compose.yaml)",
     )
     group.add_argument(
         "--config", metavar="FILE", default=default(env("KVM_COMPOSE_CONFIG")),
-        help="instead of kvm-compose-config.json",
+        help="the testbed hosts (default: kvm-compose-config.json)",
     )  # fmt: skip
     group.add_argument(
         "--project-name", metavar="NAME", default=default(env("KVM_COMPOSE_PROJECT_NAME")),
-        help="instead of the project folder's name",
+        help="the project name (default: the name of the folder)",
     )  # fmt: skip
     allowed = [path for path in env("KVM_COMPOSE_ALLOW_PATH", "").split(os.pathsep) if path]
     group.add_argument(
         "--allow-path", metavar="DIR", action="append", dest="allow_path", default=default(allowed),
-        help="a folder outside the project that scripts and contexts may come from",
+        help="a folder outside the project from which scripts and contexts are allowed",
     )  # fmt: skip
     group.add_argument(
-        "-v", "--verbose", action="count", default=default(_number("KVM_COMPOSE_VERBOSE")), help="say more"
+        "-v", "--verbose", action="count", default=default(_number("KVM_COMPOSE_VERBOSE")), help="print more"
     )
     group.add_argument(
         "-q", "--quiet", action="store_true", default=default(is_on("KVM_COMPOSE_QUIET")),
-        help="say only what went wrong",
+        help="print errors only",
     )  # fmt: skip
     group.add_argument(
         "--no-color", action="store_true", default=default(is_on("KVM_COMPOSE_NO_COLOR")),
-        help="no colours (NO_COLOR in the environment does the same)",
+        help="do not use colours (as with NO_COLOR in the environment)",
     )  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def build_parser(commands: dict[str, Command]) -> _Parser:
     """The parser for these commands."""
     parser = _Parser(
         prog="kvm-compose",
-        description="make for virtual testbeds: builds libvirt, cloud-init and network artefacts.",
+        description="Build and run virtual testbeds: libvirt, cloud-init and network artefacts.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

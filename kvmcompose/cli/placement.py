@@ -18,8 +18,8 @@ HELP = "show which host every bridge and guest is placed on, and why"
 EXAMPLE = """\
 examples:
   kvm-compose placement
-  kvm-compose placement --explain       (how the strategy chooses, and how full the hosts are)
-  kvm-compose placement --compare       (what each strategy would do, beside the last build)
+  kvm-compose placement --explain       how the strategy chooses, and the load of the hosts
+  kvm-compose placement --compare       the result of each strategy, and of the last build
   kvm-compose placement --compare --json
 """
 
@@ -28,12 +28,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     more = parser.add_mutually_exclusive_group()
     more.add_argument(
-        "--explain", action="store_true", help="tell how the strategy chooses, and the load of each host too"
+        "--explain", action="store_true", help="also show how the strategy chooses, and the load of each host"
     )
     more.add_argument(
         "--compare",
         action="store_true",
-        help="show all strategies side by side: hosts, tunnels, loads, guests moved since the last build",
+        help="compare all strategies: hosts, tunnels, loads, guests moved since the last build",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kvmcompose.build.project import Project
 
 NAME = "plan"
-HELP = "show what generate would do, why, and what up would send to other hosts; nothing is written"
+HELP = "show what generate would do and why, and what up would send to other hosts; write nothing"
 EXAMPLE = """\
 examples:
   kvm-compose plan
@@ -40,12 +40,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--detailed-exitcode",
         action="store_true",
-        help="status 2 when there are changes, 0 when there are none",
+        help="exit with status 2 when there are changes, 0 when there are none",
     )
     parser.add_argument("--overwrite", action="store_true", help="plan a generate --overwrite")
     parser.add_argument("--provision", action="store_true", help="plan a generate --provision")
     parser.add_argument(
-        "--verify", action="store_true", help="read every artefact, whatever its time stamp says"
+        "--verify", action="store_true", help="read every artefact, regardless of its time stamp"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

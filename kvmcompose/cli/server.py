@@ -21,20 +21,20 @@ NAME = "server"
 HELP = "run the testbed server"
 EXAMPLE = """\
 examples:
-  kvm-compose server                        on this user's Unix socket, until Ctrl-C
-  kvm-compose server --port 5040            and on 127.0.0.1, with a token
-  kvm-compose server --fake --fail 'start_domain:*=1'   a pretended host, on which that fails once
+  kvm-compose server                        listen on the user's Unix socket, until Ctrl-C
+  kvm-compose server --port 5040            also listen on 127.0.0.1, with a token
+  kvm-compose server --fake --fail 'start_domain:*=1'   simulate a host, on which that fails once
   kvm-compose server --socket-group libvirt --project-root /srv/testbeds
 
-`up` and its like start a server of their own when none answers; it ends by itself.
-Over TCP clients need a token: the administrators' is made on first start, in the state
-folder; others with `kvm-compose server token create`. Projects
-must lie in a --project-root: your home folder, unless you say otherwise.
-On a server that runs as root, members of --socket-group run deployments of their own
-and see of others' only that they exist. Root, the members of --admin-group and whoever
-has the token administrate all: an administrator of a root server is root, and so would
-be every member of the socket's group without these rules.
-KVM_COMPOSE_SERVER_FAKE, _FAIL and _DELAY in the environment stand for --fake and its options.
+Commands such as `up` start a server when none answers; that server exits by itself.
+TCP clients need a token. The administrators' token is created at the first start, in
+the state folder; create others with `kvm-compose server token create`. Projects must
+be in a --project-root, by default your home folder.
+On a server that runs as root, members of --socket-group use their own deployments and
+see only that others exist. Root, the members of --admin-group and the holders of the
+administrators' token administer all deployments: an administrator of a root server is
+root, and so would be every member of --socket-group without this restriction.
+KVM_COMPOSE_SERVER_FAKE, _FAIL and _DELAY in the environment set --fake and its options.
 """
 
 
@@ -43,43 +43,52 @@ def configure(parser: argparse.ArgumentParser) -> None:
     from kvmcompose.cli._tokens import add_token_action
 
     env = os.environ.get
-    where = parser.add_argument_group("where it listens")
-    where.add_argument("--socket", metavar="PATH", type=Path, help="instead of the usual Unix socket")
-    where.add_argument("--socket-group", metavar="GROUP", help="a group whose members may connect, too")
+    where = parser.add_argument_group("listening")
+    where.add_argument(
+        "--socket", metavar="PATH", type=Path, help="the Unix socket (default: one in the runtime folder)"
+    )
+    where.add_argument("--socket-group", metavar="GROUP", help="a group whose members may connect")
     where.add_argument(
         "--admin-group", metavar="GROUP",
-        help="a group whose members administrate every deployment: on a root server they are root",
+        help="a group whose members administer all deployments; on a root server this makes them root",
     )  # fmt: skip
     where.add_argument(
-        "--host", metavar="ADDRESS", help="listen by TCP, too (default with --port: 127.0.0.1)"
+        "--host", metavar="ADDRESS", help="also listen by TCP (default with --port: 127.0.0.1)"
     )
-    where.add_argument("--port", type=int, metavar="N", help="the port for that (default: 5040)")
-    where.add_argument("--tls-cert", metavar="FILE", type=Path, help="certificate chain (PEM)")
+    where.add_argument("--port", type=int, metavar="N", help="the TCP port (default: 5040)")
+    where.add_argument("--tls-cert", metavar="FILE", type=Path, help="the certificate chain (PEM)")
     where.add_argument("--tls-key", metavar="FILE", type=Path, help="its key (PEM)")
-    where.add_argument("--token-file", metavar="FILE", type=Path, help="the secret that TCP clients know")
     where.add_argument(
-        "--insecure", action="store_true", help="an address that others reach, without TLS: trust the network"
+        "--token-file", metavar="FILE", type=Path, help="the file with the token of TCP clients"
     )
-    what = parser.add_argument_group("what it does")
+    where.add_argument(
+        "--insecure",
+        action="store_true",
+        help="permit an address that other machines reach without TLS; only for trusted networks",
+    )
+    what = parser.add_argument_group("operation")
     what.add_argument(
-        "--state-dir", metavar="DIR", type=Path, help="its memory (KVM_COMPOSE_STATE_DIR in the environment)"
+        "--state-dir",
+        metavar="DIR",
+        type=Path,
+        help="the state folder (KVM_COMPOSE_STATE_DIR in the environment)",
     )
     what.add_argument(
         "--project-root", metavar="DIR", type=Path, action="append", dest="project_roots",
-        help="a folder that projects may lie in, may be repeated (default: the home folder)",
+        help="a folder with projects, may be repeated (default: the home folder)",
     )  # fmt: skip
     what.add_argument(
         "--fake", action="store_true", default=is_on("KVM_COMPOSE_SERVER_FAKE"),
-        help="drive a host that is only pretended",
+        help="simulate a host",
     )  # fmt: skip
     what.add_argument(
         "--fail", metavar="PATTERN", action="append",
         default=[each for each in env("KVM_COMPOSE_SERVER_FAIL", "").split(",") if each],
-        help="with --fake: what fails there (a pattern with *), may be repeated",
+        help="with --fake: an operation that fails (a pattern with *), may be repeated",
     )  # fmt: skip
     what.add_argument(
         "--delay", metavar="SECONDS", type=float, default=env("KVM_COMPOSE_SERVER_DELAY") or "0",
-        help="with --fake: how long each thing takes there",
+        help="with --fake: the duration of each operation",
     )  # fmt: skip
     what.add_argument("--embedded", action="store_true", help=argparse.SUPPRESS)
     what.add_argument(

@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "snapshot"
-HELP = "keep what guests are now, and bring it back later"
+HELP = "take and restore snapshots of guests"
 EXAMPLE = """\
 examples:
   kvm-compose snapshot create clean                    of all guests
-  kvm-compose snapshot create --guest server clean     of one (--guest may be given several times)
+  kvm-compose snapshot create --guest server clean     of one guest (--guest may be repeated)
   kvm-compose snapshot list
   kvm-compose snapshot info clean
   kvm-compose snapshot restore clean
   kvm-compose snapshot delete clean
-  kvm-compose snapshot delete --guest server --all     all that there are of one guest
+  kvm-compose snapshot delete --guest server --all     all snapshots of one guest
 
-Guests may be running or off; of a running one its memory is kept, too.
+Guests may be running or off. The snapshot of a running guest includes its memory.
 """
 
 _VERBS = {
-    "create": "make a snapshot",
-    "restore": "make guests what they were",
-    "delete": "remove a snapshot",
+    "create": "take a snapshot",
+    "restore": "restore guests from a snapshot",
+    "delete": "delete a snapshot",
 }
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "ssh"
-HELP = "open a shell in a guest, or let ssh do what else it can"
+HELP = "open a shell in a guest, or run ssh with other arguments"
 EXAMPLE = """\
 examples:
   kvm-compose ssh server

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "status"
-HELP = "show the testbed and its guests as they are now"
+HELP = "show the current state of the testbed and its guests"
 EXAMPLE = """\
 examples:
   kvm-compose status
@@ -25,7 +25,7 @@ examples:
   kvm-compose status --json
   kvm-compose status --quiet --exit-status   for scripts: is it up?
 
-CPU is a share of one CPU: 200 % are two that are busy.
+CPU is relative to one CPU: 200 % means that two are busy.
 """
 
 _SECONDS = 2.0
@@ -33,13 +33,13 @@ _SECONDS = 2.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("-w", "--watch", action="store_true", help="show it again every 2 seconds")
+    parser.add_argument("-w", "--watch", action="store_true", help="refresh every 2 seconds")
     parser.add_argument(
         "--exit-status",
         action="store_true",
-        help="end with status 1 unless it is up, and as it was brought up",
+        help="exit with status 1 unless it is up and unchanged since up",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON; with --watch a line each time")
+    parser.add_argument("--json", action="store_true", help="print JSON; with --watch one line per refresh")
     add_server_options(parser)
 
 

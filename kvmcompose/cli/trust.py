@@ -11,26 +11,27 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "trust"
-HELP = "show what the testbed does to the host, and say yes to it"
+HELP = "show what the testbed does to the host, and consent to it"
 EXAMPLE = """\
 examples:
   kvm-compose trust             show the list, and ask
-  kvm-compose trust --yes       say yes without being asked
-  kvm-compose trust --revoke    take it back
-  kvm-compose trust --json      the list as data; nothing is asked
+  kvm-compose trust --yes       consent without asking
+  kvm-compose trust --revoke    withdraw the consent
+  kvm-compose trust --json      the list as data; do not ask
 
-Templates of one's own for XML, network interfaces of the host, files outside the
-project, a libvirt_uri, and XML that names a program, a device or a file need your
-word before `up`. It holds for exactly this list: what changes is asked for again.
-The status is 3 while something is not trusted. Building and looking need no trust.
+The project's own templates for XML, network interfaces of the host, files outside
+the project, a libvirt_uri, and XML that names a program, a device or a file need
+your consent before `up`. It applies to exactly this list; `up` asks again about
+changes. The status is 3 while something is not trusted. Commands that only build or
+show need no trust.
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     word = parser.add_mutually_exclusive_group()
-    word.add_argument("-y", "--yes", action="store_true", help="say yes without being asked")
-    word.add_argument("--revoke", action="store_true", help="take back what was said yes to")
+    word.add_argument("-y", "--yes", action="store_true", help="consent without asking")
+    word.add_argument("--revoke", action="store_true", help="withdraw the consent")
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
 
 

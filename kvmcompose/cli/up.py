@@ -21,13 +21,14 @@ HELP = "build what is out of date, then bring the testbed up"
 EXAMPLE = """\
 examples:
   kvm-compose up                    networks, guests, setup and run scripts
-  kvm-compose up --rerun-scripts    setup scripts run once in a guest's life: now again
-  kvm-compose up --provision        new disks: what guests have written is lost
-  kvm-compose up --keep-going       go on with the others when a guest fails
-  kvm-compose up --detach           do not wait; kvm-compose logs -f watches
+  kvm-compose up --rerun-scripts    also run setup scripts that have run before
+  kvm-compose up --provision        make new disks: data that guests wrote is lost
+  kvm-compose up --keep-going       continue with other guests when one fails
+  kvm-compose up --detach           do not wait; follow with kvm-compose logs -f
 
-What is up already stays as it is, and after a failure up goes on from there. Ctrl-C
-cancels and waits until that is done, a second Ctrl-C leaves it to the server.
+Guests that are up are not touched; after a failure, up continues from the current
+state. Ctrl-C cancels and waits until the action has stopped; a second Ctrl-C leaves
+that to the server.
 """
 
 
@@ -40,21 +41,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="make new disks even for guests that have run: their data is lost",
     )
     parser.add_argument(
-        "-r", "--rerun-scripts", action="store_true", help="run setup scripts that have run before"
+        "-r", "--rerun-scripts", action="store_true", help="also run setup scripts that have run before"
     )
     parser.add_argument(
         "--reset-clones",
         action="store_true",
-        help="make clones anew when their golden image has changed: their data is lost",
+        help="rebuild clones whose golden image has changed: their data is lost",
     )
     parser.add_argument(
-        "-k", "--keep-going", action="store_true", help="go on with the others when a guest fails"
+        "-k", "--keep-going", action="store_true", help="continue with other guests when one fails"
     )
     parser.add_argument(
-        "--no-generate", action="store_true", help="take the artefacts as they are, whatever the YAML says"
+        "--no-generate", action="store_true", help="use the artefacts as they are, without reading the YAML"
     )
     parser.add_argument(
-        "--trust", action="store_true", help="say yes to what the testbed does to the host (see trust)"
+        "--trust", action="store_true", help="consent to what the testbed does to the host (see trust)"
     )
     add_action_options(parser)
 

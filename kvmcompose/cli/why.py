@@ -10,7 +10,7 @@ from kvmcompose.cli._project import complete_artefacts, open_project
 from kvmcompose.monitor.console import Console
 
 NAME = "why"
-HELP = "show what an artefact is made of, and what of that changed since it was built"
+HELP = "show the inputs of an artefact, and which of them changed since it was built"
 EXAMPLE = """\
 examples:
   kvm-compose why artefacts/server-domain.xml
