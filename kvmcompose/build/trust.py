@@ -1,13 +1,12 @@
-"""What a built project does to the host, and what its user has said yes to.
+"""What a built project does to the host (its privileges), and which of it the user trusts.
 
-A yes is kept by content: by the exact list, in a file named by its digest in the user's own state folder. So
-it follows a project that moves, and is none for another lab in the same folder.
+Consent is recorded by content: the exact list, in a file named by its digest in the user's state folder. So
+it stays valid when the project moves, and does not apply to another lab in the same folder.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from kvmcompose.core.privilege import Privilege, PrivilegeKind, privileges_diges
 from kvmcompose.core.state import State
 from kvmcompose.effects.environment import is_on
 from kvmcompose.effects.files import digest_bytes, write_atomic
+from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.effects.resources import schemas
 from kvmcompose.effects.server_places import state_dir
 from kvmcompose.guests import guest_kind
@@ -29,18 +29,16 @@ from kvmcompose.networks import dialect
 from kvmcompose.pipeline.stored import read_state
 
 VARIABLE = "KVM_COMPOSE_TRUST"
-HINT = (
-    f"look at it with `kvm-compose trust`, which asks you; up --trust, or {VARIABLE}=1 where nobody is asked"
-)
-#: Templates of this ending make what libvirt is given; these make what guests read.
+HINT = f"review it with `kvm-compose trust`; without a terminal: up --trust, or {VARIABLE}=1"
+#: The ending of templates for libvirt's XML, and the names of those for guests.
 _HOST_TEMPLATE = ".xml.j2"
 _GUEST_TEMPLATES = ("user-data.j2", "network-config.j2", "meta-data.j2")
-_STATE_LIMIT, _XML_LIMIT = 256 << 20, 16 << 20
+_XML_LIMIT = 16 << 20
 _CHAIN = 16
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What a project asks for; what of it was never said yes to is ``new``."""
+    """The privileges that a project asks for; ``new`` are those without consent."""
 
     project: str
     privileges: tuple[Privilege, ...]
@@ -48,12 +46,12 @@ class Asked(msgspec.Struct, frozen=True):
 
     @property
     def trusted(self) -> bool:
-        """Whether nothing has to be asked."""
+        """Whether the user has consented to everything."""
         return not self.new
 
 
-class _Yes(msgspec.Struct, frozen=True):
-    """A yes of the user: to what, of which project, and where that was."""
+class _Consent(msgspec.Struct, frozen=True):
+    """The user's consent to the privileges of a project in a folder."""
 
     project: str
     folder: str
@@ -61,9 +59,9 @@ class _Yes(msgspec.Struct, frozen=True):
 
 
 def asked_by(folder: Path, allow_paths: Sequence[str] = ()) -> Asked:
-    """What a built project asks for. Raises KvmComposeError; RefusedError when it is not built."""
+    """Return what a built project asks for. Raises KvmComposeError; RefusedError when it is not built."""
     try:
-        document = _read(folder / "state.json", _STATE_LIMIT)
+        document = read_regular(folder / "state.json", limit=DOCUMENT_LIMIT)
     except OSError as error:
         raise RefusedError(
             f"{folder / 'state.json'} cannot be read: {(error.strerror or str(error)).lower()}",
@@ -75,9 +73,9 @@ def asked_by(folder: Path, allow_paths: Sequence[str] = ()) -> Asked:
 def asked_of(
     folder: Path, state: State, allow_paths: Sequence[str] = (), unwritten: Container[str] = ()
 ) -> Asked:
-    """What a project of this state, as read back, asks for. Raises KvmComposeError.
+    """Return what a project with this state, as read from its file, asks for. Raises KvmComposeError.
 
-    ``unwritten`` are artefacts that are not looked at, as they will be written by templates.
+    ``unwritten`` are artefacts that are not read, as templates are yet to write them.
     """
     wiring = dialect(state.network["dialect"]).wiring(state)
     found = [*privileges.of_state(state), *_templates(folder)]
@@ -97,24 +95,24 @@ def asked_of(
     return Asked(state.project_name, listed, _new(folder, state.project_name, listed))
 
 
-def record_yes(folder: Path, asked: Asked) -> None:
-    """The user says yes to exactly this list. Raises KvmComposeError when that cannot be kept."""
+def record_consent(folder: Path, asked: Asked) -> None:
+    """Record the user's consent to exactly this list. Raises KvmComposeError when it cannot be written."""
     path = _path(asked.project, asked.privileges)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomic(
             path,
-            msgspec.json.encode(_Yes(asked.project, str(folder.resolve()), asked.privileges)),
+            msgspec.json.encode(_Consent(asked.project, str(folder.resolve()), asked.privileges)),
             mode=0o600,
         )
     except OSError as error:
-        raise KvmComposeError(f"cannot keep in {path.parent} what is trusted: {error.strerror}") from error
+        raise KvmComposeError(f"cannot record in {path.parent} what is trusted: {error.strerror}") from error
 
 
 def revoke(asked: Asked) -> None:
-    """Take every yes for this project's name back."""
-    for path, yes in _kept():
-        if yes.project == asked.project:
+    """Remove all consent recorded for projects of this name."""
+    for path, consent in _recorded():
+        if consent.project == asked.project:
             path.unlink(missing_ok=True)
 
 
@@ -124,7 +122,7 @@ def given_by_variable() -> bool:
 
 
 def refuse_untrusted(asked: Asked) -> None:
-    """Raises RefusedError with the list unless the user has said yes."""
+    """Raise RefusedError with the list unless the user has consented."""
     if not asked.trusted and not given_by_variable():
         raise RefusedError(
             f"{asked.project} does this to the host, and you have not trusted it:\n{listed(asked.new)}",
@@ -133,7 +131,7 @@ def refuse_untrusted(asked: Asked) -> None:
 
 
 def listed(items: Iterable[Privilege]) -> str:
-    """A list for a terminal."""
+    """Format a list for a terminal."""
     return "\n".join(f"  {each}" for each in items)
 
 
@@ -145,64 +143,56 @@ def _folder() -> Path:
     return state_dir() / "trust"
 
 
-def _kept() -> Iterator[tuple[Path, _Yes]]:
+def _recorded() -> Iterator[tuple[Path, _Consent]]:
     with suppress(OSError):
         for path in sorted(_folder().glob("*.json")):
             with suppress(OSError, msgspec.MsgspecError):
-                yield path, msgspec.json.decode(_read(path, _STATE_LIMIT), type=_Yes)
+                yield path, msgspec.json.decode(read_regular(path, limit=DOCUMENT_LIMIT), type=_Consent)
 
 
 def _new(folder: Path, project: str, found: tuple[Privilege, ...]) -> tuple[Privilege, ...]:
-    """What no yes covers: all that is new since a yes of the same project, in this folder or as a whole."""
+    """Return what no consent covers: all that is new since consent to this project in this folder."""
     if not found or _path(project, found).is_file():
         return ()
     here = str(folder.resolve())
-    known = [set(yes.privileges) for _, yes in _kept() if yes.project == project and yes.folder == here]
-    # less than was said yes to is no news
+    known = [
+        set(consent.privileges)
+        for _, consent in _recorded()
+        if consent.project == project and consent.folder == here
+    ]
+    # fewer privileges than those consented to need no further consent
     return min((tuple(each for each in found if each not in some) for some in known), key=len, default=found)
 
 
 # -- the folder ------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, limit: int) -> bytes:
-    """A regular file, and no pipe that would be waited for. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(0, "it is no regular file")
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise OSError(0, f"it is larger than {limit >> 20} MiB")
-    return data
-
-
 def _text(folder: Path, path: str) -> str | None:
-    """The text of an artefact; None when it is not there, which ``up`` refuses."""
+    """Return the text of an artefact; None if it does not exist, which ``up`` refuses."""
     try:
-        return _read(folder / path, _XML_LIMIT).decode()
+        return read_regular(folder / path, limit=_XML_LIMIT).decode()
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:
-        return ""  # no XML that anybody should be given
+        return ""  # not XML, so it has no privileges that could be shown
     except OSError as error:
         raise KvmComposeError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _templates(folder: Path) -> Iterator[Privilege]:
-    """Templates that make what libvirt is given, with those that they may include."""
+    """Yield the project's templates for libvirt's XML, and those that they may include."""
     found = {path.name: path for path in sorted((folder / "templates").glob("*.j2"))}
     if not any(name.endswith(_HOST_TEMPLATE) for name in found):
         return
     for name, path in found.items():
         if name not in _GUEST_TEMPLATES:
             with suppress(OSError):
-                digest = digest_bytes(_read(path, _XML_LIMIT))
+                digest = digest_bytes(read_regular(path, limit=_XML_LIMIT))
                 yield Privilege(PrivilegeKind.TEMPLATE, name, f"templates/{name}", digest)
 
 
 def _disks(folder: Path, disks: Iterable[str]) -> Iterator[Privilege]:
-    """Files outside the project and the image store that disks lead to, by links and as backing files."""
+    """Yield files outside the project and the image store that disks reach by links and backing files."""
     roots = (folder.resolve(), default_store().root.resolve())
     waiting = [(path, folder / path, 0) for path in dict.fromkeys(disks)]
     seen: set[Path] = set()
@@ -228,27 +218,27 @@ def _disks(folder: Path, disks: Iterable[str]) -> Iterator[Privilege]:
 
 
 def _hidden(path: Path) -> str | None:
-    """Why a disk has no header to look at; empty for what is harmless all the same."""
+    """Describe why a disk's header cannot be read; return "" if that is harmless, None if it can."""
     if not path.exists():
         return ""
     if not path.is_file():
-        return "is no file"
+        return "is not a file"
     if not os.access(path, os.R_OK):
-        # one that a guest runs on is libvirt's for the time being; one of the user's own hides something
+        # libvirt owns a disk while a guest runs; an unreadable one that the user owns may hide something
         return "cannot be read" if path.stat().st_uid == os.getuid() else ""
     return None
 
 
 def _named_in(header: ImageHeader, depth: int) -> Iterator[str]:
-    """What an image names that is not followed further."""
+    """Yield file names in an image's header that are not followed further."""
     if header.data_file is not None:
         yield repr(header.data_file)
     backing = header.backing_file
     if backing is None:
         return
-    if header.backing_format not in (None, "qcow2", "raw"):  # without one libvirt refuses all but raw
+    if header.backing_format not in (None, "qcow2", "raw"):  # without one libvirt accepts raw only
         yield f"{backing!r} as {header.backing_format!r}, a format that may name further files"
-    elif ":" in backing.split("/")[0] or depth >= _CHAIN:  # a protocol of QEMU's, or options as JSON
+    elif ":" in backing.split("/")[0] or depth >= _CHAIN:  # a protocol of QEMU, or options in JSON
         yield repr(backing)
 
 

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 def settle(folder: Path, allow_paths: Sequence[str], console: Console, *, yes: bool) -> None:
     """Return when the user has said yes, now or before. Raises RefusedError."""
-    from kvmcompose.build.trust import asked_by, given_by_variable, record_yes, refuse_untrusted
+    from kvmcompose.build.trust import asked_by, given_by_variable, record_consent, refuse_untrusted
 
     asked = asked_by(folder, allow_paths)
     if asked.trusted or given_by_variable():
         return
     if yes:
-        record_yes(folder, asked)
+        record_consent(folder, asked)
     elif asks(asked, console):
-        record_yes(folder, asked)
+        record_consent(folder, asked)
         refuse_untrusted(asked_by(folder, allow_paths))  # what came while the question was open
     else:
         refuse_untrusted(asked)

@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show the list; 0 when all of it is trusted."""
-    from kvmcompose.build.trust import asked_by, record_yes, refuse_untrusted, revoke
+    from kvmcompose.build.trust import asked_by, record_consent, refuse_untrusted, revoke
     from kvmcompose.cli._trust import asks
 
     folder = arguments.directory
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         revoke(asked)
         asked = asked_by(folder, arguments.allow_path)
     if arguments.yes and not asked.trusted:
-        record_yes(folder, asked)
+        record_consent(folder, asked)
         asked = asked_by(folder, arguments.allow_path)
     if arguments.json:
         console.json(
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     elif asked.trusted:
         console.say(f"{asked.project} is trusted")
     elif not arguments.revoke and asks(asked, console):
-        record_yes(folder, asked)
+        record_consent(folder, asked)
         refuse_untrusted(asked_by(folder, arguments.allow_path))  # what came while the question was open
         console.say(f"{asked.project} is trusted")
     else:

@@ -1,1 +1,1 @@
-"""Everything that touches the world: files, processes, downloads, locks."""
+"""Access to the machine: files, processes, the private folder of a project, the environment."""

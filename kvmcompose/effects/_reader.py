@@ -1,9 +1,9 @@
-"""Reads files with the rights of one user: a program of its own, started by root (``owner_files``).
+"""Read files with the rights of one user: a program that root's server starts (``owner_files``).
 
-It gives up root's rights before it reads anything, and cannot get them back. It imports nothing but the
-standard library, as it must start where the user may read no code of ours. Requests are lines of JSON on
-standard input, answers a line of JSON on standard output, and for ``read`` the content in pieces: offset and
-length (``>QI``), then the bytes; a piece without any ends it, its offset is an errno.
+It irrevocably drops root's rights before it reads anything. It imports only the standard library, as the user
+may not be able to read our code. A request is a line of JSON on standard input. The answer is a line of JSON
+on standard output, followed, for ``read``, by the content in pieces: offset and length (``>QI``), then the
+bytes. An empty piece, whose offset is an errno, ends the content.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 
 def drop(uid: int, gid: int, groups: list[int]) -> None:
-    """Become a user for good (credentials(7)). Raises OSError."""
+    """Become a user irrevocably (credentials(7)). Raises OSError."""
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     if uid == 0 or os.getresuid() != (uid, uid, uid) or os.getresgid() != (gid, gid, gid):
-        raise PermissionError("root's rights were not given up")
+        raise PermissionError("root's rights were not dropped")
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
@@ -38,7 +38,7 @@ def _send(answer: object) -> None:
 
 
 def _read(handle: int, limit: int) -> None:
-    """What is data in a file, holes left out (lseek(2)); no more than ``limit`` bytes from its beginning."""
+    """Send the data in the first ``limit`` bytes of a file, without holes (lseek(2))."""
     out, offset, error = sys.stdout.buffer, 0, 0
     end = min(os.fstat(handle).st_size, limit)
     try:
@@ -62,11 +62,11 @@ def _read(handle: int, limit: int) -> None:
 
 
 def answer(request: dict[str, object]) -> None:
-    """Do one thing."""
+    """Answer a request."""
     path = os.fsencode(str(request["path"]))
     try:
         linked = stat.S_ISLNK(os.lstat(path).st_mode)
-        # a pipe is nothing to wait for
+        # O_NONBLOCK: opening a pipe would block
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
         _send({"errno": error.errno})
@@ -92,7 +92,7 @@ def answer(request: dict[str, object]) -> None:
 
 
 def main(words: list[str]) -> None:
-    """Serve until standard input ends. Arguments: user, group, further groups with commas."""
+    """Answer requests until standard input ends. Arguments: user, group, comma-separated further groups."""
     uid, gid, groups = words
     os.umask(0o077)
     os.chdir("/")

@@ -1,7 +1,7 @@
-"""Artefacts as a build leaves them: regular files below the project folder, that no link leads to.
+"""Check that artefacts are what a build creates: regular files below the project folder, and no links.
 
-A project from elsewhere may come with artefacts, and with links among them. What works on a disk with the
-rights of its owner, or root's, would do so to what they lead to.
+A project from elsewhere may contain links in their place. What changes a disk with its owner's rights, or
+root's, would change the file that the link points to.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from kvmcompose.effects.opening import kind_of, open_below, open_folder
+from kvmcompose.effects.opening import flaw, kind_of, open_below, open_folder
 
-#: The one artefact that a build makes as a link: to the medium that the YAML names.
+#: Ends the name of the one artefact that a build creates as a link, to the medium that the YAML names.
 _MEDIUM = "-media.iso"
 
 
 class Found(msgspec.Struct, frozen=True):
-    """``missing`` are paths where nothing is; ``foreign`` what no build made, by path, and what it is."""
+    """``missing`` paths do not exist; ``foreign`` describes, by path, what no build created."""
 
     missing: tuple[str, ...]
     foreign: dict[str, str]
 
 
-def look(folder: Path, paths: Iterable[str]) -> Found:
-    """Look at artefacts, by their paths in a project. Nothing is opened but folders. Raises OSError."""
+def inspect(folder: Path, paths: Iterable[str]) -> Found:
+    """Inspect artefacts, by their paths in a project, opening folders only. Raises OSError."""
     missing: list[str] = []
     foreign: dict[str, str] = {}
     try:
@@ -42,8 +42,8 @@ def look(folder: Path, paths: Iterable[str]) -> Found:
             except FileNotFoundError:
                 missing.append(path)
             except NotADirectoryError:
-                way, what = _on_the_way(top, path)
-                foreign[way] = what
+                parent, what = _no_folder(top, path)
+                foreign[parent] = what
             else:
                 if what is not None:
                     foreign[path] = what
@@ -53,24 +53,22 @@ def look(folder: Path, paths: Iterable[str]) -> Found:
 
 
 def _wrong(top: int, path: str) -> str | None:
-    """What is wrong with an artefact, if anything is. Raises OSError."""
+    """Describe why a file is not as a build creates it, or return None. Raises OSError."""
     handle = open_below(top, path, os.O_PATH)
     try:
         status = os.fstat(handle)
         if stat.S_ISLNK(status.st_mode) and path.endswith(_MEDIUM):
             status = os.stat(path, dir_fd=top)
-            return None if stat.S_ISREG(status.st_mode) else f"leads to {kind_of(status.st_mode)}"
+            return None if stat.S_ISREG(status.st_mode) else f"points to {kind_of(status.st_mode)}"
     finally:
         os.close(handle)
-    if not stat.S_ISREG(status.st_mode):
-        return f"is {kind_of(status.st_mode)}, not a regular file"
-    return "has another name, too (a hard link)" if status.st_nlink > 1 else None
+    return flaw(status)
 
 
-def _on_the_way(top: int, path: str) -> tuple[str, str]:
-    """Which folder on the way is none."""
+def _no_folder(top: int, path: str) -> tuple[str, str]:
+    """Return the parent of a path that is not a folder, and a description."""
     for each in reversed(PurePosixPath(path).parents[:-1]):
         mode = os.stat(each, dir_fd=top, follow_symlinks=False).st_mode
         if not stat.S_ISDIR(mode):
             return str(each), f"is {kind_of(mode)}, not a folder"
-    raise OSError(errno.EAGAIN, "it changes while it is looked at", path)
+    raise OSError(errno.EAGAIN, "it changes while it is inspected", path)

@@ -18,6 +18,7 @@ from typing import Literal
 import msgspec
 
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.effects.environment import xdg_folder
 from kvmcompose.effects.files import write_atomic
 from kvmcompose.effects.process import ProcessError, find_program, run
 
@@ -162,10 +163,7 @@ def _kvm_obstacle() -> Probe | None:
 
 def probe_cache(cache_dir: Path | None = None) -> Path:
     """Return the file that keeps the answer, in ``kvm-compose`` in the XDG cache folder by default."""
-    if cache_dir is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        cache_dir = (cache if cache.is_absolute() else Path.home() / ".cache") / "kvm-compose"
-    return cache_dir / "kvm.json"
+    return (cache_dir or xdg_folder("cache")) / "kvm.json"
 
 
 def _boot_id() -> str:

@@ -1,4 +1,4 @@
-"""Files: atomic writes and digests. What somebody else names is read through ``effects.opening``."""
+"""Atomic writes, digests and permissions. Files named by others are read through ``effects.opening``."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import IO
 
 from kvmcompose.effects.opening import open_regular
 
-#: What is read in one go, in bytes.
+#: The largest file that is read at once, in bytes.
 _SMALL = 1 << 20
-#: What files are called until they are finished and take their place.
+#: The prefix of temporary files that are renamed when they are complete.
 STAGED_PREFIX = ".kvm-compose-staged-"
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of ``path`` when the block ends well, and leaves no trace when not.
+    """Yield a new file that replaces ``path`` at the end of the block, unless that raises an exception.
 
-    The temporary file lies in the same folder, so the rename is atomic. Raises OSError.
+    The temporary file is in the same folder, so the rename is atomic. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=STAGED_PREFIX, dir=path.parent)
@@ -42,10 +42,10 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
 
 
 def seal(file: IO[bytes], mode: int) -> None:
-    """Finish a file that was written: its permissions, and a time stamp that later changes show against.
+    """Set the permissions of a complete file, and a time stamp that differs after any later change.
 
-    The kernel stamps files with a clock of coarse ticks. With a finer stamp of our own, a change that
-    follows within the same tick still shows, as it puts a coarse one in its place.
+    The kernel's clock for time stamps has coarse ticks. A finer stamp of our own is replaced by a coarse one
+    even if a change follows within the same tick.
     """
     file.flush()
     os.fchmod(file.fileno(), mode)
@@ -54,12 +54,12 @@ def seal(file: IO[bytes], mode: int) -> None:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether a file may be read: one that QEMU's user has while a guest runs may not be."""
+    """Whether a file can be read; QEMU's user may own it while a guest runs."""
     return os.access(path, os.R_OK)
 
 
 def unreadable(path: Path) -> str:
-    """Why a file cannot be read, and the way out. Raises OSError when it is not there."""
+    """Describe why a file cannot be read, and a fix. Raises OSError when it does not exist."""
     uid = path.stat().st_uid
     try:
         owner = pwd.getpwuid(uid).pw_name
@@ -69,9 +69,9 @@ def unreadable(path: Path) -> str:
 
 
 def restrict(path: Path) -> os.stat_result | None:
-    """Take all rights to a file of ours from its group and from others: how it is then; None if not ours.
+    """Remove all permissions of group and others from a regular file that we own; no link is followed.
 
-    Neither a link is followed nor anything but a regular file touched.
+    Returns the file's new status, or None if it is not such a file.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -90,7 +90,7 @@ def restrict(path: Path) -> os.stat_result | None:
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write a whole file or nothing. Raises OSError."""
+    """Write a file completely or not at all. Raises OSError."""
     with replacing(path, mode=mode) as file:
         file.write(data)
 
@@ -110,7 +110,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def expand(path: str | Path) -> Path:
-    """A path with ``~`` resolved; as it is when there is no such user."""
+    """Return a path with ``~`` expanded, or unchanged if there is no such user."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -118,17 +118,17 @@ def expand(path: str | Path) -> Path:
 
 
 def digest_bytes(data: bytes) -> str:
-    """The SHA-256 of some bytes, in hexadecimal."""
+    """Return the SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def digest_file(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal. Raises OSError."""
+    """Return the SHA-256 of a file's content, in hexadecimal. Raises OSError."""
     try:
         with os.fdopen(open_regular(path), "rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_size <= _SMALL:
                 return hashlib.sha256(file.readall()).hexdigest()
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        error.filename = str(path)  # reading does not tell
+        error.filename = str(path)  # errors of reading have none
         raise

@@ -1,11 +1,11 @@
-"""The one door to files that somebody else may have put there: a lab, another user, a client.
+"""Open files that others may have created: a lab, another user, a client. All such files are opened here.
 
-What is opened is looked at through its descriptor, so it cannot be exchanged between the look and the use. A
-named pipe, a device or a socket is never opened, only looked at: opening some of them waits for somebody, and
-opening some devices does something (open(2), ``O_PATH``). Reading ends at a limit that the caller names, so a
-sparse file of a terabyte costs nothing.
+A file is inspected through its descriptor, so it cannot be replaced between the inspection and the use. Named
+pipes, devices and sockets are inspected but never opened: opening a pipe may block, and opening some devices
+has effects (open(2), ``O_PATH``). Reading stops at a limit set by the caller, so a sparse file of a terabyte
+costs nothing.
 
-It imports next to nothing, as the short way of the command line reads through it, too.
+This module imports little, as the check whether a build is needed at all uses it, too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import errno
 import os
 import stat
 
-#: What a JSON document of ours may have at the most, in bytes: ``state.json``, notes, records.
+#: The largest JSON document of ours that is read, in bytes: ``state.json``, the index, records.
 DOCUMENT_LIMIT = 1 << 28
 _PIECE = 1 << 20
 _KINDS = (
@@ -28,49 +28,56 @@ _KINDS = (
 
 
 class NotRegularError(OSError):
-    """What has that name is no regular file: a folder, a link, a pipe, a socket, a device."""
+    """Not a regular file, but a folder, link, pipe, socket or device."""
 
 
 class TooLargeError(OSError):
-    """A file is larger than the limit of whoever reads it."""
+    """A file is larger than the caller's limit."""
 
 
 def kind_of(mode: int) -> str:
-    """What a mode (``st_mode``) says that something is, with its article."""
+    """Return the type of file that a mode (``st_mode``) stands for, with an article."""
     return next((name for is_it, name in _KINDS if is_it(mode)), "a file")
 
 
+def flaw(status: os.stat_result) -> str | None:
+    """Describe why a file is not a regular file with a single name; None if it is."""
+    if not stat.S_ISREG(status.st_mode):
+        return f"is {kind_of(status.st_mode)}, not a regular file"
+    return "has another name, too (a hard link)" if status.st_nlink > 1 else None
+
+
 def open_regular(path: str | os.PathLike[str], *, within: int | None = None, follow: bool = True) -> int:
-    """A descriptor to read a regular file by. Nothing else is opened, and nothing is waited for.
+    """Open a regular file for reading, without blocking, and return its descriptor.
 
-    ``within`` is the descriptor of the folder that a relative path starts from. Without ``follow`` a link in
-    the last place is refused; links before that are refused by ``open_below`` alone. Raises OSError; that is
-    NotRegularError for what is no regular file.
+    ``within`` is the descriptor of the folder that a relative path starts from. Without ``follow`` a link as
+    the last component is refused; only ``open_below`` refuses links in other components. Raises OSError:
+    NotRegularError for anything but a regular file.
     """
-    look = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW), dir_fd=within)
+    handle = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW), dir_fd=within)
     try:
-        return reopen_regular(look, os.fspath(path))
+        return _reopen_regular(handle, os.fspath(path))
     finally:
-        os.close(look)
+        os.close(handle)
 
 
-def reopen_regular(look: int, name: str) -> int:
-    """The same for what an ``O_PATH`` descriptor stands for; ``name`` is for the error."""
-    mode = os.fstat(look).st_mode
+def _reopen_regular(handle: int, name: str) -> int:
+    """Open the regular file that an ``O_PATH`` descriptor refers to; ``name`` is for errors."""
+    mode = os.fstat(handle).st_mode
     if stat.S_ISDIR(mode):
         raise NotRegularError(errno.EISDIR, os.strerror(errno.EISDIR), name)
     if not stat.S_ISREG(mode):
         raise NotRegularError(errno.EINVAL, f"it is {kind_of(mode)}, not a regular file", name)
     try:
-        # O_NONBLOCK: some regular files of /proc wait for news
-        return os.open(f"/proc/self/fd/{look}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+        # O_NONBLOCK: some regular files in /proc block until there is news
+        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError as error:
         error.filename = name
         raise
 
 
 def read_descriptor(handle: int, limit: int, name: str) -> bytes:
-    """All bytes of a file, from where its descriptor is. Raises TooLargeError beyond ``limit`` bytes."""
+    """Read a file from its descriptor's offset to its end. Raises TooLargeError beyond ``limit`` bytes."""
     pieces = []
     left = limit + 1
     try:
@@ -80,7 +87,7 @@ def read_descriptor(handle: int, limit: int, name: str) -> bytes:
                 pieces.append(piece)
                 left -= len(piece)
     except OSError as error:
-        error.filename = name  # reading does not tell
+        error.filename = name  # errors of reading have none
         raise
     if size > limit or not left:
         raise TooLargeError(errno.EFBIG, f"it is larger than {_in_words(limit)}", name)
@@ -90,7 +97,7 @@ def read_descriptor(handle: int, limit: int, name: str) -> bytes:
 def read_regular(
     path: str | os.PathLike[str], *, limit: int, within: int | None = None, follow: bool = True
 ) -> bytes:
-    """The bytes of a regular file of at most ``limit`` bytes; see ``open_regular``. Raises OSError."""
+    """Read a regular file of at most ``limit`` bytes; see ``open_regular``. Raises OSError."""
     handle = open_regular(path, within=within, follow=follow)
     try:
         return read_descriptor(handle, limit, os.fspath(path))
@@ -99,26 +106,26 @@ def read_regular(
 
 
 def open_folder(path: str | os.PathLike[str], *, within: int | None = None, follow: bool = False) -> int:
-    """A descriptor of a folder, to open by and to list; no link unless ``follow``. Raises OSError."""
+    """Open a folder, to list it and to open files in it; no link unless ``follow``. Raises OSError."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     return os.open(path, flags, dir_fd=within)
 
 
 def open_below(folder: int, path: str, flags: int, mode: int = 0o600) -> int:
-    """Open what lies below a folder that is open: no link is followed, in no place of ``path``.
+    """Open a file below an open folder, following no link in any component of ``path``.
 
-    Each folder on the way is opened by the one before, so nobody who may write there can make this lead
-    elsewhere. (``openat2`` with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS promises the same of a path without
-    "..", but containers may forbid it.) Raises OSError: ENOTDIR or ELOOP for a link, EINVAL for a path that
-    is absolute, empty, or goes up.
+    Each folder is opened relative to its parent, so a user who can write to them cannot redirect the path.
+    (``openat2`` with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS guarantees the same of a path without "..", but
+    containers may forbid it.) Raises OSError: ENOTDIR or ELOOP for a link, EINVAL for a path that is
+    absolute, empty, or contains ``..``.
     """
     steps = path.split("/")
     if not {"", ".", ".."}.isdisjoint(steps):
-        raise OSError(errno.EINVAL, "it is no path below a folder", path)
-    *way, name = steps
+        raise OSError(errno.EINVAL, "it is not a path below the folder", path)
+    *parents, name = steps
     here = folder
     try:
-        for step in way:
+        for step in parents:
             below = os.open(step, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
             if here != folder:
                 os.close(here)
@@ -133,16 +140,16 @@ def open_below(folder: int, path: str, flags: int, mode: int = 0o600) -> int:
 
 
 def open_regular_below(folder: int, path: str) -> int:
-    """A descriptor to read a regular file below a folder by; no link is followed. Raises OSError."""
-    look = open_below(folder, path, os.O_PATH)
+    """Open a regular file below an open folder for reading; no link is followed. Raises OSError."""
+    handle = open_below(folder, path, os.O_PATH)
     try:
-        return reopen_regular(look, path)
+        return _reopen_regular(handle, path)
     finally:
-        os.close(look)
+        os.close(handle)
 
 
 def read_below(folder: int, path: str, *, limit: int) -> bytes:
-    """The bytes of a regular file below a folder that is open; no link is followed. Raises OSError."""
+    """Read a regular file below an open folder; no link is followed. Raises OSError."""
     handle = open_regular_below(folder, path)
     try:
         return read_descriptor(handle, limit, path)

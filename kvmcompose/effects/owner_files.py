@@ -1,9 +1,9 @@
-"""Files as their owner may read them, for a server that could read everything.
+"""Read files with the rights of their owner, for a server that could read everything.
 
-Root's server reads what a member's project consists of: it must not be led by a link, a hard link or ``..``
-to what the member could not read. The kernel decides: a program with that user's rights (``_reader``) opens
-and reads, and sends bytes. No descriptor of the member's comes into the server, so that one of a file system
-of their own (FUSE) cannot hold it up; whoever sends nothing for some time is given up.
+Root's server reads the files of a member's project; a link, a hard link or ``..`` must not make it read what
+the member cannot. The kernel decides: a program with that user's rights (``_reader``) opens and reads the
+files, and sends their bytes. The server gets no descriptor of a member's file, so a file system of theirs
+(FUSE) cannot block it; a reader that sends nothing for some time is killed.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects import _reader
 from kvmcompose.effects.process import Helper
 
-#: How long a file may take to give the next piece, in seconds.
+#: How long the reader may take to send the next piece, in seconds.
 _SECONDS = 10.0
-#: Readers that were given up and have not ended: so many of one user, and no more are started.
+#: With so many killed readers of one user that have not ended no other one is started.
 _MOST_STUCK = 3
 _LONGEST_LINE = 1 << 16
-#: The longest document that is read whole, in bytes.
+#: The largest document that is read, in bytes.
 DOCUMENT = 64 << 20
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A regular file. ``allocated`` is the space it takes, in bytes; ``linked``: a link led to it."""
+    """A regular file's status. ``allocated`` is its disk usage in bytes; ``linked``: the path is a link."""
 
     size: int
     allocated: int
@@ -46,12 +46,12 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class OwnerFiles:
-    """The files that one user may read. Its methods block, and may be called from any thread."""
+    """The files that one user can read. The methods block, and may be called from any thread."""
 
     def __init__(self, uid: int) -> None:
-        """Raises RefusedError for root, and for a user that the machine does not know."""
+        """Look up the user. Raises RefusedError for root."""
         if uid == 0:
-            raise RefusedError("files of a user who is no administrator cannot be root's")
+            raise RefusedError("root is an administrator, and cannot be the owner of a member's files")
         try:
             entry = pwd.getpwuid(uid)
         except KeyError:
@@ -71,17 +71,17 @@ class OwnerFiles:
         self._digests: dict[str, tuple[Seen, str]] = {}
 
     def expand(self, path: str | Path) -> Path:
-        """A path with ``~`` as the owner's home."""
+        """Return a path with ``~`` expanded to the owner's home folder."""
         text = str(path)
         return self.home / text[2:] if text.startswith("~/") else Path(text)
 
     def see(self, path: Path) -> Seen:
-        """A regular file. Raises OSError for what is none, or may not be read."""
+        """Return the status of a regular file. Raises OSError for another type, or without permission."""
         with self._guard:
             return self._ask("see", path, 0)
 
     def read(self, path: Path, limit: int = DOCUMENT) -> bytes:
-        """The whole content, or no more than ``limit`` bytes of it. Raises OSError."""
+        """Read at most ``limit`` bytes of a file. Raises OSError."""
         data = bytearray()
         for offset, piece in self.pieces(path, limit):
             data.extend(bytes(offset - len(data)))
@@ -89,7 +89,7 @@ class OwnerFiles:
         return bytes(data)
 
     def pieces(self, path: Path, limit: int = 1 << 62) -> Iterator[tuple[int, bytes]]:
-        """What is data in a file, as offset and bytes; the last one may be empty, and tells the size.
+        """Yield the data of a file without its holes, as offset and bytes; a last empty one marks the end.
 
         Raises OSError.
         """
@@ -104,7 +104,7 @@ class OwnerFiles:
                     if length == 0:
                         break
                     if offset < last or offset + length > end:
-                        raise OSError(errno.EPROTO, "the reader sent what was not asked for", str(path))
+                        raise OSError(errno.EPROTO, "the reader sent data that was not requested", str(path))
                     last = offset + length
                     yield offset, self._take(length)
                 done = True
@@ -113,11 +113,11 @@ class OwnerFiles:
                 if last < end:
                     yield end, b""
             finally:
-                if not done:  # what is left to come belongs to no request
+                if not done:  # the rest of the answer must not be taken for the next one
                     self._give_up()
 
     def digest(self, path: Path) -> str:
-        """The SHA-256 of the content; remembered while the file is as it was. Raises OSError."""
+        """Return the SHA-256 of the content, cached while the file is unchanged. Raises OSError."""
         seen = self.see(path)
         known = self._digests.get(str(path))
         if known is not None and known[0] == seen:
@@ -141,7 +141,7 @@ class OwnerFiles:
         with self._guard:
             self._give_up()
 
-    # -- the reader; the guard is held
+    # -- the reader; callers hold the guard
 
     def _ask(self, what: str, path: Path, limit: int) -> Seen:
         process = self._started()
@@ -159,11 +159,11 @@ class OwnerFiles:
                 return msgspec.convert(answer, Seen)
         except (ValueError, AttributeError, msgspec.ValidationError) as error:
             self._give_up()
-            raise OSError(errno.EPROTO, "the reader cannot be understood", str(path)) from error
+            raise OSError(errno.EPROTO, "the reader sent an invalid answer", str(path)) from error
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
         if number == 0:
-            raise OSError(errno.EINVAL, f"it is no regular file ({answer.get('kind')})", str(path))
+            raise OSError(errno.EINVAL, f"it is not a regular file ({answer.get('kind')})", str(path))
         raise OSError(number, os.strerror(number), str(path))
 
     def _started(self) -> Helper:
@@ -172,7 +172,7 @@ class OwnerFiles:
         self._give_up()
         self._stuck = [each for each in self._stuck if not each.has_ended()]
         if len(self._stuck) >= _MOST_STUCK:
-            raise OSError(errno.EBUSY, f"files of {self.name} that were asked for before give no answer")
+            raise OSError(errno.EBUSY, f"earlier reads of files of {self.name} still hang")
         self._process = Helper(
             [sys.executable, "-I", "-S", str(Path(_reader.__file__)), *self._words],
             env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
@@ -180,13 +180,13 @@ class OwnerFiles:
         )
         if json.loads(self._line()) != "ready":
             self._give_up()
-            raise OSError(errno.EPROTO, "the reader does not begin")
+            raise OSError(errno.EPROTO, "the reader did not start")
         return self._process
 
     def _line(self) -> bytes:
         while b"\n" not in self._rest:
             if len(self._rest) > _LONGEST_LINE:
-                raise ValueError("a line without end")
+                raise ValueError("a line is too long")
             self._rest += self._more()
         line, _, self._rest = self._rest.partition(b"\n")
         return line
@@ -210,7 +210,7 @@ class OwnerFiles:
         poll.register(handle, select.POLLIN)
         if not poll.poll(_SECONDS * 1000):
             self._give_up()
-            raise OSError(errno.ETIMEDOUT, f"it gave nothing for {_SECONDS:g} s")
+            raise OSError(errno.ETIMEDOUT, f"no data for {_SECONDS:g} s")
         data = os.read(handle, 1 << 20)
         if not data:
             self._give_up()

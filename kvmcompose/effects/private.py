@@ -1,7 +1,7 @@
-"""The private folder of a project, ``.kvm-compose``, which may have come along with a lab.
+"""The private folder of a project, ``.kvm-compose``, which a lab from elsewhere may already contain.
 
-What is in it is used only if it is what kvm-compose makes: a folder that is no link, and regular files with
-one name each, that belong to this user. Anything else is left as it is, and reported.
+Its files are used only if they are like those that kvm-compose creates: the folder is not a link, and the
+files are regular ones with one name each, owned by this user. Anything else is left alone, and reported.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.files import STAGED_PREFIX, seal
-from kvmcompose.effects.opening import kind_of, open_below, open_folder
+from kvmcompose.effects.opening import flaw, kind_of, open_below, open_folder
 
-#: Files of ours in it; what else is there belongs to the server, which looks after that itself.
+#: The files of a build; the server checks its own files.
 _OURS = frozenset(
     {
         ".gitignore", "digests.json", "golden.json", "known_hosts", "known_hosts.lock", "ledger.lock",
@@ -25,40 +25,40 @@ _OURS = frozenset(
         "ledger.sqlite-journal", "ledger.sqlite-shm", "ledger.sqlite-wal", "lock", "sent.json",
     }
 )  # fmt: skip
-#: What a build can do without; ``build.stamp`` sees to it that these are what they should be.
+#: Files that a build can do without; ``build.stamp`` checks them.
 _SPARE = frozenset({"standing", "standing.new"})
 
 
 def refuse_foreign(private: Path) -> None:
-    """Raise KvmComposeError when there is something in the place that kvm-compose has not made."""
-    trouble = complaint(private)
-    if trouble is not None:
-        raise trouble
+    """Raise KvmComposeError when the folder or a file in it was not created by kvm-compose."""
+    error = complaint(private)
+    if error is not None:
+        raise error
 
 
 def complaint(private: Path) -> KvmComposeError | None:
-    """What to say when there is something in the place that kvm-compose has not made."""
-    trouble = foreign(private)
-    if trouble is None:
+    """Return the error to raise when the folder or a file in it was not created by kvm-compose, or None."""
+    found = foreign(private)
+    if found is None:
         return None
-    path, what = trouble
+    path, what = found
     there = shlex.quote(str(path))
     return KvmComposeError(
         f"{str(path)!r} {what}: it is not used",
-        hint=f"look at it, and move it away: mv {there} {there}.found",
+        hint=f"inspect it, and move it away: mv {there} {there}.found",
     )
 
 
 def foreign(private: Path) -> tuple[Path, str] | None:
-    """The first path that kvm-compose has not made, and what is wrong with it. Nothing is followed."""
+    """Return the first path that kvm-compose did not create, and why not, or None. Follows no link."""
     try:
         status = private.lstat()
     except FileNotFoundError:
         return None
     except OSError as error:
-        return private, f"cannot be looked at ({error.strerror})"
-    owners = {os.geteuid(), 0}  # a server of root's keeps its notes there
-    if os.geteuid() == 0:  # root may work in the project of somebody
+        return private, f"cannot be inspected ({error.strerror})"
+    owners = {os.geteuid(), 0}  # root's server keeps files there
+    if os.geteuid() == 0:  # root may work in a project of another user
         owners.add(private.parent.stat().st_uid)
     if not stat.S_ISDIR(status.st_mode):
         return private, f"is {kind_of(status.st_mode)}, not a folder"
@@ -84,18 +84,17 @@ def _wrong(folder: int, name: str, owners: set[int]) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        return f"cannot be looked at ({error.strerror})"
-    if not stat.S_ISREG(status.st_mode):
-        return f"is {kind_of(status.st_mode)}, not a regular file"
+        return f"cannot be inspected ({error.strerror})"
     if status.st_uid not in owners:
         return f"belongs to another user ({status.st_uid})"
-    if status.st_nlink > 1:
-        return "has another name, too (a hard link)"
-    return None
+    return flaw(status)
 
 
 def prepare(private: Path) -> None:
-    """Have the private folder for a build, for its owner alone. Raises KvmComposeError, OSError."""
+    """Create or check the private folder before a build; only its owner gets access.
+
+    Raises KvmComposeError when it was not created by kvm-compose, OSError.
+    """
     refuse_foreign(private)
     private.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -104,14 +103,14 @@ def prepare(private: Path) -> None:
         refuse_foreign(private)
     folder = open_folder(private)
     try:
-        with suppress(OSError):  # on a file system that cannot be written to the ledger will say so
+        with suppress(OSError):  # on a read-only file system opening the ledger fails later
             if os.fstat(folder).st_mode & 0o077:
                 os.fchmod(folder, 0o700)
             for name in _OURS | _SPARE:
                 _tighten(folder, name)
         if ".gitignore" not in os.listdir(folder):  # noqa: PTH208 (a descriptor)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with suppress(OSError):  # another build was faster, or as above
+            with suppress(OSError):  # created by another build meanwhile, or as above
                 handle = os.open(".gitignore", flags, 0o600, dir_fd=folder)
                 with os.fdopen(handle, "wb") as file:
                     file.write(b"*\n")
@@ -120,10 +119,7 @@ def prepare(private: Path) -> None:
 
 
 def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write a whole file of a private folder, or nothing. Neither folder nor file is reached by a link.
-
-    Raises OSError.
-    """
+    """Write a file in a private folder completely or not at all, following no link. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = open_folder(path.parent)
     staged = f"{STAGED_PREFIX}{uuid.uuid4().hex}"
@@ -142,10 +138,7 @@ def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file of a private folder, if both are there; the folder is not reached by a link.
-
-    Raises OSError.
-    """
+    """Remove a file in a private folder, if both exist; follows no link. Raises OSError."""
     try:
         folder = open_folder(path.parent)
     except FileNotFoundError:
@@ -158,11 +151,11 @@ def remove(path: Path) -> None:
 
 
 def _tighten(folder: int, name: str) -> None:
-    """Take others' rights to a file away."""
+    """Remove all permissions of group and others from a file."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         handle = os.open(name, flags, dir_fd=folder)
-    except OSError:  # not there, or a spare one that is not ours
+    except OSError:  # it does not exist, or is a spare one of another user
         return
     try:
         status = os.fstat(handle)

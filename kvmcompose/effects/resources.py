@@ -1,4 +1,4 @@
-"""The files kvmcompose itself is made of: schemas, templates, and plug-in folders that add to them."""
+"""The files of kvmcompose itself: code, schemas and templates, and those of plug-in folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLUGINS_VARIABLE = "KVM_COMPOSE_PLUGINS"
 
 
 def shipped(name: str) -> Path:
-    """A folder of ours: in an installed wheel inside the package, in a checkout beside it."""
+    """Return a folder that ships with kvmcompose: in the package in a wheel, beside it in a checkout."""
     package = Path(kvmcompose.__file__).parent
     inside = package / name
     return inside if inside.is_dir() else package.parent / name
@@ -27,17 +27,17 @@ def shipped(name: str) -> Path:
 
 @cache
 def plugin_folders() -> tuple[Path, ...]:
-    """The folders named by ``KVM_COMPOSE_PLUGINS`` (separated as in PATH).
+    """Return the folders in ``KVM_COMPOSE_PLUGINS`` (separated as in PATH), with their modules importable.
 
-    Each may hold ``guests/``, ``networks/`` and ``placement/`` with modules, ``schemas/`` and
-    ``templates/``. They are code and come from the environment only: a project cannot name any.
+    Each may contain ``guests/``, ``networks/`` and ``placement/`` with modules, ``schemas/`` and
+    ``templates/``. They are code, so only the environment names them, never a project.
     """
     folders = [
         Path(name).resolve() for name in os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep) if name
     ]
     for folder in folders:
         if not folder.is_dir():
-            raise KvmComposeError(f"{PLUGINS_VARIABLE} names {str(folder)!r}, which is no folder")
+            raise KvmComposeError(f"{PLUGINS_VARIABLE} names {str(folder)!r}, which is not a folder")
         for package in (kvmcompose.guests, kvmcompose.networks, kvmcompose.placement):
             extra = folder / package.__name__.rpartition(".")[2]
             if extra.is_dir() and str(extra) not in package.__path__:
@@ -47,7 +47,7 @@ def plugin_folders() -> tuple[Path, ...]:
 
 @cache
 def schemas() -> Schemas:
-    """All schema files, ours and those of plug-ins."""
+    """Return all schema files, ours and those of plug-ins."""
     found = {}
     for folder in (shipped("schemas"), *(plugin / "schemas" for plugin in plugin_folders())):
         for path in sorted(folder.rglob("*.json")):
@@ -56,7 +56,7 @@ def schemas() -> Schemas:
 
 
 def own_files() -> set[str]:
-    """The code, schemas and templates of kvmcompose and its plug-ins, folders included."""
+    """Return the paths of all code, schemas and templates of kvmcompose and its plug-ins, and of folders."""
     folders = (
         Path(kvmcompose.__file__).parent,
         shipped("schemas"),
@@ -68,7 +68,7 @@ def own_files() -> set[str]:
     for folder in folders:
         for place, inside, files in os.walk(folder, followlinks=True):
             if os.path.realpath(place) in walked:
-                inside.clear()  # a link that leads round
+                inside.clear()  # a cycle of links
             walked.add(os.path.realpath(place))
             inside[:] = [name for name in inside if name != "__pycache__"]
             found.update(os.path.join(place, name) for name in (*inside, *files))  # noqa: PTH118
@@ -77,7 +77,7 @@ def own_files() -> set[str]:
 
 @cache
 def code_digest(modules: tuple[str, ...]) -> str:
-    """The SHA-256 of the source code of some modules of ours."""
+    """Return the SHA-256 of the source code of modules of kvmcompose."""
     package = Path(kvmcompose.__file__).parent.parent
     digest = hashlib.sha256()
     for module in modules:

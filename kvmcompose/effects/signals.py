@@ -1,4 +1,4 @@
-"""Signals, for as long as a block runs."""
+"""Handle signals while a block runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def on_signals(act: Callable[[], None], *numbers: signal.Signals) -> Iterator[None]:
-    """``act`` when one of the signals comes. Nothing changes outside the main thread, where none come."""
+    """Call ``act`` on any of the signals. Does nothing outside the main thread, which gets no signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,9 +1,9 @@
-"""Work that may block (files of projects, above all), in threads: never on the event loop.
+"""Run work that may block, above all on files of projects, in threads instead of the event loop.
 
-A folder may be on a file system that does not answer, and may be made so on purpose (FUSE, NFS). A read there
-hangs in the kernel, and nothing ends it. So each piece of work has a daemon thread of its own, which keeps
-neither the server from ending nor others waiting: threads are counted by deployment and by owner, and whoever
-has used theirs up waits, and nobody else. asyncio's own pool of threads is left to look-ups of names.
+A folder may be on a file system that does not answer, perhaps on purpose (FUSE, NFS). A read there hangs in
+the kernel, and cannot be ended. So each piece of work has a daemon thread of its own, which does not keep the
+server from exiting. Threads are limited per deployment and per owner, so that a hanging file system delays
+only its own users. asyncio's thread pool serves name look-ups alone.
 """
 
 from __future__ import annotations
@@ -24,22 +24,21 @@ import msgspec
 from kvmcompose import guests, networks
 from kvmcompose.core.errors import KvmComposeError
 
-#: Threads at a time, for one deployment and for all deployments of one owner.
+#: Concurrent threads for a deployment, and for all deployments of an owner.
 PER_DEPLOYMENT, PER_OWNER = 4, 16
-#: How long a request may have to wait for files, in seconds. Actions wait for as long as it takes: they can
-#: be cancelled.
+#: How long a request may wait for files, in seconds. Actions wait without limit: they can be cancelled.
 ANSWER_SECONDS = 20.0
 
 
 class Account(msgspec.Struct, frozen=True):
-    """On whose account files are read. ``seconds``: how long they are waited for, None: for ever."""
+    """The deployment and owner that a thread counts for, and its time limit (None: none)."""
 
     deployment: str = ""
     owner: int = -1
     seconds: float | None = None
 
 
-#: Set where a request or an action begins to work on a deployment; tasks that it starts inherit it.
+#: Set when a request or an action starts work on a deployment; its tasks inherit it.
 account: ContextVar[Account] = ContextVar("account", default=Account())  # noqa: B039 (it is frozen)
 
 P = ParamSpec("P")
@@ -53,21 +52,21 @@ class UnansweredError(KvmComposeError):
 
 
 async def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """What ``work`` returns or raises, called in a thread. Cancelled, the thread is left to itself.
+    """Call ``work`` in a thread, and return or raise what it does. Cancelling abandons the thread.
 
-    Raises UnansweredError when the account's time has passed.
+    Raises UnansweredError when the account's time limit expires.
     """
     whose = account.get()
     try:
         async with asyncio.timeout(whose.seconds):
             return await _run(whose, lambda: work(*args, **kwargs))
     except TimeoutError as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the work itself: ETIMEDOUT
+        if isinstance(error, OSError) and error.errno is not None:  # ETIMEDOUT, raised by the work
             raise
         what = f"files of {whose.deployment!r}" if whose.deployment else "files"
         raise UnansweredError(
-            f"{what} do not answer: the file system that they are on is slow, or hangs",
-            hint="does `ls` answer in its folder? Is a network file system's server down?",
+            f"{what} do not answer: their file system is slow, or hangs",
+            hint="does `ls` work in its folder? Is the server of a network file system down?",
         ) from None
 
 
@@ -85,7 +84,7 @@ async def _run(whose: Account, work: Callable[[], T]) -> T:
 
     def end(result: T | None, error: BaseException | None) -> None:
         free()
-        if answer.done():  # nobody waits any more
+        if answer.done():  # cancelled
             return
         if error is not None:
             answer.set_exception(error)
@@ -96,13 +95,13 @@ async def _run(whose: Account, work: Callable[[], T]) -> T:
         result, trouble = None, None
         try:
             result = context.run(work)
-        except BaseException as error:  # noqa: BLE001 (raised where it is waited for)
+        except BaseException as error:  # noqa: BLE001 (raised in the waiting task)
             trouble = error
-        with suppress(RuntimeError):  # the server has ended meanwhile
+        with suppress(RuntimeError):  # the event loop has ended meanwhile
             loop.call_soon_threadsafe(end, result, trouble)
 
     _complete_structs()
-    # what is taken here is given back by the thread, which may outlive whoever waits for it
+    # the thread, which may outlive this task, releases both
     await mine.acquire()
     try:
         await owners.acquire()

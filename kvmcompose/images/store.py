@@ -24,6 +24,7 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
+from kvmcompose.effects.environment import xdg_folder
 from kvmcompose.effects.files import digest_file, expand, list_folder, sync_folder
 from kvmcompose.images.catalogue import (
     NAME_PATTERN,
@@ -74,10 +75,7 @@ def default_store() -> ImageStore:
     chosen = os.environ.get("KVM_COMPOSE_STORE")
     if chosen:
         return ImageStore(expand(chosen).absolute())
-    data = Path(os.environ.get("XDG_DATA_HOME", ""))
-    # a relative path is invalid and must be ignored (XDG Base Directory Specification, "Basics")
-    home = data if data.is_absolute() else Path.home() / ".local" / "share"
-    return ImageStore(home / "kvm-compose" / "images")
+    return ImageStore(xdg_folder("data") / "images")
 
 
 def read_catalogue() -> Catalogue:

@@ -400,7 +400,7 @@ def test_a_pipe_in_the_place_of_the_xml_does_not_hang(lab: Bench, env: dict[str,
     os.mkfifo(xml)
     ran = lab.run("trust", **env)
     assert ran.status == 1
-    assert "no regular file" in ran.err
+    assert "not a regular file" in ran.err
 
 
 # -- the server ------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kvmcompose.effects import private
-from kvmcompose.effects.artefacts import Found, look
+from kvmcompose.effects.artefacts import Found, inspect
 from kvmcompose.effects.files import digest_file, expand
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.effects.owner_files import OwnerFiles
@@ -51,7 +51,7 @@ class ProjectFolder:
         if self.member is not None:
             return Found(tuple(path for path in paths if not self.is_file(path)), {})
         private.refuse_foreign(self.location / ".kvm-compose")
-        return look(self.location, paths)
+        return inspect(self.location, paths)
 
     def digest(self, path: str) -> str:
         """The SHA-256 of a file. Raises OSError."""
