@@ -96,21 +96,21 @@ _AnyDecision = TypeVar("_AnyDecision", bound=Decision)
 
 
 class Decider:
-    """Decides on one project's artefacts. ``build`` gives the bytes a text or seed would have."""
+    """Decides on one project's artefacts. ``is_at`` says whether a file is what would be built."""
 
     def __init__(
         self,
         folder: Path,
         ledger: Ledger,
         inputs: Inputs,
-        build: Callable[[Artefact], bytes],
+        is_at: Callable[[Path, Artefact], bool],
         options: Options,
     ) -> None:
         self._folder = folder
         self._root = str(folder)
         self._ledger = ledger
         self._inputs = inputs
-        self._build = build
+        self._is_at = is_at
         self._options = options
         #: Files that are what they were, though ``stat`` says otherwise, with what it says now.
         self.refreshed: list[tuple[str, Signature]] = []
@@ -176,7 +176,7 @@ class Decider:
             return msgspec.structs.replace(_as(known, Action.REBUILD, reason, *why), aside=True)
         if same:
             return _as(known, Action.CUSTOMISED, "edited by hand")
-        if self._would_be_built(path, artefact):
+        if self._is_at(path, artefact):
             return _as(known, Action.ADOPT, "edited by hand into what would be built")
         if offered_recipe(record) == recipe.digest and not path.with_name(path.name + ".new").exists():
             return _as(known, Action.CUSTOMISED, "edited by hand; its .new file was settled by removing it")
@@ -251,17 +251,12 @@ class Decider:
         if not is_readable(path):
             action = Action.BLOCKED if artefact.policy is Policy.TEXT else Action.REBUILD
             return _as(known, action, unreadable(path))
-        if self._would_be_built(path, artefact):
+        if self._is_at(path, artefact):
             return _as(known, Action.ADOPT, "it is what would be built")
         reason = "it differs from what its inputs make, and the ledger does not know it"
         aside = artefact.policy is Policy.TEXT
         kept = ("the old file is kept as .orig",) if aside else ()
         return msgspec.structs.replace(_as(known, Action.REBUILD, reason, *kept), aside=aside)
-
-    def _would_be_built(self, path: Path, artefact: Artefact) -> bool:
-        data = self._build(artefact)
-        # the size first: what somebody put there may be a terabyte of nothing
-        return path.stat().st_size == len(data) and digest_file(path) == digest_bytes(data)
 
     def _same_signature(self, status: os.stat_result, record: Record) -> bool:
         known = record.signature

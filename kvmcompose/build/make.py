@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import itertools
 import os
 import tempfile
@@ -9,10 +11,12 @@ import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from kvmcompose.build.base_images import Images, ResolvedImage
+from kvmcompose.build.contexts import Contexts, temporary_file
 from kvmcompose.build.decide import Decision, Making
 from kvmcompose.build.ledger import Intent, Ledger, Record
 from kvmcompose.build.offers import as_offered, offer_of, offered_content
@@ -38,6 +42,7 @@ from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.images.qcow2 import read_header
 from kvmcompose.render import render
 from kvmcompose.render.inputs import Sources
+from kvmcompose.render.seed import CONTEXT
 from kvmcompose.render.templates import Templates
 
 _SPARSE_BLOCK = 4096
@@ -86,6 +91,7 @@ class Maker:
         self._files = files
         self._images = images
         self._epoch = epoch
+        self._contexts = Contexts(files, epoch)
         self._root = str(folder)
         self._numbers = itertools.count()
         self._folders: set[str] = set()
@@ -94,21 +100,46 @@ class Maker:
         self._overlay_guard = threading.Lock()
 
     def build(self, artefact: Artefact) -> bytes:
-        """The bytes of an artefact that is made in memory."""
-        return self._rendered(artefact)[0]
+        """Return the bytes of a text artefact."""
+        out = io.BytesIO()
+        self._render(artefact, out)
+        return out.getvalue()
 
-    def _rendered(self, artefact: Artefact) -> tuple[bytes, Recipe]:
-        """The bytes, and the recipe of just these bytes: of the files as they were read for them."""
+    def is_at(self, path: Path, artefact: Artefact) -> bool:
+        """Whether a file is what would be built, of an artefact that is no disk. Raises OSError."""
+        with temporary_file() as out:
+            self._render(artefact, out)
+            # the size first: what somebody put there may be a terabyte of nothing
+            if path.stat().st_size != out.seek(0, os.SEEK_END):
+                return False
+            out.seek(0)
+            return digest_file(path) == hashlib.file_digest(out, "sha256").hexdigest()
+
+    def pack_contexts(self, artefacts: Iterable[Artefact]) -> None:
+        """Pack the contexts that artefacts need now, so that processes forked later share them."""
+        for artefact in artefacts:
+            content = artefact.content
+            if isinstance(content, Rendered) and CONTEXT in content.files:
+                with suppress(KvmComposeError):  # reported when the artefact is made
+                    self._contexts.packed(content.files[CONTEXT])
+
+    def _render(self, artefact: Artefact, out: BinaryIO) -> Recipe:
+        """Write to an empty file. Returns the recipe of just these bytes: of the files as read for them."""
         content = artefact.content
         if isinstance(content, Literal):
-            return content.data, self._inputs.recipe(artefact)
+            out.write(content.data)
+            return self._inputs.recipe(artefact)
         if not isinstance(content, Rendered):
-            raise TypeError(f"{artefact.path} is not made in memory")
-        carried = {name: self._files.carried(path) for name, path in content.files.items()}
-        sources = Sources(self._templates, {name: files for name, (files, _) in carried.items()}, self._epoch)
-        digests = {name: digest for name, (_, digest) in carried.items()}
-        data = render(content, sources)
-        return data, seal(rendered_document(content, self._templates, digests, self._epoch))
+            raise TypeError(f"{artefact.path} is not rendered")
+        context, digests = None, {}
+        files = {}
+        for name, path in content.files.items():
+            if name == CONTEXT:
+                context, digests[name] = self._contexts.packed(path)
+            else:
+                files[name], digests[name] = self._files.carried(path)
+        render(content, Sources(self._templates, files, self._epoch, context), out)
+        return seal(rendered_document(content, self._templates, digests, self._epoch))
 
     def stage(self, decision: Making) -> Staged:
         """Make what was decided on, under a temporary name. Raises KvmComposeError, leaving nothing."""
@@ -231,13 +262,12 @@ class Maker:
         """Write an artefact into its staged file: its recipe, and the digest of its content."""
         content = artefact.content
         if isinstance(content, Rendered | Literal):
-            data, recipe = self._rendered(artefact)
-            with open(staged, "xb") as file:  # noqa: PTH123 (as above)
-                file.write(data)
+            with open(staged, "x+b") as file:  # noqa: PTH123 (as above)
+                recipe = self._render(artefact, file)
                 seal_file(file, artefact.mode)
-            # the state is large, and the digest of its bytes is all that its recipe says
-            known = isinstance(content, Literal) and msgspec.json.decode(recipe.inputs)["content"]
-            return recipe, known or digest_bytes(data)
+                file.seek(0)
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return recipe, digest
         if isinstance(content, LinkTo):
             # the link lies one folder higher than those in images/
             goal = self._here(content.image).goal.removeprefix("../")

@@ -150,7 +150,7 @@ class Project:
     @cached_property
     def decider(self) -> Decider:
         """Decides on this project's artefacts."""
-        return Decider(self.folder, self.ledger, self.inputs, self.maker.build, self.options)
+        return Decider(self.folder, self.ledger, self.inputs, self.maker.is_at, self.options)
 
     def locked(self, waiting: Callable[[str], None] | None) -> AbstractContextManager[None]:
         """Hold the project's build lock; see ``build_lock``."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+import msgspec
 
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.project import FileKind
@@ -16,10 +18,20 @@ from kvmcompose.effects.stat_cache import StatCache
 from kvmcompose.images.qcow2 import read_header, refuse_no_image
 from kvmcompose.render.inputs import CarriedFile
 
-#: Everything carried into one guest is held in memory while its seed is made.
+#: The largest file or context that is carried into a guest, in bytes.
 CARRIED_LIMIT = 2**30
 #: Up to this size (bytes) content is kept for all the guests that share it.
 _REMEMBERED = 2**20
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A path below a folder that is carried into a guest: a "file", a "folder", or a "link" to ``target``."""
+
+    path: Path
+    name: str
+    kind: str
+    target: str
+    executable: bool
 
 
 class FolderFiles:
@@ -38,7 +50,7 @@ class FolderFiles:
         self._kinds: dict[str, FileKind] = {}
         self._inside: dict[str, bool] = {}
         self._trees: dict[str, str] = {}
-        self._carried: dict[str, tuple[tuple[CarriedFile, ...], str]] = {}
+        self._carried: dict[str, tuple[CarriedFile, str]] = {}
         self._image_problems: dict[tuple[str, str | None], str | None] = {}
 
     def path(self, name: str) -> Path:
@@ -135,9 +147,8 @@ class FolderFiles:
     def digest(self, path: str) -> str:
         """A digest of a carried file (content and mode) or folder tree. Raises KvmComposeError."""
         if path not in self._trees:
-            whole = self.path(path)
             try:
-                self._trees[path] = self._tree_digest(whole) if whole.is_dir() else self._file_digest(whole)
+                self._trees[path] = self._tree_digest(self.path(path))
             except OSError as error:
                 raise KvmComposeError(f"cannot read {path!r}: {error.strerror}") from error
         return self._trees[path]
@@ -149,75 +160,58 @@ class FolderFiles:
         except OSError as error:
             raise KvmComposeError(f"cannot read {path!r}: {error.strerror}") from error
 
-    def _file_digest(self, file: Path) -> str:
-        if file.stat().st_size > CARRIED_LIMIT:  # reading a terabyte of nothing takes an hour
-            raise _too_much(file)
-        return _with_mode(self._digests.digest(file), executable=bool(file.stat().st_mode & stat.S_IXUSR))
+    def _tree_digest(self, whole: Path) -> str:
+        found = self.members(whole)
+        return self.members_digest(whole, found, lambda each: self._digests.digest(each.path))
 
-    def _tree_digest(self, folder: Path) -> str:
-        tree = hashlib.sha256()
+    def members(self, whole: Path) -> list[Member]:
+        """Return what is below a folder, or just the file; sorted, links not followed.
+
+        Raises KvmComposeError for what cannot be carried into a guest, OSError.
+        """
+        found = []
         total = 0
-        for found in _walk(folder):
-            kind, target, executable = self._member(folder, found)
-            total += found.stat().st_size if kind == "file" else 0
-            if total > CARRIED_LIMIT:
-                raise _too_much(folder)
-            digest = self._digests.digest(found) if kind == "file" else target
-            tree.update(
-                f"{found.relative_to(folder)}\0{kind}\0{executable:d}\0{digest}\n".encode(
-                    errors="surrogateescape"
-                )
-            )
+        for path in _walk(whole) if whole.is_dir() else (whole,):
+            kind, target, executable = self._member(whole, path)
+            total += path.stat().st_size if kind == "file" else 0
+            if total > CARRIED_LIMIT:  # reading a terabyte of nothing takes an hour
+                raise too_large(whole)
+            name = str(path.relative_to(whole)) if path != whole else whole.name
+            found.append(Member(path, name, kind, target, executable=executable))
+        return found
+
+    def members_digest(self, whole: Path, found: Iterable[Member], digest: Callable[[Member], str]) -> str:
+        """Return the digest of ``members``, given that of each file."""
+        if not whole.is_dir():
+            (file,) = found
+            return _with_mode(digest(file), executable=file.executable)
+        tree = hashlib.sha256()
+        for each in found:
+            content = digest(each) if each.kind == "file" else each.target
+            line = f"{each.name}\0{each.kind}\0{each.executable:d}\0{content}\n"
+            tree.update(line.encode(errors="surrogateescape"))
         return tree.hexdigest()
 
-    def carried(self, path: str) -> tuple[tuple[CarriedFile, ...], str]:
-        """The content of a file or folder, and the digest of just this content.
-
-        Raises KvmComposeError for what cannot be carried.
-        """
+    def carried(self, path: str) -> tuple[CarriedFile, str]:
+        """Return the content of a file, and the digest of just this content. Raises KvmComposeError."""
         if path not in self._carried:
             carried = self._read_carried(path)
-            if sum(len(file.data) for file in carried[0]) > _REMEMBERED:
+            if len(carried[0].data) > _REMEMBERED:
                 return carried
             self._carried[path] = carried
         return self._carried[path]
 
-    def _read_carried(self, path: str) -> tuple[tuple[CarriedFile, ...], str]:
+    def _read_carried(self, path: str) -> tuple[CarriedFile, str]:
         whole = self.path(path)
         try:
-            if not whole.is_dir():
-                data = read_regular(whole, limit=CARRIED_LIMIT)
-                name = whole.name
-                executable = bool(whole.stat().st_mode & stat.S_IXUSR)
-                digest = _with_mode(hashlib.sha256(data).hexdigest(), executable=executable)
-                return (CarriedFile(name, data, executable),), digest
-            return self._carried_tree(whole)
+            data = read_regular(whole, limit=CARRIED_LIMIT)
+            executable = bool(whole.stat().st_mode & stat.S_IXUSR)
         except TooLargeError as error:
-            raise _too_much(whole) from error
+            raise too_large(whole) from error
         except OSError as error:
             raise KvmComposeError(f"cannot read {path!r}: {error.strerror}") from error
-
-    def _carried_tree(self, folder: Path) -> tuple[tuple[CarriedFile, ...], str]:
-        tree = hashlib.sha256()
-        files = []
-        total = 0
-        for found in _walk(folder):
-            name = str(found.relative_to(folder))
-            kind, target, executable = self._member(folder, found)
-            data = read_regular(found, limit=CARRIED_LIMIT - total) if kind == "file" else b""
-            total += len(data)
-            digest = hashlib.sha256(data).hexdigest() if kind == "file" else target
-            tree.update(f"{name}\0{kind}\0{executable:d}\0{digest}\n".encode(errors="surrogateescape"))
-            files.append(
-                CarriedFile(
-                    name,
-                    data,
-                    executable=executable,
-                    link_target=target if kind == "link" else None,
-                    is_folder=kind == "folder",
-                )
-            )
-        return tuple(files), tree.hexdigest()
+        digest = _with_mode(hashlib.sha256(data).hexdigest(), executable=executable)
+        return CarriedFile(data, executable), digest
 
     def _member(self, root: Path, found: Path) -> tuple[str, str, bool]:
         """What a path below a carried folder is: its kind, a link's target, whether it can be run.
@@ -250,7 +244,8 @@ def _resolve(path: Path) -> Path | None:
         return None
 
 
-def _too_much(path: Path) -> KvmComposeError:
+def too_large(path: Path) -> KvmComposeError:
+    """The error for a file or folder beyond ``CARRIED_LIMIT``."""
     return KvmComposeError(
         f"{str(path)!r} holds more than {CARRIED_LIMIT >> 30} GiB, too much for a seed",
         hint="put large data on a disk image of its own",

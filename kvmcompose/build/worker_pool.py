@@ -114,6 +114,8 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
         global _inherited  # noqa: PLW0603 (the one way to hand a forked process what cannot be pickled)
         _inherited = (self._build, self._work)
         if self._pool is None:
+            artefacts = (making.artefact for batch in self._work.values() for making in batch.makings)
+            self._build.project.maker.pack_contexts(artefacts)
             context = multiprocessing.get_context("fork")
             self._pool = futures.ProcessPoolExecutor(self._jobs, context, _start_worker, (os.getpid(),))
         with suppress(futures.BrokenExecutor):

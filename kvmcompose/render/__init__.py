@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import BinaryIO
 
 import msgspec
 
@@ -17,32 +18,37 @@ class Renderer(msgspec.Struct, frozen=True):
     ``writes_time`` tells whether ``Sources.epoch`` goes into them.
     """
 
-    build: Callable[[Rendered, Sources], bytes]
+    write: Callable[[Rendered, Sources, BinaryIO], None]
     modules: tuple[str, ...]
     writes_time: bool = False
 
 
-def render(content: Rendered, sources: Sources) -> bytes:
-    """The bytes of an artefact."""
-    return RENDERERS[content.renderer].build(content, sources)
+def render(content: Rendered, sources: Sources, out: BinaryIO) -> None:
+    """Write the bytes of an artefact to an empty file, which has to be seekable."""
+    RENDERERS[content.renderer].write(content, sources, out)
 
 
-def _xml(content: Rendered, sources: Sources) -> bytes:
-    return sources.templates.xml(content.templates[0], msgspec.to_builtins(content.values)).encode()
+def _xml(content: Rendered, sources: Sources, out: BinaryIO) -> None:
+    out.write(sources.templates.xml(content.templates[0], msgspec.to_builtins(content.values)).encode())
 
 
-def _seed(content: Rendered, sources: Sources) -> bytes:
-    # pycdlib takes its time to import, and is only needed by those who build a seed
+def _seed(content: Rendered, sources: Sources, out: BinaryIO) -> None:
+    # importing pycdlib takes time, and only a build of seeds needs it
     from kvmcompose.render import seed_image  # noqa: PLC0415
 
-    return seed_image.build(content, sources)
+    seed_image.write(content, sources, out)
 
 
 RENDERERS = {
     "xml": Renderer(_xml, ("kvmcompose.render.templates",)),
     "seed": Renderer(
         _seed,
-        ("kvmcompose.render.templates", "kvmcompose.render.seed_image", "kvmcompose.core.environment"),
+        (
+            "kvmcompose.render.templates",
+            "kvmcompose.render.seed_image",
+            "kvmcompose.render.archive",
+            "kvmcompose.core.environment",
+        ),
         writes_time=True,
     ),
 }

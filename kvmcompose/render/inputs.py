@@ -6,19 +6,15 @@ from collections.abc import Mapping
 
 import msgspec
 
+from kvmcompose.render.archive import PackedContext
 from kvmcompose.render.templates import Templates
 
 
 class CarriedFile(msgspec.Struct, frozen=True):
-    """A file whose content goes into an artefact. ``path`` is relative to what was named, or the
-    file's own name. A symbolic link has a ``link_target``, and neither it nor a folder has data.
-    """
+    """A file whose content goes into an artefact."""
 
-    path: str
     data: bytes
     executable: bool = False
-    link_target: str | None = None
-    is_folder: bool = False
 
 
 class Sources(msgspec.Struct, frozen=True):
@@ -27,5 +23,6 @@ class Sources(msgspec.Struct, frozen=True):
     """
 
     templates: Templates
-    files: Mapping[str, tuple[CarriedFile, ...]]
+    files: Mapping[str, CarriedFile]
     epoch: int
+    context: PackedContext | None = None

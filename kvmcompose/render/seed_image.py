@@ -1,7 +1,6 @@
 """The bytes of a cloud-init seed: an ISO 9660 image labelled CIDATA, the same for the same recipe.
 
-Formats: ECMA-119 with Joliet (what cloudbase-init reads) and Rock Ridge (what Linux reads); POSIX
-ustar/pax for the tar.
+Format: ECMA-119 with Joliet (what cloudbase-init reads) and Rock Ridge (what Linux reads).
 """
 
 from __future__ import annotations
@@ -10,13 +9,12 @@ import contextlib
 import hashlib
 import io
 import shlex
-import tarfile
 import threading
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import msgspec
 import pycdlib
@@ -25,8 +23,9 @@ from pycdlib import dates, headervd, utils
 from kvmcompose.core.artefact import Rendered
 from kvmcompose.core.environment import parse_environment
 from kvmcompose.core.errors import InputError, KvmComposeError
-from kvmcompose.render.inputs import CarriedFile, Sources
-from kvmcompose.render.seed import CONTEXT, ENVIRONMENT_FILE, KEY_FILE, SeedValues
+from kvmcompose.render.archive import PackedContext, end, pack_context, packed_files
+from kvmcompose.render.inputs import Sources
+from kvmcompose.render.seed import ENVIRONMENT_FILE, KEY_FILE, SeedValues
 
 #: Prints one variable, or sources them all: ``. /etc/nocloud/env.sh``.
 _ENV_SCRIPT = b"""\
@@ -38,7 +37,7 @@ set +a
 [ $# -eq 0 ] || printenv "$1"
 """
 
-#: Up to this size (bytes) what is carried is packed once for all guests that share it.
+#: Up to this size (bytes) scripts are packed once for all guests that share them.
 _SHARED_LIMIT = 2**20
 
 #: What the renderer reads itself.
@@ -61,89 +60,103 @@ def public_keys(data: bytes) -> list[str]:
     return keys
 
 
-def build(content: Rendered, sources: Sources) -> bytes:
-    """The whole image."""
+def write(content: Rendered, sources: Sources, out: BinaryIO) -> None:
+    """Write the whole image."""
     values: SeedValues = content.values
     known: dict[str, Any] = msgspec.to_builtins(values)
-    keys = sources.files[KEY_FILE][0].data
+    keys = sources.files[KEY_FILE].data
     known["ssh_authorized_keys"] = public_keys(keys)
     known["environment"] = environment = _variables(values, content, sources)
     user_data = sources.templates.yaml("user-data.j2", known).encode()
     network_config = sources.templates.yaml("network-config.j2", known).encode()
-    carried = {name: files for name, files in sources.files.items() if name not in _NOT_CARRIED}
-    small = sum(len(file.data) for files in carried.values() for file in files) < _SHARED_LIMIT
-    pack = _shared_archive if small else _archive
-    archive = pack(tuple(environment.items()), tuple(carried.items()), sources.epoch)
+    context = sources.context or _no_context(sources.epoch)
+    scripts = {name: file.data for name, file in sources.files.items() if name not in _NOT_CARRIED}
+    pack = _shared_files if sum(map(len, scripts.values())) < _SHARED_LIMIT else _packed_files
+    rest = pack(tuple(environment.items()), tuple(scripts.items()), sources.epoch, context.size)
+    archive = context.sha256.copy()
+    archive.update(rest)
     digest = hashlib.sha256()
-    for part in (user_data, network_config, archive):
+    for part in (user_data, network_config):
         digest.update(hashlib.sha256(part).digest())
+    digest.update(archive.digest())
     # a new id makes cloud-init apply changed data at the next boot
     known["instance_id"] = f"{values.hostname}-{digest.hexdigest()[:16]}"
-    files = {
-        "meta-data": sources.templates.yaml("meta-data.j2", known).encode(),
-        "user-data": user_data,
-        "network-config": network_config,
-        "context.tar": archive,
-    }
-    return _iso(files, sources.epoch)
+    meta_data = sources.templates.yaml("meta-data.j2", known).encode()
+    with context.open() as start:
+        joined = cast(BinaryIO, _Joined(start, context.size, rest))
+        _write_iso(
+            {
+                "meta-data": (io.BytesIO(meta_data), len(meta_data)),
+                "user-data": (io.BytesIO(user_data), len(user_data)),
+                "network-config": (io.BytesIO(network_config), len(network_config)),
+                "context.tar": (joined, context.size + len(rest)),
+            },
+            sources.epoch,
+            out,
+        )
+
+
+class _Joined(io.RawIOBase):
+    """A file and bytes behind it as one file, as far as pycdlib reads it."""
+
+    def __init__(self, start: BinaryIO, size: int, rest: bytes) -> None:
+        self._start = start
+        self._size = size
+        self._rest = rest
+        self._position = 0
+
+    def seek(self, offset: int, _whence: int = io.SEEK_SET) -> int:
+        self._position = offset
+        return offset
+
+    def read(self, size: int = -1) -> bytes:
+        """Read exactly ``size`` bytes: pycdlib takes fewer for the end."""
+        data = b""
+        if self._position < self._size:
+            self._start.seek(self._position)
+            data = self._start.read(min(size, self._size - self._position))
+        begin = self._position + len(data) - self._size
+        if len(data) < size and begin >= 0:
+            data += self._rest[begin : begin + size - len(data)]
+        self._position += len(data)
+        return data
+
+
+@lru_cache(maxsize=1)
+def _no_context(epoch: int) -> PackedContext:
+    """The first part of the archive of guests without a context."""
+    out = io.BytesIO()
+    sha256, _ = pack_context((), epoch, out)
+    data = out.getvalue()
+    return PackedContext(lambda: io.BytesIO(data), len(data), sha256)
 
 
 def _variables(values: SeedValues, content: Rendered, sources: Sources) -> dict[str, str]:
     """Those of the YAML and of the environment file. Raises InputError."""
     if ENVIRONMENT_FILE not in sources.files:
         return values.environment
-    data = sources.files[ENVIRONMENT_FILE][0].data
+    data = sources.files[ENVIRONMENT_FILE].data
     variables, problems = parse_environment(data, content.files[ENVIRONMENT_FILE])
     if problems:
         raise InputError(problems)
     return dict(sorted((values.environment | variables).items()))
 
 
-def _archive(
-    environment: tuple[tuple[str, str], ...],
-    carried: tuple[tuple[str, tuple[CarriedFile, ...]], ...],
-    epoch: int,
+def _packed_files(
+    environment: tuple[tuple[str, str], ...], scripts: tuple[tuple[str, bytes], ...], epoch: int, start: int
 ) -> bytes:
-    """What lands below /etc/nocloud: sorted, owned by root, all of one time."""
-    members = {
-        "env.sh": CarriedFile("env.sh", _ENV_SCRIPT, executable=True),
-        "environment": CarriedFile("environment", _environment(environment)),
+    """The part of the archive behind the ``start`` bytes of the context: the environment and scripts."""
+    files = {
+        "env.sh": (_ENV_SCRIPT, True),
+        "environment": (_environment(environment), False),
+        **{name: (data, True) for name, data in scripts},  # setup/00-name or run/00-name
     }
-    for name, files in carried:
-        for file in files:
-            if name == CONTEXT:
-                members[f"{CONTEXT}/{file.path}"] = file
-            else:  # a script: setup/00-name or run/00-name
-                members[name] = msgspec.structs.replace(file, executable=True)
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for folder in ("context", "run", "setup"):
-            tar.addfile(_member(folder, tarfile.DIRTYPE, 0o755, epoch))
-        for name, file in sorted(members.items()):
-            if file.link_target is not None:
-                info = _member(name, tarfile.SYMTYPE, 0o777, epoch)
-                info.linkname = file.link_target
-                tar.addfile(info)
-            elif file.is_folder:
-                tar.addfile(_member(name, tarfile.DIRTYPE, 0o755, epoch))
-            else:
-                info = _member(name, tarfile.REGTYPE, 0o755 if file.executable else 0o644, epoch)
-                info.size = len(file.data)
-                tar.addfile(info, io.BytesIO(file.data))
-    return buffer.getvalue()
+    data = packed_files(files, epoch)
+    return data + end(start + len(data))
 
 
-#: Many guests have the same scripts and contexts.
-_shared_archive = lru_cache(maxsize=16)(_archive)
-
-
-def _member(name: str, kind: bytes, mode: int, epoch: int) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type = kind
-    info.mode = mode
-    info.mtime = epoch
-    info.uname = info.gname = "root"
-    return info
+#: Many guests have the same scripts and environment.
+_shared_files = lru_cache(maxsize=16)(_packed_files)
 
 
 def _environment(environment: tuple[tuple[str, str], ...]) -> bytes:
@@ -172,20 +185,19 @@ def _stopped_clock(epoch: int) -> Iterator[None]:
                 module.time = clock
 
 
-def _iso(files: dict[str, bytes], epoch: int) -> bytes:
+def _write_iso(files: Mapping[str, tuple[BinaryIO, int]], epoch: int, out: BinaryIO) -> None:
+    """Write an image of files, each with its size in bytes."""
     with _stopped_clock(epoch):
         iso = pycdlib.PyCdlib()
         iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="CIDATA")
-        for number, (name, data) in enumerate(files.items()):
+        for number, (name, (file, size)) in enumerate(files.items()):
             iso.add_fp(
-                io.BytesIO(data),
-                len(data),
+                file,
+                size,
                 iso_path=f"/SEED{number}.;1",
                 rr_name=name,
                 joliet_path=f"/{name}",
                 file_mode=0o100644,
             )
-        buffer = io.BytesIO()
-        iso.write_fp(buffer)
+        iso.write_fp(out)
         iso.close()
-    return buffer.getvalue()

@@ -6,6 +6,7 @@ import concurrent.futures
 import io
 import tarfile
 import time
+from collections.abc import Iterable
 
 import pycdlib
 import pytest
@@ -17,8 +18,9 @@ from golden.memory import TEMPLATES
 from kvmcompose.core.artefact import Rendered
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.render import render
+from kvmcompose.render.archive import ContextMember, PackedContext, pack_context
 from kvmcompose.render.inputs import CarriedFile, Sources
-from kvmcompose.render.seed import CONTEXT, KEY_FILE, SeedInterface, SeedValues
+from kvmcompose.render.seed import KEY_FILE, SeedInterface, SeedValues
 from kvmcompose.render.seed import TEMPLATES as SEED_TEMPLATES
 from kvmcompose.render.seed_image import public_keys
 from kvmcompose.render.templates import Templates
@@ -39,10 +41,24 @@ def values(**environment: str) -> SeedValues:
     )
 
 
-def seed(values: SeedValues, epoch: int = EPOCH, key: bytes = KEY, **files: tuple[CarriedFile, ...]) -> bytes:
-    carried = {KEY_FILE: (CarriedFile("id.pub", key),), **files}
-    content = Rendered("seed", values, templates=SEED_TEMPLATES, files=dict.fromkeys(carried, "x"))
-    return render(content, Sources(Templates(TEMPLATES), carried, epoch))
+def file(path: str, data: bytes, *, executable: bool = False) -> ContextMember:
+    return ContextMember(path, lambda: io.BytesIO(data), executable=executable)
+
+
+def packed(members: Iterable[ContextMember], epoch: int) -> PackedContext:
+    out = io.BytesIO()
+    sha256, _ = pack_context(members, epoch, out)
+    return PackedContext(lambda: io.BytesIO(out.getvalue()), len(out.getvalue()), sha256)
+
+
+def seed(
+    values: SeedValues, epoch: int = EPOCH, key: bytes = KEY, context: Iterable[ContextMember] | None = None
+) -> bytes:
+    content = Rendered("seed", values, templates=SEED_TEMPLATES, files={KEY_FILE: "x"})
+    packed_context = packed(context, epoch) if context is not None else None
+    out = io.BytesIO()
+    render(content, Sources(Templates(TEMPLATES), {KEY_FILE: CarriedFile(key)}, epoch, packed_context), out)
+    return out.getvalue()
 
 
 def opened(data: bytes) -> dict[str, bytes]:
@@ -50,9 +66,9 @@ def opened(data: bytes) -> dict[str, bytes]:
     image.open_fp(io.BytesIO(data))
     found = {}
     for name in ("meta-data", "user-data", "network-config", "context.tar"):
-        file = io.BytesIO()
-        image.get_file_from_iso_fp(file, joliet_path=f"/{name}")
-        found[name] = file.getvalue()
+        content = io.BytesIO()
+        image.get_file_from_iso_fp(content, joliet_path=f"/{name}")
+        found[name] = content.getvalue()
     image.close()
     return found
 
@@ -81,7 +97,7 @@ def test_changed_data_is_another_instance(changed: str) -> None:
     def instance(data: bytes) -> str:
         return str(yaml.safe_load(opened(data)["meta-data"])["instance-id"])
 
-    script = CarriedFile("a.sh", b"1")
+    script = file("a.sh", b"1")
     before = instance(seed(values(), context=(script,)))
     match changed:
         case "environment":
@@ -89,9 +105,9 @@ def test_changed_data_is_another_instance(changed: str) -> None:
         case "key":
             after = seed(values(), key=b"ssh-rsa BBBB\n", context=(script,))
         case "file":
-            after = seed(values(), context=(CarriedFile("a.sh", b"2"),))
+            after = seed(values(), context=(file("a.sh", b"2"),))
         case "mode":
-            after = seed(values(), context=(CarriedFile("a.sh", b"1", executable=True),))
+            after = seed(values(), context=(file("a.sh", b"1", executable=True),))
         case _:
             other = values()
             after = seed(
@@ -124,28 +140,28 @@ NAMES = st.text(
 @settings(max_examples=30)
 @given(st.dictionaries(NAMES, st.tuples(st.binary(max_size=2000), st.booleans()), max_size=6))
 def test_a_context_comes_out_of_the_archive_as_it_went_in(files: dict[str, tuple[bytes, bool]]) -> None:
-    carried = tuple(CarriedFile(name, data, executable=run) for name, (data, run) in files.items())
-    archive = opened(seed(values(), **{CONTEXT: carried}))["context.tar"]
+    carried = tuple(file(name, data, executable=run) for name, (data, run) in files.items())
+    archive = opened(seed(values(), context=carried))["context.tar"]
     found = {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for member in tar:
             if member.isfile() and member.name.startswith("context/"):
-                file = tar.extractfile(member)
-                assert file is not None
-                found[member.name.removeprefix("context/")] = (file.read(), bool(member.mode & 0o100))
+                content = tar.extractfile(member)
+                assert content is not None
+                found[member.name.removeprefix("context/")] = (content.read(), bool(member.mode & 0o100))
     assert found == files
 
 
 @pytest.mark.parametrize("size", [0, 1, 2047, 2048, 2049, 5_000_000])
 def test_a_large_file_comes_out_whole(size: int) -> None:
-    archive = opened(seed(values(), **{CONTEXT: (CarriedFile("x", b"\1" * size),)}))["context.tar"]
+    archive = opened(seed(values(), context=(file("x", b"\1" * size),)))["context.tar"]
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         assert tar.getmember("context/x").size == size
 
 
 def test_the_archive_is_in_the_same_order_whatever_the_order_of_its_files() -> None:
-    one = CarriedFile("a", b"1"), CarriedFile("b", b"2")
-    assert seed(values(), **{CONTEXT: one}) == seed(values(), **{CONTEXT: one[::-1]})
+    one = file("a", b"1"), file("b", b"2")
+    assert seed(values(), context=one) == seed(values(), context=one[::-1])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,104 @@
+"""Context folders, packed once per build for all guests that use them."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from kvmcompose.build.project_files import CARRIED_LIMIT, FolderFiles, too_large
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.effects.opening import open_regular
+from kvmcompose.render.archive import ContextMember, PackedContext, pack_context
+
+#: What is at most this large (bytes) is kept in memory, and anything larger in a temporary file.
+_IN_MEMORY = 2**20
+_LARGE_FILES = "/var/tmp"  # noqa: S108 (the file has no name)
+
+
+def temporary_file() -> io.BufferedRandom:
+    """Return an empty file without a name, for contents that may be too large for memory."""
+    # file-hierarchy(7): /tmp may be memory, /var/tmp is for large files
+    usual = "TMPDIR" in os.environ or not os.access(_LARGE_FILES, os.W_OK)
+    file = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=None if usual else _LARGE_FILES)  # noqa: SIM115
+    return cast(io.BufferedRandom, file)
+
+
+class Contexts:
+    """The packed contexts of one build. Safe to share between threads, and with processes forked later."""
+
+    def __init__(self, files: FolderFiles, epoch: int) -> None:
+        self._files = files
+        self._epoch = epoch
+        self._guard = threading.Lock()
+        self._packed: dict[str, tuple[PackedContext, str]] = {}
+
+    def packed(self, path: str) -> tuple[PackedContext, str]:
+        """Return a context as it was when it was first needed, and the digest of just this content.
+
+        Raises KvmComposeError for what cannot be carried.
+        """
+        with self._guard:
+            if path not in self._packed:
+                try:
+                    self._packed[path] = self._pack(path)
+                except OSError as error:
+                    raise KvmComposeError(f"cannot pack the context {path!r}: {error.strerror}") from error
+            return self._packed[path]
+
+    def _pack(self, path: str) -> tuple[PackedContext, str]:
+        whole = self._files.path(path)
+        found = self._files.members(whole)
+        source = _Source(whole)
+        members = (
+            ContextMember(
+                each.name,
+                source.opener(each.path) if each.kind == "file" else None,
+                executable=each.executable,
+                link_target=each.target if each.kind == "link" else None,
+            )
+            for each in found
+        )
+        out = temporary_file()
+        weakref.finalize(self, out.close)
+        sha256, digests = pack_context(members, self._epoch, out)
+        packed = PackedContext(_reader(out), out.tell(), sha256)
+        if packed.size <= _IN_MEMORY:
+            out.close()
+        return packed, self._files.members_digest(whole, found, lambda each: digests[each.name])
+
+
+class _Source:
+    """Opens the files of a context, as long as they are not too large in all."""
+
+    def __init__(self, whole: Path) -> None:
+        self._whole = whole
+        self._left = CARRIED_LIMIT
+
+    def opener(self, path: Path) -> Callable[[], BinaryIO]:
+        def opened() -> BinaryIO:
+            file = os.fdopen(open_regular(path), "rb")
+            self._left -= os.fstat(file.fileno()).st_size
+            if self._left < 0:
+                file.close()
+                raise too_large(self._whole)
+            return file
+
+        return opened
+
+
+def _reader(file: BinaryIO) -> Callable[[], BinaryIO]:
+    """Return what opens a temporary file for reading, each time from its beginning and for one reader."""
+    if file.tell() <= _IN_MEMORY:
+        file.seek(0)
+        data = file.read()
+        file.seek(0, os.SEEK_END)
+        return lambda: io.BytesIO(data)
+    file.flush()
+    # the file has no name any more, and would vanish with its last descriptor
+    return lambda: open(f"/proc/self/fd/{file.fileno()}", "rb")  # noqa: PTH123

@@ -1,0 +1,68 @@
+"""Contexts: packed once for all guests, without holding their files in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from kvmcompose.build import project_files
+from kvmcompose.build.contexts import Contexts
+from kvmcompose.build.project_files import FolderFiles
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.effects.stat_cache import StatCache
+from kvmcompose.render.archive import ContextMember, pack_context
+
+MIB = 2**20
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> FolderFiles:
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context/small").write_text("content")
+    return FolderFiles(tmp_path, StatCache())
+
+
+def test_a_large_context_is_never_in_memory(files: FolderFiles) -> None:
+    with (files.folder / "context/large").open("wb") as file:
+        file.truncate(64 * MIB)
+    tracemalloc.start()
+    packed, digest = Contexts(files, 0).packed("context")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert packed.size > 64 * MIB
+    assert peak < 8 * MIB
+    assert digest == files.digest("context")
+
+
+@pytest.mark.parametrize("size", [0, 2 * MIB])
+def test_what_was_packed_stays_and_can_be_read_by_many(files: FolderFiles, size: int) -> None:
+    large = files.folder / "context/large"
+    large.write_bytes(b"1" * size)
+    known = Contexts(files, 0)
+    packed, digest = known.packed("context")
+    large.write_bytes(b"2" * size)
+    assert known.packed("context") == (packed, digest)
+    with packed.open() as one, packed.open() as other:
+        assert len(one.read()) == packed.size
+        content = other.read()
+    assert b"2" * MIB not in content
+    assert packed.sha256.hexdigest() == hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_that_shrinks_meanwhile_is_an_error() -> None:
+    class Shrinking(io.BytesIO):
+        def read(self, _size: int | None = -1) -> bytes:
+            return b""
+
+    with pytest.raises(KvmComposeError, match="became shorter"):
+        pack_context([ContextMember("a", lambda: Shrinking(b"1"))], 0, io.BytesIO())
+
+
+def test_a_context_has_a_limit(files: FolderFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(project_files, "CARRIED_LIMIT", 3)
+    with pytest.raises(KvmComposeError, match="too much for a seed"):
+        Contexts(files, 0).packed("context")
