@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -160,23 +161,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Real tests of a file that share what is started for them stay in one process. They take longer."""
+    """Real tests come first, as they take longer: what is short fills in at the end, when one process of two
+    has nothing else left."""
     for item in items:
         if getattr(getattr(item, "function", None), "is_hypothesis_test", False):
             item.add_marker(pytest.mark.long)
         if item.get_closest_marker("real"):
             item.add_marker(pytest.mark.timeout(1200))
-            if _shares(item):
-                item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("real") is None)
 
 
-def _shares(item: pytest.Item) -> bool:
-    """Whether a test uses a fixture of its file or folder that is made for more than this one test."""
-    fixtures = getattr(item, "_fixtureinfo", None)
-    used = fixtures.name2fixturedefs.values() if fixtures is not None else ()
-    return any(each[-1].scope != "function" and each[-1].baseid not in ("", "tests") for each in used)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Tests go one by one to the process that is free, but for files whose tests share what takes long.
+
+    Our own, as the names of groups that xdist appends to those of tests are lost on pytest 9.
+    """
+    config.option.loadscopereorder = False  # the order is that of the collection
+    return _Scheduling(config, log)
+
+
+class _Scheduling(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.partition("::")[0] if nodeid.startswith(_TOGETHER) else nodeid
+
+
+#: Where they are: hosts and guests, built packages, schemas of other programs.
+_TOGETHER = ("tests/real/", "tests/hostile/test_members.py", "tests/packaging/", "tests/judges/")
 
 
 @pytest.hookimpl(wrapper=True)
