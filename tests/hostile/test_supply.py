@@ -1,4 +1,4 @@
-"""Where images come from: signed lists, what somebody on the way may do to them, and a lab fetched twice."""
+"""The supply of images: signed lists, attacks on the way to the user, and a lab that is fetched twice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def a_list(disk: bytes, name: str = "disk.img") -> bytes:
 
 @dataclass
 class Publisher:
-    """Somebody with throw-away keys: ``main``, one that has ``expired``, and another's."""
+    """A publisher with temporary keys: ``main``, an ``expired`` one, and one of another publisher."""
 
     home: Path
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class FakeConsole:
-    """Notes what it is told."""
+    """Records its output."""
 
     def __init__(self) -> None:
         self.out: list[Any] = []

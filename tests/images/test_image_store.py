@@ -110,7 +110,7 @@ def test_a_refresh_fetches_only_what_moved_on(store: ImageStore, offer: Offer, w
     assert [path for path, _ in web.requests] == ["thing_1/SHA512SUMS"]
     second = store.pull(offer(content=a_disk(1)), accept=True)
     assert second.sha256 != first.sha256
-    assert first.path.exists()  # guests may still lie on it
+    assert first.path.exists()  # disks of guests may be based on it
     assert store.find("thing_1") == second
 
 
@@ -243,7 +243,7 @@ def test_a_killed_pull_leaves_nothing_taken_for_good_and_the_next_goes_on(
     assert store.find("thing_1") is None
     assert blobs(store) == []
     sent = web.sent["thing_1/disk.img"]
-    time.sleep(0.2)  # the server notices that nobody listens
+    time.sleep(0.2)  # the server notices the closed connection
     sent = web.sent["thing_1/disk.img"]
     web.files["thing_1/disk.img"].pause = 0
     assert store.pull(image).path.stat().st_size == image_size(web)
@@ -478,7 +478,7 @@ def test_a_new_recipe_or_a_wish_builds_it_anew(
     new = store.build("micro", recipe, writes(a_disk(1)), refresh=refresh)
     assert store.find("micro") == new
     assert new.path.read_bytes() == a_disk(1)
-    # what lies on the old one keeps it
+    # disks based on the old one keep it
     assert store.prune().paths == ()
     assert (tmp_path / "link.qcow2").read_bytes() == DISK
 
