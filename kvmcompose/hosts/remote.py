@@ -219,7 +219,8 @@ class SshRunner:
             pid = await complaints.process_id()
             if pid is None:
                 return
-            kill = ["sudo", "-n", "--", "kill"] if roots else ["kill"]
+            # the program: dash's own kill rejects "--", and without it procps' may take -123 for -1
+            kill = ["sudo", "-n", "--", "kill"] if roots else ["env", "kill"]
             line = shlex.join([*kill, "-TERM", "--", f"-{pid}"])
             if process.returncode is not None:
                 return  # the process group may belong to another program by now

@@ -84,7 +84,7 @@ class Programs:
 
     async def __call__(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         command = process.command or ""
-        if command.startswith("kill "):
+        if command.startswith("env kill "):
             self.killed.append(command)
             process.exit(0)
             return
@@ -112,7 +112,7 @@ def test_a_program_of_another_host_that_prints_without_end_is_ended(
 
     before, started = peak(), time.monotonic()
     asyncio.run(run())
-    assert programs.killed == ["kill -TERM -- -4242"]
+    assert programs.killed == ["env kill -TERM -- -4242"]
     assert time.monotonic() - started < 20
     assert peak() - before < _GROWTH
 
@@ -182,7 +182,7 @@ def test_a_program_that_never_ends_is_given_up(
     started = time.monotonic()
     asyncio.run(run())
     assert time.monotonic() - started < 10
-    assert programs.killed == (["kill -TERM -- -4242"] if says_who else [])
+    assert programs.killed == (["env kill -TERM -- -4242"] if says_who else [])
 
 
 # -- before the login, and without answers -------------------------------------------------------------
