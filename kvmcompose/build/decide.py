@@ -219,7 +219,7 @@ class Decider:
         except KvmComposeError as error:
             return error.message
         if header.format != "qcow2":
-            return "it is no qcow2 image"
+            return "it is not a qcow2 image"
         backing = self._backing(artefact)
         if same and backing is not None and (header.backing_file or "") != backing:
             return f"it lies on {header.backing_file!r}, not on {backing!r}"

@@ -124,7 +124,7 @@ class FolderFiles:
             if wanted_format is not None and header.format != wanted_format and header.format == "qcow2":
                 return f"is a qcow2 image, and not {wanted_format}"
             if wanted_format == "qcow2" and header.format != "qcow2":
-                return "is no qcow2 image"
+                return "is not a qcow2 image"
             if header.data_file is not None:
                 return f"keeps its data in another file ({header.data_file!r})"
             if header.backing_file is not None:

@@ -82,7 +82,7 @@ def _parse_line(line: str) -> tuple[str, str] | None:
     match = _NAME.match(line, start)
     if match is None:
         wanted = "a variable's name: letters, digits and '_', not starting with a digit"
-        raise _LineError(start + 1, "does not begin with a name", wanted)
+        raise _LineError(start + 1, "does not start with a name", wanted)
     end = match.end()
     if line[end : end + 1] != "=":
         raise _LineError(end + 1, "has no '=' right after the name", "NAME=value")
@@ -91,7 +91,7 @@ def _parse_line(line: str) -> tuple[str, str] | None:
     if quote and quote in "'\"":
         if len(value) == 1 or value[-1] != quote:
             at = line.index(quote, end) + 1
-            raise _LineError(at, f"has a value that begins with {quote} and does not end with it")
+            raise _LineError(at, f"has a value that starts with {quote} and does not end with it")
         value = value[1:-1]
     return match[0], value
 
@@ -102,7 +102,7 @@ def _problem(location: Location, message: str, wanted: str | None = None) -> Pro
         message=message,
         location=location,
         wanted=wanted,
-        hint="one NAME=value in a line; see 'Secrets' in docs/how-to/in-guests.md",
+        hint="write one NAME=value on each line; see 'Pass secrets' in docs/how-to/in-guests.md",
     )
 
 

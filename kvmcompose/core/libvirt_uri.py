@@ -19,8 +19,8 @@ from kvmcompose.core.errors import KvmComposeError
 #: What may be written, in words.
 WANTED = "qemu:///system, qemu:///session or qemu+unix:///system?socket=/absolute/path"
 HINT = (
-    "another machine's libvirt is reached by SSH: make that machine a testbed host of the config; "
-    "its libvirt_uri is as the host itself sees it"
+    "to use the libvirt of another machine, add that machine to the config as a testbed host; its "
+    "libvirt_uri is as seen from there"
 )
 
 _URI = re.compile(r"qemu(?:\+unix)?:///(system|session)(?:\?socket=(/[A-Za-z0-9._~/+@:,=%-]*))?", re.ASCII)
@@ -57,7 +57,7 @@ class LibvirtUriError(KvmComposeError):
     """A text is no URI of libvirt that may be used."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(f"{text!r} is no libvirt URI that may be used (wanted {WANTED})", hint=HINT)
+        super().__init__(f"{text!r} is not a permitted libvirt URI (wanted {WANTED})", hint=HINT)
 
 
 def parse_libvirt_uri(text: str) -> LibvirtUri:

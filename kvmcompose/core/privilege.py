@@ -23,11 +23,11 @@ class PrivilegeKind(StrEnum):
 
 
 _REASONS = {
-    PrivilegeKind.TEMPLATE: "makes what libvirt is given",
-    PrivilegeKind.NIC: "becomes part of the testbed: guests reach the network behind it",
-    PrivilegeKind.CONTROLLER: "the host connects to it, and it commands the host's switch",
-    PrivilegeKind.LIBVIRT: "is driven in the place of qemu:///system",
-    PrivilegeKind.PROGRAM: "names a program, or what one is started with",
+    PrivilegeKind.TEMPLATE: "generates XML for libvirt",
+    PrivilegeKind.NIC: "becomes part of the testbed: guests can reach its network",
+    PrivilegeKind.CONTROLLER: "the host connects to it, and it controls the host's switch",
+    PrivilegeKind.LIBVIRT: "is used instead of qemu:///system",
+    PrivilegeKind.PROGRAM: "names a program or its arguments",
     PrivilegeKind.DEVICE: "gives a guest a device of the host",
     PrivilegeKind.FILE: "is a file outside the project",
     PrivilegeKind.XML: "is not known to be harmless",

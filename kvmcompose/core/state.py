@@ -139,14 +139,14 @@ def decode_state(data: bytes) -> State:
         version = document.get("version")
         if version != STATE_VERSION:
             raise KvmComposeError(
-                f"state.json is of version {version}, this is for version {STATE_VERSION}",
-                hint="build it again: kvm-compose generate",
+                f"state.json has version {version}, but this program supports version {STATE_VERSION}",
+                hint="rebuild it: kvm-compose generate",
             )
         guests = {name: _guest(body) for name, body in document["testbed_guests"].items()}
         return msgspec.convert({**document, "testbed_guests": guests}, State)
     except (msgspec.DecodeError, RecursionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise KvmComposeError(
-            f"state.json cannot be read: {error}", hint="build it again: kvm-compose generate"
+            f"cannot read state.json: {error}", hint="rebuild it: kvm-compose generate"
         ) from error
 
 

@@ -34,8 +34,8 @@ def carried(files: ProjectFiles, at: _Path, path: str | None, *, folder: bool = 
         yield Complaint(
             code="outside-project",
             path=at,
-            message=f"{path!r} lies outside the project folder and would be carried into a guest",
-            hint="copy it into the project, or allow the place with --allow-path DIR",
+            message=f"{path!r} is outside the project folder and would be copied into a guest",
+            hint="copy it into the project, or allow the folder with --allow-path DIR",
         )
         return
     kind = files.kind(path)
@@ -45,8 +45,8 @@ def carried(files: ProjectFiles, at: _Path, path: str | None, *, folder: bool = 
         yield Complaint(
             code="outside-project",
             path=at,
-            message=f"{stray!r} leads out of the project folder and would be carried into a guest",
-            hint="replace the link by what it points to, or allow the place with --allow-path DIR",
+            message=f"{stray!r} is a link out of the project folder and would be copied into a guest",
+            hint="replace the link by what it points to, or allow the folder with --allow-path DIR",
         )
 
 
@@ -102,5 +102,5 @@ def catalogue_image(files: ProjectFiles, at: _Path, name: str) -> Iterator[Compl
             wanted=f"one of: {', '.join(sorted(known))}",
             hint=f"did you mean {near[0]!r}?"
             if near
-            else f"kvm-compose cloud-images add {name} FILE makes a local file known by that name",
+            else f"kvm-compose cloud-images add {name} FILE adds a local file under that name",
         )

@@ -55,7 +55,7 @@ def check(machine: Machine, scaling: Scaling) -> Iterator[Complaint]:
             code="scaling-with-interfaces",
             path=("interfaces",),
             message="a machine with scaling has no interfaces of its own: its clones have them",
-            hint=f"move them to {machine.kind}.scaling.interfaces, each with the ids of its clones",
+            hint=f"move them to {machine.kind}.scaling.interfaces, each with the numbers of its clones",
             at_key=True,
         )
     at = (machine.kind, "scaling")
@@ -82,7 +82,7 @@ def check(machine: Machine, scaling: Scaling) -> Iterator[Complaint]:
             path=(*at, "interfaces"),
             message=f"{'clones' if len(missing) > 1 else 'clone'} {some(missing)} of {machine.name!r} "
             f"{'have' if len(missing) > 1 else 'has'} no interface",
-            wanted=f"every id from 0 to {scaling.count - 1} below some interface",
+            wanted=f"every number from 0 to {scaling.count - 1} in some interface",
         )
 
 

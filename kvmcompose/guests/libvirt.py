@@ -210,7 +210,7 @@ def _check_scaling(machine: Machine, scaling: _scaling.Scaling, files: ProjectFi
             yield Complaint(
                 code="needs-cloud-init",
                 path=(*at, *path),
-                message="scripts reach a guest by cloud-init: only a cloud_image can have them",
+                message="scripts need cloud-init: only a cloud_image can have them",
             )
 
 

@@ -141,8 +141,8 @@ def _too_far_apart(given: Sequence[Wish], network: ipaddress.IPv4Network) -> Com
         code="addresses-too-far-apart",
         path=(*last.path, "ip"),
         message=f"{last.ip} and {first.ip} ({first.guest}) are on one connected network, "
-        f"but no sensible subnet holds both (it would be /{network.prefixlen})",
-        hint="guests of connected bridges share one subnet: give them addresses of one",
+        f"but no permitted subnet contains both (it would be a /{network.prefixlen})",
+        hint="guests of connected bridges share one subnet: use addresses of one subnet",
     )
 
 
@@ -201,5 +201,5 @@ def _reserved(members: Sequence[Wish], subnet: Subnet) -> Iterator[Complaint]:
                 code="reserved-address",
                 path=(*wish.path, "ip"),
                 message=f"{wish.ip} is {special[wish.ip]} ({subnet.network})",
-                hint="take another address of that subnet",
+                hint="use another address of that subnet",
             )

@@ -140,9 +140,9 @@ def _names(state: State, network: NetworkState) -> _Complaints:
     taken: set[str] = set()
     for path, name, of in given:
         if not is_derived(name, f"{project}-{of}"):
-            yield _wrong(path, f"{name!r} is not the name of what is its place", f"{project}-{of}, shortened")
+            yield _wrong(path, f"{name!r} is not the derived name", f"{project}-{of}, shortened")
         elif name in taken:
-            yield _wrong(path, f"{name!r} is the name of something else already", "a name of its own")
+            yield _wrong(path, f"{name!r} is already the name of something else", "a name of its own")
         taken.add(name)
 
 
@@ -265,7 +265,9 @@ class _Addresses:
         if segment == self._external:
             kept.add(subnet[1])
         if ipaddress.IPv4Address(nic.ip) in kept:
-            yield _wrong((*at, "ip"), f"{nic.ip} is no guest's address in {subnet}", "another one there")
+            yield _wrong(
+                (*at, "ip"), f"{nic.ip} is not a valid address of a guest in {subnet}", "another one there"
+            )
 
 
 def _subnet(text: str) -> ipaddress.IPv4Network | None:

@@ -145,7 +145,7 @@ def _check_connections(network: Network, known: set[str]) -> Iterator[Complaint]
                     path=path,
                     message=f"{link.source!r} and {link.target!r} are already joined by other connections: "
                     "this one would close a loop",
-                    hint="frames circle in a loop of bridges for ever; leave one connection out",
+                    hint="frames would circulate for ever in a loop of bridges; remove one connection",
                 )
             joined[first] = second
         seen.add(ends)
@@ -221,8 +221,8 @@ def _check_mac(mac: str, path: _Path, taken: dict[str, str]) -> Iterator[Complai
         yield Complaint(
             code="bad-mac",
             path=path,
-            message=f"{mac} is not the address of one interface (it is a multicast address, or zero)",
-            hint="take an even first byte, for example 52:54:00:…",
+            message=f"{mac} is not a valid address of an interface (it is multicast or zero)",
+            hint="use an even first byte, for example 52:54:00:…",
         )
 
 
@@ -230,7 +230,7 @@ def _check_ip(ip: str, path: _Path, taken_by: str | None) -> Iterator[Complaint]
     try:
         address = ipaddress.ip_address(ip)
     except ValueError:
-        hint = "the subnet is found out: leave /… away" if "/" in ip else None
+        hint = "the subnet is derived: remove the prefix length" if "/" in ip else None
         yield Complaint(
             code="bad-address",
             path=path,
@@ -254,7 +254,7 @@ def _check_ip(ip: str, path: _Path, taken_by: str | None) -> Iterator[Complaint]
         yield Complaint(
             code="duplicate-address",
             path=path,
-            message=f"{taken_by!r} has the address {ip} already, on a connected bridge",
+            message=f"{taken_by!r} already has the address {ip}, on a connected bridge",
         )
 
 

@@ -55,7 +55,7 @@ class Compiled:
         paths = Counter(artefact.path for artefact in found)
         if len(paths) != len(found):
             path = next(path for path, count in paths.items() if count > 1)
-            raise KvmComposeError(f"two artefacts would be written to {path!r}")
+            raise KvmComposeError(f"two artefacts have the same path {path!r}")
         return found
 
 
@@ -163,5 +163,5 @@ def _checked(artefacts: Iterable[Artefact]) -> Iterator[Artefact]:
     for artefact in artefacts:
         steps = artefact.path.split("/")
         if steps[0] != "artefacts" or len(steps) < 2 or not {"", ".", ".."}.isdisjoint(steps):  # noqa: PLR2004
-            raise KvmComposeError(f"{artefact.path!r} would lie outside artefacts/")
+            raise KvmComposeError(f"{artefact.path!r} is outside artefacts/")
         yield artefact

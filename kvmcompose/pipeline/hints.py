@@ -35,7 +35,7 @@ def secrets_in_sight(logical: LogicalTestbed, testbed: Source, config: Source | 
         Complaint(
             code="secret-in-environment",
             path=("machines", machine.index, machine.kind, *path),
-            message=f"{path[-1]} looks like a secret, and everybody who sees this file sees its value",
+            message=f"the name {path[-1]} suggests a secret, and anyone with this file can read its value",
             hint=_ways_out(machine.body),
             at_key=True,
             severity=Severity.WARNING,
@@ -61,4 +61,4 @@ def _named_variables(value: Any) -> Iterator[tuple[str | int, ...]]:
 
 def _ways_out(body: Any) -> str:
     key = "env_file" if hasattr(body, "env_file") else "environment_file"
-    return f"put it into a file that is not committed, as NAME=value, and name that with {key}: secrets.env"
+    return f"put it as NAME=value into a file that is not committed, and set {key}: secrets.env"

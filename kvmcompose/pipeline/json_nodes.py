@@ -131,7 +131,7 @@ class _Reader:
         found = f"'{self.text[at]}'" if at < len(self.text) else "the end of the file"
         hint = _COMMENT if self.text[at : at + 1] in ("#", "/") else None
         if self.text[at : at + 1] in ("}", "]") and self.text[:at].rstrip().endswith(","):
-            hint = "remove the comma before it: none stands after the last item"
+            hint = "remove the comma before it: JSON allows no trailing comma"
         problem = Problem(
             code="json-syntax",
             message=f"not valid JSON: {what}",

@@ -204,7 +204,7 @@ def check_hosts(
         yield Complaint(
             code="two-main-hosts",
             path=(at, name, "is_main_host"),
-            message=f"{main[0]!r} is the main host already",
+            message=f"{main[0]!r} is already the main host",
             wanted="`is_main_host: true` at exactly one host",
         )
     owners: dict[str, str] = {}
@@ -213,7 +213,7 @@ def check_hosts(
             yield Complaint(
                 code="duplicate-address",
                 path=(at, host.name, "ip"),
-                message=f"{owners[host.ip]!r} has the address {host.ip} already",
+                message=f"{owners[host.ip]!r} already has the address {host.ip}",
             )
         owners.setdefault(host.ip, host.name)
         written = config["testbed_host_ssh_config"][host.name].get("libvirt_uri") if config else None
@@ -221,7 +221,7 @@ def check_hosts(
             yield Complaint(
                 code="bad-libvirt-uri",
                 path=(at, host.name, "libvirt_uri"),
-                message="to libvirt this may be a program, or another machine",
+                message="this URI may run a program or connect to another machine",
                 found=repr(written),
                 wanted=libvirt_uri.WANTED,
                 hint=libvirt_uri.HINT,
@@ -230,7 +230,7 @@ def check_hosts(
             yield Complaint(
                 code="loopback-address",
                 path=(at, host.name, "ip"),
-                message=f"{host.ip} leads every host to itself: no other one reaches {host.name!r} by it",
+                message=f"{host.ip} is a loopback address: other hosts cannot reach {host.name!r} at it",
                 wanted="an address that the other testbed hosts reach, for the tunnels between them",
             )
         if config is None or files is None or host.identity_file is None:
@@ -293,7 +293,7 @@ def _check_guests(project: str, guests: Sequence[Guest]) -> Iterator[Complaint]:
             yield Complaint(
                 code="duplicate-name",
                 path=path,
-                message=f"{guest.name!r} is the name of {said} already (machines[{other.machine.index}])",
+                message=f"{guest.name!r} is already the name of {said} (machines[{other.machine.index}])",
             )
         hostname = f"{project}-{guest.name}"
         if len(hostname) > HOSTNAME_LIMIT:

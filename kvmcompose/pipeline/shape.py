@@ -178,7 +178,7 @@ def _kind_problem(
     if present:
         yield Problem(
             code="too-many-kinds",
-            message="a machine is of one kind only",
+            message="a machine can have only one guest type",
             location=document.locate((*path, present[1]), key=True),
             path=show_path(path),
             found=listed(present, "and"),

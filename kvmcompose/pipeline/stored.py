@@ -84,7 +84,7 @@ def _refusal(wrong: list[str]) -> KvmComposeError:
     more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
     return KvmComposeError(
         f"{NAME} is not as a build writes it: {'; '.join(wrong[:_SHOWN])}{more}",
-        hint="build it again: kvm-compose generate",
+        hint="rebuild it: kvm-compose generate",
     )
 
 
@@ -113,9 +113,9 @@ def _check_shape(data: bytes, document: Any, schemas: Schemas, known: str) -> No
         path: Path = ("testbed_guests", name)
         section = _section(guest)
         if section is None or f"guests/{section}.json" not in schemas.files:
-            raise _refusal([f"{show_path(path)}: it is of no kind that is known here"])
+            raise _refusal([f"{show_path(path)}: unknown guest type"])
         if guest.keys() - GUEST_KEYS != {section}:
-            raise _refusal([f"{show_path(path)}: it has other keys than those of its kind"])
+            raise _refusal([f"{show_path(path)}: it has keys that its guest type does not have"])
         if section not in sections:
             sections[section] = schemas.guest_state(known, section)
         errors += [
@@ -124,7 +124,7 @@ def _check_shape(data: bytes, document: Any, schemas: Schemas, known: str) -> No
     if errors:
         located = read_json(data, NAME)
         problems = [each for base, error in errors for each in explain(error, base, located, schema)]
-        raise _refusal([_worded(each) for each in problems] or ["it has not the right shape"])
+        raise _refusal([_worded(each) for each in problems] or ["it has the wrong shape"])
 
 
 def _bare(guest: Any) -> Any:
@@ -160,7 +160,9 @@ def _check_parts(state: State) -> Iterator[Complaint]:
             yield _wrong((*at, "testbed_host"), f"there is no testbed host {guest.testbed_host!r}", known)
         golden = guest.extra_info.reference_image
         if golden is not None and not _is_golden(state, golden):
-            yield _wrong((*at, "extra_info"), f"{golden!r} is no golden image", "a golden image of the state")
+            yield _wrong(
+                (*at, "extra_info"), f"{golden!r} is not a golden image", "a golden image of the state"
+            )
 
 
 def _is_golden(state: State, name: str) -> bool:

@@ -56,7 +56,7 @@ def unprintable(character: str, location: Location) -> InputError:
     """The error for a character that ``UNPRINTABLE`` found."""
     return refuse(
         "control-character",
-        f"the character U+{ord(character):04X} may not stand in a file or value",
+        f"the character U+{ord(character):04X} is not allowed in a file or value",
         location,
     )
 

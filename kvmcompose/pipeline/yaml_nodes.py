@@ -41,16 +41,19 @@ _SCALAR_TAGS["!"] = True  # the non-specific tag: "this is text" (YAML 1.2, sect
 
 # libyaml's words, and what usually is behind them.
 _SYNTAX_HINTS = (
-    ("mapping values are not allowed", "a value that holds ': ' needs quotes; else check the indentation"),
+    ("mapping values are not allowed", "quote a value that contains ': '; otherwise check the indentation"),
     ("could not find expected ':'", "a key is followed by ':' and a space"),
     ("did not find expected key", "check the indentation, and that every quote is closed"),
     ("did not find expected '-' indicator", "all items of a list start in the same column"),
-    ("did not find expected ',' or", "a list ends with ']', a mapping with '}'; items are parted by ','"),
+    ("did not find expected ',' or", "a list ends with ']', a mapping with '}'; items are separated by ','"),
     ("found unexpected end of stream", "a quote is not closed"),
     ("that cannot start any token", "a value that starts with this character needs quotes"),
     ("found undefined tag handle", "a value that starts with '!' needs quotes"),
     ("did not find expected alphabetic", "a value that starts with '&' or '*' needs quotes"),
-    ("unknown escape character", "inside \"…\" a backslash is written \\\\; inside '…' it stands for itself"),
+    (
+        "unknown escape character",
+        "inside \"…\" a backslash is written \\\\; inside '…' it is written as it is",
+    ),
 )
 
 
@@ -113,7 +116,7 @@ class _Composer:
         following = self.next_event()
         if isinstance(following, DocumentStartEvent):
             self.stop("several-documents", "a second YAML document starts here, only one is read", following,
-                      "remove this '---' and what follows, or make it a file of its own")  # fmt: skip
+                      "remove this '---' and the rest, or move the rest to another file")  # fmt: skip
         if isinstance(root, Scalar) and not root.quoted and root.text in EMPTY:
             return None
         return root
@@ -224,13 +227,13 @@ class _Composer:
                       "a value that starts with '*' needs quotes")  # fmt: skip
         node = self.anchors[name]
         if node is None:
-            self.stop("recursive-alias", f"the alias '*{name}' stands inside what it repeats", event)
+            self.stop("recursive-alias", f"the alias '*{name}' is inside the part that it repeats", event)
         nodes, height = self.extents[id(node)]
         if depth + height > MAX_DEPTH:
             self.too_deep(event)
         self.aliased_nodes += nodes
         if self.aliased_nodes > MAX_ALIASED_NODES:
-            message = f"the aliases up to here stand for more than {MAX_ALIASED_NODES:,} nodes"
+            message = f"the aliases up to here expand to more than {MAX_ALIASED_NODES:,} nodes"
             self.stop("alias-bomb", message, event)
         return node
 

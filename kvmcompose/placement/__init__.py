@@ -83,7 +83,7 @@ def what_would_work(testbed: LogicalTestbed, but: str) -> str:
         if not any(check(testbed, placement, name)):
             working.append(name)
     if not working:
-        return "no strategy can place this testbed: give the hosts more room, or the guest fewer bridges"
+        return "no strategy can place this testbed: give the hosts more capacity, or the guest fewer bridges"
     return f"set testbed_options.load_balancing to {' or '.join(working)}, which can place this testbed"
 
 

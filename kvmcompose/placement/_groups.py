@@ -99,7 +99,7 @@ class _Bonds:
         while (previous := before[here]) is not None:
             bonds.append(self._why[previous][here])
             here = previous
-        return "; ".join(reversed(bonds)) or f"both come down to the bridge {start}"
+        return "; ".join(reversed(bonds)) or f"both are on the bridge {start}"
 
 
 def task_of(testbed: LogicalTestbed) -> Task:
@@ -157,7 +157,7 @@ def _two_pins(testbed: LogicalTestbed, names: Names, bonds: _Bonds) -> Iterator[
                     code="placement-conflict",
                     path=(*PLACEMENT, "pin", name),
                     message=f"{name!r} is pinned to {host!r} and {other!r} to {where!r}, but they cannot be "
-                    f"parted: {bonds.why(at, segment)}",
+                    f"separated: {bonds.why(at, segment)}",
                     wanted="the same host for both",
                 )
                 break
@@ -175,7 +175,7 @@ def _torn_wishes(testbed: LogicalTestbed, names: Names, bonds: _Bonds) -> Iterat
         pinned = [pins[each] for each in groups if each in pins]
         why = None
         if groups[0] == groups[1]:
-            why = f"they cannot be parted: {bonds.why(one, other)}"
+            why = f"they cannot be separated: {bonds.why(one, other)}"
         elif len(pinned) == len(groups) and pinned[0][1] == pinned[1][1]:
             why = f"{pinned[0][0]!r} and {pinned[1][0]!r} are pinned to {pinned[0][1]!r}"
         if why and which not in said:
@@ -184,13 +184,13 @@ def _torn_wishes(testbed: LogicalTestbed, names: Names, bonds: _Bonds) -> Iterat
             yield Complaint(
                 code="placement-conflict",
                 path=(*PLACEMENT, "apart", number),
-                message=f"{before!r} and {name!r} are to be kept apart, but {why}",
+                message=f"{before!r} and {name!r} must be kept apart, but {why}",
             )
     for number, apart in enumerate(testbed.wishes.apart):
         if len(apart) > len(testbed.hosts):
             yield Complaint(
                 code="placement-conflict",
                 path=(*PLACEMENT, "apart", number),
-                message=f"{len(apart)} are to be kept apart, and there are {len(testbed.hosts)} hosts",
+                message=f"{len(apart)} must be kept apart, but there are {len(testbed.hosts)} hosts",
                 wanted="a host for each",
             )

@@ -163,7 +163,7 @@ def _stuck(load: Load, group: Group) -> Complaint:
     return Complaint(
         code="no-room",
         path=PLACEMENT if wished or because else ("network",),
-        message=f"no host is left for the guests on {', '.join(group.segments)}{because}; {total}",
+        message=f"no host has room for the guests on {', '.join(group.segments)}{because}; {total}",
         wanted=f"{group.needs} of memory on one host",
         found=load.room(),
     )

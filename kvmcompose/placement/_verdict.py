@@ -50,7 +50,7 @@ def _overfull(testbed: LogicalTestbed, placement: Placement, strategy: str) -> I
             yield Complaint(
                 code="no-room",
                 path=_LOAD_BALANCING,
-                message=f"{strategy} puts more on host {host.name!r} than it has room for",
+                message=f"{strategy} exceeds the capacity of host {host.name!r}",
                 found=f"{cpus} CPUs and {memory} MiB of guests" + (f"; {elsewhere}" if elsewhere else ""),
                 wanted=f"at most {room}",
             )
@@ -70,7 +70,7 @@ def _unfulfilled(testbed: LogicalTestbed, placement: Placement, strategy: str) -
     for number, together in enumerate(testbed.wishes.together):
         where = {each: at[each] for name in together for each in names.reach(name)}
         if len(set(where.values())) > 1:
-            yield _unmet(("together", number), f"{strategy} parts them: {_listed(where)}")
+            yield _unmet(("together", number), f"{strategy} separates them: {_listed(where)}")
     for number, apart in enumerate(testbed.wishes.apart):
         hosts: dict[str, str] = {}
         for name in apart:

@@ -23,7 +23,9 @@ def place(testbed: LogicalTestbed) -> Placement:
     reasons: dict[str, str] = {}
     for index, segment in enumerate(testbed.topology.segments):
         segments[segment.name] = hosts[index % len(hosts)]
-        reasons[segment.name] = f"bridge {index + 1}, dealt to host {index % len(hosts) + 1} of {len(hosts)}"
+        reasons[segment.name] = (
+            f"bridge {index + 1}, assigned to host {index % len(hosts) + 1} of {len(hosts)}"
+        )
     for group in task_of(testbed).groups if testbed.wishes.pin else ():
         if group.pinned:
             segments |= dict.fromkeys(group.segments, group.pinned)

@@ -39,7 +39,7 @@ def network_xml(context: Context, testbed: LoadedTestbed) -> str:
     if not privileges.has_subnet(text, testbed.wiring):
         raise RefusedError(
             f"{network.xml}: it has no <ip> with the subnet of state.json ({network.subnet})",
-            hint=f"build it again: kvm-compose generate --overwrite {network.xml} (yours is kept as .orig)",
+            hint=f"rebuild it: kvm-compose generate --overwrite {network.xml} (yours is kept as .orig)",
         )
     _refuse(context, privileges.of_network(text, testbed.state, testbed.wiring))
     return text

@@ -85,7 +85,7 @@ class LoadedTestbed:
             }
         except (KeyError, StopIteration, ValueError, msgspec.MsgspecError) as error:
             raise KvmComposeError(
-                f"state.json does not fit together: {error!r}", hint="build it again: kvm-compose generate"
+                f"state.json does not fit together: {error!r}", hint="rebuild it: kvm-compose generate"
             ) from error
 
     def _guest(self, state: GuestState) -> LoadedGuest:

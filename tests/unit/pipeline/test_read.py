@@ -331,7 +331,7 @@ def test_json_refused_with_a_place(text: str, code: str, line: int, column: int)
 def test_a_comma_too_many_gets_a_hint() -> None:
     assert str(problem_of("[1, ]", "c.json")) == (
         "c.json:1:5: error: not valid JSON: a value is missing (found ']') [json-syntax]\n"
-        "    hint: remove the comma before it: none stands after the last item"
+        "    hint: remove the comma before it: JSON allows no trailing comma"
     )
 
 

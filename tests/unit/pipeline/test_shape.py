@@ -283,7 +283,7 @@ def test_what_is_wrong_is_kept_as_it_was_written() -> None:
             (
                 "kvm-compose.yaml:6:16: machines[0].libvirt.memory_mb: error: the wrong type of value "
                 "(found 2G, wanted a whole number of MiB from 1 to 4194304) [wrong-type]\n"
-                "    hint: memory is a bare number of MiB: 2 GiB are 2048"
+                "    hint: write the number of MiB without a unit: 2048 for 2 GiB"
             ),
         ),
         (
@@ -327,7 +327,7 @@ def test_what_is_wrong_is_kept_as_it_was_written() -> None:
         (
             MACHINE + "  docker: {image: x}\n",
             (
-                "kvm-compose.yaml:7:3: machines[0]: error: a machine is of one kind only "
+                "kvm-compose.yaml:7:3: machines[0]: error: a machine can have only one guest type "
                 "(found libvirt and docker, wanted exactly one of docker and libvirt) [too-many-kinds]"
             ),
         ),
@@ -462,7 +462,7 @@ def test_each_problem_has_a_code_and_a_path(text: str, code: str, path: str) -> 
         (MACHINE + "scaling: {}", "it belongs under 'machines[].docker' or 'machines[].libvirt'"),
         (MACHINE + "bogus: {}", "known here: machines, network, tooling, testbed_options"),
         (MACHINE + "tooling: {x: 1}", None),
-        (in_libvirt("password: x"), "guests are reached by SSH key"),
+        (in_libvirt("password: x"), "guests accept SSH keys only"),
         ("machines: [{name: a, avd: {}}]", "Android guests are not supported"),
         ("machines: [{name: a, android: }]", "Android guests are not supported"),
         ("machines: [{name: a, libvrt: {}}]", "did you mean 'libvirt'?"),

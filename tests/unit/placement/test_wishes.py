@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_refused_with_the_numbers(strategy: str) -> None:
         ([([0, 1], 1, 1)], "{apart: [[b0, b1]]}", "apart[0]", ["share the guest 'g0'"]),
         (TWO, "{together: [[g0, g1]], apart: [[b1, b0]]}", "apart[0]", ["together[0] binds"]),
         (TWO, "{pin: {g0: h1, g1: h1}, apart: [[g0, g1]]}", "apart[0]", ["'g0'", "'g1'", "pinned to 'h1'"]),
-        ([*TWO, ([2], 1, 1)], "{apart: [[g0, g1, g2]]}", "apart[0]", ["3 are", "2 hosts"]),
+        ([*TWO, ([2], 1, 1)], "{apart: [[g0, g1, g2]]}", "apart[0]", ["3 must", "2 hosts"]),
     ],
 )
 def test_wishes_that_contradict_each_other_are_named(
