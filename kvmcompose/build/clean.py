@@ -7,13 +7,16 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from kvmcompose.build.decide import Action, is_behind_link
-from kvmcompose.build.ledger import Record
+from kvmcompose.build.decide import is_behind_link
+from kvmcompose.build.decision import Disposition
+from kvmcompose.build.ledger import LedgerEntry
 from kvmcompose.build.project import Project
 from kvmcompose.core.plain import plain
 
 
-def clean_file(project: Project, path: str, records: dict[str, Record], *, dryrun: bool, force: bool) -> None:
+def clean_file(
+    project: Project, path: str, records: dict[str, LedgerEntry], *, dryrun: bool, force: bool
+) -> None:
     """Remove one artefact and forget it; ``force`` removes even what was changed since it was built."""
     file = project.folder / path
     record = records.get(path)
@@ -28,7 +31,7 @@ def clean_file(project: Project, path: str, records: dict[str, Record], *, dryru
             _say(f"{path}: kept, it is not known to be ours (--force removes it)")
             return
         decision = project.decider.left_over(record)
-        if decision.action is not Action.REMOVE:
+        if decision.action is not Disposition.REMOVE:
             _say(f"{path}: kept, {'; '.join(decision.reasons)}")
             return
         above = project.lain_on({path}, records).get(path)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from kvmcompose.build.ledger import Ledger, Record
+from kvmcompose.build.decision import Decision, Disposition, Making, Options
+from kvmcompose.build.ledger import Ledger, LedgerEntry
 from kvmcompose.build.offers import offered_recipe
 from kvmcompose.build.recipes import Inputs, Recipe, changes
 from kvmcompose.core.artefact import Artefact, Overlay, Policy
@@ -23,74 +23,6 @@ from kvmcompose.effects.files import digest_bytes, digest_file, is_readable, unr
 from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.images.qcow2 import read_header
 from kvmcompose.pipeline.compile import STATE_PATH
-
-
-class Action(Enum):
-    """What a build does with one file."""
-
-    CREATE = "create"
-    REBUILD = "rebuild"
-    KEEP = "keep"
-    #: The same as what would be built, but unknown to the ledger: it is taken in as it is.
-    ADOPT = "adopt"
-    #: Edited by hand, and nothing it is made of has changed since.
-    CUSTOMISED = "keep customised"
-    #: Edited by hand, and what it is made of has changed: the user decides.
-    CONFLICT = "conflict"
-    #: A disk in use, whose recipe has changed: only --provision may give up its data.
-    IN_USE = "refuse"
-    #: Something is in the way that a build must not touch.
-    BLOCKED = "blocked"
-    REMOVE = "remove"
-    #: Nobody needs it any more, but it was changed since it was built.
-    LEFT_OVER = "left over"
-
-
-#: What a build has nothing to do for.
-SETTLED = frozenset({Action.KEEP, Action.ADOPT, Action.CUSTOMISED, Action.LEFT_OVER})
-#: What a build cannot do, and fails for.
-FAILING = frozenset({Action.CONFLICT, Action.IN_USE, Action.BLOCKED})
-
-
-class Options(msgspec.Struct, frozen=True):
-    """What the user allows: ``overwrite`` hand edits (kept as .orig), ``provision`` guests' data anew.
-
-    With ``verify`` every file's content is looked at, not only what ``stat`` says of it.
-    """
-
-    overwrite: bool = False
-    provision: bool = False
-    verify: bool = False
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """What to do with one path. ``reasons`` are for the user.
-
-    ``seen`` is what was there when something was found to do; None for nothing, or when nothing is.
-    """
-
-    path: str
-    task: str
-    policy: Policy
-    action: Action
-    reasons: tuple[str, ...]
-    seen: Signature | None = None
-
-    @property
-    def settled(self) -> bool:
-        """Whether there is nothing to do."""
-        return self.action in SETTLED
-
-
-class Making(Decision, frozen=True, kw_only=True):
-    """What to do with an artefact that is wanted.
-
-    ``aside`` says that the file that is there must be kept under another name.
-    """
-
-    artefact: Artefact
-    aside: bool = False
-
 
 _AnyDecision = TypeVar("_AnyDecision", bound=Decision)
 
@@ -117,10 +49,10 @@ class Decider:
         #: Files with secrets that everybody may read, as version 0.1 left them.
         self.exposed: list[str] = []
 
-    def decide(self, artefact: Artefact, record: Record | None) -> Making:
+    def decide(self, artefact: Artefact, record: LedgerEntry | None) -> Making:
         """What to do with an artefact. Raises KvmComposeError when its inputs cannot be read."""
-        known = Making(artefact.path, artefact.task, artefact.policy, Action.KEEP, (), artefact=artefact)
-        status = look(f"{self._root}/{artefact.path}")
+        known = Making(artefact.path, artefact.task, artefact.policy, Disposition.KEEP, (), artefact=artefact)
+        status = lstat(f"{self._root}/{artefact.path}")
         if record is not None and status is not None and not artefact.mode & 0o7 and status.st_mode & 0o7:
             self.exposed.append(artefact.path)
         if (
@@ -134,17 +66,19 @@ class Decider:
         return self._look_closer(known, artefact, record, status)
 
     def _look_closer(
-        self, known: Making, artefact: Artefact, record: Record | None, status: os.stat_result | None
+        self, known: Making, artefact: Artefact, record: LedgerEntry | None, status: os.stat_result | None
     ) -> Making:
         path = self._folder / artefact.path
         if status is None:
             reason = "it is not there" if record is not None else "new"
-            return _as(known, Action.CREATE, reason)
+            return _as(known, Disposition.CREATE, reason)
         known = msgspec.structs.replace(known, seen=Signature.of(status))
         is_link = artefact.policy is Policy.LINK
         if not (stat.S_ISLNK(status.st_mode) if is_link else stat.S_ISREG(status.st_mode)):
             return _as(
-                known, Action.BLOCKED, f"something that is no {'link' if is_link else 'file'} is in its place"
+                known,
+                Disposition.BLOCKED,
+                f"something that is no {'link' if is_link else 'file'} is in its place",
             )
         if record is None or record.policy != artefact.policy.value:
             return self._unknown(known, artefact, path)
@@ -154,34 +88,38 @@ class Decider:
                 return known
             why = self._why(record, recipe)
             if self._only_image_missing(record, recipe):
-                return _as(known, Action.KEEP, "its image is not in the store at present")
-            return _as(known, Action.REBUILD, *why)
+                return _as(known, Disposition.KEEP, "its image is not in the store at present")
+            return _as(known, Disposition.REBUILD, *why)
         return self._touched(known, artefact, record, path)
 
-    def _touched(self, known: Making, artefact: Artefact, record: Record, path: Path) -> Making:
+    def _touched(self, known: Making, artefact: Artefact, record: LedgerEntry, path: Path) -> Making:
         """The file is not what was built."""
         recipe = self._inputs.recipe(artefact)
         same = record.recipe == recipe.digest or self._only_image_missing(record, recipe)
         why = () if same else self._why(record, recipe)
         if artefact.policy in (Policy.REPRODUCIBLE, Policy.LINK):
-            return _as(known, Action.REBUILD, "it was changed since it was built", *why)
+            return _as(known, Disposition.REBUILD, "it was changed since it was built", *why)
         if artefact.policy is Policy.MUTABLE:
             return self._used(known, artefact, path, same=same, why=why, smallest=record.signature.size)
         if not is_readable(path):
-            return _as(known, Action.BLOCKED, unreadable(path))
+            return _as(known, Disposition.BLOCKED, unreadable(path))
         if path.stat().st_size == 0:  # what a power cut leaves of a file; there is nothing to lose
-            return _as(known, Action.REBUILD, "it is empty", *why)
+            return _as(known, Disposition.REBUILD, "it is empty", *why)
         if self._options.overwrite:
             reason = "it was edited by hand; the edited file is kept as .orig"
-            return msgspec.structs.replace(_as(known, Action.REBUILD, reason, *why), aside=True)
+            return msgspec.structs.replace(_as(known, Disposition.REBUILD, reason, *why), aside=True)
         if same:
-            return _as(known, Action.CUSTOMISED, "edited by hand")
+            return _as(known, Disposition.CUSTOMISED, "edited by hand")
         if self._is_at(path, artefact):
-            return _as(known, Action.ADOPT, "edited by hand into what would be built")
+            return _as(known, Disposition.ADOPT, "edited by hand into what would be built")
         if offered_recipe(record) == recipe.digest and not path.with_name(path.name + ".new").exists():
-            return _as(known, Action.CUSTOMISED, "edited by hand; its .new file was settled by removing it")
+            return _as(
+                known, Disposition.CUSTOMISED, "edited by hand; its .new file was settled by removing it"
+            )
         changed = "; ".join(why)
-        return _as(known, Action.CONFLICT, f"edited by hand, and what it is made of has changed ({changed})")
+        return _as(
+            known, Disposition.CONFLICT, f"edited by hand, and what it is made of has changed ({changed})"
+        )
 
     def _used(
         self,
@@ -198,12 +136,12 @@ class Decider:
         if damage is not None:
             aside = path.stat().st_size > 0
             reasons = (f"it is damaged: {damage}", *why)
-            return msgspec.structs.replace(_as(known, Action.REBUILD, *reasons), aside=aside)
+            return msgspec.structs.replace(_as(known, Disposition.REBUILD, *reasons), aside=aside)
         if self._options.provision:
-            return _as(known, Action.REBUILD, "its guest is set up anew", *why)
+            return _as(known, Disposition.REBUILD, "its guest is set up anew", *why)
         if same:
-            return _as(known, Action.KEEP, "its guest has run")
-        return _as(known, Action.IN_USE, "its guest has run, and a new disk would lose its data", *why)
+            return _as(known, Disposition.KEEP, "its guest has run")
+        return _as(known, Disposition.IN_USE, "its guest has run, and a new disk would lose its data", *why)
 
     def _damage(self, artefact: Artefact, path: Path, smallest: int, *, same: bool) -> str | None:
         """Why a disk cannot be one that a guest wrote to: qcow2 files only grow, and keep their header.
@@ -240,25 +178,27 @@ class Decider:
     def _unknown(self, known: Making, artefact: Artefact, path: Path) -> Making:
         """A file that the ledger does not know: committed, copied here, or the ledger was lost."""
         if artefact.policy is Policy.LINK:
-            return _as(known, Action.REBUILD, "the ledger does not know this link")
+            return _as(known, Disposition.REBUILD, "the ledger does not know this link")
         if artefact.policy is Policy.MUTABLE:
             damage = self._damage(artefact, path, 0, same=True) or self._misfit(artefact, path)
             if damage is None and self._backing(artefact) is not None:
-                return _as(known, Action.ADOPT, "a disk that may be the right one, unknown to the ledger")
+                return _as(
+                    known, Disposition.ADOPT, "a disk that may be the right one, unknown to the ledger"
+                )
             if self._options.provision or path.stat().st_size == 0:
-                return _as(known, Action.REBUILD, "unknown to the ledger")
-            return _as(known, Action.IN_USE, "a disk that kvm-compose knows nothing of", damage or "")
+                return _as(known, Disposition.REBUILD, "unknown to the ledger")
+            return _as(known, Disposition.IN_USE, "a disk that kvm-compose knows nothing of", damage or "")
         if not is_readable(path):
-            action = Action.BLOCKED if artefact.policy is Policy.TEXT else Action.REBUILD
+            action = Disposition.BLOCKED if artefact.policy is Policy.TEXT else Disposition.REBUILD
             return _as(known, action, unreadable(path))
         if self._is_at(path, artefact):
-            return _as(known, Action.ADOPT, "it is what would be built")
+            return _as(known, Disposition.ADOPT, "it is what would be built")
         reason = "it differs from what its inputs make, and the ledger does not know it"
         aside = artefact.policy is Policy.TEXT
         kept = ("the old file is kept as .orig",) if aside else ()
-        return msgspec.structs.replace(_as(known, Action.REBUILD, reason, *kept), aside=aside)
+        return msgspec.structs.replace(_as(known, Disposition.REBUILD, reason, *kept), aside=aside)
 
-    def _same_signature(self, status: os.stat_result, record: Record) -> bool:
+    def _same_signature(self, status: os.stat_result, record: LedgerEntry) -> bool:
         known = record.signature
         return (
             # a disk that was taken in has none: what its guest wrote to it before is not known
@@ -270,7 +210,7 @@ class Decider:
             and not self._options.verify
         )
 
-    def _untouched(self, path: Path, status: os.stat_result, record: Record) -> bool:
+    def _untouched(self, path: Path, status: os.stat_result, record: LedgerEntry) -> bool:
         if self._same_signature(status, record):
             return True
         signature = Signature.of(status)
@@ -293,7 +233,7 @@ class Decider:
             self.refreshed.append((record.path, signature.or_unsettled()))
         return same
 
-    def _why(self, record: Record, recipe: Recipe) -> tuple[str, ...]:
+    def _why(self, record: LedgerEntry, recipe: Recipe) -> tuple[str, ...]:
         before = self._ledger.inputs(record.path)
         if not record.recipe or not before:
             return ("it was to be forgotten, and made again",)
@@ -303,17 +243,17 @@ class Decider:
             "kvm-compose itself changed",
         )
 
-    def _only_image_missing(self, record: Record, recipe: Recipe) -> bool:
+    def _only_image_missing(self, record: LedgerEntry, recipe: Recipe) -> bool:
         """Whether nothing differs but that the image is not here to be compared with."""
         if record.policy != Policy.MUTABLE.value or not record.recipe:
             return False
         found = changes(self._ledger.inputs(record.path) or b"{}", recipe.inputs)
         return all(change.after is None and ".image." in change.name for change in found)
 
-    def below(self, record: Record) -> str | None:
+    def below(self, record: LedgerEntry) -> str | None:
         """The artefact that a clone lies on, if there is data of a guest in the clone."""
         path = self._folder / record.path
-        status = look(path)
+        status = lstat(path)
         if status is None or not stat.S_ISREG(status.st_mode) or self._untouched(path, status, record):
             return None
         if not is_readable(path):
@@ -323,15 +263,15 @@ class Decider:
         except KvmComposeError:
             return None
 
-    def _noted_below(self, record: Record) -> str | None:
+    def _noted_below(self, record: LedgerEntry) -> str | None:
         """What a clone lies on, by what it was made of."""
         inputs = msgspec.json.decode(self._ledger.inputs(record.path) or b"{}")
         on = inputs.get("overlay", {}).get("on", {})
         return str(on["path"]) if "path" in on else None
 
-    def is_as_built(self, record: Record | None) -> bool:
+    def is_as_built(self, record: LedgerEntry | None) -> bool:
         """Whether a file is there, and nobody has changed it."""
-        status = look(self._folder / record.path) if record is not None else None
+        status = lstat(self._folder / record.path) if record is not None else None
         return (
             record is not None
             and status is not None
@@ -339,16 +279,16 @@ class Decider:
             and self._untouched(self._folder / record.path, status, record)
         )
 
-    def left_over(self, record: Record) -> Decision:
+    def left_over(self, record: LedgerEntry) -> Decision:
         """What to do with a file whose artefact is no longer wanted."""
         path = self._folder / record.path
-        status = look(path)
+        status = lstat(path)
         policy = Policy(record.policy)
-        gone = Decision(record.path, record.task, policy, Action.REMOVE, ())
+        gone = Decision(record.path, record.task, policy, Disposition.REMOVE, ())
         if status is None:
             return msgspec.structs.replace(gone, reasons=("it is not there any more",))
         if is_behind_link(self._folder, record.path):
-            return _as(gone, Action.LEFT_OVER, "a folder on the way to it is a link")
+            return _as(gone, Disposition.LEFT_OVER, "a folder on the way to it is a link")
         gone = msgspec.structs.replace(gone, seen=Signature.of(status))
         in_place = stat.S_IFMT(status.st_mode) == (stat.S_IFLNK if policy is Policy.LINK else stat.S_IFREG)
         if in_place and self._untouched(path, status, record):
@@ -357,10 +297,10 @@ class Decider:
         if used and self._options.provision:
             return msgspec.structs.replace(gone, reasons=("its guest is gone, and its data may go",))
         what = "its guest has run (--provision removes it)" if used else "it was changed since it was built"
-        return _as(gone, Action.LEFT_OVER, what)
+        return _as(gone, Disposition.LEFT_OVER, what)
 
 
-def _as(known: _AnyDecision, action: Action, *reasons: str) -> _AnyDecision:
+def _as(known: _AnyDecision, action: Disposition, *reasons: str) -> _AnyDecision:
     return msgspec.structs.replace(
         known, action=action, reasons=tuple(reason for reason in reasons if reason)
     )
@@ -376,46 +316,9 @@ def is_behind_link(folder: Path, path: str) -> bool:
     return any((folder / each).is_symlink() for each in above if each != "artefacts/images")
 
 
-def look(path: Path | str) -> os.stat_result | None:
+def lstat(path: Path | str) -> os.stat_result | None:
     """What is at a path, links not followed, or None. Raises OSError for what cannot be looked at."""
     try:
         return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def recover(ledger: Ledger, folder: Path, *, write: bool) -> dict[str, Record]:
-    """The records, after a build that was killed: what it put in place counts as built.
-
-    Only with ``write`` this is noted in the ledger.
-    """
-    found = ledger.records()
-    done, undone = [], []
-    for intent in ledger.intents():
-        path = folder / intent.path
-        status = look(path)
-        if status is None or not _holds(path, status, intent.content):
-            undone.append(intent.path)
-            continue
-        record = Record(
-            path=intent.path,
-            task=intent.task,
-            policy=intent.policy,
-            recipe=intent.recipe,
-            content=intent.content,
-            signature=Signature.of(status),
-            inputs=intent.inputs,
-        )
-        done.append(record)
-        found[intent.path] = record
-    if done and write:
-        ledger.record(done)
-    if undone and write:
-        ledger.drop_intents(undone)
-    return found
-
-
-def _holds(path: Path, status: os.stat_result, content: str) -> bool:
-    if stat.S_ISLNK(status.st_mode):
-        return digest_bytes(os.readlink(path).encode()) == content  # noqa: PTH115
-    return stat.S_ISREG(status.st_mode) and is_readable(path) and digest_file(path) == content

@@ -13,7 +13,7 @@ from doit.exceptions import TaskFailed
 
 from kvmcompose.build.base_images import image_of, image_task
 from kvmcompose.build.clean import clean_file
-from kvmcompose.build.decide import Decision, Making
+from kvmcompose.build.decision import Decision, Making
 from kvmcompose.build.doit_store import attempted
 from kvmcompose.build.execute import Build
 from kvmcompose.build.overview import GROUP, GROUP_DOC, groups

@@ -13,8 +13,9 @@ import msgspec
 
 import kvmcompose
 from kvmcompose.build.base_images import image_of
-from kvmcompose.build.decide import FAILING, Action, Decision, Making, look
-from kvmcompose.build.ledger import Record
+from kvmcompose.build.decide import lstat
+from kvmcompose.build.decision import FAILING, Decision, Disposition, Making
+from kvmcompose.build.ledger import LedgerEntry
 from kvmcompose.build.make import Staged
 from kvmcompose.build.overview import overview
 from kvmcompose.build.project import PRIVATE_FOLDER, ImageStep, Plan, Project
@@ -48,7 +49,7 @@ class Build:
         self.project = project
         self.listener = listener
         self._guard = threading.Lock()
-        self._records: dict[str, Record] = {}
+        self._records: dict[str, LedgerEntry] = {}
         self.made = 0
         self.removed = 0
         self.kept = 0
@@ -60,7 +61,7 @@ class Build:
             make_keys(default_keys())
         self.sweep()
         plan = self.project.plan(names, write=True)
-        adopted = [each for each in plan.decisions if each.action is Action.ADOPT]
+        adopted = [each for each in plan.decisions if each.action is Disposition.ADOPT]
         if plan.pending or adopted or not all(step.settled for step in plan.images):
             drop_standing(str(self.project.folder / PRIVATE_FOLDER))
         self._follow()
@@ -73,7 +74,7 @@ class Build:
         if self.project.ledger.notice:
             self.listener(Noticed(self.project.ledger.notice))
         for each in (*plan.decisions, *plan.stale):
-            if each.action in (Action.CUSTOMISED, Action.LEFT_OVER):
+            if each.action in (Disposition.CUSTOMISED, Disposition.LEFT_OVER):
                 self.listener(Done(each.path, each.task, each.action.value, each.reasons))
         self.kept = sum(each.settled for each in plan.decisions)
         return plan
@@ -83,7 +84,7 @@ class Build:
         project = self.project
         for name in project.decider.exposed:
             record = self._records.get(name)
-            known = record is not None and look(project.folder / name)
+            known = record is not None and lstat(project.folder / name)
             changed = restrict(project.folder / name)
             if changed is None or record is None or not known:
                 continue
@@ -112,11 +113,11 @@ class Build:
                 else:
                     left.unlink(missing_ok=True)
 
-    def _settled(self, plan: Plan) -> Iterator[Record]:
+    def _settled(self, plan: Plan) -> Iterator[LedgerEntry]:
         """Edited files whose ``.new`` the user removed: they count as made of what there is now."""
         for each in plan.decisions:
             record = self._records.get(each.path)
-            if each.action is not Action.CUSTOMISED or record is None:
+            if each.action is not Disposition.CUSTOMISED or record is None:
                 continue
             recipe = self.project.inputs.recipe(each.artefact)
             if record.recipe != recipe.digest:
@@ -225,14 +226,14 @@ class Build:
         self.project.inputs.forget(artefact.path)
         anew = self.project.decider.decide(artefact, self._records.get(artefact.path))
         # for the sake of the clones that lie on it, which the plan knows of
-        kept = decision.action is Action.IN_USE and anew.action is Action.REBUILD
+        kept = decision.action is Disposition.IN_USE and anew.action is Disposition.REBUILD
         return decision if kept else anew
 
     def _refuse(self, decision: Making) -> None:
         reasons = "; ".join(decision.reasons)
         message = f"{decision.path} is kept as it is: {reasons}"
         hint = "move it away"
-        if decision.action is Action.CONFLICT:
+        if decision.action is Disposition.CONFLICT:
             hint = (
                 f"the new version is {decision.path}.new: take over what you need and remove it, "
                 "or let --overwrite take it (your file is then kept as .orig)"
@@ -245,7 +246,7 @@ class Build:
                     )
             except KvmComposeError as error:
                 message, hint = error.message, error.hint or hint
-        elif decision.action is Action.IN_USE:
+        elif decision.action is Disposition.IN_USE:
             hint = "--provision makes a new disk"
         self._fail(decision.task, KvmComposeError(message, hint=hint))
 
@@ -289,7 +290,7 @@ class Build:
         self.project.finish()
         if plan.partial:
             return
-        loud = {Action.CUSTOMISED, Action.LEFT_OVER}  # what every build has to tell
+        loud = {Disposition.CUSTOMISED, Disposition.LEFT_OVER}  # what every build has to tell
         quiet = not any(each.action in loud for each in (*plan.decisions, *plan.stale))
         if complete and quiet and not self.failed and not self.project.compiled.warnings:
             self._stand(f"{len(plan.decisions)} up to date")
@@ -345,7 +346,7 @@ class Build:
         kept = [
             self.project.folder / each.path
             for each in (*plan.decisions, *plan.stale)
-            if each.policy is Policy.MUTABLE and each.action in (Action.IN_USE, Action.LEFT_OVER)
+            if each.policy is Policy.MUTABLE and each.action in (Disposition.IN_USE, Disposition.LEFT_OVER)
         ]
         for path in (
             *kept,

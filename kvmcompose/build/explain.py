@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from kvmcompose.build.decide import Decision, Making
+from kvmcompose.build.decision import Decision, Making
 from kvmcompose.build.project import Project
 from kvmcompose.build.recipes import Change, changes, leaves
 from kvmcompose.core.artefact import Literal, Rendered

@@ -17,8 +17,8 @@ import msgspec
 
 from kvmcompose.build.base_images import Images, ResolvedImage
 from kvmcompose.build.contexts import Contexts, temporary_file
-from kvmcompose.build.decide import Decision, Making
-from kvmcompose.build.ledger import Intent, Ledger, Record
+from kvmcompose.build.decision import Decision, Making
+from kvmcompose.build.ledger import Intent, Ledger, LedgerEntry
 from kvmcompose.build.offers import as_offered, offer_of, offered_content
 from kvmcompose.build.project_files import FolderFiles
 from kvmcompose.build.recipes import GIB, Inputs, Recipe, rendered_document, seal
@@ -211,7 +211,7 @@ class Maker:
         for each in staged:
             Path(each.temporary).unlink(missing_ok=True)
 
-    def offer(self, decision: Making, record: Record) -> bool:
+    def offer(self, decision: Making, record: LedgerEntry) -> bool:
         """Lay the new version of an edited file beside it, as ``.new``. False when the user has one there."""
         artefact = decision.artefact
         recipe = self._inputs.recipe(artefact)
@@ -241,13 +241,13 @@ class Maker:
         self._ledger.record([msgspec.structs.replace(record, offered=offered, inputs=inputs)])
         return True
 
-    def adopt(self, decision: Making) -> Record:
+    def adopt(self, decision: Making) -> LedgerEntry:
         """The record of a file that is taken in as it is."""
         artefact = decision.artefact
         recipe = self._inputs.recipe(artefact)
         path = self._folder / artefact.path
         signature = Signature.of(path.lstat())
-        return Record(
+        return LedgerEntry(
             path=artefact.path,
             task=artefact.task,
             policy=artefact.policy.value,
@@ -356,8 +356,8 @@ def _sparse(data: bytes) -> _Sparse:
     return _Sparse(extents, len(data), digest_bytes(data))
 
 
-def _recorded(intent: Intent, signature: Signature) -> Record:
-    return Record(
+def _recorded(intent: Intent, signature: Signature) -> LedgerEntry:
+    return LedgerEntry(
         intent.path, intent.task, intent.policy, intent.recipe, intent.content, signature, None, intent.inputs
     )
 

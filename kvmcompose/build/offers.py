@@ -11,7 +11,7 @@ import stat
 from collections.abc import Container
 from pathlib import Path
 
-from kvmcompose.build.ledger import Record
+from kvmcompose.build.ledger import LedgerEntry
 from kvmcompose.effects.files import digest_file
 from kvmcompose.effects.stat_cache import Signature
 
@@ -21,12 +21,12 @@ def offer_of(recipe: str, content: str) -> str:
     return f"{recipe} {content}"
 
 
-def offered_recipe(record: Record) -> str | None:
+def offered_recipe(record: LedgerEntry) -> str | None:
     """The recipe of the ``.new`` file that was last offered, None when none was."""
     return record.offered.partition(" ")[0] if record.offered else None
 
 
-def offered_content(record: Record | None) -> str | None:
+def offered_content(record: LedgerEntry | None) -> str | None:
     """The content of the ``.new`` file that was last offered; None as well where version 0.1 offered it."""
     return (record.offered or "").partition(" ")[2] or None if record is not None else None
 

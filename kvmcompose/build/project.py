@@ -13,13 +13,15 @@ from typing import TypeVar
 import msgspec
 
 from kvmcompose.build.base_images import Images, image_of, image_task
-from kvmcompose.build.decide import Action, Decider, Decision, Making, Options, recover
-from kvmcompose.build.ledger import Ledger, Record, look_at_ledger, open_ledger
+from kvmcompose.build.decide import Decider
+from kvmcompose.build.decision import Decision, Disposition, Making, Options
+from kvmcompose.build.ledger import Ledger, LedgerEntry, copy_of_ledger, open_ledger
 from kvmcompose.build.lock import build_lock
 from kvmcompose.build.make import Maker
 from kvmcompose.build.project_files import FolderFiles
 from kvmcompose.build.project_inputs import Where, epoch, hashed, read_sources, settings
 from kvmcompose.build.recipes import Inputs
+from kvmcompose.build.recovery import recover
 from kvmcompose.build.templates import templates
 from kvmcompose.core.artefact import Artefact, BaseImage, Policy
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem, RefusedError
@@ -36,7 +38,7 @@ from kvmcompose.render.templates import Templates
 PRIVATE_FOLDER = ".kvm-compose"
 
 #: What ends the life of a disk.
-ENDING = (Action.REBUILD, Action.REMOVE)
+ENDING = (Disposition.REBUILD, Disposition.REMOVE)
 
 
 class ImageStep(msgspec.Struct, frozen=True):
@@ -44,13 +46,13 @@ class ImageStep(msgspec.Struct, frozen=True):
 
     task: str
     image: BaseImage
-    action: Action
+    action: Disposition
     reasons: tuple[str, ...] = ()
 
     @property
     def settled(self) -> bool:
         """Whether there is nothing to do."""
-        return self.action is Action.KEEP
+        return self.action is Disposition.KEEP
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -63,7 +65,7 @@ class Plan(msgspec.Struct, frozen=True):
     images: tuple[ImageStep, ...]
     decisions: tuple[Making, ...]
     stale: tuple[Decision, ...]
-    records: dict[str, Record]
+    records: dict[str, LedgerEntry]
     partial: bool
 
     @property
@@ -129,7 +131,7 @@ class Project:
     @cached_property
     def ledger(self) -> Ledger:
         """A copy of the project's ledger in memory; for those who hold the lock, the ledger itself."""
-        return look_at_ledger(ledger_path(self.folder))
+        return copy_of_ledger(ledger_path(self.folder))
 
     def _known_digests(self) -> Iterator[tuple[str, Remembered]]:
         yield from self.ledger.file_digests()
@@ -168,7 +170,7 @@ class Project:
             raise RefusedError(f"cannot write to {str(self.folder)!r}: {self.ledger.read_only}")
         return build_lock(self.folder / PRIVATE_FOLDER / "lock", waiting=waiting)
 
-    def records(self, *, write: bool) -> dict[str, Record]:
+    def records(self, *, write: bool) -> dict[str, LedgerEntry]:
         """What was built, as far as the ledger knows."""
         return recover(self.ledger, self.folder, write=write)
 
@@ -230,7 +232,7 @@ class Project:
         return Plan(steps, tuple(decisions), tuple(stale), records, partial=bool(names))
 
     def _keep_what_data_lies_on(
-        self, decisions: list[Making], stale: list[Decision], records: dict[str, Record]
+        self, decisions: list[Making], stale: list[Decision], records: dict[str, LedgerEntry]
     ) -> None:
         going = {
             each.path
@@ -238,10 +240,10 @@ class Project:
             if each.policy is Policy.MUTABLE and each.action in ENDING
         }
         kept = self.lain_on(going, records)
-        decisions[:] = (_held(each, kept, Action.IN_USE) for each in decisions)
-        stale[:] = (_held(each, kept, Action.LEFT_OVER) for each in stale)
+        decisions[:] = (_held(each, kept, Disposition.IN_USE) for each in decisions)
+        stale[:] = (_held(each, kept, Disposition.LEFT_OVER) for each in stale)
 
-    def lain_on(self, going: Container[str], records: Mapping[str, Record]) -> dict[str, str]:
+    def lain_on(self, going: Container[str], records: Mapping[str, LedgerEntry]) -> dict[str, str]:
         """Which disks must not go, with a clone that keeps data and would lose it with them."""
         found = {}
         for record in records.values() if going else ():
@@ -265,12 +267,12 @@ class Project:
         for name, (image, stale) in needed.items():
             resolved = self.images.resolve(image)
             if resolved is None:
-                action = Action.CREATE if stale else Action.KEEP
+                action = Disposition.CREATE if stale else Disposition.KEEP
                 yield ImageStep(name, image, action, ("not in the store: it will be fetched",))
             elif not self.images.is_linked(resolved):
-                yield ImageStep(name, image, Action.CREATE)
+                yield ImageStep(name, image, Disposition.CREATE)
             else:
-                yield ImageStep(name, image, Action.KEEP)
+                yield ImageStep(name, image, Disposition.KEEP)
 
     def note_signatures(self) -> None:
         """Note what files look like that were found to be unchanged, so that they need not be read again."""
@@ -286,7 +288,7 @@ class Project:
 _AnyDecision = TypeVar("_AnyDecision", bound=Decision)
 
 
-def _held(decision: _AnyDecision, kept: Mapping[str, str], action: Action) -> _AnyDecision:
+def _held(decision: _AnyDecision, kept: Mapping[str, str], action: Disposition) -> _AnyDecision:
     above = kept.get(decision.path)
     if above is None:
         return decision

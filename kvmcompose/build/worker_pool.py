@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, suppress
 import msgspec
 
 from kvmcompose.build.base_images import image_of
-from kvmcompose.build.decide import Making
+from kvmcompose.build.decision import Making
 from kvmcompose.build.execute import Build
 from kvmcompose.build.make import Staged
 from kvmcompose.core.errors import KvmComposeError

@@ -28,7 +28,7 @@ def where(arguments: argparse.Namespace) -> Where:
 
 def find_project(arguments: argparse.Namespace) -> Project:
     """The project. Raises InputError when its files cannot be read."""
-    from kvmcompose.build.decide import Options
+    from kvmcompose.build.decision import Options
     from kvmcompose.build.project import Project
 
     options = Options(

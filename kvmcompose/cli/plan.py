@@ -16,7 +16,7 @@ from kvmcompose.monitor.console import Console
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kvmcompose.build.decide import Action, Decision
+    from kvmcompose.build.decision import Decision, Disposition
     from kvmcompose.build.project import Project
 
 NAME = "plan"
@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show the plan."""
-    from kvmcompose.build.decide import FAILING, SETTLED, Action
+    from kvmcompose.build.decision import FAILING, SETTLED, Disposition
     from kvmcompose.build.explain import difference
 
     project = open_project(arguments, console)
@@ -60,9 +60,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     rows = [(step.action, step.task, step.task, step.reasons) for step in plan.images]
     decisions: tuple[Decision, ...] = (*plan.decisions, *plan.stale)
     rows += [(each.action, each.path, each.task, each.reasons) for each in decisions]
-    pending = [row for row in rows if row[0] not in (Action.KEEP, Action.ADOPT)]
+    pending = [row for row in rows if row[0] not in (Disposition.KEEP, Disposition.ADOPT)]
     diffs = {each.path: difference(project, each) for each in decisions} if arguments.diff else {}
-    changes = any(row[0] not in (Action.CUSTOMISED, Action.LEFT_OVER) for row in pending)
+    changes = any(row[0] not in (Disposition.CUSTOMISED, Disposition.LEFT_OVER) for row in pending)
     if arguments.json:
         console.json(
             [
@@ -120,15 +120,17 @@ def _show_word(project: Project, allow_paths: Sequence[str], to_write: set[str],
             console.say(f"up would ask for your word on {things} to the host: kvm-compose trust")
 
 
-def _summary(actions: list[Action]) -> str:
-    from kvmcompose.build.decide import FAILING, SETTLED, Action
+def _summary(actions: list[Disposition]) -> str:
+    from kvmcompose.build.decision import FAILING, SETTLED, Disposition
 
-    counts: Counter[Action] = Counter(Action.KEEP if action is Action.ADOPT else action for action in actions)
-    kept = counts.pop(Action.KEEP, 0)
-    to_do = [action for action in Action if action in counts and action not in (*FAILING, *SETTLED)]
+    counts: Counter[Disposition] = Counter(
+        Disposition.KEEP if action is Disposition.ADOPT else action for action in actions
+    )
+    kept = counts.pop(Disposition.KEEP, 0)
+    to_do = [action for action in Disposition if action in counts and action not in (*FAILING, *SETTLED)]
     parts = [f"{counts[action]} to {action.value}" for action in to_do]
-    parts += [f"{counts.pop(Action.CUSTOMISED)} customised"] if Action.CUSTOMISED in counts else []
-    parts += [f"{counts.pop(Action.LEFT_OVER)} left over"] if Action.LEFT_OVER in counts else []
+    parts += [f"{counts.pop(Disposition.CUSTOMISED)} customised"] if Disposition.CUSTOMISED in counts else []
+    parts += [f"{counts.pop(Disposition.LEFT_OVER)} left over"] if Disposition.LEFT_OVER in counts else []
     stuck = sum(counts[action] for action in FAILING)
     if stuck:
         parts.append(f"{stuck} that generate would fail on")
