@@ -833,7 +833,7 @@ async def without_sudo(folder: str, other: str) -> None:
         bob = this.having(user="bob")
         machine = SshRunner(bob)
         assert (await machine.run(["id", "-un"])).text == "bob\n"
-        for call in (machine.run(["id"], privileged=True), RemoteBlobStore(machine).look("lab", "desk:/lab")):
+        for call in (machine.run(["id"], privileged=True), RemoteBlobStore(machine).inspect("lab", "desk:/lab")):
             error = await error_of(call)
             assert "has to run as root on two, but sudo requires a password" in error.message
             assert "sudo" in str(error.hint)
