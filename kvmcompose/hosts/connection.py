@@ -231,7 +231,7 @@ class HostConnection:
         key = " ".join(client.shown.export_public_key("openssh").decode().split()[:2])
         known = "host_key in kvm-compose-config.json" if self.host.host_key else "known_hosts"
         return DriverError(
-            f"{self.where} has another host key than the one in {known}:"
+            f"{self.where} has a host key that is not the one in {known}:"
             f" {key} ({client.shown.get_fingerprint()})",
             hint="if the host confirms it (ssh-keyscan there, on localhost), pin it in"
             f' kvm-compose-config.json: "host_key": "{key}"',

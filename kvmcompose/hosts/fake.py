@@ -96,7 +96,7 @@ class Worlds:
                 if failure.left is not None:
                     failure.left -= 1
                 raise DriverError(
-                    f"{name} was made to fail", hint="this is a simulated host: kvm-compose server --fake"
+                    f"{name} was made to fail", hint="this is a fake host: kvm-compose server --fake"
                 )
 
     def keep(self) -> None:
@@ -126,7 +126,6 @@ class FakeBlobStore:
         self._host = host
 
     async def inspect(self, project: str, home: str) -> Inventory:
-        """Return what was delivered."""
         await self._host.call("look", project)
         world = self._host.world
         if world.homes.get(project, home) != home:
@@ -136,14 +135,12 @@ class FakeBlobStore:
         )
 
     async def open(self, project: str, home: str) -> None:
-        """Record whose it is."""
         await self._host.call("open_depot", project)
         self._host.world.homes[project] = home
         self._host.world.delivered.setdefault(project, {})
         self._host.keep()
 
     async def store(self, digest: str, source: Path, progress: Callable[[int], None]) -> None:
-        """Count it."""
         await self._host.call("store", source.name)
         size = source.stat().st_size  # noqa: ASYNC240 (a fake may)
         progress(size)
@@ -151,13 +148,11 @@ class FakeBlobStore:
         self._host.keep()
 
     async def link(self, project: str, links: Mapping[str, str]) -> None:
-        """Record them."""
         await self._host.call("link", project)
         self._host.world.delivered[project].update(links)
         self._host.keep()
 
     async def put(self, project: str, files: Mapping[str, Blob], progress: Callable[[int], None]) -> None:
-        """Record them; a disk is a new one."""
         for path, blob in files.items():
             await self._host.call("put", path)
             progress(blob.source.stat().st_size)
@@ -166,11 +161,9 @@ class FakeBlobStore:
             self._host.keep()
 
     async def check_images(self, project: str, paths: Collection[str]) -> None:  # noqa: ARG002
-        """Nothing was sent that could be checked."""
         await self._host.call("check_images", project)
 
     async def clear(self, project: str) -> None:
-        """Remove everything that was delivered."""
         await self._host.call("clear_depot", project)
         self._host.world.delivered.pop(project, None)
         self._host.world.homes.pop(project, None)

@@ -56,7 +56,6 @@ class LocalRunner:
         privileged: bool = False,
         check: bool = True,
     ) -> Completed:
-        """See ``CommandRunner``."""
         command = as_root(argv, seconds) if privileged and os.geteuid() != 0 else list(argv)
         log.debug("$ %s", pasteable(argv, stdin, privileged=privileged))
         process = await self._start(command, with_input=stdin is not None)
@@ -79,7 +78,6 @@ class LocalRunner:
         return completed
 
     async def stream(self, argv: Sequence[str], *, privileged: bool = False) -> AsyncGenerator[bytes]:
-        """See ``CommandRunner``."""
         log.debug("$ %s", pasteable(argv, privileged=privileged))
         rights = ["sudo", "-n", "--"] if privileged and os.geteuid() != 0 else []
         process = await self._start([*rights, *while_wanted(argv)], with_input=True)

@@ -63,7 +63,6 @@ class SshRunner:
         self._ending: set[asyncio.Task[None]] = set()
 
     async def reach(self) -> None:
-        """See ``CommandRunner``."""
         await self._connection.get()
 
     async def run(

@@ -29,7 +29,6 @@ class FakeDrivers(Worlds):
     name = "fake"
 
     def host(self, host: Host, member: OwnerFiles | None = None) -> HostDrivers:
-        """Return the drivers of one host."""
         fake = SimulatedHost(self, MAIN if host.is_main_host else host.name)
         return HostDrivers(
             name=host.name,
@@ -42,7 +41,6 @@ class FakeDrivers(Worlds):
         )
 
     def shell(self) -> FakeShell:
-        """Return the shell into guests."""
         return FakeShell(self)
 
     async def close(self) -> None:

@@ -75,11 +75,9 @@ class RealDrivers:
         return LibvirtUri(connection.host.libvirt.instance, str(path))
 
     def shell(self) -> GuestShell:
-        """Return the shell into guests."""
         return self._shell
 
     async def close(self) -> None:
-        """Close all connections."""
         hosts, self._hosts = list(self._hosts.values()), {}
         for host in hosts:
             await host.hypervisor.close()

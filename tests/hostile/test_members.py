@@ -80,7 +80,7 @@ def test_a_project_that_one_may_not_look_into_is_not_gone(place: Path) -> None:
     home = folder_of(ANN, place / "ann", 0o700)
     anns, eves = folder_of(ANN, home / "lab"), folder_of(EVE, place / "eves")
     asyncio.run(HostDisks(Sudoer(ANN), links).link_project("lab", anns))
-    with pytest.raises(DriverError, match="another project is called lab on main"):
+    with pytest.raises(DriverError, match="another project on main is named lab"):
         asyncio.run(HostDisks(Sudoer(EVE), links).link_project("lab", eves))
     asyncio.run(HostDisks(Sudoer(EVE), links).unlink_project("lab", eves))
     assert (links / "lab").readlink() == anns

@@ -138,7 +138,7 @@ def test_a_bridge_that_comes_while_we_are_busy_is_not_taken_over(server: Server)
     server.when("apply_links", lambda: server.world.bridges.update({"lab-x": dict(NEIGHBOURS)}))
     action = server.do(Up())
     assert action.state is ActionState.FAILED
-    assert "belong to somebody else" in action.faults[0].message
+    assert "taken by other Open vSwitch bridges" in action.faults[0].message
     assert "lab-x-br0" not in server.world.bridges.get("lab", {})
 
 

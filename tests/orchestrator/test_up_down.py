@@ -26,7 +26,7 @@ def test_up_brings_up_all_that_can_run(lab: Lab) -> None:
     assert lab.deployment.state is Phase.UP
     warnings = [line.text for line in lab.log(action) if line.level is Level.WARNING]
     assert any("proxy is a docker guest" in text for text in warnings)
-    assert any("no connection leads to alone" in text for text in warnings)
+    assert any("cannot be reached from the main host: alone" in text for text in warnings)
     assert len(warnings) == 2
     assert lab.world.networks == {"lab-network": "lab"}
     assert len(lab.world.bridges["lab"]) == 3
@@ -210,7 +210,7 @@ def test_scripts_of_guests_that_cannot_be_reached_are_refused_before_anything_is
     lab.bench.generate()
     action = lab.do(Up())
     assert action.refused
-    assert "web has scripts to run, and no connection leads to it" in action.faults[0].message
+    assert "web has scripts to run, but cannot be reached" in action.faults[0].message
     assert lab.deployment.state is Phase.DOWN
     lab.assert_clean()
 
@@ -230,7 +230,7 @@ def test_bridges_of_somebody_else_are_left_alone(lab: Lab) -> None:
     lab.world.bridges["other"] = {"lab-br0": []}
     action = lab.do(Up())
     assert action.refused
-    assert "belong to somebody else: lab-br0" in action.faults[0].message
+    assert "taken by other Open vSwitch bridges: lab-br0" in action.faults[0].message
     assert lab.world.bridges == {"other": {"lab-br0": []}}
 
 

@@ -159,7 +159,7 @@ async def network_is_made() -> None:
         error = await error_of(links.apply([VethPair(
             host="main", left="t-nic", left_bridge="t-br0", right="t-x", right_bridge="t-br1"
         )], up=[], mtu=1442))  # fmt: skip
-        assert error.message.startswith("there is an interface t-nic already")
+        assert error.message.startswith("there already is an interface t-nic")
         assert await links.present(["t-x"]) == set()
     finally:
         for _ in range(2):
@@ -251,7 +251,7 @@ async def disks_are_kept(folder: str) -> None:
     assert sorted(path.name for path in artefacts.iterdir()) == ["base.qcow2", "disk.img"]
     for call in (disks.signature, disks.pristine, disks.reset_overlay):
         error = await error_of(call(raw))
-        assert error.message == f"{raw} is not there on main"
+        assert error.message == f"{raw} does not exist on main"
 
     log = project / "console.log"
     log.write_bytes(b"".join(b"line %d\n" % number for number in range(50_000)) + b"\xff no end")
@@ -279,7 +279,7 @@ async def projects_are_linked(folder: str) -> None:
     assert (first / ".kvm-compose" / "consoles").is_dir()
 
     error = await error_of(disks.link_project("t-link", second))
-    assert error.message.startswith("another project is called t-link on main: ")
+    assert error.message.startswith("another project on main is named t-link: ")
     await disks.unlink_project("t-link", second)
     assert link.is_symlink()
     first.rename(first.with_name("moved"))

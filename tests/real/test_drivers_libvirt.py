@@ -332,7 +332,7 @@ async def nobody_answers(uri: str) -> None:
     started = time.monotonic()
     error = await error_of(host.hypervisor.facts())
     assert time.monotonic() - started < 9
-    assert error.message.startswith(f"cannot ask libvirt about the host: libvirt does not answer at {uri}: ")
+    assert error.message.startswith(f"cannot read the facts of the host: libvirt does not answer at {uri}: ")
     await drivers.close()
 
 
@@ -381,13 +381,13 @@ async def foreigners_are_left_alone(folder: str) -> None:
         foreign.write_text(without_metadata(domain))
         virsh("define", str(foreign))
         error = await error_of(hypervisor.start_domain(domain))
-        assert error.message == f"there is a domain {DOMAIN} already, that kvm-compose did not make"
+        assert error.message == f"there already is a domain {DOMAIN} that kvm-compose did not create"
         assert await hypervisor.domains("virt") == {}
         virsh("undefine", DOMAIN)
         foreign.write_text(domain.replace('project="virt"', 'project="other"'))
         virsh("define", str(foreign))
         error = await error_of(hypervisor.start_domain(domain))
-        assert error.message == f"there is a domain {DOMAIN} already, of the project other"
+        assert error.message == f"there already is a domain {DOMAIN} of the project other"
         virsh("undefine", DOMAIN)
         error = await error_of(hypervisor.start_domain(without_metadata(domain)))
         assert "does not name its project" in error.message
@@ -396,7 +396,9 @@ async def foreigners_are_left_alone(folder: str) -> None:
         assert await hypervisor.networks("virt") == {"virt-network": True}
         changed = network.replace('localOnly="yes"', 'localOnly="no"')
         error = await error_of(hypervisor.start_network(changed))
-        assert error.message == "the network virt-network is active, and not as its XML says now"
+        assert (
+            error.message == "the network virt-network is active with another definition than its XML now has"
+        )
         assert error.hint
         await hypervisor.start_network(network.replace("  ", " "))
 

@@ -672,7 +672,9 @@ async def known_or_not(folder: str, other: str) -> None:
         await refused(pinned, where, "not the one in host_key", key, hint=hint)
         for nonsense in ("", "nonsense", "ssh-ed25519", "ssh-ed25519 AAAA", key[:-9]):
             await refused(
-                this.having(host_key=nonsense), "host_key of two is no public key", hint="ssh-ed25519 AAAA"
+                this.having(host_key=nonsense),
+                "host_key of two is not a valid public key",
+                hint="ssh-ed25519 AAAA",
             )
         # pinned with a comment, as in a .pub file
         good = this.having(host_key=f"{key} root@two\n")
@@ -733,7 +735,7 @@ async def with_a_ssh_config(folder: str, other: str) -> None:
                 raise AssertionError(line) from error
             except DriverError as error:
                 said.append(error.message)
-        assert all(each.startswith("cannot make out how to reach two") for each in said), said
+        assert all(each.startswith("cannot read the SSH configuration for two") for each in said), said
         assert len(said) == 3
 
 
@@ -833,7 +835,10 @@ async def without_sudo(folder: str, other: str) -> None:
         bob = this.having(user="bob")
         machine = SshRunner(bob)
         assert (await machine.run(["id", "-un"])).text == "bob\n"
-        for call in (machine.run(["id"], privileged=True), RemoteBlobStore(machine).inspect("lab", "desk:/lab")):
+        for call in (
+            machine.run(["id"], privileged=True),
+            RemoteBlobStore(machine).inspect("lab", "desk:/lab"),
+        ):
             error = await error_of(call)
             assert "has to run as root on two, but sudo requires a password" in error.message
             assert "sudo" in str(error.hint)

@@ -443,9 +443,9 @@ def test_all_that_is_wrong_is_told_before_anything_is_changed(hosts: TestHosts, 
     hosts[2].run(["virsh", "define", "/dev/stdin"], input=FOREIGN)
     before = [inventory(host) for host in hosts]
     refused = project.run("up", status=3)
-    assert "two (root@192.0.2.12) shows a host key that is not the one in host_key" in refused.stderr
-    assert f"belong to somebody else: {bridge}" in refused.stderr
-    assert "three: libvirt has, of somebody else: domain wrong-alone" in refused.stderr
+    assert "two (root@192.0.2.12) has a host key that is not the one in host_key" in refused.stderr
+    assert f"taken by other Open vSwitch bridges: {bridge}" in refused.stderr
+    assert "three: names are taken by other libvirt objects: domain wrong-alone" in refused.stderr
     assert [changes(then, inventory(host)) for then, host in zip(before, hosts, strict=True)] == [{}, {}, {}]
     assert project.states()["worker-1"] == "unknown"
     hosts[2].run(["ovs-vsctl", "del-br", bridge])

@@ -87,7 +87,7 @@ def test_a_testbed_from_up_to_down(
     said = project.run("up").stderr
     assert "left | setting up: hello there, from the context" in said
     assert "left | running" in said
-    assert "no connection leads to apart" in said
+    assert "cannot be reached from the main host: apart" in said
     assert project.states() == {"left": "running", "right": "running", "apart": "running"}
 
     # guests on connected bridges talk, by name too; one on a bridge of its own does not

@@ -38,7 +38,6 @@ class TcpdumpCaptures:
         return said.removeprefix("tcpdump: ").removeprefix(_WRONG)
 
     def interface(self, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
-        """Yield packets on one network interface, in both directions."""
         return self._stream(arguments(name, wanted))
 
     async def bridge(self, project: str, name: str, wanted: Capture) -> AsyncGenerator[bytes]:

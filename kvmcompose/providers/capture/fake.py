@@ -21,18 +21,15 @@ class FakeCaptures:
         self._host = host
 
     async def check_filter(self, expression: str) -> str | None:
-        """Check nothing but parentheses."""
         await self._host.call("check_filter", expression)
         return None if expression.count("(") == expression.count(")") else "syntax error"
 
     async def interface(self, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
-        """Yield packets of a guest."""
         await self._host.call("capture", name)
         async for chunk in self._pings(wanted):
             yield chunk
 
     async def bridge(self, project: str, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
-        """Yield the same packets; the bridge has a mirror port meanwhile."""
         await self._host.call("mirror", name)
         port = f"cap-{id(wanted) & 0xFFFF:x}"
         ports = self._host.world.bridges[project][name]

@@ -104,7 +104,6 @@ class HostDisks:
         await self._make_consoles(folder)
 
     async def unlink_project(self, project: str, folder: Path) -> None:
-        """Remove that link if it points to the folder."""
         link = self._link(project)
         if await self._target(link) == await self._resolved(folder):
             await self._runner.run(["rm", "-f", "--", str(link)], privileged=True)
@@ -122,7 +121,6 @@ class HostDisks:
         return len(content) == table.length and not any(content)
 
     async def reset_overlay(self, path: Path) -> None:
-        """Replace an overlay by an empty one of the same size and backing file: all data is lost."""
         head = await self._bytes(path, 0, qcow2.HEAD_BYTES)
         try:
             header = qcow2.parse_header(head)
@@ -158,14 +156,12 @@ class HostDisks:
         return done.text.strip()
 
     async def remove(self, path: Path) -> None:
-        """Remove a file; no error if it is gone."""
         argv = _inside(_REMOVE, path)
         done = await self._as_needed(argv)
         if not _is_nothing(done):
             self._expect(path, argv, done, privileged=True)
 
     async def read_tail(self, path: Path, lines: int) -> str:
-        """Return the last lines of a text file that may belong to root; empty when it does not exist."""
         argv = _inside(_READ_TAIL, path, str(_TAIL_BYTES))
         done = await self._as_needed(argv)
         if _is_nothing(done):

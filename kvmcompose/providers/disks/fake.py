@@ -17,47 +17,39 @@ class FakeDisks:
         return self._host.world.disks.setdefault(path.name, FakeDisk())
 
     async def link_project(self, project: str, folder: Path, before: Path | None = None) -> None:  # noqa: ARG002
-        """Record the folder."""
         await self._host.call("link_project", project)
         self._host.world.projects[project] = str(folder)
         self._host.keep()
 
     async def unlink_project(self, project: str, folder: Path) -> None:
-        """Forget it."""
         await self._host.call("unlink_project", project)
         if self._host.world.projects.get(project) == str(folder):
             del self._host.world.projects[project]
         self._host.keep()
 
     async def pristine(self, path: Path) -> bool:
-        """Whether no guest has used it."""
         await self._host.call("pristine", path.name)
         return not self._disk(path).written
 
     async def reset_overlay(self, path: Path) -> None:
-        """Empty it."""
         await self._host.call("reset_overlay", path.name)
         self._host.world.disks[path.name] = FakeDisk(version=self._disk(path).version + 1)
         self._host.keep()
 
     async def set_frozen(self, path: Path, frozen: bool) -> None:
-        """Record it."""
         await self._host.call("set_frozen", path.name)
         self._disk(path).frozen = frozen
         self._host.keep()
 
     async def signature(self, path: Path) -> str:
-        """Return its version."""
         await self._host.call("signature", path.name)
         return str(self._disk(path).version)
 
     async def remove(self, path: Path) -> None:
-        """Remove it; the real file stays."""
         await self._host.call("remove_disk", path.name)
         self._host.world.disks.pop(path.name, None)
         self._host.keep()
 
     async def read_tail(self, path: Path, lines: int) -> str:
-        """Return the text of a simulated console."""
         await self._host.call("read_tail", path.name)
         return "\n".join(["(a fake console)"][:lines])

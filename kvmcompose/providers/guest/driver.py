@@ -124,7 +124,6 @@ class SshShell:
             raise
 
     async def forget(self, login: Login) -> None:
-        """Remove the record of the guest's host key: its disk is a new one."""
         guest = self._guests.pop(login, None)
         if guest is not None and guest.connection is not None:
             guest.connection.abort()

@@ -24,7 +24,6 @@ class FakeShell:
         raise DriverError(f"{login.guest} is not running")
 
     async def wait_ready(self, login: Login, seconds: float) -> None:  # noqa: ARG002 (fakes are ready at once)
-        """Ready while it runs."""
         await self._worlds.call("wait_ready", login.guest)
         self._find(login)
 
@@ -36,7 +35,6 @@ class FakeShell:
         *,
         seconds: float | None = None,
     ) -> int:
-        """Run ``true``, ``false``, ``echo``, ``sleep``, and what scripts need; any other command succeeds."""
         words = list(argv[3:] if list(argv[:3]) == ["sudo", "-n", "--"] else argv)
         await self._worlds.call("run", f"{login.guest}:{words[-1]}")
         world, domain = self._find(login)
@@ -61,5 +59,4 @@ class FakeShell:
         return 0
 
     async def forget(self, login: Login) -> None:
-        """There is no key to remove."""
         await self._worlds.call("forget", login.guest)

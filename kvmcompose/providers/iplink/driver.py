@@ -55,12 +55,10 @@ class IpLinks:
         self._runner = runner
 
     async def attached(self) -> Sequence[Attached]:
-        """Return the IPv4 subnets and gateways of the host's interfaces."""
         done = await self._runner.run(["ip", "-json", "-4", "route", "show"])
         return parse_routes(done.stdout)
 
     async def present(self, names: Sequence[str]) -> frozenset[str]:
-        """Return which of these interfaces exist."""
         return frozenset(names) & (await self._list()).keys()
 
     async def apply(self, veths: Sequence[VethPair], *, up: Sequence[str], mtu: int) -> None:
@@ -70,7 +68,6 @@ class IpLinks:
             await self._batch(lines)
 
     async def remove(self, names: Sequence[str]) -> None:
-        """Remove interfaces; removing one end of a pair removes the other."""
         lines = batch_to_remove(await self._list(), names)
         if not lines:
             return

@@ -17,17 +17,14 @@ class FakeLinks:
         self._host = host
 
     async def attached(self) -> Sequence[Attached]:
-        """Return the subnets of the simulation."""
         await self._host.call("attached")
         return [Attached(IPv4Network(each), name) for each, name in self._host.world.subnets.items()]
 
     async def present(self, names: Sequence[str]) -> frozenset[str]:
-        """Return those that exist."""
         await self._host.call("present")
         return frozenset(names) & frozenset(self._host.world.links)
 
     async def apply(self, veths: Sequence[VethPair], *, up: Sequence[str], mtu: int) -> None:  # noqa: ARG002
-        """Create them."""
         await self._host.call("apply_links")
         for veth in veths:
             for name in (veth.left, veth.right):
@@ -36,7 +33,6 @@ class FakeLinks:
         self._host.keep()
 
     async def remove(self, names: Sequence[str]) -> None:
-        """Remove them; removing one end of a pair removes the other."""
         await self._host.call("remove_links")
         links = self._host.world.links
         for name in names:

@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import libvirt
 
 from kvmcompose.core.libvirt_uri import LibvirtUri
 from kvmcompose.hosts.errors import DriverError
 
+_P = ParamSpec("_P")
 _Result = TypeVar("_Result")
 
 #: libvirtd accepts five requests of one client at a time (max_client_requests in libvirtd.conf), and then
@@ -79,13 +80,24 @@ class Connection:
         self._closed = False
         self._watchers: dict[str, set[Callable[[], None]]] = {}
 
-    async def call(self, doing: str, work: Callable[[Any], _Result], *, repeatable: bool = True) -> _Result:
-        """Call ``work`` with an open connection, in a thread.
+    async def call(
+        self, doing: str, work: Callable[Concatenate[Any, _P], _Result], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _Result:
+        """Call ``work`` with an open connection and these arguments, in a thread.
 
         ``doing`` describes it in messages: "cannot ``doing``". When the connection was lost and can be opened
-        again within some seconds, ``work`` is called again, unless it is not ``repeatable``. A cancelled call
-        is waited for all the same, because libvirt cannot cancel it. Raises DriverError.
+        again within some seconds, ``work`` is called again. A cancelled call is waited for all the same,
+        because libvirt cannot cancel it. Raises DriverError.
         """
+        return await self._call(doing, lambda opened: work(opened, *args, **kwargs), repeatable=True)
+
+    async def call_once(
+        self, doing: str, work: Callable[Concatenate[Any, _P], _Result], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _Result:
+        """Like ``call``, for work that must not be repeated."""
+        return await self._call(doing, lambda opened: work(opened, *args, **kwargs), repeatable=False)
+
+    async def _call(self, doing: str, work: Callable[[Any], _Result], *, repeatable: bool) -> _Result:
         await self._reach()
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._pool, self._attempt, doing, work, repeatable)

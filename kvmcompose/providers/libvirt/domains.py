@@ -1,4 +1,4 @@
-"""The domains of projects. Runs in the threads of a libvirt connection."""
+"""The host, and the domains of projects on it. Runs in the threads of a libvirt connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt import definitions as xmls
 from kvmcompose.providers.libvirt import networks
 from kvmcompose.providers.libvirt.connection import unless_so_already
-from kvmcompose.providers.libvirt.interface import DomainState
+from kvmcompose.providers.libvirt.interface import DomainState, HypervisorFacts
 
 _KIB_PER_MIB = 1024
 _NANOSECONDS = 1e9
@@ -154,3 +154,16 @@ def undefine(connection: Any, *, name: str) -> None:
         if domain.isActive():
             raise DriverError(f"cannot undefine the domain {name}: it is running")
         domain.undefineFlags(_FORGET_ALL)
+
+
+def facts(connection: Any) -> HypervisorFacts:
+    """Return processors, memory and versions."""
+    _, memory_mb, cpus, *_ = connection.getInfo()
+    versions = {"libvirt": connection.getLibVersion(), connection.getType(): connection.getVersion()}
+    version = ", ".join(f"{name} {_dotted(number)}" for name, number in versions.items())
+    return HypervisorFacts(cpus=cpus, memory_mb=memory_mb, version=version)
+
+
+def _dotted(number: int) -> str:
+    """Format a version as libvirt encodes it: major * 1,000,000 + minor * 1,000 + release."""
+    return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"

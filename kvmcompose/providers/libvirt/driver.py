@@ -7,24 +7,27 @@ import contextlib
 import functools
 import re
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
 
 from kvmcompose.core.libvirt_uri import LibvirtUri
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt import definitions as xmls
 from kvmcompose.providers.libvirt import domains as domain_calls
+from kvmcompose.providers.libvirt import networks as network_calls
 from kvmcompose.providers.libvirt import (
-    host_facts,
     snapshot_tables,
     snapshots,
     stale_network,
     stale_start,
 )
-from kvmcompose.providers.libvirt import networks as network_calls
 from kvmcompose.providers.libvirt.connection import Connection
 from kvmcompose.providers.libvirt.interface import DomainState, HypervisorFacts, SnapshotState
+
+_Result = TypeVar("_Result")
 
 #: How long to wait for an event of a guest that shuts down before it is asked again, in seconds.
 _LOOK_AGAIN = 5.0
@@ -51,14 +54,12 @@ class Libvirt:
 
     async def facts(self) -> HypervisorFacts:
         """Return processors, memory and versions of the host."""
-        return await self._connection.call("read the facts of the host", host_facts.facts)
+        return await self._connection.call("read the facts of the host", domain_calls.facts)
 
     async def foreign(self, project: str, domains: Sequence[str], networks: Sequence[str]) -> Sequence[str]:
-        """Return which of these names are taken by objects that are not the project's."""
-        work = functools.partial(
-            domain_calls.foreign, project=project, domain_names=domains, network_names=networks
-        )
-        return await self._connection.call("list domains and networks", work)
+        names = {"domain_names": domains, "network_names": networks}
+        doing = "list domains and networks"
+        return await self._connection.call(doing, domain_calls.foreign, project=project, **names)
 
     async def domains(self, project: str) -> Mapping[str, DomainState]:
         """Return the project's domains by name, running or not.
@@ -66,14 +67,17 @@ class Libvirt:
         libvirt does not record when a domain started: the uptime is the age of its QEMU process, and None
         where processes of other users are hidden (/proc mounted with hidepid).
         """
-        found = await self._connection.call(
-            "list domains", functools.partial(domain_calls.of_project, project=project)
-        )
+        found = await self._connection.call("list domains", domain_calls.of_project, project=project)
         if not any(state.cpu_seconds is not None for state in found):
             return {state.name: state for state in found}
         shown = await self._runner.run(["ps", "-ww", "-e", "-o", "etimes=", "-o", "args="], check=False)
         ages = qemu_ages(shown.text)
-        return {state.name: _with_uptime(state, ages) for state in found}
+        return {
+            state.name: msgspec.structs.replace(state, uptime=ages.get(state.name))
+            if state.cpu_seconds is not None
+            else state
+            for state in found
+        }
 
     async def start_domain(self, xml: str) -> None:
         """Define the domain and start it; one that runs is left as it is."""
@@ -83,9 +87,9 @@ class Libvirt:
                 f"the XML of the domain {wanted.name} does not name its project",
                 hint="its <metadata> went missing; put it back, or kvm-compose generate --overwrite",
             )
-        work = functools.partial(domain_calls.start, xml=xml, wanted=wanted)
         deadline = time.monotonic() + _START_SECONDS
-        while not await self._connection.call(f"start the domain {wanted.name}", work):
+        doing = f"start the domain {wanted.name}"
+        while not await self._connection.call(doing, domain_calls.start, xml=xml, wanted=wanted):
             if time.monotonic() > deadline:
                 await self.destroy_domain(wanted.name)
             elif not await stale_start.clear(self._runner):
@@ -99,8 +103,7 @@ class Libvirt:
         with self._connection.watch(name) as changed:
             while True:
                 changed.clear()
-                work = functools.partial(domain_calls.is_on, name=name, press=press)
-                if not await self._connection.call(doing, work):
+                if not await self._connection.call(doing, domain_calls.is_on, name=name, press=press):
                     return True
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -112,11 +115,9 @@ class Libvirt:
                     press = True
 
     async def wait_off(self, name: str) -> None:
-        """Return when the domain is off, or gone."""
         doing = f"inspect the domain {name}"
-        work = functools.partial(domain_calls.is_on, name=name, press=False)
         with self._connection.watch(name) as changed:
-            while await self._connection.call(doing, work):
+            while await self._connection.call(doing, domain_calls.is_on, name=name, press=False):
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), _LOOK_AGAIN)
                 changed.clear()
@@ -124,49 +125,44 @@ class Libvirt:
     async def destroy_domain(self, name: str) -> None:
         """Switch the domain off at once; it stays defined."""
         doing = f"switch off the domain {name}"
-        if await self._connection.call(doing, functools.partial(domain_calls.is_about_to_start, name=name)):
+        if await self._connection.call(doing, domain_calls.is_about_to_start, name=name):
             await stale_start.clear(self._runner)
-        await self._connection.call(doing, functools.partial(domain_calls.destroy, name=name))
+        await self._connection.call(doing, domain_calls.destroy, name=name)
 
     async def undefine_domain(self, name: str) -> None:
         """Undefine a domain. Raises DriverError for one that runs."""
-        work = functools.partial(domain_calls.undefine, name=name)
-        await self._connection.call(f"undefine the domain {name}", work)
+        await self._connection.call(f"undefine the domain {name}", domain_calls.undefine, name=name)
         # a libvirtd that is killed while it switches off a domain leaves these files
         await self._remove_leftovers(f"qemu/{name}.xml", f"qemu/{name}.pid")
 
     async def networks(self, project: str) -> Mapping[str, bool]:
-        """Return the project's networks by name, and whether each is active."""
-        work = functools.partial(network_calls.of_project, project=project)
-        return await self._connection.call("list networks", work)
+        return await self._connection.call("list networks", network_calls.of_project, project=project)
 
     async def start_network(self, xml: str) -> None:
-        """Define the network and start it. Raises DriverError for one that is active with other XML."""
         marked, digest = xmls.with_digest(xml)
         wanted = xmls.network_identity(marked)
-        work = functools.partial(network_calls.start, xml=marked, wanted=wanted, digest=digest)
         doing = f"start the network {wanted.name}"
+        start = functools.partial(network_calls.start, xml=marked, wanted=wanted, digest=digest)
         try:
-            await self._connection.call(doing, work)
+            await self._connection.call(doing, start)
         except DriverError:
             if not await self._clear_stale_network(wanted.name, marked):
                 raise
-            await self._connection.call(doing, work)
+            await self._connection.call(doing, start)
 
     async def leases(self, network: str) -> Mapping[str, str]:
         """Return the addresses that the network's DHCP server assigned, by MAC address in lower case.
 
         Empty when there is no such network.
         """
-        work = functools.partial(network_calls.leases, name=network)
-        return await self._connection.call(f"list the leases of the network {network}", work)
+        doing = f"list the leases of the network {network}"
+        return await self._connection.call(doing, network_calls.leases, name=network)
 
     async def remove_network(self, name: str) -> None:
-        """Stop and undefine the network."""
         doing = f"remove the network {name}"
-        await self._connection.call(doing, functools.partial(network_calls.stop, name=name))
+        await self._connection.call(doing, network_calls.stop, name=name)
         await self._clear_stale_network(name)
-        await self._connection.call(doing, functools.partial(network_calls.undefine, name=name))
+        await self._connection.call(doing, network_calls.undefine, name=name)
         # its DHCP server wrote this file as root and ended as nobody; libvirt (9.0) leaves it
         await self._remove_leftovers(f"network/{name}.pid")
 
@@ -181,78 +177,59 @@ class Libvirt:
 
         ``xml`` defines a network that libvirt does not know.
         """
-        work = functools.partial(network_calls.remains_of_inactive, name=name, xml=xml)
-        found = await self._connection.call(f"inspect the network {name}", work)
-        if found is None:
-            return False
-        return await stale_network.clear(self._runner, found)
+        doing = f"inspect the network {name}"
+        found = await self._connection.call(doing, network_calls.remains_of_inactive, name=name, xml=xml)
+        return found is not None and await stale_network.clear(self._runner, found)
 
     async def snapshots(self, domain: str) -> Sequence[SnapshotState]:
-        """Return the domain's snapshots, oldest first."""
-        doing = f"list the snapshots of {domain}"
-        found: list[SnapshotState] = await self._on_domain(doing, domain, snapshots.listed)
-        return found
+        return await self._on_domain(f"list the snapshots of {domain}", domain, snapshots.listed)
 
     async def create_snapshot(self, domain: str, name: str) -> None:
         """Create a snapshot of disk and, if the domain runs, memory; the guest is paused meanwhile."""
         doing = f"create the snapshot {name} of {domain}"
-        disks = await self._on_domain(doing, domain, functools.partial(snapshots.room, name=name))
+        disks = await self._on_domain(doing, domain, snapshots.room, name=name)
         snapshot_tables.refuse_to_create(domain, name, await snapshot_tables.read(self._runner, disks))
-        work = functools.partial(snapshots.create, name=name)
-        await self._on_domain(doing, domain, work, repeatable=False)
+        await self._connection.call_once(doing, self._with_domain, doing, domain, snapshots.create, name=name)
 
     async def restore_snapshot(self, domain: str, name: str) -> None:
-        """Revert the domain to a snapshot: running or off, as it was then."""
         doing = f"restore the snapshot {name} of {domain}"
-        looking = functools.partial(snapshots.places, name=name)
-        state, disks = await self._on_domain(doing, domain, looking)
+        state, disks = await self._on_domain(doing, domain, snapshots.places, name=name)
         tables = await snapshot_tables.read(self._runner, disks)
         corrections = snapshot_tables.corrections(domain, name, state, tables)
-        await self._on_domain(doing, domain, functools.partial(snapshots.restore, name=name))
+        await self._on_domain(doing, domain, snapshots.restore, name=name)
         for argv in corrections:
             await self._runner.run(argv, privileged=True, seconds=_SNAPSHOT_SECONDS)
 
     async def delete_snapshot(self, domain: str, name: str) -> None:
-        """Delete the snapshot."""
-        work = functools.partial(snapshots.delete, name=name)
-        await self._on_domain(f"delete the snapshot {name} of {domain}", domain, work, repeatable=False)
+        doing = f"delete the snapshot {name} of {domain}"
+        await self._connection.call_once(doing, self._with_domain, doing, domain, snapshots.delete, name=name)
 
     async def know_snapshot(self, domain: str, xml: str) -> None:
         """Redefine a snapshot whose data is in the disk; does nothing when libvirt knows it."""
-        name = xmls.snapshot_facts(xml).name
-        work = functools.partial(snapshots.know, xml=xml)
-        await self._on_domain(f"redefine the snapshot {name} of {domain}", domain, work)
+        doing = f"redefine the snapshot {xmls.snapshot_facts(xml).name} of {domain}"
+        await self._on_domain(doing, domain, snapshots.know, xml=xml)
 
     async def close(self) -> None:
-        """Close the connection."""
         await self._connection.close()
 
-    async def _on_domain(self, doing: str, name: str, work: Any, *, repeatable: bool = True) -> Any:
-        def look_up_and_work(connection: Any) -> Any:
-            domain = domain_calls.lookup(connection, name)
-            if domain is None:
-                raise DriverError(
-                    f"cannot {doing}: there is no domain {name} on {self._runner.name}",
-                    hint="kvm-compose up creates the domains",
-                )
-            return work(domain)
+    async def _on_domain(
+        self, doing: str, domain: str, work: Callable[..., _Result], /, **kwargs: Any
+    ) -> _Result:
+        return await self._connection.call(doing, self._with_domain, doing, domain, work, **kwargs)
 
-        return await self._connection.call(doing, look_up_and_work, repeatable=repeatable)
+    def _with_domain(
+        self, connection: Any, doing: str, name: str, work: Callable[..., _Result], /, **kwargs: Any
+    ) -> _Result:
+        """Call ``work`` with the domain of that name. Raises DriverError when there is none."""
+        domain = domain_calls.lookup(connection, name)
+        if domain is None:
+            raise DriverError(
+                f"cannot {doing}: there is no domain {name} on {self._runner.name}",
+                hint="kvm-compose up creates the domains",
+            )
+        return work(domain, **kwargs)
 
 
 def qemu_ages(shown: str) -> dict[str, float]:
     """Parse ``ps -e -o etimes= -o args=``: the ages of QEMU processes in seconds, by guest."""
     return {match[2]: float(match[1]) for match in _QEMU.finditer(shown)}
-
-
-def _with_uptime(state: DomainState, ages: Mapping[str, float]) -> DomainState:
-    if state.cpu_seconds is None:
-        return state
-    return DomainState(
-        name=state.name,
-        guest=state.guest,
-        state=state.state,
-        uptime=ages.get(state.name),
-        cpu_seconds=state.cpu_seconds,
-        memory_mb=state.memory_mb,
-    )

@@ -27,12 +27,10 @@ class FakeHypervisor:
         return self._host.world
 
     async def facts(self) -> HypervisorFacts:
-        """Return the facts of a large machine."""
         await self._host.call("facts")
         return HypervisorFacts(cpus=64, memory_mb=1 << 20, version="fake")
 
     async def foreign(self, project: str, domains: Sequence[str], networks: Sequence[str]) -> Sequence[str]:
-        """Return those of other projects."""
         await self._host.call("foreign_domains", project)
         others = {name for name, each in self._world.domains.items() if each.project != project}
         found = [f"domain {name}" for name in domains if name in others]
@@ -40,7 +38,6 @@ class FakeHypervisor:
         return found + [f"network {name}" for name in networks if owners.get(name, project) != project]
 
     async def domains(self, project: str) -> Mapping[str, DomainState]:
-        """Return the project's domains."""
         await self._host.call("domains", project)
         now = time.time()
         return {
@@ -57,7 +54,6 @@ class FakeHypervisor:
         }
 
     async def start_domain(self, xml: str) -> None:
-        """Define and start."""
         tree = ET.fromstring(xml)  # noqa: S314 (see above)
         name = tree.findtext("name") or ""
         guest = tree.find(f"metadata/{_GUEST}")
@@ -78,19 +74,16 @@ class FakeHypervisor:
         self._host.keep()
 
     async def shut_down_domain(self, name: str, seconds: float) -> bool:
-        """Switch off: simulated guests react at once."""
         await self._host.call("shut_down_domain", name)
         self._stop(name)
         return seconds > 0
 
     async def wait_off(self, name: str) -> None:
-        """Return when the domain is off."""
         await self._host.call("wait_off", name)
         while self._world.domains.get(name, FakeDomain("", "")).started:  # noqa: ASYNC110 (a fake may)
             await asyncio.sleep(0.05)
 
     async def destroy_domain(self, name: str) -> None:
-        """Switch off."""
         await self._host.call("destroy_domain", name)
         self._stop(name)
 
@@ -100,7 +93,6 @@ class FakeHypervisor:
             self._host.keep()
 
     async def undefine_domain(self, name: str) -> None:
-        """Undefine."""
         await self._host.call("undefine_domain", name)
         if name in self._world.domains and self._world.domains[name].started:
             raise DriverError(f"{name} runs")
@@ -108,12 +100,10 @@ class FakeHypervisor:
         self._host.keep()
 
     async def networks(self, project: str) -> Mapping[str, bool]:
-        """Return the project's networks."""
         await self._host.call("networks", project)
         return {name: True for name, owner in self._world.networks.items() if owner == project}
 
     async def start_network(self, xml: str) -> None:
-        """Define and start."""
         tree = ET.fromstring(xml)  # noqa: S314 (see above)
         name = tree.findtext("name") or ""
         await self._host.call("start_network", name)
@@ -122,18 +112,15 @@ class FakeHypervisor:
         self._host.keep()
 
     async def leases(self, network: str) -> Mapping[str, str]:
-        """Return nothing: no simulated guest uses DHCP."""
         await self._host.call("leases", network)
         return {}
 
     async def remove_network(self, name: str) -> None:
-        """Stop and undefine."""
         await self._host.call("remove_network", name)
         self._world.networks.pop(name, None)
         self._host.keep()
 
     async def snapshots(self, domain: str) -> Sequence[SnapshotState]:
-        """Return the domain's snapshots."""
         await self._host.call("snapshots", domain)
         found = self._world.domains.get(domain, FakeDomain("", "")).snapshots
         last = next(reversed(found), None)
@@ -143,14 +130,12 @@ class FakeHypervisor:
         ]
 
     async def create_snapshot(self, domain: str, name: str) -> None:
-        """Create one."""
         await self._host.call("create_snapshot", domain)
         xml = f"<domainsnapshot><name>{name}</name><state>running</state></domainsnapshot>"
         self._domain(domain).snapshots[name] = xml
         self._host.keep()
 
     async def restore_snapshot(self, domain: str, name: str) -> None:
-        """Revert to one."""
         await self._host.call("restore_snapshot", domain)
         if name not in self._domain(domain).snapshots:
             raise DriverError(f"{domain} has no snapshot {name}")
@@ -158,14 +143,12 @@ class FakeHypervisor:
         self._host.keep()
 
     async def delete_snapshot(self, domain: str, name: str) -> None:
-        """Delete one."""
         await self._host.call("delete_snapshot", domain)
         if self._domain(domain).snapshots.pop(name, None) is None:
             raise DriverError(f"{domain} has no snapshot {name}")
         self._host.keep()
 
     async def know_snapshot(self, domain: str, xml: str) -> None:
-        """Redefine one."""
         await self._host.call("know_snapshot", domain)
         name = ET.fromstring(xml).findtext("name") or ""  # noqa: S314 (see above)
         self._domain(domain).snapshots[name] = xml

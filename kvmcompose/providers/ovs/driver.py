@@ -47,24 +47,20 @@ class OvsSwitches:
         await run_ovs(self._runner, ["ovs-appctl", "--timeout=5", "-t", "ovs-vswitchd", "version"])
 
     async def foreign(self, plan: SwitchPlan) -> Sequence[str]:
-        """Return the names of the plan's bridges that exist and are not the project's."""
         wanted = {bridge.name for bridge in plan.bridges}
         owners, _ = await self._list()
         return sorted(name for name in wanted & owners.keys() if owners[name] != plan.project)
 
     async def elsewhere(self, project: str, ports: Sequence[str]) -> Sequence[str]:
-        """Return which of these interfaces are ports of bridges that are not the project's."""
         owners, found = await self._list()
         others = {port for name in found if owners[name] != project for port in (name, *found[name])}
         return sorted(others & set(ports))
 
     async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
-        """Return the project's bridges and the ports of each."""
         owners, ports = await self._list()
         return {name: ports[name] for name, owner in sorted(owners.items()) if owner == project}
 
     async def apply(self, plan: SwitchPlan) -> None:
-        """Create all bridges and ports in one transaction; existing ones stay."""
         arguments = arguments_to_apply(plan)
         if not arguments:
             return
@@ -74,7 +70,6 @@ class OvsSwitches:
         check_ports(await run_ovs(self._runner, [*VSCTL, *arguments]), self._runner.name)
 
     async def remove(self, names: Sequence[str]) -> None:
-        """Remove the bridges and all their ports, in one transaction."""
         arguments: list[str] = []
         for name in names:
             arguments += ["--", "--if-exists", "del-br", _checked(_NAME, name, "bridge")]

@@ -15,18 +15,15 @@ class FakeSwitches:
         self._host = host
 
     async def check(self) -> None:
-        """Always available."""
         await self._host.call("check")
 
     async def foreign(self, plan: SwitchPlan) -> Sequence[str]:
-        """Return those of other projects."""
         await self._host.call("foreign", plan.project)
         mine = self._host.world.bridges.get(plan.project, {})
         others = {name for each in self._host.world.bridges.values() for name in each} - mine.keys()
         return [bridge.name for bridge in plan.bridges if bridge.name in others]
 
     async def elsewhere(self, project: str, ports: Sequence[str]) -> Sequence[str]:
-        """Return ports of other projects' bridges."""
         await self._host.call("elsewhere", project)
         bridges = self._host.world.bridges
         others = {
@@ -35,12 +32,10 @@ class FakeSwitches:
         return sorted(others & set(ports))
 
     async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
-        """Return the project's bridges and their ports."""
         await self._host.call("bridges", project)
         return self._host.world.bridges.get(project, {})
 
     async def apply(self, plan: SwitchPlan) -> None:
-        """Create them."""
         await self._host.call("apply_bridges", plan.project)
         bridges = self._host.world.bridges.setdefault(plan.project, {})
         for bridge in plan.bridges:
@@ -55,7 +50,6 @@ class FakeSwitches:
         self._host.keep()
 
     async def remove(self, names: Sequence[str]) -> None:
-        """Remove them."""
         await self._host.call("remove_bridges")
         for project, bridges in list(self._host.world.bridges.items()):
             for name in names:

@@ -1,4 +1,4 @@
-"""Golden images: booted once, set up, shut down, frozen; made anew when what they are made from changes."""
+"""Golden images: booted once, set up, shut down, frozen; set up again when their inputs change."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class GoldenImages:
                 continue
             holding = [clone.name for clone in await self._clones_with_data(golden)]
             if holding:
-                why = f"the golden image {golden.name} has to be set up anew, and clones have data on top"
-                hint = "up --reset-clones makes these clones anew: what they wrote is lost"
+                why = f"the golden image {golden.name} has to be set up again, and clones have data"
+                hint = "up --reset-clones recreates these clones: what they wrote is lost"
                 reasons.append((f"{why}: {', '.join(holding)}", hint))
         return reasons
 
@@ -104,7 +104,7 @@ class GoldenImages:
         where = {"guest": golden.name, "host": host.name}
         with self._journal.step(STAGE, f"prepare:{golden.name}", **where) as step:
             for clone in await self._clones_with_data(golden):
-                step.say(f"{clone.name} is made anew: its golden image changes", Level.WARNING)
+                step.say(f"{clone.name} is recreated, because its golden image changes", Level.WARNING)
                 await unbroken(self._distribution.renew(clone))
             await unbroken(self._clear(golden, host))
         try:

@@ -140,7 +140,7 @@ class NetworkSetup:
         return job
 
     async def _start(self, host: HostDrivers, domains: Collection[str]) -> None:
-        """While no guest runs a network that has changed is made anew."""
+        """Create a changed network again while no guest runs."""
         network = self._testbed.wiring.network
         deployed = self._context.deployed
         changed = deployed is not None and deployed.files.get(network.xml) != self._testbed.digests.get(
@@ -170,7 +170,7 @@ async def _refuse_foreign(host: HostDrivers, plan: SwitchPlan) -> None:
     foreign = await host.switches.foreign(plan)
     if foreign:
         raise DriverError(
-            f"Open vSwitch bridges of these names belong to somebody else: {', '.join(foreign)}",
+            f"names are taken by other Open vSwitch bridges: {', '.join(foreign)}",
             hint="remove them (ovs-vsctl del-br NAME), or give the project another name: --project-name",
         )
 

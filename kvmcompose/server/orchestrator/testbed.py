@@ -190,7 +190,7 @@ class LoadedTestbed:
         try:
             return self.source.read(path).decode()
         except (OSError, UnicodeDecodeError) as error:
-            raise KvmComposeError(f"{path}: {error}", hint="build it anew: kvm-compose generate") from error
+            raise KvmComposeError(f"{path}: {error}", hint="build it again: kvm-compose generate") from error
 
     def golden_recipe(self, guest: LoadedGuest) -> str:
         """What a golden image is made from: its seed, with scripts and context in it, and its base image.
@@ -266,7 +266,7 @@ def read_testbed(source: ProjectFolder) -> LoadedTestbed:
         raise
     except (KvmComposeError, msgspec.MsgspecError, KeyError) as error:
         raise RefusedError(
-            f"{folder / 'state.json'}: {error}", hint="build it anew: kvm-compose generate"
+            f"{folder / 'state.json'}: {error}", hint="build it again: kvm-compose generate"
         ) from error
     _refuse_what_was_not_built(testbed, folder)
     return testbed
@@ -281,7 +281,7 @@ def _refuse_what_was_not_built(testbed: LoadedTestbed, folder: Path) -> None:
     except OSError as error:
         raise RefusedError(
             f"{folder / (error.filename or 'artefacts')} cannot be looked at: {error.strerror}",
-            hint="build it anew: kvm-compose generate",
+            hint="build it again: kvm-compose generate",
         ) from error
     if found.foreign:
         there = " ".join([shlex.quote(str(folder / path)) for path in found.foreign][:20])

@@ -143,7 +143,7 @@ class BringUp:
         foreign = await host.hypervisor.foreign(self._context.project, domains, networks)
         if foreign:
             raise DriverError(
-                f"libvirt has, of somebody else: {', '.join(foreign)}",
+                f"names are taken by other libvirt objects: {', '.join(foreign)}",
                 hint="virsh dumpxml (net-dumpxml) shows it; --project-name gives this project another name",
             )
 
@@ -157,7 +157,7 @@ class BringUp:
             if run.setup_scripts or run.run_scripts:
                 reasons.append(
                     (
-                        f"{guest.name} has scripts to run, and no connection leads to it from the main host",
+                        f"{guest.name} has scripts to run, but cannot be reached from the main host",
                         "connect one of its bridges to the external_bridge, or take its scripts away",
                     )
                 )
@@ -165,7 +165,8 @@ class BringUp:
                 unreachable.append(guest.name)
         if unreachable:
             step.say(
-                f"no connection leads to {some(unreachable)}: started, but not waited for", Level.WARNING
+                f"cannot be reached from the main host: {some(unreachable)}; started, but not waited for",
+                Level.WARNING,
             )
         running = sorted(name for name, domain in self._domains.items() if domain.state != "shut off")
         if self._command.provision and running:
