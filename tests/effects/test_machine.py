@@ -140,7 +140,7 @@ def test_the_answer_is_kept_in_the_cache_folder(
 
 
 @pytest.mark.real
-def test_the_boot_sector_boots_where_guests_surely_run() -> None:
+def test_the_boot_sector_boots_in_an_emulated_machine() -> None:
     assert boot_probe("tcg", seconds=60).works
 
 
@@ -182,7 +182,7 @@ def test_the_survey_of_a_machine_that_has_nothing(tmp_path: Path, monkeypatch: p
     }
 
 
-def test_a_program_that_fails_is_not_called_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_fails_is_not_ok(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "dot"
     program.write_text("#!/bin/sh\necho broken library >&2; exit 127\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)

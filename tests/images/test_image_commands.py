@@ -105,7 +105,7 @@ def test_the_list_as_json(console: FakeConsole, tmp_path: Path) -> None:
     assert found["cirros_0_6_2"]["path"] is None
 
 
-def test_pulling_shows_progress_and_who_vouches(console: FakeConsole, web: Web) -> None:
+def test_pulling_shows_progress_and_the_source_of_the_checksum(console: FakeConsole, web: Web) -> None:
     folder = "cloud.debian.org/images/cloud/bookworm/latest"
     name = "debian-12-genericcloud-amd64.qcow2"
     web.put(f"{folder}/{name}", DISK)
@@ -119,7 +119,7 @@ def test_pulling_shows_progress_and_who_vouches(console: FakeConsole, web: Web) 
     assert ["is here already" in line for line in console.talk] == [True]
 
 
-def test_mistyped_names_are_all_told_before_anything_is_fetched(console: FakeConsole) -> None:
+def test_all_mistyped_names_are_reported_before_anything_is_fetched(console: FakeConsole) -> None:
     with pytest.raises(InputError) as caught:
         images(console, "pull", "debain_12", "ubuntu_22_4", "debian_12")
     assert len(caught.value.problems) == 2
@@ -134,7 +134,7 @@ def test_an_image_the_user_added_needs_no_fetching(console: FakeConsole, tmp_pat
     assert "nothing to fetch" in console.talk[-1]
 
 
-def test_adding_again_under_a_name_says_what_it_stood_for(console: FakeConsole, tmp_path: Path) -> None:
+def test_adding_an_image_under_a_used_name_warns(console: FakeConsole, tmp_path: Path) -> None:
     mine = tmp_path / "mine.qcow2"
     images(console, "add", "my_image", str(mine))
     images(console, "add", "my_image", str(mine))
@@ -242,9 +242,7 @@ def test_the_list_says_whether_what_is_built_here_was(console: FakeConsole, no_r
         (("pull", "micro"), "kvm-compose cloud-images build micro"),
     ],
 )
-def test_the_wrong_way_to_an_image_is_told_with_the_right_one(
-    console: FakeConsole, words: tuple[str, ...], hint: str
-) -> None:
+def test_pull_and_build_name_each_other(console: FakeConsole, words: tuple[str, ...], hint: str) -> None:
     with pytest.raises(InputError) as caught:
         images(console, *words)
     assert caught.value.problems[0].hint == hint

@@ -103,7 +103,7 @@ def test_what_is_here_is_not_fetched_again(store: ImageStore, offer: Offer, web:
     assert web.requests == []
 
 
-def test_a_refresh_fetches_only_what_moved_on(store: ImageStore, offer: Offer, web: Web) -> None:
+def test_a_refresh_fetches_only_what_has_changed(store: ImageStore, offer: Offer, web: Web) -> None:
     first = store.pull(offer())
     web.requests.clear()
     assert store.pull(offer(), refresh=True) == first
@@ -114,7 +114,7 @@ def test_a_refresh_fetches_only_what_moved_on(store: ImageStore, offer: Offer, w
     assert store.find("thing_1") == second
 
 
-def test_a_refresh_mends_a_damaged_image(store: ImageStore, offer: Offer) -> None:
+def test_a_refresh_replaces_a_damaged_image(store: ImageStore, offer: Offer) -> None:
     path = store.pull(offer()).path
     flip_a_byte(path)
     assert store.pull(offer(), refresh=True).path.read_bytes() == DISK
@@ -158,7 +158,7 @@ def test_an_image_that_points_elsewhere_is_refused_though_its_checksum_is_right(
     assert files(store.root / "partial") == []
 
 
-def test_the_mirror_is_asked_instead(
+def test_the_mirror_is_used_instead(
     store: ImageStore, offer: Offer, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = CatalogueImage(
@@ -223,7 +223,7 @@ def test_different_images_fetched_at_once_are_all_in_the_index(store: ImageStore
     assert [image.name for image in store.list()] == [image.name for image in images]
 
 
-def test_a_killed_pull_leaves_nothing_taken_for_good_and_the_next_goes_on(
+def test_a_killed_pull_leaves_no_image_and_the_next_resumes(
     store: ImageStore, offer: Offer, web: Web
 ) -> None:
     image = offer(content=a_disk(size=4_000_000), pause=0.02)
@@ -277,7 +277,7 @@ def test_one_flipped_byte_is_found(store: ImageStore, offer: Offer) -> None:
     assert problems[1].hint.endswith("pull --refresh thing_1")
 
 
-def test_an_image_that_is_gone_or_cut_off_is_not_found(
+def test_a_missing_or_truncated_image_is_not_found(
     store: ImageStore, offer: Offer, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = store.pull(offer()).path
@@ -324,13 +324,13 @@ def test_the_users_own_image_stands_in_for_one_of_the_catalogue(
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "Debian", ".index", "-x"])
-def test_names_that_cannot_be_are_refused(store: ImageStore, tmp_path: Path, name: str) -> None:
+def test_invalid_names_are_refused(store: ImageStore, tmp_path: Path, name: str) -> None:
     (tmp_path / "disk").write_bytes(DISK)
     with pytest.raises(InputError, match="cannot be the name"):
         store.add(name, tmp_path / "disk")
 
 
-def test_what_is_no_disk_image_is_not_added(store: ImageStore, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_not_added(store: ImageStore, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello\n")
     (tmp_path / "pipe").mkdir()
     for file, why in (("text", "not a disk image"), ("pipe", "not a file"), ("none", "No such file")):
@@ -339,7 +339,7 @@ def test_what_is_no_disk_image_is_not_added(store: ImageStore, tmp_path: Path) -
     assert not store.root.exists()
 
 
-def test_a_name_is_forgotten_and_its_space_freed(store: ImageStore, offer: Offer) -> None:
+def test_a_removed_image_frees_its_space(store: ImageStore, offer: Offer) -> None:
     store.pull(offer())
     assert store.remove("thing_1")
     assert not store.remove("thing_1")
@@ -349,7 +349,9 @@ def test_a_name_is_forgotten_and_its_space_freed(store: ImageStore, offer: Offer
     assert blobs(store) == []
 
 
-def test_pruning_removes_broken_downloads_but_not_one_that_runs(store: ImageStore, offer: Offer) -> None:
+def test_pruning_removes_unfinished_images_but_not_a_running_download(
+    store: ImageStore, offer: Offer
+) -> None:
     store.pull(offer())
     for name in ("stale", "running"):
         (store.root / "partial" / name).mkdir(parents=True)
@@ -399,7 +401,7 @@ def test_a_damaged_index_is_rebuilt_from_its_backup(
     assert (store.root / "index.damaged.json").read_bytes() == damage
 
 
-def test_without_any_index_images_are_taken_up_again_not_fetched_again(
+def test_without_an_index_stored_images_are_adopted_not_fetched(
     store: ImageStore, offer: Offer, web: Web, caplog: pytest.LogCaptureFixture
 ) -> None:
     image = offer(sha256=SHA256)
@@ -413,7 +415,7 @@ def test_without_any_index_images_are_taken_up_again_not_fetched_again(
     assert web.requests == []
 
 
-def test_an_entry_that_would_leave_the_store_is_not_believed(store: ImageStore, offer: Offer) -> None:
+def test_an_entry_that_would_leave_the_store_is_ignored(store: ImageStore, offer: Offer) -> None:
     store.pull(offer())
     for name in ("index.json", "index.backup.json"):
         path = store.root / name
@@ -470,7 +472,7 @@ def test_an_image_is_built_once_per_recipe(store: ImageStore) -> None:
 
 
 @pytest.mark.parametrize(("recipe", "refresh"), [("1" * 64, False), ("0" * 64, True)])
-def test_a_new_recipe_or_a_wish_builds_it_anew(
+def test_a_new_recipe_or_a_refresh_builds_it_again(
     store: ImageStore, tmp_path: Path, recipe: str, refresh: bool
 ) -> None:
     old = store.build("micro", "0" * 64, writes(DISK))
@@ -483,7 +485,7 @@ def test_a_new_recipe_or_a_wish_builds_it_anew(
     assert (tmp_path / "link.qcow2").read_bytes() == DISK
 
 
-def test_a_build_that_fails_leaves_what_was_there(store: ImageStore) -> None:
+def test_a_failed_build_keeps_the_old_image(store: ImageStore) -> None:
     def fail(target: Path) -> None:
         target.write_bytes(DISK[:1000])
         raise KvmComposeError("no network")

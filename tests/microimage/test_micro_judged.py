@@ -134,7 +134,7 @@ def test_odd_words_are_read_as_pyyaml_writes_them(tmp_path: Path, style: bool | 
     assert found == commands
 
 
-def test_words_of_a_seed_are_never_run(tmp_path: Path) -> None:
+def test_words_of_a_seed_are_never_executed(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     evil = f"'; touch {trap}; '$(touch {trap})`touch {trap}`"
     user = {"name": evil, "ssh_authorized_keys": [evil]}

@@ -64,7 +64,7 @@ def read(data: bytes) -> ImageHeader:
 
 
 @pytest.mark.parametrize("header", [{"version": 2}, {"version": 3}, {"version": 3, "header_length": 112}])
-def test_a_plain_image_points_nowhere(header: dict[str, int]) -> None:
+def test_a_plain_image_names_no_other_file(header: dict[str, int]) -> None:
     assert read(a_header(**header)) == ImageHeader(format="qcow2", virtual_size=GIB)
 
 
@@ -140,7 +140,7 @@ def test_no_bytes_after_the_magic_are_a_traceback(data: bytes) -> None:
     damage=st.lists(st.tuples(st.integers(0, 511), st.integers(0, 255)), max_size=6),
     length=st.integers(4, 512),
 )
-def test_no_damage_to_a_sound_header_is_a_traceback(
+def test_no_damage_to_a_valid_header_is_a_traceback(
     version: int, damage: list[tuple[int, int]], length: int
 ) -> None:
     extensions = an_extension(0xE2792ACA, b"qcow2") + END
@@ -184,7 +184,7 @@ def test_disks_are_recognised(tmp_path: Path, data: bytes) -> None:
         (bytes(64) + b"\x7f\x10\xda\xbe", "VDI"),
     ],
 )
-def test_what_is_no_disk_is_refused_by_name(tmp_path: Path, data: bytes, why: str) -> None:
+def test_other_files_are_refused_by_type(tmp_path: Path, data: bytes, why: str) -> None:
     (tmp_path / "disk").write_bytes(data)
     with pytest.raises(KvmComposeError, match=why):
         refuse_no_image(tmp_path / "disk")

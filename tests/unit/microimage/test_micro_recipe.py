@@ -100,7 +100,7 @@ def test_the_boot_record_has_both_partitions_and_the_second_takes_the_rest() -> 
     assert LAYOUT.size == 89 * disk.MIB
 
 
-def test_everything_becomes_root_s() -> None:
+def test_everything_is_owned_by_root() -> None:
     script = disk.ownership([file("etc/x", b"")], mtime=7).splitlines()
     assert {"sif / uid 0", "sif /lost+found gid 0", "sif /etc/x uid 0", "sif /etc/x ctime @7"} <= set(script)
 
@@ -159,6 +159,6 @@ def test_other_processors_are_refused(programs: Path, monkeypatch: pytest.Monkey
         microimage.find_programs()
 
 
-def test_the_recipe_s_digest_is_steady() -> None:
+def test_the_recipe_s_digest_is_stable() -> None:
     assert microimage.recipe_digest() == microimage.recipe_digest()
     assert len(microimage.recipe_digest()) == 64
