@@ -128,6 +128,6 @@ def _complete_structs() -> None:
             importlib.import_module(f"{package.__name__}.{module.name}")
     classes: list[type[msgspec.Struct]] = [msgspec.Struct]
     for each in classes:
-        with suppress(TypeError, NameError):  # not meant to be decoded
+        with suppress(TypeError, NameError, AttributeError):  # not meant to be decoded
             msgspec.json.Decoder(each)
         classes.extend(each.__subclasses__())
