@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,11 +13,10 @@ from kvmcompose.core.artefact import Artefact, BaseImage, DeepCopy, Overlay
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.names import stable_number
 from kvmcompose.images.catalogue import Catalogue
+from kvmcompose.images.download import Progress
 from kvmcompose.images.qcow2 import read_header
 from kvmcompose.images.store import ImageStore
 from kvmcompose.images.uses import replace_link
-
-Progress = Callable[[int, int | None], None]
 
 
 class ResolvedImage(msgspec.Struct, frozen=True):
