@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from kvmcompose.client.address import Address
+from kvmcompose.client.embedded import ensure
 from kvmcompose.client.errors import RefusedByServerError
+from kvmcompose.client.remote import RemoteServer, read_token
 from kvmcompose.effects.server_places import socket_path, state_dir, token_path
-
-if TYPE_CHECKING:
-    from kvmcompose.client.remote import RemoteServer
 
 
 def connect(
@@ -32,11 +31,6 @@ def connect(
     called. Without TLS the token is given only to a server of this user or of root on this machine, unless
     ``insecure`` (KVM_COMPOSE_INSECURE). Raises ServerError.
     """
-    # requests takes longer to import than many a command runs that needs no server
-    from kvmcompose.client.address import Address  # noqa: PLC0415
-    from kvmcompose.client.embedded import ensure  # noqa: PLC0415
-    from kvmcompose.client.remote import RemoteServer, read_token  # noqa: PLC0415
-
     env = os.environ.get
     address = address or env("KVM_COMPOSE_SERVER")
     if not address:

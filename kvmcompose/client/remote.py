@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -18,6 +18,8 @@ from requests.auth import AuthBase
 
 from kvmcompose.client.address import CONNECT_SECONDS, Address
 from kvmcompose.client.errors import UNAUTHORIZED, RefusedByServerError, ServerError, error_of
+from kvmcompose.client.packets import PacketStream, open_stream
+from kvmcompose.client.stream import follow
 from kvmcompose.client.unix import PlainAdapter
 from kvmcompose.core.deployment import (
     Action,
@@ -34,9 +36,6 @@ from kvmcompose.core.deployment import (
     TestbedStatus,
 )
 from kvmcompose.effects.opening import read_descriptor, read_regular
-
-if TYPE_CHECKING:
-    from kvmcompose.client.packets import PacketStream
 
 #: For an answer. What takes the server long are actions, and these it only begins.
 ANSWER_SECONDS = 60.0
@@ -189,8 +188,6 @@ class RemoteServer:
 
     def follow(self, name: str, uuid: str, after: int = 0) -> Iterator[LogLine]:
         """An action's log until it ends; a lost connection is taken up again."""
-        from kvmcompose.client.stream import follow  # noqa: PLC0415 (most commands follow nothing)
-
         target = _path(name, "actions", uuid, "logs")
         return follow(self.address, target, self._headers, after, ca_file=self._ca_file, revive=self._revive)
 
@@ -219,8 +216,6 @@ class RemoteServer:
 
     def capture(self, name: str, wanted: Capture) -> PacketStream:
         """Begin to capture packets; they come for as long as the stream is open."""
-        from kvmcompose.client.packets import open_stream  # noqa: PLC0415 (most commands capture nothing)
-
         given = {key: value for key, value in msgspec.to_builtins(wanted).items() if value is not None}
         target = f"{_path(name, 'capture')}?{urlencode(given)}"
         try:

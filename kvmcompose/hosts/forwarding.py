@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from pathlib import Path
 
 import asyncssh
@@ -24,8 +25,6 @@ class ForwardedSocket:
 
     def __init__(self, connection: HostConnection, path: Path, targets: tuple[str, ...]) -> None:
         """Listen on ``path``; the first of the ``targets`` that accepts a connection is used."""
-        import socket  # noqa: PLC0415
-
         self.path = path
         self._connection = connection
         self._targets = targets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import xml.etree.ElementTree as ET
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 
@@ -126,11 +127,9 @@ class Snapshots:
 
     def _noted(self, guest: LoadedGuest) -> list[SnapshotStatus]:
         """Those of a guest that is down, from what was noted when it was taken down."""
-        import xml.etree.ElementTree as ET  # noqa: PLC0415 (what libvirt wrote, read seldom)
-
         found = []
         for name, xml in self._context.store.snapshots(self._context.project, guest.name):
-            tree = ET.fromstring(xml)  # noqa: S314 (see above)
+            tree = ET.fromstring(xml)  # noqa: S314 (written by libvirt)
             created = datetime.fromtimestamp(float(tree.findtext("creationTime") or 0), UTC)
             found.append(
                 SnapshotStatus(
