@@ -1,0 +1,42 @@
+"""Whom a server makes powerful is said when it starts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvmcompose.server import run
+from kvmcompose.server.settings import ServerSettings
+
+ROOT_SERVES = "runs as root"
+ROOT_IN_A_GROUP = "without the limits"
+CANNOT_ACT = "does not run as root"
+
+
+@pytest.mark.parametrize(
+    ("uid", "options", "expected"),
+    [
+        (0, {}, {ROOT_SERVES}),
+        (0, {"embedded": True}, set()),
+        (0, {"socket_group": "testers"}, {ROOT_SERVES, ROOT_IN_A_GROUP}),
+        (1000, {}, set()),
+        (1000, {"socket_group": "testers"}, {CANNOT_ACT}),
+    ],
+)
+def test_whom_a_server_makes_powerful_is_said(
+    uid: int, options: dict[str, Any], expected: set[str], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    settings = ServerSettings(state_dir=Path("/s"), socket=Path("/s/socket"), project_roots=(), **options)
+    with caplog.at_level(logging.WARNING):
+        run._warn(settings)
+    said = [record.getMessage() for record in caplog.records]
+    assert {
+        part for part in (ROOT_SERVES, ROOT_IN_A_GROUP, CANNOT_ACT) if any(part in text for text in said)
+    } == expected
+    assert len(said) == len(expected)
+    assert all("testers" in text for text in said if ROOT_SERVES not in text)
