@@ -79,7 +79,7 @@ def test_who_is_not_let_in_or_is_another_host_is_an_error_that_says_what_to_do(t
         wrong = {
             "denies access": {"identity_file": str(tmp_path / "other-key")},
             "cannot use the key": {"identity_file": str(tmp_path / "none")},
-            "another host key than the one in host_key": {
+            "a host key that is not the one in host_key": {
                 "host_key": other.export_public_key("openssh").decode().strip()
             },
             "is not a valid public key": {"host_key": "ssh-ed25519 AAAA"},
@@ -93,7 +93,7 @@ def test_who_is_not_let_in_or_is_another_host_is_an_error_that_says_what_to_do(t
             hints[message] = str(caught.value.hint)
             await connection.close()
         assert f"ssh-copy-id -i {tmp_path}/other-key ann@127.0.0.1" in hints["denies access"]
-        assert f'"host_key": "{shown}"' in hints["another host key than the one in host_key"]
+        assert f'"host_key": "{shown}"' in hints["a host key that is not the one in host_key"]
 
     on_other_host(tmp_path, scenario)
 
@@ -107,7 +107,7 @@ def test_a_host_without_a_pinned_key_is_looked_up_in_known_hosts(
 
     async def scenario(host: OtherHost, _connection: HostConnection, _runner: SshRunner) -> None:
         there = msgspec.structs.replace(host.host, host_key=None)
-        with pytest.raises(DriverError, match="another host key than the one in known_hosts"):
+        with pytest.raises(DriverError, match="a host key that is not the one in known_hosts"):
             await HostConnection(there).get()
         key = host.key.export_public_key("openssh").decode()
         known.write_text(f"[127.0.0.1]:{there.ssh_port} {key}")
@@ -115,9 +115,7 @@ def test_a_host_without_a_pinned_key_is_looked_up_in_known_hosts(
         await connection.get()
         await connection.close()
         known.write_text("@unknown-marker * ssh-ed25519 AAAA\n")
-        with pytest.raises(
-            DriverError, match=r"cannot read the host key of two from "
-        ) as caught:
+        with pytest.raises(DriverError, match=r"cannot read the host key of two from ") as caught:
             await HostConnection(there).get()
         assert "host_key" in str(caught.value.hint)
 
@@ -200,7 +198,7 @@ def test_a_members_host_is_reached_with_the_members_keys_alone(
         with pytest.raises(DriverError, match=r"^ann has no key to log in to two$"):
             await reach()
         host.user_key.write_private_key(home / ".ssh/id_ed25519")
-        with pytest.raises(DriverError, match="another host key than the one in known_hosts"):
+        with pytest.raises(DriverError, match="a host key that is not the one in known_hosts"):
             await reach()
         (home / ".ssh/known_hosts").write_text(known)
         await reach()
