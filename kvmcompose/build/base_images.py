@@ -114,7 +114,7 @@ class Images:
         self.changes += 1
         resolved = self.resolve(image)
         if resolved is None:
-            raise KvmComposeError(f"the image {image.name!r} vanished from the store while it was fetched")
+            raise KvmComposeError(f"the image {image.name!r} disappeared from the store during the download")
         return resolved
 
     def is_linked(self, image: ResolvedImage) -> bool:

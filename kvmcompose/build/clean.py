@@ -36,7 +36,7 @@ def clean_file(
             return
         above = project.lain_on({path}, records).get(path)
         if above is not None:
-            _say(f"{path}: kept, {above} lies on it, and its guest has run")
+            _say(f"{path}: kept, it is the backing file of {above}, whose guest has run")
             return
     if not dryrun:
         if decision is None:

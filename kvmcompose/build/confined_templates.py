@@ -165,7 +165,7 @@ def _work(templates: Templates, request: bytes) -> _Answer:
     except MemoryError:
         return _Answer(trouble=f"templates/{name}: it takes more than {_MEMORY >> 20} MiB of memory")
     if len(text) > _TEXT_LIMIT:
-        return _Answer(trouble=f"templates/{name}: it makes a text of more than {_TEXT_LIMIT >> 20} MiB")
+        return _Answer(trouble=f"templates/{name}: its output is larger than {_TEXT_LIMIT >> 20} MiB")
     return _Answer(text)
 
 

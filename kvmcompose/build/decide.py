@@ -78,7 +78,7 @@ class Decider:
             return _as(
                 known,
                 Disposition.BLOCKED,
-                f"something that is no {'link' if is_link else 'file'} is in its place",
+                f"something other than a {'link' if is_link else 'file'} is in its place",
             )
         if record is None or record.policy != artefact.policy.value:
             return self._unknown(known, artefact, path)
@@ -138,7 +138,7 @@ class Decider:
             reasons = (f"it is damaged: {damage}", *why)
             return msgspec.structs.replace(_as(known, Disposition.REBUILD, *reasons), aside=aside)
         if self._options.provision:
-            return _as(known, Disposition.REBUILD, "its guest is set up anew", *why)
+            return _as(known, Disposition.REBUILD, "its guest is set up again", *why)
         if same:
             return _as(known, Disposition.KEEP, "its guest has run")
         return _as(known, Disposition.IN_USE, "its guest has run, and a new disk would lose its data", *why)
@@ -160,7 +160,7 @@ class Decider:
             return "it is not a qcow2 image"
         backing = self._backing(artefact)
         if same and backing is not None and (header.backing_file or "") != backing:
-            return f"it lies on {header.backing_file!r}, not on {backing!r}"
+            return f"its backing file is {header.backing_file!r}, not {backing!r}"
         return None
 
     def _misfit(self, artefact: Artefact, path: Path) -> str | None:

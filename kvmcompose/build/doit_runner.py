@@ -49,7 +49,7 @@ def run_pending(build: Build, plan: Plan, *, jobs: int | None, keep_going: bool)
     if session.crash is not None:
         raise session.crash
     if status and not build.failed:
-        raise KvmComposeError(f"doit ended with status {status}; what it said stands above")
+        raise KvmComposeError(f"doit exited with status {status}; see its output above")
 
 
 def doit_command(project: Project, command: str, arguments: Sequence[str], *, clean_all: bool = False) -> int:

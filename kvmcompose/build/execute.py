@@ -261,7 +261,7 @@ class Build:
                 self._fail(decision.task, KvmComposeError(message))
                 continue
             if not gone:
-                message = f"{decision.path} is kept: it was written to since it was looked at"
+                message = f"{decision.path} is kept: it has been written to since it was checked"
                 self._fail(decision.task, KvmComposeError(message, hint="kvm-compose generate"))
                 continue
             removed.append(decision)

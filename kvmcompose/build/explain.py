@@ -42,7 +42,7 @@ def explain(project: Project, name: str) -> Explanation:
     if not matching:
         named = project.select([name])  # raises InputError with near names when there is nothing at all
         tasks = ", ".join(artefact.task for artefact in named if artefact.task != "state")
-        raise InputError([project.problem(f"{name!r} stands for several artefacts: name one of {tasks}")])
+        raise InputError([project.problem(f"{name!r} refers to several artefacts: use one of {tasks}")])
     artefact = matching[0]
     record = project.records(write=False).get(artefact.path)
     decision = project.decider.decide(artefact, record)

@@ -195,7 +195,7 @@ def copy_of_ledger(path: Path) -> Ledger:
     except (OSError, sqlite3.Error) as error:
         found = Ledger(None)
         why = (error.strerror if isinstance(error, OSError) else None) or error
-        found.notice = f"the ledger {path.name} cannot be read ({why}): everything is looked at afresh"
+        found.notice = f"the ledger {path.name} cannot be read ({why}): everything is checked again"
     return found
 
 

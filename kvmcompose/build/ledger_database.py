@@ -160,7 +160,7 @@ class LedgerDatabase:
         """Replace an unreadable ledger by an empty one: the next decisions compare the files themselves."""
         if self.read_only:
             raise error
-        self.notice = f"the ledger cannot be read ({error}): everything is looked at afresh"
+        self.notice = f"the ledger cannot be read ({error}): everything is checked again"
         if self.path is None:
             self._open_connection = self._open()
             return
@@ -238,7 +238,7 @@ class LedgerDatabase:
             status = self.path.stat()
             self._inode = status.st_ino
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                raise sqlite3.DatabaseError("it is no file")  # opening a named pipe would block
+                raise sqlite3.DatabaseError("it is not a file")  # opening a named pipe would block
             if _is_cut_off(self.path):
                 raise sqlite3.DatabaseError("its end is missing")
         connection = sqlite3.connect(name, timeout=60, isolation_level=None, check_same_thread=False)

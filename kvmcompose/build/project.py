@@ -159,7 +159,7 @@ class Project:
         for name in ("artefacts", "artefacts/images"):
             if not self.files.may_hold(name):
                 raise RefusedError(
-                    f"{name} is a link that leads out of the project folder",
+                    f"{name} is a link out of the project folder",
                     hint="to build there, allow the place with --allow-path DIR",
                 )
         if "ledger" not in self.__dict__ or self.ledger.path is None:
@@ -292,7 +292,7 @@ def _held(decision: _AnyDecision, kept: Mapping[str, str], action: Disposition) 
     above = kept.get(decision.path)
     if above is None:
         return decision
-    reasons = (f"{above} lies on it, and its guest has run",)
+    reasons = (f"it is the backing file of {above}, whose guest has run",)
     return msgspec.structs.replace(decision, action=action, reasons=reasons)
 
 

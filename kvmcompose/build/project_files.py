@@ -129,9 +129,7 @@ class FolderFiles:
                 return f"keeps its data in another file ({header.data_file!r})"
             if header.backing_file is not None:
                 # its name is relative to where the image lies, not to where guests find it
-                return (
-                    f"is itself an overlay, on {header.backing_file!r}: make it whole with qemu-img convert"
-                )
+                return f"is itself an overlay, on {header.backing_file!r}: flatten it with qemu-img convert"
         except KvmComposeError as error:
             return f"cannot be used: {error.message}"
         return None
@@ -248,7 +246,7 @@ def too_large(path: Path) -> KvmComposeError:
     """The error for a file or folder beyond ``CARRIED_LIMIT``."""
     return KvmComposeError(
         f"{str(path)!r} holds more than {CARRIED_LIMIT >> 30} GiB, too much for a seed",
-        hint="put large data on a disk image of its own",
+        hint="put large data on a separate disk image",
     )
 
 

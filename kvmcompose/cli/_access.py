@@ -21,7 +21,7 @@ def destination(guest: GuestAccess) -> str:
     """``user@address``. Raises KvmComposeError for a guest that no connection leads to."""
     if guest.address is None:
         raise KvmComposeError(
-            f"no connection leads to {guest.name}",
+            f"no connection to {guest.name}",
             hint=f"it is on no bridge that this host reaches; kvm-compose console {guest.name} needs none",
         )
     return guest.address if guest.user is None else f"{guest.user}@{guest.address}"

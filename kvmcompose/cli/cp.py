@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         raise unknown_name("neither side is in a guest", "kvm-compose cp FILE GUEST:PATH, or GUEST:PATH FILE")
     sources = {end.guest for end in ends[:-1]}
     if len(guests) > 1 or len(sources) > 1 or ends[-1].guest in sources:
-        raise unknown_name("one side has to be in one guest, the other one here", "copy in two steps")
+        raise unknown_name("one side must be in one guest, the other local", "copy in two steps")
     deployment = open_target(arguments)
     known = {guest.name: guest for guest in deployment.server.access(deployment.name)}
     guest = known[guest_named(known, deployment.name, guests.pop())]

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Run it; its exit status."""
     if arguments.words[:1] in (["tool"], ["user-script"]):
         raise NotRunError(
-            f"{arguments.words[0]!r} is a word of TestbedOS that means nothing here",
+            f"{arguments.words[0]!r} is a TestbedOS command that is not supported",
             hint=f"a command of that name: kvm-compose exec {arguments.guest} -- {arguments.words[0]} …",
         )
     words = command_words(arguments.words)

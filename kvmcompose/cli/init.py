@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         console.data(f"{name:{width}}  {_WHAT[name]}")
     enter = "" if folder.resolve() == Path.cwd() else f"cd {_shown(folder)} && "
     console.say(f"\nnext: {enter}kvm-compose plan")
-    console.say("then: kvm-compose generate     (kvm-compose doctor says what this machine lacks for it)")
+    console.say("then: kvm-compose generate     (kvm-compose doctor lists what this machine lacks for it)")
     return 0
 
 

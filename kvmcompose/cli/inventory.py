@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     console.raw(formats[arguments.format](reached).encode())
     left_out = [guest.name for guest in guests if guest.address is None]
     if left_out:
-        console.say(f"left out, as no connection leads there: {', '.join(left_out)}")
+        console.say(f"left out, because they have no connection to the main host: {', '.join(left_out)}")
     return 0
 
 

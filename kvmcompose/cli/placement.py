@@ -158,7 +158,7 @@ def _compare(arguments: argparse.Namespace, console: Console) -> int:
             console.say(f"{name}: {problem}")
     if before is None:
         console.say("nothing was built yet, so nothing moves")
-    console.say(f"* is what testbed_options.load_balancing says: {logical.strategy}")
+    console.say(f"* is set by testbed_options.load_balancing: {logical.strategy}")
     return 0
 
 

@@ -117,7 +117,7 @@ def _show_word(project: Project, allow_paths: Sequence[str], to_write: set[str],
         new = asked_of(project.folder, state, allow_paths, to_write).new
         if new:
             things = "1 thing that it does" if len(new) == 1 else f"{len(new)} things that it does"
-            console.say(f"up would ask for your word on {things} to the host: kvm-compose trust")
+            console.say(f"up would ask for your consent to {things} to the host: kvm-compose trust")
 
 
 def _summary(actions: list[Disposition]) -> str:

@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     for each in asked.privileges:
         console.data(f"{each}{'  (new)' if each in asked.new else ''}")
     if not asked.privileges:
-        console.say(f"{asked.project} does nothing to the host that needs your word")
+        console.say(f"{asked.project} does nothing to the host that needs your consent")
     elif asked.trusted:
         console.say(f"{asked.project} is trusted")
     elif not arguments.revoke and asks(asked, console):

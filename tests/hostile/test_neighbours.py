@@ -171,7 +171,7 @@ def test_anothers_interface_is_not_captured(server: Server) -> None:
     """By a guest whose XML has another one than the state says."""
     assert server.do(Up()).state is ActionState.SUCCEEDED
     server.world.bridges["long"] = {"long-br0": ["lab-a-0"]}
-    with pytest.raises(RefusedError, match="on a bridge of others"):
+    with pytest.raises(RefusedError, match="on another bridge"):
         asyncio.run(server.orchestrator.capture(server.deployment, Capture(target="a", count=1)))
     assert "capture:lab-a-0" not in server.drivers.calls
 

@@ -114,7 +114,7 @@ def test_a_controller_of_ones_own_is_not_asked_for(lab: Bench, env: dict[str, st
 
 # -- what plan says of it --------------------------------------------------------------------------------
 
-WORD = "up would ask for your word on 1 thing that it does to the host: kvm-compose trust"
+WORD = "up would ask for your consent to 1 thing that it does to the host: kvm-compose trust"
 
 
 def test_plan_says_that_up_will_ask(lab: Bench, env: dict[str, str]) -> None:

@@ -87,7 +87,7 @@ def test_a_golden_image_stays_while_a_clone_with_data_lies_on_it(built: Bench) -
     assert (plan[GOLDEN], plan[CLONE]) == ("refuse", "refuse")
     ran = built.run("generate", "-k")
     assert ran.status == 1
-    assert f"{CLONE} lies on it" in ran.err
+    assert f"it is the backing file of {CLONE}" in ran.err
     assert (built.folder / GOLDEN).read_bytes() == golden
     assert (built.folder / CLONE).read_bytes() == data
     # the other clone, which nobody used, does not go ahead without it
@@ -121,7 +121,7 @@ def test_a_removed_golden_image_stays_while_a_clone_with_data_lies_on_it(built: 
 def test_clean_keeps_a_golden_image_while_a_clone_with_data_lies_on_it(built: Bench) -> None:
     data = use(built, CLONE)
     ran = built.run("clean")
-    assert f"{GOLDEN}: kept, {CLONE} lies on it" in ran.out
+    assert f"{GOLDEN}: kept, it is the backing file of {CLONE}" in ran.out
     assert (built.folder / GOLDEN).exists()
     assert (built.folder / CLONE).read_bytes() == data
 

@@ -53,7 +53,7 @@ async def capture(context: Context, wanted: Capture) -> Packets:
     if guest is not None:
         stream = await _guest(context, testbed, guest, wanted)
     elif wanted.interface is not None:
-        raise WrongCaptureError(f"{wanted.target} is no guest: it has no interface {wanted.interface}")
+        raise WrongCaptureError(f"{wanted.target} is not a guest: it has no interface {wanted.interface}")
     elif bridge is not None:
         stream = await _bridge(context, testbed, bridge, wanted)
     elif wanted.target in (testbed.wiring.network.name, testbed.wiring.network.bridge):
@@ -80,7 +80,7 @@ async def _guest(
     host = context.host_of(guest, testbed)
     if await host.switches.elsewhere(testbed.project, [nic.target]):
         raise RefusedError(
-            f"{nic.target} is on a bridge of others: {guest.name} does not have this interface",
+            f"{nic.target} is on another bridge: {guest.name} does not have this interface",
             hint="kvm-compose down, then up",
         )
     await _check_filter(host, wanted)
@@ -129,7 +129,7 @@ async def _check_filter(host: HostDrivers, wanted: Capture) -> None:
     if complaint is not None:
         raise WrongCaptureError(
             f"the filter {wanted.filter!r} cannot be used: {complaint}",
-            hint="man pcap-filter tells what it may say; for example: 'tcp port 80 and host 10.1.2.3'",
+            hint="see pcap-filter(7); for example: 'tcp port 80 and host 10.1.2.3'",
         )
 
 

@@ -169,7 +169,7 @@ class OtherHost:
         needed += sum(each.file.size for path, each in wanted.items() if self._is_to_be_put(path, each))
         if needed > held.room:
             yield (
-                f"not enough free space: {_mib(needed)} have to be sent, {_mib(held.room)} are free",
+                f"not enough free space: {_mib(needed)} needed, {_mib(held.room)} free",
                 "images of all testbeds are in /var/lib/kvm-compose/.store there",
             )
 

@@ -55,7 +55,7 @@ class TakeDown:
         except KvmComposeError:
             if not found and not self._sound:
                 self._journal.say(
-                    "there is no state.json that can be read: looking for what bears the project's name",
+                    "cannot read state.json: looking for objects with the project's name",
                     Level.WARNING,
                 )
         return found

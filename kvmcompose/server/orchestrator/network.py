@@ -68,7 +68,7 @@ class NetworkSetup:
         taken = await host.switches.elsewhere(plan.project, ports)
         if taken:
             raise DriverError(
-                f"interfaces of these names are on bridges of others: {some(taken)}",
+                f"interfaces with these names are on other bridges: {some(taken)}",
                 hint="give the project another name: --project-name",
             )
 
@@ -79,13 +79,14 @@ class NetworkSetup:
         hint = "give guests on the external bridge addresses in another subnet (ip), or none"
         if not any(subnet.subnet_of(each) for each in _FOR_GUESTS):
             raise DriverError(
-                f"{subnet} is no private subnet, and only an administrator's testbed may take another",
+                f"{subnet} is not a private subnet, and only an administrator's testbed may use another",
                 hint=hint,
             )
         for each in await host.links.attached():
             if each.interface != network.bridge and subnet.overlaps(each.subnet):
                 raise DriverError(
-                    f"the subnet {subnet} overlaps {each.subnet}, which {each.interface} leads to", hint=hint
+                    f"the subnet {subnet} overlaps {each.subnet}, which is reached by {each.interface}",
+                    hint=hint,
                 )
 
     async def stands(self) -> bool:

@@ -48,7 +48,7 @@ async def run_script(shell: GuestShell, login: Login, script: str, output: Calla
         name = PurePosixPath(script).name.partition("-")[2]
         raise DriverError(
             f"{name} ended with status {status}",
-            hint=f"to look around in the guest: kvm-compose ssh {login.guest}; it lies at {script}",
+            hint=f"to inspect the guest: kvm-compose ssh {login.guest}; the script is {script}",
         )
 
 
