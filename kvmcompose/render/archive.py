@@ -10,7 +10,7 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, Self
 
 import msgspec
 
@@ -29,12 +29,28 @@ class ContextMember(msgspec.Struct, frozen=True):
     link_target: str | None = None
 
 
+class Hash(Protocol):
+    """A hash object of hashlib, whose own type has no name at run time (msgspec resolves annotations)."""
+
+    def update(self, data: bytes, /) -> None:
+        """Add bytes."""
+
+    def copy(self) -> Self:
+        """Return a hash of what was added so far."""
+
+    def digest(self) -> bytes:
+        """Return the digest."""
+
+    def hexdigest(self) -> str:
+        """Return the digest in hexadecimal."""
+
+
 class PackedContext(msgspec.Struct, frozen=True):
     """The first part of an archive: ``size`` bytes, a way to open them for reading, and their hash."""
 
     open: Callable[[], BinaryIO]
     size: int
-    sha256: hashlib._Hash
+    sha256: Hash
 
 
 class _HashedWriter:
@@ -51,7 +67,7 @@ class _HashedWriter:
 
 def pack_context(
     members: Iterable[ContextMember], epoch: int, out: BinaryIO
-) -> tuple[hashlib._Hash, Mapping[str, str]]:
+) -> tuple[Hash, Mapping[str, str]]:
     """Write the first part of an archive to an empty file.
 
     Returns the SHA-256 of all of it, to which more can be added, and that of each file by path. No file is
