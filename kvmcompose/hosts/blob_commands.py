@@ -178,13 +178,11 @@ class StoreCommands:
     # -- paths
 
     def folder(self, project: str) -> Path:
-        """Return the folder of a project."""
         if not re.search(PROJECT_PATTERN, project):
             raise DriverError(f"invalid project name: {project!r}")
         return self._hosted / project
 
     def blob(self, digest: str) -> Path:
-        """Return the path of a stored blob."""
         if not _DIGEST.fullmatch(digest):
             raise DriverError(f"invalid SHA-256: {digest!r}")
         return self._store / digest
@@ -197,7 +195,6 @@ class StoreCommands:
 
     @staticmethod
     def inside(folder: Path, path: str) -> Path:
-        """Return the path of a project's file."""
         parts = PurePosixPath(path).parts
         if not parts or parts[0] == "/" or ".." in parts or "\0" in path:
             raise DriverError(f"{path!r} is not a path inside the project")
@@ -206,7 +203,6 @@ class StoreCommands:
     # -- the store
 
     async def listing(self, project: str) -> StoreListing:
-        """List what the host has."""
         done = await self._script(_LIST, self._hosted, self._store, self.folder(project).name, *_PROGRAMS)
         return StoreListing.parse(_words(done), self._store)
 
@@ -273,7 +269,6 @@ class StoreCommands:
         return decode_notes((await self._run(["cat", "--", str(folder / _NOTES)], check=False)).stdout)
 
     async def write_notes(self, folder: Path, notes: Mapping[str, str]) -> None:
-        """Replace that record."""
         await self._write(folder / _NOTES, encode_notes(notes))
 
     async def unpack(self, folder: Path, paths: Iterable[str], archive: bytes) -> Completed:
@@ -281,18 +276,15 @@ class StoreCommands:
         return await self._script(_UNPACK, folder, *paths, stdin=archive, seconds=_PIECE_SECONDS, check=False)
 
     async def remove(self, path: Path) -> None:
-        """Remove a file."""
         await self._run(["rm", "-f", "--", str(path)])
 
     # -- transfers
 
     async def arrived(self, part: Path) -> int:
-        """Return how long a part is, in bytes."""
         done = await self._run(["stat", "--format=%s", "--", str(part)], check=False)
         return int(done.text) if done.status == 0 else 0
 
     async def write_piece(self, part: Path, offset: int, data: bytes, *, privileged: bool) -> None:
-        """Write a piece to its place in a part."""
         argv = ["sh", "-c", _DD, "dd", f"of={part}", *_DD_WORDS, f"seek={offset}"]
         await self._run(argv, stdin=data, seconds=_PIECE_SECONDS, privileged=privileged)
 
@@ -325,7 +317,6 @@ class StoreCommands:
 
 
 def encode_notes(notes: Mapping[str, str]) -> bytes:
-    """Encode the record of what was delivered."""
     return msgspec.json.encode(notes, order="deterministic")
 
 

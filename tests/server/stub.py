@@ -25,7 +25,7 @@ from kvmcompose.core.deployment import (
 )
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.capture.fake_packets import file_header, record
+from kvmcompose.providers.capture.fake import file_header, record
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.actions import Actions, NotFoundError
 from kvmcompose.server.api import create_app

@@ -147,7 +147,6 @@ def network_remains(xml: str) -> NetworkRemains | None:
 
 
 def disks(xml: str) -> Iterator[Disk]:
-    """Yield the disks of a domain."""
     return _disks(parse(xml, "domain"))
 
 

@@ -46,7 +46,6 @@ def foreign(
 
 
 def of_project(connection: Any, *, project: str) -> list[DomainState]:
-    """Return the project's domains, by name."""
     wanted = (
         libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_CPU_TOTAL | libvirt.VIR_DOMAIN_STATS_BALLOON
     )
@@ -115,7 +114,6 @@ def start(connection: Any, *, xml: str, wanted: xmls.Ownership) -> bool:
 
 
 def is_about_to_start(connection: Any, *, name: str) -> bool:
-    """Whether libvirt is starting the domain."""
     domain = lookup(connection, name)
     with unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
         if domain is not None:
@@ -138,7 +136,6 @@ def is_on(connection: Any, *, name: str, press: bool) -> bool:
 
 
 def destroy(connection: Any, *, name: str) -> None:
-    """Switch the domain off, if it is on."""
     domain = lookup(connection, name)
     if domain is not None and domain.isActive():
         with unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
@@ -157,7 +154,6 @@ def undefine(connection: Any, *, name: str) -> None:
 
 
 def facts(connection: Any) -> HypervisorFacts:
-    """Return processors, memory and versions."""
     _, memory_mb, cpus, *_ = connection.getInfo()
     versions = {"libvirt": connection.getLibVersion(), connection.getType(): connection.getVersion()}
     version = ", ".join(f"{name} {_dotted(number)}" for name, number in versions.items())

@@ -15,7 +15,6 @@ _SUBNET_TAKEN = re.compile(r"[Nn]etwork is already in use by interface (\S+)")
 
 
 def of_project(connection: Any, *, project: str) -> dict[str, bool]:
-    """Return the project's networks by name, and whether each is active."""
     found = {}
     for network in connection.listAllNetworks():
         with unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
@@ -73,7 +72,6 @@ def leases(connection: Any, *, name: str) -> dict[str, str]:
 
 
 def stop(connection: Any, *, name: str) -> None:
-    """Stop it, unless it is inactive or gone."""
     network = _lookup(connection, name)
     if network is not None and network.isActive():
         with unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_NETWORK):
@@ -81,7 +79,6 @@ def stop(connection: Any, *, name: str) -> None:
 
 
 def undefine(connection: Any, *, name: str) -> None:
-    """Undefine it, unless it is gone."""
     network = _lookup(connection, name)
     if network is not None:
         with unless_so_already(libvirt.VIR_ERR_NO_NETWORK):

@@ -15,7 +15,6 @@ _QCOW2 = "qcow2"
 
 
 def listed(domain: Any) -> list[SnapshotState]:
-    """Return the domain's snapshots, oldest first."""
     current = domain.snapshotCurrent().getName() if domain.hasCurrentSnapshot() else None
     found = []
     for snapshot in domain.listAllSnapshots():
