@@ -146,11 +146,11 @@ def test_domains_of_others_are_neither_listed_nor_touched(bench: Bench) -> None:
     bench.run(lambda: bench.driver.start_network(network_xml()))
     found = bench.run(lambda: bench.driver.foreign("p", names, ["p-network", "default", "p-new"]))
     assert found == ["domain q-web", f"domain {THEIRS}", "network default"]
-    for name, whose in (("q-web", "of the project q"), (THEIRS, "that kvm-compose did not make")):
+    for name, whose in (("q-web", "of the project q"), (THEIRS, "that kvm-compose did not create")):
         with pytest.raises(DriverError, match=f"domain {name} {whose}") as caught:
             bench.start(name=name)
         assert f"virsh dumpxml {name};" in str(caught.value.hint)
-    with pytest.raises(DriverError, match="does not say which project"):
+    with pytest.raises(DriverError, match="does not name its project"):
         bench.start(name="p-lost", project=None)
 
 
