@@ -22,7 +22,10 @@ import pytest
 
 from golden.bench import Bench, environment, new_bench, settle
 
-KILLS = 200 if os.environ.get("KVM_COMPOSE_TEST_LONG") else 40
+_LONG = bool(os.environ.get("KVM_COMPOSE_TEST_LONG"))
+KILLS = 200 if _LONG else 40
+#: So many times bytes of a file are changed at random.
+_DAMAGES = 20 if _LONG else 5
 #: So many kills hit the same project, one after the other.
 _TOGETHER = 10
 _GUESTS = 24
@@ -334,10 +337,11 @@ LEDGERS: dict[str, Callable[[Path], object]] = {
     "a newer version": other_version(99),
     "without a table": without_table,
     "with other columns": other_columns,
-    **{f"with changed bytes ({seed})": flipped(seed) for seed in range(20)},
+    **{f"with changed bytes ({seed})": flipped(seed) for seed in range(_DAMAGES)},
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", LEDGERS)
 def test_a_broken_ledger_costs_a_line_and_at_most_a_rebuild(lab: Bench, how: str) -> None:
     settle()
@@ -386,10 +390,11 @@ STANDINGS: dict[str, Callable[[Path], object]] = {
         path.read_bytes().replace(b'"version": ', b'"version": 9', 1)
     ),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
-    **{f"with changed bytes ({seed})": flipped(seed) for seed in range(20)},
+    **{f"with changed bytes ({seed})": flipped(seed) for seed in range(_DAMAGES)},
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", STANDINGS)
 def test_a_broken_standing_is_no_standing(lab: Bench, how: str) -> None:
     settle()
