@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
@@ -23,9 +23,6 @@ from kvmcompose.effects.capabilities import (
 )
 from kvmcompose.effects.process import ProcessError, run
 from kvmcompose.effects.server_places import missing_modules
-
-if TYPE_CHECKING:
-    pass
 
 _ENGLISH = {"LC_ALL": "C"}  # for messages that are parsed here
 _ENOUGH_SPACE = 10 * 2**30  # bytes: a handful of cloud images, and what guests write
