@@ -127,8 +127,8 @@ def boot_probe(accelerator: Literal["kvm", "tcg"], *, seconds: float = _PROBE_SE
         except ProcessError:
             return Probe(
                 works=False,
-                reason=f"{accelerator} starts, but a guest did not finish within {seconds:g} s what takes "
-                "a working one a moment",
+                reason=f"{accelerator} starts, but a guest did not finish within {seconds:g} s; "
+                "where it works, that takes a moment",
                 hint="if this is itself a virtual machine, switch nested virtualisation on in its host",
             )
         except KvmComposeError as error:
