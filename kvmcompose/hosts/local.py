@@ -96,8 +96,9 @@ class LocalRunner:
             complaints.cancel()
 
     async def _start(self, command: Sequence[str], *, with_input: bool) -> asyncio.subprocess.Process:
-        try:
-            return await asyncio.create_subprocess_exec(
+        """Start it; when cancelled, it does not keep running."""
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.PIPE if with_input else asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
@@ -105,6 +106,13 @@ class LocalRunner:
                 env=self._environment,
                 start_new_session=True,
             )
+        )
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:  # asyncio would kill the program alone, not its children
+            with contextlib.suppress(OSError):
+                await _kill(await starting)
+            raise
         except FileNotFoundError:
             raise not_installed(command[0], self.name) from None
         except OSError as error:

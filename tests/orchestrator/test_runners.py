@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -96,6 +97,22 @@ def test_a_program_that_is_not_wanted_any_more_is_ended_with_its_children(on: Ca
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        await until(lambda: not running(f"sleep {NAP}"))
+
+    on(scenario)
+
+
+def test_one_that_is_cancelled_while_it_starts_leaves_no_child(on: Callable[..., None]) -> None:
+    async def scenario(runner: CommandRunner) -> None:
+        await runner.run(["true"])
+        for turns in range(12):
+            task = asyncio.create_task(runner.run(["sh", "-c", f"sleep {NAP} & sleep {NAP}"]))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            time.sleep(0.05)  # noqa: ASYNC251 (the program goes on while this process does not look)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
         await until(lambda: not running(f"sleep {NAP}"))
 
     on(scenario)
