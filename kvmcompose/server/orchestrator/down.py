@@ -18,7 +18,7 @@ from kvmcompose.render.domain import console_log
 from kvmcompose.server.action_log import ActionLog, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.golden import RECORD
-from kvmcompose.server.orchestrator.stages import Job, together, unbroken
+from kvmcompose.server.orchestrator.stages import Job, shielded, together
 from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, LoadedTestbed
 
 #: Guests that shut down at a time, on one host.
@@ -113,7 +113,7 @@ class TakeDown:
             await self._network(name, host)
             with self._journal.step("network", "project-folder", host=name):
                 for folder in dict.fromkeys((self._context.folder_on(host), self._context.location)):
-                    await unbroken(host.disks.unlink_project(self._context.project, folder))
+                    await shielded(host.disks.unlink_project(self._context.project, folder))
 
         return job
 
@@ -128,8 +128,8 @@ class TakeDown:
                     ):
                         if domain.state == "running":
                             step.say(f"did not shut down within {limit:g} s, is switched off", Level.WARNING)
-                        await unbroken(host.hypervisor.destroy_domain(domain.name))
-                await unbroken(host.hypervisor.undefine_domain(domain.name))
+                        await shielded(host.hypervisor.destroy_domain(domain.name))
+                await shielded(host.hypervisor.undefine_domain(domain.name))
 
         return job
 
@@ -144,7 +144,7 @@ class TakeDown:
         project = self._context.project
         with self._journal.step("network", "bridges", host=name):
             found = await host.switches.bridges(project)
-            await unbroken(host.switches.remove(sorted(found)))
+            await shielded(host.switches.remove(sorted(found)))
         with self._journal.step("network", "links", host=name):
             ends = {
                 veth.left for testbed in self._testbeds for veth in testbed.wiring.veths if veth.host == name
@@ -152,10 +152,10 @@ class TakeDown:
             present = await host.links.present(sorted(ends))
             # ours are on no bridge any more: what is has the name only
             others = await host.switches.elsewhere(project, sorted(present))
-            await unbroken(host.links.remove(sorted(present - frozenset(others))))
+            await shielded(host.links.remove(sorted(present - frozenset(others))))
         with self._journal.step("network", "networks", host=name):
             for network in await host.hypervisor.networks(project):
-                await unbroken(host.hypervisor.remove_network(network))
+                await shielded(host.hypervisor.remove_network(network))
 
     async def _purge(self, hosts: dict[str, HostDrivers]) -> None:
         with self._journal.step("purge", "disks") as step:
@@ -163,11 +163,11 @@ class TakeDown:
             # other hosts first: a golden image is on the main host, and what lies on it is not to outlive it
             for host in sorted(hosts.values(), key=lambda host: host.blobs is None):
                 if host.blobs is not None:
-                    await unbroken(host.blobs.clear(self._context.project))
+                    await shielded(host.blobs.clear(self._context.project))
                     await in_thread(forget_sent, self._context.folder, host.name)
                     continue
                 for path in paths:
-                    await unbroken(host.disks.remove(self._context.folder / path))
+                    await shielded(host.disks.remove(self._context.folder / path))
             for path in (RECORD, KNOWN_HOSTS):
                 await in_thread(private.remove, self._context.folder / path)
             names = {name for testbed in self._testbeds for name in testbed.guests}

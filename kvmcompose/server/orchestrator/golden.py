@@ -17,7 +17,7 @@ from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.scripts import run_script, seal
-from kvmcompose.server.orchestrator.stages import Job, together, unbroken
+from kvmcompose.server.orchestrator.stages import Job, shielded, together
 from kvmcompose.server.orchestrator.start import Starter
 from kvmcompose.server.orchestrator.testbed import PRIVATE, LoadedGuest, LoadedTestbed
 
@@ -105,8 +105,8 @@ class GoldenImages:
         with self._journal.step(STAGE, f"prepare:{golden.name}", **where) as step:
             for clone in await self._clones_with_data(golden):
                 step.say(f"{clone.name} is recreated, because its golden image changes", Level.WARNING)
-                await unbroken(self._distribution.renew(clone))
-            await unbroken(self._clear(golden, host))
+                await shielded(self._distribution.renew(clone))
+            await shielded(self._clear(golden, host))
         try:
             await self._starter.start(golden, None, STAGE)
             login = await self._starter.login(golden)
@@ -121,10 +121,10 @@ class GoldenImages:
                         f"{golden.name} did not shut down within {_SHUT_DOWN_SECONDS:.0f} s",
                         hint="what it was doing, its console shows: .kvm-compose/consoles",
                     )
-                await unbroken(self._freeze(golden, host, disk))
+                await shielded(self._freeze(golden, host, disk))
         finally:
             # failed or cancelled: a golden image stays off, and is begun anew by the next `up`
-            await unbroken(self._switch_off(domain, host))
+            await shielded(self._switch_off(domain, host))
 
     async def _clear(self, golden: LoadedGuest, host: HostDrivers) -> None:
         """Whatever an attempt before has left."""

@@ -18,7 +18,7 @@ from kvmcompose.providers.ovs.interface import SwitchPlan
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import network_xml
-from kvmcompose.server.orchestrator.stages import Job, together, unbroken
+from kvmcompose.server.orchestrator.stages import Job, shielded, together
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 STAGE = "network"
@@ -128,14 +128,14 @@ class NetworkSetup:
         async def job() -> None:
             if network.host == name:
                 with self._journal.step(STAGE, f"network:{network.name}", host=name) as step:
-                    await unbroken(self._start(host, domains))
+                    await shielded(self._start(host, domains))
                     step.say(f"network {network.name} is active: {network.subnet} on {network.bridge}")
             with self._journal.step(STAGE, "links", host=name):
                 up = [nic.nic for nic in plan.nics]
-                await unbroken(host.links.apply(plan.veths, up=up, mtu=self._testbed.wiring.mtu))
+                await shielded(host.links.apply(plan.veths, up=up, mtu=self._testbed.wiring.mtu))
             with self._journal.step(STAGE, "bridges", host=name) as step:
                 await _refuse_foreign(host, plan)  # the check may have been long ago
-                await unbroken(host.switches.apply(plan))
+                await shielded(host.switches.apply(plan))
                 step.say(f"bridges: {', '.join(bridge.name for bridge in plan.bridges) or 'none'}")
 
         return job

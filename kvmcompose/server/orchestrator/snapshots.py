@@ -12,7 +12,7 @@ from kvmcompose.core.errors import RefusedError
 from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.server.action_log import ActionLog, Refusals, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
-from kvmcompose.server.orchestrator.stages import Job, together, unbroken
+from kvmcompose.server.orchestrator.stages import Job, shielded, together
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 #: Writing memory to disks gains nothing from many at a time.
@@ -50,7 +50,7 @@ class Snapshots:
                     host=guest.state.testbed_host,
                 ) as step:
                     work: Awaitable[None] = verbs[command.verb](guest.state.hostname, command.name)
-                    await unbroken(work)
+                    await shielded(work)
                     step.say(f"{command.verb} {command.name}")
 
             return run

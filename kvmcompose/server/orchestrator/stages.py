@@ -39,7 +39,7 @@ async def together(jobs: Sequence[Job], *, limit: int) -> list[bool]:
     return [error is None for error in errors]
 
 
-async def unbroken(work: Awaitable[_T]) -> _T:
+async def shielded(work: Awaitable[_T]) -> _T:
     """Do something to its end even when cancelled meanwhile; the cancellation comes after it.
 
     For short changes to a host, which are whole or not begun at the boundary of a step.

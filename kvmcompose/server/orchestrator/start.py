@@ -14,7 +14,7 @@ from kvmcompose.render.domain import console_log
 from kvmcompose.server.action_log import ActionLog, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import domain_xml
-from kvmcompose.server.orchestrator.stages import unbroken
+from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 #: How long a guest may take to be reachable, in seconds, where its YAML does not say.
@@ -40,7 +40,7 @@ class Starter:
             if domain is not None and domain.state == "running":
                 step.skip()
             else:
-                await unbroken(self._start(guest, host))
+                await shielded(self._start(guest, host))
         if guest.run is None or not guest.run.cloud_init or guest.address is None:
             return
         try:

@@ -24,7 +24,7 @@ from kvmcompose.server.orchestrator.golden import GoldenImages
 from kvmcompose.server.orchestrator.network import NetworkSetup
 from kvmcompose.server.orchestrator.privileges import check_state, domain_xml, network_xml
 from kvmcompose.server.orchestrator.scripts import has_run, note_run, run_script
-from kvmcompose.server.orchestrator.stages import Job, together, unbroken
+from kvmcompose.server.orchestrator.stages import Job, shielded, together
 from kvmcompose.server.orchestrator.start import Starter
 from kvmcompose.server.orchestrator.testbed import Deployed, LoadedGuest, LoadedTestbed
 
@@ -244,8 +244,8 @@ class BringUp:
         def job(name: str, host: HostDrivers) -> Job:
             async def run() -> None:
                 with self._journal.step("network", "project-folder", host=name):
-                    folder = await unbroken(self._distribution.prepare(host))
-                    await unbroken(self._link(host, folder))
+                    folder = await shielded(self._distribution.prepare(host))
+                    await shielded(self._link(host, folder))
                 await self._distribution.deliver(host, running)
 
             return run
