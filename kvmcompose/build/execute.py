@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -28,7 +28,7 @@ from kvmcompose.build.stamp import (
     surroundings,
     write_standing,
 )
-from kvmcompose.core.artefact import Policy
+from kvmcompose.core.artefact import BaseImage, Policy
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Done, Failed, Listener, Noticed, Transferred
 from kvmcompose.effects.capabilities import probe_cache
@@ -294,14 +294,7 @@ class Build:
         quiet = not any(each.action in loud for each in (*plan.decisions, *plan.stale))
         if complete and quiet and not self.failed and not self.project.compiled.warnings:
             self._stand(f"{len(plan.decisions)} up to date")
-        if any(self._is_hidden(each) for each in (*plan.decisions, *plan.stale)):
-            return  # what a disk lies on that QEMU's user has cannot be seen
-        used = set(self._links_in_use(plan))
-        folder = self.project.folder / "artefacts" / "images"
-        if folder.is_dir():
-            for link in folder.iterdir():
-                if link.is_symlink() and f"images/{link.name}" not in used:
-                    link.unlink()
+        self._remove_unused_links(plan)
 
     def _stand(self, summary: str) -> None:
         """Note that nothing is left to do, and what that rests on; see ``build.stamp``."""
@@ -328,29 +321,42 @@ class Build:
             )
             write_standing(str(project.folder / PRIVATE_FOLDER), standing)
 
+    def _remove_unused_links(self, plan: Plan) -> None:
+        folder = self.project.folder / "artefacts" / "images"
+        images = {image for image in map(image_of, self.project.artefacts.values()) if image is not None}
+        resolved = {image: self.project.images.resolve(image) for image in images}
+        used = {found.link for found in resolved.values() if found is not None}
+        unused = [
+            link
+            for link in (folder.iterdir() if folder.is_dir() else ())
+            if link.is_symlink() and f"images/{link.name}" not in used
+        ]
+        if not unused or any(self._is_hidden(each) for each in (*plan.decisions, *plan.stale)):
+            return  # what a disk lies on that QEMU's user has cannot be seen
+        missing = {image for image, found in resolved.items() if found is None}
+        used = set(self._backing_files(plan, missing))
+        for link in unused:
+            if f"images/{link.name}" not in used:
+                link.unlink()
+
     def _is_hidden(self, decision: Decision) -> bool:
         path = self.project.folder / decision.path
         return decision.policy is Policy.MUTABLE and path.exists() and not is_readable(path)
 
-    def _links_in_use(self, plan: Plan) -> Iterator[str]:
-        for artefact in self.project.artefacts.values():
-            image = image_of(artefact)
-            if image is None:
-                continue
-            resolved = self.project.images.resolve(image)
-            if resolved is not None:
-                yield resolved.link
-            else:  # gone from the store, but there may be a disk that was made on it
-                with contextlib.suppress(KvmComposeError):
-                    yield read_header(self.project.folder / artefact.path).backing_file or ""
-        kept = [
-            self.project.folder / each.path
-            for each in (*plan.decisions, *plan.stale)
-            if each.policy is Policy.MUTABLE and each.action in (Disposition.IN_USE, Disposition.LEFT_OVER)
+    def _backing_files(self, plan: Plan, missing: Container[BaseImage]) -> Iterator[str]:
+        """What disks lie on that are kept, or were made on an image that is no longer in the store."""
+        folder = self.project.folder
+        kept = (Disposition.IN_USE, Disposition.LEFT_OVER)
+        disks = [
+            *(folder / path for path, each in self.project.artefacts.items() if image_of(each) in missing),
+            *(
+                folder / each.path
+                for each in (*plan.decisions, *plan.stale)
+                if each.policy is Policy.MUTABLE
+                and each.action in (Disposition.IN_USE, Disposition.LEFT_OVER)
+            ),
+            *(folder / "artefacts").glob("*.orig*"),  # damaged disks are kept so
         ]
-        for path in (
-            *kept,
-            *(self.project.folder / "artefacts").glob("*.orig*"),
-        ):  # damaged disks are kept so
+        for path in disks:
             with contextlib.suppress(KvmComposeError):  # a file that is no disk lies on nothing
                 yield read_header(path).backing_file or ""

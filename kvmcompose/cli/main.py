@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import difflib
 import gc
@@ -241,6 +242,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         # one command is over before cycles could pile up, and looking for them takes half of the time
         gc.disable()
+        # nor does it pay to look for them when all memory is given back anyway
+        atexit.register(gc.freeze)
     console = Console()
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)

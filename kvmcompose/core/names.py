@@ -20,7 +20,7 @@ PROJECT_NAME = re.compile(r"[a-z][a-z0-9-]{0,40}(?<!-)")
 
 def stable_number(*words: str | int) -> int:
     """A number of 128 bits that depends on the words alone."""
-    text = "\0".join(str(word) for word in words)
+    text = "\0".join(map(str, words))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
 
 

@@ -75,8 +75,7 @@ def _macs(project: str, wishes: Sequence[Wish]) -> dict[tuple[str, int], str]:
         attempt = 0
         while mac is None:
             number = stable_number("mac", project, wish.guest, wish.index, attempt) % 2**24
-            text = f"{_MAC_PREFIX | number:012x}"
-            derived = ":".join(text[i : i + 2] for i in range(0, 12, 2))
+            derived = (_MAC_PREFIX | number).to_bytes(6, "big").hex(":")
             if derived not in given:
                 given.add(derived)
                 mac = derived
@@ -177,13 +176,9 @@ def _ips(
         if wish.ip is not None:
             continue
         start = stable_number("ip", project, wish.guest, wish.index) % room
-        number = next(
-            number
-            for number in (first + 2 + (start + step) % room for step in range(room))
-            if number not in taken
-        )
+        number = next(n for step in range(room) if (n := first + 2 + (start + step) % room) not in taken)
         taken.add(number)
-        ips[wish.guest, wish.index] = str(ipaddress.IPv4Address(number))
+        ips[wish.guest, wish.index] = ".".join(map(str, number.to_bytes(4, "big")))
     return ips
 
 
