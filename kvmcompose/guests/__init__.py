@@ -6,7 +6,7 @@ A module stands for a *kind* of guest and offers:
                                   dropped, as the network dialect reads some of them)
 ``SECTION``                       the key of that section, when it is not the module's own name
 ``expand(machine)``               the guests a machine stands for
-``check(machine, files)``         what a schema cannot say, as ``(path, complaint)`` pairs
+``check(machine, files)``         the complaints about what a schema cannot say, with paths in the machine
 ``complete(guest, files)``        the guest with what only its files tell (a digest of one); may be left out
 ``artefacts(guest, shared)``      the files to be made for one guest
 ``deployable(guest, shared)``     how it is run, from the state as read back; None, or left out, for a kind

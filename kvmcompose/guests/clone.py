@@ -10,12 +10,13 @@ from kvmcompose.core.errors import Complaint, KvmComposeError
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
-from kvmcompose.guests.libvirt import GuestDefinition, disk_path, privileges, runs, with_disk
+from kvmcompose.guests._disks import disk_path
+from kvmcompose.guests._domains import DomainSection, privileges, runs, with_disk
 
 __all__ = ["privileges"]  # those of every libvirt guest
 
 SECTION = "libvirt"
-Definition = GuestDefinition
+Definition = DomainSection
 
 
 def expand(machine: Machine) -> Iterator[Guest]:

@@ -21,7 +21,7 @@ class Volume(msgspec.Struct, frozen=True):
     target: str
 
 
-class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DockerSection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The ``docker`` section of a machine, and of the state."""
 
     image: str
@@ -40,6 +40,9 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         msgspec.structs.force_setattr(self, "environment", dict(sorted(self.environment.items())))
 
 
+Definition = DockerSection
+
+
 def _relative(source: str) -> str:
     """``${PWD}/html`` as ``./html``: paths in the state are relative to the project folder."""
     for variable in ("${PWD}", "$PWD"):
@@ -50,7 +53,7 @@ def _relative(source: str) -> str:
 
 def expand(machine: Machine) -> Iterator[Guest]:
     """The container itself, or as many as scaling says."""
-    body: Definition = machine.body
+    body: DockerSection = machine.body
     volumes = tuple(Volume(_relative(volume.source), volume.target) for volume in body.volumes)
     guest = Guest(
         name=machine.name,
@@ -70,7 +73,7 @@ def expand(machine: Machine) -> Iterator[Guest]:
 
 def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
     """Files that are not there or must not be seen in a container."""
-    body: Definition = machine.body
+    body: DockerSection = machine.body
     yield from _files.carried(files, (machine.kind, "env_file"), body.env_file)
     for index, volume in enumerate(body.volumes):
         path = (machine.kind, "volumes", index, "source")

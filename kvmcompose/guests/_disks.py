@@ -1,0 +1,134 @@
+"""What a libvirt guest starts from: a cloud image, a disk that exists already, installation media."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from kvmcompose.core.artefact import BaseImage, Blank, Content, DeepCopy, Overlay
+from kvmcompose.core.errors import Complaint
+from kvmcompose.core.project import ProjectFiles
+from kvmcompose.guests import _files
+
+
+class CloudImage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A cloud image with cloud-init in it: from the catalogue by name, or a file. Sizes in GiB.
+
+    ``environment_digest`` is no key of the YAML: it stands for the content of ``environment_file``.
+    """
+
+    name: str | None = None
+    path: str | None = None
+    expand_gigabytes: int = 0
+    context: str | None = None
+    environment: dict[str, str] = {}
+    environment_file: str | None = None
+    environment_digest: str | None = None
+    setup_script: str | None = None
+    run_script: str | None = None
+
+    def __post_init__(self) -> None:
+        """The order of keys in the YAML means nothing, so it must not show in an artefact."""
+        msgspec.structs.force_setattr(self, "environment", dict(sorted(self.environment.items())))
+
+
+class ExistingDisk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A disk image that somebody else prepared."""
+
+    path: str
+    driver_type: Literal["raw", "qcow2"] | None = None
+    device_type: Literal["disk", "cdrom"] = "disk"
+    readonly: bool = False
+    create_deep_copy: bool = False
+
+
+class IsoGuest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Installation media, and an empty disk of ``expand_gigabytes`` GiB when that is given."""
+
+    path: str
+    expand_gigabytes: int = 0
+
+
+class LibvirtType(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Exactly one of these is given."""
+
+    cloud_image: CloudImage | None = None
+    existing_disk: ExistingDisk | None = None
+    iso_guest: IsoGuest | None = None
+
+
+def disk_path(name: str) -> str:
+    """The disk of a guest that is no clone."""
+    return f"artefacts/{name}-cloud-init.img"
+
+
+def disk_content(kind: LibvirtType) -> Content | None:
+    """Return how the disk of a guest is made; None for a guest without one of its own."""
+    if kind.cloud_image is not None:
+        cloud = kind.cloud_image
+        return Overlay(
+            image=BaseImage(name=cloud.name, path=cloud.path), expand_gigabytes=cloud.expand_gigabytes
+        )
+    if kind.existing_disk is not None:
+        disk = kind.existing_disk
+        if disk.device_type == "cdrom":
+            return None
+        image = BaseImage(path=disk.path, format=disk.driver_type)
+        return DeepCopy(image) if disk.create_deep_copy else Overlay(image=image)
+    return (
+        Blank(kind.iso_guest.expand_gigabytes) if kind.iso_guest and kind.iso_guest.expand_gigabytes else None
+    )
+
+
+def media_path(kind: LibvirtType) -> str | None:
+    """The CD-ROM image of a guest, as written in the YAML, if it has one."""
+    if kind.iso_guest is not None:
+        return kind.iso_guest.path
+    disk = kind.existing_disk
+    return disk.path if disk is not None and disk.device_type == "cdrom" else None
+
+
+def check(
+    kind: LibvirtType, at: tuple[str | int, ...], files: ProjectFiles, *, scaled: bool
+) -> Iterator[Complaint]:
+    """Yield what is wrong with the files named at the path ``at``, and what cannot be ``scaled``."""
+    if kind.cloud_image is not None:
+        at = (*at, "cloud_image")
+        if kind.cloud_image.path is not None:
+            yield from _files.image(files, (*at, "path"), kind.cloud_image.path, None)
+        if kind.cloud_image.name is not None:
+            yield from _files.catalogue_image(files, (*at, "name"), kind.cloud_image.name)
+        for key in ("setup_script", "run_script", "context"):
+            yield from _files.carried(
+                files, (*at, key), getattr(kind.cloud_image, key), folder=key == "context"
+            )
+        yield from _files.environment_file(
+            files, (*at, "environment_file"), kind.cloud_image.environment_file, kind.cloud_image.environment
+        )
+    elif kind.existing_disk is not None:
+        yield from _check_existing(kind.existing_disk, (*at, "existing_disk"), files, scaled=scaled)
+    elif kind.iso_guest is not None:
+        yield from _files.image(files, (*at, "iso_guest", "path"), kind.iso_guest.path, "raw")
+        if scaled:
+            yield Complaint(
+                code="cannot-scale",
+                path=(at[0], "scaling"),
+                message="an iso_guest cannot be cloned",
+                hint="scaling works with cloud_image and existing_disk",
+                at_key=True,
+            )
+
+
+def _check_existing(
+    disk: ExistingDisk, at: tuple[str | int, ...], files: ProjectFiles, *, scaled: bool
+) -> Iterator[Complaint]:
+    cdrom = disk.device_type == "cdrom"
+    yield from _files.image(files, (*at, "path"), disk.path, "raw" if cdrom else disk.driver_type)
+    if scaled and (cdrom or disk.readonly):
+        yield Complaint(
+            code="cannot-scale",
+            path=(*at, "device_type" if cdrom else "readonly"),
+            message="a guest with a read-only disk cannot be cloned: its clones could not write either",
+        )

@@ -1,0 +1,107 @@
+"""Guests that libvirt runs as domains: what every kind of them has beside its disk, and how it is run."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from kvmcompose.core.artefact import Artefact, BaseImage, LinkTo, Policy
+from kvmcompose.core.deployable import DomainGuest
+from kvmcompose.core.privilege import Privilege, PrivilegeKind
+from kvmcompose.core.state import GuestState, Shared
+from kvmcompose.guests._disks import LibvirtType, media_path
+from kvmcompose.render.domain import domain_xml
+from kvmcompose.render.seed import script_paths, seed_iso
+
+
+class DomainSection(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``libvirt`` section of the state: which scripts run is written out per guest, in order."""
+
+    cpus: int
+    memory_mb: int
+    username: str
+    libvirt_type: LibvirtType
+    ready_timeout_seconds: int | msgspec.UnsetType = msgspec.UNSET
+    setup_scripts: tuple[str, ...] = ()
+    run_scripts: tuple[str, ...] = ()
+
+
+def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[Artefact]:
+    """Yield what a guest needs beside its ``disk``: domain XML, and a seed or a link to an ISO image."""
+    definition: DomainSection = guest.definition
+    kind = definition.libvirt_type
+    media = media_path(kind)
+    media_link = f"artefacts/{guest.name}-media.iso" if media is not None else None
+    if media is not None and media_link is not None:
+        yield Artefact(
+            task=f"media:{guest.name}",
+            path=media_link,
+            policy=Policy.LINK,
+            content=LinkTo(BaseImage(path=media, format="raw")),
+            summary=f"CD-ROM of {guest.name}",
+            guest=guest.name,
+        )
+    seed = None
+    if kind.cloud_image is not None:
+        cloud = kind.cloud_image
+        artefact = seed_iso(
+            guest,
+            shared,
+            username=definition.username,
+            environment=cloud.environment,
+            environment_file=cloud.environment_file,
+            context=cloud.context,
+            setup_scripts=definition.setup_scripts,
+            run_scripts=definition.run_scripts,
+        )
+        seed = artefact.path
+        yield artefact
+    yield domain_xml(
+        guest,
+        shared,
+        cpus=definition.cpus,
+        memory_mb=definition.memory_mb,
+        disk=disk,
+        disk_readonly=kind.existing_disk is not None and kind.existing_disk.readonly,
+        media=media_link,
+        seed=seed,
+        # somebody has to see the screen of a guest that nobody set up to use its serial line
+        graphics=kind.cloud_image is None,
+    )
+
+
+def runs(
+    guest: GuestState, shared: Shared, artefacts_of: Callable[[GuestState, Shared], Iterator[Artefact]]
+) -> DomainGuest:
+    """Return how libvirt runs a guest, from its ``artefacts_of``, so that the two agree."""
+    definition = msgspec.convert(guest.definition, DomainSection)
+    guest = msgspec.structs.replace(guest, definition=definition)
+    files = tuple(artefacts_of(guest, shared))
+    limit = definition.ready_timeout_seconds
+    return DomainGuest(
+        domain_xml=next(each.path for each in files if each.task.startswith("domain-xml:")),
+        files=tuple(each.path for each in files),
+        disk=next((each.path for each in files if each.policy is Policy.MUTABLE), None),
+        cloud_init=definition.libvirt_type.cloud_image is not None,
+        username=definition.username,
+        setup_scripts=script_paths("setup", definition.setup_scripts),
+        run_scripts=script_paths("run", definition.run_scripts),
+        ready_timeout=None if limit is msgspec.UNSET else limit,
+    )
+
+
+def privileges(guest: GuestState, shared: Shared) -> Iterator[Privilege]:  # noqa: ARG001 (as other kinds)
+    """Files outside the project that are carried into the guest. Images are looked at where they are."""
+    definition = msgspec.convert(guest.definition, DomainSection)
+    cloud = definition.libvirt_type.cloud_image
+    paths = [
+        *definition.setup_scripts,
+        *definition.run_scripts,
+        *([cloud.context] if cloud and cloud.context else []),
+    ]
+    for path in dict.fromkeys(paths):
+        steps = posixpath.normpath(path).split("/")
+        if path.startswith(("/", "~")) or steps[0] == "..":
+            yield Privilege(PrivilegeKind.FILE, repr(path), f"guest {guest.name}")
