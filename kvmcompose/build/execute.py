@@ -352,8 +352,7 @@ class Build:
             *(
                 folder / each.path
                 for each in (*plan.decisions, *plan.stale)
-                if each.policy is Policy.MUTABLE
-                and each.action in (Disposition.IN_USE, Disposition.LEFT_OVER)
+                if each.policy is Policy.MUTABLE and each.action in kept
             ),
             *(folder / "artefacts").glob("*.orig*"),  # damaged disks are kept so
         ]
