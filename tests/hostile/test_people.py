@@ -191,6 +191,7 @@ def test_who_is_an_administrator(monkeypatch: pytest.MonkeyPatch) -> None:
     assert People().of(65534).role is Role.READ_ONLY  # everybody of another user namespace
     monkeypatch.setattr("os.geteuid", lambda: BOB)
     assert People().of(BOB).role is Role.ADMIN
+    assert People().of(0).role is Role.ADMIN  # on anybody's server
     assert People().of(ALICE).role is Role.READ_ONLY  # their rights cannot be taken on
 
 

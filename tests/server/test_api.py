@@ -182,7 +182,7 @@ def test_what_is_not_there_is_404(shared_stub: StubServer, method: str, path: st
 @pytest.mark.parametrize("path", ["/api/health", "/api/deployments", "/api/deployments/demo/action"])
 def test_a_wrong_method_is_405(shared_stub: StubServer, path: str) -> None:
     answer = ask(shared_stub, "PATCH", path)
-    assert_problem(answer, 405)
+    assert_problem(answer, 405, "this cannot be done here")
     assert answer.headers["allow"]
 
 
@@ -242,6 +242,9 @@ def test_bodies_are_json_and_say_so(shared_stub: StubServer, content: str) -> No
     body = b'{"command":"up"}'
     answer = ask(shared_stub, "POST", "/api/deployments/demo/action", data=body, headers=headers)
     assert_problem(answer, 415, "application/json")
+    assert (
+        repr(content) in answer.json()["detail"] if content else "no content type" in answer.json()["detail"]
+    )
 
 
 def test_hosts_that_do_not_answer_are_502_and_faults_of_our_own_500_without_their_words(

@@ -183,6 +183,16 @@ def test_its_files_are_for_its_owner_only(tmp_path: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
+def test_files_that_were_open_to_others_are_closed_to_them(tmp_path: Path) -> None:
+    path = tmp_path / "server.db"
+    Store(path).close()
+    path.chmod(0o644)
+    store = Store(path)
+    store.put_deployment(NewDeployment("demo", "/projects/demo"))
+    assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {0o600}
+    store.close()
+
+
 def test_what_is_no_memory_of_ours_is_an_error_with_its_path(tmp_path: Path) -> None:
     path = tmp_path / "server.db"
     path.write_bytes(b"not a database " * 1000)
