@@ -1,4 +1,4 @@
-"""How OpenSSH's programs are told to reach a guest, and how one of them takes over from us."""
+"""Command lines for OpenSSH's programs to reach a guest, and exec(2) of such a program."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SSH_PORT = 22
 
 
 def destination(guest: GuestAccess) -> str:
-    """``user@address``. Raises KvmComposeError for a guest that no connection leads to."""
+    """Return ``user@address``. Raises KvmComposeError for a guest that cannot be reached."""
     if guest.address is None:
         raise KvmComposeError(
             f"no connection to {guest.name}",
@@ -28,13 +28,13 @@ def destination(guest: GuestAccess) -> str:
 
 
 def ssh_options(guest: GuestAccess) -> list[str]:
-    """The ``-o`` options: this guest's key and host key, and nothing of the user's own configuration."""
+    """Return ``-o`` options with the guest's key and host key, which ignore the user's configuration."""
     settings = dict(ssh_settings(guest))
     return ["-F", "none", *(word for name, value in settings.items() for word in ("-o", f"{name}={value}"))]
 
 
 def ssh_settings(guest: GuestAccess) -> Iterator[tuple[str, str]]:
-    """Keywords of ssh_config(5) with their values."""
+    """Yield keywords of ssh_config(5) with their values."""
     if guest.port != _SSH_PORT:
         yield "Port", str(guest.port)
     if guest.identity_file is not None:
@@ -43,7 +43,7 @@ def ssh_settings(guest: GuestAccess) -> Iterator[tuple[str, str]]:
     if guest.known_hosts is not None:
         yield "UserKnownHostsFile", _path(guest.known_hosts)
         yield "GlobalKnownHostsFile", "/dev/null"
-        # up has pinned the key; one that it could not see yet is taken at first sight, another never
+        # up has pinned the key; without a pinned key the first one is accepted, a changed one never
         yield "StrictHostKeyChecking", "accept-new"
     if guest.host_key_alias is not None:
         yield "HostKeyAlias", guest.host_key_alias
@@ -51,9 +51,9 @@ def ssh_settings(guest: GuestAccess) -> Iterator[tuple[str, str]]:
 
 
 def through(host: HostAccess, argv: Sequence[str]) -> list[str]:
-    """The command that runs ``argv`` on another testbed host, with this terminal as its own.
+    """Return the command that runs ``argv`` on another testbed host, on this terminal.
 
-    As when the server goes there, the user's own configuration of ssh counts.
+    As for the server's own connections, the user's configuration of ssh applies.
     """
     options = ["-t", "-o", "LogLevel=ERROR"]
     if host.port is not None:
@@ -61,7 +61,7 @@ def through(host: HostAccess, argv: Sequence[str]) -> list[str]:
     if host.identity_file is not None:
         options += ["-o", f"IdentityFile={_path(host.identity_file)}", "-o", "IdentitiesOnly=yes"]
     if host.host_key is not None:
-        # %H: whatever name the key is looked up under
+        # %H: the name under which ssh looks up the key
         options += ["-o", f"KnownHostsCommand=/bin/echo %H {host.host_key}", "-o", "UserKnownHostsFile=none"]
     options += ["-o", "StrictHostKeyChecking=yes"]
     destination = host.address if host.user is None else f"{host.user}@{host.address}"
@@ -69,13 +69,13 @@ def through(host: HostAccess, argv: Sequence[str]) -> list[str]:
 
 
 def _path(path: str) -> str:
-    """A path as ssh_config(5) reads it: quoted, and no token in it."""
+    """Quote a path for ssh_config(5), with tokens escaped."""
     escaped = path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{escaped}"'
 
 
 def become(argv: Sequence[str], console: Console) -> NoReturn:
-    """See ``effects.process.become``; shows the command first."""
+    """Replace this process by a command, which is printed first if verbose (``effects.process.become``)."""
     from kvmcompose.effects import process
 
     console.detail(f"$ {shlex.join(argv)}")

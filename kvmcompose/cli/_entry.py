@@ -1,4 +1,4 @@
-"""What the ``kvm-compose`` script calls: the short way out when the answer is known, else ``main``."""
+"""The entry point of the ``kvm-compose`` script: a fast path for builds with nothing to do, else ``main``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from kvmcompose.build import stamp
 
 
 def main() -> int:
-    """Run the command line; the exit status."""
+    """Run the command line, and return the exit status."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us: then nobody is told
+        if getattr(sys, name) is None:  # the parent process closed it
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
     command, directory = _plain(sys.argv[1:])
     if command is not None and directory and _answer(command, directory):
@@ -20,13 +20,13 @@ def main() -> int:
         from kvmcompose.cli.main import main as full
 
         return full()
-    except KeyboardInterrupt:  # while all of this was still being imported
+    except KeyboardInterrupt:  # during the imports
         sys.stderr.write("error: interrupted\n")
         return 130
 
 
 def _plain(words: list[str]) -> tuple[str | None, str]:
-    """The command and the project folder, when it is a ``generate`` or ``list`` of all without more ado."""
+    """Return command and project folder of a ``generate`` or ``list`` without other options; else None."""
     directory = os.environ.get("KVM_COMPOSE_DIRECTORY", ".")
     command = None
     waiting = iter(words)
@@ -41,7 +41,7 @@ def _plain(words: list[str]) -> tuple[str | None, str]:
 
 
 def _clean(text: str) -> str:
-    """The text as ``Console`` would write it; most needs nothing, and importing takes its time."""
+    """Return the text as ``Console`` would print it. Most need no change, and the import takes time."""
     if text.isascii() and text.replace("\n", "").isprintable():
         return text
     from kvmcompose.core.plain import plain
@@ -50,10 +50,10 @@ def _clean(text: str) -> str:
 
 
 def _answer(command: str, directory: str) -> bool:
-    """Whether what the last build has noted is the answer, and was told."""
+    """Print the answer that the last build has stored. Returns False when it is out of date."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(stamp.__file__)))  # noqa: PTH100, PTH120
     try:
-        # not abspath, which takes no link for one; pathlib takes longer to import than all of this
+        # not abspath, which ignores symbolic links; importing pathlib takes longer than all of this
         root = os.path.join(os.getcwd(), directory)  # noqa: PTH109, PTH118
         around = stamp.surroundings(package, root)
     except OSError:
@@ -66,7 +66,7 @@ def _answer(command: str, directory: str) -> bool:
         try:
             sys.stdout.write(_clean(overview))
             sys.stdout.flush()
-        except OSError:  # nobody reads it: the long way knows what to say then
+        except OSError:  # the slow path reports that nobody reads the output
             return False
         return True
     summary = stamp.still_standing(root, private, around)

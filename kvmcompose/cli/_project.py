@@ -1,4 +1,4 @@
-"""What the commands that work on a project share."""
+"""Shared by the commands that work on a project."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def where(arguments: argparse.Namespace) -> Where:
-    """Which project the global options name."""
+    """Return the project that the global options name."""
     from kvmcompose.build.project_inputs import Where
 
     return Where(
@@ -40,7 +40,7 @@ def find_project(arguments: argparse.Namespace) -> Project:
 
 
 def open_project(arguments: argparse.Namespace, console: Console) -> Project:
-    """The project, its warnings said. Raises InputError with all problems of its files."""
+    """Return the project, and print its warnings. Raises InputError with all problems of its files."""
     from kvmcompose.build.project import PRIVATE_FOLDER
     from kvmcompose.effects.private import complaint
 
@@ -48,7 +48,7 @@ def open_project(arguments: argparse.Namespace, console: Console) -> Project:
     for warning in project.compiled.warnings:
         console.problem(warning)
     trouble = complaint(project.folder / PRIVATE_FOLDER)
-    if trouble is not None:  # a build fails of it; who looks goes without
+    if trouble is not None:  # builds fail then, commands that only read do without the folder
         console.say(f"warning: {trouble.message}\n    hint: {trouble.hint}")
     return project
 
@@ -56,30 +56,30 @@ def open_project(arguments: argparse.Namespace, console: Console) -> Project:
 def add_names(
     parser: argparse.ArgumentParser, what: str = "guests, tasks or artefacts (default: all)"
 ) -> None:
-    """The positional NAMES, which the shell can complete."""
+    """Add the positional NAMES, which the shell can complete."""
     names = parser.add_argument("names", metavar="NAME", nargs="*", help=what)
     names.completer = complete_names  # type: ignore[attr-defined] # argcomplete looks for it
 
 
 def complete_names(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
-    """Names of guests and tasks, for the shell."""
+    """Return the names of guests and tasks, for the shell."""
     guests, tasks, _paths = _names(parsed_args)
     return _clean([*guests, *tasks])
 
 
 def complete_artefacts(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
-    """Paths of artefacts and their tasks, for the shell."""
+    """Return the paths of artefacts and their tasks, for the shell."""
     _guests, tasks, paths = _names(parsed_args)
     return _clean([*paths, *tasks])
 
 
 def _clean(names: list[str]) -> list[str]:
-    """Those that would act on no terminal: the shell writes them as they are."""
+    """Return the names without control characters: the shell prints them unchanged."""
     return [name for name in names if plain(name) == name]
 
 
 def _names(parsed_args: argparse.Namespace) -> tuple[list[str], list[str], list[str]]:
-    """Guests, tasks and paths: of the last build if there was one since the YAML was written."""
+    """Return guests, tasks and paths: of the last build if it is newer than the YAML."""
     from kvmcompose.build.ledger import names_built
 
     built = names_built(parsed_args.directory, parsed_args.input or "kvm-compose.yaml")

@@ -1,4 +1,4 @@
-"""What the commands that talk to a testbed server share."""
+"""Shared by the commands that talk to a testbed server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kvmcompose.core.deployment import Action, Command, Deployment, GuestAccess
     from kvmcompose.monitor.console import Console
 
-#: The status for Ctrl-C, and for what was cancelled by it or from elsewhere.
+#: The exit status after Ctrl-C, and for cancelled actions.
 INTERRUPTED = 130
 
 _CONFLICT = 409
@@ -26,7 +26,7 @@ _NOT_FOUND = 404
 
 
 class Target(NamedTuple):
-    """A deployment on a server. ``here`` is the project folder when that is where the user is."""
+    """A deployment on a server. ``here`` is the project folder if the command was called in one."""
 
     server: RemoteServer
     name: str
@@ -34,7 +34,7 @@ class Target(NamedTuple):
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say which server."""
+    """Add the options that select the server."""
     env = os.environ.get
     group = parser.add_argument_group("server options")
     group.add_argument(
@@ -64,7 +64,7 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
 
 
 def server_of(arguments: argparse.Namespace) -> RemoteServer:
-    """The server that the options name. Raises ServerError."""
+    """Return the server that the options select. Raises ServerError."""
     from kvmcompose.client.connect import connect
 
     return connect(
@@ -76,10 +76,11 @@ def server_of(arguments: argparse.Namespace) -> RemoteServer:
 
 
 def open_target(arguments: argparse.Namespace, *, register: bool = False) -> Target:
-    """The deployment that the global options name, as the server knows it.
+    """Return the deployment that the global options name.
 
-    That of the current project folder, or with ``--project-name`` any. With ``register`` the project of
-    this folder is made known to the server when it is not. Raises UnknownDeploymentError, InputError.
+    This is the one of the current project folder, or with ``--project-name`` any. With ``register`` the
+    project of this folder is registered with the server if necessary. Raises UnknownDeploymentError,
+    InputError.
     """
     name, here = _name(arguments)
     target = Target(server_of(arguments), name, here)
@@ -94,7 +95,7 @@ def open_target(arguments: argparse.Namespace, *, register: bool = False) -> Tar
 
 
 def find_deployment(target: Target) -> Deployment | None:
-    """What the server knows of it, if anything."""
+    """Return the deployment as the server knows it, or None."""
     from kvmcompose.client.errors import ServerError
 
     try:
@@ -106,45 +107,45 @@ def find_deployment(target: Target) -> Deployment | None:
 
 
 def _check_folder(found: Deployment, here: Path | None) -> None:
-    """Raises RefusedError when the server means another project by that name."""
+    """Raise RefusedError when the server knows another project by that name."""
     if here is not None and not found.project_location and found.owner is not None:
         raise RefusedError(
-            f"the deployment {found.name!r} on this server is one of {found.owner}",
-            hint="give this project another name: --project-name NAME",
+            f"the deployment {found.name!r} on this server belongs to {found.owner}",
+            hint="choose another name for this project: --project-name NAME",
         )
     if here is not None and Path(found.project_location) != here:
         raise RefusedError(
-            f"the server knows {found.name!r} as the project in {found.project_location}, not as this one",
-            hint="give this project another name with --project-name, or take the other one down and let "
-            f"the server forget it: kvm-compose deployments remove {found.name}",
+            f"on this server {found.name!r} is the project in {found.project_location}, not this one",
+            hint="choose another name with --project-name, or take the other one down and remove it: "
+            f"kvm-compose deployments remove {found.name}",
         )
 
 
 def make_known(target: Target) -> None:
-    """Have the server know the project in this folder. Raises ServerError."""
+    """Register the project in this folder with the server. Raises ServerError."""
     from kvmcompose.core.deployment import NewDeployment
 
     target.server.put(NewDeployment(target.name, str(target.here)))
 
 
 class UnknownDeploymentError(KvmComposeError):
-    """The server knows no deployment of that name."""
+    """The server has no deployment of that name."""
 
 
 def _unknown(target: Target) -> KvmComposeError:
     if target.here is not None:
         return UnknownDeploymentError(
-            f"the server does not know {target.name!r}: it was not brought up here",
-            hint="kvm-compose up brings it up",
+            f"no such deployment on this server: {target.name!r}",
+            hint="kvm-compose up registers it and brings it up",
         )
     known = [each.name for each in target.server.deployments()]
     near = difflib.get_close_matches(target.name, known, 3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "kvm-compose deployments lists what it knows"
-    return unknown_name(f"there is no project in this folder, and no deployment {target.name!r}", hint)
+    hint = f"did you mean {' or '.join(near)}?" if near else "kvm-compose deployments lists all"
+    return unknown_name(f"no project in this folder, and no deployment {target.name!r}", hint)
 
 
 def _name(arguments: argparse.Namespace) -> tuple[str, Path | None]:
-    """The deployment's name, and the project folder if we are in one."""
+    """Return the name of the deployment, and the project folder if this is one."""
     from kvmcompose.client.built_project import name_of
 
     folder = arguments.directory.resolve()
@@ -152,13 +153,13 @@ def _name(arguments: argparse.Namespace) -> tuple[str, Path | None]:
     here = folder if any((folder / file).is_file() for file in files) else None
     if arguments.project_name is not None:
         if PROJECT_NAME.fullmatch(arguments.project_name) is None:
-            raise unknown_name(f"{arguments.project_name!r} cannot be a project's name")
+            raise unknown_name(f"invalid project name {arguments.project_name!r}")
         return arguments.project_name, here
     return name_of(folder), here
 
 
 def act(target: Target, command: Command, arguments: argparse.Namespace, console: Console) -> int:
-    """Ask for an action and, unless told to leave it alone, watch it to its end; the exit status."""
+    """Start an action, watch it to its end unless it is detached, and return the exit status."""
     from kvmcompose.client.action import perform
     from kvmcompose.monitor.action import ActionJson, ActionLines
 
@@ -183,7 +184,7 @@ def act(target: Target, command: Command, arguments: argparse.Namespace, console
 
 
 def add_action_options(parser: argparse.ArgumentParser) -> None:
-    """What every command has that starts an action."""
+    """Add the options of every command that starts an action."""
     parser.add_argument(
         "--detach",
         action="store_true",
@@ -196,7 +197,7 @@ def add_action_options(parser: argparse.ArgumentParser) -> None:
 
 
 def exit_status(action: Action) -> int:
-    """The exit status that tells how an action ended."""
+    """Return the exit status for an action that has ended."""
     from kvmcompose.core.deployment import ActionState
 
     if action.state is ActionState.SUCCEEDED:
@@ -207,58 +208,58 @@ def exit_status(action: Action) -> int:
 
 
 def action_named(target: Target, uuid: str | None) -> Action:
-    """An action by its UUID or the beginning of it, else the latest. Raises InputError."""
+    """Return an action by its UUID or a prefix of it, else the latest one. Raises InputError."""
     actions = target.server.actions(target.name)
     if uuid is None:
         if not actions:
-            raise UnknownDeploymentError(f"nothing was ever asked of {target.name!r}")
+            raise UnknownDeploymentError(f"{target.name!r} has had no actions yet")
         return actions[0]
     found = [action for action in actions if action.uuid.startswith(uuid)]
     if len(found) == 1:
         return found[0]
-    what = f"{len(found)} actions begin with {uuid!r}" if found else f"there is no action {uuid!r}"
+    what = f"{uuid!r} is ambiguous: {len(found)} actions" if found else f"no such action: {uuid!r}"
     raise unknown_name(what, "kvm-compose logs --list shows all")
 
 
 def add_action_name(parser: argparse.ArgumentParser) -> None:
-    """The option that names an action."""
+    """Add the option that selects an action."""
     parser.add_argument(
         "--action", metavar="UUID", help="the action, by the start of its UUID (default: the latest)"
     )
 
 
 def guest_named(known: Iterable[str], project: str, given: str) -> str:
-    """The guest that is meant, with or without the project's name before it. Raises InputError."""
+    """Return the guest of a name, with or without the project's name as prefix. Raises InputError."""
     names = list(known)
     for name in (given, given.removeprefix(f"{project}-")):
         if name in names:
             return name
     near = difflib.get_close_matches(given, names, 3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names) or 'none'}"
-    raise unknown_name(f"there is no guest {given!r} in {project}", hint)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"guests: {', '.join(names) or 'none'}"
+    raise unknown_name(f"no such guest in {project}: {given!r}", hint)
 
 
 def access_to(target: Target, given: str) -> GuestAccess:
-    """How to reach a guest. Raises InputError when there is none of that name."""
+    """Return how to reach a guest. Raises InputError when there is none of that name."""
     guests = {guest.name: guest for guest in target.server.access(target.name)}
     return guests[guest_named(guests, target.name, given)]
 
 
 def unknown_name(message: str, hint: str | None = None) -> InputError:
-    """A problem with a name on the command line."""
+    """Return the error for a wrong name on the command line."""
     return InputError(
         [Problem(code="unknown-name", message=message, location=Location("command line"), hint=hint)]
     )
 
 
 def add_guest(parser: argparse.ArgumentParser, *words: str, **options: Any) -> None:
-    """An argument that is a guest, which the shell can complete."""
+    """Add an argument that names a guest, which the shell can complete."""
     guest = parser.add_argument(*(words or ("guest",)), metavar="GUEST", **options)
     guest.completer = complete_guests  # type: ignore[attr-defined] # argcomplete looks for it
 
 
 def complete_guests(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
-    """Names of guests, for the shell."""
+    """Return the names of guests, for the shell."""
     from kvmcompose.client.built_project import read_built
 
     built = read_built(parsed_args.directory)

@@ -1,4 +1,4 @@
-"""``kvm-compose server token``: who may use a server by TCP, and as what."""
+"""``kvm-compose server token``: manages the tokens of clients that connect by TCP."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def add_token_action(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--role", choices=_ROLES, required=True, help="the rights of the token")
     create.add_argument("--user", metavar="NAME", help="the local user as whom its holder acts")
     create.add_argument(
-        "--expires", metavar="TIME", default="90d", help="30d, 12h, 15m, never (default: 90d)"
+        "--expires", metavar="TIME", default="90d", help="30d, 12h, 15m or never (default: 90d)"
     )
     listing = verbs.add_parser("list", help="list all tokens", allow_abbrev=False)
     listing.add_argument("--json", action="store_true", help="print JSON")
@@ -65,7 +65,7 @@ def add_token_action(parser: argparse.ArgumentParser) -> None:
 
 
 def run_token(arguments: argparse.Namespace, console: Console) -> int:
-    """Do what the verb says; the exit status."""
+    """Run a verb, and return the exit status."""
     from kvmcompose.effects.server_places import state_dir
     from kvmcompose.server.audit import Audit, AuditRecord, now
     from kvmcompose.server.people import Role, login_name
@@ -82,7 +82,7 @@ def run_token(arguments: argparse.Namespace, console: Console) -> int:
         role = Role(arguments.role)
         user = _user(arguments.user, role)
         console.data(tokens.create(arguments.name, role, user, expiry(arguments.expires)))
-        console.say("keep it in a file that only its user can read; it is not shown again")
+        console.say("store it in a file that only its user can read; it is not shown again")
     else:
         tokens.revoke(arguments.name)
         console.say(f"{arguments.name} is revoked")
@@ -103,7 +103,7 @@ def run_token(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _check_owner(folder: Path) -> None:
-    """Raises RefusedError: a file that another user makes there is one that the server cannot read."""
+    """Raise RefusedError for another user's folder: the server could not read a file written there."""
     try:
         owner = folder.stat().st_uid
     except FileNotFoundError:
@@ -113,34 +113,32 @@ def _check_owner(folder: Path) -> None:
 
         name = login_name(owner)
         raise RefusedError(
-            f"{folder} belongs to {name}, whose server it is",
+            f"{folder} and its server belong to {name}",
             hint=f"sudo -u {name} kvm-compose server token …",
         )
 
 
 def _user(name: str | None, role: Role) -> tuple[str, int] | None:
-    """The local user that a token is for. Raises RefusedError."""
+    """Return the local user whose rights a token grants. Raises RefusedError."""
     own = os.geteuid()
     if role == "admin":
         if name is not None:
-            raise RefusedError("an administrator's token is for all deployments, not for those of --user")
+            raise RefusedError("--role admin grants access to all deployments and takes no --user")
         return None
     if name is None:
         if own == 0:
-            raise RefusedError(
-                f"a token with the role {role} is for the deployments of a user", hint="--user NAME"
-            )
+            raise RefusedError(f"a token with the role {role} needs a user", hint="--user NAME")
         return pwd.getpwuid(own).pw_name, own
     try:
         uid = pwd.getpwnam(name).pw_uid
     except KeyError as error:
-        raise RefusedError(f"there is no user {name!r}", hint="see `getent passwd`") from error
+        raise RefusedError(f"no such user: {name!r}", hint="`getent passwd` lists all users") from error
     if own not in (0, uid):
         raise RefusedError(f"a server that does not run as root cannot act with the rights of {name}")
     if own == uid == 0 and role == "user":
         raise RefusedError(
-            "a token that brings up deployments of root's is as good as an administrator's",
-            hint="--role admin, or another --user",
+            "a token that can bring up deployments of root grants the rights of an administrator",
+            hint="use --role admin, or another --user",
         )
     return name, uid
 
@@ -170,5 +168,5 @@ def _list(tokens: Tokens, arguments: argparse.Namespace, console: Console) -> in
     if rows:
         console.table(rows, ["NAME", "ROLE", "USER", "CREATED", "EXPIRES", "LAST USED"])
     else:
-        console.say("there are no named tokens")
+        console.say("no named tokens")
     return 0

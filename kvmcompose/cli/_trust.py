@@ -1,4 +1,4 @@
-"""Asking the user for what a lab does to the host."""
+"""Asks the user to consent to what a project does to the host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def settle(folder: Path, allow_paths: Sequence[str], console: Console, *, yes: bool) -> None:
-    """Return when the user has said yes, now or before. Raises RefusedError."""
+    """Return when the user has consented, now or before. Raises RefusedError."""
     from kvmcompose.build.trust import asked_by, given_by_variable, record_consent, refuse_untrusted
 
     asked = asked_by(folder, allow_paths)
@@ -25,25 +25,25 @@ def settle(folder: Path, allow_paths: Sequence[str], console: Console, *, yes: b
         record_consent(folder, asked)
     elif asks(asked, console):
         record_consent(folder, asked)
-        refuse_untrusted(asked_by(folder, allow_paths))  # what came while the question was open
+        refuse_untrusted(asked_by(folder, allow_paths))  # what was added during the question
     else:
         refuse_untrusted(asked)
 
 
 def asks(asked: Asked, console: Console) -> bool:
-    """Whether the user, at a terminal, says yes to what is new."""
+    """Ask the user at a terminal for consent to what is new. Returns False without a terminal."""
     from kvmcompose.build.trust import listed
 
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     console.talk(f"{asked.project} does this to the host:\n{listed(asked.new)}")
     answer = ""
-    termios.tcflush(sys.stdin, termios.TCIFLUSH)  # commands that were pasted answer no question
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)  # pasted commands must not answer the question
     try:
         sys.stderr.write("Trust it? [y/N] ")
         sys.stderr.flush()
         answer = sys.stdin.readline(16)
     finally:
-        if not answer:  # Ctrl-D or Ctrl-C: nobody has ended the line
+        if not answer:  # after Ctrl-D or Ctrl-C the line is not terminated
             sys.stderr.write("\n")
     return answer.strip().lower() in ("y", "yes")

@@ -35,18 +35,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Cancel it, and wait for its end."""
+    """Cancel the action, and wait for its end."""
     from kvmcompose.client.action import watch
     from kvmcompose.monitor.action import ActionLines
 
     target = open_target(arguments)
     action = action_named(target, arguments.action) if arguments.action else _running(target)
     if action is None or action.ended is not None:
-        console.say("nothing is running" if action is None else f"{action.command} has ended already")
+        console.say("nothing is running" if action is None else f"{action.command} has already ended")
         return 0
     target.server.cancel(target.name, action.uuid)
     shown = ActionLines(console)
-    shown.wants_steps = False  # those that ended before have been told by who began it
+    shown.wants_steps = False  # earlier steps were reported to the client that started the action
     seen = max((line.sequence for line in target.server.lines(target.name, action.uuid)), default=0)
     action = watch(target.server, target.name, action.uuid, shown, after=seen)
     console.say(f"{action.command}: {action.state}")
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _running(target: Target) -> Action | None:
-    """The action that runs; of several the one that keeps others out, as exec does not."""
+    """Return the running action; of several one that is not an exec, which excludes others."""
     running = [each for each in target.server.actions(target.name) if each.ended is None]
     running.sort(key=lambda each: each.command == "exec")
     return running[0] if running else None

@@ -1,4 +1,4 @@
-"""``kvm-compose capture``: the packets of a guest or a bridge."""
+"""``kvm-compose capture``: captures packets of a guest or a bridge."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ examples:
 Ctrl-C ends the capture, with status 0 and a complete file.
 """
 
-#: How packets are printed: at once, and names of addresses are not asked for.
+#: The program that prints packets: unbuffered, without resolving names.
 _PRINTER = ("tcpdump", "-l", "-n", "-r", "-")
 
 
@@ -63,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--snaplen",
         type=_snaplen,
         metavar="BYTES",
-        help="only the first bytes of each packet (default: 262144)",
+        help="capture only the first BYTES of each packet (default: 262144)",
     )
     parser.add_argument("-c", "--count", type=_count, metavar="N", help="stop after this number of packets")
 
@@ -87,7 +87,7 @@ def _number(text: str, most: int) -> int:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Capture until the end, ours or that of what is captured."""
+    """Capture until Ctrl-C, or until the captured interface disappears."""
     from kvmcompose.client.packets import Cutter
     from kvmcompose.effects.process import find_program
 
@@ -96,8 +96,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         find_program(_PRINTER[0])
     if arguments.write == "-" and sys.stdout.isatty():
         raise unknown_name(
-            "packets would go to the terminal as they are",
-            "leave -w out to read them here; or -w FILE; or pipe them: -w - | wireshark -k -i -",
+            "refusing to write binary data to the terminal",
+            "omit -w to print packets, use -w FILE, or pipe them: -w - | wireshark -k -i -",
         )
     target = open_target(arguments)
     cutter = Cutter()
@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         target.server.capture(target.name, wanted) as stream,
         on_signals(lambda: _end(stream), signal.SIGINT, signal.SIGTERM),
     ):
-        console.say(f"capturing packets of {wanted.target}; Ctrl-C ends it")
+        console.say(f"capturing packets of {wanted.target}; Ctrl-C ends the capture")
         try:
             with _output(arguments.write) as output:
                 for chunk in stream:
@@ -115,21 +115,21 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             console.say(f"{cutter.packets} packet{'' if cutter.packets == 1 else 's'} captured")
         if not stream.stopped and cutter.packets != wanted.count:
             raise KvmComposeError(
-                f"the capture has ended: {wanted.target} is gone",
-                hint="the guest was switched off, or the testbed taken down: kvm-compose status",
+                f"the capture ended early: {wanted.target} disappeared",
+                hint="was the guest switched off, or the testbed taken down? kvm-compose status",
             )
     return 0
 
 
 def _wanted(arguments: argparse.Namespace) -> Capture:
-    """What is asked for. Raises InputError for what no server could make anything of."""
+    """Return the request. Raises InputError for invalid arguments."""
     from kvmcompose.core.deployment import FILTER_PATTERN, MAX_SNAPLEN, TARGET_PATTERN, Capture
 
     for what, name in (("a guest or bridge", arguments.target), ("an interface", arguments.interface)):
         if name is not None and not re.match(TARGET_PATTERN, name):
-            raise unknown_name(f"{name!r} cannot be the name of {what}")
+            raise unknown_name(f"{name!r} is not a valid name of {what}")
     if arguments.filter and not re.match(FILTER_PATTERN, arguments.filter):
-        raise unknown_name("the filter is longer than 1024 characters, or has some that are not ASCII")
+        raise unknown_name("invalid filter: at most 1024 ASCII characters are allowed")
     return Capture(
         target=arguments.target,
         interface=arguments.interface,
@@ -141,7 +141,7 @@ def _wanted(arguments: argparse.Namespace) -> Capture:
 
 @contextmanager
 def _output(path: str | None) -> Iterator[IO[bytes]]:
-    """Where packets go. Raises KvmComposeError for a file that cannot be written."""
+    """Open the output. Raises KvmComposeError for a file that cannot be written."""
     from kvmcompose.effects.process import feed
 
     if path is None:
@@ -158,7 +158,7 @@ def _output(path: str | None) -> Iterator[IO[bytes]]:
 
 
 def _end(stream: PacketStream) -> None:
-    """End the capture; the second time without waiting for what is still to be written."""
+    """Stop the capture; the second time without waiting for pending output."""
     if stream.stopped:
         raise KeyboardInterrupt
     stream.stop()

@@ -1,4 +1,4 @@
-"""``kvm-compose completion``: makes the shell complete commands, options and names."""
+"""``kvm-compose completion``: prints the code for completion in a shell."""
 
 from __future__ import annotations
 

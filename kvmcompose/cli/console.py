@@ -1,4 +1,4 @@
-"""``kvm-compose console``: a guest's serial console."""
+"""``kvm-compose console``: opens the serial console of a guest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "console"
-HELP = "open a guest's serial console"
+HELP = "open the serial console of a guest"
 EXAMPLE = """\
 examples:
   kvm-compose console server
@@ -29,13 +29,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Become virsh, or the ssh that runs it on another host."""
+    """Replace this process by virsh, or by an ssh that runs it on another host."""
     from kvmcompose.cli._access import become, through
     from kvmcompose.core.libvirt_uri import parse_libvirt_uri
 
     guest = access_to(open_target(arguments), arguments.guest)
-    uri = str(parse_libvirt_uri(guest.libvirt_uri))  # the server's word: to virsh a URI can be a program
-    console.say(f"console of {guest.domain}; Ctrl-] leaves it")
+    uri = str(parse_libvirt_uri(guest.libvirt_uri))  # from the server: a URI can make virsh run a program
+    console.say(f"console of {guest.domain}; Ctrl-] to leave")
     force = ["--force"] if arguments.force else []
     argv = ["virsh", "--quiet", "--connect", uri, "console", *force, guest.domain]
     become(through(guest.via, argv) if guest.via is not None else argv, console)

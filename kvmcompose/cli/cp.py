@@ -1,4 +1,4 @@
-"""``kvm-compose cp``: copies files to guests and from them."""
+"""``kvm-compose cp``: copies files to and from guests."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "cp"
-HELP = "copy files to a guest, or from one"
+HELP = "copy files to or from a guest"
 EXAMPLE = """\
 examples:
-  kvm-compose cp config.json server:          into the home folder
+  kvm-compose cp config.json server:          to the home folder
   kvm-compose cp -r site server:/var/www
   kvm-compose cp server:/var/log/syslog .
-  kvm-compose cp ./a:b server:                a local file with a colon in its name
+  kvm-compose cp ./a:b server:                local file with a colon in its name
 
 Runs the system's scp with the guest's key and host key.
 """
@@ -43,18 +43,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _complete(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
-    """The guests; the shell itself knows about files."""
+    """Return the guests; the shell itself completes files."""
     return [f"{name}:" for name in complete_guests(parsed_args)]
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Become scp."""
+    """Replace this process by scp."""
     from kvmcompose.cli._access import become, destination, ssh_options
 
     ends = [_end(word) for word in (*arguments.source, arguments.target)]
     guests = {end.guest for end in ends if end.guest is not None}
     if not guests:
-        raise unknown_name("neither side is in a guest", "kvm-compose cp FILE GUEST:PATH, or GUEST:PATH FILE")
+        raise unknown_name("no guest given", "kvm-compose cp FILE GUEST:PATH, or GUEST:PATH FILE")
     sources = {end.guest for end in ends[:-1]}
     if len(guests) > 1 or len(sources) > 1 or ends[-1].guest in sources:
         raise unknown_name("one side must be in one guest, the other local", "copy in two steps")
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _end(word: str) -> _End:
-    """``GUEST:PATH``, or a path here; as scp has it, a slash before the colon makes it one."""
+    """Parse ``GUEST:PATH`` or a local path; as in scp, a path with a slash before the colon is local."""
     guest, colon, path = word.partition(":")
     return _End(guest, path) if colon and guest and "/" not in guest else _End(None, word)
 

@@ -1,4 +1,4 @@
-"""``kvm-compose deployments``: what the server knows."""
+"""``kvm-compose deployments``: lists the deployments of a server, and removes them."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Do what the verb says."""
+    """Run a verb."""
     from kvmcompose.client.formatting import state_text
 
     server = server_of(arguments)
     if arguments.verb in ("remove", "destroy"):
         for name in arguments.names:
             server.remove(name)
-            console.say(f"{name} is forgotten; its folder stays as it is")
+            console.say(f"removed {name}; its folder is kept")
         return 0
     found = _found(server, arguments)
     if arguments.json:
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         ]
         console.table(rows, ["NAME", "STATE", "OWNER", "FOLDER"])
     else:
-        console.say("the server knows no deployments")
+        console.say("no deployments")
     return 0
 
 

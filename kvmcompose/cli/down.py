@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "down"
-HELP = "take the testbed down; disks stay, unless --purge"
+HELP = "take the testbed down; disks are kept unless --purge is given"
 EXAMPLE = """\
 examples:
   kvm-compose down                  shut guests down, remove networks
@@ -19,7 +19,7 @@ examples:
   kvm-compose down --purge          also remove the guests' disks: their data is lost
   kvm-compose down --project-name lab    from anywhere
 
-It needs neither the YAML nor the artefacts: the server knows what is up.
+This needs neither the YAML nor the artefacts: the server knows what is up.
 """
 
 
@@ -55,7 +55,7 @@ def _seconds(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Take it down; how the action ended as exit status."""
+    """Take the testbed down, and return the exit status."""
     from kvmcompose.core.deployment import Down
 
     target = open_target(arguments, register=True)  # it may be up, and the server's database lost

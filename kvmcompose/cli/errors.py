@@ -1,4 +1,4 @@
-"""``kvm-compose errors``: only what failed."""
+"""``kvm-compose errors``: shows the errors of an action."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ NAME = "errors"
 HELP = "show the failures of an action: step, guest, host, cause and remedy"
 EXAMPLE = """\
 examples:
-  kvm-compose errors                  of the latest action
-  kvm-compose errors --action 5f3a    of one that kvm-compose logs --list shows
+  kvm-compose errors                  errors of the latest action
+  kvm-compose errors --action 5f3a    errors of another one (see kvm-compose logs --list)
   kvm-compose errors --json
 """
 
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Show them."""
+    """Print the errors."""
     from kvmcompose.client.formatting import date, fault_text, verdict
 
     target = open_target(arguments)
@@ -53,6 +53,6 @@ def _point_to_earlier(actions: list[Action], shown: Action, console: Console) ->
     last = next(earlier, None)
     if last is not None:
         console.say(
-            f"the last one with errors was {last.command} of {date(last.started)}: "
+            f"the last action with errors was {last.command} of {date(last.started)}: "
             f"kvm-compose errors --action {last.uuid[:8]}"
         )

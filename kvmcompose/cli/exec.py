@@ -22,7 +22,7 @@ HELP = "run a command in a guest and exit with its status"
 EXAMPLE = """\
 examples:
   kvm-compose exec server -- uname -a
-  kvm-compose exec server -- sh -c 'ping -c 1 client && echo "it is there"'
+  kvm-compose exec server -- sh -c 'ping -c 1 client && echo reachable'
   kvm-compose exec --timeout 30 server -- ./wait-for-it
 
 Put options before the guest. The arguments reach the command unchanged, without a
@@ -33,7 +33,7 @@ the guest. Use kvm-compose ssh for a terminal or for input.
 
 
 class NotRunError(KvmComposeError):
-    """The command could not be run: a status that few commands have (ssh uses it, too)."""
+    """The command could not be run. Few commands use this exit status; ssh does as well."""
 
     exit_code = 255
 
@@ -48,9 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_server_options(parser)
     add_guest(parser)
-    parser.add_argument(
-        "words", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="the command and its arguments"
-    )
+    parser.add_argument("words", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="command and arguments")
 
 
 def _seconds(text: str) -> float:
@@ -65,7 +63,7 @@ def _seconds(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Run it; its exit status."""
+    """Run the command, and return its exit status."""
     if arguments.words[:1] in (["tool"], ["user-script"]):
         raise NotRunError(
             f"{arguments.words[0]!r} is a TestbedOS command that is not supported",
@@ -73,7 +71,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         )
     words = command_words(arguments.words)
     if not words:
-        raise NotRunError("no command is given", hint="kvm-compose exec GUEST -- COMMAND …")
+        raise NotRunError("no command given", hint="kvm-compose exec GUEST -- COMMAND …")
     try:
         return _run(arguments, console, words)
     except InputError as error:
@@ -83,7 +81,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def command_words(words: list[str]) -> list[str]:
-    """The command without what stands before it: ``--``, or ``shell-command`` as TestbedOS has it."""
+    """Return the command without a leading ``--``, or ``shell-command`` as in TestbedOS."""
     if words[:1] == ["shell-command"]:
         words = words[1:]
     return words[1:] if words[:1] == ["--"] else words

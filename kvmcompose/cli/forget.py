@@ -1,4 +1,4 @@
-"""``kvm-compose forget``: tasks are run again the next time."""
+"""``kvm-compose forget``: makes the next build run tasks again."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ HELP = "make tasks run again in the next build, even if they are up to date"
 EXAMPLE = """\
 examples:
   kvm-compose forget domain-xml:server
-  kvm-compose forget domain-xml         all of a group
-  kvm-compose forget                    everything
+  kvm-compose forget domain-xml         all tasks of a group
+  kvm-compose forget                    all tasks
 
 Edited files and disks in use are safe: the next build keeps them and asks for
 --overwrite or --provision.
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Let doit forget them."""
+    """Run doit's ``forget``."""
     from kvmcompose.build.doit_runner import doit_command
 
     def waiting(holder: str) -> None:

@@ -1,4 +1,4 @@
-"""``kvm-compose generate``: builds what is missing or changed."""
+"""``kvm-compose generate``: builds artefacts that are missing or out of date."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HELP = "build the artefacts that are missing or out of date"
 EXAMPLE = """\
 examples:
   kvm-compose generate                  everything
-  kvm-compose generate server           what belongs to one guest
+  kvm-compose generate server           artefacts of one guest
   kvm-compose generate domain-xml       all domain XML
   kvm-compose generate -k               continue when one cannot be built
   kvm-compose generate --overwrite      replace hand edits (each is kept as .orig)
@@ -39,12 +39,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace files that were edited by hand, keeping them as .orig",
+        help="replace files that were edited by hand; each is kept as .orig",
     )
     parser.add_argument(
         "--provision",
         action="store_true",
-        help="make new disks even for guests that have run: their data is lost",
+        help="create new disks even for guests that have run: their data is lost",
     )
     parser.add_argument(
         "--verify", action="store_true", help="read every artefact, regardless of its time stamp"
@@ -65,7 +65,7 @@ def _jobs(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Build; 0 when everything is as it should be."""
+    """Build, and return the exit status."""
     from kvmcompose.build.generate import generate
 
     project = find_project(arguments)

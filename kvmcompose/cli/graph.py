@@ -1,4 +1,4 @@
-"""``kvm-compose graph``: the topology, or the tasks, as a picture."""
+"""``kvm-compose graph``: draws the topology or the tasks."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--format", choices=("dot", "mermaid", "json", "svg"), default="dot", help="the format (default: dot)"
     )
     parser.add_argument(
-        "--json", action="store_const", const="json", dest="format", help="the same as --format json"
+        "--json", action="store_const", const="json", dest="format", help="same as --format json"
     )
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Print the picture."""
+    """Print the graph."""
     from kvmcompose.effects import process
     from kvmcompose.render.graph import to_dot, to_mermaid, topology
 
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _tasks(project: Project) -> Graph:
-    """Tasks, each pointing to those that need it; the state comes before everything."""
+    """Return a graph of tasks, each with edges to the tasks that depend on it; all depend on the state."""
     from kvmcompose.build.base_images import image_of, image_task
     from kvmcompose.render.graph import Edge, Graph, Node
 

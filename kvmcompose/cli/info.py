@@ -1,4 +1,4 @@
-"""``kvm-compose info``: doit's view of one task."""
+"""``kvm-compose info``: shows doit's view of a task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Let doit show it; 0 when the task is up to date, 1 when not."""
+    """Run doit's ``info``. Returns 0 when the tasks are up to date, else 1."""
     from kvmcompose.build.doit_runner import doit_command
 
     project = open_project(arguments, console)

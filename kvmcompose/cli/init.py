@@ -1,4 +1,4 @@
-"""``kvm-compose init``: writes a project to start from."""
+"""``kvm-compose init``: creates a commented example project."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.monitor.console import Console
 
 NAME = "init"
-HELP = "write a commented project to start from"
+HELP = "create a commented example project"
 EXAMPLE = """\
 examples:
   kvm-compose init my-testbed && cd my-testbed && kvm-compose plan
@@ -23,16 +23,16 @@ Existing files are never overwritten: if one of them exists, nothing is written 
 """
 
 _STARTER = importlib.resources.files("kvmcompose.cli") / "_starter"
-#: Files that would mean something here, to git and to the checks of our code, have other names here.
+#: Files that would affect git, or the checks of our own code, have other names in this repository.
 _RENAMED = {"gitignore": ".gitignore", "dodo": "dodo.py"}
 _SCHEMA_NAME = "kvm-compose.schema.json"
 
 _WHAT = {
-    "kvm-compose.yaml": "the testbed: two guests on one bridge, with the keys you may need explained",
-    "setup.sh": "a script that one of the guests is set up with",
-    "dodo.py": "for doit, and for tasks of your own",
-    ".gitignore": "what is not for version control",
-    _SCHEMA_NAME: "what editors check the YAML with",
+    "kvm-compose.yaml": "the testbed: two guests on one bridge, with comments on common keys",
+    "setup.sh": "a setup script for one of the guests",
+    "dodo.py": "for doit, and for your own tasks",
+    ".gitignore": "files to keep out of version control",
+    _SCHEMA_NAME: "JSON Schema for editors",
 }
 
 
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     there = [name for name in files if (folder / name).exists() or (folder / name).is_symlink()]
     if there:
         raise RefusedError(
-            f"{_shown(folder)} has {', '.join(there)} already: nothing was written",
+            f"{_shown(folder)} already contains {', '.join(there)}: nothing was written",
             hint="kvm-compose init DIR writes to another folder",
         )
     try:
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def starter() -> dict[str, bytes]:
-    """The files of a starting project by name."""
+    """Return the files of the example project by name."""
     from kvmcompose.effects.resources import schemas
     from kvmcompose.pipeline.schemas import complete_schema
 

@@ -1,4 +1,4 @@
-"""``kvm-compose inventory``: the guests, for other programs."""
+"""``kvm-compose inventory``: prints the guests for other programs."""
 
 from __future__ import annotations
 
@@ -26,21 +26,24 @@ examples:
   kvm-compose inventory --json
 """
 
-#: Ansible takes the values of an inventory for templates (Jinja2), which may run programs.
+#: Ansible evaluates the values of an inventory as templates (Jinja2), which may run programs.
 _TEMPLATE = re.compile(r"\{[{%#]")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
-        "--format", choices=("ansible", "ssh_config", "hosts"), default="ansible", help="default: ansible"
+        "--format",
+        choices=("ansible", "ssh_config", "hosts"),
+        default="ansible",
+        help="output format (default: ansible)",
     )
     parser.add_argument("--json", action="store_true", help="print everything known as JSON")
     add_server_options(parser)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Print it."""
+    """Print the inventory."""
     target = open_target(arguments)
     guests = target.server.access(target.name)
     if arguments.json:
@@ -56,7 +59,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def ansible(guests: Sequence[GuestAccess]) -> str:
-    """An inventory in YAML, guests in groups."""
+    """Return an inventory in YAML, with guests in groups."""
     import yaml
 
     everyone = {guest.name: _variables(guest) for guest in guests}
@@ -64,7 +67,7 @@ def ansible(guests: Sequence[GuestAccess]) -> str:
         for name, value in variables.items():
             if isinstance(value, str) and _TEMPLATE.search(value):
                 raise KvmComposeError(
-                    f"Ansible would run {value!r} ({name}) as a template",
+                    f"Ansible would evaluate {value!r} ({name}) as a template",
                     hint="rename the folder, or use another format: --format ssh_config",
                 )
     groups: dict[str, Any] = {}
@@ -94,7 +97,7 @@ def _variables(guest: GuestAccess) -> dict[str, Any]:
 
 
 def ssh_config(guests: Sequence[GuestAccess]) -> str:
-    """An entry for each guest, as OpenSSH reads it."""
+    """Return an entry for each guest in the format of OpenSSH's configuration."""
     from kvmcompose.cli._access import ssh_settings
 
     entries = []
@@ -107,5 +110,5 @@ def ssh_config(guests: Sequence[GuestAccess]) -> str:
 
 
 def hosts(guests: Sequence[GuestAccess]) -> str:
-    """A line for each guest with its name and its domain's, as in /etc/hosts."""
+    """Return a line for each guest in the format of /etc/hosts, with its name and that of its domain."""
     return "".join(f"{guest.address}\t{guest.name} {guest.domain}\n" for guest in guests)

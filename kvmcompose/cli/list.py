@@ -1,4 +1,4 @@
-"""``kvm-compose list``: doit's list of tasks."""
+"""``kvm-compose list``: lists the tasks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Let doit list them, if anything is asked that only doit can tell."""
+    """List the tasks: by doit if options need it."""
     project = open_project(arguments, console)
     if arguments.json:
         plan = project.plan()

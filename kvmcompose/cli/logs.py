@@ -1,4 +1,4 @@
-"""``kvm-compose logs``: what actions did and do."""
+"""``kvm-compose logs``: shows the logs of actions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "logs"
-HELP = "show the log of an action, past or running"
+HELP = "show the log of a past or running action"
 EXAMPLE = """\
 examples:
   kvm-compose logs                     the latest action
@@ -42,7 +42,7 @@ With -f the exit status is that of the action. Ctrl-C leaves it running.
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("-f", "--follow", action="store_true", help="follow the log until the action ends")
-    parser.add_argument("--list", action="store_true", help="list the actions, the latest first")
+    parser.add_argument("--list", action="store_true", help="list all actions, the latest first")
     add_action_name(parser)
     add_guest(parser, "--guest", help="only lines about this guest")
     parser.add_argument("-t", "--timestamps", action="store_true", help="start every line with its time")
@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Show the log, or the list."""
+    """Print the log, or the list of actions."""
     target = open_target(arguments)
     if arguments.list:
         _list(target.server.actions(target.name), arguments, console)
@@ -63,11 +63,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     except KeyboardInterrupt:
         if not arguments.follow:
             raise
-        return INTERRUPTED  # the way to end it: nothing to complain of
+        return INTERRUPTED  # this is how users end it: no error message
 
 
 def _guest(target: Target, action: Action, given: str) -> str:
-    """The guest that is meant: one that there is, or that there was when the action ran."""
+    """Return the guest of a name: one that exists now, or that existed when the action ran."""
     known = [step.guest for step in target.server.steps(target.name, action.uuid) if step.guest]
     with suppress(KvmComposeError):
         known += [guest.name for guest in target.server.access(target.name)]

@@ -1,4 +1,4 @@
-"""The entry point: finds the subcommand, and is the one place that turns errors into text and exit codes."""
+"""The command line: finds the subcommand, runs it, and turns errors into messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kvmcompose.effects.environment import is_on
 from kvmcompose.monitor.console import Console, ConsoleHandler
 
 INTERRUPTED = 130
-#: So many choices are named when none of them is near to what was typed.
+#: The most choices to list when none is similar to a wrong word.
 _FEW = 8
 
 _EPILOG = """\
@@ -44,7 +44,7 @@ sets a global option (KVM_COMPOSE_DIRECTORY, KVM_COMPOSE_INPUT, ...).
 
 
 class Command(Protocol):
-    """What a module of a subcommand offers."""
+    """The interface of a subcommand's module."""
 
     NAME: str
     HELP: str
@@ -54,7 +54,7 @@ class Command(Protocol):
         """Declare its options."""
 
     def run(self, arguments: argparse.Namespace, console: Console) -> int:
-        """Do it; the exit status."""
+        """Run the command, and return the exit status."""
 
 
 def _commands() -> dict[str, Command]:
@@ -68,7 +68,7 @@ def _commands() -> dict[str, Command]:
 
 
 def _only(name: str | None) -> dict[str, Command] | None:
-    """Just the command of that name, when there is one: importing the others takes its time."""
+    """Return the command of that name alone, if it exists: importing the others takes time."""
     module = (name or "").replace("-", "_")
     if not module.isidentifier() or module == "main" or module.startswith("_"):
         return None
@@ -84,7 +84,7 @@ def _number(name: str) -> int:
 
 
 def add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
-    """The options that every command has; they may stand before the command or after it."""
+    """Add the options that every command has; they may precede the command or follow it."""
 
     def default(value: object) -> object:
         return value if top else argparse.SUPPRESS
@@ -97,7 +97,7 @@ def add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
         metavar="DIR",
         type=Path,
         default=default(Path(env("KVM_COMPOSE_DIRECTORY", "."))),
-        help="the project folder (default: the current one)",
+        help="project folder (default: the current folder)",
     )
     group.add_argument(
         "--input",
@@ -132,14 +132,14 @@ def add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Suggests what may have been meant. What is parsed has the ``parser`` of the command in it."""
+    """A parser that suggests corrections. Its results hold the ``parser`` of the command."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.set_defaults(parser=self)
 
     def first_word(self, words: Iterable[str]) -> str | None:
-        """The first that is neither an option nor the value of one; None when that is not plain."""
+        """Return the first word that is neither an option nor its value; None if that is unclear."""
         rest = iter(words)
         for word in rest:
             if not word.startswith("-"):
@@ -156,32 +156,35 @@ class _Parser(argparse.ArgumentParser):
         found = re.fullmatch(r"argument (.+?): invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if found is None:
             self._end(message)
-        where = f"{found[1]}: " if found[1].startswith("-") else ""
         known = re.findall(r"[\w-]+", found[3])
         also = ", ".join(known) if len(known) <= _FEW else ""
-        self._unknown(f"{where}there is no {found[2]!r} here", found[2], known, also)
+        if found[1].startswith("-"):
+            what = f"{found[1]}: invalid value"
+        else:
+            what = "unknown command" if found[1] == "COMMAND" else f"unknown {found[1].lower()}"
+        self._unknown(f"{what} {found[2]!r}", found[2], known, also)
 
     def refuse(self, word: str) -> NoReturn:
-        """End with an error for a word that nobody asked for."""
+        """Exit with an error for an unexpected word."""
         if word.startswith("-"):
             name = word.partition("=")[0]
-            self._unknown(f"there is no option {name!r} here", name, [])
-        self._end(f"{word!r} is more than was asked for")
+            self._unknown(f"unknown option {name!r}", name, [])
+        self._end(f"unexpected argument {word!r}")
 
     def _unknown(self, message: str, word: str, known: Iterable[str], also: str = "") -> NoReturn:
         near = difflib.get_close_matches(word, [*known, *self._option_string_actions], 1)
         if near:
             message += f"; did you mean {near[0]!r}?"
         elif also:
-            message += f"; there are {also}"
+            message += f"; expected one of: {also}"
         self._end(message)
 
     def _end(self, message: str) -> NoReturn:
-        super().error(plain(message, lines=True))  # the shell puts names of files among the words
+        super().error(plain(message, lines=True))  # words may be names of files that the shell expanded
 
 
 def build_parser(commands: dict[str, Command]) -> _Parser:
-    """The parser for these commands."""
+    """Return the parser for these commands."""
     parser = _Parser(
         prog="kvm-compose",
         description="Build and run virtual testbeds: libvirt, cloud-init and network artefacts.",
@@ -238,9 +241,9 @@ def _console(arguments: argparse.Namespace) -> Console:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status."""
+    """Run the command line, and return the exit status."""
     if argv is None:
-        # one command is over before cycles could pile up, and looking for them takes half of the time
+        # the process ends before cycles pile up, and the collector would take half of the time
         gc.disable()
         # nor does it pay to look for them when all memory is given back anyway
         atexit.register(gc.freeze)
@@ -263,31 +266,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.error("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # whoever read our output has had enough; Python would complain again while it shuts down
-        _say_no_more()
+        # the reader closed the pipe; Python would report that again at shutdown
+        _discard_output()
         return 1
     except OSError as error:
-        if not _say_what_broke(error, console):
+        if not _report(error, console):
             raise
         return 1
     return status
 
 
-def _say_what_broke(error: OSError, console: Console) -> bool:
-    """Say what the system refused; False when there is nothing to say that would help anybody."""
+def _report(error: OSError, console: Console) -> bool:
+    """Print a message about a failed system call. Returns False when it would not help anybody."""
     why = (error.strerror or str(error)).lower()
     if error.filename is not None:
         console.error(f"{os.fsdecode(error.filename)}: {why}")
         return True
     if _output_is_lost():
-        _say_no_more()
-        console.error(f"cannot write what there is to say: {why}")
+        _discard_output()
+        console.error(f"cannot write to standard output: {why}")
         return True
     return False
 
 
 def _output_is_lost() -> bool:
-    """Whether nothing can be written to standard output. An error of writing does not tell where."""
+    """Return whether standard output cannot be written. The exception does not say which file it is about."""
     try:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):
@@ -300,6 +303,6 @@ def _output_is_lost() -> bool:
     return False
 
 
-def _say_no_more() -> None:
+def _discard_output() -> None:
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""``kvm-compose placement``: which guest and bridge goes where, why, and what other strategies would do."""
+"""``kvm-compose placement``: shows where guests and bridges are placed, and compares strategies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kvmcompose.core.model import LogicalTestbed, Placement
 
 NAME = "placement"
-HELP = "show which host every bridge and guest is placed on, and why"
+HELP = "show on which host each bridge and guest is placed, and why"
 EXAMPLE = """\
 examples:
   kvm-compose placement
@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Show the placement."""
+    """Print the placement."""
     if arguments.compare:
         return _compare(arguments, console)
     placed = open_project(arguments, console).compiled.placed
@@ -85,7 +85,7 @@ def _tunnels(logical: LogicalTestbed, placement: Placement) -> list[list[str]]:
 
 
 def _explained(logical: LogicalTestbed, placement: Placement) -> dict[str, Any]:
-    """How the strategy chooses, what it had to heed, and what that comes to on each host."""
+    """Return how the strategy works, its constraints, and the resulting load of each host."""
     from kvmcompose.placement import strategy
 
     return {
@@ -96,7 +96,7 @@ def _explained(logical: LogicalTestbed, placement: Placement) -> dict[str, Any]:
 
 
 def _loads(logical: LogicalTestbed, placement: Placement) -> dict[str, dict[str, int | None]]:
-    """Of each host what its guests need, and what it has (None: not limited)."""
+    """Return for each host what its guests need, and its capacity (None: unlimited)."""
     from kvmcompose.placement import used_by
 
     used = used_by(logical, placement)
@@ -136,7 +136,7 @@ def _of(load: Mapping[str, int | None], what: str) -> str:
 
 
 def _compare(arguments: argparse.Namespace, console: Console) -> int:
-    """Every strategy; of those that cannot place the testbed, why not."""
+    """Print the result of every strategy, or why it cannot place the testbed."""
     from kvmcompose.placement import strategies
 
     project = find_project(arguments)
@@ -202,7 +202,7 @@ def _row(name: str, outcome: Mapping[str, Any], logical: LogicalTestbed) -> Sequ
 
 
 def _last_build(folder: Path) -> dict[str, str] | None:
-    """Where the guests of ``state.json`` lie; None when there is none that can be read."""
+    """Return the hosts of the guests in ``state.json``; None when it cannot be read."""
     import msgspec
 
     from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular

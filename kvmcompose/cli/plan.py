@@ -1,4 +1,4 @@
-"""``kvm-compose plan``: what ``generate`` would do, and why."""
+"""``kvm-compose plan``: shows what ``generate`` would do, and why."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ HELP = "show what generate would do and why, and what up would send to other hos
 EXAMPLE = """\
 examples:
   kvm-compose plan
-  kvm-compose plan --diff                what would change in XML, network and state
-  kvm-compose plan --detailed-exitcode   status 2 when there is something to do (for CI)
+  kvm-compose plan --diff                changes in XML, network and state
+  kvm-compose plan --detailed-exitcode   exit with status 2 if there are changes (for CI)
 """
 
-#: With --detailed-exitcode, as terraform has it.
+#: With --detailed-exitcode, as in Terraform.
 _CHANGES = 2
 _MIB = 1 << 20
 
@@ -36,7 +36,7 @@ _MIB = 1 << 20
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_names(parser)
-    parser.add_argument("--diff", action="store_true", help="show the text differences")
+    parser.add_argument("--diff", action="store_true", help="show differences in text artefacts")
     parser.add_argument(
         "--detailed-exitcode",
         action="store_true",
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _show_loads(project: Project, console: Console) -> None:
-    """What up would send to other hosts, as far as it is built, and as far as is known here."""
+    """Print what up would send to other hosts, as far as that is built and known on this host."""
     from kvmcompose.hosts.transfer_plan import plan_transfers
 
     state = project.compiled.state
@@ -95,7 +95,7 @@ def _show_loads(project: Project, console: Console) -> None:
     try:
         found = plan_transfers(project.folder, state) if others else []
     except (OSError, KvmComposeError):
-        console.say(f"what {', '.join(others)} would be sent is known once everything is built")
+        console.say(f"transfers to {', '.join(others)} are known once everything is built")
         return
     for load in found:
         unmade = "".join(f", and {Path(path).name} once it is set up" for path in load.unmade)
@@ -106,14 +106,14 @@ def _show_loads(project: Project, console: Console) -> None:
 
 
 def _show_word(project: Project, allow_paths: Sequence[str], to_write: set[str], console: Console) -> None:
-    """Whether up would ask for the user's word, by what is kept and what would be written."""
+    """Print whether up would ask for consent, by the files that are kept and those to be written."""
     from kvmcompose.build.trust import asked_of, given_by_variable
     from kvmcompose.core.state import decode_state, encode_state
 
     if given_by_variable():
         return
     state = decode_state(encode_state(project.compiled.state))
-    with suppress(OSError, KvmComposeError):  # the plan says it already
+    with suppress(OSError, KvmComposeError):  # the plan reports it already
         new = asked_of(project.folder, state, allow_paths, to_write).new
         if new:
             things = "1 thing that it does" if len(new) == 1 else f"{len(new)} things that it does"
@@ -133,7 +133,7 @@ def _summary(actions: list[Disposition]) -> str:
     parts += [f"{counts.pop(Disposition.LEFT_OVER)} left over"] if Disposition.LEFT_OVER in counts else []
     stuck = sum(counts[action] for action in FAILING)
     if stuck:
-        parts.append(f"{stuck} that generate would fail on")
+        parts.append(f"{stuck} would fail")
     return ", ".join([*(parts or ["nothing to do"]), f"{kept} up to date"])
 
 

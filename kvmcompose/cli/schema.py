@@ -1,4 +1,4 @@
-"""``kvm-compose schema``: the JSON Schema of the YAML, for editors."""
+"""``kvm-compose schema``: prints the JSON Schema of the YAML, for editors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ examples:
   kvm-compose schema > kvm-compose.schema.json
   kvm-compose schema --of config
 
-In kvm-compose.yaml this line makes editors with yaml-language-server use it:
+Editors with yaml-language-server use it if kvm-compose.yaml contains this line:
   # yaml-language-server: $schema=kvm-compose.schema.json
 """
 
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--of",
         choices=("testbed", "config"),
         default="testbed",
-        help="which of the two files (default: testbed)",
+        help="kvm-compose.yaml or the config (default: testbed)",
     )
 
 

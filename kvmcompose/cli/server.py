@@ -1,4 +1,4 @@
-"""``kvm-compose server``: the daemon that brings testbeds up, for whoever may talk to it."""
+"""``kvm-compose server``: runs the daemon that brings testbeds up."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Serve until told to stop; the exit status."""
+    """Run the server until it is stopped, and return the exit status."""
     from kvmcompose.effects.server_places import missing_modules
 
     if arguments.server_action == "token":
@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     missing = missing_modules(fake=arguments.fake)
     if missing:
         raise RefusedError(
-            f"this installation has no server in it ({', '.join(missing)} is missing)",
+            f"the server is not installed ({', '.join(missing)} is missing)",
             hint="pip install 'kvmcompose[server]'",
         )
     from kvmcompose.server.listen import HeldError
@@ -117,13 +117,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     _log_plainly(console.verbosity)
     settings = _settings(arguments, access_log=console.verbosity > 0)
     if settings.embedded:
-        os.chdir("/")  # it must not keep a project's file system from being unmounted
+        os.chdir("/")  # do not keep the project's file system busy
     try:
         serve(settings)
     except HeldError:
         if not settings.embedded:
             raise
-        # whoever asked for this one has the other
+        # the client that started this server uses the other one
     return 0
 
 
@@ -135,7 +135,7 @@ def _settings(arguments: argparse.Namespace, *, access_log: bool) -> ServerSetti
     host = arguments.host
     if host is None and any((arguments.port is not None, arguments.tls_cert, arguments.token_file)):
         host = "127.0.0.1"
-    # who alone can ask an embedded server is the user whose it is: there is nobody to keep from a folder
+    # only its own user can connect to an embedded server, so it needs no restriction
     roots = [Path("/")] if arguments.embedded else arguments.project_roots or [Path.home()]
     fake = Simulation(failures=tuple(arguments.fail), delay=arguments.delay) if arguments.fake else None
     return ServerSettings(
@@ -158,14 +158,14 @@ def _settings(arguments: argparse.Namespace, *, access_log: bool) -> ServerSetti
 
 
 class _PlainFormatter(logging.Formatter):
-    """What clients and hosts have named is written as ``Console`` would write it."""
+    """Escapes control characters as ``Console`` does: records contain names from clients and hosts."""
 
     def format(self, record: logging.LogRecord) -> str:
         return plain(super().format(record), lines=True)
 
 
 def _log_plainly(verbosity: int) -> None:
-    """To stderr, with times: a daemon's log is read later. uvicorn's own news with -v only."""
+    """Log to stderr, with times; uvicorn's own messages only if verbose."""
     level = logging.ERROR if verbosity < 0 else logging.INFO
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_PlainFormatter("%(asctime)s %(levelname)s %(message)s"))

@@ -1,4 +1,4 @@
-"""``kvm-compose snapshot``: keeps and brings back what guests were."""
+"""``kvm-compose snapshot``: creates, restores and deletes snapshots of guests."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Do what the verb says."""
+    """Run a verb."""
     if arguments.named and arguments.snapshot:
-        raise unknown_name("the snapshot is named twice")
+        raise unknown_name("two names given for the snapshot")
     name = arguments.snapshot or arguments.named
     target = open_target(arguments)
     guests = _guests(target, arguments.guests)
@@ -83,10 +83,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         return _show(_found(target, guests, name), arguments, console)
     if arguments.verb == "info":
         if name is None and not guests:
-            raise unknown_name("which snapshot?", "kvm-compose snapshot list shows all")
+            raise unknown_name("no snapshot named", "kvm-compose snapshot list shows all")
         found = _found(target, guests, name)
         if not found:
-            raise unknown_name(f"there is no snapshot {name!r}", "kvm-compose snapshot list shows all")
+            raise unknown_name(f"no such snapshot: {name!r}", "kvm-compose snapshot list shows all")
         return _show(found, arguments, console)
     return _act(target, guests, name, arguments, console)
 
@@ -112,7 +112,7 @@ def _act(
         return act(target, Snapshot(verb=verb, name=_fresh_name()), arguments, console)
     if verb is SnapshotVerb.DELETE and arguments.all:
         return _delete_all(target, guests, arguments, console)
-    raise unknown_name(f"which snapshot is to be {arguments.verb}d?", f"kvm-compose snapshot {verb} NAME")
+    raise unknown_name(f"no snapshot named to {verb}", f"kvm-compose snapshot {verb} NAME")
 
 
 def _fresh_name() -> str:
@@ -124,7 +124,7 @@ def _fresh_name() -> str:
 def _delete_all(
     target: Target, guests: tuple[str, ...], arguments: argparse.Namespace, console: Console
 ) -> int:
-    """Delete every snapshot of these guests, or of all, one after the other."""
+    """Delete all snapshots of these guests, or of all guests."""
     from kvmcompose.core.deployment import Snapshot, SnapshotVerb
 
     having: dict[str, list[str]] = {}

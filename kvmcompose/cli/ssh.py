@@ -1,4 +1,4 @@
-"""``kvm-compose ssh``: a shell in a guest."""
+"""``kvm-compose ssh``: opens a shell in a guest."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ HELP = "open a shell in a guest, or run ssh with other arguments"
 EXAMPLE = """\
 examples:
   kvm-compose ssh server
-  kvm-compose ssh server -- uname -a                   a command, run by the guest's shell
+  kvm-compose ssh server -- uname -a                   run a command in the guest's shell
   kvm-compose ssh server -- -L 8080:localhost:80 -N    options of ssh
   tar c files | kvm-compose ssh server -- tar x
 
-Runs the system's ssh with the guest's key and host key. Your own ~/.ssh/config is not
-read; kvm-compose inventory --format ssh_config prints entries for it.
+Runs the system's ssh with the guest's key and host key. ~/.ssh/config is ignored;
+kvm-compose inventory --format ssh_config prints entries for it.
 """
 
 
@@ -32,11 +32,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Become ssh."""
+    """Replace this process by ssh."""
     from kvmcompose.cli._access import become, destination, ssh_options
 
     guest = access_to(open_target(arguments), arguments.guest)
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
-    # after this ssh takes options for a command
+    # ssh would take options after it for a command
     end = [] if words[:1] and words[0].startswith("-") else ["--"]
     become(["ssh", *ssh_options(guest), *end, destination(guest), *words], console)

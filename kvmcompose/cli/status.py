@@ -1,4 +1,4 @@
-"""``kvm-compose status``: the testbed as it is now."""
+"""``kvm-compose status``: shows the current state of the testbed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Show it."""
+    """Print the status."""
     target = open_target(arguments, register=arguments.project_name is None)
     if arguments.watch:
         return _watch(target, arguments, console)
@@ -67,17 +67,17 @@ def _watch(target: Target, arguments: argparse.Namespace, console: Console) -> i
 
     def end() -> None:
         nonlocal ended
-        ended = True  # what is raised while Python closes a file that nobody has any more is lost
+        ended = True  # an exception that is raised in a finaliser is lost
         raise KeyboardInterrupt
 
-    with suppress(KeyboardInterrupt), on_signals(end, signal.SIGINT):  # the way to end it
+    with suppress(KeyboardInterrupt), on_signals(end, signal.SIGINT):  # this is how users end it
         while not ended:
             status = target.server.status(target.name)
             if arguments.json:
                 console.json_line(status)
             else:
                 if sys.stdout.isatty():
-                    sys.stdout.write("\x1b[H\x1b[J")  # to the top, and what was there away
+                    sys.stdout.write("\x1b[H\x1b[J")  # clear the screen
                 _show(status, console)
                 sys.stdout.flush()
             time.sleep(_SECONDS)

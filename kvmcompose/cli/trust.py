@@ -1,4 +1,4 @@
-"""``kvm-compose trust``: what a lab does to the host, and the user's yes to it."""
+"""``kvm-compose trust``: shows what a project does to the host, and records the user's consent."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Show the list; 0 when all of it is trusted."""
+    """Print the list. Returns 0 when the user has consented to all of it."""
     from kvmcompose.build.trust import asked_by, record_consent, refuse_untrusted, revoke
     from kvmcompose.cli._trust import asks
 
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         console.say(f"{asked.project} is trusted")
     elif not arguments.revoke and asks(asked, console):
         record_consent(folder, asked)
-        refuse_untrusted(asked_by(folder, arguments.allow_path))  # what came while the question was open
+        refuse_untrusted(asked_by(folder, arguments.allow_path))  # what was added during the question
         console.say(f"{asked.project} is trusted")
     else:
         console.say(f"{asked.project} is not trusted: kvm-compose trust --yes")

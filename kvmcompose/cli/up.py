@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "up"
-HELP = "build what is out of date, then bring the testbed up"
+HELP = "build artefacts that are out of date, then bring the testbed up"
 EXAMPLE = """\
 examples:
   kvm-compose up                    networks, guests, setup and run scripts
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-p",
         "--provision",
         action="store_true",
-        help="make new disks even for guests that have run: their data is lost",
+        help="create new disks even for guests that have run: their data is lost",
     )
     parser.add_argument(
         "-r", "--rerun-scripts", action="store_true", help="also run setup scripts that have run before"
@@ -61,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Build and bring up; how the action ended as exit status."""
+    """Build, bring the testbed up, and return the exit status."""
     from kvmcompose.core.deployment import Up
 
     command = Up(
@@ -82,11 +82,11 @@ def _build_and_act(arguments: argparse.Namespace, console: Console, command: Up)
     from kvmcompose.cli._server import server_of
     from kvmcompose.core.deployment import Phase
 
-    project = open_project(arguments, console)  # what is wrong with the YAML comes before any server
+    project = open_project(arguments, console)  # report problems of the YAML before a server is started
     name = project.compiled.state.project_name
     target = Target(server_of(arguments), name, project.folder.resolve())
     known = find_deployment(target)
-    # while something runs nothing is built: the server will say what runs
+    # nothing is built while an action is running: the server will refuse anyway
     if known is None or known.state is not Phase.RUNNING:
         if arguments.provision and known is not None:
             _refuse_running_guests(target)
@@ -98,7 +98,7 @@ def _build_and_act(arguments: argparse.Namespace, console: Console, command: Up)
 
 
 def _built_in(target: Target) -> Path:
-    """The folder of a deployment, as the server knows it when it is not this one."""
+    """Return the folder of a deployment: this one, or the one that the server knows."""
     return target.here or Path(target.server.deployment(target.name).project_location)
 
 
@@ -110,7 +110,7 @@ def _refuse_running_guests(target: Target) -> None:
     ]
     if running:
         raise RefusedError(
-            f"no new disks while guests run on them: {', '.join(running)}", hint="kvm-compose down"
+            f"cannot replace disks of running guests: {', '.join(running)}", hint="kvm-compose down"
         )
 
 

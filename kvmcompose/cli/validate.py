@@ -1,4 +1,4 @@
-"""``kvm-compose validate``: all problems of the YAML and the config at once."""
+"""``kvm-compose validate``: checks the YAML and the config."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from kvmcompose.core.errors import InputError, Problem
 from kvmcompose.monitor.console import Console
 
 NAME = "validate"
-HELP = "check kvm-compose.yaml and the config, and show all problems at once"
+HELP = "check kvm-compose.yaml and the config, and show all problems"
 EXAMPLE = """\
 examples:
   kvm-compose validate
   kvm-compose validate --json | jq -r '.problems[].location.line'
 
-The status is 2 when there are errors; warnings alone leave it 0.
+The exit status is 2 if there are errors, 0 if there are only warnings.
 """
 
 
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Show the problems."""
+    """Print the problems."""
     from kvmcompose.build.project import Project
 
     problems: tuple[Problem, ...] = ()

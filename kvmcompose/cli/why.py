@@ -1,4 +1,4 @@
-"""``kvm-compose why``: what an artefact is made of, and what of it has changed."""
+"""``kvm-compose why``: shows the inputs of an artefact, and what has changed."""
 
 from __future__ import annotations
 
@@ -21,15 +21,13 @@ examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    artefact = parser.add_argument(
-        "artefact", metavar="ARTEFACT", help="the path of an artefact, or its task"
-    )
+    artefact = parser.add_argument("artefact", metavar="ARTEFACT", help="path of an artefact, or its task")
     artefact.completer = complete_artefacts  # type: ignore[attr-defined] # argcomplete looks for it
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Show the explanation."""
+    """Print the explanation."""
     from kvmcompose.build.explain import explain
 
     answer = explain(open_project(arguments, console), arguments.artefact)
@@ -40,10 +38,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     reasons = f": {'; '.join(answer.reasons)}" if answer.reasons and not answer.changed else ""
     console.data(f"generate would {answer.action} it{reasons}")
     if answer.changed:
-        console.data("\nchanged since it was built:")
+        console.data("\nchanged since the last build:")
         for change in answer.changed:
             console.data(console.paint(f"  {change}", "yellow"))
-    console.data(f"\nmade of (SHA-256 {answer.recipe}):")
+    console.data(f"\ninputs (SHA-256 {answer.recipe}):")
     changed = {change.name for change in answer.changed}
     for name, value in answer.inputs.items():
         text = msgspec.json.encode(value).decode()

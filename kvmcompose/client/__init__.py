@@ -1,1 +1,1 @@
-"""Talks to a testbed server: HTTP for commands, a WebSocket for their log."""
+"""The client of a testbed server: HTTP for requests, a WebSocket for the log of an action."""

@@ -1,4 +1,4 @@
-"""One action, from the asking to its end: who watches is told what happens, and signals stop it."""
+"""Runs an action to its end: reports its lines and steps to a watcher, and cancels it on a signal."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from kvmcompose.effects.signals import on_signals
 if TYPE_CHECKING:
     from kvmcompose.client.remote import RemoteServer
 
-#: Seconds between two looks at an action's steps; more where a look takes long.
-_LOOK_SECONDS = 0.4
-_SHARE_OF_LOOKING = 0.05
-#: How long a last look may take, in seconds; a server that hangs must not keep who wants to leave.
+#: Seconds between two requests for an action's steps; more if a request takes long.
+_POLL_SECONDS = 0.4
+_POLLING_SHARE = 0.05
+#: How long the last request may take, in seconds: a server that hangs must not keep the user waiting.
 _LEAVE_SECONDS = 1.0
 
 _STOPPING = "cancelling; press Ctrl-C again to leave it to the server"
 
 
 class Watcher(Protocol):
-    """Who is told about an action. Methods may be called from several threads."""
+    """Receives reports about an action. Methods may be called from several threads."""
 
-    #: Whether it is told about steps, too.
+    #: Whether steps are to be reported, too.
     wants_steps: bool
 
     def line(self, line: LogLine) -> None:
-        """A line of its log."""
+        """Receive a line of the log."""
 
     def steps(self, ended: Sequence[Step], running: Sequence[Step]) -> None:
-        """The steps that have ended since it was told last, and those that run."""
+        """Receive the steps that have ended since the last call, and those that are running."""
 
     def notice(self, text: str) -> None:
-        """Something about the watching itself."""
+        """Receive a message of the client itself."""
 
 
 def perform(server: RemoteServer, name: str, command: Command, watcher: Watcher) -> Action:
-    """Ask for an action and watch it to its end; how it ended. Raises ServerError.
+    """Start an action, watch it to its end, and return how it ended. Raises ServerError.
 
-    SIGINT and SIGTERM cancel it, and go on watching until it has stopped; the second one raises
-    KeyboardInterrupt and leaves the action to the server.
+    SIGINT or SIGTERM cancels it and waits until it has stopped; a second signal raises KeyboardInterrupt and
+    leaves the action to the server.
     """
     stopping = _Stopping(server, name, watcher)
     with on_signals(stopping, signal.SIGINT, signal.SIGTERM):
@@ -55,12 +55,12 @@ def perform(server: RemoteServer, name: str, command: Command, watcher: Watcher)
 
 
 def watch(server: RemoteServer, name: str, uuid: str, watcher: Watcher, *, after: int = 0) -> Action:
-    """Tell of an action until its end, from the line after number ``after``; how it ended.
+    """Report an action from the line after number ``after`` to its end, and return how it ended.
 
     Raises ServerError.
     """
     order = _Order(watcher)
-    with _looking(server, name, uuid, order):
+    with _polling(server, name, uuid, order):
         before: LogLine | None = None
         for line in server.follow(name, uuid, after):
             if watcher.wants_steps and (before is None or line.stage != before.stage):
@@ -69,62 +69,62 @@ def watch(server: RemoteServer, name: str, uuid: str, watcher: Watcher, *, after
             order.line(line)
     if watcher.wants_steps:
         order.know(server.steps(name, uuid))
-        order.tell_all()
+        order.report_all()
     return server.action(name, uuid)
 
 
 def replay(lines: Iterable[LogLine], steps: Sequence[Step], watcher: Watcher) -> None:
-    """Tell of what an action has done so far: its lines, and the ends of its steps between them."""
+    """Report what an action has done so far: its lines, and the ends of its steps in between."""
     order = _Order(watcher)
     order.know(steps)
     for line in lines:
         order.line(line)
-    order.tell_all()
+    order.report_all()
 
 
 class _Order:
-    """Tells lines and the ends of steps, which come by ways of their own, in the order they happened."""
+    """Reports lines and the ends of steps, which arrive separately, in the order in which they happened."""
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
         self.wants_steps = watcher.wants_steps
         self._guard = threading.RLock()
-        self._told: set[tuple[str, str, str | None, str | None, str]] = set()
+        self._reported: set[tuple[str, str, str | None, str | None, str]] = set()
         self._ended: list[Step] = []
         self._running: list[Step] = []
 
     def know(self, steps: Sequence[Step]) -> None:
-        """Take in how far the steps have come. Those that have ended are not told yet."""
+        """Take note of the steps. Those that have ended are not reported yet."""
         with self._guard:
-            known = {_key(step) for step in self._ended} | self._told
+            known = {_key(step) for step in self._ended} | self._reported
             fresh = [step for step in steps if step.ended is not None and _key(step) not in known]
             self._ended = sorted([*self._ended, *fresh], key=lambda step: step.ended or "")
             self._running = [step for step in steps if step.ended is None]
 
     def line(self, line: LogLine) -> None:
-        """Tell a line, and before it what had ended before it."""
+        """Report a line, and first the steps that ended before it."""
         with self._guard:
             # a step ends after its own lines, which may be of the same millisecond
             due = [step for step in self._ended if (step.ended or "") <= line.time and step.name != line.step]
             if due:
-                self._tell(due)
+                self._report(due)
             self._watcher.line(line)
 
-    def look(self, steps: Sequence[Step]) -> None:
-        """Tell what has ended by the last look, as its lines have come since, and what runs now."""
+    def update(self, steps: Sequence[Step]) -> None:
+        """Report the steps that had ended at the last update, whose lines have arrived, and those running."""
         with self._guard:
             due = list(self._ended)
             self.know(steps)
-            self._tell(due)
+            self._report(due)
 
-    def tell_all(self) -> None:
-        """Nothing more will come."""
+    def report_all(self) -> None:
+        """Report all steps that have ended."""
         with self._guard:
-            self._tell(list(self._ended))
+            self._report(list(self._ended))
 
-    def _tell(self, due: Sequence[Step]) -> None:
-        self._told.update(map(_key, due))
-        self._ended = [step for step in self._ended if _key(step) not in self._told]
+    def _report(self, due: Sequence[Step]) -> None:
+        self._reported.update(map(_key, due))
+        self._ended = [step for step in self._ended if _key(step) not in self._reported]
         self._watcher.steps(due, self._running)
 
 
@@ -133,7 +133,7 @@ def _key(step: Step) -> tuple[str, str, str | None, str | None, str]:
 
 
 class _Stopping:
-    """What the first signal does: cancels the action, once its UUID is known."""
+    """The signal handler: cancels the action, as soon as its UUID is known."""
 
     def __init__(self, server: RemoteServer, name: str, watcher: Watcher) -> None:
         self._server = server
@@ -143,7 +143,7 @@ class _Stopping:
         self._wanted = False
 
     def begun(self, uuid: str) -> None:
-        """The action has this UUID."""
+        """Set the UUID of the action."""
         self._uuid = uuid
         if self._wanted:
             self._start()
@@ -156,7 +156,7 @@ class _Stopping:
             self._start()
 
     def _start(self) -> None:
-        # a thread, as this is called by a signal handler, in the middle of whatever the main thread does
+        # in a thread, because the signal handler interrupts the main thread anywhere
         threading.Thread(target=self._cancel, daemon=True).start()
 
     def _cancel(self) -> None:
@@ -164,25 +164,25 @@ class _Stopping:
         try:
             self._server.cancel(self._name, self._uuid or "")
         except KvmComposeError as error:
-            self._watcher.notice(f"cannot cancel it: {error.message}")
+            self._watcher.notice(f"cannot cancel: {error.message}")
 
 
 @contextmanager
-def _looking(server: RemoteServer, name: str, uuid: str, order: _Order) -> Iterator[None]:
-    """Ask for the steps now and then while the block follows the lines."""
+def _polling(server: RemoteServer, name: str, uuid: str, order: _Order) -> Iterator[None]:
+    """Request the steps repeatedly while the block follows the lines."""
     ended = threading.Event()
 
-    def look() -> None:
-        pause = _LOOK_SECONDS
+    def poll() -> None:
+        pause = _POLL_SECONDS
         while not ended.wait(pause):
             began = time.monotonic()
-            with suppress(KvmComposeError):  # who follows the lines will say that the server is gone
+            with suppress(KvmComposeError):  # a lost server is reported where the lines are read
                 steps = server.steps(name, uuid)
                 if not ended.is_set():
-                    order.look(steps)
-            pause = max(_LOOK_SECONDS, (time.monotonic() - began) / _SHARE_OF_LOOKING)
+                    order.update(steps)
+            pause = max(_POLL_SECONDS, (time.monotonic() - began) / _POLLING_SHARE)
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=poll, daemon=True)
     if order.wants_steps:
         thread.start()
     try:

@@ -22,7 +22,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 class Address(msgspec.Struct, frozen=True, kw_only=True):
     """Where a server listens: on a Unix socket, or on a host and port, with TLS or without.
 
-    ``own``: only where this user or root listens; connections elsewhere are refused.
+    ``own``: refuse to connect unless the listening process belongs to this user or root.
     """
 
     socket: Path | None = None
@@ -33,7 +33,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
     @staticmethod
     def parse(text: str) -> Address:
-        """``unix:/path``, ``http://host:port`` or ``https://host:port``. Raises ServerError."""
+        """Parse ``unix:/path``, ``http://host:port`` or ``https://host:port``. Raises ServerError."""
         kind, _, rest = text.partition(":")
         if kind == "unix":
             path = Path(rest.removeprefix("//"))
@@ -48,11 +48,11 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             plain = parts.path in ("", "/") and not (parts.query or parts.fragment or parts.username)
             if parts.hostname and port and plain:
                 return Address(host=parts.hostname, port=port, tls=kind == "https")
-        raise RefusedByServerError(f"{text!r} is not the address of a server", hint=_HINT)
+        raise RefusedByServerError(f"invalid server address {text!r}", hint=_HINT)
 
     @property
     def authority(self) -> str:
-        """What the Host header says."""
+        """The value of the Host header."""
         if self.socket is not None:
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -60,17 +60,20 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def loopback(self) -> bool:
-        """Whether it is this machine's own."""
+        """Whether it is an address of this machine only."""
         return self.socket is not None or self.host in _LOOPBACK
 
     def __str__(self) -> str:
-        """As it is written."""
+        """Return the address in the form that ``parse`` takes."""
         if self.socket is not None:
             return f"unix:{self.socket}"
         return f"{'https' if self.tls else 'http'}://{self.authority}"
 
     def connect(self, ca_file: str | None = None, seconds: float = CONNECT_SECONDS) -> Socket:
-        """A connection, with TLS done. Raises OSError, and RefusedByServerError for somebody else's."""
+        """Return a connection, after the TLS handshake if any.
+
+        Raises OSError, and RefusedByServerError when the server belongs to another user (see ``own``).
+        """
         if self.socket is not None:
             connection = Socket(AF_UNIX, SOCK_STREAM)
             try:
@@ -95,7 +98,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """Whose certificates are believed: those the file vouches for, or the system does. Raises ServerError."""
+    """Return a context that trusts the certificates in a file, or those of the system. Raises ServerError."""
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Which deployment a folder stands for."""
+"""Reads from a project folder what was built there, and the name of its deployment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 
 
 class BuiltProject(msgspec.Struct):
-    """What of a ``state.json`` says what it is of: the project's name, and its guests by name."""
+    """The part of ``state.json`` that names the project and its guests."""
 
     project_name: str
     testbed_guests: dict[str, msgspec.Raw] = {}
@@ -28,7 +28,7 @@ def read_built(folder: Path) -> BuiltProject | None:
 
 
 def name_of(folder: Path) -> str:
-    """The name of the project in a folder: what it was built as, else that of the folder."""
+    """Return the name of the project in a folder: the name that was built, else that of the folder."""
     built = read_built(folder)
     if built is not None and PROJECT_NAME.fullmatch(built.project_name):
         return built.project_name

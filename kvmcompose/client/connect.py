@@ -22,14 +22,14 @@ def connect(
     who: str | None = None,
     insecure: bool = False,
 ) -> RemoteServer:
-    """The server at ``address`` (``unix:/path``, ``http://…``, ``https://…``).
+    """Return the server at ``address`` (``unix:/path``, ``http://…``, ``https://…``).
 
-    Without one: KVM_COMPOSE_SERVER in the environment, else the one on this user's usual socket; when none
-    answers there, one is started that ends by itself. ``token_file`` holds the secret of a server that is
-    reached by TCP (KVM_COMPOSE_TOKEN_FILE; for one on this machine that of this user's own server),
-    ``ca_file`` the certificate that vouches for it (KVM_COMPOSE_CA_FILE), ``who`` is how the asker is
-    called. Without TLS the token is given only to a server of this user or of root on this machine, unless
-    ``insecure`` (KVM_COMPOSE_INSECURE). Raises ServerError.
+    The default is KVM_COMPOSE_SERVER in the environment, else the server on this user's socket, which is
+    started if it does not run, and ends by itself. ``token_file`` holds the token for TCP
+    (KVM_COMPOSE_TOKEN_FILE; on this machine the default is that of this user's own server), ``ca_file`` the
+    certificates to trust (KVM_COMPOSE_CA_FILE). ``who`` is what the client calls itself. Without TLS the
+    token is sent only to a server of this user or of root on this machine, unless ``insecure``
+    (KVM_COMPOSE_INSECURE). Raises ServerError.
     """
     env = os.environ.get
     address = address or env("KVM_COMPOSE_SERVER")
@@ -54,7 +54,7 @@ def connect(
     ):
         if not place.loopback:
             raise RefusedByServerError(
-                f"{place}: without TLS whoever listens on the way learns the token",
+                f"{place}: refusing to send the token without TLS",
                 hint="https://host:port, or --insecure (KVM_COMPOSE_INSECURE=1) if the network is trusted",
             )
         place = msgspec.structs.replace(place, own=True)

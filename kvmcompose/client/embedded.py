@@ -1,4 +1,4 @@
-"""The server of a user who has none: started when needed, in the background; it ends by itself."""
+"""Starts a server in the background for a user who has none; it ends by itself."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from kvmcompose.effects.environment import is_on
 from kvmcompose.effects.process import Detached
 from kvmcompose.effects.server_places import embedded_log, lock_path, missing_modules
 
-#: How long a server may take to listen, in seconds.
+#: How long a server may take to start, in seconds.
 START_SECONDS = 30.0
-_LOOK_SECONDS = 0.02
-#: After such a time the process that found another server in its way is started again: that one has ended.
+_POLL_SECONDS = 0.02
+#: When a new process ended because another server was ending, it is started again after so many seconds.
 _AGAIN_SECONDS = 1.0
 _FAKE = "KVM_COMPOSE_SERVER_FAKE"
 _LOG_BYTES = 1024 * 1024
 _TAIL_LINES = 8
-#: A server writes this much before anything else, in bytes.
+#: The space that a server needs to start, in bytes.
 _LEAST = 1 << 17
 
 
 def listens(address: Address) -> bool:
-    """Whether somebody is there."""
+    """Return whether a server accepts connections."""
     try:
         address.connect(seconds=2.0).close()
     except OSError:
@@ -36,10 +36,10 @@ def listens(address: Address) -> bool:
 
 
 def ensure(state: Path, address: Address) -> None:
-    """Return when a server listens on this user's socket, starting one if none does.
+    """Start a server on this user's socket unless one runs, and return when it accepts connections.
 
-    Several clients may do so at once: one server wins, and all get that one. Raises RefusedError when
-    this installation has none, ServerError when it does not start.
+    Several clients may do so at once: they all get the same server. Raises RefusedError when the server is
+    not installed, ServerError when it does not start.
     """
     if listens(address):
         return
@@ -68,11 +68,10 @@ def ensure(state: Path, address: Address) -> None:
                 ended_at = time.monotonic()
             if ended_at is not None and time.monotonic() - ended_at > _AGAIN_SECONDS:
                 break
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
     raise ServerError(
         f"no server listens on {address} after {START_SECONDS:g} s{_holder(state)}",
-        hint="name the address of one that runs (KVM_COMPOSE_SERVER, --server), or see "
-        f"{embedded_log(state)}",
+        hint=f"use a running server (KVM_COMPOSE_SERVER, --server), or see {embedded_log(state)}",
     )
 
 
@@ -86,13 +85,13 @@ def _check_installed() -> None:
     missing = missing_modules(fake=is_on(_FAKE))
     if missing:
         raise RefusedByServerError(
-            f"no server runs, and this installation has none in it ({', '.join(missing)} is missing)",
-            hint="pip install 'kvmcompose[server]', or name a server with KVM_COMPOSE_SERVER",
+            f"no server is running, and this installation has none ({', '.join(missing)} is missing)",
+            hint="pip install 'kvmcompose[server]', or use a server with KVM_COMPOSE_SERVER",
         )
 
 
 def _open_log(state: Path) -> tuple[Path, int]:
-    """The log, and how long it is; begun anew when it has become long."""
+    """Return the path of the log and its size; a large log is rotated first."""
     log = embedded_log(state)
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -103,24 +102,24 @@ def _open_log(state: Path) -> tuple[Path, int]:
     except OSError as error:
         raise ServerError(
             f"cannot use the state folder {state}: {error.strerror}",
-            hint="name another with KVM_COMPOSE_STATE_DIR",
+            hint="use another one with KVM_COMPOSE_STATE_DIR",
         ) from error
     return log, size
 
 
 def _tail(log: Path, begun_at: int) -> str:
-    """The last of what the server said since ``begun_at``, a byte of its log."""
+    """Return the last lines of the log after the offset ``begun_at``."""
     with contextlib.suppress(OSError), log.open("rb") as file:
         file.seek(begun_at)
         lines = file.read().decode(errors="replace").splitlines()[-_TAIL_LINES:]
-        return "\n".join(f"    {line}" for line in lines) or "    (it said nothing)"
-    return "    (it left no log)"
+        return "\n".join(f"    {line}" for line in lines) or "    (no output)"
+    return "    (no log)"
 
 
 def _holder(state: Path) -> str:
-    """Who holds the state folder, in words."""
+    """Describe the server that holds the lock of the state folder."""
     with contextlib.suppress(OSError):
         words = lock_path(state).read_text(encoding="utf-8", errors="replace").split()
         if len(words) > 1:
-            return f"; process {words[0]} serves this state folder on {words[1]}"
+            return f"; process {words[0]} uses this state folder, on {words[1]}"
     return ""

@@ -1,4 +1,4 @@
-"""Actions in words: what people read of their lines, steps, times and ends."""
+"""Formats actions for people: their lines, steps, times and results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DAY = 24 * _HOUR
 
 
 def line_text(line: LogLine) -> str:
-    """A line with the guest it is about; one of trouble with its step, too, to be understood by itself."""
+    """Return a line with its guest; warnings and errors with their step, too, so that each is complete."""
     if is_hint(line):
         return f"    {line.text}"
     if line.level in (Level.WARNING, Level.ERROR):
@@ -23,24 +23,24 @@ def line_text(line: LogLine) -> str:
 
 
 def is_hint(line: LogLine) -> bool:
-    """Whether it says what would mend the trouble that the line before told of."""
+    """Return whether a line is the hint for the error in the line before it."""
     return line.level is Level.ERROR and line.text.startswith("hint: ")
 
 
 def step_text(step: Step) -> str:
-    """A step: what is done, and the guest it is about."""
+    """Return the name of a step, with its guest."""
     return ": ".join(_about(step.guest, step.name))
 
 
 def _about(guest: str | None, step: str | None) -> list[str]:
-    """A guest and a step in words; steps are called ``start:web``, so that one may be enough."""
+    """Return guest and step; the name of a step may contain the guest already, as in ``start:web``."""
     parts = (step or "").split(":")
     words = [" ".join(parts)] if step else []
     return words if guest is None or guest in parts else [guest, *words]
 
 
 def fault_text(fault: Fault) -> str:
-    """A fault: step, guest and cause, then where and what would mend it."""
+    """Return a fault: step, guest and cause, then host and hint."""
     lines = [": ".join([*_about(fault.guest, fault.step), fault.message])]
     lines += [f"    host: {fault.host}"] if fault.host else []
     lines += [f"    hint: {fault.hint}"] if fault.hint else []
@@ -48,14 +48,14 @@ def fault_text(fault: Fault) -> str:
 
 
 def state_text(deployment: Deployment) -> str:
-    """A deployment's state, with the command that failed."""
+    """Return a deployment's state, with the command that failed, if any."""
     if deployment.failed_command is not None:
         return f"{deployment.state} ({deployment.failed_command})"
     return str(deployment.state)
 
 
 def verdict(action: Action) -> str | None:
-    """What to say about an action that did not succeed; None for one that did."""
+    """Return a sentence about an action that did not succeed, None for one that did."""
     match action.state:
         case ActionState.SUCCEEDED:
             return None
@@ -70,29 +70,29 @@ def verdict(action: Action) -> str | None:
 
 
 def moment(text: str) -> datetime:
-    """An RFC 3339 time."""
+    """Parse an RFC 3339 time."""
     found = datetime.fromisoformat(text)
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def seconds_between(start: str, end: str | None = None) -> float:
-    """Seconds from one RFC 3339 time to another, or to now; 0 when the clock was put back between them."""
+    """Return the seconds between two RFC 3339 times, or until now; 0 if the clock was set back meanwhile."""
     last = datetime.now(UTC) if end is None else moment(end)
     return max(0.0, (last - moment(start)).total_seconds())
 
 
 def clock(text: str) -> str:
-    """The local time of day of an RFC 3339 time."""
+    """Return the local time of day of an RFC 3339 time."""
     return moment(text).astimezone().strftime("%H:%M:%S")
 
 
 def date(text: str) -> str:
-    """The local date and time of an RFC 3339 time."""
+    """Return the local date and time of an RFC 3339 time."""
     return moment(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def duration(seconds: float, *, whole: bool = False) -> str:
-    """Seconds for people: ``0.4 s``, ``41 s``, ``3 min 5 s``, ``2 h 10 min``, ``5 d 3 h``."""
+    """Format seconds: ``0.4 s``, ``41 s``, ``3 min 5 s``, ``2 h 10 min``, ``5 d 3 h``."""
     if seconds < 9.95 and not whole:  # noqa: PLR2004 (from ten on, tenths say nothing)
         return f"{seconds:.1f} s"
     count = round(seconds)

@@ -1,4 +1,4 @@
-"""A capture as it comes from the server, and what of it makes a whole file."""
+"""Receives a capture from the server, and cuts the stream at the ends of packets."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Self
 from kvmcompose.client.address import Address
 from kvmcompose.client.errors import ServerError, error_of
 
-#: Until the capture has begun.
+#: How long a capture may take to start, in seconds.
 _BEGIN_SECONDS = 60.0
-#: A server's machine that is gone is noticed after a minute without packets (tcp(7)).
+#: A server's machine that is down is detected after a minute without packets (tcp(7)).
 _KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 _CHUNK = 1 << 16
 _OK = 200
-#: Bytes of what a file and a packet begin with.
+#: Sizes of the headers of a file and of a packet, in bytes.
 _HEADER, _RECORD = 24, 16
-#: The order of bytes by the file's first ones: times in microseconds or nanoseconds.
+#: Byte order by magic number, for times in microseconds and in nanoseconds.
 _ORDERS = {
     b"\xd4\xc3\xb2\xa1": "<", b"\x4d\x3c\xb2\xa1": "<",
     b"\xa1\xb2\xc3\xd4": ">", b"\xa1\xb2\x3c\x4d": ">",
@@ -29,42 +29,42 @@ _ORDERS = {
 
 
 class PacketStream:
-    """A capture that has begun: an iterator of chunks, a context manager that ends it."""
+    """A running capture: an iterator of chunks, and a context manager that ends it."""
 
     def __init__(self, address: Address, connection: http.client.HTTPConnection) -> None:
         self._address = address
         self._connection = connection
         self._socket: socket.socket = connection.sock
         self._response = connection.getresponse()
-        #: Whether it was ended from here.
+        #: Whether the client ended it.
         self.stopped = False
 
     def __enter__(self) -> Self:
-        """It runs already."""
+        """Return the running capture."""
         return self
 
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """Have the server end the capture."""
+        """End the capture."""
         self.stop()
         self._response.close()
         self._connection.close()
 
     def begun(self) -> None:
-        """Raises ServerError for a capture that the server did not begin."""
+        """Raise ServerError if the server did not start the capture."""
         if self._response.status != _OK:
             raise error_of(self._response.status, self._response.read(), str(self._address))
         self._socket.settimeout(None)
 
     def stop(self) -> None:
-        """End it: whoever waits for the next chunk gets none. May be called by a signal handler."""
+        """End the capture, and the iterator with it. May be called by a signal handler."""
         self.stopped = True
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def __iter__(self) -> Iterator[bytes]:
-        """Chunks, as they come, until the capture ends or is stopped. Raises ServerError if it breaks off."""
+        """Yield chunks until the capture ends or is stopped. Raises ServerError if it is aborted."""
         while not self.stopped:
             try:
                 chunk = self._response.read1(_CHUNK)
@@ -72,8 +72,8 @@ class PacketStream:
                 if self.stopped:
                     return
                 raise ServerError(
-                    f"the capture has broken off: the server on {self._address} has ended it",
-                    hint="its log says why; is the testbed still up? kvm-compose status",
+                    f"the server on {self._address} aborted the capture",
+                    hint="see its log; is the testbed still up? kvm-compose status",
                 ) from error
             if not chunk:
                 return
@@ -88,7 +88,7 @@ def open_stream(
     ca_file: str | None,
     revive: Callable[[], None] | None,
 ) -> PacketStream:
-    """Ask for a capture. Raises ServerError when there is none, OSError when there is nobody to ask."""
+    """Start a capture. Raises ServerError when the server refuses, OSError when it cannot be reached."""
     connection = http.client.HTTPConnection(address.host)
     try:
         connection.sock = address.connect(ca_file)
@@ -108,7 +108,7 @@ def open_stream(
         stream.begun()
     except http.client.HTTPException as error:
         connection.close()
-        raise ConnectionError(f"the answer is none ({type(error).__name__})") from error
+        raise ConnectionError(f"invalid response ({type(error).__name__})") from error
     except BaseException:
         connection.close()
         raise
@@ -116,7 +116,7 @@ def open_stream(
 
 
 class Cutter:
-    """Cuts a stream of pcap (IETF draft-ietf-opsawg-pcap) at the ends of packets, and counts them."""
+    """Cuts a stream in pcap format (IETF draft-ietf-opsawg-pcap) at the ends of packets, and counts them."""
 
     def __init__(self) -> None:
         self.packets = 0
@@ -124,7 +124,7 @@ class Cutter:
         self._length: struct.Struct | None = None
 
     def whole(self, chunk: bytes) -> bytes:
-        """What is complete, up to the end of this chunk. Raises ServerError for what is no pcap."""
+        """Return the complete packets up to the end of this chunk. Raises ServerError for other formats."""
         data = self._rest + chunk
         at = 0
         if self._length is None:
@@ -133,7 +133,7 @@ class Cutter:
                 return b""
             order = _ORDERS.get(data[:4])
             if order is None:
-                raise ServerError("the server sent something else than packets")
+                raise ServerError("the server sent an invalid capture")
             self._length = struct.Struct(f"{order}I")
             at = _HEADER
         while len(data) - at >= _RECORD:

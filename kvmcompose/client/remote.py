@@ -1,4 +1,4 @@
-"""A server that is reached by HTTP: over TCP, with TLS or without, or a Unix socket."""
+"""The API of a server, over TCP, with TLS or without, or a Unix socket."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from kvmcompose.core.deployment import (
 )
 from kvmcompose.effects.opening import read_descriptor, read_regular
 
-#: For an answer. What takes the server long are actions, and these it only begins.
+#: The limit for a response. Whatever takes the server longer is an action, which it only starts.
 ANSWER_SECONDS = 60.0
 _LINES = 1000
-#: What a shell hands over as a file, open: no lab can put anything there.
+#: Files that the shell has opened: no project can put anything there.
 _OPEN_ALREADY = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 T = TypeVar("T")
@@ -51,8 +51,7 @@ class RemoteServer:
 
     Every method raises ServerError.
 
-    ``revive`` is called when nobody listens (any more); it returns when somebody does, or raises
-    ServerError.
+    ``revive`` is called when no server accepts connections; it returns when one does, or raises ServerError.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class RemoteServer:
     def _ask(
         self, method: str, path: str, *, body: object = None, query: dict[str, str | int] | None = None
     ) -> bytes:
-        """One request and its answer's body. Raises ServerError."""
+        """Send a request and return the body of the response. Raises ServerError."""
         encoded = None if body is None else msgspec.json.encode(body)
         headers = self._headers if body is None else {**self._headers, "Content-Type": "application/json"}
         for attempt in (1, 2):
@@ -101,7 +100,7 @@ class RemoteServer:
                     verify=self._ca_file or True,
                 )
             except requests.ConnectionError as error:
-                # once more, but only what did not get there, or does nothing there
+                # retry once, but only what did not arrive, or changes nothing
                 again = self._revive is not None and (method == "GET" or _not_connected(error))
                 if self._revive is None or not again or attempt > 1:
                     raise self.unreachable(error) from error
@@ -118,16 +117,16 @@ class RemoteServer:
         raise error_of(status, body, str(self.address))
 
     def unreachable(self, error: Exception) -> ServerError:
-        """What to say when there was no answer."""
+        """Return the error for a request without a response."""
         if isinstance(error, requests.Timeout | TimeoutError):
-            return ServerError(f"the server on {self.address} does not answer", hint="see its log")
+            return ServerError(f"the server on {self.address} does not respond", hint="see its log")
         if isinstance(error, requests.exceptions.SSLError | ssl.SSLError):
             return ServerError(
-                f"the server on {self.address} is not to be believed: {_cause(error)}",
-                hint="name the certificate that vouches for it: KVM_COMPOSE_CA_FILE, or --ca-file",
+                f"cannot verify the server on {self.address}: {_cause(error)}",
+                hint="name the certificate to trust: KVM_COMPOSE_CA_FILE, or --ca-file",
             )
         hint = "is it running? `kvm-compose server` starts one; without an address one is started as needed"
-        return ServerError(f"no server can be reached on {self.address}: {_cause(error)}", hint=hint)
+        return ServerError(f"cannot reach a server on {self.address}: {_cause(error)}", hint=hint)
 
     def _get(self, path: str, kind: type[T], query: dict[str, str | int] | None = None) -> T:
         return self._decoded(self._ask("GET", path, query=query), kind)
@@ -137,11 +136,11 @@ class RemoteServer:
             return msgspec.json.decode(body, type=kind)
         except msgspec.MsgspecError as error:
             raise ServerError(
-                f"the server on {self.address} gave an answer that is none: {error}",
+                f"the server on {self.address} sent an invalid response: {error}",
                 hint="is it a kvm-compose server of this version? compare `kvm-compose --version`",
             ) from error
 
-    # -- what can be asked
+    # -- the API
 
     def health(self) -> Health:
         """Return what the server says about itself."""
@@ -151,15 +150,15 @@ class RemoteServer:
         return self._decoded(body, Health)
 
     def deployments(self) -> list[Deployment]:
-        """All deployments it knows."""
+        """Return all deployments."""
         return self._get("/api/deployments", list[Deployment])
 
     def deployment(self, name: str) -> Deployment:
-        """One of them; ServerError with status 404 when there is none of that name."""
+        """Return a deployment. Raises ServerError with status 404 when there is none of that name."""
         return self._get(_path(name), Deployment)
 
     def put(self, new: NewDeployment) -> Deployment:
-        """Make a project known to the server; no change when it is known already."""
+        """Register a project with the server; no change if it is registered already."""
         return self._decoded(self._ask("PUT", _path(new.name), body=new), Deployment)
 
     def remove(self, name: str) -> None:
@@ -167,7 +166,7 @@ class RemoteServer:
         self._ask("DELETE", _path(name))
 
     def act(self, name: str, command: Command) -> str:
-        """Ask for an action; its UUID."""
+        """Start an action, and return its UUID."""
         return self._decoded(self._ask("POST", _path(name, "action"), body=command), ActionAccepted).uuid
 
     def cancel(self, name: str, uuid: str) -> None:
@@ -175,24 +174,24 @@ class RemoteServer:
         self._ask("POST", _path(name, "actions", uuid, "cancel"))
 
     def actions(self, name: str) -> list[Action]:
-        """A deployment's actions, the latest first."""
+        """Return a deployment's actions, the latest first."""
         return self._get(_path(name, "actions"), list[Action])
 
     def action(self, name: str, uuid: str) -> Action:
-        """One action."""
+        """Return an action."""
         return self._get(_path(name, "actions", uuid), Action)
 
     def steps(self, name: str, uuid: str) -> list[Step]:
-        """An action's steps so far."""
+        """Return an action's steps so far."""
         return self._get(_path(name, "actions", uuid, "steps"), list[Step])
 
     def follow(self, name: str, uuid: str, after: int = 0) -> Iterator[LogLine]:
-        """An action's log until it ends; a lost connection is taken up again."""
+        """Yield an action's log until it ends; a lost connection is re-established."""
         target = _path(name, "actions", uuid, "logs")
         return follow(self.address, target, self._headers, after, ca_file=self._ca_file, revive=self._revive)
 
     def lines(self, name: str, uuid: str, after: int = 0) -> Iterator[LogLine]:
-        """An action's log so far."""
+        """Yield an action's log so far."""
         path = _path(name, "actions", uuid, "lines")
         while True:
             found = self._get(path, list[LogLine], {"after": after, "limit": _LINES})
@@ -202,20 +201,20 @@ class RemoteServer:
             after = found[-1].sequence
 
     def status(self, name: str) -> TestbedStatus:
-        """A deployment and its guests as they are now."""
+        """Return a deployment and the current state of its guests."""
         return self._get(_path(name, "status"), TestbedStatus)
 
     def access(self, name: str) -> list[GuestAccess]:
-        """How the guests of a deployment are reached."""
+        """Return how to reach the guests of a deployment."""
         return self._get(_path(name, "access"), list[GuestAccess])
 
     def snapshots(self, name: str, guest: str | None = None) -> list[SnapshotStatus]:
-        """The snapshots of one guest, or of all."""
+        """Return the snapshots of one guest, or of all."""
         query: dict[str, str | int] | None = None if guest is None else {"guest": guest}
         return self._get(_path(name, "snapshots"), list[SnapshotStatus], query)
 
     def capture(self, name: str, wanted: Capture) -> PacketStream:
-        """Begin to capture packets; they come for as long as the stream is open."""
+        """Start to capture packets, until the stream is closed."""
         given = {key: value for key, value in msgspec.to_builtins(wanted).items() if value is not None}
         target = f"{_path(name, 'capture')}?{urlencode(given)}"
         try:
@@ -226,34 +225,34 @@ class RemoteServer:
             raise self.unreachable(error) from error
 
     def state(self, name: str) -> bytes:
-        """The ``state.json`` of what is up."""
+        """Return the ``state.json`` of what is up."""
         return self._ask("GET", _path(name, "state"))
 
 
 class _NoAuth(AuthBase):
-    """Leaves the header that is there."""
+    """Keeps the Authorization header that is set."""
 
     def __call__(self, request: Any) -> Any:
         return request
 
 
-#: What a file with a token may have at the most, in bytes.
+#: The largest size of a file with a token, in bytes.
 TOKEN_LIMIT = 4096
 
 
 def read_token(path: str | Path) -> str:
-    """The token in a file. Raises ServerError."""
+    """Read the token from a file. Raises ServerError."""
     try:
         token = _bytes_of(os.fspath(path)).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise RefusedByServerError(f"cannot read the token from {path}: {error}") from error
     if not token or not token.isprintable() or " " in token:
-        raise RefusedByServerError(f"{path}: there is no token in it")
+        raise RefusedByServerError(f"{path} does not hold a token")
     return token
 
 
 def _bytes_of(path: str) -> bytes:
-    """A file's bytes, or those of a pipe that the shell opened: ``--token-file <(pass show lab)``."""
+    """Read a file, or a pipe that the shell opened: ``--token-file <(pass show lab)``."""
     if not path.startswith(_OPEN_ALREADY):
         return read_regular(path, limit=TOKEN_LIMIT)
     with open(path, "rb", buffering=0) as pipe:  # noqa: PTH123
@@ -265,7 +264,7 @@ def _path(name: str, *words: str) -> str:
 
 
 def _not_connected(error: requests.ConnectionError) -> bool:
-    """Whether the request has not left this machine."""
+    """Return whether the request has not left this machine."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConnectionRefusedError | FileNotFoundError):
@@ -275,7 +274,7 @@ def _not_connected(error: requests.ConnectionError) -> bool:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason, which is the one that tells something."""
+    """Return the innermost reason, which is the most specific one."""
     found = error
     while (inner := found.__cause__ or found.__context__) is not None:
         found = inner
@@ -283,7 +282,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _myself() -> str:
-    """How this client calls itself: the user and the machine."""
+    """Return what this client calls itself: the user and the machine."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

@@ -1,4 +1,4 @@
-"""Who listens: on this machine a secret is given only to a server of this user or of root."""
+"""Checks to whom a server on this machine belongs: secrets are sent only to this user's and root's."""
 
 from __future__ import annotations
 
@@ -15,20 +15,17 @@ from kvmcompose.effects.credentials import peer_credentials
 #: Sockets of this network namespace (proc(5), "/proc/net/tcp").
 _TABLES = {socket.AF_INET: Path("/proc/net/tcp"), socket.AF_INET6: Path("/proc/net/tcp6")}
 _LISTEN = "0A"
-_HINT = (
-    "whoever holds the port would learn the token: is this the server's port? unix:/path/to/socket needs no"
-    " token; --insecure gives it all the same"
-)
+_HINT = "is this the server's port? unix:/path/to/socket needs no token; --insecure sends it in any case"
 
 
 def check_port(address: str, port: int) -> bool:
-    """Whether somebody listens there. Raises RefusedByServerError when it is not this user or root alone."""
+    """Return whether a process listens on a port. Raises RefusedByServerError for another user's."""
     owners = {uid for at, uid in _listeners(port) if at.is_unspecified or at == ipaddress.ip_address(address)}
     strangers = owners - {0, os.geteuid()}
     if strangers:
         named = ", ".join(str(uid) for uid in sorted(strangers))
         raise RefusedByServerError(
-            f"port {port} of {address} is held by another user (uid {named}): it is not given the token",
+            f"port {port} of {address} belongs to another user (uid {named}): refusing to send the token",
             hint=_HINT,
         )
     return bool(owners)
@@ -42,7 +39,7 @@ def _listeners(port: int) -> Iterator[tuple[ipaddress.IPv4Address | ipaddress.IP
             continue
         except OSError as error:
             raise RefusedByServerError(
-                f"cannot find out who listens on port {port}: {path}: {error.strerror}", hint=_HINT
+                f"cannot determine who listens on port {port}: {path}: {error.strerror}", hint=_HINT
             ) from error
         for row in rows:
             words = row.split()
@@ -52,7 +49,7 @@ def _listeners(port: int) -> Iterator[tuple[ipaddress.IPv4Address | ipaddress.IP
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """An address as the kernel writes it: words of 32 bits in the machine's order of bytes."""
+    """Parse an address in the kernel's notation: words of 32 bits in native byte order."""
     raw = bytes.fromhex(text)
     if sys.byteorder == "little":
         raw = b"".join(raw[at : at + 4][::-1] for at in range(0, len(raw), 4))
@@ -61,10 +58,10 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 def connect_to_own(host: str, port: int, seconds: float) -> socket.socket:
-    """A connection to a server of this user or root on this machine. Raises RefusedByServerError, OSError.
+    """Connect to a server of this user or root on this machine. Raises RefusedByServerError, OSError.
 
-    Who listens is looked at before and after: nobody else can have had the port in between, as one that
-    is held is not given to another user.
+    The owner is checked before and after: no other user can have had the port in between, because the kernel
+    does not let another user bind a port in use.
     """
     last: OSError | None = None
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
@@ -75,7 +72,7 @@ def connect_to_own(host: str, port: int, seconds: float) -> socket.socket:
             connection.connect(address)
             if not known or not check_port(str(address[0]), port):
                 raise RefusedByServerError(  # noqa: TRY301 (the connection is closed below)
-                    f"cannot find out who listens on port {port} of {address[0]}: it is not given the token",
+                    f"unknown owner of port {port} of {address[0]}: refusing to send the token",
                     hint=_HINT,
                 )
         except OSError as error:
@@ -86,14 +83,14 @@ def connect_to_own(host: str, port: int, seconds: float) -> socket.socket:
             raise
         else:
             return connection
-    raise last or OSError(f"there is no address for {host}")
+    raise last or OSError(f"no address found for {host}")
 
 
 def check_socket(connection: socket.socket, path: Path) -> None:
-    """Raises RefusedByServerError when another user than this one or root listens on a Unix socket."""
+    """Raise RefusedByServerError unless the server on a Unix socket belongs to this user or root."""
     _pid, uid = peer_credentials(connection)
     if uid not in (0, os.geteuid()):
         raise RefusedByServerError(
-            f"{path}: another user listens there (uid {uid})",
-            hint=f"if that is the server that is meant, name it: --server unix:{path}",
+            f"{path}: the server there belongs to another user (uid {uid})",
+            hint=f"to use it anyway: --server unix:{path}",
         )

@@ -1,4 +1,4 @@
-"""An action's log over a WebSocket, taken up again where it was when the connection is lost."""
+"""Follows an action's log over a WebSocket, and reconnects when the connection is lost."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from kvmcompose.client.address import CONNECT_SECONDS, Address
 from kvmcompose.client.errors import ServerError, error_of
 from kvmcompose.core.deployment import LogLine
 
-#: So long it is tried to get a lost connection back, in seconds.
+#: How long to try to reconnect, in seconds.
 PATIENCE = 30.0
-#: The server pings every 20 s; when nothing has come for longer, nobody is there.
+#: The server pings every 20 s; a longer silence means that the connection is dead.
 _SILENCE_SECONDS = 50.0
-#: A connection that lasted so long was one, even if it brought nothing.
+#: A connection that lasted so many seconds counts as successful, even if it brought no line.
 _HELD_SECONDS = 20.0
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 _ENDED = 1000
-#: What a server says that is about to be there again.
+#: HTTP statuses of a server that will soon be back.
 _COMING_BACK = frozenset({502, 503, 504})
 
 _decode = msgspec.json.Decoder(LogLine).decode
 
 
 class _LostError(Exception):
-    """The connection is gone before the log has ended."""
+    """The connection was lost before the log ended."""
 
 
 def follow(
@@ -40,7 +40,7 @@ def follow(
     ca_file: str | None,
     revive: Callable[[], None] | None,
 ) -> Iterator[LogLine]:
-    """The log after line ``after`` until its end; each line once. Raises ServerError."""
+    """Yield the log after line ``after`` until its end, each line once. Raises ServerError."""
     lost_since: float | None = None
     pause = _FIRST_PAUSE
     while True:
@@ -57,8 +57,8 @@ def follow(
                 lost_since = moment
             if moment - lost_since > PATIENCE:
                 raise ServerError(
-                    f"the server on {address} is gone: {error}",
-                    hint="what runs goes on if the server lives: `kvm-compose logs -f` watches it again",
+                    f"lost the connection to the server on {address}: {error}",
+                    hint="the action continues if the server is running: kvm-compose logs -f",
                 ) from error
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -69,7 +69,7 @@ def follow(
 
 
 def _stream(address: Address, path: str, headers: dict[str, str], ca_file: str | None) -> Iterator[LogLine]:
-    """What one connection brings. Raises _LostError, ServerError."""
+    """Yield the lines of one connection. Raises _LostError, ServerError."""
     connection = _open(address, path, headers, ca_file)
     try:
         connection.settimeout(_SILENCE_SECONDS)
@@ -82,18 +82,18 @@ def _stream(address: Address, path: str, headers: dict[str, str], ca_file: str |
                 code = int.from_bytes(data[:2], "big")
                 if code == _ENDED:
                     return
-                reason = data[2:].decode(errors="replace") or "it closed the connection"
+                reason = data[2:].decode(errors="replace") or "connection closed"
                 raise _LostError(f"{reason} ({code})")
             try:
                 line = _decode(data)
             except msgspec.MsgspecError as error:
                 raise ServerError(
-                    f"the server on {address} sent a line that is none: {error}",
+                    f"the server on {address} sent an invalid line: {error}",
                     hint="is it a kvm-compose server of this version?",
                 ) from error
             yield line
     finally:
-        # close() would leave the socket open where the server was the first to say good-bye
+        # close() would leave the socket open if the server closed first
         connection.shutdown()  # type: ignore[no-untyped-call]
 
 
@@ -110,7 +110,7 @@ def _open(address: Address, path: str, headers: dict[str, str], ca_file: str | N
             suppress_origin=True,
             redirect_limit=0,
             enable_multithread=False,
-            skip_utf8_validation=True,  # it is done when a line is decoded, a thousand times as fast
+            skip_utf8_validation=True,  # msgspec validates when it decodes a line, a thousand times as fast
         )
     except websocket.WebSocketBadStatusException as error:
         problem = error_of(error.status_code, error.resp_body or b"", str(address))

@@ -1,7 +1,7 @@
-"""HTTP over Unix sockets, and over TCP without TLS, for requests.
+"""A transport for requests: HTTP over Unix sockets, and over TCP without TLS.
 
-Our own, as the packages for it (requests-unixsocket and its forks) put the socket into each URL, keep one
-pool of connections per URL with it, and are maintained by nobody in particular.
+The packages for this (requests-unixsocket and its forks) put the socket into each URL, keep a connection pool
+per URL, and are hardly maintained.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kvmcompose.client.address import CONNECT_SECONDS, Address
 
 
 class PlainAdapter(HTTPAdapter):
-    """Sends every request over connections to one address, whatever host its URL names."""
+    """Sends every request to one address, whatever host its URL names."""
 
     def __init__(self, address: Address) -> None:
         class Connection(HTTPConnection):
@@ -28,15 +28,15 @@ class PlainAdapter(HTTPAdapter):
         class Pool(HTTPConnectionPool):
             ConnectionCls = Connection
 
-        # more than one: a cancellation goes out while the log is being followed
+        # more than one: a cancellation is sent while the log is followed
         self._pool = Pool(address.authority, maxsize=4)
         super().__init__()
 
     def get_connection_with_tls_context(self, *_: Any, **__: Any) -> HTTPConnectionPool:
-        """The one pool there is."""
+        """Return the only pool."""
         return self._pool
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._pool.close()
         super().close()

@@ -1,1 +1,1 @@
-"""Shows what happens: on a terminal, as lines, as JSON. Nothing below this package prints."""
+"""Prints progress and results: on a terminal, as lines, or as JSON. No package below this one prints."""

@@ -1,4 +1,4 @@
-"""Shows an action of a testbed server: its steps and its log, for people or as JSON lines."""
+"""Prints an action of a testbed server: its steps and its log, for people or as JSON lines."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _WORDS = {
     StepState.CANCELLED: ("stopped", "yellow"),
 }
 
-#: In turn for the names of guests before what they print.
+#: Assigned in turn to the names of guests in front of their output.
 _GUEST_COLOURS = ("blue", "cyan", "magenta", "green", "yellow")
 
 
 class ActionLines:
-    """Shows an action for people: headings of stages, steps as they end, lines as they come.
+    """Prints an action for people: headings of stages, steps as they end, lines as they come.
 
-    To stderr, or with ``data`` to stdout. On a terminal the last line tells what is being done.
-    ``only`` is the guest whose lines and steps are shown.
+    To stderr, or with ``data`` to stdout. On a terminal the last line shows the current step.
+    ``only`` restricts lines and steps to one guest.
     """
 
     wants_steps = True
@@ -53,7 +53,7 @@ class ActionLines:
         self._hosts: set[str] = set()
 
     def line(self, line: LogLine) -> None:
-        """Show a line; to those who asked for quiet only one that tells of trouble."""
+        """Print a line; with ``--quiet`` only warnings and errors."""
         if self._only not in (None, line.guest):
             return
         text = line_text(line)
@@ -72,7 +72,7 @@ class ActionLines:
             self._show(line.stage, line.time, text)
 
     def steps(self, ended: Sequence[Step], running: Sequence[Step]) -> None:
-        """Show the steps that have ended, and on a terminal those that run."""
+        """Print the steps that have ended and, on a terminal, those that are running."""
         if self._console.verbosity < 0:
             return
         with self._guard:
@@ -86,7 +86,7 @@ class ActionLines:
             self._console.say(text)
 
     def ended(self, action: Action, guests: int | None = None) -> None:
-        """The last line: how it ended, how long it took, of how many guests."""
+        """Print the last line: how the action ended, how long it took, for how many guests."""
         with self._guard:
             self._console.status("")
             took = duration(seconds_between(action.started, action.ended))
@@ -95,8 +95,8 @@ class ActionLines:
                 what = "done" if guests is None else f"{guests} guest{'' if guests == 1 else 's'}"
                 self._console.say(f"{action.command}: {what} in {took}")
                 return
-            told = action.refused or not action.faults  # the reasons stand right above
-            hint = "" if told else "\n    hint: kvm-compose errors shows what went wrong"
+            reported = action.refused or not action.faults  # the reasons are right above
+            hint = "" if reported else "\n    hint: kvm-compose errors shows what went wrong"
             self._console.error(f"{trouble}, after {took}{hint}")
 
     def _show_step(self, step: Step) -> None:
@@ -120,11 +120,11 @@ class ActionLines:
         self._stream.flush()
 
     def _host(self, host: str | None, guest: str | None) -> str | None:
-        """The host to be named: where there are several, and of a guest only to those who ask for more."""
+        """Return the host if it is to be printed: with ``--verbose``, or if there are several hosts."""
         if host is not None:
             self._hosts.add(host)
-        told = self._console.verbosity > 0 or (guest is None and len(self._hosts) > 1)
-        return host if told else None
+        shown = self._console.verbosity > 0 or (guest is None and len(self._hosts) > 1)
+        return host if shown else None
 
     def _colour(self, guest: str) -> str:
         return self._colours.setdefault(guest, _GUEST_COLOURS[len(self._colours) % len(_GUEST_COLOURS)])
@@ -134,7 +134,7 @@ class ActionLines:
 
 
 class ActionJson:
-    """Shows an action as JSON: a LogLine per line, the action itself as the last one."""
+    """Prints an action as JSON: a LogLine per line, and the action itself as the last line."""
 
     wants_steps = False
 
@@ -158,7 +158,7 @@ class ActionJson:
 
 
 class ActionOutput:
-    """Passes on what a command in a guest prints; troubles go to stderr."""
+    """Prints the output of a command in a guest to stdout, errors to stderr."""
 
     wants_steps = False
 
@@ -166,7 +166,7 @@ class ActionOutput:
         self._console = console
 
     def line(self, line: LogLine) -> None:
-        """Write a line of the command's, or say what went wrong."""
+        """Print a line of output, or an error."""
         match line.level:
             case Level.OUTPUT:
                 self._console.data(line.text)
@@ -189,7 +189,7 @@ class ActionOutput:
 
 
 def _running_text(running: Sequence[Step]) -> str:
-    """What is being done, on one line: the stage, the oldest step, how many more; '' for nothing."""
+    """Return a line about the running steps: the stage, the oldest step, how many more; '' if none."""
     if not running:
         return ""
     oldest = min(running, key=lambda step: step.started)

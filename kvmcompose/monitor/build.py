@@ -1,4 +1,4 @@
-"""Shows a build: a line per artefact, a bar when there are many, or JSON lines."""
+"""Prints a build: a line per artefact, a progress bar if there are many, or JSON lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 from kvmcompose.core.event import Done, Event, Failed, Finished, Noticed, Started, Transferred
 from kvmcompose.monitor.console import Console, Progress
 
-#: From how many artefacts on a terminal shows a bar instead of lines.
+#: With more artefacts than this a terminal shows a progress bar instead of lines.
 _MANY = 60
 
 _COLOURS = {
@@ -26,9 +26,9 @@ _COLOURS = {
 
 
 class BuildLines(contextlib.AbstractContextManager["BuildLines"]):
-    """A listener that writes for people. Use as a context manager, so that a bar is put away.
+    """A listener that prints for people. Use it as a context manager, so that a progress bar is removed.
 
-    ``data``: what is built is what was asked for; else it is talk on the way to something else.
+    ``data``: print to stdout, because the build is the result that was requested; otherwise to stderr.
     """
 
     def __init__(self, console: Console, *, data: bool = True) -> None:
@@ -46,7 +46,7 @@ class BuildLines(contextlib.AbstractContextManager["BuildLines"]):
         self._bars.close()
 
     def __call__(self, event: Event) -> None:
-        """Show one event."""
+        """Print an event."""
         with self._guard:
             match event:
                 case Started(total=total):
@@ -92,14 +92,14 @@ class BuildLines(contextlib.AbstractContextManager["BuildLines"]):
         if event.failed:
             parts.append(f"{event.failed} failed")
         if event.untried:
-            parts.append(f"{event.untried} not tried because of that")
+            parts.append(f"{event.untried} skipped because of that")
         self._console.say(", ".join(parts) or "nothing to do")
 
 
 def line(
     console: Console, action: str, path: str, reasons: tuple[str, ...], stream: TextIO | None = None
 ) -> str:
-    """``rebuild  artefacts/x.xml  (why)``; all reasons only with ``-v``."""
+    """Return ``rebuild  artefacts/x.xml  (why)``, with all reasons only with ``-v``."""
     word = console.paint(f"{action:8}", _COLOURS.get(action, "bold"), stream)
     if not reasons or reasons == ("new",):
         return f"{word} {path}"
@@ -117,7 +117,7 @@ class BuildJson:
         self._console = console
 
     def __call__(self, event: Event) -> None:
-        """Write one event."""
+        """Write an event."""
         kind = type(event).__name__.lower()
         if isinstance(event, Failed):
             body = {"task": event.task, "message": event.error.message, "hint": event.error.hint}

@@ -1,7 +1,7 @@
-"""The two channels of the command line: data to stdout, talk to stderr.
+"""The output of the command line: results to stdout, messages to stderr.
 
-What is written may have been named by a lab, a server or a guest, so whatever would act on the terminal is
-shown as an escape. This is the place where that is done; only ``paint`` adds what does act.
+Text may come from a project, a server or a guest. So control characters are printed as escapes: this is the
+only place where that is done, and only ``paint`` adds control sequences.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _COLOURS = {
     "bold": "1", "dim": "2",
 }  # fmt: skip
 _REDRAW_SECONDS = 0.1
-#: What ``paint`` makes: it ends as it began, so text of others that looks like it colours itself alone.
+#: What ``paint`` returns. It resets the colour at its end, so text that imitates it colours only itself.
 _PAINTED = re.compile(rf"(\x1b\[(?:{'|'.join(_COLOURS.values())})m)([^\x1b]*)(\x1b\[0m)")
 
 
 def _clean(text: str) -> str:
-    """The text with nothing that acts on a terminal but line breaks and what ``paint`` makes."""
+    """Return the text with all control characters escaped but line breaks and what ``paint`` returns."""
     if text.isascii() and text.isprintable():
         return text
     parts = _PAINTED.split(text)
@@ -43,7 +43,7 @@ def _clean(text: str) -> str:
 
 
 class Console:
-    """Where a command writes. ``verbosity``: -1 quiet, 0 usual, 1 and more talkative."""
+    """Where a command prints. ``verbosity``: -1 quiet, 0 normal, 1 and more verbose."""
 
     def __init__(self, *, verbosity: int = 0, colour: bool | None = None) -> None:
         self.verbosity = verbosity
@@ -54,24 +54,24 @@ class Console:
         self._status = ""
 
     def data(self, text: str) -> None:
-        """What was asked for: to stdout."""
+        """Print a result to stdout."""
         self._erase()
         sys.stdout.write(f"{_clean(text)}\n")
         self._put(self._status)
 
     def raw(self, data: bytes) -> None:
-        """Bytes that were asked for: to stdout as they are, but for a terminal."""
+        """Write bytes to stdout, unchanged unless it is a terminal."""
         sys.stdout.flush()
         if sys.stdout.isatty():
             data = plain(data.decode(errors="replace"), lines=True).encode()
         sys.stdout.buffer.write(data)
 
     def json(self, value: Any) -> None:
-        """A value as JSON to stdout, indented."""
+        """Print a value as indented JSON to stdout."""
         self._json(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
 
     def json_line(self, value: Any) -> None:
-        """A value as one line of JSON to stdout."""
+        """Print a value as one line of JSON to stdout."""
         self._json(msgspec.json.encode(value) + b"\n")
         sys.stdout.flush()
 
@@ -79,44 +79,44 @@ class Console:
         self.raw(plain_json(data) if sys.stdout.isatty() else data)
 
     def say(self, text: str) -> None:
-        """What is going on: to stderr, unless told to be quiet."""
+        """Print a message to stderr, unless quiet."""
         if self.verbosity >= 0:
             self.talk(text)
 
     def detail(self, text: str) -> None:
-        """What only those want to know who asked with ``-v``."""
+        """Print a message to stderr if verbose."""
         if self.verbosity > 0:
             self.talk(text)
 
     def warn(self, text: str) -> None:
-        """What should not be missed, but stops nothing."""
+        """Print a warning to stderr, even if quiet."""
         self.talk(f"{self.paint('warning:', 'yellow', sys.stderr)} {text}")
 
     def error(self, text: str) -> None:
-        """What went wrong."""
+        """Print an error to stderr, even if quiet."""
         self.talk(f"{self.paint('error:', 'red', sys.stderr)} {text}")
 
     def problem(self, problem: Problem) -> None:
-        """A problem of the input, with its place."""
+        """Print a problem of the input, with its location."""
         word = problem.severity.value
         colour = "red" if problem.severity is Severity.ERROR else "yellow"
         painted = self.paint(f"{word}:", colour, sys.stderr)
         self.talk(str(problem).replace(f": {word}: ", f": {painted} ", 1))
 
     def talk(self, text: str) -> None:
-        """What is said even to those who asked for quiet: to stderr."""
+        """Print a message to stderr, even if quiet."""
         self._erase()
         sys.stderr.write(f"{_clean(text)}\n")
         self._put(self._status)
 
     def paint(self, text: str, colour: str, stream: Any = None) -> str:
-        """The text in a colour, where the stream (stdout) is a terminal that wants colours."""
+        """Return the text in a colour if the stream (default: stdout) is a terminal and colours are on."""
         if not (self._colour and (stream or sys.stdout).isatty()):
             return text
         return f"\x1b[{_COLOURS[colour]}m{plain(text, lines=True)}\x1b[0m"
 
     def table(self, rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
-        """Columns as wide as they need to be, the last one as it is."""
+        """Print a table with aligned columns to stdout."""
         rows = [[plain(cell) for cell in row] for row in rows]
         widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
         for number, row in enumerate((header, *rows)):
@@ -126,7 +126,7 @@ class Console:
 
     @contextlib.contextmanager
     def progress(self, label: str, *, unit: str = "bytes") -> Iterator[Progress]:
-        """A bar on a terminal, one line at the end otherwise. Call what you get with (done, total)."""
+        """Show a progress bar on a terminal, else print a line at the end. Call it with (done, total)."""
         drawn = 0.0
         latest: tuple[int, int | None] = (0, None)
 
@@ -154,14 +154,14 @@ class Console:
             share = min(done / total, 1.0)
             text = f"{label}: {share:4.0%} of {_amount(total, unit)} "
             room = min(width - len(text) - 2, 40)
-            if room >= 10:  # noqa: PLR2004 (a shorter bar tells nothing)
+            if room >= 10:  # noqa: PLR2004 (a shorter bar is useless)
                 filled = int(room * share)
                 text += f"[{'#' * filled}{'.' * (room - filled)}]"
         self._erase()
         self._put(text[:width])
 
     def status(self, text: str) -> None:
-        """What is being done, on a terminal's last line, below all that is written; '' takes it away."""
+        """Show a text on the terminal's last line, below all output; '' removes it."""
         if self.on_terminal and self.verbosity >= 0:
             self._status = plain(text)[: shutil.get_terminal_size().columns - 1]
             self._erase()
@@ -181,14 +181,14 @@ class Console:
 
 
 class ConsoleHandler(logging.Handler):
-    """Says what the parts below report: what they warn of always, the rest only with ``-v``."""
+    """Prints log records of the packages below: warnings unless quiet, the rest only with ``-v``."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say one record."""
+        """Print a record."""
         say = self._console.say if record.levelno >= logging.WARNING else self._console.detail
         say(record.getMessage())
 

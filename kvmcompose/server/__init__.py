@@ -1,1 +1,1 @@
-"""The testbed server: an API, a store, the orchestration of testbeds, and drivers for what it drives."""
+"""The testbed server: its API, its database, and the orchestration of testbeds."""

@@ -1,4 +1,4 @@
-"""What an action tells while it runs: steps and lines, kept in the store and passed on to who listens."""
+"""The log of an action: its steps and lines, stored in the database and followed by clients."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.plain import plain
 from kvmcompose.server.store import Store, StoreError, now
 
-#: Lines that are fetched at a time for a listener that replays.
+#: How many stored lines a follower fetches at a time.
 _CHUNK = 1000
-#: Longer lines are several ones, so that a program that never ends its line fills no memory. In characters.
+#: Longer lines are split, so that a program that never ends its line cannot fill memory. In characters.
 LONGEST_LINE = 16384
-#: How much output of programs is kept of one action, in lines and bytes: the newest. Dropped in batches.
+#: How much output of programs is kept per action, in lines and bytes: the newest. Dropped in batches.
 OUTPUT_LINES, OUTPUT_BYTES = 100_000, 16 << 20
 _BATCH_LINES, _BATCH_BYTES = 2000, 1 << 20
-#: What a line takes beside its text, in bytes.
+#: What a line takes besides its text, in bytes.
 _LINE_OVERHEAD = 120
-#: Control characters would act on the terminal of who reads the log; tabs are harmless.
+#: Control characters would act on the reader's terminal; tabs are harmless.
 _CONTROL = re.compile(
     r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0a-\x1f\x7f-\x9f]"
 )
 
 
 class StepFailedError(KvmComposeError):
-    """A step failed, and was noted as a fault."""
+    """A step failed, and the fault has been recorded."""
 
 
 class Refusals(RefusedError):  # noqa: N818 (several reasons for one refusal)
-    """Several reasons why nothing was done, each with a hint."""
+    """Several reasons for one refusal, each with a hint."""
 
     def __init__(self, reasons: list[tuple[str, str | None]]) -> None:
         super().__init__("; ".join(message for message, _hint in reasons))
@@ -63,10 +63,10 @@ class ActionLog:
         guest: str | None = None,
         host: str | None = None,
     ) -> None:
-        """Add a line (several, where the text has several)."""
+        """Add a line, or several if the text has several."""
         for line in text.splitlines() or [""]:
-            # colours say nothing in a log; what reverses or hides text is shown
-            clean = plain(_CONTROL.sub("", line).encode(errors="replace").decode())  # what is no text is '?'
+            # colours are dropped; characters that reverse or hide text become visible
+            clean = plain(_CONTROL.sub("", line).encode(errors="replace").decode())  # no surrogates
             for start in range(0, len(clean) or 1, LONGEST_LINE):
                 part = clean[start : start + LONGEST_LINE]
                 added = self._store.append(
@@ -77,7 +77,7 @@ class ActionLog:
         self._wake()
 
     def _count(self, line: LogLine) -> None:
-        """Of what programs print the newest is kept, within the quota."""
+        """Count a line of output, and drop the oldest ones over the quota."""
         over = self._output.add(line)
         if over is None:
             return
@@ -85,16 +85,16 @@ class ActionLog:
         self._output.cut += self._store.drop_output(self.uuid, up_to=over)
         if first:
             self.say(
-                f"this action prints more than {OUTPUT_LINES} lines or {OUTPUT_BYTES >> 20} MiB:"
-                " the newest are kept, older ones are dropped",
+                f"the output exceeds {OUTPUT_LINES} lines or {OUTPUT_BYTES >> 20} MiB:"
+                " only the newest lines are kept",
                 Level.WARNING,
             )
 
     def fault(self, fault: Fault, *, stage: str | None = None) -> None:
-        """Note what went wrong."""
+        """Record a fault."""
         self.faults.append(fault)
         where = {"stage": stage, "step": fault.step, "guest": fault.guest, "host": fault.host}
-        with suppress(StoreError):  # a full disk is what went wrong: the fault is told all the same
+        with suppress(StoreError):  # with a full disk, the fault is reported in the action's result only
             self.say(fault.message, Level.ERROR, **where)
             if fault.hint:
                 self.say(f"hint: {fault.hint}", Level.ERROR, **where)
@@ -102,16 +102,16 @@ class ActionLog:
     def step(
         self, stage: str, name: str, *, guest: str | None = None, host: str | None = None
     ) -> RunningStep:
-        """A step, to be entered: it ends done when the block does, failed when the block raises."""
+        """Return a step as a context manager: done when the block ends, failed when the block raises."""
         self._steps += 1
         return RunningStep(self, self._steps, stage, name, guest, host)
 
     def put_step(self, number: int, step: Step) -> None:
-        """Note how far a step has come."""
+        """Store the state of a step."""
         self._store.put_step(self.uuid, number, step)
 
     def end(self) -> None:
-        """Nothing more will come."""
+        """Mark the log as complete."""
         if self._output.cut:
             with suppress(StoreError):
                 self.say(f"{self._output.cut} lines of output were dropped", Level.WARNING)
@@ -124,12 +124,12 @@ class ActionLog:
 
     @property
     def news(self) -> asyncio.Event:
-        """Set when something new has come since this was asked for."""
+        """An event that is set as soon as there is something new."""
         return self._news
 
 
 class _Quota:
-    """How much output of an action is kept: sequence numbers and sizes of its lines, by batch."""
+    """Decides how much output of an action is kept: sequence numbers and sizes of its lines, by batch."""
 
     def __init__(self) -> None:
         self._batches: deque[tuple[int, int, int]] = (
@@ -140,7 +140,7 @@ class _Quota:
         self.cut = 0
 
     def add(self, line: LogLine) -> int | None:
-        """Count a line; the sequence number up to which output has to go, if any."""
+        """Count a line. Returns the sequence number up to which output has to be dropped, if any."""
         _, lines, size = self._batch
         self._batch = (line.sequence, lines + 1, size + len(line.text.encode()) + _LINE_OVERHEAD)
         if self._batch[1] < _BATCH_LINES and self._batch[2] < _BATCH_BYTES:
@@ -158,12 +158,12 @@ class _Quota:
 
 
 class RunningStep:
-    """A step that runs; see ``ActionLog.step``."""
+    """A running step; see ``ActionLog.step``."""
 
     def __init__(
-        self, journal: ActionLog, number: int, stage: str, name: str, guest: str | None, host: str | None
+        self, log: ActionLog, number: int, stage: str, name: str, guest: str | None, host: str | None
     ) -> None:
-        self._journal = journal
+        self._log = log
         self._number = number
         self._skipped = False
         self._noted = Step(
@@ -189,18 +189,16 @@ class RunningStep:
             self._fail(error.message, error.hint)
             raise StepFailedError(error.message, hint=error.hint) from error
         name = type(error).__name__
-        self._fail(
-            f"a fault of kvm-compose itself: {name}: {error}", "please report it, with the server's log"
-        )
+        self._fail(f"internal error: {name}: {error}", "please report it, with the server's log")
 
     def _fail(self, message: str, hint: str | None) -> None:
         fault = Fault(step=self.name, message=message, guest=self.guest, host=self.host, hint=hint)
-        self._journal.fault(fault, stage=self.stage)
+        self._log.fault(fault, stage=self.stage)
 
     def _note(self, state: StepState) -> None:
         ended = None if state is StepState.RUNNING else now()
         noted = self._noted
-        self._journal.put_step(
+        self._log.put_step(
             self._number,
             Step(
                 name=noted.name,
@@ -214,29 +212,29 @@ class RunningStep:
         )
 
     def skip(self) -> None:
-        """There was nothing to do."""
+        """Mark the step as skipped: there was nothing to do."""
         self._skipped = True
 
     def say(self, text: str, level: Level = Level.INFO) -> None:
-        """A line about this step."""
-        self._journal.say(text, level, stage=self.stage, step=self.name, guest=self.guest, host=self.host)
+        """Add a line about this step."""
+        self._log.say(text, level, stage=self.stage, step=self.name, guest=self.guest, host=self.host)
 
     @property
     def output(self) -> Callable[[str], None]:
-        """Takes lines that a program printed."""
+        """A callback that adds lines that a program printed."""
         return lambda text: self.say(text, Level.OUTPUT)
 
 
-async def follow(store: Store, journal: ActionLog | None, uuid: str, after: int) -> AsyncIterator[LogLine]:
-    """An action's log from the line after number ``after``: first what there is, then as it comes.
+async def follow(store: Store, log: ActionLog | None, uuid: str, after: int) -> AsyncIterator[LogLine]:
+    """Yield an action's log from the line after number ``after``: stored lines, then new ones.
 
-    ``journal`` is None for an action that has ended. Ends with the action. Whoever reads slowly reads from
-    the store, and slows nobody down.
+    ``log`` is None for an action that has ended. Ends with the action. All lines are read from the store,
+    so a slow reader slows nobody down.
     """
     while True:
-        # both are looked at before the store, so that nothing can come in between unnoticed
-        ended = journal is None or journal.ended
-        news = journal.news if journal is not None else None
+        # both are read before the store, so that nothing can be missed in between
+        ended = log is None or log.ended
+        news = log.news if log is not None else None
         lines = store.lines(uuid, after=after, limit=_CHUNK)
         for line in lines:
             after = line.sequence
@@ -249,7 +247,7 @@ async def follow(store: Store, journal: ActionLog | None, uuid: str, after: int)
 
 
 def ending(faults: list[Fault], *, cancelled: bool) -> ActionState:
-    """How an action with these faults has ended."""
+    """Return the final state of an action with these faults."""
     if cancelled:
         return ActionState.CANCELLED
     return ActionState.FAILED if faults else ActionState.SUCCEEDED

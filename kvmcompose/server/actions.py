@@ -1,4 +1,4 @@
-"""Actions: one at a time per deployment, several deployments at once; each in a task of its own."""
+"""Runs actions, each as an asyncio task: one at a time per deployment, several deployments at once."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from kvmcompose.server.store import Store
 
 
 class BusyError(RefusedError):
-    """Something else runs in the deployment."""
+    """Another action runs in the deployment."""
 
     def __init__(self, action: Action) -> None:
         said = f"{action.asked_by} ({action.who})" if action.asked_by and action.who else None
         asker = said or action.asked_by or action.who
-        by = f", asked for by {asker}" if asker else ""
+        by = f", requested by {asker}" if asker else ""
         super().__init__(
-            f"{action.deployment}: {action.command!r} is running since {action.started}{by}"
+            f"{action.deployment}: {action.command!r} has been running since {action.started}{by}"
             f" (action {action.uuid})",
-            hint="wait for its end (kvm-compose logs -f), or cancel it (kvm-compose cancel)",
+            hint="wait until it ends (kvm-compose logs -f), or cancel it (kvm-compose cancel)",
         )
         self.action = action
 
 
 class NotFoundError(KvmComposeError):
-    """There is no such deployment, action or guest."""
+    """The deployment, action or guest does not exist."""
 
 
 class _Running:
-    """An action that runs."""
+    """An action that is running."""
 
-    def __init__(self, action: Action, journal: ActionLog, owner: str | None, *, exclusive: bool) -> None:
+    def __init__(self, action: Action, action_log: ActionLog, owner: str | None, *, exclusive: bool) -> None:
         self.action = action
         self.owner = owner
-        self.journal = journal
+        self.log = action_log
         self.exclusive = exclusive
         self.started = False
         self.cancelled = False
@@ -61,7 +61,7 @@ class Actions:
     """The actions of a server."""
 
     def __init__(self, store: Store, orchestrator: Orchestrator, audit: Audit | None = None) -> None:
-        """``audit`` records how actions end."""
+        """``audit`` receives a record of each action's end."""
         self._audit = audit
         self._store = store
         self._orchestrator = orchestrator
@@ -69,23 +69,23 @@ class Actions:
 
     @property
     def busy(self) -> bool:
-        """Whether anything runs."""
+        """Whether any action is running."""
         return bool(self._running)
 
     def count(self, owner: str | None) -> int:
-        """How many run in the deployments of a user."""
+        """Return how many actions run in the deployments of a user."""
         return sum(each.owner == owner for each in self._running.values())
 
     def running(self, name: str) -> Action | None:
-        """What runs in a deployment; one of them, where several do."""
+        """Return the action that runs in a deployment (one of them, if several do), or None."""
         return next((each.action for each in self._running.values() if each.action.deployment == name), None)
 
     def begin(
         self, deployment: Deployment, command: Command, who: str | None = None, asked_by: str | None = None
     ) -> Action:
-        """Start an action for ``asked_by``, who calls themselves ``who``. Raises BusyError.
+        """Start an action for the user ``asked_by``, whose client calls itself ``who``. Raises BusyError.
 
-        An ``exec`` goes along with others; everything else has the deployment to itself.
+        Several ``exec`` can run side by side; every other command excludes all others.
         """
         exclusive = not isinstance(command, Exec)
         for each in self._running.values():
@@ -100,7 +100,7 @@ class Actions:
         return action
 
     async def _run(self, running: _Running, deployment: Deployment, command: Command) -> None:
-        journal = running.journal
+        action_log = running.log
         refused = False
         crash: Exception | None = None
         phase: Phase | None = None
@@ -109,52 +109,52 @@ class Actions:
         try:
             if running.cancelled:
                 refused = True  # nothing was changed
-                raise asyncio.CancelledError  # noqa: TRY301 (it was cancelled before it came to its turn)
-            outcome = await self._orchestrator.run(deployment, command, journal)
+                raise asyncio.CancelledError  # noqa: TRY301 (it was cancelled before the task started)
+            outcome = await self._orchestrator.run(deployment, command, action_log)
             phase, exit_status = outcome.phase, outcome.exit_status
         except asyncio.CancelledError:
-            journal.say("cancelled", Level.ERROR)
+            action_log.say("cancelled", Level.ERROR)
             running.cancelled = True
         except RefusedError as error:
             refused = True
             for message, hint in _reasons(error):
-                journal.fault(Fault(step="check", message=message, hint=hint), stage="check")
+                action_log.fault(Fault(step="check", message=message, hint=hint), stage="check")
         except StepFailedError:
             pass
         except KvmComposeError as error:
-            journal.fault(Fault(step=command_name(command), message=error.message, hint=error.hint))
-        except Exception as error:  # noqa: BLE001 (whatever it is, the action has to end and say so)
+            action_log.fault(Fault(step=command_name(command), message=error.message, hint=error.hint))
+        except Exception as error:  # noqa: BLE001 (whatever it is, the action has to end and report it)
             crash = error
-            if not journal.faults:
-                journal.fault(
+            if not action_log.faults:
+                action_log.fault(
                     Fault(
                         step=command_name(command),
-                        message=f"a fault of kvm-compose itself: {type(error).__name__}: {error}",
+                        message=f"internal error: {type(error).__name__}: {error}",
                         hint="please report it, with the server's log",
                     )
                 )
-        state = ending(journal.faults, cancelled=running.cancelled)
+        state = ending(action_log.faults, cancelled=running.cancelled)
         try:
             self._store.end_action(
                 running.action.uuid,
                 state,
-                faults=journal.faults,
+                faults=action_log.faults,
                 refused=refused,
                 exit_status=exit_status,
                 phase=self._phase_after(running, deployment, state, phase, refused=refused),
             )
         finally:
-            self._tell(running, state, refused=refused)
+            self._record_end(running, state, refused=refused)
             del self._running[running.action.uuid]
-            journal.end()
+            action_log.end()
         if crash is not None:
             raise crash
 
-    def _tell(self, running: _Running, state: ActionState, *, refused: bool) -> None:
-        """Have the audit log say how an action ended, and why one was refused."""
+    def _record_end(self, running: _Running, state: ActionState, *, refused: bool) -> None:
+        """Write to the audit log how an action ended, and why it was refused."""
         if self._audit is None:
             return
-        why = "; ".join(fault.message for fault in running.journal.faults) if refused else None
+        why = "; ".join(fault.message for fault in running.log.faults) if refused else None
         self._audit.write(
             AuditRecord(
                 time=now(),
@@ -172,26 +172,26 @@ class Actions:
     def _phase_after(
         running: _Running, before: Deployment, state: ActionState, phase: Phase | None, *, refused: bool
     ) -> tuple[Phase, str | None] | None:
-        """Where an action leaves its deployment; the only place that says so."""
+        """Return the phase of the deployment after an action, and the command that failed."""
         if not running.exclusive:
             return None
         if refused or (state is ActionState.SUCCEEDED and phase is None):
             return before.state, before.failed_command
         if state is ActionState.SUCCEEDED and phase is not None:
             return phase, None
-        if running.action.command == "snapshot":  # what it failed to do changes nothing about what is up
+        if running.action.command == "snapshot":  # a failed one leaves the testbed up
             return before.state, before.failed_command
         return Phase.FAILED, running.action.command
 
     def cancel(self, uuid: str) -> bool:
-        """Stop an action where it is; False when it does not run (any more)."""
+        """Stop an action. Returns False when it is not running."""
         running = self._running.get(uuid)
         if running is None or running.task is None:
             return False
         if not running.cancelled:
             running.cancelled = True
-            running.journal.say("cancelling: what is being done is brought to a safe point", Level.WARNING)
-            if running.started:  # a task that has not would never come to say how it ended
+            running.log.say("cancelling: stopping at the next safe point", Level.WARNING)
+            if running.started:  # a task that has not started would never report its end
                 running.task.cancel()
         return True
 
@@ -203,7 +203,7 @@ class Actions:
                 await asyncio.shield(running.task)
 
     async def stop(self) -> None:
-        """Cancel everything and wait for it."""
+        """Cancel all actions and wait until they have ended."""
         for uuid in list(self._running):
             self.cancel(uuid)
         for running in list(self._running.values()):
@@ -212,9 +212,9 @@ class Actions:
                     await running.task
 
     def follow(self, uuid: str, after: int = 0) -> AsyncIterator[LogLine]:
-        """An action's log: what there is, then as it comes, until the action ends."""
+        """Yield an action's log after line ``after``, then new lines as they come, until the action ends."""
         running = self._running.get(uuid)
-        return follow(self._store, running.journal if running else None, uuid, after)
+        return follow(self._store, running.log if running else None, uuid, after)
 
 
 def _reasons(error: RefusedError) -> list[tuple[str, str | None]]:

@@ -1,8 +1,8 @@
-"""The audit log: who asked for what, when, from where, and what came of it; one line of JSON each.
+"""The audit log: who requested what, when, from where, and the outcome; one line of JSON each.
 
-A file of the server's state folder that only its user can read or write. What was allowed and changes
-something is always written. Of refusals and the like one source gets a bounded number of lines, so that
-nobody fills the disk or pushes out what others did; how many were left out is said in a line.
+A file in the server's state folder that only its user can read or write. Allowed requests that change
+something are always written. The number of other lines is bounded per source, so that nobody can fill the
+disk or push out the records of others; a line says how many were left out.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from kvmcompose.server.people import Asker, Peer
 
 _BYTES = 10 * 1024 * 1024
 _KEPT = 9
-#: Lines of one source: so many at once, then one in so many seconds. The same of all together.
+#: How many lines one source may write at once, and seconds per line after that; the same for all together.
 _BURST, _SECONDS = 100, 10.0
 _BURST_OF_ALL, _SECONDS_OF_ALL = 1000, 1.0
 _SOURCES = 256
-_LONGEST = 500  # characters of a text
+_LONGEST = 500  # characters of a value
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +34,10 @@ log = logging.getLogger(__name__)
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line. ``event`` is ``request``, ``action`` (its end), ``token``, ``server`` or ``left-out``.
 
-    ``outcome`` is ``allowed``, ``refused`` or ``failed``, for an action's end its state. ``uid`` is the user
-    whose rights count, ``peer_uid`` and ``pid`` the process that asked, as the kernel tells; ``remark`` what
-    it calls itself. ``count`` is the number of lines of ``source`` that were left out.
+    ``outcome`` is ``allowed``, ``refused`` or ``failed``, for the end of an action its state. ``uid`` is the
+    user whose rights apply; ``peer_uid`` and ``pid`` identify the client process, as reported by the kernel;
+    ``remark`` is what the client calls itself. ``count`` is the number of lines of ``source`` that were left
+    out.
     """
 
     time: str
@@ -64,7 +65,7 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class _Bucket:
-    """How many lines there may be now."""
+    """A token bucket: how many lines may be written now."""
 
     def __init__(self, burst: int, seconds: float) -> None:
         self._burst, self._seconds = burst, seconds
@@ -73,7 +74,7 @@ class _Bucket:
         self.left_out = 0
 
     def take(self) -> bool:
-        """Whether there may be one more."""
+        """Take one line. Returns False when there is none left."""
         now = time.monotonic()
         self._left = min(self._burst, self._left + (now - self._last) / self._seconds)
         self._last = now
@@ -93,7 +94,7 @@ class Audit:
         self._fault_at = 0.0
 
     def write(self, entry: AuditRecord) -> None:
-        """Write a line. Failures to do so are reported in the server's log."""
+        """Write a line. Failures are reported in the server's log."""
         line = msgspec.json.encode(entry) + b"\n"
         try:
             if self._size() + len(line) > _BYTES:
@@ -110,7 +111,7 @@ class Audit:
                 log.error("cannot write the audit log, %s: %s", self.path, error.strerror)  # noqa: TRY400
 
     def write_bounded(self, entry: AuditRecord, source: str) -> None:
-        """Write a line unless its source has written so many that others would suffer."""
+        """Write a line unless its source has exceeded its share."""
         bucket = self._bucket(source)
         if not (bucket.take() and self._all.take()):
             if bucket.left_out == 0:
@@ -147,7 +148,10 @@ class Audit:
 
 
 def source_of(asker: Asker | None, peer: Peer | None) -> str:
-    """Whose lines are counted together. Users without an account, and strangers by TCP, are each one."""
+    """Return the source whose lines are counted together.
+
+    All users without an account are one source, and so are all TCP clients that are not authenticated.
+    """
     if peer is not None:
         try:
             pwd.getpwuid(peer.uid)
@@ -160,10 +164,10 @@ def source_of(asker: Asker | None, peer: Peer | None) -> str:
 
 
 def now() -> str:
-    """The present moment as RFC 3339, in UTC, to the millisecond."""
+    """Return the current time as RFC 3339, in UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def short(text: str) -> str:
-    """A text of a bounded length."""
+    """Return a text, truncated if it is very long."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)"

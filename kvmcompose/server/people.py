@@ -1,4 +1,4 @@
-"""Who uses a server: by name, by what they may do, and by whose rights their files are used."""
+"""The users of a server: their names, their roles, and whose rights apply to their files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _OVERFLOW = Path("/proc/sys/kernel/overflowuid")
 
 
 class Role(StrEnum):
-    """What somebody may do. ``ADMIN``: everything, with every deployment. ``USER``: with their own.
-    ``READ_ONLY``: look at their own.
+    """What a user may do. ``ADMIN``: everything, with every deployment. ``USER``: everything with their own.
+    ``READ_ONLY``: inspect their own.
     """
 
     ADMIN = "admin"
@@ -27,10 +27,10 @@ class Role(StrEnum):
 
 
 class Person(msgspec.Struct, frozen=True, kw_only=True):
-    """Whoever asks something of the server, or owns a deployment.
+    """A user who sends requests to the server, or owns a deployment.
 
-    ``name`` is a login name, or that of a token. ``uid`` is the user with whose rights files of their
-    deployments are read, whoever the server runs as.
+    ``name`` is a login name, or the name of a token. Files of the user's deployments are read with the rights
+    of ``uid``, whichever user the server runs as.
     """
 
     name: str
@@ -39,21 +39,21 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_admin(self) -> bool:
-        """Whether everything is allowed."""
+        """Whether the user is an administrator."""
         return self.role is Role.ADMIN
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
-    """The process at the other end of a Unix socket, as it was when it connected."""
+    """The process at the other end of a Unix socket, at the time of its connect(2)."""
 
     pid: int
     uid: int
 
 
 class AuditDetails(msgspec.Struct):
-    """What the audit log is to say about a request, filled in on its way.
+    """What the audit log will record about a request, filled in while it is served.
 
-    ``foreign``: it is about a deployment of another user's. ``changed``: it can have changed something.
+    ``foreign``: it concerns a deployment of another user. ``changed``: it may have changed something.
     """
 
     deployment: str | None = None
@@ -66,10 +66,10 @@ class AuditDetails(msgspec.Struct):
 
 
 class Asker(msgspec.Struct, frozen=True, kw_only=True):
-    """A person who asks, and where from.
+    """The user who sent a request, and where from.
 
     ``peer`` is the process on the Unix socket, ``address`` the host of a TCP connection. ``token`` is the
-    name of the token that they showed. ``remark`` is what they call themselves, which proves nothing.
+    name of the token that was presented. ``remark`` is what the client calls itself, which proves nothing.
     """
 
     person: Person
@@ -81,12 +81,12 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The name for logs and messages: the user, with the token that stood for them."""
+        """The name for logs and messages: the user, and the token if one was used."""
         return self.person.name if self.token is None else f"{self.person.name} (token {self.token})"
 
 
 def login_name(uid: int) -> str:
-    """The name of a user; the number where it has none."""
+    """Return the login name of a user, or ``uid N`` if there is none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -94,7 +94,7 @@ def login_name(uid: int) -> str:
 
 
 def this_user() -> Person:
-    """The user that the server runs as, who may do everything."""
+    """Return the user that the server runs as, an administrator."""
     uid = os.geteuid()
     return Person(name=login_name(uid), role=Role.ADMIN, uid=uid)
 
@@ -108,28 +108,28 @@ def peer_of(connection: socket.socket) -> Peer | None:
 
 
 class People:
-    """What the users of this machine may do on this server.
+    """Determines what the users of this machine may do on this server.
 
     Administrators are root, the server's own user, and the members of ``admin_group`` if one is named.
     Others may use a server that runs as root, which can act with their rights; on any other server they
-    only see which deployments there are.
+    can only list the deployments.
     """
 
     def __init__(self, admin_group: str | None = None) -> None:
         self._admin_group = admin_group
 
     def of(self, uid: int) -> Person:
-        """A user as an asker. Looks the groups up now."""
+        """Return a user who sends a request. Group membership is looked up each time."""
         return Person(name=login_name(uid), role=self._role(uid), uid=uid)
 
     def owner(self, uid: int, name: str) -> Person:
-        """A user as the owner of a deployment, under the name that was noted with it."""
+        """Return a user as the owner of a deployment, under the name that was stored with it."""
         return Person(name=name, role=self._role(uid), uid=uid)
 
     def _role(self, uid: int) -> Role:
         if uid in (0, os.geteuid()) or self._is_admin(uid):
             return Role.ADMIN
-        # users of another user namespace all look like this one: nobody is somebody
+        # all users of other user namespaces have this ID: it identifies nobody
         return Role.USER if os.geteuid() == 0 and uid != _overflow_uid() else Role.READ_ONLY
 
     def _is_admin(self, uid: int) -> bool:
@@ -144,7 +144,7 @@ class People:
 
 
 def _overflow_uid() -> int:
-    """The number that stands for every user that this user namespace does not know (user_namespaces(7))."""
+    """Return the user ID for users who are not mapped in this user namespace (user_namespaces(7))."""
     try:
         return int(_OVERFLOW.read_text())
     except (OSError, ValueError):

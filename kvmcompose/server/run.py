@@ -1,4 +1,4 @@
-"""A server from its start to its end."""
+"""Runs a server, from its start to its end."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from kvmcompose.server.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _DESCRIPTORS = 8192
-#: After its actions have ended, who followed them has so long to ask how they went.
-_LAST_WORD_SECONDS = 0.5
+#: How long clients that follow an action may still ask for its result when the server stops, in seconds.
+_RESULT_SECONDS = 0.5
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def serve(settings: ServerSettings) -> None:
-    """Serve until SIGTERM or SIGINT, or, embedded, until nobody asks any more.
+    """Serve until SIGTERM or SIGINT; an embedded server until it has been idle for a while.
 
-    Raises RefusedError (HeldError among them) and StoreError when it cannot begin.
+    Raises RefusedError (HeldError among them) and StoreError when it cannot start.
     """
     check(settings)
     _raise_limit()
@@ -61,7 +61,7 @@ def serve(settings: ServerSettings) -> None:
 
 
 def _raise_limit() -> None:
-    """More file descriptors than clients can use up."""
+    """Allow more file descriptors than clients can use up."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft < wanted:
@@ -81,14 +81,14 @@ def _drivers(settings: ServerSettings) -> Drivers:
         from kvmcompose.providers.real import RealDrivers  # noqa: PLC0415 (needs libvirt-python)
     except ModuleNotFoundError as error:
         raise RefusedError(
-            f"this installation cannot drive a host: the module {error.name!r} is missing",
-            hint="pip install 'kvmcompose[server]'; --fake does without",
+            f"this installation cannot drive hosts: the module {error.name!r} is missing",
+            hint="pip install 'kvmcompose[server]', or try --fake, which works without it",
         ) from error
     return RealDrivers()
 
 
 class _Server:
-    """What a server is made of, while it runs."""
+    """The parts of a running server."""
 
     def __init__(self, settings: ServerSettings, store: Store) -> None:
         self._settings = settings
@@ -98,7 +98,7 @@ class _Server:
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """All of its life."""
+        """Serve until the end."""
         settings = self._settings
         drivers = _drivers(settings)
         people = People(settings.admin_group)
@@ -139,7 +139,7 @@ class _Server:
                     asyncio.create_task(listener.serve([each]))
                     for listener, (each, _, _) in zip(self._listeners, pairs, strict=True)
                 ]
-                for task in serving:  # one that ends by itself has failed, and ends all
+                for task in serving:  # one that ends early has failed, and stops the server
                     task.add_done_callback(lambda _: self._stopping.set())
                 _warn(settings)
                 audit.write(AuditRecord(time=now(), event="server", outcome="started", pid=os.getpid()))
@@ -159,65 +159,65 @@ class _Server:
 
     def _on_signal(self, number: int) -> None:
         if self._stopping.is_set():
-            log.error("stopping at once; what runs will be known as interrupted")
+            log.error("stopping immediately; running actions will be marked as interrupted")
             self._settings.socket.unlink(missing_ok=True)
             os._exit(128 + number)
-        log.info("stopping: what runs is brought to a safe point (again: at once)")
+        log.info("stopping: running actions are brought to a safe point (signal again to stop immediately)")
         self._stopping.set()
 
     async def _until_the_end(self, actions: Actions) -> None:
-        """Return when the server is told to stop or, embedded, has had nothing to do for a while."""
+        """Return when the server has to stop or, if it is embedded, has been idle for a while."""
         while self._settings.embedded:
             idle = asyncio.get_running_loop().time() - self._activity.last
             if actions.busy or self._activity.requests or any(each.connections for each in self._listeners):
                 self._activity.touch()
             elif idle >= self._settings.idle:
-                log.info("ending: nobody has asked for %g s", self._settings.idle)
+                log.info("stopping: no requests for %g s", self._settings.idle)
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), _LOOK_SECONDS)
+                await asyncio.wait_for(self._stopping.wait(), _POLL_SECONDS)
                 return
         await self._stopping.wait()
 
     async def _stop(self, actions: Actions) -> None:
-        """Take nothing new, bring actions to a safe point, let those who follow them see it, close."""
+        """Accept no new work, bring actions to a safe point, let clients see their results, and close."""
         self._activity.draining = True
-        self._settings.socket.unlink(missing_ok=True)  # who comes now is to find nobody, not a closing door
+        self._settings.socket.unlink(missing_ok=True)  # new clients find no server, not a closing one
         followed = self._activity.followers > 0
         await actions.stop()
         if followed:
-            await asyncio.sleep(_LAST_WORD_SECONDS)
+            await asyncio.sleep(_RESULT_SECONDS)
         for listener in self._listeners:
             listener.should_exit = True
 
 
 def _warn(settings: ServerSettings) -> None:
-    """Say in plain words whom this server makes powerful."""
+    """Log a warning about the users to whom this server gives the rights of root."""
     root = os.geteuid() == 0
     if root and not settings.embedded:
         group = f", and every member of the group {settings.admin_group}," if settings.admin_group else ""
         log.warning(
-            "this server runs as root: whoever is its administrator (root%s and whoever has its token) can do"
-            " on this machine what root can",
+            "this server runs as root: its administrators (root%s and all holders of its token) can do"
+            " everything that root can do on this machine",
             group,
         )
     if settings.socket_group is not None and root:
         log.warning(
-            "members of the group %s run testbeds of their own here; without the limits that this server sets"
-            " them they would be root",
+            "members of the group %s can run testbeds here; only the checks of this server keep them from"
+            " getting the rights of root",
             settings.socket_group,
         )
     elif settings.socket_group is not None:
         log.warning(
-            "this server does not run as root and cannot act with the rights of others: members of the group"
-            " %s only see which deployments there are, unless --admin-group makes them administrators",
+            "this server does not run as root and cannot act with the rights of other users: members of the"
+            " group %s can only list deployments, unless --admin-group makes them administrators",
             settings.socket_group,
         )
 
 
 @contextlib.contextmanager
 def _unix(settings: ServerSettings) -> Iterator[socket.socket]:
-    """The Unix socket; its file goes when the block ends."""
+    """Listen on the Unix socket; its file is removed when the block ends."""
     with unix_socket(settings) as listener:
         try:
             yield listener

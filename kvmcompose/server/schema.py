@@ -1,4 +1,4 @@
-"""The tables of the server's memory, and how one that an older server left becomes one of this version."""
+"""The tables of the server's database, and the migration of older ones."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CREATE TABLE snapshots (
 
 
 def migrate(db: sqlite3.Connection) -> None:
-    """Make version 2 of version 1, within the caller's transaction: deployments get owners."""
+    """Migrate version 1 to version 2, in which deployments have owners, within the caller's transaction."""
     own = os.geteuid()
     db.execute(f"ALTER TABLE deployments ADD COLUMN owner_uid INTEGER NOT NULL DEFAULT {own}")
     db.execute("ALTER TABLE deployments ADD COLUMN owner TEXT NOT NULL DEFAULT ''")
@@ -59,12 +59,12 @@ def migrate(db: sqlite3.Connection) -> None:
 
 
 def _owner(folder: Path, who: str | None, own: int) -> int:
-    """Whose a deployment is that was made known when nobody asked that.
+    """Return the owner of a deployment from a time when none was stored.
 
-    The server's own user's. Where that is root and others could use its socket: the owner of the folder,
-    whose rights over the content they have anyway. What root worked with itself stays root's, as what root
-    was allowed to bring up must not be refused half-way through its life. ``who`` was not checked then; a
-    lie in it takes a deployment away from who told it, and gives nobody anything.
+    This is the server's own user. If that is root, other users may have used its socket: then it is the
+    owner of the folder, who controls its content anyway. Deployments that root worked with itself stay
+    root's, because what root was allowed to bring up must not be refused later. ``who`` was not verified
+    then; a false one can only take a deployment away from the user who sent it.
     """
     if own != 0 or (who or "").startswith("root@"):
         return own

@@ -1,4 +1,4 @@
-"""How a server is to run: where it listens, whom it believes, what it drives."""
+"""The settings of a server: where it listens, who may use it, and which hosts it drives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kvmcompose.effects.files import write_atomic
 from kvmcompose.effects.opening import open_regular
 
 DEFAULT_PORT = 5040
-#: An embedded server ends when for so many seconds nothing ran and nobody asked.
+#: An embedded server ends after so many seconds without actions and requests.
 IDLE_SECONDS = 3.0
 _SHORTEST_TOKEN = 16
 _LAST_PORT = 65535
@@ -24,18 +24,18 @@ _LONGEST_SOCKET = 107
 
 
 class Simulation(msgspec.Struct, frozen=True, kw_only=True):
-    """A host that is only pretended. ``failures`` are patterns of what fails there, ``delay`` in seconds."""
+    """Simulated hosts. ``failures`` are patterns of calls that fail; each call takes ``delay`` seconds."""
 
     failures: tuple[str, ...] = ()
     delay: float = 0.0
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """All that can be chosen.
+    """All settings.
 
-    It always listens on ``socket``, and by TCP as well when ``host`` is given. Folders of projects must be
-    in one of ``project_roots``, links resolved. Members of ``admin_group`` may do what root may. ``fake`` is
-    None for the real host. An ``embedded`` server ends by itself after ``idle`` seconds.
+    The server always listens on ``socket``, and on TCP as well when ``host`` is given. Project folders must
+    be in one of ``project_roots``, with links resolved. Members of ``admin_group`` have the rights of root.
+    ``fake`` is None for real hosts. An ``embedded`` server ends after ``idle`` seconds without work.
     """
 
     state_dir: Path
@@ -56,17 +56,17 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tls(self) -> bool:
-        """Whether TCP is encrypted."""
+        """Whether TCP connections use TLS."""
         return self.tls_cert is not None
 
     @property
     def loopback(self) -> bool:
-        """Whether TCP is for this machine alone."""
+        """Whether the TCP address is reachable from this machine only."""
         return self.host is not None and is_loopback(self.host)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches that address."""
+    """Return whether an address is reachable from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -76,29 +76,28 @@ def is_loopback(host: str) -> bool:
 
 
 def check(settings: ServerSettings) -> None:
-    """Raises RefusedError for what cannot be, or would not be safe."""
+    """Raise RefusedError for settings that are impossible or unsafe."""
     if (settings.tls_cert is None) != (settings.tls_key is None):
-        raise RefusedError("--tls-cert and --tls-key belong together")
+        raise RefusedError("--tls-cert and --tls-key must be given together")
     if not 0 <= settings.port <= _LAST_PORT:
-        raise RefusedError(f"there is no port {settings.port}", hint=f"0 (any that is free) to {_LAST_PORT}")
+        raise RefusedError(f"invalid port {settings.port}", hint=f"0 (any free port) to {_LAST_PORT}")
     if settings.host is not None and not (settings.loopback or settings.tls or settings.insecure):
         raise RefusedError(
-            f"{settings.host} can be reached from other machines, and without TLS whoever listens on the way"
-            " learns the token",
-            hint="give --tls-cert and --tls-key, or --insecure if the network is trusted",
+            f"{settings.host} can be reached from other machines: without TLS they could read the token",
+            hint="use --tls-cert and --tls-key, or --insecure if the network is trusted",
         )
     for path in (settings.tls_cert, settings.tls_key):
         if path is not None and not os.access(path, os.R_OK):
-            raise RefusedError(f"{path}: cannot be read")
+            raise RefusedError(f"cannot read {path}")
     if len(os.fsencode(settings.socket)) > _LONGEST_SOCKET:
         raise RefusedError(
-            f"{settings.socket}: too long for a socket, whose path has at most {_LONGEST_SOCKET} bytes",
-            hint="give a shorter one with --socket",
+            f"{settings.socket}: the path of a socket must not exceed {_LONGEST_SOCKET} bytes",
+            hint="choose a shorter one with --socket",
         )
     _check_groups(settings)
     for root in settings.project_roots:
         if not root.is_dir():
-            raise RefusedError(f"{root}: no such folder; projects cannot be in there")
+            raise RefusedError(f"--project-root: no such folder: {root}")
 
 
 def _check_groups(settings: ServerSettings) -> None:
@@ -108,17 +107,17 @@ def _check_groups(settings: ServerSettings) -> None:
 
 
 def group_id(name: str) -> int:
-    """The number of a group. Raises RefusedError."""
+    """Return the ID of a group. Raises RefusedError."""
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError as error:
-        raise RefusedError(f"there is no group {name!r}", hint="see `getent group`") from error
+        raise RefusedError(f"no such group: {name!r}", hint="`getent group` lists all groups") from error
 
 
 def read_token(path: Path) -> str:
-    """The secret in the file; one is made, for the owner's eyes only, when there is none.
+    """Return the secret in a file, which is created, readable by its owner only, if it does not exist.
 
-    Raises KvmComposeError, and RefusedError for one that others can read.
+    Raises KvmComposeError, and RefusedError for a file that others can read.
     """
     try:
         if not path.exists():
@@ -126,15 +125,15 @@ def read_token(path: Path) -> str:
         with os.fdopen(open_regular(path), encoding="ascii") as file:
             if os.fstat(file.fileno()).st_mode & 0o077:
                 raise RefusedError(
-                    f"{path}: others can read the token, or write one",
-                    hint=f"chmod 600 {path}, and a new token: the old one may be known",
+                    f"{path}: other users can read or replace the token",
+                    hint=f"chmod 600 {path}, and use a new token: the old one may be known",
                 )
             token = file.read(4096).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise KvmComposeError(f"cannot read the token from {path}: {error}") from error
     if len(token) < _SHORTEST_TOKEN or not token.isprintable() or " " in token:
         raise RefusedError(
-            f"{path}: no token; one has {_SHORTEST_TOKEN} characters at least and no space",
-            hint="remove the file, and a good one is made",
+            f"{path}: invalid token: it needs at least {_SHORTEST_TOKEN} characters and no spaces",
+            hint="remove the file to have one generated",
         )
     return token

@@ -1,4 +1,4 @@
-"""Named tokens for those who come by TCP: a file in the state folder with digests, never the tokens."""
+"""Named tokens for clients that connect by TCP: a file in the state folder with their digests."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.effects.files import write_atomic
 from kvmcompose.server.people import Person, Role, login_name
 
-#: By this a token is recognised where it should not be, in a repository for example.
+#: Lets scanners recognise a token where it should not be, in a repository for example.
 PREFIX = "kvmc_"
 DEFAULT_EXPIRY = "90d"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _EXPIRY = re.compile(r"([1-9][0-9]{0,5})([mhd])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-#: The use of a token is noted at most that often, in seconds.
+#: The use of a token is recorded at most once in so many seconds.
 _NOTED_SECONDS = 60
 _LARGEST = 4 * 1024 * 1024  # bytes
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept of a token. Times as RFC 3339, UTC; ``expires`` None: never.
+    """What is stored of a token. Times as RFC 3339, UTC; ``expires`` None: never.
 
-    ``user`` and ``uid`` are the local user whose rights it stands for; None for an administrator's.
+    ``user`` and ``uid`` are the local user whose rights it grants; None for an administrator's token.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def expired(self) -> bool:
-        """Whether its time is over."""
+        """Whether the token has expired."""
         return self.expires is not None and datetime.fromisoformat(self.expires) <= datetime.now(UTC)
 
     def person(self) -> Person | None:
-        """Whoever shows it; None when its user has no account of that name any more."""
+        """Return the user who presents it; None when that user no longer has an account of that name."""
         if self.role is Role.ADMIN:
             return Person(name="administrator", role=Role.ADMIN, uid=os.geteuid())
         if self.user is None or self.uid is None or login_name(self.uid) != self.user:
@@ -59,7 +59,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tokens:
-    """The tokens of a state folder. What another process changes takes effect at once."""
+    """The tokens of a state folder. Changes by other processes take effect at once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -70,7 +70,7 @@ class Tokens:
         self._noted: dict[str, datetime] = {}
 
     def all(self) -> tuple[Token, ...]:
-        """All there are. Raises KvmComposeError, and RefusedError for a file that others can read."""
+        """Return all tokens. Raises KvmComposeError, and RefusedError for a file that others can read."""
         try:
             handle = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -82,7 +82,7 @@ class Tokens:
             found = os.fstat(file.fileno())
             if found.st_mode & 0o077 or found.st_uid != os.geteuid():
                 raise RefusedError(
-                    f"{self._path}: others can read or write the tokens", hint=f"chmod 600 {self._path}"
+                    f"{self._path}: other users can read or write the tokens", hint=f"chmod 600 {self._path}"
                 )
             seen = (found.st_ino, found.st_mtime_ns, found.st_size)
             if seen != self._seen:
@@ -90,29 +90,30 @@ class Tokens:
                     self._tokens = msgspec.json.decode(file.read(_LARGEST), type=tuple[Token, ...])
                 except msgspec.DecodeError as error:
                     raise KvmComposeError(
-                        f"{self._path} is damaged: {error}", hint="remove it and make the tokens again"
+                        f"{self._path} is corrupt: {error}", hint="remove it and create the tokens again"
                     ) from error
                 self._seen = seen
         return self._tokens
 
     def find(self, secret: str) -> Token | None:
-        """The token that this is, if any; it may have expired."""
+        """Return the token with this secret, even if it has expired, or None."""
         digest = _digest(secret)
         found = None
-        for each in self.all():  # all of them: how long it takes tells nothing
+        for each in self.all():  # no early exit: the time taken reveals nothing
             if hmac.compare_digest(each.sha256, digest):
                 found = each
         return found
 
     def is_good(self, token: Token) -> bool:
-        """Whether a token that was good still is."""
+        """Whether a token that was valid still is."""
         return not token.expired and token in self.all() and token.person() is not None
 
     def create(self, name: str, role: Role, user: tuple[str, int] | None, expires: str | None) -> str:
-        """Make a token; the only time that it is seen. Raises RefusedError."""
+        """Create a token and return its secret, which is not stored. Raises RefusedError."""
         if _NAME.fullmatch(name) is None:
             raise RefusedError(
-                f"{name!r} cannot be a token's name", hint="letters, digits, '.', '_' and '-', 63 at most"
+                f"invalid token name {name!r}",
+                hint="use at most 63 letters, digits, '.', '_' and '-', with a letter or digit first",
             )
         secret = PREFIX + secrets.token_urlsafe(32)
         token = Token(
@@ -128,22 +129,22 @@ class Tokens:
             known = self.all()
             if any(each.name == name for each in known):
                 raise RefusedError(
-                    f"there is a token {name!r} already", hint=f"kvm-compose server token revoke {name}"
+                    f"the token {name!r} already exists", hint=f"kvm-compose server token revoke {name}"
                 )
             self._write((*known, token))
         return secret
 
     def revoke(self, name: str) -> None:
-        """Make a token worthless. Raises RefusedError when there is none of that name."""
+        """Invalidate a token. Raises RefusedError when there is none of that name."""
         with self._changing():
             known = self.all()
             kept = tuple(each for each in known if each.name != name)
             if kept == known:
-                raise RefusedError(f"there is no token {name!r}", hint="kvm-compose server token list")
+                raise RefusedError(f"no such token: {name!r}", hint="kvm-compose server token list")
             self._write(kept)
 
     def note_use(self, token: Token) -> None:
-        """Note that a token was used; not each time."""
+        """Record that a token was used, at most once a minute."""
         now = datetime.now(UTC)
         last = self._noted.get(token.name)
         if last is not None and (now - last).total_seconds() < _NOTED_SECONDS:
@@ -152,11 +153,11 @@ class Tokens:
         used = {**self.last_used(), token.name: _text(now)}
         names = {each.name for each in self.all()}
         kept = {name: time for name, time in used.items() if name in names}
-        with contextlib.suppress(OSError):  # a full disk keeps nobody out
+        with contextlib.suppress(OSError):  # a full disk must not lock anybody out
             write_atomic(self._used_path, msgspec.json.encode(kept), mode=0o600)
 
     def last_used(self) -> dict[str, str]:
-        """When tokens were used last, by name; to the minute."""
+        """Return when each token was used last, by name, to the minute."""
         try:
             return msgspec.json.decode(self._used_path.read_bytes(), type=dict[str, str])
         except (OSError, msgspec.DecodeError):
@@ -164,7 +165,7 @@ class Tokens:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
-        """One at a time. Raises KvmComposeError."""
+        """Hold the lock for changes. Raises KvmComposeError."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -172,7 +173,7 @@ class Tokens:
         except OSError as error:
             raise KvmComposeError(
                 f"cannot change the tokens in {self._folder}: {error.strerror}",
-                hint="do so as the user that the server runs as (sudo, for one that runs as root)",
+                hint="run this as the server's user (with sudo if it runs as root)",
             ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -188,12 +189,15 @@ class Tokens:
 
 
 def expiry(text: str) -> str | None:
-    """When ``30d``, ``12h`` or ``15m`` from now is, as RFC 3339; None for ``never``. Raises RefusedError."""
+    """Return the time ``30d``, ``12h`` or ``15m`` from now as RFC 3339; None for ``never``.
+
+    Raises RefusedError.
+    """
     if text == "never":
         return None
     found = _EXPIRY.fullmatch(text)
     if found is None:
-        raise RefusedError(f"{text!r} is no time", hint="30d, 12h, 15m, or never")
+        raise RefusedError(f"invalid duration {text!r}", hint="30d, 12h, 15m, or never")
     return _text(datetime.now(UTC) + timedelta(**{_UNITS[found.group(2)]: int(found.group(1))}))
 
 

@@ -44,21 +44,21 @@ def test_who_prints_json_does_so_wherever_that_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("upp", "kvm-compose: error: there is no 'upp' here; did you mean 'up'?"),
-        ("help", "kvm-compose: error: there is no 'help' here; did you mean '--help'?"),
-        ("snapshot lst", "kvm-compose snapshot: error: there is no 'lst' here; did you mean 'list'?"),
+        ("upp", "kvm-compose: error: unknown command 'upp'; did you mean 'up'?"),
+        ("help", "kvm-compose: error: unknown command 'help'; did you mean '--help'?"),
+        ("snapshot lst", "kvm-compose snapshot: error: unknown verb 'lst'; did you mean 'list'?"),
         (
             "snapshot x",
-            "snapshot: error: there is no 'x' here; there are create, restore, delete, list, info",
+            "snapshot: error: unknown verb 'x'; expected one of: create, restore, delete, list, info",
         ),
         (
             "graph --format pdf",
-            "kvm-compose graph: error: --format: there is no 'pdf' here; there are dot, mermaid, json, svg",
+            "graph: error: --format: invalid value 'pdf'; expected one of: dot, mermaid, json, svg",
         ),
-        ("down --puge", "kvm-compose down: error: there is no option '--puge' here; did you mean '--purge'?"),
-        ("up --hidden=x", "kvm-compose up: error: there is no option '--hidden' here"),
+        ("down --puge", "kvm-compose down: error: unknown option '--puge'; did you mean '--purge'?"),
+        ("up --hidden=x", "kvm-compose up: error: unknown option '--hidden'"),
         ("cloud-images pull --refesh x", "did you mean '--refresh'?"),
-        ("up all", "kvm-compose up: error: 'all' is more than was asked for"),
+        ("up all", "kvm-compose up: error: unexpected argument 'all'"),
     ],
 )
 def test_what_was_mistyped_is_named_where_it_was_with_what_is_near(

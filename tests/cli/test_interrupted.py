@@ -406,4 +406,4 @@ def test_output_that_nobody_gets_is_no_traceback(
         return  # whether argparse lets us know depends on its version
     assert ran.returncode == status
     if status:
-        assert ran.stderr.endswith("error: cannot write what there is to say: no space left on device\n")
+        assert ran.stderr.endswith("error: cannot write to standard output: no space left on device\n")

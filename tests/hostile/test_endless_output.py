@@ -131,7 +131,7 @@ def test_of_output_the_newest_is_kept_and_it_is_said(begun: tuple[Store, ActionL
     assert output == [str(number) for number in range(5000 - len(output), 5000)]
     said = [line.text for line in lines if line.level is not Level.OUTPUT]
     assert said[0] == "before"
-    assert sum("older ones are dropped" in text for text in said) == 1
+    assert sum("only the newest lines are kept" in text for text in said) == 1
     assert said[-1] == f"{5000 - len(output)} lines of output were dropped"
 
 

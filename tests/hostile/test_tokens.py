@@ -148,7 +148,7 @@ def test_only_digests_are_kept_and_only_for_the_server(server: StubServer) -> No
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
         assert token.encode() not in path.read_bytes(), path
     (server.folder / "state" / "tokens.json").chmod(0o644)
-    with pytest.raises(RefusedError, match="others"):
+    with pytest.raises(RefusedError, match="other users"):
         tokens(server).all()
     assert ask(server, token, "GET", "/deployments").status_code == 409
     assert ask(server, TOKEN, "GET", "/deployments").status_code == 200

@@ -127,7 +127,7 @@ def test_plan_says_that_up_will_ask(lab: Bench, env: dict[str, str]) -> None:
         lab.generate()
     assert WORD not in lab.run("plan", **env, KVM_COMPOSE_TRUST="1").err
     lab.run("trust", "--yes", **env)
-    assert "your word" not in lab.run("plan", **env).err
+    assert "your consent" not in lab.run("plan", **env).err
     xml = next((lab.folder / "artefacts").glob("*-domain.xml"))
     xml.write_text(xml.read_text().replace("</devices>", "<emulator>/opt/evil</emulator></devices>"))
     ran = lab.run("plan", **env)
@@ -140,7 +140,7 @@ def test_plan_says_nothing_of_what_will_be_written(lab: Bench, env: dict[str, st
     lab.yaml.write_text(lab.yaml.read_text().replace("br1", "other"))
     ran = lab.run("plan", **env)
     assert "rebuild" in ran.out
-    assert "your word" not in ran.said
+    assert "your consent" not in ran.said
 
 
 # -- who is asked, and how -------------------------------------------------------------------------------

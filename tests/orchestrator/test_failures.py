@@ -219,7 +219,7 @@ def test_one_action_at_a_time_but_execs_side_by_side(lab: Lab) -> None:
         second = actions.begin(lab.deployment, Exec(guest="db", argv=("true",)))
         with pytest.raises(BusyError) as busy:
             actions.begin(lab.deployment, Down())
-        assert "'exec' is running since" in busy.value.message
+        assert "'exec' has been running since" in busy.value.message
         assert "ann@desk" in busy.value.message
         await actions.wait(second.uuid)
         assert actions.cancel(first.uuid)

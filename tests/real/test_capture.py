@@ -45,8 +45,8 @@ class Running:
         with self._files[0].open("wb") as out, self._files[1].open("wb") as err:
             argv = ["env", *environment, *project.argv("capture", *words)]
             self.process = project.host.popen(argv, stdout=out, stderr=err)
-        wait_for(lambda: "Ctrl-C ends it" in self.said or self.process.poll() is not None)
-        assert "Ctrl-C ends it" in self.said, self.said
+        wait_for(lambda: "Ctrl-C ends the capture" in self.said or self.process.poll() is not None)
+        assert "Ctrl-C ends the capture" in self.said, self.said
 
     @property
     def said(self) -> str:
@@ -221,7 +221,7 @@ def test_what_a_killed_server_leaves_goes_with_the_next_capture(project: Project
     project.host.run(["pkill", "-KILL", "-f", "server --embedded"])
     status, _ = capture.end(None)
     assert status == 1
-    assert "broken off" in capture.said
+    assert "aborted the capture" in capture.said
     read(path)
     wait_for(lambda: not any("tcpdump" in each for each in traces(project.host)), 3)
     (mirror, port) = traces(project.host)

@@ -133,7 +133,7 @@ def test_names_and_folders_belong_together(stub: StubServer) -> None:
     one, two = str(stub.project("one")), str(stub.project("two"))
     body = {"name": "two", "project_location": one}
     for method, path in (("POST", "/api/deployments"), ("PUT", "/api/deployments/two")):
-        assert_problem(ask(stub, method, path, json=body), 409, "'one' already")
+        assert_problem(ask(stub, method, path, json=body), 409, "already deployed as 'one'")
     assert_problem(
         ask(stub, "POST", "/api/deployments", json={"name": "one", "project_location": two}), 409, "'one'"
     )
@@ -254,7 +254,7 @@ def test_hosts_that_do_not_answer_are_502_and_faults_of_our_own_500_without_thei
     register(stub, "crashing")
     assert_problem(ask(stub, "GET", "/api/deployments/broken/status"), 502, "libvirt does not answer")
     answer = ask(stub, "GET", "/api/deployments/crashing/status")
-    assert_problem(answer, 500, "a fault of kvm-compose itself")
+    assert_problem(answer, 500, "internal error")
     assert "secret" not in answer.text
     assert ask(stub, "GET", "/api/health").status_code == 200
 

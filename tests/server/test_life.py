@@ -93,14 +93,14 @@ def test_a_group_may_connect_if_named(daemon: Start, short_path: Path) -> None:
         (["--host", "0.0.0.0"], ["0.0.0.0", "--insecure", "--tls-cert"]),  # noqa: S104
         (["--host", "::", "--port", "0"], ["--insecure"]),
         (["--host", "192.0.2.1"], ["--insecure"]),
-        (["--tls-cert", "/nowhere.pem"], ["belong together"]),
+        (["--tls-cert", "/nowhere.pem"], ["given together"]),
         (["--tls-cert", "/nowhere.pem", "--tls-key", "/nowhere.pem"], ["/nowhere.pem"]),
         (["--socket-group", "no-such-group"], ["no-such-group"]),
         (["--socket-group", "daemon"], ["daemon", "cannot reach", "--socket"]),
         (["--port", "70000"], ["70000"]),
         (["--port", "-1"], ["-1"]),
         (["--project-root", "/no/such/folder"], ["/no/such/folder"]),
-        (["--socket", f"/tmp/{'x' * 120}"], ["too long", "--socket"]),  # noqa: S108
+        (["--socket", f"/tmp/{'x' * 120}"], ["must not exceed", "--socket"]),  # noqa: S108
         (["--socket", "/proc/server.sock"], ["/proc/server.sock"]),
     ],
 )
@@ -127,7 +127,7 @@ def test_an_open_address_with_tls_or_on_ones_own_risk(daemon: Start, short_path:
     with pytest.raises(ServerError) as caught:
         list(client.follow("demo", "00000000-0000-0000-0000-000000000000"))
     assert caught.value.status == 404
-    with pytest.raises(ServerError, match="not to be believed"):
+    with pytest.raises(ServerError, match="cannot verify the server"):
         RemoteServer(address, token=token).health()
     server.stop()
     insecure = daemon("--host", "0.0.0.0", "--port", "0", "--insecure")  # noqa: S104

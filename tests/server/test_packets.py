@@ -58,7 +58,7 @@ def test_a_client_that_is_cut_off_ends_its_capture(server: StubServer) -> None:
     with server.client().capture("demo", Capture(target="silent")) as stream:
         assert next(iter(stream))
         assert server.cut_connections() == 1
-        with pytest.raises(ServerError, match="broken off"):
+        with pytest.raises(ServerError, match="aborted the capture"):
             list(stream)
     wait_for(lambda: nothing_runs(server))
 
@@ -85,7 +85,7 @@ def test_one_that_breaks_off_is_seen_to(server: StubServer) -> None:
     with server.client().capture("demo", Capture(target="breaks")) as stream:
         chunks = iter(stream)
         received = cutter.whole(next(chunks))
-        with pytest.raises(ServerError, match="broken off"):
+        with pytest.raises(ServerError, match="aborted the capture"):
             received += b"".join(map(cutter.whole, chunks))
     assert (len(received), cutter.packets) == (24, 0)
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_captured_is_said_before_anything_is_sent(server: StubSer
     assert (wrong.value.exit_code, wrong.value.hint) == (2, "mend it")
     with pytest.raises(RefusedByServerError, match="not up"):
         client.capture("demo", Capture(target="refused"))
-    with pytest.raises(ServerError, match="no deployment"):
+    with pytest.raises(ServerError, match="no such deployment"):
         client.capture("nobody", Capture(target="web"))
     wait_for(lambda: nothing_runs(server))
 
@@ -108,7 +108,7 @@ def test_strangers_get_nothing(server: StubServer) -> None:
 
 
 def test_nobody_to_ask(tmp_path: Path) -> None:
-    with pytest.raises(ServerError, match="no server can be reached"):
+    with pytest.raises(ServerError, match="cannot reach a server"):
         RemoteServer(Address(socket=tmp_path / "s")).capture("demo", Capture(target="web"))
 
 

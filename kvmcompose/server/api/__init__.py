@@ -13,7 +13,7 @@ from kvmcompose.server.api.wire import Reply
 
 
 def create_app(service: Service) -> FastAPI:
-    """The application; a ``Guard`` belongs before it, as it lets everybody do everything."""
+    """Create the application. It authenticates nobody: put a ``Guard`` in front of it."""
     app = FastAPI(
         title="kvm-compose server",
         version=__version__,

@@ -1,4 +1,4 @@
-"""Who asks: a user of this machine on a Unix socket, whoever shows a token by TCP."""
+"""Identifies the sender of a request: by the user ID on a Unix socket, by a token on TCP."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _PUBLIC = frozenset({"/openapi.json", "/api/health"})
 
 
 class AccessPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom a listener believes.
+    """Who may use a listener.
 
-    ``token`` is the administrators' secret; None on a Unix socket, where the kernel tells who asks.
-    ``hosts`` are the names that it may be called by, None for any: a page from elsewhere whose name was made
-    to lead here (DNS rebinding) calls by another.
+    ``token`` is the administrators' secret; None on a Unix socket, where the kernel identifies the peer.
+    ``hosts`` are the accepted values of the Host header, None for any: they keep out web pages whose name was
+    made to resolve to this machine (DNS rebinding).
     """
 
     token: str | None = None
@@ -34,7 +34,7 @@ class AccessPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Authenticator:
-    """Who asks on one listener. ``people`` says what users may do, ``tokens`` which named ones there are."""
+    """Identifies senders on one listener. ``people`` knows users' roles, ``tokens`` the named tokens."""
 
     def __init__(self, policy: AccessPolicy, people: People, tokens: Tokens | None = None) -> None:
         self.hosts = policy.hosts
@@ -43,7 +43,7 @@ class Authenticator:
         self._tokens = tokens
 
     def refusal(self, scope: Scope) -> Response | None:
-        """The refusal of whoever is not known; who asks is in the scope of all others."""
+        """Return the refusal of an unauthenticated request, else None, with the sender in the scope."""
         scope["kvmcompose.trusted"] = True
         if self._token is None:
             return self._known_peer(scope)
@@ -62,16 +62,16 @@ class Authenticator:
             token = self._tokens.find(secret)
             if token is not None:
                 return self._known_token(scope, token)
-        return _unauthorized("this is not the server's token" if given else "this server wants a token")
+        return _unauthorized("invalid token" if given else "this server requires a token")
 
     def still_knows(self, scope: Scope) -> bool:
-        """Whether the token that was shown is still good."""
+        """Whether the token of a request is still valid."""
         return self._tokens is not None and self._tokens.is_good(scope["kvmcompose.token"])
 
     def _known_peer(self, scope: Scope) -> Response | None:
         peer: Peer | None = scope["state"]["peer"]
         if peer is None:
-            return problem(HTTPStatus.FORBIDDEN, "the kernel does not say who asks")
+            return problem(HTTPStatus.FORBIDDEN, "the kernel does not report the user of this connection")
         scope["kvmcompose.asker"] = _asker(scope, self._people.of(peer.uid))
         return None
 
@@ -81,7 +81,9 @@ class Authenticator:
             return _unauthorized(f"the token {token.name!r} expired at {token.expires}")
         person = token.person()
         if person is None:
-            return _unauthorized(f"the user {token.user} of the token {token.name!r} has no account any more")
+            return _unauthorized(
+                f"the user {token.user} of the token {token.name!r} no longer has an account"
+            )
         self._tokens.note_use(token)
         scope["kvmcompose.token"] = token
         scope["kvmcompose.asker"] = _asker(scope, person, token.name)
@@ -98,7 +100,7 @@ def _unauthorized(message: str) -> Response:
 
 
 def _asker(scope: Scope, person: Person, token: str | None = None) -> Asker:
-    """A person who asks, with the remark of what they call themselves."""
+    """Return the sender of a request, with the remark that its client adds."""
     said = (only(scope["headers"], b"x-kvm-compose-who", default="") or "").encode("latin-1")
     remark = plain(said.decode(errors="replace"))
     return Asker(
@@ -111,13 +113,13 @@ def _asker(scope: Scope, person: Person, token: str | None = None) -> Asker:
 
 
 def address_of(scope: Scope) -> str | None:
-    """The address that a TCP connection comes from."""
+    """Return the remote address of a TCP connection, None for others."""
     client = scope.get("client")
     return client[0] if client and scope["state"]["peer"] is None else None
 
 
 def only(headers: Iterable[tuple[bytes, bytes]], name: bytes, *, default: str | None = None) -> str | None:
-    """The header's value; ``default`` when it is not there, None when it is there twice."""
+    """Return a header's value; ``default`` when it is missing, None when it is repeated."""
     found = [value.decode("latin-1") for key, value in headers if key == name]
     if not found:
         return default

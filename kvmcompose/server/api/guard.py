@@ -184,7 +184,7 @@ class _Exchange:
                     await self._next()
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer. A WebSocket that the application does not know is told so."""
+        """Send a part of the answer. A WebSocket for an unknown path is denied with 404."""
         kind = message["type"]
         if kind == "websocket.close" and not self.begun:
             await self.refuse(problem(HTTPStatus.NOT_FOUND, "no such resource"))

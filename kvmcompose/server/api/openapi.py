@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: routes from FastAPI, schemas of bodies and answers from msgspec."""
+"""The OpenAPI 3.1 document: routes from FastAPI, schemas of requests and responses from msgspec."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from kvmcompose.server.api.problems import MEDIA_TYPE
 Json = dict[str, Any]
 
 _DESCRIPTION = """\
-What `kvm-compose server` answers. On its Unix socket the kernel tells which user asks; by TCP every request
-carries a token (`Authorization: Bearer ...`). A deployment has an owner: to other users who are no
-administrators its parts are forbidden (403). Errors are problem details (RFC 9457).
+The API of `kvm-compose server`. On its Unix socket the kernel identifies the user; on TCP every request
+carries a token (`Authorization: Bearer ...`). A deployment has an owner: other users, unless they are
+administrators, may not access its parts (403). Errors are problem details (RFC 9457).
 """
 _REFERENCE = "#/components/schemas/{name}"
 _JSON = "application/json"
-#: What any request can be answered with.
+#: Errors that any request can get.
 _ALWAYS = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.UNAUTHORIZED,
@@ -48,7 +48,7 @@ _ALWAYS = (
 
 
 class Alive(msgspec.Struct, frozen=True, tag_field="status", tag="ok"):
-    """That somebody listens: all that is told to who does not know the token."""
+    """The server is running. This is all that a client without a token gets."""
 
 
 _TYPES: dict[str, Any] = {
@@ -92,9 +92,9 @@ def described(
     body: str | None = None,
     stream: str | None = None,
 ) -> Json:
-    """Keywords for a route: what it takes and gives, by the names above, and how it may end.
+    """Return the keywords that describe a route: request and response, by the names above, and errors.
 
-    ``also`` is a second status with the same answer; ``stream`` the media type of an answer that is bytes.
+    ``also`` is a second status with the same response; ``stream`` is the media type of a response of bytes.
     """
     extra: Json = {}
     if body is not None:
@@ -115,10 +115,10 @@ def described(
                 responses[good.value]["content"] = {
                     stream: {"schema": {"type": "string", "format": "binary"}}
                 }
-    told = {MEDIA_TYPE: {"schema": _SCHEMAS["problem"]}}
+    details = {MEDIA_TYPE: {"schema": _SCHEMAS["problem"]}}
     usual = (*_ALWAYS, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR)
     for each in sorted({*usual, *errors}):
-        responses[each.value] = {"description": each.phrase, "content": told}
+        responses[each.value] = {"description": each.phrase, "content": details}
     return {
         "status_code": status.value,
         "responses": responses,
@@ -128,7 +128,7 @@ def described(
 
 
 def document(app: FastAPI) -> Json:
-    """The document; made once."""
+    """Return the document, which is generated once."""
     if app.openapi_schema is None:
         made = get_openapi(
             title="kvm-compose server",
@@ -140,7 +140,7 @@ def document(app: FastAPI) -> Json:
         parts = made.setdefault("components", {})
         parts["schemas"] = _COMPONENTS
         parts["securitySchemes"] = {
-            "token": {"type": "http", "scheme": "bearer", "description": "By TCP; not on the Unix socket."}
+            "token": {"type": "http", "scheme": "bearer", "description": "On TCP; not on the Unix socket."}
         }
         made["security"] = [{}, {"token": []}]
         app.openapi_schema = made

@@ -1,4 +1,4 @@
-"""Packets as an answer: sent as they come, for as long as somebody listens and the server runs."""
+"""Streams captured packets in a response, until the client disconnects or the server stops."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ log = logging.getLogger(__name__)
 
 
 class PacketReply(StreamingResponse):
-    """A capture. One that fails half-way breaks the answer off; one whose end is due ends it."""
+    """The response of a capture: aborted when the capture fails, completed when it ends."""
 
     media_type = PCAP
 
     def __init__(self, packets: Packets, stopping: asyncio.Event) -> None:
-        """``stopping``: when the server is about to end."""
+        """``stopping`` is set when the server is about to end."""
         super().__init__(aiter(packets))
         self._packets = packets
         self._stopping = stopping
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the capture ends, the client goes, or the server does."""
+        """Send until the capture ends, the client disconnects, or the server stops."""
         sending = asyncio.create_task(self.stream_response(send))
         others = [
             asyncio.create_task(self.listen_for_disconnect(receive)),
@@ -43,6 +43,6 @@ class PacketReply(StreamingResponse):
             ended, *_ = await asyncio.gather(sending, *others, return_exceptions=True)
             await self._packets.close()
         if isinstance(ended, KvmComposeError):
-            log.warning("a capture has broken off: %s", ended.message)
+            log.warning("a capture was aborted: %s", ended.message)
         elif isinstance(ended, Exception):
             raise ended

@@ -1,4 +1,4 @@
-"""Errors as the API tells them: problem details (RFC 9457), whatever went wrong."""
+"""Turns every error into a response with problem details (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class ApiError(KvmComposeError):
-    """A request that is answered with ``status``."""
+    """An error with the HTTP status of its response."""
 
     def __init__(self, status: HTTPStatus, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -32,9 +32,9 @@ class ApiError(KvmComposeError):
 def problem(
     status: HTTPStatus, detail: str, *, hint: str | None = None, headers: dict[str, str] | None = None
 ) -> Response:
-    """The answer that tells of an error."""
-    told = ProblemDetails(title=status.phrase, status=status, detail=detail, hint=hint)
-    return Response(msgspec.json.encode(told), status, headers, MEDIA_TYPE)
+    """Return the response that reports an error."""
+    details = ProblemDetails(title=status.phrase, status=status, detail=detail, hint=hint)
+    return Response(msgspec.json.encode(details), status, headers, MEDIA_TYPE)
 
 
 def _status_of(error: KvmComposeError) -> HTTPStatus:
@@ -50,17 +50,17 @@ def _status_of(error: KvmComposeError) -> HTTPStatus:
 
 
 def problem_of(error: Exception) -> Response:
-    """The answer to an error that a request ended with."""
+    """Return the response for an exception that ended a request."""
     if isinstance(error, KvmComposeError):
         return problem(_status_of(error), error.message, hint=error.hint)
     if isinstance(error, RequestValidationError):
         return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(_wrong_parameters(error)))
     if isinstance(error, HTTPException):
         return _of_framework(error)
-    log.error("a fault of kvm-compose itself", exc_info=error)
+    log.error("internal error", exc_info=error)
     return problem(
         HTTPStatus.INTERNAL_SERVER_ERROR,
-        f"a fault of kvm-compose itself ({type(error).__name__})",
+        f"internal error ({type(error).__name__})",
         hint="please report it, with the server's log",
     )
 
@@ -69,9 +69,9 @@ def _of_framework(error: HTTPException) -> Response:
     status = HTTPStatus(error.status_code)
     detail = error.detail
     if status is HTTPStatus.NOT_FOUND:
-        detail = "there is nothing at this address"
+        detail = "no such resource"
     elif status is HTTPStatus.METHOD_NOT_ALLOWED:
-        detail = "this cannot be done here"
+        detail = "method not allowed"
     return problem(status, detail, headers=dict(error.headers or {}))
 
 
@@ -80,7 +80,7 @@ def _wrong_parameters(error: RequestValidationError) -> list[str]:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the application so."""
+    """Have every error of the application answered this way."""
 
     async def answer(_request: Request, error: Exception) -> Response:
         return problem_of(error)

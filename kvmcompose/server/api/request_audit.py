@@ -1,4 +1,4 @@
-"""What the audit log records of a request, as soon as its outcome is known."""
+"""Writes a request to the audit log as soon as its outcome is known."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from kvmcompose.server.audit import Audit, AuditRecord, now, short, source_of
 from kvmcompose.server.people import Asker, Peer
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-#: Answers that refuse, also to whoever only looks.
+#: Refusals, which are recorded for requests that only read, too.
 _REFUSALS = frozenset({400, 401, 403, 408, 413, 414, 421, 431})
 _LARGEST_PROBLEM = 64 * 1024
 
 
 class RequestAudit:
-    """One request on its way to the audit log."""
+    """The audit of one request."""
 
     def __init__(self, scope: Scope, audit: Audit | None) -> None:
         self._scope = scope
@@ -30,7 +30,7 @@ class RequestAudit:
         self._done = audit is None
 
     def message(self, message: Message) -> None:
-        """An answer on its way out."""
+        """Observe an ASGI message of the response."""
         match message["type"]:
             case "websocket.accept":
                 self._write(HTTPStatus.SWITCHING_PROTOCOLS, b"")
@@ -91,7 +91,7 @@ class RequestAudit:
 
 
 def summary(command: Command) -> dict[str, object]:
-    """A command for the log. What an ``exec`` runs may hold secrets: how many words, and their digest."""
+    """Return a command for the log; of an ``exec``, which may hold secrets, only word count and digest."""
     if isinstance(command, Exec):
         digest = hashlib.sha256(msgspec.json.encode(command.argv)).hexdigest()
         return {"name": "exec", "guest": command.guest, "words": len(command.argv), "argv_sha256": digest}

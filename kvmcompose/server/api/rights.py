@@ -1,4 +1,4 @@
-"""What a person may do with which deployment, and with which folder."""
+"""Checks what a user may do with a deployment, and with a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kvmcompose.server.people import Asker, Person, Role, login_name
 
 
 def view(person: Person, deployment: Deployment, owner_uid: int) -> Deployment:
-    """As much of a deployment as a person may see: others' only by name, state and owner."""
+    """Return a deployment as far as a user may see it: only name, state and owner of others' deployments."""
     if person.is_admin or person.uid == owner_uid:
         return deployment
     return msgspec.structs.replace(
@@ -24,41 +24,40 @@ def view(person: Person, deployment: Deployment, owner_uid: int) -> Deployment:
 
 
 def check_owner(person: Person, deployment: Deployment, owner_uid: int) -> None:
-    """Raises ApiError for a person who has no business with a deployment."""
+    """Raise ApiError for a user who may not access a deployment."""
     if not person.is_admin and person.uid != owner_uid:
         raise ApiError(
             HTTPStatus.FORBIDDEN,
-            f"{deployment.name} is a deployment of {deployment.owner}: only that user and administrators"
-            " may look at it or change it",
-            hint="for one of your own take another name: --project-name NAME",
+            f"{deployment.name} belongs to {deployment.owner}: only that user and administrators may access"
+            " it",
+            hint="choose another name for your own: --project-name NAME",
         )
 
 
 def check_change(asker: Asker) -> None:
-    """Raises ApiError for whoever may only look."""
+    """Raise ApiError for a user with read-only access."""
     if asker.person.role is not Role.READ_ONLY:
         return
     if asker.token is not None:
         raise ApiError(
             HTTPStatus.FORBIDDEN,
-            f"the token {asker.token!r} is for looking only",
-            hint="an administrator makes another: kvm-compose server token create NAME --role user",
+            f"the token {asker.token!r} is read-only",
+            hint="an administrator can create another: kvm-compose server token create NAME --role user",
         )
     own = login_name(os.geteuid())
     raise ApiError(
         HTTPStatus.FORBIDDEN,
         f"this server runs as {own} and cannot act with the rights of {asker.person.name}",
-        hint="use a server of your own (unset KVM_COMPOSE_SERVER), or have this one started with"
-        f" --admin-group and a group that {asker.person.name} is in",
+        hint="use your own server (unset KVM_COMPOSE_SERVER), or have this one started with --admin-group and"
+        f" a group of which {asker.person.name} is a member",
     )
 
 
 def project_folder(location: str, roots: tuple[Path, ...], asker: Person, owner: Person) -> Path:
-    """The project's folder with links resolved, if projects may be there and ``owner`` may have this one.
+    """Return the project folder with links resolved, if projects are allowed there and ``owner`` owns it.
 
-    What is checked is the folder that was opened, wherever links lead meanwhile. Raises ApiError: for an
-    asker who is no administrator without saying more than that it is not theirs, as whether a folder exists
-    is not for everybody to know.
+    The folder is opened first and checked then, so links that change meanwhile do not matter. Raises
+    ApiError, which does not tell a user who is not an administrator whether the folder exists.
     """
     try:
         return _checked_folder(location, roots, owner)
@@ -67,8 +66,8 @@ def project_folder(location: str, roots: tuple[Path, ...], asker: Person, owner:
             raise
         raise ApiError(
             HTTPStatus.FORBIDDEN,
-            f"{location!r} is no folder of {owner.name} in which this server runs projects",
-            hint="a project belongs to the user who has it brought up, and lies in a --project-root of the"
+            f"{location!r} is not a project folder of {owner.name} on this server",
+            hint="the folder must belong to the user who brings it up, and be below a --project-root of the"
             " server",
         ) from error
 
@@ -78,11 +77,11 @@ def _checked_folder(location: str, roots: tuple[Path, ...], owner: Person) -> Pa
     if not any(folder.is_relative_to(root) for root in roots):
         raise ApiError(
             HTTPStatus.FORBIDDEN,
-            f"{location!r} is not in a folder whose projects this server runs",
-            hint="start the server with --project-root and a folder that the project lies in",
+            f"{location!r} is not below a --project-root of this server",
+            hint="start the server with --project-root and a folder above it",
         )
     if owner_uid is None:
-        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{location!r}: there is no such folder")
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{location!r}: no such folder")
     if not owner.is_admin and owner_uid != owner.uid:
         raise ApiError(
             HTTPStatus.FORBIDDEN,
@@ -93,7 +92,7 @@ def _checked_folder(location: str, roots: tuple[Path, ...], owner: Person) -> Pa
 
 
 def _opened(location: str) -> tuple[Path, int | None]:
-    """Where a path leads, and whose the folder there is; None when there is none."""
+    """Return the folder that a path resolves to, and its owner; None when it does not exist."""
     try:
         handle = os.open(location, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -114,4 +113,4 @@ def _resolved(location: str) -> Path:
 
 
 def _impossible(location: str, error: Exception) -> KvmComposeError:
-    return ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{location!r}: no folder can be there: {error}")
+    return ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{location!r}: invalid path: {error}")

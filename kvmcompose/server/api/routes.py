@@ -1,4 +1,4 @@
-"""The API's requests, each one call of the service."""
+"""The routes of the API; each calls one method of the service."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ async def _service(request: Request) -> Service:
 
 
 async def _known_parameters(request: Request) -> None:
-    """A misspelt parameter is an error, not one left out."""
+    """Reject unknown parameters, which are usually misspelt."""
     known = {each.alias for each in request.scope["route"].dependant.query_params}
     for name in request.query_params:
         if name not in known:
             raise ApiError(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
-                f"there is no parameter {name!r} here",
-                hint=f"there are: {', '.join(sorted(known))}" if known else None,
+                f"unknown parameter {name!r}",
+                hint=f"known parameters: {', '.join(sorted(known))}" if known else None,
             )
 
 
 async def _asker(request: Request) -> Asker:
-    """Whoever asks, as the front door knows them."""
+    """Return the sender of the request, as identified by the guard."""
     return cast(Asker, request.scope["kvmcompose.asker"])
 
 
@@ -67,7 +67,7 @@ router = APIRouter(prefix="/api", dependencies=[Depends(_known_parameters)])
 
 @router.get("/health", **described("health"))
 async def get_health(request: Request, service: ServiceParameter) -> Response:
-    """That the server is there; who it is, for those who know its token."""
+    """Whether the server is running; with a token, also its version and process."""
     return Reply(service.health if request.scope["kvmcompose.trusted"] else Alive())
 
 
@@ -76,7 +76,7 @@ async def get_health(request: Request, service: ServiceParameter) -> Response:
 
 @router.get("/deployments", **described("deployments"))
 async def get_deployments(service: ServiceParameter, who: Who) -> Response:
-    """All deployments, by name: of others' only the name, the state and the owner."""
+    """All deployments, by name; only name, state and owner of those of other users."""
     return Reply(service.deployments(who))
 
 
@@ -87,14 +87,14 @@ async def get_deployments(service: ServiceParameter, who: Who) -> Response:
 async def post_deployment(
     service: ServiceParameter, who: Who, new: Annotated[NewDeployment, Depends(body(NewDeployment))]
 ) -> Response:
-    """Make a project known under a name that is free."""
+    """Register a project under a name that is not in use."""
     made = await service.create(who, new)
     return Reply(made, HTTPStatus.CREATED, {"Location": f"/api/deployments/{made.name}"})
 
 
 @router.get("/deployments/{name}", **described("deployment"))
 async def get_deployment(service: ServiceParameter, who: Who, name: Name) -> Response:
-    """One deployment; of another user's only the name, the state and the owner."""
+    """One deployment; only name, state and owner of that of another user."""
     return Reply(service.deployment(who, name))
 
 
@@ -108,38 +108,36 @@ async def put_deployment(
     name: Name,
     new: Annotated[NewDeployment, Depends(body(NewDeployment))],
 ) -> Response:
-    """Make a project known, or, while it is down, give it another folder. Again is no error."""
+    """Register a project or, while it is down, change its folder. Idempotent."""
     if new.name != name:
-        raise ApiError(
-            HTTPStatus.UNPROCESSABLE_ENTITY, f"the body speaks of {new.name!r}, the address of {name!r}"
-        )
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"the body names {new.name!r}, the path {name!r}")
     deployment, is_new = await service.put(who, new)
     return Reply(deployment, HTTPStatus.CREATED if is_new else HTTPStatus.OK)
 
 
 @router.delete("/deployments/{name}", **described(None, _CONFLICT, _STOPPING, status=HTTPStatus.NO_CONTENT))
 async def delete_deployment(service: ServiceParameter, who: Who, name: Name) -> Response:
-    """Forget a deployment of which nothing is up, and its history. Its folder stays as it is."""
+    """Remove a deployment that is down, and its history. Its folder is not touched."""
     service.remove(who, name)
     return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
 @router.get("/deployments/{name}/state", **described("state", _CONFLICT))
 async def get_state(service: ServiceParameter, who: Who, name: Name) -> Response:
-    """The state.json of what is up, or of the project folder when nothing is."""
+    """The state.json of what is up, or that of the project folder when nothing is up."""
     state = await service.orchestrator.state(service.own(who, name))
     return Response(state, media_type=Reply.media_type)
 
 
 @router.get("/deployments/{name}/status", **described("status", _CONFLICT, _BAD_GATEWAY))
 async def get_status(service: ServiceParameter, who: Who, name: Name) -> Response:
-    """The deployment and its guests as they are now."""
+    """The deployment and the current state of its guests."""
     return Reply(await service.orchestrator.status(service.own(who, name)))
 
 
 @router.get("/deployments/{name}/access", **described("access", _CONFLICT, _BAD_GATEWAY))
 async def get_access(service: ServiceParameter, who: Who, name: Name) -> Response:
-    """How its guests are reached from the server's machine."""
+    """How to reach its guests from the server's machine."""
     return Reply(await service.orchestrator.access(service.own(who, name)))
 
 
@@ -170,7 +168,7 @@ async def get_capture(
         str | None,
         Query(
             json_schema_extra={"pattern": TARGET_PATTERN},
-            description="Which one of a guest's: by number, from 0, or by the bridge it is on.",
+            description="An interface of the guest: by number, from 0, or by its bridge.",
         ),
     ] = None,
     filter: Annotated[  # noqa: A002 (as pcap-filter(7) calls it)
@@ -178,15 +176,15 @@ async def get_capture(
         Query(json_schema_extra={"pattern": FILTER_PATTERN}, description="An expression of pcap-filter(7)."),
     ] = None,
     snaplen: Annotated[
-        int, Query(ge=1, le=MAX_SNAPLEN, description="So many bytes of each packet.")
+        int, Query(ge=1, le=MAX_SNAPLEN, description="Bytes to keep of each packet.")
     ] = MAX_SNAPLEN,
     count: Annotated[
-        int | None, Query(ge=1, le=MAX_PACKETS, description="End after so many packets.")
+        int | None, Query(ge=1, le=MAX_PACKETS, description="Stop after this many packets.")
     ] = None,
 ) -> Response:
-    """Capture packets, from now on: a stream in the format of pcap, for as long as the client listens.
+    """Capture packets: a stream in pcap format, until the client disconnects.
 
-    It ends with `count` packets, or when what is captured is gone; one that fails breaks off.
+    It ends after `count` packets, or when the captured interface disappears. It is aborted on failure.
     """
     given = {
         "target": target, "interface": interface, "filter": filter, "snaplen": snaplen, "count": count
@@ -211,7 +209,7 @@ async def post_action(
     name: Name,
     command: Annotated[Any, Depends(body(Command))],
 ) -> Response:
-    """Begin an action; 409 while another one has the deployment to itself."""
+    """Start an action; 409 while another one excludes it."""
     action = await service.act(who, name, command)
     location = f"/api/deployments/{name}/actions/{action.uuid}"
     return Reply(ActionAccepted(action.uuid), HTTPStatus.ACCEPTED, {"Location": location})
@@ -219,7 +217,7 @@ async def post_action(
 
 @router.get("/deployments/{name}/actions", **described("actions"))
 async def get_actions(service: ServiceParameter, who: Who, name: Name) -> Response:
-    """The deployment's actions, the latest first."""
+    """The actions of the deployment, the latest first."""
     return Reply(service.actions(who, name))
 
 
@@ -234,7 +232,7 @@ async def get_action(service: ServiceParameter, who: Who, name: Name, uuid: Uuid
     **described("action", _STOPPING, status=HTTPStatus.ACCEPTED),
 )
 async def cancel_action(service: ServiceParameter, who: Who, name: Name, uuid: Uuid) -> Response:
-    """Stop an action at the next point from which others can go on; no error if it has ended."""
+    """Stop an action at the next safe point; no error if it has ended."""
     return Reply(service.cancel(who, name, uuid), HTTPStatus.ACCEPTED)
 
 
@@ -253,7 +251,7 @@ async def get_lines(
     after: After = 0,
     limit: Annotated[int, Query(ge=1, le=_LINES)] = _LINES,
 ) -> Response:
-    """Some of the action's log."""
+    """A part of the action's log."""
     return Reply(service.lines(who, name, uuid, after=after, limit=limit))
 
 
@@ -262,14 +260,14 @@ async def get_lines(
     **described(None, HTTPStatus.UPGRADE_REQUIRED, status=HTTPStatus.SWITCHING_PROTOCOLS),
 )
 async def get_log(service: ServiceParameter, who: Who, name: Name, uuid: Uuid, after: After = 0) -> Response:
-    """The log as a WebSocket: each message one line as JSON (LogLine), what there is first, then as it comes.
+    """The log as a WebSocket: each message is one line as JSON (LogLine); stored lines, then new ones.
 
-    Closed with 1000 when the action has ended. Whoever loses the connection asks again, with the sequence of
-    the last line as `after`.
+    Closed with 1000 when the action has ended. After a lost connection, ask again with the sequence of the
+    last line as `after`.
     """
     service.action(who, name, uuid)
     raise ApiError(
         HTTPStatus.UPGRADE_REQUIRED,
-        f"the log after line {after} is a WebSocket",
-        hint="to read it without one: the same address, with lines for logs",
+        f"the log after line {after} requires a WebSocket",
+        hint="without one, use the same address with `lines` in place of `logs`",
     )

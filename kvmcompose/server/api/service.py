@@ -1,4 +1,4 @@
-"""What the API does: which deployments there are, and what may be asked of them."""
+"""What the API does: the deployments, and the requests for them."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _PROJECT = re.compile(PROJECT_PATTERN)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-#: What one user who is no administrator may have: others share the names, the processes and the memory.
+#: Limits for each user who is not an administrator: all users share names, processes and memory.
 MOST_DEPLOYMENTS, MOST_ACTIONS = 500, 100
 
 
 class Service:
-    """A server without its front door. Raises NotFoundError, RefusedError, ApiError."""
+    """A server without authentication. Raises NotFoundError, RefusedError, ApiError."""
 
     def __init__(
         self,
@@ -51,29 +51,29 @@ class Service:
         health: Health,
         people: People | None = None,
     ) -> None:
-        """``people`` tells what users may do; None: no group of administrators."""
+        """``people`` knows users' roles; None: no group of administrators."""
         self._store = store
         self._actions = actions
         self.orchestrator = orchestrator
         self._roots = tuple(root.resolve() for root in project_roots)
         self.health = health
         self._people = people or People()
-        #: Set when the server is about to end: what would go on for ever has to end.
+        #: Set when the server is about to stop: endless streams have to end.
         self.stopping = asyncio.Event()
 
     # -- deployments
 
     def deployments(self, asker: Asker) -> list[Deployment]:
-        """All of them, by name: of others' no more than that they are there."""
+        """Return all deployments, by name, as far as the sender may see them."""
         return [view(asker.person, each, self._owner(each).uid) for each in self._store.deployments()]
 
     def deployment(self, asker: Asker, name: str) -> Deployment:
-        """One of them, as far as the asker may see it."""
+        """Return a deployment, as far as the sender may see it."""
         found = self._found(name)
         return view(asker.person, found, self._owner(found).uid)
 
     def own(self, asker: Asker, name: str) -> Deployment:
-        """One that the asker may look into."""
+        """Return a deployment that the sender may access."""
         found = self._found(name)
         note = asker.note
         note.deployment, note.owner = found.name, found.owner
@@ -90,33 +90,33 @@ class Service:
         found = self._store.deployment(name) if _PROJECT.match(name) else None
         if found is None:
             raise NotFoundError(
-                f"there is no deployment {name!r}", hint="`kvm-compose up` in its folder makes one known"
+                f"no such deployment: {name!r}", hint="`kvm-compose up` in its folder registers it"
             )
         return found
 
     def _owner(self, deployment: Deployment) -> Person:
         noted = self._store.owner(deployment.name)
-        assert noted is not None  # noqa: S101 (it was just found there, and nobody had a turn since)
+        assert noted is not None  # noqa: S101 (it was just found, and no other task ran since)
         return self._people.owner(*noted)
 
     async def create(self, asker: Asker, new: NewDeployment) -> Deployment:
-        """Make a deployment known under a name that is free."""
+        """Register a deployment under a name that is not in use."""
         asker.note.deployment, asker.note.folder = new.name, new.project_location
         check_change(asker)
         folder = await self._folder(asker, new.project_location, asker.person)
         if self._store.deployment(new.name) is not None:
-            raise RefusedError(f"there is a deployment {new.name!r} already")
+            raise RefusedError(f"the deployment {new.name!r} already exists")
         return self._put(new, folder, asker.person)
 
     async def put(self, asker: Asker, new: NewDeployment) -> tuple[Deployment, bool]:
-        """Make a deployment known, or give it another folder while it is down; whether it is a new one."""
+        """Register a deployment, or change its folder while it is down. Returns whether it is new."""
         asker.note.deployment, asker.note.folder = new.name, new.project_location
         check_change(asker)
         owner = asker.person
         if self._store.deployment(new.name) is not None:
-            owner = self._owner(self.own(asker, new.name))  # it stays theirs, whoever gives it the folder
+            owner = self._owner(self.own(asker, new.name))  # an administrator's change keeps the owner
         folder = await self._folder(asker, new.project_location, owner)
-        # things may have changed while the folder was looked at
+        # the deployment may have changed while the folder was inspected
         known = self._store.deployment(new.name)
         if known is None:
             return self._put(new, folder, asker.person), True
@@ -129,7 +129,7 @@ class Service:
             self.orchestrator.check_removal(known)
         except RefusedError as error:
             raise RefusedError(
-                f"the deployment {new.name!r} is that of {known.project_location}: {error.message}",
+                f"the deployment {new.name!r} belongs to {known.project_location}: {error.message}",
                 hint=error.hint,
             ) from error
         return self._put(new, folder, owner), False
@@ -138,24 +138,24 @@ class Service:
         others = [each for each in self._store.deployments() if each.name != new.name]
         if not owner.is_admin and sum(each.owner == owner.name for each in others) >= MOST_DEPLOYMENTS:
             raise RefusedError(
-                f"{owner.name} has {MOST_DEPLOYMENTS} deployments on this server, and can have no more",
-                hint="have it forget one that is down: kvm-compose deployments remove NAME",
+                f"{owner.name} has {MOST_DEPLOYMENTS} deployments on this server, which is the limit",
+                hint="remove one that is down: kvm-compose deployments remove NAME",
             )
         for other in others:
             if other.project_location == str(folder):
                 raise RefusedError(
-                    f"{folder} is the deployment {other.name!r} already",
-                    hint="a folder is one deployment; remove the other one first, or use its name",
+                    f"{folder} is already deployed as {other.name!r}",
+                    hint="use that name, or remove that deployment first",
                 )
         return self._store.put_deployment(NewDeployment(new.name, str(folder)), owner)
 
     async def _folder(self, asker: Asker, location: str, owner: Person, deployment: str = "") -> Path:
-        """The project's folder with links resolved. Not looked at in the server's own turn: it may hang."""
+        """Return the project folder with links resolved. Inspected in a thread, because that may hang."""
         account.set(Account(deployment, owner.uid, ANSWER_SECONDS))
         return await in_thread(project_folder, location, self._roots, asker.person, owner)
 
     def remove(self, asker: Asker, name: str) -> None:
-        """Forget a deployment of which nothing is up."""
+        """Remove a deployment that is down."""
         deployment = self._own_to_change(asker, name)
         self._check_idle(deployment)
         self.orchestrator.check_removal(deployment)
@@ -167,7 +167,7 @@ class Service:
             raise BusyError(running)
 
     async def capture(self, asker: Asker, name: str, wanted: Capture) -> Packets:
-        """Packets of a deployment, from now on."""
+        """Start to capture packets of a deployment."""
         deployment = self.own(asker, name)
         try:
             return await self.orchestrator.capture(deployment, wanted)
@@ -177,18 +177,18 @@ class Service:
     # -- actions
 
     async def act(self, asker: Asker, name: str, command: Command) -> Action:
-        """Begin an action. The folder must still be the one that was made known, and its owner's."""
+        """Start an action. The folder must still be the registered one, and belong to the owner."""
         asker.note.command = summary(command)
         deployment = self._own_to_change(asker, name)
         folder = await self._folder(asker, deployment.project_location, self._owner(deployment), name)
-        deployment = self._own_to_change(asker, name)  # as it is by now
+        deployment = self._own_to_change(asker, name)  # it may have changed meanwhile
         if str(folder) != deployment.project_location:
-            raise ApiError(HTTPStatus.FORBIDDEN, f"{deployment.project_location} leads to {folder} now")
+            raise ApiError(HTTPStatus.FORBIDDEN, f"{deployment.project_location} now resolves to {folder}")
         owner = self._owner(deployment)
         if not owner.is_admin and self._actions.count(deployment.owner) >= MOST_ACTIONS:
             raise RefusedError(
-                f"{MOST_ACTIONS} actions run for {owner.name} already, and no more may at a time",
-                hint="wait for the end of some, or cancel them: kvm-compose cancel",
+                f"{owner.name} has {MOST_ACTIONS} running actions, which is the limit",
+                hint="wait until some have ended, or cancel them: kvm-compose cancel",
             )
         action = self._actions.begin(deployment, command, asker.remark, asker.name)
         asker.note.action = action.uuid
@@ -203,9 +203,7 @@ class Service:
         deployment = self.own(asker, name)
         found = self._store.action(uuid) if _UUID.fullmatch(uuid) else None
         if found is None or found.deployment != deployment.name:
-            raise NotFoundError(
-                f"{name}: there is no action {uuid!r}", hint="only the latest ones are remembered"
-            )
+            raise NotFoundError(f"{name}: no such action: {uuid!r}", hint="only the latest actions are kept")
         return found
 
     def cancel(self, asker: Asker, name: str, uuid: str) -> Action:

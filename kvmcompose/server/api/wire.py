@@ -1,4 +1,4 @@
-"""What goes over the wire: bodies and answers, both JSON by msgspec, the bodies strictly."""
+"""Requests and responses as JSON, by msgspec; requests are decoded strictly."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kvmcompose.server.api.problems import ApiError
 
 
 class Reply(Response):
-    """A value as JSON."""
+    """A response with a value as JSON."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """The bytes."""
+        """Encode the value."""
         return msgspec.json.encode(content)
 
 

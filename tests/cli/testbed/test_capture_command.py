@@ -51,7 +51,7 @@ def test_packets_are_printed(standing: Lab, tmp_path: Path) -> None:
     lines = out.splitlines()
     assert len(lines) == 3
     assert lines[1].endswith("IP 192.0.2.2 > 192.0.2.1: ICMP echo reply, id 1, seq 0, length 64")
-    assert err.splitlines() == ["capturing packets of web; Ctrl-C ends it", "3 packets captured"]
+    assert err.splitlines() == ["capturing packets of web; Ctrl-C ends the capture", "3 packets captured"]
     assert standing.must("capture", "-q", "lab-web", "--count", "1", "-w", str(tmp_path / "x")).said == ""
 
 
@@ -110,12 +110,12 @@ def test_packets_are_nothing_for_a_terminal(standing: Lab) -> None:
     ("words", "status", "message"),
     [
         (("wbe",), 2, "did you mean web?"),
-        (("no such",), 2, "cannot be the name of a guest or bridge"),
+        (("no such",), 2, "not a valid name of a guest or bridge"),
         (("web", "--interface", "7"), 2, "name one with --interface: 0 (on br0)"),
-        (("web", "--interface", "a b"), 2, "cannot be the name of an interface"),
+        (("web", "--interface", "a b"), 2, "not a valid name of an interface"),
         (("br0", "--interface", "0"), 2, "br0 is no guest"),
         (("web", "--filter", "(tcp"), 2, "the filter '(tcp' cannot be used: syntax error"),
-        (("web", "--filter", "höst x"), 2, "not ASCII"),
+        (("web", "--filter", "höst x"), 2, "ASCII characters"),
         (("web", "-w", "no/such/folder"), 1, "cannot write no/such/folder: No such file or directory"),
     ],
 )
@@ -149,7 +149,7 @@ def test_down_ends_it_and_status_sees_nothing_of_it(up: Lab) -> None:
     _out, err = process.communicate(timeout=30)
     assert process.returncode == 1
     count = packets_in(path.read_bytes())
-    assert f"{count} packets captured\nerror: the capture has ended: br0 is gone\n" in err
+    assert f"{count} packets captured\nerror: the capture ended early: br0 disappeared\n" in err
     assert "web is not up" in up.must("capture", "web", status=3).err
     assert "br0 is not up" in up.must("capture", "br0", status=3).err
 
@@ -165,7 +165,7 @@ def test_a_server_that_stops_does_not_wait_for_it(up: Lab) -> None:
     assert time.monotonic() - began < 15  # after 20 it would have been killed
     _out, err = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert "broken off" in err
+    assert "aborted the capture" in err
     packets_in(path.read_bytes())
 
 

@@ -41,8 +41,8 @@ def test_the_status_is_that_of_the_command(standing: Lab) -> None:
     ("words", "message"),
     [
         (("wbe", "--", "true"), "did you mean web?"),
-        (("web",), "no command is given"),
-        (("web", "--"), "no command is given"),
+        (("web",), "no command given"),
+        (("web", "--"), "no command given"),
         (("web", "tool", "adb", "shell"), "kvm-compose exec web -- tool …"),
     ],
 )
@@ -101,7 +101,7 @@ def test_openssh_reads_the_options_as_they_are_meant(standing: Lab, become: Beco
 
 def test_the_console_is_libvirts(become: Become) -> None:
     ran = become("virsh", "console", "web")
-    assert (ran.status, ran.err) == (7, "console of lab-web; Ctrl-] leaves it\n")
+    assert (ran.status, ran.err) == (7, "console of lab-web; Ctrl-] to leave\n")
     assert ran.words[-2:] == ["console", "lab-web"]
 
 
@@ -129,7 +129,7 @@ def test_cp_is_scp(standing: Lab, become: Become, words: tuple[str, ...], paths:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("a", "b"), "neither side is in a guest"),
+        (("a", "b"), "no guest given"),
         (("web:a", "db:b"), "copy in two steps"),
         (("web:a", "web:b"), "copy in two steps"),
         (("web:a", "b", "db:c"), "copy in two steps"),

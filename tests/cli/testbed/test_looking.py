@@ -52,7 +52,10 @@ def test_status_of_what_was_never_up(lab: Lab) -> None:
 
 
 def test_status_of_another_name_makes_nothing_known(up: Lab) -> None:
-    assert "does not know 'other'" in up.must("status", "--project-name", "other", status=1).err
+    assert (
+        "no such deployment on this server: 'other'"
+        in up.must("status", "--project-name", "other", status=1).err
+    )
     assert len(up.must("deployments", "--json").json) == 1
 
 
@@ -124,11 +127,11 @@ def test_past_actions_by_the_beginning_of_their_uuid(up: Lab) -> None:
     assert (last.split()[3:5], first.split()[3:5]) == (["down", "succeeded"], ["up", "succeeded"])
     assert "lab is up: 2 guests run" in up.must("logs", "--action", first.split()[0]).out
     ran = up.must("logs", "--action", "zzz", status=2)
-    assert "there is no action 'zzz'" in ran.err
+    assert "no such action: 'zzz'" in ran.err
 
 
 def test_what_was_never_asked_for_has_no_log(lab: Lab) -> None:
-    assert "was not brought up here" in lab.must("logs", status=1).err
+    assert "no such deployment on this server" in lab.must("logs", status=1).err
 
 
 def test_following_ends_as_the_action_does(idle: Lab) -> None:
@@ -160,7 +163,7 @@ def test_deployments(up: Lab) -> None:
     assert row.split() == ["lab", "up", getpass.getuser(), str(up.folder)]
     assert up.must("deployment", "list").out == up.must("deployments").out
     assert up.must("deployments", "info", "lab", "--json").json[0]["name"] == "lab"
-    assert "there is no deployment 'x'" in up.must("deployments", "info", "x", status=1).err
+    assert "no such deployment: 'x'" in up.must("deployments", "info", "x", status=1).err
     up.must("deployments", "remove", "lab", status=3)
     up.must("down")
     up.must("deployments", "destroy", "lab")
@@ -189,4 +192,4 @@ def test_where_there_is_no_project(standing: Lab, tmp_path: Path, command: str) 
     nowhere = tmp_path / "nowhere"
     nowhere.mkdir()
     ran = standing.must("-C", str(nowhere), command, status=2)
-    assert "there is no project in this folder, and no deployment 'nowhere'" in ran.err
+    assert "no project in this folder, and no deployment 'nowhere'" in ran.err

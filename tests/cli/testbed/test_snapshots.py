@@ -59,12 +59,12 @@ def test_all_of_one_guest_can_be_deleted(up: Lab) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("create",), "which snapshot is to be created?"),
-        (("restore", "-a"), "which snapshot is to be restored?"),
-        (("info", "nothing"), "there is no snapshot 'nothing'"),
+        (("create",), "no snapshot named to create"),
+        (("restore", "-a"), "no snapshot named to restore"),
+        (("info", "nothing"), "no such snapshot: 'nothing'"),
         (("create", "--guest", "wbe", "x"), "did you mean web?"),
         (("create", "--guest", "web", "--all", "x"), "exclude each other"),
-        (("create", "-s", "x", "y"), "named twice"),
+        (("create", "-s", "x", "y"), "two names given"),
     ],
 )
 def test_what_cannot_be_meant(standing: Lab, words: tuple[str, ...], message: str) -> None:

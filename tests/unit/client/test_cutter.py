@@ -44,5 +44,5 @@ def test_what_is_passed_on_is_the_file_up_to_the_last_whole_packet(
 
 
 def test_something_else_than_packets_is_refused() -> None:
-    with pytest.raises(ServerError, match="something else"):
+    with pytest.raises(ServerError, match="invalid capture"):
         Cutter().whole(b"<!doctype html><html lang=en>")

@@ -131,7 +131,7 @@ def test_a_server_that_cannot_be_told_to_cancel_is_told_of() -> None:
     server, told = Scripted(waits=True, deaf=True), Told()
     server.on_act = lambda: signal.raise_signal(signal.SIGINT)
     perform(server, "lab", Down(), told)
-    assert "cannot cancel it: it does not answer" in told.told
+    assert "cannot cancel: it does not answer" in told.told
 
 
 def test_without_the_main_thread_there_are_no_signals_to_handle() -> None:

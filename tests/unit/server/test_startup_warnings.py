@@ -12,7 +12,7 @@ from kvmcompose.server import run
 from kvmcompose.server.settings import ServerSettings
 
 ROOT_SERVES = "runs as root"
-ROOT_IN_A_GROUP = "without the limits"
+ROOT_IN_A_GROUP = "only the checks of this server"
 CANNOT_ACT = "does not run as root"
 
 
