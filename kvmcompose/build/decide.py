@@ -16,7 +16,7 @@ import msgspec
 from kvmcompose.build.decision import Decision, Disposition, Making, Options
 from kvmcompose.build.ledger import Ledger, LedgerEntry
 from kvmcompose.build.offers import offered_recipe
-from kvmcompose.build.recipes import Inputs, Recipe, changes
+from kvmcompose.build.recipes import Recipe, Recipes, changes
 from kvmcompose.core.artefact import Artefact, Overlay, Policy
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.files import digest_bytes, digest_file, is_readable, unreadable
@@ -34,14 +34,14 @@ class Decider:
         self,
         folder: Path,
         ledger: Ledger,
-        inputs: Inputs,
+        recipes: Recipes,
         is_at: Callable[[Path, Artefact], bool],
         options: Options,
     ) -> None:
         self._folder = folder
         self._root = str(folder)
         self._ledger = ledger
-        self._inputs = inputs
+        self._recipes = recipes
         self._is_at = is_at
         self._options = options
         #: Files that are what they were, though ``stat`` says otherwise, with what it says now.
@@ -60,7 +60,7 @@ class Decider:
             and status is not None
             and self._same_signature(status, record)
             and record.policy == artefact.policy.value
-            and record.recipe == self._inputs.recipe(artefact).digest
+            and record.recipe == self._recipes.recipe(artefact).digest
         ):
             return known  # as nearly all are, nearly always
         return self._look_closer(known, artefact, record, status)
@@ -82,7 +82,7 @@ class Decider:
             )
         if record is None or record.policy != artefact.policy.value:
             return self._unknown(known, artefact, path)
-        recipe = self._inputs.recipe(artefact)
+        recipe = self._recipes.recipe(artefact)
         if self._untouched(path, status, record):
             if record.recipe == recipe.digest:
                 return known
@@ -94,7 +94,7 @@ class Decider:
 
     def _touched(self, known: Making, artefact: Artefact, record: LedgerEntry, path: Path) -> Making:
         """The file is not what was built."""
-        recipe = self._inputs.recipe(artefact)
+        recipe = self._recipes.recipe(artefact)
         same = record.recipe == recipe.digest or self._only_image_missing(record, recipe)
         why = () if same else self._why(record, recipe)
         if artefact.policy in (Policy.REPRODUCIBLE, Policy.LINK):
@@ -167,13 +167,13 @@ class Decider:
         """Why a sound disk cannot be the one that is wanted."""
         if not is_readable(path):
             return unreadable(path)
-        wanted, found = self._inputs.size(artefact.content), read_header(path).virtual_size
+        wanted, found = self._recipes.size(artefact.content), read_header(path).virtual_size
         return None if wanted in (None, found) else f"it has {found} bytes, and not {wanted}"
 
     def _backing(self, artefact: Artefact) -> str | None:
         """What a disk has to lie on, empty for nothing; None when its image is not here to tell."""
         content = artefact.content
-        return self._inputs.backing(content) if isinstance(content, Overlay) else ""
+        return self._recipes.backing(content) if isinstance(content, Overlay) else ""
 
     def _unknown(self, known: Making, artefact: Artefact, path: Path) -> Making:
         """A file that the ledger does not know: committed, copied here, or the ledger was lost."""

@@ -21,12 +21,12 @@ from kvmcompose.build.overview import overview
 from kvmcompose.build.project import PRIVATE_FOLDER, ImageStep, Plan, Project
 from kvmcompose.build.project_inputs import beyond_environment
 from kvmcompose.build.stamp import (
-    Standing,
-    drop_standing,
-    sign_inputs,
-    sign_outputs,
+    BuildStamp,
+    drop_stamp,
+    input_signatures,
+    output_signatures,
     surroundings,
-    write_standing,
+    write_stamp,
 )
 from kvmcompose.core.artefact import BaseImage, Policy
 from kvmcompose.core.errors import KvmComposeError
@@ -63,7 +63,7 @@ class Build:
         plan = self.project.plan(names, write=True)
         adopted = [each for each in plan.decisions if each.action is Disposition.ADOPT]
         if plan.pending or adopted or not all(step.settled for step in plan.images):
-            drop_standing(str(self.project.folder / PRIVATE_FOLDER))
+            drop_stamp(str(self.project.folder / PRIVATE_FOLDER))
         self._follow()
         self._records = plan.records
         self._close()
@@ -119,7 +119,7 @@ class Build:
             record = self._records.get(each.path)
             if each.action is not Disposition.CUSTOMISED or record is None:
                 continue
-            recipe = self.project.inputs.recipe(each.artefact)
+            recipe = self.project.recipes.recipe(each.artefact)
             if record.recipe != recipe.digest:
                 yield msgspec.structs.replace(
                     record, recipe=recipe.digest, inputs=recipe.inputs, offered=None
@@ -200,7 +200,7 @@ class Build:
     def _decide_again(self, disturbed: Sequence[Making]) -> None:
         """What was written to while its successor was made is the user's: decide on what is there now."""
         for decision in disturbed:
-            self.project.inputs.forget(decision.path)
+            self.project.recipes.forget(decision.path)
             anew = self.project.decider.decide(decision.artefact, self._records.get(decision.path))
             if not anew.settled and anew.action not in FAILING:
                 message = f"{decision.path} was written to while it was being made: it is kept as it is"
@@ -223,7 +223,7 @@ class Build:
         artefact = decision.artefact
         if image_of(artefact) is None:
             return decision
-        self.project.inputs.forget(artefact.path)
+        self.project.recipes.forget(artefact.path)
         anew = self.project.decider.decide(artefact, self._records.get(artefact.path))
         # for the sake of the clones that lie on it, which the plan knows of
         kept = decision.action is Disposition.IN_USE and anew.action is Disposition.REBUILD
@@ -304,22 +304,22 @@ class Build:
         watched = project.files.seen() | project.images.seen() | own_files()
         watched |= {str(probe_cache()), str(templates), *map(str, templates.glob("*"))}
         with contextlib.suppress(OSError):  # the next build will look at everything, that is all
-            inputs = sign_inputs(watched, project.began_ns)
+            inputs = input_signatures(watched, project.began_ns)
             if inputs is None:
                 return
             root = str(project.folder)
             outputs = list(project.artefacts)
             package = str(Path(kvmcompose.__file__).parent)
-            standing = Standing(
+            standing = BuildStamp(
                 around=surroundings(package, root) | beyond_environment(project.where),
                 hashed=project.hashed,
                 inputs=inputs,
                 outputs=outputs,
-                numbers=sign_outputs(root, outputs),
+                numbers=output_signatures(root, outputs),
                 summary=summary,
                 overview=overview(artefacts),
             )
-            write_standing(str(project.folder / PRIVATE_FOLDER), standing)
+            write_stamp(str(project.folder / PRIVATE_FOLDER), standing)
 
     def _remove_unused_links(self, plan: Plan) -> None:
         folder = self.project.folder / "artefacts" / "images"

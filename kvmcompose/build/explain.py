@@ -46,7 +46,7 @@ def explain(project: Project, name: str) -> Explanation:
     artefact = matching[0]
     record = project.records(write=False).get(artefact.path)
     decision = project.decider.decide(artefact, record)
-    recipe = project.inputs.recipe(artefact)
+    recipe = project.recipes.recipe(artefact)
     inputs = recipe.inputs
     built_from = project.ledger.inputs(artefact.path) if record is not None and record.recipe else None
     if isinstance(artefact.content, Literal):

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from kvmcompose.build.ledger_database import LedgerDatabase
-from kvmcompose.build.stamp import drop_standing
+from kvmcompose.build.stamp import drop_stamp
 from kvmcompose.effects.private import foreign, refuse_foreign
 from kvmcompose.effects.stat_cache import Remembered, Signature
 
@@ -143,7 +143,7 @@ class Ledger(LedgerDatabase):
     def invalidate(self, task: str | None) -> None:
         """Make a task (None: all) run again: what its artefact was made of counts as unknown."""
         if self.path is not None:
-            drop_standing(str(self.path.parent))
+            drop_stamp(str(self.path.parent))
         if task is None:
             self.write(("UPDATE artefacts SET recipe = ''", [()]))
         else:

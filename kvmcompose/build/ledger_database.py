@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kvmcompose.build.stamp import drop_standing
+from kvmcompose.build.stamp import drop_stamp
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.opening import read_regular
 from kvmcompose.effects.private import prepare
@@ -196,7 +196,7 @@ class LedgerDatabase:
                 raise KvmComposeError(f"cannot make the ledger: {error}") from error
             connection.close()
             # the build stamp relies on what the old ledger had recorded
-            drop_standing(str(path.parent))
+            drop_stamp(str(path.parent))
             new.replace(path)
         finally:
             os.close(lock)

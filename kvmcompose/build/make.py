@@ -21,7 +21,7 @@ from kvmcompose.build.decision import Decision, Making
 from kvmcompose.build.ledger import Intent, Ledger, LedgerEntry
 from kvmcompose.build.offers import as_offered, offer_of, offered_content
 from kvmcompose.build.project_files import FolderFiles
-from kvmcompose.build.recipes import GIB, Inputs, Recipe, rendered_document, seal
+from kvmcompose.build.recipes import GIB, Recipe, Recipes, rendered_document, seal
 from kvmcompose.build.replace import alike, keep_copy, put, seen_at, take_away
 from kvmcompose.core.artefact import (
     Artefact,
@@ -78,7 +78,7 @@ class Maker:
         self,
         folder: Path,
         ledger: Ledger,
-        inputs: Inputs,
+        recipes: Recipes,
         templates: Templates,
         files: FolderFiles,
         images: Images,
@@ -86,7 +86,7 @@ class Maker:
     ) -> None:
         self._folder = folder
         self._ledger = ledger
-        self._inputs = inputs
+        self._recipes = recipes
         self._templates = templates
         self._files = files
         self._images = images
@@ -128,7 +128,7 @@ class Maker:
         content = artefact.content
         if isinstance(content, Literal):
             out.write(content.data)
-            return self._inputs.recipe(artefact)
+            return self._recipes.recipe(artefact)
         if not isinstance(content, Rendered):
             raise TypeError(f"{artefact.path} is not rendered")
         context, digests = None, {}
@@ -214,7 +214,7 @@ class Maker:
     def offer(self, decision: Making, record: LedgerEntry) -> bool:
         """Lay the new version of an edited file beside it, as ``.new``. False when the user has one there."""
         artefact = decision.artefact
-        recipe = self._inputs.recipe(artefact)
+        recipe = self._recipes.recipe(artefact)
         name = f"{artefact.path}.new"
         path = f"{self._root}/{name}"
         content = self.build(artefact)
@@ -244,7 +244,7 @@ class Maker:
     def adopt(self, decision: Making) -> LedgerEntry:
         """The record of a file that is taken in as it is."""
         artefact = decision.artefact
-        recipe = self._inputs.recipe(artefact)
+        recipe = self._recipes.recipe(artefact)
         path = self._folder / artefact.path
         signature = Signature.of(path.lstat())
         return LedgerEntry(
@@ -272,7 +272,7 @@ class Maker:
             # the link lies one folder higher than those in images/
             goal = self._here(content.image).goal.removeprefix("../")
             Path(staged).symlink_to(goal)
-            return self._inputs.recipe(artefact), digest_bytes(goal.encode())
+            return self._recipes.recipe(artefact), digest_bytes(goal.encode())
         if isinstance(content, Overlay):
             overlay = self._overlay(content)
             with open(staged, "xb", buffering=0) as file:  # noqa: PTH123 (as above)
@@ -287,8 +287,8 @@ class Maker:
                 seal_file(file, artefact.mode)
             digest = digest_file(Path(staged))
         # taken anew: the image may only just have been fetched
-        self._inputs.forget(artefact.path)
-        return self._inputs.recipe(artefact), digest
+        self._recipes.forget(artefact.path)
+        return self._recipes.recipe(artefact), digest
 
     def _ask_for_disk(self, content: DeepCopy | Blank, staged: str) -> None:
         if isinstance(content, DeepCopy):
@@ -328,7 +328,7 @@ class Maker:
     def _size_of_golden(self, content: Overlay) -> int:
         """The size of the disk that a clone lies on: what was made, if QEMU's user has it at present."""
         golden = self._folder / str(content.on)
-        noted = None if is_readable(golden) else self._inputs.size(content)
+        noted = None if is_readable(golden) else self._recipes.size(content)
         return read_header(golden).virtual_size if noted is None else noted
 
     def _ask_for_overlay(self, backing: str, kind: str, size: int) -> _Sparse:

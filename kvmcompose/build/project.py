@@ -20,7 +20,7 @@ from kvmcompose.build.lock import build_lock
 from kvmcompose.build.make import Maker
 from kvmcompose.build.project_files import FolderFiles
 from kvmcompose.build.project_inputs import Where, epoch, hashed, read_sources, settings
-from kvmcompose.build.recipes import Inputs
+from kvmcompose.build.recipes import Recipes
 from kvmcompose.build.recovery import recover
 from kvmcompose.build.templates import templates
 from kvmcompose.core.artefact import Artefact, BaseImage, Policy
@@ -119,9 +119,9 @@ class Project:
         return epoch()
 
     @cached_property
-    def inputs(self) -> Inputs:
+    def recipes(self) -> Recipes:
         """Takes the recipes of this project's artefacts."""
-        return Inputs(self.artefacts, self._templates, self.files, self.images, self._epoch)
+        return Recipes(self.artefacts, self._templates, self.files, self.images, self._epoch)
 
     @cached_property
     def artefacts(self) -> dict[str, Artefact]:
@@ -146,13 +146,13 @@ class Project:
     def maker(self) -> Maker:
         """Makes this project's artefacts."""
         return Maker(
-            self.folder, self.ledger, self.inputs, self._templates, self.files, self.images, self._epoch
+            self.folder, self.ledger, self.recipes, self._templates, self.files, self.images, self._epoch
         )
 
     @cached_property
     def decider(self) -> Decider:
         """Decides on this project's artefacts."""
-        return Decider(self.folder, self.ledger, self.inputs, self.maker.is_at, self.options)
+        return Decider(self.folder, self.ledger, self.recipes, self.maker.is_at, self.options)
 
     def locked(self, waiting: Callable[[str], None] | None) -> AbstractContextManager[None]:
         """Hold the project's build lock; see ``build_lock``."""

@@ -47,7 +47,7 @@ class Recipe(msgspec.Struct, frozen=True):
     inputs: bytes
 
 
-class Inputs:
+class Recipes:
     """Takes the recipes of one compiled project; remembers what many artefacts share."""
 
     def __init__(

@@ -87,7 +87,7 @@ def _content(path: str) -> str | None:
         return None
 
 
-class Standing:
+class BuildStamp:
     """What a build rested on.
 
     ``hashed`` are the contents' SHA-256 (None: not there) of files that are read each time, ``inputs`` the
@@ -117,7 +117,7 @@ class Standing:
         self.overview = overview
 
 
-def sign_outputs(root: str, paths: Iterable[str]) -> array.array[int]:
+def output_signatures(root: str, paths: Iterable[str]) -> array.array[int]:
     """The signatures of artefacts as they are now. Raises OSError."""
     numbers = array.array("q")
     for path in paths:
@@ -126,7 +126,7 @@ def sign_outputs(root: str, paths: Iterable[str]) -> array.array[int]:
     return numbers
 
 
-def sign_inputs(watched: Iterable[str], began_ns: int) -> dict[str, list[int] | None] | None:
+def input_signatures(watched: Iterable[str], began_ns: int) -> dict[str, list[int] | None] | None:
     """The signatures of inputs, or None when one may have changed since the build began."""
     inputs = {path: _signature(path) for path in sorted(set(watched))}
     for signature in inputs.values():
@@ -135,7 +135,7 @@ def sign_inputs(watched: Iterable[str], began_ns: int) -> dict[str, list[int] | 
     return inputs
 
 
-def write_standing(private: str, standing: Standing) -> None:
+def write_stamp(private: str, standing: BuildStamp) -> None:
     """Write it down, what is always wanted before what seldom is. Raises OSError."""
     sections = [_lines(standing.outputs), standing.numbers.tobytes()]
     head = json.dumps(
@@ -164,7 +164,7 @@ def write_standing(private: str, standing: Standing) -> None:
         raise
 
 
-def read_standing(private: str, *, outputs: bool = True) -> Standing | None:
+def read_stamp(private: str, *, outputs: bool = True) -> BuildStamp | None:
     """What the last build rested on, or None when there is nothing (whole) to be read.
 
     Without ``outputs`` they are left out, as it takes long to read those of a large project.
@@ -175,7 +175,7 @@ def read_standing(private: str, *, outputs: bool = True) -> Standing | None:
             if head["version"] != VERSION:
                 return None
             paths, numbers = (_read(file, size) if outputs else b"" for size in head["sizes"])
-        found = Standing(
+        found = BuildStamp(
             around=head["around"],
             hashed=head["hashed"],
             inputs=head["inputs"],
@@ -204,36 +204,36 @@ def _read(file: io.BufferedReader, size: int) -> bytes:
     return file.read(size)
 
 
-def drop_standing(private: str) -> None:
+def drop_stamp(private: str) -> None:
     """There is something to look at again."""
     path = os.path.join(private, FILE_NAME)  # noqa: PTH118
     if _is_ours(path):
         os.unlink(path)  # noqa: PTH108
 
 
-def still_standing(root: str, private: str, around: Mapping[str, str]) -> str | None:
+def summary_if_unchanged(root: str, private: str, around: Mapping[str, str]) -> str | None:
     """The summary of the last build if a new one would find nothing to do, else None."""
     try:
-        if not _may_stand(private, read_standing(private, outputs=False)):
+        if not _may_be_current(private, read_stamp(private, outputs=False)):
             return None
-        standing = read_standing(private)
+        standing = read_stamp(private)
         return standing.summary if standing is not None and _rests(standing, root, around) else None
     except (OSError, ValueError, TypeError):
         return None
 
 
-def standing_overview(private: str, around: Mapping[str, str]) -> str | None:
+def overview_if_unchanged(private: str, around: Mapping[str, str]) -> str | None:
     """The overview of the tasks if it is still that, whatever became of the artefacts, else None."""
     try:
-        standing = read_standing(private, outputs=False)
-        if standing is None or not _may_stand(private, standing) or not _inputs_rest(standing, around):
+        standing = read_stamp(private, outputs=False)
+        if standing is None or not _may_be_current(private, standing) or not _inputs_rest(standing, around):
             return None
     except (OSError, ValueError, TypeError):
         return None
     return standing.overview or None
 
 
-def _may_stand(private: str, standing: Standing | None) -> bool:
+def _may_be_current(private: str, standing: BuildStamp | None) -> bool:
     """Whether nobody builds, and the files that are read each time are as they were. Raises OSError."""
     return (
         standing is not None
@@ -243,12 +243,12 @@ def _may_stand(private: str, standing: Standing | None) -> bool:
     )
 
 
-def _rests(standing: Standing, root: str, around: Mapping[str, str]) -> bool:
+def _rests(standing: BuildStamp, root: str, around: Mapping[str, str]) -> bool:
     """Whether all that a build rested on is as it was, but perhaps for what is ``hashed``."""
     return _inputs_rest(standing, around) and _same(root, standing.outputs, standing.numbers)
 
 
-def _inputs_rest(standing: Standing, around: Mapping[str, str]) -> bool:
+def _inputs_rest(standing: BuildStamp, around: Mapping[str, str]) -> bool:
     """Whether that is so of all but the artefacts."""
     return standing.around == around and all(
         _signature(path) == signature for path, signature in standing.inputs.items()

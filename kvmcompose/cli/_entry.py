@@ -60,7 +60,7 @@ def _answer(command: str, directory: str) -> bool:
         return False
     private = os.path.join(root, ".kvm-compose")  # noqa: PTH118
     if command == "list":
-        overview = stamp.standing_overview(private, around)
+        overview = stamp.overview_if_unchanged(private, around)
         if overview is None:
             return False
         try:
@@ -69,7 +69,7 @@ def _answer(command: str, directory: str) -> bool:
         except OSError:  # the slow path reports that nobody reads the output
             return False
         return True
-    summary = stamp.still_standing(root, private, around)
+    summary = stamp.summary_if_unchanged(root, private, around)
     if summary is not None and "-q" not in sys.argv:
         sys.stderr.write(f"{_clean(summary)}\n")
     return summary is not None

@@ -121,18 +121,18 @@ class Sequence:
         """What the check says that looks at nothing but time stamps."""
         package = str(Path(stamp.__file__).parent.parent)
         private = str(self.bench.folder / ".kvm-compose")
-        found = stamp.read_standing(private)
+        found = stamp.read_stamp(private)
         if found is None:
             return None
         # whatever the environment of the last build was, it is that of the next
         assert found.around["package"] == package
-        return stamp.still_standing(str(self.bench.folder), private, found.around)
+        return stamp.summary_if_unchanged(str(self.bench.folder), private, found.around)
 
     def list_tasks(self) -> None:
         """What the last build noted of the tasks is what they are, as long as it counts."""
         private = str(self.bench.folder / ".kvm-compose")
-        found = stamp.read_standing(private)
-        noted = stamp.standing_overview(private, found.around) if found is not None else None
+        found = stamp.read_stamp(private)
+        noted = stamp.overview_if_unchanged(private, found.around) if found is not None else None
         if noted is not None and len(self.said) % 3 == 0:
             place, aside = (Path(private, name) for name in (stamp.FILE_NAME, "aside"))
             place.rename(aside)  # or it would be asked again

@@ -196,7 +196,7 @@ def test_another_process_looks_as_closely(
     names = [f"f{number}" for number in range(10)]
     for name in names:
         (tmp_path / name).write_text(name)
-    numbers = stamp.sign_outputs(str(tmp_path), names)
+    numbers = stamp.output_signatures(str(tmp_path), names)
     assert isinstance(numbers, array.array)
     here = Path.cwd()
     assert stamp._same(str(tmp_path), names, numbers)
