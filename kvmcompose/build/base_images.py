@@ -1,4 +1,4 @@
-"""The disk images that are not ours: found, fetched, and linked below ``artefacts/images``."""
+"""The base images of a project's disks: found, fetched, and linked below ``artefacts/images``."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class ResolvedImage(msgspec.Struct, frozen=True):
 
 
 class Images:
-    """Answers what a ``BaseImage`` is on this machine; remembers the answers of one run."""
+    """Resolves each ``BaseImage`` to a file of this machine, once per run."""
 
     def __init__(self, store: ImageStore, catalogue: Catalogue, files: FolderFiles) -> None:
         self._store = store
         self._catalogue = catalogue
         self._files = files
         self._resolved: dict[BaseImage, ResolvedImage | None] = {}
-        #: How many images were fetched, so that others can tell when what they know is out of date.
+        #: How many images were fetched, so that others can see when what they remember is out of date.
         self.changes = 0
 
     def resolve(self, image: BaseImage) -> ResolvedImage | None:
-        """The image as it is here, or None when it has to be fetched first."""
+        """Return the image on this machine, None if it has to be fetched first."""
         if image not in self._resolved:
             self._resolved[image] = self._of_store(image) if image.name is not None else self._of_file(image)
         return self._resolved[image]
@@ -85,11 +85,11 @@ class Images:
         return self._files.folder / "artefacts" / "images"
 
     def follow(self) -> None:
-        """Note in the store that this project uses what its links lead to. Raises KvmComposeError."""
+        """Record in the store that this project uses the images it links to. Raises KvmComposeError."""
         self._store.follow(self._links)
 
     def fetch(self, image: BaseImage, progress: Progress | None) -> ResolvedImage:
-        """The image, fetched into the store when it is not there. Raises KvmComposeError."""
+        """Return the image, fetching it into the store if necessary. Raises KvmComposeError."""
         found = self.resolve(image)
         if found is not None:
             return found
@@ -118,12 +118,12 @@ class Images:
         return resolved
 
     def is_linked(self, image: ResolvedImage) -> bool:
-        """Whether the link below ``artefacts/`` is there and right."""
+        """Whether the link below ``artefacts/`` exists and has the right target."""
         link = self._files.folder / "artefacts" / image.link
         return link.is_symlink() and os.readlink(link) == image.goal  # noqa: PTH115
 
     def link(self, image: BaseImage, resolved: ResolvedImage) -> None:
-        """Make the link below ``artefacts/``. Raises OSError."""
+        """Create the link below ``artefacts/``. Raises OSError."""
         path = self._files.folder / "artefacts" / resolved.link
         stored = self._store.find(image.name) if image.name is not None else None
         if stored is not None:
@@ -134,11 +134,11 @@ class Images:
 
 
 def image_of(artefact: Artefact) -> BaseImage | None:
-    """The image that an artefact lies on or copies."""
+    """Return the image that an artefact is an overlay or a copy of."""
     content = artefact.content
     return content.image if isinstance(content, Overlay | DeepCopy) else None
 
 
 def image_task(image: BaseImage) -> str:
-    """The name of the task that makes an image available."""
+    """Return the name of the task that makes an image available."""
     return f"image:{image.name or image.path}"

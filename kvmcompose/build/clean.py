@@ -53,7 +53,7 @@ def _say(text: str) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what only makes sense beside artefacts: links to images nobody lies on, then empty folders."""
+    """Remove what only makes sense beside artefacts: links to images without overlays, then empty folders."""
     images = folder / "images"
     if not any(
         {".img", ".qcow2"} & set(entry.suffixes) for entry in folder.glob("*")

@@ -146,7 +146,7 @@ def _serve() -> None:
             request = _exactly(inlet, _LENGTH.unpack(_exactly(inlet, 4))[0])
         except EOFError:
             return
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # whose signal nobody catches
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # its signal is not caught
         answer = _work(templates, request)
         signal.setitimer(signal.ITIMER_PROF, 0)
         _send(outlet, msgspec.msgpack.encode(answer))

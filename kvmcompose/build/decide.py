@@ -1,6 +1,6 @@
-"""What to do with each artefact, and why: the ledger, the file and the recipe decide, nothing else.
+"""Decides what to do with each artefact, and why, from the ledger, the file and the recipe alone.
 
-``plan``, ``generate`` and doit all ask here, so they cannot disagree on what is up to date.
+``plan``, ``generate`` and doit all use this module, so they cannot disagree on what is up to date.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Decider:
         self._recipes = recipes
         self._is_at = is_at
         self._options = options
-        #: Files that are what they were, though ``stat`` says otherwise, with what it says now.
+        #: Unchanged files whose ``stat`` has changed, with their new signatures.
         self.refreshed: list[tuple[str, Signature]] = []
-        #: Files with secrets that everybody may read, as version 0.1 left them.
+        #: Files with secrets that all users may read, as version 0.1 left them.
         self.exposed: list[str] = []
 
     def decide(self, artefact: Artefact, record: LedgerEntry | None) -> Making:
-        """What to do with an artefact. Raises KvmComposeError when its inputs cannot be read."""
+        """Decide on an artefact. Raises KvmComposeError if its inputs cannot be read."""
         known = Making(artefact.path, artefact.task, artefact.policy, Disposition.KEEP, (), artefact=artefact)
         status = lstat(f"{self._root}/{artefact.path}")
         if record is not None and status is not None and not artefact.mode & 0o7 and status.st_mode & 0o7:
@@ -93,7 +93,7 @@ class Decider:
         return self._touched(known, artefact, record, path)
 
     def _touched(self, known: Making, artefact: Artefact, record: LedgerEntry, path: Path) -> Making:
-        """The file is not what was built."""
+        """Decide on a file that was changed since it was built."""
         recipe = self._recipes.recipe(artefact)
         same = record.recipe == recipe.digest or self._only_image_missing(record, recipe)
         why = () if same else self._why(record, recipe)
@@ -131,7 +131,7 @@ class Decider:
         why: Sequence[str],
         smallest: int,
     ) -> Making:
-        """A disk that is not as it was made: its guest has run, or it is damaged."""
+        """Decide on a disk that was written to: its guest has run, or it is damaged."""
         damage = self._damage(artefact, path, smallest, same=same)
         if damage is not None:
             aside = path.stat().st_size > 0
@@ -144,9 +144,9 @@ class Decider:
         return _as(known, Disposition.IN_USE, "its guest has run, and a new disk would lose its data", *why)
 
     def _damage(self, artefact: Artefact, path: Path, smallest: int, *, same: bool) -> str | None:
-        """Why a disk cannot be one that a guest wrote to: qcow2 files only grow, and keep their header.
+        """Return why a disk is damaged, None if it is not: qcow2 files only grow, and keep their header.
 
-        One that cannot be read is not damaged: libvirt gives disks to QEMU's user while guests run.
+        A disk that cannot be read counts as sound: libvirt gives disks to QEMU's user while guests run.
         """
         if path.stat().st_size < smallest:
             return "it is shorter than it was"
@@ -164,19 +164,19 @@ class Decider:
         return None
 
     def _misfit(self, artefact: Artefact, path: Path) -> str | None:
-        """Why a sound disk cannot be the one that is wanted."""
+        """Return why a sound disk cannot be the wanted one, None if it can."""
         if not is_readable(path):
             return unreadable(path)
         wanted, found = self._recipes.size(artefact.content), read_header(path).virtual_size
         return None if wanted in (None, found) else f"it has {found} bytes, and not {wanted}"
 
     def _backing(self, artefact: Artefact) -> str | None:
-        """What a disk has to lie on, empty for nothing; None when its image is not here to tell."""
+        """Return the backing file that a disk should have, empty for none; None if its image is missing."""
         content = artefact.content
         return self._recipes.backing(content) if isinstance(content, Overlay) else ""
 
     def _unknown(self, known: Making, artefact: Artefact, path: Path) -> Making:
-        """A file that the ledger does not know: committed, copied here, or the ledger was lost."""
+        """Decide on a file that the ledger does not know: committed, copied here, or the ledger was lost."""
         if artefact.policy is Policy.LINK:
             return _as(known, Disposition.REBUILD, "the ledger does not know this link")
         if artefact.policy is Policy.MUTABLE:
@@ -187,7 +187,7 @@ class Decider:
                 )
             if self._options.provision or path.stat().st_size == 0:
                 return _as(known, Disposition.REBUILD, "unknown to the ledger")
-            return _as(known, Disposition.IN_USE, "a disk that kvm-compose knows nothing of", damage or "")
+            return _as(known, Disposition.IN_USE, "a disk that the ledger does not know", damage or "")
         if not is_readable(path):
             action = Disposition.BLOCKED if artefact.policy is Policy.TEXT else Disposition.REBUILD
             return _as(known, action, unreadable(path))
@@ -225,7 +225,7 @@ class Decider:
                 known.inode,
             )
         else:
-            # a disk in use is large, and its size tells without reading it
+            # a disk in use is large; usually its size suffices, without reading it
             same = (
                 record.content != "" and signature.size == known.size and digest_file(path) == record.content
             )
@@ -251,7 +251,7 @@ class Decider:
         return all(change.after is None and ".image." in change.name for change in found)
 
     def below(self, record: LedgerEntry) -> str | None:
-        """The artefact that a clone lies on, if there is data of a guest in the clone."""
+        """Return the artefact that a clone is an overlay on, if the clone contains data of a guest."""
         path = self._folder / record.path
         status = lstat(path)
         if status is None or not stat.S_ISREG(status.st_mode) or self._untouched(path, status, record):
@@ -264,13 +264,13 @@ class Decider:
             return None
 
     def _noted_below(self, record: LedgerEntry) -> str | None:
-        """What a clone lies on, by what it was made of."""
+        """Return the artefact that a clone is an overlay on, by its recipe."""
         inputs = msgspec.json.decode(self._ledger.inputs(record.path) or b"{}")
         on = inputs.get("overlay", {}).get("on", {})
         return str(on["path"]) if "path" in on else None
 
     def is_as_built(self, record: LedgerEntry | None) -> bool:
-        """Whether a file is there, and nobody has changed it."""
+        """Whether a file exists and is unchanged."""
         status = lstat(self._folder / record.path) if record is not None else None
         return (
             record is not None
@@ -280,7 +280,7 @@ class Decider:
         )
 
     def left_over(self, record: LedgerEntry) -> Decision:
-        """What to do with a file whose artefact is no longer wanted."""
+        """Decide on a file whose artefact is no longer wanted."""
         path = self._folder / record.path
         status = lstat(path)
         policy = Policy(record.policy)
@@ -317,7 +317,7 @@ def is_behind_link(folder: Path, path: str) -> bool:
 
 
 def lstat(path: Path | str) -> os.stat_result | None:
-    """What is at a path, links not followed, or None. Raises OSError for what cannot be looked at."""
+    """Return the status of a path without following links, None if nothing is there. Raises OSError."""
     try:
         return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -16,31 +16,31 @@ class Disposition(Enum):
     CREATE = "create"
     REBUILD = "rebuild"
     KEEP = "keep"
-    #: The same as what would be built, but unknown to the ledger: it is taken in as it is.
+    #: Identical to what would be built, but unknown to the ledger: it is recorded as built.
     ADOPT = "adopt"
-    #: Edited by hand, and nothing it is made of has changed since.
+    #: Edited by hand, and its recipe is unchanged.
     CUSTOMISED = "keep customised"
-    #: Edited by hand, and what it is made of has changed: the user decides.
+    #: Edited by hand, and its recipe has changed: the user decides.
     CONFLICT = "conflict"
-    #: A disk in use, whose recipe has changed: only --provision may give up its data.
+    #: A disk in use whose recipe has changed: only --provision discards its data.
     IN_USE = "refuse"
-    #: Something is in the way that a build must not touch.
+    #: Its place is taken by something that a build must not touch.
     BLOCKED = "blocked"
     REMOVE = "remove"
-    #: Nobody needs it any more, but it was changed since it was built.
+    #: No longer wanted, but changed since it was built.
     LEFT_OVER = "left over"
 
 
-#: What a build has nothing to do for.
+#: A build has nothing to do.
 SETTLED = frozenset({Disposition.KEEP, Disposition.ADOPT, Disposition.CUSTOMISED, Disposition.LEFT_OVER})
-#: What a build cannot do, and fails for.
+#: A build fails.
 FAILING = frozenset({Disposition.CONFLICT, Disposition.IN_USE, Disposition.BLOCKED})
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What the user allows: ``overwrite`` hand edits (kept as .orig), ``provision`` guests' data anew.
+    """What the user allows: ``overwrite`` hand edits (kept as .orig), ``provision`` new disks.
 
-    With ``verify`` every file's content is looked at, not only what ``stat`` says of it.
+    With ``verify`` every file is read; otherwise an unchanged ``stat`` is trusted.
     """
 
     overwrite: bool = False
@@ -51,7 +51,7 @@ class Options(msgspec.Struct, frozen=True):
 class Decision(msgspec.Struct, frozen=True):
     """What to do with one path. ``reasons`` are for the user.
 
-    ``seen`` is what was there when something was found to do; None for nothing, or when nothing is.
+    ``seen`` is the file that the decision is about; None if there is none, or nothing to do.
     """
 
     path: str
@@ -68,9 +68,9 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Making(Decision, frozen=True, kw_only=True):
-    """What to do with an artefact that is wanted.
+    """The decision on an artefact that is wanted.
 
-    ``aside`` says that the file that is there must be kept under another name.
+    With ``aside`` the existing file has to be kept under another name.
     """
 
     artefact: Artefact

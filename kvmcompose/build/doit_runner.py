@@ -28,7 +28,7 @@ from kvmcompose.core.plain import plain
 
 
 def run_pending(build: Build, plan: Plan, *, jobs: int | None, keep_going: bool) -> None:
-    """Let doit run the tasks that are out of date: one each, or when there are many one per batch."""
+    """Run the tasks that are out of date: one per artefact, or one per batch if there are many."""
     session = Session(build.project, build.listener)
     session.take(build, plan)
     work = batches([each for each in plan.decisions if not each.settled])
@@ -53,12 +53,12 @@ def run_pending(build: Build, plan: Plan, *, jobs: int | None, keep_going: bool)
 
 
 def doit_command(project: Project, command: str, arguments: Sequence[str], *, clean_all: bool = False) -> int:
-    """One of doit's own commands (list, info, forget, clean) over all tasks of a project."""
+    """Run one of doit's commands (list, info, forget, clean) on all tasks of a project."""
     session = Session(project, lambda _event: None, clean_all=clean_all)
     tasks = list(session.all_tasks())
     known = {name for task in tasks for name in (task["basename"], task_name(task))}
     unknown = [name for name in arguments if name not in known] if command == "info" else []
-    if unknown:  # the one of doit's commands that does not look
+    if unknown:  # the only command of doit that does not check names
         hint = "kvm-compose list --all shows all tasks"
         raise InputError([project.problem(f"there is no task {name!r}", hint) for name in unknown])
     said, complained = io.StringIO(), io.StringIO()
@@ -66,13 +66,13 @@ def doit_command(project: Project, command: str, arguments: Sequence[str], *, cl
         status = _doit(project, tasks, [command, *arguments])
     sys.stderr.write(plain(complained.getvalue(), lines=True))
     for line in said.getvalue().splitlines(keepends=True):
-        if " - executing 'Python:" not in line:  # how doit announces what we then say in words
+        if " - executing 'Python:" not in line:  # doit announces what our action then reports
             sys.stdout.write(plain(line, lines=True))
     return status
 
 
 def clean(project: Project, names: Sequence[str], *, dry_run: bool, force: bool) -> int:
-    """Let doit clean; when everything goes, so do links to images and files of guests long gone."""
+    """Remove artefacts; without names also links to images, and files that are no longer wanted."""
     with nullcontext() if dry_run else project.locked(None):
         arguments = [*(["--dry-run"] if dry_run else []), *project.tasks_named(names)]
         status = doit_command(project, "clean", arguments, clean_all=force)
@@ -90,7 +90,7 @@ def clean(project: Project, names: Sequence[str], *, dry_run: bool, force: bool)
 def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, reporter: str = "console") -> int:
 
     class Loader(TaskLoader2):  # type: ignore[misc] # doit has no types
-        """Hands doit the tasks that there are already."""
+        """Gives doit tasks that exist already."""
 
         def load_doit_config(self) -> dict[str, Any]:
             return {
@@ -110,7 +110,7 @@ def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, repo
             super().runtime_error(plain(msg, lines=True))
 
     class OurRun(Run):  # type: ignore[misc] # doit has no types
-        """Knows no plug-ins: doit would look through all packages that are installed, for each kind."""
+        """Has no plug-ins: doit would search all installed packages, for each kind."""
 
         name = "run"
 
@@ -135,7 +135,7 @@ def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, repo
             return commands
 
     share_ledger(ledger_path(project.folder), project.ledger)
-    # no configuration files: a pyproject.toml in the current folder is somebody else's
+    # no configuration files: a pyproject.toml in the current folder belongs to another program
     backend = {"BACKEND": {"kvm-compose": "kvmcompose.build.doit_store:LedgerStore"}}
     main = Main(Loader(), config_filenames=(), extra_config=backend)
     status: int | None = main.run(arguments)

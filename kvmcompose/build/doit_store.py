@@ -1,4 +1,4 @@
-"""doit's record of tasks, kept in the ledger: there is one truth, and ``doit forget`` reaches it."""
+"""doit's records of tasks, kept in the ledger, so that ``doit forget`` reaches our records, too."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from doit.exceptions import InvalidDodoFile
 from kvmcompose.build.ledger import open_ledger
 from kvmcompose.core.errors import KvmComposeError
 
-#: Tasks of ours that were run in this run of doit. doit removes its record of one that failed, too, which
-#: must not make the ledger forget what the artefact was made of: the next plan is to say what changed.
+#: The tasks that ran in this run of doit. doit removes its record of one that failed, which must not make the
+#: ledger forget what the artefact was made of: the next plan has to say what changed.
 attempted: set[str] = set()
 
 
 @contextmanager
 def errors_for_doit() -> Iterator[None]:
-    """What goes wrong is told by doit in one line: of errors it does not know it prints a traceback."""
+    """Turn our errors into doit's, which it prints in one line; for others it prints a traceback."""
     try:
         yield
     except KvmComposeError as error:

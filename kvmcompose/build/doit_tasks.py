@@ -31,7 +31,7 @@ BATCH = "batch"
 
 
 class UpToDateCheck:
-    """What doit is told when it asks whether a task is up to date, with the reasons for who reads it."""
+    """Tells doit whether a task is up to date; as text, why it is not."""
 
     def __init__(self, decision: Decision | ImageStep) -> None:
         self._decision = decision
@@ -79,7 +79,7 @@ class Session:
         self._listener(event)
 
     def take(self, build: Build, plan: Plan) -> None:
-        """Go on with a build that has begun already, and holds the lock."""
+        """Continue a build that has begun already, and holds the lock."""
         self.build = build
         build.listener = self._hear
         self.begun = plan
@@ -97,7 +97,7 @@ class Session:
         return self.build.begin()
 
     def release(self) -> None:
-        """Let other builds in, when everything that this one is to make has been made."""
+        """Release the lock, when everything has been made."""
         self._lock.close()
 
     def all_tasks(self) -> Iterator[TaskDict]:
@@ -108,7 +108,7 @@ class Session:
             *(making.task for making in self.plan.decisions),
             *(f"remove:{decision.path}" for decision in self.plan.stale),
         ]
-        # before their members, which doit puts into the groups that there are
+        # groups first: doit adds members to existing groups
         for base, doc in groups(names):
             yield {"basename": base, "name": None, "doc": doc}
         yield from map(self.image_task, steps)
@@ -118,7 +118,7 @@ class Session:
         yield group_task(names)
 
     def image_task(self, step: ImageStep) -> TaskDict:
-        """The task that has an image in the store and its link in place."""
+        """Return the task that fetches an image into the store and links to it."""
         return {
             "basename": "image",
             "name": step.task.removeprefix("image:"),
@@ -129,7 +129,7 @@ class Session:
         }
 
     def removal_task(self, decision: Decision) -> TaskDict:
-        """The task that removes a file nobody needs any more."""
+        """Return the task that removes a file that is no longer wanted."""
         return {
             "basename": "remove",
             "name": decision.path,
@@ -142,7 +142,7 @@ class Session:
     def making_task(
         self, decision: Making, *, steps: Sequence[ImageStep], make: Callable[[], bool] | None = None
     ) -> TaskDict:
-        """The task that makes one artefact, by ``make`` if that is given."""
+        """Return the task that makes one artefact, by ``make`` if that is given."""
         artefact = decision.artefact
         base, _, name = artefact.task.partition(":")
         after = [self.project.artefacts[path].task for path in artefact.after]
@@ -161,7 +161,7 @@ class Session:
         }
 
     def batch_task(self, batch: Batch, *, steps: Sequence[ImageStep], pool: WorkerPool) -> TaskDict:
-        """The task that makes a batch of artefacts; a batch of one is the artefact's own task."""
+        """Return the task that makes a batch of artefacts; a batch of one is the artefact's own task."""
         if len(batch.makings) == 1:
             return self.making_task(batch.makings[0], steps=steps, make=lambda: pool.make(batch))
         return {
@@ -190,7 +190,7 @@ class Session:
             if act():
                 return None
         except Exception as fault:
-            self.crash = fault  # a fault of ours, which doit would only tell in its own words
+            self.crash = fault  # an internal error, which doit would only report in its own words
             raise
         error = self._errors.get(task) or KvmComposeError("see above")
         said = f"{error.message}\nhint: {error.hint}" if error.hint else error.message
@@ -204,19 +204,19 @@ class Session:
 
 
 def _fetching(artefacts: Iterable[Artefact], steps: Sequence[ImageStep]) -> Iterator[str]:
-    """The tasks that make the images available which artefacts lie on."""
+    """Return the tasks that make the base images of artefacts available."""
     images = (image_of(artefact) for artefact in artefacts)
     names = {image_task(image) for image in images if image is not None}
     return (step.task for step in steps if image_task(step.image) in names)
 
 
 def task_name(task: TaskDict) -> str:
-    """The name that doit gives a task."""
+    """Return the name that doit gives a task."""
     return f"{task['basename']}:{task['name']}" if "name" in task else str(task["basename"])
 
 
 def group_task(names: Sequence[str]) -> TaskDict:
-    """The task that stands for all the others."""
+    """Return the task that depends on all others."""
     return {
         "basename": GROUP,
         "actions": None,

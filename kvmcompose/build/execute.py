@@ -1,4 +1,4 @@
-"""A build: acts on the decisions, one artefact at a time, and tells a listener what it does."""
+"""A build: acts on the decisions, and reports to a listener what it does."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Stage = Callable[[Sequence[Making]], Sequence[Staged | KvmComposeError]]
 
 
 class Build:
-    """Acts for doit's tasks. Every method may be called from several threads."""
+    """Performs doit's tasks. Every method may be called from several threads."""
 
     def __init__(self, project: Project, listener: Listener) -> None:
         self.project = project
@@ -56,7 +56,7 @@ class Build:
         self.failed = 0
 
     def begin(self, names: Sequence[str] = ()) -> Plan:
-        """Take stock under the lock, and take in what needs no work."""
+        """Make the plan under the lock, and record what needs no work."""
         if self.project.compiled.state.testbed_guest_shared_config == default_keys():
             make_keys(default_keys())
         self.sweep()
@@ -67,7 +67,7 @@ class Build:
         self._follow()
         self._records = plan.records
         self._close()
-        # before anything is made: what is made anew has another signature then
+        # before anything is made: afterwards rebuilt files have another signature
         self.project.note_signatures()
         self.project.ledger.record(self.project.maker.adopt(each) for each in adopted)
         self.project.ledger.record(self._settled(plan))
@@ -80,7 +80,7 @@ class Build:
         return plan
 
     def _close(self) -> None:
-        """Take from others what version 0.1 let them read. Content and time of the last change stay."""
+        """Remove access by others to files that version 0.1 let them read. Content and mtime stay."""
         project = self.project
         for name in project.decider.exposed:
             record = self._records.get(name)
@@ -93,7 +93,7 @@ class Build:
         project.decider.exposed.clear()
 
     def _follow(self) -> None:
-        """The image store may know this project in another place, or not at all."""
+        """Record in the image store where this project is; it may have moved."""
         try:
             self.project.images.follow()
         except KvmComposeError as error:
@@ -104,7 +104,7 @@ class Build:
             )
 
     def sweep(self) -> None:
-        """Remove what a build that was killed or broken off had staged."""
+        """Remove what a build that was killed or interrupted had staged."""
         for folder in (self.project.folder, self.project.folder / "artefacts"):
             names = os.listdir(folder) if folder.is_dir() else ()  # noqa: PTH208 (many names, few wanted)
             for left in (folder / name for name in names if name.startswith(STAGED_PREFIX)):
@@ -114,7 +114,7 @@ class Build:
                     left.unlink(missing_ok=True)
 
     def _settled(self, plan: Plan) -> Iterator[LedgerEntry]:
-        """Edited files whose ``.new`` the user removed: they count as made of what there is now."""
+        """Yield entries of edited files whose ``.new`` the user removed, with the current recipe."""
         for each in plan.decisions:
             record = self._records.get(each.path)
             if each.action is not Disposition.CUSTOMISED or record is None:
@@ -126,7 +126,7 @@ class Build:
                 )
 
     def fetch(self, step: ImageStep) -> bool:
-        """Have an image in the store, and its link in place. False when it failed, which is told."""
+        """Fetch an image into the store and link to it. Returns False on failure (already reported)."""
 
         def progress(done: int, total: int | None) -> None:
             self.listener(Transferred(step.task, done, total))
@@ -148,7 +148,7 @@ class Build:
         return True
 
     def make(self, decisions: Sequence[Making], stage: Stage | None = None) -> bool:
-        """Make artefacts and put them in place together. False when one failed, which is told.
+        """Make artefacts and put them in place together. Returns False if one failed (already reported).
 
         ``stage`` prepares them, in other processes perhaps; without it that is done here.
         """
@@ -179,7 +179,7 @@ class Build:
         return self.failed == failed
 
     def _place(self, ready: Sequence[Making], staged: Sequence[Staged]) -> list[Making]:
-        """Put what was staged in place. Those that somebody has meddled with since they were decided on."""
+        """Put what was staged in place. Returns the artefacts whose place was written to meanwhile."""
         try:
             placed = self.project.maker.commit(staged)
         except KvmComposeError as error:
@@ -198,18 +198,18 @@ class Build:
         return [decision for decision in ready if decision.path in paths]
 
     def _decide_again(self, disturbed: Sequence[Making]) -> None:
-        """What was written to while its successor was made is the user's: decide on what is there now."""
+        """Decide again on files that were written to while their successors were made."""
         for decision in disturbed:
             self.project.recipes.forget(decision.path)
-            anew = self.project.decider.decide(decision.artefact, self._records.get(decision.path))
-            if not anew.settled and anew.action not in FAILING:
+            again = self.project.decider.decide(decision.artefact, self._records.get(decision.path))
+            if not again.settled and again.action not in FAILING:
                 message = f"{decision.path} was written to while it was being made: it is kept as it is"
                 self._fail(decision.task, KvmComposeError(message, hint="kvm-compose generate"))
-            elif anew.action in FAILING:
-                self._refuse(anew)
+            elif again.action in FAILING:
+                self._refuse(again)
 
     def stage(self, decisions: Iterable[Making]) -> list[Staged | KvmComposeError]:
-        """Every artefact under a temporary name, or why it could not be made."""
+        """Stage artefacts; for each return what was staged, or why it could not be made."""
         outcomes: list[Staged | KvmComposeError] = []
         for decision in decisions:
             try:
@@ -219,15 +219,15 @@ class Build:
         return outcomes
 
     def _current(self, decision: Making) -> Making:
-        """The decision anew, when it rests on an image that may have been fetched since."""
+        """Repeat the decision if it depends on an image that may have been fetched meanwhile."""
         artefact = decision.artefact
         if image_of(artefact) is None:
             return decision
         self.project.recipes.forget(artefact.path)
-        anew = self.project.decider.decide(artefact, self._records.get(artefact.path))
-        # for the sake of the clones that lie on it, which the plan knows of
-        kept = decision.action is Disposition.IN_USE and anew.action is Disposition.REBUILD
-        return decision if kept else anew
+        again = self.project.decider.decide(artefact, self._records.get(artefact.path))
+        # only the plan knows of the clones that need it
+        kept = decision.action is Disposition.IN_USE and again.action is Disposition.REBUILD
+        return decision if kept else again
 
     def _refuse(self, decision: Making) -> None:
         reasons = "; ".join(decision.reasons)
@@ -251,7 +251,7 @@ class Build:
         self._fail(decision.task, KvmComposeError(message, hint=hint))
 
     def remove(self, decisions: Sequence[Decision]) -> bool:
-        """Remove files that nobody needs any more. False when one failed, which is told."""
+        """Remove files that are no longer wanted. Returns False if one failed (already reported)."""
         removed = []
         for decision in decisions:
             try:
@@ -283,14 +283,14 @@ class Build:
         self.listener(event)
 
     def end(self, plan: Plan, *, complete: bool) -> None:
-        """Note what was found out about files, and remove links to images that no disk needs.
+        """Record what was learned about files, and remove links to images that no disk needs.
 
-        ``complete`` tells that the build was not broken off.
+        ``complete`` is False for a build that was interrupted.
         """
         self.project.finish()
         if plan.partial:
             return
-        loud = {Disposition.CUSTOMISED, Disposition.LEFT_OVER}  # what every build has to tell
+        loud = {Disposition.CUSTOMISED, Disposition.LEFT_OVER}  # every build reports these
         quiet = not any(each.action in loud for each in (*plan.decisions, *plan.stale))
         if complete and quiet and not self.failed and not self.project.compiled.warnings:
             self._stand(f"{len(plan.decisions)} up to date")
@@ -303,14 +303,14 @@ class Build:
         templates = project.folder / "templates"
         watched = project.files.seen() | project.images.seen() | own_files()
         watched |= {str(probe_cache()), str(templates), *map(str, templates.glob("*"))}
-        with contextlib.suppress(OSError):  # the next build will look at everything, that is all
+        with contextlib.suppress(OSError):  # then the next build checks everything
             inputs = input_signatures(watched, project.began_ns)
             if inputs is None:
                 return
             root = str(project.folder)
             outputs = list(project.artefacts)
             package = str(Path(kvmcompose.__file__).parent)
-            standing = BuildStamp(
+            stamp = BuildStamp(
                 around=surroundings(package, root) | beyond_environment(project.where),
                 hashed=project.hashed,
                 inputs=inputs,
@@ -319,7 +319,7 @@ class Build:
                 summary=summary,
                 overview=overview(artefacts),
             )
-            write_stamp(str(project.folder / PRIVATE_FOLDER), standing)
+            write_stamp(str(project.folder / PRIVATE_FOLDER), stamp)
 
     def _remove_unused_links(self, plan: Plan) -> None:
         folder = self.project.folder / "artefacts" / "images"
@@ -332,7 +332,7 @@ class Build:
             if link.is_symlink() and f"images/{link.name}" not in used
         ]
         if not unused or any(self._is_hidden(each) for each in (*plan.decisions, *plan.stale)):
-            return  # what a disk lies on that QEMU's user has cannot be seen
+            return  # the backing file of a disk that QEMU's user owns cannot be read
         missing = {image for image, found in resolved.items() if found is None}
         used = set(self._backing_files(plan, missing))
         for link in unused:
@@ -344,7 +344,7 @@ class Build:
         return decision.policy is Policy.MUTABLE and path.exists() and not is_readable(path)
 
     def _backing_files(self, plan: Plan, missing: Container[BaseImage]) -> Iterator[str]:
-        """What disks lie on that are kept, or were made on an image that is no longer in the store."""
+        """Yield the backing files of disks that are kept, or whose image is no longer in the store."""
         folder = self.project.folder
         kept = (Disposition.IN_USE, Disposition.LEFT_OVER)
         disks = [
@@ -357,5 +357,5 @@ class Build:
             *(folder / "artefacts").glob("*.orig*"),  # damaged disks are kept so
         ]
         for path in disks:
-            with contextlib.suppress(KvmComposeError):  # a file that is no disk lies on nothing
+            with contextlib.suppress(KvmComposeError):  # a file that is not a disk has no backing file
                 yield read_header(path).backing_file or ""

@@ -50,7 +50,7 @@ def explain(project: Project, name: str) -> Explanation:
     inputs = recipe.inputs
     built_from = project.ledger.inputs(artefact.path) if record is not None and record.recipe else None
     if isinstance(artefact.content, Literal):
-        # the inputs of the state are the state; what it was made of is what stands in the file
+        # the inputs of the state are the state itself, so the file has the old ones
         inputs = artefact.content.data
         built_from = _json_in(project.folder / artefact.path)
     return Explanation(

@@ -1,4 +1,4 @@
-"""The ledger: what was built, of what, and what it looked like: the one truth about what is up to date.
+"""The ledger: what was built, from what, with which result. It alone determines what is up to date.
 
 An SQLite file in the project's ``.kvm-compose`` folder. Before a file takes its place its digest is recorded
 as intended, and after that as done. So after a build was killed in between, the next one neither takes its

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 
-#: How long somebody holds the lock who only looks whether a build is at work, at the most. In seconds.
+#: The longest time (seconds) that a mere check for a running build holds the lock.
 _MOMENT = 0.02
 
 
@@ -28,7 +28,7 @@ def _try_twice(handle: int) -> None:
 def build_lock(path: Path, *, waiting: Callable[[str], None] | None) -> Iterator[None]:
     """Hold the lock file while the block runs.
 
-    When another process has it, ``waiting`` is told who and the call blocks; without ``waiting``
+    If another process holds it, ``waiting`` is called with its id and the call blocks; without ``waiting``
     RefusedError is raised. The kernel gives the lock back when its holder dies, however it dies.
     """
     try:

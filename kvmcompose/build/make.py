@@ -1,4 +1,4 @@
-"""Makes artefacts: each is staged beside its place, announced in the ledger, and then put there."""
+"""Makes artefacts: each is staged beside its place, recorded as intended, and then put there."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class Staged(msgspec.Struct, frozen=True):
 class Placed(msgspec.Struct, frozen=True):
     """What became of staged artefacts.
 
-    Those that are ``disturbed`` were not put in their places, as somebody else has written there since the
-    decision; they are staged still. ``kept`` are ``.new`` files that are the user's.
+    Those that are ``disturbed`` are still staged, because their places were written to since the decision.
+    ``kept`` are ``.new`` files that are the user's.
     """
 
     disturbed: tuple[Staged, ...]
@@ -109,7 +109,7 @@ class Maker:
         """Whether a file is what would be built, of an artefact that is no disk. Raises OSError."""
         with temporary_file() as out:
             self._render(artefact, out)
-            # the size first: what somebody put there may be a terabyte of nothing
+            # the size first: the file may be a sparse one of a terabyte
             if path.stat().st_size != out.seek(0, os.SEEK_END):
                 return False
             out.seek(0)
@@ -142,7 +142,7 @@ class Maker:
         return seal(rendered_document(content, self._templates, digests, self._epoch))
 
     def stage(self, decision: Making) -> Staged:
-        """Make what was decided on, under a temporary name. Raises KvmComposeError, leaving nothing."""
+        """Make an artefact under a temporary name. Raises KvmComposeError, leaving nothing behind."""
         artefact = decision.artefact
         folder = f"{self._root}/{artefact.path}".rpartition("/")[0]
         temporary = f"{STAGED_PREFIX}{os.getpid()}-{next(self._numbers)}"
@@ -165,9 +165,9 @@ class Maker:
         return Staged(intent, staged, decision.aside, decision.seen)
 
     def commit(self, staged: Sequence[Staged]) -> Placed:
-        """Put what was staged in its place, all of it announced in the ledger first.
+        """Put what was staged in its place, after recording all of it as intended.
 
-        Raises KvmComposeError when a file cannot be replaced; those before it are in place then.
+        Raises KvmComposeError if a file cannot be replaced; those before it are in place then.
         """
         self._ledger.intend(each.intent for each in staged)
         records, disturbed, kept = [], [], []
@@ -190,7 +190,7 @@ class Maker:
         return Placed(tuple(disturbed), tuple(kept))
 
     def _settle_offer(self, intent: Intent, new: str) -> list[str]:
-        """Remove the ``.new`` file of an artefact that is up to date by now; that of the user is named."""
+        """Remove the ``.new`` file of an artefact that is up to date now; one of the user's is returned."""
         record = self._ledger.records([intent.path]).get(intent.path)
         signature = as_offered(new, {intent.content, offered_content(record)})
         if signature is not None and take_away(new, self._aside(new), signature):
@@ -202,17 +202,17 @@ class Maker:
         return f"{path.rpartition('/')[0]}/{STAGED_PREFIX}{os.getpid()}-{next(self._numbers)}"
 
     def remove(self, decision: Decision) -> bool:
-        """Remove a file as it was when that was decided. False when it is another by now. Raises OSError."""
+        """Remove a file. Returns False if it was changed since the decision. Raises OSError."""
         path = f"{self._root}/{decision.path}"
         return decision.seen is None or take_away(path, self._aside(path), decision.seen)
 
     def discard(self, staged: Iterable[Staged]) -> None:
-        """Remove what was staged and is not wanted after all."""
+        """Remove staged files that are not wanted after all."""
         for each in staged:
             Path(each.temporary).unlink(missing_ok=True)
 
     def offer(self, decision: Making, record: LedgerEntry) -> bool:
-        """Lay the new version of an edited file beside it, as ``.new``. False when the user has one there."""
+        """Write the new version of an edited file as ``.new``. Returns False if the user has one there."""
         artefact = decision.artefact
         recipe = self._recipes.recipe(artefact)
         name = f"{artefact.path}.new"
@@ -242,7 +242,7 @@ class Maker:
         return True
 
     def adopt(self, decision: Making) -> LedgerEntry:
-        """The record of a file that is taken in as it is."""
+        """Return the ledger entry of an existing file that counts as built."""
         artefact = decision.artefact
         recipe = self._recipes.recipe(artefact)
         path = self._folder / artefact.path
@@ -252,14 +252,14 @@ class Maker:
             task=artefact.task,
             policy=artefact.policy.value,
             recipe=recipe.digest,
-            # whether a guest has written to a disk nobody knows: it counts as one in use
+            # whether a guest has written to an unknown disk cannot be determined: it counts as one in use
             content="" if artefact.policy is Policy.MUTABLE else digest_file(path),
             signature=signature.or_unsettled(),
             inputs=recipe.inputs,
         )
 
     def _fill(self, artefact: Artefact, staged: str) -> tuple[Recipe, str]:
-        """Write an artefact into its staged file: its recipe, and the digest of its content."""
+        """Write an artefact into its staged file. Returns its recipe and the digest of its content."""
         content = artefact.content
         if isinstance(content, Rendered | Literal):
             with open(staged, "x+b") as file:  # noqa: PTH123 (as above)
@@ -269,7 +269,7 @@ class Maker:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             return recipe, digest
         if isinstance(content, LinkTo):
-            # the link lies one folder higher than those in images/
+            # this link is one folder above those in images/
             goal = self._here(content.image).goal.removeprefix("../")
             Path(staged).symlink_to(goal)
             return self._recipes.recipe(artefact), digest_bytes(goal.encode())
@@ -286,7 +286,7 @@ class Maker:
             with open(staged, "r+b") as file:  # noqa: PTH123 (as above)
                 seal_file(file, artefact.mode)
             digest = digest_file(Path(staged))
-        # taken anew: the image may only just have been fetched
+        # again, because the image may just have been fetched
         self._recipes.forget(artefact.path)
         return self._recipes.recipe(artefact), digest
 
@@ -309,7 +309,7 @@ class Maker:
         return resolved
 
     def _overlay(self, content: Overlay) -> _Sparse:
-        """An overlay's bytes: qemu-img makes the first of each kind, its bytes serve for the others."""
+        """Return an overlay's bytes: qemu-img makes the first of each kind, the others are copies."""
         if content.image is None:
             backing, kind = str(content.on).removeprefix("artefacts/"), "qcow2"
             if backing not in self._sizes:
@@ -326,7 +326,7 @@ class Maker:
             return self._overlays[key]
 
     def _size_of_golden(self, content: Overlay) -> int:
-        """The size of the disk that a clone lies on: what was made, if QEMU's user has it at present."""
+        """Return the size of a clone's backing disk; by its recipe while QEMU's user owns it."""
         golden = self._folder / str(content.on)
         noted = None if is_readable(golden) else self._recipes.size(content)
         return read_header(golden).virtual_size if noted is None else noted
@@ -335,7 +335,7 @@ class Maker:
         folder = self._folder / "artefacts"
         with tempfile.TemporaryDirectory(prefix=STAGED_PREFIX, dir=folder) as scratch:
             new = Path(scratch) / "overlay"
-            # -u: the backing name is relative to where the overlay will lie, not to where it is made
+            # -u: the backing name is relative to the final place of the overlay, not to where it is made
             options = ["-q", "-u", "-f", "qcow2", "-b", backing, "-F", kind]
             process.run(["qemu-img", "create", *options, str(new), str(size)])
             return _sparse(new.read_bytes())

@@ -1,4 +1,4 @@
-"""The tasks of a project at a glance: their groups, without asking doit, which takes its time to import."""
+"""An overview of a project's tasks, without importing doit, which takes time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from kvmcompose.build.base_images import image_of, image_task
 from kvmcompose.core.artefact import Artefact
 
-#: The task that stands for all artefacts.
+#: The task that depends on all others.
 GROUP = "generate"
 GROUP_DOC = "build what is missing or changed"
 

@@ -56,9 +56,9 @@ class ImageStep(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a build would do: with images, with artefacts in order, and with files nobody needs.
+    """What a build would do: with images, with artefacts in order, and with files that are no longer wanted.
 
-    A ``partial`` plan is one for some names only; it leaves the files that nobody needs alone.
+    A ``partial`` plan is one for some names only; it keeps files that are no longer wanted.
     ``records`` are those that the decisions rest on.
     """
 
@@ -75,7 +75,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Project:
-    """A project whose files could be read; whether they make sense is found out when they are compiled."""
+    """A project whose files could be read; compiling them finds out whether they are valid."""
 
     def __init__(self, where: Where, options: Options = Options()) -> None:  # noqa: B008 (it is frozen)
         self.began_ns = time.time_ns()
@@ -97,7 +97,7 @@ class Project:
 
     @cached_property
     def compiled(self) -> Compiled:
-        """Everything that the two files come to. Raises InputError with all problems."""
+        """The result of compiling the two files. Raises InputError with all problems."""
         return compile_project(self.testbed, self._config, schemas(), self.settings, self.files)
 
     @cached_property
@@ -107,7 +107,7 @@ class Project:
         return logical, warnings
 
     def hints(self) -> tuple[Problem, ...]:
-        """What is worth a word to somebody who asks, and stops no build."""
+        """Return problems that are worth a hint, and stop no build."""
         return secrets_in_sight(self.compiled.placed.logical, self.testbed, self._config)
 
     @cached_property
@@ -130,7 +130,7 @@ class Project:
 
     @cached_property
     def ledger(self) -> Ledger:
-        """A copy of the project's ledger in memory; for those who hold the lock, the ledger itself."""
+        """The project's ledger; a copy in memory unless this process holds the lock."""
         return copy_of_ledger(ledger_path(self.folder))
 
     def _known_digests(self) -> Iterator[tuple[str, Remembered]]:
@@ -275,7 +275,7 @@ class Project:
                 yield ImageStep(name, image, Disposition.KEEP)
 
     def note_signatures(self) -> None:
-        """Note what files look like that were found to be unchanged, so that they need not be read again."""
+        """Record new signatures of files that were found unchanged, so that they need not be read again."""
         self.ledger.refresh(self.decider.refreshed)
         self.decider.refreshed.clear()
 
@@ -297,5 +297,5 @@ def _held(decision: _AnyDecision, kept: Mapping[str, str], action: Disposition) 
 
 
 def ledger_path(folder: Path) -> Path:
-    """Where a project's ledger lies."""
+    """Return the path of a project's ledger."""
     return folder / PRIVATE_FOLDER / "ledger.sqlite"

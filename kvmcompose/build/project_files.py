@@ -58,13 +58,13 @@ class FolderFiles:
         return self.folder / expand(name)
 
     def kind(self, path: str) -> FileKind:
-        """What the path leads to."""
+        """Return the kind of a path, links followed."""
         if path not in self._kinds:
             self._kinds[path] = _kind(self.path(path))
         return self._kinds[path]
 
     def is_inside(self, path: str) -> bool:
-        """Whether the path, links resolved, lies in the project folder or an allowed folder."""
+        """Whether the path, links resolved, is in the project folder or an allowed folder."""
         if path not in self._inside:
             resolved = _resolve(self.path(path))
             self._inside[path] = resolved is not None and self._allowed(resolved)
@@ -107,7 +107,7 @@ class FolderFiles:
     def image_problem(self, path: str, wanted_format: str | None) -> str | None:
         """Why a disk image may not be used, or None.
 
-        An image may lie anywhere, but must be one, and must not lead to other files: else a lab from the
+        An image may be anywhere, but must be one, and must not refer to other files: otherwise a lab from the
         internet could make any file of this machine readable in a guest.
         """
         key = (path, wanted_format)
@@ -128,7 +128,7 @@ class FolderFiles:
             if header.data_file is not None:
                 return f"keeps its data in another file ({header.data_file!r})"
             if header.backing_file is not None:
-                # its name is relative to where the image lies, not to where guests find it
+                # its name is relative to the folder of the image, not to that of the overlays
                 return f"is itself an overlay, on {header.backing_file!r}: flatten it with qemu-img convert"
         except KvmComposeError as error:
             return f"cannot be used: {error.message}"
@@ -215,7 +215,7 @@ class FolderFiles:
         """What a path below a carried folder is: its kind, a link's target, whether it can be run.
 
         A link within the folder stays a link; one that leads elsewhere in the project becomes the file
-        it leads to, as its target would be missing in the guest.
+        it points to, as its target would be missing in the guest.
         """
         if found.is_symlink():
             target = os.readlink(found)  # noqa: PTH115 (the text of the link, unresolved)

@@ -1,4 +1,4 @@
-"""What a project is made from: its two files, its name, and what stands in for what they leave out."""
+"""The inputs of a project: its two files, its name, and defaults for what they leave out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_sources(folder: Path, where: Where) -> tuple[Source, Source | None]:
 
 
 def hashed(folder: Path, where: Where, testbed: Source, config: Source | None) -> dict[str, str | None]:
-    """The digests of the two input files as they were read, for the project's standing."""
+    """Return the digests of the two input files as they were read, for the build stamp."""
     return {
         str(folder / (where.input or YAML_NAME)): digest_bytes(testbed.data),
         str(folder / (where.config or CONFIG_NAME)): digest_bytes(config.data)
@@ -54,7 +54,7 @@ def hashed(folder: Path, where: Where, testbed: Source, config: Source | None) -
 
 
 def beyond_environment(where: Where) -> dict[str, str]:
-    """The options that say other than the environment does: what a project's standing rests on, too."""
+    """Return the options that differ from the environment: the build stamp depends on them, too."""
     allowed = [path for path in os.environ.get("KVM_COMPOSE_ALLOW_PATH", "").split(os.pathsep) if path]
     pairs = {
         "--input": (where.input, os.environ.get("KVM_COMPOSE_INPUT")),
@@ -115,7 +115,7 @@ def _this_machine() -> Host:
 
 
 def _resolve(host: Host) -> Host:
-    """What ``auto`` comes to: for this machine it is found out; of others the usual is taken for granted."""
+    """Resolve ``auto``: for this machine by probing, for others to the usual value."""
     virt, datapath = host.virt_type, host.datapath_type
     if virt == "auto":
         virt = virt_type()[0] if host.is_main_host else "kvm"

@@ -1,4 +1,4 @@
-"""The one walk over what an artefact is made of: the digest is taken of it, and ``why`` shows it.
+"""Recipes: all inputs of an artefact as one document. Its digest is compared, and ``why`` shows it.
 
 The inputs of an artefact are one JSON document: values of the state, digests of templates, files,
 images and of the code that renders. Its SHA-256 is the artefact's *recipe*; the document itself goes
@@ -48,7 +48,7 @@ class Recipe(msgspec.Struct, frozen=True):
 
 
 class Recipes:
-    """Takes the recipes of one compiled project; remembers what many artefacts share."""
+    """Makes the recipes of one compiled project; remembers what many artefacts share."""
 
     def __init__(
         self,
@@ -84,21 +84,21 @@ class Recipes:
         return self._overlays[content]
 
     def forget(self, path: str) -> None:
-        """Take this artefact's recipe anew the next time: an image may have been fetched meanwhile."""
+        """Forget this artefact's recipe: an image may have been fetched meanwhile."""
         self._recipes.pop(path, None)
         if self._images.changes != self._seen_changes:
             self._seen_changes = self._images.changes
             self._overlays.clear()
 
     def backing(self, content: Overlay) -> str | None:
-        """What an overlay calls the image that it lies on: relative to ``artefacts/``."""
+        """Return the name of an overlay's backing file, relative to ``artefacts/``."""
         if content.on is not None:
             return content.on.removeprefix("artefacts/")
         resolved = self._images.resolve(content.image) if content.image is not None else None
         return resolved.link if resolved is not None else None
 
     def size(self, content: Content) -> int | None:
-        """The size of a disk in bytes, as its guest sees it; None when its image is not here to tell."""
+        """Return the size of a disk in bytes, as its guest sees it; None if its image is missing."""
         match content:
             case Overlay(image=None):
                 return self.size(self._artefacts[str(content.on)].content)
@@ -180,14 +180,14 @@ def seal(document: dict[str, Any]) -> Recipe:
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One leaf of the inputs that is not as it was; None stands for not there."""
+    """One leaf of the inputs that has changed; None means missing."""
 
     name: str
     before: Any
     after: Any
 
     def __str__(self) -> str:
-        """``values.memory_mb: 512 -> 1024``; digests are shortened, they tell nobody anything."""
+        """``values.memory_mb: 512 -> 1024``; digests are shortened."""
         return f"{self.name}: {_show(self.before)} -> {_show(self.after)}"
 
 

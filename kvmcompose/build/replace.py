@@ -1,8 +1,8 @@
-"""Put a finished file in its place such that whatever has come there meanwhile is not lost.
+"""Puts a finished file in its place without losing what was written there meanwhile.
 
 ``rename`` replaces what is there, whatever it is by now. Linux can exchange two names in one step, and rename
 only where nothing is in the way (renameat2(2), RENAME_EXCHANGE and RENAME_NOREPLACE): so what was displaced
-can be looked at before it goes, and put back.
+can be checked before it is removed, and put back.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _rename(source: str, target: str, flags: int) -> bool:
 
 
 def move_new(source: str, target: str) -> None:
-    """Rename a file to a name that nobody has. Raises FileExistsError when it is taken, OSError."""
+    """Rename a file to a free name. Raises FileExistsError if it is taken, OSError."""
     if _rename(source, target, _NOREPLACE):
         return
     try:
@@ -89,7 +89,7 @@ def put(staged: str, path: str, seen: Signature | None) -> bool:
     if alike(seen_at(staged), seen):
         os.unlink(staged)  # noqa: PTH108 (as above)
         return True
-    # somebody has written in between: as before, and what they may have made of ours meanwhile is theirs
+    # written to in between: swap back; if our file was edited meanwhile, keep that edit, too
     _rename(staged, path, _EXCHANGE)
     if not alike(seen_at(staged), ours):
         keep_as(staged, f"{path}.orig")

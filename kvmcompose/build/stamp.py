@@ -1,9 +1,9 @@
-"""The standing of a project: everything a build rested on, so that the next can end at once.
+"""The build stamp: everything that a build depended on, so that the next can end at once.
 
-After a build that left nothing to do, the signatures of all inputs and outputs are written down. While
-they are the same, nothing can have changed, and neither the YAML nor the ledger has to be read.
-Where there is any doubt there is no standing, and the build looks at everything: this file is a short cut
-to an answer, never a second opinion. It imports next to nothing: importing takes longer than looking.
+After a build that left nothing to do, the signatures of all inputs and outputs are recorded. While they are
+unchanged there is nothing to do, and neither the YAML nor the ledger has to be read. In any doubt there is no
+stamp, and the build checks everything: the stamp is a shortcut to an answer, never a second opinion.
+This module imports next to nothing: imports take longer than the check.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _MANY = 6000
 #: Linux stamps files with a clock that ticks every 1 to 10 ms; see ``stat_cache``.
 _TICK_NS = 20_000_000
 
-#: What of the environment a build depends on, beside all of KVM_COMPOSE_*.
+#: The environment variables that a build depends on, besides all of KVM_COMPOSE_*.
 _ENVIRONMENT = ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "SOURCE_DATE_EPOCH", "PATH")
 #: Those of them that name folders, as seen from the current one.
 _PLACES = ("KVM_COMPOSE_STORE", "KVM_COMPOSE_PLUGINS", "XDG_DATA_HOME", "XDG_CACHE_HOME")
 
 
 def surroundings(package: str, root: str) -> dict[str, str]:
-    """What a build depends on beside files, and which project it is.
+    """Return what a build depends on besides files, and which project it is.
 
     ``package`` is the folder kvmcompose was imported from, ``root`` the project's. Raises OSError when there
     is no current folder.
@@ -62,12 +62,12 @@ def _signature(path: str) -> list[int] | None:
 
 
 def _opened(path: str, flags: int) -> int:
-    """A descriptor; of a named pipe, too, without waiting for somebody to write to it."""
+    """Open a file; does not block on a named pipe."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
 
 
 def _is_ours(path: str) -> bool:
-    """Whether a file is there as a build makes it; one that came along with a lab may be a link."""
+    """Whether a file is regular and has one name, as builds make it; that of a lab may be a link."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -88,7 +88,7 @@ def _content(path: str) -> str | None:
 
 
 class BuildStamp:
-    """What a build rested on.
+    """What a build depended on.
 
     ``hashed`` are the contents' SHA-256 (None: not there) of files that are read each time, ``inputs`` the
     signatures of all others. ``outputs`` are the paths of all artefacts, and ``numbers`` their signatures in
@@ -118,7 +118,7 @@ class BuildStamp:
 
 
 def output_signatures(root: str, paths: Iterable[str]) -> array.array[int]:
-    """The signatures of artefacts as they are now. Raises OSError."""
+    """Return the signatures of artefacts. Raises OSError."""
     numbers = array.array("q")
     for path in paths:
         status = os.lstat(f"{root}/{path}")
@@ -127,7 +127,7 @@ def output_signatures(root: str, paths: Iterable[str]) -> array.array[int]:
 
 
 def input_signatures(watched: Iterable[str], began_ns: int) -> dict[str, list[int] | None] | None:
-    """The signatures of inputs, or None when one may have changed since the build began."""
+    """Return the signatures of inputs, or None if one may have changed since the build began."""
     inputs = {path: _signature(path) for path in sorted(set(watched))}
     for signature in inputs.values():
         if signature is not None and max(signature[1], signature[2]) + _TICK_NS >= began_ns:
@@ -135,17 +135,17 @@ def input_signatures(watched: Iterable[str], began_ns: int) -> dict[str, list[in
     return inputs
 
 
-def write_stamp(private: str, standing: BuildStamp) -> None:
-    """Write it down, what is always wanted before what seldom is. Raises OSError."""
-    sections = [_lines(standing.outputs), standing.numbers.tobytes()]
+def write_stamp(private: str, stamp: BuildStamp) -> None:
+    """Write the stamp, what is always read first. Raises OSError."""
+    sections = [_lines(stamp.outputs), stamp.numbers.tobytes()]
     head = json.dumps(
         {
             "version": VERSION,
-            "around": standing.around,
-            "hashed": standing.hashed,
-            "inputs": standing.inputs,
-            "summary": standing.summary,
-            "overview": standing.overview,
+            "around": stamp.around,
+            "hashed": stamp.hashed,
+            "inputs": stamp.inputs,
+            "summary": stamp.summary,
+            "overview": stamp.overview,
             "sizes": [len(section) for section in sections],
         }
     ).encode()
@@ -165,7 +165,7 @@ def write_stamp(private: str, standing: BuildStamp) -> None:
 
 
 def read_stamp(private: str, *, outputs: bool = True) -> BuildStamp | None:
-    """What the last build rested on, or None when there is nothing (whole) to be read.
+    """Read the stamp of the last build; None if it is missing, damaged or of another version.
 
     Without ``outputs`` they are left out, as it takes long to read those of a large project.
     """
@@ -185,7 +185,7 @@ def read_stamp(private: str, *, outputs: bool = True) -> BuildStamp | None:
             overview=head["overview"],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None  # not there, cut off, or of another version: the build will look itself
+        return None  # not there, cut off, or of another version: the build checks everything
     return found if len(found.outputs) == len(found.numbers) / 4 else None
 
 
@@ -205,58 +205,58 @@ def _read(file: io.BufferedReader, size: int) -> bytes:
 
 
 def drop_stamp(private: str) -> None:
-    """There is something to look at again."""
+    """Remove the stamp: the next build has to check everything."""
     path = os.path.join(private, FILE_NAME)  # noqa: PTH118
     if _is_ours(path):
         os.unlink(path)  # noqa: PTH108
 
 
 def summary_if_unchanged(root: str, private: str, around: Mapping[str, str]) -> str | None:
-    """The summary of the last build if a new one would find nothing to do, else None."""
+    """Return the summary of the last build if nothing has changed since, else None."""
     try:
         if not _may_be_current(private, read_stamp(private, outputs=False)):
             return None
-        standing = read_stamp(private)
-        return standing.summary if standing is not None and _rests(standing, root, around) else None
+        stamp = read_stamp(private)
+        return stamp.summary if stamp is not None and _rests(stamp, root, around) else None
     except (OSError, ValueError, TypeError):
         return None
 
 
 def overview_if_unchanged(private: str, around: Mapping[str, str]) -> str | None:
-    """The overview of the tasks if it is still that, whatever became of the artefacts, else None."""
+    """Return the overview of the tasks if no input has changed, else None."""
     try:
-        standing = read_stamp(private, outputs=False)
-        if standing is None or not _may_be_current(private, standing) or not _inputs_rest(standing, around):
+        stamp = read_stamp(private, outputs=False)
+        if stamp is None or not _may_be_current(private, stamp) or not _inputs_rest(stamp, around):
             return None
     except (OSError, ValueError, TypeError):
         return None
-    return standing.overview or None
+    return stamp.overview or None
 
 
-def _may_be_current(private: str, standing: BuildStamp | None) -> bool:
-    """Whether nobody builds, and the files that are read each time are as they were. Raises OSError."""
+def _may_be_current(private: str, stamp: BuildStamp | None) -> bool:
+    """Whether no build runs, and the files that are read each time are unchanged. Raises OSError."""
     return (
-        standing is not None
+        stamp is not None
         and _idle(private)
         and _has_ledger(private)
-        and all(_content(path) == digest for path, digest in standing.hashed.items())
+        and all(_content(path) == digest for path, digest in stamp.hashed.items())
     )
 
 
-def _rests(standing: BuildStamp, root: str, around: Mapping[str, str]) -> bool:
+def _rests(stamp: BuildStamp, root: str, around: Mapping[str, str]) -> bool:
     """Whether all that a build rested on is as it was, but perhaps for what is ``hashed``."""
-    return _inputs_rest(standing, around) and _same(root, standing.outputs, standing.numbers)
+    return _inputs_rest(stamp, around) and _same(root, stamp.outputs, stamp.numbers)
 
 
-def _inputs_rest(standing: BuildStamp, around: Mapping[str, str]) -> bool:
+def _inputs_rest(stamp: BuildStamp, around: Mapping[str, str]) -> bool:
     """Whether that is so of all but the artefacts."""
-    return standing.around == around and all(
-        _signature(path) == signature for path, signature in standing.inputs.items()
+    return stamp.around == around and all(
+        _signature(path) == signature for path, signature in stamp.inputs.items()
     )
 
 
 def _has_ledger(private: str) -> bool:
-    """Whether the ledger is there, by its first bytes: without it nobody would know what to remove later."""
+    """Whether the ledger exists, by its first bytes: without it a build cannot know what to remove later."""
     with open(os.path.join(private, "ledger.sqlite"), "rb", opener=_opened) as file:  # noqa: PTH118
         return file.read(16) == b"SQLite format 3\0"
 
@@ -274,7 +274,7 @@ def _idle(private: str) -> bool:
 
 
 def _same(root: str, outputs: Sequence[str], numbers: array.array[int]) -> bool:
-    """Whether no artefact was touched; of many, another process looks at half."""
+    """Whether no artefact was changed; of many, another process checks half."""
     half = len(outputs) // 2 if len(outputs) >= _MANY and len(os.sched_getaffinity(0)) > 1 else 0
     other = os.fork() if half else None
     if other == 0:
@@ -296,10 +296,10 @@ def _looks_same(root: str, outputs: Sequence[str], numbers: array.array[int]) ->
         return False
     try:
         os.chdir(root)
-        look = os.lstat
+        lstat = os.lstat
         position = 0
         for path in outputs:
-            status = look(path)
+            status = lstat(path)
             if (
                 status.st_ctime_ns != numbers[position]
                 or status.st_mtime_ns != numbers[position + 1]

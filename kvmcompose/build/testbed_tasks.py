@@ -75,8 +75,8 @@ class TestbedTasks:
             **({"teardown": [self.take_down]} if down_at_end else {}),
             "params": [
                 _flag("rerun_scripts", "run setup scripts that have run before"),
-                _flag("reset_clones", "make clones anew when their golden image has changed"),
-                _flag("keep_going", "go on with the others when a guest fails"),
+                _flag("reset_clones", "make new clones when their golden image has changed"),
+                _flag("keep_going", "continue with the others when a guest fails"),
             ],
         }
         yield {
@@ -147,7 +147,7 @@ class TestbedTasks:
         try:
             server = connect()
             server.put(NewDeployment(self._name, str(self._folder)))  # nothing happens if it knows it
-            return _outcome(perform(server, self._name, command, _Told()))
+            return _outcome(perform(server, self._name, command, _StderrReport()))
         except KvmComposeError as error:
             return _failed(error)
 
@@ -157,8 +157,8 @@ def testbed_in(folder: Path) -> TestbedTasks:
     return TestbedTasks(name_of(folder), folder)
 
 
-class _Told:
-    """Writes to stderr what an action does. doit itself tells which task runs, and how it ended."""
+class _StderrReport:
+    """Writes to stderr what an action does. doit itself reports which task runs, and how it ended."""
 
     wants_steps = True
 
