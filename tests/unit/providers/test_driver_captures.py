@@ -136,6 +136,24 @@ def test_leftovers_are_those_that_nobody_listens_to() -> None:
     assert removals[0].endswith("mirrors uuid-of-cap-left -- --if-exists del-port cap-left")
 
 
+def test_a_capture_that_begins_takes_no_mirror_from_another() -> None:
+    """Whose tcpdump has not begun yet, so that it looks like one that was left behind."""
+
+    async def run() -> None:
+        machine = Recorder(mirrors())
+        made = OvsMirrors(machine)
+        async with made.open("p", "p-br0") as port:
+            machine.answers = (mirrors(port, "cap-left"),)
+            async with made.open("p", "p-br0"):
+                pass
+            removed = [" ".join(each) for each in machine.commands if "remove" in each]
+            assert any("uuid-of-cap-left" in each for each in removed)
+            assert not any(port in each for each in removed)
+        assert f"del-port {port}" in " ".join(machine.commands[-1])
+
+    asyncio.run(run())
+
+
 def test_an_answer_that_is_no_table_is_an_error() -> None:
     with pytest.raises(DriverError, match="invalid output"):
         collect(Recorder(("find Mirror", 0, b"nothing", b"")))

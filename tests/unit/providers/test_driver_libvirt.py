@@ -353,7 +353,8 @@ def test_what_a_killed_libvirtd_left_of_a_network_is_cleared_away(
     rules = (
         b"*nat\n-A LIBVIRT_PRT -s 10.1.0.0/24 -j MASQUERADE\n-A POSTROUTING -s 10.1.0.0/24 -j LOG\nCOMMIT\n"
     )
-    machine.answers = (("ip -json", 0, links, b""), ("iptables-save", 0, rules, b""))
+    no_dhcp_server = ("pkill", 1, b"", b"")
+    machine.answers = (("ip -json", 0, links, b""), ("iptables-save", 0, rules, b""), no_dhcp_server)
     machine.commands, machine.privileged, machine.ran = [], [], clear
     bench.run(lambda: bench.driver.start_network(network_xml()))
     assert bench.run(lambda: bench.driver.networks("p")) == {"p-network": True}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
 from recorder import Recorder
 
 from kvmcompose.core.deployable import VethPair
+from kvmcompose.hosts.command import Completed
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.iplink.driver import IpLinks, batch_to_apply, batch_to_remove, parse_links
 
@@ -69,6 +72,7 @@ def test_end_on_another_bridge_is_named() -> None:
         msgspec.structs.replace(JOINT, left="lo"),
         msgspec.structs.replace(JOINT, right="p-br0"),
         msgspec.structs.replace(JOINT, left="p-veth0", right="p-b"),
+        msgspec.structs.replace(JOINT, left="p-veth0", right="p-br0"),
     ],
 )
 def test_name_that_is_taken_is_an_error(pair: VethPair) -> None:
@@ -87,6 +91,24 @@ def test_name_that_would_be_more_than_a_name_is_refused(name: str) -> None:
 def test_pair_goes_with_one_end() -> None:
     there = parse_links(THERE)
     assert batch_to_remove(there, ["p-veth0", "p-veth1", "gone", "p-veth0"]) == ["link delete dev p-veth0"]
+
+
+def test_what_is_gone_keeps_no_other_from_going() -> None:
+    there = parse_links(THERE)
+    wanted = ["link delete dev p-br0", "link delete dev p-veth1"]
+    assert batch_to_remove(there, ["gone", "p-br0", "p-br0", "p-veth1", "p-veth0"]) == wanted
+
+
+def test_removal_that_another_was_faster_with_is_no_error() -> None:
+    class Host(Recorder):
+        async def run(self, argv: Sequence[str], **options: Any) -> Completed:
+            if "-batch" in argv:
+                self.answers = (("link show", 0, b"[]", b""), ("-batch", 1, b"", b"Cannot find device"))
+            return await super().run(argv, **options)
+
+    host = Host(("link show", 0, THERE, b""))
+    asyncio.run(IpLinks(host).remove(["p-veth0"]))
+    assert host.scripts == ["link delete dev p-veth0\n"]
 
 
 def test_nothing_to_do_asks_nothing() -> None:

@@ -127,6 +127,7 @@ def test_removal_is_one_transaction() -> None:
     assert machine.commands == []
     asyncio.run(OvsSwitches(machine).remove(["p-br0", "p-br1"]))
     (command,) = machine.commands
+    assert machine.privileged == [True]
     assert command[2:] == ["--", "--if-exists", "del-br", "p-br0", "--", "--if-exists", "del-br", "p-br1"]
 
 
@@ -160,3 +161,16 @@ def test_other_words_than_tables_are_an_error() -> None:
     for output in (b"", b"{}", b"[]\n[]\n", BRIDGES + BRIDGES):
         with pytest.raises(DriverError, match="invalid output"):
             parse_bridges(output)
+
+
+@pytest.mark.parametrize("silent", ["ovs-vsctl", "ovs-appctl"])
+def test_database_and_switch_are_both_asked_whether_they_work(silent: str) -> None:
+    asyncio.run(OvsSwitches(Recorder()).check())
+    with pytest.raises(DriverError, match=f"{silent} failed"):
+        asyncio.run(OvsSwitches(Recorder((silent, 1, b"", b"no"))).check())
+
+
+def test_interfaces_in_bridges_of_others_are_named() -> None:
+    switches = OvsSwitches(Recorder(("list Bridge", 0, BRIDGES, b"")))
+    assert asyncio.run(switches.elsewhere("p", ["other", "p-veth0", "new"])) == ["other"]
+    assert asyncio.run(switches.elsewhere("q", ["p-veth0", "p-br0"])) == ["p-br0", "p-veth0"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from kvmcompose.hosts.errors import DriverError
@@ -129,3 +131,40 @@ def test_ages_of_guests_are_those_of_their_qemu() -> None:
         "     3 vim qemu -name guest=p-three\n"
     )
     assert qemu_ages(shown) == {"p-one": 7.0, "p-two": 120000.0}
+
+
+def test_disks_are_read_whatever_is_left_out() -> None:
+    xml = """<domain><name>p-one</name><devices>
+    <disk type='file' device='disk'/>
+    <disk type='network' device='disk'><target dev='vda'/></disk>
+    <disk type='file' device='disk'><driver type='qcow2'/><source file='/d'/><target dev='vdb'/></disk>
+    </devices></domain>"""
+    assert list(xmls.disks(xml)) == [
+        xmls.Disk("vda", "raw", writable=True),
+        xmls.Disk("vdb", "qcow2", writable=True, path="/d"),
+    ]
+
+
+def test_a_snapshot_without_a_time_is_one_of_long_ago() -> None:
+    for text in ("", "yesterday"):
+        xml = f"<domainsnapshot><name>a</name><creationTime>{text}</creationTime></domainsnapshot>"
+        facts = xmls.snapshot_facts(xml)
+        assert (facts.created, facts.state, facts.parent) == (0, "unknown", None)
+
+
+def test_the_bridge_of_a_network_is_recognised_by_what_follows_from_its_name() -> None:
+    def mac(xml: str) -> str | None:
+        element = xmls.parse(xmls.with_digest(xml)[0], "network").find("mac")
+        return element.get("address") if element is not None else None
+
+    found = mac(NETWORK)
+    assert re.fullmatch("52:54:00(:[0-9a-f]{2}){3}", found or "")
+    assert mac(NETWORK.replace("10.1", "10.2")) == found
+    assert mac(NETWORK.replace("p-network", "q-network")) != found
+    own = NETWORK.replace("<ip", "<mac address='02:00:00:00:00:01'/><ip")
+    assert mac(own) == "02:00:00:00:00:01"
+    marked = xmls.with_digest(NETWORK.replace("<ip", "<bridge name='p-br'/><ip"))[0]
+    assert xmls.network_remains(marked) == xmls.NetworkRemains(
+        network="p-network", bridge="p-br", mac=found or "", address="10.1.0.1/20"
+    )
+    assert xmls.network_remains(xmls.with_digest(NETWORK)[0]) is None  # it has no bridge
