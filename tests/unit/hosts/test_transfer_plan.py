@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kvmcompose.core.deployable import DomainGuest
+from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.hosts.transfer_plan import (
     Digests,
     NeededFile,
@@ -91,6 +92,22 @@ def test_holes_weigh_nothing(folder: Path) -> None:
         file.write(b"x" * 4096)
     parcel = needed_files(folder, [guest("web", "artefacts/web.iso")])["artefacts/web.iso"]
     assert 0 < parcel.size < MIB
+
+
+def test_a_disk_that_lies_on_itself_is_an_error(folder: Path) -> None:
+    qcow2(folder / "artefacts/golden.img", "clone.qcow2")
+    with pytest.raises(KvmComposeError, match=r"artefacts/clone\.qcow2 has a chain of more than"):
+        needed_files(folder, [guest("clone", disk="artefacts/clone.qcow2")])
+
+
+def test_notes_are_not_read_through_a_link(folder: Path, tmp_path: Path) -> None:
+    """The folder is a member's, and root's server reads it."""
+    (folder / ".kvm-compose").mkdir()
+    note_sent(folder, "two", Sent())
+    noted = folder / ".kvm-compose/sent.json"
+    noted.rename(tmp_path / "elsewhere.json")
+    noted.symlink_to(tmp_path / "elsewhere.json")
+    assert read_sent(folder) == {}
 
 
 def test_what_is_not_there_is_said(folder: Path) -> None:
