@@ -16,8 +16,11 @@ import pytest
 
 from golden.bench import Bench, new_bench
 from kvmcompose.core.deployment import Action, ActionState, Down, Phase, StepState, Up
+from kvmcompose.effects.resources import schemas
 from kvmcompose.hosts.blob_store import Inventory
 from kvmcompose.hosts.fake import Failure, FakeBlobStore, FakeDisk, World
+from kvmcompose.hosts.transfer_plan import plan_transfers
+from kvmcompose.pipeline.stored import read_state
 from kvmcompose.server.actions import Actions
 
 if TYPE_CHECKING:
@@ -162,6 +165,31 @@ def fail_at(lab: Lab, command: Up | Down, call: str) -> Action:
 
 
 # -- when all goes well --------------------------------------------------------------------------------
+
+
+def planned(lab: Lab) -> dict[str, tuple[set[str], tuple[str, ...]]]:
+    """What ``plan`` says would be sent to each host, and what is not made yet."""
+    state = read_state((lab.folder / "state.json").read_bytes(), schemas())
+    found = plan_transfers(lab.folder, state)
+    return {each.host: ({Path(file.path).name for file in each.files}, each.unmade) for each in found}
+
+
+def test_what_would_be_sent_is_what_a_host_has_not(labs: Lab) -> None:
+    first = planned(labs)
+    assert set(first) == {"two", "three"}  # this host needs nothing sent
+    assert "db-cloud-init.img" in first["two"][0]
+    assert "far-cloud-init.img" in first["three"][0]
+    assert "db-cloud-init.img" not in first["three"][0]
+    assert all(any("worker" in path for path in unmade) for _, unmade in first.values())
+    labs.must(Up())
+    assert {host: files - {"worker-cloud-init.img"} for host, (files, _) in planned(labs).items()} == {
+        "two": set(),
+        "three": set(),
+    }
+    seed = labs.folder / "artefacts/far-cloud-init.iso"
+    seed.write_bytes(seed.read_bytes() + b"more")
+    assert planned(labs)["three"][0] == {"far-cloud-init.iso"}
+    assert planned(labs)["two"][0] == set()
 
 
 def test_up_and_down_and_up_again(labs: Lab) -> None:
