@@ -174,3 +174,11 @@ def test_interfaces_in_bridges_of_others_are_named() -> None:
     switches = OvsSwitches(Recorder(("list Bridge", 0, BRIDGES, b"")))
     assert asyncio.run(switches.elsewhere("p", ["other", "p-veth0", "new"])) == ["other"]
     assert asyncio.run(switches.elsewhere("q", ["p-veth0", "p-br0"])) == ["p-br0", "p-veth0"]
+
+
+def test_what_failed_as_root_is_shown_with_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    switches = OvsSwitches(Recorder(("ovs-vsctl", 1, b"", b"no")))
+    with pytest.raises(DriverError) as caught:
+        asyncio.run(switches.remove(["p-br0"]))
+    assert "sudo ovs-vsctl" in str(caught.value.hint)
