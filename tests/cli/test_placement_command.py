@@ -67,7 +67,7 @@ def test_what_a_strategy_cannot_do_does_not_hide_the_others(tmp_path: Path) -> N
     ran = bench.run("placement", "--compare")
     assert ran.status == 0
     assert "cannot place this testbed" in ran.out
-    assert "round_robin: round_robin parts them" in ran.err
+    assert "round_robin: round_robin separates them" in ran.err
     assert "round_robin *" in ran.out
     assert [line.split()[0] for line in ran.out.splitlines()[1:]] == [
         "min_tunnels", "pack", "round_robin", "spread",

@@ -43,7 +43,7 @@ def test_it_is_there_when_needed_and_goes_when_not(own_place: Path) -> None:
     assert connect().health().pid == health.pid
     assert gone(health.pid, 15)
     assert not (own_place / "server.sock").exists()
-    assert "ending" in (own_place / "embedded.log").read_text()
+    assert "stopping: no requests" in (own_place / "embedded.log").read_text()
     # the same client goes on with a new one
     assert server.health().pid != health.pid
 

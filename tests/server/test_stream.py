@@ -201,6 +201,6 @@ def test_a_server_that_stays_away_is_given_up(server: StubServer, monkeypatch: p
     next(lines)
     client.address = Address(socket=server.folder / "nobody")
     nobody = client.follow("demo", uuid)
-    with pytest.raises(ServerError, match="is gone"):
+    with pytest.raises(ServerError, match="lost the connection"):
         next(nobody)
     lines.close()
