@@ -90,7 +90,7 @@ def _explained(logical: LogicalTestbed, placement: Placement) -> dict[str, Any]:
 
     return {
         "how": (strategy(logical.strategy).__doc__ or "").strip(),
-        "wishes": logical.wishes,
+        "wishes": logical.constraints,
         "hosts": _loads(logical, placement),
     }
 
@@ -115,9 +115,9 @@ def _loads(logical: LogicalTestbed, placement: Placement) -> dict[str, dict[str,
 def _explain(logical: LogicalTestbed, placement: Placement, console: Console) -> None:
     explained = _explained(logical, placement)
     console.data(f"{logical.strategy}: {explained['how']}\n")
-    for name, host in logical.wishes.pin.items():
+    for name, host in logical.constraints.pin.items():
         console.data(f"pin: {name} to {host}")
-    for key, lists in (("together", logical.wishes.together), ("apart", logical.wishes.apart)):
+    for key, lists in (("together", logical.constraints.together), ("apart", logical.constraints.apart)):
         for names in lists:
             console.data(f"{key}: {', '.join(names)}")
     rows = [

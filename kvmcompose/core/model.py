@@ -135,7 +135,7 @@ class Topology(msgspec.Struct, frozen=True):
     external: str | None
 
 
-class Wishes(msgspec.Struct, frozen=True):
+class Constraints(msgspec.Struct, frozen=True):
     """What placement has to heed, whatever the strategy. A name is that of a guest, machine or bridge."""
 
     pin: dict[str, str] = {}
@@ -154,7 +154,7 @@ class LogicalTestbed(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[Host, ...]
     keys: SshKeys
     strategy: str
-    wishes: Wishes = Wishes()
+    constraints: Constraints = Constraints()
 
     @property
     def main_host(self) -> Host:

@@ -56,7 +56,7 @@ class Dialect(Protocol):
     def specialise(self, placed: PlacedTestbed) -> tuple[Any, dict[str, tuple[Interface, ...]], str | None]:
         """The network section of the state, every guest's interfaces, and the external bridge.
 
-        Raises ComplaintsError when the wishes of the YAML cannot all be met.
+        Raises ComplaintsError when the constraints of the YAML cannot all be met.
         """
 
     def artefacts(self, state: State) -> Iterable[Artefact]:

@@ -28,7 +28,7 @@ LARGEST = 9
 _KEPT = 3
 
 
-class Wish(msgspec.Struct, frozen=True):
+class AddressRequest(msgspec.Struct, frozen=True):
     """An interface that needs addresses. ``network`` says which connected network it is on."""
 
     guest: str
@@ -54,42 +54,44 @@ class Addresses(msgspec.Struct, frozen=True):
     subnets: dict[str, Subnet]
 
 
-def assign(project: str, wishes: Sequence[Wish], external: str) -> tuple[Addresses, tuple[Complaint, ...]]:
-    """Addresses for all wishes. ``external`` is the network that has a gateway."""
+def assign(
+    project: str, requests: Sequence[AddressRequest], external: str
+) -> tuple[Addresses, tuple[Complaint, ...]]:
+    """Addresses for all requests. ``external`` is the network that has a gateway."""
     complaints: list[Complaint] = []
-    by_network: dict[str, list[Wish]] = {external: []}
-    for wish in wishes:
-        by_network.setdefault(wish.network, []).append(wish)
+    by_network: dict[str, list[AddressRequest]] = {external: []}
+    for request in requests:
+        by_network.setdefault(request.network, []).append(request)
     subnets = _subnets(project, by_network, external, complaints)
     ips: dict[tuple[str, int], str] = {}
     for name, members in by_network.items():
         ips.update(_ips(project, members, subnets[name], complaints))
-    return Addresses(_macs(project, wishes), ips, subnets), tuple(complaints)
+    return Addresses(_macs(project, requests), ips, subnets), tuple(complaints)
 
 
-def _macs(project: str, wishes: Sequence[Wish]) -> dict[tuple[str, int], str]:
-    given = {wish.mac for wish in wishes if wish.mac is not None}
+def _macs(project: str, requests: Sequence[AddressRequest]) -> dict[tuple[str, int], str]:
+    given = {request.mac for request in requests if request.mac is not None}
     macs: dict[tuple[str, int], str] = {}
-    for wish in wishes:
-        mac = wish.mac
+    for request in requests:
+        mac = request.mac
         attempt = 0
         while mac is None:
-            number = stable_number("mac", project, wish.guest, wish.index, attempt) % 2**24
+            number = stable_number("mac", project, request.guest, request.index, attempt) % 2**24
             derived = (_MAC_PREFIX | number).to_bytes(6, "big").hex(":")
             if derived not in given:
                 given.add(derived)
                 mac = derived
             attempt += 1
-        macs[wish.guest, wish.index] = mac
+        macs[request.guest, request.index] = mac
     return macs
 
 
 def _subnets(
-    project: str, networks: Mapping[str, Sequence[Wish]], external: str, complaints: list[Complaint]
+    project: str, networks: Mapping[str, Sequence[AddressRequest]], external: str, complaints: list[Complaint]
 ) -> dict[str, Subnet]:
     chosen: dict[str, ipaddress.IPv4Network] = {}
     for name, members in networks.items():
-        given = [wish for wish in members if wish.ip not in (None, DYNAMIC)]
+        given = [request for request in members if request.ip not in (None, DYNAMIC)]
         if given:
             network = _enclosing(given, len(members))
             if network.prefixlen < LARGEST:
@@ -125,17 +127,17 @@ def _prefix_length(interfaces: int) -> int:
     return next((prefix for prefix, most in _SIZES if interfaces <= most), LARGEST)
 
 
-def _enclosing(given: Sequence[Wish], interfaces: int) -> ipaddress.IPv4Network:
+def _enclosing(given: Sequence[AddressRequest], interfaces: int) -> ipaddress.IPv4Network:
     """The smallest network (of at least 256 addresses) with room for all that holds every given address."""
-    numbers = [int(ipaddress.IPv4Address(str(wish.ip))) for wish in given]
+    numbers = [int(ipaddress.IPv4Address(str(request.ip))) for request in given]
     differing = (min(numbers) ^ max(numbers)).bit_length()
     roomy = 24 if interfaces <= 2**8 - _KEPT else _prefix_length(interfaces)
     prefix = min(32 - differing, roomy)
     return ipaddress.IPv4Network((min(numbers), prefix), strict=False)
 
 
-def _too_far_apart(given: Sequence[Wish], network: ipaddress.IPv4Network) -> Complaint:
-    first, last = (pick(given, key=lambda wish: ipaddress.IPv4Address(str(wish.ip))) for pick in (min, max))
+def _too_far_apart(given: Sequence[AddressRequest], network: ipaddress.IPv4Network) -> Complaint:
+    first, last = (pick(given, key=lambda each: ipaddress.IPv4Address(str(each.ip))) for pick in (min, max))
     return Complaint(
         code="addresses-too-far-apart",
         path=(*last.path, "ip"),
@@ -164,25 +166,25 @@ def _derived(
 
 
 def _ips(
-    project: str, members: Sequence[Wish], subnet: Subnet, complaints: list[Complaint]
+    project: str, members: Sequence[AddressRequest], subnet: Subnet, complaints: list[Complaint]
 ) -> dict[tuple[str, int], str]:
     network = subnet.network
-    ips = {(wish.guest, wish.index): str(wish.ip) for wish in members if wish.ip is not None}
+    ips = {(request.guest, request.index): str(request.ip) for request in members if request.ip is not None}
     taken = {int(ipaddress.IPv4Address(ip)) for ip in ips.values() if ip != DYNAMIC}
     complaints.extend(_reserved(members, subnet))
     first = int(network.network_address)
     room = network.num_addresses - _KEPT
-    for wish in members:
-        if wish.ip is not None:
+    for request in members:
+        if request.ip is not None:
             continue
-        start = stable_number("ip", project, wish.guest, wish.index) % room
+        start = stable_number("ip", project, request.guest, request.index) % room
         number = next(n for step in range(room) if (n := first + 2 + (start + step) % room) not in taken)
         taken.add(number)
-        ips[wish.guest, wish.index] = ".".join(map(str, number.to_bytes(4, "big")))
+        ips[request.guest, request.index] = ".".join(map(str, number.to_bytes(4, "big")))
     return ips
 
 
-def _reserved(members: Sequence[Wish], subnet: Subnet) -> Iterator[Complaint]:
+def _reserved(members: Sequence[AddressRequest], subnet: Subnet) -> Iterator[Complaint]:
     """Addresses of the user's that mean something else in the subnet that they lie in."""
     special = {
         str(subnet.network.network_address): "the address of the subnet itself",
@@ -190,11 +192,11 @@ def _reserved(members: Sequence[Wish], subnet: Subnet) -> Iterator[Complaint]:
     }
     if subnet.gateway is not None:
         special[subnet.gateway] = "the address of the host in its NAT network"
-    for wish in members:
-        if wish.ip in special:
+    for request in members:
+        if request.ip in special:
             yield Complaint(
                 code="reserved-address",
-                path=(*wish.path, "ip"),
-                message=f"{wish.ip} is {special[wish.ip]} ({subnet.network})",
+                path=(*request.path, "ip"),
+                message=f"{request.ip} is {special[request.ip]} ({subnet.network})",
                 hint="use another address of that subnet",
             )

@@ -172,16 +172,18 @@ def specialise(placed: PlacedTestbed) -> tuple[NetworkState, dict[str, tuple[Int
 
 def _assign(plan: _Plan) -> _addresses.Addresses:
     """Golden images, which have no interface of their own, are on the network that reaches the host."""
-    wishes = []
+    requests = []
     for guest in plan.placed.logical.guests:
         at: tuple[str | int, ...] = ("machines", guest.machine.index)
         if guest.is_golden_image:
-            wishes.append(_addresses.Wish(guest.name, 0, plan.external, None, None, at))
+            requests.append(_addresses.AddressRequest(guest.name, 0, plan.external, None, None, at))
         for index, attachment in enumerate(guest.attachments):
             path = (*at, "interfaces", index)
             segment = plan.home[attachment.segment]
-            wishes.append(_addresses.Wish(guest.name, index, segment, attachment.mac, attachment.ip, path))
-    addresses, complaints = _addresses.assign(plan.project, wishes, plan.external)
+            requests.append(
+                _addresses.AddressRequest(guest.name, index, segment, attachment.mac, attachment.ip, path)
+            )
+    addresses, complaints = _addresses.assign(plan.project, requests, plan.external)
     if complaints:
         raise ComplaintsError(complaints)
     return addresses

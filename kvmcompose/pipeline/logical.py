@@ -13,13 +13,13 @@ from kvmcompose.core import libvirt_uri
 from kvmcompose.core.document import Document, show_path
 from kvmcompose.core.errors import Complaint, InputError, KvmComposeError, Problem, Severity
 from kvmcompose.core.libvirt_uri import LibvirtUri, parse_libvirt_uri
-from kvmcompose.core.model import Guest, Host, LogicalTestbed, Machine, SshKeys, Wishes
+from kvmcompose.core.model import Constraints, Guest, Host, LogicalTestbed, Machine, SshKeys
 from kvmcompose.core.names import HOSTNAME_LIMIT
 from kvmcompose.core.project import FileKind, ProjectFiles
 from kvmcompose.guests import guest_kind, kinds
 from kvmcompose.networks import Dialect, dialect
 from kvmcompose.pipeline.read import read_document
-from kvmcompose.placement import check_wishes, strategies
+from kvmcompose.placement import check_constraints, strategies
 
 _CONFIG_KEYS = frozenset({"testbed_host_ssh_config", "ssh_public_key_location", "ssh_private_key_location"})
 
@@ -104,7 +104,7 @@ def logical_testbed(
     network = network_module.parse(section)
     options = value.get("testbed_options") or {}
     chosen = options.get("load_balancing", "round_robin")
-    wishes = msgspec.convert(options.get("placement") or {}, Wishes)
+    constraints = msgspec.convert(options.get("placement") or {}, Constraints)
     guests: list[Guest] = []
     complaints: list[Complaint] = [
         *check_hosts(hosts, config, files),
@@ -121,7 +121,7 @@ def logical_testbed(
         guests += (module.complete(guest, files) for guest in module.expand(each))
     complaints += _check_guests(settings.project, guests)
     topology = network_module.topology(network)
-    complaints += check_wishes(wishes, guests, topology, hosts)
+    complaints += check_constraints(constraints, guests, topology, hosts)
     warnings = documents.refuse(complaints)
     testbed = LogicalTestbed(
         project=settings.project,
@@ -132,7 +132,7 @@ def logical_testbed(
         hosts=tuple(settings.resolve(host) for host in hosts),
         keys=keys,
         strategy=chosen,
-        wishes=wishes,
+        constraints=constraints,
     )
     return testbed, warnings
 

@@ -11,7 +11,7 @@ name and listed nowhere. Beside JSON Schema draft 2020-12 the files use:
                               fragment: the properties that a guest's section has there beside those here
 ``x-recognised-by``           in a network fragment: the keys by which its dialect is recognised
 ``x-unsupported``             names of network dialects to come, each with a hint
-``x-wanted`` and others       see ``kvmcompose.pipeline.wording``
+``x-wanted`` and others       see ``kvmcompose.pipeline.messages``
 
 A value gets its type from ``type``, and its parts from ``properties``, ``additionalProperties`` and
 ``items``: a fragment does without ``patternProperties`` and ``prefixItems``.

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from kvmcompose.core.document import Document, Mapping, Node, Path, Scalar, show_path
 from kvmcompose.core.errors import Problem
+from kvmcompose.pipeline.messages import BOOLEANS, INTEGER, NUMBER, explain, listed
 from kvmcompose.pipeline.schemas import Schema, Schemas, complete_schema
 from kvmcompose.pipeline.text import EMPTY
 from kvmcompose.pipeline.validation import Validation
-from kvmcompose.pipeline.wording import BOOLEANS, INTEGER, NUMBER, explain, listed
 from kvmcompose.pipeline.yaml_nodes import collector_paused
 
 if TYPE_CHECKING:

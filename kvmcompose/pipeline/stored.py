@@ -22,11 +22,11 @@ from kvmcompose.core.state import GUEST_KEYS, State, decode_state
 from kvmcompose.guests import guest_kind, kinds
 from kvmcompose.networks import dialect
 from kvmcompose.pipeline.logical import check_hosts
+from kvmcompose.pipeline.messages import explain
 from kvmcompose.pipeline.read import read_json
 from kvmcompose.pipeline.schemas import Schema, Schemas
 from kvmcompose.pipeline.text import UNPRINTABLE
 from kvmcompose.pipeline.validation import Validation
-from kvmcompose.pipeline.wording import explain
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError

@@ -4,7 +4,7 @@ A module offers ``place(testbed)``: a pure function from the logical testbed and
 assignment with reasons. It raises ComplaintsError for what it cannot place. A module with
 ``WEIGHS_GUESTS = False`` does not look at guests' ``cpus`` and ``memory_mb``; and none looks at their
 ``definition``, which is their kind's own business. Where the hosts' capacity is known, and whether the
-wishes of the YAML are fulfilled, is looked at afterwards, whatever the strategy.
+constraints of the YAML are fulfilled, is looked at afterwards, whatever the strategy.
 
 No strategy is told where things lie now: the same input gives the same bytes. Those that can are stable by
 the way they choose.
@@ -21,12 +21,12 @@ import msgspec
 
 from kvmcompose.core.errors import ComplaintsError, RefusedError
 from kvmcompose.core.model import LogicalTestbed, Placement
+from kvmcompose.placement._capacity_check import check, used_by
+from kvmcompose.placement._constraints import check_constraints
 from kvmcompose.placement._follow import guests_follow, segments_of
-from kvmcompose.placement._verdict import check, used_by
-from kvmcompose.placement._wishes import check_wishes
 
 __all__ = [
-    "check_wishes",
+    "check_constraints",
     "guests_follow",
     "place",
     "segments_of",

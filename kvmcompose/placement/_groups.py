@@ -10,8 +10,8 @@ import msgspec
 
 from kvmcompose.core.errors import Complaint, ComplaintsError
 from kvmcompose.core.model import Host, LogicalTestbed
+from kvmcompose.placement._constraints import PLACEMENT, Names, place_of
 from kvmcompose.placement._follow import segments_of
-from kvmcompose.placement._wishes import PLACEMENT, Names, place_of
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -62,7 +62,7 @@ class _Bonds:
             on = segments_of(guest)
             for one, other in pairwise(on):
                 self._bind(one, other, f"{one} and {other} share the guest {guest.name!r}")
-        for number, together in enumerate(testbed.wishes.together):
+        for number, together in enumerate(testbed.constraints.together):
             segments = list(dict.fromkeys(each for name in together for each in names.reach(name)))
             for one, other in pairwise(segments):
                 self._bind(one, other, f"{place_of('together', number)} binds {one} and {other}")
@@ -106,7 +106,7 @@ def task_of(testbed: LogicalTestbed) -> Task:
     """The groups of a testbed. Raises ComplaintsError where what is asked for contradicts itself."""
     names = Names(testbed.guests, testbed.topology)
     bonds = _Bonds(testbed, names)
-    conflicts = [*_two_pins(testbed, names, bonds), *_torn_wishes(testbed, names, bonds)]
+    conflicts = [*_two_pins(testbed, names, bonds), *_torn_constraints(testbed, names, bonds)]
     if conflicts:
         raise ComplaintsError(conflicts)
     group_of = bonds.group_of
@@ -115,7 +115,9 @@ def task_of(testbed: LogicalTestbed) -> Task:
         if on := segments_of(guest):
             cpus[group_of[on[0]]] += guest.cpus
             memory[group_of[on[0]]] += guest.memory_mb
-    pinned = {group_of[each]: host for name, host in testbed.wishes.pin.items() for each in names.reach(name)}
+    pinned = {
+        group_of[each]: host for name, host in testbed.constraints.pin.items() for each in names.reach(name)
+    }
     apart: list[set[int]] = [set() for _ in bonds.members]
     for one, other, _ in _pairs_apart(testbed, names):
         apart[group_of[one]].add(group_of[other])
@@ -138,7 +140,7 @@ def task_of(testbed: LogicalTestbed) -> Task:
 
 def _pairs_apart(testbed: LogicalTestbed, names: Names) -> Iterator[tuple[str, str, tuple[int, str, str]]]:
     """Segments that must not share a host, with the list and the names that say so."""
-    for number, apart in enumerate(testbed.wishes.apart):
+    for number, apart in enumerate(testbed.constraints.apart):
         for index, name in enumerate(apart):
             for before in apart[:index]:
                 for one in names.reach(before):
@@ -148,7 +150,7 @@ def _pairs_apart(testbed: LogicalTestbed, names: Names) -> Iterator[tuple[str, s
 
 def _two_pins(testbed: LogicalTestbed, names: Names, bonds: _Bonds) -> Iterator[Complaint]:
     first: dict[int, tuple[str, str, str]] = {}  # of each group: the name that pins it, a segment, the host
-    for name, host in testbed.wishes.pin.items():
+    for name, host in testbed.constraints.pin.items():
         for segment in names.reach(name):
             group = bonds.group_of[segment]
             other, at, where = first.setdefault(group, (name, segment, host))
@@ -163,10 +165,10 @@ def _two_pins(testbed: LogicalTestbed, names: Names, bonds: _Bonds) -> Iterator[
                 break
 
 
-def _torn_wishes(testbed: LogicalTestbed, names: Names, bonds: _Bonds) -> Iterator[Complaint]:
+def _torn_constraints(testbed: LogicalTestbed, names: Names, bonds: _Bonds) -> Iterator[Complaint]:
     pins = {
         bonds.group_of[each]: (name, host)
-        for name, host in testbed.wishes.pin.items()
+        for name, host in testbed.constraints.pin.items()
         for each in names.reach(name)
     }
     said: set[tuple[int, str, str]] = set()
@@ -186,7 +188,7 @@ def _torn_wishes(testbed: LogicalTestbed, names: Names, bonds: _Bonds) -> Iterat
                 path=(*PLACEMENT, "apart", number),
                 message=f"{before!r} and {name!r} must be kept apart, but {why}",
             )
-    for number, apart in enumerate(testbed.wishes.apart):
+    for number, apart in enumerate(testbed.constraints.apart):
         if len(apart) > len(testbed.hosts):
             yield Complaint(
                 code="placement-conflict",

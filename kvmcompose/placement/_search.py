@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kvmcompose.core.errors import Complaint, ComplaintsError
 from kvmcompose.core.model import Host, LogicalTestbed
+from kvmcompose.placement._constraints import PLACEMENT
 from kvmcompose.placement._groups import Group, Task, fits
-from kvmcompose.placement._wishes import PLACEMENT
 
 #: The search gives up after so many steps for each group. It counts steps and not seconds, so that it
 #: ends in the same place on every machine.

@@ -26,7 +26,7 @@ def place(testbed: LogicalTestbed) -> Placement:
         reasons[segment.name] = (
             f"bridge {index + 1}, assigned to host {index % len(hosts) + 1} of {len(hosts)}"
         )
-    for group in task_of(testbed).groups if testbed.wishes.pin else ():
+    for group in task_of(testbed).groups if testbed.constraints.pin else ():
         if group.pinned:
             segments |= dict.fromkeys(group.segments, group.pinned)
             reasons |= dict.fromkeys(group.segments, f"pinned to {group.pinned}")

@@ -16,7 +16,7 @@ from problem_codes import BASE, CODES, CONFIG, Example
 import kvmcompose
 from kvmcompose.cli.main import main
 from kvmcompose.effects.resources import schemas
-from kvmcompose.pipeline import wording
+from kvmcompose.pipeline import messages
 
 _INTRO = """\
 # Problems
@@ -48,7 +48,7 @@ def _codes() -> Iterator[str]:
     """Yield every code in the source and in the schemas."""
     for path in sorted(Path(kvmcompose.__file__).parent.rglob("*.py")):
         yield from re.findall(r'(?:code=|refuse\(\s*|self\.stop\(\s*)"([a-z0-9-]+)"', path.read_text())
-    yield from wording._CODES.values()  # noqa: SLF001
+    yield from messages._CODES.values()  # noqa: SLF001
     yield "bad-value"  # what a keyword without a code of its own has
     waiting: list[object] = list(schemas().files.values())
     while waiting:

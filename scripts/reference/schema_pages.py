@@ -11,8 +11,8 @@ from markdown_text import anchor, document, prose, table
 
 from kvmcompose.effects.resources import schemas
 from kvmcompose.images.store import read_catalogue
+from kvmcompose.pipeline.messages import describe
 from kvmcompose.pipeline.schemas import DEFAULT_DIALECT
-from kvmcompose.pipeline.wording import describe
 from kvmcompose.placement import strategies
 
 Schema = dict[str, Any]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvmcompose.networks._addresses import DYNAMIC, Addresses, Wish, assign
+from kvmcompose.networks._addresses import DYNAMIC, Addresses, AddressRequest, assign
 
 NETWORKS = st.sampled_from(["br0", "br1", "br2", "a-longer-name"])
 GUESTS = st.from_regex(r"[a-z][a-z0-9-]{0,10}", fullmatch=True)
@@ -18,12 +18,12 @@ MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 def wish(
     guest: str, network: str = "br0", index: int = 0, mac: str | None = None, ip: str | None = None
-) -> Wish:
-    return Wish(guest, index, network, mac, ip, ("machines", 0, "interfaces", index))
+) -> AddressRequest:
+    return AddressRequest(guest, index, network, mac, ip, ("machines", 0, "interfaces", index))
 
 
 @st.composite
-def wishes(draw: st.DrawFn) -> list[Wish]:
+def requests(draw: st.DrawFn) -> list[AddressRequest]:
     """Guests with one to three interfaces on some networks, some of them dynamic."""
     found = []
     for guest in draw(st.lists(GUESTS, unique=True, max_size=25)):
@@ -36,8 +36,10 @@ def numbers(addresses: Addresses) -> dict[tuple[str, int], ipaddress.IPv4Address
     return {key: ipaddress.IPv4Address(ip) for key, ip in addresses.ips.items() if ip != DYNAMIC}
 
 
-@given(wishes(), st.sampled_from(["", "br0", "br2"]))
-def test_every_address_is_given_once_and_lies_in_its_subnet(found: list[Wish], external: str) -> None:
+@given(requests(), st.sampled_from(["", "br0", "br2"]))
+def test_every_address_is_given_once_and_lies_in_its_subnet(
+    found: list[AddressRequest], external: str
+) -> None:
     addresses, complaints = assign("lab", found, external)
     assert complaints == ()
     assert addresses.macs.keys() == addresses.ips.keys() == {(each.guest, each.index) for each in found}
@@ -53,8 +55,8 @@ def test_every_address_is_given_once_and_lies_in_its_subnet(found: list[Wish], e
             assert str(address) != str(subnet.network[1])
 
 
-@given(wishes(), st.sampled_from(["", "br0"]))
-def test_subnets_are_private_and_apart(found: list[Wish], external: str) -> None:
+@given(requests(), st.sampled_from(["", "br0"]))
+def test_subnets_are_private_and_apart(found: list[AddressRequest], external: str) -> None:
     addresses, _ = assign("lab", found, external)
     networks = [subnet.network for subnet in addresses.subnets.values()]
     assert all(network.is_private for network in networks)
@@ -62,8 +64,8 @@ def test_subnets_are_private_and_apart(found: list[Wish], external: str) -> None
     assert [name for name, subnet in addresses.subnets.items() if subnet.gateway is not None] == [external]
 
 
-@given(wishes(), st.lists(GUESTS, unique=True, max_size=5))
-def test_new_guests_at_the_end_move_nobody(found: list[Wish], more: list[str]) -> None:
+@given(requests(), st.lists(GUESTS, unique=True, max_size=5))
+def test_new_guests_at_the_end_move_nobody(found: list[AddressRequest], more: list[str]) -> None:
     before, _ = assign("lab", found, "br0")
     known = {each.guest for each in found}
     new = [wish(guest, "br0") for guest in more if guest not in known]
@@ -75,16 +77,16 @@ def test_new_guests_at_the_end_move_nobody(found: list[Wish], more: list[str]) -
         assert after.subnets[name] == subnet
 
 
-@given(wishes())
-def test_addresses_do_not_depend_on_hash_or_time(found: list[Wish]) -> None:
+@given(requests())
+def test_addresses_do_not_depend_on_hash_or_time(found: list[AddressRequest]) -> None:
     assert assign("lab", found, "br0") == assign("lab", list(found), "br0")
 
 
 @given(
-    wishes(),
+    requests(),
     st.lists(st.integers(2, 254), unique=True, min_size=1, max_size=10),
 )
-def test_what_the_user_gave_is_respected(found: list[Wish], last_bytes: list[int]) -> None:
+def test_what_the_user_gave_is_respected(found: list[AddressRequest], last_bytes: list[int]) -> None:
     fixed = [
         wish(f"fixed-{number}", "br0", mac=f"02:00:00:00:00:{number:02x}", ip=f"192.168.77.{number}")
         for number in last_bytes

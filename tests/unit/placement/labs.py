@@ -11,7 +11,7 @@ import yaml
 from hypothesis import strategies as st
 
 from golden.memory import compile_text, host
-from kvmcompose.core.model import Host, LogicalTestbed, Placement, Wishes
+from kvmcompose.core.model import Constraints, Host, LogicalTestbed, Placement
 
 BODY = "libvirt: {cpus: %d, memory_mb: %d, libvirt_type: {cloud_image: {name: debian_12}}}"
 
@@ -49,8 +49,8 @@ class Lab:
     def logical(self) -> LogicalTestbed:
         """The testbed, even if nothing can place it."""
         free = Lab(self.guests, self.bridges, self.links, [(None, None)])
-        wishes = msgspec.convert(yaml.safe_load(self.wishes), Wishes)
-        return msgspec.structs.replace(free.placed("pack")[0], hosts=self.hosts, wishes=wishes)
+        wishes = msgspec.convert(yaml.safe_load(self.wishes), Constraints)
+        return msgspec.structs.replace(free.placed("pack")[0], hosts=self.hosts, constraints=wishes)
 
     def placed(self, strategy: str) -> tuple[LogicalTestbed, Placement]:
         placed = compile_text(self.text(strategy), on=self.hosts).placed
@@ -82,7 +82,7 @@ def is_right(logical: LogicalTestbed, segments: dict[str, str]) -> bool:
         for index, need in enumerate((guest.cpus, guest.memory_mb)):
             left = room[min(hosts)][index]
             room[min(hosts)][index] = None if left is None else left - need
-    wishes: Wishes = logical.wishes
+    wishes: Constraints = logical.constraints
     return (
         all(left is None or left >= 0 for rooms in room.values() for left in rooms)
         and all(segments[each] == to for name, to in wishes.pin.items() for each in reach(logical, name))

@@ -52,7 +52,7 @@ def test_round_robin_is_right_or_refuses(lab: Lab) -> None:
         check_codes(error, REFUSALS | {"torn-guest"})
         return
     assert is_right(logical, placement.segments)
-    pinned = {each for name in logical.wishes.pin for each in reach(logical, name)}
+    pinned = {each for name in logical.constraints.pin for each in reach(logical, name)}
     if not pinned:
         dealt = {f"b{number}": f"h{number % len(lab.rooms)}" for number in range(lab.bridges)}
         assert placement.segments == dealt

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kvmcompose.core.errors import Complaint
-from kvmcompose.core.model import LogicalTestbed, Placement, Wishes
+from kvmcompose.core.model import Constraints, LogicalTestbed, Placement
+from kvmcompose.placement._constraints import PLACEMENT, Names
 from kvmcompose.placement._follow import segments_of
 from kvmcompose.placement._groups import fits
-from kvmcompose.placement._wishes import PLACEMENT, Names
 
 _LOAD_BALANCING = ("testbed_options", "load_balancing")
 
@@ -28,10 +28,10 @@ def used_by(testbed: LogicalTestbed, placement: Placement) -> dict[str, tuple[in
 
 
 def check(testbed: LogicalTestbed, placement: Placement, strategy: str) -> Iterator[Complaint]:
-    """Hosts that are overfull, and wishes that are not fulfilled."""
+    """Hosts that are overfull, and constraints that are not fulfilled."""
     if any(host.cpus is not None or host.memory_mb is not None for host in testbed.hosts):
         yield from _overfull(testbed, placement, strategy)
-    if testbed.wishes != Wishes():
+    if testbed.constraints != Constraints():
         yield from _unfulfilled(testbed, placement, strategy)
 
 
@@ -63,15 +63,15 @@ def _capacity(capacity: int | None) -> str:
 def _unfulfilled(testbed: LogicalTestbed, placement: Placement, strategy: str) -> Iterator[Complaint]:
     names = Names(testbed.guests, testbed.topology)
     at = placement.segments
-    for name, host in testbed.wishes.pin.items():
+    for name, host in testbed.constraints.pin.items():
         wrong = [each for each in names.reach(name) if at[each] != host]
         if wrong:
             yield _unmet(("pin", name), f"{strategy} puts {wrong[0]} on {at[wrong[0]]}, not on {host}")
-    for number, together in enumerate(testbed.wishes.together):
+    for number, together in enumerate(testbed.constraints.together):
         where = {each: at[each] for name in together for each in names.reach(name)}
         if len(set(where.values())) > 1:
             yield _unmet(("together", number), f"{strategy} separates them: {_listed(where)}")
-    for number, apart in enumerate(testbed.wishes.apart):
+    for number, apart in enumerate(testbed.constraints.apart):
         hosts: dict[str, str] = {}
         for name in apart:
             for segment in names.reach(name):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from kvmcompose.core.document import Path, show_path
 from kvmcompose.core.errors import Complaint
-from kvmcompose.core.model import Guest, Host, Topology, Wishes
+from kvmcompose.core.model import Constraints, Guest, Host, Topology
 from kvmcompose.placement._follow import segments_of
 
 PLACEMENT: Path = ("testbed_options", "placement")
@@ -33,25 +33,25 @@ class Names:
         return self.guests.get(name) or ((name,) if name in self.segments else ())
 
 
-def named(wishes: Wishes) -> Iterator[tuple[str, Path]]:
-    """Every name in the wishes, with its place."""
-    for name in wishes.pin:
+def named(constraints: Constraints) -> Iterator[tuple[str, Path]]:
+    """Every name in the constraints, with its place."""
+    for name in constraints.pin:
         yield name, (*PLACEMENT, "pin", name)
-    for key, lists in (("together", wishes.together), ("apart", wishes.apart)):
+    for key, lists in (("together", constraints.together), ("apart", constraints.apart)):
         for number, names in enumerate(lists):
             for index, name in enumerate(names):
                 yield name, (*PLACEMENT, key, number, index)
 
 
-def check_wishes(
-    wishes: Wishes, guests: Sequence[Guest], topology: Topology, hosts: Sequence[Host]
+def check_constraints(
+    constraints: Constraints, guests: Sequence[Guest], topology: Topology, hosts: Sequence[Host]
 ) -> Iterator[Complaint]:
     """Names of nothing, of two things, and of hosts that there are not."""
-    if wishes == Wishes():
+    if constraints == Constraints():
         return
     names = Names(guests, topology)
     known = [*names.guests, *sorted(names.segments)]
-    for name, path in named(wishes):
+    for name, path in named(constraints):
         at_key = path[2] == "pin"
         if name in names.guests and name in names.segments:
             yield Complaint(
@@ -73,7 +73,7 @@ def check_wishes(
                 at_key=at_key,
             )
     host_names = [host.name for host in hosts]
-    for name, host in wishes.pin.items():
+    for name, host in constraints.pin.items():
         if host not in host_names:
             near = difflib.get_close_matches(host, host_names, 1)
             yield Complaint(
@@ -86,5 +86,5 @@ def check_wishes(
 
 
 def place_of(key: str, number: int) -> str:
-    """How a list of the wishes is called in messages."""
+    """How a list of the constraints is called in messages."""
     return show_path((*PLACEMENT[1:], key, number))
