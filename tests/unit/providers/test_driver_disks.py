@@ -43,6 +43,13 @@ def test_damaged_disk_is_an_error() -> None:
             asyncio.run(disks(damaged, b"").pristine(Path("/p/disk.img")))
 
 
+@pytest.mark.parametrize("status", [1, 137, -9])
+def test_disk_that_could_not_be_read_is_not_taken_for_a_pristine_one(status: int) -> None:
+    machine = Recorder((" skip=0 ", 0, head(), b""), (" skip=65536 ", status, bytes(32), b"dd: error"))
+    with pytest.raises(DriverError, match=r"cannot read /p/disk\.img on main: dd: error"):
+        asyncio.run(HostDisks(machine).pristine(Path("/p/disk.img")))
+
+
 def test_only_overlays_are_reset() -> None:
     for beginning in (b"raw", head(backing=b"")):
         with pytest.raises(DriverError, match="is not an overlay"):
