@@ -35,6 +35,22 @@ def test_what_is_roots_goes_through_sudo_and_nothing_else(tmp_path: Path) -> Non
     on_other_host(tmp_path, scenario)
 
 
+def test_a_user_that_ssh_config_names_needs_sudo_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("getpass.getuser", lambda: "root")
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/config").write_text("Host *\n  User ann\n")
+
+    async def scenario(host: OtherHost, _connection: HostConnection, _runner: SshRunner) -> None:
+        connection = HostConnection(msgspec.structs.replace(host.host, user=None))
+        await SshRunner(connection).run(["true"], privileged=True, check=False)
+        assert "sudo -n -- timeout" in host.lines[-1]
+        assert connection.where == "two (ann@127.0.0.1)"
+        await connection.close()
+
+    on_other_host(tmp_path, scenario)
+
+
 def test_a_status_of_timeout_is_believed_after_the_time_only(tmp_path: Path) -> None:
     """Programs may end with 124 themselves."""
 
