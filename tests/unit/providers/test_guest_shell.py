@@ -38,6 +38,7 @@ class Guest(asyncssh.SSHServer):
         )  # fmt: skip
         self.ready = asyncio.Event()
         self.ready.set()
+        self.waited_for = self.cut_short = 0
         self.connections: list[asyncssh.SSHServerConnection] = []
         self.begun: list[str] = []
         self.ended: list[str] = []
@@ -69,7 +70,8 @@ class Guest(asyncssh.SSHServer):
             process.exit(0)
         elif "/etc/nocloud/ready" in process.command:
             await self.ready.wait()
-            process.exit(0)
+            self.waited_for += 1
+            process.exit(1 if self.waited_for <= self.cut_short else 0)
         elif words == ["true"]:
             process.exit(0)
         else:
@@ -276,6 +278,17 @@ def test_waiting_says_how_far_it_came(tmp_path: Path) -> None:
         assert not waiting.done()
         guest.ready.set()
         await asyncio.wait_for(waiting, 10)
+
+    inside(tmp_path, scenario)
+
+
+def test_a_wait_that_was_cut_short_is_no_sign_of_being_ready(tmp_path: Path) -> None:
+    """As by a reboot at the end of the first boot."""
+
+    async def scenario(guest: Guest, shell: SshShell) -> None:
+        guest.cut_short = 2
+        await shell.wait_ready(guest.login, 20)
+        assert guest.waited_for == 3
 
     inside(tmp_path, scenario)
 
