@@ -186,3 +186,7 @@ def test_a_libvirt_that_never_answered_is_not_waited_for(
         bench.run(Libvirt(LibvirtUri(), bench.machine).facts)
     assert asked == 1
     assert "systemctl enable --now libvirtd" in str(caught.value.hint)
+    assert "there" not in str(caught.value.hint)
+    with pytest.raises(DriverError, match="libvirt does not answer on two") as caught:
+        bench.run(Libvirt(LibvirtUri(), bench.machine, "on two").facts)
+    assert "group libvirt" in str(caught.value.hint)
