@@ -81,6 +81,16 @@ def test_a_guest_that_does_not_is_asked_again_and_given_up(
     assert bench.states == {"p-web": "running"}
 
 
+def test_a_guest_that_goes_while_it_is_looked_at_is_off(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.start()
+    gone = fails_with(libvirt.VIR_ERR_NO_DOMAIN, "no domain", libvirt.VIR_FROM_TEST)
+    monkeypatch.setattr(libvirt.virDomain, "isActive", gone)
+    assert bench.run(lambda: bench.driver.shut_down_domain("p-web", 5))
+    bench.run(lambda: bench.driver.wait_off("p-web"))
+
+
 def test_an_end_is_noticed_when_it_comes(bench: Bench) -> None:
     """Long before anybody would look again."""
     bench.start()
