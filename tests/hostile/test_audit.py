@@ -73,6 +73,9 @@ def test_an_action_and_its_refusal_are_in_it_and_no_secret(shared: Shared) -> No
     )
     assert (ended["action"], ended["outcome"], ended["person"]) == (uuid, "refused", f"uid {ALICE}")
     assert ended["reason"]
+    ask(shared.socket, ALICE, "POST", f"/deployments/alices/actions/{uuid}/cancel")
+    cancel = log_of(shared)[-1]
+    assert (cancel["method"], cancel["action"], cancel["person"]) == ("POST", uuid, f"uid {ALICE}")
     assert SECRET not in (shared.daemon.state / "audit.log").read_text()
 
 
