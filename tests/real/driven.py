@@ -66,7 +66,7 @@ def inside(
     host: TestHost,
     scenario: Callable[..., Coroutine[Any, Any, None]],
     *,
-    timeout: float = 180,
+    timeout: float = 600,
     **arguments: object,
 ) -> None:
     """Run a scenario of a test module inside a host; its arguments travel as JSON, paths as text."""

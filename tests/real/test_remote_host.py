@@ -112,7 +112,6 @@ class Pair:
             scenario,
             folder=self.folder,
             other=msgspec.json.encode(other).decode(),
-            timeout=240,
             **arguments,
         )
 
@@ -701,7 +700,7 @@ async def let_in_or_not(folder: str, other: str) -> None:
         for path in (locked, missing, folder_, public):
             await refused(
                 this.having(identity_file=str(path)),
-                f"cannot use the key {path} to get into two",
+                f"cannot use the key {path} to log in to two",
                 hint="ssh-add",
             )
 
