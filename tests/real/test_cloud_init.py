@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -81,7 +82,10 @@ def test_real_cloud_init_goes_through_up(project: Project) -> None:
     assert int(size.rstrip("M")) > 2200, "the root file system did not grow with the disk"
     assert "cloud-init" in project.run("ssh", "server", "cloud-init --version 2>&1").stdout
     console = project.folder / ".kvm-compose" / "consoles" / "server.log"
-    assert "seedtest-server login:" in console.read_text(errors="replace")
+    end = time.monotonic() + 120  # the guest is ready before its consoles are
+    while "seedtest-server login:" not in console.read_text(errors="replace"):
+        assert time.monotonic() < end
+        time.sleep(0.5)
 
     # another seed for the same disk: cloud-init applies it, `up` waits for that, and the guest's life goes on
     project.inside("server", "sudo", "sh", "-c", "echo mine >/etc/set-up")
