@@ -77,7 +77,7 @@ def asked_of(
 
     ``unwritten`` are artefacts that are not read, as templates are yet to write them.
     """
-    wiring = dialect(state.network["dialect"]).wiring(state)
+    network_plan = dialect(state.network["dialect"]).network_plan(state)
     found = [*privileges.of_state(state), *_templates(folder)]
     found += [Privilege(PrivilegeKind.FILE, repr(path), "--allow-path") for path in allow_paths]
     disks: list[str] = []
@@ -85,11 +85,11 @@ def asked_of(
         run = guest_kind(guest.kind).deployable(guest, state.shared)
         if run is not None:
             text = _text(folder, run.domain_xml) if run.domain_xml not in unwritten else None
-            found += privileges.of_domain(text, guest, run, state, wiring) if text is not None else ()
+            found += privileges.of_domain(text, guest, run, state, network_plan) if text is not None else ()
             disks += privileges.disks_of(text or "", state)
             disks += [path for path in run.files if path != run.domain_xml and path not in unwritten]
-    text = _text(folder, wiring.network.xml) if wiring.network.xml not in unwritten else None
-    found += privileges.of_network(text, state, wiring) if text is not None else ()
+    text = _text(folder, network_plan.network.xml) if network_plan.network.xml not in unwritten else None
+    found += privileges.of_network(text, state, network_plan) if text is not None else ()
     found += _disks(folder, disks)
     listed = tuple(sorted(set(found)))
     return Asked(state.project_name, listed, _new(folder, state.project_name, listed))

@@ -1,7 +1,7 @@
-"""What bringing a testbed up needs to know of it, whatever kinds of guests and networks it is made of.
+"""What the server has to know about a testbed to bring it up, whatever its kinds of guests and networks.
 
-Guest kinds and network dialects turn their part of the state into these (``deployable`` and ``wiring``);
-the server knows nothing else.
+Guest kinds (``deployable``) and network dialects (``network_plan``) convert their part of the state into
+these types; the server knows nothing else.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class LibvirtNetwork(msgspec.Struct, frozen=True, kw_only=True):
     subnet: str
 
 
-class Wiring(msgspec.Struct, frozen=True, kw_only=True):
-    """All that connects guests. ``reachable`` are the bridges a connection leads to from the main host."""
+class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that connects guests. The main host can reach guests on the bridges in ``reachable``."""
 
     network: LibvirtNetwork
     bridges: tuple[SwitchBridge, ...]

@@ -10,7 +10,7 @@ A module offers:
 ``specialise(placed)``            names, addresses and links, once everything has a host
 ``artefacts(state)``              the network's files
 ``check_state(state)``            what is wrong with a state as read back that a schema cannot say
-``wiring(state)``                 what has to be made on the hosts, from the state as read back
+``network_plan(state)``                 what has to be made on the hosts, from the state as read back
 ``privileges(state, ...)``        what of that reaches beyond the testbed's own, likewise
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, cast
 
 from kvmcompose.core.artefact import Artefact
-from kvmcompose.core.deployable import Wiring
+from kvmcompose.core.deployable import NetworkPlan
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import (
     Attachment,
@@ -65,7 +65,7 @@ class Dialect(Protocol):
     def check_state(self, state: State) -> Iterable[Complaint]:
         """What no ``specialise`` could have made; the state's ``network`` is plain data of its schema."""
 
-    def wiring(self, state: State) -> Wiring:
+    def network_plan(self, state: State) -> NetworkPlan:
         """What has to be made on the hosts; the state's ``network`` is plain data."""
 
     def privileges(self, state: State, *, for_member: bool) -> Iterable[Privilege]:

@@ -6,24 +6,24 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
-from kvmcompose.core.deployable import Wiring
+from kvmcompose.core.deployable import NetworkPlan
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 
 #: An active connection to an address (ovs-vsctl(8), "OpenFlow Controller Connectivity"); IPv6 in brackets.
 _CONNECTION = re.compile(r"(?:tcp|ssl):(?:\[([0-9a-fA-F:]+)\]|([0-9.]+))(?::[0-9]{1,5})?", re.ASCII)
 
 
-def privileges(wiring: Wiring, *, for_member: bool) -> Iterator[Privilege]:
+def privileges(network_plan: NetworkPlan, *, for_member: bool) -> Iterator[Privilege]:
     """See ``Dialect.privileges``.
 
     A controller on loopback is the user's own, as a lab has no programs on the host. On a server that others
     use it may be anybody's; and whoever it is may do more than the guests: flush the connection tracking of
     the whole host (NXT_CT_FLUSH), or add to it.
     """
-    called = {bridge.name: f"bridge {bridge.segment or bridge.name}" for bridge in wiring.bridges}
-    for nic in wiring.nics:
+    called = {bridge.name: f"bridge {bridge.segment or bridge.name}" for bridge in network_plan.bridges}
+    for nic in network_plan.nics:
         yield Privilege(PrivilegeKind.NIC, f"{nic.nic} of the host {nic.host}", called[nic.bridge])
-    for bridge in wiring.bridges:
+    for bridge in network_plan.bridges:
         if bridge.controller and (for_member or not _is_loopback(bridge.controller)):
             yield Privilege(PrivilegeKind.CONTROLLER, bridge.controller, called[bridge.name])
 

@@ -42,8 +42,8 @@ class _Connection(msgspec.Struct, frozen=True):
             yield "tunnel", self.tunnel
 
 
-class NetworkState(msgspec.Struct, frozen=True, kw_only=True):
-    """What is looked at of the network section."""
+class StoredNetwork(msgspec.Struct, frozen=True, kw_only=True):
+    """The checked part of the network section of a ``state.json``."""
 
     libvirt_network_name: str
     libvirt_network_bridge_name: str
@@ -67,7 +67,7 @@ class Rules(msgspec.Struct, frozen=True):
 
 def check_state(state: State, rules: Rules) -> _Complaints:
     """See ``Dialect.check_state``."""
-    network = msgspec.convert(state.network, NetworkState)
+    network = msgspec.convert(state.network, StoredNetwork)
     links = tuple(Link(source, target) for source, target in network.logical_bridge_connections)
     written = Network(
         bridges=tuple(Bridge(each.name) for each in network.bridges),
@@ -100,7 +100,7 @@ def _wrong(path: _Path, message: str, wanted: str) -> Complaint:
     return Complaint(code="bad-value", path=path, message=message, wanted=wanted)
 
 
-def _bridges(state: State, network: NetworkState) -> _Complaints:
+def _bridges(state: State, network: StoredNetwork) -> _Complaints:
     for index, bridge in enumerate(network.bridges):
         if bridge.testbed_host not in state.testbed_hosts:
             yield _wrong(
@@ -110,7 +110,7 @@ def _bridges(state: State, network: NetworkState) -> _Complaints:
             )
 
 
-def _names(state: State, network: NetworkState) -> _Complaints:
+def _names(state: State, network: StoredNetwork) -> _Complaints:
     """Names on the hosts carry the project's, so that no state speaks of what is another's."""
     project = state.project_name
     at: _Path = ("network",)
@@ -153,7 +153,7 @@ def _ends(connection: OvsConnection | TunnelConnection) -> tuple[tuple[str, str]
     return ("source_port", connection.source_port), ("target_port", connection.target_port)
 
 
-def _connections(state: State, network: NetworkState) -> _Complaints:
+def _connections(state: State, network: StoredNetwork) -> _Complaints:
     bridges = {bridge.name: bridge for bridge in network.bridges}
     at: _Path = ("network", "physical_bridge_connections")
     wanted = {f"{source}:{target}": (source, target) for source, target in network.logical_bridge_connections}
@@ -190,7 +190,7 @@ def _joins(
 class _Addresses:
     """The addresses of a state: all of one connected network in one subnet, each of one interface."""
 
-    def __init__(self, state: State, network: NetworkState, rules: Rules) -> None:
+    def __init__(self, state: State, network: StoredNetwork, rules: Rules) -> None:
         self._state = state
         self._network = network
         self._rules = rules

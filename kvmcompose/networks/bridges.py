@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from kvmcompose.core.artefact import Artefact
-from kvmcompose.core.deployable import Wiring
+from kvmcompose.core.deployable import NetworkPlan
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import (
     Attachment,
@@ -23,7 +23,7 @@ from kvmcompose.core.model import (
 )
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.state import Interface, State
-from kvmcompose.networks import _addresses, _privileges, _specialise, _stored, _wiring
+from kvmcompose.networks import _addresses, _plan, _privileges, _specialise, _stored
 from kvmcompose.networks._specialise import Bridge, HostNic, Network, NetworkState
 from kvmcompose.render.network import network_xml
 
@@ -268,7 +268,7 @@ def artefacts(state: State) -> Iterator[Artefact]:
     network: NetworkState = state.network
     names = [bridge.name for bridge in network.bridges]
     external = state.testbed_host_shared_config.external_bridge
-    served = _wiring.served(names, network.logical_bridge_connections, external)
+    served = _plan.served(names, network.logical_bridge_connections, external)
     yield network_xml(state, network, served)
 
 
@@ -277,11 +277,11 @@ def check_state(state: State) -> Iterator[Complaint]:
     return _stored.check_state(state, _stored.Rules(section=check, ip=_check_ip, mac=_check_mac))
 
 
-def wiring(state: State) -> Wiring:
+def network_plan(state: State) -> NetworkPlan:
     """Bridges, veth pairs and tunnels."""
-    return _wiring.wiring(state)
+    return _plan.network_plan(state)
 
 
 def privileges(state: State, *, for_member: bool) -> Iterator[Privilege]:
     """Network interfaces of hosts, and OpenFlow controllers."""
-    return _privileges.privileges(_wiring.wiring(state), for_member=for_member)
+    return _privileges.privileges(_plan.network_plan(state), for_member=for_member)

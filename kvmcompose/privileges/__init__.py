@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvmcompose.core.deployable import DomainGuest, Wiring
+from kvmcompose.core.deployable import DomainGuest, NetworkPlan
 from kvmcompose.core.libvirt_uri import parse_libvirt_uri
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.state import GuestState, State
@@ -32,7 +32,7 @@ def of_state(state: State, *, for_member: bool = False) -> Iterator[Privilege]:
 
 
 def of_domain(
-    xml: str, guest: GuestState, run: DomainGuest, state: State, wiring: Wiring
+    xml: str, guest: GuestState, run: DomainGuest, state: State, network_plan: NetworkPlan
 ) -> Iterator[Privilege]:
     """What a guest's domain XML asks for."""
     folder = state.testbed_host_shared_config.project_folder
@@ -44,20 +44,20 @@ def of_domain(
         logs=frozenset(
             {f"{folder}/{console_log(guest.name)}", f"{folder}/.kvm-compose/consoles/{guest.name}.log"}
         ),
-        bridges=frozenset(bridge.name for bridge in wiring.bridges),
-        networks=frozenset({wiring.network.name}),
+        bridges=frozenset(bridge.name for bridge in network_plan.bridges),
+        networks=frozenset({network_plan.network.name}),
         taps=frozenset(nic.target for nic in guest.interfaces),
     )
     yield from named(xml, _domain.GRAMMAR, _domain.checks(owned), run.domain_xml)
     yield from _domain.raw_disks(xml, run.domain_xml)
 
 
-def of_network(xml: str, state: State, wiring: Wiring) -> Iterator[Privilege]:
+def of_network(xml: str, state: State, network_plan: NetworkPlan) -> Iterator[Privilege]:
     """What the network's XML asks for."""
-    checks = _network.checks(state.project_name, wiring.network)
-    yield from named(xml, _network.GRAMMAR, checks, wiring.network.xml)
+    checks = _network.checks(state.project_name, network_plan.network)
+    yield from named(xml, _network.GRAMMAR, checks, network_plan.network.xml)
     for path in _network.lacking(xml):
-        yield Privilege(PrivilegeKind.XML, f"no <network/{path}>", wiring.network.xml)
+        yield Privilege(PrivilegeKind.XML, f"no <network/{path}>", network_plan.network.xml)
 
 
 def of_disks(xml: str, run: DomainGuest, state: State) -> Iterator[Privilege]:
@@ -74,9 +74,9 @@ def of_disks(xml: str, run: DomainGuest, state: State) -> Iterator[Privilege]:
             yield Privilege(PrivilegeKind.FILE, f"{path} as {taken_for}{wanted}", run.domain_xml)
 
 
-def has_subnet(xml: str, wiring: Wiring) -> bool:
+def has_subnet(xml: str, network_plan: NetworkPlan) -> bool:
     """Whether the network's XML has the subnet that the state says, whatever else it has."""
-    return _network.has_subnet(xml, wiring.network)
+    return _network.has_subnet(xml, network_plan.network)
 
 
 def disks_of(xml: str, state: State) -> Iterator[str]:

@@ -191,8 +191,8 @@ def checked(server: Server, folder: Path, subnet: str, role: Role) -> None:
 def read_testbed_of(folder: Path, subnet: str) -> LoadedTestbed:
     """The testbed with all addresses moved to another subnet."""
     testbed = LoadedTestbed(folder, (folder / "state.json").read_bytes())
-    network = msgspec.structs.replace(testbed.wiring.network, subnet=subnet)
-    testbed.wiring = msgspec.structs.replace(testbed.wiring, network=network)
+    network = msgspec.structs.replace(testbed.network_plan.network, subnet=subnet)
+    testbed.network_plan = msgspec.structs.replace(testbed.network_plan, network=network)
     return testbed
 
 
@@ -234,7 +234,7 @@ def hostile(testbed: LoadedTestbed, name: str, before: str, after: str) -> list[
     xml = testbed.read(guest.run.domain_xml)
     assert before in xml
     xml = xml.replace(before, after, 1)
-    found = [*privileges.of_domain(xml, guest.state, guest.run, testbed.state, testbed.wiring)]
+    found = [*privileges.of_domain(xml, guest.state, guest.run, testbed.state, testbed.network_plan)]
     return [str(each) for each in [*found, *privileges.of_disks(xml, guest.run, testbed.state)]]
 
 
@@ -275,10 +275,10 @@ def test_what_is_built_may(bench: Bench) -> None:
 @pytest.mark.parametrize("lost", [r"<bridge ", "<kc:network "])
 def test_a_network_that_would_not_be_found_again_is_named(bench: Bench, lost: str) -> None:
     testbed = read_testbed_here(bench)
-    xml = testbed.read(testbed.wiring.network.xml)
-    assert list(privileges.of_network(xml, testbed.state, testbed.wiring)) == []
+    xml = testbed.read(testbed.network_plan.network.xml)
+    assert list(privileges.of_network(xml, testbed.state, testbed.network_plan)) == []
     line = next(each for each in xml.splitlines() if lost in each)
-    assert list(privileges.of_network(xml.replace(line, ""), testbed.state, testbed.wiring))
+    assert list(privileges.of_network(xml.replace(line, ""), testbed.state, testbed.network_plan))
 
 
 def test_a_seed_is_no_image_that_others_are_made_from(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from kvmcompose import privileges
-from kvmcompose.core.deployable import Wiring
+from kvmcompose.core.deployable import NetworkPlan
 from kvmcompose.core.deployment import Deployment, Phase
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
@@ -37,7 +37,7 @@ PEACEFUL = sorted(path.name for path in GOLDEN.iterdir() if (path / "expected").
 class Built(NamedTuple):
     folder: Path
     state: State
-    wiring: Wiring
+    network_plan: NetworkPlan
 
     def domains(self) -> Iterator[tuple[str, str]]:
         """Every guest that runs, with its XML."""
@@ -50,12 +50,12 @@ class Built(NamedTuple):
         guest = self.state.testbed_guests[name]
         run = guest_kind(guest.kind).deployable(guest, self.state.shared)
         assert run is not None
-        return list(privileges.of_domain(xml, guest, run, self.state, self.wiring))
+        return list(privileges.of_domain(xml, guest, run, self.state, self.network_plan))
 
 
 def built(folder: Path) -> Built:
     state = decode_state((folder / "state.json").read_bytes())
-    return Built(folder, state, dialect(state.network["dialect"]).wiring(state))
+    return Built(folder, state, dialect(state.network["dialect"]).network_plan(state))
 
 
 @pytest.mark.parametrize("case", PEACEFUL)
@@ -66,8 +66,8 @@ def test_our_own_xml_asks_for_nothing(case: str) -> None:
         assert project.of(name, xml) == []
         count += 1
     assert count
-    network = (project.folder / project.wiring.network.xml).read_text()
-    assert list(privileges.of_network(network, project.state, project.wiring)) == []
+    network = (project.folder / project.network_plan.network.xml).read_text()
+    assert list(privileges.of_network(network, project.state, project.network_plan)) == []
 
 
 #: What is put into a domain's <devices>, or in the place of something; and the kind that it is named as.
@@ -273,9 +273,9 @@ def test_a_peaceful_edit_asks_for_nothing(one: tuple[Built, str, str], before: s
 )
 def test_what_a_network_can_say_is_named(one: tuple[Built, str, str], before: str, after: str) -> None:
     project = one[0]
-    xml = (project.folder / project.wiring.network.xml).read_text()
+    xml = (project.folder / project.network_plan.network.xml).read_text()
     assert before in xml
-    assert list(privileges.of_network(xml.replace(before, after, 1), project.state, project.wiring))
+    assert list(privileges.of_network(xml.replace(before, after, 1), project.state, project.network_plan))
 
 
 # -- the word of the user --------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hosts import TestHost
-from kvmcompose.core.deployable import Wiring
+from kvmcompose.core.deployable import NetworkPlan
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.guest.interface import GuestShell, Login
 from kvmcompose.providers.ovs.interface import SwitchPlan
@@ -114,14 +114,14 @@ def make_project(
 
 
 def plan_of(testbed: LoadedTestbed) -> SwitchPlan:
-    wiring: Wiring = testbed.wiring
+    network_plan: NetworkPlan = testbed.network_plan
     return SwitchPlan(
         project=testbed.project,
         datapath_type="netdev",
-        bridges=wiring.bridges,
-        veths=wiring.veths,
-        tunnels=wiring.tunnels,
-        nics=wiring.nics,
+        bridges=network_plan.bridges,
+        veths=network_plan.veths,
+        tunnels=network_plan.tunnels,
+        nics=network_plan.nics,
     )
 
 
@@ -141,10 +141,10 @@ class Up:
         return await self.shell.run(self.login(name), argv, lines.append, seconds=seconds), lines
 
     async def network(self) -> None:
-        wiring, plan = self.testbed.wiring, plan_of(self.testbed)
+        network_plan, plan = self.testbed.network_plan, plan_of(self.testbed)
         await self.host.disks.link_project(self.testbed.project, self.testbed.folder)
-        await self.host.hypervisor.start_network(self.testbed.read(wiring.network.xml))
-        await self.host.links.apply(wiring.veths, up=[], mtu=wiring.mtu)
+        await self.host.hypervisor.start_network(self.testbed.read(network_plan.network.xml))
+        await self.host.links.apply(network_plan.veths, up=[], mtu=network_plan.mtu)
         await self.host.switches.apply(plan)
 
     async def start(self, *names: str) -> None:
@@ -155,13 +155,13 @@ class Up:
         await asyncio.gather(*(self.shell.wait_ready(self.login(name), 120) for name in names))
 
     async def down(self) -> None:
-        wiring, hypervisor = self.testbed.wiring, self.host.hypervisor
+        network_plan, hypervisor = self.testbed.network_plan, self.host.hypervisor
         for name in await hypervisor.domains(self.testbed.project):
             await hypervisor.destroy_domain(name)
             await hypervisor.undefine_domain(name)
-        await self.host.links.remove([end for pair in wiring.veths for end in (pair.left, pair.right)])
+        await self.host.links.remove([end for pair in network_plan.veths for end in (pair.left, pair.right)])
         await self.host.switches.remove(list(await self.host.switches.bridges(self.testbed.project)))
-        await hypervisor.remove_network(wiring.network.name)
+        await hypervisor.remove_network(network_plan.network.name)
         await self.host.disks.unlink_project(self.testbed.project, self.testbed.folder)
 
 

@@ -375,7 +375,7 @@ async def foreigners_are_left_alone(folder: str) -> None:
         run = testbed.guests["one"].run
         assert run
         domain = testbed.read(run.domain_xml)
-        network = testbed.read(testbed.wiring.network.xml)
+        network = testbed.read(testbed.network_plan.network.xml)
 
         foreign = testbed.folder / "foreign.xml"
         foreign.write_text(without_metadata(domain))
@@ -406,12 +406,12 @@ async def foreigners_are_left_alone(folder: str) -> None:
         address = re.search(r'address="([\d.]+)" prefix="(\d+)"', network)
         assert address
         other = network.replace("virt-network", "other-network").replace(
-            testbed.wiring.network.bridge, "other-br"
+            testbed.network_plan.network.bridge, "other-br"
         )
         error = await error_of(hypervisor.start_network(other))
         assert error.message == (
             f"cannot start the network other-network: its subnet ({address[1]}/{address[2]})"
-            f" is in use by the interface {testbed.wiring.network.bridge}"
+            f" is in use by the interface {testbed.network_plan.network.bridge}"
         )
         await hypervisor.remove_network("other-network")
         await hypervisor.remove_network("other-network")

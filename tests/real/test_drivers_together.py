@@ -21,7 +21,7 @@ pytestmark = pytest.mark.real
 async def leased_address(up: Up, name: str) -> str:
     """What the DHCP server has given the guest, as soon as it has."""
     mac = up.testbed.guests[name].state.interfaces[0].mac
-    network = up.testbed.wiring.network.name
+    network = up.testbed.network_plan.network.name
     deadline = time.monotonic() + 60
     while mac not in (leases := await up.host.hypervisor.leases(network)):
         assert time.monotonic() < deadline
@@ -33,7 +33,7 @@ async def assert_all_talk(up: Up) -> None:
     """Small and large packets, TCP and UDP, between guests and with the host."""
     right = up.testbed.guests["right"].address
     assert right
-    large = str(up.testbed.wiring.mtu - 28)
+    large = str(up.testbed.network_plan.mtu - 28)
     for size in ("56", large):
         status, lines = await up.run("left", "ping", "-c", "2", "-W", "5", "-s", size, right)
         assert status == 0, lines

@@ -48,7 +48,7 @@ async def capture(context: Context, wanted: Capture) -> Packets:
     guest = testbed.guests.get(wanted.target.removeprefix(f"{testbed.project}-"))
     guest = testbed.guests.get(wanted.target, guest)
     bridge = next(
-        (each for each in testbed.wiring.bridges if wanted.target in (each.segment, each.name)), None
+        (each for each in testbed.network_plan.bridges if wanted.target in (each.segment, each.name)), None
     )
     if guest is not None:
         stream = await _guest(context, testbed, guest, wanted)
@@ -56,7 +56,7 @@ async def capture(context: Context, wanted: Capture) -> Packets:
         raise WrongCaptureError(f"{wanted.target} is not a guest: it has no interface {wanted.interface}")
     elif bridge is not None:
         stream = await _bridge(context, testbed, bridge, wanted)
-    elif wanted.target in (testbed.wiring.network.name, testbed.wiring.network.bridge):
+    elif wanted.target in (testbed.network_plan.network.name, testbed.network_plan.network.bridge):
         stream = await _network(context, testbed, wanted)
     else:
         raise _unknown(testbed, wanted.target)
@@ -114,7 +114,7 @@ async def _bridge(
 
 
 async def _network(context: Context, testbed: LoadedTestbed, wanted: Capture) -> AsyncGenerator[bytes]:
-    network = testbed.wiring.network
+    network = testbed.network_plan.network
     host = context.host(testbed.state.testbed_hosts[network.host])
     if not (await host.hypervisor.networks(testbed.project)).get(network.name, False):
         raise _down(wanted.target)
@@ -138,8 +138,8 @@ def _down(name: str) -> RefusedError:
 
 
 def _unknown(testbed: LoadedTestbed, name: str) -> WrongCaptureError:
-    bridges = [bridge.segment for bridge in testbed.wiring.bridges]
-    known = [*testbed.guests, *bridges, testbed.wiring.network.name]
+    bridges = [bridge.segment for bridge in testbed.network_plan.bridges]
+    known = [*testbed.guests, *bridges, testbed.network_plan.network.name]
     near = difflib.get_close_matches(name, known, 3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known[:20])}"
     return WrongCaptureError(f"there is no guest or bridge {name!r} in {testbed.project}", hint=hint)

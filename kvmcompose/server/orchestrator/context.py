@@ -174,10 +174,10 @@ class Context:
         """A guest's address; None when no connection leads to it, or when it has not been given one yet."""
         if guest.address != "dynamic":
             return guest.address
-        network = testbed.wiring.network
+        network = testbed.network_plan.network
         hypervisor = self.host(testbed.state.testbed_hosts[network.host]).hypervisor
         leases = await hypervisor.leases(network.name)
-        macs = [nic.mac for nic in guest.state.interfaces if nic.bridge in testbed.wiring.reachable]
+        macs = [nic.mac for nic in guest.state.interfaces if nic.bridge in testbed.network_plan.reachable]
         return next((leases[mac] for mac in macs if mac in leases), None)
 
     def guest(self, testbed: LoadedTestbed, name: str) -> LoadedGuest:

@@ -147,7 +147,10 @@ class TakeDown:
             await shielded(host.switches.remove(sorted(found)))
         with self._journal.step("network", "links", host=name):
             ends = {
-                veth.left for testbed in self._testbeds for veth in testbed.wiring.veths if veth.host == name
+                veth.left
+                for testbed in self._testbeds
+                for veth in testbed.network_plan.veths
+                if veth.host == name
             }
             present = await host.links.present(sorted(ends))
             # ours are on no bridge any more: what is has the name only

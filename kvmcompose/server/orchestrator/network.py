@@ -49,13 +49,13 @@ class NetworkSetup:
 
     async def check(self, name: str, host: HostDrivers) -> None:
         """Raises DriverError for what is in the way on a host."""
-        for tunnel in self._testbed.wiring.tunnels:
+        for tunnel in self._testbed.network_plan.tunnels:
             if tunnel.host == name:
                 self._addresses[tunnel.remote_ip] = await _address(tunnel.remote_ip)
         plan = self._plan(name)
         await _refuse_foreign(host, plan)
         await self._refuse_taken(name, host, plan)
-        if self._testbed.wiring.network.host == name and not self._context.owner.is_admin:
+        if self._testbed.network_plan.network.host == name and not self._context.owner.is_admin:
             await self._check_subnet(host)
 
     async def _refuse_taken(self, name: str, host: HostDrivers, plan: SwitchPlan) -> None:
@@ -74,7 +74,7 @@ class NetworkSetup:
 
     async def _check_subnet(self, host: HostDrivers) -> None:
         """What the host sends to the subnet goes to guests: for a member it takes nobody's place."""
-        network = self._testbed.wiring.network
+        network = self._testbed.network_plan.network
         subnet = ipaddress.IPv4Network(network.subnet)
         hint = "give guests on the external bridge addresses in another subnet (ip), or none"
         if not any(subnet.subnet_of(each) for each in _FOR_GUESTS):
@@ -95,7 +95,7 @@ class NetworkSetup:
         return all(found)
 
     async def _stands(self, name: str, host: HostDrivers) -> bool:
-        network = self._testbed.wiring.network
+        network = self._testbed.network_plan.network
         if network.host == name and not (await host.hypervisor.networks(self._context.project)).get(
             network.name
         ):
@@ -122,7 +122,7 @@ class NetworkSetup:
         return all(await together(jobs, limit=len(jobs)))
 
     def _job(self, name: str, host: HostDrivers, domains: Collection[str]) -> Job:
-        network = self._testbed.wiring.network
+        network = self._testbed.network_plan.network
         plan = self._plan(name)
 
         async def job() -> None:
@@ -132,7 +132,7 @@ class NetworkSetup:
                     step.say(f"network {network.name} is active: {network.subnet} on {network.bridge}")
             with self._journal.step(STAGE, "links", host=name):
                 up = [nic.nic for nic in plan.nics]
-                await shielded(host.links.apply(plan.veths, up=up, mtu=self._testbed.wiring.mtu))
+                await shielded(host.links.apply(plan.veths, up=up, mtu=self._testbed.network_plan.mtu))
             with self._journal.step(STAGE, "bridges", host=name) as step:
                 await _refuse_foreign(host, plan)  # the check may have been long ago
                 await shielded(host.switches.apply(plan))
@@ -142,7 +142,7 @@ class NetworkSetup:
 
     async def _start(self, host: HostDrivers, domains: Collection[str]) -> None:
         """Create a changed network again while no guest runs."""
-        network = self._testbed.wiring.network
+        network = self._testbed.network_plan.network
         deployed = self._context.deployed
         changed = deployed is not None and deployed.files.get(network.xml) != self._testbed.digests.get(
             network.xml
@@ -152,14 +152,14 @@ class NetworkSetup:
         await host.hypervisor.start_network(await in_thread(network_xml, self._context, self._testbed))
 
     def _plan(self, name: str) -> SwitchPlan:
-        wiring = self._testbed.wiring
+        network_plan = self._testbed.network_plan
         return SwitchPlan(
             project=self._context.project,
             datapath_type=self._testbed.state.testbed_hosts[name].datapath_type,
-            bridges=tuple(each for each in wiring.bridges if each.host == name),
-            veths=tuple(each for each in wiring.veths if each.host == name),
-            tunnels=tuple(self._by_address(each) for each in wiring.tunnels if each.host == name),
-            nics=tuple(each for each in wiring.nics if each.host == name),
+            bridges=tuple(each for each in network_plan.bridges if each.host == name),
+            veths=tuple(each for each in network_plan.veths if each.host == name),
+            tunnels=tuple(self._by_address(each) for each in network_plan.tunnels if each.host == name),
+            nics=tuple(each for each in network_plan.nics if each.host == name),
         )
 
     def _by_address(self, tunnel: TunnelPort) -> TunnelPort:

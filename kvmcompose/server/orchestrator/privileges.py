@@ -24,7 +24,7 @@ def domain_xml(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> 
     """The XML to start a guest from, as checked. Raises RefusedError, KvmComposeError."""
     assert guest.run is not None  # noqa: S101 (only guests that run are started)
     text = testbed.read(guest.run.domain_xml)
-    _refuse(context, privileges.of_domain(text, guest.state, guest.run, testbed.state, testbed.wiring))
+    _refuse(context, privileges.of_domain(text, guest.state, guest.run, testbed.state, testbed.network_plan))
     _refuse(context, privileges.of_disks(text, guest.run, testbed.state))
     return text
 
@@ -34,14 +34,14 @@ def network_xml(context: Context, testbed: LoadedTestbed) -> str:
 
     Whoever owns it: guests are logged into by their addresses, which elsewhere are those of other machines.
     """
-    network = testbed.wiring.network
+    network = testbed.network_plan.network
     text = testbed.read(network.xml)
-    if not privileges.has_subnet(text, testbed.wiring):
+    if not privileges.has_subnet(text, testbed.network_plan):
         raise RefusedError(
             f"{network.xml}: it has no <ip> with the subnet of state.json ({network.subnet})",
             hint=f"rebuild it: kvm-compose generate --overwrite {network.xml} (yours is kept as .orig)",
         )
-    _refuse(context, privileges.of_network(text, testbed.state, testbed.wiring))
+    _refuse(context, privileges.of_network(text, testbed.state, testbed.network_plan))
     return text
 
 

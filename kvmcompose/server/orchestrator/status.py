@@ -150,7 +150,7 @@ async def access(context: Context) -> list[GuestAccess]:
                     dict.fromkeys(
                         nic.bridge
                         for nic in guest.state.interfaces
-                        if nic.bridge != testbed.wiring.network.name
+                        if nic.bridge != testbed.network_plan.network.name
                     )
                 ),
             )

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from kvmcompose.core.deployable import DomainGuest, Wiring
+from kvmcompose.core.deployable import DomainGuest, NetworkPlan
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.core.names import some
@@ -78,8 +78,8 @@ class LoadedTestbed:
         self.state: State = _read(document, whole=files is None)
         self.project = self.state.project_name
         try:
-            self.wiring: Wiring = dialect(self.state.network["dialect"]).wiring(self.state)
-            self._subnet = IPv4Network(self.wiring.network.subnet)
+            self.network_plan: NetworkPlan = dialect(self.state.network["dialect"]).network_plan(self.state)
+            self._subnet = IPv4Network(self.network_plan.network.subnet)
             self.guests: Mapping[str, LoadedGuest] = {
                 name: self._guest(state) for name, state in self.state.testbed_guests.items()
             }
@@ -93,7 +93,7 @@ class LoadedTestbed:
             (
                 nic.ip
                 for nic in state.interfaces
-                if nic.bridge in self.wiring.reachable
+                if nic.bridge in self.network_plan.reachable
                 # no other machine is logged into in its name
                 and (nic.ip == "dynamic" or IPv4Address(nic.ip) in self._subnet)
             ),
@@ -171,7 +171,7 @@ class LoadedTestbed:
         """The digests of what guests and networks are started from, by path; disks are left out."""
         if self._files is not None:
             return self._files
-        paths = [self.wiring.network.xml]
+        paths = [self.network_plan.network.xml]
         for guest in self.guests.values():
             if guest.run is not None:
                 paths += [path for path in guest.run.files if path != guest.run.disk]
@@ -179,7 +179,7 @@ class LoadedTestbed:
 
     def look(self) -> Found:
         """What the state speaks of and is not there, or is not as a build leaves it. Raises OSError."""
-        paths = {self.wiring.network.xml: None}
+        paths = {self.network_plan.network.xml: None}
         for guest in self.guests.values():
             if guest.run is not None:
                 paths.update(dict.fromkeys(guest.run.files))

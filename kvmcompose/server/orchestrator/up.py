@@ -138,7 +138,7 @@ class BringUp:
     async def _check_domains(self, name: str, host: HostDrivers) -> None:
         guests = [guest for guest in self._testbed.guests.values() if guest.run is not None]
         domains = [guest.state.hostname for guest in guests if guest.state.testbed_host == name]
-        network = self._testbed.wiring.network
+        network = self._testbed.network_plan.network
         networks = [network.name] if network.host == name else []
         foreign = await host.hypervisor.foreign(self._context.project, domains, networks)
         if foreign:

@@ -7,7 +7,14 @@ from typing import Any
 
 import msgspec
 
-from kvmcompose.core.deployable import LibvirtNetwork, NicPort, SwitchBridge, TunnelPort, VethPair, Wiring
+from kvmcompose.core.deployable import (
+    LibvirtNetwork,
+    NetworkPlan,
+    NicPort,
+    SwitchBridge,
+    TunnelPort,
+    VethPair,
+)
 from kvmcompose.core.model import Link, Segment, Topology
 from kvmcompose.core.state import State
 from kvmcompose.networks._specialise import (
@@ -30,8 +37,8 @@ def served(
     return {name for name in home if home[name] == home[external]}
 
 
-def wiring(state: State) -> Wiring:
-    """See ``Dialect.wiring``."""
+def network_plan(state: State) -> NetworkPlan:
+    """See ``Dialect.network_plan``."""
     network: dict[str, Any] = state.network
     bridges = msgspec.convert(network["bridges"], tuple[BridgeState, ...])
     external = state.testbed_host_shared_config.external_bridge
@@ -52,7 +59,7 @@ def wiring(state: State) -> Wiring:
             ),
         )
     nics = msgspec.convert(network["network_interfaces"], tuple[HostNic, ...])
-    return Wiring(
+    return NetworkPlan(
         network=LibvirtNetwork(
             host=main,
             name=name,
