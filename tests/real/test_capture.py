@@ -238,7 +238,7 @@ def test_a_guest_that_goes_off_ends_its_capture(project: Project) -> None:
         project.host.virsh("destroy", "wire-left")
         status, _ = capture.end(None)
         assert status == 1
-        assert "left is gone" in capture.said
+        assert "left disappeared" in capture.said
         read(project.root / "off.pcap")
         said = project.run("capture", "left", status=3).stderr
         assert "left is shut off" in said
@@ -255,6 +255,6 @@ def test_down_ends_captures(project: Project) -> None:
         project.run("down", "--timeout", "0")
         for each in captures:
             assert each.end(None)[0] == 1
-            assert "is gone" in each.said
+            assert "disappeared" in each.said
         assert "is not up" in project.run("capture", "br0", status=3).stderr
     project.run("up")

@@ -111,4 +111,4 @@ def test_down_ends_captures_there(project: Project, far: TestHost) -> None:
     project.run("down", "--purge", "--timeout", "0")
     for each in captures:
         assert each.end(None)[0] == 1
-        assert "is gone" in each.said
+        assert "disappeared" in each.said

@@ -107,7 +107,7 @@ async def snapshots_are_kept(folder: str) -> None:
         assert all(abs(each.created - time.time()) < 120 for each in found)
 
         taken = await error_of(hypervisor.create_snapshot(DOMAIN, "while-off"))
-        assert taken.message == f"{DOMAIN} has a snapshot while-off already"
+        assert taken.message == f"{DOMAIN} already has a snapshot while-off"
         unknown = await error_of(hypervisor.restore_snapshot(DOMAIN, "while-of"))
         assert (unknown.message, unknown.hint) == (
             f"{DOMAIN} has no snapshot while-of",
