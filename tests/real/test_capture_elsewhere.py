@@ -64,7 +64,7 @@ def far(hosts: TestHosts) -> Iterator[TestHost]:
     """The other host. There and here nothing is left after each test."""
     yield hosts[1]
     for host in hosts:
-        wait_for(lambda host=host: traces(host) == [], 5)  # type: ignore[misc]
+        wait_for(lambda host=host: traces(host) == [], 30)  # type: ignore[misc]
 
 
 def test_a_guest_and_a_bridge_on_another_host(project: Project, far: TestHost) -> None:
