@@ -113,7 +113,7 @@ def test_packets_are_nothing_for_a_terminal(standing: Lab) -> None:
         (("no such",), 2, "not a valid name of a guest or bridge"),
         (("web", "--interface", "7"), 2, "name one with --interface: 0 (on br0)"),
         (("web", "--interface", "a b"), 2, "not a valid name of an interface"),
-        (("br0", "--interface", "0"), 2, "br0 is no guest"),
+        (("br0", "--interface", "0"), 2, "br0 is not a guest"),
         (("web", "--filter", "(tcp"), 2, "the filter '(tcp' cannot be used: syntax error"),
         (("web", "--filter", "höst x"), 2, "ASCII characters"),
         (("web", "-w", "no/such/folder"), 1, "cannot write no/such/folder: No such file or directory"),
