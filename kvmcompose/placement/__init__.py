@@ -1,13 +1,11 @@
 """Placement strategies: one module each, found by its file name and listed nowhere.
 
 A module offers ``place(testbed)``: a pure function from the logical testbed and its hosts to an
-assignment with reasons. It raises ComplaintsError for what it cannot place. A module with
-``WEIGHS_GUESTS = False`` does not look at guests' ``cpus`` and ``memory_mb``; and none looks at their
-``definition``, which is their kind's own business. Where the hosts' capacity is known, and whether the
-constraints of the YAML are fulfilled, is looked at afterwards, whatever the strategy.
+assignment with reasons. It raises ComplaintsError for what it cannot place, and does not read a guest's
+``definition``, which belongs to the guest's kind. The capacity of the hosts and the constraints of the YAML
+are checked afterwards, for every strategy.
 
-No strategy is told where things lie now: the same input gives the same bytes. Those that can are stable by
-the way they choose.
+No strategy knows where guests are now: the same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +31,6 @@ __all__ = [
     "strategies",
     "strategy",
     "used_by",
-    "weighs_guests",
     "what_would_work",
 ]
 
@@ -85,8 +82,3 @@ def what_would_work(testbed: LogicalTestbed, but: str) -> str:
     if not working:
         return "no strategy can place this testbed: give the hosts more capacity, or the guest fewer bridges"
     return f"set testbed_options.load_balancing to {' or '.join(working)}, which can place this testbed"
-
-
-def weighs_guests(name: str) -> bool:
-    """Whether a strategy may place guests elsewhere when one of them needs more."""
-    return bool(getattr(strategy(name), "WEIGHS_GUESTS", True))

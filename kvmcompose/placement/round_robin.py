@@ -13,8 +13,6 @@ from kvmcompose.placement import what_would_work
 from kvmcompose.placement._follow import guests_follow, segments_of
 from kvmcompose.placement._groups import task_of
 
-WEIGHS_GUESTS = False
-
 
 def place(testbed: LogicalTestbed) -> Placement:
     """Deal, then check that no guest is torn between hosts."""

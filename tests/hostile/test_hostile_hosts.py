@@ -164,7 +164,7 @@ def test_what_is_given_and_printed_is_whole(tmp_path: Path) -> None:
 def test_a_program_that_never_ends_is_given_up(
     says_who: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its outputs are closed, its channel is not; and it may not even have said who it is."""
+    """The program closes its outputs but not its channel, whether or not it reported its process ID."""
     monkeypatch.setattr(remote_module, "_SLACK", 1.0)
 
     async def hang(process: asyncssh.SSHServerProcess[bytes]) -> None:

@@ -151,7 +151,6 @@ def test_files_of_roots_are_handled_as_root_and_others_are_not(project: Path, tm
     assert closed.as_root == ["sh", "dd", "sh", "sh"]
 
 
-@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
 def test_an_overlay_is_emptied_in_place(disks: HostDisks, project: Path) -> None:
     base, overlay = project / "artefacts/base.qcow2", project / "artefacts/web.img"
 
