@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
 import tempfile
@@ -19,14 +21,20 @@ from kvmcompose.render.archive import ContextMember, PackedContext, pack_context
 #: What is at most this large (bytes) is kept in memory, and anything larger in a temporary file.
 _IN_MEMORY = 2**20
 _LARGE_FILES = "/var/tmp"  # noqa: S108 (the file has no name)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def temporary_file() -> io.BufferedRandom:
     """Return an empty file without a name, for contents that may be too large for memory."""
+    file = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=_folder())  # noqa: SIM115
+    return cast(io.BufferedRandom, file)
+
+
+def _folder() -> str:
+    """Return the folder of large temporary files."""
     # file-hierarchy(7): /tmp may be memory, /var/tmp is for large files
     usual = "TMPDIR" in os.environ or not os.access(_LARGE_FILES, os.W_OK)
-    file = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=None if usual else _LARGE_FILES)  # noqa: SIM115
-    return cast(io.BufferedRandom, file)
+    return tempfile.gettempdir() if usual else _LARGE_FILES
 
 
 class Contexts:
@@ -48,7 +56,13 @@ class Contexts:
                 try:
                     self._packed[path] = self._pack(path)
                 except OSError as error:
-                    raise KvmComposeError(f"cannot pack the context {path!r}: {error.strerror}") from error
+                    hint = None
+                    if error.errno in _NO_SPACE:
+                        hint = (
+                            f"make room in {_folder()}, or set TMPDIR to a folder with room for the context"
+                        )
+                    message = f"cannot pack the context {path!r}: {error.strerror}"
+                    raise KvmComposeError(message, hint=hint) from error
             return self._packed[path]
 
     def _pack(self, path: str) -> tuple[PackedContext, str]:
@@ -65,12 +79,22 @@ class Contexts:
             for each in found
         )
         out = temporary_file()
-        weakref.finalize(self, out.close)
-        sha256, digests = pack_context(members, self._epoch, out)
-        packed = PackedContext(_reader(out), out.tell(), sha256)
+        weakref.finalize(self, _discard, out)
+        try:
+            sha256, digests = pack_context(members, self._epoch, out)
+            packed = PackedContext(_reader(out), out.tell(), sha256)
+        except BaseException:
+            _discard(out)
+            raise
         if packed.size <= _IN_MEMORY:
             out.close()
         return packed, self._files.members_digest(whole, found, lambda each: digests[each.name])
+
+
+def _discard(file: io.BufferedRandom) -> None:
+    """Close a temporary file, even if what it still buffers cannot be written."""
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 class _Source:

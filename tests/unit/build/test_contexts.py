@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import resource
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -66,3 +68,33 @@ def test_a_context_has_a_limit(files: FolderFiles, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(project_files, "CARRIED_LIMIT", 3)
     with pytest.raises(KvmComposeError, match="too much for a seed"):
         Contexts(files, 0).packed("context")
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_no_room_for_a_context_is_an_error_that_says_where(
+    files: FolderFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files.folder / "context/large").write_bytes(b"1" * 4 * MIB)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    open_before = descriptors()
+    raised: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", raised.append)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * MIB, limits[1]))
+    try:
+        known = Contexts(files, 0)
+        with pytest.raises(
+            KvmComposeError, match="cannot pack the context 'context': File too large"
+        ) as caught:
+            known.packed("context")
+        assert descriptors() == open_before
+        del known
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.hint is not None
+    assert f"make room in {tmp_path}" in caught.value.hint
+    assert raised == []
