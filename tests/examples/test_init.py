@@ -69,7 +69,7 @@ def test_refuses_and_writes_nothing_when_a_file_is_there(tmp_path: Path) -> None
     (tmp_path / "dodo.py").symlink_to("nowhere")
     result = kvm_compose("init", folder=tmp_path, check=False)
     assert result.returncode == REFUSED
-    assert "has setup.sh, dodo.py already" in result.stderr
+    assert "already contains setup.sh, dodo.py" in result.stderr
     assert names(tmp_path) == ["dodo.py", "setup.sh"]
     assert (tmp_path / "setup.sh").read_text() == "mine"
 
