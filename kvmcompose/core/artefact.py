@@ -1,7 +1,7 @@
-"""Artefacts as values: a path, and a recipe that says everything its bytes are made of.
+"""Artefacts as values: a path, and a recipe that contains everything that determines the bytes.
 
-Pure code decides what an artefact is made of; ``kvmcompose.build`` makes it. The recipe is what the
-digest is taken of and what ``why`` shows, and makers see nothing else, so the three cannot drift.
+Pure code decides what an artefact is made from; ``kvmcompose.build`` makes it. The digest is taken of the
+recipe, ``why`` shows the recipe, and makers see only the recipe, so the three cannot disagree.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ import msgspec
 
 
 class Policy(Enum):
-    """What a build may do with a file that is already there."""
+    """What a build may do with a file that already exists."""
 
     #: Text that the user may edit by hand: an edit is never lost silently.
     TEXT = "text"
-    #: Binary and reproducible: put right whenever it differs.
+    #: Binary and reproducible: replaced whenever it differs.
     REPRODUCIBLE = "reproducible"
     #: A disk that its guest writes to: kept once the guest has run.
     MUTABLE = "mutable"
-    #: A link to a file that is not ours.
+    #: A link to a file that kvmcompose does not own.
     LINK = "link"
 
 
 class Rendered(msgspec.Struct, frozen=True):
     """Bytes computed in memory by the renderer of that name in ``kvmcompose.render``.
 
-    ``files`` are the files and folders whose content goes in, by the name the renderer knows them by.
+    ``files`` are the paths of the files and folders whose content it includes, by the renderer's name for
+    them.
     """
 
     renderer: str
@@ -38,15 +39,15 @@ class Rendered(msgspec.Struct, frozen=True):
 
 
 class Literal(msgspec.Struct, frozen=True):
-    """Bytes that are there already: ``state.json``, which everything else is made from."""
+    """Bytes that are already computed: ``state.json``, from which everything else is made."""
 
     data: bytes
 
 
 class BaseImage(msgspec.Struct, frozen=True):
-    """A disk image that is not ours: of the catalogue by name, or a file by path (as written).
+    """A disk image that kvmcompose does not own: of the catalogue by name, or a file by path (as written).
 
-    ``format`` is ``qcow2`` or ``raw``; None means that its first bytes tell.
+    ``format`` is ``qcow2`` or ``raw``; None means that the format is detected from the first bytes.
     """
 
     name: str | None = None
@@ -55,15 +56,15 @@ class BaseImage(msgspec.Struct, frozen=True):
 
 
 class LinkTo(msgspec.Struct, frozen=True):
-    """A symbolic link below ``artefacts/`` to a file that is not ours."""
+    """A symbolic link below ``artefacts/`` to a file that kvmcompose does not own."""
 
     image: BaseImage
 
 
 class Overlay(msgspec.Struct, frozen=True):
-    """A qcow2 overlay: on an image that is not ours, or on another artefact (``on``).
+    """A qcow2 overlay. Its backing file is an ``image``, or another artefact (the path ``on``).
 
-    ``expand_gigabytes`` (GiB) is added to the size of what it lies on.
+    ``expand_gigabytes`` (GiB) is added to the size of the backing file.
     """
 
     image: BaseImage | None = None
@@ -89,8 +90,8 @@ Content = Rendered | Literal | LinkTo | Overlay | DeepCopy | Blank
 class Artefact(msgspec.Struct, frozen=True, kw_only=True):
     """One file to be made.
 
-    ``path`` is relative to the project folder, ``mode`` its permission bits; ``after`` are the paths of
-    artefacts that must be there first.
+    ``path`` is relative to the project folder, ``mode`` its permission bits. ``after`` are the paths of the
+    artefacts that must be made before this one.
     """
 
     task: str

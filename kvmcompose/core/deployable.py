@@ -1,7 +1,7 @@
-"""What the server has to know about a testbed to bring it up, whatever its kinds of guests and networks.
+"""What the server must know about a testbed to bring it up, whatever its guest types and network dialects.
 
-Guest kinds (``deployable``) and network dialects (``network_plan``) convert their part of the state into
-these types; the server knows nothing else.
+Guest types (``deployable``) and network dialects (``network_plan``) convert their parts of the state into
+these types, and the server sees only these.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import msgspec
 class DomainGuest(msgspec.Struct, frozen=True, kw_only=True):
     """A guest that libvirt runs. Paths are relative to the project folder.
 
-    ``files`` are all artefacts it cannot start without. ``disk`` is what it writes to, None when it has
-    no disk of its own. Only a guest with ``cloud_init`` is waited for and can run scripts;
-    ``setup_scripts`` and ``run_scripts`` are their paths inside the guest, in order. ``ready_timeout`` is
-    how long its start may take, in seconds, None for what is usual on its host.
+    ``files`` are all artefacts that it needs to start. ``disk`` is the one it writes to, None for a guest
+    without a disk of its own. ``up`` waits for a guest with ``cloud_init`` only, and only such a guest can
+    run scripts; ``setup_scripts`` and ``run_scripts`` are their paths inside the guest, in order.
+    ``ready_timeout`` is how long its start may take, in seconds; None means the default of its host.
     """
 
     domain_xml: str
@@ -29,9 +29,9 @@ class DomainGuest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SwitchBridge(msgspec.Struct, frozen=True, kw_only=True):
-    """An Open vSwitch bridge. ``protocol`` and ``controller`` as ovs-vsctl takes them.
+    """An Open vSwitch bridge. ``protocol`` and ``controller`` are in the syntax of ovs-vsctl(8).
 
-    ``segment`` is what the user calls it.
+    ``segment`` is its name in the YAML.
     """
 
     name: str
@@ -42,8 +42,10 @@ class SwitchBridge(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VethPair(msgspec.Struct, frozen=True, kw_only=True):
-    """Two network interfaces that are one cable. Each end is a port of a bridge: of an Open vSwitch one, or
-    with ``right_is_linux`` of a Linux bridge.
+    """A pair of virtual Ethernet devices that connects two bridges of a host.
+
+    Each end is a port of an Open vSwitch bridge; with ``right_is_linux`` the right end is a port of a Linux
+    bridge.
     """
 
     host: str
@@ -73,7 +75,11 @@ class NicPort(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LibvirtNetwork(msgspec.Struct, frozen=True, kw_only=True):
-    """The NAT network. ``xml`` is the path of its definition, ``bridge`` the Linux bridge it makes."""
+    """The NAT network.
+
+    ``xml`` is the path of its definition, ``bridge`` the Linux bridge that libvirt creates for it, ``subnet``
+    its IPv4 subnet in CIDR notation.
+    """
 
     host: str
     name: str
@@ -83,7 +89,10 @@ class LibvirtNetwork(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that connects guests. The main host can reach guests on the bridges in ``reachable``."""
+    """All networks, bridges, ports and tunnels that a testbed needs on its hosts.
+
+    The main host can reach the guests on the bridges in ``reachable``. ``mtu`` is in bytes.
+    """
 
     network: LibvirtNetwork
     bridges: tuple[SwitchBridge, ...]

@@ -1,7 +1,7 @@
-"""What the server and its clients tell each other: deployments, actions, their log, live status.
+"""The types that the server and its clients exchange: deployments, actions, logs, live status.
 
-These nouns are the API's JSON (see ``kvmcompose.server.api``): the server encodes them, clients decode
-them, the OpenAPI document is made from them.
+They are the API's JSON (see ``kvmcompose.server.api``): the server encodes them, clients decode them, and
+the OpenAPI document is generated from them.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Annotated, Any
 
 import msgspec
 
-#: What a deployment, a guest and a snapshot may be called on the wire. ``$`` alone would let a line break
-#: follow, in Python; what stands here means the same to it and to JSON Schema (ECMA 262).
+#: The names of deployments, guests, hosts and snapshots that the API accepts. In Python, ``$`` alone would
+#: also match before a final line break; ``$(?!\n)`` means the same there and in JSON Schema (ECMA 262).
 PROJECT_PATTERN = r"^[a-z]([a-z0-9-]{0,39}[a-z0-9])?$(?!\n)"
 GUEST_PATTERN = r"^[a-z][a-z0-9-]{0,62}$(?!\n)"
 HOST_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$(?!\n)"
 SNAPSHOT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$(?!\n)"
-#: What is captured: a guest, one of its interfaces, a bridge. The expression travels in an address.
+#: What to capture: a guest, one of its interfaces, a bridge. Both patterns are for query parameters of a URL.
 TARGET_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$(?!\n)"
 FILTER_PATTERN = r"^[ -~]{1,1024}$(?!\n)"
-#: The most that tcpdump takes: bytes of a packet (its default), and packets.
+#: The limits of tcpdump(8): bytes of a packet (also its default), and packets.
 MAX_SNAPLEN = 262144
 MAX_PACKETS = 2**31 - 1
 
@@ -28,12 +28,12 @@ ProjectName = Annotated[str, msgspec.Meta(pattern=PROJECT_PATTERN)]
 GuestName = Annotated[str, msgspec.Meta(pattern=GUEST_PATTERN)]
 HostName = Annotated[str, msgspec.Meta(pattern=HOST_PATTERN)]
 SnapshotName = Annotated[str, msgspec.Meta(pattern=SNAPSHOT_PATTERN)]
-#: A word of a command that is run in a guest; no NUL can be in one.
+#: An argument of a command that is run in a guest. Arguments cannot contain NUL (execve(2)).
 Word = Annotated[str, msgspec.Meta(max_length=65536, pattern=r"^[^\x00]*$")]
 
 
 class Phase(StrEnum):
-    """Where a deployment is in its life; ``FAILED`` goes with the command that failed."""
+    """The state of a deployment. With ``FAILED`` the deployment also has the command that failed."""
 
     DOWN = "down"
     RUNNING = "running"
@@ -46,10 +46,10 @@ class Up(
 ):
     """Bring the testbed up.
 
-    ``rerun_scripts``: run setup scripts again that have run in the guests' lives. ``reset_clones``: make
-    clones anew, losing what they wrote, when their golden image has changed. ``keep_going``: when a guest
-    fails, go on with the others to the end. ``provision``: make disks on other hosts anew, losing what guests
-    wrote; on the main host the build makes disks.
+    ``rerun_scripts``: run setup scripts again that have already run. ``reset_clones``: recreate clones whose
+    golden image has changed, losing what they wrote. ``keep_going``: when a guest fails, continue with the
+    others. ``provision``: recreate disks on other hosts, losing what guests wrote; on the main host the build
+    makes disks.
     """
 
     rerun_scripts: bool = False
@@ -61,8 +61,10 @@ class Up(
 class Down(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="command", tag="down", forbid_unknown_fields=True
 ):
-    """Take the testbed down. ``purge``: remove the guests' disks too. ``timeout``: seconds that a guest has
-    to shut down before it is switched off. ``abandon``: hosts that are gone for good, and not asked.
+    """Take the testbed down.
+
+    ``purge``: remove the guests' disks too. ``timeout``: seconds that a guest has to shut down before it is
+    powered off. ``abandon``: hosts that no longer exist; they are not contacted.
     """
 
     purge: bool = False
@@ -81,7 +83,7 @@ class Exec(
 
 
 class SnapshotVerb(StrEnum):
-    """What can be done with a snapshot."""
+    """An operation on a snapshot."""
 
     CREATE = "create"
     RESTORE = "restore"
@@ -91,7 +93,7 @@ class SnapshotVerb(StrEnum):
 class Snapshot(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="command", tag="snapshot", forbid_unknown_fields=True
 ):
-    """Make, restore or delete a snapshot of some guests (all when ``guests`` is empty)."""
+    """Create, restore or delete a snapshot of some guests (of all when ``guests`` is empty)."""
 
     verb: SnapshotVerb
     name: SnapshotName
@@ -102,22 +104,22 @@ Command = Up | Down | Exec | Snapshot
 
 
 def command_name(command: Command) -> str:
-    """The word that stands for a command: ``up``, ``down``, ``exec``, ``snapshot``."""
+    """Return the name of a command in the API: ``up``, ``down``, ``exec`` or ``snapshot``."""
     return str(type(command).__struct_config__.tag)
 
 
 class NewDeployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A project folder to be known under a name."""
+    """A project folder to register with the server under a name."""
 
     name: ProjectName
     project_location: Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^/[^\x00]*$")]
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """A project that the server knows. ``failed_command`` is given when ``state`` is ``failed``.
+    """A project that is registered with the server. ``failed_command`` is set when ``state`` is ``failed``.
 
-    ``owner`` is the user who made it known. Others see that much of it: no folder (``project_location`` is
-    empty), no command, no action.
+    ``owner`` is the user who registered it. Users without access see name, state and owner only:
+    ``project_location`` is empty, and there is no command and no action.
     """
 
     name: str
@@ -129,7 +131,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ActionState(StrEnum):
-    """How far an action has come. ``INTERRUPTED``: the server died while it ran."""
+    """The state of an action. ``INTERRUPTED``: the server died while the action ran."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -139,7 +141,7 @@ class ActionState(StrEnum):
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong in one step of an action, and what would mend it."""
+    """The failure of one step of an action. ``hint`` says how to fix it."""
 
     step: str
     message: str
@@ -149,10 +151,10 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was asked of a deployment, and how it went. Times as RFC 3339, UTC.
+    """A command that a user gave for a deployment, and its outcome. Times are in RFC 3339 format, UTC.
 
-    ``refused`` tells of a failed action that nothing was changed. ``exit_status`` is that of the command
-    of an ``exec``. ``asked_by`` is the user who asked, ``who`` what they call themselves.
+    ``refused`` means that a failed action changed nothing. ``exit_status`` is that of the command of an
+    ``exec``. ``asked_by`` is the authenticated user, ``who`` the name that the client gave.
     """
 
     uuid: str
@@ -170,7 +172,7 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepState(StrEnum):
-    """How far a step has come. ``SKIPPED``: there was nothing to do."""
+    """The state of a step. ``SKIPPED``: no change was needed."""
 
     RUNNING = "running"
     DONE = "done"
@@ -180,7 +182,7 @@ class StepState(StrEnum):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of an action. Times as RFC 3339, UTC; ``stage`` is the group it belongs to."""
+    """One step of an action, in the group ``stage``. Times are in RFC 3339 format, UTC."""
 
     name: str
     stage: str
@@ -192,7 +194,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Level(StrEnum):
-    """What kind of line it is. ``OUTPUT``: what a script or a console printed."""
+    """The level of a log line. ``OUTPUT``: a line that a script or a console printed."""
 
     INFO = "info"
     OUTPUT = "output"
@@ -201,7 +203,7 @@ class Level(StrEnum):
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of an action's log. ``sequence`` counts from 1 within the action; ``time`` as RFC 3339."""
+    """One line of an action's log. ``sequence`` counts from 1 in each action; ``time`` is as in RFC 3339."""
 
     sequence: int
     time: str
@@ -214,18 +216,19 @@ class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ActionAccepted(msgspec.Struct, frozen=True):
-    """The answer to a command: by this the action is known."""
+    """The response to a command: the UUID of its action."""
 
     uuid: str
 
 
 class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A guest as it is now.
+    """The live status of a guest.
 
-    ``state`` is libvirt's word (``running``, ``shut off``, ``paused``, ``crashed``), ``absent`` when its
-    host does not know it, ``unknown`` when its host does not answer, ``golden`` for a golden image that is
-    off, ``unsupported`` for a kind that cannot run yet. ``uptime`` in seconds, ``cpu`` as a share of one
-    CPU (1.0 is one CPU busy) since the last look, ``memory_mb`` resident on the host, in MiB.
+    ``state`` is libvirt's (``running``, ``shut off``, ``paused``, ``crashed``), ``absent`` when its host has
+    no such domain, ``unknown`` when its host does not respond, ``golden`` for a golden image that is off,
+    ``unsupported`` for a guest type that cannot run yet. ``uptime`` is in seconds; ``cpu`` is the share of
+    one CPU (1.0 is one busy CPU) since the previous query; ``memory_mb`` is the resident memory on the host,
+    in MiB.
     """
 
     name: str
@@ -239,8 +242,8 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int | None = None
 
 
-#: What ends in command lines of ssh, scp and virsh, and in files that they read: a server may be hostile.
-#: ``/`` begins every path, nothing begins with ``-``, and nothing goes on in another line.
+#: These values become arguments of ssh, scp and virsh, and lines of files that they read, and the server may
+#: be hostile. Every path begins with ``/``, no value begins with ``-``, and none contains a line break.
 ADDRESS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,254}$(?!\n)"
 USER_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$(?!\n)"
 PATH_PATTERN = r"^/[^\x00-\x1f\x7f-\x9f\u2028\u2029]{0,4095}$(?!\n)"
@@ -255,7 +258,7 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
 class HostAccess(msgspec.Struct, frozen=True, kw_only=True):
-    """How a testbed host is reached from the main host by SSH. Paths are on the server's machine."""
+    """How to reach a testbed host from the main host by SSH. Paths are on the server's machine."""
 
     address: Address
     user: UserName | None = None
@@ -265,10 +268,11 @@ class HostAccess(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
-    """How a guest is reached from the main host: by SSH and through libvirt.
+    """How to reach a guest from the main host: by SSH and through libvirt.
 
-    Paths are on the server's machine. ``address`` is None for a guest that no connection leads to. With
-    ``via`` it lies on another host than the main host: ``libvirt_uri`` is as seen from there.
+    Paths are on the server's machine. ``address`` is None for a guest that has no connection to the main
+    host. ``via`` is set for a guest on another host than the main host: ``libvirt_uri`` is then a URI on that
+    host.
     """
 
     name: GuestName
@@ -286,7 +290,7 @@ class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot of a guest. ``created`` as RFC 3339; ``state`` is the guest's at that time."""
+    """A snapshot of a guest. ``created`` is in RFC 3339 format; ``state`` is the guest's at that time."""
 
     guest: str
     name: str
@@ -298,9 +302,9 @@ class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Capture(msgspec.Struct, frozen=True, kw_only=True):
     """Which packets to capture.
 
-    ``target`` is a guest, a bridge or the NAT network; ``interface`` a guest's, by number (from 0) or by the
-    bridge it is on. ``filter`` as pcap-filter(7) has it. ``snaplen`` bytes of each packet are kept; after
-    ``count`` packets the capture ends.
+    ``target`` is a guest, a bridge or the NAT network. ``interface`` selects a guest's interface, by number
+    (from 0) or by the bridge it is on. ``filter`` is an expression of pcap-filter(7). ``snaplen`` is how many
+    bytes of each packet are kept. The capture ends after ``count`` packets.
     """
 
     target: Annotated[str, msgspec.Meta(pattern=TARGET_PATTERN)]
@@ -311,7 +315,10 @@ class Capture(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TestbedStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A deployment and its guests as they are now. ``differences``: what is not as it was brought up."""
+    """A deployment and the live status of its guests.
+
+    ``differences`` lists what has changed since the testbed was brought up.
+    """
 
     __test__ = False  # not a test, whatever its name
 
@@ -321,7 +328,10 @@ class TestbedStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """That the server is there. ``drivers`` is ``real`` or ``fake``, ``embedded`` that it goes by itself."""
+    """A sign of life of the server. ``drivers`` is ``real`` or ``fake``.
+
+    An ``embedded`` server exits by itself when no command needs it any more.
+    """
 
     version: str
     drivers: str
@@ -330,7 +340,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An error of the API (RFC 9457, ``application/problem+json``). ``hint`` tells what would mend it."""
+    """An error of the API (RFC 9457, ``application/problem+json``). ``hint`` says how to fix it."""
 
     title: str
     status: int

@@ -34,7 +34,7 @@ class Sequence:
 
 @dataclass(slots=True)
 class Mapping:
-    """Keys and values in file order; ``keys`` holds where each key stands."""
+    """Keys and values in file order; ``keys`` holds the line and column of each key."""
 
     line: int
     column: int
@@ -47,13 +47,16 @@ Node = Scalar | Sequence | Mapping
 
 @dataclass(slots=True, frozen=True)
 class Document:
-    """A whole file: its name as the user knows it, and its root (None when the file is empty)."""
+    """A whole file: its name as shown to the user, and its root (None when the file is empty)."""
 
     name: str
     root: Node | None
 
     def locate(self, path: Path, *, key: bool = False) -> Location:
-        """The place of the value at ``path`` (with ``key=True``: of its key), or of what encloses it."""
+        """Return the location of the value at ``path`` (with ``key``: of its key).
+
+        If there is no such value, return the location of the innermost value that would enclose it.
+        """
         node = self.root
         if node is None:
             return Location(self.name, 1, 1)
@@ -73,7 +76,7 @@ class Document:
 
 
 def show_path(path: Path) -> str:
-    """``('machines', 2, 'libvirt')`` as ``machines[2].libvirt``."""
+    """Return a path as text: ``('machines', 2, 'libvirt')`` as ``machines[2].libvirt``."""
     text = ""
     for step in path:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step

@@ -16,7 +16,7 @@ import msgspec
 
 
 class Severity(Enum):
-    """How much a problem weighs: errors stop a build, warnings do not."""
+    """The severity of a problem: errors stop a build, warnings do not."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -30,12 +30,12 @@ class Location(msgspec.Struct, frozen=True, order=True):
     column: int = 0
 
     def __str__(self) -> str:
-        """As editors and compilers write it: ``file:line:column``."""
+        """Return ``file:line:column``, the form that editors and compilers use."""
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is wrong with the input.
+    """An error or a warning about the input.
 
     ``code`` is stable and may be matched by scripts; ``path`` is the place in the data
     (``machines[2].libvirt.memory_mb``).
@@ -51,7 +51,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     severity: Severity = Severity.ERROR
 
     def __str__(self) -> str:
-        """One to three lines: where and what, then the hint."""
+        """Return the location and the message in one line, and the hint in the next."""
         where = f"{self.location}: {self.path}" if self.path else str(self.location)
         text = f"{where}: {self.severity.value}: {self.message}"
         detail = []
@@ -68,10 +68,10 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Complaint(msgspec.Struct, frozen=True, kw_only=True):
-    """A problem at a path in the data, before it has a place in a file.
+    """A problem at a path in the data, before its line and column are known.
 
-    With ``at_key`` it is the last key of the path that is wrong, not its value. A problem in a file that the
-    path leads to has its ``location`` there.
+    With ``at_key`` the last key of the path is wrong, not its value. ``location`` is set when the problem is
+    in another file, which the value at the path names.
     """
 
     code: str
@@ -86,7 +86,7 @@ class Complaint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KvmComposeError(Exception):
-    """Something failed. ``hint`` tells what would mend it."""
+    """Something failed. ``hint`` says how to fix it."""
 
     exit_code = 1
 
@@ -97,7 +97,7 @@ class KvmComposeError(Exception):
 
 
 class InputError(KvmComposeError):
-    """The input is wrong: every problem that could be found in one go."""
+    """The input is invalid: all problems that one phase found."""
 
     exit_code = 2
 
@@ -107,13 +107,13 @@ class InputError(KvmComposeError):
 
 
 class RefusedError(KvmComposeError):
-    """Refused before anything was changed: another build runs, a tool is missing, data would be lost."""
+    """Refused before any change: another build runs, a tool is missing, data would be lost."""
 
     exit_code = 3
 
 
 class ComplaintsError(Exception):
-    """Complaints found half-way through a stage; the pipeline gives them their places in the files."""
+    """Complaints found inside a stage; the pipeline adds their locations in the files."""
 
     def __init__(self, complaints: Iterable[Complaint]) -> None:
         self.complaints = tuple(complaints)

@@ -1,4 +1,4 @@
-"""What happens during a build, as values. Somebody else decides how to show them."""
+"""Events of a build, as values. ``kvmcompose.monitor`` decides how to show them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from kvmcompose.core.errors import KvmComposeError, Problem
 
 
 class Started(msgspec.Struct, frozen=True):
-    """A build begins; ``total`` is how many files it is going to touch."""
+    """A build begins; ``total`` is the number of files that it will write or remove."""
 
     total: int
 
 
 class Done(msgspec.Struct, frozen=True):
-    """A file was dealt with; ``action`` is what was done with it and ``reasons`` why."""
+    """A file is finished; ``action`` is what the build did with it, ``reasons`` why."""
 
     path: str
     task: str
@@ -32,14 +32,14 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class Noticed(msgspec.Struct, frozen=True):
-    """Something the user should know, which stops nothing."""
+    """A warning or a note to the user. The build continues."""
 
     message: str
     problem: Problem | None = None
 
 
 class Transferred(msgspec.Struct, frozen=True):
-    """How far a download has come, in bytes; ``total`` is None when nobody knows."""
+    """The progress of a download, in bytes; ``total`` is None when it is unknown."""
 
     label: str
     done: int
@@ -47,8 +47,9 @@ class Transferred(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """A build has ended: how many files were made, removed, left as they were, failed, and not tried
-    because of others that failed.
+    """A build has ended: how many files were made, removed, kept and failed.
+
+    ``untried`` counts those that were not made because files that they depend on failed.
     """
 
     made: int

@@ -1,9 +1,10 @@
-"""URIs of libvirt: the few forms that name a daemon and nothing else.
+"""URIs of libvirt: the few forms that only select a daemon.
 
-To libvirt a URI is a program: ``qemu+ssh://…?command=…``, ``qemu+ext:///…?command=…`` and ``netcat=`` run
-one, ``keyfile=`` and ``pkipath=`` open files, other schemes are other drivers (libvirt, "Connection URIs",
-"Remote support"), and a plain word is an alias that libvirt.conf resolves. So a URI from a file or a server
-is parsed, and what libvirt or virsh is given is written from the parsed value, never the text that was found.
+A libvirt URI can do more than that: ``qemu+ssh://…?command=…``, ``qemu+ext:///…?command=…`` and ``netcat=``
+run programs, ``keyfile=`` and ``pkipath=`` open files, other schemes select other drivers (libvirt,
+"Connection URIs", "Remote support"), and a plain word is an alias that libvirt.conf resolves. So a URI from a
+file or a server is parsed, and libvirt and virsh get a URI written from the parsed value, never the original
+text.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import msgspec
 
 from kvmcompose.core.errors import KvmComposeError
 
-#: What may be written, in words.
+#: The permitted forms, for messages.
 WANTED = "qemu:///system, qemu:///session or qemu+unix:///system?socket=/absolute/path"
 HINT = (
     "to use the libvirt of another machine, add that machine to the config as a testbed host; its "
@@ -24,44 +25,44 @@ HINT = (
 )
 
 _URI = re.compile(r"qemu(?:\+unix)?:///(system|session)(?:\?socket=(/[A-Za-z0-9._~/+@:,=%-]*))?", re.ASCII)
-#: The room in a socket's address (unix(7), sun_path), less the closing zero.
+#: The size of a socket's address (unix(7), sun_path), less the closing zero, in bytes.
 _SOCKET_LIMIT = 107
 
 
 class Instance(StrEnum):
-    """Which libvirt of a machine: that of the machine, or that of one user."""
+    """Which libvirt of a machine: that of the system, or that of one user."""
 
     SYSTEM = "system"
     SESSION = "session"
 
 
 class LibvirtUri(msgspec.Struct, frozen=True):
-    """A libvirt on the machine that opens it. ``socket`` is where it listens, None for the usual place."""
+    """A libvirt daemon on the machine that connects to it; ``socket`` is a path, None for the default."""
 
     instance: Instance = Instance.SYSTEM
     socket: str | None = None
 
     def __str__(self) -> str:
-        """As libvirt and virsh read it."""
+        """Return the URI in libvirt's syntax."""
         if self.socket is None:
             return f"qemu:///{self.instance}"
         return f"qemu+unix:///{self.instance}?socket={quote(self.socket, safe='/')}"
 
     @property
     def is_usual(self) -> bool:
-        """Whether it is what a host has when its config says nothing."""
+        """Return whether this is the default of a host."""
         return self == LibvirtUri()
 
 
 class LibvirtUriError(KvmComposeError):
-    """A text is no URI of libvirt that may be used."""
+    """A text is not a permitted libvirt URI."""
 
     def __init__(self, text: str) -> None:
         super().__init__(f"{text!r} is not a permitted libvirt URI (wanted {WANTED})", hint=HINT)
 
 
 def parse_libvirt_uri(text: str) -> LibvirtUri:
-    """The daemon that a URI names. Raises LibvirtUriError."""
+    """Parse a libvirt URI. Raises LibvirtUriError when it is not one of the permitted forms."""
     found = _URI.fullmatch(text)
     if found is None:
         raise LibvirtUriError(text)

@@ -1,7 +1,7 @@
-"""The nouns of a testbed, as the user wrote it and as it is placed.
+"""The types of a testbed, as the user wrote it and as it is placed.
 
 Each stage of the pipeline has types of its own, so no field here means "not known yet":
-``Machine`` is what the YAML says, ``Guest`` what it stands for once scaling is written out.
+A ``Machine`` is an entry of the YAML; scaling expands it into one or more ``Guest``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.libvirt_uri import LibvirtUri, parse_libvirt_uri
 
 #: The GENEVE header (RFC 8926: 8 bytes, plus UDP, IPv4 and an inner Ethernet header, plus room for
-#: options) fits into 1500 bytes with this MTU. All guests have it, wherever their bridges lie, so that
-#: moving a bridge to another host changes nothing inside the guests.
+#: options) fits into 1500 bytes with this MTU. All guests have it, on whichever hosts their bridges are, so
+#: that moving a bridge to another host changes nothing inside the guests.
 GUEST_MTU = 1442
 
-#: Where the project folder is found on every testbed host (a link to it on the main host), so that
-#: domain XML needs no path of one machine.
+#: The folder of all projects on every testbed host (on the main host it holds links to the project folders).
+#: As it is the same everywhere, domain XML contains no path that is specific to one machine.
 PROJECTS_ROOT = "/var/lib/kvm-compose"
 
 
@@ -29,8 +29,8 @@ _USUAL_LIBVIRT = str(LibvirtUri())
 class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A testbed host of ``kvm-compose-config.json``. ``memory_mb`` is in MiB.
 
-    ``host_key`` is what its SSH server has to show, as the type and the key in OpenSSH's format.
-    ``libvirt_uri`` is as the host itself sees it, and as ``LibvirtUri`` writes it.
+    ``host_key`` is the key that its SSH server must have: type and key, in OpenSSH's format.
+    ``libvirt_uri`` is a URI on the host itself, in the form that ``LibvirtUri`` writes.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_mb: int | None = None
 
     def __post_init__(self) -> None:
-        """No host has a libvirt URI that may not be used, wherever it was read. Raises ValueError."""
+        """Normalise ``libvirt_uri``, so that no host has one that is not permitted. Raises ValueError."""
         if self.libvirt_uri != _USUAL_LIBVIRT:
             try:
                 written = str(parse_libvirt_uri(self.libvirt_uri))
@@ -64,14 +64,14 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SshKeys(msgspec.Struct, frozen=True):
-    """Where the guests' key pair lies, as the user wrote it (``~`` is not expanded)."""
+    """The paths of the guests' SSH key pair, as the user wrote them (``~`` is not expanded)."""
 
     ssh_public_key_location: str
     ssh_private_key_location: str
 
 
 class Attachment(msgspec.Struct, frozen=True):
-    """One network interface of a guest, as wished for: ``segment`` is a bridge of the YAML."""
+    """A network interface of a guest, as written: ``segment`` is a bridge of the YAML."""
 
     segment: str
     mac: str | None = None
@@ -79,7 +79,7 @@ class Attachment(msgspec.Struct, frozen=True):
 
 
 class ScaledAttachment(msgspec.Struct, frozen=True):
-    """The interface that some of a machine's clones have."""
+    """An interface of some of a machine's clones, which are counted from 0."""
 
     attachment: Attachment
     clones: tuple[int, ...]
@@ -101,7 +101,10 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
-    """A guest of the logical testbed: a machine, or one of the clones it stands for."""
+    """A guest of the logical testbed: a machine, its golden image, or one of its clones.
+
+    ``golden_image`` is set for a clone, and names its golden image. ``memory_mb`` is in MiB.
+    """
 
     name: str
     kind: str
@@ -115,20 +118,23 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """Something guests attach to that lies on exactly one host: a bridge."""
+    """A part of the network that guests attach to and that is on exactly one host: a bridge."""
 
     name: str
 
 
 class Link(msgspec.Struct, frozen=True, order=True):
-    """Two segments joined, in the order the user wrote them."""
+    """A connection of two segments, in the order that the user wrote them in."""
 
     source: str
     target: str
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """What a placement strategy sees of a network: its segments in file order and how they are joined."""
+    """What a placement strategy sees of a network: its segments, in file order, and the links between them.
+
+    ``external`` is the segment through which guests reach the network of the main host.
+    """
 
     segments: tuple[Segment, ...]
     links: tuple[Link, ...]
@@ -136,7 +142,11 @@ class Topology(msgspec.Struct, frozen=True):
 
 
 class Constraints(msgspec.Struct, frozen=True):
-    """What placement has to heed, whatever the strategy. A name is that of a guest, machine or bridge."""
+    """What the user requires of a placement, whatever the strategy. Names are of guests, machines or bridges.
+
+    ``pin`` maps names to hosts; the names of a ``together`` group share a host; no two of an ``apart`` group
+    do.
+    """
 
     pin: dict[str, str] = {}
     together: tuple[tuple[str, ...], ...] = ()
@@ -144,7 +154,7 @@ class Constraints(msgspec.Struct, frozen=True):
 
 
 class LogicalTestbed(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole testbed with scaling written out, before anything has a host."""
+    """The whole testbed with scaling expanded, before placement."""
 
     project: str
     guests: tuple[Guest, ...]
@@ -158,12 +168,12 @@ class LogicalTestbed(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def main_host(self) -> Host:
-        """The host that the testbed is driven from."""
+        """The host where the user builds and runs ``up``."""
         return next(host for host in self.hosts if host.is_main_host)
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """Which host each segment and guest lies on, and why."""
+    """The host of each segment and guest, and the reasons."""
 
     segments: dict[str, str]
     guests: dict[str, str]
@@ -171,7 +181,7 @@ class Placement(msgspec.Struct, frozen=True):
 
 
 class PlacedTestbed(msgspec.Struct, frozen=True):
-    """A logical testbed in which everything has a host."""
+    """A logical testbed with a host for each segment and guest."""
 
     logical: LogicalTestbed
     placement: Placement

@@ -1,4 +1,4 @@
-"""Names and numbers derived from other names: stable, unique, short enough for what they become."""
+"""Derive names and numbers from other names: stable, unique, and within the length limits of their use."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ INTERFACE_NAME_LIMIT = 15
 #: One label of a host name (RFC 1035, section 2.3.4).
 HOSTNAME_LIMIT = 63
 
-#: How many stand-ins for one name are looked at. That the first is taken is one in 16 millions.
+#: How many derived names ``is_derived`` compares. The first one is taken with a probability of 1 in 16
+#: million.
 _ATTEMPTS = 4
 
 PROJECT_NAME = re.compile(r"[a-z][a-z0-9-]{0,40}(?<!-)")
 
 
 def stable_number(*words: str | int) -> int:
-    """A number of 128 bits that depends on the words alone."""
+    """Return a number of 128 bits that depends only on the words."""
     text = "\0".join(map(str, words))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
 
 
 def project_name_from(folder_name: str) -> str:
-    """The project name for a folder: lower case, everything that cannot be in a host name as ``-``."""
+    """Return the project name for a folder: lower case, with ``-`` for characters invalid in host names."""
     name = re.sub(r"[^a-z0-9]+", "-", folder_name.lower()).strip("-")
     if name and not name[0].isalpha():
         name = f"p-{name}"
@@ -33,16 +34,16 @@ def project_name_from(folder_name: str) -> str:
 
 
 def some(names: Sequence[str | int], most: int = 6) -> str:
-    """So many of them as are read in one message: ``a, b, c and 40 more``."""
+    """Return the first ``most`` names for a message: ``a, b, c and 40 more``."""
     text = ", ".join(str(name) for name in names[:most])
     return text if len(names) <= most else f"{text} and {len(names) - most} more"
 
 
 class UniqueNames:
-    """Hands out names of a limited length, each one once.
+    """Assigns unique names of a limited length.
 
-    Names that fit are given as they are; longer ones, and those already taken, end in a hash of the
-    whole name, so that they stay the same from build to build.
+    A name that fits stays as it is. One that is too long or already taken ends in a hash of the whole name,
+    so that it is the same in each build.
     """
 
     def __init__(self, limit: int = INTERFACE_NAME_LIMIT) -> None:
@@ -50,7 +51,7 @@ class UniqueNames:
         self._taken: set[str] = set()
 
     def name(self, wanted: str) -> str:
-        """``wanted`` itself or a shorter stand-in that nobody else has."""
+        """Return ``wanted``, or a name derived from it if it is too long or taken."""
         for candidate in self._candidates(wanted):
             if candidate not in self._taken:
                 self._taken.add(candidate)
@@ -62,7 +63,7 @@ class UniqueNames:
 
 
 def is_derived(name: str, wanted: str, limit: int = INTERFACE_NAME_LIMIT) -> bool:
-    """Whether ``name`` is one that ``UniqueNames`` gives for ``wanted``."""
+    """Return whether ``UniqueNames`` could have returned ``name`` for ``wanted``."""
     return name in islice(_candidates(wanted, limit), _ATTEMPTS)
 
 

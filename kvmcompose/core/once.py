@@ -9,8 +9,10 @@ T = TypeVar("T")
 
 
 class once(Generic[T]):  # noqa: N801 (used like cached_property)
-    """As ``functools.cached_property``, whose one lock for all instances (until Python 3.12) would let one
-    that hangs, reading a file, hang all others.
+    """A ``functools.cached_property`` without a lock.
+
+    Until Python 3.12 that has one lock for all instances: one instance that blocks while it reads a file
+    would block all others.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
@@ -19,7 +21,7 @@ class once(Generic[T]):  # noqa: N801 (used like cached_property)
         self.__doc__ = compute.__doc__
 
     def __get__(self, instance: Any, owner: type) -> T:
-        """Computed at first; from then on the instance's own attribute is found before this."""
+        """Compute the value, and store it in the instance, where later accesses find it first."""
         value = self._compute(instance)
         instance.__dict__[self._name] = value
         return value

@@ -1,13 +1,14 @@
-"""Text of others, made harmless to whoever reads it on a terminal or in a log."""
+"""Make untrusted text safe to show on a terminal or in a log."""
 
 from __future__ import annotations
 
 import re
 
-#: What acts on a terminal, hides in a line or reverses its order: control characters (C0 but for the tab,
-#: DEL, C1), the soft hyphen and what has no width, the bidirectional controls (Unicode Standard Annex 9,
-#: section 2), line and paragraph separators, byte order mark, annotations, tags, surrogates.
-#: Joiners (U+200C, U+200D) and variation selectors are letters' own: words and emoji need them.
+#: Characters that control a terminal, are invisible, or change the order of a line: control characters (C0
+#: except the tab, DEL, C1), the soft hyphen and characters without width, the bidirectional controls (Unicode
+#: Standard Annex 9, section 2), line and paragraph separators, byte order mark, annotations, tags,
+#: surrogates. Joiners (U+200C, U+200D) and variation selectors are permitted: some scripts and emoji need
+#: them.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
@@ -15,9 +16,9 @@ _UNSAFE = re.compile(
 
 
 def plain(text: str, *, lines: bool = False) -> str:
-    r"""The text with each such character as ``\x1b`` or ``\u202e``; with ``lines`` line breaks stay.
+    r"""Return the text with unsafe characters as ``\x1b`` or ``\u202e``; with ``lines``, line breaks stay.
 
-    Text that holds none is returned as it is: what is clean is not changed by being cleaned again.
+    The function is idempotent: text without such characters is returned unchanged.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -25,7 +26,7 @@ def plain(text: str, *, lines: bool = False) -> str:
 
 
 def plain_json(data: bytes) -> bytes:
-    """JSON of the same meaning, with each such character as an escape of JSON."""
+    """Return JSON of the same meaning, with unsafe characters as JSON escapes."""
     if data.isascii() and b"\x7f" not in data:  # the other control characters are escaped in all JSON
         return data
     return _UNSAFE.sub(_in_json, data.decode(errors="replace")).encode()

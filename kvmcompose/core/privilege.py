@@ -1,4 +1,4 @@
-"""What a lab does to the host, item by item: what needs the user's word before it happens."""
+"""What a lab may reach on the host, item by item. Each item requires the user's consent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 
 class PrivilegeKind(StrEnum):
-    """What is reached for."""
+    """What a lab reaches on the host."""
 
     TEMPLATE = "template"
     NIC = "network interface"
@@ -35,10 +35,10 @@ _REASONS = {
 
 
 class Privilege(msgspec.Struct, frozen=True, order=True):
-    """One thing that a lab does to the host.
+    """Something on the host that a lab reaches.
 
-    ``where`` is what asks for it (an artefact, a key of the config), ``what`` is wanted, by name and value.
-    ``digest`` stands for content that is too long to show, such as a template's.
+    ``where`` is what requests it (an artefact, a key of the config), ``what`` is its name and value.
+    ``digest`` represents content that is too long to show, such as a template's.
     """
 
     kind: PrivilegeKind
@@ -48,15 +48,15 @@ class Privilege(msgspec.Struct, frozen=True, order=True):
 
     @property
     def why(self) -> str:
-        """Why it needs the user's word."""
+        """Why it requires the user's consent."""
         return _REASONS[self.kind]
 
     def __str__(self) -> str:
-        """One line, fit for a terminal."""
+        """Return one line that is safe to show on a terminal."""
         text = f"{self.where}: {self.kind} {self.what}: {self.why}"
         return "".join(each if each.isprintable() else f"\\u{ord(each):04x}" for each in text)
 
 
 def privileges_digest(project: str, privileges: Iterable[Privilege]) -> str:
-    """What stands for exactly this list of one project, in hexadecimal."""
+    """Return the SHA-256 of a project's list of privileges, in hexadecimal. The order does not matter."""
     return hashlib.sha256(msgspec.json.encode([project, sorted(set(privileges))])).hexdigest()

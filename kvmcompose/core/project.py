@@ -1,4 +1,4 @@
-"""The project folder as pure code sees it: questions about files, answered elsewhere."""
+"""What pure code can ask about the files of a project. The build implements the interface."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class FileKind(Enum):
-    """What a path leads to once symbolic links are followed."""
+    """The type of a file, after following symbolic links."""
 
     MISSING = "missing"
     FILE = "file"
@@ -17,22 +17,25 @@ class FileKind(Enum):
 
 
 class ProjectFiles(Protocol):
-    """Answers about paths as they stand in the YAML: relative to the project folder, or absolute."""
+    """Queries about paths as written in the YAML: relative to the project folder, or absolute."""
 
     def kind(self, path: str) -> FileKind:
-        """What the path leads to."""
+        """Return the type of a file, following symbolic links."""
 
     def is_inside(self, path: str) -> bool:
-        """Whether the path, links resolved, lies in the project folder or an allowed folder."""
+        """Return whether the path, links resolved, is in the project folder or an allowed folder."""
 
     def strays(self, path: str) -> str | None:
-        """The first path below a folder that leads out of it by a link, or None."""
+        """Return the first path below a folder that is a link to a place outside it, or None."""
 
     def content(self, path: str, limit: int) -> bytes | None:
-        """The content of a regular file, at most ``limit`` bytes and one; None when it cannot be read."""
+        """Return the content of a regular file, or None when it cannot be read.
+
+        Of a file of more than ``limit`` bytes, ``limit`` + 1 bytes are returned, so that the caller can tell.
+        """
 
     def image_problem(self, path: str, wanted_format: str | None) -> str | None:
-        """Why a disk image may not be used, or None."""
+        """Return why a disk image may not be used, or None."""
 
     def image_names(self) -> tuple[str, ...]:
-        """The names that a ``cloud_image`` may have: of the catalogue, and added by the user."""
+        """Return the names that a ``cloud_image`` may have: of the catalogue, and added by the user."""

@@ -1,7 +1,7 @@
-"""``state.json``: the specialised testbed, from which alone every artefact is made.
+"""``state.json``: the specialised testbed, the only input of the artefacts.
 
-Nothing in it depends on the clock, on chance or on the machine it was written on. Paths are
-relative to the project folder. The network section belongs to its dialect's module.
+Its content does not depend on the clock, on chance or on the machine that writes it. Paths are relative to
+the project folder. The module of the network dialect defines the network section.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ STATE_VERSION = 1
 
 
 class Interface(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A network interface with everything decided.
+    """A network interface with all names and addresses.
 
-    ``source`` is the name on the host of what it plugs into, ``attach`` how (``ovs`` for an Open
-    vSwitch bridge, ``network`` for a libvirt network). ``ip`` is an IPv4 address or ``dynamic``
-    (DHCP); ``target`` is the tap device's name on the host.
+    ``source`` is the name, on the host, of the bridge or network that it is connected to; ``attach`` is
+    ``ovs`` for an Open vSwitch bridge and ``network`` for a libvirt network. ``ip`` is an IPv4 address or
+    ``dynamic`` (DHCP). ``target`` is the tap device's name on the host. ``mtu`` is in bytes.
     """
 
     bridge: str
@@ -43,11 +43,11 @@ class ExtraInfo(msgspec.Struct, frozen=True):
 
 
 class GuestState(msgspec.Struct, frozen=True, kw_only=True):
-    """A guest with everything decided.
+    """A guest with all names, addresses and its host.
 
-    ``kind`` names its module in ``kvmcompose.guests``; ``definition`` is what the YAML says under
-    ``section``, with the defaults filled in, and has that name in the file. There it has digests in place
-    of the values of an ``environment``: people commit the file.
+    ``kind`` names its module in ``kvmcompose.guests``. ``definition`` is the YAML's ``section`` with the
+    defaults filled in, and is under that key in the file. In the file, digests replace the values of an
+    ``environment``, because users commit the file.
     """
 
     name: str
@@ -65,16 +65,16 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostSharedConfig(msgspec.Struct, frozen=True):
-    """What all hosts share. ``project_folder`` is where the project is found on each of them."""
+    """Settings of all hosts. ``project_folder`` is the path of the project on each of them."""
 
     external_bridge: str | None
     project_folder: str
 
 
 class Shared(msgspec.Struct, frozen=True):
-    """What the artefacts of a guest may depend on beside the guest itself.
+    """What the artefacts of a guest may depend on besides the guest itself.
 
-    They are given no other guest, so that they stay as they are while other guests change.
+    Other guests are not part of it, so that a change of one guest does not affect the artefacts of others.
     """
 
     project_name: str
@@ -95,7 +95,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shared(self) -> Shared:
-        """What all guests share."""
+        """What the artefacts of every guest may depend on."""
         return Shared(self.project_name, self.testbed_host_shared_config, self.testbed_guest_shared_config)
 
 
@@ -116,7 +116,7 @@ def _guest_document(guest: GuestState) -> dict[str, Any]:
 
 
 def encode_state(state: State) -> bytes:
-    """The bytes of ``state.json``: indented, in file order, with a newline at the end."""
+    """Return the bytes of ``state.json``: indented, in file order, with a final newline."""
     document = {name: getattr(state, name) for name in State.__struct_fields__}
     document["testbed_guests"] = {
         name: _guest_document(guest) for name, guest in state.testbed_guests.items()
@@ -124,15 +124,15 @@ def encode_state(state: State) -> bytes:
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
-#: What every guest has in the file; the one key beside these is the section of its kind.
+#: The keys of every guest in the file. The only other key is the section of its kind.
 GUEST_KEYS = frozenset(GuestState.__struct_fields__) - {"section", "definition"}
 
 
 def decode_state(data: bytes) -> State:
-    """Read ``state.json``. Each guest's definition and the network are left as plain data, for the module
-    of their kind to read. Raises KvmComposeError when it is not a state that this version can use.
+    """Decode ``state.json``. Raises KvmComposeError when this version cannot use it.
 
-    Types are all that is checked: whoever has the document from elsewhere asks ``pipeline.stored`` for it.
+    The guests' definitions and the network stay plain data; the modules of their kinds convert them. Only
+    types are checked: decode a document from an untrusted source with ``pipeline.stored``.
     """
     try:
         document = msgspec.json.decode(data)
