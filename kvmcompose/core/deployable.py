@@ -78,7 +78,8 @@ class LibvirtNetwork(msgspec.Struct, frozen=True, kw_only=True):
     """The NAT network.
 
     ``xml`` is the path of its definition, ``bridge`` the Linux bridge that libvirt creates for it, ``subnet``
-    its IPv4 subnet in CIDR notation.
+    its IPv4 subnet in CIDR notation. ``subnet_is_derived`` is whether that comes from the project's name, and
+    not from a guest's ``ip``.
     """
 
     host: str
@@ -86,6 +87,7 @@ class LibvirtNetwork(msgspec.Struct, frozen=True, kw_only=True):
     bridge: str
     xml: str
     subnet: str
+    subnet_is_derived: bool
 
 
 class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,5 +9,9 @@ class DriverError(KvmComposeError):
     """Something failed on a host or in a guest."""
 
 
+class SubnetTakenError(DriverError):
+    """A host uses the subnet of a testbed already. The caller knows where that subnet comes from."""
+
+
 class HostLostError(DriverError):
     """The host cannot be reached at the moment; it may come back."""

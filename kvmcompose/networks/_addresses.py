@@ -24,6 +24,8 @@ _MAC_PREFIX = 0x525400 << 24
 _SIZES = ((20, 256), (16, 4096), (12, 65536), (9, 524288))
 #: The prefix length of the largest subnet.
 LARGEST = 9
+#: So many attempts at the most find room for the subnet of nearly every project.
+_LIKELY_ATTEMPTS = 16
 #: Addresses that no guest gets: the subnet's own, the gateway's, and the broadcast address.
 _KEPT = 3
 
@@ -155,14 +157,31 @@ def _derived(
     project: str, name: str, prefix: int, taken: Sequence[tuple[int, int]]
 ) -> ipaddress.IPv4Network | None:
     """A subnet of 10.0.0.0/8 (RFC 1918) that overlaps no other of this project; None if none is found."""
-    count = 2 ** (prefix - 8)
     size = 2 ** (32 - prefix)
     for attempt in range(1000):
-        first = (10 << 24) + stable_number("subnet", project, name, attempt) % count * size
+        first = _candidate(project, name, prefix, attempt)
         # as numbers: there may be thousands of networks, and each is compared with all before it
         if all(first + size <= low or high < first for low, high in taken):
             return ipaddress.IPv4Network((first, prefix))
     return None
+
+
+def _candidate(project: str, name: str, prefix: int, attempt: int) -> int:
+    """The first address of the subnet that is tried at this attempt."""
+    number = stable_number("subnet", project, name, attempt) % (1 << (prefix - 8))
+    return (10 << 24) + (number << (32 - prefix))
+
+
+def is_derived(project: str, name: str, network: ipaddress.IPv4Network) -> bool:
+    """Whether the subnet of the connected network ``name`` comes from names, and not from a guest's ``ip``.
+
+    Of one that comes from names but overlapped dozens of others before, this says False.
+    """
+    prefix = network.prefixlen
+    return any(size == prefix for size, _ in _SIZES) and any(
+        _candidate(project, name, prefix, attempt) == int(network.network_address)
+        for attempt in range(_LIKELY_ATTEMPTS)
+    )
 
 
 def _ips(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import ipaddress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from kvmcompose.core.deployable import (
 )
 from kvmcompose.core.model import Link, Segment, Topology
 from kvmcompose.core.state import State
+from kvmcompose.networks._addresses import is_derived
 from kvmcompose.networks._specialise import (
     BridgeState,
     HostNic,
@@ -32,8 +34,7 @@ def served(
     """The bridges that are joined to the external one, and so to the libvirt network and the main host."""
     if external is None:
         return ()
-    links = tuple(Link(source, target) for source, target in connections)
-    home = connected(Topology(tuple(Segment(name) for name in bridges), links, external))
+    home = _homes(bridges, connections, external)
     return {name for name in home if home[name] == home[external]}
 
 
@@ -45,6 +46,10 @@ def network_plan(state: State) -> NetworkPlan:
     by_name = {bridge.name: bridge for bridge in bridges}
     main = next(host.name for host in state.testbed_hosts.values() if host.is_main_host)
     name = network["libvirt_network_name"]
+    connections = network["logical_bridge_connections"]
+    # "" is the network of golden images alone
+    home = _homes(by_name, connections, external)[external] if external is not None else ""
+    subnet = ipaddress.IPv4Network(network["libvirt_network_subnet"])
     veths = [*_veths(network)]
     if external is not None:
         veths.insert(
@@ -65,7 +70,8 @@ def network_plan(state: State) -> NetworkPlan:
             name=name,
             bridge=network["libvirt_network_bridge_name"],
             xml=f"artefacts/{state.project_name}-network.xml",
-            subnet=network["libvirt_network_subnet"],
+            subnet=str(subnet),
+            subnet_is_derived=is_derived(state.project_name, home, subnet),
         ),
         bridges=tuple(
             SwitchBridge(
@@ -84,9 +90,15 @@ def network_plan(state: State) -> NetworkPlan:
             for nic in nics
         ),
         # golden images are on the libvirt network itself
-        reachable=frozenset({name, *served(by_name, network["logical_bridge_connections"], external)}),
+        reachable=frozenset({name, *served(by_name, connections, external)}),
         mtu=network["mtu"],
     )
+
+
+def _homes(bridges: Iterable[str], connections: Iterable[Sequence[str]], external: str) -> Mapping[str, str]:
+    """The connected network of each bridge, by the name that ``specialise`` gave it."""
+    links = tuple(Link(source, target) for source, target in connections)
+    return connected(Topology(tuple(Segment(name) for name in bridges), links, external))
 
 
 def _veths(network: dict[str, Any]) -> Iterator[VethPair]:

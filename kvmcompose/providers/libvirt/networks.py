@@ -7,7 +7,7 @@ from typing import Any
 
 import libvirt
 
-from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.errors import DriverError, SubnetTakenError
 from kvmcompose.providers.libvirt import definitions as xmls
 from kvmcompose.providers.libvirt.connection import failure, unless_so_already
 
@@ -99,8 +99,7 @@ def _failure(xml: str, wanted: xmls.Ownership, error: libvirt.libvirtError) -> D
     taken = _SUBNET_TAKEN.search(error.get_error_message() or "")
     if taken is None:
         return failure(doing, error)
-    return DriverError(
+    return SubnetTakenError(
         f"cannot {doing}: its subnet ({xmls.network_address(xml)}) is in use by the interface {taken[1]}",
-        hint=f"inspect it: ip address show dev {taken[1]}; remove its address, or rename this project:"
-        " a project's subnet is derived from its name",
+        hint=f"inspect it: ip address show dev {taken[1]}; remove its address",
     )

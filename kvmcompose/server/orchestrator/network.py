@@ -9,10 +9,10 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
-from kvmcompose.core.deployable import TunnelPort
+from kvmcompose.core.deployable import LibvirtNetwork, TunnelPort
 from kvmcompose.core.names import some
 from kvmcompose.effects.threads import in_thread
-from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.errors import DriverError, SubnetTakenError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.ovs.interface import SwitchPlan
 from kvmcompose.server.action_log import ActionLog
@@ -76,7 +76,7 @@ class NetworkSetup:
         """What the host sends to the subnet goes to guests: for a member it takes nobody's place."""
         network = self._testbed.network_plan.network
         subnet = ipaddress.IPv4Network(network.subnet)
-        hint = "give guests on the external bridge addresses in another subnet (ip), or none"
+        hint = _another_subnet(network)
         if not any(subnet.subnet_of(each) for each in _FOR_GUESTS):
             raise DriverError(
                 f"{subnet} is not a private subnet, and only an administrator's testbed may use another",
@@ -149,7 +149,11 @@ class NetworkSetup:
         )
         if changed and not domains:
             await host.hypervisor.remove_network(network.name)
-        await host.hypervisor.start_network(await in_thread(network_xml, self._context, self._testbed))
+        try:
+            await host.hypervisor.start_network(await in_thread(network_xml, self._context, self._testbed))
+        except SubnetTakenError as error:
+            error.hint = f"{error.hint}, or {_another_subnet(network)}"
+            raise
 
     def _plan(self, name: str) -> SwitchPlan:
         network_plan = self._testbed.network_plan
@@ -174,6 +178,13 @@ async def _refuse_foreign(host: HostDrivers, plan: SwitchPlan) -> None:
             f"names are taken by other Open vSwitch bridges: {', '.join(foreign)}",
             hint="remove them (ovs-vsctl del-br NAME), or give the project another name: --project-name",
         )
+
+
+def _another_subnet(network: LibvirtNetwork) -> str:
+    """How to give the guests of the external bridge another subnet, as the end of a hint."""
+    if network.subnet_is_derived:
+        return "rename this project (--project-name): its subnet is derived from its name"
+    return "give the guests on the external bridge an `ip` in another subnet, or none: theirs decides it"
 
 
 async def _address(host: str) -> str:
