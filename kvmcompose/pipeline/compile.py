@@ -1,7 +1,7 @@
-"""The whole story: from two files to a placed testbed, its state, and the artefacts to be made.
+"""Compile a project: from its two files to a placed testbed, its state, and the artefacts to make.
 
-read -> shape -> logical testbed -> placement -> state -> artefacts; each stage has types of its own,
-changes nothing it was given, and reports all problems it finds at once.
+read -> shape -> logical testbed -> placement -> state -> artefacts. Each stage has its own types, does not
+change its input, and reports all problems that it finds at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STATE_PATH = "state.json"
 
 
 class Compiled:
-    """What a project comes to. Artefacts are worked out when they are asked for."""
+    """The result of compiling a project. Artefacts are computed on first use."""
 
     def __init__(self, placed: PlacedTestbed, state: State, warnings: tuple[Problem, ...]) -> None:
         self.placed = placed
@@ -43,7 +43,7 @@ class Compiled:
 
     @cached_property
     def artefacts(self) -> tuple[Artefact, ...]:
-        """All of them, the state first: everything else is made from it."""
+        """All artefacts. The state is the first one, because the others are made from it."""
         network = dialect(self.state.network.dialect).artefacts(self.state)
         shared = self.state.shared
         guests = (
@@ -60,14 +60,14 @@ class Compiled:
 
 
 def state_artefact(data: bytes) -> Artefact:
-    """``state.json``."""
+    """Return ``state.json`` as an artefact; ``data`` are its bytes."""
     return Artefact(
         task="state",
         path=STATE_PATH,
         policy=Policy.TEXT,
         content=Literal(data),
         summary="state of the testbed",
-        # it says where keys are, and what the digests of secrets are
+        # it contains the paths of keys and the digests of secrets
         mode=0o600,
     )
 
@@ -79,7 +79,7 @@ def compile_project(
     settings: Settings,
     files: ProjectFiles,
 ) -> Compiled:
-    """Everything that can be known before anything is made. Raises InputError with all problems."""
+    """Compile a project. Nothing is made yet. Raises InputError with all problems."""
     documents, logical, warnings = understand(testbed, config, schemas, settings, files)
     try:
         placed = PlacedTestbed(logical, place(logical, logical.strategy))
@@ -97,7 +97,7 @@ def understand(
     settings: Settings,
     files: ProjectFiles,
 ) -> tuple[Documents, LogicalTestbed, tuple[Problem, ...]]:
-    """The testbed before anything has a host, and warnings. Raises InputError with all problems."""
+    """Return the testbed before placement, and warnings. Raises InputError with all problems."""
     documents, value, config_value, network = _read(testbed, config, schemas)
     logical, warnings = logical_testbed(value, config_value, network, settings, documents, files)
     return documents, logical, warnings
@@ -106,7 +106,7 @@ def understand(
 def _read(
     testbed: Source, config: Source | None, schemas: Schemas
 ) -> tuple[Documents, dict[str, Any], dict[str, Any] | None, str]:
-    """Both files, so that a problem in one does not hide those of the other."""
+    """Read both files before reporting, so that a problem in one does not hide those of the other."""
     documents = Documents(testbed, config)
     problems: list[Problem] = []
     value = _shaped(lambda: shape_testbed(documents.testbed, schemas), problems)
@@ -159,7 +159,7 @@ def _state(placed: PlacedTestbed) -> State:
 
 
 def _checked(artefacts: Iterable[Artefact]) -> Iterator[Artefact]:
-    """The last door before the disk: an artefact lies below ``artefacts/``."""
+    """Yield the artefacts. Raises KvmComposeError for one outside ``artefacts/``, as a plug-in could make."""
     for artefact in artefacts:
         steps = artefact.path.split("/")
         if steps[0] != "artefacts" or len(steps) < 2 or not {"", ".", ".."}.isdisjoint(steps):  # noqa: PLR2004

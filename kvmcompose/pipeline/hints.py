@@ -1,4 +1,4 @@
-"""Hints of ``validate``: nothing is wrong with what they are about, and no build mentions them."""
+"""Warnings that only ``validate`` gives: the input is valid, and a build does not mention them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,22 @@ _FOLDERS = frozenset({"PWD", "OLDPWD"})
 
 
 def looks_secret(name: str) -> bool:
-    """Whether a variable's name says that its value is nobody else's business."""
+    """Return whether a variable's name suggests that its value is a secret."""
     return name not in _FOLDERS and _SECRET.search(name) is not None and _ABOUT_ONE.search(name) is None
 
 
 def secrets_in_sight(logical: LogicalTestbed, testbed: Source, config: Source | None) -> tuple[Problem, ...]:
-    """Variables in the YAML whose names are those of secrets, as everybody who sees the lab sees them."""
+    """Return a warning for each variable of the YAML whose name suggests a secret.
+
+    Everyone who can read the YAML can read the values in it.
+    """
     machines = {guest.machine.index: guest.machine for guest in logical.guests}
     complaints = [
         Complaint(
             code="secret-in-environment",
             path=("machines", machine.index, machine.kind, *path),
             message=f"the name {path[-1]} suggests a secret, and anyone with this file can read its value",
-            hint=_ways_out(machine.body),
+            hint=_secrets_hint(machine.body),
             at_key=True,
             severity=Severity.WARNING,
         )
@@ -49,7 +52,7 @@ def secrets_in_sight(logical: LogicalTestbed, testbed: Source, config: Source | 
 
 
 def _named_variables(value: Any) -> Iterator[tuple[str | int, ...]]:
-    """The paths of all variables in the section of a machine."""
+    """Yield the paths of all variables in a machine's section."""
     if not isinstance(value, dict):
         return
     for key, below in value.items():
@@ -59,6 +62,6 @@ def _named_variables(value: Any) -> Iterator[tuple[str | int, ...]]:
             yield from ((key, *path) for path in _named_variables(below))
 
 
-def _ways_out(body: Any) -> str:
+def _secrets_hint(body: Any) -> str:
     key = "env_file" if hasattr(body, "env_file") else "environment_file"
     return f"put it as NAME=value into a file that is not committed, and set {key}: secrets.env"

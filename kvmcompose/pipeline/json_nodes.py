@@ -1,4 +1,7 @@
-"""JSON (RFC 8259) to located nodes. ``json.loads`` knows neither where a value stands nor duplicate keys."""
+"""Parse JSON (RFC 8259) into nodes with their line and column.
+
+``json.loads`` reports neither the positions of values nor duplicate keys.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _COMMENT = "JSON has no comments"
 
 
 def parse_json(text: str, name: str) -> Node | None:
-    """The one value in ``text``; None when there is nothing but space.
+    """Return the value in ``text``, or None when there is only white space.
 
     Raises InputError; see ``kvmcompose.pipeline.read.read_json`` for the codes.
     """
@@ -43,7 +46,7 @@ class _Reader:
         self.line_starts = [0, *(found.end() for found in re.finditer(r"\r\n|\r|\n", text))]
 
     def value(self, at: int, depth: int) -> tuple[Node, int]:
-        """The value at offset ``at``, where no space stands, and the offset of what follows it."""
+        """Return the value at offset ``at``, which is not white space, and the offset of the next token."""
         first = self.text[at : at + 1]
         if first in ("{", "[") and depth == MAX_DEPTH:
             raise refuse("too-deep", f"nested deeper than {MAX_DEPTH} levels", self.place(at))
@@ -98,7 +101,7 @@ class _Reader:
         return sequence, at + 1
 
     def separator(self, at: int, closing: str) -> tuple[int, bool]:
-        """Past a comma and True, or at the ``closing`` bracket and False."""
+        """Return the offset after a comma and True, or the offset of the ``closing`` bracket and False."""
         found = self.text[at : at + 1]
         if found == ",":
             return self.skip(at + 1), True
@@ -116,7 +119,7 @@ class _Reader:
         return text, end
 
     def skip(self, at: int) -> int:
-        """Past the space that may stand between any two tokens."""
+        """Return the offset of the next token, after any white space."""
         found = _SPACE.match(self.text, at)
         return found.end() if found else at
 

@@ -1,4 +1,4 @@
-"""The second stage: from data of the right shape to a logical testbed that makes sense."""
+"""Build the logical testbed from data of the right shape, and check what a schema cannot express."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _CONFIG_KEYS = frozenset({"testbed_host_ssh_config", "ssh_public_key_location", 
 
 
 class Source(msgspec.Struct, frozen=True):
-    """An input file: its name as the user knows it, and its bytes."""
+    """An input file: its name as shown to the user, and its bytes."""
 
     name: str
     data: bytes
 
 
 class Documents:
-    """The two files that a testbed is written in, parsed when a place in them is asked for.
+    """The two files that define a testbed, parsed on first use.
 
-    Without a config there is one host, this machine.
+    Without a config, this machine is the only host.
     """
 
     def __init__(self, testbed: Source, config: Source | None) -> None:
@@ -48,11 +48,11 @@ class Documents:
 
     @cached_property
     def config(self) -> Document:
-        """The config; an empty document when there is none. Raises InputError."""
+        """The config, or an empty document without one. Raises InputError."""
         return read_document(self._config.data, self._config.name) if self._config else Document("", None)
 
     def problem(self, complaint: Complaint) -> Problem:
-        """A complaint with its place in the file it is about."""
+        """Return a complaint with its location in the file that it is about."""
         document = self.testbed
         if complaint.path and complaint.path[0] in _CONFIG_KEYS and self._config is not None:
             document = self.config
@@ -68,7 +68,7 @@ class Documents:
         )
 
     def refuse(self, complaints: Iterable[Complaint]) -> tuple[Problem, ...]:
-        """The warnings among the complaints; raises InputError with all of them when one is an error."""
+        """Return the complaints as warnings. Raises InputError with all of them when one is an error."""
         problems = tuple(self.problem(complaint) for complaint in complaints)
         if any(problem.severity is Severity.ERROR for problem in problems):
             raise InputError(problems)
@@ -76,9 +76,9 @@ class Documents:
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What is not in the files: the project's name, and what stands in for a missing config.
+    """What the files do not contain: the project's name, and the hosts and keys to use without a config.
 
-    ``resolve`` tells what a host with ``auto`` for its ``virt_type`` or ``datapath_type`` can really do.
+    ``resolve`` replaces ``auto`` in a host's ``virt_type`` and ``datapath_type`` by what the host supports.
     """
 
     project: str
@@ -95,7 +95,7 @@ def logical_testbed(
     documents: Documents,
     files: ProjectFiles,
 ) -> tuple[LogicalTestbed, tuple[Problem, ...]]:
-    """The testbed with scaling written out, and warnings. Raises InputError with every problem."""
+    """Return the testbed with scaling expanded, and warnings. Raises InputError with all problems."""
     network_module = dialect(network_dialect)
     hosts = settings.hosts if config is None else parse_hosts(config)
     keys = settings.keys if config is None else _keys(config, settings.keys)
@@ -143,7 +143,7 @@ def _machines(value: dict[str, Any], network: Dialect) -> Iterator[Machine]:
 
 
 def machine(entry: dict[str, Any], index: int, network: Dialect) -> Machine:
-    """One entry of ``machines``, which is of the right shape."""
+    """Return an entry of ``machines`` as a ``Machine``; the entry has the right shape."""
     kind = next(key for key in entry if key in kinds())
     section = entry[kind] or {}
     scaling = section.get("scaling") or {}
@@ -158,7 +158,7 @@ def machine(entry: dict[str, Any], index: int, network: Dialect) -> Machine:
 
 
 def parse_hosts(config: dict[str, Any]) -> tuple[Host, ...]:
-    """The testbed hosts, in file order."""
+    """Return the testbed hosts, in file order."""
     return tuple(
         msgspec.convert({"ip": entry.get("hostname"), **entry, "name": name, **_usual_uri(entry)}, Host)
         for name, entry in (config.get("testbed_host_ssh_config") or {}).items()
@@ -166,7 +166,7 @@ def parse_hosts(config: dict[str, Any]) -> tuple[Host, ...]:
 
 
 def _usual_uri(entry: dict[str, Any]) -> dict[str, str]:
-    """The usual libvirt in the place of one that may not be used; ``_check_hosts`` complains about it."""
+    """Return the default URI to replace one that is not permitted, which ``check_hosts`` reports."""
     return {} if _is_uri(entry.get("libvirt_uri")) else {"libvirt_uri": str(LibvirtUri())}
 
 
@@ -190,7 +190,7 @@ def _keys(config: dict[str, Any], default: SshKeys) -> SshKeys:
 def check_hosts(
     hosts: Sequence[Host], config: dict[str, Any] | None, files: ProjectFiles | None
 ) -> Iterator[Complaint]:
-    """What is wrong with the hosts by themselves, and with the files that a ``config`` names for them."""
+    """Yield the problems of the hosts themselves, and of the files that a ``config`` names for them."""
     at = "testbed_host_ssh_config"
     main = [host.name for host in hosts if host.is_main_host]
     if not main:
@@ -248,7 +248,7 @@ def _check_keys(
     keys: SshKeys, default: SshKeys, config: dict[str, Any] | None, files: ProjectFiles
 ) -> Iterator[Complaint]:
     if config is None or keys == default:
-        return  # made when it is first needed
+        return  # the default pair is generated when it is first needed
     for key, path, severity, need in (
         (
             "ssh_public_key_location",
@@ -289,11 +289,11 @@ def _check_guests(project: str, guests: Sequence[Guest]) -> Iterator[Complaint]:
         path: tuple[str | int, ...] = ("machines", guest.machine.index, "name")
         other = owners.setdefault(guest.name, guest)
         if other is not guest:
-            said = "a machine" if other.machine.name == other.name else f"a clone of {other.machine.name!r}"
+            owner = "a machine" if other.machine.name == other.name else f"a clone of {other.machine.name!r}"
             yield Complaint(
                 code="duplicate-name",
                 path=path,
-                message=f"{guest.name!r} is already the name of {said} (machines[{other.machine.index}])",
+                message=f"{guest.name!r} is already the name of {owner} (machines[{other.machine.index}])",
             )
         hostname = f"{project}-{guest.name}"
         if len(hostname) > HOSTNAME_LIMIT:

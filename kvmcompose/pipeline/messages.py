@@ -1,12 +1,12 @@
-"""What a failed schema keyword means, in words: every ``Problem`` of a shape is worded here.
+"""Explain validation errors: turn each failed keyword of a schema into a ``Problem`` with message and hint.
 
-A schema helps with annotations:
+A schema can have these annotations:
 
-``x-wanted``         what a right value looks like; without it type, limits and choices are spelt out
-``x-hint``           what to do about a value that is wrong or missing
-``x-problem``        what is wrong with a value that does not fit
-``x-codes``          a problem's code by keyword, where the usual one says too little
-``x-unknown-hints``  what to do instead of a key that people try here
+``x-wanted``         a description of valid values; the default is made from type, limits and choices
+``x-hint``           the hint for a value that is wrong or missing
+``x-problem``        the message for a value that is wrong
+``x-codes``          a problem's code by keyword, where the default is too general
+``x-unknown-hints``  hints for keys that users try here and that do not exist
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvmcompose.core.document import Document, Mapping, Node, Path, Scalar, Sequence, show_path
 from kvmcompose.core.errors import Problem
-from kvmcompose.pipeline.placing import unknown_key_hint
+from kvmcompose.pipeline.key_hints import unknown_key_hint
 from kvmcompose.pipeline.text import EMPTY
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": F
 """Plain scalars that are booleans in every version of YAML."""
 
 _MAX_SHOWN = 60
-#: Of so many unknown keys in one mapping each gets a hint: to look for what was meant takes time.
+#: How many unknown keys of one mapping get a hint: searching for the key that was meant takes time.
 _MAX_HINTS = 100
 _CODES = {
     "additionalProperties": "unknown-key",
@@ -81,7 +81,7 @@ _NOT_QUITE_BOOLEANS = {"yes": "true", "y": "true", "on": "true", "no": "false", 
 
 
 def explain(error: ValidationError, base: Path, document: Document, schema: Schema) -> Iterator[Problem]:
-    """The problems that one error of ``jsonschema`` stands for.
+    """Yield the problems that one error of ``jsonschema`` represents.
 
     ``base`` is the path of the value that was validated, ``schema`` the one of the whole document.
     """
@@ -102,7 +102,7 @@ def explain(error: ValidationError, base: Path, document: Document, schema: Sche
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
-    """One failed keyword, and what the words about it are made of."""
+    """A failed keyword, with everything that its message may need."""
 
     keyword: str
     argument: Any
@@ -123,7 +123,7 @@ class _Finding:
         hint: str | None = None,
         code: str | None = None,
     ) -> Problem:
-        """A problem at the value, or at its ``key``."""
+        """Return a problem at the value, or at its ``key``."""
         path = self.path if key is None else (*self.path, key)
         return Problem(
             code=code or self.code,
@@ -137,22 +137,22 @@ class _Finding:
 
     @property
     def code(self) -> str:
-        """The problem's code: the schema's own, or the usual one of the keyword."""
+        """The problem's code: the schema's own, or the default of the keyword."""
         codes = self.schema.get("x-codes", {})
         return str(codes.get(self.keyword) or _CODES.get(self.keyword, "bad-value"))
 
     @property
     def message(self) -> str:
-        """What is wrong, where nothing better can be said than what the code says."""
+        """The default message: the schema's own, or that of the code."""
         return str(self.schema.get("x-problem") or _MESSAGES.get(self.code, "not a valid value"))
 
     @property
     def hint(self) -> str | None:
-        """The schema's own advice."""
+        """The schema's own hint."""
         return self.schema.get("x-hint")
 
     def node(self) -> Node | None:
-        """The value as the user wrote it."""
+        """Return the value as the user wrote it."""
         return _node_at(self.document, self.path)
 
 
@@ -178,7 +178,7 @@ def _unknown_keys(finding: _Finding) -> Iterator[Problem]:
 
 
 def _missing_keys(finding: _Finding) -> Iterator[Problem]:
-    # jsonschema has one error for each key, which names it in prose only: all are found for each of them.
+    # jsonschema has one error for each key, and names the key in prose only: report all keys for each error.
     for key in finding.argument:
         if key not in finding.instance:
             schema = finding.schema.get("properties", {}).get(key, {})
@@ -187,7 +187,7 @@ def _missing_keys(finding: _Finding) -> Iterator[Problem]:
 
 
 def _wrong_choice_of_keys(finding: _Finding) -> Iterator[Problem]:
-    """``oneOf`` is understood as a choice between keys: exactly one of the ``required`` of its branches."""
+    """Explain ``oneOf``, which our schemas use for a choice between keys: one ``required`` in each branch."""
     choice = [key for branch in finding.argument for key in branch.get("required", ())]
     present = [key for key in choice if key in finding.instance]
     wanted = f"exactly one of {listed(choice, 'and')}"
@@ -296,7 +296,7 @@ def _wrong_text(finding: _Finding) -> Iterator[Problem]:
 
 
 def _rewritten(text: str) -> Iterator[str]:
-    """What may have been meant: the usual slips mended."""
+    """Yield corrections of common mistakes in a name."""
     yield text.strip()
     yield text.lower()
     for each in (text.replace(" ", "-"), text.lower().replace(" ", "-"), text.replace(" ", "")):
@@ -334,7 +334,7 @@ def _found(finding: _Finding) -> str:
 
 
 def show(node: Node | None) -> str:
-    """A value as a message names it: short, and telling a quoted scalar from a plain one."""
+    """Return a value for a message: short, with quotes around a quoted scalar."""
     match node:
         case Scalar(text=text, quoted=False) if text in EMPTY:
             return "nothing"
@@ -350,7 +350,7 @@ def show(node: Node | None) -> str:
 
 
 def describe(schema: Schema) -> str:
-    """What a schema asks for, in words."""
+    """Return a description of the values that a schema permits."""
     if wanted := schema.get("x-wanted"):
         return str(wanted)
     if "enum" in schema:
@@ -370,12 +370,12 @@ def _types(schema: Schema) -> tuple[str, ...]:
 
 
 def listed(words: Iterable[str], last: str, *, quote: bool = False) -> str:
-    """``a, b or c``, where ``last`` is the word before the last."""
+    """Return ``a, b or c``, where ``last`` is the conjunction."""
     each = [f"'{_cut(word)}'" if quote else _cut(word) for word in words]
     return f" {last} ".join([", ".join(each[:-1]), each[-1]] if len(each) > 1 else each)
 
 
 def _cut(text: str) -> str:
-    """At most one short line of ``text``."""
+    """Return ``text`` in one line, cut if it is long."""
     line = text.replace("\n", "\\n")
     return line if len(line) <= _MAX_SHOWN else f"{line[: _MAX_SHOWN - 1]}…"

@@ -1,7 +1,7 @@
-"""Bytes to located nodes: YAML and JSON in, ``Document`` out. Types are not decided here.
+"""Read YAML and JSON into a ``Document``, whose nodes have a line and a column. Types are not decided here.
 
-A plain scalar stays the text that the user wrote; ``kvmcompose.pipeline.shape`` gives it the type
-that the schema asks for. So YAML has one meaning here, whichever version of it a parser implements.
+A plain scalar stays the text that the user wrote; ``kvmcompose.pipeline.shape`` gives it the type that the
+schema requires. So the meaning of YAML does not depend on the YAML version that a parser implements.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from kvmcompose.pipeline.yaml_nodes import compose_yaml
 
 
 def read_document(data: bytes, name: str) -> Document:
-    """The file as nodes, read as JSON when its name ends in ``.json``, else as YAML.
+    """Read a file, as JSON when its name ends in ``.json``, otherwise as YAML.
 
-    Raises InputError with a place for everything that is wrong.
+    Raises InputError with a location for each problem.
     """
     return read_json(data, name) if name.lower().endswith(".json") else read_yaml(data, name)
 
 
 def read_yaml(data: bytes, name: str) -> Document:
-    """One YAML document: anchors, aliases and ``<<`` work; keys are scalars and appear once.
+    """Read one YAML document. Anchors, aliases and ``<<`` are supported; keys are scalars, each used once.
 
     Raises InputError: ``yaml-syntax``, ``duplicate-key``, ``bad-key``, ``bad-merge``, ``bad-tag``,
     ``unknown-alias``, ``recursive-alias``, ``alias-bomb``, ``too-deep``, ``several-documents``,
@@ -31,7 +31,7 @@ def read_yaml(data: bytes, name: str) -> Document:
 
 
 def read_json(data: bytes, name: str) -> Document:
-    """One JSON value (RFC 8259), a byte order mark tolerated; strings are quoted scalars.
+    """Read one JSON value (RFC 8259), with or without a byte order mark; strings are quoted scalars.
 
     Raises InputError: ``json-syntax``, ``duplicate-key``, ``too-deep``, ``too-large``, ``not-utf8``,
     ``control-character``.

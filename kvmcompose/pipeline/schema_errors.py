@@ -1,7 +1,7 @@
-"""Everything that is wrong with a value, by ``jsonschema`` for schemas without references.
+"""List all errors of a value, with ``jsonschema``, for schemas without references.
 
-For every value ``jsonschema`` makes a new validator and looks up what its references could mean; here
-each part of a schema has one validator, made once. Ten thousand machines take a third of the time.
+``jsonschema`` creates a validator and a resolver of references for each value. Here each part of a schema has
+one validator, which is created once: validating ten thousand machines takes a third of the time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class SchemaErrors:
-    """Validates values against schemas whose parts it remembers, for as long as it lives."""
+    """Validates values against schemas, and keeps a validator for each part of them."""
 
     def __init__(self) -> None:
         keywords = {
@@ -33,7 +33,7 @@ class SchemaErrors:
         self._parts: dict[int, Any] = {}  # by the id of a schema, which its validator keeps alive
 
     def errors(self, schema: Schema | bool, value: object) -> Iterator[ValidationError]:
-        """Everything that is wrong with ``value``; paths in the errors start at ``value``."""
+        """Yield all errors of ``value``; paths in the errors are relative to ``value``."""
         part = self._parts.get(id(schema))
         if part is None:
             part = self._parts[id(schema)] = self._validator(schema)
@@ -82,5 +82,7 @@ def _pattern(_: object, pattern: str, value: object, __: object) -> Iterator[Val
 
 @lru_cache(maxsize=256)
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """A schema's pattern. In JSON Schema ``$`` is the very end, in Python also before a last newline."""
+    """Compile a pattern of a schema. In JSON Schema ``$`` matches at the very end only, in Python also before
+    a final newline.
+    """
     return re.compile(pattern.removesuffix("$") + r"\Z" if pattern.endswith("$") else pattern)

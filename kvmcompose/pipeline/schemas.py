@@ -1,20 +1,20 @@
-"""The schema files, and how they fit together.
+"""The schema files, and how to assemble them.
 
-``kvm-compose.json`` is the frame. Each ``guests/<kind>.json`` is what stands under a machine's key
-``<kind>``; each ``networks/<dialect>.json`` is what stands under ``network``. A file is found by its
-name and listed nowhere. Beside JSON Schema draft 2020-12 the files use:
+``kvm-compose.json`` is the frame. ``guests/<kind>.json`` describes the value of a machine's key ``<kind>``,
+``networks/<dialect>.json`` the value of ``network``. The files are found by their names and listed nowhere.
+In addition to JSON Schema draft 2020-12 they use:
 
-``$ref: "network#/$defs/…"``  a part of the fragment of whatever network dialect the testbed uses
-``$ref: "<file>#/$defs/…"``   a part of another schema file; what stands beside a ``$ref`` overrides
+``$ref: "network#/$defs/…"``  a part of the fragment of the network dialect that the testbed uses
+``$ref: "<file>#/$defs/…"``   a part of another schema file; keys next to a ``$ref`` override its own
 ``$defs/machine_keys``        in a network fragment: the properties that it adds to each machine
 ``$defs/state``               in a network fragment: the network section of ``state.json``; in a guest's
-                              fragment: the properties that a guest's section has there beside those here
+                              fragment: the properties that a guest's section has only there
 ``x-recognised-by``           in a network fragment: the keys by which its dialect is recognised
-``x-unsupported``             names of network dialects to come, each with a hint
+``x-unsupported``             names of network dialects that are not implemented yet, each with a hint
 ``x-wanted`` and others       see ``kvmcompose.pipeline.messages``
 
-A value gets its type from ``type``, and its parts from ``properties``, ``additionalProperties`` and
-``items``: a fragment does without ``patternProperties`` and ``prefixItems``.
+The type of a value comes from ``type``, that of its parts from ``properties``, ``additionalProperties`` and
+``items``; so a fragment must not use ``patternProperties`` or ``prefixItems``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Schemas:
 
     @property
     def guest_kinds(self) -> tuple[str, ...]:
-        """The kinds of guest: each is the key that holds a guest of that kind."""
+        """The guest types, which are also the keys of a machine that hold their sections."""
         return self._stems("guests")
 
     @property
@@ -57,7 +57,7 @@ class Schemas:
         return tuple(sorted(path.stem for path in paths if str(path.parent) == folder))
 
     def recognise(self, keys: Mapping[str, object]) -> str:
-        """The dialect of a network section: the one that knows most of its keys."""
+        """Return the dialect of a network section with these keys: the one that recognises most of them."""
 
         def known(dialect: str) -> int:
             marks = self.files[f"networks/{dialect}.json"].get("x-recognised-by", [dialect])
@@ -66,18 +66,18 @@ class Schemas:
         return max(self.dialects, key=known)  # the first of equals: the default
 
     def unsupported_dialects(self) -> dict[str, str]:
-        """Names of dialects for which there is no fragment, each with a hint."""
+        """Return the names of dialects that are not implemented yet, each with a hint."""
         named = self.files[_TESTBED]["properties"]["network"].get("x-unsupported", {})
         return {name: hint for name, hint in named.items() if name not in self.dialects}
 
     def config(self) -> Schema:
-        """The schema of ``kvm-compose-config.json``, without references."""
+        """Return the schema of ``kvm-compose-config.json``, without references."""
         return _Inliner(self.files, {}).file(_CONFIG)
 
     def testbed(self, dialect: str) -> Schema:
-        """The schema of a ``kvm-compose.yaml`` with this network dialect, without references.
+        """Return the schema of a ``kvm-compose.yaml`` with this network dialect, without references.
 
-        A machine may hold each kind of guest in it; that it holds exactly one is not said.
+        It permits the sections of several guest types in a machine: the caller checks that there is only one.
         """
         network = self.files[f"networks/{dialect}.json"]
         inliner = _Inliner(self.files, network)
@@ -95,17 +95,17 @@ class Schemas:
         return schema
 
     def state(self, dialect: str) -> Schema:
-        """The schema of a ``state.json`` with this network dialect, without references.
+        """Return the schema of a ``state.json`` with this network dialect, without references.
 
-        What guests have under the key of their kind is in ``guest_state``. A dialect without ``$defs/state``
-        (of a plug-in) says nothing about its section.
+        The sections of guests are described by ``guest_state``. A dialect without ``$defs/state`` (of a
+        plug-in) does not restrict its section.
         """
         network = self.files[f"networks/{dialect}.json"]
         inliner = _Inliner(self.files, network)
         schema: Schema = inliner.file(_STATE)
         hosts = schema["properties"]["testbed_hosts"]
         host = hosts["additionalProperties"]
-        # the state has one word for what the config has two for, and the host's name beside the key
+        # a host of the config has `hostname` or `ip`; one of the state has `ip`, and its name besides the key
         names = {key: value for key, value in host["properties"].items() if key != "hostname"}
         host = {key: value for key, value in host.items() if key != "oneOf"}
         hosts["additionalProperties"] = host | {
@@ -117,7 +117,7 @@ class Schemas:
         return schema
 
     def guest_state(self, dialect: str, section: str) -> Schema:
-        """What a guest has under the key ``section`` in ``state.json``: as in the YAML, without scaling."""
+        """Return the schema of a guest's ``section`` in ``state.json``: as in the YAML, without scaling."""
         network = self.files[f"networks/{dialect}.json"]
         whole = self.files[f"guests/{section}.json"]
         inliner = _Inliner(self.files, network)
@@ -131,7 +131,7 @@ class Schemas:
 
 @dataclass(frozen=True, slots=True)
 class _Inliner:
-    """Puts the parts that ``$ref`` names in its place: what has no references is read and checked faster."""
+    """Replaces each ``$ref`` by what it refers to: validation is faster without references."""
 
     files: Mapping[str, Schema]
     network: Schema
@@ -143,7 +143,7 @@ class _Inliner:
         return inlined
 
     def schema(self, part: Any, whole: Schema) -> Any:
-        """``part`` of the file ``whole``, always as new lists and mappings."""
+        """Return a copy of ``part``, a part of the file ``whole``, without references."""
         if isinstance(part, list):
             return [self.schema(item, whole) for item in part]
         if not isinstance(part, dict):
@@ -162,7 +162,7 @@ class _Inliner:
 
 
 def _merged(schema: Any, added: Any) -> Any:
-    """Both in one; where both have a mapping, it is that of both."""
+    """Return a schema with ``added`` merged in, recursively for mappings."""
     if not (isinstance(schema, dict) and isinstance(added, dict)):
         return added
     return schema | {
@@ -171,10 +171,10 @@ def _merged(schema: Any, added: Any) -> Any:
 
 
 def complete_schema(schemas: Schemas) -> Schema:
-    """One self-contained JSON Schema (draft 2020-12) of ``kvm-compose.yaml``, for editors.
+    """Return one self-contained JSON Schema (draft 2020-12) of ``kvm-compose.yaml``, for editors.
 
-    Says more than the parts do: a machine holds exactly one kind of guest, and the network section
-    decides which dialect the rest is written in.
+    It is stricter than its parts: a machine has exactly one guest type, and the network section selects the
+    dialect of the rest.
     """
     frame = schemas.testbed(DEFAULT_DIALECT)
     definitions: Schema = {}
@@ -202,7 +202,7 @@ def complete_schema(schemas: Schemas) -> Schema:
 
 
 def _with_definitions(schemas: Schemas, dialect: str, definitions: Schema) -> Schema:
-    """The sections whose form depends on the dialect; their parts are added to ``definitions``."""
+    """Return the sections whose form depends on the dialect, and add their parts to ``definitions``."""
     properties = schemas.testbed(dialect)["properties"]
     machines, network = properties["machines"], properties["network"]
     machine = machines["items"]
@@ -219,10 +219,10 @@ def _with_definitions(schemas: Schemas, dialect: str, definitions: Schema) -> Sc
 
 
 def _without_annotations(part: Any) -> Any:
-    """``part`` without the keywords that only kvmcompose knows."""
+    """Return ``part`` without the keywords that are specific to kvmcompose."""
     if isinstance(part, list):
         return [_without_annotations(item) for item in part]
-    if part == {"type": "string"}:  # any text is right, and so is what an editor takes for a number
+    if part == {"type": "string"}:  # any text is valid, also one that an editor reads as a number
         return {"type": ["string", "number", "boolean"]}
     if isinstance(part, dict):
         return {key: _without_annotations(value) for key, value in part.items() if not key.startswith("x-")}

@@ -1,8 +1,8 @@
-"""Nodes to plain data of the shape that the schemas ask for, or every problem that keeps it from it.
+"""Convert nodes to plain data as the schemas require, and report every value that does not conform.
 
-The schema types a value, never the parser: where it asks for a string, ``52:54:00:12:34:56``, ``on``
-and ``010`` stay what the user wrote. The key that names a kind chooses the fragment, and only then is
-it validated: so a message speaks of the value, never of schemas that might have fitted.
+The schema decides the type of a value, never the parser: where it requires a string, ``52:54:00:12:34:56``,
+``on`` and ``010`` stay what the user wrote. The key that names a guest type selects the fragment, which is
+then validated: so a message is about the value, never about several schemas that it does not match.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Shaped = tuple[dict[str, Any], tuple[Problem, ...]]
 
 
 def shape_testbed(document: Document, schemas: Schemas) -> Shaped:
-    """A ``kvm-compose.yaml`` as plain data, and every problem of its shape, sorted by place.
+    """Return a ``kvm-compose.yaml`` as plain data, and every problem of its shape, sorted by location.
 
-    A value that has a problem is kept as far as possible; what follows must not run on it.
+    A value with a problem is kept as far as possible; later stages must not use it.
     """
     network = document.root.entries.get("network") if isinstance(document.root, Mapping) else None
     keys = network.entries if isinstance(network, Mapping) else {}
@@ -38,13 +38,13 @@ def shape_testbed(document: Document, schemas: Schemas) -> Shaped:
         value = plain_data(document, schema)
         foreign = [name for name in schemas.unsupported_dialects() if name in keys]
         if foreign and schema["properties"]["network"]["properties"].keys().isdisjoint(keys):
-            # The machines are written in that dialect, too: one problem, not one for each of their keys.
+            # The machines are in that dialect, too: report one problem, not one for each of their keys.
             return _shaped(value, [_unsupported(foreign[0], document, schemas)])
         return _shaped(value, _testbed_problems(value, document, schema, schemas.guest_kinds))
 
 
 def shape_config(document: Document, schemas: Schemas) -> Shaped:
-    """A ``kvm-compose-config.json`` as plain data, and every problem of its shape, sorted by place."""
+    """Return a ``kvm-compose-config.json`` as plain data, and every problem of its shape, by location."""
     schema = schemas.config()
     value = plain_data(document, schema)
     errors = Validation().errors(schema, value)
@@ -52,13 +52,13 @@ def shape_config(document: Document, schemas: Schemas) -> Shaped:
 
 
 def plain_data(document: Document, schema: Schema) -> Any:
-    """The whole document as plain data, whatever its shape; an empty file is an empty mapping."""
+    """Return the whole document as plain data, whatever its shape; an empty file is an empty mapping."""
     return {} if document.root is None else _read(document.root, _reading(schema))
 
 
 @dataclass(slots=True)
 class _Reading:
-    """How the nodes that one schema describes become values; made once for each part of a schema."""
+    """How to convert the nodes that a schema describes; created once for each part of the schema."""
 
     plain: Callable[[str], object]
     empty: Callable[[], object]
@@ -88,7 +88,7 @@ def _reading(schema: Schema | bool) -> _Reading:
 
 
 def _read(node: Node, reading: _Reading | None) -> Any:
-    """The node as plain data. What does not fit stays text: validation says what is wrong with it."""
+    """Return the node as plain data. A scalar of another type stays text, which validation then rejects."""
     if reading is None:
         reading = _TEXT
     if isinstance(node, Scalar):
@@ -130,7 +130,7 @@ _TEXT = _Reading(plain=str, empty=_nothing)
 def _testbed_problems(
     value: Any, document: Document, schema: Schema, kinds: tuple[str, ...]
 ) -> Iterator[Problem]:
-    """Each part against its own fragment, so that the key that names a kind is all there is to choose by."""
+    """Validate each machine's section against the fragment of its guest type only."""
     machine = schema["properties"]["machines"]["items"]
     validation = Validation()
     if validation.is_valid(_with_machines(schema, machine | _one_of(kinds)), value):
@@ -155,13 +155,13 @@ def _testbed_problems(
 
 
 def _with_machines(schema: Schema, machine: Schema | bool) -> Schema:
-    """The schema with another one for each machine."""
+    """Return the schema with ``machine`` as the schema of each machine."""
     properties = schema["properties"]
     return schema | {"properties": properties | {"machines": properties["machines"] | {"items": machine}}}
 
 
 def _one_of(kinds: tuple[str, ...]) -> Schema:
-    """That a machine is of exactly one kind."""
+    """Return the schema of a machine with exactly one guest type."""
     return {"oneOf": [{"required": [kind]} for kind in kinds]}
 
 
@@ -173,7 +173,7 @@ def _kind_problem(
     kinds: tuple[str, ...],
     machine: Schema,
 ) -> Iterator[Problem]:
-    """A machine that is of several kinds, or of none."""
+    """Yield the problem of a machine with several guest types, or with none."""
     wanted = f"exactly one of {listed(kinds, 'and')}"
     if present:
         yield Problem(
@@ -187,7 +187,7 @@ def _kind_problem(
         return
     unknown = (value for key, value in entry.items() if key not in machine["properties"])
     if any(value is None or isinstance(value, dict) for value in unknown):
-        return  # most likely a kind misspelt: the unknown key is the problem, and has been named
+        return  # probably a misspelt guest type, which is already reported as an unknown key
     yield Problem(
         code="no-kind",
         message="the machine is of no kind",

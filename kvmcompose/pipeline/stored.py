@@ -1,8 +1,8 @@
-"""A state that was read back, held to the rules of what it was once made from.
+"""Validate a ``state.json`` that is read back, by the rules of the files that it is made from.
 
-A ``state.json`` may have been written by hand, by anybody: its names end in command lines and on terminals,
-its addresses are logged into. So it has to be one that ``kvm-compose generate`` could have written, by the
-same schemas and the same checks.
+The file may come from an untrusted source: its names end up in command lines and on terminals, and the server
+logs in to its addresses. So it must be one that ``kvm-compose generate`` could have written, by the same
+schemas and the same checks.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from jsonschema import ValidationError
 
 NAME = "state.json"
-#: More than these are only counted.
+#: How many problems a message lists; the others are counted.
 _SHOWN = 3
-#: A control character in JSON as it is encoded here: the short ones but for tab and line breaks, the others.
+#: An escaped control character in JSON as msgspec encodes it, except tab and line breaks.
 _ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\(?:u00|b|f)")
 
 
 def read_state(data: bytes, schemas: Schemas, *, whole: bool = True) -> State:
-    """The state in a document. Raises KvmComposeError for one that no build could have written.
+    """Decode and validate ``state.json``. Raises KvmComposeError for one that no build could have written.
 
-    Without ``whole`` its parts need not fit together: so it is with what is noted of a testbed that is up,
-    with guests in it that the project no longer has.
+    Without ``whole`` its parts need not be consistent with each other. That is for the record of a testbed
+    that is up, which may contain guests that the project no longer has.
     """
     document = _document(data)
     try:
@@ -56,18 +56,18 @@ def read_state(data: bytes, schemas: Schemas, *, whole: bool = True) -> State:
     if whole:
         complaints = [*_check_parts(state), *dialect(known).check_state(state)]
         if complaints:
-            raise _refusal([_worded(each) for each in complaints])
+            raise _refusal([_format(each) for each in complaints])
     return state
 
 
 def sound_hosts(document: Any, schemas: Schemas) -> dict[str, Host]:
-    """The hosts of a state that is refused otherwise, those that are right: what is up has to come down."""
+    """Return the valid hosts of a state that is otherwise invalid, so that ``down`` can reach them."""
     rules = schemas.state(schemas.dialects[0])["properties"]["testbed_hosts"]
     entries = document.get("testbed_hosts") if isinstance(document, dict) else None
     validation = Validation()
     found = {}
     for name, host in (entries if isinstance(entries, dict) else {}).items():
-        with suppress(msgspec.ValidationError):  # for a libvirt URI that may not be used
+        with suppress(msgspec.ValidationError):  # for a libvirt URI that is not permitted
             if not list(validation.errors(rules, {name: host})) and host["name"] == name:
                 found[name] = msgspec.convert(host, Host)
     return found
@@ -88,19 +88,19 @@ def _refusal(wrong: list[str]) -> KvmComposeError:
     )
 
 
-def _worded(problem: Problem | Complaint) -> str:
+def _format(problem: Problem | Complaint) -> str:
     path = problem.path if isinstance(problem.path, str) else show_path(problem.path)
     detail = [f"found {problem.found}"] if problem.found else []
     detail += [f"wanted {problem.wanted}"] if problem.wanted else []
-    said = f" ({', '.join(detail)})" if detail else ""
-    return plain(f"{path or NAME}: {problem.message}{said}")
+    details = f" ({', '.join(detail)})" if detail else ""
+    return plain(f"{path or NAME}: {problem.message}{details}")
 
 
 def _check_shape(data: bytes, document: Any, schemas: Schemas, known: str) -> None:
-    """Every value by itself. Raises KvmComposeError."""
+    """Validate each value against the schemas. Raises KvmComposeError."""
     text = msgspec.json.encode(document).decode()
     if UNPRINTABLE.search(text) or _ESCAPED.search(text):
-        read_json(data, NAME)  # which says where
+        read_json(data, NAME)  # raises the error, with its location
     validation = Validation()
     schema = schemas.state(known)
     guests = document.get("testbed_guests")
@@ -124,7 +124,7 @@ def _check_shape(data: bytes, document: Any, schemas: Schemas, known: str) -> No
     if errors:
         located = read_json(data, NAME)
         problems = [each for base, error in errors for each in explain(error, base, located, schema)]
-        raise _refusal([_worded(each) for each in problems] or ["it has the wrong shape"])
+        raise _refusal([_format(each) for each in problems] or ["it has the wrong shape"])
 
 
 def _bare(guest: Any) -> Any:
@@ -132,13 +132,13 @@ def _bare(guest: Any) -> Any:
 
 
 def _section(guest: Any) -> str | None:
-    """The key that holds what is particular to a guest's kind."""
+    """Return the key of a guest's section, or None for an unknown guest type."""
     kind = guest.get("kind") if isinstance(guest, dict) else None
     return guest_kind(kind).SECTION if isinstance(kind, str) and kind in kinds() else None
 
 
 def _check_parts(state: State) -> Iterator[Complaint]:
-    """Whether the parts fit together, apart from the network."""
+    """Check whether the parts are consistent with each other, except the network."""
     for complaint in check_hosts(tuple(state.testbed_hosts.values()), None, None):
         yield msgspec.structs.replace(complaint, path=("testbed_hosts", *complaint.path[1:]))
     project = state.project_name

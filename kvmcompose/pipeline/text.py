@@ -1,6 +1,6 @@
-"""Bytes of an input file as text, and what no text of ours may hold.
+"""Decode input files, and reject characters that no file or value may contain.
 
-Everything is refused with a place: an editor can jump to the byte that is wrong.
+Each problem has a location, so that an editor can jump to the invalid byte.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from kvmcompose.core.errors import InputError, Location, Problem
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 100
-"""Nesting of lists and mappings; the dialect needs 7. Keeps our recursion far from Python's limit."""
+"""Nesting of lists and mappings; the dialect needs 7. Keeps recursion far from Python's limit."""
 
 EMPTY = frozenset({"", "~", "null", "Null", "NULL"})
-"""Plain scalars that stand for nothing (YAML 1.2, section 10.3.2)."""
+"""Plain scalars that mean null (YAML 1.2, section 10.3.2)."""
 
-# What YAML 1.2 (section 5.1) and XML 1.0 (section 2.2) both refuse: such a character could be
-# written into no artefact. Surrogates come in as JSON escapes only.
+# Characters that YAML 1.2 (section 5.1) and XML 1.0 (section 2.2) forbid: no artefact could contain them.
+# Surrogates can only come from JSON escapes.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
@@ -26,12 +26,12 @@ _SAVE_AS_UTF8 = "save the file as UTF-8"
 
 
 def refuse(code: str, message: str, location: Location, hint: str | None = None) -> InputError:
-    """The error for one problem after which reading cannot go on."""
+    """Return the error for a problem after which reading cannot continue."""
     return InputError([Problem(code=code, message=message, location=location, hint=hint)])
 
 
 def decode(data: bytes, name: str) -> str:
-    """The text of a file: UTF-8, with or without a byte order mark, printable.
+    """Return the text of a file: UTF-8, with or without a byte order mark, without control characters.
 
     Raises InputError: ``too-large``, ``not-utf8``, ``control-character``.
     """
@@ -53,7 +53,7 @@ def decode(data: bytes, name: str) -> str:
 
 
 def unprintable(character: str, location: Location) -> InputError:
-    """The error for a character that ``UNPRINTABLE`` found."""
+    """Return the error for a character that ``UNPRINTABLE`` matched."""
     return refuse(
         "control-character",
         f"the character U+{ord(character):04X} is not allowed in a file or value",
@@ -62,7 +62,7 @@ def unprintable(character: str, location: Location) -> InputError:
 
 
 def place(before: str, name: str) -> Location:
-    """The place that follows the text ``before``."""
+    """Return the location that follows the text ``before``."""
     line, start = 1, 0
     for found in _LINE_BREAK.finditer(before):
         line, start = line + 1, found.end()

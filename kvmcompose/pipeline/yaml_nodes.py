@@ -1,7 +1,7 @@
-"""YAML's events composed to located nodes.
+"""Compose YAML events into nodes with their line and column.
 
-libyaml scans and parses; composing is ours, because PyYAML's composer keeps the last of duplicate
-keys, and its constructor turns ``on`` and ``52:54:00:12:34:56`` into what the user never wrote.
+libyaml scans and parses. PyYAML's composer is not used, because it keeps the last of duplicate keys; nor its
+constructor, which turns ``on`` into a boolean and ``52:54:00:12:34:56`` into a number.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_ALIASED_NODES = 1_000_000
-"""How many nodes aliases may stand for in all. Beyond this it is an attack, or a mistake like one."""
+"""How many nodes all aliases together may expand to. More is an attack, or a mistake of the same effect."""
 
 Extent = tuple[int, int]  # how many nodes, and how many levels of lists and mappings
 Event = Any  # one of yaml.events; PyYAML's stubs give an event neither marks nor an anchor
@@ -39,7 +39,7 @@ _CORE = "tag:yaml.org,2002:"
 _SCALAR_TAGS = {f"{_CORE}{name}": name == "str" for name in ("str", "int", "float", "bool", "null")}
 _SCALAR_TAGS["!"] = True  # the non-specific tag: "this is text" (YAML 1.2, section 3.3.2)
 
-# libyaml's words, and what usually is behind them.
+# libyaml's messages, and their usual cause.
 _SYNTAX_HINTS = (
     ("mapping values are not allowed", "quote a value that contains ': '; otherwise check the indentation"),
     ("could not find expected ':'", "a key is followed by ':' and a space"),
@@ -57,13 +57,13 @@ _SYNTAX_HINTS = (
 )
 
 
-# The scanner notices these far from where the mistake is: it is where the quote or the key starts.
+# The scanner reports these far from the mistake, which is where the quote or the key starts.
 _NOTICED_LATE = frozenset({"could not find expected ':'", "found unexpected end of stream"})
 
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """No cyclic garbage collection inside: with a million young nodes it is most of the run time."""
+    """Pause cyclic garbage collection: with a million young nodes it takes most of the run time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -74,7 +74,7 @@ def collector_paused() -> Iterator[None]:
 
 
 def compose_yaml(text: str, name: str) -> Node | None:
-    """The root of the one document in ``text``; None when there is nothing in it.
+    """Return the root of the document in ``text``, or None when it is empty.
 
     Raises InputError; see ``kvmcompose.pipeline.read.read_yaml`` for the codes.
     """
@@ -93,9 +93,9 @@ def compose_yaml(text: str, name: str) -> Node | None:
 
 
 class _Composer:
-    """Turns the events of one file into nodes.
+    """Composes the events of one file into nodes.
 
-    What does not stop the reading is collected in ``problems``, so that one run names them all.
+    Problems that do not prevent further reading are collected in ``problems``, so that one run reports all.
     """
 
     def __init__(self, loader: Any, name: str) -> None:
@@ -202,7 +202,7 @@ class _Composer:
         return node.text
 
     def merge(self, into: Mapping, source: Node) -> None:
-        """``<<`` (yaml.org/type/merge.html): keys of its own win, then the earlier of the sources."""
+        """Merge ``<<`` (yaml.org/type/merge.html): own keys take precedence, then earlier sources."""
         sources = source.items if isinstance(source, Sequence) else [source]
         for mapping in sources:
             if not isinstance(mapping, Mapping):
@@ -238,7 +238,7 @@ class _Composer:
         return node
 
     def extent(self, node: Node) -> Extent:
-        """What a reader meets who follows every alias; anchored parts have been measured already."""
+        """Return the size of a node with all aliases expanded; anchored nodes are already measured."""
         known = self.extents.get(id(node))
         if known is not None:
             return known
@@ -282,7 +282,7 @@ class _Composer:
 
 
 def event_is_quoted(event: Event) -> bool:
-    """Whether a key was written in quotes: ``"<<"`` is a key like any other."""
+    """Return whether a key is in quotes: ``"<<"`` is an ordinary key."""
     return bool(getattr(event, "style", None))
 
 
@@ -302,6 +302,6 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str, name: str) -> Proble
 
 
 def _indented_by_tab(text: str, line: int) -> bool:
-    # libyaml reports some tabs on the line that follows the guilty one.
+    # libyaml reports some tabs on the following line
     near = text.split("\n", line + 1)[max(0, line - 1) : line + 1]
     return any("\t" in each[: len(each) - len(each.lstrip())] for each in near)

@@ -1,4 +1,4 @@
-"""Where a key would be right that is wrong where it stands."""
+"""Hints for unknown keys: the key that was probably meant, or the place where this key is valid."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ if TYPE_CHECKING:
     from kvmcompose.pipeline.schemas import Schema
 
 Place = tuple[str, ...]
-"""The way through a schema to an object: names of keys, ``[]`` for any item, ``*`` for any name."""
+"""The path of an object in a schema: names of keys, ``[]`` for any item, ``*`` for any name."""
 
-_SURE = 0.75  # of a slip of the fingers, so that no better reason need be looked for
+_SURE = 0.75  # a typing error, so that no other explanation is needed
 _LIKELY = 0.6
 
 
 def unknown_key_hint(key: str, path: Path, here: Schema, whole: Schema) -> str | None:
-    """What to do about ``key``, which the object at ``path`` with the schema ``here`` does not know."""
+    """Return a hint for ``key``, which the object at ``path``, with the schema ``here``, does not have.
+
+    ``whole`` is the schema of the whole document.
+    """
     known: list[str] = list(here.get("properties", {}))
     if hint := here.get("x-unknown-hints", {}).get(key):
         return str(hint)
@@ -27,8 +30,8 @@ def unknown_key_hint(key: str, path: Path, here: Schema, whole: Schema) -> str |
         return f"did you mean '{same[0]}'?"
     if near := get_close_matches(key, known, 1, _SURE):
         return f"did you mean '{near[0]}'?"
-    if elsewhere := _elsewhere(key, path, whole):
-        return elsewhere
+    if place := _right_place(key, path, whole):
+        return place
     if near := get_close_matches(key, known, 1, _LIKELY):
         return f"did you mean '{near[0]}'?"
     return f"known here: {', '.join(known)}" if known else None
@@ -38,7 +41,7 @@ def _letters(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def _elsewhere(key: str, path: Path, whole: Schema) -> str | None:
+def _right_place(key: str, path: Path, whole: Schema) -> str | None:
     own = _place(path, whole)
     places = list(dict.fromkeys(_places(key, whole, ())))
     if below := [place[len(own) :] for place in places if place[: len(own)] == own]:
@@ -49,7 +52,7 @@ def _elsewhere(key: str, path: Path, whole: Schema) -> str | None:
         if passed:
             levels = "one level" if len(passed) == 1 else f"{len(passed)} levels"
             return f"it belongs {levels} up, beside '{passed[0]}'"
-    # A key that several other places know (as they do 'name' and 'path') hints at none of them.
+    # a key that is valid in several other places, as 'name' and 'path' are, points to none of them
     return f"it belongs under '{_show(places[0])}'" if len(places) == 1 and places[0] else None
 
 
@@ -69,7 +72,7 @@ def _place(path: Path, whole: Schema) -> Place:
 
 
 def _places(key: str, schema: Schema, place: Place) -> Iterator[Place]:
-    """Every object of the schema that has the property ``key``."""
+    """Yield the path of each object of the schema that has the property ``key``."""
     properties = schema.get("properties", {})
     if key in properties:
         yield place
@@ -85,7 +88,7 @@ def _places_inside(key: str, schema: Schema, place: Place) -> Iterator[Place]:
 
 
 def _object(schema: object) -> Schema:
-    """A part of a schema; true, false and what is not there as an empty one."""
+    """Return a part of a schema; true, false and a missing part as an empty schema."""
     return schema if isinstance(schema, dict) else {}
 
 
