@@ -1,21 +1,20 @@
 """Guest types: one module each, found by its file name and listed nowhere.
 
-A module stands for a *kind* of guest and offers:
+A module implements a *kind* of guest and offers:
 
 ``Definition``                    the type of its section in the YAML (a msgspec Struct; unknown keys are
                                   dropped, as the network dialect reads some of them)
 ``SECTION``                       the key of that section, when it is not the module's own name
-``expand(machine)``               the guests a machine stands for
-``check(machine, files)``         the complaints about what a schema cannot say, with paths in the machine
-``complete(guest, files)``        the guest with what only its files tell (a digest of one); may be left out
-``artefacts(guest, shared)``      the files to be made for one guest
-``deployable(guest, shared)``     how it is run, from the state as read back; None, or left out, for a kind
+``expand(machine)``               the guests that a machine defines
+``check(machine, files)``         the problems that a schema cannot express, with paths in the machine
+``complete(guest, files)``        the guest with data from its files, such as a digest; optional
+``artefacts(guest, shared)``      the files to make for one guest
+``deployable(guest, shared)``     how to run it, from the state as read back; None, or left out, for a kind
                                   that cannot run
-``privileges(guest, shared)``     what it does to its host beyond its XML, likewise; may be left out
+``privileges(guest, shared)``     what it reaches on its host beyond its XML, likewise; optional
 
-Modules whose names start with ``_`` are shared between kinds. A kind whose section
-is checked by ``schemas/guests/<kind>.json`` may stand in the YAML; one without a schema (``clone``) comes
-out of another kind's ``expand``.
+Modules whose names start with ``_`` are shared between kinds. The YAML can use a kind that has a schema,
+``schemas/guests/<kind>.json``; one without (``clone``) is a result of another kind's ``expand``.
 """
 
 from __future__ import annotations
@@ -44,34 +43,34 @@ class GuestKind(Protocol):
     SECTION: str
 
     def expand(self, machine: Machine) -> Iterable[Guest]:
-        """The guests a machine stands for, in order."""
+        """Return the guests that a machine defines, in order."""
 
     def check(self, machine: Machine, files: ProjectFiles) -> Iterable[Complaint]:
-        """What is wrong with the machine that a schema cannot say."""
+        """Yield the problems of the machine that a schema cannot express."""
 
     def complete(self, guest: Guest, files: ProjectFiles) -> Guest:
-        """A guest of this kind of machine with what only its files tell."""
+        """Return a guest of a machine of this kind, with data from its files."""
 
     def artefacts(self, guest: GuestState, shared: Shared) -> Iterable[Artefact]:
-        """The files to be made for one guest."""
+        """Yield the files to make for one guest."""
 
     def deployable(self, guest: GuestState, shared: Shared) -> DomainGuest | None:
-        """How the guest is run; its ``definition`` is plain data. None when this kind cannot run yet."""
+        """Return how to run the guest, or None if this kind cannot run. ``definition`` is plain data."""
 
     def privileges(self, guest: GuestState, shared: Shared) -> Iterable[Privilege]:
-        """What the guest does to its host beyond its XML; its ``definition`` is plain data."""
+        """Yield what the guest reaches on its host beyond its XML. ``definition`` is plain data."""
 
 
 @cache
 def kinds() -> tuple[str, ...]:
-    """The names of all guest types there are."""
+    """Return the names of all guest types, plug-ins included."""
     found = (module.name for module in pkgutil.iter_modules(__path__))
     return tuple(sorted(name for name in found if not name.startswith("_")))
 
 
 @cache
 def guest_kind(name: str) -> GuestKind:
-    """The module of a guest type. Raises KvmComposeError when there is none of that name."""
+    """Return the module of a guest type. Raises KvmComposeError when the name is unknown."""
     if name not in kinds():
         raise KvmComposeError(f"there is no guest type {name!r}", hint=f"there are: {', '.join(kinds())}")
     module: Any = importlib.import_module(f"{__name__}.{name}")
@@ -82,19 +81,19 @@ def guest_kind(name: str) -> GuestKind:
     if not hasattr(module, "deployable"):
         module.deployable = _cannot_run
     if not hasattr(module, "privileges"):
-        module.privileges = _asks_nothing
+        module.privileges = _no_privileges
     return cast(GuestKind, module)
 
 
 def _complete(guest: Guest, _files: ProjectFiles) -> Guest:
-    """For a kind of which files tell nothing."""
+    """Return the guest unchanged: the default for a kind without ``complete``."""
     return guest
 
 
-def _asks_nothing(_guest: GuestState, _shared: Shared) -> tuple[Privilege, ...]:
-    """For a kind that does nothing to its host."""
+def _no_privileges(_guest: GuestState, _shared: Shared) -> tuple[Privilege, ...]:
+    """Return no privileges: the default for a kind without ``privileges``."""
     return ()
 
 
 def _cannot_run(_guest: GuestState, _shared: Shared) -> None:
-    """For a kind that says nothing about it."""
+    """Return None: the default for a kind without ``deployable``."""

@@ -1,4 +1,4 @@
-"""What a libvirt guest starts from: a cloud image, a disk that exists already, installation media."""
+"""The disks of libvirt guests: cloud images, existing disks, installation media."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from kvmcompose.guests import _files
 
 
 class CloudImage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A cloud image with cloud-init in it: from the catalogue by name, or a file. Sizes in GiB.
+    """A cloud image with cloud-init: from the catalogue by name, or a file. ``expand_gigabytes`` is in GiB.
 
-    ``environment_digest`` is no key of the YAML: it stands for the content of ``environment_file``.
+    ``environment_digest`` is not a key of the YAML: it represents the content of ``environment_file``.
     """
 
     name: str | None = None
@@ -30,12 +30,12 @@ class CloudImage(msgspec.Struct, frozen=True, omit_defaults=True):
     run_script: str | None = None
 
     def __post_init__(self) -> None:
-        """The order of keys in the YAML means nothing, so it must not show in an artefact."""
+        """Sort the variables, so that the order of keys in the YAML does not affect artefacts."""
         msgspec.structs.force_setattr(self, "environment", dict(sorted(self.environment.items())))
 
 
 class ExistingDisk(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A disk image that somebody else prepared."""
+    """A disk image that the user prepared."""
 
     path: str
     driver_type: Literal["raw", "qcow2"] | None = None
@@ -45,14 +45,14 @@ class ExistingDisk(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class IsoGuest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Installation media, and an empty disk of ``expand_gigabytes`` GiB when that is given."""
+    """Installation media, and an empty disk of ``expand_gigabytes`` GiB unless that is 0."""
 
     path: str
     expand_gigabytes: int = 0
 
 
 class LibvirtType(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Exactly one of these is given."""
+    """What a guest boots from. Exactly one of these is set."""
 
     cloud_image: CloudImage | None = None
     existing_disk: ExistingDisk | None = None
@@ -60,12 +60,12 @@ class LibvirtType(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def disk_path(name: str) -> str:
-    """The disk of a guest that is no clone."""
+    """Return the path of the disk of a guest that is not a clone, relative to the project folder."""
     return f"artefacts/{name}-cloud-init.img"
 
 
 def disk_content(kind: LibvirtType) -> Content | None:
-    """Return how the disk of a guest is made; None for a guest without one of its own."""
+    """Return how to make the disk of a guest, or None for a guest without one of its own."""
     if kind.cloud_image is not None:
         cloud = kind.cloud_image
         return Overlay(
@@ -83,7 +83,7 @@ def disk_content(kind: LibvirtType) -> Content | None:
 
 
 def media_path(kind: LibvirtType) -> str | None:
-    """The CD-ROM image of a guest, as written in the YAML, if it has one."""
+    """Return the path of a guest's CD-ROM image, as written in the YAML, or None."""
     if kind.iso_guest is not None:
         return kind.iso_guest.path
     disk = kind.existing_disk
@@ -93,7 +93,7 @@ def media_path(kind: LibvirtType) -> str | None:
 def check(
     kind: LibvirtType, at: tuple[str | int, ...], files: ProjectFiles, *, scaled: bool
 ) -> Iterator[Complaint]:
-    """Yield what is wrong with the files named at the path ``at``, and what cannot be ``scaled``."""
+    """Yield the problems of the files named at the path ``at``, and of what cannot be ``scaled``."""
     if kind.cloud_image is not None:
         at = (*at, "cloud_image")
         if kind.cloud_image.path is not None:

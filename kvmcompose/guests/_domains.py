@@ -1,4 +1,4 @@
-"""Guests that libvirt runs as domains: what every kind of them has beside its disk, and how it is run."""
+"""Guests that libvirt runs as domains: their artefacts except the disk, and how to run them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from kvmcompose.render.seed import script_paths, seed_iso
 
 
 class DomainSection(msgspec.Struct, frozen=True, kw_only=True):
-    """The ``libvirt`` section of the state: which scripts run is written out per guest, in order."""
+    """The ``libvirt`` section of a guest in the state, with the guest's own scripts, in order.
+
+    ``memory_mb`` is in MiB.
+    """
 
     cpus: int
     memory_mb: int
@@ -29,7 +32,7 @@ class DomainSection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[Artefact]:
-    """Yield what a guest needs beside its ``disk``: domain XML, and a seed or a link to an ISO image."""
+    """Yield a guest's artefacts except its ``disk``: domain XML, and a seed or a link to an ISO image."""
     definition: DomainSection = guest.definition
     kind = definition.libvirt_type
     media = media_path(kind)
@@ -67,7 +70,7 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         disk_readonly=kind.existing_disk is not None and kind.existing_disk.readonly,
         media=media_link,
         seed=seed,
-        # somebody has to see the screen of a guest that nobody set up to use its serial line
+        # a guest without cloud-init may not use its serial line, so its screen must be visible
         graphics=kind.cloud_image is None,
     )
 
@@ -75,7 +78,7 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
 def runs(
     guest: GuestState, shared: Shared, artefacts_of: Callable[[GuestState, Shared], Iterator[Artefact]]
 ) -> DomainGuest:
-    """Return how libvirt runs a guest, from its ``artefacts_of``, so that the two agree."""
+    """Return how libvirt runs a guest, from its ``artefacts_of``, so that the two always agree."""
     definition = msgspec.convert(guest.definition, DomainSection)
     guest = msgspec.structs.replace(guest, definition=definition)
     files = tuple(artefacts_of(guest, shared))
@@ -93,7 +96,10 @@ def runs(
 
 
 def privileges(guest: GuestState, shared: Shared) -> Iterator[Privilege]:  # noqa: ARG001 (as other kinds)
-    """Files outside the project that are carried into the guest. Images are looked at where they are."""
+    """Yield the files outside the project that are copied into the guest.
+
+    Images are not included: they can be anywhere, and their contents are checked instead.
+    """
     definition = msgspec.convert(guest.definition, DomainSection)
     cloud = definition.libvirt_type.cloud_image
     paths = [

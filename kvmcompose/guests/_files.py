@@ -1,4 +1,4 @@
-"""Which files a guest may name: scripts and contexts lie in the project, images may be anywhere."""
+"""Check the files that a guest names: scripts and contexts must be in the project, images can be anywhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _missing(at: _Path, path: str, kind: FileKind, wanted: str) -> Complaint:
 
 
 def carried(files: ProjectFiles, at: _Path, path: str | None, *, folder: bool = False) -> Iterator[Complaint]:
-    """A file (or folder) whose content is carried into a guest."""
+    """Yield the problems of a file (or folder) whose content is copied into a guest."""
     if path is None:
         return
     if not files.is_inside(path):
@@ -51,9 +51,9 @@ def carried(files: ProjectFiles, at: _Path, path: str | None, *, folder: bool = 
 
 
 def environment_file(
-    files: ProjectFiles, at: _Path, path: str | None, beside: Mapping[str, str]
+    files: ProjectFiles, at: _Path, path: str | None, in_yaml: Mapping[str, str]
 ) -> Iterator[Complaint]:
-    """A file of variables, and those that the YAML gives ``beside`` it."""
+    """Yield the problems of a file of variables, and variables that are also ``in_yaml``."""
     if path is None:
         return
     wrong = list(carried(files, at, path))
@@ -71,7 +71,7 @@ def environment_file(
             hint=problem.hint,
             location=problem.location,
         )
-    for name in sorted(variables.keys() & beside):
+    for name in sorted(variables.keys() & in_yaml):
         yield Complaint(
             code="duplicate-variable",
             path=(*at[:-1], "environment", name),
@@ -82,7 +82,7 @@ def environment_file(
 
 
 def image(files: ProjectFiles, at: _Path, path: str, wanted_format: str | None) -> Iterator[Complaint]:
-    """A disk image: may lie anywhere, but must not itself lead to other files."""
+    """Yield the problems of a disk image, which can be anywhere, but must not refer to other files."""
     kind = files.kind(path)
     if kind is not FileKind.FILE:
         yield _missing(at, path, kind, "a disk image")
@@ -91,7 +91,7 @@ def image(files: ProjectFiles, at: _Path, path: str, wanted_format: str | None) 
 
 
 def catalogue_image(files: ProjectFiles, at: _Path, name: str) -> Iterator[Complaint]:
-    """An image by name: of the catalogue, or added by the user."""
+    """Yield the problem of an image name that is neither in the catalogue nor added by the user."""
     known = files.image_names()
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)

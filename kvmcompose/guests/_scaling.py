@@ -1,4 +1,4 @@
-"""Scaling, as all guest types have it: which clone has which interface and which script."""
+"""Scaling, shared by all guest types: which clone has which interfaces and scripts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from kvmcompose.core.names import some
 
 
 class CloneScript(msgspec.Struct, frozen=True):
-    """A script for some of the clones."""
+    """A script for some of the clones, which are counted from 0."""
 
     script: str
     clones: tuple[int, ...]
 
 
 class Scaling(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The ``scaling`` section; its ``interfaces`` are read by the network dialect."""
+    """The ``scaling`` section. The network dialect reads its ``interfaces``."""
 
     count: int
     shared_setup: str | None = None
@@ -28,17 +28,17 @@ class Scaling(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def clone_name(machine: Machine, number: int) -> str:
-    """Clones are counted from 0."""
+    """Return the name of a clone. Clones are counted from 0."""
     return f"{machine.name}-{number}"
 
 
 def scripts_for(scripts: Iterable[CloneScript], number: int) -> tuple[str, ...]:
-    """The scripts of one clone, in file order."""
+    """Return the scripts of one clone, in file order."""
     return tuple(script.script for script in scripts if number in script.clones)
 
 
 def attachments_of(machine: Machine) -> list[list[Attachment]]:
-    """The interfaces of every clone, in file order. Ids out of range are left out."""
+    """Return the interfaces of every clone, in file order. Clone numbers out of range are ignored."""
     count: int = machine.body.scaling.count
     found: list[list[Attachment]] = [[] for _ in range(count)]
     for scaled in machine.scaled:
@@ -49,7 +49,7 @@ def attachments_of(machine: Machine) -> list[list[Attachment]]:
 
 
 def check(machine: Machine, scaling: Scaling) -> Iterator[Complaint]:
-    """Clone ids out of range, doubled, or with no interface; scaling together with interfaces."""
+    """Yield problems: clones out of range, repeated or without interface, and scaling with interfaces."""
     if machine.attachments:
         yield Complaint(
             code="scaling-with-interfaces",

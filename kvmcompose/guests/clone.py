@@ -1,4 +1,4 @@
-"""Linked clones of a golden image. They come out of scaling and have no section in the YAML."""
+"""Linked clones of a golden image. ``scaling`` makes them; the YAML has no section for them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Definition = DomainSection
 
 
 def expand(machine: Machine) -> Iterator[Guest]:
-    """A clone stands for nothing but itself; no YAML leads here."""
+    """Raise KvmComposeError: the YAML cannot define a clone."""
     raise KvmComposeError(f"{machine.name}: a clone cannot be written in the YAML")
 
 
 def check(_machine: Machine, _files: ProjectFiles) -> Iterator[Complaint]:
-    """What can be wrong with a clone is said of its machine."""
+    """Yield nothing: the problems of a clone are reported for its machine."""
     yield from ()
 
 
 def artefacts(guest: GuestState, shared: Shared) -> Iterator[Artefact]:
-    """An overlay on the golden image, and what every libvirt guest has."""
+    """Yield an overlay on the golden image, and the artefacts of every libvirt guest."""
     golden = guest.extra_info.reference_image or ""
     disk = f"artefacts/{guest.name}-linked-clone.qcow2"
     yield Artefact(
@@ -47,5 +47,5 @@ def artefacts(guest: GuestState, shared: Shared) -> Iterator[Artefact]:
 
 
 def deployable(guest: GuestState, shared: Shared) -> DomainGuest:
-    """As every libvirt guest."""
+    """Return how libvirt runs the guest."""
     return runs(guest, shared, artefacts)

@@ -1,4 +1,4 @@
-"""Containers run by Docker. They are placed and in the state, and have no file artefacts."""
+"""Docker containers. They are placed and in the state, but have no artefacts and cannot run yet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kvmcompose.guests import _files, _scaling
 
 
 class Volume(msgspec.Struct, frozen=True):
-    """A folder or file of the project, seen in the container; ``${PWD}`` is the project folder."""
+    """A folder or file of the project to mount in the container; ``${PWD}`` is the project folder."""
 
     source: str
     target: str
@@ -36,7 +36,7 @@ class DockerSection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     scaling: _scaling.Scaling | None = None
 
     def __post_init__(self) -> None:
-        """The order of keys in the YAML means nothing, so it must not show in the state."""
+        """Sort the variables, so that the order of keys in the YAML does not affect the state."""
         msgspec.structs.force_setattr(self, "environment", dict(sorted(self.environment.items())))
 
 
@@ -44,7 +44,7 @@ Definition = DockerSection
 
 
 def _relative(source: str) -> str:
-    """``${PWD}/html`` as ``./html``: paths in the state are relative to the project folder."""
+    """Return ``${PWD}/html`` as ``./html``: paths in the state are relative to the project folder."""
     for variable in ("${PWD}", "$PWD"):
         if source == variable or source.startswith(f"{variable}/"):
             return "." + source.removeprefix(variable)
@@ -52,7 +52,7 @@ def _relative(source: str) -> str:
 
 
 def expand(machine: Machine) -> Iterator[Guest]:
-    """The container itself, or as many as scaling says."""
+    """Yield the container, or as many as ``scaling`` says."""
     body: DockerSection = machine.body
     volumes = tuple(Volume(_relative(volume.source), volume.target) for volume in body.volumes)
     guest = Guest(
@@ -72,7 +72,7 @@ def expand(machine: Machine) -> Iterator[Guest]:
 
 
 def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
-    """Files that are not there or must not be seen in a container."""
+    """Yield the problems of files that are missing, or that a container must not have."""
     body: DockerSection = machine.body
     yield from _files.carried(files, (machine.kind, "env_file"), body.env_file)
     for index, volume in enumerate(body.volumes):
@@ -83,9 +83,9 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
 
 
 def artefacts(_guest: GuestState, _shared: Shared) -> Iterator[Artefact]:
-    """None: a container is made from its image when the testbed comes up."""
+    """Yield nothing: a container is created from its image when the testbed comes up."""
     yield from ()
 
 
 def deployable(_guest: GuestState, _shared: Shared) -> None:
-    """Containers cannot be run yet."""
+    """Return None: containers cannot run yet."""

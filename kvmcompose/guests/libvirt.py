@@ -1,4 +1,4 @@
-"""Virtual machines run by libvirt: cloud images, disks that exist already, installation media."""
+"""Virtual machines run by libvirt: from cloud images, existing disks or installation media."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Definition = LibvirtSection
 
 
 def expand(machine: Machine) -> Iterator[Guest]:
-    """The machine itself, or its golden image followed by its clones."""
+    """Yield the machine's guest, or its golden image followed by its clones."""
     body: LibvirtSection = machine.body
     cloud = body.libvirt_type.cloud_image or CloudImage()
     alone = DomainSection(
@@ -79,7 +79,7 @@ def expand(machine: Machine) -> Iterator[Guest]:
 
 
 def complete(guest: Guest, files: ProjectFiles) -> Guest:
-    """A guest whose definition says which content its environment file has."""
+    """Return the guest with the digest of its environment file in its definition."""
     definition: DomainSection = guest.definition
     cloud = definition.libvirt_type.cloud_image
     data = files.content(cloud.environment_file, LARGEST_FILE) if cloud and cloud.environment_file else None
@@ -92,7 +92,7 @@ def complete(guest: Guest, files: ProjectFiles) -> Guest:
 
 
 def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
-    """Files that are not there or not allowed, and combinations that cannot be."""
+    """Yield the problems of files that are missing or not allowed, and of invalid combinations."""
     body: LibvirtSection = machine.body
     at = (machine.kind, "libvirt_type")
     yield from _disks.check(body.libvirt_type, at, files, scaled=body.scaling is not None)
@@ -119,7 +119,7 @@ def _check_scaling(machine: Machine, scaling: _scaling.Scaling, files: ProjectFi
 
 
 def artefacts(guest: GuestState, shared: Shared) -> Iterator[Artefact]:
-    """Domain XML, disk, and a seed for guests with cloud-init or a link to installation media."""
+    """Yield domain XML, the disk, and a seed for guests with cloud-init or a link to installation media."""
     definition: DomainSection = guest.definition
     kind = definition.libvirt_type
     content = _disks.disk_content(kind)
@@ -132,7 +132,7 @@ def artefacts(guest: GuestState, shared: Shared) -> Iterator[Artefact]:
             content=content,
             summary=f"disk of {guest.name}",
             guest=guest.name,
-            # a guest writes its secrets there; libvirt gives the file to QEMU's user while it needs it
+            # the guest's secrets are on it; libvirt gives the file to QEMU's user while the guest runs
             mode=0o600,
         )
     yield from with_disk(guest, shared, disk)

@@ -1,8 +1,8 @@
-"""MAC and IPv4 addresses: the user's where given, else derived from names, each one once.
+"""Assign MAC and IPv4 addresses: the user's where given, otherwise derived from names; all unique.
 
-Derived addresses depend on the project's and the guest's name only, so that a new guest moves nobody
-(unless two names fall on one address, which is settled in file order). All guests of one connected
-network share one subnet, so that any two of them reach each other without a router.
+Derived addresses depend only on the names of project and guest, so that a new guest does not change those of
+others (unless two names give the same address: then the first in file order has it). All guests of a
+connected network share one subnet, so that they reach each other without a router.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from kvmcompose.core.names import stable_number
 
 DYNAMIC = "dynamic"
 
-#: QEMU's own prefix: the guests' vendor in every packet dump.
+#: QEMU's prefix, which packet analysers know.
 _MAC_PREFIX = 0x525400 << 24
-#: Prefix lengths a subnet may have, and how many interfaces share one at most: a sixteenth of its
-#: addresses, so that few names fall on the same one, and growth seldom moves everybody.
+#: The prefix lengths of subnets, and the highest number of interfaces in each: a sixteenth of its addresses,
+#: so that few names give the same address, and growth seldom changes all addresses.
 _SIZES = ((20, 256), (16, 4096), (12, 65536), (9, 524288))
 #: The prefix length of the largest subnet.
 LARGEST = 9
 #: So many attempts at the most find room for the subnet of nearly every project.
 _LIKELY_ATTEMPTS = 16
-#: Addresses that no guest gets: the subnet's own, the gateway's, and the broadcast address.
+#: How many addresses guests cannot have: that of the subnet, of the gateway, and the broadcast address.
 _KEPT = 3
 
 
 class AddressRequest(msgspec.Struct, frozen=True):
-    """An interface that needs addresses. ``network`` says which connected network it is on."""
+    """An interface that needs addresses. ``network`` is the connected network that it is on."""
 
     guest: str
     index: int
@@ -42,14 +42,14 @@ class AddressRequest(msgspec.Struct, frozen=True):
 
 
 class Subnet(msgspec.Struct, frozen=True):
-    """A connected network's subnet, its first address kept for a gateway when it has one."""
+    """The subnet of a connected network. ``gateway`` is its first address, None without a gateway."""
 
     network: ipaddress.IPv4Network
     gateway: str | None
 
 
 class Addresses(msgspec.Struct, frozen=True):
-    """Who has which address: by guest and interface number."""
+    """The assigned addresses, by guest and interface number, and the subnet of each network."""
 
     macs: dict[tuple[str, int], str]
     ips: dict[tuple[str, int], str]
@@ -59,7 +59,7 @@ class Addresses(msgspec.Struct, frozen=True):
 def assign(
     project: str, requests: Sequence[AddressRequest], external: str
 ) -> tuple[Addresses, tuple[Complaint, ...]]:
-    """Addresses for all requests. ``external`` is the network that has a gateway."""
+    """Assign addresses to all requests. ``external`` is the network that has a gateway."""
     complaints: list[Complaint] = []
     by_network: dict[str, list[AddressRequest]] = {external: []}
     for request in requests:
@@ -100,22 +100,22 @@ def _subnets(
                 complaints.append(_too_far_apart(given, network))
                 network = ipaddress.IPv4Network("10.0.0.0/9")
             chosen[name] = network
-    homeless = 0
+    unplaced = 0
     taken = [_span(network) for network in chosen.values()]
     for name, members in networks.items():
         if name not in chosen:
-            # where one found no room, looking for the others would only take long
+            # when there is no room for one, a search for the others would only take long
             size = _prefix_length(len(members))
-            found = None if homeless else _derived(project, name, size, taken)
-            homeless += found is None
+            found = None if unplaced else _derived(project, name, size, taken)
+            unplaced += found is None
             chosen[name] = found or ipaddress.IPv4Network("10.0.0.0/9")
             taken.append(_span(chosen[name]))
-    if homeless:
+    if unplaced:
         complaints.append(
             Complaint(
                 code="too-many",
                 path=("network", "bridges"),
-                message=f"there is no room in 10.0.0.0/8 for the subnets of {homeless} unconnected networks",
+                message=f"there is no room in 10.0.0.0/8 for the subnets of {unplaced} unconnected networks",
                 hint="connect bridges: guests of connected bridges share one subnet",
             )
         )
@@ -130,7 +130,9 @@ def _prefix_length(interfaces: int) -> int:
 
 
 def _enclosing(given: Sequence[AddressRequest], interfaces: int) -> ipaddress.IPv4Network:
-    """The smallest network (of at least 256 addresses) with room for all that holds every given address."""
+    """Return the smallest network (of at least 256 addresses) that contains every given address and has
+    room for all interfaces.
+    """
     numbers = [int(ipaddress.IPv4Address(str(request.ip))) for request in given]
     differing = (min(numbers) ^ max(numbers)).bit_length()
     roomy = 24 if interfaces <= 2**8 - _KEPT else _prefix_length(interfaces)
@@ -156,11 +158,11 @@ def _span(network: ipaddress.IPv4Network) -> tuple[int, int]:
 def _derived(
     project: str, name: str, prefix: int, taken: Sequence[tuple[int, int]]
 ) -> ipaddress.IPv4Network | None:
-    """A subnet of 10.0.0.0/8 (RFC 1918) that overlaps no other of this project; None if none is found."""
+    """Return a subnet of 10.0.0.0/8 (RFC 1918) that overlaps no other of this project, or None."""
     size = 2 ** (32 - prefix)
     for attempt in range(1000):
         first = _candidate(project, name, prefix, attempt)
-        # as numbers: there may be thousands of networks, and each is compared with all before it
+        # numbers are fast: there may be thousands of networks, and each is compared with all before it
         if all(first + size <= low or high < first for low, high in taken):
             return ipaddress.IPv4Network((first, prefix))
     return None
@@ -204,7 +206,7 @@ def _ips(
 
 
 def _reserved(members: Sequence[AddressRequest], subnet: Subnet) -> Iterator[Complaint]:
-    """Addresses of the user's that mean something else in the subnet that they lie in."""
+    """Yield addresses of the user that have a special meaning in their subnet."""
     special = {
         str(subnet.network.network_address): "the address of the subnet itself",
         str(subnet.network.broadcast_address): "the subnet's broadcast address",

@@ -1,4 +1,4 @@
-"""From the state of Open vSwitch bridges, as read back from ``state.json``, to what is made on the hosts."""
+"""Derive the network plan from the state of Open vSwitch bridges, as read back from ``state.json``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from kvmcompose.networks._specialise import (
 def served(
     bridges: Iterable[str], connections: Iterable[Sequence[str]], external: str | None
 ) -> Collection[str]:
-    """The bridges that are joined to the external one, and so to the libvirt network and the main host."""
+    """Return the bridges connected to the external one, and so to the libvirt network and the main host."""
     if external is None:
         return ()
     home = _homes(bridges, connections, external)

@@ -1,4 +1,4 @@
-"""What Open vSwitch bridges do to their hosts, from what is made there."""
+"""What Open vSwitch bridges reach on their hosts, from the network plan."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _CONNECTION = re.compile(r"(?:tcp|ssl):(?:\[([0-9a-fA-F:]+)\]|([0-9.]+))(?::[0-9
 def privileges(network_plan: NetworkPlan, *, for_member: bool) -> Iterator[Privilege]:
     """See ``Dialect.privileges``.
 
-    A controller on loopback is the user's own, as a lab has no programs on the host. On a server that others
-    use it may be anybody's; and whoever it is may do more than the guests: flush the connection tracking of
-    the whole host (NXT_CT_FLUSH), or add to it.
+    A controller on loopback is a program of the user, because a lab cannot start programs on the host. On a
+    server with several users it may belong to any of them; and a controller can do more than guests can:
+    flush the connection tracking of the whole host (NXT_CT_FLUSH), or add entries.
     """
     called = {bridge.name: f"bridge {bridge.segment or bridge.name}" for bridge in network_plan.bridges}
     for nic in network_plan.nics:

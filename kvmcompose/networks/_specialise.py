@@ -1,4 +1,4 @@
-"""What bridges become on their hosts: names, addresses, veth pairs within a host, tunnels between hosts."""
+"""Specialise bridges: names on their hosts, addresses, veth pairs in a host, tunnels between hosts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GENEVE_KEYS = 2**24 - 1
 
 
 class Bridge(msgspec.Struct, frozen=True):
-    """A bridge as written."""
+    """A bridge as written in the YAML."""
 
     name: str
     protocol: str | None = None
@@ -33,7 +33,9 @@ class HostNic(msgspec.Struct, frozen=True):
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
-    """The network section as written. ``connections_are_pairs`` tells in which of its two forms."""
+    """The network section as written. With ``connections_are_pairs`` the connections are a list of pairs,
+    otherwise a mapping.
+    """
 
     bridges: tuple[Bridge, ...]
     connections: tuple[Link, ...]
@@ -43,7 +45,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BridgeState(msgspec.Struct, frozen=True):
-    """A bridge on its host, where it is called ``ovs_name``."""
+    """A bridge on its host, where its name is ``ovs_name``."""
 
     name: str
     ovs_name: str
@@ -53,7 +55,7 @@ class BridgeState(msgspec.Struct, frozen=True):
 
 
 class OvsConnection(msgspec.Struct, frozen=True):
-    """Two bridges of one host, joined by a veth pair."""
+    """A veth pair that connects two bridges of one host."""
 
     source_br: str
     target_br: str
@@ -63,9 +65,9 @@ class OvsConnection(msgspec.Struct, frozen=True):
 
 
 class TunnelConnection(msgspec.Struct, frozen=True):
-    """Two bridges of different hosts, joined by a GENEVE tunnel.
+    """A GENEVE tunnel (RFC 8926) that connects two bridges of different hosts.
 
-    ``source_remote_ip`` is what the source's port has as its remote: the address of the target's host.
+    ``source_remote_ip`` is the remote address of the source's port: the address of the target's host.
     """
 
     source_br: str
@@ -97,7 +99,7 @@ class NetworkState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def connected(topology: Topology) -> dict[str, str]:
-    """For every segment, the first one (in file order) of those it is joined to."""
+    """Return, for every segment, the first segment (in file order) of its connected network."""
     home = {segment.name: segment.name for segment in topology.segments}
     order = {name: index for index, name in enumerate(home)}
 
@@ -115,7 +117,7 @@ def connected(topology: Topology) -> dict[str, str]:
 
 
 class _Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the parts of specialisation share."""
+    """What the functions of this module share."""
 
     placed: PlacedTestbed
     names: UniqueNames
@@ -129,7 +131,7 @@ class _Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def specialise(placed: PlacedTestbed) -> tuple[NetworkState, dict[str, tuple[Interface, ...]], str | None]:
-    """The network section of the state, every guest's interfaces, and the external bridge's name."""
+    """Return the network section of the state, every guest's interfaces, and the external bridge's name."""
     names = UniqueNames()
     project = placed.logical.project
     network: Network = placed.logical.network
@@ -171,7 +173,7 @@ def specialise(placed: PlacedTestbed) -> tuple[NetworkState, dict[str, tuple[Int
 
 
 def _assign(plan: _Plan) -> _addresses.Addresses:
-    """Golden images, which have no interface of their own, are on the network that reaches the host."""
+    """Assign addresses. Golden images, which have no interfaces of their own, are on the external network."""
     requests = []
     for guest in plan.placed.logical.guests:
         at: tuple[str | int, ...] = ("machines", guest.machine.index)
@@ -205,7 +207,7 @@ def _interfaces(
             ip=addresses.ips[guest.name, index],
             prefix_length=subnet.network.prefixlen,
             mtu=state.mtu,
-            # a second default route would only compete with the first
+            # a second default route would compete with the first
             gateway=None if routed else subnet.gateway,
         )
         routed = routed or subnet.gateway is not None
@@ -242,7 +244,7 @@ def _connections(plan: _Plan) -> dict[str, dict[str, OvsConnection | TunnelConne
 
 
 def _geneve_key(project: str, link: Link, taken: set[int]) -> int:
-    """A key that depends on the pair alone, whichever end was named first."""
+    """Return a key that depends on the pair only, not on its order."""
     attempt = 0
     while True:
         key = (

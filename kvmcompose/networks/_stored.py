@@ -1,4 +1,4 @@
-"""Whether the state of Open vSwitch bridges, as read back, is one that a build could have written."""
+"""Check that a build could have written the state of Open vSwitch bridges that is read back."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from kvmcompose.networks._specialise import (
 
 _Path = tuple[str | int, ...]
 _Complaints = Iterator[Complaint]
-#: A smaller subnet has no room for a guest beside the gateway.
+#: A smaller subnet has no room for a guest besides the gateway.
 _SMALLEST = 30
 
 
 class _Connection(msgspec.Struct, frozen=True):
-    """One of the two."""
+    """A connection: one of the two is set."""
 
     ovs: OvsConnection | None = None
     tunnel: TunnelConnection | None = None
 
     def items(self) -> Iterator[tuple[str, OvsConnection | TunnelConnection]]:
-        """What it is, with its key."""
+        """Yield the connection with its key."""
         if self.ovs is not None:
             yield "ovs", self.ovs
         if self.tunnel is not None:
@@ -79,13 +79,13 @@ def check_state(state: State, rules: Rules) -> _Complaints:
     hosts = tuple(state.testbed_hosts.values())
     found = [_placed(each) for each in rules.section(written, (), hosts)]
     found += _bridges(state, network)
-    if not found:  # else the rest would speak of bridges that there are not
+    if not found:  # otherwise the other checks would meet unknown bridges
         found += [*_names(state, network), *_connections(state, network), *_Addresses(state, network, rules)]
     yield from found
 
 
 def _placed(complaint: Complaint) -> Complaint:
-    """Where the state has what the YAML calls otherwise."""
+    """Return a complaint about the YAML with the path of the value in the state."""
     match complaint.path:
         case ("network", "bridge_connections", *rest):
             path: _Path = ("network", "logical_bridge_connections", *rest)
@@ -111,7 +111,7 @@ def _bridges(state: State, network: StoredNetwork) -> _Complaints:
 
 
 def _names(state: State, network: StoredNetwork) -> _Complaints:
-    """Names on the hosts carry the project's, so that no state speaks of what is another's."""
+    """Check that names on hosts contain the project's name, so that no state refers to another project."""
     project = state.project_name
     at: _Path = ("network",)
     given: list[tuple[_Path, str, str]] = [
@@ -147,7 +147,7 @@ def _names(state: State, network: StoredNetwork) -> _Complaints:
 
 
 def _ends(connection: OvsConnection | TunnelConnection) -> tuple[tuple[str, str], tuple[str, str]]:
-    """The two interfaces of a connection, with their keys."""
+    """Return the two interfaces of a connection, with their keys."""
     if isinstance(connection, OvsConnection):
         return ("source_veth", connection.source_veth), ("target_veth", connection.target_veth)
     return ("source_port", connection.source_port), ("target_port", connection.target_port)
@@ -188,7 +188,7 @@ def _joins(
 
 
 class _Addresses:
-    """The addresses of a state: all of one connected network in one subnet, each of one interface."""
+    """Checks addresses: a connected network has one subnet, and no two interfaces have the same address."""
 
     def __init__(self, state: State, network: StoredNetwork, rules: Rules) -> None:
         self._state = state
@@ -204,7 +204,7 @@ class _Addresses:
         self._ips: dict[tuple[str, str], str] = {}
 
     def __iter__(self) -> _Complaints:
-        """What is wrong with them."""
+        """Yield the problems."""
         found = list(self._nat())
         if not found:
             for guest in self._state.testbed_guests.values():
@@ -213,7 +213,7 @@ class _Addresses:
         yield from found
 
     def _nat(self) -> _Complaints:
-        """The subnet of the network that leads to the host."""
+        """Check the subnet of the NAT network."""
         at: _Path = ("network", "libvirt_network_subnet")
         subnet = _subnet(self._network.libvirt_network_subnet)
         if subnet is None or not LARGEST <= subnet.prefixlen <= _SMALLEST:
@@ -246,7 +246,7 @@ class _Addresses:
         yield from usable or self._in_subnet(segment, nic, at)
 
     def _segment(self, guest: GuestState, nic: Interface) -> str | None:
-        """The connected network that an interface is on; None when it is on none."""
+        """Return the connected network that an interface is on, or None."""
         if nic.attach == "network":
             name = self._network.libvirt_network_name
             return self._external if (nic.bridge, nic.source) == (name, name) else None

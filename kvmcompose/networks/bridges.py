@@ -28,9 +28,9 @@ from kvmcompose.networks._specialise import Bridge, HostNic, Network, NetworkSta
 from kvmcompose.render.network import network_xml
 
 _Path = tuple[str | int, ...]
-#: Of no machine (RFC 1122, section 3.2.1.3).
+#: No machine can have an address in it (RFC 1122, section 3.2.1.3).
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
-#: So many names a problem lists at the most.
+#: How many names a message lists.
 _SHOWN = 40
 
 
@@ -40,19 +40,19 @@ def _attachment(entry: dict[str, Any]) -> Attachment:
 
 
 def attachments(machine: dict[str, Any]) -> tuple[Attachment, ...]:
-    """The ``interfaces`` of a machine."""
+    """Return the ``interfaces`` of a machine."""
     return tuple(_attachment(entry) for entry in machine.get("interfaces", ()))
 
 
 def scaled(entries: Sequence[dict[str, Any]]) -> tuple[ScaledAttachment, ...]:
-    """The ``scaling.interfaces`` of a machine."""
+    """Return the ``scaling.interfaces`` of a machine."""
     return tuple(ScaledAttachment(_attachment(entry), tuple(entry["clones"])) for entry in entries)
 
 
 def parse(section: dict[str, Any]) -> Network:
-    """The ``network`` section; connections as a mapping or as a list of pairs are the same."""
+    """Parse the ``network`` section. Connections can be a mapping or a list of pairs."""
     connections = section.get("bridge_connections", {})
-    # the order of keys means nothing and must not show; that of a list is the user's
+    # the order of keys has no meaning and must not affect artefacts; that of a list is the user's choice
     pairs = sorted(connections.items()) if isinstance(connections, dict) else connections
     return Network(
         bridges=msgspec.convert(section.get("bridges", []), tuple[Bridge, ...]),
@@ -64,13 +64,13 @@ def parse(section: dict[str, Any]) -> Network:
 
 
 def topology(network: Network) -> Topology:
-    """Every bridge is a segment, every connection a link."""
+    """Return every bridge as a segment, every connection as a link."""
     segments = tuple(Segment(bridge.name) for bridge in network.bridges)
     return Topology(segments, network.connections, network.external_bridge)
 
 
 def check(network: Network, machines: Sequence[Machine], hosts: Sequence[Host]) -> Iterator[Complaint]:
-    """Bridges doubled, missing or in a loop; interfaces on no bridge; addresses that cannot be."""
+    """Yield problems: duplicate or unknown bridges, loops, interfaces without a bridge, invalid addresses."""
     names = [bridge.name for bridge in network.bridges]
     first: dict[str, int] = {}
     for index, name in enumerate(names):
@@ -101,7 +101,7 @@ def _unknown(name: str, known: set[str], path: _Path, *, at_key: bool = False) -
 
 
 def _one_of(known: set[str]) -> str:
-    """The names, a few of them if there are many: each of many problems would say them all."""
+    """Return the names for a message: only a few of many, because many messages may list them."""
     names = sorted(known)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"one of: {', '.join(names[:_SHOWN])}{more}"
@@ -109,11 +109,11 @@ def _one_of(known: set[str]) -> str:
 
 def _check_connections(network: Network, known: set[str]) -> Iterator[Complaint]:
     at: _Path = ("network", "bridge_connections")
-    joined = {name: name for name in known}  # each bridge's representative among those it is joined to
+    joined = {name: name for name in known}  # disjoint sets: each bridge refers to another of its set
 
     def representative(name: str) -> str:
         while joined[name] != name:
-            joined[name] = joined[joined[name]]  # half the way next time
+            joined[name] = joined[joined[name]]  # halve the path
             name = joined[name]
         return name
 
@@ -173,7 +173,7 @@ def _check_host_nics(network: Network, known: set[str], hosts: set[str]) -> Iter
 
 
 def _interfaces(machine: Machine) -> Iterator[tuple[_Path, Attachment]]:
-    """Every interface of a machine as written, with its path."""
+    """Yield every interface of a machine as written, with its path."""
     for index, attachment in enumerate(machine.attachments):
         yield ("machines", machine.index, "interfaces", index), attachment
     for index, scaled_attachment in enumerate(machine.scaled):
@@ -259,12 +259,12 @@ def _check_ip(ip: str, path: _Path, taken_by: str | None) -> Iterator[Complaint]
 
 
 def specialise(placed: PlacedTestbed) -> tuple[NetworkState, dict[str, tuple[Interface, ...]], str | None]:
-    """Names on the hosts, addresses, veth pairs and tunnels. Raises ComplaintsError."""
+    """See ``Dialect.specialise``."""
     return _specialise.specialise(placed)
 
 
 def artefacts(state: State) -> Iterator[Artefact]:
-    """The libvirt network, with the guests' addresses as DHCP reservations."""
+    """Yield the libvirt network, with the guests' addresses as DHCP reservations."""
     network: NetworkState = state.network
     names = [bridge.name for bridge in network.bridges]
     external = state.testbed_host_shared_config.external_bridge
@@ -273,15 +273,15 @@ def artefacts(state: State) -> Iterator[Artefact]:
 
 
 def check_state(state: State) -> Iterator[Complaint]:
-    """By the same rules as the YAML, and whether names and addresses are such as are given here."""
+    """Check by the rules of the YAML, and that names and addresses are as ``specialise`` assigns them."""
     return _stored.check_state(state, _stored.Rules(section=check, ip=_check_ip, mac=_check_mac))
 
 
 def network_plan(state: State) -> NetworkPlan:
-    """Bridges, veth pairs and tunnels."""
+    """Return the bridges, veth pairs and tunnels to create."""
     return _plan.network_plan(state)
 
 
 def privileges(state: State, *, for_member: bool) -> Iterator[Privilege]:
-    """Network interfaces of hosts, and OpenFlow controllers."""
+    """Yield the hosts' network interfaces in use, and the OpenFlow controllers."""
     return _privileges.privileges(_plan.network_plan(state), for_member=for_member)
