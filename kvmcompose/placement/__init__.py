@@ -1,11 +1,11 @@
 """Placement strategies: one module each, found by its file name and listed nowhere.
 
-A module offers ``place(testbed)``: a pure function from the logical testbed and its hosts to an
-assignment with reasons. It raises ComplaintsError for what it cannot place, and does not read a guest's
-``definition``, which belongs to the guest's kind. The capacity of the hosts and the constraints of the YAML
-are checked afterwards, for every strategy.
+A module offers ``place(testbed)``: a pure function from the logical testbed to a host for each segment and
+guest, with reasons. It raises ComplaintsError when it cannot place the testbed, and does not read a guest's
+``definition``, which belongs to the guest's kind. The result of every strategy is checked against the
+capacity of the hosts and the constraints of the YAML.
 
-No strategy knows where guests are now: the same input gives the same bytes.
+A strategy does not know the current placement, so the same input always gives the same result.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ class Strategy(Protocol):
     """What a module in this package offers."""
 
     def place(self, testbed: LogicalTestbed) -> Placement:
-        """Where everything goes."""
+        """Return a host for each segment and guest, with reasons."""
 
 
 @cache
 def strategies() -> tuple[str, ...]:
-    """The names of all strategies there are."""
+    """Return the names of all strategies, plug-ins included."""
     found = (module.name for module in pkgutil.iter_modules(__path__))
     return tuple(sorted(name for name in found if not name.startswith("_")))
 
 
 def strategy(name: str) -> Strategy:
-    """The module of a strategy; ``name`` is one of ``strategies()``."""
+    """Return the module of a strategy; ``name`` is one of ``strategies()``."""
     return cast(Strategy, importlib.import_module(f"{__name__}.{name}"))
 
 
 def place(testbed: LogicalTestbed, name: str) -> Placement:
-    """Where a strategy puts everything.
+    """Place a testbed with the strategy ``name``, and check the result.
 
-    Raises ComplaintsError when it cannot, or when that is not what was asked for; RefusedError when it
-    needs a package that is not installed.
+    Raises ComplaintsError when the strategy finds no placement, or one that exceeds a capacity or violates a
+    constraint; RefusedError when it needs a package that is not installed.
     """
     placement = strategy(name).place(testbed)
     if complaints := list(check(testbed, placement, name)):
@@ -68,7 +68,7 @@ def place(testbed: LogicalTestbed, name: str) -> Placement:
 
 
 def what_would_work(testbed: LogicalTestbed, but: str) -> str:
-    """A hint with the strategies that do place a testbed, found by trying all others."""
+    """Return a hint with the strategies, except ``but``, that can place a testbed. All of them are tried."""
     working = []
     for name in strategies():
         if name == but:

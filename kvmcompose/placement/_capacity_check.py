@@ -1,4 +1,4 @@
-"""Whether a placement is what was asked for, whichever strategy it is of."""
+"""Check a placement against the capacity of the hosts and the user's constraints."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _LOAD_BALANCING = ("testbed_options", "load_balancing")
 
 
 def used_by(testbed: LogicalTestbed, placement: Placement) -> dict[str, tuple[int, int, int]]:
-    """Of each host in file order: how many guests lie there, their CPUs and their MiB of memory.
+    """Return, for each host in file order, the number of its guests, their CPUs and their memory in MiB.
 
-    Golden images do not count: they are off while the testbed is up.
+    Golden images are not counted: they are off while the testbed is up.
     """
     used = {host.name: (0, 0, 0) for host in testbed.hosts}
     for guest in testbed.guests:
@@ -28,7 +28,7 @@ def used_by(testbed: LogicalTestbed, placement: Placement) -> dict[str, tuple[in
 
 
 def check(testbed: LogicalTestbed, placement: Placement, strategy: str) -> Iterator[Complaint]:
-    """Hosts that are overfull, and constraints that are not fulfilled."""
+    """Yield hosts whose capacity is exceeded, and constraints that are not met."""
     if any(host.cpus is not None or host.memory_mb is not None for host in testbed.hosts):
         yield from _overfull(testbed, placement, strategy)
     if testbed.constraints != Constraints():
@@ -41,7 +41,7 @@ def _overfull(testbed: LogicalTestbed, placement: Placement, strategy: str) -> I
         _, cpus, memory = used[host.name]
         if not fits(host, cpus, memory):
             room = f"{_capacity(host.cpus)} CPUs and {_capacity(host.memory_mb)} MiB"
-            elsewhere = "; ".join(
+            others = "; ".join(
                 f"{other.name}: {used[other.name][1]} of {_capacity(other.cpus)} CPUs, "
                 f"{used[other.name][2]} of {_capacity(other.memory_mb)} MiB"
                 for other in testbed.hosts
@@ -51,7 +51,7 @@ def _overfull(testbed: LogicalTestbed, placement: Placement, strategy: str) -> I
                 code="no-room",
                 path=_LOAD_BALANCING,
                 message=f"{strategy} exceeds the capacity of host {host.name!r}",
-                found=f"{cpus} CPUs and {memory} MiB of guests" + (f"; {elsewhere}" if elsewhere else ""),
+                found=f"{cpus} CPUs and {memory} MiB of guests" + (f"; {others}" if others else ""),
                 wanted=f"at most {room}",
             )
 

@@ -1,7 +1,7 @@
-"""What the user asks of every strategy: pins, what to keep together and what to keep apart.
+"""The user's constraints on every strategy: ``pin``, ``together`` and ``apart``.
 
-A name is that of a guest, of a machine (which stands for all its clones) or of a bridge. As a guest lies
-where its bridges lie, each comes down to bridges.
+A name is that of a guest, of a machine (meaning all its clones) or of a bridge. A guest is on the host of its
+bridges, so every constraint is one on bridges.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PLACEMENT: Path = ("testbed_options", "placement")
 
 
 class Names:
-    """Which segments a name of the YAML comes down to."""
+    """The segments that each name of the YAML refers to."""
 
     def __init__(self, guests: Sequence[Guest], topology: Topology) -> None:
         self.segments = {segment.name for segment in topology.segments}
@@ -29,12 +29,12 @@ class Names:
                 self.guests[name] = tuple(dict.fromkeys((*known, *segments_of(guest))))
 
     def reach(self, name: str) -> tuple[str, ...]:
-        """The segments that lie where this name is to lie; none for a name that nothing has."""
+        """Return the segments that a name refers to; none for an unknown name."""
         return self.guests.get(name) or ((name,) if name in self.segments else ())
 
 
 def named(constraints: Constraints) -> Iterator[tuple[str, Path]]:
-    """Every name in the constraints, with its place."""
+    """Yield every name in the constraints, with its path."""
     for name in constraints.pin:
         yield name, (*PLACEMENT, "pin", name)
     for key, lists in (("together", constraints.together), ("apart", constraints.apart)):
@@ -46,7 +46,7 @@ def named(constraints: Constraints) -> Iterator[tuple[str, Path]]:
 def check_constraints(
     constraints: Constraints, guests: Sequence[Guest], topology: Topology, hosts: Sequence[Host]
 ) -> Iterator[Complaint]:
-    """Names of nothing, of two things, and of hosts that there are not."""
+    """Yield unknown names, ambiguous names and unknown hosts."""
     if constraints == Constraints():
         return
     names = Names(guests, topology)
@@ -86,5 +86,5 @@ def check_constraints(
 
 
 def place_of(key: str, number: int) -> str:
-    """How a list of the constraints is called in messages."""
+    """Return the path of a list of the constraints, for messages."""
     return show_path((*PLACEMENT[1:], key, number))

@@ -1,4 +1,4 @@
-"""Guests lie where their bridges lie."""
+"""Place guests on the hosts of their bridges."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from kvmcompose.core.model import Guest, LogicalTestbed
 
 
 def segments_of(guest: Guest) -> tuple[str, ...]:
-    """The segments a guest is on, each once, in order."""
+    """Return the segments that a guest is on, each once, in order."""
     return tuple(dict.fromkeys(attachment.segment for attachment in guest.attachments))
 
 
 def guests_follow(testbed: LogicalTestbed, segments: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Hosts and reasons of guests that lie where their segments lie.
+    """Return the hosts of guests, which are those of their segments, and the reasons.
 
-    Golden images have no segment: they are set up on the main host, before their clones are spread.
+    Golden images have no segment: they are set up on the main host, before their clones are placed.
     """
     hosts: dict[str, str] = {}
     reasons: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What has to lie on one host, as one: bridges that share a guest, and what is to be kept together."""
+"""Group the bridges that must be on the same host: because they share a guest, or by constraint."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from kvmcompose.placement._follow import segments_of
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Segments that must lie on one host, and what their guests need (memory in MiB).
+    """Segments that must be on the same host, and what their guests need (memory in MiB).
 
-    ``apart`` are the numbers of the groups that must not lie there too.
+    ``apart`` are the numbers of the groups that must not be on that host.
     """
 
     number: int
@@ -29,32 +29,35 @@ class Group(msgspec.Struct, frozen=True):
 
     @property
     def needs(self) -> str:
-        """For messages."""
+        """CPUs and memory, for messages."""
         return f"{self.cpus} CPUs and {self.memory_mb} MiB"
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What a strategy has to solve: groups, how many links join them, and hosts, the main host first."""
+    """The problem that a strategy solves: groups, and hosts, the main host first.
+
+    ``links`` is, for each group, the number of links to other groups, by their numbers.
+    """
 
     groups: tuple[Group, ...]
     links: tuple[dict[int, int], ...]
     hosts: tuple[Host, ...]
 
-    def may_lie(self, group: Group, host: Host) -> bool:
-        """Whether an empty host would take a group."""
+    def permits(self, group: Group, host: Host) -> bool:
+        """Return whether an empty host has room for a group, and the group's pin permits the host."""
         return group.pinned in (None, host.name) and fits(host, group.cpus, group.memory_mb)
 
 
 def fits(host: Host, cpus: int, memory_mb: int) -> bool:
-    """Whether a host has so much. One without a capacity in the config has room for everything."""
-    # vCPUs may be shared by guests, memory may not; a capacity in the config is a wish for both
+    """Return whether a host has this capacity (memory in MiB). Without one in the config it is unlimited."""
+    # guests could share CPUs, though not memory; but a capacity in the config limits both
     return (host.cpus is None or cpus <= host.cpus) and (
         host.memory_mb is None or memory_mb <= host.memory_mb
     )
 
 
 class _Bonds:
-    """Which segments are bound to which, and why."""
+    """Which segments must be on the same host, and why."""
 
     def __init__(self, testbed: LogicalTestbed, names: Names) -> None:
         self._why: dict[str, dict[str, str]] = {name.name: {} for name in testbed.topology.segments}
@@ -80,7 +83,7 @@ class _Bonds:
         self._why[other].setdefault(one, why)
 
     def _from(self, start: str) -> dict[str, str | None]:
-        """All that is bound to a segment, each with the one before it on a shortest way."""
+        """Return all segments bound to one, each with its predecessor on a shortest path."""
         before: dict[str, str | None] = {start: None}
         queue = deque([start])
         while queue:
@@ -92,7 +95,7 @@ class _Bonds:
         return before
 
     def why(self, start: str, end: str) -> str:
-        """The bonds that lead from one segment to another of its group."""
+        """Return the reasons along a shortest path from one segment to another of its group."""
         before = self._from(start)
         bonds = []
         here = end
@@ -103,10 +106,10 @@ class _Bonds:
 
 
 def task_of(testbed: LogicalTestbed) -> Task:
-    """The groups of a testbed. Raises ComplaintsError where what is asked for contradicts itself."""
+    """Return the groups, links and hosts of a testbed. Raises ComplaintsError if constraints conflict."""
     names = Names(testbed.guests, testbed.topology)
     bonds = _Bonds(testbed, names)
-    conflicts = [*_two_pins(testbed, names, bonds), *_torn_constraints(testbed, names, bonds)]
+    conflicts = [*_two_pins(testbed, names, bonds), *_apart_conflicts(testbed, names, bonds)]
     if conflicts:
         raise ComplaintsError(conflicts)
     group_of = bonds.group_of
@@ -139,7 +142,7 @@ def task_of(testbed: LogicalTestbed) -> Task:
 
 
 def _pairs_apart(testbed: LogicalTestbed, names: Names) -> Iterator[tuple[str, str, tuple[int, str, str]]]:
-    """Segments that must not share a host, with the list and the names that say so."""
+    """Yield pairs of segments that must not share a host, with the list and the names that require it."""
     for number, apart in enumerate(testbed.constraints.apart):
         for index, name in enumerate(apart):
             for before in apart[:index]:
@@ -165,7 +168,7 @@ def _two_pins(testbed: LogicalTestbed, names: Names, bonds: _Bonds) -> Iterator[
                 break
 
 
-def _torn_constraints(testbed: LogicalTestbed, names: Names, bonds: _Bonds) -> Iterator[Complaint]:
+def _apart_conflicts(testbed: LogicalTestbed, names: Names, bonds: _Bonds) -> Iterator[Complaint]:
     pins = {
         bonds.group_of[each]: (name, host)
         for name, host in testbed.constraints.pin.items()

@@ -1,4 +1,4 @@
-"""Groups put on hosts one by one, with a way back out of dead ends."""
+"""Place groups on hosts one by one, with backtracking."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from kvmcompose.core.model import Host, LogicalTestbed
 from kvmcompose.placement._constraints import PLACEMENT
 from kvmcompose.placement._groups import Group, Task, fits
 
-#: The search gives up after so many steps for each group. It counts steps and not seconds, so that it
-#: ends in the same place on every machine.
+#: The number of steps per group after which the search gives up. It counts steps, not seconds, so that the
+#: result is the same on every machine.
 _PATIENCE = 50
 #: More than any host has.
 PLENTY = 1 << 40
 
 
 class Load:
-    """What lies where so far. Hosts are numbered as in the task."""
+    """A partial placement, and the load of each host. Hosts are numbered as in the task."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -26,19 +26,19 @@ class Load:
         self.memory_mb = [0] * len(task.hosts)
 
     def put(self, group: Group, host: int) -> None:
-        """A group on a host."""
+        """Add a group to a host."""
         self.at[group.number] = host
         self.cpus[host] += group.cpus
         self.memory_mb[host] += group.memory_mb
 
     def take(self, group: Group) -> None:
-        """And away again."""
+        """Remove a group from its host."""
         host = self.at.pop(group.number)
         self.cpus[host] -= group.cpus
         self.memory_mb[host] -= group.memory_mb
 
     def allows(self, group: Group, number: int) -> bool:
-        """Whether a group may lie on a host beside what is there."""
+        """Return whether a group may be added to the groups already on a host."""
         host = self.task.hosts[number]
         return (
             group.pinned in (None, host.name)
@@ -47,7 +47,7 @@ class Load:
         )
 
     def room(self) -> str:
-        """What is left on each host, for messages."""
+        """Return the remaining capacity of each host, for messages."""
         return "; ".join(
             f"{host.name}: {_left(host.cpus, cpus)} CPUs, {_left(host.memory_mb, memory)} MiB left"
             for host, cpus, memory in zip(self.task.hosts, self.cpus, self.memory_mb, strict=True)
@@ -55,20 +55,21 @@ class Load:
 
 
 Rank = Callable[[Group, Load], Iterable[int]]
-"""The hosts for a group, the best one first."""
+"""A function that returns the hosts for a group, the best one first."""
 
 
 def search(task: Task, order: Sequence[Group], rank: Rank) -> dict[int, int]:
-    """The host's number of each group's, each taking the best that leaves hosts for those after it.
+    """Return a host for each group. Groups choose in this order, each the best host that leaves hosts for the
+    others.
 
-    Raises ComplaintsError, with the numbers, when nothing is found.
+    Raises ComplaintsError when no placement is found.
     """
-    homeless = [group for group in order if not any(task.may_lie(group, host) for host in task.hosts)]
-    if homeless:
-        raise ComplaintsError(_no_host(task, group) for group in homeless)
+    unplaceable = [group for group in order if not any(task.permits(group, host) for host in task.hosts)]
+    if unplaceable:
+        raise ComplaintsError(_no_host(task, group) for group in unplaceable)
     load = Load(task)
     stuck: Complaint | None = None
-    ways: list[Iterator[int]] = []  # of each group that has a host: the other hosts it may have
+    ways: list[Iterator[int]] = []  # for each group that has a host: the alternatives
     steps = _PATIENCE * len(order) + 1000
     while len(load.at) < len(order):
         group = order[len(load.at)]
@@ -88,9 +89,9 @@ def search(task: Task, order: Sequence[Group], rank: Rank) -> dict[int, int]:
 
 
 def squeezed(task: Task) -> dict[int, int]:
-    """A way to place everything where room is scarce: largest groups first, each where most is left.
+    """Place everything when capacity is scarce: largest groups first, each on the host with most room.
 
-    What is scarcest counts, of a host as of a group. Raises ComplaintsError.
+    The scarcer of CPUs and memory counts, for a host as for a group. Raises ComplaintsError.
     """
     room = [(min(host.cpus or PLENTY, PLENTY), min(host.memory_mb or PLENTY, PLENTY)) for host in task.hosts]
     cpus, memory = (sum(each) for each in zip(*room, strict=True))
@@ -111,21 +112,21 @@ def squeezed(task: Task) -> dict[int, int]:
 
 
 def constrained_first(groups: Iterable[Group]) -> list[Group]:
-    """Those with the least choice first; all others stay in order."""
+    """Return the groups with the most constraints first; all others stay in order."""
     return sorted(groups, key=lambda group: (group.pinned is None, -len(group.apart)))
 
 
 def spelled(testbed: LogicalTestbed, task: Task, at: dict[int, int]) -> dict[str, str]:
-    """The names of the hosts of all segments, in file order."""
+    """Return the names of the hosts of all segments, in file order."""
     hosts = {name: task.hosts[at[group.number]].name for group in task.groups for name in group.segments}
     return {segment.name: hosts[segment.name] for segment in testbed.topology.segments}
 
 
 def why_bound(group: Group, host: Host) -> str:
-    """What a reason has to add where a group had no choice, or is more than one bridge."""
+    """Return what a reason adds for a group that has constraints or several bridges."""
     pinned = f"; pinned to {host.name}" if group.pinned else ""
     others = f"; together: {', '.join(group.segments)}" if len(group.segments) > 1 else ""
-    apart = "; kept apart as wished" if group.apart else ""
+    apart = "; kept apart by a constraint" if group.apart else ""
     return pinned + others + apart
 
 
@@ -148,13 +149,13 @@ def _no_host(task: Task, group: Group) -> Complaint:
 
 
 def _stuck(load: Load, group: Group) -> Complaint:
-    """What the first way through came to when a group was left without a host."""
+    """Return the problem of the first attempt: a group for which no host was left."""
     free = [
         number
         for number, host in enumerate(load.task.hosts)
         if fits(host, load.cpus[number] + group.cpus, load.memory_mb[number] + group.memory_mb)
     ]
-    wished = bool(free)
+    constrained = bool(free)
     total = f"all guests need {sum(each.cpus for each in load.task.groups)} CPUs and "
     total += f"{sum(each.memory_mb for each in load.task.groups)} MiB"
     apart = sorted({name for other in group.apart for name in load.task.groups[other].segments})
@@ -162,7 +163,7 @@ def _stuck(load: Load, group: Group) -> Complaint:
     because += f", apart from {', '.join(apart)}" if apart else ""
     return Complaint(
         code="no-room",
-        path=PLACEMENT if wished or because else ("network",),
+        path=PLACEMENT if constrained or because else ("network",),
         message=f"no host has room for the guests on {', '.join(group.segments)}{because}; {total}",
         wanted=f"{group.needs} of memory on one host",
         found=load.room(),

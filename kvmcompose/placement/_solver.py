@@ -1,7 +1,7 @@
 """The exact part of ``min_tunnels``: HiGHS, a solver of mixed-integer programs.
 
-It is asked for something better than what is known, on some hosts, and ends after so many nodes of its
-tree, never after so many seconds.
+It searches for a better placement than the known one, on some of the hosts. Its search is limited by the
+nodes of its tree, never by time, so that the result is the same on every machine.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import msgspec
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.placement._groups import Group, Task
 
-#: So many nodes of its tree the solver looks at, when all of a testbed is decided at once.
+#: The limit of nodes when the whole testbed is placed at once.
 _NODES = 2000
 
 
 class Better(msgspec.Struct, frozen=True):
-    """What the solver found: a better place for each group if there is any; ``proven``: that no other is."""
+    """The result of the solver: ``at`` is a better placement, or None; ``proven``: there is no better one."""
 
     at: dict[int, int] | None
     proven: bool
@@ -28,7 +28,7 @@ class Better(msgspec.Struct, frozen=True):
 def highs() -> Any:
     """The module of the solver. Raises RefusedError when it is not installed."""
     try:
-        import highspy  # noqa: PLC0415 (an extra: only who uses min_tunnels needs it)
+        import highspy  # noqa: PLC0415 (an optional dependency, for min_tunnels only)
     except ImportError as error:
         raise RefusedError(
             f"the placement strategy min_tunnels needs the solver HiGHS ({error})",
@@ -46,10 +46,10 @@ def better(
     *,
     nodes: int = _NODES,
 ) -> Better:
-    """``groups`` on ``hosts`` with fewer links between hosts than now, all other groups staying ``at``.
+    """Search for a placement of ``groups`` on ``hosts`` with fewer links between hosts than now.
 
-    ``least`` are the links that have to be cut in any case. A group that has no place in ``at`` yet is
-    among ``groups``; then any way to place them will do.
+    All other groups stay ``at`` their hosts. ``least`` is a lower bound of the links between hosts. If a
+    group has no host in ``at`` yet (it must be one of ``groups``), any placement is better.
     """
     highspy = highs()
     solver = highspy.Highs()
@@ -80,7 +80,7 @@ def better(
 
 
 class _Model:
-    """Columns and rows by number."""
+    """The columns and rows of the mixed-integer program, by number."""
 
     def __init__(self, solver: Any, highspy: Any) -> None:
         self._solver = solver
@@ -89,19 +89,19 @@ class _Model:
         self._columns = 0
 
     def choice(self) -> int:
-        """A new column that is 0 or 1."""
+        """Add a column that is 0 or 1."""
         column = self.cost(0)
         self._solver.changeColIntegrality(column, self._integer)
         return column
 
     def cost(self, cost: int) -> int:
-        """A new column between 0 and 1, as small as the rows let it be."""
+        """Add a column between 0 and 1, which the solver minimises with this weight."""
         self._solver.addCol(cost, 0, 1, 0, [], [])
         self._columns += 1
         return self._columns - 1
 
     def row(self, lower: int, upper: int | None, factors: Mapping[int, int]) -> None:
-        """A sum within bounds."""
+        """Add a row: a weighted sum of columns within bounds."""
         high = self._infinity if upper is None else upper
         self._solver.addRow(lower, high, len(factors), list(factors), list(factors.values()))
 
@@ -118,13 +118,13 @@ def _places(
     at: Mapping[int, int],
     x: _Choices,
 ) -> None:
-    """Each group on one host, where it is pinned to, and apart from those it must not lie with."""
+    """Require one host for each group, by its pin, and apart from the groups that must not share it."""
     free = {group.number for group in groups}
     for group in groups:
         model.row(1, 1, {x[group.number, host]: 1 for host in hosts})
         for host in hosts:
-            beside = any(at.get(other) == host for other in group.apart - free)
-            if beside or group.pinned not in (None, task.hosts[host].name):
+            excluded = any(at.get(other) == host for other in group.apart - free)
+            if excluded or group.pinned not in (None, task.hosts[host].name):
                 model.row(0, 0, {x[group.number, host]: 1})
             for other in group.apart & free:
                 if other > group.number:
@@ -134,7 +134,7 @@ def _places(
 def _links(
     model: _Model, task: Task, groups: Sequence[Group], hosts: Sequence[int], x: _Choices
 ) -> dict[tuple[int, int], tuple[int, int]]:
-    """Of each two groups that are joined: the column that tells they are parted, and by how many links."""
+    """Return, for each pair of linked groups, the column that is 1 if they are separated, and their links."""
     cut = {}
     free = {group.number for group in groups}
     for group in groups:
@@ -150,7 +150,7 @@ def _links(
 
 
 def _capacity(model: _Model, task: Task, groups: Sequence[Group], x: _Choices, host: int) -> None:
-    """What ``groups`` may need on a host. All groups that may lie on it are among them."""
+    """Limit what ``groups`` need on a host by its capacity. They include all groups that may be on it."""
     for capacity, needs in (
         (task.hosts[host].cpus, [group.cpus for group in groups]),
         (task.hosts[host].memory_mb, [group.memory_mb for group in groups]),

@@ -19,15 +19,15 @@ from kvmcompose.placement._groups import Group, Task, task_of
 from kvmcompose.placement._search import PLENTY, Load, constrained_first, search, spelled, squeezed, why_bound
 from kvmcompose.placement._solver import better, highs
 
-#: So many choices (groups times hosts) are decided all at once.
+#: A testbed with at most this many choices (groups times hosts) is placed at once.
 _SMALL = 240
-#: With more, two hosts are looked at at a time, until they held so many groups together.
+#: A larger one is improved for two hosts at a time, until this many groups have been considered in total.
 _PATIENCE = 1500
 _FEW_NODES = 20
 
 
 def place(testbed: LogicalTestbed) -> Placement:
-    """A walk along the connections, mended by the solver. Raises RefusedError when that is missing."""
+    """Walk along the connections, then let the solver improve. Raises RefusedError if it is not installed."""
     highs()
     task = task_of(testbed)
     at, proven = _least(task)
@@ -49,12 +49,12 @@ def place(testbed: LogicalTestbed) -> Placement:
 
 
 def _least(task: Task) -> tuple[dict[int, int], bool]:
-    """Where each group goes, and whether no other way has fewer tunnels. Raises ComplaintsError."""
+    """Return a placement, and whether it is proven that none has fewer tunnels. Raises ComplaintsError."""
     bound = _bound(task)
     everywhere = range(len(task.hosts))
     small = len(task.groups) * len(task.hosts) <= _SMALL
     try:
-        # of two that cut as many, the one with fewer hosts
+        # of two with equally many tunnels, the one with fewer hosts
         at, other = sorted((_walked(task), _walked(task, far=True)), key=lambda each: _cut(task, each))
     except ComplaintsError:
         start = better(task, task.groups, everywhere, {}, bound).at if small else None
@@ -71,7 +71,7 @@ def _least(task: Task) -> tuple[dict[int, int], bool]:
 
 
 def _two_by_two(task: Task, at: dict[int, int], bound: int) -> tuple[dict[int, int], bool]:
-    """The groups of two hosts shared out anew between them, those first that most tunnels join."""
+    """Redistribute the groups of two hosts between them, for the pairs with the most tunnels first."""
     done: set[tuple[int, int, frozenset[int]]] = set()
     left = _PATIENCE
     while True:
@@ -103,10 +103,10 @@ def _joined(task: Task, at: dict[int, int]) -> list[tuple[int, int]]:
 
 
 def _walked(task: Task, *, far: bool = False) -> dict[int, int]:
-    """Along the connections; where that leads nowhere, wherever there is room.
+    """Place groups along the connections, or, if that fails, where there is room.
 
-    Who is parted from all neighbours goes to the first host with room, and if ``far`` is set to the one with
-    most. The first way takes fewer hosts, the second leaves more room for those that come after.
+    A group that cannot join any of its neighbours goes to the first host with room; with ``far``, to the host
+    with the most room. The first way uses fewer hosts, the second leaves more room for later groups.
     """
 
     def rank(group: Group, load: Load) -> list[int]:
@@ -136,7 +136,7 @@ def _walked(task: Task, *, far: bool = False) -> dict[int, int]:
 
 
 def _along(task: Task) -> Iterator[Group]:
-    """Depth first from one end of each connected part, small branches before large ones."""
+    """Yield the groups depth first from one end of each connected part, small branches before large ones."""
     ends = sorted(task.groups, key=lambda group: len(task.links[group.number]))
     size = _branches(task, ends)
     seen: set[int] = set()
@@ -151,7 +151,7 @@ def _along(task: Task) -> Iterator[Group]:
 
 
 def _branches(task: Task, ends: Sequence[Group]) -> list[int]:
-    """The memory of each group and all that lies behind it, as seen from the ends."""
+    """Return the memory (MiB) of each group and of all groups behind it, as seen from the ends."""
     behind: list[tuple[int, int | None]] = []
     seen: set[int] = set()
     for start in ends:
@@ -170,7 +170,7 @@ def _branches(task: Task, ends: Sequence[Group]) -> list[int]:
 
 
 def _cut(task: Task, at: dict[int, int]) -> int:
-    """How many links join hosts."""
+    """Return the number of links between hosts."""
     return sum(
         count
         for number, others in enumerate(task.links)
@@ -180,7 +180,7 @@ def _cut(task: Task, at: dict[int, int]) -> int:
 
 
 def _bound(task: Task) -> int:
-    """So many links are cut in any placement: every host in use beyond the connected parts takes one."""
+    """Return a lower bound of the links between hosts: the hosts needed, less the connected parts."""
     seen: set[int] = set()
     parts = 0
     for group in task.groups:
@@ -201,7 +201,7 @@ def _bound(task: Task) -> int:
 
 
 def _hosts_for(need: int, capacities: Sequence[int | None]) -> int:
-    """How many hosts it takes at least."""
+    """Return the lowest number of hosts whose capacity is sufficient."""
     if None in capacities:
         return 1
     room = 0

@@ -19,7 +19,7 @@ from kvmcompose.placement._search import constrained_first, search, spelled, squ
 
 
 def place(testbed: LogicalTestbed) -> Placement:
-    """First fit decreasing over groups of bridges that share a guest."""
+    """Place groups by first fit decreasing."""
     task = task_of(testbed)
     at = min(_ways(task), key=lambda way: len(set(way.values())), default=None) or squeezed(task)
     segments = spelled(testbed, task, at)

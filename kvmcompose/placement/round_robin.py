@@ -15,7 +15,7 @@ from kvmcompose.placement._groups import task_of
 
 
 def place(testbed: LogicalTestbed) -> Placement:
-    """Deal, then check that no guest is torn between hosts."""
+    """Assign in turn, then check that no guest is on bridges of different hosts."""
     hosts = [host.name for host in testbed.hosts]
     segments: dict[str, str] = {}
     reasons: dict[str, str] = {}

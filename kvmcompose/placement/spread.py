@@ -18,15 +18,15 @@ from kvmcompose.placement._follow import guests_follow
 from kvmcompose.placement._groups import Group, Task, task_of
 from kvmcompose.placement._search import Load, constrained_first, search, spelled, squeezed, why_bound
 
-#: All guests together weigh so much: whole numbers are the same on every machine.
+#: The weight of all guests together. Integers give the same result on every machine.
 _WHOLE = 1 << 40
 
 
 def place(testbed: LogicalTestbed) -> Placement:
-    """Rendezvous hashing with bounded loads, largest groups first."""
+    """Place groups by rendezvous hashing with bounded loads, largest groups first."""
     task = task_of(testbed)
     scale = _Scale(task)
-    liking = {group.number: _liking(group, task.hosts) for group in task.groups}
+    preferred = {group.number: _by_preference(group, task.hosts) for group in task.groups}
 
     def rank(group: Group, load: Load) -> list[int]:
         after = [
@@ -34,8 +34,8 @@ def place(testbed: LogicalTestbed) -> Placement:
             for number in range(len(task.hosts))
         ]
         shares = scale.shares
-        within = [number for number in liking[group.number] if 8 * after[number] <= 9 * shares[number]]
-        beyond = [number for number in liking[group.number] if 8 * after[number] > 9 * shares[number]]
+        within = [number for number in preferred[group.number] if 8 * after[number] <= 9 * shares[number]]
+        beyond = [number for number in preferred[group.number] if 8 * after[number] > 9 * shares[number]]
         return within + sorted(beyond, key=lambda number: after[number] * _WHOLE // shares[number])
 
     order = sorted(task.groups, key=lambda group: (-_size(group), _digest(group.segments[0])))
@@ -54,7 +54,7 @@ def place(testbed: LogicalTestbed) -> Placement:
 
 
 class _Scale:
-    """What groups weigh, and each host's share of it."""
+    """The weight of groups, and each host's share of the total weight."""
 
     def __init__(self, task: Task) -> None:
         self._cpus = sum(group.cpus for group in task.groups) or 1
@@ -67,12 +67,12 @@ class _Scale:
         ]
 
     def weight(self, cpus: int, memory_mb: int) -> int:
-        """Of all guests' CPUs and memory."""
+        """Return the weight of CPUs and memory (MiB), of which all guests together have ``_WHOLE``."""
         return _WHOLE * cpus // (2 * self._cpus) + _WHOLE * memory_mb // (2 * self._memory)
 
 
 def _size(group: Group) -> int:
-    """The size of a group, roughly: a little more or less should not change whose turn it is."""
+    """Return the rough size of a group, so that a small change does not alter the order of groups."""
     return (group.cpus * 1024 + group.memory_mb).bit_length()
 
 
@@ -82,7 +82,7 @@ def _filled(capacities: Sequence[int | None]) -> list[int]:
     return [max(1, mean if each is None else each) for each in capacities]
 
 
-def _liking(group: Group, hosts: Sequence[Host]) -> list[int]:
+def _by_preference(group: Group, hosts: Sequence[Host]) -> list[int]:
     return sorted(range(len(hosts)), key=lambda number: _digest(f"{group.segments[0]}\n{hosts[number].name}"))
 
 

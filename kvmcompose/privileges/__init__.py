@@ -1,6 +1,7 @@
-"""What a testbed does to its hosts, from its state and the XML that libvirt is given. Pure.
+"""What a testbed reaches on its hosts, from its state and the XML for libvirt. Pure.
 
-An allow list: what is not known to be harmless is named, and needs the user's word or an administrator.
+An allow list: what is not known to be harmless is listed, and requires the consent of the user or an
+administrator.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from kvmcompose.render.domain import console_log
 
 
 def of_state(state: State, *, for_member: bool = False) -> Iterator[Privilege]:
-    """What the state asks for: of hosts, of the network by its dialect, and of guests by their kinds.
+    """Yield what the state requests: of hosts, of the network by its dialect, of guests by their kinds.
 
-    ``for_member`` as ``Dialect.privileges`` takes it.
+    ``for_member`` is explained at ``Dialect.privileges``.
     """
     for host in state.testbed_hosts.values():
         if not parse_libvirt_uri(host.libvirt_uri).is_usual:
@@ -34,7 +35,7 @@ def of_state(state: State, *, for_member: bool = False) -> Iterator[Privilege]:
 def of_domain(
     xml: str, guest: GuestState, run: DomainGuest, state: State, network_plan: NetworkPlan
 ) -> Iterator[Privilege]:
-    """What a guest's domain XML asks for."""
+    """Yield what a guest's domain XML requests."""
     folder = state.testbed_host_shared_config.project_folder
     owned = _domain.Owned(
         project=state.project_name,
@@ -53,7 +54,7 @@ def of_domain(
 
 
 def of_network(xml: str, state: State, network_plan: NetworkPlan) -> Iterator[Privilege]:
-    """What the network's XML asks for."""
+    """Yield what the network's XML requests."""
     checks = _network.checks(state.project_name, network_plan.network)
     yield from named(xml, _network.GRAMMAR, checks, network_plan.network.xml)
     for path in _network.lacking(xml):
@@ -61,10 +62,10 @@ def of_network(xml: str, state: State, network_plan: NetworkPlan) -> Iterator[Pr
 
 
 def of_disks(xml: str, run: DomainGuest, state: State) -> Iterator[Privilege]:
-    """Disks that are not the guest's own, or that QEMU takes for what they are not.
+    """Yield disks that are not the guest's own, or that QEMU would read in another format than theirs.
 
-    What a guest writes to a raw disk can be the header of an image, which names any file of the host: so no
-    file is raw to one guest or at one time, and an image to another.
+    A guest can write the header of an image to a raw disk, and the header can name any file of the host. So
+    no file may be raw for one guest, or at one time, and an image for another.
     """
     folder = state.testbed_host_shared_config.project_folder
     own = {f"{folder}/{path}": "qcow2" if path == run.disk else "raw" for path in run.files}
@@ -75,12 +76,12 @@ def of_disks(xml: str, run: DomainGuest, state: State) -> Iterator[Privilege]:
 
 
 def has_subnet(xml: str, network_plan: NetworkPlan) -> bool:
-    """Whether the network's XML has the subnet that the state says, whatever else it has."""
+    """Return whether the network's XML has the subnet of the state, whatever else it has."""
     return _network.has_subnet(xml, network_plan.network)
 
 
 def disks_of(xml: str, state: State) -> Iterator[str]:
-    """The artefacts that a domain's disks are, relative to the project: what else they are, is named."""
+    """Yield the artefacts that are a domain's disks, relative to the project. ``of_disks`` lists others."""
     folder = f"{state.testbed_host_shared_config.project_folder}/"
     for path in _domain.sources(xml):
         if path.startswith(f"{folder}artefacts/") and ".." not in path.split("/"):

@@ -1,4 +1,4 @@
-"""Domain XML that is known to be harmless (libvirt, "Domain XML format")."""
+"""The domain XML that is known to be harmless (libvirt, "Domain XML format")."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GUEST = "{urn:kvmcompose:guest:1}guest"
 
 
 class Owned(msgspec.Struct, frozen=True, kw_only=True):
-    """What a guest may name because it is the project's own. ``artefacts`` ends with a slash."""
+    """What the XML of a guest may refer to because the project owns it. ``artefacts`` ends with a slash."""
 
     project: str
     guest: str
@@ -27,7 +27,7 @@ class Owned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def checks(owned: Owned) -> Checks:
-    """The words of the grammar."""
+    """Return the checks that the grammar refers to by name."""
     return {
         "project": owned.project.__eq__,
         "guest": owned.guest.__eq__,
@@ -41,12 +41,12 @@ def checks(owned: Owned) -> Checks:
 
 
 def sources(xml: str) -> tuple[str, ...]:
-    """The files of a domain's disks."""
+    """Return the files of a domain's disks."""
     return tuple(path for path, _ in disks(xml))
 
 
 def disks(xml: str) -> tuple[tuple[str, str], ...]:
-    """The files of a domain's disks, each with the format that QEMU takes it for."""
+    """Return the files of a domain's disks, each with the format in which QEMU opens it."""
     root = parsed(xml)
     return tuple(
         (path, driver.get("type", "raw") if (driver := disk.find("driver")) is not None else "raw")
@@ -57,10 +57,10 @@ def disks(xml: str) -> tuple[tuple[str, str], ...]:
 
 
 def raw_disks(xml: str, where: str) -> Iterator[Privilege]:
-    """Disks that their guest writes as they are, header included.
+    """Yield disks that their guest writes as raw, including the header.
 
-    A guest that writes every byte of a file can make a qcow2 image of it that names files of the host; and
-    another disk, or another guest, may open the same file as qcow2.
+    A guest that can write every byte of a file can turn it into a qcow2 image that refers to files of the
+    host; and another disk, or another guest, may open the same file as qcow2.
     """
     root = parsed(xml)
     for disk in root.iterfind("devices/disk") if root is not None else ():

@@ -1,4 +1,4 @@
-"""XML against a list of what is known to be harmless."""
+"""Compare XML with a list of what is known to be harmless."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from types import MappingProxyType
 
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 
-#: A name, number or word: never a path, an option or an address with a scheme.
+#: A name, number or word; never a path, an option or an address with a scheme.
 TOKEN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9 _.,:+-]{0,200})?", re.ASCII)
 _LIMIT, _DEPTH, _SHOWN = 16 << 20, 24, 120
-#: libvirt's parser heeds the encoding that a declaration names; ours does not.
+#: Only UTF-8: libvirt's parser uses the encoding that a declaration names; ours does not.
 _PROLOGUE = re.compile(r"""\s*(<\?xml version=["']1\.0["']( encoding=["'][Uu][Tt][Ff]-8["'])?\s*\?>)?""")
 
 _PROGRAMS = ("emulator", "loader", "script", "commandline", "options", "bootloader", "init", "downscript")
@@ -21,7 +21,7 @@ _DEVICES = ("hostdev", "tpm", "redirdev", "input", "rng", "smartcard", "vsock", 
 
 #: Whether a value is harmless.
 Check = Callable[[str], bool]
-#: Checks that depend on the project, by the name that a grammar calls them.
+#: Checks that depend on the project, by their names in a grammar.
 Checks = Mapping[str, Check]
 
 
@@ -29,10 +29,10 @@ _NONE: Mapping[str, Element] = MappingProxyType({})
 
 
 class Element:
-    """An element that is allowed: attributes and text, by patterns or words of ``Checks``, and children.
+    """A permitted element: its attributes and text, by patterns or names of ``Checks``, and its children.
 
-    ``attributes`` is ``name=pattern`` separated by blanks; a name alone takes a token.
-    ``others`` are children whose names are no names of Python.
+    ``attributes`` is ``name=pattern``, separated by blanks; a name alone permits a token. ``others`` are
+    children whose names are not valid in Python.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Element:
 
 
 def named(text: str, root: tuple[str, Element], checks: Checks, where: str) -> Iterator[Privilege]:
-    """Everything in some XML that is not known to be harmless, each once."""
+    """Yield everything in some XML that is not known to be harmless, each item once."""
     tree = parsed(text)
     if tree is None or tree.tag != root[0]:
         yield Privilege(PrivilegeKind.XML, f"that is no plain <{root[0]}>", where, _digest(text))
@@ -60,7 +60,7 @@ def named(text: str, root: tuple[str, Element], checks: Checks, where: str) -> I
 
 
 def parsed(text: str) -> ET.Element | None:
-    """The root; None for what another parser may read otherwise, or what is not worth reading."""
+    """Return the root, or None for XML that is invalid, too large, or that parsers may read differently."""
     if len(text) > _LIMIT or "<!DOCTYPE" in text or "<!ENTITY" in text:
         return None
     prologue = _PROLOGUE.match(text)
@@ -74,7 +74,7 @@ def parsed(text: str) -> ET.Element | None:
 
 
 def _is_deeper(tree: ET.Element, most: int) -> bool:
-    """Whether there are elements below so many others: to write these recurses."""
+    """Return whether elements are nested deeper than ``most``: writing them out is recursive."""
     level = [tree]
     for _ in range(most):
         level = [child for element in level for child in element]
@@ -104,7 +104,7 @@ def _walk(
 
 
 def _is_exact(pattern: str | None) -> bool:
-    """Whether libvirt takes the text as it is: to it, a name with blanks around it is another name."""
+    """Return whether blanks around the text matter: to libvirt, a name with blanks is another name."""
     return pattern is not None and pattern.startswith("@") and pattern != "@token"
 
 

@@ -1,4 +1,4 @@
-"""Network XML that is known to be harmless (libvirt, "Network XML format")."""
+"""The network XML that is known to be harmless (libvirt, "Network XML format")."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NUMBER = "[0-9]{1,6}"
 
 
 def checks(project: str, network: LibvirtNetwork) -> Checks:
-    """The words of the grammar."""
+    """Return the checks that the grammar refers to by name."""
     subnet = ipaddress.ip_network(network.subnet)
 
     def is_inside(text: str) -> bool:
@@ -34,9 +34,9 @@ def checks(project: str, network: LibvirtNetwork) -> Checks:
 
 
 def has_subnet(xml: str, network: LibvirtNetwork) -> bool:
-    """Whether libvirt gives the network the subnet that the state has: its guests' addresses are in that.
+    """Return whether libvirt gives the network the subnet of the state, in which its guests' addresses are.
 
-    Written as libvirt reads it: an ``<ip>`` without prefix and netmask has one by the class of its address.
+    As in libvirt, an ``<ip>`` without prefix and netmask has a netmask by the class of its address.
     """
     tree = parsed(xml)
     if tree is None or tree.tag != "network":
@@ -46,7 +46,7 @@ def has_subnet(xml: str, network: LibvirtNetwork) -> bool:
     for element in tree.findall("ip"):
         try:
             inside = ipaddress.IPv4Address(element.get("address", "")) in subnet
-        except ValueError:  # of IPv6, say
+        except ValueError:  # for example an IPv6 address
             continue
         if inside and (element.get("prefix"), element.get("netmask")) in masks:
             return True
@@ -54,7 +54,7 @@ def has_subnet(xml: str, network: LibvirtNetwork) -> bool:
 
 
 def lacking(xml: str) -> tuple[str, ...]:
-    """What a network is found by afterwards, where it is not there."""
+    """Return the parts of the XML that are missing and by which kvmcompose later finds the network."""
     root = parsed(xml)
     if root is None:
         return ()
