@@ -92,7 +92,7 @@ class Ledger(LedgerDatabase):
         return None
 
     def intend(self, intents: Iterable[Intent]) -> None:
-        """LedgerEntry what is about to be put in place."""
+        """Record what is about to be put in place."""
         rows = [(i.path, i.task, i.policy, i.recipe, i.content, i.inputs) for i in intents]
         self.write(("INSERT OR REPLACE INTO intended VALUES (?, ?, ?, ?, ?, ?)", rows))
 
@@ -103,7 +103,7 @@ class Ledger(LedgerDatabase):
         return [Intent(*row) for row in rows if _is_ours(row[0]) and row[1].isprintable()]
 
     def record(self, records: Iterable[LedgerEntry]) -> None:
-        """LedgerEntry what is in place, and remove the intents for these paths."""
+        """Record what is in place, and remove the intents for these paths."""
         rows = [
             (
                 r.path,
@@ -123,7 +123,7 @@ class Ledger(LedgerDatabase):
         )
 
     def refresh(self, signatures: Iterable[tuple[str, Signature]]) -> None:
-        """LedgerEntry new signatures of files whose content is unchanged."""
+        """Record new signatures of files whose content is unchanged."""
         rows = [(*msgspec.structs.astuple(signature), path) for path, signature in signatures]
         if rows:
             update = "UPDATE artefacts SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE path = ?"

@@ -19,7 +19,7 @@ from kvmcompose.build.ledger import Ledger, LedgerEntry, copy_of_ledger, open_le
 from kvmcompose.build.lock import build_lock
 from kvmcompose.build.make import Maker
 from kvmcompose.build.project_files import FolderFiles
-from kvmcompose.build.project_inputs import Where, epoch, hashed, read_sources, settings
+from kvmcompose.build.project_inputs import Where, epoch, hashed, read_inputs, settings
 from kvmcompose.build.recipes import Recipes
 from kvmcompose.build.recovery import recover
 from kvmcompose.build.templates import templates
@@ -31,7 +31,7 @@ from kvmcompose.effects.resources import schemas
 from kvmcompose.effects.stat_cache import Remembered, StatCache
 from kvmcompose.images.store import default_store, read_catalogue
 from kvmcompose.pipeline.compile import Compiled, compile_project, understand
-from kvmcompose.pipeline.hints import secrets_in_sight
+from kvmcompose.pipeline.hints import secret_warnings
 from kvmcompose.render.templates import Templates
 
 #: What kvm-compose keeps for itself in a project folder.
@@ -82,7 +82,7 @@ class Project:
         self.where = where
         self.folder = where.directory.absolute()
         self.options = options
-        self.testbed, self._config = read_sources(self.folder, where)
+        self.testbed, self._config = read_inputs(self.folder, where)
         #: The digests of the two input files, the YAML first.
         self.hashed = hashed(self.folder, where, self.testbed, self._config)
         catalogue = read_catalogue()
@@ -108,7 +108,7 @@ class Project:
 
     def hints(self) -> tuple[Problem, ...]:
         """Return problems that are worth a hint, and stop no build."""
-        return secrets_in_sight(self.compiled.placed.logical, self.testbed, self._config)
+        return secret_warnings(self.compiled.placed.logical, self.testbed, self._config)
 
     @cached_property
     def _templates(self) -> Templates:

@@ -15,7 +15,7 @@ from kvmcompose.effects.capabilities import datapath_type, virt_type
 from kvmcompose.effects.files import digest_bytes, expand
 from kvmcompose.effects.keys import default_keys
 from kvmcompose.effects.opening import NotRegularError, TooLargeError, read_regular
-from kvmcompose.pipeline.logical import Settings, Source
+from kvmcompose.pipeline.logical import InputFile, Settings
 from kvmcompose.pipeline.text import MAX_BYTES, refuse
 
 YAML_NAME = "kvm-compose.yaml"
@@ -35,7 +35,7 @@ class Where(msgspec.Struct, frozen=True):
     allow_paths: tuple[str, ...] = ()
 
 
-def read_sources(folder: Path, where: Where) -> tuple[Source, Source | None]:
+def read_inputs(folder: Path, where: Where) -> tuple[InputFile, InputFile | None]:
     """The YAML, and the config if there is one. Raises InputError."""
     testbed = _read(folder, where.input or YAML_NAME)
     if where.config is None and not (folder / CONFIG_NAME).exists():
@@ -43,7 +43,7 @@ def read_sources(folder: Path, where: Where) -> tuple[Source, Source | None]:
     return testbed, _read(folder, where.config or CONFIG_NAME)
 
 
-def hashed(folder: Path, where: Where, testbed: Source, config: Source | None) -> dict[str, str | None]:
+def hashed(folder: Path, where: Where, testbed: InputFile, config: InputFile | None) -> dict[str, str | None]:
     """Return the digests of the two input files as they were read, for the build stamp."""
     return {
         str(folder / (where.input or YAML_NAME)): digest_bytes(testbed.data),
@@ -65,11 +65,11 @@ def beyond_environment(where: Where) -> dict[str, str]:
     return {name: said or "" for name, (said, usual) in pairs.items() if (said or "") != (usual or "")}
 
 
-def _read(folder: Path, name: str) -> Source:
+def _read(folder: Path, name: str) -> InputFile:
     path = folder / expand(name)
     shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
     try:
-        return Source(shown, read_regular(path, limit=MAX_BYTES))
+        return InputFile(shown, read_regular(path, limit=MAX_BYTES))
     except TooLargeError as error:
         raise refuse("too-large", f"the file is too large: {error.strerror}", Location(shown)) from error
     except OSError as error:

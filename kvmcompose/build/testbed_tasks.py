@@ -20,13 +20,13 @@ from kvmcompose.client.connect import connect
 from kvmcompose.client.errors import ServerError
 from kvmcompose.client.formatting import (
     duration,
+    failure_text,
     fault_text,
     is_hint,
     line_text,
     seconds_between,
     state_text,
     step_text,
-    verdict,
 )
 from kvmcompose.core.deployment import (
     Action,
@@ -185,7 +185,7 @@ class _StderrReport:
 
 
 def _outcome(action: Action) -> TaskFailed | None:
-    trouble = verdict(action)
+    trouble = failure_text(action)
     if trouble is None:
         return None
     return TaskFailed(plain("\n".join([trouble, *map(fault_text, action.faults)]), lines=True))

@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the errors."""
-    from kvmcompose.client.formatting import date, fault_text, verdict
+    from kvmcompose.client.formatting import date, failure_text, fault_text
 
     target = open_target(arguments)
     action = action_named(target, arguments.action)
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         return 0
     for fault in action.faults:
         console.data(f"{console.paint('error:', 'red')} {fault_text(fault)}")
-    ended = verdict(action) or f"{action.command} succeeded"
+    ended = failure_text(action) or f"{action.command} succeeded"
     console.say(f"{ended} (action {action.uuid[:8]} of {date(action.started)})")
     if not action.faults:
         _point_to_earlier(target.server.actions(target.name), action, console)

@@ -89,7 +89,7 @@ def command_words(words: list[str]) -> list[str]:
 
 def _run(arguments: argparse.Namespace, console: Console, words: list[str]) -> int:
     from kvmcompose.client.action import perform
-    from kvmcompose.client.formatting import verdict
+    from kvmcompose.client.formatting import failure_text
     from kvmcompose.core.deployment import ActionState, Exec
     from kvmcompose.monitor.action import ActionJson, ActionOutput
 
@@ -107,5 +107,5 @@ def _run(arguments: argparse.Namespace, console: Console, words: list[str]) -> i
     if action.state is ActionState.SUCCEEDED:
         return 0
     if not action.faults:
-        console.error(verdict(action) or "")
+        console.error(failure_text(action) or "")
     return NotRunError.exit_code

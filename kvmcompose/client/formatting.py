@@ -54,7 +54,7 @@ def state_text(deployment: Deployment) -> str:
     return str(deployment.state)
 
 
-def verdict(action: Action) -> str | None:
+def failure_text(action: Action) -> str | None:
     """Return a sentence about an action that did not succeed, None for one that did."""
     match action.state:
         case ActionState.SUCCEEDED:

@@ -127,7 +127,7 @@ class Digests:
             return source.name
         return self._cache.digest(source)
 
-    def look_again(self) -> None:
+    def recheck(self) -> None:
         """Check again whether files have changed."""
         self._cache.forget_run()
 

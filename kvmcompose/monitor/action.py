@@ -10,11 +10,11 @@ from typing import TextIO
 from kvmcompose.client.formatting import (
     clock,
     duration,
+    failure_text,
     is_hint,
     line_text,
     seconds_between,
     step_text,
-    verdict,
 )
 from kvmcompose.core.deployment import Action, Level, LogLine, Step, StepState
 from kvmcompose.monitor.console import Console
@@ -90,7 +90,7 @@ class ActionLines:
         with self._guard:
             self._console.status("")
             took = duration(seconds_between(action.started, action.ended))
-            trouble = verdict(action)
+            trouble = failure_text(action)
             if trouble is None:
                 what = "done" if guests is None else f"{guests} guest{'' if guests == 1 else 's'}"
                 self._console.say(f"{action.command}: {what} in {took}")

@@ -25,7 +25,7 @@ from kvmcompose.core.state import (
 )
 from kvmcompose.guests import guest_kind
 from kvmcompose.networks import dialect
-from kvmcompose.pipeline.logical import Documents, Settings, Source, logical_testbed
+from kvmcompose.pipeline.logical import Documents, InputFile, Settings, logical_testbed
 from kvmcompose.pipeline.schemas import Schemas
 from kvmcompose.pipeline.shape import Shaped, shape_config, shape_testbed
 from kvmcompose.placement import place
@@ -73,8 +73,8 @@ def state_artefact(data: bytes) -> Artefact:
 
 
 def compile_project(
-    testbed: Source,
-    config: Source | None,
+    testbed: InputFile,
+    config: InputFile | None,
     schemas: Schemas,
     settings: Settings,
     files: ProjectFiles,
@@ -91,8 +91,8 @@ def compile_project(
 
 
 def understand(
-    testbed: Source,
-    config: Source | None,
+    testbed: InputFile,
+    config: InputFile | None,
     schemas: Schemas,
     settings: Settings,
     files: ProjectFiles,
@@ -104,7 +104,7 @@ def understand(
 
 
 def _read(
-    testbed: Source, config: Source | None, schemas: Schemas
+    testbed: InputFile, config: InputFile | None, schemas: Schemas
 ) -> tuple[Documents, dict[str, Any], dict[str, Any] | None, str]:
     """Read both files before reporting, so that a problem in one does not hide those of the other."""
     documents = Documents(testbed, config)

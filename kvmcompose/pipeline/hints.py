@@ -10,7 +10,7 @@ import msgspec
 
 from kvmcompose.core.errors import Complaint, Problem, Severity
 from kvmcompose.core.model import LogicalTestbed
-from kvmcompose.pipeline.logical import Documents, Source
+from kvmcompose.pipeline.logical import Documents, InputFile
 
 _SECRET = re.compile(
     r"(?:^|_)(?:PASS|PASSWD|PASSWORD|PASSPHRASE|PWD|SECRET|TOKEN|CREDENTIALS?|API_?KEY|ACCESS_?KEY"
@@ -28,7 +28,9 @@ def looks_secret(name: str) -> bool:
     return name not in _FOLDERS and _SECRET.search(name) is not None and _ABOUT_ONE.search(name) is None
 
 
-def secrets_in_sight(logical: LogicalTestbed, testbed: Source, config: Source | None) -> tuple[Problem, ...]:
+def secret_warnings(
+    logical: LogicalTestbed, testbed: InputFile, config: InputFile | None
+) -> tuple[Problem, ...]:
     """Return a warning for each variable of the YAML whose name suggests a secret.
 
     Everyone who can read the YAML can read the values in it.

@@ -24,7 +24,7 @@ from kvmcompose.placement import check_constraints, strategies
 _CONFIG_KEYS = frozenset({"testbed_host_ssh_config", "ssh_public_key_location", "ssh_private_key_location"})
 
 
-class Source(msgspec.Struct, frozen=True):
+class InputFile(msgspec.Struct, frozen=True):
     """An input file: its name as shown to the user, and its bytes."""
 
     name: str
@@ -37,7 +37,7 @@ class Documents:
     Without a config, this machine is the only host.
     """
 
-    def __init__(self, testbed: Source, config: Source | None) -> None:
+    def __init__(self, testbed: InputFile, config: InputFile | None) -> None:
         self._testbed = testbed
         self._config = config
 

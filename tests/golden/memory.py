@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import kvmcompose
 from kvmcompose.core.model import Host, SshKeys
 from kvmcompose.core.project import FileKind
-from kvmcompose.pipeline.compile import Compiled, Source, compile_project
+from kvmcompose.pipeline.compile import Compiled, InputFile, compile_project
 from kvmcompose.pipeline.logical import Settings
 from kvmcompose.pipeline.schemas import Schemas
 
@@ -77,8 +77,8 @@ def compile_text(
     """What a YAML text comes to."""
     settings = Settings(project, tuple(on) or (host(),), SshKeys("key.pub", "key"), lambda each: each)
     return compile_project(
-        Source("kvm-compose.yaml", text.encode()),
-        Source("kvm-compose-config.json", config.encode()) if config is not None else None,
+        InputFile("kvm-compose.yaml", text.encode()),
+        InputFile("kvm-compose-config.json", config.encode()) if config is not None else None,
         SCHEMAS,
         settings,
         files or MemoryFiles({"key.pub", "key"}),

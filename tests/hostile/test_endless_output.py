@@ -16,7 +16,7 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.providers.guest.driver import SshShell
 from kvmcompose.providers.guest.interface import Login
-from kvmcompose.server import action_log as journal_module
+from kvmcompose.server import action_log
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.store import Store
 
@@ -112,7 +112,7 @@ def test_a_program_of_the_client_gets_its_input_and_keeps_to_its_time() -> None:
 @pytest.fixture
 def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, ActionLog]:
     for name, value in (("OUTPUT_LINES", 1000), ("OUTPUT_BYTES", _MIB), ("_BATCH_LINES", 100)):
-        monkeypatch.setattr(journal_module, name, value)
+        monkeypatch.setattr(action_log, name, value)
     store = Store(tmp_path / "server.db")
     store.put_deployment(NewDeployment("lab", "/lab"))
     action = store.begin_action("lab", Exec(guest="web", argv=("yes",)), None, exclusive=False)
@@ -120,12 +120,12 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Actio
 
 
 def test_of_output_the_newest_is_kept_and_it_is_said(begun: tuple[Store, ActionLog]) -> None:
-    store, journal = begun
-    journal.say("before")
+    store, log = begun
+    log.say("before")
     for number in range(5000):
-        journal.say(f"{number}", Level.OUTPUT)
-    journal.end()
-    lines = store.lines(journal.uuid, limit=100_000)
+        log.say(f"{number}", Level.OUTPUT)
+    log.end()
+    lines = store.lines(log.uuid, limit=100_000)
     output = [line.text for line in lines if line.level is Level.OUTPUT]
     assert 900 <= len(output) <= 1100
     assert output == [str(number) for number in range(5000 - len(output), 5000)]
@@ -136,28 +136,28 @@ def test_of_output_the_newest_is_kept_and_it_is_said(begun: tuple[Store, ActionL
 
 
 def test_the_database_does_not_grow_with_output(begun: tuple[Store, ActionLog], tmp_path: Path) -> None:
-    _, journal = begun
+    _, log = begun
     for _ in range(4000):
-        journal.say("x" * 4000, Level.OUTPUT)
+        log.say("x" * 4000, Level.OUTPUT)
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 10 * _MIB
 
 
 def test_a_follower_copes_with_gaps(begun: tuple[Store, ActionLog]) -> None:
-    store, journal = begun
+    store, log = begun
 
     async def run() -> list[int]:
         seen: list[int] = []
 
         async def read() -> None:
-            async for line in journal_module.follow(store, journal, journal.uuid, 0):
+            async for line in action_log.follow(store, log, log.uuid, 0):
                 seen.append(line.sequence)  # noqa: PERF401 (one at a time, as they come)
 
         reading = asyncio.create_task(read())
         for number in range(5000):
-            journal.say(f"{number}", Level.OUTPUT)
+            log.say(f"{number}", Level.OUTPUT)
             if number == 10:
                 await asyncio.sleep(0.01)
-        journal.end()
+        log.end()
         await reading
         return seen
 

@@ -54,27 +54,27 @@ class Stub(Orchestrator):
         self.captures: list[str] = []
         self.packets = 0
 
-    async def run(self, deployment: Deployment, command: Command, journal: ActionLog) -> Outcome:
+    async def run(self, deployment: Deployment, command: Command, log: ActionLog) -> Outcome:
         self.ran.append((deployment.name, command))
         words = command.argv if isinstance(command, Exec) else ("step",)
-        with journal.step("stage", "step", guest="web"):
+        with log.step("stage", "step", guest="web"):
             for word, argument in zip(words, (*words[1:], ""), strict=True):
-                await self._do(word, argument, journal)
+                await self._do(word, argument, log)
         return Outcome(Phase.UP if isinstance(command, Up) else Phase.DOWN, 0)
 
-    async def _do(self, word: str, argument: str, journal: ActionLog) -> None:  # noqa: C901
+    async def _do(self, word: str, argument: str, log: ActionLog) -> None:  # noqa: C901
         match word:
             case "say":
                 for number in range(int(argument)):
-                    journal.say(f"line {number}")
+                    log.say(f"line {number}")
                     await asyncio.sleep(0)
             case "trickle":
                 for number in range(int(argument)):
-                    journal.say(f"line {number}")
+                    log.say(f"line {number}")
                     await asyncio.sleep(0.002)
             case "long":
                 for _ in range(int(argument)):
-                    journal.say("x" * 10_000)
+                    log.say("x" * 10_000)
                     await asyncio.sleep(0)
             case "wait":
                 await self.go_on.wait()
@@ -85,7 +85,7 @@ class Stub(Orchestrator):
             case "crash":
                 raise RuntimeError("a secret of the inside")
             case _:
-                journal.say("done")
+                log.say("done")
 
     async def state(self, deployment: Deployment) -> bytes:
         return SECRET_STATE

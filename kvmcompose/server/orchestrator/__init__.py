@@ -58,8 +58,8 @@ class Orchestrator:
         noted = self._store.owner(deployment.name)
         return self._people.owner(*noted) if noted is not None else this_user()
 
-    async def run(self, deployment: Deployment, command: Command, journal: ActionLog) -> Outcome:
-        """Do it, telling the journal. Raises KvmComposeError when it fails, RefusedError when nothing was
+    async def run(self, deployment: Deployment, command: Command, log: ActionLog) -> Outcome:
+        """Do it, telling the log. Raises KvmComposeError when it fails, RefusedError when nothing was
         changed; when cancelled it stops at a point from which ``up`` and ``down`` both go on.
         """
         context = self._context(deployment, seconds=None)
@@ -67,15 +67,15 @@ class Orchestrator:
             case Up():
                 testbed = await context.read_built()
                 await context.read_current()  # what is up may be refused now, and nothing is added to that
-                return Outcome(await BringUp(context, testbed, command, journal).run())
+                return Outcome(await BringUp(context, testbed, command, log).run())
             case Down():
-                return Outcome(await TakeDown(context, command, journal).run())
+                return Outcome(await TakeDown(context, command, log).run())
             case Exec():
-                return Outcome(exit_status=await self._exec(context, command, journal))
-        await Snapshots(context, await context.read_current()).do(command, journal)
+                return Outcome(exit_status=await self._exec(context, command, log))
+        await Snapshots(context, await context.read_current()).do(command, log)
         return Outcome()
 
-    async def _exec(self, context: Context, command: Exec, journal: ActionLog) -> int:
+    async def _exec(self, context: Context, command: Exec, log: ActionLog) -> int:
         testbed = await context.read_current()
         guest = context.guest(testbed, command.guest)
         domain = (await context.domains(testbed, guest)).get(guest.name)
@@ -85,7 +85,7 @@ class Orchestrator:
         address = await context.address(guest, testbed)
         if address is None:
             raise RefusedError(f"{guest.name} has no address that can be reached from here")
-        with journal.step("exec", f"exec:{guest.name}", guest=guest.name) as step:
+        with log.step("exec", f"exec:{guest.name}", guest=guest.name) as step:
             login = await in_thread(testbed.login, guest, address)
             return await context.shell.run(login, command.argv, step.output, seconds=command.timeout)
 

@@ -143,12 +143,12 @@ class Context:
         Raises DriverError when one of these hosts cannot be asked.
         """
         asked = {guest.state.testbed_host for guest in guests} or testbed.state.testbed_hosts.keys()
-        found, silent = await self.look(testbed, asked)
+        found, silent = await self.query(testbed, asked)
         for error in silent.values():
             raise error
         return found
 
-    async def look(
+    async def query(
         self, testbed: LoadedTestbed, hosts: Collection[str]
     ) -> tuple[dict[str, DomainState], dict[str, KvmComposeError]]:
         """The project's domains on these hosts, and why there are none of hosts that do not answer."""

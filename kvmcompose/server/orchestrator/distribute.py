@@ -36,7 +36,7 @@ class _Task(msgspec.Struct, frozen=True, kw_only=True):
 
     context: Context
     testbed: LoadedTestbed
-    journal: ActionLog
+    log: ActionLog
     digests: Digests
     provision: bool
 
@@ -44,15 +44,11 @@ class _Task(msgspec.Struct, frozen=True, kw_only=True):
 class Distribution:
     """The transfers of one ``up``. All hosts have to be checked first."""
 
-    def __init__(
-        self, context: Context, testbed: LoadedTestbed, journal: ActionLog, *, provision: bool
-    ) -> None:
+    def __init__(self, context: Context, testbed: LoadedTestbed, log: ActionLog, *, provision: bool) -> None:
         self._context = context
         self._testbed = testbed
         self._digests = Digests(testbed.folder)
-        task = _Task(
-            context=context, testbed=testbed, journal=journal, digests=self._digests, provision=provision
-        )
+        task = _Task(context=context, testbed=testbed, log=log, digests=self._digests, provision=provision)
         self._main = context.host(testbed.main_host)
         self._others = {
             name: OtherHost(task, drivers, drivers.blobs)
@@ -90,7 +86,7 @@ class Distribution:
 
         Disks of ``running`` guests stay as they are; what ``failed`` guests need is left out.
         """
-        await in_thread(self._digests.look_again)  # golden images may have been rebuilt
+        await in_thread(self._digests.recheck)  # golden images may have been rebuilt
 
         def job(other: OtherHost) -> Job:
             return lambda: other.send(running, failed)
@@ -135,7 +131,7 @@ class OtherHost:
         self.name = drivers.name
         self._project = task.context.project
         self._context = task.context
-        self._journal = task.journal
+        self._log = task.log
         self._digests = task.digests
         self._provision = task.provision
         self._folder = task.testbed.folder
@@ -220,14 +216,14 @@ class OtherHost:
 
     async def send(self, running: Collection[str], failed: Collection[str]) -> None:
         """Send what the host lacks; see ``Distribution.run``. Raises StepFailedError."""
-        with self._journal.step(STAGE, "look", host=self.name) as step:
+        with self._log.step(STAGE, "look", host=self.name) as step:
             wanted = await self._wanted(failed)
             step.skip()
         sent = 0
         for digest, file in _shared(wanted).items():
             if digest not in self._stored:
                 sent += await self._send_image(digest, file)
-        with self._journal.step(STAGE, "files", host=self.name) as step:
+        with self._log.step(STAGE, "files", host=self.name) as step:
             sent += await self._send_files(wanted, running)
             await self._finish(wanted)
             if sent:
@@ -243,7 +239,7 @@ class OtherHost:
 
     async def _send_image(self, digest: str, file: NeededFile) -> int:
         name = Path(file.path).name
-        with self._journal.step(STAGE, f"send:{name}", host=self.name) as step:
+        with self._log.step(STAGE, f"send:{name}", host=self.name) as step:
             sent, began = 0, time.monotonic()
             reported = began
 

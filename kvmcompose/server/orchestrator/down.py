@@ -28,10 +28,10 @@ SHUT_DOWNS = 16
 class TakeDown:
     """One ``down``."""
 
-    def __init__(self, context: Context, command: Down, journal: ActionLog) -> None:
+    def __init__(self, context: Context, command: Down, log: ActionLog) -> None:
         self._context = context
         self._command = command
-        self._journal = journal
+        self._log = log
         #: The hosts of what was brought up, where more of it is not as a build writes it.
         self._sound: dict[str, Host] = {}
         self._testbeds: list[LoadedTestbed] = []
@@ -46,7 +46,7 @@ class TakeDown:
             except KvmComposeError as error:
                 self._sound = sound_hosts(deployed.state, schemas())
                 hosts = ", ".join(self._sound) or "this host"
-                self._journal.say(
+                self._log.say(
                     f"{error.message}: what was brought up is found by the project's name, on {hosts}",
                     Level.WARNING,
                 )
@@ -54,7 +54,7 @@ class TakeDown:
             found.append(await self._context.read_built())
         except KvmComposeError:
             if not found and not self._sound:
-                self._journal.say(
+                self._log.say(
                     "cannot read state.json: looking for objects with the project's name",
                     Level.WARNING,
                 )
@@ -80,7 +80,7 @@ class TakeDown:
         for name in abandoned:
             del hosts[name]
             await in_thread(forget_sent, self._context.folder, name)
-            self._journal.say(f"{name} is abandoned: whatever is there stays there", Level.WARNING)
+            self._log.say(f"{name} is abandoned: whatever is there stays there", Level.WARNING)
         return {name: self._context.host(host) for name, host in hosts.items()}
 
     async def run(self) -> Phase:
@@ -94,12 +94,12 @@ class TakeDown:
         if self._command.purge:
             await self._purge(hosts)
         self._context.store.set_deployed(self._context.project, None)
-        self._journal.say(f"{self._context.project} is down")
+        self._log.say(f"{self._context.project} is down")
         return Phase.DOWN
 
     def _host_job(self, name: str, host: HostDrivers) -> Job:
         async def job() -> None:
-            with self._journal.step("guests", "look", host=name) as step:
+            with self._log.step("guests", "look", host=name) as step:
                 if host.blobs is not None:  # refuses what is another main host's
                     await host.blobs.inspect(self._context.project, await self._context.read_home())
                 domains = await host.hypervisor.domains(self._context.project)
@@ -111,7 +111,7 @@ class TakeDown:
             if not all(stopped):  # what guests are plugged into stays as long as they do
                 raise StepFailedError("guests are left")
             await self._network(name, host)
-            with self._journal.step("network", "project-folder", host=name):
+            with self._log.step("network", "project-folder", host=name):
                 for folder in dict.fromkeys((self._context.folder_on(host), self._context.location)):
                     await shielded(host.disks.unlink_project(self._context.project, folder))
 
@@ -119,7 +119,7 @@ class TakeDown:
 
     def _guest_job(self, name: str, host: HostDrivers, domain: DomainState) -> Job:
         async def job() -> None:
-            with self._journal.step("guests", f"stop:{domain.guest}", guest=domain.guest, host=name) as step:
+            with self._log.step("guests", f"stop:{domain.guest}", guest=domain.guest, host=name) as step:
                 await self._keep_snapshots(host, domain)
                 if domain.state in ("running", "paused"):
                     limit = self._command.timeout
@@ -142,10 +142,10 @@ class TakeDown:
 
     async def _network(self, name: str, host: HostDrivers) -> None:
         project = self._context.project
-        with self._journal.step("network", "bridges", host=name):
+        with self._log.step("network", "bridges", host=name):
             found = await host.switches.bridges(project)
             await shielded(host.switches.remove(sorted(found)))
-        with self._journal.step("network", "links", host=name):
+        with self._log.step("network", "links", host=name):
             ends = {
                 veth.left
                 for testbed in self._testbeds
@@ -156,12 +156,12 @@ class TakeDown:
             # ours are on no bridge any more: what is has the name only
             others = await host.switches.elsewhere(project, sorted(present))
             await shielded(host.links.remove(sorted(present - frozenset(others))))
-        with self._journal.step("network", "networks", host=name):
+        with self._log.step("network", "networks", host=name):
             for network in await host.hypervisor.networks(project):
                 await shielded(host.hypervisor.remove_network(network))
 
     async def _purge(self, hosts: dict[str, HostDrivers]) -> None:
-        with self._journal.step("purge", "disks") as step:
+        with self._log.step("purge", "disks") as step:
             paths = self._disks()
             # other hosts first: a golden image is on the main host, and what lies on it is not to outlive it
             for host in sorted(hosts.values(), key=lambda host: host.blobs is None):

@@ -40,13 +40,13 @@ class GoldenImages:
         self,
         context: Context,
         testbed: LoadedTestbed,
-        journal: ActionLog,
+        log: ActionLog,
         starter: Starter,
         distribution: Distribution,
     ) -> None:
         self._context = context
         self._testbed = testbed
-        self._journal = journal
+        self._log = log
         self._starter = starter
         self._distribution = distribution
 
@@ -102,7 +102,7 @@ class GoldenImages:
         host, disk = self._host(golden), self._distribution.path(golden)
         domain = golden.state.hostname
         where = {"guest": golden.name, "host": host.name}
-        with self._journal.step(STAGE, f"prepare:{golden.name}", **where) as step:
+        with self._log.step(STAGE, f"prepare:{golden.name}", **where) as step:
             for clone in await self._clones_with_data(golden):
                 step.say(f"{clone.name} is recreated, because its golden image changes", Level.WARNING)
                 await shielded(self._distribution.renew(clone))
@@ -112,9 +112,9 @@ class GoldenImages:
             login = await self._starter.login(golden)
             for script in golden.run.setup_scripts if golden.run else ():
                 name = script.rpartition("/")[2]
-                with self._journal.step(STAGE, f"shared_setup:{golden.name}:{name}", **where) as step:
+                with self._log.step(STAGE, f"shared_setup:{golden.name}:{name}", **where) as step:
                     await run_script(self._context.shell, login, script, step.output)
-            with self._journal.step(STAGE, f"freeze:{golden.name}", **where):
+            with self._log.step(STAGE, f"freeze:{golden.name}", **where):
                 await seal(self._context.shell, login)
                 if not await host.hypervisor.shut_down_domain(domain, _SHUT_DOWN_SECONDS):
                     raise DriverError(

@@ -36,11 +36,11 @@ class NetworkSetup:
     """What one ``up`` does to the network."""
 
     def __init__(
-        self, context: Context, testbed: LoadedTestbed, journal: ActionLog, hosts: Mapping[str, HostDrivers]
+        self, context: Context, testbed: LoadedTestbed, log: ActionLog, hosts: Mapping[str, HostDrivers]
     ) -> None:
         self._context = context
         self._testbed = testbed
-        self._journal = journal
+        self._log = log
         self._hosts = hosts
         #: Addresses of hosts that the configuration has names of.
         self._addresses: dict[str, str] = {}
@@ -89,12 +89,12 @@ class NetworkSetup:
                     hint=hint,
                 )
 
-    async def stands(self) -> bool:
+    async def is_complete(self) -> bool:
         """Whether everything is there."""
-        found = await asyncio.gather(*(self._stands(name, host) for name, host in self._hosts.items()))
+        found = await asyncio.gather(*(self._is_complete(name, host) for name, host in self._hosts.items()))
         return all(found)
 
-    async def _stands(self, name: str, host: HostDrivers) -> bool:
+    async def _is_complete(self, name: str, host: HostDrivers) -> bool:
         network = self._testbed.network_plan.network
         if network.host == name and not (await host.hypervisor.networks(self._context.project)).get(
             network.name
@@ -127,13 +127,13 @@ class NetworkSetup:
 
         async def job() -> None:
             if network.host == name:
-                with self._journal.step(STAGE, f"network:{network.name}", host=name) as step:
+                with self._log.step(STAGE, f"network:{network.name}", host=name) as step:
                     await shielded(self._start(host, domains))
                     step.say(f"network {network.name} is active: {network.subnet} on {network.bridge}")
-            with self._journal.step(STAGE, "links", host=name):
+            with self._log.step(STAGE, "links", host=name):
                 up = [nic.nic for nic in plan.nics]
                 await shielded(host.links.apply(plan.veths, up=up, mtu=self._testbed.network_plan.mtu))
-            with self._journal.step(STAGE, "bridges", host=name) as step:
+            with self._log.step(STAGE, "bridges", host=name) as step:
                 await _refuse_foreign(host, plan)  # the check may have been long ago
                 await shielded(host.switches.apply(plan))
                 step.say(f"bridges: {', '.join(bridge.name for bridge in plan.bridges) or 'none'}")

@@ -43,7 +43,7 @@ class ProjectFolder:
             return False
         return True
 
-    def look(self, paths: Iterable[str]) -> Found:
+    def inspect(self, paths: Iterable[str]) -> Found:
         """Which artefacts are not there, or not as a build leaves them; a member's links are the member's.
 
         Raises OSError, or KvmComposeError for what is in the place of our own notes.

@@ -28,7 +28,7 @@ class Snapshots:
         self._context = context
         self._testbed = testbed
 
-    async def do(self, command: Snapshot, journal: ActionLog) -> None:
+    async def do(self, command: Snapshot, log: ActionLog) -> None:
         """Make, restore or delete. Raises RefusedError when nothing was changed, StepFailedError."""
         guests = await self._chosen(command)
         hypervisors = {guest.name: self._context.host_of(guest, self._testbed).hypervisor for guest in guests}
@@ -43,7 +43,7 @@ class Snapshots:
             }
 
             async def run() -> None:
-                with journal.step(
+                with log.step(
                     "snapshot",
                     f"{command.verb}:{guest.name}",
                     guest=guest.name,

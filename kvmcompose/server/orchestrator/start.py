@@ -27,16 +27,16 @@ _LEASE_SECONDS = 0.5
 class Starter:
     """Starts guests."""
 
-    def __init__(self, context: Context, testbed: LoadedTestbed, journal: ActionLog) -> None:
+    def __init__(self, context: Context, testbed: LoadedTestbed, log: ActionLog) -> None:
         self._context = context
         self._testbed = testbed
-        self._journal = journal
+        self._log = log
 
     async def start(self, guest: LoadedGuest, domain: DomainState | None, stage: str) -> None:
         """Start a guest unless it runs, and wait until it can be worked with. Raises StepFailedError."""
         host = self._context.host_of(guest, self._testbed)
         where = {"guest": guest.name, "host": host.name}
-        with self._journal.step(stage, f"start:{guest.name}", **where) as step:
+        with self._log.step(stage, f"start:{guest.name}", **where) as step:
             if domain is not None and domain.state == "running":
                 step.skip()
             else:
@@ -44,7 +44,7 @@ class Starter:
         if guest.run is None or not guest.run.cloud_init or guest.address is None:
             return
         try:
-            with self._journal.step(stage, f"wait:{guest.name}", **where):
+            with self._log.step(stage, f"wait:{guest.name}", **where):
                 await self._wait(guest, host)
         except StepFailedError:
             await self._show_console(guest, host, stage)
@@ -112,6 +112,6 @@ class Starter:
             (f"the end of {guest.name}'s console ({path}):", Level.INFO),
             (text or "(it printed nothing)", Level.OUTPUT),
         ):
-            self._journal.say(
+            self._log.say(
                 line, level, stage=stage, step=f"wait:{guest.name}", guest=guest.name, host=host.name
             )

@@ -37,7 +37,7 @@ class Meter:
 async def status(context: Context, meter: Meter) -> TestbedStatus:
     """The deployment and its guests as they are now. Raises RefusedError when nothing was ever built."""
     testbed = await context.read_current()
-    domains, silent = await context.look(testbed, testbed.state.testbed_hosts)
+    domains, silent = await context.query(testbed, testbed.state.testbed_hosts)
     if len(silent) == len(testbed.state.testbed_hosts):
         raise next(iter(silent.values()))
     guests = [

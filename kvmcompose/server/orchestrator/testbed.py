@@ -177,13 +177,13 @@ class LoadedTestbed:
                 paths += [path for path in guest.run.files if path != guest.run.disk]
         return {path: self.source.digest(path) for path in paths if self.source.is_file(path)}
 
-    def look(self) -> Found:
+    def inspect(self) -> Found:
         """What the state speaks of and is not there, or is not as a build leaves it. Raises OSError."""
         paths = {self.network_plan.network.xml: None}
         for guest in self.guests.values():
             if guest.run is not None:
                 paths.update(dict.fromkeys(guest.run.files))
-        return self.source.look(paths)
+        return self.source.inspect(paths)
 
     def read(self, path: str) -> str:
         """The text of an artefact. Raises KvmComposeError."""
@@ -275,7 +275,7 @@ def read_testbed(source: ProjectFolder) -> LoadedTestbed:
 def _refuse_what_was_not_built(testbed: LoadedTestbed, folder: Path) -> None:
     """Raise RefusedError for artefacts that are missing, or that lead elsewhere."""
     try:
-        found = testbed.look()
+        found = testbed.inspect()
     except KvmComposeError as error:
         raise RefusedError(error.message, hint=error.hint) from error
     except OSError as error:

@@ -37,19 +37,19 @@ SCRIPTS = 16
 class BringUp:
     """One ``up``."""
 
-    def __init__(self, context: Context, testbed: LoadedTestbed, command: Up, journal: ActionLog) -> None:
+    def __init__(self, context: Context, testbed: LoadedTestbed, command: Up, log: ActionLog) -> None:
         self._context = context
         self._command = command
-        self._journal = journal
+        self._log = log
         self._testbed = testbed
         self._hosts = context.hosts(self._testbed)
         self._facts: dict[str, HypervisorFacts] = {}
         self._domains: dict[str, DomainState] = {}
         self._failed: set[str] = set()
-        self._network = NetworkSetup(context, self._testbed, journal, self._hosts)
-        self._starter = Starter(context, self._testbed, journal)
-        self._distribution = Distribution(context, self._testbed, journal, provision=command.provision)
-        self._golden = GoldenImages(context, self._testbed, journal, self._starter, self._distribution)
+        self._network = NetworkSetup(context, self._testbed, log, self._hosts)
+        self._starter = Starter(context, self._testbed, log)
+        self._distribution = Distribution(context, self._testbed, log, provision=command.provision)
+        self._golden = GoldenImages(context, self._testbed, log, self._starter, self._distribution)
 
     async def run(self) -> Phase:
         """Raises RefusedError when nothing was changed, StepFailedError when something failed."""
@@ -57,7 +57,7 @@ class BringUp:
         await self._check()
         if await self._is_up():
             count = len(self._testbed.runnable)
-            self._journal.say(f"{self._context.project} is up already: {count} guests run, nothing to do")
+            self._log.say(f"{self._context.project} is up already: {count} guests run, nothing to do")
             return Phase.UP
         store = self._context.store
         store.set_deployed(self._context.project, await in_thread(lambda: self._to_be_deployed().encode()))
@@ -69,7 +69,7 @@ class BringUp:
         await self._scripts("run", lambda guest: guest.run.run_scripts if guest.run else ())
         if self._failed:
             raise StepFailedError(f"{', '.join(sorted(self._failed))} did not come up")
-        self._journal.say(f"{self._context.project} is up: {len(self._testbed.runnable)} guests run")
+        self._log.say(f"{self._context.project} is up: {len(self._testbed.runnable)} guests run")
         return Phase.UP
 
     # -- before anything is changed
@@ -87,7 +87,7 @@ class BringUp:
     async def _check(self) -> None:
         """All that could be in the way, on all hosts at once. Raises Refusals."""
         reasons: list[tuple[str, str | None]] = []
-        with self._journal.step("check", "check") as step:
+        with self._log.step("check", "check") as step:
             for guest in self._testbed.unsupported:
                 step.say(
                     f"{guest.name} is a {guest.state.kind} guest: these cannot run yet, it is left out",
@@ -223,7 +223,7 @@ class BringUp:
         running = {name for name, domain in self._domains.items() if domain.state == "running"}
         if not {guest.name for guest in self._testbed.runnable} <= running:
             return False
-        return await self._network.stands()
+        return await self._network.is_complete()
 
     def _to_be_deployed(self) -> Deployed:
         """What is noted as being up: of guests that run already, what they were started from."""
@@ -243,7 +243,7 @@ class BringUp:
     async def _bring_network_up(self) -> None:
         def job(name: str, host: HostDrivers) -> Job:
             async def run() -> None:
-                with self._journal.step("network", "project-folder", host=name):
+                with self._log.step("network", "project-folder", host=name):
                     folder = await shielded(self._distribution.prepare(host))
                     await shielded(self._link(host, folder))
                 await self._distribution.deliver(host, running)
@@ -311,7 +311,7 @@ class BringUp:
 
     async def _script(self, stage: str, guest: LoadedGuest, script: str) -> None:
         name = script.rpartition("/")[2]
-        with self._journal.step(
+        with self._log.step(
             stage, f"{stage}:{guest.name}:{name}", guest=guest.name, host=guest.state.testbed_host
         ) as step:
             login = await self._starter.login(guest)

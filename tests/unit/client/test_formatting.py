@@ -6,12 +6,12 @@ import pytest
 
 from kvmcompose.client.formatting import (
     duration,
+    failure_text,
     fault_text,
     line_text,
     seconds_between,
     state_text,
     step_text,
-    verdict,
 )
 from kvmcompose.core.deployment import (
     Action,
@@ -115,4 +115,4 @@ def test_only_success_needs_no_words(state: ActionState, refused: bool, text: st
     action = Action(
         uuid="u", deployment="lab", command="up", options={}, state=state, started=START, refused=refused
     )
-    assert verdict(action) == text
+    assert failure_text(action) == text

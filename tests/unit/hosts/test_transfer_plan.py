@@ -126,7 +126,7 @@ def test_digests_are_those_of_the_files_as_they_are(folder: Path) -> None:
     digests = Digests(folder)
     assert digests.of(path) == hashlib.sha256(b"a seed").hexdigest()
     path.write_text("b seed")
-    digests.look_again()
+    digests.recheck()
     assert digests.of(path) == hashlib.sha256(b"b seed").hexdigest()
 
 

@@ -34,8 +34,8 @@ class Doing(Orchestrator):
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    async def run(self, deployment: Deployment, command: Command, journal: ActionLog) -> Outcome:
-        return await self._work(journal)
+    async def run(self, deployment: Deployment, command: Command, log: ActionLog) -> Outcome:
+        return await self._work(log)
 
 
 class Bench:
@@ -61,11 +61,11 @@ class Bench:
         return found.state
 
 
-async def nothing(_journal: ActionLog) -> Outcome:
+async def nothing(_log: ActionLog) -> Outcome:
     return Outcome(Phase.UP)
 
 
-async def for_ever(_journal: ActionLog) -> Outcome:
+async def for_ever(_log: ActionLog) -> Outcome:
     await asyncio.Event().wait()
     return Outcome()
 
@@ -121,10 +121,10 @@ def test_an_action_cancelled_in_the_middle_leaves_the_deployment_failed() -> Non
 
 
 def test_how_it_ends_says_where_the_deployment_is() -> None:
-    async def fail(_journal: ActionLog) -> Outcome:
+    async def fail(_log: ActionLog) -> Outcome:
         raise KvmComposeError("no", hint="yes")
 
-    async def refuse(_journal: ActionLog) -> Outcome:
+    async def refuse(_log: ActionLog) -> Outcome:
         raise RefusedError("no")
 
     async def scenario(work: Work, command: Command) -> tuple[ActionState, Phase, str | None]:
@@ -185,9 +185,9 @@ def test_a_follower_sees_what_comes_between_its_look_and_its_wait() -> None:
     async def scenario() -> None:
         ready = asyncio.Event()
 
-        async def work(journal: ActionLog) -> Outcome:
+        async def work(log: ActionLog) -> Outcome:
             await ready.wait()
-            journal.say("now")
+            log.say("now")
             await asyncio.Event().wait()
             return Outcome()
 
@@ -206,12 +206,12 @@ def test_a_follower_sees_what_comes_between_its_look_and_its_wait() -> None:
 
 def test_lines_are_clean_and_of_a_bearable_length() -> None:
     async def scenario() -> list[str]:
-        async def work(journal: ActionLog) -> Outcome:
-            journal.say("\x1b[31mred\x1b[0m\x07\x9b1m \x1b]0;title\x07end\ttab")
-            journal.say("one\ntwo\r\nthree")
-            journal.say("")
-            journal.say("lone \ud800 surrogate")
-            journal.say("x" * (2 * LONGEST_LINE + 1))
+        async def work(log: ActionLog) -> Outcome:
+            log.say("\x1b[31mred\x1b[0m\x07\x9b1m \x1b]0;title\x07end\ttab")
+            log.say("one\ntwo\r\nthree")
+            log.say("")
+            log.say("lone \ud800 surrogate")
+            log.say("x" * (2 * LONGEST_LINE + 1))
             return Outcome()
 
         bench = Bench(work)
@@ -224,12 +224,12 @@ def test_lines_are_clean_and_of_a_bearable_length() -> None:
 
 
 def test_steps_end_as_their_block_does() -> None:
-    async def work(journal: ActionLog) -> Outcome:
-        with journal.step("stage", "done"):
+    async def work(log: ActionLog) -> Outcome:
+        with log.step("stage", "done"):
             pass
-        with journal.step("stage", "skipped") as step:
+        with log.step("stage", "skipped") as step:
             step.skip()
-        with journal.step("stage", "failed", guest="web"):
+        with log.step("stage", "failed", guest="web"):
             raise KvmComposeError("no", hint="yes")
         return Outcome()
 
