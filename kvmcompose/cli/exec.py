@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from kvmcompose.cli._server import (
@@ -24,11 +25,14 @@ examples:
   kvm-compose exec server -- uname -a
   kvm-compose exec server -- sh -c 'ping -c 1 client && echo reachable'
   kvm-compose exec --timeout 30 server -- ./wait-for-it
+  kvm-compose exec -i server -- tar x <files.tar
+  kvm-compose exec --user postgres server -- psql -l
 
 Put options before the guest. The arguments reach the command unchanged, without a
-shell. Both stdout and stderr of the command go to stdout. The exit status is that of
-the command; 255 if it could not be run; 130 after Ctrl-C, which ends the command in
-the guest. Use kvm-compose ssh for a terminal or for input.
+shell. Both stdout and stderr of the command go to stdout, line by line, as text. The
+exit status is that of the command, 128 + N after signal N; 255 if it could not be run;
+130 after Ctrl-C, which ends the command in the guest. Use kvm-compose ssh for a
+terminal, or for output that is not text.
 """
 
 
@@ -41,6 +45,17 @@ class NotRunError(KvmComposeError):
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
+        "-i", "--interactive", action="store_true", help="send standard input to the command, up to its end"
+    )
+    parser.add_argument(
+        "-u",
+        "--user",
+        type=_user,
+        metavar="NAME",
+        help="run the command as this user of the guest (default: the one that kvm-compose logs in as)",
+    )
+    parser.add_argument("-t", "--tty", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
         "--timeout", type=_seconds, metavar="SECONDS", help="end the command after this time (default: never)"
     )
     parser.add_argument(
@@ -49,6 +64,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_server_options(parser)
     add_guest(parser)
     parser.add_argument("words", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="command and arguments")
+
+
+def _user(text: str) -> str:
+    import re
+
+    from kvmcompose.core.deployment import USER_PATTERN
+
+    if re.match(USER_PATTERN, text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a user")
+    return text
 
 
 def _seconds(text: str) -> float:
@@ -69,6 +94,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             f"{arguments.words[0]!r} is a TestbedOS command that is not supported",
             hint=f"a command of that name: kvm-compose exec {arguments.guest} -- {arguments.words[0]} …",
         )
+    if arguments.tty:
+        raise NotRunError(
+            "exec has no terminal (-t)", hint=f"a shell in a terminal: kvm-compose ssh {arguments.guest}"
+        )
     words = command_words(arguments.words)
     if not words:
         raise NotRunError("no command given", hint="kvm-compose exec GUEST -- COMMAND …")
@@ -88,6 +117,8 @@ def command_words(words: list[str]) -> list[str]:
 
 
 def _run(arguments: argparse.Namespace, console: Console, words: list[str]) -> int:
+    from msgspec import UNSET
+
     from kvmcompose.client.action import perform
     from kvmcompose.client.formatting import failure_text
     from kvmcompose.core.deployment import ActionState, Exec
@@ -95,9 +126,16 @@ def _run(arguments: argparse.Namespace, console: Console, words: list[str]) -> i
 
     target = open_target(arguments)
     guest = access_to(target, arguments.guest).name
-    command = Exec(guest=guest, argv=tuple(words), timeout=arguments.timeout)
+    command = Exec(
+        guest=guest,
+        argv=tuple(words),
+        timeout=arguments.timeout,
+        stdin=arguments.interactive or UNSET,
+        user=arguments.user or UNSET,
+    )
     watcher = ActionJson(console) if arguments.json else ActionOutput(console)
-    action = perform(target.server, target.name, command, watcher)
+    stdin = sys.stdin.fileno() if arguments.interactive else None
+    action = perform(target.server, target.name, command, watcher, stdin=stdin)
     if arguments.json:
         console.json_line(action)
     if action.state is ActionState.CANCELLED:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
+from kvmcompose.client.errors import ServerError
 from kvmcompose.core.deployment import Action, Command, LogLine, Step
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.signals import on_signals
@@ -41,8 +42,12 @@ class Watcher(Protocol):
         """Receive a message of the client itself."""
 
 
-def perform(server: RemoteServer, name: str, command: Command, watcher: Watcher) -> Action:
+def perform(
+    server: RemoteServer, name: str, command: Command, watcher: Watcher, *, stdin: int | None = None
+) -> Action:
     """Start an action, watch it to its end, and return how it ended. Raises ServerError.
+
+    ``stdin`` is a file descriptor whose content is the input of an ``exec``.
 
     SIGINT or SIGTERM cancels it and waits until it has stopped; a second signal raises KeyboardInterrupt and
     leaves the action to the server.
@@ -51,6 +56,8 @@ def perform(server: RemoteServer, name: str, command: Command, watcher: Watcher)
     with on_signals(stopping, signal.SIGINT, signal.SIGTERM):
         uuid = server.act(name, command)
         stopping.begun(uuid)
+        if stdin is not None:
+            server.send_input(name, uuid, stdin, stopping.failed)
         return watch(server, name, uuid, watcher)
 
 
@@ -147,6 +154,12 @@ class _Stopping:
         self._uuid = uuid
         if self._wanted:
             self._start()
+
+    def failed(self, error: ServerError) -> None:
+        """Cancel the action, as its input does not reach the server."""
+        self._watcher.notice(error.message)
+        self._wanted = True
+        self._start()
 
     def __call__(self) -> None:
         if self._wanted:

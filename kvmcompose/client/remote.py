@@ -17,6 +17,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from kvmcompose.client.address import CONNECT_SECONDS, Address
+from kvmcompose.client.command_input import CommandInput
 from kvmcompose.client.errors import UNAUTHORIZED, RefusedByServerError, ServerError, error_of
 from kvmcompose.client.packets import PacketStream, open_stream
 from kvmcompose.client.stream import follow
@@ -168,6 +169,17 @@ class RemoteServer:
     def act(self, name: str, command: Command) -> str:
         """Start an action, and return its UUID."""
         return self._decoded(self._ask("POST", _path(name, "action"), body=command), ActionAccepted).uuid
+
+    def send_input(self, name: str, uuid: str, source: int, failed: Callable[[ServerError], None]) -> None:
+        """Send what a file descriptor holds to the command of an ``exec``, in the background."""
+        CommandInput(
+            self.address,
+            _path(name, "actions", uuid, "input"),
+            self._headers,
+            ca_file=self._ca_file,
+            source=source,
+            failed=failed,
+        ).start()
 
     def cancel(self, name: str, uuid: str) -> None:
         """Stop an action; no error when it has ended already."""

@@ -28,6 +28,10 @@ ProjectName = Annotated[str, msgspec.Meta(pattern=PROJECT_PATTERN)]
 GuestName = Annotated[str, msgspec.Meta(pattern=GUEST_PATTERN)]
 HostName = Annotated[str, msgspec.Meta(pattern=HOST_PATTERN)]
 SnapshotName = Annotated[str, msgspec.Meta(pattern=SNAPSHOT_PATTERN)]
+USER_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$(?!\n)"
+UserName = Annotated[str, msgspec.Meta(pattern=USER_PATTERN)]
+#: The input of a command: bytes in a message, and bytes that may be on their way to the command.
+INPUT_CHUNK, INPUT_WINDOW = 4096, 1 << 18
 #: An argument of a command that is run in a guest. Arguments cannot contain NUL (execve(2)).
 Word = Annotated[str, msgspec.Meta(max_length=65536, pattern=r"^[^\x00]*$")]
 
@@ -75,11 +79,17 @@ class Down(
 class Exec(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="command", tag="exec", forbid_unknown_fields=True
 ):
-    """Run a command in a guest. ``timeout`` in seconds."""
+    """Run a command in a guest. ``timeout`` in seconds.
+
+    ``stdin``: the client sends its standard input; without it there is none. ``user``: the user in the guest,
+    by default the one that logs in. Both are left out of the JSON unless given, as older servers refuse them.
+    """
 
     guest: GuestName
     argv: Annotated[tuple[Word, ...], msgspec.Meta(min_length=1, max_length=1024)]
     timeout: Annotated[float, msgspec.Meta(gt=0, le=86400)] | None = None
+    stdin: bool | msgspec.UnsetType = msgspec.UNSET
+    user: UserName | msgspec.UnsetType = msgspec.UNSET
 
 
 class SnapshotVerb(StrEnum):
@@ -245,13 +255,11 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
 #: These values become arguments of ssh, scp and virsh, and lines of files that they read, and the server may
 #: be hostile. Every path begins with ``/``, no value begins with ``-``, and none contains a line break.
 ADDRESS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,254}$(?!\n)"
-USER_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$(?!\n)"
 PATH_PATTERN = r"^/[^\x00-\x1f\x7f-\x9f\u2028\u2029]{0,4095}$(?!\n)"
 KEY_PATTERN = r"^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]+={0,2}$(?!\n)"
 URI_PATTERN = r"^[a-z][!-~]{0,1023}$(?!\n)"
 
 Address = Annotated[str, msgspec.Meta(pattern=ADDRESS_PATTERN)]
-UserName = Annotated[str, msgspec.Meta(pattern=USER_PATTERN)]
 PathThere = Annotated[str, msgspec.Meta(pattern=PATH_PATTERN)]
 HostKey = Annotated[str, msgspec.Meta(pattern=KEY_PATTERN, max_length=4096)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]

@@ -22,6 +22,12 @@ def text_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def unsent(connection: asyncssh.SSHClientConnection) -> int:
+    """Return how many bytes a connection holds that the network has not taken yet."""
+    transport = connection._transport  # noqa: SLF001
+    return transport.get_write_buffer_size() if isinstance(transport, asyncio.Transport) else 0
+
+
 def bound_unsent(connection: asyncssh.SSHClientConnection) -> None:
     """Abort a connection when its other end requests data, or grants a large window, and does not read.
 

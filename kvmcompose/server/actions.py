@@ -19,6 +19,7 @@ from kvmcompose.core.deployment import (
     command_name,
 )
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.server.action_input import ActionInput
 from kvmcompose.server.action_log import ActionLog, Refusals, StepFailedError, ending, follow
 from kvmcompose.server.audit import Audit, AuditRecord, now, short
 from kvmcompose.server.orchestrator import Orchestrator
@@ -55,6 +56,13 @@ class _Running:
         self.started = False
         self.cancelled = False
         self.task: asyncio.Task[None] | None = None
+        self.input: ActionInput | None = None
+
+    def end(self) -> None:
+        """Tell those who follow its log and send its input that it has ended."""
+        if self.input is not None:
+            self.input.end()
+        self.log.end()
 
 
 class Actions:
@@ -95,6 +103,8 @@ class Actions:
             deployment.name, command, who, exclusive=exclusive, asked_by=asked_by
         )
         running = _Running(action, ActionLog(self._store, action.uuid), deployment.owner, exclusive=exclusive)
+        if isinstance(command, Exec) and command.stdin:
+            running.input = ActionInput()
         self._running[action.uuid] = running
         running.task = asyncio.create_task(self._run(running, deployment, command), name=action.uuid)
         return action
@@ -110,7 +120,7 @@ class Actions:
             if running.cancelled:
                 refused = True  # nothing was changed
                 raise asyncio.CancelledError  # noqa: TRY301 (it was cancelled before the task started)
-            outcome = await self._orchestrator.run(deployment, command, action_log)
+            outcome = await self._orchestrator.run(deployment, command, action_log, running.input)
             phase, exit_status = outcome.phase, outcome.exit_status
         except asyncio.CancelledError:
             action_log.say("cancelled", Level.ERROR)
@@ -146,7 +156,7 @@ class Actions:
         finally:
             self._record_end(running, state, refused=refused)
             del self._running[running.action.uuid]
-            action_log.end()
+            running.end()
         if crash is not None:
             raise crash
 
@@ -210,6 +220,13 @@ class Actions:
             if running.task is not None:
                 with suppress(Exception, asyncio.CancelledError):
                     await running.task
+
+    def input(self, uuid: str) -> ActionInput:
+        """Return where the input of a running command goes. Raises RefusedError when it takes none."""
+        running = self._running.get(uuid)
+        if running is None or running.input is None:
+            raise RefusedError("the action takes no input, or has ended")
+        return running.input
 
     def follow(self, uuid: str, after: int = 0) -> AsyncIterator[LogLine]:
         """Yield an action's log after line ``after``, then new lines as they come, until the action ends."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import re
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import driven
@@ -17,9 +18,11 @@ import pytest
 from driven import Up, brought_up
 
 from hosts import TestHost, TestHosts
+from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.guest.driver import SshShell
 from kvmcompose.providers.guest.interface import Login
+from kvmcompose.server.orchestrator.scripts import as_user, check_user
 
 pytestmark = pytest.mark.real
 
@@ -54,6 +57,35 @@ async def appear(up: Up, opening: str, count: int = 1) -> None:
         assert time.monotonic() < deadline
 
 
+async def input_arrives(up: Up) -> None:
+    """Input is bytes, comes to its end, is sent no faster than it is read, and may stay unread."""
+    login, printed = up.login("one"), list[str]()
+    data = bytes(range(256)) * 8000
+    sent = 0
+
+    async def pieces(fault: Exception | None = None) -> AsyncIterator[bytes]:
+        nonlocal sent
+        for start in range(0, len(data), 4096):
+            sent = start
+            yield data[start : start + 4096]
+        if fault is not None:
+            raise fault
+
+    assert await up.shell.run(login, ["md5sum"], printed.append, stdin=pieces()) == 0
+    assert printed == [f"{hashlib.md5(data, usedforsecurity=False).hexdigest()}  -"]
+    # who does not read is not sent everything, and may end
+    data *= 10
+    assert await up.shell.run(login, ["sh", "-c", "sleep 3; exit 5"], str, stdin=pieces()) == 5
+    assert sent < 8 << 20
+    assert await up.shell.run(login, ["head", "-c", "1"], str, stdin=pieces()) == 0
+    # what breaks off ends the command
+    data = b"half"
+    broken = pieces(KvmComposeError("it broke off"))
+    with pytest.raises(KvmComposeError, match="broke off"):
+        await up.shell.run(login, ["sh", "-c", "cat; sleep 3210"], str, stdin=broken)
+    assert await processes(up, "sleep 3210") == []
+
+
 async def commands_run(folder: str) -> None:
     async with brought_up(folder) as up:
         await up.start("one")
@@ -69,6 +101,13 @@ async def commands_run(folder: str) -> None:
         assert (await up.run("one", "sh", "-c", "kill -9 $$"))[0] == 137
         assert (await up.run("one", "no-such-program"))[0] == 127
         assert await up.run("one", "cat") == (0, [])  # nothing is read from anywhere
+        await input_arrives(up)
+        entry = "echo 'eve:x:1234:1234::/tmp:/bin/sh' >>/etc/passwd"
+        assert await up.run("one", "sudo", "-n", "sh", "-c", entry) == (0, [])
+        for user in ("root", "eve"):
+            said = await up.run("one", *as_user(up.login("one"), user, ["sh", "-c", "id -un; exit 7"]))
+            assert said == (7, [user])
+        await error_of(check_user(up.shell, up.login("one"), "no-such-user"))
         status, lines = await up.run("one", "sh", "-c", "head -c 200000 /dev/zero | tr '\\0' x")
         assert status == 0
         assert [len(line) for line in lines] == [65536, 65536, 65536, 3392]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,25 @@ class Stub(Orchestrator):
         self.ran: list[tuple[str, Command]] = []
         self.go_on = asyncio.Event()
         self.captures: list[str] = []
+        self.input = b""
         self.packets = 0
 
-    async def run(self, deployment: Deployment, command: Command, log: ActionLog) -> Outcome:
+    async def run(
+        self,
+        deployment: Deployment,
+        command: Command,
+        log: ActionLog,
+        stdin: AsyncIterable[bytes] | None = None,
+    ) -> Outcome:
         self.ran.append((deployment.name, command))
         words = command.argv if isinstance(command, Exec) else ("step",)
+        self.input = b""
         with log.step("stage", "step", guest="web"):
+            if stdin is not None:
+                if "slow" in words:
+                    await self.go_on.wait()
+                async for chunk in stdin:
+                    self.input += chunk
             for word, argument in zip(words, (*words[1:], ""), strict=True):
                 await self._do(word, argument, log)
         return Outcome(Phase.UP if isinstance(command, Up) else Phase.DOWN, 0)

@@ -18,6 +18,7 @@ _EXAMPLES = 25
 #: What is asked well and refused all the same, as a schema cannot say all: no such folder,
 #: no WebSocket.
 _MORE_THAN_A_SCHEMA = {
+    "GET /api/deployments/{name}/actions/{uuid}/input",
     "GET /api/deployments/{name}/actions/{uuid}/logs",
     "POST /api/deployments",
     "PUT /api/deployments/{name}",
@@ -88,8 +89,9 @@ def test_answers_about_what_there_is_are_as_described(stub: StubServer) -> None:
             uuid = client.act("demo", Exec(guest="web", argv=("say", "20", "fail")))
     _no_faults(statuses)
     for name, found in statuses.items():
-        if name.startswith("GET") and not name.endswith(("/logs", "/snapshots")):
+        if name.startswith("GET") and not name.endswith(("/input", "/logs", "/snapshots")):
             assert found == {200}, name
     assert statuses["GET /api/deployments/{name}/actions/{uuid}/logs"] == {426}
+    assert statuses["GET /api/deployments/{name}/actions/{uuid}/input"] == {409}
     assert 202 in statuses["POST /api/deployments/{name}/action"]
     assert stub.stub.ran

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import asyncssh
 
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.ssh import BEGIN_SECONDS, SILENT, text_of
+from kvmcompose.hosts.ssh import BEGIN_SECONDS, SILENT, text_of, unsent
 from kvmcompose.providers.guest.connection import connect
-from kvmcompose.providers.guest.interface import Login, OnLine
+from kvmcompose.providers.guest.interface import Input, Login, OnLine
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,9 @@ LONGEST_LINE = 1 << 16
 _KILL_SECONDS = 15.0
 #: How long to read the output of background processes after a command has exited, in seconds.
 _REST_SECONDS = 1.5
+#: How much input may wait for the network, in bytes, and how often to look whether it still does, in seconds.
+_MOST_INPUT = 1 << 18
+_LOOK_SECONDS = 0.02
 
 #: Starts a command in a session of its own. ``exit`` keeps the shell from replacing itself by setsid, which
 #: would not wait for the command. So this shell exists as long as the command does, and is found by the mark
@@ -96,6 +99,8 @@ class _Session(asyncssh.SSHClientSession[bytes]):
         self.over = asyncio.Event()
         self.status: int | None = None
         self.error: Exception | None = None
+        self.writable = asyncio.Event()
+        self.writable.set()
         self._lines = lines
         self._rest: asyncio.TimerHandle | None = None
 
@@ -107,6 +112,12 @@ class _Session(asyncssh.SSHClientSession[bytes]):
             self.over.set()
         if self._rest is not None:
             self._wait_for_the_rest()
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
 
     def eof_received(self) -> bool:
         return True  # the status may still come
@@ -134,8 +145,14 @@ class GuestCommand:
     """A command in a guest."""
 
     def __init__(
-        self, connection: asyncssh.SSHClientConnection, login: Login, argv: Sequence[str], on_line: OnLine
+        self,
+        connection: asyncssh.SSHClientConnection,
+        login: Login,
+        argv: Sequence[str],
+        on_line: OnLine,
+        stdin: Input | None = None,
     ) -> None:
+        self._stdin = stdin
         self._connection = connection
         self._login = login
         self._mark = f"kvm-compose-{secrets.token_hex(8)}"
@@ -152,15 +169,33 @@ class GuestCommand:
                 )
         except TimeoutError:
             raise asyncssh.ConnectionLost(f"it was not started within {BEGIN_SECONDS:g} s") from None
+        sending = asyncio.create_task(self._send(channel, session))
         try:
-            channel.write_eof()
             await session.over.wait()
         finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
             channel.close()
         if session.status is None or session.error is not None:
             raise session.error or asyncssh.ConnectionLost("it ended without a status")
         self._lines.end()
         return session.status
+
+    async def _send(self, channel: asyncssh.SSHClientChannel[bytes], session: _Session) -> None:
+        """Send the input and its end, no faster than the command reads it."""
+        try:
+            if self._stdin is not None:
+                async for chunk in self._stdin:
+                    channel.write(chunk)
+                    await session.writable.wait()
+                    while unsent(self._connection) > _MOST_INPUT:  # noqa: ASYNC110 (a transport has no event)
+                        await asyncio.sleep(_LOOK_SECONDS)
+            channel.write_eof()
+        except BrokenPipeError:
+            pass  # the command has ended without reading all of it
+        except Exception as error:  # noqa: BLE001 - raised by the input; raised again where the command is followed
+            session.error = session.error or error
+            session.over.set()
 
     async def end(self) -> None:
         """End it in the guest. Logs a failure: when the guest does not answer, nothing more can be done."""

@@ -21,7 +21,7 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.ssh import SILENT, text_of
 from kvmcompose.providers.guest.command import GuestCommand
 from kvmcompose.providers.guest.connection import KEEPALIVE_SECONDS, connect
-from kvmcompose.providers.guest.interface import Login, OnLine
+from kvmcompose.providers.guest.interface import Input, Login, OnLine
 from kvmcompose.providers.guest.known_hosts import known_hosts
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,13 @@ class SshShell:
             ) from None
 
     async def run(
-        self, login: Login, argv: Sequence[str], on_line: OnLine, *, seconds: float | None = None
+        self,
+        login: Login,
+        argv: Sequence[str],
+        on_line: OnLine,
+        *,
+        seconds: float | None = None,
+        stdin: Input | None = None,
     ) -> int:
         """Run a command; return its exit status, or 128 + n when signal n ended it."""
         log.debug("$ ssh %s@%s -- %s", login.user, login.address, shlex.join(argv))
@@ -77,7 +83,7 @@ class SshShell:
         async with guest.sessions:
             shared = await self._live_connection(login)
             try:
-                return await self._run_on(shared, login, argv, on_line, seconds)
+                return await self._run_on(shared, login, argv, on_line, seconds, stdin)
             except asyncssh.ChannelOpenError as error:
                 # Nothing was started. sshd has a limit; dropbear (2022.83) sometimes refuses a session while
                 # other ones are opened and closed.
@@ -87,7 +93,7 @@ class SshShell:
             except (OSError, asyncssh.Error) as error:
                 raise _unreachable(login, error) from error
             try:
-                return await self._run_on(alone, login, argv, on_line, seconds)
+                return await self._run_on(alone, login, argv, on_line, seconds, stdin)
             except asyncssh.ChannelOpenError as error:
                 raise DriverError(f"{login.guest} refuses to run {argv[0]}: {text_of(error)}") from error
             finally:
@@ -100,9 +106,10 @@ class SshShell:
         argv: Sequence[str],
         on_line: OnLine,
         seconds: float | None,
+        stdin: Input | None,
     ) -> int:
         """Run a command; it has ended when this returns. Raises ChannelOpenError if it was not started."""
-        command = GuestCommand(connection, login, argv, on_line)
+        command = GuestCommand(connection, login, argv, on_line, stdin)
         try:
             async with asyncio.timeout(seconds):
                 return await command.follow()

@@ -3,11 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import FakeDisk, FakeDomain, World, Worlds
-from kvmcompose.providers.guest.interface import Login, OnLine
+from kvmcompose.providers.guest.interface import Input, Login, OnLine
+
+_USERS = frozenset({"root", "postgres"})
+
+
+def _unwrapped(login: Login, argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the user that a command runs as, and the command without what makes it run so."""
+    match list(argv):
+        case ["sudo", "-n", "-u", user, "--", "sh", "-c", _, "sh", *words]:
+            return user, words
+        case ["sudo", "-n", "--", *words]:
+            return "root", words
+    return login.user, list(argv)
+
+
+async def _print(user: str, words: list[str], on_line: OnLine, stdin: Input | None) -> None:
+    """Print what a command prints."""
+    match words:
+        case ["whoami"]:
+            on_line(user)
+        case ["echo", *rest]:
+            on_line(" ".join(rest))
+        case ["sha256sum"] if stdin is not None:
+            digest = hashlib.sha256()
+            async for chunk in stdin:
+                digest.update(chunk)
+            on_line(digest.hexdigest())
+        case _:
+            on_line(f"(a fake guest) {words[-1]}")
 
 
 class FakeShell:
@@ -34,11 +63,15 @@ class FakeShell:
         on_line: OnLine,
         *,
         seconds: float | None = None,
+        stdin: Input | None = None,
     ) -> int:
-        words = list(argv[3:] if list(argv[:3]) == ["sudo", "-n", "--"] else argv)
+        user, words = _unwrapped(login, argv)
         await self._worlds.call("run", f"{login.guest}:{words[-1]}")
         world, domain = self._find(login)
         markers = world.disks.setdefault(domain.disk, FakeDisk()).markers
+        if user not in _USERS | {login.user}:
+            on_line(f"sudo: unknown user: {user}")
+            return 1
         match words:
             case ["test", "-e", path]:
                 return 0 if path in markers else 1
@@ -47,15 +80,13 @@ class FakeShell:
                 self._worlds.keep()
             case ["false"]:
                 return 1
-            case ["echo", *rest]:
-                on_line(" ".join(rest))
             case ["sleep", time_]:
                 try:
                     await asyncio.wait_for(asyncio.sleep(float(time_)), seconds)
                 except TimeoutError:
                     raise DriverError(f"{login.guest}: sleep did not end within {seconds:g} s") from None
             case _:
-                on_line(f"(a fake guest) {words[-1]}")
+                await _print(user, words, on_line, stdin)
         return 0
 
     async def forget(self, login: Login) -> None:

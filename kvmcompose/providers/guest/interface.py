@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -46,6 +46,8 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
 
 #: Called with each line that a command prints.
 OnLine = Callable[[str], None]
+#: The standard input of a command, in pieces. One is asked for when the one before it was sent.
+Input = AsyncIterable[bytes]
 
 
 class GuestShell(Protocol):
@@ -59,11 +61,18 @@ class GuestShell(Protocol):
         """
 
     async def run(
-        self, login: Login, argv: Sequence[str], on_line: OnLine, *, seconds: float | None = None
+        self,
+        login: Login,
+        argv: Sequence[str],
+        on_line: OnLine,
+        *,
+        seconds: float | None = None,
+        stdin: Input | None = None,
     ) -> int:
         """Run a command and return its exit status. Cancelling ends the command in the guest, too.
 
-        Raises DriverError when the guest cannot be reached or ``seconds`` have passed.
+        Raises DriverError when the guest cannot be reached or ``seconds`` have passed. What ``stdin`` raises
+        ends the command, and is raised here.
         """
 
     async def forget(self, login: Login) -> None:

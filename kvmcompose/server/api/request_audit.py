@@ -94,7 +94,8 @@ def summary(command: Command) -> dict[str, object]:
     """Return a command for the log; of an ``exec``, which may hold secrets, only word count and digest."""
     if isinstance(command, Exec):
         digest = hashlib.sha256(msgspec.json.encode(command.argv)).hexdigest()
-        return {"name": "exec", "guest": command.guest, "words": len(command.argv), "argv_sha256": digest}
+        found = {"name": "exec", "guest": command.guest, "words": len(command.argv), "argv_sha256": digest}
+        return found | ({"user": command.user} if command.user else {})
     options = {key: value for key, value in msgspec.to_builtins(command).items() if key != "command"}
     return {"name": command_name(command), **options}
 

@@ -271,3 +271,17 @@ async def get_log(service: ServiceParameter, who: Who, name: Name, uuid: Uuid, a
         f"the log after line {after} requires a WebSocket",
         hint="without one, use the same address with `lines` in place of `logs`",
     )
+
+
+@router.get(
+    "/deployments/{name}/actions/{uuid}/input",
+    **described(None, HTTPStatus.UPGRADE_REQUIRED, _CONFLICT, status=HTTPStatus.SWITCHING_PROTOCOLS),
+)
+async def get_input(service: ServiceParameter, who: Who, name: Name, uuid: Uuid) -> Response:
+    """The input of an `exec` with `stdin`, as a WebSocket, for one client: binary messages are the bytes.
+
+    At most 262144 bytes may be on their way: text messages from the server say how many the command has taken
+    so far. Close with 1000 at the end of the input; any other end of the connection ends the command.
+    """
+    service.input(who, name, uuid)
+    raise ApiError(HTTPStatus.UPGRADE_REQUIRED, "the input of a command requires a WebSocket")

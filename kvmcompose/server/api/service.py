@@ -21,6 +21,7 @@ from kvmcompose.core.deployment import (
 )
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, in_thread
+from kvmcompose.server.action_input import ActionInput
 from kvmcompose.server.actions import Actions, BusyError, NotFoundError
 from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.api.request_audit import summary
@@ -213,6 +214,13 @@ class Service:
         asker.note.action = uuid
         asker.note.changed = self._actions.cancel(uuid)
         return action
+
+    def input(self, asker: Asker, name: str, uuid: str) -> ActionInput:
+        """Return where the input of a command in a guest goes. Raises RefusedError when it takes none."""
+        action = self.action(asker, name, uuid)
+        check_change(asker)
+        asker.note.action = uuid
+        return self._actions.input(action.uuid)
 
     def steps(self, asker: Asker, name: str, uuid: str) -> list[Step]:
         """An action's steps so far."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterable
+
 import msgspec
 
 from kvmcompose.core.deployment import (
@@ -23,6 +25,7 @@ from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.captures import Packets, capture
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.down import TakeDown
+from kvmcompose.server.orchestrator.scripts import as_user, check_user
 from kvmcompose.server.orchestrator.snapshots import Snapshots
 from kvmcompose.server.orchestrator.status import Meter, access, status
 from kvmcompose.server.orchestrator.up import BringUp
@@ -58,9 +61,17 @@ class Orchestrator:
         noted = self._store.owner(deployment.name)
         return self._people.owner(*noted) if noted is not None else this_user()
 
-    async def run(self, deployment: Deployment, command: Command, log: ActionLog) -> Outcome:
-        """Do it, telling the log. Raises KvmComposeError when it fails, RefusedError when nothing was
-        changed; when cancelled it stops at a point from which ``up`` and ``down`` both go on.
+    async def run(
+        self,
+        deployment: Deployment,
+        command: Command,
+        log: ActionLog,
+        stdin: AsyncIterable[bytes] | None = None,
+    ) -> Outcome:
+        """Do it, telling the log. ``stdin`` is the input of an ``exec``.
+
+        Raises KvmComposeError when it fails, RefusedError when nothing was changed; when cancelled it stops
+        at a point from which ``up`` and ``down`` both go on.
         """
         context = self._context(deployment, seconds=None)
         match command:
@@ -71,11 +82,13 @@ class Orchestrator:
             case Down():
                 return Outcome(await TakeDown(context, command, log).run())
             case Exec():
-                return Outcome(exit_status=await self._exec(context, command, log))
+                return Outcome(exit_status=await self._exec(context, command, log, stdin))
         await Snapshots(context, await context.read_current()).do(command, log)
         return Outcome()
 
-    async def _exec(self, context: Context, command: Exec, log: ActionLog) -> int:
+    async def _exec(
+        self, context: Context, command: Exec, log: ActionLog, stdin: AsyncIterable[bytes] | None
+    ) -> int:
         testbed = await context.read_current()
         guest = context.guest(testbed, command.guest)
         domain = (await context.domains(testbed, guest)).get(guest.name)
@@ -87,7 +100,15 @@ class Orchestrator:
             raise RefusedError(f"{guest.name} has no address that can be reached from here")
         with log.step("exec", f"exec:{guest.name}", guest=guest.name) as step:
             login = await in_thread(testbed.login, guest, address)
-            return await context.shell.run(login, command.argv, step.output, seconds=command.timeout)
+            user = command.user or None
+            await check_user(context.shell, login, user)
+            return await context.shell.run(
+                login,
+                as_user(login, user, command.argv),
+                step.output,
+                seconds=command.timeout,
+                stdin=stdin,
+            )
 
     async def state(self, deployment: Deployment) -> bytes:
         """The ``state.json`` of what is up, or of the project folder when nothing is."""

@@ -23,6 +23,9 @@ if [ -e ../environment ]; then set -a; . ../environment; set +a; fi
 if [ "$(head -c 2 "$1")" = "#!" ]; then exec "$1"; else exec sh "$1"; fi
 """
 
+#: The folder of the user who logged in is closed to others on many systems.
+_AT_HOME = 'cd 2>/dev/null; exec "$@"'
+
 #: Before a golden image is shut down: what must not be the same in all clones, or not be theirs already.
 _SEAL = """\
 rm -f /etc/nocloud/ready
@@ -34,6 +37,34 @@ sync
 def as_root(login: Login, argv: Sequence[str]) -> list[str]:
     """The command for a guest that runs ``argv`` as root."""
     return [*argv] if login.user == "root" else ["sudo", "-n", "--", *argv]
+
+
+def as_user(login: Login, user: str | None, argv: Sequence[str]) -> list[str]:
+    """The command for a guest that runs ``argv`` as a user, in that user's home folder.
+
+    Without ``user`` as the one that logs in. A guest that root logs in to may have no sudo.
+    """
+    if user is None or user == login.user:
+        return [*argv]
+    if login.user == "root":
+        return ["su", "-s", "/bin/sh", "-c", _AT_HOME, "--", user, "sh", *argv]
+    if user == "root":
+        return as_root(login, argv)
+    return ["sudo", "-n", "-u", user, "--", "sh", "-c", _AT_HOME, "sh", *argv]
+
+
+async def check_user(shell: GuestShell, login: Login, user: str | None) -> None:
+    """Raise DriverError when commands cannot run as this user: its status would look like the command's."""
+    argv = as_user(login, user, ["true"])
+    if argv == ["true"]:
+        return
+    printed: list[str] = []
+    if await shell.run(login, argv, printed.append) != 0:
+        why = printed[-1] if printed else "no reason given"
+        raise DriverError(
+            f"cannot run commands as {user} in {login.guest}: {why}",
+            hint=f"its users: kvm-compose exec {login.guest} -- cut -d: -f1 /etc/passwd",
+        )
 
 
 def marker(guest: str, script: str) -> str:

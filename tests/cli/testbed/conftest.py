@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -95,16 +95,17 @@ class Lab:
         assert ran.status == status, ran.said
         return ran
 
-    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
-        """Start a command in a process of its own, as in a terminal's foreground."""
+    def start(self, *words: str, text: bool = True, **env: str) -> subprocess.Popen[Any]:
+        """Start a command in a process of its own, as in a terminal's foreground. Its input is a pipe."""
         address = f"unix:{self.bench.root}/state/server.sock"
         return subprocess.Popen(
             self.bench.argv(*words),
             env=environment(self.bench.root) | self.env | {"KVM_COMPOSE_SERVER": address} | env,
             cwd=self.folder,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            text=text,
             start_new_session=True,
         )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import subprocess
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -59,10 +60,7 @@ def test_in_a_guest_that_does_not_run(up: Lab) -> None:
 
 def test_ctrl_c_ends_it(up: Lab) -> None:
     process = up.start("exec", "web", "--", "sleep", "60")
-    deadline = time.monotonic() + 60
-    while (latest := up.must("logs", "--list", "--json").json[0])["command"] != "exec":
-        assert time.monotonic() < deadline, latest
-        time.sleep(0.1)
+    _until(lambda: _latest(up)["command"] == "exec")
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     _out, err = process.communicate(timeout=30)
@@ -138,3 +136,68 @@ def test_cp_is_scp(standing: Lab, become: Become, words: tuple[str, ...], paths:
 )
 def test_cp_has_one_side_in_one_guest(standing: Lab, words: tuple[str, ...], message: str) -> None:
     assert message in standing.must("cp", *words, status=2).err
+
+
+def test_input_arrives_byte_for_byte_and_ends(standing: Lab) -> None:
+    data = bytes(range(256)) * 12_345 + b"\r\n\x00\xff"  # more than fits on the way
+    process = standing.start("exec", "-i", "web", "--", "sha256sum", text=False)
+    out, err = process.communicate(data, timeout=60)
+    assert (process.returncode, out.decode(), err) == (0, hashlib.sha256(data).hexdigest() + "\n", b"")
+
+
+def test_an_empty_input_is_one(standing: Lab) -> None:
+    process = standing.start("exec", "-i", "web", "--", "sha256sum", text=False)
+    out, _err = process.communicate(b"", timeout=60)
+    assert (process.returncode, out.decode()) == (0, hashlib.sha256(b"").hexdigest() + "\n")
+
+
+def test_a_command_that_ends_does_not_wait_for_the_rest_of_its_input(standing: Lab) -> None:
+    process = standing.start("exec", "-i", "web", "--", "false")
+    assert process.wait(timeout=60) == 1  # its standard input is still open
+    process.communicate()
+
+
+def test_input_that_breaks_off_is_not_taken_for_its_end(standing: Lab) -> None:
+    process = standing.start("exec", "-i", "web", "--", "sha256sum")
+    assert process.stdin is not None
+    process.stdin.write("half of it")
+    process.stdin.flush()
+    _until(lambda: _latest(standing)["state"] == "running")
+    time.sleep(0.5)  # the input is on its way
+    process.kill()
+    process.communicate()
+    _until(lambda: _latest(standing)["state"] == "failed")
+    assert "broke off" in standing.must("logs").out
+
+
+def test_commands_run_as_a_user_of_the_guest(standing: Lab) -> None:
+    assert standing.must("exec", "web", "--", "whoami").out == "nocloud\n"
+    assert standing.must("exec", "--user", "nocloud", "web", "--", "whoami").out == "nocloud\n"
+    assert standing.must("exec", "-u", "root", "web", "--", "whoami").out == "root\n"
+    assert standing.must("exec", "-u", "postgres", "web", "--", "whoami").out == "postgres\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (("-u", "nobody-here", "web", "--", "true"), 255, "cannot run commands as nobody-here in web"),
+        (("-u", "-x", "web", "--", "true"), 2, "expected one argument"),
+        (("-u", "a b", "web", "--", "true"), 2, "'a b' is not the name of a user"),
+        (("-it", "web", "--", "bash"), 255, "kvm-compose ssh web"),
+    ],
+)
+def test_users_and_terminals_that_there_are_not(
+    standing: Lab, words: tuple[str, ...], status: int, message: str
+) -> None:
+    assert message in standing.must("exec", *words, status=status).err
+
+
+def _latest(lab: Lab) -> Any:
+    return lab.must("logs", "--list", "--json").json[0]
+
+
+def _until(held: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not held():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 
 import pytest
 
@@ -34,7 +34,13 @@ class Doing(Orchestrator):
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    async def run(self, deployment: Deployment, command: Command, log: ActionLog) -> Outcome:
+    async def run(
+        self,
+        deployment: Deployment,
+        command: Command,
+        log: ActionLog,
+        stdin: AsyncIterable[bytes] | None = None,
+    ) -> Outcome:
         return await self._work(log)
 
 
