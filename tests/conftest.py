@@ -22,6 +22,8 @@ from xdist.scheduler import LoadScopeScheduling
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
+    from xdist.workermanage import WorkerController
+
 UNIT = Path(__file__).parent / "unit"
 
 # No deadlines: how long an example takes says more about the machine than about the code.
@@ -162,14 +164,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Real tests come first, as they take longer: what is short fills in at the end, when one process of two
-    has nothing else left."""
+    """Real tests come first, the longest files before the others: what is short fills in at the end."""
     for item in items:
         if getattr(getattr(item, "function", None), "is_hypothesis_test", False):
             item.add_marker(pytest.mark.long)
         if item.get_closest_marker("real"):
             item.add_marker(pytest.mark.timeout(1800))
-    items.sort(key=lambda item: item.get_closest_marker("real") is None)
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    path = item.nodeid.partition("::")[0]
+    if path in _LONGEST:
+        return _LONGEST.index(path)
+    return len(_LONGEST) + (item.get_closest_marker("real") is None)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
@@ -182,12 +190,40 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 class _Scheduling(LoadScopeScheduling):
+    """Two processes may boot guests, which keep two processors busy; the others do what is left."""
+
     def _split_scope(self, nodeid: str) -> str:
         return nodeid.partition("::")[0] if nodeid.startswith(_TOGETHER) else nodeid
 
+    def _reschedule(self, node: WorkerController) -> None:
+        if self.workqueue and self._next(node) is None:
+            node.shutdown()  # when it has done what it has
+        else:
+            super()._reschedule(node)
 
-#: Where they are: hosts and guests, built packages, schemas of other programs.
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        scope = self._next(node)
+        if scope is not None:
+            self.workqueue.move_to_end(scope, last=False)
+            super()._assign_work_unit(node)
+
+    def _next(self, node: WorkerController) -> str | None:
+        may_boot = node in self.nodes[:2]
+        return next((scope for scope in self.workqueue if may_boot or not scope.startswith(_GUESTS)), None)
+
+
+#: Whose tests share hosts and guests, built packages, schemas of other programs.
 _TOGETHER = ("tests/real/", "tests/hostile/test_members.py", "tests/packaging/", "tests/judges/")
+#: Whose tests boot guests.
+_GUESTS = ("tests/real/", "tests/hostile/test_members.py")
+#: Files with minutes of work, the longest first: begun late, one of them would end alone.
+_LONGEST = (
+    "tests/real/test_cloud_init.py",
+    "tests/real/test_several_hosts.py",
+    "tests/real/test_up.py",
+    "tests/real/test_remote_host.py",
+    "tests/real/test_drivers_libvirt.py",
+)
 
 
 @pytest.hookimpl(wrapper=True)

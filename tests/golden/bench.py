@@ -6,6 +6,7 @@ and the files that it leaves behind is looked at.
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -150,6 +151,7 @@ class Bench:
             os.environ.update(before[0])
             sys.argv = before[1]
             close_ledgers()
+            gc.enable()  # the command switches it off: its own process would end now
         said = [stream.detach().getvalue().decode() for stream in (out, err)]
         return Ran(status, *said)
 

@@ -10,7 +10,6 @@ must have nothing to do. Every failure names its seed::
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import shutil
@@ -59,7 +58,6 @@ class Sequence:
             error.add_note(f"seed {self.seed}: {'; '.join(self.said)}")
             raise
         shutil.rmtree(self.bench.folder.parent)
-        gc.collect()  # which the command line has switched off
 
     def clean(self) -> Clean:
         """A clean build of the inputs as they are, made anew only when one of them is another."""
