@@ -1,4 +1,4 @@
-"""What all tests share: unit tests stay in their process, no test reads or writes the user's own data."""
+"""Shared by all tests: unit tests stay in their process, and no test reads or writes the user's data."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 UNIT = Path(__file__).parent / "unit"
 
-# No deadlines: how long an example takes says more about the machine than about the code.
+# No deadlines: the time of an example depends more on the machine than on the code.
 hypothesis.settings.register_profile("desk", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=1000, print_blob=True)
 _LONG = bool(os.environ.get("KVM_COMPOSE_TEST_LONG"))
 hypothesis.settings.load_profile("long" if _LONG else "ci" if os.environ.get("CI") else "desk")
 
-# A shell that starts something with "&" has it ignore SIGINT, and so would every process that a test starts.
+# A shell makes programs started with "&" ignore SIGINT, which every process that a test starts would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The one cache that outlives a run: images of guests, named by the recipes that they were built with.
+# The only cache that outlives a run: images of guests, named by the recipes that they were built with.
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ.setdefault("TEST_IMAGES", str(_CACHE / "kvm-compose-tests"))
 
@@ -51,7 +51,7 @@ _guarded = False
 
 
 def _guard(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook (PEP 578): nothing that starts a process or connects can get round it."""
+    """An audit hook (PEP 578), which no code that starts a process or connects can bypass."""
     if not _guarded:
         return
     if event in _PROCESS_EVENTS:
@@ -76,7 +76,7 @@ def _is_local(event: str, arguments: tuple[Any, ...]) -> bool:
         return False
 
 
-sys.addaudithook(_guard)  # for the life of the process: it cannot be taken away, only told to be still
+sys.addaudithook(_guard)  # an audit hook cannot be removed, only disabled
 
 
 @pytest.fixture(autouse=True)
@@ -92,8 +92,8 @@ def _unit_tests_stay_inside(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _nothing_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A home folder of this run, empty but for the answer whether KVM works: that takes seconds to find out,
-    the first command to ask prints a line about it, and tests are to pass alike with KVM and without."""
+    """A home folder for this run, empty except for the result of the KVM probe: the probe takes seconds, the
+    first command to run it prints a line, and tests must pass with and without KVM."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
@@ -106,7 +106,7 @@ def _nothing_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 
 def _answer_for_kvm(cache: Path) -> None:
-    """What ``kvmcompose.effects.capabilities`` remembers of this boot of the machine and this QEMU."""
+    """Return what ``kvmcompose.effects.capabilities`` stores for this boot of the machine and this QEMU."""
     qemu = shutil.which("qemu-system-x86_64")
     if qemu is not None:
         answer = {
@@ -119,12 +119,12 @@ def _answer_for_kvm(cache: Path) -> None:
         (cache / "kvm.json").write_text(json.dumps(answer))
 
 
-# -- servers that start when needed end by themselves, later than the test that needed them ------------
+# -- embedded servers exit by themselves, after the test that needed them ------------------------------
 
 
 @pytest.fixture
 def state_place() -> Iterator[Path]:
-    """A place for the state of servers, not there yet, its path short enough for a socket's name.
+    """A folder for the state of servers, not yet created, with a path short enough for a socket.
 
     Servers that are left are ended: of several that begin at once all but one end by themselves, a moment
     later, and write there until then.
@@ -142,7 +142,7 @@ def state_place() -> Iterator[Path]:
 
 
 def _servers_of(place: Path) -> list[int]:
-    """The processes that were told to use that folder, which no other test has."""
+    """Return the processes that use that folder, which belongs to one test."""
     pids = []
     for each in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -181,9 +181,9 @@ def _turn(item: pytest.Item) -> int:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Tests go one by one to the process that is free, but for files whose tests share what takes long.
+    """Distribute tests one by one to the next free process, except those of files with slow fixtures.
 
-    Our own, as the names of groups that xdist appends to those of tests are lost on pytest 9.
+    xdist's own scheduler does not serve: pytest 9 loses the group names that xdist appends to test names.
     """
     config.option.loadscopereorder = False  # the order is that of the collection
     return _Scheduling(config, log)
@@ -240,7 +240,7 @@ def pytest_runtest_makereport(
 def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """A module that is skipped as a whole does not tell which marks its tests would have had."""
+    """Refuse the skip of a whole module, too: it does not show which marks its tests have."""
     report = yield
     if report.skipped:
         _refuse_skip(collector.config, report)

@@ -36,7 +36,7 @@ class TooLargeError(OSError):
 
 
 def kind_of(mode: int) -> str:
-    """Return the type of file that a mode (``st_mode``) stands for, with an article."""
+    """Return the type of file that a mode (``st_mode``) encodes, with an article."""
     return next((name for is_it, name in _KINDS if is_it(mode)), "a file")
 
 

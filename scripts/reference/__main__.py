@@ -1,4 +1,4 @@
-"""Writes the generated pages of the reference: ``python scripts/reference``, or ``--check`` to compare."""
+"""Write the generated pages of the reference: ``python scripts/reference``, or check them (``--check``)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs" / "reference"
 
 
 def pages() -> dict[str, str]:
-    """Every generated page by file name."""
-    # what a user has set must not show in the pages
+    """Return every generated page by file name."""
+    # the user's settings must not affect the pages
     for name in [name for name in os.environ if name.startswith("KVM_COMPOSE_")]:
         del os.environ[name]
     import commands  # noqa: PLC0415 (they read the environment when they are imported)
@@ -29,7 +29,7 @@ def pages() -> dict[str, str]:
 
 
 def main() -> int:
-    """Write or compare; status 1 when a page is not what it should be."""
+    """Write or compare the pages; exit with status 1 when a page differs."""
     parser = argparse.ArgumentParser(prog="scripts/reference", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; show what differs")
     check = parser.parse_args().check

@@ -29,7 +29,7 @@ _SOURCE = inspect.getsource(main)
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parser = build_parser(_commands())
     subparsers = next(
         each

@@ -63,7 +63,7 @@ _SIMPLE = "      libvirt_type: {cloud_image: {name: debian_12}}\n"
 
 
 def _scaled(scaling: str, image: str = "cloud_image: {name: debian_12}") -> Example:
-    """The second machine with clones."""
+    """Return an edit that adds clones to the second machine."""
     return _yaml(
         (f"    {_DB}\n", ""), (_SIMPLE, f"      libvirt_type: {{{image}}}\n      scaling: {{{scaling}}}\n")
     )

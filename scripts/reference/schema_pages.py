@@ -64,7 +64,7 @@ _CONFIG_EXAMPLE = """\
 
 
 def yaml_page() -> str:
-    """The page of ``kvm-compose.yaml``."""
+    """Return the page of ``kvm-compose.yaml``."""
     schema = schemas().testbed(DEFAULT_DIALECT)
     catalogue = read_catalogue()
     known = ((image.name, image.title) for image in (*catalogue.images, *catalogue.built))
@@ -84,7 +84,7 @@ def yaml_page() -> str:
 
 
 def config_page() -> str:
-    """The page of ``kvm-compose-config.json``."""
+    """Return the page of ``kvm-compose-config.json``."""
     return document([_CONFIG_INTRO, *_sections(schemas().config(), ""), _CONFIG_EXAMPLE])
 
 
@@ -94,7 +94,7 @@ def _strategy_text(name: str) -> str:
 
 
 def _sections(schema: Schema, path: str) -> Iterator[str]:
-    """A section for the mapping at ``path``, then one for each mapping in it."""
+    """Yield a section for the mapping at ``path``, then one for each mapping in it."""
     properties = schema.get("properties", {})
     choice = [key for branch in schema.get("oneOf", ()) for key in branch.get("required", ())]
     if properties:
@@ -116,7 +116,7 @@ def _sections(schema: Schema, path: str) -> Iterator[str]:
 
 
 def _mappings(schema: Schema, path: str) -> Iterator[tuple[Schema, str]]:
-    """The mappings that are described in a section of their own."""
+    """Yield the mappings that have their own section."""
     if schema.get("properties"):
         yield schema, path
     items, others = schema.get("items"), schema.get("additionalProperties")

@@ -1,4 +1,4 @@
-"""What tests of the command line share: each gets a project folder and an image store of its own."""
+"""Shared by tests of the command line: each gets its own project folder and image store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# The golden projects are a package beside this folder.
+# The golden projects are a package in the parent folder.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from golden.bench import Bench, golden_bench, new_bench, settle
@@ -66,7 +66,7 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture
 def built(bench: Bench) -> Bench:
-    """The same, built: nothing changed just before, so the build may rely on time stamps."""
+    """The same, built, with files old enough for the build to rely on time stamps."""
     settle()
     bench.generate()
     return bench

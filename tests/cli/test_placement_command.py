@@ -23,7 +23,7 @@ def config(memory_mb: int | None) -> str:
     return json.dumps({"testbed_host_ssh_config": hosts} | keys)
 
 
-def yaml_of(strategy: str, wishes: str = "{}") -> str:
+def yaml_of(strategy: str, constraints: str = "{}") -> str:
     machines = "".join(
         f"  - name: g{number}\n    interfaces: [{{bridge: b{number}}}]\n    {BODY % (100 + number)}\n"
         for number in range(9)
@@ -32,12 +32,12 @@ def yaml_of(strategy: str, wishes: str = "{}") -> str:
     links = ", ".join(f"[b{number}, b{number + 1}]" for number in range(8))
     return (
         f"machines:\n{machines}network: {{bridges: [{bridges}], bridge_connections: [{links}]}}\n"
-        f"testbed_options: {{load_balancing: {strategy}, placement: {wishes}}}\n"
+        f"testbed_options: {{load_balancing: {strategy}, placement: {constraints}}}\n"
     )
 
 
-def bench_of(root: Path, strategy: str, wishes: str = "{}", memory_mb: int | None = 330) -> Bench:
-    files = {"kvm-compose.yaml": yaml_of(strategy, wishes), "kvm-compose-config.json": config(memory_mb)}
+def bench_of(root: Path, strategy: str, constraints: str = "{}", memory_mb: int | None = 330) -> Bench:
+    files = {"kvm-compose.yaml": yaml_of(strategy, constraints), "kvm-compose-config.json": config(memory_mb)}
     return new_bench(root, "lab", files)
 
 

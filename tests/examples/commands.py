@@ -1,4 +1,4 @@
-"""Runs programs as a user does, and reads YAML as an editor does."""
+"""Run programs as a user does, and read YAML as an editor does."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def kvm_compose(*words: str, folder: Path, check: bool = True) -> Run:
 
 
 class Yaml12(yaml.SafeLoader):
-    """The core schema of YAML 1.2, which editors use: 52:54:00:12:34:56 is no number there."""
+    """The core schema of YAML 1.2, which editors use: in it 52:54:00:12:34:56 is not a number."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (so it is called in PyYAML)
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's name)
 
 
 for _tag, _pattern, _first in (

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tiny disks in the run's own store, for the names that the examples use."""
+    """Put tiny disks into the run's image store, under the names that the examples use."""
     folder = tmp_path_factory.mktemp("disks")
     run("qemu-img", "create", "-q", "-f", "qcow2", "tiny.qcow2", "1M", folder=folder)
     for name in ("debian_12", "micro", "ubuntu_24_04"):
@@ -22,7 +22,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def copy_of(tmp_path: Path, images: None) -> Callable[[str], Path]:
-    """Copies a path of the repository, as git would have it, to the same place below a temporary folder."""
+    """Copies the tracked files of a path of the repository to the same path below a temporary folder."""
 
     def copy(name: str) -> Path:
         built = shutil.ignore_patterns("artefacts", "state.json", ".kvm-compose", "__pycache__", "macs.csv")

@@ -1,4 +1,4 @@
-"""A bench for tests: a project folder, an image store of its own, and the kvm-compose command on them.
+"""A bench for tests: a project folder, an image store, and the kvm-compose command that uses them.
 
 Commands run in this process unless a test needs a process; either way nothing but the command line
 and the files that it leaves behind is looked at.
@@ -43,7 +43,7 @@ _MIB = 2**20
 
 
 def tiny_qcow2(size: int = 8 * _MIB, backing: str | None = None, data_file: str | None = None) -> bytes:
-    """An empty qcow2 image, the same bytes whatever version of qemu-img there is.
+    """Return an empty qcow2 image with the same bytes for every version of qemu-img.
 
     Header, refcount table, refcount block, L1 table: a cluster each (QEMU's docs/interop/qcow2.rst).
     """
@@ -71,12 +71,12 @@ def tiny_qcow2(size: int = 8 * _MIB, backing: str | None = None, data_file: str 
 
 
 def tiny_raw(size: int = _MIB) -> bytes:
-    """An empty disk with the mark of a boot sector."""
+    """Return an empty disk with the signature of a boot sector."""
     return (bytes(510) + b"\x55\xaa").ljust(size, b"\0")
 
 
 def lay_out(folder: Path) -> None:
-    """What every project on the bench may name: disk images and a public key."""
+    """Write the files that every project on the bench can use: disk images and a public key."""
     for name, data in {
         "disks/base.qcow2": tiny_qcow2(),
         "disks/base.raw": tiny_raw(),
@@ -89,7 +89,7 @@ def lay_out(folder: Path) -> None:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """The environment for kvm-compose: nothing of the user's, everything below ``root``."""
+    """Return the environment for kvm-compose: no settings of the user, and all folders below ``root``."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith(("KVM_COMPOSE", "XDG_"))}
     kept.pop("SOURCE_DATE_EPOCH", None)
     return kept | {
@@ -102,7 +102,7 @@ def environment(root: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Ran:
-    """How a command ended and what it said."""
+    """The exit status and the output of a command."""
 
     status: int
     out: str
@@ -119,7 +119,7 @@ class Ran:
 
 @dataclass
 class Bench:
-    """A project folder below ``root``, where its store lies too."""
+    """A project folder below ``root``, which also contains its image store."""
 
     root: Path
     folder: Path
@@ -134,7 +134,7 @@ class Bench:
         return self.folder / "kvm-compose-config.json"
 
     def run(self, *words: str, **env: str) -> Ran:
-        """Run a command in this process, as if in one of its own."""
+        """Run a command in this process, as if it were a separate one."""
         out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
         before = dict(os.environ), sys.argv
         os.environ.clear()
@@ -156,7 +156,7 @@ class Bench:
         return Ran(status, *said)
 
     def spawn(self, *words: str, cwd: Path | None = None, **env: str) -> Ran:
-        """Run a command in a process of its own."""
+        """Run a command in a separate process."""
         done = subprocess.run(
             self.argv(*words),
             env=environment(self.root) | env,
@@ -171,20 +171,20 @@ class Bench:
         return [*COMMAND, "-C", str(self.folder), *self.words, *words]
 
     def generate(self, *words: str, status: int = 0, **env: str) -> dict[str, str]:
-        """Build; what was done with each path. Fails when the status is another one."""
-        # as people type it: with --json, say, a build with nothing to do would not take the short way out
+        """Build, and return the action for each path. Fails when the exit status is another one."""
+        # without other options, because --json, for example, would not use the build stamp
         ran = self.run("generate", *words, **env)
         assert ran.status == status, ran.said
         return {match["path"]: match["action"] for match in _DONE.finditer(ran.out)}
 
     def plan(self, *words: str) -> dict[str, str]:
-        """What a build would do with each path that it would not just keep."""
+        """Return what a build would do with each path that it would not keep."""
         ran = self.run("plan", "--json", *words)
         assert ran.status == 0, ran.said
         return {row["path"]: row["action"] for row in ran.json if row["action"] != "keep"}
 
     def problems(self) -> list[tuple[str, str, str]]:
-        """What ``validate`` finds: (code, line:column, path), in order."""
+        """Return the problems that ``validate`` finds: (code, line:column, path), in order."""
         ran = self.run("validate", "--json")
         assert ran.status in (0, 2), ran.said
         found = ran.json["problems"]
@@ -195,10 +195,10 @@ class Bench:
         ]
 
     def edit(self, before: str, after: str, name: str = "kvm-compose.yaml") -> None:
-        """Replace one piece of a text file, which must be there once."""
+        """Replace a part of a text file that occurs exactly once."""
         path = self.folder / name
         text = path.read_text(encoding="utf-8")
-        assert text.count(before) == 1, f"{before!r} stands {text.count(before)} times in {name}"
+        assert text.count(before) == 1, f"{before!r} occurs {text.count(before)} times in {name}"
         path.write_text(text.replace(before, after), encoding="utf-8")
 
     def write(self, name: str, text: str, *, mode: int | None = None) -> Path:
@@ -216,7 +216,7 @@ class Bench:
         return json.loads((self.folder / "state.json").read_bytes())
 
     def use(self, disk: str) -> None:
-        """Do to a disk what a guest that runs does to it."""
+        """Change a disk as a running guest does."""
         program = shutil.which("qemu-io")
         assert program is not None
         path = self.path(disk)
@@ -225,7 +225,7 @@ class Bench:
         assert path.read_bytes() != before
 
     def artefacts(self) -> dict[str, bytes | str]:
-        """Everything a build made, by path: the bytes of files, the text of links."""
+        """Return everything that a build made, by path: the bytes of files, the targets of links."""
         return dict(_tree(self.folder))
 
 
@@ -239,7 +239,7 @@ def _tree(folder: Path) -> Iterator[tuple[str, bytes | str]]:
 
 
 def new_bench(root: Path, name: str, files: Mapping[str, str] | None = None) -> Bench:
-    """A bench with an empty project ``name`` in it, and catalogue images in its store."""
+    """Create a bench with an empty project ``name``, and catalogue images in its store."""
     bench = Bench(root, root / name)
     lay_out(bench.folder)
     for file, text in (files or {}).items():
@@ -254,7 +254,7 @@ def new_bench(root: Path, name: str, files: Mapping[str, str] | None = None) -> 
 
 
 def golden_bench(root: Path, case: str, name: str | None = None) -> Bench:
-    """A bench with a copy of a golden project; its name is that of the case unless told otherwise."""
+    """Create a bench with a copy of a golden project. Its default name is that of the case."""
     bench = new_bench(root, name or case)
     for path in inputs_of(case):
         goal = bench.folder / path.relative_to(GOLDEN / case)
@@ -264,12 +264,12 @@ def golden_bench(root: Path, case: str, name: str | None = None) -> Bench:
 
 
 def cases() -> list[str]:
-    """The names of all golden projects."""
+    """Return the names of all golden projects."""
     return sorted(path.parent.name for path in GOLDEN.glob("*/kvm-compose.yaml"))
 
 
 def inputs_of(case: str) -> list[Path]:
-    """The files of a golden project that a user would have written."""
+    """Return the files of a golden project that a user would write."""
     root = GOLDEN / case
     return sorted(
         path
@@ -279,5 +279,5 @@ def inputs_of(case: str) -> list[Path]:
 
 
 def settle() -> None:
-    """Let the file system's clock tick, so that what was written before counts as older."""
+    """Wait for the file system's clock to tick, so that files written before count as older."""
     time.sleep(0.03)

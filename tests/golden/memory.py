@@ -1,4 +1,4 @@
-"""A project that lies in memory: for tests of the pure pipeline."""
+"""A project in memory, for tests of the pure pipeline."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TEMPLATES = {
 
 @dataclass
 class MemoryFiles:
-    """Answers about files that a test names; implements ``ProjectFiles``."""
+    """Implements ``ProjectFiles`` with files that a test names."""
 
     files: set[str] = field(default_factory=set)
     folders: set[str] = field(default_factory=set)
@@ -62,7 +62,7 @@ def host(name: str = "main", ip: str = "192.0.2.1", *, main: bool = True, **more
 
 
 def hosts(count: int) -> tuple[Host, ...]:
-    """So many hosts, the first one the main host."""
+    """Return ``count`` hosts, the first of which is the main host."""
     return tuple(host(f"h{n}", f"192.0.2.{n + 1}", main=n == 0) for n in range(count))
 
 
@@ -74,7 +74,7 @@ def compile_text(
     files: MemoryFiles | None = None,
     project: str = "lab",
 ) -> Compiled:
-    """What a YAML text comes to."""
+    """Compile a YAML text."""
     settings = Settings(project, tuple(on) or (host(),), SshKeys("key.pub", "key"), lambda each: each)
     return compile_project(
         InputFile("kvm-compose.yaml", text.encode()),

@@ -1,4 +1,4 @@
-"""Attacks: what a lab, a client or a guest tries, and what must come of it. One file for each of them.
+"""Attacks: what a lab, a client or a guest tries, and what must happen. One file for each topic.
 
 An attack with a link to a device runs in a mount namespace of its own (``own_devices``): a program that
 replaces what the link leads to would replace the machine's.
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from people import ALICE, Shared, ask, new
 
-# The harness of tests with real hosts is in folders beside this one.
+# The harness of tests with real hosts is in the parent folder.
 _TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(_TESTS), str(_TESTS / "real")]
 
@@ -36,7 +36,7 @@ def own_devices() -> Run:
 
     def run(argv: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
         command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", _OWN_DEVICES, "sh", *argv]
-        return subprocess.run(command, **{"capture_output": True, "text": True, "timeout": 60, **options})  # noqa: PLW1510 (as the caller wishes)
+        return subprocess.run(command, **{"capture_output": True, "text": True, "timeout": 60, **options})  # noqa: PLW1510 (the caller decides)
 
     return run
 
@@ -51,7 +51,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def shared(place: Path) -> Iterator[Shared]:
-    """It runs; ``alices`` is a deployment of Alice's there."""
+    """The root server, running, with Alice's deployment ``alices``."""
     made = Shared(place)
     made.start()
     folder = made.project("alices", ALICE)

@@ -1,4 +1,4 @@
-"""Requests of other users of this machine: processes with a uid of their own, without an account."""
+"""Requests by other users of this machine: processes with another UID, without an account."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ print(json.dumps([answer.status, text]))
 
 
 class Answer(NamedTuple):
-    """What came back."""
+    """A response."""
 
     status: int
     text: str
@@ -61,7 +61,7 @@ def ask(
     headers: dict[str, str] | None = None,
     websocket: bool = False,
 ) -> Answer:
-    """One request on a Unix socket by a process of that user, who is in the group of the socket."""
+    """Send a request on a Unix socket, by a process of that user and with the group of the socket."""
     asked = json.dumps([uid, MEMBERS, str(socket), method, f"/api{target}", body, headers or {}, websocket])
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", _ASK], input=asked, capture_output=True, text=True, timeout=60,
@@ -73,7 +73,7 @@ def ask(
 
 
 def give(folder: Path, uid: int) -> None:
-    """Make a folder and all in it a user's."""
+    """Make a user the owner of a folder and everything in it."""
     for path in (folder, *folder.rglob("*")):
         os.chown(path, uid, uid, follow_symlinks=False)
 
@@ -83,7 +83,7 @@ def new(name: str, folder: Path) -> dict[str, str]:
 
 
 class Shared:
-    """A root server whose socket some users may use, and folders of theirs below ``root``."""
+    """A root server with a socket for some users, and their folders below ``root``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -1,4 +1,4 @@
-"""A user who may become root, as the drivers of a server of that user's see the machine."""
+"""This machine as the drivers see it on a server whose user may use sudo."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kvmcompose.hosts.local import LocalRunner
 
 
 class Sudoer(LocalRunner):
-    """This machine, as a user sees it who may use sudo."""
+    """This machine, for a user who may use sudo."""
 
     def __init__(self, uid: int) -> None:
         super().__init__("main")

@@ -1,4 +1,4 @@
-"""A command on a terminal of its own, as a user sits at one."""
+"""Run a command on a terminal, as a user does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def on_terminal(
                 continue
             try:
                 data = os.read(ours, 4096)
-            except OSError:  # EIO: nobody has the other end any more
+            except OSError:  # EIO: the other end is closed
                 break
             if not data:
                 break

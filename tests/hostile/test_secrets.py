@@ -92,7 +92,7 @@ def test_a_secret_is_in_its_file_and_in_the_seed_and_nowhere_else(bench: Bench) 
 def test_values_of_the_yaml_are_not_in_what_people_commit_either(bench: Bench) -> None:
     bench.generate()
     found = holders(bench.folder, "quite-plain-value")
-    # the standing keeps the YAML's text, in the private folder
+    # the build stamp keeps the YAML's text, in the private folder
     assert found - {".kvm-compose/standing"} == {"kvm-compose.yaml", "artefacts/one-cloud-init.iso"}
     names = json.loads((bench.folder / "state.json").read_text())["testbed_guests"]["one"]["libvirt"]
     assert sorted(names["libvirt_type"]["cloud_image"]["environment"]) == ["API_TOKEN", "GREETING"]

@@ -1,4 +1,4 @@
-"""Test hosts by hand: `up --count 3`, then `exec h1 -- virsh list` as often as wanted, then `down`."""
+"""Start test hosts by hand: `up --count 3`, then any number of `exec h1 -- virsh list`, then `down`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def default_directory() -> Path:
 
 
 def is_running(spec: Spec) -> bool:
-    """The launcher holds the lock as long as anything of the run lives."""
+    """Return whether a process of the run is alive: the launcher holds the lock until then."""
     if not spec.lock.exists():
         return False
     with spec.lock.open() as lock:

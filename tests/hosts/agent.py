@@ -1,4 +1,4 @@
-"""Runs commands inside a host for the test process, over a socket that carries the caller's files.
+"""Run commands inside a host for the test process, over a socket that passes the caller's files.
 
 Why not nsenter: killed by a time limit it leaves its child inside to the machine's init; where that does
 not reap, the zombie keeps the whole namespace from ever ending. Here every command is a child of a
@@ -72,7 +72,7 @@ def _start(request: dict[str, Any], files: list[int]) -> subprocess.Popen[bytes]
 
 
 def _follow(connection: socket.socket, process: subprocess.Popen[bytes]) -> None:
-    """Pass the caller's signals on until the command ends; the caller's end is the command's."""
+    """Forward the caller's signals until the command ends. When the caller ends, the command is ended."""
     ended = os.pidfd_open(process.pid)
     try:
         while True:
@@ -90,7 +90,7 @@ def _follow(connection: socket.socket, process: subprocess.Popen[bytes]) -> None
 
 
 class Call:
-    """A command running inside a host, seen from outside."""
+    """A command that runs inside a host, as seen from outside."""
 
     def __init__(
         self, path: Path, argv: list[str], files: tuple[int, int, int], *, cwd: str, env: dict[str, str]
@@ -115,7 +115,7 @@ class Call:
             self._socket.send(json.dumps({"signal": number}).encode())
 
     def wait(self, timeout: float | None = None) -> int:
-        """The command's status; TimeoutError when it has not ended after ``timeout`` seconds."""
+        """Return the command's exit status. Raises TimeoutError after ``timeout`` seconds."""
         self._socket.settimeout(timeout)
         try:
             data = self._socket.recv(MESSAGE_BYTES)

@@ -1,4 +1,4 @@
-"""Test hosts as kvm-compose is told of them: the first one is the main host."""
+"""The config of test hosts for kvm-compose. The first one is the main host."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine
 
 
 def names() -> Iterator[str]:
-    """What the hosts are called in the configuration."""
+    """The names of the hosts in the config."""
     return itertools.chain(NUMBERS, (f"host-{number}" for number in itertools.count(len(NUMBERS) + 1)))
 
 
 def host_config(hosts: Iterable[TestHost], identity_file: Path) -> dict[str, Any]:
-    """``testbed_host_ssh_config`` of hosts that were started with ``ssh`` and ``tunnels``."""
+    """Return ``testbed_host_ssh_config`` for hosts that were started with ``ssh`` and ``tunnels``."""
     found: dict[str, Any] = {}
     for name, host in zip(names(), hosts, strict=False):
         found[name] = {"ip": host.address, "virt_type": "qemu", "datapath_type": "netdev"}

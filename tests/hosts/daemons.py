@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 STEP_SECONDS = 30
 SSH_KEYS = Path("/run/ssh-keys")
 
-# The guests run as root without confinement: the files they need belong to whoever runs the tests.
+# Guests run as root without confinement, because their files belong to the user that runs the tests.
 QEMU_CONF = """\
 namespaces = []
 cgroup_controllers = []
@@ -52,14 +52,14 @@ def run(argv: list[str]) -> str:
 
 
 def output_of(error: BaseException) -> str:
-    """What a failed program printed, on one line."""
+    """Return the output of a failed program in one line."""
     printed = getattr(error, "stderr", None) or ""
     text = printed.decode(errors="replace") if isinstance(printed, bytes) else printed
     return " | ".join(text.split("\n")[-5:])
 
 
 def background(argv: list[str], log: Path) -> None:
-    """Start a daemon that stays in the foreground; the end of the namespace ends it."""
+    """Start a daemon in the foreground. It ends with the namespace."""
     with log.open("ab") as output:
         subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
 
@@ -73,7 +73,7 @@ def configure_libvirt(folder: Path, host_uuid: uuid.UUID) -> None:
 def start_libvirt(folder: Path) -> None:
     Path("/run/libvirt").mkdir()
     for name in ("libvirt-sock", "libvirt-sock-ro", "libvirt-admin-sock"):
-        # The socket lies where the test process sees it; programs inside look in the usual place.
+        # the test process sees the socket here; programs inside use the default path
         Path("/run/libvirt", name).symlink_to(folder / name)
     background(["virtlogd"], folder / "virtlogd.log")
     background(["libvirtd"], folder / "libvirtd.log")
@@ -112,7 +112,7 @@ def start_openvswitch(folder: Path, name: str) -> None:
 
 
 def put_underlay_on_openvswitch(address: str) -> None:
-    """The userspace datapath finds a tunnel's way out only over an address on one of its bridges."""
+    """Put the address on a bridge: the userspace datapath routes tunnels only over its own bridges."""
     mac = Path("/sys/class/net/eth0/address").read_text().strip()
     run([
         "ovs-vsctl", "--", "--may-exist", "add-br", "br-phy",
@@ -120,7 +120,7 @@ def put_underlay_on_openvswitch(address: str) -> None:
         "--", "--may-exist", "add-port", "br-phy", "eth0",
     ])  # fmt: skip
     run(["ip", "address", "flush", "dev", "eth0"])
-    # Open vSwitch taps the packets; the kernel must not answer them a second time.
+    # Open vSwitch answers the packets; the kernel must not answer them a second time
     run(["nft", "add table netdev underlay"])
     hook = "{ type filter hook ingress device eth0 priority 0; policy drop; }"
     run(["nft", f"add chain netdev underlay unseen {hook}"])

@@ -1,4 +1,4 @@
-"""Guests as the tests see them: a hand-made seed, SSH from their host, and their console when SSH fails."""
+"""Access to guests for tests: a seed, SSH from their host, and their console when SSH fails."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ATTEMPT_SECONDS = 30
 
 
 class GuestError(Exception):
-    """The guest did not become reachable; the message ends with what its console shows."""
+    """The guest did not become reachable; the message ends with the last lines of its console."""
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """How to get into a guest from its host."""
+    """How to log in to a guest from its host."""
 
     address: str
     user: str
@@ -33,7 +33,7 @@ class Login:
 
 
 def write_seed(target: Path, *, user_data: str, meta_data: str, network_config: str) -> None:
-    """Write a NoCloud seed (cloud-init: the disk is found by its label) with an independent ISO writer."""
+    """Write a NoCloud seed (cloud-init finds the disk by its label) with an independent ISO writer."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         for name, text in (
             ("user-data", user_data),
@@ -52,11 +52,11 @@ def write_seed(target: Path, *, user_data: str, meta_data: str, network_config: 
 def ssh(
     host: TestHost, login: Login, command: Sequence[str], *, timeout: float = 60, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in a guest, by SSH from its host. Words are joined by spaces, as ssh does."""
+    """Run a command in a guest, by SSH from its host. Arguments are joined by spaces, as ssh does."""
     argv = [
         "ssh", "-q", "-F", "none", "-i", str(login.identity_file),
         "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=10",
-        # Guests are made anew in each test and reuse addresses: their keys are nobody's acquaintance.
+        # each test creates new guests with new keys, at the same addresses: do not record the keys
         "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
         f"{login.user}@{login.address}", "--", *command,
     ]  # fmt: skip
@@ -64,7 +64,7 @@ def ssh(
 
 
 def wait_for_ssh(host: TestHost, domain: str, login: Login, *, timeout: float = 240) -> float:
-    """Wait until the guest lets us in; returns the seconds it took.
+    """Wait until SSH to the guest works; return the seconds that it took.
 
     Raises GuestError, with the end of the guest's console, after ``timeout`` seconds or when the domain
     does not run any more.
@@ -87,7 +87,7 @@ def wait_for_ssh(host: TestHost, domain: str, login: Login, *, timeout: float = 
 
 
 class Console:
-    """What a guest prints on its serial console, from now on.
+    """Records what a guest prints on its serial console from now on.
 
     A domain with <log file=…/> keeps it by itself; else the terminal is read as long as this is open
     (QEMU keeps nothing for readers who come later).
@@ -113,6 +113,6 @@ class Console:
             self._reader.wait()
 
     def text(self) -> str:
-        """The last lines; read inside the host, where the file is root's."""
+        """Return the last lines. They are read inside the host, because the file belongs to root."""
         shown = self._host.run(["tail", "-n", str(CONSOLE_LINES), self.file], check=False)
         return f"--- the end of its console ({self.file}):\n{shown.stdout or shown.stderr}"

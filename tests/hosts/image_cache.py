@@ -1,4 +1,4 @@
-"""Images made once per machine and recipe, by root, and kept outside the checkout."""
+"""Cache of guest images, which root makes once per machine and recipe, outside the checkout."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 class ImageError(Exception):
-    """The image could not be made."""
+    """An image could not be made."""
 
 
 def cache_directory() -> Path:
-    """Outside the checkout: a clean checkout need not download Debian again."""
+    """Return the cache's folder. It is outside the checkout, so that a new one need not download Debian."""
     directory = Path(os.environ["TEST_IMAGES"])
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 
 
 def digest(sources: Sequence[str]) -> str:
-    """What an image depends on: the text of the files that make it, named from this package."""
+    """Return the digest of the files, in this package, that make an image."""
     texts = [(PACKAGE / name).read_bytes() for name in sorted(sources)]
     return hashlib.sha256(b"\0".join(texts)).hexdigest()[:16]
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file; a second run waits here until the first has made the image."""
+    """Hold the lock file: a second run waits until the first has made the image."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def image(stem: str, recipe: str, sources: Sequence[str]) -> Path:
-    """The image (qcow2) that the module ``recipe`` makes, made now if it is not in the cache.
+    """Return the image (qcow2) that the module ``recipe`` makes; make it if it is not in the cache.
 
     Raises ImageError or MissingPrograms.
     """
@@ -76,7 +76,7 @@ def build(path: Path, recipe: str, packages: Path) -> None:
                 "unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc",
                 "tini", "--", sys.executable, "-m", recipe, str(partial), str(packages),
             ]),
-            stdin=subprocess.PIPE,  # never written to: its end tells the build that we are gone
+            stdin=subprocess.PIPE,  # never written to: the build ends when this process closes it
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

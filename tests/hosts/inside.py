@@ -1,4 +1,4 @@
-"""The first program inside a host: mounts what is the host's own, starts its daemons, runs commands.
+"""The first program inside a host: it mounts the host's own folders, starts its daemons and runs commands.
 
 What it mounts is empty, not an overlay of the machine's folders: a machine with a libvirt of its own has
 domains and networks in /etc/libvirt, and a second libvirtd must not start them from the same disks.
@@ -33,7 +33,7 @@ OWN_FOLDERS = (
 )
 PROJECTS = Path("/var/lib/kvm-compose")
 
-# No kvm: where the device is there but does not work, libvirtd would probe it at every call.
+# no kvm: if the device exists but does not work, libvirtd would probe it at every call
 DEVICES = {
     "null": (1, 3),
     "zero": (1, 5),
@@ -48,7 +48,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def mount(source: str | Path, target: str | Path, kind: str = "", flags: int = 0, data: str = "") -> None:
-    """mount(2): some hundred calls per host, too many for a process each."""
+    """Call mount(2): there are some hundred calls per host, too many for a process each."""
     texts = [os.fsencode(text) for text in (source, target, kind)]
     if _libc.mount(*texts, flags, data.encode()) != 0:
         number = ctypes.get_errno()
@@ -56,8 +56,8 @@ def mount(source: str | Path, target: str | Path, kind: str = "", flags: int = 0
 
 
 def mount_own_folders() -> None:
-    # /sys/class/net shows the namespace of who mounted it. The control groups go with the old one:
-    # libvirt would put its own among the machine's.
+    # /sys/class/net shows the network namespace of the process that mounted it. Unmounting the old one also
+    # hides the control groups: libvirt would create its own among the machine's.
     _libc.umount2(b"/sys", MNT_DETACH)
     mount("sysfs", "/sys", "sysfs")
     mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
@@ -70,7 +70,7 @@ def mount_own_folders() -> None:
 
 
 def mount_lib_with_room() -> None:
-    """Put a folder of our own before /var/lib that holds all its entries, so that one can be added.
+    """Mount a folder over /var/lib that contains all its entries, so that one can be added.
 
     Binds, not an overlay: files of a project below /var/lib must stay the machine's own.
     """
@@ -149,11 +149,11 @@ def main() -> None:
         say(f"failed after {time.monotonic() - started:.1f} s: {error} {daemons.output_of(error)}")
         return
     say("up")
-    sys.stdin.read()  # returns when the launcher closes its end, or is gone
+    sys.stdin.read()  # returns when the launcher closes its end, or exits
 
 
 if __name__ == "__main__":
     os.chdir("/")
     main()
     sys.stdout.flush()
-    os._exit(0)  # threads that wait for commands must not hold up the end
+    os._exit(0)  # threads that wait for commands must not delay the exit

@@ -1,4 +1,4 @@
-"""The root process of a run: it is the wire between the hosts, and their parent.
+"""The root process of a run: the parent of the hosts, with the bridge that connects them.
 
 It runs in a network namespace of its own that holds one bridge, so nothing the harness makes is seen
 in the machine's own network. Its life hangs on its standard input: when the test process ends, however
@@ -30,16 +30,16 @@ def ip(*argv: str) -> None:
 
 
 class HostProcess:
-    """One host, seen from the launcher: a process that owns the host's namespaces, and two pipes."""
+    """A host, as the launcher sees it: the process that owns the host's namespaces, and two pipes."""
 
     def __init__(self, spec: Spec, name: str) -> None:
         self.name = name
         self.process = subprocess.Popen(
             [  # noqa: S607 - PATH was set by main
                 "unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork",
-                # Should unshare be killed, the kernel ends the init process and with it the namespace.
+                # if unshare is killed, the kernel kills the init process and with it the namespace
                 "--kill-child=SIGKILL", "--mount-proc", "--propagation", "private",
-                # libvirtd waits for orphans of its probes: the namespace's init must reap.
+                # libvirtd waits for orphans of its probes, so the namespace's init must reap them
                 "tini", "--", sys.executable, "-m", "hosts.inside", name, spec.write(),
             ],
             stdin=subprocess.PIPE,
@@ -60,7 +60,7 @@ class HostProcess:
             raise RuntimeError(f"host {self.name} did not get to {word!r}: {found}")
 
     def end(self) -> None:
-        """Close its standard input: that ends its first program, its init, and so all it runs."""
+        """Close its standard input, which ends its first program, its init, and so everything in it."""
         assert self.process.stdin
         self.process.stdin.close()
 
@@ -114,7 +114,7 @@ def remove_sockets(spec: Spec) -> None:
 
 
 def give_to(owner: tuple[int, int], folder: Path) -> None:
-    """Let the user who started the run read and remove what the root processes wrote."""
+    """Let the user that started the run read and remove the files of the root processes."""
     for path in [folder, *folder.rglob("*")]:
         os.chown(path, *owner, follow_symlinks=False)
 

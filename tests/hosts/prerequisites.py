@@ -1,4 +1,4 @@
-"""What the real tests need of the machine, and the one line that installs what it lacks."""
+"""The programs that the real tests require, and the command that installs the missing ones."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ IMAGE_PROGRAMS = {
 
 
 class MissingPrograms(Exception):  # noqa: N818 - it names what is wrong
-    """Some programs are not installed; the message has the command that installs them."""
+    """Programs are missing; the message contains the command that installs them."""
 
     def __init__(self, programs: Iterable[str], packages: Iterable[str]) -> None:
         super().__init__(
@@ -58,12 +58,12 @@ class MissingPrograms(Exception):  # noqa: N818 - it names what is wrong
 
 
 def find_program(name: str) -> str | None:
-    """The full path of a program, sbin folders included."""
+    """Return the full path of a program; the sbin folders are searched too."""
     return shutil.which(name, path=SEARCH_PATH)
 
 
 def require(programs: dict[str, str]) -> None:
-    """Raise MissingPrograms when a program of ``programs`` (program -> Debian package) is lacking."""
+    """Raise MissingPrograms when one of ``programs`` (program -> Debian package) is not installed."""
     wanted = dict(programs)
     if os.geteuid() != 0:
         wanted["sudo"] = "sudo"
@@ -73,5 +73,5 @@ def require(programs: dict[str, str]) -> None:
 
 
 def as_root(argv: list[str]) -> list[str]:
-    """The command as root: itself, or through sudo that must not ask for a password."""
+    """Return the command that runs ``argv`` as root: itself, or sudo without a password prompt."""
     return argv if os.geteuid() == 0 else ["sudo", "-n", *argv]

@@ -1,4 +1,4 @@
-"""A host's power is cut and comes back: what runs is killed, what lives in memory is gone, disks are kept.
+"""Simulate a power cut of a host: processes are killed, memory is lost, disks are kept.
 
 Run inside a host (``TestHost.reboot``). The namespaces stay, with what this process needs to be started.
 """
@@ -22,7 +22,7 @@ SECONDS = 15
 
 
 def ancestors() -> set[int]:
-    """This process, whoever started it, and the namespace's init."""
+    """Return the processes to keep: this one, its ancestors, and the namespace's init."""
     found, pid = {1}, os.getpid()
     while pid not in found:
         found.add(pid)
@@ -31,7 +31,7 @@ def ancestors() -> set[int]:
 
 
 def others() -> set[int]:
-    """What runs beside them; the dead that nobody has asked about yet do not count."""
+    """Return all other processes, without zombies."""
     running = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):

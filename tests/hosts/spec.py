@@ -1,4 +1,4 @@
-"""What the test process tells the root processes: one JSON argument, the same for all of them."""
+"""The specification of a run of test hosts, which the test process passes to the root processes as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A run of test hosts: where its files lie, who owns them, which hosts there are."""
+    """A run of test hosts: the folder of its files, their owner, and the hosts."""
 
     directory: str
     owner: tuple[int, int]
@@ -34,19 +34,19 @@ class Spec:
         return tuple(f"h{number}" for number in range(1, self.count + 1))
 
     def folder(self, name: str) -> Path:
-        """The host's folder, seen alike from inside and outside: sockets and logs."""
+        """Return the host's folder, the same inside and outside: it contains sockets and logs."""
         return Path(self.directory) / name
 
     def address(self, name: str) -> str:
-        """The host's address on the wire, from the block RFC 5737 keeps for documentation."""
+        """Return the host's address on the wire, from a block that RFC 5737 reserves for documentation."""
         return f"192.0.2.{10 + int(name[1:])}"
 
     @property
     def lock(self) -> Path:
-        """Held by the launcher as long as anything of the run is alive."""
+        """The lock that the launcher holds while any process of the run is alive."""
         return Path(self.directory) / "lock"
 
     @property
     def note(self) -> Path:
-        """The spec itself, for `python -m hosts exec`; a run that stays ends when it is removed."""
+        """The file with this specification, for `python -m hosts exec`. Removing it ends the run."""
         return Path(self.directory) / "hosts.json"

@@ -35,11 +35,11 @@ PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 
 
 class HostError(Exception):
-    """The hosts did not come up, or did not go away."""
+    """The hosts did not start, or did not stop."""
 
 
 class CommandError(subprocess.CalledProcessError):
-    """A command in a host failed; unlike its parent it shows what the command said."""
+    """A command in a host failed; unlike the parent class, it shows the command's output."""
 
     def __str__(self) -> str:
         return f"{super().__str__()}\n{self.stdout}{self.stderr}"
@@ -67,7 +67,7 @@ class TestHost:
         env: Mapping[str, str] | None = None,
         input: str = "",  # noqa: A002 - as subprocess.run calls it
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command inside the host, as root, to its end.
+        """Run a command inside the host, as root, and wait for its end.
 
         Raises CommandError when it fails, subprocess.TimeoutExpired when ``timeout`` seconds have
         passed (the command is killed then), NoAgent when the host is gone.
@@ -91,14 +91,14 @@ class TestHost:
             return subprocess.CompletedProcess(words, status, _text(out), _text(err))
 
     def command(self, argv: Sequence[str | Path]) -> list[str]:
-        """The argv that runs ``argv`` inside the host when started outside."""
+        """Return the argv that, started outside, runs ``argv`` inside the host."""
         return [
             "env", f"PYTHONPATH={PACKAGE_PARENT}", sys.executable, "-m", "hosts", "exec",
             "--directory", self._spec.directory, self.name, "--", *map(str, argv),
         ]  # fmt: skip
 
     def popen(self, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[bytes]:
-        """Start a command inside the host and go on; SIGTERM, SIGINT and SIGHUP are passed to it."""
+        """Start a command inside the host in the background. SIGTERM, SIGINT and SIGHUP are passed to it."""
         return subprocess.Popen(self.command(argv), **options)
 
     def virsh(
@@ -107,7 +107,7 @@ class TestHost:
         return self.run(["virsh", "-q", "-c", "qemu:///system", *argv], check=check, timeout=timeout)
 
     def add_bridge(self, name: str, *, address: str | None = None) -> None:
-        """Make an Open vSwitch bridge, in the userspace datapath; ``address`` as 192.0.2.1/24."""
+        """Create an Open vSwitch bridge with the userspace datapath; ``address`` as in 192.0.2.1/24."""
         self.run([
             "ovs-vsctl", "--", "--may-exist", "add-br", name,
             "--", "set", "bridge", name, "datapath_type=netdev",
@@ -124,18 +124,18 @@ class TestHost:
 
     @property
     def host_key(self) -> str:
-        """The public key that its sshd shows: type and key."""
+        """Return the host key of its sshd: type and key."""
         return " ".join(self.run(["cat", SSH_KEYS / "host_key.pub"]).stdout.split()[:2])
 
     def reboot(self) -> None:
-        """Kill all that runs in it, forget what is in memory, and start its daemons again."""
+        """Kill all processes in it, discard what is in memory, and start its daemons again."""
         self.run(
             [sys.executable, "-m", "hosts.reboot", self.name, self._spec.write()],
             env={"PYTHONPATH": str(PACKAGE_PARENT), "PYTHONDONTWRITEBYTECODE": "1"},
         )
 
     def namespaces(self) -> dict[str, str]:
-        """Kind -> identity of the namespaces the host lives in, to look for what is left in them."""
+        """Return the identities of the host's namespaces, by kind, to find remaining processes."""
         kinds = ("net", "mnt", "pid", "uts", "ipc")
         lines = self.run(["readlink", *(f"/proc/self/ns/{kind}" for kind in kinds)]).stdout.split()
         return dict(zip(kinds, lines, strict=True))
@@ -152,7 +152,7 @@ class TestHost:
 
 
 class TestHosts:
-    """A run of hosts h1, h2, … on one wire. A context manager; or start() and stop()."""
+    """A run of hosts h1, h2, … on one wire. Use it as a context manager, or call start() and stop()."""
 
     __test__ = False
 
@@ -195,7 +195,7 @@ class TestHosts:
         return len(self._hosts)
 
     def start(self) -> None:
-        """Bring the hosts up. Raises HostError or MissingPrograms; nothing is left behind then."""
+        """Start the hosts. Raises HostError or MissingPrograms, after cleaning up."""
         prerequisites.require(prerequisites.HOST_PROGRAMS)
         spec = self._prepare()
         try:
@@ -206,7 +206,7 @@ class TestHosts:
         self._hosts = [TestHost(spec, name) for name in spec.names]
 
     def stop(self) -> None:
-        """End the hosts and all that runs in them. Raises HostError when they do not go."""
+        """End the hosts and all processes in them. Raises HostError when some remain."""
         launcher, self._launcher, self._hosts = self._launcher, None, []
         (self.directory / "hosts.json").unlink(missing_ok=True)
         if launcher is None:
@@ -222,11 +222,11 @@ class TestHosts:
             launcher.stdout.close()
 
     def cut(self, host: TestHost) -> None:
-        """Take a host off the wire: nothing comes through, and nobody is told."""
+        """Disconnect a host: packets are dropped silently."""
         self._tell("cut", host)
 
     def mend(self, host: TestHost) -> None:
-        """Put a host back on the wire."""
+        """Reconnect a host."""
         self._tell("mend", host)
 
     def _tell(self, word: str, host: TestHost) -> None:
@@ -274,7 +274,7 @@ class TestHosts:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                start_new_session=True,  # Ctrl-C is for the test process, which then ends the hosts
+                start_new_session=True,  # so that Ctrl-C reaches only the test process, which ends the hosts
                 text=True,
             )  # fmt: skip
         assert self._launcher.stdout
@@ -284,7 +284,7 @@ class TestHosts:
 
 
 def make_key(identity_file: Path) -> str:
-    """Make an SSH key pair, once; returns the public key's line."""
+    """Make an SSH key pair unless it exists; return the public key's line."""
     public = identity_file.with_suffix(".pub")
     if not identity_file.exists():
         subprocess.run(
@@ -296,7 +296,7 @@ def make_key(identity_file: Path) -> str:
 
 
 def _line(stream: IO[str], timeout: float) -> str:
-    """The first line of a program's output; it must come whole and within ``timeout`` seconds."""
+    """Return the first line of a program's output, which must be complete within ``timeout`` seconds."""
     readable, _, _ = select.select([stream], [], [], timeout)
     return stream.readline().strip() if readable else f"no answer within {timeout:g} s"
 

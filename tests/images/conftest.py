@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    """A server of files that misbehaves on request."""
+    """A file server that misbehaves on request."""
     monkeypatch.setenv("NO_PROXY", "*")
     with serving() as web:
         yield web

@@ -1,4 +1,4 @@
-"""A server of files that misbehaves on request, on the loopback interface."""
+"""A file server on the loopback interface that misbehaves on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Served:
-    """A file, and how the server fails to serve it. Lists are used up, one item a request."""
+    """A file, and how the server fails to serve it. Each request consumes an item of the lists."""
 
     content: bytes
     ranges: bool = True
@@ -32,7 +32,7 @@ class Served:
 
 @dataclass
 class Web:
-    """What the tests see of the server."""
+    """The server as tests see it."""
 
     url: str
     files: dict[str, Served]
@@ -40,12 +40,12 @@ class Web:
     sent: dict[str, int] = field(default_factory=dict)
 
     def put(self, path: str, content: bytes, **how: object) -> str:
-        """Serve some content; its URL."""
+        """Serve some content, and return its URL."""
         self.files[path] = Served(content, **how)  # type: ignore[arg-type]
         return f"{self.url}/{path}"
 
     def asked(self, path: str) -> list[dict[str, str]]:
-        """The headers of each request for a file."""
+        """Return the headers of each request for a file."""
         return [headers for asked, headers in self.requests if asked == path]
 
 
@@ -53,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
     web: Web
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
+        """Print nothing."""
 
     def do_GET(self) -> None:
         path = self.path.lstrip("/")
@@ -98,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _start(self, served: Served) -> int | None:
-        """Where to begin, or None for the whole file."""
+        """Return the offset to start at, or None for the whole file."""
         wanted = self.headers.get("Range")
         if not (served.ranges and wanted):
             return None
@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving() -> Iterator[Web]:
-    """A server on a free port of the loopback interface, as long as the block runs."""
+    """Run a server on a free port of the loopback interface for the duration of the block."""
     handler = type("Handler", (_Handler,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     handler.web = Web(f"http://127.0.0.1:{server.server_port}", {})  # type: ignore[attr-defined]

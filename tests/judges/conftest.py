@@ -1,4 +1,4 @@
-"""What the judges judge: every golden project, built once for all of them."""
+"""Every golden project, built once, for validation by other programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# The golden projects and the hosts are packages beside this folder.
+# The golden projects and the hosts are packages in the parent folder.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from golden.bench import Bench, cases, golden_bench

@@ -1,4 +1,4 @@
-"""A built project and a server's inside around a fake host: no process, no socket."""
+"""A built project and the internals of a server with a fake host: no process, no socket."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-# The golden projects are a package beside this folder.
+# The golden projects are a package in the parent folder.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from golden.bench import Bench, new_bench
@@ -88,7 +88,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 class Lab:
-    """A project and a server with a fake host. A server that is ``killed`` begins anew with what is kept."""
+    """A project and a server with a fake host. ``killed`` restarts the server with its stored state."""
 
     def __init__(self, bench: Bench, directory: Path) -> None:
         self.bench = bench
@@ -100,7 +100,7 @@ class Lab:
         self.orchestrator = Orchestrator(self.drivers, self.store)
 
     def restart(self) -> None:
-        """As if the server had been killed."""
+        """Simulate that the server was killed, and restart it."""
         self.store.close()
         self.drivers = FakeDrivers(self._directory / "world.json")
         self.store = Store(self._directory / "server.sqlite")
@@ -118,7 +118,7 @@ class Lab:
         return self.drivers.world
 
     def do(self, command: Command, *, meanwhile: Callable[[Actions, str], None] | None = None) -> Action:
-        """Run an action to its end; its failures are in what is returned."""
+        """Run an action to its end, and return it with its failures."""
 
         async def run() -> Action:
             actions = Actions(self.store, self.orchestrator)
@@ -151,14 +151,14 @@ class Lab:
         return {domain.guest for domain in self.world.domains.values() if domain.started}
 
     def assert_clean(self) -> None:
-        """Nothing of the project is left but its disks."""
+        """Check that only the disks of the project remain."""
         empty = World(disks=self.world.disks)
         assert msgspec.to_builtins(self.world) == msgspec.to_builtins(empty)
 
 
 @pytest.fixture(scope="session")
 def new_lab() -> type[Lab]:
-    """What makes one of another project."""
+    """Return a factory of labs with another project."""
     return Lab
 
 

@@ -1,4 +1,4 @@
-"""Another host: an SSH server of this process, which runs programs as sshd does."""
+"""Another host: an SSH server in this process, which runs programs as sshd does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Process = asyncssh.SSHServerProcess[bytes]
 
 
 class OtherHost:
-    """A host that runs what it is asked to with a shell, as sshd does."""
+    """A host that runs commands with a shell, as sshd does."""
 
     def __init__(self, folder: Path) -> None:
         self.key = asyncssh.generate_private_key("ssh-ed25519")
@@ -49,7 +49,7 @@ class OtherHost:
         self.crash()
 
     def crash(self) -> None:
-        """Break all connections, and end all that runs."""
+        """Abort all connections, and end all programs."""
         for each in self.connections:
             each.abort()
         self.connections = []
@@ -58,8 +58,8 @@ class OtherHost:
                 os.killpg(pid, signal.SIGKILL)
 
     async def over(self) -> None:
-        """Wait for the end of its programs."""
-        while self._programs:  # noqa: ASYNC110 (they go one by one)
+        """Wait until its programs have ended."""
+        while self._programs:  # noqa: ASYNC110 (they end one by one)
             await asyncio.sleep(0.01)
 
     async def run(self, process: Process) -> None:
@@ -93,7 +93,7 @@ async def _pump(source: Any, target: Any) -> None:
         if isinstance(target, asyncio.StreamWriter):
             target.close()
     with contextlib.suppress(OSError, asyncssh.Error):
-        while await source.read(1 << 16):  # nobody takes it: it must not block the program
+        while await source.read(1 << 16):  # discard it, so that it does not block the program
             pass
 
 
@@ -147,15 +147,15 @@ def on_other_host(
     asyncio.run(run())
 
 
-#: A length of sleep that nobody else has.
+#: A unique length of sleep, by which a process is found.
 NAP = f"44{os.getpid()}"
 
 
-def running(words: str) -> bool:
-    """Whether a program with these words runs on this machine."""
+def running(command: str) -> bool:
+    """Return whether a process with this command line runs on this machine."""
     for each in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if words.replace(" ", "\0").encode() + b"\0" == (each / "cmdline").read_bytes():
+            if command.replace(" ", "\0").encode() + b"\0" == (each / "cmdline").read_bytes():
                 return True
     return False
 

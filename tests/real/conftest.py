@@ -1,4 +1,4 @@
-"""What tests against real programs share. What is missing on the machine fails them, never skips them."""
+"""Shared by tests against real programs. They fail when a program is missing; they are never skipped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-# The harness is a package beside this folder, for every kind of test and for use by hand.
+# The harness is a package in the parent folder, for all tests and for use by hand.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hosts import TestHost, TestHosts
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def real_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestHost]:
-    """One testbed host for all tests of the session: name domains, networks and bridges after the test."""
+    """A testbed host for all tests of the session. Name domains, networks and bridges after the test."""
     with TestHosts(1, directory=tmp_path_factory.mktemp("hosts")) as hosts:
         yield hosts[0]
 
 
 @pytest.fixture(scope="session")
 def debian_image() -> Path:
-    """A bootable qcow2 of Debian with its own cloud-init; read-only, so back an overlay with it."""
+    """A bootable qcow2 of Debian with cloud-init; read-only, so use it as a backing file."""
     return make_debian_image()
 
 
 @pytest.fixture(scope="session")
 def micro_image() -> Path:
-    """A bootable qcow2 of a guest that is up in seconds and reads simple seeds; read-only."""
+    """A bootable qcow2 of a guest that boots in seconds and reads simple seeds; read-only."""
     return make_micro_image()
 
 
 @pytest.fixture(scope="session")
 def ssh_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A private key made for this session; the public one is beside it (.pub)."""
+    """A private key for this session; the public one is next to it (.pub)."""
     identity_file = tmp_path_factory.mktemp("key") / "id_ed25519"
     make_key(identity_file)
     return identity_file

@@ -1,4 +1,4 @@
-"""Drivers at work inside a test host: a scenario is an async function that runs there, in its own process.
+"""Run drivers inside a test host: a scenario is an async function that runs there, in its own process.
 
 What a scenario asserts fails the test outside, with its traceback; so does anything printed on stderr, by
 libvirt or by asyncio, and any warning.
@@ -69,7 +69,7 @@ def inside(
     timeout: float = 600,
     **arguments: object,
 ) -> None:
-    """Run a scenario of a test module inside a host; its arguments travel as JSON, paths as text."""
+    """Run a scenario of a test module inside a host. Its arguments are passed as JSON, paths as text."""
     module = Path(inspect.getfile(scenario)).stem
     argv = [
         sys.executable, "-W", "error", "-c", RUN,
@@ -85,7 +85,7 @@ def inside(
 def make_project(
     folder: Path, image: Path, key: Path, guests: dict[str, str], *, dynamic: Collection[str] = ()
 ) -> Path:
-    """A generated project of micro guests (name -> bridge) on a chain of bridges; br0 is the external one.
+    """Generate a project of micro guests (name -> bridge) on a chain of bridges; br0 is the external one.
 
     The ``dynamic`` ones have their address by DHCP.
     """
@@ -110,7 +110,7 @@ def make_project(
     return folder
 
 
-# -- what scenarios use, inside ------------------------------------------------------------------------
+# -- for scenarios, inside the host --------------------------------------------------------------------
 
 
 def plan_of(testbed: LoadedTestbed) -> SwitchPlan:
@@ -126,7 +126,7 @@ def plan_of(testbed: LoadedTestbed) -> SwitchPlan:
 
 
 class Up:
-    """A testbed that was brought up by the drivers alone."""
+    """A testbed that the drivers bring up, without a server."""
 
     def __init__(self, testbed: LoadedTestbed, host: HostDrivers, shell: GuestShell) -> None:
         self.testbed, self.host, self.shell = testbed, host, shell
@@ -167,7 +167,7 @@ class Up:
 
 @asynccontextmanager
 async def brought_up(folder: str) -> AsyncIterator[Up]:
-    """The network of a generated project; the guests are the scenario's to start."""
+    """Create the network of a generated project; the scenario starts the guests."""
     path = Path(folder)
     testbed = LoadedTestbed(path, (path / "state.json").read_bytes())
     drivers = RealDrivers()
@@ -181,7 +181,7 @@ async def brought_up(folder: str) -> AsyncIterator[Up]:
 
 
 def seen_on_the_host() -> dict[str, list[str]]:
-    """All that a testbed may leave behind, as programs that are not ours tell it."""
+    """Return everything that a testbed could leave behind, as other programs report it."""
 
     def lines(*argv: str) -> list[str]:
         done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30)
@@ -210,7 +210,7 @@ def seen_on_the_host() -> dict[str, list[str]]:
 
 
 def assert_as_before(before: dict[str, list[str]], seconds: float = 10) -> None:
-    """Programs take a moment to end."""
+    """Wait for programs to end."""
     deadline = time.monotonic() + seconds
     while (found := seen_on_the_host()) != before and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""kvm-compose as a user runs it, inside a test host, and what is on that host."""
+"""Run kvm-compose as a user does, inside a test host, and list what is on that host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KVM_COMPOSE = (sys.executable, "-c", "import sys; from kvmcompose.cli._entry imp
 
 
 class Project:
-    """A project folder with files in it, and a server's memory of its own beside it."""
+    """A project folder with files, and a separate state folder for its server."""
 
     def __init__(self, host: TestHost, root: Path, name: str, files: Mapping[str, str]) -> None:
         self.host, self.root, self.name = host, root, name
@@ -64,7 +64,7 @@ class Project:
         timeout: float = 300,
         input: str = "",  # noqa: A002
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command; its status has to be the one given, None for any."""
+        """Run a command, which must exit with this status (None: any)."""
         done = self.host.run(self.argv(*words), check=False, timeout=timeout, env=self.env, input=input)
         said = f"{' '.join(words)}: status {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert status is None or done.returncode == status, said
@@ -72,7 +72,7 @@ class Project:
         return done
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
-        """Start a command and go on."""
+        """Start a command in the background."""
         environment = [f"{key}={value}" for key, value in self.env.items()]
         return self.host.popen(
             ["env", *environment, *self.argv(*words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -82,11 +82,11 @@ class Project:
         return json.loads(self.run(*words, "--json").stdout)
 
     def states(self) -> dict[str, str]:
-        """Each guest and its state."""
+        """Return the state of each guest."""
         return {guest["name"]: guest["state"] for guest in self.json("status")["guests"]}
 
     def inside(self, guest: str, *argv: str, status: int = 0) -> str:
-        """What a command in a guest prints."""
+        """Return the output of a command in a guest."""
         return self.run("exec", guest, "--", *argv, status=status).stdout.strip()
 
     def state(self) -> Any:
@@ -98,7 +98,7 @@ class Project:
 
 
 def inventory(host: TestHost) -> dict[str, list[str]]:
-    """All that a testbed could leave on a host, from domains to files in /run."""
+    """Return everything that a testbed could leave on a host, from domains to files in /run."""
 
     def lines(*argv: str) -> list[str]:
         shown = re.sub(r"\.\d+\.ctl$", ".ctl", host.run(argv).stdout, flags=re.MULTILINE)  # by process
@@ -136,7 +136,7 @@ def inventory(host: TestHost) -> dict[str, list[str]]:
 
 
 def changes(before: dict[str, list[str]], after: dict[str, list[str]]) -> dict[str, list[str]]:
-    """What has come to a host (+) and gone from it (-)."""
+    """Return what was added to a host (+) and removed from it (-)."""
     found = {}
     for kind, old in before.items():
         come = [f"+ {each}" for each in after[kind] if each not in old]

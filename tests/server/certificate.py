@@ -1,4 +1,4 @@
-"""A certificate for localhost that vouches for itself."""
+"""A self-signed certificate for localhost."""
 
 from __future__ import annotations
 

@@ -16,21 +16,21 @@ from kvmcompose.effects import process
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """A folder whose path leaves room for a socket's name."""
+    """A folder with a path short enough for a socket."""
     with tempfile.TemporaryDirectory(prefix="kc") as folder:
         yield Path(folder)
 
 
 @pytest.fixture
 def stub(short_path: Path) -> Iterator[StubServer]:
-    """A server whose orchestrator is told what to do."""
+    """A server with an orchestrator that the test controls."""
     with running(short_path) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def shared_stub() -> Iterator[StubServer]:
-    """One such server for all tests of a module that leave nothing behind."""
+    """One such server for all tests of a module that do not change its state."""
     with tempfile.TemporaryDirectory(prefix="kc") as folder, running(Path(folder)) as server:
         server.client().put(NewDeployment("demo", str(server.project("demo"))))
         yield server
@@ -66,7 +66,7 @@ network:
 
 @pytest.fixture
 def project(built_project: Path, short_path: Path) -> Path:
-    """A copy of it that the test may spoil."""
+    """A copy of it that the test may change."""
     copy = short_path / "projects" / "demo"
     shutil.copytree(built_project, copy, symlinks=True)
     return copy
@@ -74,7 +74,7 @@ def project(built_project: Path, short_path: Path) -> Path:
 
 @pytest.fixture
 def daemon(short_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Starts servers in processes of their own; all of them are gone after the test."""
+    """Starts servers in processes of their own, and ends them after the test."""
     started: list[Daemon] = []
 
     def start(*options: str, **environment: str) -> Daemon:
@@ -90,7 +90,7 @@ def daemon(short_path: Path) -> Iterator[Callable[..., Daemon]]:
 
 @pytest.fixture
 def own_place(state_place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The usual places of this user, for clients: elsewhere."""
+    """Redirect the default paths of clients to a temporary folder."""
     monkeypatch.setenv("KVM_COMPOSE_STATE_DIR", str(state_place))
     monkeypatch.setenv("KVM_COMPOSE_SERVER_FAKE", "1")
     monkeypatch.setenv("KVM_COMPOSE_SERVER_IDLE", "1")

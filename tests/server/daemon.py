@@ -14,7 +14,7 @@ from kvmcompose.client.remote import RemoteServer
 
 
 class Daemon:
-    """``kvm-compose server --fake``; projects may lie in ``root``."""
+    """``kvm-compose server --fake``; ``root`` is the folder of projects."""
 
     def __init__(
         self,
@@ -35,16 +35,16 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it says that it serves; its socket takes connections a little earlier."""
+        """Start it and wait until it reports that it serves; its socket exists a little earlier."""
         self.spawn()
         assert self.process is not None
         self.wait_for(f"(process {self.process.pid})")
 
-    def wait_for(self, words: str) -> None:
-        """Wait until it has said these."""
+    def wait_for(self, text: str) -> None:
+        """Wait until its output contains the text."""
         assert self.process is not None
         for _ in range(600):
-            if words in self.said:
+            if text in self.said:
                 return
             assert self.process.poll() is None, self.said
             time.sleep(0.05)
@@ -68,13 +68,13 @@ class Daemon:
         return RemoteServer(self.address)
 
     def kill(self) -> None:
-        """As ``kill -9``."""
+        """Kill it, as ``kill -9`` does."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(20)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to stop; its exit status."""
+        """Stop it, and return its exit status."""
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(20)

@@ -1,4 +1,4 @@
-"""A server in a thread of the test, whose orchestrator does what a test tells it to."""
+"""A server in a thread of the test, with an orchestrator that the test controls."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SECRET_STATE = b'{"version":1}'
 
 
 class Stub(Orchestrator):
-    """What an ``exec`` runs says what is to happen: ``say 100``, ``wait``, ``fail`` and so on."""
+    """An orchestrator that obeys the arguments of an ``exec``: ``say 100``, ``wait``, ``fail`` and so on."""
 
     def __init__(self) -> None:
         self.ran: list[tuple[str, Command]] = []
@@ -119,7 +119,7 @@ class Stub(Orchestrator):
         return []
 
     async def capture(self, deployment: Deployment, wanted: Capture) -> Packets:
-        """The target says what is to happen."""
+        """Capture; the target selects the behaviour."""
         if wanted.target == "refused":
             raise RefusedError("refused is not up", hint="kvm-compose up")
         if wanted.filter == "wrong":
@@ -146,7 +146,7 @@ class Stub(Orchestrator):
                     for number in range(min(wanted.count or 3, 1000)):
                         yield record(number, wanted.snaplen, number)
         finally:
-            await asyncio.sleep(0.05)  # what was made for it is taken away
+            await asyncio.sleep(0.05)  # time to clean up
             self.captures.remove(wanted.target)
 
     def check_removal(self, deployment: Deployment) -> None:
@@ -228,7 +228,7 @@ class StubServer:
         assert not self._thread.is_alive()
 
     def inside(self, function: Callable[[], Any]) -> Any:
-        """What a function gives that is called in the server's own thread."""
+        """Call a function in the server's thread, and return its result."""
 
         async def call() -> Any:
             return function()
@@ -236,7 +236,7 @@ class StubServer:
         return asyncio.run_coroutine_threadsafe(call(), self._loop).result(20)
 
     def cut_connections(self) -> int:
-        """Break every connection off, as a network does; how many there were."""
+        """Abort all connections, as a network failure does; return their number."""
 
         def cut() -> int:
             found = [each for listener in self._listeners for each in listener.server_state.connections]
@@ -260,13 +260,13 @@ class StubServer:
         return RemoteServer(self.tcp, token=TOKEN) if tcp else RemoteServer(self.address)
 
     def project(self, name: str) -> Path:
-        """A folder that may be a project."""
+        """Return a folder that can be a project."""
         folder = self.projects / name
         folder.mkdir(exist_ok=True)
         return folder
 
     def raw(self, data: bytes, *, tcp: bool = False, seconds: float = 10) -> bytes:
-        """All that is answered to these bytes."""
+        """Send bytes, and return the whole response."""
         address = self.tcp if tcp else self.address
         with address.connect() as connection:
             connection.settimeout(seconds)

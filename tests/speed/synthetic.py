@@ -1,4 +1,4 @@
-"""Synthetic projects of any size: three artefacts for each guest, a tenth of the guests clones."""
+"""Synthetic projects of any size: three artefacts for each guest; a tenth of the guests are clones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SCALED = """\
 
 
 def write_project(folder: Path, guests: int) -> None:
-    """Write the YAML and the configuration of a project of so many guests (and their golden images)."""
+    """Write the YAML and the config of a project with this many guests (and their golden images)."""
     clones = guests // 10
     machines = [_MACHINE.format(number=number, bridge=number % _BRIDGES) for number in range(guests - clones)]
     for number, first in enumerate(range(0, clones, _HERD)):
@@ -63,7 +63,7 @@ def write_project(folder: Path, guests: int) -> None:
 
 
 def edit_one(folder: Path, guests: int, memory: int) -> str:
-    """Give one machine in the middle another memory size (MiB); its name."""
+    """Change the memory (MiB) of a machine in the middle, and return its name."""
     name = f"g{guests // 2:05}"
     path = folder / "kvm-compose.yaml"
     before, mark, after = path.read_text().partition(f"  - name: {name}\n")

@@ -202,7 +202,7 @@ def test_a_named_pipe_in_its_place_keeps_nobody_waiting(bench: Bench, name: str)
     assert bench.spawn("list").out == before
     ran = bench.spawn("generate")
     assert "Traceback" not in ran.err
-    # a build can do without the standing; the others are not its to take away
+    # a build can do without the build stamp; the others are not its to take away
     assert ran.status == (0 if name == "standing" else 1)
     assert ran.status == 0 or "is a named pipe, not a regular file" in ran.err
 

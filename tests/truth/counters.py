@@ -1,4 +1,4 @@
-"""Counts what a command does in this process: files opened and looked at, the same on every machine."""
+"""Count the files that a command opens and inspects in this process: the same on every machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 @dataclass
 class Counts:
-    """Paths by how often they were opened to be read, opened to be written, and looked at."""
+    """How often each path was opened for reading, opened for writing, and inspected (stat)."""
 
     read: Counter[str] = field(default_factory=Counter)
     written: Counter[str] = field(default_factory=Counter)
@@ -28,7 +28,7 @@ _current: Counts | None = None
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook (PEP 578): no way of opening a file gets round it."""
+    """An audit hook (PEP 578), which no way of opening a file can bypass."""
     if _current is None or event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):
         return
     flags = arguments[2] if isinstance(arguments[2], int) else 0
@@ -40,12 +40,12 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
     (_current.written if writes else _current.read)[path] += 1
 
 
-sys.addaudithook(_hear)  # for the life of the process: it cannot be taken away, only told to be still
+sys.addaudithook(_hear)  # an audit hook cannot be removed, only disabled
 
 
 @contextmanager
 def counted() -> Iterator[Counts]:
-    """Count what the block does."""
+    """Count the accesses of the block."""
     global _current  # noqa: PLW0603 (what the hook asks)
     counts = Counts()
 

@@ -1,4 +1,4 @@
-"""Random edits of a project, as people make them: of its YAML, of its files, and of what was built."""
+"""Random edits of a project, as users make them: of its YAML, its files, and its artefacts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def shipped_template(name: str) -> str:
 
 
 class Editor:
-    """Edits one project. Everything it does follows from the seed."""
+    """Edits one project, as determined by the seed."""
 
     def __init__(self, bench: Bench, oracle: Oracle, seed: int) -> None:
         self.bench = bench
@@ -73,7 +73,7 @@ class Editor:
     def new_machine(self) -> dict[str, Any]:
         choose = self.random.choice
         self.names += 1
-        # now and then a name comes back, as another machine
+        # sometimes reuse a name, for another machine
         number = self.names if self.random.random() < 0.8 else self.random.randint(1, self.names)
         name = f"m{number}"
         if any(machine["name"] == name for machine in self.machines):
@@ -116,8 +116,8 @@ class Editor:
         }
 
     def any_machine(self, fits: Callable[[dict[str, Any]], bool] = lambda _machine: True) -> dict[str, Any]:
-        fitting = [machine for machine in self.machines if fits(machine)]
-        return self.random.choice(fitting) if fitting else {}
+        eligible = [machine for machine in self.machines if fits(machine)]
+        return self.random.choice(eligible) if eligible else {}
 
     def add(self) -> str:
         if len(self.machines) >= _MOST:
@@ -177,7 +177,7 @@ class Editor:
         return "shuffle machines"
 
     def reword(self) -> str:
-        """Another text that means the same."""
+        """Write the YAML differently, with the same meaning."""
         self.write()
         self.bench.yaml.write_text(f"# {self.random.random()}\n{self.bench.yaml.read_text()}")
         return "reword"
@@ -207,7 +207,7 @@ class Editor:
 
     def script(self) -> str:
         name = self.random.choice(SCRIPTS)
-        # of the same size, as that is harder to see
+        # of the same size, which is harder to detect
         self.bench.write(name, f"#!/bin/sh\necho {self.random.randint(100, 999)}\n")
         return f"edit {name}"
 
@@ -256,14 +256,14 @@ class Editor:
         return f"replace {name}"
 
     def touch(self) -> str:
-        """Inputs with new times and nothing else."""
+        """Change only the times of inputs."""
         names = ["kvm-compose.yaml", "kvm-compose-config.json", "files/deep", "disks/base.raw", *SCRIPTS]
         name = self.random.choice(names)
         os.utime(self.folder / name)
         return f"touch {name}"
 
     def rewrite(self) -> str:
-        """An input replaced by a copy of itself."""
+        """Replace an input by a copy of itself."""
         path = self.folder / self.random.choice(SCRIPTS)
         shutil.copy(path, copy := path.with_name("copy"))
         copy.replace(path)
@@ -297,7 +297,7 @@ class Editor:
         data = path.read_bytes()
         if self.random.random() < 0.5:
             path.write_bytes(data + b"\n")
-        else:  # of the same size, and the times put back
+        else:  # of the same size, with the old times
             status = path.stat()
             path.write_bytes(data[:-2] + b"x\n" if data else b"x")
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -321,7 +321,7 @@ class Editor:
         return f"{how} {path.name}"
 
     def use(self) -> str:
-        """What a guest does to its disk: it grows."""
+        """Grow a disk, as its guest does."""
         path = self.any_artefact(".img", ".qcow2")
         if path is None:
             return self.add()
@@ -398,7 +398,7 @@ class Editor:
         return f"forget {task}"
 
     def wait(self) -> str:
-        """Let the clock of the file system tick, so that the next build may rely on time stamps."""
+        """Wait for the file system's clock to tick, so that the next build can rely on time stamps."""
         time.sleep(0.025)
         return "wait"
 
@@ -406,11 +406,11 @@ class Editor:
     wanted: frozenset[str] = frozenset()
 
     def edit(self) -> str:
-        """Do one edit; what it was."""
+        """Do one edit, and return its description."""
         model = (
             self.add, self.add, self.remove, self.rename, self.resize, self.resize, self.expand, self.move,
             self.rescale, self.rescale, self.shuffle, self.reword, self.host, self.rewire, self.move_external,
-            *[self.resize] * 5,  # what is done most
+            *[self.resize] * 5,  # the most frequent edit
         )  # fmt: skip
         other = (
             self.script, self.context, self.context, self.template, self.template, self.key, self.image,

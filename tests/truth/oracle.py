@@ -1,4 +1,4 @@
-"""Says what a build has to do, from the rules alone: what a clean build makes, and what lies in the folder.
+"""Predict what a build must do, from the rules alone: the result of a clean build, and what is in the folder.
 
 It shares no code with kvmcompose. What it knows of the past it saw itself: the bytes that were there
 after each build, and of what recipe they were.
@@ -20,13 +20,13 @@ MADE = frozenset({"create", "rebuild"})
 FAILING = frozenset({"conflict", "refuse", "blocked"})
 KEPT = frozenset({"keep", "adopt", "keep customised", "left over"})
 
-#: What can lie at a path: a file's bytes, a link's text, or something else altogether.
+#: What can be at a path: a file's bytes, a link's target, or something else.
 Content = bytes | str
 OTHER = object()
 
 
 def content(path: Path) -> Content | object | None:
-    """What lies at a path, or None."""
+    """Return what is at a path, or None."""
     if path.is_symlink():
         return str(path.readlink())
     if path.is_file():
@@ -36,7 +36,7 @@ def content(path: Path) -> Content | object | None:
 
 @dataclass(frozen=True)
 class Made:
-    """An artefact of a clean build. ``on`` is the other artefact that has to be there first."""
+    """An artefact of a clean build. ``on`` is the artefact that must be made first."""
 
     content: Content
     recipe: str
@@ -53,9 +53,9 @@ class Clean:
     links: dict[str, str]
 
 
-def build_clean(bench: Bench, elsewhere: Path) -> Clean:
+def build_clean(bench: Bench, root: Path) -> Clean:
     """Build a copy of a project's inputs in another folder of the same name."""
-    other = Bench(bench.root, elsewhere / bench.folder.name)
+    other = Bench(bench.root, root / bench.folder.name)
     shutil.copytree(
         bench.folder,
         other.folder,
@@ -78,7 +78,7 @@ def build_clean(bench: Bench, elsewhere: Path) -> Clean:
 
 
 def rows(folder: Path) -> list[tuple[str, str, str, str, bytes]]:
-    """What a ledger says of artefacts: path, task, policy, recipe, inputs."""
+    """Return the entries of a ledger: path, task, policy, recipe, inputs."""
     ledger = sqlite3.connect(folder / ".kvm-compose/ledger.sqlite")
     try:
         return ledger.execute("SELECT path, task, policy, recipe, inputs FROM artefacts").fetchall()
@@ -87,12 +87,12 @@ def rows(folder: Path) -> list[tuple[str, str, str, str, bytes]]:
 
 
 def size_of(disk: bytes) -> int:
-    """The size that its guest sees (QEMU's docs/interop/qcow2.rst: 8 bytes at offset 24)."""
+    """Return the virtual size of an image (QEMU's docs/interop/qcow2.rst: 8 bytes at offset 24)."""
     return int.from_bytes(disk[24:32], "big")
 
 
 def backing_of(disk: bytes) -> str | None:
-    """The backing file that a qcow2 image names; None for none. Raises ValueError for what is no qcow2."""
+    """Return the backing file of a qcow2 image, or None. Raises ValueError for another format."""
     if disk[:4] != b"QFI\xfb" or len(disk) < 104:
         raise ValueError("no qcow2")
     offset, size = struct.unpack_from(">QI", disk, 8)
@@ -101,7 +101,7 @@ def backing_of(disk: bytes) -> str | None:
 
 @dataclass(frozen=True)
 class Built:
-    """What is known of an artefact that was built. ``content`` None: a disk that was taken in as used."""
+    """What is known of an artefact that was built. ``content`` is None for a disk adopted as used."""
 
     recipe: str
     content: Content | None
@@ -113,7 +113,7 @@ class Built:
 
 @dataclass
 class Oracle:
-    """Follows one project through its builds."""
+    """Tracks one project through its builds."""
 
     folder: Path
     built: dict[str, Built] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class Oracle:
         self.provision = "--provision" in words
 
     def predict(self, clean: Clean) -> dict[str, str]:
-        """What a build has to do with each path, those of links to images by path too."""
+        """Return what a build must do with each path, including the links to images."""
         found = {path: self._wanted(path, made) for path, made in clean.artefacts.items()}
         found |= {path: self._left(path) for path in self.built if path not in found}
         self._keep_what_data_lies_on(found)
@@ -134,12 +134,12 @@ class Oracle:
         return found
 
     def predict_again(self, clean: Clean) -> dict[str, str]:
-        """What is left to do for a build right after one, with nothing allowed."""
+        """Return what a build directly after another must do, without options that permit losses."""
         self.allow(())
         return self.predict(clean)
 
     def _keep_what_data_lies_on(self, found: dict[str, str]) -> None:
-        """A disk is not replaced or removed while another, with data of a guest, lies on it."""
+        """Keep a disk while it is the backing file of another that has a guest's data."""
         for path, action in list(found.items()):
             record = self.built.get(path)
             if record is None or record.policy != "mutable" or action in MADE or action == "remove":
@@ -228,7 +228,7 @@ class Oracle:
         return "remove" if record.policy == "mutable" and self.provision else "left over"
 
     def acted(self, predicted: dict[str, str], clean: Clean) -> dict[str, str]:
-        """What of a prediction a build that goes on after failures does: not what needs what failed."""
+        """Return the part of a prediction that a build with failures does: not what depends on a failure."""
         done = {}
         for path, action in predicted.items():
             made = clean.artefacts.get(path)
@@ -239,7 +239,7 @@ class Oracle:
         return done
 
     def remember(self, predicted: dict[str, str], done: dict[str, str], clean: Clean) -> None:
-        """Take note of a build."""
+        """Record a build."""
         for path, action in predicted.items():
             if path in clean.links:
                 continue
@@ -263,18 +263,18 @@ class Oracle:
                 self.built[path] = replace(self.built[path], offered=made.recipe)
 
     def lose(self) -> None:
-        """The ledger is lost: what lies in the folder is all there is."""
+        """Forget everything: the ledger is lost, and only the files in the folder remain."""
         self.built.clear()
 
     def forget(self, task: str | None) -> None:
-        """``kvm-compose forget``: made of something unknown."""
+        """Record ``kvm-compose forget``: the recipe becomes unknown."""
         for path, record in self.built.items():
             if task is None or record.task == task:
                 self.built[path] = replace(record, recipe="")
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    """Inode and time of all that a build could write, to see what it did write."""
+    """Return inode and time of all files that a build could write, to detect those that it wrote."""
     found = {}
     for top in ("state.json", "artefacts"):
         for path in [folder / top, *(folder / top).rglob("*")]:

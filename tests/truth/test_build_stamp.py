@@ -1,4 +1,4 @@
-"""The note that a build has nothing to do: what it must notice, and that it is used when it can be."""
+"""The build stamp: which changes it must detect, and that it is used when nothing has changed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FILES = {
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Bench:
-    """A project that stands."""
+    """A project with a build stamp."""
     bench = new_bench(tmp_path, "lab", FILES)
     settle()
     bench.generate()
@@ -76,13 +76,13 @@ def compiles(monkeypatch: pytest.MonkeyPatch) -> Compiles:
     return Compiles(monkeypatch)
 
 
-def test_after_an_edit_it_stands_again(lab: Bench, compiles: Compiles) -> None:
+def test_after_an_edit_there_is_a_new_stamp(lab: Bench, compiles: Compiles) -> None:
     lab.edit("memory_mb: 64", "memory_mb: 640")
     assert lab.generate() == {"state.json": "rebuild", "artefacts/one-domain.xml": "rebuild"}
     assert compiles.count == 1
     before = lab.artefacts()
     assert lab.generate() == {}
-    assert compiles.count == 1, "it stands"
+    assert compiles.count == 1, "the stamp is used"
     # and a build that looks at everything finds nothing to do either
     (lab.folder / ".kvm-compose/standing").unlink()
     assert lab.generate() == {}
@@ -143,7 +143,7 @@ def test_a_guest_that_ran_keeps_its_disk_through_an_edit(lab: Bench) -> None:
 # --- options --------------------------------------------------------------------------------------------
 
 
-def test_what_stands_by_another_name_does_not_stand(lab: Bench) -> None:
+def test_a_stamp_is_not_used_for_another_path(lab: Bench) -> None:
     assert "state.json" in lab.generate("--project-name", "other")
     settle()
     assert lab.generate("--project-name", "other") == {}
@@ -152,7 +152,7 @@ def test_what_stands_by_another_name_does_not_stand(lab: Bench) -> None:
     assert lab.state()["project_name"] == "lab"
 
 
-def test_what_stands_by_another_yaml_does_not_stand(lab: Bench) -> None:
+def test_a_stamp_is_not_used_for_another_yaml(lab: Bench) -> None:
     lab.write("other.yaml", YAML.replace("memory_mb: 66", "memory_mb: 67"))
     settle()
     assert lab.generate("--input", "other.yaml") != {}

@@ -377,7 +377,7 @@ def test_a_ledger_that_cannot_be_read_is_said_in_one_line(lab: Bench, how: str) 
     assert len(lines) == 1, ran.err
 
 
-STANDINGS: dict[str, Callable[[Path], object]] = {
+DAMAGED_STAMPS: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("nothing of ours"),
     "a huge length": lambda path: path.write_bytes(b"99999999999999999\n{}"),
@@ -395,14 +395,14 @@ STANDINGS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("how", STANDINGS)
-def test_a_broken_standing_is_no_standing(lab: Bench, how: str) -> None:
+@pytest.mark.parametrize("how", DAMAGED_STAMPS)
+def test_a_damaged_stamp_is_not_used(lab: Bench, how: str) -> None:
     settle()
     lab.generate()
     lab.generate()
-    standing = lab.folder / ".kvm-compose/standing"
-    assert standing.exists()
-    STANDINGS[how](standing)
+    stamp = lab.folder / ".kvm-compose/standing"
+    assert stamp.exists()
+    DAMAGED_STAMPS[how](stamp)
     lab.path("g1-domain.xml").unlink()
     ran = lab.spawn("generate")
     assert "Traceback" not in ran.said, ran.said

@@ -68,10 +68,10 @@ class Orchestrator:
         log: ActionLog,
         stdin: AsyncIterable[bytes] | None = None,
     ) -> Outcome:
-        """Do it, telling the log. ``stdin`` is the input of an ``exec``.
+        """Run a command, and write its log. ``stdin`` is the input of an ``exec``.
 
-        Raises KvmComposeError when it fails, RefusedError when nothing was changed; when cancelled it stops
-        at a point from which ``up`` and ``down`` both go on.
+        Raises KvmComposeError when it fails, RefusedError when nothing was changed. When cancelled, it stops
+        at a point from which both ``up`` and ``down`` can continue.
         """
         context = self._context(deployment, seconds=None)
         match command:

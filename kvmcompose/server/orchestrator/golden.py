@@ -123,7 +123,7 @@ class GoldenImages:
                     )
                 await shielded(self._freeze(golden, host, disk))
         finally:
-            # failed or cancelled: a golden image stays off, and is begun anew by the next `up`
+            # failed or cancelled: a golden image stays off, and the next `up` starts again
             await shielded(self._switch_off(domain, host))
 
     async def _clear(self, golden: LoadedGuest, host: HostDrivers) -> None:

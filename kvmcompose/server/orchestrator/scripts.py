@@ -1,7 +1,7 @@
 """Scripts inside guests. They came with the seed; here they are run, and it is noted that they were.
 
 What has run is noted in the guest itself: it stays true whatever becomes of the server, and goes with the
-disk when that is made anew or put back to a snapshot.
+disk when that is recreated or reverted to a snapshot.
 """
 
 from __future__ import annotations

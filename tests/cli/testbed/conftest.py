@@ -1,4 +1,4 @@
-"""A project, a server with a fake host in a process of its own, and the command line between them."""
+"""A project, a server with a fake host in a separate process, and the command line to use them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Lab:
         self._server: subprocess.Popen[bytes] | None = None
 
     def serve(self, *options: str) -> None:
-        """Start the server, anew if it runs; the fake host stays what it was."""
+        """Start the server, or restart it; the fake host keeps its state."""
         self.stop()
         log = (self.bench.root / "server.log").open("ab")
         with log:
@@ -68,7 +68,7 @@ class Lab:
         deadline = time.monotonic() + _START_SECONDS
         while self.run("deployments").status:
             assert self._server.poll() is None, (self.bench.root / "server.log").read_text()
-            assert time.monotonic() < deadline, f"nobody listens on {socket}"
+            assert time.monotonic() < deadline, f"no server listens on {socket}"
             time.sleep(0.05)
 
     def stop(self, *, kindly: bool = True) -> None:
@@ -85,18 +85,18 @@ class Lab:
         self._server = None
 
     def run(self, *words: str, **env: str) -> Ran:
-        """Run a command in this process. No server is started when there is none."""
+        """Run a command in this process. It does not start a server."""
         address = f"unix:{self.bench.root}/state/server.sock"
         return self.bench.run(*words, **self.env, KVM_COMPOSE_SERVER=address, **env)
 
     def must(self, *words: str, status: int = 0, **env: str) -> Ran:
-        """Run a command that has to end with this status."""
+        """Run a command that must exit with this status."""
         ran = self.run(*words, **env)
         assert ran.status == status, ran.said
         return ran
 
     def start(self, *words: str, text: bool = True, **env: str) -> subprocess.Popen[Any]:
-        """Start a command in a process of its own, as in a terminal's foreground. Its input is a pipe."""
+        """Start a command in a separate process, as in the foreground of a terminal. Its input is a pipe."""
         address = f"unix:{self.bench.root}/state/server.sock"
         return subprocess.Popen(
             self.bench.argv(*words),
@@ -110,17 +110,17 @@ class Lab:
         )
 
     def state(self) -> str:
-        """The deployment's state, as the server sees it."""
+        """Return the deployment's state, as the server reports it."""
         (found,) = self.must("deployments", "info", "lab", "--json").json
         return str(found["state"])
 
     def guests(self) -> dict[str, str]:
-        """The guests and their states."""
+        """Return the guests and their states."""
         return {each["name"]: each["state"] for each in self.must("status", "--json").json["guests"]}
 
 
 def _lab() -> Iterator[Lab]:
-    root = Path(tempfile.mkdtemp(prefix="kc-"))  # short, as the paths of sockets must be
+    root = Path(tempfile.mkdtemp(prefix="kc-"))  # short, because it contains sockets
     lab = Lab(root)
     yield lab
     lab.stop(kindly=False)
@@ -129,13 +129,13 @@ def _lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def idle() -> Iterator[Lab]:
-    """The lab without a server yet."""
+    """The lab, without a server."""
     yield from _lab()
 
 
 @pytest.fixture
 def lab(idle: Lab) -> Lab:
-    """The lab with a server that knows nothing."""
+    """The lab with a new server."""
     idle.serve()
     return idle
 
@@ -148,16 +148,16 @@ def up(lab: Lab) -> Lab:
 
 
 @pytest.fixture(scope="session")
-def standing() -> Iterator[Lab]:
-    """A lab that is up, for all tests that leave it so."""
+def running() -> Iterator[Lab]:
+    """A lab that is up, shared by all tests that do not change it."""
     for lab in _lab():
         lab.serve()
         lab.must("up")
         yield lab
 
 
-class Stood(NamedTuple):
-    """How a command ended that became another program, and the words which that one was given."""
+class Replaced(NamedTuple):
+    """The exit status of a command that became another program, and the arguments of that program."""
 
     status: int
     err: str
@@ -165,16 +165,16 @@ class Stood(NamedTuple):
 
 
 @pytest.fixture
-def become(standing: Lab, tmp_path: Path) -> Callable[..., Stood]:
-    """Runs a command of the standing lab with another program in the place of a real one."""
+def become(running: Lab, tmp_path: Path) -> Callable[..., Replaced]:
+    """Runs a command of the running lab with a substitute for the program that it becomes."""
 
-    def run(name: str, *words: str) -> Stood:
+    def run(name: str, *words: str) -> Replaced:
         said = tmp_path / "words"
         script = tmp_path / name
         script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >"{said}"\nexit 7\n')
         script.chmod(0o755)
-        process = standing.start(*words, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        process = running.start(*words, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
         _out, err = process.communicate(timeout=60)
-        return Stood(process.returncode, err, said.read_text().splitlines() if said.exists() else [])
+        return Replaced(process.returncode, err, said.read_text().splitlines() if said.exists() else [])
 
     return run

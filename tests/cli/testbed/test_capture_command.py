@@ -44,21 +44,21 @@ def lab_of_two_ports(idle: Lab) -> Lab:
     return idle
 
 
-def test_packets_are_printed(standing: Lab, tmp_path: Path) -> None:
-    process = standing.start("capture", "web", "--count", "3")
+def test_packets_are_printed(running: Lab, tmp_path: Path) -> None:
+    process = running.start("capture", "web", "--count", "3")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0
     lines = out.splitlines()
     assert len(lines) == 3
     assert lines[1].endswith("IP 192.0.2.2 > 192.0.2.1: ICMP echo reply, id 1, seq 0, length 64")
     assert err.splitlines() == ["capturing packets of web; Ctrl-C ends the capture", "3 packets captured"]
-    assert standing.must("capture", "-q", "lab-web", "--count", "1", "-w", str(tmp_path / "x")).said == ""
+    assert running.must("capture", "-q", "lab-web", "--count", "1", "-w", str(tmp_path / "x")).said == ""
 
 
 @pytest.mark.parametrize("target", ["web", "lab-web", "br0", "lab-br0", "lab-network"])
-def test_packets_through_a_pipe(standing: Lab, target: str) -> None:
-    argv = standing.bench.argv("capture", target, "--filter", "icmp", "--count", "5", "-w", "-")
-    done = subprocess.run(argv, env=_environment(standing), capture_output=True, timeout=60, check=True)
+def test_packets_through_a_pipe(running: Lab, target: str) -> None:
+    argv = running.bench.argv("capture", target, "--filter", "icmp", "--count", "5", "-w", "-")
+    done = subprocess.run(argv, env=_environment(running), capture_output=True, timeout=60, check=True)
     assert packets_in(done.stdout) == 5
 
 
@@ -68,9 +68,9 @@ def _environment(lab: Lab) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("number", [2, 15])
-def test_a_signal_ends_it_well(standing: Lab, tmp_path: Path, number: int) -> None:
+def test_a_signal_ends_it_well(running: Lab, tmp_path: Path, number: int) -> None:
     path = tmp_path / "web.pcap"
-    process = standing.start("capture", "web", "-w", str(path))
+    process = running.start("capture", "web", "-w", str(path))
     while not path.exists() or path.stat().st_size < 1000:
         assert process.poll() is None
         time.sleep(0.05)
@@ -81,8 +81,8 @@ def test_a_signal_ends_it_well(standing: Lab, tmp_path: Path, number: int) -> No
     assert err.endswith(f"\n{count} packets captured\n")
 
 
-def test_who_has_read_enough_ends_it(standing: Lab) -> None:
-    process = standing.start("capture", "web")
+def test_who_has_read_enough_ends_it(running: Lab) -> None:
+    process = running.start("capture", "web")
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
@@ -92,12 +92,12 @@ def test_who_has_read_enough_ends_it(standing: Lab) -> None:
     process.stderr.close()
 
 
-def test_packets_are_nothing_for_a_terminal(standing: Lab) -> None:
+def test_packets_are_nothing_for_a_terminal(running: Lab) -> None:
     ours, theirs = pty.openpty()
     try:
-        argv = standing.bench.argv("capture", "web", "-w", "-")
+        argv = running.bench.argv("capture", "web", "-w", "-")
         done = subprocess.run(
-            argv, env=_environment(standing), stdout=theirs, stderr=subprocess.PIPE, timeout=60, check=False
+            argv, env=_environment(running), stdout=theirs, stderr=subprocess.PIPE, timeout=60, check=False
         )
     finally:
         os.close(ours)
@@ -119,14 +119,14 @@ def test_packets_are_nothing_for_a_terminal(standing: Lab) -> None:
         (("web", "-w", "no/such/folder"), 1, "cannot write no/such/folder: No such file or directory"),
     ],
 )
-def test_what_cannot_be_captured(standing: Lab, words: tuple[str, ...], status: int, message: str) -> None:
-    assert message in standing.must("capture", *words, status=status).err
+def test_what_cannot_be_captured(running: Lab, words: tuple[str, ...], status: int, message: str) -> None:
+    assert message in running.must("capture", *words, status=status).err
 
 
 @pytest.mark.parametrize("option", ["--count", "--snaplen"])
 @pytest.mark.parametrize("number", ["0", "-1", "x", "99999999999"])
-def test_numbers_that_are_none(standing: Lab, option: str, number: str) -> None:
-    assert "is not a number from 1 to" in standing.must("capture", "web", f"{option}={number}", status=2).err
+def test_numbers_that_are_none(running: Lab, option: str, number: str) -> None:
+    assert "is not a number from 1 to" in running.must("capture", "web", f"{option}={number}", status=2).err
 
 
 def test_one_of_several_interfaces(lab_of_two_ports: Lab, tmp_path: Path) -> None:

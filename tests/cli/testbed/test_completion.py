@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         ("snapshot create --guest ", ["web", "db"]),
     ],
 )
-def test_guests(standing: Lab, line: str, found: list[str]) -> None:
-    typed = f"kvm-compose -C {standing.folder} {line}"
+def test_guests(running: Lab, line: str, found: list[str]) -> None:
+    typed = f"kvm-compose -C {running.folder} {line}"
     asking = {
         "_ARGCOMPLETE": "1", "_ARGCOMPLETE_SUPPRESS_SPACE": "1",
         "_ARGCOMPLETE_STDOUT_FILENAME": "/dev/stdout",
@@ -34,7 +34,7 @@ def test_guests(standing: Lab, line: str, found: list[str]) -> None:
         "KVM_COMPOSE_SERVER": "unix:/nowhere",
     }  # fmt: skip
     ran = subprocess.run(
-        standing.bench.argv(), env=environment(standing.bench.root) | asking,
+        running.bench.argv(), env=environment(running.bench.root) | asking,
         capture_output=True, text=True, check=False, timeout=60, cwd=os.sep,
     )  # fmt: skip
     assert ran.stdout.split() == found, ran.stderr

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Lab, Stood
+    from conftest import Lab, Replaced
 
-    Become = Callable[..., Stood]
+    Become = Callable[..., Replaced]
 
 
 @pytest.mark.parametrize(
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     ],
 )
 def test_words_reach_the_command_as_they_are_and_its_output_is_data(
-    standing: Lab, words: tuple[str, ...]
+    running: Lab, words: tuple[str, ...]
 ) -> None:
-    ran = standing.must("exec", *words)
+    ran = running.must("exec", *words)
     assert (ran.out, ran.err) == ("a  b -q\n", "")
 
 
-def test_the_status_is_that_of_the_command(standing: Lab) -> None:
-    ran = standing.must("exec", "web", "--", "false", status=1)
+def test_the_status_is_that_of_the_command(running: Lab) -> None:
+    ran = running.must("exec", "web", "--", "false", status=1)
     assert ran.said == ""
 
 
@@ -47,8 +47,8 @@ def test_the_status_is_that_of_the_command(standing: Lab) -> None:
         (("web", "tool", "adb", "shell"), "kvm-compose exec web -- tool …"),
     ],
 )
-def test_what_is_not_run_has_a_status_of_its_own(standing: Lab, words: tuple[str, ...], message: str) -> None:
-    ran = standing.must("exec", *words, status=255)
+def test_what_is_not_run_has_a_status_of_its_own(running: Lab, words: tuple[str, ...], message: str) -> None:
+    ran = running.must("exec", *words, status=255)
     assert message in ran.err
 
 
@@ -69,29 +69,29 @@ def test_ctrl_c_ends_it(up: Lab) -> None:
     assert up.must("logs", "--list", "--json").json[0]["state"] == "cancelled"
 
 
-def test_a_command_has_no_more_time_than_it_is_given(standing: Lab) -> None:
-    ran = standing.must("exec", "--timeout", "0.2", "web", "--", "sleep", "60", status=255)
+def test_a_command_has_no_more_time_than_it_is_given(running: Lab) -> None:
+    ran = running.must("exec", "--timeout", "0.2", "web", "--", "sleep", "60", status=255)
     assert "did not end within 0.2 s" in ran.err
 
 
-def test_ssh_takes_the_guests_keys_and_nothing_else(standing: Lab, become: Become) -> None:
+def test_ssh_takes_the_guests_keys_and_nothing_else(running: Lab, become: Become) -> None:
     ran = become("ssh", "ssh", "lab-web", "--", "-N", "echo", "a b")
     assert ran.status == 7
     assert ran.words[:2] == ["-F", "none"]
     assert ran.words[-4].startswith("nocloud@10.")
     assert ran.words[-3:] == ["-N", "echo", "a b"]
-    assert f'IdentityFile="{standing.folder}/keys/id_ed25519"' in ran.words
+    assert f'IdentityFile="{running.folder}/keys/id_ed25519"' in ran.words
     assert "StrictHostKeyChecking=accept-new" in ran.words
     assert "HostKeyAlias=lab-web" in ran.words
 
 
-def test_openssh_reads_the_options_as_they_are_meant(standing: Lab, become: Become) -> None:
+def test_openssh_reads_the_options_as_they_are_meant(running: Lab, become: Become) -> None:
     argv = ["/usr/bin/ssh", "-G", *become("ssh", "ssh", "web").words]
     read = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     found = dict(line.split(" ", 1) for line in read.splitlines())
     assert found["user"] == "nocloud"
-    assert found["identityfile"] == str(standing.folder / "keys/id_ed25519")
-    assert found["userknownhostsfile"] == str(standing.folder / ".kvm-compose/known_hosts")
+    assert found["identityfile"] == str(running.folder / "keys/id_ed25519")
+    assert found["userknownhostsfile"] == str(running.folder / ".kvm-compose/known_hosts")
     assert found["stricthostkeychecking"] == "accept-new"
     assert found["identitiesonly"] == "yes"
     assert found["hostkeyalias"] == "lab-web"
@@ -114,8 +114,8 @@ def test_the_console_is_libvirts(become: Become) -> None:
         (("-O", "--", "-a", "web:"), ["-a", "{web}:"]),
     ],
 )
-def test_cp_is_scp(standing: Lab, become: Become, words: tuple[str, ...], paths: list[str]) -> None:
-    (web,) = (each for each in standing.must("inventory", "--json").json if each["name"] == "web")
+def test_cp_is_scp(running: Lab, become: Become, words: tuple[str, ...], paths: list[str]) -> None:
+    (web,) = (each for each in running.must("inventory", "--json").json if each["name"] == "web")
     ran = become("scp", "cp", *words)
     assert ran.status == 7, ran.err
     place = ran.words.index("--")
@@ -134,47 +134,47 @@ def test_cp_is_scp(standing: Lab, become: Become, words: tuple[str, ...], paths:
         (("wbe:a", "."), "did you mean web?"),
     ],
 )
-def test_cp_has_one_side_in_one_guest(standing: Lab, words: tuple[str, ...], message: str) -> None:
-    assert message in standing.must("cp", *words, status=2).err
+def test_cp_has_one_side_in_one_guest(running: Lab, words: tuple[str, ...], message: str) -> None:
+    assert message in running.must("cp", *words, status=2).err
 
 
-def test_input_arrives_byte_for_byte_and_ends(standing: Lab) -> None:
+def test_input_arrives_byte_for_byte_and_ends(running: Lab) -> None:
     data = bytes(range(256)) * 12_345 + b"\r\n\x00\xff"  # more than fits on the way
-    process = standing.start("exec", "-i", "web", "--", "sha256sum", text=False)
+    process = running.start("exec", "-i", "web", "--", "sha256sum", text=False)
     out, err = process.communicate(data, timeout=60)
     assert (process.returncode, out.decode(), err) == (0, hashlib.sha256(data).hexdigest() + "\n", b"")
 
 
-def test_an_empty_input_is_one(standing: Lab) -> None:
-    process = standing.start("exec", "-i", "web", "--", "sha256sum", text=False)
+def test_an_empty_input_is_one(running: Lab) -> None:
+    process = running.start("exec", "-i", "web", "--", "sha256sum", text=False)
     out, _err = process.communicate(b"", timeout=60)
     assert (process.returncode, out.decode()) == (0, hashlib.sha256(b"").hexdigest() + "\n")
 
 
-def test_a_command_that_ends_does_not_wait_for_the_rest_of_its_input(standing: Lab) -> None:
-    process = standing.start("exec", "-i", "web", "--", "false")
+def test_a_command_that_ends_does_not_wait_for_the_rest_of_its_input(running: Lab) -> None:
+    process = running.start("exec", "-i", "web", "--", "false")
     assert process.wait(timeout=60) == 1  # its standard input is still open
     process.communicate()
 
 
-def test_input_that_breaks_off_is_not_taken_for_its_end(standing: Lab) -> None:
-    process = standing.start("exec", "-i", "web", "--", "sha256sum")
+def test_input_that_breaks_off_is_not_taken_for_its_end(running: Lab) -> None:
+    process = running.start("exec", "-i", "web", "--", "sha256sum")
     assert process.stdin is not None
     process.stdin.write("half of it")
     process.stdin.flush()
-    _until(lambda: _latest(standing)["state"] == "running")
+    _until(lambda: _latest(running)["state"] == "running")
     time.sleep(0.5)  # the input is on its way
     process.kill()
     process.communicate()
-    _until(lambda: _latest(standing)["state"] == "failed")
-    assert "broke off" in standing.must("logs").out
+    _until(lambda: _latest(running)["state"] == "failed")
+    assert "broke off" in running.must("logs").out
 
 
-def test_commands_run_as_a_user_of_the_guest(standing: Lab) -> None:
-    assert standing.must("exec", "web", "--", "whoami").out == "nocloud\n"
-    assert standing.must("exec", "--user", "nocloud", "web", "--", "whoami").out == "nocloud\n"
-    assert standing.must("exec", "-u", "root", "web", "--", "whoami").out == "root\n"
-    assert standing.must("exec", "-u", "postgres", "web", "--", "whoami").out == "postgres\n"
+def test_commands_run_as_a_user_of_the_guest(running: Lab) -> None:
+    assert running.must("exec", "web", "--", "whoami").out == "nocloud\n"
+    assert running.must("exec", "--user", "nocloud", "web", "--", "whoami").out == "nocloud\n"
+    assert running.must("exec", "-u", "root", "web", "--", "whoami").out == "root\n"
+    assert running.must("exec", "-u", "postgres", "web", "--", "whoami").out == "postgres\n"
 
 
 @pytest.mark.parametrize(
@@ -187,9 +187,9 @@ def test_commands_run_as_a_user_of_the_guest(standing: Lab) -> None:
     ],
 )
 def test_users_and_terminals_that_there_are_not(
-    standing: Lab, words: tuple[str, ...], status: int, message: str
+    running: Lab, words: tuple[str, ...], status: int, message: str
 ) -> None:
-    assert message in standing.must("exec", *words, status=status).err
+    assert message in running.must("exec", *words, status=status).err
 
 
 def _latest(lab: Lab) -> Any:

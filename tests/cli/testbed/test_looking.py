@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from conftest import Lab
 
 
-def test_status_is_the_state_and_a_table(standing: Lab) -> None:
-    first, header, *rows = standing.must("status").out.splitlines()
+def test_status_is_the_state_and_a_table(running: Lab) -> None:
+    first, header, *rows = running.must("status").out.splitlines()
     assert first == "lab: up"
     assert header.split() == ["GUEST", "HOST", "STATE", "ADDRESS", "UPTIME", "CPU", "MEMORY"]
     cells = [re.split(r"  +", row) for row in rows]
@@ -59,8 +59,8 @@ def test_status_of_another_name_makes_nothing_known(up: Lab) -> None:
     assert len(up.must("deployments", "--json").json) == 1
 
 
-def test_watching_ends_with_ctrl_c(standing: Lab) -> None:
-    process = standing.start("status", "--watch", "--json")
+def test_watching_ends_with_ctrl_c(running: Lab) -> None:
+    process = running.start("status", "--watch", "--json")
     assert process.stdout is not None
     rows = [json.loads(process.stdout.readline()) for _ in range(2)]
     assert [row["deployment"]["state"] for row in rows] == ["up", "up"]
@@ -170,26 +170,26 @@ def test_deployments(up: Lab) -> None:
     assert up.must("deployments", "--json").json == []
 
 
-def test_the_inventory_for_ansible(standing: Lab) -> None:
-    document = yaml.safe_load(standing.must("inventory").out)
+def test_the_inventory_for_ansible(running: Lab) -> None:
+    document = yaml.safe_load(running.must("inventory").out)
     web = document["all"]["hosts"]["web"]
     assert web["ansible_user"] == "nocloud"
     assert web["ansible_host"].startswith("10.")
-    assert web["ansible_ssh_private_key_file"] == str(standing.folder / "keys/id_ed25519")
+    assert web["ansible_ssh_private_key_file"] == str(running.folder / "keys/id_ed25519")
     assert "-o HostKeyAlias=lab-web" in web["ansible_ssh_common_args"]
     assert document["all"]["children"] == {"br0": {"hosts": {"web": {}, "db": {}}}}
 
 
-def test_the_inventory_in_other_forms(standing: Lab) -> None:
-    access = {each["name"]: each for each in standing.must("inventory", "--json").json}
-    hosts = standing.must("inventory", "--format", "hosts").out
+def test_the_inventory_in_other_forms(running: Lab) -> None:
+    access = {each["name"]: each for each in running.must("inventory", "--json").json}
+    hosts = running.must("inventory", "--format", "hosts").out
     assert hosts == "".join(f"{access[name]['address']}\t{name} lab-{name}\n" for name in ("web", "db"))
-    assert standing.must("inventory", "--format", "ssh_config").out.startswith("Host web\n    HostName 10.")
+    assert running.must("inventory", "--format", "ssh_config").out.startswith("Host web\n    HostName 10.")
 
 
 @pytest.mark.parametrize("command", ["status", "logs", "errors", "inventory", "cancel"])
-def test_where_there_is_no_project(standing: Lab, tmp_path: Path, command: str) -> None:
+def test_where_there_is_no_project(running: Lab, tmp_path: Path, command: str) -> None:
     nowhere = tmp_path / "nowhere"
     nowhere.mkdir()
-    ran = standing.must("-C", str(nowhere), command, status=2)
+    ran = running.must("-C", str(nowhere), command, status=2)
     assert "no project in this folder, and no deployment 'nowhere'" in ran.err

@@ -67,8 +67,8 @@ def test_all_of_one_guest_can_be_deleted(up: Lab) -> None:
         (("create", "-s", "x", "y"), "two names given"),
     ],
 )
-def test_what_cannot_be_meant(standing: Lab, words: tuple[str, ...], message: str) -> None:
-    assert message in standing.must("snapshot", *words, status=2).err
+def test_what_cannot_be_meant(running: Lab, words: tuple[str, ...], message: str) -> None:
+    assert message in running.must("snapshot", *words, status=2).err
 
 
 def test_errors_are_errors(up: Lab) -> None:

@@ -54,33 +54,33 @@ def test_round_robin_is_right_or_refuses(lab: Lab) -> None:
     assert is_right(logical, placement.segments)
     pinned = {each for name in logical.constraints.pin for each in reach(logical, name)}
     if not pinned:
-        dealt = {f"b{number}": f"h{number % len(lab.rooms)}" for number in range(lab.bridges)}
+        dealt = {f"b{number}": f"h{number % len(lab.capacities)}" for number in range(lab.bridges)}
         assert placement.segments == dealt
 
 
 def test_round_robin_deals_the_others_as_if_nothing_were_pinned() -> None:
-    lab = Lab([([n], 1, 100) for n in range(4)], 4, wishes="{pin: {g1: h0}}")
+    lab = Lab([([n], 1, 100) for n in range(4)], 4, constraints="{pin: {g1: h0}}")
     assert list(lab.placed("round_robin")[1].segments.values()) == ["h0", "h0", "h0", "h1"]
 
 
 def test_a_pin_holds_a_guest_together_that_round_robin_would_tear() -> None:
-    lab = Lab([([0, 1], 1, 100)], 2, wishes="{pin: {g0: h1}}")
+    lab = Lab([([0, 1], 1, 100)], 2, constraints="{pin: {g0: h1}}")
     assert set(lab.placed("round_robin")[1].segments.values()) == {"h1"}
 
 
 @pytest.mark.parametrize(
-    ("wishes", "path"),
+    ("constraints", "path"),
     [("{together: [[b0, b1]]}", "together[0]"), ("{apart: [[b0, b2]]}", "apart[0]")],
 )
-def test_round_robin_refuses_what_it_does_not_heed(wishes: str, path: str) -> None:
-    (problem,) = refused(Lab([([n], 1, 100) for n in range(3)], 3, wishes=wishes), "round_robin")
+def test_round_robin_refuses_what_it_ignores(constraints: str, path: str) -> None:
+    (problem,) = refused(Lab([([n], 1, 100) for n in range(3)], 3, constraints=constraints), "round_robin")
     assert (problem.code, problem.path) == ("placement-conflict", f"testbed_options.placement.{path}")
     assert "min_tunnels or pack or spread" in str(problem.hint)
 
 
 @pytest.mark.parametrize("strategy", strategies())
 def test_what_does_not_fit_is_refused_with_the_numbers(strategy: str) -> None:
-    problems = refused(Lab([([0], 2, 300), ([1], 2, 300)], 2, rooms=[(4, 200), (4, 250)]), strategy)
+    problems = refused(Lab([([0], 2, 300), ([1], 2, 300)], 2, capacities=[(4, 200), (4, 250)]), strategy)
     said = "\n".join(map(str, problems))
     assert {problem.code for problem in problems} == {"no-room"}
     assert "300 MiB" in said
@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_refused_with_the_numbers(strategy: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("guests", "wishes", "place", "words"),
+    ("guests", "constraints", "place", "words"),
     [
         (TWO, "{pin: {b0: h0, g0: h1}}", "pin.g0", ["'g0'", "h1", "'b0'", "h0"]),
         ([([0, 1], 1, 1)], "{pin: {b0: h0, b1: h1}}", "pin.b1", ["share the guest 'g0'"]),
@@ -102,10 +102,10 @@ def test_what_does_not_fit_is_refused_with_the_numbers(strategy: str) -> None:
     ],
 )
 def test_wishes_that_contradict_each_other_are_named(
-    guests: list[tuple[list[int], int, int]], wishes: str, place: str, words: list[str]
+    guests: list[tuple[list[int], int, int]], constraints: str, place: str, words: list[str]
 ) -> None:
     for strategy in HEEDING:
-        problems = refused(Lab(guests, 3, wishes=wishes), strategy)
+        problems = refused(Lab(guests, 3, constraints=constraints), strategy)
         assert [(each.code, each.path) for each in problems] == [
             ("placement-conflict", f"testbed_options.placement.{place}")
         ]
@@ -115,7 +115,7 @@ def test_wishes_that_contradict_each_other_are_named(
 
 
 @pytest.mark.parametrize(
-    ("wishes", "code", "path"),
+    ("constraints", "code", "path"),
     [
         ("{pin: {g7: h0}}", "unknown-placed-name", "pin.g7"),
         ("{pin: {g0: h7}}", "unknown-host", "pin.g0"),
@@ -123,13 +123,13 @@ def test_wishes_that_contradict_each_other_are_named(
         ("{apart: [[g0, g1], [b0, x]]}", "unknown-placed-name", "apart[1][1]"),
     ],
 )
-def test_a_name_of_nothing_is_refused(wishes: str, code: str, path: str) -> None:
-    (problem,) = refused(Lab(TWO, 2, wishes=wishes), "pack")
+def test_an_unknown_name_is_refused(constraints: str, code: str, path: str) -> None:
+    (problem,) = refused(Lab(TWO, 2, constraints=constraints), "pack")
     assert (problem.code, problem.path) == (code, f"testbed_options.placement.{path}")
 
 
 def test_a_name_of_a_guest_and_a_bridge_is_refused() -> None:
-    text = Lab(TWO, 2, wishes="{pin: {b0: h0}}").text("pack").replace("name: g0", "name: b0")
+    text = Lab(TWO, 2, constraints="{pin: {b0: h0}}").text("pack").replace("name: g0", "name: b0")
     with pytest.raises(InputError) as caught:
         compile_text(text, on=Lab(TWO, 2).hosts)
     assert [problem.code for problem in caught.value.problems] == ["ambiguous-name"]

@@ -31,8 +31,8 @@ def test_a_tree_is_cut_where_it_costs_least(ends: tuple[int, int]) -> None:
     sizes = [3, 1, 2, 1, 3, 2, 2]
     links = [(0, 1), (1, 2), (1, 3), (3, 4), (3, 5), (0, 6)]
     guests = [([number], 1, size * 100) for number, size in enumerate(sizes)]
-    wishes = f"{{apart: [[b{ends[0]}, b{ends[1]}]]}}"
-    lab = Lab(guests, 7, links, [(None, 500), (None, 500), (None, 500)], wishes)
+    constraints = f"{{apart: [[b{ends[0]}, b{ends[1]}]]}}"
+    lab = Lab(guests, 7, links, [(None, 500), (None, 500), (None, 500)], constraints)
     logical, placement = lab.placed("min_tunnels")
     least = min(tunnels(logical, segments) for segments in every_placement(logical))
     assert tunnels(logical, placement.segments) == least

@@ -70,10 +70,10 @@ def test_pack_takes_one_host_where_there_is_room(guests: list[list[int]], count:
 
 @settings(max_examples=60)
 @given(SEVERAL, st.lists(st.integers(1, 10), min_size=1, max_size=4))
-def test_pack_never_overfills_a_host(guests: list[list[int]], rooms: list[int]) -> None:
+def test_pack_never_overfills_a_host(guests: list[list[int]], capacities: list[int]) -> None:
     on = [
         host(f"h{number}", f"192.0.2.{number + 1}", main=number == 0, memory_mb=100 * room, cpus=100)
-        for number, room in enumerate(rooms)
+        for number, room in enumerate(capacities)
     ]
     try:
         placement = compile_text(lab(guests, 8, "pack"), on=on).placed.placement
@@ -81,7 +81,7 @@ def test_pack_never_overfills_a_host(guests: list[list[int]], rooms: list[int]) 
         if {problem.code for problem in error.problems} != {"no-room"}:
             raise
         return
-    for number, room in enumerate(rooms):
+    for number, room in enumerate(capacities):
         assert sum(each == f"h{number}" for each in placement.guests.values()) <= room
 
 

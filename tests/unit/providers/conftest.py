@@ -15,7 +15,7 @@ _FORGOTTEN = 0b10111
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    # what the test driver lacks
+    # functions that the test driver lacks
     monkeypatch.setattr(libvirt.virConnect, "setKeepAlive", lambda *_: 0)
     undefine = libvirt.virDomain.undefineFlags
 

@@ -1,4 +1,4 @@
-"""The libvirt driver on libvirt's own test driver, whose state is in this process."""
+"""The libvirt driver on libvirt's test driver, which keeps its state in this process."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Machine(Recorder):
 
 
 class Bench:
-    """The driver of a host, in whose libvirt ``connection`` others have a domain and a network each."""
+    """The driver of a host. Its libvirt (``connection``) also has a domain and a network of others."""
 
     connection: libvirt.virConnect
 
@@ -63,7 +63,7 @@ class Bench:
         self.driver = Libvirt(LibvirtUri(), self.machine)
 
     def run(self, *calls: Callable[[], Awaitable[Any]]) -> Any:
-        """The last call's result."""
+        """The result of the last call."""
 
         async def every() -> Any:
             found = None

@@ -1,4 +1,4 @@
-"""A machine that runs nothing: it notes commands and answers from a list."""
+"""A machine that runs nothing: it records commands and answers from a list."""
 
 from __future__ import annotations
 
