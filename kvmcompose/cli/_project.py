@@ -61,6 +61,19 @@ def add_names(
     names.completer = complete_names  # type: ignore[attr-defined] # argcomplete looks for it
 
 
+def names_of(arguments: argparse.Namespace, project: Project) -> list[str]:
+    """Return the NAMES, or the guests that ``--label`` selects. Raises InputError."""
+    from kvmcompose.cli._labels import labelled_in
+    from kvmcompose.cli._server import unknown_name
+
+    names: list[str] = arguments.names
+    if not arguments.labels:
+        return names
+    if names:
+        raise unknown_name("--label and NAME exclude each other")
+    return labelled_in(project.compiled.state, arguments.labels)
+
+
 def complete_names(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
     """Return the names of guests and tasks, for the shell."""
     guests, tasks, _paths = _names(parsed_args)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from kvmcompose.cli._project import add_names, open_project
+from kvmcompose.cli._labels import add_labels
+from kvmcompose.cli._project import add_names, names_of, open_project
 from kvmcompose.monitor.console import Console
 
 NAME = "clean"
@@ -22,6 +23,7 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_names(parser, "guests, tasks or artefacts (default: all)")
+    add_labels(parser)
     parser.add_argument("--dry-run", action="store_true", help="only show what would be removed")
     parser.add_argument("--force", action="store_true", help="remove edited files and disks in use as well")
 
@@ -31,4 +33,4 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from kvmcompose.build.doit_runner import clean
 
     project = open_project(arguments, console)
-    return clean(project, arguments.names, dry_run=arguments.dry_run, force=arguments.force)
+    return clean(project, names_of(arguments, project), dry_run=arguments.dry_run, force=arguments.force)

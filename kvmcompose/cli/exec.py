@@ -6,16 +6,18 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from kvmcompose.cli._labels import add_labels, labelled
 from kvmcompose.cli._server import (
     INTERRUPTED,
     access_to,
-    add_guest,
     add_server_options,
+    complete_guests,
     open_target,
 )
 from kvmcompose.core.errors import InputError, KvmComposeError
 
 if TYPE_CHECKING:
+    from kvmcompose.core.deployment import Action, Exec
     from kvmcompose.monitor.console import Console
 
 NAME = "exec"
@@ -27,12 +29,16 @@ examples:
   kvm-compose exec --timeout 30 server -- ./wait-for-it
   kvm-compose exec -i server -- tar x <files.tar
   kvm-compose exec --user postgres server -- psql -l
+  kvm-compose exec --label role=web -- systemctl is-active nginx
 
 Put options before the guest. The arguments reach the command unchanged, without a
 shell. Both stdout and stderr of the command go to stdout, line by line, as text. The
 exit status is that of the command, 128 + N after signal N; 255 if it could not be run;
 130 after Ctrl-C, which ends the command in the guest. Use kvm-compose ssh for a
 terminal, or for output that is not text.
+
+With --label the command runs in all these guests side by side. Each line of output
+starts with its guest's name, and the exit status is the highest one.
 """
 
 
@@ -62,7 +68,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="print the log as lines of JSON, followed by the action"
     )
     add_server_options(parser)
-    add_guest(parser)
+    add_labels(parser)
+    guest = parser.add_argument(
+        "guest", metavar="GUEST", nargs="?", help="the guest, unless --label selects several"
+    )
+    guest.completer = complete_guests  # type: ignore[attr-defined] # argcomplete looks for it
     parser.add_argument("words", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="command and arguments")
 
 
@@ -89,14 +99,21 @@ def _seconds(text: str) -> float:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Run the command, and return its exit status."""
-    if arguments.words[:1] in (["tool"], ["user-script"]):
+    if arguments.labels and arguments.guest is not None:  # it is the first word of the command
+        arguments.words.insert(0, arguments.guest)
+    elif not arguments.labels and arguments.guest is None:
+        raise NotRunError("no guest given", hint="kvm-compose exec GUEST -- COMMAND …")
+    if arguments.interactive and arguments.labels:
+        raise NotRunError("input goes to one guest: -i and --label exclude each other")
+    if not arguments.labels and arguments.words[:1] in (["tool"], ["user-script"]):
         raise NotRunError(
             f"{arguments.words[0]!r} is a TestbedOS command that is not supported",
             hint=f"a command of that name: kvm-compose exec {arguments.guest} -- {arguments.words[0]} …",
         )
     if arguments.tty:
         raise NotRunError(
-            "exec has no terminal (-t)", hint=f"a shell in a terminal: kvm-compose ssh {arguments.guest}"
+            "exec has no terminal (-t)",
+            hint=f"a shell in a terminal: kvm-compose ssh {arguments.guest or 'GUEST'}",
         )
     words = command_words(arguments.words)
     if not words:
@@ -117,25 +134,46 @@ def command_words(words: list[str]) -> list[str]:
 
 
 def _run(arguments: argparse.Namespace, console: Console, words: list[str]) -> int:
-    from msgspec import UNSET
-
-    from kvmcompose.client.action import perform
-    from kvmcompose.client.formatting import failure_text
-    from kvmcompose.core.deployment import ActionState, Exec
+    from kvmcompose.client.action import perform, perform_together
     from kvmcompose.monitor.action import ActionJson, ActionOutput
 
     target = open_target(arguments)
-    guest = access_to(target, arguments.guest).name
-    command = Exec(
+    if arguments.labels:
+        guests = labelled(target, arguments.labels)
+        watcher = ActionJson(console) if arguments.json else ActionOutput(console, names=guests)
+        commands = [_command(arguments, guest, words) for guest in guests]
+        actions = perform_together(target.server, target.name, commands, watcher)
+        found = [(guest, action) for guest, action in zip(guests, actions, strict=True) if action is not None]
+        statuses = [_report(action, arguments, console) for _, action in found]
+        for (guest, action), status in zip(found, statuses, strict=True):
+            if action.exit_status and not arguments.json:
+                console.say(f"{guest}: exit status {status}")
+        return INTERRUPTED if INTERRUPTED in statuses or len(found) < len(guests) else max(statuses)
+    watcher = ActionJson(console) if arguments.json else ActionOutput(console)
+    command = _command(arguments, access_to(target, arguments.guest).name, words)
+    stdin = sys.stdin.fileno() if arguments.interactive else None
+    return _report(perform(target.server, target.name, command, watcher, stdin=stdin), arguments, console)
+
+
+def _command(arguments: argparse.Namespace, guest: str, words: list[str]) -> Exec:
+    from msgspec import UNSET
+
+    from kvmcompose.core.deployment import Exec
+
+    return Exec(
         guest=guest,
         argv=tuple(words),
         timeout=arguments.timeout,
         stdin=arguments.interactive or UNSET,
         user=arguments.user or UNSET,
     )
-    watcher = ActionJson(console) if arguments.json else ActionOutput(console)
-    stdin = sys.stdin.fileno() if arguments.interactive else None
-    action = perform(target.server, target.name, command, watcher, stdin=stdin)
+
+
+def _report(action: Action, arguments: argparse.Namespace, console: Console) -> int:
+    """Print how the command ended, and return its exit status."""
+    from kvmcompose.client.formatting import failure_text
+    from kvmcompose.core.deployment import ActionState
+
     if arguments.json:
         console.json_line(action)
     if action.state is ActionState.CANCELLED:

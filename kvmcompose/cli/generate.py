@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from kvmcompose.cli._project import add_names, find_project
+from kvmcompose.cli._labels import add_labels
+from kvmcompose.cli._project import add_names, find_project, names_of
 from kvmcompose.core.event import Listener
 from kvmcompose.monitor.build import BuildJson, BuildLines
 from kvmcompose.monitor.console import Console
@@ -28,6 +29,7 @@ _MOST_JOBS = 256
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_names(parser)
+    add_labels(parser)
     parser.add_argument(
         "-n",
         "--jobs",
@@ -78,7 +80,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     def build(listener: Listener) -> bool:
         return generate(
             project,
-            arguments.names,
+            names_of(arguments, project),
             listener=listener,
             waiting=None if arguments.no_wait else waiting,
             jobs=arguments.jobs,

@@ -7,6 +7,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from kvmcompose.cli._labels import add_labels, labelled
 from kvmcompose.cli._server import add_server_options, open_target
 from kvmcompose.core.errors import KvmComposeError
 
@@ -23,6 +24,7 @@ examples:
   kvm-compose inventory > inventory.yaml && ansible -i inventory.yaml all -m ping
   kvm-compose inventory --format ssh_config > lab.ssh && ssh -F lab.ssh server
   kvm-compose inventory --format hosts
+  kvm-compose inventory --label role=web
   kvm-compose inventory --json
 """
 
@@ -39,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="output format (default: ansible)",
     )
     parser.add_argument("--json", action="store_true", help="print everything known as JSON")
+    add_labels(parser)
     add_server_options(parser)
 
 
@@ -46,6 +49,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the inventory."""
     target = open_target(arguments)
     guests = target.server.access(target.name)
+    if arguments.labels:
+        wanted = labelled(target, arguments.labels)
+        guests = [guest for guest in guests if guest.name in wanted]
     if arguments.json:
         console.json(guests)
         return 0

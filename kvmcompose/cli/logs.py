@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from kvmcompose.cli._labels import add_labels, labelled
 from kvmcompose.cli._server import (
     INTERRUPTED,
     Target,
@@ -17,6 +18,7 @@ from kvmcompose.cli._server import (
     exit_status,
     guest_named,
     open_target,
+    unknown_name,
 )
 from kvmcompose.core.errors import KvmComposeError
 
@@ -45,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list all actions, the latest first")
     add_action_name(parser)
     add_guest(parser, "--guest", help="only lines about this guest")
+    add_labels(parser)
     parser.add_argument("-t", "--timestamps", action="store_true", help="start every line with its time")
     parser.add_argument("--json", action="store_true", help="print each line of the log as a line of JSON")
     add_server_options(parser)
@@ -57,21 +60,26 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         _list(target.server.actions(target.name), arguments, console)
         return 0
     action = action_named(target, arguments.action)
-    guest = None if arguments.guest is None else _guest(target, action, arguments.guest)
+    guests = _guests(target, action, arguments)
     try:
-        return _show(target, action, guest, arguments, console)
+        return _show(target, action, guests, arguments, console)
     except KeyboardInterrupt:
         if not arguments.follow:
             raise
         return INTERRUPTED  # this is how users end it: no error message
 
 
-def _guest(target: Target, action: Action, given: str) -> str:
-    """Return the guest of a name: one that exists now, or that existed when the action ran."""
+def _guests(target: Target, action: Action, arguments: argparse.Namespace) -> list[str] | None:
+    """Return the guests whose lines are shown: some that exist now, or that existed when the action ran."""
+    given = arguments.guest
+    if given is None:
+        return labelled(target, arguments.labels) if arguments.labels else None
+    if arguments.labels:
+        raise unknown_name("--guest and --label exclude each other")
     known = [step.guest for step in target.server.steps(target.name, action.uuid) if step.guest]
     with suppress(KvmComposeError):
         known += [guest.name for guest in target.server.access(target.name)]
-    return guest_named(dict.fromkeys(known), target.name, given)
+    return [guest_named(dict.fromkeys(known), target.name, given)]
 
 
 def _list(actions: list[Action], arguments: argparse.Namespace, console: Console) -> None:
@@ -95,7 +103,11 @@ def _list(actions: list[Action], arguments: argparse.Namespace, console: Console
 
 
 def _show(
-    target: Target, action: Action, guest: str | None, arguments: argparse.Namespace, console: Console
+    target: Target,
+    action: Action,
+    guests: list[str] | None,
+    arguments: argparse.Namespace,
+    console: Console,
 ) -> int:
     from kvmcompose.client.action import replay, watch
     from kvmcompose.core.deployment import ActionState
@@ -105,10 +117,10 @@ def _show(
     if arguments.json:
         lines = server.follow if arguments.follow else server.lines
         for line in lines(name, action.uuid):
-            if guest in (None, line.guest):
+            if guests is None or line.guest in guests:
                 console.json_line(line)
         return exit_status(server.action(name, action.uuid)) if arguments.follow else 0
-    shown = ActionLines(console, data=True, timestamps=arguments.timestamps, only=guest)
+    shown = ActionLines(console, data=True, timestamps=arguments.timestamps, only=guests)
     if arguments.follow and action.state is ActionState.RUNNING:
         try:
             action = watch(server, name, action.uuid, shown)

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvmcompose.cli._project import add_names, open_project
+from kvmcompose.cli._labels import add_labels
+from kvmcompose.cli._project import add_names, names_of, open_project
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.monitor.build import line
 from kvmcompose.monitor.console import Console
@@ -36,6 +37,7 @@ _MIB = 1 << 20
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_names(parser)
+    add_labels(parser)
     parser.add_argument("--diff", action="store_true", help="show differences in text artefacts")
     parser.add_argument(
         "--detailed-exitcode",
@@ -56,7 +58,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from kvmcompose.build.explain import difference
 
     project = open_project(arguments, console)
-    plan = project.plan(arguments.names)
+    plan = project.plan(names_of(arguments, project))
     rows = [(step.action, step.task, step.task, step.reasons) for step in plan.images]
     decisions: tuple[Decision, ...] = (*plan.decisions, *plan.stale)
     rows += [(each.action, each.path, each.task, each.reasons) for each in decisions]
@@ -80,7 +82,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         steps = [step.action for step in plan.images if not step.settled]
         console.say(_summary([*steps, *(each.action for each in decisions)]))
         _show_loads(project, console)
-        if not arguments.names:
+        if not arguments.names and not arguments.labels:
             to_write = {each.path for each in decisions if each.action not in SETTLED | FAILING}
             _show_word(project, arguments.allow_path, to_write, console)
     return _CHANGES if arguments.detailed_exitcode and changes else 0

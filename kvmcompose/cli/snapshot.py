@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from kvmcompose.cli._labels import add_labels, labelled
 from kvmcompose.cli._server import (
     Target,
     act,
@@ -28,6 +29,7 @@ EXAMPLE = """\
 examples:
   kvm-compose snapshot create clean                    of all guests
   kvm-compose snapshot create --guest server clean     of one guest (--guest may be repeated)
+  kvm-compose snapshot create --label tier=db clean    of the guests with this label
   kvm-compose snapshot list
   kvm-compose snapshot info clean
   kvm-compose snapshot restore clean
@@ -67,6 +69,7 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
         parser, "-n", "--guest", "--name", action="append", dest="guests", default=[],
         help="only this guest (default: all)",
     )  # fmt: skip
+    add_labels(parser)
     parser.add_argument("-a", "--all", action="store_true", help="all guests (the default)")
     parser.add_argument("-s", "--snapshot", metavar="NAME", dest="named", help=argparse.SUPPRESS)
     parser.add_argument("snapshot", metavar="NAME", nargs="?", help="the snapshot")
@@ -78,7 +81,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         raise unknown_name("two names given for the snapshot")
     name = arguments.snapshot or arguments.named
     target = open_target(arguments)
+    if arguments.guests and arguments.labels:
+        raise unknown_name("--guest and --label exclude each other")
     guests = _guests(target, arguments.guests)
+    if arguments.labels:
+        guests = tuple(labelled(target, arguments.labels))
     if arguments.verb == "list":
         return _show(_found(target, guests, name), arguments, console)
     if arguments.verb == "info":
@@ -105,7 +112,7 @@ def _act(
 
     verb = SnapshotVerb(arguments.verb)
     if guests and arguments.all and (verb is not SnapshotVerb.DELETE or name is not None):
-        raise unknown_name("--all and --guest exclude each other")
+        raise unknown_name("--all excludes --guest and --label")
     if name is not None:
         return act(target, Snapshot(verb=verb, name=name, guests=guests), arguments, console)
     if verb is SnapshotVerb.CREATE and arguments.all:

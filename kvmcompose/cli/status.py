@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from kvmcompose.cli._labels import add_labels, labelled
 from kvmcompose.cli._server import INTERRUPTED, Target, add_server_options, open_target
 from kvmcompose.effects.signals import on_signals
 
@@ -22,6 +23,7 @@ EXAMPLE = """\
 examples:
   kvm-compose status
   kvm-compose status --watch                 every 2 seconds, until Ctrl-C
+  kvm-compose status --label role=web        only these guests
   kvm-compose status --json
   kvm-compose status --quiet --exit-status   for scripts: is it up?
 
@@ -40,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="exit with status 1 unless it is up and unchanged since up",
     )
     parser.add_argument("--json", action="store_true", help="print JSON; with --watch one line per refresh")
+    add_labels(parser)
     add_server_options(parser)
 
 
@@ -48,12 +51,23 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     target = open_target(arguments, register=arguments.project_name is None)
     if arguments.watch:
         return _watch(target, arguments, console)
-    status = target.server.status(target.name)
+    status = _status(target, arguments)
     if arguments.json:
         console.json(status)
     elif console.verbosity >= 0:
         _show(status, console)
     return 1 if arguments.exit_status and not _as_it_should_be(status) else 0
+
+
+def _status(target: Target, arguments: argparse.Namespace) -> TestbedStatus:
+    """Return the status, with only the guests that ``--label`` selects."""
+    from msgspec.structs import replace
+
+    status = target.server.status(target.name)
+    if not arguments.labels:
+        return status
+    wanted = labelled(target, arguments.labels)
+    return replace(status, guests=tuple(guest for guest in status.guests if guest.name in wanted))
 
 
 def _as_it_should_be(status: TestbedStatus) -> bool:
@@ -72,7 +86,7 @@ def _watch(target: Target, arguments: argparse.Namespace, console: Console) -> i
 
     with suppress(KeyboardInterrupt), on_signals(end, signal.SIGINT):  # this is how users end it
         while not ended:
-            status = target.server.status(target.name)
+            status = _status(target, arguments)
             if arguments.json:
                 console.json_line(status)
             else:

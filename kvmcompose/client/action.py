@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: Seconds between two requests for an action's steps; more if a request takes long.
 _POLL_SECONDS = 0.4
 _POLLING_SHARE = 0.05
+#: The most actions that one client watches at a time: a server limits connections and actions per user.
+_SIDE_BY_SIDE = 32
 #: How long the last request may take, in seconds: a server that hangs must not keep the user waiting.
 _LEAVE_SECONDS = 1.0
 
@@ -59,6 +61,49 @@ def perform(
         if stdin is not None:
             server.send_input(name, uuid, stdin, stopping.failed)
         return watch(server, name, uuid, watcher)
+
+
+def perform_together(
+    server: RemoteServer, name: str, commands: Sequence[Command], watcher: Watcher
+) -> list[Action | None]:
+    """Start several actions side by side, watch them to their ends, and return how each ended.
+
+    None for one that was not started any more after a signal, which cancels all as in ``perform``. Raises
+    ServerError.
+    """
+    stoppings = [_Stopping(server, name, watcher, announce=False) for _ in commands]
+    ended: list[Action | None] = [None] * len(commands)
+    errors: list[KvmComposeError] = []
+    waiting = iter(range(len(commands)))
+    guard = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with guard:
+                number = next(waiting, None)
+            if number is None or errors or stoppings[number].wanted:
+                return
+            try:
+                uuid = server.act(name, commands[number])
+                stoppings[number].begun(uuid)
+                ended[number] = watch(server, name, uuid, watcher)
+            except KvmComposeError as error:
+                errors.append(error)
+
+    def stop() -> None:
+        for each in stoppings:
+            each()
+        threading.Thread(target=watcher.notice, args=(_STOPPING,), daemon=True).start()
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(_SIDE_BY_SIDE, len(commands)))]
+    with on_signals(stop, signal.SIGINT, signal.SIGTERM):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if errors:
+        raise errors[0]
+    return ended
 
 
 def watch(server: RemoteServer, name: str, uuid: str, watcher: Watcher, *, after: int = 0) -> Action:
@@ -142,29 +187,30 @@ def _key(step: Step) -> tuple[str, str, str | None, str | None, str]:
 class _Stopping:
     """The signal handler: cancels the action, as soon as its UUID is known."""
 
-    def __init__(self, server: RemoteServer, name: str, watcher: Watcher) -> None:
+    def __init__(self, server: RemoteServer, name: str, watcher: Watcher, *, announce: bool = True) -> None:
         self._server = server
         self._name = name
         self._watcher = watcher
+        self._announce = announce
         self._uuid: str | None = None
-        self._wanted = False
+        self.wanted = False
 
     def begun(self, uuid: str) -> None:
         """Set the UUID of the action."""
         self._uuid = uuid
-        if self._wanted:
+        if self.wanted:
             self._start()
 
     def failed(self, error: ServerError) -> None:
         """Cancel the action, as its input does not reach the server."""
         self._watcher.notice(error.message)
-        self._wanted = True
+        self.wanted = True
         self._start()
 
     def __call__(self) -> None:
-        if self._wanted:
+        if self.wanted:
             raise KeyboardInterrupt
-        self._wanted = True
+        self.wanted = True
         if self._uuid is not None:
             self._start()
 
@@ -173,7 +219,8 @@ class _Stopping:
         threading.Thread(target=self._cancel, daemon=True).start()
 
     def _cancel(self) -> None:
-        self._watcher.notice(_STOPPING)
+        if self._announce:
+            self._watcher.notice(_STOPPING)
         try:
             self._server.cancel(self._name, self._uuid or "")
         except KvmComposeError as error:

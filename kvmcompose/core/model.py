@@ -89,7 +89,8 @@ class Machine(msgspec.Struct, frozen=True):
     """One entry of ``machines``.
 
     ``kind`` names its module in ``kvmcompose.guests``; ``body`` is that module's own type. ``index`` is
-    its place in the list. ``scaled`` are the interfaces of its clones, when it has any.
+    its place in the list. ``scaled`` are the interfaces of its clones, when it has any. ``labels`` are those
+    of all its guests.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Machine(msgspec.Struct, frozen=True):
     attachments: tuple[Attachment, ...]
     scaled: tuple[ScaledAttachment, ...]
     index: int
+    labels: dict[str, str] = {}
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,7 +47,7 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True):
 
     ``kind`` names its module in ``kvmcompose.guests``. ``definition`` is the YAML's ``section`` with the
     defaults filled in, and is under that key in the file. In the file, digests replace the values of an
-    ``environment``, because users commit the file.
+    ``environment``, because users commit the file. ``labels`` are in the file where there are any.
     """
 
     name: str
@@ -62,6 +62,7 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True):
     extra_info: ExtraInfo
     interfaces: tuple[Interface, ...]
     definition: Any
+    labels: dict[str, str] = {}
 
 
 class HostSharedConfig(msgspec.Struct, frozen=True):
@@ -100,7 +101,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _guest_document(guest: GuestState) -> dict[str, Any]:
-    return {
+    document = {
         "name": guest.name,
         "kind": guest.kind,
         "hostname": guest.hostname,
@@ -113,6 +114,7 @@ def _guest_document(guest: GuestState) -> dict[str, Any]:
         "interfaces": guest.interfaces,
         guest.section: without_values(guest.definition),
     }
+    return document | {"labels": guest.labels} if guest.labels else document
 
 
 def encode_state(state: State) -> bytes:

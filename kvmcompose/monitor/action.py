@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TextIO
 
 from kvmcompose.client.formatting import (
@@ -34,13 +35,18 @@ class ActionLines:
     """Prints an action for people: headings of stages, steps as they end, lines as they come.
 
     To stderr, or with ``data`` to stdout. On a terminal the last line shows the current step.
-    ``only`` restricts lines and steps to one guest.
+    ``only`` restricts lines and steps to some guests.
     """
 
     wants_steps = True
 
     def __init__(
-        self, console: Console, *, data: bool = False, timestamps: bool = False, only: str | None = None
+        self,
+        console: Console,
+        *,
+        data: bool = False,
+        timestamps: bool = False,
+        only: Collection[str] | None = None,
     ) -> None:
         self._console = console
         self._stream: TextIO = sys.stdout if data else sys.stderr
@@ -54,7 +60,7 @@ class ActionLines:
 
     def line(self, line: LogLine) -> None:
         """Print a line; with ``--quiet`` only warnings and errors."""
-        if self._only not in (None, line.guest):
+        if self._only is not None and line.guest not in self._only:
             return
         text = line_text(line)
         with self._guard:
@@ -100,7 +106,7 @@ class ActionLines:
             self._console.error(f"{trouble}, after {took}{hint}")
 
     def _show_step(self, step: Step) -> None:
-        if self._only not in (None, step.guest):
+        if self._only is not None and step.guest not in self._only:
             return
         if step.state is StepState.SKIPPED and self._console.verbosity < 1:
             return
@@ -140,10 +146,12 @@ class ActionJson:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._guard = threading.RLock()
 
     def line(self, line: LogLine) -> None:
         """Write a line."""
-        self._console.json_line(line)
+        with self._guard:
+            self._console.json_line(line)
 
     def steps(self, ended: Sequence[Step], running: Sequence[Step]) -> None:
         """Steps are not asked for."""
@@ -158,27 +166,37 @@ class ActionJson:
 
 
 class ActionOutput:
-    """Prints the output of a command in a guest to stdout, errors to stderr."""
+    """Prints the output of a command to stdout, errors to stderr.
+
+    With the ``names`` of several guests, each line of output starts with its guest's name.
+    """
 
     wants_steps = False
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, names: Sequence[str] = ()) -> None:
         self._console = console
+        self._guard = threading.RLock()
+        colours = itertools.cycle(_GUEST_COLOURS)
+        self._labels = {name: console.paint(f"{name} |", next(colours)) for name in names}
 
     def line(self, line: LogLine) -> None:
         """Print a line of output, or an error."""
+        with self._guard:
+            self._print(line, self._labels.get(line.guest or ""))
+
+    def _print(self, line: LogLine, label: str | None) -> None:
         match line.level:
             case Level.OUTPUT:
-                self._console.data(line.text)
+                self._console.data(line.text if label is None else f"{label} {line.text}".rstrip())
                 sys.stdout.flush()
             case Level.INFO:
                 self._console.detail(line.text)
             case Level.WARNING:
-                self._console.warn(line.text)
+                self._console.warn(line.text if label is None else line_text(line))
             case Level.ERROR if is_hint(line):
                 self._console.talk(line_text(line))
             case Level.ERROR:
-                self._console.error(line.text)
+                self._console.error(line.text if label is None else line_text(line))
 
     def steps(self, ended: Sequence[Step], running: Sequence[Step]) -> None:
         """Steps are not asked for."""

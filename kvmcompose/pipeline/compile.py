@@ -149,6 +149,7 @@ def _state(placed: PlacedTestbed) -> State:
                 extra_info=ExtraInfo(guest.golden_image),
                 interfaces=interfaces[guest.name],
                 definition=guest.definition,
+                labels=guest.machine.labels,
             )
             for number, guest in enumerate(logical.guests)
         },

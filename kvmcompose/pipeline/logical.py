@@ -154,6 +154,7 @@ def machine(entry: dict[str, Any], index: int, network: Dialect) -> Machine:
         attachments=network.attachments(entry),
         scaled=network.scaled(scaling.get("interfaces") or ()),
         index=index,
+        labels=entry.get("labels") or {},
     )
 
 

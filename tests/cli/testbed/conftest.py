@@ -18,12 +18,14 @@ from golden.bench import COMMAND, Bench, Ran, environment, new_bench
 YAML = """\
 machines:
   - name: web
+    labels: {role: front, tier: 1}
     interfaces: [{bridge: br0}]
     libvirt:
       cpus: 1
       memory_mb: 128
       libvirt_type: {cloud_image: {name: debian_12, setup_script: setup.sh}}
   - name: db
+    labels: {role: store, tier: 1}
     interfaces: [{bridge: br0}]
     libvirt: {cpus: 1, memory_mb: 128, libvirt_type: {cloud_image: {name: debian_12}}}
 network:

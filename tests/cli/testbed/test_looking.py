@@ -87,7 +87,7 @@ def test_watching_ends_with_a_ctrl_c_that_python_loses(capsys: pytest.CaptureFix
             return {"state": "up"}
 
     server = Server()
-    arguments = argparse.Namespace(json=True, watch=True, project_name="lab")
+    arguments = argparse.Namespace(json=True, watch=True, project_name="lab", labels=[])
     before = signal.getsignal(signal.SIGINT)
     target = Target(server, "lab", None)  # type: ignore[arg-type] # no more of one is needed
     with mock.patch.object(status, "open_target", return_value=target):

@@ -86,7 +86,7 @@ def test_verbose_tells_what_there_was_nothing_to_do_about_and_where(capsys: Capt
 
 
 def test_one_guest_of_several(capsys: Captured) -> None:
-    show(ActionLines(Console(), data=True, only="web"))
+    show(ActionLines(Console(), data=True, only=["web"]))
     assert capsys.readouterr().out.splitlines() == [
         "start guests:",
         "done     web: boot  (1.5 s)",

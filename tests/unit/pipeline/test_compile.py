@@ -15,7 +15,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the golden proje
 from golden.bench import GOLDEN, cases
 from golden.memory import MemoryFiles, compile_text, hosts
 from kvmcompose.core.artefact import Literal, Overlay, Policy, Rendered
+from kvmcompose.core.errors import InputError, KvmComposeError
+from kvmcompose.core.state import encode_state
+from kvmcompose.effects.resources import schemas
 from kvmcompose.pipeline.compile import STATE_PATH, Compiled
+from kvmcompose.pipeline.stored import read_state
 
 SMALL = """\
 machines:
@@ -209,3 +213,43 @@ def test_many_unconnected_bridges_are_no_crash() -> None:
     state = state_of(compile_text(f"machines:\n{machines}network: {{bridges: [{bridges}]}}\n"))
     addresses = {guest["interfaces"][0]["ip"] for guest in state["testbed_guests"].values()}
     assert len(addresses) == 300
+
+
+LABELS = "    labels: {role: db, tier: 1, on: on, empty: ''}\n"
+
+
+def test_labels_change_nothing_but_the_state_and_only_where_given() -> None:
+    labelled = SMALL.replace("  - name: server\n", f"  - name: server\n{LABELS}")
+    plain, found = compile_text(SMALL), compile_text(labelled)
+    assert found.state.testbed_guests["server"].labels == {"role": "db", "tier": "1", "on": "on", "empty": ""}
+    assert [each for each in plain.artefacts if each.path != STATE_PATH] == [
+        each for each in found.artefacts if each.path != STATE_PATH
+    ]
+    assert "labels" not in state_of(plain)["testbed_guests"]["server"]
+    assert state_of(found)["testbed_guests"]["server"].pop("labels")["tier"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("labels", "code"),
+    [
+        ("{-a: b}", "bad-name"),
+        ("{a b: c}", "bad-name"),
+        ("{'': c}", "bad-name"),
+        ("[role=db]", "wrong-type"),
+        ("{a: [b]}", "wrong-type"),
+    ],
+)
+def test_labels_that_are_none_are_refused(labels: str, code: str) -> None:
+    text = SMALL.replace("  - name: server\n", f"  - name: server\n    labels: {labels}\n")
+    with pytest.raises(InputError) as caught:
+        compile_text(text)
+    assert [each.code for each in caught.value.problems] == [code]
+
+
+def test_a_state_with_labels_is_read_back() -> None:
+    compiled = compile_text(SMALL.replace("  - name: server\n", f"  - name: server\n{LABELS}"))
+    data = encode_state(compiled.state)
+    found = read_state(data, schemas()).testbed_guests["server"]
+    assert found.labels == compiled.state.testbed_guests["server"].labels
+    with pytest.raises(KvmComposeError):
+        read_state(data.replace(b'"db"', b'"\\u001b[31m"'), schemas())

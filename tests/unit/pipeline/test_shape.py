@@ -29,6 +29,7 @@ SCHEMAS = Schemas(FILES)
 EVERYTHING = """
 machines:
   - name: server
+    labels: {role: web, example.com/tier: 1}
     interfaces:
       - bridge: br0
       - {bridge: br1, mac: 52:54:00:12:34:56, ip: 10.0.0.2}
