@@ -69,7 +69,7 @@ class Images:
         folder = self._files.folder
         if goal.is_relative_to(folder):  # a relative link, so that the project folder can move
             goal = Path(os.path.relpath(goal, folder / "artefacts" / "images"))
-        return ResolvedImage(self._files.image_digest(written), kind, header.virtual_size, link, str(goal))
+        return ResolvedImage(self._files.digest(written), kind, header.virtual_size, link, str(goal))
 
     def seen(self) -> set[str]:
         """Every path that an answer of this object rested on."""

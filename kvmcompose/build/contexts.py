@@ -9,11 +9,12 @@ import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from kvmcompose.build.project_files import CARRIED_LIMIT, FolderFiles, too_large
+from kvmcompose.build.context_listing import CARRIED_LIMIT, too_large
+from kvmcompose.build.project_files import FolderFiles
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.opening import open_regular
 from kvmcompose.render.archive import ContextMember, PackedContext, pack_context
@@ -37,6 +38,10 @@ def _folder() -> str:
     return tempfile.gettempdir() if usual else _LARGE_FILES
 
 
+#: A path, and the modes that the YAML gives to what is there.
+_Context = tuple[str, tuple[tuple[str, str], ...]]
+
+
 class Contexts:
     """The packed contexts of one build. Safe to share between threads, and with processes forked later."""
 
@@ -44,17 +49,18 @@ class Contexts:
         self._files = files
         self._epoch = epoch
         self._guard = threading.Lock()
-        self._packed: dict[str, tuple[PackedContext, str]] = {}
+        self._packed: dict[_Context, tuple[PackedContext, str]] = {}
 
-    def packed(self, path: str) -> tuple[PackedContext, str]:
+    def packed(self, path: str, modes: Mapping[str, str]) -> tuple[PackedContext, str]:
         """Return a context as it was when it was first needed, and the digest of just this content.
 
         Raises KvmComposeError for what cannot be carried.
         """
+        key = path, tuple(sorted(modes.items()))
         with self._guard:
-            if path not in self._packed:
+            if key not in self._packed:
                 try:
-                    self._packed[path] = self._pack(path)
+                    self._packed[key] = self._pack(path, modes)
                 except OSError as error:
                     hint = None
                     if error.errno in _NO_SPACE:
@@ -63,11 +69,11 @@ class Contexts:
                         )
                     message = f"cannot pack the context {path!r}: {error.strerror}"
                     raise KvmComposeError(message, hint=hint) from error
-            return self._packed[path]
+            return self._packed[key]
 
-    def _pack(self, path: str) -> tuple[PackedContext, str]:
+    def _pack(self, path: str, modes: Mapping[str, str]) -> tuple[PackedContext, str]:
         whole = self._files.path(path)
-        found = self._files.members(whole)
+        found = self._files.members(path, modes)
         source = _Source(whole)
         members = (
             ContextMember(
@@ -75,6 +81,7 @@ class Contexts:
                 source.opener(each.path) if each.kind == "file" else None,
                 executable=each.executable,
                 link_target=each.target if each.kind == "link" else None,
+                mode=each.mode,
             )
             for each in found
         )
@@ -88,7 +95,7 @@ class Contexts:
             raise
         if packed.size <= _IN_MEMORY:
             out.close()
-        return packed, self._files.members_digest(whole, found, lambda each: digests[each.name])
+        return packed, self._files.members_digest(path, found, lambda each: digests[each.name])
 
 
 def _discard(file: io.BufferedRandom) -> None:

@@ -17,8 +17,9 @@ from kvmcompose.build.decide import lstat
 from kvmcompose.build.decision import FAILING, Decision, Disposition, Making
 from kvmcompose.build.ledger import LedgerEntry
 from kvmcompose.build.make import Staged
+from kvmcompose.build.outputs import PRIVATE_FOLDER
 from kvmcompose.build.overview import overview
-from kvmcompose.build.project import PRIVATE_FOLDER, ImageStep, Plan, Project
+from kvmcompose.build.project import ImageStep, Plan, Project
 from kvmcompose.build.project_inputs import beyond_environment
 from kvmcompose.build.stamp import (
     BuildStamp,

@@ -42,7 +42,7 @@ from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.images.qcow2 import read_header
 from kvmcompose.render import render
 from kvmcompose.render.inputs import Sources
-from kvmcompose.render.seed import CONTEXT
+from kvmcompose.render.seed import CONTEXT, context_modes
 from kvmcompose.render.templates import Templates
 
 _SPARSE_BLOCK = 4096
@@ -121,7 +121,7 @@ class Maker:
             content = artefact.content
             if isinstance(content, Rendered) and CONTEXT in content.files:
                 with suppress(KvmComposeError):  # reported when the artefact is made
-                    self._contexts.packed(content.files[CONTEXT])
+                    self._contexts.packed(content.files[CONTEXT], context_modes(content))
 
     def _render(self, artefact: Artefact, out: BinaryIO) -> Recipe:
         """Write to an empty file. Returns the recipe of just these bytes: of the files as read for them."""
@@ -135,7 +135,7 @@ class Maker:
         files = {}
         for name, path in content.files.items():
             if name == CONTEXT:
-                context, digests[name] = self._contexts.packed(path)
+                context, digests[name] = self._contexts.packed(path, context_modes(content))
             else:
                 files[name], digests[name] = self._files.carried(path)
         render(content, Sources(self._templates, files, self._epoch, context), out)

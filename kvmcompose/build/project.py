@@ -18,6 +18,7 @@ from kvmcompose.build.decision import Decision, Disposition, Making, Options
 from kvmcompose.build.ledger import Ledger, LedgerEntry, copy_of_ledger, open_ledger
 from kvmcompose.build.lock import build_lock
 from kvmcompose.build.make import Maker
+from kvmcompose.build.outputs import PRIVATE_FOLDER
 from kvmcompose.build.project_files import FolderFiles
 from kvmcompose.build.project_inputs import Where, epoch, hashed, read_inputs, settings
 from kvmcompose.build.recipes import Recipes
@@ -31,11 +32,8 @@ from kvmcompose.effects.resources import schemas
 from kvmcompose.effects.stat_cache import Remembered, StatCache
 from kvmcompose.images.store import default_store, read_catalogue
 from kvmcompose.pipeline.compile import Compiled, compile_project, understand
-from kvmcompose.pipeline.hints import secret_warnings
+from kvmcompose.pipeline.hints import exposed_key_warnings, secret_warnings
 from kvmcompose.render.templates import Templates
-
-#: What kvm-compose keeps for itself in a project folder.
-PRIVATE_FOLDER = ".kvm-compose"
 
 #: What ends the life of a disk.
 ENDING = (Disposition.REBUILD, Disposition.REMOVE)
@@ -108,7 +106,11 @@ class Project:
 
     def hints(self) -> tuple[Problem, ...]:
         """Return problems that are worth a hint, and stop no build."""
-        return secret_warnings(self.compiled.placed.logical, self.testbed, self._config)
+        logical = self.compiled.placed.logical
+        return (
+            *secret_warnings(logical, self.testbed, self._config),
+            *exposed_key_warnings(logical, self.testbed, self._config, self.files),
+        )
 
     @cached_property
     def _templates(self) -> Templates:

@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import msgspec
-
+from kvmcompose.build.context_listing import (
+    CARRIED_LIMIT,
+    Listing,
+    Member,
+    Surroundings,
+    list_context,
+    resolve,
+    too_large,
+)
+from kvmcompose.build.outputs import Outputs
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.core.project import FileKind
+from kvmcompose.core.project import FileKind, Flaw
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.opening import TooLargeError, open_regular, read_regular
 from kvmcompose.effects.stat_cache import StatCache
 from kvmcompose.images.qcow2 import read_header, refuse_no_image
-from kvmcompose.render.inputs import CarriedFile
 
-#: The largest file or context that is carried into a guest, in bytes.
-CARRIED_LIMIT = 2**30
 #: Up to this size (bytes) content is kept for all the guests that share it.
 _REMEMBERED = 2**20
+#: How much of a file is searched for a private key, in bytes; keys are a few KiB.
+_HEAD = 2**16
+#: As OpenSSH and OpenSSL (RFC 7468), GnuPG, PuTTY and age write them.
+_PRIVATE_KEY = re.compile(
+    rb"^(?:-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-|AGE-SECRET-KEY-1)",
+    re.MULTILINE,
+)
 
-
-class Member(msgspec.Struct, frozen=True):
-    """A path below a folder that is carried into a guest: a "file", a "folder", or a "link" to ``target``."""
-
-    path: Path
-    name: str
-    kind: str
-    target: str
-    executable: bool
+#: A path, and the modes that the YAML gives to what is there.
+_Context = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class FolderFiles:
@@ -49,8 +55,10 @@ class FolderFiles:
         self._roots = tuple(root.resolve() for root in (folder, *allowed))
         self._kinds: dict[str, FileKind] = {}
         self._inside: dict[str, bool] = {}
-        self._trees: dict[str, str] = {}
-        self._carried: dict[str, tuple[CarriedFile, str]] = {}
+        self._outputs: Outputs | None = None
+        self._contexts: dict[_Context, Listing] = {}
+        self._tree_digests: dict[_Context, str] = {}
+        self._carried: dict[str, tuple[bytes, str]] = {}
         self._image_problems: dict[tuple[str, str | None], str | None] = {}
 
     def path(self, name: str) -> Path:
@@ -66,43 +74,54 @@ class FolderFiles:
     def is_inside(self, path: str) -> bool:
         """Whether the path, links resolved, is in the project folder or an allowed folder."""
         if path not in self._inside:
-            resolved = _resolve(self.path(path))
+            resolved = resolve(self.path(path))
             self._inside[path] = resolved is not None and self._allowed(resolved)
         return self._inside[path]
 
     def may_hold(self, folder: str) -> bool:
         """Whether a folder of ours is where it seems to be. It is no input, and so not remembered as one."""
-        resolved = _resolve(self.path(folder))
+        resolved = resolve(self.path(folder))
         return resolved is not None and self._allowed(resolved)
 
     def _allowed(self, resolved: Path) -> bool:
         return any(resolved == root or root in resolved.parents for root in self._roots)
 
     def seen(self) -> set[str]:
-        """Every path that an answer of this object rested on."""
-        named = (*self._kinds, *self._inside, *self._trees, *(path for path, _ in self._image_problems))
+        """Return every path that an answer of this object depends on."""
         found: set[str] = set()
-        for name in named:
+        for name in (*self._kinds, *self._inside, *(path for path, _ in self._image_problems)):
             path = self.path(name)
-            found.update((str(path), str(_resolve(path) or path)))
-            if path.is_dir():
-                found.update(str(each) for each in _walk(path))
-                found.update(str(_resolve(each) or each) for each in _walk(path) if each.is_symlink())
-        return found
+            found.update((str(path), str(resolve(path) or path)))
+        return found.union(*(listing.seen for listing in self._contexts.values()))
 
     def image_names(self) -> tuple[str, ...]:
         """The names that a ``cloud_image`` may have."""
         return self._images
 
-    def strays(self, path: str) -> str | None:
-        """The first path below a folder that leads out of it by a link, or None."""
-        for found in _walk(self.path(path)):
-            if not found.is_symlink():
-                continue
-            resolved = _resolve(found)
-            if resolved is None or not self._allowed(resolved):
-                return str(found.relative_to(self.folder) if found.is_relative_to(self.folder) else found)
-        return None
+    def flaws(self, path: str, modes: Mapping[str, str]) -> tuple[Flaw, ...]:
+        """Return why a context, a folder or a file, cannot be carried into a guest."""
+        try:
+            return self._listing(path, modes).flaws
+        except OSError as error:
+            return (Flaw("bad-file", f"{path!r} cannot be read: {error.strerror}"),)
+
+    def _listing(self, path: str, modes: Mapping[str, str]) -> Listing:
+        key = _key(path, modes)
+        if key not in self._contexts:
+            self._outputs = self._outputs or Outputs(self.folder)
+            around = Surroundings(self.folder, self._allowed, self._outputs.include)
+            self._contexts[key] = list_context(self.path(path), around, modes)
+        return self._contexts[key]
+
+    def exposed_keys(self, path: str, modes: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the members of a context with a private key that every user of the guest could read."""
+        return tuple(
+            each.name
+            for each in self._listing(path, modes).members
+            if each.kind == "file"
+            and (each.mode is None or each.mode & 0o077)
+            and _has_private_key(each.path)
+        )
 
     def image_problem(self, path: str, wanted_format: str | None) -> str | None:
         """Why a disk image may not be used, or None.
@@ -143,115 +162,83 @@ class FolderFiles:
             return None
 
     def digest(self, path: str) -> str:
-        """A digest of a carried file (content and mode) or folder tree. Raises KvmComposeError."""
-        if path not in self._trees:
-            try:
-                self._trees[path] = self._tree_digest(self.path(path))
-            except OSError as error:
-                raise KvmComposeError(f"cannot read {path!r}: {error.strerror}") from error
-        return self._trees[path]
-
-    def image_digest(self, path: str) -> str:
-        """The SHA-256 of a disk image, in hexadecimal. Raises KvmComposeError."""
+        """Return the SHA-256 of a file, in hexadecimal. Raises KvmComposeError."""
         try:
             return self._digests.digest(self.path(path))
         except OSError as error:
             raise KvmComposeError(f"cannot read {path!r}: {error.strerror}") from error
 
-    def _tree_digest(self, whole: Path) -> str:
-        found = self.members(whole)
-        return self.members_digest(whole, found, lambda each: self._digests.digest(each.path))
+    def context_digest(self, path: str, modes: Mapping[str, str]) -> str:
+        """Return a digest of a context: of names, contents and modes. Raises KvmComposeError."""
+        key = _key(path, modes)
+        if key not in self._tree_digests:
+            try:
+                found = self.members(path, modes)
+                self._tree_digests[key] = self.members_digest(
+                    path, found, lambda each: self._digests.digest(each.path)
+                )
+            except OSError as error:
+                raise KvmComposeError(f"cannot read {path!r}: {error.strerror}") from error
+        return self._tree_digests[key]
 
-    def members(self, whole: Path) -> list[Member]:
+    def members(self, path: str, modes: Mapping[str, str]) -> tuple[Member, ...]:
         """Return what is below a folder, or just the file; sorted, links not followed.
 
         Raises KvmComposeError for what cannot be carried into a guest, OSError.
         """
-        found = []
-        total = 0
-        for path in _walk(whole) if whole.is_dir() else (whole,):
-            kind, target, executable = self._member(whole, path)
-            total += path.stat().st_size if kind == "file" else 0
-            if total > CARRIED_LIMIT:  # reading a terabyte of nothing takes an hour
-                raise too_large(whole)
-            name = str(path.relative_to(whole)) if path != whole else whole.name
-            found.append(Member(path, name, kind, target, executable=executable))
-        return found
+        listing = self._listing(path, modes)
+        for flaw in listing.flaws:
+            raise KvmComposeError(flaw.message, hint=flaw.hint)
+        return listing.members
 
-    def members_digest(self, whole: Path, found: Iterable[Member], digest: Callable[[Member], str]) -> str:
+    def members_digest(self, path: str, found: Iterable[Member], digest: Callable[[Member], str]) -> str:
         """Return the digest of ``members``, given that of each file."""
-        if not whole.is_dir():
+        if not self.path(path).is_dir():
             (file,) = found
-            return _with_mode(digest(file), executable=file.executable)
+            mode = _mode(file, "executable", "")
+            return f"{digest(file)} {mode}" if mode else digest(file)
         tree = hashlib.sha256()
         for each in found:
             content = digest(each) if each.kind == "file" else each.target
-            line = f"{each.name}\0{each.kind}\0{each.executable:d}\0{content}\n"
+            line = f"{each.name}\0{each.kind}\0{_mode(each, '1', '0')}\0{content}\n"
             tree.update(line.encode(errors="surrogateescape"))
         return tree.hexdigest()
 
-    def carried(self, path: str) -> tuple[CarriedFile, str]:
+    def carried(self, path: str) -> tuple[bytes, str]:
         """Return the content of a file, and the digest of just this content. Raises KvmComposeError."""
         if path not in self._carried:
             carried = self._read_carried(path)
-            if len(carried[0].data) > _REMEMBERED:
+            if len(carried[0]) > _REMEMBERED:
                 return carried
             self._carried[path] = carried
         return self._carried[path]
 
-    def _read_carried(self, path: str) -> tuple[CarriedFile, str]:
+    def _read_carried(self, path: str) -> tuple[bytes, str]:
         whole = self.path(path)
         try:
             data = read_regular(whole, limit=CARRIED_LIMIT)
-            executable = bool(whole.stat().st_mode & stat.S_IXUSR)
         except TooLargeError as error:
             raise too_large(whole) from error
         except OSError as error:
             raise KvmComposeError(f"cannot read {path!r}: {error.strerror}") from error
-        digest = _with_mode(hashlib.sha256(data).hexdigest(), executable=executable)
-        return CarriedFile(data, executable), digest
-
-    def _member(self, root: Path, found: Path) -> tuple[str, str, bool]:
-        """What a path below a carried folder is: its kind, a link's target, whether it can be run.
-
-        A link within the folder stays a link; one that leads elsewhere in the project becomes the file
-        it points to, as its target would be missing in the guest.
-        """
-        if found.is_symlink():
-            target = os.readlink(found)  # noqa: PTH115 (the text of the link, unresolved)
-            resolved = _resolve(found)
-            if resolved is not None and not Path(target).is_absolute() and root.resolve() in resolved.parents:
-                return "link", target, False
-            if resolved is None or not self._allowed(resolved) or not resolved.is_file():
-                raise KvmComposeError(
-                    f"{str(found)!r} is a link to {target!r}, which cannot be carried along"
-                )
-        mode = found.stat().st_mode
-        if stat.S_ISDIR(mode):
-            return "folder", "", True
-        if not stat.S_ISREG(mode):
-            raise KvmComposeError(f"{str(found)!r} is neither a file nor a folder")
-        return "file", "", bool(mode & stat.S_IXUSR)
+        return data, hashlib.sha256(data).hexdigest()
 
 
-def _resolve(path: Path) -> Path | None:
-    """Where a path leads, or None when its links go in a circle."""
+def _key(path: str, modes: Mapping[str, str]) -> _Context:
+    return path, tuple(sorted(modes.items()))
+
+
+def _mode(member: Member, executable: str, other: str) -> str:
+    """Return the mode of a member for a digest. One that the YAML gives stays when the file's own changes."""
+    return f"{member.mode:04o}" if member.mode is not None else executable if member.executable else other
+
+
+def _has_private_key(path: Path) -> bool:
     try:
-        return path.resolve()
-    except (OSError, RuntimeError):
-        return None
-
-
-def too_large(path: Path) -> KvmComposeError:
-    """The error for a file or folder beyond ``CARRIED_LIMIT``."""
-    return KvmComposeError(
-        f"{str(path)!r} holds more than {CARRIED_LIMIT >> 30} GiB, too much for a seed",
-        hint="put large data on a separate disk image",
-    )
-
-
-def _with_mode(digest: str, *, executable: bool) -> str:
-    return f"{digest} executable" if executable else digest
+        with os.fdopen(open_regular(path), "rb") as file:
+            return _PRIVATE_KEY.search(file.read(_HEAD)) is not None
+    except OSError:
+        return False
 
 
 def _kind(path: Path) -> FileKind:
@@ -266,13 +253,3 @@ def _kind(path: Path) -> FileKind:
     except (OSError, ValueError):
         return FileKind.UNREADABLE
     return FileKind.OTHER
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Everything below a folder, sorted, without following links."""
-    with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        yield Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path))

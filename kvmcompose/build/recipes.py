@@ -29,6 +29,7 @@ from kvmcompose.core.artefact import (
 from kvmcompose.core.environment import digests as digests_of_values
 from kvmcompose.effects.resources import code_digest
 from kvmcompose.render import RENDERERS
+from kvmcompose.render.seed import CONTEXT, context_modes
 from kvmcompose.render.templates import Templates
 
 #: Raised when the making of disks changes. Their code is not part of their recipe, as a new version of
@@ -114,7 +115,7 @@ class Recipes:
     def _document(self, content: Content) -> dict[str, Any]:
         match content:
             case Rendered():
-                digests = {name: self._files.digest(path) for name, path in content.files.items()}
+                digests = {name: self._digest(name, path, content) for name, path in content.files.items()}
                 return rendered_document(content, self._templates, digests, self._epoch)
             case Literal():
                 return {"content": hashlib.sha256(content.data).hexdigest()}
@@ -134,6 +135,11 @@ class Recipes:
                 return {"copy": self._image(content.image), "version": _DISK_VERSION}
             case Blank():
                 return {"blank": {"gigabytes": content.gigabytes}, "version": _DISK_VERSION}
+
+    def _digest(self, name: str, path: str, content: Rendered) -> str:
+        if name == CONTEXT:
+            return self._files.context_digest(path, context_modes(content))
+        return self._files.digest(path)
 
     def _image(self, image: BaseImage) -> dict[str, Any]:
         resolved = self._images.resolve(image)

@@ -41,7 +41,7 @@ def find_project(arguments: argparse.Namespace) -> Project:
 
 def open_project(arguments: argparse.Namespace, console: Console) -> Project:
     """Return the project, and print its warnings. Raises InputError with all problems of its files."""
-    from kvmcompose.build.project import PRIVATE_FOLDER
+    from kvmcompose.build.outputs import PRIVATE_FOLDER
     from kvmcompose.effects.private import complaint
 
     project = find_project(arguments)

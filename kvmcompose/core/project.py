@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Protocol
+
+import msgspec
 
 
 class FileKind(Enum):
@@ -16,6 +19,18 @@ class FileKind(Enum):
     UNREADABLE = "unreadable"
 
 
+class Flaw(msgspec.Struct, frozen=True):
+    """Why a file or folder cannot be carried into a guest.
+
+    ``code`` is that of a problem, ``at`` the keys of the YAML below the one that names the path.
+    """
+
+    code: str
+    message: str
+    hint: str | None = None
+    at: tuple[str, ...] = ()
+
+
 class ProjectFiles(Protocol):
     """Queries about paths as written in the YAML: relative to the project folder, or absolute."""
 
@@ -25,8 +40,14 @@ class ProjectFiles(Protocol):
     def is_inside(self, path: str) -> bool:
         """Return whether the path, links resolved, is in the project folder or an allowed folder."""
 
-    def strays(self, path: str) -> str | None:
-        """Return the first path below a folder that is a link to a place outside it, or None."""
+    def flaws(self, path: str, modes: Mapping[str, str]) -> Sequence[Flaw]:
+        """Return why a context, a folder or a file, cannot be carried into a guest.
+
+        ``modes`` are the permission bits of its members in octal digits, by their paths in it.
+        """
+
+    def exposed_keys(self, path: str, modes: Mapping[str, str]) -> Sequence[str]:
+        """Return the members of a context with a private key that every user of the guest could read."""
 
     def content(self, path: str, limit: int) -> bytes | None:
         """Return the content of a regular file, or None when it cannot be read.

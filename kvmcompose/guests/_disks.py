@@ -13,6 +13,13 @@ from kvmcompose.core.project import ProjectFiles
 from kvmcompose.guests import _files
 
 
+class Context(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A folder or file for the guest. ``modes`` are permission bits in octal digits, by paths in it."""
+
+    path: str
+    modes: dict[str, str] = {}
+
+
 class CloudImage(msgspec.Struct, frozen=True, omit_defaults=True):
     """A cloud image with cloud-init: from the catalogue by name, or a file. ``expand_gigabytes`` is in GiB.
 
@@ -22,7 +29,7 @@ class CloudImage(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str | None = None
     path: str | None = None
     expand_gigabytes: int = 0
-    context: str | None = None
+    context: str | Context | None = None
     environment: dict[str, str] = {}
     environment_file: str | None = None
     environment_digest: str | None = None
@@ -32,6 +39,20 @@ class CloudImage(msgspec.Struct, frozen=True, omit_defaults=True):
     def __post_init__(self) -> None:
         """Sort the variables, so that the order of keys in the YAML does not affect artefacts."""
         msgspec.structs.force_setattr(self, "environment", dict(sorted(self.environment.items())))
+        if isinstance(self.context, Context):
+            modes = dict(sorted(self.context.modes.items()))
+            context = Context(self.context.path, modes) if modes else self.context.path
+            msgspec.structs.force_setattr(self, "context", context)
+
+    @property
+    def context_path(self) -> str | None:
+        """The path of the context."""
+        return self.context.path if isinstance(self.context, Context) else self.context
+
+    @property
+    def context_modes(self) -> dict[str, str]:
+        """The modes of the context's members that the YAML gives."""
+        return self.context.modes if isinstance(self.context, Context) else {}
 
 
 class ExistingDisk(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -100,10 +121,10 @@ def check(
             yield from _files.image(files, (*at, "path"), kind.cloud_image.path, None)
         if kind.cloud_image.name is not None:
             yield from _files.catalogue_image(files, (*at, "name"), kind.cloud_image.name)
-        for key in ("setup_script", "run_script", "context"):
-            yield from _files.carried(
-                files, (*at, key), getattr(kind.cloud_image, key), folder=key == "context"
-            )
+        for key in ("setup_script", "run_script"):
+            yield from _files.script(files, (*at, key), getattr(kind.cloud_image, key))
+        if kind.cloud_image.context is not None:
+            yield from _check_context(kind.cloud_image.context, (*at, "context"), files)
         yield from _files.environment_file(
             files, (*at, "environment_file"), kind.cloud_image.environment_file, kind.cloud_image.environment
         )
@@ -119,6 +140,15 @@ def check(
                 hint="scaling works with cloud_image and existing_disk",
                 at_key=True,
             )
+
+
+def _check_context(
+    context: str | Context, at: tuple[str | int, ...], files: ProjectFiles
+) -> Iterator[Complaint]:
+    if isinstance(context, Context):
+        yield from _files.context(files, at, context.path, context.modes, at_path=(*at, "path"))
+    else:
+        yield from _files.context(files, at, context, {}, at_path=at)
 
 
 def _check_existing(

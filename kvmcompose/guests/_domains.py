@@ -55,7 +55,8 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
             username=definition.username,
             environment=cloud.environment,
             environment_file=cloud.environment_file,
-            context=cloud.context,
+            context=cloud.context_path,
+            context_modes=cloud.context_modes,
             setup_scripts=definition.setup_scripts,
             run_scripts=definition.run_scripts,
         )
@@ -105,7 +106,7 @@ def privileges(guest: GuestState, shared: Shared) -> Iterator[Privilege]:  # noq
     paths = [
         *definition.setup_scripts,
         *definition.run_scripts,
-        *([cloud.context] if cloud and cloud.context else []),
+        *([cloud.context_path] if cloud and cloud.context_path else []),
     ]
     for path in dict.fromkeys(paths):
         steps = posixpath.normpath(path).split("/")

@@ -26,28 +26,64 @@ def _missing(at: _Path, path: str, kind: FileKind, wanted: str) -> Complaint:
     return Complaint(code="bad-file", path=at, message=message, wanted=wanted)
 
 
-def carried(files: ProjectFiles, at: _Path, path: str | None, *, folder: bool = False) -> Iterator[Complaint]:
-    """Yield the problems of a file (or folder) whose content is copied into a guest."""
-    if path is None:
-        return
-    if not files.is_inside(path):
-        yield Complaint(
+def carried(files: ProjectFiles, at: _Path, path: str) -> Iterator[Complaint]:
+    """A file whose content is carried into a guest."""
+    yield from _inside(files, at, path) or _a_file(files, at, path)
+
+
+def _inside(files: ProjectFiles, at: _Path, path: str) -> list[Complaint]:
+    if files.is_inside(path):
+        return []
+    return [
+        Complaint(
             code="outside-project",
             path=at,
             message=f"{path!r} is outside the project folder and would be copied into a guest",
             hint="copy it into the project, or allow the folder with --allow-path DIR",
         )
-        return
+    ]
+
+
+def _a_file(files: ProjectFiles, at: _Path, path: str) -> list[Complaint]:
     kind = files.kind(path)
-    if kind is not FileKind.FILE and not (folder and kind is FileKind.FOLDER):
-        yield _missing(at, path, kind, "a file or a folder" if folder else "a file")
-    elif kind is FileKind.FOLDER and (stray := files.strays(path)) is not None:
+    return [] if kind is FileKind.FILE else [_missing(at, path, kind, "a file")]
+
+
+def _a_file_or_folder(files: ProjectFiles, at: _Path, path: str) -> list[Complaint]:
+    kind = files.kind(path)
+    known = kind in (FileKind.FILE, FileKind.FOLDER)
+    return [] if known else [_missing(at, path, kind, "a file or a folder")]
+
+
+def context(
+    files: ProjectFiles, at: _Path, path: str, modes: Mapping[str, str], *, at_path: _Path
+) -> Iterator[Complaint]:
+    """A folder or a file that is carried into a guest. ``at_path`` is the place of its ``path``."""
+    if wrong := _inside(files, at_path, path) or _a_file_or_folder(files, at_path, path):
+        yield from wrong
+        return
+    for flaw in files.flaws(path, modes):
         yield Complaint(
-            code="outside-project",
-            path=at,
-            message=f"{stray!r} is a link out of the project folder and would be copied into a guest",
-            hint="replace the link by what it points to, or allow the folder with --allow-path DIR",
+            code=flaw.code,
+            path=(*at, *flaw.at) if flaw.at else at_path,
+            message=flaw.message,
+            hint=flaw.hint,
+            at_key=bool(flaw.at),
         )
+
+
+def mounted(files: ProjectFiles, at: _Path, path: str) -> Iterator[Complaint]:
+    """A folder or a file that a guest sees where it is; what cannot be copied does no harm in it."""
+    wrong = _inside(files, at, path) or _a_file_or_folder(files, at, path)
+    yield from wrong or (
+        each for each in context(files, at, path, {}, at_path=at) if each.code == "outside-project"
+    )
+
+
+def script(files: ProjectFiles, at: _Path, path: str | None) -> Iterator[Complaint]:
+    """A script that a guest runs."""
+    if path is not None:
+        yield from carried(files, at, path)
 
 
 def environment_file(

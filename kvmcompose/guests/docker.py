@@ -74,10 +74,11 @@ def expand(machine: Machine) -> Iterator[Guest]:
 def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
     """Yield the problems of files that are missing, or that a container must not have."""
     body: DockerSection = machine.body
-    yield from _files.carried(files, (machine.kind, "env_file"), body.env_file)
+    if body.env_file is not None:
+        yield from _files.carried(files, (machine.kind, "env_file"), body.env_file)
     for index, volume in enumerate(body.volumes):
         path = (machine.kind, "volumes", index, "source")
-        yield from _files.carried(files, path, _relative(volume.source), folder=True)
+        yield from _files.mounted(files, path, _relative(volume.source))
     if body.scaling is not None:
         yield from _scaling.check(machine, body.scaling)
 

@@ -109,7 +109,7 @@ def _check_scaling(machine: Machine, scaling: _scaling.Scaling, files: ProjectFi
         **{("clone_run", i, "script"): each.script for i, each in enumerate(scaling.clone_run)},
     }
     for path, script in scripts.items():
-        yield from _files.carried(files, (*at, *path), script)
+        yield from _files.script(files, (*at, *path), script)
         if script is not None and machine.body.libvirt_type.cloud_image is None:
             yield Complaint(
                 code="needs-cloud-init",

@@ -31,6 +31,8 @@ from kvmcompose.pipeline.shape import Shaped, shape_config, shape_testbed
 from kvmcompose.placement import place
 
 STATE_PATH = "state.json"
+#: The folder of all other artefacts.
+ARTEFACTS = "artefacts"
 
 
 class Compiled:
@@ -163,6 +165,6 @@ def _checked(artefacts: Iterable[Artefact]) -> Iterator[Artefact]:
     """Yield the artefacts. Raises KvmComposeError for one outside ``artefacts/``, as a plug-in could make."""
     for artefact in artefacts:
         steps = artefact.path.split("/")
-        if steps[0] != "artefacts" or len(steps) < 2 or not {"", ".", ".."}.isdisjoint(steps):  # noqa: PLR2004
+        if steps[0] != ARTEFACTS or len(steps) < 2 or not {"", ".", ".."}.isdisjoint(steps):  # noqa: PLR2004
             raise KvmComposeError(f"{artefact.path!r} is outside artefacts/")
         yield artefact

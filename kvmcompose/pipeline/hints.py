@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,8 @@ import msgspec
 
 from kvmcompose.core.errors import Complaint, Problem, Severity
 from kvmcompose.core.model import LogicalTestbed
+from kvmcompose.core.names import some
+from kvmcompose.core.project import ProjectFiles
 from kvmcompose.pipeline.logical import Documents, InputFile
 
 _SECRET = re.compile(
@@ -21,6 +24,9 @@ _SECRET = re.compile(
 _ABOUT_ONE = re.compile(r"_(?:FILE|PATH|DIR|URL|NAME|ID|LENGTH|TTL|TIMEOUT|EXPIRY)$", re.IGNORECASE)
 #: The names that shells give to folders.
 _FOLDERS = frozenset({"PWD", "OLDPWD"})
+
+#: So many keys a hint writes out.
+_SHOWN = 6
 
 
 def looks_secret(name: str) -> bool:
@@ -51,6 +57,46 @@ def secret_warnings(
     ]
     documents = Documents(testbed, config)
     return tuple(documents.problem(complaint) for complaint in complaints)
+
+
+def exposed_key_warnings(
+    logical: LogicalTestbed, testbed: InputFile, config: InputFile | None, files: ProjectFiles
+) -> tuple[Problem, ...]:
+    """Return warnings of private keys in contexts that every user of a guest could read."""
+    machines = {guest.machine.index: guest.machine for guest in logical.guests}
+    complaints = []
+    for machine in machines.values():
+        for path, context in _contexts(msgspec.to_builtins(machine.body)):
+            folder, modes = (
+                (context, {}) if isinstance(context, str) else (context["path"], context.get("modes", {}))
+            )
+            names = files.exposed_keys(folder, modes)
+            if not names:
+                continue
+            what = f"key {names[0]}" if len(names) == 1 else f"keys {some(names)}"
+            wanted = ", ".join(f'{json.dumps(name)}: "0600"' for name in names[:_SHOWN])
+            complaints.append(
+                Complaint(
+                    code="open-private-key",
+                    path=("machines", machine.index, machine.kind, *path),
+                    message=f"every user of the guest can read the private {what} of this context",
+                    hint=f"set their mode: context: {{path: {json.dumps(folder)}, modes: {{{wanted}}}}}",
+                    severity=Severity.WARNING,
+                )
+            )
+    documents = Documents(testbed, config)
+    return tuple(documents.problem(complaint) for complaint in complaints)
+
+
+def _contexts(value: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Yield the contexts in a machine's section, each with its path there."""
+    if not isinstance(value, dict):
+        return
+    for key, below in value.items():
+        if key == "context" and below:
+            yield (key,), below
+        else:
+            yield from (((key, *path), context) for path, context in _contexts(below))
 
 
 def _named_variables(value: Any) -> Iterator[tuple[str | int, ...]]:

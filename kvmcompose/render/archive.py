@@ -21,12 +21,16 @@ _CHUNK = 2**20
 
 
 class ContextMember(msgspec.Struct, frozen=True):
-    """A path below a context folder: a file can be opened, a symbolic link has a target, a folder neither."""
+    """A path below a context folder: a file can be opened, a symbolic link has a target, a folder neither.
+
+    Without a ``mode`` a file has 0755 or 0644, a folder 0755: those of the user's files differ by umask.
+    """
 
     path: str
     open: Callable[[], BinaryIO] | None = None
     executable: bool = False
     link_target: str | None = None
+    mode: int | None = None
 
 
 class Hash(Protocol):
@@ -84,7 +88,8 @@ def pack_context(
             info.linkname = member.link_target
             writer.write(_header(info))
         elif member.open is None:
-            writer.write(_header(_member(name, tarfile.DIRTYPE, 0o755, epoch)))
+            mode = 0o755 if member.mode is None else member.mode
+            writer.write(_header(_member(name, tarfile.DIRTYPE, mode, epoch)))
         else:
             with member.open() as file:
                 digests[member.path] = _pack_file(file, name, member, epoch, writer)
@@ -94,7 +99,9 @@ def pack_context(
 def _pack_file(file: BinaryIO, name: str, member: ContextMember, epoch: int, writer: _HashedWriter) -> str:
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    writer.write(_file_header(name, size, executable=member.executable, epoch=epoch))
+    usual = _usual_mode(executable=member.executable)
+    mode = usual if member.mode is None else member.mode
+    writer.write(_file_header(name, size, mode=mode, epoch=epoch))
     digest = hashlib.sha256()
     left = size
     while left:
@@ -112,7 +119,7 @@ def packed_files(files: Mapping[str, tuple[bytes, bool]], epoch: int) -> bytes:
     """Return the members for files in memory, each with whether it is executable."""
     parts = []
     for name, (data, executable) in sorted(files.items()):
-        header = _file_header(name, len(data), executable=executable, epoch=epoch)
+        header = _file_header(name, len(data), mode=_usual_mode(executable=executable), epoch=epoch)
         parts += [header, data, _padding(len(data), tarfile.BLOCKSIZE)]
     return b"".join(parts)
 
@@ -136,8 +143,12 @@ def _member(name: str, kind: bytes, mode: int, epoch: int) -> tarfile.TarInfo:
     return info
 
 
-def _file_header(name: str, size: int, *, executable: bool, epoch: int) -> bytes:
-    info = _member(name, tarfile.REGTYPE, 0o755 if executable else 0o644, epoch)
+def _usual_mode(*, executable: bool) -> int:
+    return 0o755 if executable else 0o644
+
+
+def _file_header(name: str, size: int, *, mode: int, epoch: int) -> bytes:
+    info = _member(name, tarfile.REGTYPE, mode, epoch)
     info.size = size
     return _header(info)
 

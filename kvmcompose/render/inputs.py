@@ -10,19 +10,12 @@ from kvmcompose.render.archive import PackedContext
 from kvmcompose.render.templates import Templates
 
 
-class CarriedFile(msgspec.Struct, frozen=True):
-    """A file whose content goes into an artefact."""
-
-    data: bytes
-    executable: bool = False
-
-
 class Sources(msgspec.Struct, frozen=True):
     """What a renderer may see beside its values: templates, files as they were when the digest of them
     was taken, and the one point in time (seconds since 1970) that it may write down.
     """
 
     templates: Templates
-    files: Mapping[str, CarriedFile]
+    files: Mapping[str, bytes]
     epoch: int
     context: PackedContext | None = None

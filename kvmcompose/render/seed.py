@@ -33,8 +33,12 @@ class SeedInterface(msgspec.Struct, frozen=True):
     gateway: str | None
 
 
-class SeedValues(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the templates see, beside ``instance_id`` and ``ssh_authorized_keys``."""
+class SeedValues(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything the templates see, beside ``instance_id`` and ``ssh_authorized_keys``.
+
+    ``context_modes`` are permission bits in octal digits, by paths in the context; it is no part of a recipe
+    where the YAML gives none.
+    """
 
     project: str
     guest: str
@@ -42,6 +46,13 @@ class SeedValues(msgspec.Struct, frozen=True, kw_only=True):
     username: str
     interfaces: tuple[SeedInterface, ...]
     environment: dict[str, str]
+    context_modes: dict[str, str] = {}
+
+
+def context_modes(content: Rendered) -> Mapping[str, str]:
+    """The modes of a seed's context."""
+    values: SeedValues = content.values
+    return values.context_modes
 
 
 def _numbered(folder: str, scripts: Sequence[str]) -> Mapping[str, str]:
@@ -65,6 +76,7 @@ def seed_iso(
     environment: Mapping[str, str],
     environment_file: str | None,
     context: str | None,
+    context_modes: Mapping[str, str],
     setup_scripts: Sequence[str],
     run_scripts: Sequence[str],
 ) -> Artefact:
@@ -79,6 +91,7 @@ def seed_iso(
             for index, nic in enumerate(guest.interfaces)
         ),
         environment=dict(environment),
+        context_modes=dict(context_modes),
     )
     files = {
         KEY_FILE: shared.guest_config.ssh_public_key_location,

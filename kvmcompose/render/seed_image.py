@@ -64,13 +64,13 @@ def write(content: Rendered, sources: Sources, out: BinaryIO) -> None:
     """Write the whole image."""
     values: SeedValues = content.values
     known: dict[str, Any] = msgspec.to_builtins(values)
-    keys = sources.files[KEY_FILE].data
+    keys = sources.files[KEY_FILE]
     known["ssh_authorized_keys"] = public_keys(keys)
     known["environment"] = environment = _variables(values, content, sources)
     user_data = sources.templates.yaml("user-data.j2", known).encode()
     network_config = sources.templates.yaml("network-config.j2", known).encode()
     context = sources.context or _no_context(sources.epoch)
-    scripts = {name: file.data for name, file in sources.files.items() if name not in _NOT_CARRIED}
+    scripts = {name: data for name, data in sources.files.items() if name not in _NOT_CARRIED}
     pack = _shared_files if sum(map(len, scripts.values())) < _SHARED_LIMIT else _packed_files
     rest = pack(tuple(environment.items()), tuple(scripts.items()), sources.epoch, context.size)
     archive = context.sha256.copy()
@@ -135,7 +135,7 @@ def _variables(values: SeedValues, content: Rendered, sources: Sources) -> dict[
     """Those of the YAML and of the environment file. Raises InputError."""
     if ENVIRONMENT_FILE not in sources.files:
         return values.environment
-    data = sources.files[ENVIRONMENT_FILE].data
+    data = sources.files[ENVIRONMENT_FILE]
     variables, problems = parse_environment(data, content.files[ENVIRONMENT_FILE])
     if problems:
         raise InputError(problems)

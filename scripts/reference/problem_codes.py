@@ -297,6 +297,16 @@ CODES: dict[str, tuple[str, Example | None]] = {
         "An alias is inside the part that it repeats.",
         _yaml(("bridges:", "bridges: &all"), ("{name: br1}", "*all")),
     ),
+    "open-private-key": (
+        (
+            "A warning of `validate` only: a context contains a private key, which arrives in the guest with "
+            "mode 0644. ssh refuses such a key, and every user of the guest can read it."
+        ),
+        Example(
+            yaml=((_IMAGE, "cloud_image: {name: debian_12, context: files}"),),
+            files={"files/id_ed25519": "-----BEGIN OPENSSH PRIVATE KEY-----\n"},
+        ),
+    ),
     "reserved-address": (
         "The address has another meaning in its subnet: the network address, broadcast, or the gateway.",
         _yaml((_WEB, "interfaces: [{bridge: br0, ip: 10.0.0.1}]")),

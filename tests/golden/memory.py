@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import kvmcompose
 from kvmcompose.core.model import Host, SshKeys
-from kvmcompose.core.project import FileKind
+from kvmcompose.core.project import FileKind, Flaw
 from kvmcompose.pipeline.compile import Compiled, InputFile, compile_project
 from kvmcompose.pipeline.logical import Settings
 from kvmcompose.pipeline.schemas import Schemas
@@ -36,6 +36,7 @@ class MemoryFiles:
     folders: set[str] = field(default_factory=set)
     outside: set[str] = field(default_factory=set)
     bad_images: dict[str, str] = field(default_factory=dict)
+    contents: dict[str, bytes] = field(default_factory=dict)
     images: tuple[str, ...] = ("debian_12",)
 
     def kind(self, path: str) -> FileKind:
@@ -47,8 +48,15 @@ class MemoryFiles:
     def is_inside(self, path: str) -> bool:
         return path not in self.outside
 
-    def strays(self, path: str) -> str | None:
-        return next((stray for stray in sorted(self.outside) if stray.startswith(f"{path}/")), None)
+    def flaws(self, path: str, modes: Mapping[str, str]) -> tuple[Flaw, ...]:
+        stray = next((stray for stray in sorted(self.outside) if stray.startswith(f"{path}/")), None)
+        return () if stray is None else (Flaw("outside-project", f"{stray!r} is a link out of the project"),)
+
+    def exposed_keys(self, path: str, modes: Mapping[str, str]) -> tuple[str, ...]:
+        return ()
+
+    def content(self, path: str, limit: int) -> bytes | None:
+        return self.contents.get(path, b"#!/bin/sh\n")[: limit + 1] if path in self.files else None
 
     def image_problem(self, path: str, wanted_format: str | None) -> str | None:
         return self.bad_images.get(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmcompose.build import project_files
+from kvmcompose.build import context_listing
 from kvmcompose.build.contexts import Contexts
 from kvmcompose.build.project_files import FolderFiles
 from kvmcompose.core.errors import KvmComposeError
@@ -32,12 +32,12 @@ def test_a_large_context_is_never_in_memory(files: FolderFiles) -> None:
     with (files.folder / "context/large").open("wb") as file:
         file.truncate(64 * MIB)
     tracemalloc.start()
-    packed, digest = Contexts(files, 0).packed("context")
+    packed, digest = Contexts(files, 0).packed("context", {})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert packed.size > 64 * MIB
     assert peak < 8 * MIB
-    assert digest == files.digest("context")
+    assert digest == files.context_digest("context", {})
 
 
 @pytest.mark.parametrize("size", [0, 2 * MIB])
@@ -45,9 +45,9 @@ def test_what_was_packed_stays_and_can_be_read_by_many(files: FolderFiles, size:
     large = files.folder / "context/large"
     large.write_bytes(b"1" * size)
     known = Contexts(files, 0)
-    packed, digest = known.packed("context")
+    packed, digest = known.packed("context", {})
     large.write_bytes(b"2" * size)
-    assert known.packed("context") == (packed, digest)
+    assert known.packed("context", {}) == (packed, digest)
     with packed.open() as one, packed.open() as other:
         assert len(one.read()) == packed.size
         content = other.read()
@@ -65,9 +65,9 @@ def test_a_file_that_shrinks_meanwhile_is_an_error() -> None:
 
 
 def test_a_context_has_a_limit(files: FolderFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(project_files, "CARRIED_LIMIT", 3)
+    monkeypatch.setattr(context_listing, "CARRIED_LIMIT", 3)
     with pytest.raises(KvmComposeError, match="too much for a seed"):
-        Contexts(files, 0).packed("context")
+        Contexts(files, 0).packed("context", {})
 
 
 def descriptors() -> int:
@@ -90,7 +90,7 @@ def test_no_room_for_a_context_is_an_error_that_says_where(
         with pytest.raises(
             KvmComposeError, match="cannot pack the context 'context': File too large"
         ) as caught:
-            known.packed("context")
+            known.packed("context", {})
         assert descriptors() == open_before
         del known
     finally:

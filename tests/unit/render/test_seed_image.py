@@ -19,7 +19,7 @@ from kvmcompose.core.artefact import Rendered
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.render import render
 from kvmcompose.render.archive import ContextMember, PackedContext, pack_context
-from kvmcompose.render.inputs import CarriedFile, Sources
+from kvmcompose.render.inputs import Sources
 from kvmcompose.render.seed import KEY_FILE, SeedInterface, SeedValues
 from kvmcompose.render.seed import TEMPLATES as SEED_TEMPLATES
 from kvmcompose.render.seed_image import public_keys
@@ -57,7 +57,7 @@ def seed(
     content = Rendered("seed", values, templates=SEED_TEMPLATES, files={KEY_FILE: "x"})
     packed_context = packed(context, epoch) if context is not None else None
     out = io.BytesIO()
-    render(content, Sources(Templates(TEMPLATES), {KEY_FILE: CarriedFile(key)}, epoch, packed_context), out)
+    render(content, Sources(Templates(TEMPLATES), {KEY_FILE: key}, epoch, packed_context), out)
     return out.getvalue()
 
 
