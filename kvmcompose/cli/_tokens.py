@@ -67,7 +67,8 @@ def add_token_action(parser: argparse.ArgumentParser) -> None:
 def run_token(arguments: argparse.Namespace, console: Console) -> int:
     """Run a verb, and return the exit status."""
     from kvmcompose.effects.server_places import state_dir
-    from kvmcompose.server.audit import Audit, AuditRecord, now
+    from kvmcompose.server.audit import Audit, AuditRecord
+    from kvmcompose.server.clock import now
     from kvmcompose.server.people import Role, login_name
     from kvmcompose.server.tokens import Tokens, expiry
 

@@ -33,7 +33,7 @@ UserName = Annotated[str, msgspec.Meta(pattern=USER_PATTERN)]
 #: The input of a command: bytes in a message, and bytes that may be on their way to the command.
 INPUT_CHUNK, INPUT_WINDOW = 4096, 1 << 18
 #: An argument of a command that is run in a guest. Arguments cannot contain NUL (execve(2)).
-Word = Annotated[str, msgspec.Meta(max_length=65536, pattern=r"^[^\x00]*$")]
+Argument = Annotated[str, msgspec.Meta(max_length=65536, pattern=r"^[^\x00]*$")]
 
 
 class Phase(StrEnum):
@@ -86,7 +86,7 @@ class Exec(
     """
 
     guest: GuestName
-    argv: Annotated[tuple[Word, ...], msgspec.Meta(min_length=1, max_length=1024)]
+    argv: Annotated[tuple[Argument, ...], msgspec.Meta(min_length=1, max_length=1024)]
     timeout: Annotated[float, msgspec.Meta(gt=0, le=86400)] | None = None
     stdin: bool | msgspec.UnsetType = msgspec.UNSET
     user: UserName | msgspec.UnsetType = msgspec.UNSET
@@ -260,7 +260,7 @@ KEY_PATTERN = r"^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]
 URI_PATTERN = r"^[a-z][!-~]{0,1023}$(?!\n)"
 
 Address = Annotated[str, msgspec.Meta(pattern=ADDRESS_PATTERN)]
-PathThere = Annotated[str, msgspec.Meta(pattern=PATH_PATTERN)]
+ServerPath = Annotated[str, msgspec.Meta(pattern=PATH_PATTERN)]
 HostKey = Annotated[str, msgspec.Meta(pattern=KEY_PATTERN, max_length=4096)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
@@ -271,7 +271,7 @@ class HostAccess(msgspec.Struct, frozen=True, kw_only=True):
     address: Address
     user: UserName | None = None
     port: Port | None = None
-    identity_file: PathThere | None = None
+    identity_file: ServerPath | None = None
     host_key: HostKey | None = None
 
 
@@ -290,8 +290,8 @@ class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
     user: UserName | None
     address: Address | None
     port: Port = 22
-    identity_file: PathThere | None = None
-    known_hosts: PathThere | None = None
+    identity_file: ServerPath | None = None
+    known_hosts: ServerPath | None = None
     host_key_alias: GuestName | None = None
     groups: tuple[GuestName, ...] = ()
     via: HostAccess | None = None

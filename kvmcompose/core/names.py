@@ -33,7 +33,7 @@ def project_name_from(folder_name: str) -> str:
     return name[:40].rstrip("-") or "testbed"
 
 
-def some(names: Sequence[str | int], most: int = 6) -> str:
+def first_few(names: Sequence[str | int], most: int = 6) -> str:
     """Return the first ``most`` names for a message: ``a, b, c and 40 more``."""
     text = ", ".join(str(name) for name in names[:most])
     return text if len(names) <= most else f"{text} and {len(names) - most} more"

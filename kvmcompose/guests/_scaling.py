@@ -8,7 +8,7 @@ import msgspec
 
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Attachment, Machine
-from kvmcompose.core.names import some
+from kvmcompose.core.names import first_few
 
 
 class CloneScript(msgspec.Struct, frozen=True):
@@ -80,7 +80,7 @@ def check(machine: Machine, scaling: Scaling) -> Iterator[Complaint]:
         yield Complaint(
             code="clone-without-interface",
             path=(*at, "interfaces"),
-            message=f"{'clones' if len(missing) > 1 else 'clone'} {some(missing)} of {machine.name!r} "
+            message=f"{'clones' if len(missing) > 1 else 'clone'} {first_few(missing)} of {machine.name!r} "
             f"{'have' if len(missing) > 1 else 'has'} no interface",
             wanted=f"every number from 0 to {scaling.count - 1} in some interface",
         )

@@ -174,7 +174,7 @@ def _candidate(project: str, name: str, prefix: int, attempt: int) -> int:
     return (10 << 24) + (number << (32 - prefix))
 
 
-def is_derived(project: str, name: str, network: ipaddress.IPv4Network) -> bool:
+def is_derived_subnet(project: str, name: str, network: ipaddress.IPv4Network) -> bool:
     """Whether the subnet of the connected network ``name`` comes from names, and not from a guest's ``ip``.
 
     Of one that comes from names but overlapped dozens of others before, this says False.

@@ -18,13 +18,13 @@ from kvmcompose.core.deployable import (
 )
 from kvmcompose.core.model import Link, Segment, Topology
 from kvmcompose.core.state import State
-from kvmcompose.networks._addresses import is_derived
+from kvmcompose.networks._addresses import is_derived_subnet
+from kvmcompose.networks._connected import connected
 from kvmcompose.networks._specialise import (
     BridgeState,
     HostNic,
     OvsConnection,
     TunnelConnection,
-    connected,
 )
 
 
@@ -71,7 +71,7 @@ def network_plan(state: State) -> NetworkPlan:
             bridge=network["libvirt_network_bridge_name"],
             xml=f"artefacts/{state.project_name}-network.xml",
             subnet=str(subnet),
-            subnet_is_derived=is_derived(state.project_name, home, subnet),
+            subnet_is_derived=is_derived_subnet(state.project_name, home, subnet),
         ),
         bridges=tuple(
             SwitchBridge(

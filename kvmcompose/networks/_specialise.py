@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import msgspec
 
 from kvmcompose.core.errors import ComplaintsError
-from kvmcompose.core.model import GUEST_MTU, Guest, Link, PlacedTestbed, Topology
+from kvmcompose.core.model import GUEST_MTU, Guest, Link, PlacedTestbed
 from kvmcompose.core.names import UniqueNames, stable_number
 from kvmcompose.core.state import Interface
 from kvmcompose.networks import _addresses
+from kvmcompose.networks._connected import connected
 
 #: GENEVE network identifiers have 24 bits (RFC 8926, section 3.3); 0 is left out.
 _GENEVE_KEYS = 2**24 - 1
@@ -96,24 +97,6 @@ class NetworkState(msgspec.Struct, frozen=True, kw_only=True):
     logical_bridge_connections: tuple[tuple[str, str], ...]
     physical_bridge_connections: dict[str, dict[str, OvsConnection | TunnelConnection]]
     network_interfaces: tuple[HostNic, ...]
-
-
-def connected(topology: Topology) -> dict[str, str]:
-    """Return, for every segment, the first segment (in file order) of its connected network."""
-    home = {segment.name: segment.name for segment in topology.segments}
-    order = {name: index for index, name in enumerate(home)}
-
-    def find(name: str) -> str:
-        while home[name] != name:
-            home[name] = home[home[name]]
-            name = home[name]
-        return name
-
-    for link in topology.links:
-        if link.source in home and link.target in home:
-            first, second = sorted((find(link.source), find(link.target)), key=order.__getitem__)
-            home[second] = first
-    return {name: find(name) for name in home}
 
 
 class _Plan(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from kvmcompose.core.model import Host, Link, Machine, Segment, Topology
 from kvmcompose.core.names import is_derived
 from kvmcompose.core.state import GuestState, Interface, State
 from kvmcompose.networks._addresses import DYNAMIC, LARGEST
+from kvmcompose.networks._connected import connected
 from kvmcompose.networks._specialise import (
     Bridge,
     BridgeState,
@@ -19,7 +20,6 @@ from kvmcompose.networks._specialise import (
     Network,
     OvsConnection,
     TunnelConnection,
-    connected,
 )
 
 _Path = tuple[str | int, ...]

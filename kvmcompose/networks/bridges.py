@@ -24,6 +24,7 @@ from kvmcompose.core.model import (
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.state import Interface, State
 from kvmcompose.networks import _addresses, _plan, _privileges, _specialise, _stored
+from kvmcompose.networks._connected import DisjointSets, connected
 from kvmcompose.networks._specialise import Bridge, HostNic, Network, NetworkState
 from kvmcompose.render.network import network_xml
 
@@ -109,14 +110,7 @@ def _one_of(known: set[str]) -> str:
 
 def _check_connections(network: Network, known: set[str]) -> Iterator[Complaint]:
     at: _Path = ("network", "bridge_connections")
-    joined = {name: name for name in known}  # disjoint sets: each bridge refers to another of its set
-
-    def representative(name: str) -> str:
-        while joined[name] != name:
-            joined[name] = joined[joined[name]]  # halve the path
-            name = joined[name]
-        return name
-
+    sets = DisjointSets(known)
     seen: set[frozenset[str]] = set()
     for index, link in enumerate(network.connections):
         pairs = network.connections_are_pairs
@@ -137,17 +131,14 @@ def _check_connections(network: Network, known: set[str]) -> Iterator[Complaint]
                 path=path,
                 message=f"{link.source!r} and {link.target!r} are connected already",
             )
-        elif not unknown:
-            first, second = representative(link.source), representative(link.target)
-            if first == second:
-                yield Complaint(
-                    code="bridge-loop",
-                    path=path,
-                    message=f"{link.source!r} and {link.target!r} are already joined by other connections: "
-                    "this one would close a loop",
-                    hint="frames would circulate for ever in a loop of bridges; remove one connection",
-                )
-            joined[first] = second
+        elif not unknown and not sets.join(link.source, link.target):
+            yield Complaint(
+                code="bridge-loop",
+                path=path,
+                message=f"{link.source!r} and {link.target!r} are already joined by other connections: "
+                "this one would close a loop",
+                hint="frames would circulate for ever in a loop of bridges; remove one connection",
+            )
         seen.add(ends)
 
 
@@ -196,7 +187,7 @@ def _check_interfaces(machines: Sequence[Machine], known: set[str]) -> Iterator[
 
 
 def _check_addresses(network: Network, machines: Sequence[Machine]) -> Iterator[Complaint]:
-    home = _specialise.connected(topology(network))
+    home = connected(topology(network))
     macs: dict[str, str] = {}
     ips: dict[tuple[str, str], str] = {}
     for machine in machines:

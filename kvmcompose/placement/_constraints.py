@@ -33,7 +33,7 @@ class Names:
         return self.guests.get(name) or ((name,) if name in self.segments else ())
 
 
-def named(constraints: Constraints) -> Iterator[tuple[str, Path]]:
+def names_in(constraints: Constraints) -> Iterator[tuple[str, Path]]:
     """Yield every name in the constraints, with its path."""
     for name in constraints.pin:
         yield name, (*PLACEMENT, "pin", name)
@@ -51,7 +51,7 @@ def check_constraints(
         return
     names = Names(guests, topology)
     known = [*names.guests, *sorted(names.segments)]
-    for name, path in named(constraints):
+    for name, path in names_in(constraints):
         at_key = path[2] == "pin"
         if name in names.guests and name in names.segments:
             yield Complaint(

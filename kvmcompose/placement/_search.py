@@ -88,7 +88,7 @@ def search(task: Task, order: Sequence[Group], rank: Rank) -> dict[int, int]:
     return load.at
 
 
-def squeezed(task: Task) -> dict[int, int]:
+def packed_tightly(task: Task) -> dict[int, int]:
     """Place everything when capacity is scarce: largest groups first, each on the host with most room.
 
     The scarcer of CPUs and memory counts, for a host as for a group. Raises ComplaintsError.
@@ -116,13 +116,13 @@ def constrained_first(groups: Iterable[Group]) -> list[Group]:
     return sorted(groups, key=lambda group: (group.pinned is None, -len(group.apart)))
 
 
-def spelled(testbed: LogicalTestbed, task: Task, at: dict[int, int]) -> dict[str, str]:
+def host_names(testbed: LogicalTestbed, task: Task, at: dict[int, int]) -> dict[str, str]:
     """Return the names of the hosts of all segments, in file order."""
     hosts = {name: task.hosts[at[group.number]].name for group in task.groups for name in group.segments}
     return {segment.name: hosts[segment.name] for segment in testbed.topology.segments}
 
 
-def why_bound(group: Group, host: Host) -> str:
+def constraint_note(group: Group, host: Host) -> str:
     """Return what a reason adds for a group that has constraints or several bridges."""
     pinned = f"; pinned to {host.name}" if group.pinned else ""
     others = f"; together: {', '.join(group.segments)}" if len(group.segments) > 1 else ""

@@ -16,7 +16,15 @@ from kvmcompose.core.errors import ComplaintsError
 from kvmcompose.core.model import LogicalTestbed, Placement
 from kvmcompose.placement._follow import guests_follow
 from kvmcompose.placement._groups import Group, Task, task_of
-from kvmcompose.placement._search import PLENTY, Load, constrained_first, search, spelled, squeezed, why_bound
+from kvmcompose.placement._search import (
+    PLENTY,
+    Load,
+    constrained_first,
+    constraint_note,
+    host_names,
+    packed_tightly,
+    search,
+)
 from kvmcompose.placement._solver import better, highs
 
 #: A testbed with at most this many choices (groups times hosts) is placed at once.
@@ -31,7 +39,7 @@ def place(testbed: LogicalTestbed) -> Placement:
     highs()
     task = task_of(testbed)
     at, proven = _least(task)
-    segments = spelled(testbed, task, at)
+    segments = host_names(testbed, task, at)
     guests, reasons = guests_follow(testbed, segments)
     cut = _cut(task, at)
     total = f"{cut} tunnels in all, " + (
@@ -43,7 +51,9 @@ def place(testbed: LogicalTestbed) -> Placement:
         )
         there = sum(task.links[group.number].values()) - here
         host = task.hosts[at[group.number]]
-        why = f"{here} connections within {host.name}, {there} tunnels ({total}){why_bound(group, host)}"
+        why = (
+            f"{here} connections within {host.name}, {there} tunnels ({total}){constraint_note(group, host)}"
+        )
         reasons |= dict.fromkeys(group.segments, why)
     return Placement(segments, guests, reasons)
 
@@ -132,7 +142,7 @@ def _walked(task: Task, *, far: bool = False) -> dict[int, int]:
     try:
         return search(task, constrained_first(_along(task)), rank)
     except ComplaintsError:
-        return squeezed(task)
+        return packed_tightly(task)
 
 
 def _along(task: Task) -> Iterator[Group]:

@@ -15,17 +15,23 @@ from kvmcompose.core.errors import ComplaintsError
 from kvmcompose.core.model import LogicalTestbed, Placement
 from kvmcompose.placement._follow import guests_follow
 from kvmcompose.placement._groups import Group, Task, task_of
-from kvmcompose.placement._search import constrained_first, search, spelled, squeezed, why_bound
+from kvmcompose.placement._search import (
+    constrained_first,
+    constraint_note,
+    host_names,
+    packed_tightly,
+    search,
+)
 
 
 def place(testbed: LogicalTestbed) -> Placement:
     """Place groups by first fit decreasing."""
     task = task_of(testbed)
-    at = min(_ways(task), key=lambda way: len(set(way.values())), default=None) or squeezed(task)
-    segments = spelled(testbed, task, at)
+    at = min(_ways(task), key=lambda way: len(set(way.values())), default=None) or packed_tightly(task)
+    segments = host_names(testbed, task, at)
     guests, reasons = guests_follow(testbed, segments)
     for group in task.groups:
-        why = f"first host with room for {group.needs}{why_bound(group, task.hosts[at[group.number]])}"
+        why = f"first host with room for {group.needs}{constraint_note(group, task.hosts[at[group.number]])}"
         reasons |= dict.fromkeys(group.segments, why)
     return Placement(segments, guests, reasons)
 

@@ -16,7 +16,14 @@ from kvmcompose.core.errors import ComplaintsError
 from kvmcompose.core.model import Host, LogicalTestbed, Placement
 from kvmcompose.placement._follow import guests_follow
 from kvmcompose.placement._groups import Group, Task, task_of
-from kvmcompose.placement._search import Load, constrained_first, search, spelled, squeezed, why_bound
+from kvmcompose.placement._search import (
+    Load,
+    constrained_first,
+    constraint_note,
+    host_names,
+    packed_tightly,
+    search,
+)
 
 #: The weight of all guests together. Integers give the same result on every machine.
 _WHOLE = 1 << 40
@@ -42,14 +49,14 @@ def place(testbed: LogicalTestbed) -> Placement:
     try:
         at = search(task, constrained_first(order), rank)
     except ComplaintsError:
-        at = squeezed(task)
-    segments = spelled(testbed, task, at)
+        at = packed_tightly(task)
+    segments = host_names(testbed, task, at)
     guests, reasons = guests_follow(testbed, segments)
     for group in task.groups:
         host = task.hosts[at[group.number]]
         share = scale.shares[at[group.number]] * 100 // _WHOLE
-        why = f"{group.needs} of the {share} % of all that {host.name} is to carry{why_bound(group, host)}"
-        reasons |= dict.fromkeys(group.segments, why)
+        why = f"{group.needs} of the {share} % of all that {host.name} is to carry"
+        reasons |= dict.fromkeys(group.segments, why + constraint_note(group, host))
     return Placement(segments, guests, reasons)
 
 

@@ -15,7 +15,7 @@ from kvmcompose.core.state import GuestState, State
 from kvmcompose.guests import guest_kind
 from kvmcompose.networks import dialect
 from kvmcompose.privileges import _domain, _network
-from kvmcompose.privileges._grammar import named
+from kvmcompose.privileges._grammar import privileges_in
 from kvmcompose.render.domain import console_log
 
 
@@ -49,15 +49,15 @@ def of_domain(
         networks=frozenset({network_plan.network.name}),
         taps=frozenset(nic.target for nic in guest.interfaces),
     )
-    yield from named(xml, _domain.GRAMMAR, _domain.checks(owned), run.domain_xml)
+    yield from privileges_in(xml, _domain.GRAMMAR, _domain.checks(owned), run.domain_xml)
     yield from _domain.raw_disks(xml, run.domain_xml)
 
 
 def of_network(xml: str, state: State, network_plan: NetworkPlan) -> Iterator[Privilege]:
     """Yield what the network's XML requests."""
     checks = _network.checks(state.project_name, network_plan.network)
-    yield from named(xml, _network.GRAMMAR, checks, network_plan.network.xml)
-    for path in _network.lacking(xml):
+    yield from privileges_in(xml, _network.GRAMMAR, checks, network_plan.network.xml)
+    for path in _network.missing_parts(xml):
         yield Privilege(PrivilegeKind.XML, f"no <network/{path}>", network_plan.network.xml)
 
 

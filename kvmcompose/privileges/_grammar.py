@@ -50,7 +50,7 @@ class Element:
         self.children = {**children, **others}
 
 
-def named(text: str, root: tuple[str, Element], checks: Checks, where: str) -> Iterator[Privilege]:
+def privileges_in(text: str, root: tuple[str, Element], checks: Checks, where: str) -> Iterator[Privilege]:
     """Yield everything in some XML that is not known to be harmless, each item once."""
     tree = parsed(text)
     if tree is None or tree.tag != root[0]:

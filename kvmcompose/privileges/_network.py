@@ -53,7 +53,7 @@ def has_subnet(xml: str, network: LibvirtNetwork) -> bool:
     return False
 
 
-def lacking(xml: str) -> tuple[str, ...]:
+def missing_parts(xml: str) -> tuple[str, ...]:
     """Return the parts of the XML that are missing and by which kvmcompose later finds the network."""
     root = parsed(xml)
     if root is None:

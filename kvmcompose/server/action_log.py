@@ -12,7 +12,8 @@ from typing import Self
 from kvmcompose.core.deployment import ActionState, Fault, Level, LogLine, Step, StepState
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.plain import plain
-from kvmcompose.server.store import Store, StoreError, now
+from kvmcompose.server.clock import now
+from kvmcompose.server.store import Store, StoreError
 
 #: How many stored lines a follower fetches at a time.
 _CHUNK = 1000

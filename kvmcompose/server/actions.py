@@ -21,7 +21,8 @@ from kvmcompose.core.deployment import (
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.server.action_input import ActionInput
 from kvmcompose.server.action_log import ActionLog, Refusals, StepFailedError, ending, follow
-from kvmcompose.server.audit import Audit, AuditRecord, now, short
+from kvmcompose.server.audit import Audit, AuditRecord, short
+from kvmcompose.server.clock import now
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.store import Store
 

@@ -13,11 +13,11 @@ import os
 import pwd
 import time
 from collections import OrderedDict
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from kvmcompose.server.clock import now
 from kvmcompose.server.people import Asker, Peer
 
 _BYTES = 10 * 1024 * 1024
@@ -161,11 +161,6 @@ def source_of(asker: Asker | None, peer: Peer | None) -> str:
     if asker is None:
         return "strangers"
     return f"token {asker.token}" if asker.token is not None else "the administrators' token"
-
-
-def now() -> str:
-    """Return the current time as RFC 3339, in UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def short(text: str) -> str:

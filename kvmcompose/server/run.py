@@ -22,7 +22,8 @@ from kvmcompose.server.api import create_app
 from kvmcompose.server.api.authentication import AccessPolicy, Authenticator
 from kvmcompose.server.api.guard import Activity, Guard
 from kvmcompose.server.api.service import Service
-from kvmcompose.server.audit import Audit, AuditRecord, now
+from kvmcompose.server.audit import Audit, AuditRecord
+from kvmcompose.server.clock import now
 from kvmcompose.server.listen import Listener, held
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.people import People

@@ -10,7 +10,6 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -32,6 +31,7 @@ from kvmcompose.core.deployment import (
     command_name,
 )
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.server.clock import now
 from kvmcompose.server.people import Person, this_user
 from kvmcompose.server.schema import SCHEMA, VERSION, migrate
 
@@ -41,11 +41,6 @@ HISTORY = 200
 
 class StoreError(KvmComposeError):
     """The server's database cannot be used."""
-
-
-def now() -> str:
-    """The present moment as RFC 3339, in UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class _Database(sqlite3.Connection):

@@ -12,7 +12,8 @@ import pytest
 from people import ALICE, BOB, Shared, ask, new
 
 from kvmcompose.server import audit
-from kvmcompose.server.audit import Audit, AuditRecord, now
+from kvmcompose.server.audit import Audit, AuditRecord
+from kvmcompose.server.clock import now
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
 

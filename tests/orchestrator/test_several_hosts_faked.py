@@ -77,7 +77,7 @@ GUESTS = {"web", "db", "far", "worker-0", "worker-1", "worker-2", "worker-3"}
 LOOKING = {
     "check", "look", "facts",
     "foreign_domains", "foreign", "domains", "networks",
-    "bridges", "elsewhere", "present", "pristine", "signature", "leases", "snapshots",
+    "bridges", "foreign_ports", "present", "pristine", "signature", "leases", "snapshots",
 }  # fmt: skip
 
 

@@ -51,7 +51,7 @@ class OvsSwitches:
         owners, _ = await self._list()
         return sorted(name for name in wanted & owners.keys() if owners[name] != plan.project)
 
-    async def elsewhere(self, project: str, ports: Sequence[str]) -> Sequence[str]:
+    async def foreign_ports(self, project: str, ports: Sequence[str]) -> Sequence[str]:
         owners, found = await self._list()
         others = {port for name in found if owners[name] != project for port in (name, *found[name])}
         return sorted(others & set(ports))

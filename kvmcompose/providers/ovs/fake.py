@@ -23,8 +23,8 @@ class FakeSwitches:
         others = {name for each in self._host.world.bridges.values() for name in each} - mine.keys()
         return [bridge.name for bridge in plan.bridges if bridge.name in others]
 
-    async def elsewhere(self, project: str, ports: Sequence[str]) -> Sequence[str]:
-        await self._host.call("elsewhere", project)
+    async def foreign_ports(self, project: str, ports: Sequence[str]) -> Sequence[str]:
+        await self._host.call("foreign_ports", project)
         bridges = self._host.world.bridges
         others = {
             port for each in bridges if each != project for found in bridges[each].values() for port in found

@@ -33,7 +33,7 @@ class Switches(Protocol):
     async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
         """Return the project's bridges and the ports of each."""
 
-    async def elsewhere(self, project: str, ports: Sequence[str]) -> Sequence[str]:
+    async def foreign_ports(self, project: str, ports: Sequence[str]) -> Sequence[str]:
         """Return which of these interfaces are ports of bridges that are not the project's."""
 
     async def apply(self, plan: SwitchPlan) -> None:

@@ -10,7 +10,8 @@ from starlette.types import Message, Scope
 
 from kvmcompose.core.deployment import Command, Exec, ProblemDetails, command_name
 from kvmcompose.server.api.authentication import address_of
-from kvmcompose.server.audit import Audit, AuditRecord, now, short, source_of
+from kvmcompose.server.audit import Audit, AuditRecord, short, source_of
+from kvmcompose.server.clock import now
 from kvmcompose.server.people import Asker, Peer
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -78,7 +78,7 @@ async def _guest(
         )
     nic = _nic(guest, wanted.interface)
     host = context.host_of(guest, testbed)
-    if await host.switches.elsewhere(testbed.project, [nic.target]):
+    if await host.switches.foreign_ports(testbed.project, [nic.target]):
         raise RefusedError(
             f"{nic.target} is on another bridge: {guest.name} does not have this interface",
             hint="kvm-compose down, then up",

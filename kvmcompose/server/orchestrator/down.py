@@ -154,7 +154,7 @@ class TakeDown:
             }
             present = await host.links.present(sorted(ends))
             # ours are on no bridge any more: what is has the name only
-            others = await host.switches.elsewhere(project, sorted(present))
+            others = await host.switches.foreign_ports(project, sorted(present))
             await shielded(host.links.remove(sorted(present - frozenset(others))))
         with self._log.step("network", "networks", host=name):
             for network in await host.hypervisor.networks(project):

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from kvmcompose.core.deployable import LibvirtNetwork, TunnelPort
-from kvmcompose.core.names import some
+from kvmcompose.core.names import first_few
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError, SubnetTakenError
 from kvmcompose.providers.drivers import HostDrivers
@@ -65,10 +65,10 @@ class NetworkSetup:
         for guest in self._testbed.guests.values():
             if guest.state.testbed_host == name:
                 ports += [nic.target for nic in guest.state.interfaces]
-        taken = await host.switches.elsewhere(plan.project, ports)
+        taken = await host.switches.foreign_ports(plan.project, ports)
         if taken:
             raise DriverError(
-                f"interfaces with these names are on other bridges: {some(taken)}",
+                f"interfaces with these names are on other bridges: {first_few(taken)}",
                 hint="give the project another name: --project-name",
             )
 

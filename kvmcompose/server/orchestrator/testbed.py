@@ -17,7 +17,7 @@ import msgspec
 from kvmcompose.core.deployable import DomainGuest, NetworkPlan
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
-from kvmcompose.core.names import some
+from kvmcompose.core.names import first_few
 from kvmcompose.core.once import once
 from kvmcompose.core.state import GuestState, State, decode_state
 from kvmcompose.effects.artefacts import Found
@@ -287,10 +287,11 @@ def _refuse_what_was_not_built(testbed: LoadedTestbed, folder: Path) -> None:
         there = " ".join([shlex.quote(str(folder / path)) for path in found.foreign][:20])
         raise RefusedError(
             "artefacts that no build made, and that are not used: "
-            + some([f"{path} {what}" for path, what in found.foreign.items()], 3),
+            + first_few([f"{path} {what}" for path, what in found.foreign.items()], 3),
             hint=f"look at them, remove them, and build: rm -r {there} && kvm-compose generate",
         )
     if found.missing:
         raise RefusedError(
-            f"artefacts are missing: {some(list(found.missing), 3)}", hint="build them: kvm-compose generate"
+            f"artefacts are missing: {first_few(list(found.missing), 3)}",
+            hint="build them: kvm-compose generate",
         )

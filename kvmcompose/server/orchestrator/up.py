@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kvmcompose.core.deployment import Level, Phase, Up
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.core.names import some
+from kvmcompose.core.names import first_few
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.keys import default_keys
 from kvmcompose.effects.threads import in_thread
@@ -165,7 +165,8 @@ class BringUp:
                 unreachable.append(guest.name)
         if unreachable:
             step.say(
-                f"cannot be reached from the main host: {some(unreachable)}; started, but not waited for",
+                f"cannot be reached from the main host: {first_few(unreachable)}; "
+                "started, but not waited for",
                 Level.WARNING,
             )
         running = sorted(name for name, domain in self._domains.items() if domain.state != "shut off")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from kvmcompose.core.names import (
     PROJECT_NAME,
     UniqueNames,
+    first_few,
     project_name_from,
-    some,
     stable_number,
 )
 
@@ -120,5 +120,5 @@ def test_words_are_kept_apart() -> None:
     ("names", "most", "text"),
     [([], 6, ""), (["a"], 6, "a"), (["a", "b"], 2, "a, b"), ([1, 2, 3, 4], 2, "1, 2 and 2 more")],
 )
-def test_of_many_names_some_are_told(names: list[str | int], most: int, text: str) -> None:
-    assert some(names, most) == text
+def test_of_many_names_the_first_few_are_named(names: list[str | int], most: int, text: str) -> None:
+    assert first_few(names, most) == text

@@ -172,8 +172,8 @@ def test_database_and_switch_are_both_asked_whether_they_work(silent: str) -> No
 
 def test_interfaces_in_bridges_of_others_are_named() -> None:
     switches = OvsSwitches(Recorder(("list Bridge", 0, BRIDGES, b"")))
-    assert asyncio.run(switches.elsewhere("p", ["other", "p-veth0", "new"])) == ["other"]
-    assert asyncio.run(switches.elsewhere("q", ["p-veth0", "p-br0"])) == ["p-br0", "p-veth0"]
+    assert asyncio.run(switches.foreign_ports("p", ["other", "p-veth0", "new"])) == ["other"]
+    assert asyncio.run(switches.foreign_ports("q", ["p-veth0", "p-br0"])) == ["p-br0", "p-veth0"]
 
 
 def test_what_failed_as_root_is_shown_with_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
