@@ -1,1 +1,1 @@
-"""Artefacts become tasks of doit: what is out of date, why, and how it is made."""
+"""Build artefacts: what is out of date and why, how it is made, and the tasks of doit that run it."""

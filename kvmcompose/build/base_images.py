@@ -72,7 +72,7 @@ class Images:
         return ResolvedImage(self._files.digest(written), kind, header.virtual_size, link, str(goal))
 
     def seen(self) -> set[str]:
-        """Every path that an answer of this object rested on."""
+        """Every path that a result of this object depended on."""
         links = (image.link for image in self._resolved.values() if image is not None)
         goals = (image.goal for image in self._resolved.values() if image is not None)
         found = {str(self._store.root / "index.json"), *(goal for goal in goals if os.path.isabs(goal))}  # noqa: PTH117
@@ -118,7 +118,7 @@ class Images:
         return resolved
 
     def is_linked(self, image: ResolvedImage) -> bool:
-        """Whether the link below ``artefacts/`` exists and has the right target."""
+        """Return whether the link below ``artefacts/`` exists and has the right target."""
         link = self._files.folder / "artefacts" / image.link
         return link.is_symlink() and os.readlink(link) == image.goal  # noqa: PTH115
 

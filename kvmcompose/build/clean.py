@@ -34,7 +34,7 @@ def clean_file(
         if decision.action is not Disposition.REMOVE:
             _say(f"{path}: kept, {'; '.join(decision.reasons)}")
             return
-        above = project.lain_on({path}, records).get(path)
+        above = project.backing_files_in_use({path}, records).get(path)
         if above is not None:
             _say(f"{path}: kept, it is the backing file of {above}, whose guest has run")
             return

@@ -32,7 +32,7 @@ _LENGTH = struct.Struct(">I")
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    """What was asked for, or what went wrong."""
+    """A response: the result, or an error."""
 
     text: str = ""
     names: tuple[str, ...] = ()

@@ -244,7 +244,7 @@ class Decider:
         )
 
     def _only_image_missing(self, record: LedgerEntry, recipe: Recipe) -> bool:
-        """Whether nothing differs but that the image is not here to be compared with."""
+        """Return whether the only difference is that the image is missing and cannot be compared."""
         if record.policy != Policy.MUTABLE.value or not record.recipe:
             return False
         found = changes(self._ledger.inputs(record.path) or b"{}", recipe.inputs)
@@ -270,7 +270,7 @@ class Decider:
         return str(on["path"]) if "path" in on else None
 
     def is_as_built(self, record: LedgerEntry | None) -> bool:
-        """Whether a file exists and is unchanged."""
+        """Return whether a file exists and is unchanged."""
         status = lstat(self._folder / record.path) if record is not None else None
         return (
             record is not None

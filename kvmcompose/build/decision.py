@@ -11,7 +11,7 @@ from kvmcompose.effects.stat_cache import Signature
 
 
 class Disposition(Enum):
-    """What a build does with one file."""
+    """The action of a build for one file."""
 
     CREATE = "create"
     REBUILD = "rebuild"
@@ -63,7 +63,7 @@ class Decision(msgspec.Struct, frozen=True):
 
     @property
     def settled(self) -> bool:
-        """Whether there is nothing to do."""
+        """Return whether no action is needed."""
         return self.action in SETTLED
 
 

@@ -48,7 +48,7 @@ def project_tasks(
     allow_paths: Sequence[str] = (),
     down_at_end: bool = False,
 ) -> Iterator[TaskDict]:
-    """All tasks of a project, for a task creator to yield. Paths are relative to where doit runs.
+    """Yield all tasks of a project, for a task creator. Paths are relative to the folder where doit runs.
 
     ``down_at_end``: when ``up`` was tried, the testbed is taken down before doit ends, whatever happened.
     """

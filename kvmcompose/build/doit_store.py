@@ -53,16 +53,16 @@ class LedgerStore:
         return self._rows.get(task_id, {}).get(dependency)
 
     def set(self, task_id: str, dependency: str, value: Any) -> None:
-        """Note a value of a task."""
+        """Store a value of a task."""
         self._rows.setdefault(task_id, {})[dependency] = value
         self._changed.add(task_id)
 
     def in_(self, task_id: str) -> bool:
-        """Whether a task ever ran."""
+        """Return whether a task has ever run."""
         return task_id in self._rows
 
     def remove(self, task_id: str) -> None:
-        """Forget a task: its artefact counts as made of something unknown, so it is made again."""
+        """Forget a task: the recipe of its artefact becomes unknown, so the artefact is made again."""
         self._rows.pop(task_id, None)
         self._removed.add(task_id)
         if task_id not in attempted:

@@ -79,19 +79,19 @@ class Session:
         self._listener(event)
 
     def take(self, build: Build, plan: Plan) -> None:
-        """Continue a build that has begun already, and holds the lock."""
+        """Use a build that has already begun and holds the lock."""
         self.build = build
         build.listener = self._hear
         self.begun = plan
 
     @cached_property
     def plan(self) -> Plan:
-        """What has to be done, as seen when the tasks are loaded."""
+        """Return the plan at the time when the tasks are loaded."""
         return self.project.plan()
 
     @cached_property
     def begun(self) -> Plan:
-        """What has to be done, as seen when the first task acts: under the lock."""
+        """Return the plan at the time when the first task runs, under the lock."""
         if os.getpid() == self._process:
             self._lock.enter_context(self.project.locked(_say_waiting))
         return self.build.begin()
@@ -101,7 +101,7 @@ class Session:
         self._lock.close()
 
     def all_tasks(self) -> Iterator[TaskDict]:
-        """Every task, up to date or not."""
+        """Yield every task, up to date or not."""
         steps = self.plan.images
         names = [
             *(step.task for step in steps),

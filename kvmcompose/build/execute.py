@@ -69,7 +69,7 @@ class Build:
         self._records = plan.records
         self._close()
         # before anything is made: afterwards rebuilt files have another signature
-        self.project.note_signatures()
+        self.project.record_signatures()
         self.project.ledger.record(self.project.maker.adopt(each) for each in adopted)
         self.project.ledger.record(self._settled(plan))
         if self.project.ledger.notice:
@@ -298,7 +298,7 @@ class Build:
         self._remove_unused_links(plan)
 
     def _stand(self, summary: str) -> None:
-        """Note that nothing is left to do, and what that rests on; see ``build.stamp``."""
+        """Write the build stamp: nothing is left to do, and on which files that depends."""
         project = self.project
         artefacts = project.artefacts.values()
         templates = project.folder / "templates"

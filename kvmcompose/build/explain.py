@@ -1,4 +1,4 @@
-"""Answers about one artefact, and text differences: what ``why`` and ``plan --diff`` show."""
+"""Explain one artefact (``why``), and show differences of text (``plan --diff``)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """What an artefact is made of, what of it changed since it was built, and what a build would do."""
+    """The inputs of an artefact, those that have changed since it was built, and what a build would do."""
 
     path: str
     task: str
@@ -75,7 +75,7 @@ def _json_in(path: Path) -> bytes | None:
 
 
 def difference(project: Project, decision: Decision) -> str:
-    """What a build would change in a text artefact, as a unified diff; empty for what is no text."""
+    """Return what a build would change in a text artefact, as a unified diff; empty for other artefacts."""
     if decision.settled:
         return ""
     path = project.folder / decision.path

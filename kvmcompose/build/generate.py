@@ -1,4 +1,4 @@
-"""``generate``: builds what is missing or changed."""
+"""``generate``: build what is missing or out of date."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def generate(
     jobs: int | None = None,
     keep_going: bool = False,
 ) -> bool:
-    """Build what is missing or changed. True when everything is as it should be.
+    """Build what is missing or out of date. Returns False when an artefact failed.
 
-    ``jobs`` is how many processes make artefacts at a time, None as many as seem worth it.
-    Holds the project's lock meanwhile; see ``build_lock`` for ``waiting``. A termination signal ends the
-    build like Ctrl-C: what was made stays noted.
+    ``jobs`` is the number of processes that make artefacts, None to choose one by the amount of work. Holds
+    the project's lock; ``waiting`` is explained at ``build_lock``. A termination signal ends the build like
+    Ctrl-C: finished artefacts stay recorded.
     """
     with project.locked(waiting), _terminable():
         build = Build(project, listener)
@@ -36,7 +36,7 @@ def generate(
         complete = False
         try:
             if pending:
-                # doit takes longer to import than a build with nothing to do takes altogether
+                # importing doit takes longer than a whole build with nothing to do
                 from kvmcompose.build.doit_runner import run_pending  # noqa: PLC0415
 
                 run_pending(build, plan, jobs=jobs, keep_going=keep_going)
@@ -51,12 +51,12 @@ def generate(
 
 
 def _terminable() -> AbstractContextManager[None]:
-    """SIGTERM (what CI systems send) ends the block like Ctrl-C, so that it can put things in order."""
+    """Let SIGTERM (which CI systems send) end the block like Ctrl-C, so that it can clean up."""
     ours = os.getpid()
 
     def interrupt() -> None:
         if os.getpid() != ours:
-            os._exit(1)  # a worker that has only just been forked; see ``worker_pool``
+            os._exit(1)  # in a worker that has just been forked; see ``worker_pool``
         raise KeyboardInterrupt
 
     return on_signals(interrupt, signal.SIGTERM)

@@ -60,7 +60,7 @@ class Intent(msgspec.Struct, frozen=True):
 
 
 def _is_ours(path: str) -> bool:
-    """Whether a path can be that of an artefact: a ledger is a file like others, and may be forged."""
+    """Return whether a path can be that of an artefact: a ledger is an ordinary file, and may be forged."""
     steps = path.split("/")
     below = steps[0] == "artefacts" and len(steps) > 1 and {"", ".", ".."}.isdisjoint(steps)
     return (below or path == "state.json") and path.isprintable()

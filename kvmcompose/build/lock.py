@@ -1,4 +1,4 @@
-"""One build at a time in a project: a lock that ends with the process that holds it."""
+"""Allow one build at a time in a project, by a lock that ends with the process that holds it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes artefacts: each is staged beside its place, recorded as intended, and then put there."""
+"""Make artefacts: each is staged in its folder, recorded as intended, and then renamed to its path."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Staged(msgspec.Struct, frozen=True):
 
 
 class Placed(msgspec.Struct, frozen=True):
-    """What became of staged artefacts.
+    """The result of putting staged artefacts in place.
 
     Those that are ``disturbed`` are still staged, because their places were written to since the decision.
     ``kept`` are ``.new`` files that are the user's.
@@ -106,7 +106,7 @@ class Maker:
         return out.getvalue()
 
     def is_at(self, path: Path, artefact: Artefact) -> bool:
-        """Whether a file is what would be built, of an artefact that is no disk. Raises OSError."""
+        """Return whether a file is what would be built (not for disks). Raises OSError."""
         with temporary_file() as out:
             self._render(artefact, out)
             # the size first: the file may be a sparse one of a terabyte

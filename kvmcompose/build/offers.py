@@ -1,4 +1,4 @@
-"""New versions of edited files, laid beside them as ``.new``: which are still as we laid them there.
+"""New versions of edited files, written next to them as ``.new``: which are still unchanged.
 
 The ledger notes the digests of the recipe and of the content of each. Any other content is the user's: a
 merge made in the natural place, or a file of their own.

@@ -49,7 +49,7 @@ class ImageStep(msgspec.Struct, frozen=True):
 
     @property
     def settled(self) -> bool:
-        """Whether there is nothing to do."""
+        """Return whether no action is needed."""
         return self.action is Disposition.KEEP
 
 
@@ -57,7 +57,7 @@ class Plan(msgspec.Struct, frozen=True):
     """What a build would do: with images, with artefacts in order, and with files that are no longer wanted.
 
     A ``partial`` plan is one for some names only; it keeps files that are no longer wanted.
-    ``records`` are those that the decisions rest on.
+    ``records`` are the ledger's entries that the decisions depend on.
     """
 
     images: tuple[ImageStep, ...]
@@ -73,7 +73,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Project:
-    """A project whose files could be read; compiling them finds out whether they are valid."""
+    """A project whose files could be read. They are validated when they are compiled."""
 
     def __init__(self, where: Where, options: Options = Options()) -> None:  # noqa: B008 (it is frozen)
         self.began_ns = time.time_ns()
@@ -105,7 +105,7 @@ class Project:
         return logical, warnings
 
     def hints(self) -> tuple[Problem, ...]:
-        """Return problems that are worth a hint, and stop no build."""
+        """Return the problems that only ``validate`` reports, and that stop no build."""
         logical = self.compiled.placed.logical
         return (
             *secret_warnings(logical, self.testbed, self._config),
@@ -166,14 +166,14 @@ class Project:
                 )
         if "ledger" not in self.__dict__ or self.ledger.path is None:
             self.ledger = self._open_ledger()
-            for rests_on_it in ("decider", "maker"):
-                self.__dict__.pop(rests_on_it, None)
+            for dependent in ("decider", "maker"):
+                self.__dict__.pop(dependent, None)
         if self.ledger.read_only:
             raise RefusedError(f"cannot write to {str(self.folder)!r}: {self.ledger.read_only}")
         return build_lock(self.folder / PRIVATE_FOLDER / "lock", waiting=waiting)
 
     def records(self, *, write: bool) -> dict[str, LedgerEntry]:
-        """What was built, as far as the ledger knows."""
+        """Return what was built, as recorded in the ledger."""
         return recover(self.ledger, self.folder, write=write)
 
     def tasks_named(self, names: Sequence[str]) -> list[str]:
@@ -222,18 +222,18 @@ class Project:
         return Problem(code="unknown-name", message=message, location=Location("command line"), hint=hint)
 
     def plan(self, names: Sequence[str] = (), *, write: bool = False) -> Plan:
-        """What a build of ``names`` would do. Only with ``write`` the ledger is put in order."""
+        """Return what a build of ``names`` would do. The ledger is only repaired with ``write``."""
         records = self.records(write=write)
         selected = self.select(names)
         decisions = [self.decider.decide(each, records.get(each.path)) for each in selected]
         stale = [] if names else [
             self.decider.left_over(record) for path, record in records.items() if path not in self.artefacts
         ]  # fmt: skip
-        self._keep_what_data_lies_on(decisions, stale, records)
+        self._keep_backing_files(decisions, stale, records)
         steps = tuple(self.image_steps(decisions))
         return Plan(steps, tuple(decisions), tuple(stale), records, partial=bool(names))
 
-    def _keep_what_data_lies_on(
+    def _keep_backing_files(
         self, decisions: list[Making], stale: list[Decision], records: dict[str, LedgerEntry]
     ) -> None:
         going = {
@@ -241,12 +241,14 @@ class Project:
             for each in (*decisions, *stale)
             if each.policy is Policy.MUTABLE and each.action in ENDING
         }
-        kept = self.lain_on(going, records)
+        kept = self.backing_files_in_use(going, records)
         decisions[:] = (_held(each, kept, Disposition.IN_USE) for each in decisions)
         stale[:] = (_held(each, kept, Disposition.LEFT_OVER) for each in stale)
 
-    def lain_on(self, going: Container[str], records: Mapping[str, LedgerEntry]) -> dict[str, str]:
-        """Which disks must not go, with a clone that keeps data and would lose it with them."""
+    def backing_files_in_use(
+        self, going: Container[str], records: Mapping[str, LedgerEntry]
+    ) -> dict[str, str]:
+        """Return the disks among ``going`` that must stay, each with a clone on it that has data."""
         found = {}
         for record in records.values() if going else ():
             if not record.task.startswith("clone:") or record.path in going:
@@ -257,8 +259,8 @@ class Project:
         return found
 
     def image_steps(self, decisions: Sequence[Making]) -> Iterator[ImageStep]:
-        """The images that artefacts need, and what has to be done to have them."""
-        # by task: one guest may say which format an image has, another leave that to be found out
+        """Yield the images that artefacts need, with the action that provides each."""
+        # by task: one guest may state the format of an image that another leaves to detection
         needed: dict[str, tuple[BaseImage, bool]] = {}
         for decision in decisions:
             image = image_of(decision.artefact)
@@ -276,15 +278,15 @@ class Project:
             else:
                 yield ImageStep(name, image, Disposition.KEEP)
 
-    def note_signatures(self) -> None:
+    def record_signatures(self) -> None:
         """Record new signatures of files that were found unchanged, so that they need not be read again."""
         self.ledger.refresh(self.decider.refreshed)
         self.decider.refreshed.clear()
 
     def finish(self) -> None:
-        """Keep what was found out about files for the next build."""
+        """Store the digests and signatures of files for the next build."""
         self.ledger.remember_files(self._digests.fresh.items())
-        self.note_signatures()
+        self.record_signatures()
 
 
 _AnyDecision = TypeVar("_AnyDecision", bound=Decision)

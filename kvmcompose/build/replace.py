@@ -24,7 +24,7 @@ _renameat2 = getattr(_library, "renameat2", None)
 
 
 def _rename(source: str, target: str, flags: int) -> bool:
-    """False where there is no such rename. Raises OSError."""
+    """Rename with flags (renameat2(2)). Returns False where that is not supported. Raises OSError."""
     if _renameat2 is None:
         return False
     if _renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags) == 0:
@@ -130,7 +130,7 @@ def _numbered(path: str, name: str, act: Callable[[str, str], None]) -> str:
 
 
 def keep_as(path: str, name: str) -> str:
-    """Rename a file to ``name``, or ``name.1`` and so on: nothing that is there is lost. The name it got."""
+    """Rename a file to ``name``, or ``name.1`` and so on if it is taken, and return the new name."""
     return _numbered(path, name, move_new)
 
 

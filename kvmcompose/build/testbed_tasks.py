@@ -102,7 +102,7 @@ class TestbedTasks:
         yield _asking("status", self.status, "show the testbed as it is now")
 
     def up(self, *, rerun_scripts: bool, reset_clones: bool, keep_going: bool) -> TaskFailed | None:
-        """Bring it up."""
+        """Bring the testbed up."""
         self._built()
         try:
             refuse_untrusted(asked_by(self._folder, self._allow_paths))
@@ -125,7 +125,7 @@ class TestbedTasks:
         return None if found.state is Phase.DOWN else self.down()
 
     def snapshot(self, *, guest: Sequence[str], words: Sequence[str]) -> TaskFailed | None:
-        """Do something with a snapshot."""
+        """Create, restore or delete a snapshot."""
         verbs = [verb.value for verb in SnapshotVerb]
         if len(words) != 2 or words[0] not in verbs:  # noqa: PLR2004 (a verb and a name)
             return TaskFailed(f"doit snapshot {'|'.join(verbs)} NAME")

@@ -117,7 +117,7 @@ def revoke(asked: Asked) -> None:
 
 
 def given_by_variable() -> bool:
-    """Whether the environment says yes to everything."""
+    """Return whether the environment (KVM_COMPOSE_TRUST) consents to everything."""
     return is_on(VARIABLE)
 
 

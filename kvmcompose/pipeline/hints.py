@@ -11,7 +11,7 @@ import msgspec
 
 from kvmcompose.core.errors import Complaint, Problem, Severity
 from kvmcompose.core.model import LogicalTestbed
-from kvmcompose.core.names import some
+from kvmcompose.core.names import first_few
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.pipeline.logical import Documents, InputFile
 
@@ -73,7 +73,7 @@ def exposed_key_warnings(
             names = files.exposed_keys(folder, modes)
             if not names:
                 continue
-            what = f"key {names[0]}" if len(names) == 1 else f"keys {some(names)}"
+            what = f"key {names[0]}" if len(names) == 1 else f"keys {first_few(names)}"
             wanted = ", ".join(f'{json.dumps(name)}: "0600"' for name in names[:_SHOWN])
             complaints.append(
                 Complaint(
