@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +16,7 @@ from kvmcompose.effects.environment import is_on
 if TYPE_CHECKING:
     from kvmcompose.client.remote import RemoteServer
     from kvmcompose.core.deployment import Action, Command, Deployment, GuestAccess
+    from kvmcompose.monitor.action import Totals
     from kvmcompose.monitor.console import Console
 
 #: The exit status after Ctrl-C, and for cancelled actions.
@@ -158,8 +159,20 @@ def _name(arguments: argparse.Namespace) -> tuple[str, Path | None]:
     return name_of(folder), here
 
 
-def act(target: Target, command: Command, arguments: argparse.Namespace, console: Console) -> int:
-    """Start an action, watch it to its end unless it is detached, and return the exit status."""
+def act(
+    target: Target,
+    command: Command,
+    arguments: argparse.Namespace,
+    console: Console,
+    *,
+    totals: Totals | None = None,
+    succeeded: Callable[[], int] | None = None,
+) -> int:
+    """Start an action, watch it to its end unless it is detached, and return the exit status.
+
+    ``totals``: how much its stages have to do. ``succeeded`` prints what a person wants to know after it,
+    and returns the number of guests that run.
+    """
     from kvmcompose.client.action import perform
     from kvmcompose.monitor.action import ActionJson, ActionLines
 
@@ -170,15 +183,14 @@ def act(target: Target, command: Command, arguments: argparse.Namespace, console
         else:
             console.data(uuid)
         return 0
-    watcher = ActionJson(console) if arguments.json else ActionLines(console)
+    watcher = ActionJson(console) if arguments.json else ActionLines(console, totals=totals or {})
     try:
         action = perform(target.server, target.name, command, watcher)
     finally:
         console.status("")
     guests = None
-    if action.command == "up" and not arguments.json and exit_status(action) == 0:
-        status = target.server.status(target.name)
-        guests = sum(guest.state == "running" for guest in status.guests)
+    if succeeded is not None and not arguments.json and exit_status(action) == 0:
+        guests = succeeded()
     watcher.ended(action, guests)
     return exit_status(action)
 

@@ -73,7 +73,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "guest", metavar="GUEST", nargs="?", help="the guest, unless --label selects several"
     )
     guest.completer = complete_guests  # type: ignore[attr-defined] # argcomplete looks for it
-    parser.add_argument("words", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="command and arguments")
+    command = parser.add_argument(
+        "words", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="command and arguments"
+    )
+    command.completer = _nothing  # type: ignore[attr-defined] # the files here are not those of the guest
+
+
+def _nothing(**_asked: object) -> list[str]:
+    return []
 
 
 def _user(text: str) -> str:

@@ -112,7 +112,7 @@ def _act(
 
     verb = SnapshotVerb(arguments.verb)
     if guests and arguments.all and (verb is not SnapshotVerb.DELETE or name is not None):
-        raise unknown_name("--all excludes --guest and --label")
+        raise unknown_name(f"--all and {'--label' if arguments.labels else '--guest'} exclude each other")
     if name is not None:
         return act(target, Snapshot(verb=verb, name=name, guests=guests), arguments, console)
     if verb is SnapshotVerb.CREATE and arguments.all:

@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.no_generate:
         target = open_target(arguments, register=True)
         settle(_built_in(target), arguments.allow_path, console, yes=arguments.trust)
-        return act(target, command, arguments, console)
+        return _act(target, command, arguments, console)
     return _build_and_act(arguments, console, command)
 
 
@@ -94,7 +94,16 @@ def _build_and_act(arguments: argparse.Namespace, console: Console, command: Up)
             return 1
     settle(project.folder, arguments.allow_path, console, yes=arguments.trust)
     make_known(target)
-    return act(target, command, arguments, console)
+    return _act(target, command, arguments, console)
+
+
+def _act(target: Target, command: Up, arguments: argparse.Namespace, console: Console) -> int:
+    from kvmcompose.cli._guests_up import show_guests, totals
+
+    def succeeded() -> int:
+        return show_guests(target, arguments, console)
+
+    return act(target, command, arguments, console, totals=totals(_built_in(target)), succeeded=succeeded)
 
 
 def _built_in(target: Target) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TextIO
 
 from kvmcompose.client.formatting import (
@@ -27,6 +27,9 @@ _WORDS = {
     StepState.CANCELLED: ("stopped", "yellow"),
 }
 
+#: How much a stage has to do, by its name: a number, and of what.
+Totals = Mapping[str, tuple[int, str]]
+
 #: Assigned in turn to the names of guests in front of their output.
 _GUEST_COLOURS = ("blue", "cyan", "magenta", "green", "yellow")
 
@@ -47,12 +50,15 @@ class ActionLines:
         data: bool = False,
         timestamps: bool = False,
         only: Collection[str] | None = None,
+        totals: Totals | None = None,
     ) -> None:
         self._console = console
         self._stream: TextIO = sys.stdout if data else sys.stderr
         self._write = console.data if data else console.talk
         self._timestamps = timestamps
         self._only = only
+        self._totals = totals or {}
+        self._done: dict[str, list[Step]] = {}
         self._guard = threading.RLock()
         self._stage: str | None = None
         self._colours: dict[str, str] = {}
@@ -83,8 +89,22 @@ class ActionLines:
             return
         with self._guard:
             for step in ended:
+                self._done.setdefault(step.stage, []).append(step)
                 self._show_step(step)
-            self._console.status(_running_text(running))
+            self._console.status(_running_text(running, self._progress(running)))
+
+    def _progress(self, running: Sequence[Step]) -> str:
+        """Return how much of the stage that runs is done: ``12 of 40 guests``; '' if that is unknown."""
+        stage = min(running, key=lambda step: step.started).stage if running else ""
+        total, unit = self._totals.get(stage, (0, ""))
+        if not total:
+            return ""
+        done = self._done.get(stage, [])
+        if unit == "guest":  # of several steps
+            count = len({step.guest for step in done} - {step.guest for step in running})
+        else:
+            count = len(done)
+        return f"{min(count, total)} of {total} {unit}{'' if total == 1 else 's'}"
 
     def notice(self, text: str) -> None:
         """Something about the watching itself."""
@@ -206,11 +226,12 @@ class ActionOutput:
         self._console.say(text)
 
 
-def _running_text(running: Sequence[Step]) -> str:
-    """Return a line about the running steps: the stage, the oldest step, how many more; '' if none."""
+def _running_text(running: Sequence[Step], progress: str = "") -> str:
+    """Return a line about the running steps: stage, progress, the oldest step, how many more; '' if none."""
     if not running:
         return ""
     oldest = min(running, key=lambda step: step.started)
     several = f" and {len(running) - 1} more" if len(running) > 1 else ""
     took = duration(seconds_between(oldest.started), whole=True)
-    return f"{oldest.stage}: {step_text(oldest)}{several}, {took}"
+    stage = f"{oldest.stage}: {progress}" if progress else oldest.stage
+    return f"{stage}: {step_text(oldest)}{several}, {took}"

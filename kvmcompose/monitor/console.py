@@ -115,14 +115,15 @@ class Console:
             return text
         return f"\x1b[{_COLOURS[colour]}m{plain(text, lines=True)}\x1b[0m"
 
-    def table(self, rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
-        """Print a table with aligned columns to stdout."""
+    def table(self, rows: Sequence[Sequence[str]], header: Sequence[str], *, talk: bool = False) -> None:
+        """Print a table with aligned columns to stdout; with ``talk`` to stderr, unless quiet."""
+        write, stream = (self.say, sys.stderr) if talk else (self.data, sys.stdout)
         rows = [[plain(cell) for cell in row] for row in rows]
         widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
         for number, row in enumerate((header, *rows)):
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
             line = "  ".join(cells).rstrip()
-            self.data(self.paint(line, "bold") if number == 0 else line)
+            write(self.paint(line, "bold", stream) if number == 0 else line)
 
     @contextlib.contextmanager
     def progress(self, label: str, *, unit: str = "bytes") -> Iterator[Progress]:

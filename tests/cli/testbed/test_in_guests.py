@@ -193,20 +193,20 @@ def test_users_and_terminals_that_there_are_not(
     assert message in running.must("exec", *words, status=status).err
 
 
-def test_guests_with_a_label_run_it_side_by_side(standing: Lab) -> None:
+def test_guests_with_a_label_run_it_side_by_side(running: Lab) -> None:
     began = time.monotonic()
-    ran = standing.must("exec", "--label", "tier=1", "--", "sleep", "1.5")
+    ran = running.must("exec", "--label", "tier=1", "--", "sleep", "1.5")
     assert time.monotonic() - began < 2.9
-    ran = standing.must("exec", "--label", "tier=1", "--", "echo", "a", "-b")
+    ran = running.must("exec", "--label", "tier=1", "--", "echo", "a", "-b")
     assert sorted(ran.out.splitlines()) == ["db | a -b", "web | a -b"]
-    ran = standing.must("exec", "--label", "role", "--label", "role=store", "echo", "one")
+    ran = running.must("exec", "--label", "role", "--label", "role=store", "echo", "one")
     assert (ran.out, ran.err) == ("db | one\n", "")
 
 
-def test_the_status_of_many_is_the_worst(standing: Lab) -> None:
-    ran = standing.must("exec", "--label", "tier", "--", "false", status=1)
+def test_the_status_of_many_is_the_worst(running: Lab) -> None:
+    ran = running.must("exec", "--label", "tier", "--", "false", status=1)
     assert sorted(ran.err.splitlines()) == ["db: exit status 1", "web: exit status 1"]
-    ran = standing.must("exec", "--json", "--label", "tier", "--", "echo", "x")
+    ran = running.must("exec", "--json", "--label", "tier", "--", "echo", "x")
     found = [json.loads(line) for line in ran.out.splitlines()]
     assert sorted(each["guest"] for each in found if "sequence" in each) == ["db", "web"]
     assert [each["exit_status"] for each in found if "uuid" in each] == [0, 0]
@@ -222,8 +222,8 @@ def test_the_status_of_many_is_the_worst(standing: Lab) -> None:
         ((), 255, "no guest given"),
     ],
 )
-def test_labels_that_select_nothing(standing: Lab, words: tuple[str, ...], status: int, message: str) -> None:
-    assert message in standing.must("exec", *words, status=status).err
+def test_labels_that_select_nothing(running: Lab, words: tuple[str, ...], status: int, message: str) -> None:
+    assert message in running.must("exec", *words, status=status).err
 
 
 def test_ctrl_c_ends_all_of_them(up: Lab) -> None:
@@ -238,10 +238,10 @@ def test_ctrl_c_ends_all_of_them(up: Lab) -> None:
 @pytest.mark.parametrize(
     "words", [("status",), ("inventory",), ("plan",), ("generate", "--verify"), ("snapshot", "list")]
 )
-def test_labels_select_wherever_guests_are_named(standing: Lab, words: tuple[str, ...]) -> None:
-    ran = standing.must(*words, "--label", "role=store")
+def test_labels_select_wherever_guests_are_named(running: Lab, words: tuple[str, ...]) -> None:
+    ran = running.must(*words, "--label", "role=store")
     assert "web" not in ran.out
-    standing.must(*words, "--label", "role=nobody", status=2)
+    running.must(*words, "--label", "role=nobody", status=2)
 
 
 def _latest(lab: Lab) -> Any:

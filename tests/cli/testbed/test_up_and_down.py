@@ -50,7 +50,7 @@ def test_json_is_events_lines_and_the_action(lab: Lab) -> None:
 def test_what_is_wrong_with_the_yaml_comes_before_any_server(idle: Lab) -> None:
     idle.bench.edit("cpus: 1\n      memory_mb", "cpus: many\n      memory_mb")
     ran = idle.must("up", status=2)
-    assert "kvm-compose.yaml:5:13" in ran.err
+    assert "kvm-compose.yaml:6:13" in ran.err
     assert not (idle.folder / "state.json").exists()
 
 
@@ -253,3 +253,19 @@ def test_the_users_word_by_option_is_remembered(lab: Lab) -> None:
     _name_a_program(lab)
     lab.must("up", "--no-generate", "--trust")
     assert lab.bench.run("trust", **lab.env).status == 0
+
+
+def test_up_ends_with_how_to_get_into_the_guests(lab: Lab) -> None:
+    ran = lab.must("up")
+    addresses = {each["name"]: each["address"] for each in lab.must("inventory", "--json").json}
+    lines = ran.err.splitlines()
+    (header,) = [
+        number for number, text in enumerate(lines) if text.split() == ["GUEST", "ADDRESS", "ENTER", "WITH"]
+    ]
+    assert [text.split(maxsplit=2) for text in lines[header + 1 : header + 3]] == [
+        [name, addresses[name], f"kvm-compose -C {lab.folder} ssh {name}"] for name in ("web", "db")
+    ]
+    assert lines[header + 3].startswith("up: 2 guests in ")
+    assert ran.out == ""
+    assert "ENTER" not in lab.must("-q", "up").said
+    assert "ENTER" not in lab.must("up", "--json").said

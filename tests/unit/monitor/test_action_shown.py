@@ -138,3 +138,27 @@ def test_of_a_command_only_its_output_is_data(capsys: Captured) -> None:
     captured = capsys.readouterr()
     assert captured.out == "output text\n"
     assert captured.err == "warning: warning text\nerror: error text\n"
+
+
+def test_a_terminal_shows_how_many_of_how_many(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = ActionLines(Console(colour=False), totals={"guests": (3, "guest"), "setup": (1, "script")})
+
+    def step_of(stage: str, name: str, guest: str, state: StepState) -> Step:
+        ended = None if state is StepState.RUNNING else at(1)
+        return Step(name=name, stage=stage, state=state, started=at(0), ended=ended, guest=guest)
+
+    def status() -> str:
+        return capsys.readouterr().err.rpartition("\r")[2].rpartition(",")[0]
+
+    started = step_of("guests", "start:web", "web", StepState.DONE)
+    shown.steps([started], [step_of("guests", "wait:web", "web", StepState.RUNNING)])
+    assert status() == "guests: 0 of 3 guests: wait web"
+    both = [step_of("guests", "wait:web", "web", StepState.DONE), started]
+    shown.steps(both, [step_of("guests", "wait:db", "db", StepState.RUNNING)])
+    assert status() == "guests: 1 of 3 guests: wait db"
+    shown.steps([], [step_of("setup", "setup:web:a.sh", "web", StepState.RUNNING)])
+    assert status() == "setup: 0 of 1 script: setup web a.sh"
+    shown.steps([], [step_of("network", "links", "web", StepState.RUNNING)])
+    assert status() == "network: web: links"
