@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import functools
 import os
@@ -23,6 +22,7 @@ from kvmcompose.providers.drivers import Drivers, HostDrivers
 from kvmcompose.providers.guest.interface import GuestShell
 from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
+from kvmcompose.server.orchestrator.stages import side_by_side
 from kvmcompose.server.orchestrator.testbed import (
     Deployed,
     LoadedGuest,
@@ -160,7 +160,7 @@ class Context:
                 return error
 
         names = [name for name in testbed.state.testbed_hosts if name in hosts]
-        answers = await asyncio.gather(*(ask(self.host(testbed.state.testbed_hosts[name])) for name in names))
+        answers = await side_by_side(ask(self.host(testbed.state.testbed_hosts[name])) for name in names)
         found: dict[str, DomainState] = {}
         silent: dict[str, KvmComposeError] = {}
         for name, answer in zip(names, answers, strict=True):

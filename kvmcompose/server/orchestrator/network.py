@@ -18,7 +18,7 @@ from kvmcompose.providers.ovs.interface import SwitchPlan
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import network_xml
-from kvmcompose.server.orchestrator.stages import Job, shielded, together
+from kvmcompose.server.orchestrator.stages import Job, shielded, side_by_side, together
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 STAGE = "network"
@@ -91,7 +91,7 @@ class NetworkSetup:
 
     async def is_complete(self) -> bool:
         """Whether everything is there."""
-        found = await asyncio.gather(*(self._is_complete(name, host) for name, host in self._hosts.items()))
+        found = await side_by_side(self._is_complete(name, host) for name, host in self._hosts.items())
         return all(found)
 
     async def _is_complete(self, name: str, host: HostDrivers) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
 from kvmcompose.server.action_log import StepFailedError
@@ -24,6 +24,30 @@ async def together(jobs: Sequence[Job], *, limit: int) -> list[bool]:
             await job()
 
     tasks = [asyncio.create_task(run(job)) for job in jobs]
+    await _all_ended(tasks)
+    errors = [task.exception() for task in tasks]
+    for error in errors:
+        if error is not None and not isinstance(error, StepFailedError):
+            raise error
+    return [error is None for error in errors]
+
+
+async def side_by_side(works: Iterable[Awaitable[_T]]) -> list[_T]:
+    """Run all at the same time and return their results in order, or raise the first error.
+
+    All have ended when this returns or raises. ``asyncio.gather`` raises at the first error or cancellation
+    and leaves the others running.
+    """
+    tasks = [asyncio.ensure_future(work) for work in works]
+    await _all_ended(tasks)
+    for error in [task.exception() for task in tasks]:
+        if error is not None:
+            raise error
+    return [task.result() for task in tasks]
+
+
+async def _all_ended(tasks: Sequence[asyncio.Future[_T]]) -> None:
+    """Wait until all tasks have ended. When cancelled, cancel them, and raise when they have ended."""
     try:
         if tasks:
             await asyncio.wait(tasks)
@@ -32,11 +56,6 @@ async def together(jobs: Sequence[Job], *, limit: int) -> list[bool]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
-    errors = [task.exception() for task in tasks]
-    for error in errors:
-        if error is not None and not isinstance(error, StepFailedError):
-            raise error
-    return [error is None for error in errors]
 
 
 async def shielded(work: Awaitable[_T]) -> _T:

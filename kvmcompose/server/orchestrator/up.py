@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from kvmcompose.server.orchestrator.golden import GoldenImages
 from kvmcompose.server.orchestrator.network import NetworkSetup
 from kvmcompose.server.orchestrator.privileges import check_state, domain_xml, network_xml
 from kvmcompose.server.orchestrator.scripts import has_run, note_run, run_script
-from kvmcompose.server.orchestrator.stages import Job, shielded, together
+from kvmcompose.server.orchestrator.stages import Job, shielded, side_by_side, together
 from kvmcompose.server.orchestrator.start import Starter
 from kvmcompose.server.orchestrator.testbed import Deployed, LoadedGuest, LoadedTestbed
 
@@ -99,9 +98,7 @@ class BringUp:
                     f"{name} is no host of the testbed any more; disks that it was sent may be there still",
                     Level.WARNING,
                 )
-            found = await asyncio.gather(
-                *(self._check_host(name, host) for name, host in self._hosts.items())
-            )
+            found = await side_by_side(self._check_host(name, host) for name, host in self._hosts.items())
             reasons += [reason for each in found for reason in each]
             if not reasons:
                 self._domains = await self._context.domains(self._testbed)
@@ -284,7 +281,7 @@ class BringUp:
             for name in self._hosts
             if (mine := [guest for guest in waiting if guest.state.testbed_host == name])
         ]
-        results = await together_groups(groups)
+        results = [good for group in await side_by_side(groups) for good in group]
         ordered = [guest for name in self._hosts for guest in waiting if guest.state.testbed_host == name]
         self._note({guest.name for guest, good in zip(ordered, results, strict=True) if not good})
 
@@ -332,8 +329,3 @@ class BringUp:
         self._failed |= failed
         if failed and not self._command.keep_going:
             raise StepFailedError(f"{', '.join(sorted(failed))} did not come up")
-
-
-async def together_groups(groups: Sequence[Awaitable[list[bool]]]) -> list[bool]:
-    """The results of several groups that run side by side, in order."""
-    return [good for results in await asyncio.gather(*groups) for good in results]
