@@ -240,12 +240,22 @@ def add_action_name(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def guest_named(known: Iterable[str], project: str, given: str) -> str:
-    """Return the guest of a name, with or without the project's name as prefix. Raises InputError."""
-    names = list(known)
-    for name in (given, given.removeprefix(f"{project}-")):
+def guest_named(target: Target, known: Iterable[str], given: str) -> str:
+    """Return the known guest of a name, with or without the project's name as prefix.
+
+    Raises InputError when there is none, and RefusedError when it is of a type that cannot run.
+    """
+    names, project = list(known), target.name
+    candidates = (given, given.removeprefix(f"{project}-"))
+    for name in candidates:
         if name in names:
             return name
+    for guest in target.server.status(project).guests:
+        if guest.name in candidates and guest.state == "unsupported":
+            raise RefusedError(
+                f"{guest.name} is a {guest.kind} guest: kvm-compose cannot run these yet",
+                hint=f"guests: {', '.join(names) or 'none'}",
+            )
     near = difflib.get_close_matches(given, names, 3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"guests: {', '.join(names) or 'none'}"
     raise unknown_name(f"no such guest in {project}: {given!r}", hint)
@@ -254,7 +264,7 @@ def guest_named(known: Iterable[str], project: str, given: str) -> str:
 def access_to(target: Target, given: str) -> GuestAccess:
     """Return how to reach a guest. Raises InputError when there is none of that name."""
     guests = {guest.name: guest for guest in target.server.access(target.name)}
-    return guests[guest_named(guests, target.name, given)]
+    return guests[guest_named(target, guests, given)]
 
 
 def unknown_name(message: str, hint: str | None = None) -> InputError:

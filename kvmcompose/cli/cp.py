@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         raise unknown_name("one side must be in one guest, the other local", "copy in two steps")
     deployment = open_target(arguments)
     known = {guest.name: guest for guest in deployment.server.access(deployment.name)}
-    guest = known[guest_named(known, deployment.name, guests.pop())]
+    guest = known[guest_named(deployment, known, guests.pop())]
     options = [*(["-r"] if arguments.recursive else []), *(["-O"] if arguments.legacy else [])]
     paths = [_word(end, destination(guest)) for end in ends]
     become(["scp", *options, *ssh_options(guest), "--", *paths], console)

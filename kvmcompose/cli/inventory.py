@@ -28,6 +28,9 @@ examples:
   kvm-compose inventory --json
 """
 
+#: The groups that every inventory of Ansible has.
+_ANSIBLE_GROUPS = ("all", "ungrouped")
+
 #: Ansible evaluates the values of an inventory as templates (Jinja2), which may run programs.
 _TEMPLATE = re.compile(r"\{[{%#]")
 
@@ -77,12 +80,33 @@ def ansible(guests: Sequence[GuestAccess]) -> str:
                     hint="rename the folder, or use another format: --format ssh_config",
                 )
     groups: dict[str, Any] = {}
+    names = _group_names(guests)
     for guest in guests:
         for group in guest.groups:
-            groups.setdefault(group.replace("-", "_"), {"hosts": {}})["hosts"][guest.name] = {}
+            groups.setdefault(names[group], {"hosts": {}})["hosts"][guest.name] = {}
     document = {"all": {"hosts": everyone, **({"children": groups} if groups else {})}}
     text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1000)
     return text
+
+
+def _group_names(guests: Sequence[GuestAccess]) -> dict[str, str]:
+    """Return the name of Ansible's group for each group of the guests.
+
+    Ansible's names contain underscores instead of hyphens. A group may be called neither like a host nor like
+    one of Ansible's own groups: such a group gets the prefix ``bridge_``.
+    """
+    reserved = {*_ANSIBLE_GROUPS, *(guest.name for guest in guests)}
+    taken = set(reserved)
+    names: dict[str, str] = {}
+    for group in sorted(
+        {group for guest in guests for group in guest.groups}, key=lambda group: (group in reserved, group)
+    ):
+        name = group.replace("-", "_")
+        while name in taken:
+            name = f"bridge_{name}"
+        taken.add(name)
+        names[group] = name
+    return names
 
 
 def _variables(guest: GuestAccess) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def _guests(target: Target, action: Action, arguments: argparse.Namespace) -> li
     known = [step.guest for step in target.server.steps(target.name, action.uuid) if step.guest]
     with suppress(KvmComposeError):
         known += [guest.name for guest in target.server.access(target.name)]
-    return [guest_named(dict.fromkeys(known), target.name, given)]
+    return [guest_named(target, dict.fromkeys(known), given)]
 
 
 def _list(actions: list[Action], arguments: argparse.Namespace, console: Console) -> None:

@@ -102,7 +102,7 @@ def _guests(target: Target, given: Sequence[str]) -> tuple[str, ...]:
     if not given:
         return ()
     known = [guest.name for guest in target.server.access(target.name)]
-    return tuple(dict.fromkeys(guest_named(known, target.name, each) for each in given))
+    return tuple(dict.fromkeys(guest_named(target, known, each) for each in given))
 
 
 def _act(

@@ -66,7 +66,8 @@ def failure_text(action: Action) -> str | None:
         case ActionState.RUNNING:
             return f"{action.command} is still running"
         case ActionState.FAILED:
-            return f"{action.command} {'was refused: nothing was changed' if action.refused else 'failed'}"
+            outcome = "was refused: the testbed was not changed" if action.refused else "failed"
+            return f"{action.command} {outcome}"
 
 
 def moment(text: str) -> datetime:

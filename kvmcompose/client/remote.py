@@ -18,7 +18,13 @@ from requests.auth import AuthBase
 
 from kvmcompose.client.address import CONNECT_SECONDS, Address
 from kvmcompose.client.command_input import CommandInput
-from kvmcompose.client.errors import UNAUTHORIZED, RefusedByServerError, ServerError, error_of
+from kvmcompose.client.errors import (
+    UNAUTHORIZED,
+    RefusedByServerError,
+    ServerError,
+    WrongInputError,
+    error_of,
+)
 from kvmcompose.client.packets import PacketStream, open_stream
 from kvmcompose.client.stream import follow
 from kvmcompose.client.unix import PlainAdapter
@@ -86,7 +92,11 @@ class RemoteServer:
         self, method: str, path: str, *, body: object = None, query: dict[str, str | int] | None = None
     ) -> bytes:
         """Send a request and return the body of the response. Raises ServerError."""
-        encoded = None if body is None else msgspec.json.encode(body)
+        try:
+            encoded = None if body is None else msgspec.json.encode(body)
+        except UnicodeEncodeError as error:  # of an argument of the command line
+            text = error.object[max(0, error.start - 20) : error.end + 20]
+            raise WrongInputError(f"not encoded in UTF-8: {text!r}") from error
         headers = self._headers if body is None else {**self._headers, "Content-Type": "application/json"}
         for attempt in (1, 2):
             try:

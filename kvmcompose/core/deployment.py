@@ -16,7 +16,13 @@ import msgspec
 PROJECT_PATTERN = r"^[a-z]([a-z0-9-]{0,39}[a-z0-9])?$(?!\n)"
 GUEST_PATTERN = r"^[a-z][a-z0-9-]{0,62}$(?!\n)"
 HOST_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$(?!\n)"
-SNAPSHOT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$(?!\n)"
+#: Printable characters of any script, at most 63. libvirt stores a snapshot in a file of that name, and
+#: accepts neither a slash nor a dot at the start; QEMU's monitor loses double quotes and backslashes. Also
+#: excluded: control characters, characters that change the direction of text, spaces at the ends, and a
+#: hyphen at the start.
+_HIDDEN = r"\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
+_SPACES = r"\u0020\u00a0\u2000-\u200d\u202f\u205f-\u2065\u206a-\u206f\u3000"
+SNAPSHOT_PATTERN = rf'^[^{_HIDDEN}{_SPACES}/"\\.-]([^{_HIDDEN}/"\\]{{0,61}}[^{_HIDDEN}{_SPACES}/"\\])?$(?!\n)'
 #: What to capture: a guest, one of its interfaces, a bridge. Both patterns are for query parameters of a URL.
 TARGET_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$(?!\n)"
 FILTER_PATTERN = r"^[ -~]{1,1024}$(?!\n)"
@@ -33,7 +39,28 @@ UserName = Annotated[str, msgspec.Meta(pattern=USER_PATTERN)]
 #: The input of a command: bytes in a message, and bytes that may be on their way to the command.
 INPUT_CHUNK, INPUT_WINDOW = 4096, 1 << 18
 #: An argument of a command that is run in a guest. Arguments cannot contain NUL (execve(2)).
-Argument = Annotated[str, msgspec.Meta(max_length=65536, pattern=r"^[^\x00]*$")]
+ARGUMENT_PATTERN = r"^[^\x00]*$"
+Argument = Annotated[str, msgspec.Meta(max_length=65536, pattern=ARGUMENT_PATTERN)]
+
+#: What the patterns of a request mean, for messages.
+_MEANINGS = {
+    PROJECT_PATTERN: "the name of a project: at most 41 of a-z, 0-9 and hyphens, a letter first",
+    GUEST_PATTERN: "the name of a guest: at most 63 of a-z, 0-9 and hyphens, a letter first",
+    HOST_PATTERN: "the name of a host: at most 63 letters, digits, dots, underscores and hyphens",
+    SNAPSHOT_PATTERN: "the name of a snapshot: at most 63 printable characters, without slashes,"
+    " backslashes and double quotes, and neither a dot nor a hyphen first",
+    TARGET_PATTERN: "the name of a guest, a bridge or a network",
+    FILTER_PATTERN: "at most 1024 printable ASCII characters",
+    ARGUMENT_PATTERN: "text without NUL characters",
+}
+
+
+def readable(error: msgspec.ValidationError) -> str:
+    """Return the message of a request that could not be decoded, with words in place of patterns."""
+    text = str(error)
+    for pattern, meaning in _MEANINGS.items():
+        text = text.replace(f"`str` matching regex {pattern!r}", meaning)
+    return text
 
 
 class Phase(StrEnum):

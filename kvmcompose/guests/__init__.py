@@ -11,6 +11,7 @@ A module implements a *kind* of guest and offers:
 ``artefacts(guest, shared)``      the files to make for one guest
 ``deployable(guest, shared)``     how to run it, from the state as read back; None, or left out, for a kind
                                   that cannot run
+``CANNOT_RUN_YET``                True while ``up`` cannot start guests of this kind; optional
 ``privileges(guest, shared)``     what it reaches on its host beyond its XML, likewise; optional
 
 Modules whose names start with ``_`` are shared between kinds. The YAML can use a kind that has a schema,
@@ -41,6 +42,8 @@ class GuestKind(Protocol):
 
     Definition: type[msgspec.Struct]
     SECTION: str
+    #: Guests of this kind are meant to run, and ``up`` cannot start them yet.
+    CANNOT_RUN_YET: bool
 
     def expand(self, machine: Machine) -> Iterable[Guest]:
         """Return the guests that a machine defines, in order."""
@@ -55,7 +58,7 @@ class GuestKind(Protocol):
         """Yield the files to make for one guest."""
 
     def deployable(self, guest: GuestState, shared: Shared) -> DomainGuest | None:
-        """Return how to run the guest, or None if this kind cannot run. ``definition`` is plain data."""
+        """Return how to run the guest, None if nothing of it runs. ``definition`` is plain data."""
 
     def privileges(self, guest: GuestState, shared: Shared) -> Iterable[Privilege]:
         """Yield what the guest reaches on its host beyond its XML. ``definition`` is plain data."""
@@ -80,6 +83,8 @@ def guest_kind(name: str) -> GuestKind:
         module.complete = _complete
     if not hasattr(module, "deployable"):
         module.deployable = _cannot_run
+    if not hasattr(module, "CANNOT_RUN_YET"):
+        module.CANNOT_RUN_YET = False
     if not hasattr(module, "privileges"):
         module.privileges = _no_privileges
     return cast(GuestKind, module)

@@ -41,6 +41,7 @@ class DockerSection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 Definition = DockerSection
+CANNOT_RUN_YET = True
 
 
 def _relative(source: str) -> str:
@@ -86,7 +87,3 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
 def artefacts(_guest: GuestState, _shared: Shared) -> Iterator[Artefact]:
     """Yield nothing: a container is created from its image when the testbed comes up."""
     yield from ()
-
-
-def deployable(_guest: GuestState, _shared: Shared) -> None:
-    """Return None: containers cannot run yet."""

@@ -92,7 +92,7 @@ class BuildLines(contextlib.AbstractContextManager["BuildLines"]):
         if event.failed:
             parts.append(f"{event.failed} failed")
         if event.untried:
-            parts.append(f"{event.untried} skipped because of that")
+            parts.append(f"{event.untried} skipped" + (" because of that" if event.failed else ""))
         self._console.say(", ".join(parts) or "nothing to do")
 
 

@@ -14,7 +14,7 @@ from kvmcompose.core.document import Document, show_path
 from kvmcompose.core.errors import Complaint, InputError, KvmComposeError, Problem, Severity
 from kvmcompose.core.libvirt_uri import LibvirtUri, parse_libvirt_uri
 from kvmcompose.core.model import Constraints, Guest, Host, LogicalTestbed, Machine, SshKeys
-from kvmcompose.core.names import HOSTNAME_LIMIT
+from kvmcompose.core.names import HOSTNAME_LIMIT, first_few
 from kvmcompose.core.project import FileKind, ProjectFiles
 from kvmcompose.guests import guest_kind, kinds
 from kvmcompose.networks import Dialect, dialect
@@ -120,6 +120,7 @@ def logical_testbed(
         ]
         guests += (module.complete(guest, files) for guest in module.expand(each))
     complaints += _check_guests(settings.project, guests)
+    complaints += _cannot_run(machines)
     topology = network_module.topology(network)
     complaints += check_constraints(constraints, guests, topology, hosts)
     warnings = documents.refuse(complaints)
@@ -281,6 +282,23 @@ def _check_strategy(chosen: str) -> Iterator[Complaint]:
             message=f"there is no placement strategy {chosen!r}",
             wanted=f"one of: {', '.join(known)}",
             hint=f"did you mean {near[0]!r}?" if near else None,
+        )
+
+
+def _cannot_run(machines: Sequence[Machine]) -> Iterator[Complaint]:
+    """Yield a warning for each type of guest that cannot run, at the first machine of that type."""
+    types = dict.fromkeys(machine.kind for machine in machines)
+    for kind in types:
+        if not guest_kind(kind).CANNOT_RUN_YET:
+            continue
+        found = [machine for machine in machines if machine.kind == kind]
+        yield Complaint(
+            code="cannot-run-yet",
+            path=("machines", found[0].index, kind),
+            at_key=True,
+            message=f"{kind} guests cannot run yet: {first_few([machine.name for machine in found])}",
+            hint="'up' starts the other guests, and then fails",
+            severity=Severity.WARNING,
         )
 
 

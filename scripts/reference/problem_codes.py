@@ -153,6 +153,15 @@ CODES: dict[str, tuple[str, Example | None]] = {
         "Connected bridges form a loop, in which frames would circulate for ever.",
         _yaml(("{br0: br1}", "{br0: br0}")),
     ),
+    "cannot-run-yet": (
+        "`up` cannot start guests of this type. It starts the others, and then fails.",
+        _yaml(
+            (
+                f"    {_DB}\n    libvirt:\n      cpus: 1\n      memory_mb: 512\n{_SIMPLE}",
+                f"    {_DB}\n    docker: {{image: nginx}}\n",
+            )
+        ),
+    ),
     "cannot-scale": (
         "The machine cannot have clones, because its disk is read-only.",
         _scaled(_TWO, _DISK),

@@ -56,9 +56,6 @@ machines:
         interfaces: [{bridge: br0, clones: [0, 1]}]
         clone_setup: [{script: clone.sh, clones: [0, 1]}]
         clone_run: [{script: run.sh, clones: [1]}]
-  - name: proxy
-    interfaces: [{bridge: br0}]
-    docker: {image: "nginx:stable"}
 network:
   bridges: [{name: br0}, {name: br1}, {name: br2}]
   bridge_connections: {br0: br1}

@@ -35,6 +35,9 @@ def capture(lab: Lab, target: str, interface: str | None = None, *, packets: int
     return [call for call in lab.drivers.calls[before:] if call.startswith(("capture", "mirror"))]
 
 
+PROXY = "  - {name: proxy, interfaces: [{bridge: br0}], docker: {image: nginx}}\n"
+
+
 @pytest.mark.parametrize(
     ("target", "call"),
     [
@@ -59,7 +62,9 @@ def test_what_cannot_be_captured(lab: Lab) -> None:
     for target in ("web", "br0", "lab-network"):
         with pytest.raises(RefusedError, match="not up"):
             capture(lab, target)
-    lab.must(Up())
+    lab.bench.edit("machines:\n", "machines:\n" + PROXY)
+    lab.bench.generate()
+    lab.do(Up())
     with pytest.raises(RefusedError, match="docker"):
         capture(lab, "proxy")
     with pytest.raises(RefusedError, match="worker is not up"):

@@ -25,13 +25,26 @@ def test_up_brings_up_all_that_can_run(lab: Lab) -> None:
     assert lab.running() == GUESTS
     assert lab.deployment.state is Phase.UP
     warnings = [line.text for line in lab.log(action) if line.level is Level.WARNING]
-    assert any("proxy is a docker guest" in text for text in warnings)
     assert any("cannot be reached from the main host: alone" in text for text in warnings)
-    assert len(warnings) == 2
+    assert len(warnings) == 1
     assert lab.world.networks == {"lab-network": "lab"}
     assert len(lab.world.bridges["lab"]) == 3
     assert len(lab.world.links) == 4  # one pair to the network, one between br0 and br1
     assert lab.world.projects == {"lab": str(lab.folder)}
+
+
+def test_guests_that_cannot_run_are_a_failure_once_the_others_run(lab: Lab) -> None:
+    lab.bench.edit(WEB, "  - {name: proxy, interfaces: [{bridge: br0}], docker: {image: nginx}}\n" + WEB)
+    lab.bench.generate()
+    for _first_and_again in range(2):
+        action = lab.do(Up())
+        assert action.state is ActionState.FAILED
+        assert [(fault.guest, fault.message) for fault in action.faults] == [
+            ("proxy", "docker guests cannot run yet")
+        ]
+        assert lab.running() == GUESTS
+    lab.must(Down())
+    lab.assert_clean()
 
 
 def test_stages_come_in_order(lab: Lab) -> None:

@@ -82,6 +82,10 @@ def qemu_img(*argv: str | Path) -> str:
 # -- snapshots -----------------------------------------------------------------------------------------
 
 
+#: libvirt passes it to QEMU in a line of QEMU's monitor when the guest runs, and stores it in a file name.
+AWKWARD = "l\u00e4uft noch & 'so' <\u5feb\u7167>; %n $x"
+
+
 async def snapshots_are_kept(folder: str) -> None:
     before = seen_on_the_host()
     async with brought_up(folder) as up:
@@ -92,7 +96,7 @@ async def snapshots_are_kept(folder: str) -> None:
                 "one", "sudo", "-n", "sh", "-c", "echo kept >/run/in-memory; echo first >/disk; sync"
             )
         )[0] == 0
-        await hypervisor.create_snapshot(DOMAIN, "while-it-runs")
+        await hypervisor.create_snapshot(DOMAIN, AWKWARD)
         assert (await up.run("one", "sudo", "-n", "sh", "-c", "rm /run/in-memory; echo second >/disk; sync"))[
             0
         ] == 0
@@ -101,7 +105,7 @@ async def snapshots_are_kept(folder: str) -> None:
 
         found = await hypervisor.snapshots(DOMAIN)
         assert [(each.name, each.state, each.current) for each in found] == [
-            ("while-it-runs", "running", False),
+            (AWKWARD, "running", False),
             ("while-off", "shutoff", True),
         ]
         assert all(abs(each.created - time.time()) < 120 for each in found)
@@ -125,9 +129,9 @@ async def snapshots_are_kept(folder: str) -> None:
         for _ in range(2):
             for each in found:
                 await hypervisor.know_snapshot(DOMAIN, each.xml)
-        assert [each.name for each in await hypervisor.snapshots(DOMAIN)] == ["while-it-runs", "while-off"]
+        assert [each.name for each in await hypervisor.snapshots(DOMAIN)] == [AWKWARD, "while-off"]
 
-        await hypervisor.restore_snapshot(DOMAIN, "while-it-runs")
+        await hypervisor.restore_snapshot(DOMAIN, AWKWARD)
         assert (await hypervisor.domains("virt"))[DOMAIN].state == "running"
         await up.shell.wait_ready(up.login("one"), 60)
         assert await up.run("one", "cat", "/run/in-memory", "/disk") == (0, ["kept", "first"])

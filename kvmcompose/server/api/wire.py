@@ -10,6 +10,7 @@ import msgspec
 from fastapi import Request
 from starlette.responses import Response
 
+from kvmcompose.core.deployment import readable
 from kvmcompose.server.api.problems import ApiError
 
 
@@ -40,6 +41,10 @@ def body(kind: Any) -> Callable[[Request], Awaitable[Any]]:
             )
         try:
             return decoder.decode(await request.body())
+        except msgspec.ValidationError as error:
+            raise ApiError(
+                HTTPStatus.UNPROCESSABLE_ENTITY, f"the request's body: {readable(error)}"
+            ) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"the request's body: {error}") from error
 

@@ -132,8 +132,8 @@ class LoadedTestbed:
 
     @property
     def unsupported(self) -> list[LoadedGuest]:
-        """Guests of kinds that cannot run yet."""
-        return [guest for guest in self.guests.values() if guest.run is None]
+        """Guests that are meant to run, of kinds that cannot run yet."""
+        return [guest for guest in self.guests.values() if guest_kind(guest.state.kind).CANNOT_RUN_YET]
 
     @property
     def identity_file(self) -> Path:

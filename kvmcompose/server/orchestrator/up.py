@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
-from kvmcompose.core.deployment import Level, Phase, Up
+from kvmcompose.core.deployment import Fault, Level, Phase, Up
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.names import first_few
 from kvmcompose.effects.files import expand
@@ -57,7 +57,7 @@ class BringUp:
         if await self._is_up():
             count = len(self._testbed.runnable)
             self._log.say(f"{self._context.project} is up already: {count} guests run, nothing to do")
-            return Phase.UP
+            return self._end()
         store = self._context.store
         store.set_deployed(self._context.project, await in_thread(lambda: self._to_be_deployed().encode()))
         await self._bring_network_up()
@@ -69,6 +69,24 @@ class BringUp:
         if self._failed:
             raise StepFailedError(f"{', '.join(sorted(self._failed))} did not come up")
         self._log.say(f"{self._context.project} is up: {len(self._testbed.runnable)} guests run")
+        return self._end()
+
+    def _end(self) -> Phase:
+        """Raise StepFailedError, with a fault for each guest of a type that cannot run yet."""
+        for guest in self._testbed.unsupported:
+            self._log.fault(
+                Fault(
+                    step=f"start:{guest.name}",
+                    guest=guest.name,
+                    host=guest.state.testbed_host,
+                    message=f"{guest.state.kind} guests cannot run yet",
+                    hint="the other guests are up",
+                )
+            )
+        if self._testbed.unsupported:
+            raise StepFailedError(
+                f"{first_few([guest.name for guest in self._testbed.unsupported])} cannot run"
+            )
         return Phase.UP
 
     # -- before anything is changed
@@ -87,11 +105,6 @@ class BringUp:
         """All that could be in the way, on all hosts at once. Raises Refusals."""
         reasons: list[tuple[str, str | None]] = []
         with self._log.step("check", "check") as step:
-            for guest in self._testbed.unsupported:
-                step.say(
-                    f"{guest.name} is a {guest.state.kind} guest: these cannot run yet, it is left out",
-                    Level.WARNING,
-                )
             sent = await in_thread(read_sent, self._testbed.folder)
             for name in sorted(sent.keys() - self._hosts.keys()):
                 step.say(

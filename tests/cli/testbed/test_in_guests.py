@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     Become = Callable[..., Replaced]
 
 
+PROXY = "  - {name: proxy, interfaces: [{bridge: br0}], docker: {image: nginx}}\n"
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -51,6 +54,23 @@ def test_the_status_is_that_of_the_command(running: Lab) -> None:
 def test_what_is_not_run_has_a_status_of_its_own(running: Lab, words: tuple[str, ...], message: str) -> None:
     ran = running.must("exec", *words, status=255)
     assert message in ran.err
+
+
+def test_in_a_container(lab: Lab) -> None:
+    lab.bench.edit("machines:\n", "machines:\n" + PROXY)
+    ran = lab.must("up", status=1)
+    assert "docker guests cannot run yet: proxy" in ran.err
+    assert "hint: the other guests are up" in ran.err
+    assert lab.guests()["proxy"] == "unsupported"
+    message = "proxy is a docker guest: kvm-compose cannot run these yet"
+    assert message in lab.must("exec", "proxy", "--", "true", status=255).err
+    for words in (
+        ("ssh", "proxy"),
+        ("console", "lab-proxy"),
+        ("cp", "proxy:/x", "."),
+        ("snapshot", "create", "--guest", "proxy", "x"),
+    ):
+        assert message in lab.must(*words, status=3).err
 
 
 def test_in_a_guest_that_does_not_run(up: Lab) -> None:

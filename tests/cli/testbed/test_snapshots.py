@@ -79,6 +79,30 @@ def test_errors_are_errors(up: Lab) -> None:
     assert up.state() == "up"
 
 
+@pytest.mark.parametrize("name", ["two words", "l\u00e4uft \u5feb\u7167", "it's so & <so>; $x"])
+def test_names_of_any_script(up: Lab, name: str) -> None:
+    up.must("snapshot", "create", "--guest", "web", name)
+    assert found(up) == [(name, "web")]
+    up.must("snapshot", "restore", "--guest", "web", name)
+    assert name in up.must("snapshot", "info", name).out
+    up.must("snapshot", "delete", "--guest", "web", name)
+    assert found(up) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "a\\b", 'a"b', "a ", ".a", " a", "a\nb", "a\x1b[0m", "a" * 64, "a\u202eb"]
+)
+def test_other_names_are_refused_in_words(standing: Lab, name: str) -> None:
+    ran = standing.must("snapshot", "create", name, status=2)
+    assert "the name of a snapshot: at most 63 printable characters" in ran.err
+    assert "regex" not in ran.err
+
+
+def test_what_is_not_utf_8_is_refused(standing: Lab) -> None:
+    assert "not encoded in UTF-8: 'a\\udcff'" in standing.must("snapshot", "create", "a\udcff", status=2).err
+    assert "not encoded in UTF-8" in standing.must("exec", "web", "--", "echo", "\udcff", status=255).err
+
+
 def test_a_small_number_is_no_name(up: Lab) -> None:
     refused = up.must("snapshot", "create", "2", status=3)
     assert "a snapshot cannot be named 2" in refused.err

@@ -90,7 +90,7 @@ def test_an_edit_of_what_is_up_is_refused_with_what_differs(up: Lab) -> None:
     up.bench.edit("memory_mb: 128\n      libvirt_type", "memory_mb: 256\n      libvirt_type")
     ran = up.must("up", status=3)
     assert "web" in ran.err
-    assert "up was refused: nothing was changed" in ran.err
+    assert "up was refused: the testbed was not changed" in ran.err
     assert up.guests() == RUNNING
 
 

@@ -105,7 +105,7 @@ def test_a_deployment_that_failed_says_in_what() -> None:
     [
         (ActionState.SUCCEEDED, False, None),
         (ActionState.FAILED, False, "up failed"),
-        (ActionState.FAILED, True, "up was refused: nothing was changed"),
+        (ActionState.FAILED, True, "up was refused: the testbed was not changed"),
         (ActionState.CANCELLED, False, "up was cancelled"),
         (ActionState.INTERRUPTED, False, "up was interrupted: the server ended while it ran"),
         (ActionState.RUNNING, False, "up is still running"),

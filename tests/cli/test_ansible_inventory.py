@@ -1,0 +1,65 @@
+"""``inventory`` for Ansible: ansible-inventory itself reads what is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from kvmcompose.cli.inventory import ansible
+from kvmcompose.core.deployment import GuestAccess
+
+JUDGE = Path(sys.executable).with_name("ansible-inventory")
+
+
+def access(name: str, *groups: str) -> GuestAccess:
+    """A guest that is in these groups."""
+    known = {"name": name, "host": "one", "domain": f"lab-{name}", "libvirt_uri": "qemu:///system"}
+    return msgspec.convert(
+        {**known, "user": "nocloud", "address": "10.0.0.2", "known_hosts": "/k", "groups": groups},
+        GuestAccess,
+    )
+
+
+def read(folder: Path, text: str) -> dict[str, Any]:
+    """What Ansible makes of an inventory that it may not find fault with."""
+    (folder / "inventory.yaml").write_text(text)
+    environment = {**os.environ, "ANSIBLE_HOME": str(folder), "LC_ALL": "C.UTF-8"}
+    argv = [JUDGE, "-i", folder / "inventory.yaml", "--list"]
+    ran = subprocess.run(argv, capture_output=True, text=True, cwd=folder, env=environment, check=True)
+    assert ran.stderr == ""
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("bridge", "group"),
+    [
+        ("br0", "br0"),
+        ("all", "bridge_all"),
+        ("ungrouped", "bridge_ungrouped"),
+        ("web", "bridge_web"),
+        ("br-0", "br_0"),
+    ],
+)
+def test_a_bridge_of_any_name_is_a_group(tmp_path: Path, bridge: str, group: str) -> None:
+    document = read(tmp_path, ansible([access("web", bridge), access("db", bridge)]))
+    assert document[group] == {"hosts": ["web", "db"]}
+    assert set(document["_meta"]["hostvars"]) == {"web", "db"}
+
+
+def test_bridges_that_ansible_would_call_the_same_stay_apart(tmp_path: Path) -> None:
+    document = read(tmp_path, ansible([access("web", "all", "bridge-all"), access("db", "all", "web")]))
+    groups = {name: entry["hosts"] for name, entry in document.items() if "hosts" in entry}
+    assert groups == {"bridge_all": ["web"], "bridge_bridge_all": ["web", "db"], "bridge_web": ["db"]}
+
+
+def test_a_guest_of_any_name_is_a_host(tmp_path: Path) -> None:
+    text = ansible([access(name, "br0") for name in ("localhost", "hosts", "vars")])
+    assert read(tmp_path, text)["br0"]["hosts"] == ["localhost", "hosts", "vars"]
