@@ -55,6 +55,7 @@ class FolderFiles:
         self._roots = tuple(root.resolve() for root in (folder, *allowed))
         self._kinds: dict[str, FileKind] = {}
         self._inside: dict[str, bool] = {}
+        self._contents: dict[tuple[str, int], bytes] = {}
         self._outputs: Outputs | None = None
         self._contexts: dict[_Context, Listing] = {}
         self._tree_digests: dict[_Context, str] = {}
@@ -154,12 +155,17 @@ class FolderFiles:
         return None
 
     def content(self, path: str, limit: int) -> bytes | None:
-        """The content of a regular file, at most ``limit`` bytes and one; None when it cannot be read."""
+        """Return at most ``limit`` bytes of a regular file and one; None if it cannot be read."""
+        key = path, limit
+        if key in self._contents:
+            return self._contents[key]
         try:
             with os.fdopen(open_regular(self.path(path)), "rb") as file:
-                return file.read(limit + 1)
+                data = file.read(limit + 1)
         except (OSError, ValueError):
             return None
+        self._contents[key] = data
+        return data
 
     def digest(self, path: str) -> str:
         """Return the SHA-256 of a file, in hexadecimal. Raises KvmComposeError."""

@@ -125,8 +125,8 @@ def check(
             yield from _files.script(files, (*at, key), getattr(kind.cloud_image, key))
         if kind.cloud_image.context is not None:
             yield from _check_context(kind.cloud_image.context, (*at, "context"), files)
-        yield from _files.environment_file(
-            files, (*at, "environment_file"), kind.cloud_image.environment_file, kind.cloud_image.environment
+        yield from _files.environment(
+            files, at, kind.cloud_image.environment, kind.cloud_image.environment_file
         )
     elif kind.existing_disk is not None:
         yield from _check_existing(kind.existing_disk, (*at, "existing_disk"), files, scaled=scaled)

@@ -6,8 +6,9 @@ import difflib
 from collections.abc import Iterator, Mapping
 
 from kvmcompose.core.environment import LARGEST_FILE, parse_environment
-from kvmcompose.core.errors import Complaint
-from kvmcompose.core.project import FileKind, ProjectFiles
+from kvmcompose.core.errors import Complaint, Location
+from kvmcompose.core.project import FileKind, Flaw, ProjectFiles
+from kvmcompose.guests._shell import CHECKED, reserved_variables, script_flaw
 
 _Path = tuple[str | int, ...]
 
@@ -63,13 +64,11 @@ def context(
         yield from wrong
         return
     for flaw in files.flaws(path, modes):
-        yield Complaint(
-            code=flaw.code,
-            path=(*at, *flaw.at) if flaw.at else at_path,
-            message=flaw.message,
-            hint=flaw.hint,
-            at_key=bool(flaw.at),
-        )
+        yield _complaint(flaw, (*at, *flaw.at) if flaw.at else at_path)
+
+
+def _complaint(flaw: Flaw, at: _Path) -> Complaint:
+    return Complaint(code=flaw.code, path=at, message=flaw.message, hint=flaw.hint, at_key=bool(flaw.at))
 
 
 def mounted(files: ProjectFiles, at: _Path, path: str) -> Iterator[Complaint]:
@@ -81,17 +80,33 @@ def mounted(files: ProjectFiles, at: _Path, path: str) -> Iterator[Complaint]:
 
 
 def script(files: ProjectFiles, at: _Path, path: str | None) -> Iterator[Complaint]:
-    """A script that a guest runs."""
-    if path is not None:
-        yield from carried(files, at, path)
-
-
-def environment_file(
-    files: ProjectFiles, at: _Path, path: str | None, in_yaml: Mapping[str, str]
-) -> Iterator[Complaint]:
-    """Yield the problems of a file of variables, and variables that are also ``in_yaml``."""
+    """Yield the problems of a script that a guest runs."""
     if path is None:
         return
+    wrong = [*carried(files, at, path)]
+    wrong = wrong or [_complaint(each, at) for each in files.flaws(path, {})]
+    data = files.content(path, CHECKED) if not wrong else None
+    if wrong or data is None:
+        yield from wrong or [_missing(at, path, FileKind.UNREADABLE, "a file")]
+    elif flaw := script_flaw(data, path):
+        yield Complaint(
+            code="bad-script",
+            path=at,
+            message=flaw.message,
+            hint=flaw.hint,
+            severity=flaw.severity,
+            location=Location(path, flaw.line, flaw.column),
+        )
+
+
+def environment(
+    files: ProjectFiles, section: _Path, in_yaml: Mapping[str, str], path: str | None
+) -> Iterator[Complaint]:
+    """Yield the problems of a guest's variables: those ``in_yaml``, and those in the file at ``path``."""
+    if path is None:
+        yield from reserved_variables(section, in_yaml, {}, None)
+        return
+    at = (*section, "environment_file")
     wrong = list(carried(files, at, path))
     data = files.content(path, LARGEST_FILE) if not wrong else None
     if wrong or data is None:
@@ -110,11 +125,12 @@ def environment_file(
     for name in sorted(variables.keys() & in_yaml):
         yield Complaint(
             code="duplicate-variable",
-            path=(*at[:-1], "environment", name),
+            path=(*section, "environment", name),
             message=f"{name} is set in {path!r}, too",
             hint="set it in one of the two",
             at_key=True,
         )
+    yield from reserved_variables(section, in_yaml, variables, (path, data))
 
 
 def image(files: ProjectFiles, at: _Path, path: str, wanted_format: str | None) -> Iterator[Complaint]:

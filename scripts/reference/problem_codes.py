@@ -162,6 +162,13 @@ CODES: dict[str, tuple[str, Example | None]] = {
             )
         ),
     ),
+    "bad-script": (
+        (
+            "A guest cannot run the script: it has line ends of Windows (CR LF), starts with a byte-order "
+            "mark, or is not UTF-8. A warning if only some lines of a shell script end in CR LF."
+        ),
+        Example(files={"setup.sh": "#!/bin/sh\r\ntrue\r\n"}),
+    ),
     "cannot-scale": (
         "The machine cannot have clones, because its disk is read-only.",
         _scaled(_TWO, _DISK),
@@ -333,6 +340,13 @@ CODES: dict[str, tuple[str, Example | None]] = {
             "can read the YAML."
         ),
         _yaml((_IMAGE, "cloud_image: {name: debian_12, environment: {API_TOKEN: abc}}")),
+    ),
+    "reserved-variable": (
+        (
+            "The guest's shell sets this variable itself: bash makes some read-only, which ends every "
+            "script, and replaces the values of others."
+        ),
+        _yaml((_IMAGE, "cloud_image: {name: debian_12, environment: {UID: 1000}}")),
     ),
     "several-documents": (
         "The file contains more than one YAML document.",

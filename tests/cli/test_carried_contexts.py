@@ -383,3 +383,36 @@ def test_the_mode_of_a_script_is_no_input(built: Bench) -> None:
         (built.folder / "setup.sh").chmod(mode)
         assert built.generate() == {}
         assert "nothing to do" in built.run("plan").err
+
+
+@pytest.mark.parametrize(
+    ("script", "severity", "place"),
+    [
+        ("#!/bin/sh\r\ntrue\r\n", "error", "setup.sh:1:10"),
+        ("\ufeff#!/bin/sh\ntrue\n", "error", "setup.sh:1:1"),
+        ("#!/bin/sh\ncat <<END\none\r\nEND\n", "warning", "setup.sh:3:4"),
+    ],
+)
+def test_a_script_that_a_guest_cannot_run(bench: Bench, script: str, severity: str, place: str) -> None:
+    (bench.folder / "setup.sh").write_bytes(script.encode())
+    (problem,) = problems(bench)
+    where = problem["location"]
+    assert (problem["code"], problem["severity"]) == ("bad-script", severity)
+    assert f"{where['file']}:{where['line']}:{where['column']}" == place
+    assert problem["path"] == "machines[0].libvirt.libvirt_type.cloud_image.setup_script"
+    assert bench.run("generate").status == (2 if severity == "error" else 0)
+
+
+def test_variables_that_shells_set_are_refused_by_name(bench: Bench) -> None:
+    bench.write("secrets.env", "GOOD=1\nEUID=2\n")
+    bench.edit(
+        "context: files",
+        "context: files\n          environment_file: secrets.env\n          environment: {UID: 1, OTHER: 2}",
+    )
+    found = problems(bench)
+    places = [(each["code"], Path(each["location"]["file"]).name, each["location"]["line"]) for each in found]
+    assert sorted(places) == [
+        ("reserved-variable", "kvm-compose.yaml", 15),
+        ("reserved-variable", "secrets.env", 2),
+    ]
+    assert any("UID is read-only" in each["message"] for each in found)
