@@ -147,11 +147,15 @@ class Up:
         await self.host.links.apply(network_plan.veths, up=[], mtu=network_plan.mtu)
         await self.host.switches.apply(plan)
 
-    async def start(self, *names: str) -> None:
+    async def power_on(self, *names: str) -> None:
+        """Start domains, and do not wait for what boots in them."""
         for name in names:
             run = self.testbed.guests[name].run
             assert run
             await self.host.hypervisor.start_domain(self.testbed.read(run.domain_xml))
+
+    async def start(self, *names: str) -> None:
+        await self.power_on(*names)
         await asyncio.gather(*(self.shell.wait_ready(self.login(name), 120) for name in names))
 
     async def down(self) -> None:

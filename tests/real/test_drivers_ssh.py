@@ -86,113 +86,112 @@ async def input_arrives(up: Up) -> None:
     assert await processes(up, "sleep 3210") == []
 
 
-async def commands_run(folder: str) -> None:
-    async with brought_up(folder) as up:
-        await up.start("one")
-        # words arrive as they are
-        odd = ["two words", "$HOME", "a'b\"c", "", "*", "; exit 9", "ünï", "a\nb"]
-        status, lines = await up.run("one", "printf", "<%s>\\n", *odd)
-        assert status == 0
-        assert "\n".join(lines) == "\n".join(f"<{word}>" for word in odd)
+async def commands_run(up: Up) -> None:
+    # words arrive as they are
+    odd = ["two words", "$HOME", "a'b\"c", "", "*", "; exit 9", "ünï", "a\nb"]
+    status, lines = await up.run("one", "printf", "<%s>\\n", *odd)
+    assert status == 0
+    assert "\n".join(lines) == "\n".join(f"<{word}>" for word in odd)
 
-        script = "echo out; echo err >&2; printf 'no end'; exit 7"
-        assert await up.run("one", "sh", "-c", script) == (7, ["out", "err", "no end"])
-        assert await up.run("one", "sh", "-c", "printf '\\377\\n'") == (0, ["\ufffd"])
-        assert (await up.run("one", "sh", "-c", "kill -9 $$"))[0] == 137
-        assert (await up.run("one", "no-such-program"))[0] == 127
-        assert await up.run("one", "cat") == (0, [])  # nothing is read from anywhere
-        await input_arrives(up)
-        entry = "echo 'eve:x:1234:1234::/tmp:/bin/sh' >>/etc/passwd"
-        assert await up.run("one", "sudo", "-n", "sh", "-c", entry) == (0, [])
-        for user in ("root", "eve"):
-            said = await up.run("one", *as_user(up.login("one"), user, ["sh", "-c", "id -un; exit 7"]))
-            assert said == (7, [user])
-        await error_of(check_user(up.shell, up.login("one"), "no-such-user"))
-        status, lines = await up.run("one", "sh", "-c", "head -c 200000 /dev/zero | tr '\\0' x")
-        assert status == 0
-        assert [len(line) for line in lines] == [65536, 65536, 65536, 3392]
-        status, lines = await up.run("one", "seq", "1", "20000")
-        assert (status, len(lines), lines[-1]) == (0, 20000, "20000")
+    script = "echo out; echo err >&2; printf 'no end'; exit 7"
+    assert await up.run("one", "sh", "-c", script) == (7, ["out", "err", "no end"])
+    assert await up.run("one", "sh", "-c", "printf '\\377\\n'") == (0, ["\ufffd"])
+    assert (await up.run("one", "sh", "-c", "kill -9 $$"))[0] == 137
+    assert (await up.run("one", "no-such-program"))[0] == 127
+    assert await up.run("one", "cat") == (0, [])  # nothing is read from anywhere
+    await input_arrives(up)
+    entry = "echo 'eve:x:1234:1234::/tmp:/bin/sh' >>/etc/passwd"
+    assert await up.run("one", "sudo", "-n", "sh", "-c", entry) == (0, [])
+    for user in ("root", "eve"):
+        said = await up.run("one", *as_user(up.login("one"), user, ["sh", "-c", "id -un; exit 7"]))
+        assert said == (7, [user])
+    await error_of(check_user(up.shell, up.login("one"), "no-such-user"))
+    status, lines = await up.run("one", "sh", "-c", "head -c 200000 /dev/zero | tr '\\0' x")
+    assert status == 0
+    assert [len(line) for line in lines] == [65536, 65536, 65536, 3392]
+    status, lines = await up.run("one", "seq", "1", "20000")
+    assert (status, len(lines), lines[-1]) == (0, 20000, "20000")
 
-        # lines come as they are printed, not at the end
-        seen: list[float] = []
-        login = up.login("one")
-        started = time.monotonic()
-        script = "echo 1; sleep 2; echo 2"
-        await up.shell.run(login, ["sh", "-c", script], lambda _: seen.append(time.monotonic() - started))
-        assert seen[1] - seen[0] > 1.5
+    # lines come as they are printed, not at the end
+    seen: list[float] = []
+    login = up.login("one")
+    started = time.monotonic()
+    script = "echo 1; sleep 2; echo 2"
+    await up.shell.run(login, ["sh", "-c", script], lambda _: seen.append(time.monotonic() - started))
+    assert seen[1] - seen[0] > 1.5
 
-        # what a command leaves running does not hold it up
-        started = time.monotonic()
-        assert await up.run("one", "sh", "-c", "sleep 4321 & echo started") == (0, ["started"])
-        assert time.monotonic() - started < 60
-        assert await processes(up, "sleep 4321")
+    # what a command leaves running does not hold it up
+    started = time.monotonic()
+    assert await up.run("one", "sh", "-c", "sleep 4321 & echo started") == (0, ["started"])
+    assert time.monotonic() - started < 60
+    assert await processes(up, "sleep 4321")
 
-        # many at once, on one connection
-        many = await asyncio.gather(*(up.run("one", "echo", str(number)) for number in range(20)))
-        assert many == [(0, [str(number)]) for number in range(20)]
+    # many at once, on one connection
+    many = await asyncio.gather(*(up.run("one", "echo", str(number)) for number in range(20)))
+    assert many == [(0, [str(number)]) for number in range(20)]
 
 
-def test_commands_run_and_are_heard(real_host: TestHost, project: Path) -> None:
-    driven.inside(real_host, commands_run, folder=project)
+async def commands_end(up: Up) -> None:
+    login = up.login("one")
+    told: list[str] = []
+    started_there = asyncio.Event()
+    # a tree with a root's child, one that left its parent, and one that does not want to go
+    script = (
+        "sudo -n sleep 5001 & (sleep 5002 &) ; trap '' TERM; echo started; "
+        "sh -c 'trap \"\" TERM; while :; do sleep 5003; done'"
+    )
+    task = asyncio.create_task(up.shell.run(login, ["sh", "-c", script], lambda _: started_there.set()))
+    await started_there.wait()
+    await appear(up, "sleep 500", 3)
+    started = time.monotonic()
+    task.cancel()
+    assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
+    assert time.monotonic() - started < 60
+    left = await processes(up, "sleep 500")
+    assert left == [], left
 
+    # a simple one goes quickly
+    task = asyncio.create_task(up.shell.run(login, ["sleep", "1000"], told.append))
+    await appear(up, "sleep 1000")
+    started = time.monotonic()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert time.monotonic() - started < 60
+    assert await processes(up, "sleep 1000") == []
 
-async def commands_end(folder: str) -> None:
-    async with brought_up(folder) as up:
-        await up.start("one")
-        login = up.login("one")
-        told: list[str] = []
-        started_there = asyncio.Event()
-        # a tree with a root's child, one that left its parent, and one that does not want to go
-        script = (
-            "sudo -n sleep 5001 & (sleep 5002 &) ; trap '' TERM; echo started; "
-            "sh -c 'trap \"\" TERM; while :; do sleep 5003; done'"
-        )
-        task = asyncio.create_task(up.shell.run(login, ["sh", "-c", script], lambda _: started_there.set()))
-        await started_there.wait()
-        await appear(up, "sleep 500", 3)
-        started = time.monotonic()
-        task.cancel()
-        assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
-        assert time.monotonic() - started < 60
-        left = await processes(up, "sleep 500")
-        assert left == [], left
-
-        # a simple one goes quickly
-        task = asyncio.create_task(up.shell.run(login, ["sleep", "1000"], told.append))
-        await appear(up, "sleep 1000")
-        started = time.monotonic()
+    # cancelled before it has begun
+    for pause in (0, 0.01, 0.02, 0.05):
+        task = asyncio.create_task(up.shell.run(login, ["sleep", "2000"], told.append))
+        await asyncio.sleep(pause)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        assert time.monotonic() - started < 60
-        assert await processes(up, "sleep 1000") == []
+    await asyncio.sleep(1)
+    assert await processes(up, "sleep 2000") == []
 
-        # cancelled before it has begun
-        for pause in (0, 0.01, 0.02, 0.05):
-            task = asyncio.create_task(up.shell.run(login, ["sleep", "2000"], told.append))
-            await asyncio.sleep(pause)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        await asyncio.sleep(1)
-        assert await processes(up, "sleep 2000") == []
+    error = await error_of(up.shell.run(login, ["sleep", "3000"], told.append, seconds=1))
+    assert error.message == "sleep 3000 did not end within 1 s on one"
+    assert await processes(up, "sleep 3000") == []
 
-        error = await error_of(up.shell.run(login, ["sleep", "3000"], told.append, seconds=1))
-        assert error.message == "sleep 3000 did not end within 1 s on one"
-        assert await processes(up, "sleep 3000") == []
+    def refuse(_: str) -> None:
+        raise ZeroDivisionError
 
-        def refuse(_: str) -> None:
-            raise ZeroDivisionError
-
-        try:
-            await up.shell.run(login, ["sh", "-c", "echo; sleep 6000"], refuse)
-        except ZeroDivisionError:
-            assert await processes(up, "sleep 6000") == []
-        else:
-            raise AssertionError("what a listener raises was lost")
+    try:
+        await up.shell.run(login, ["sh", "-c", "echo; sleep 6000"], refuse)
+    except ZeroDivisionError:
+        assert await processes(up, "sleep 6000") == []
+    else:
+        raise AssertionError("what a listener raises was lost")
 
 
-def test_cancelled_commands_end_in_the_guest(real_host: TestHost, project: Path) -> None:
-    driven.inside(real_host, commands_end, folder=project)
+async def commands(folder: str) -> None:
+    async with brought_up(folder) as up:
+        await up.start("one")
+        await commands_run(up)
+        await commands_end(up)
+
+
+def test_commands_are_heard_and_end_when_cancelled(real_host: TestHost, project: Path) -> None:
+    driven.inside(real_host, commands, folder=project)
 
 
 async def how_far(folder: str) -> None:
