@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "logs"
-HELP = "show the log of a past or running action"
+HELP = "show the log of an action, or the console of a guest"
 EXAMPLE = """\
 examples:
   kvm-compose logs                     the latest action
@@ -36,8 +36,11 @@ examples:
   kvm-compose logs --list              all actions
   kvm-compose logs --action 5f3a       one of them, by the start of its UUID
   kvm-compose logs --json
+  kvm-compose logs server              what the console of a guest has printed
+  kvm-compose logs -f --tail 20 server
 
-With -f the exit status is that of the action. Ctrl-C leaves it running.
+With -f the exit status is that of the action. Ctrl-C leaves it running. The log of a
+guest begins with its last start, and -f follows it until Ctrl-C.
 """
 
 
@@ -50,12 +53,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_labels(parser)
     parser.add_argument("-t", "--timestamps", action="store_true", help="start every line with its time")
     parser.add_argument("--json", action="store_true", help="print each line of the log as a line of JSON")
+    parser.add_argument(
+        "-n", "--tail", type=_count, metavar="N", help="only the last N lines of a guest's console"
+    )
     add_server_options(parser)
+    add_guest(
+        parser, "console", nargs="?", help="the guest whose console is shown (default: an action's log)"
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or len(text) > len("1000000"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of lines")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the log, or the list of actions."""
     target = open_target(arguments)
+    if arguments.console is not None:
+        from kvmcompose.cli._consoles import show_console
+
+        return show_console(target, arguments, console)
+    if arguments.tail is not None:
+        raise unknown_name("--tail is for the console of a guest", "kvm-compose logs --tail N GUEST")
     if arguments.list:
         _list(target.server.actions(target.name), arguments, console)
         return 0

@@ -33,6 +33,7 @@ from kvmcompose.core.deployment import (
     ActionAccepted,
     Capture,
     Command,
+    ConsolePart,
     Deployment,
     GuestAccess,
     Health,
@@ -234,6 +235,11 @@ class RemoteServer:
         """Return the snapshots of one guest, or of all."""
         query: dict[str, str | int] | None = None if guest is None else {"guest": guest}
         return self._get(_path(name, "snapshots"), list[SnapshotStatus], query)
+
+    def console(self, name: str, guest: str, after: int | None = None) -> ConsolePart:
+        """Return what a guest's console has printed from an offset, or the end of it."""
+        query: dict[str, str | int] = {"guest": guest} | ({} if after is None else {"after": after})
+        return self._get(_path(name, "console"), ConsolePart, query)
 
     def capture(self, name: str, wanted: Capture) -> PacketStream:
         """Start to capture packets, until the stream is closed."""

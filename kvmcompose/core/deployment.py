@@ -36,6 +36,8 @@ HostName = Annotated[str, msgspec.Meta(pattern=HOST_PATTERN)]
 SnapshotName = Annotated[str, msgspec.Meta(pattern=SNAPSHOT_PATTERN)]
 USER_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$(?!\n)"
 UserName = Annotated[str, msgspec.Meta(pattern=USER_PATTERN)]
+#: The most of a guest's console in one response, in bytes.
+CONSOLE_BYTES = 1 << 18
 #: The input of a command: bytes in a message, and bytes that may be on their way to the command.
 INPUT_CHUNK, INPUT_WINDOW = 4096, 1 << 18
 #: An argument of a command that is run in a guest. Arguments cannot contain NUL (execve(2)).
@@ -322,6 +324,17 @@ class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
     host_key_alias: GuestName | None = None
     groups: tuple[GuestName, ...] = ()
     via: HostAccess | None = None
+
+
+class ConsolePart(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of what a guest's serial console has printed since its last start: base64 in JSON.
+
+    ``start`` is the offset of its first byte. It is less than what was asked for when the guest was started
+    since.
+    """
+
+    start: int
+    data: bytes
 
 
 class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):

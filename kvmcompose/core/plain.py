@@ -25,6 +25,17 @@ def plain(text: str, *, lines: bool = False) -> str:
     return _UNSAFE.sub(_shown_in_lines if lines else _shown, text)
 
 
+#: What terminals act on: control sequences (ECMA-48: CSI, OSC) as a whole, then what is left of them. No tab.
+_CONTROL = re.compile(
+    r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0a-\x1f\x7f-\x9f]"
+)
+
+
+def without_controls(line: str) -> str:
+    """Return a line of a program's output without colours and other control sequences (see ``plain``)."""
+    return plain(_CONTROL.sub("", line))
+
+
 def plain_json(data: bytes) -> bytes:
     """Return JSON of the same meaning, with unsafe characters as JSON escapes."""
     if data.isascii() and b"\x7f" not in data:  # the other control characters are escaped in all JSON

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -11,7 +10,7 @@ from typing import Self
 
 from kvmcompose.core.deployment import ActionState, Fault, Level, LogLine, Step, StepState
 from kvmcompose.core.errors import KvmComposeError, RefusedError
-from kvmcompose.core.plain import plain
+from kvmcompose.core.plain import without_controls
 from kvmcompose.server.clock import now
 from kvmcompose.server.store import Store, StoreError
 
@@ -24,10 +23,6 @@ OUTPUT_LINES, OUTPUT_BYTES = 100_000, 16 << 20
 _BATCH_LINES, _BATCH_BYTES = 2000, 1 << 20
 #: What a line takes besides its text, in bytes.
 _LINE_OVERHEAD = 120
-#: Control characters would act on the reader's terminal; tabs are harmless.
-_CONTROL = re.compile(
-    r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0a-\x1f\x7f-\x9f]"
-)
 
 
 class StepFailedError(KvmComposeError):
@@ -67,7 +62,7 @@ class ActionLog:
         """Add a line, or several if the text has several."""
         for line in text.splitlines() or [""]:
             # colours are dropped; characters that reverse or hide text become visible
-            clean = plain(_CONTROL.sub("", line).encode(errors="replace").decode())  # no surrogates
+            clean = without_controls(line.encode(errors="replace").decode())  # no surrogates
             for start in range(0, len(clean) or 1, LONGEST_LINE):
                 part = clean[start : start + LONGEST_LINE]
                 added = self._store.append(

@@ -105,6 +105,8 @@ def test_nobody_reads_through_a_console(disks: HostDisks, place: Path, target: P
     owned(place / "lab")
     with pytest.raises(DriverError, match="is a link, or not a regular file"):
         asyncio.run(disks.read_tail(console, 30))
+    with pytest.raises(DriverError, match="is a link, or not a regular file"):
+        asyncio.run(disks.read_from(console, None, 30))
 
 
 def test_nothing_is_removed_elsewhere(disks: HostDisks, place: Path, target: Path) -> None:
@@ -160,6 +162,7 @@ def test_what_is_roots_in_the_folder_is_still_worked_with(place: Path) -> None:
     asyncio.run(disks.set_frozen(disk, frozen=False))
     assert stat.S_IMODE(disk.stat().st_mode) == 0o600
     assert asyncio.run(disks.read_tail(console, 3)) == "text\n"
+    assert asyncio.run(disks.read_from(console, 1, 3)) == (1, b"ext")
     for each in (disk, console):
         asyncio.run(disks.remove(each))
         asyncio.run(disks.remove(each))

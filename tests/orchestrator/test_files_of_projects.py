@@ -91,6 +91,18 @@ def test_the_last_lines_of_a_console_are_read(disks: HostDisks, project: Path) -
     assert len(done(disks.read_tail(log, 10**6))) < 1 << 19
 
 
+def test_a_console_is_read_in_parts(disks: HostDisks, project: Path) -> None:
+    log = project / ".kvm-compose/consoles/web.log"
+    assert done(disks.read_from(log, None, 10)) == (0, b"")
+    log.write_bytes(data := bytes(range(256)))
+    assert done(disks.read_from(log, None, 10)) == (246, data[246:])
+    assert done(disks.read_from(log, None, 1000)) == (0, data)
+    assert done(disks.read_from(log, 0, 10)) == (0, data[:10])
+    assert done(disks.read_from(log, 250, 10)) == (250, data[250:])
+    assert done(disks.read_from(log, 256, 10)) == (256, b"")
+    assert done(disks.read_from(log, 257, 10)) == (0, data[:10])  # the guest was started again
+
+
 @pytest.mark.parametrize("way", ["file", "folder", "hard"])
 def test_nothing_is_changed_or_read_through_a_link(
     disks: HostDisks, project: Path, tmp_path: Path, way: str

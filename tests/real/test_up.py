@@ -123,6 +123,9 @@ def test_a_testbed_from_up_to_down(
     assert done.stdout.strip() == "lab-right"
     assert project.run("exec", "left", "--", "sh", "-c", "exit 7", status=7)
     assert project.run("exec", "lab-left", "--", "echo", "a  b", "$HOME;").stdout == "a  b $HOME;\n"
+    assert project.run("exec", "-u", "root", "left", "--", "whoami").stdout == "root\n"
+    assert "micro guest: ready" in project.run("logs", "left").stdout
+    assert "micro guest: ready" in project.run("logs", "--tail", "30", "lab-right").stdout
 
     # what is up is left alone
     again = project.run("up").stderr

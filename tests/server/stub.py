@@ -14,6 +14,7 @@ from kvmcompose.client.remote import RemoteServer
 from kvmcompose.core.deployment import (
     Capture,
     Command,
+    ConsolePart,
     Deployment,
     Exec,
     GuestAccess,
@@ -117,6 +118,11 @@ class Stub(Orchestrator):
         if guest is not None and guest != "web":
             raise NotFoundError(f"there is no guest {guest!r}")
         return []
+
+    async def console(self, deployment: Deployment, name: str, after: int | None) -> ConsolePart:
+        if name != "web":
+            raise NotFoundError(f"there is no guest {name!r}")
+        return ConsolePart(start=after or 0, data=b"")
 
     async def capture(self, deployment: Deployment, wanted: Capture) -> Packets:
         """Capture; the target selects the behaviour."""

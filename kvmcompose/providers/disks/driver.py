@@ -51,6 +51,20 @@ if [ "$(stat -L --format="%F:%h:%d:%i" /proc/self/fd/3)" != "$here" ]; then prin
 """
 _CHANGE_MODE = _ENTER + _CHECK + _OPEN + 'chmod "$4" /proc/self/fd/3'
 _READ_TAIL = _ENTER + _CHECK + _OPEN + 'tail -c "$4" <&3'
+#: Prints where the part begins, then at most $5 bytes: from offset $4, or the end of the file for -1.
+_READ_FROM = (
+    _ENTER
+    + _CHECK
+    + _OPEN
+    + """\
+size=$(stat -L --format=%s /proc/self/fd/3) || exit
+start=$4
+[ "$start" -le "$size" ] || start=0
+[ "$start" -ge 0 ] || start=$((size > $5 ? size - $5 : 0))
+echo "$start"
+tail -c "+$((start + 1))" <&3 | head -c "$5"
+"""
+)
 _REMOVE = _ENTER + 'rm -f -- "./$3"'
 #: Gives the staged file ($4) the mode and owner of the file, and replaces it. Only root can change the owner;
 #: for anyone else the file is their own already.
@@ -160,6 +174,15 @@ class HostDisks:
         done = await self._as_needed(argv)
         if not _is_nothing(done):
             self._expect(path, argv, done, privileged=True)
+
+    async def read_from(self, path: Path, after: int | None, most: int) -> tuple[int, bytes]:
+        argv = _inside(_READ_FROM, path, str(-1 if after is None else after), str(most))
+        done = await self._as_needed(argv)
+        if _is_nothing(done):
+            return 0, b""
+        self._expect(path, argv, done, privileged=True)
+        start, _, part = done.stdout.partition(b"\n")
+        return int(start), part
 
     async def read_tail(self, path: Path, lines: int) -> str:
         argv = _inside(_READ_TAIL, path, str(_TAIL_BYTES))

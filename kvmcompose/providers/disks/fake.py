@@ -6,6 +6,8 @@ from pathlib import Path
 
 from kvmcompose.hosts.fake import FakeDisk, SimulatedHost
 
+_CONSOLE = b"(a fake console)\r\n\x1b[32mOK\x1b[0m\x1b]0;title\x07 \x9b31mready\xff\r\nlogin: "
+
 
 class FakeDisks:
     """See ``Disks``. The real files of the project are left alone."""
@@ -49,6 +51,11 @@ class FakeDisks:
         await self._host.call("remove_disk", path.name)
         self._host.world.disks.pop(path.name, None)
         self._host.keep()
+
+    async def read_from(self, path: Path, after: int | None, most: int) -> tuple[int, bytes]:
+        await self._host.call("read_from", path.name)
+        start = after if after is not None and after <= len(_CONSOLE) else 0
+        return start, _CONSOLE[start : start + most]
 
     async def read_tail(self, path: Path, lines: int) -> str:
         await self._host.call("read_tail", path.name)

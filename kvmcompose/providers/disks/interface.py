@@ -34,5 +34,12 @@ class Disks(Protocol):
     async def remove(self, path: Path) -> None:
         """Remove a file; no error if it is gone."""
 
+    async def read_from(self, path: Path, after: int | None, most: int) -> tuple[int, bytes]:
+        """Return where a part of a file begins, and the part: at most so many bytes from offset ``after``.
+
+        The end of the file for None; the file from its start when it is shorter than ``after``. As
+        ``read_tail`` otherwise.
+        """
+
     async def read_tail(self, path: Path, lines: int) -> str:
         """Return the last lines of a text file that may belong to root; empty when it does not exist."""

@@ -14,6 +14,7 @@ from kvmcompose.core.deployment import (
     Action,
     ActionAccepted,
     Command,
+    ConsolePart,
     Deployment,
     GuestAccess,
     Health,
@@ -66,6 +67,7 @@ _TYPES: dict[str, Any] = {
     "status": TestbedStatus,
     "access": list[GuestAccess],
     "snapshots": list[SnapshotStatus],
+    "console": ConsolePart,
     "problem": ProblemDetails,
 }
 

@@ -152,6 +152,20 @@ async def get_snapshots(
     return Reply(await service.orchestrator.snapshots(service.own(who, name), guest))
 
 
+@router.get("/deployments/{name}/console", **described("console", _CONFLICT, _BAD_GATEWAY))
+async def get_console(
+    service: ServiceParameter,
+    who: Who,
+    name: Name,
+    guest: Annotated[str, Query(json_schema_extra={"pattern": GUEST_PATTERN})],
+    after: Annotated[
+        int | None, Query(ge=0, le=MAX_SEQUENCE, description="From this offset (default: the end).")
+    ] = None,
+) -> Response:
+    """What the serial console of a guest has printed since its last start, at most 262144 bytes of it."""
+    return Reply(await service.orchestrator.console(service.own(who, name), guest, after))
+
+
 @router.get("/deployments/{name}/capture", **described(None, _CONFLICT, _BAD_GATEWAY, stream=PCAP))
 async def get_capture(
     service: ServiceParameter,

@@ -7,8 +7,10 @@ from collections.abc import AsyncIterable
 import msgspec
 
 from kvmcompose.core.deployment import (
+    CONSOLE_BYTES,
     Capture,
     Command,
+    ConsolePart,
     Deployment,
     Down,
     Exec,
@@ -21,6 +23,7 @@ from kvmcompose.core.deployment import (
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, in_thread
 from kvmcompose.providers.drivers import Drivers
+from kvmcompose.render.domain import console_log
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.captures import Packets, capture
 from kvmcompose.server.orchestrator.context import Context
@@ -126,6 +129,16 @@ class Orchestrator:
         """The snapshots of one guest, or of all."""
         context = self._context(deployment)
         return await Snapshots(context, await context.read_current()).shown(guest)
+
+    async def console(self, deployment: Deployment, name: str, after: int | None) -> ConsolePart:
+        """What a guest's console has printed from an offset, or the end of it. Raises RefusedError."""
+        context = self._context(deployment)
+        testbed = await context.read_current()
+        guest = context.guest(testbed, name)
+        host = context.host_of(guest, testbed)
+        path = context.folder_on(host) / console_log(guest.name)
+        start, data = await host.disks.read_from(path, after, CONSOLE_BYTES)
+        return ConsolePart(start=start, data=data)
 
     async def capture(self, deployment: Deployment, wanted: Capture) -> Packets:
         """Packets of what is up, from now on. Raises WrongCaptureError for what there is not."""
