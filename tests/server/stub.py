@@ -120,8 +120,6 @@ class Stub(Orchestrator):
         return []
 
     async def console(self, deployment: Deployment, name: str, after: int | None) -> ConsolePart:
-        if name != "web":
-            raise NotFoundError(f"there is no guest {name!r}")
         return ConsolePart(start=after or 0, data=b"")
 
     async def capture(self, deployment: Deployment, wanted: Capture) -> Packets:
