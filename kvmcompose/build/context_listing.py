@@ -173,7 +173,7 @@ class _Lister:
         return int(self._modes[name], 8) if name in self._modes else None
 
     def _stays_inside(self, name: str, target: str, resolved: Path | None) -> bool:
-        """Whether a link means the same in the guest: a relative one that does not leave the context."""
+        """Return whether a link is the same in the guest: relative, and not out of the context."""
         if target.startswith("/"):
             return False
         if resolved is None:  # its links go in a circle, which does no harm there either

@@ -307,7 +307,7 @@ def _as(known: _AnyDecision, action: Disposition, *reasons: str) -> _AnyDecision
 
 
 def is_behind_link(folder: Path, path: str) -> bool:
-    """Whether a path below ``artefacts/`` that a ledger names leads elsewhere: a ledger may be forged.
+    """Return whether a path below ``artefacts/`` that a ledger names leads elsewhere: a ledger may be forged.
 
     Of ``artefacts`` and ``artefacts/images`` the project sees to that itself, as these may be links.
     """

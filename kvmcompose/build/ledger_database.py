@@ -64,7 +64,7 @@ _NOT_DAMAGE = frozenset(
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error is about the content of the ledger, so that it has to be replaced."""
+    """Return whether an error is about the content of the ledger, so that it has to be replaced."""
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) not in _NOT_DAMAGE
 
 
@@ -85,7 +85,7 @@ def _read_pending(path: Path) -> bytes:
 
 
 def _is_truncated(header: bytes, size: int) -> bool:
-    """Whether a database of ``size`` bytes that is at rest has lost its end, which SQLite may never notice.
+    """Return whether a closed database of ``size`` bytes lacks its end, which SQLite may not notice.
 
     Its header has the size of a page and their number (sqlite.org/fileformat2.html, section 1.3).
     """
@@ -96,7 +96,7 @@ def _is_truncated(header: bytes, size: int) -> bool:
 
 
 def _is_cut_off(path: Path) -> bool:
-    """Whether a ledger lacks its end. With a write-ahead log beside it, that may have what is missing."""
+    """Return whether a ledger lacks its end. If there is a write-ahead log, that may contain the rest."""
     pending = path.with_name(f"{path.name}-wal")
     if pending.exists():
         return False

@@ -73,14 +73,14 @@ class FolderFiles:
         return self._kinds[path]
 
     def is_inside(self, path: str) -> bool:
-        """Whether the path, links resolved, is in the project folder or an allowed folder."""
+        """Return whether the path, links resolved, is in the project folder or an allowed folder."""
         if path not in self._inside:
             resolved = resolve(self.path(path))
             self._inside[path] = resolved is not None and self._allowed(resolved)
         return self._inside[path]
 
     def may_hold(self, folder: str) -> bool:
-        """Whether a folder of ours is where it seems to be. It is no input, and so not remembered as one."""
+        """Return whether builds may write to a folder at this place. It is not recorded as an input."""
         resolved = resolve(self.path(folder))
         return resolved is not None and self._allowed(resolved)
 

@@ -60,7 +60,7 @@ def seen_at(path: str) -> Signature | None:
 
 
 def alike(one: Signature | None, other: Signature | None) -> bool:
-    """Whether it is the same file, not written since. To rename, link or chmod it changes its ctime alone."""
+    """Return whether a file is the same and not written since. Rename, link and chmod change only ctime."""
     if one is None or other is None:
         return one is other
     return (one.size, one.mtime_ns, one.inode) == (other.size, other.mtime_ns, other.inode)

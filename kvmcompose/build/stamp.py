@@ -67,7 +67,7 @@ def _opened(path: str, flags: int) -> int:
 
 
 def _is_ours(path: str) -> bool:
-    """Whether a file is regular and has one name, as builds make it; that of a lab may be a link."""
+    """Return whether a file is regular and has one name, as builds make it; that of a lab may be a link."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -234,7 +234,7 @@ def overview_if_unchanged(private: str, around: Mapping[str, str]) -> str | None
 
 
 def _may_be_current(private: str, stamp: BuildStamp | None) -> bool:
-    """Whether no build runs, and the files that are read each time are unchanged. Raises OSError."""
+    """Return whether no build runs, and the files that are read each time are unchanged. Raises OSError."""
     return (
         stamp is not None
         and _idle(private)
@@ -244,25 +244,25 @@ def _may_be_current(private: str, stamp: BuildStamp | None) -> bool:
 
 
 def _rests(stamp: BuildStamp, root: str, around: Mapping[str, str]) -> bool:
-    """Whether all that a build rested on is as it was, but perhaps for what is ``hashed``."""
+    """Return whether all that a build rested on is as it was, but perhaps for what is ``hashed``."""
     return _inputs_rest(stamp, around) and _same(root, stamp.outputs, stamp.numbers)
 
 
 def _inputs_rest(stamp: BuildStamp, around: Mapping[str, str]) -> bool:
-    """Whether that is so of all but the artefacts."""
+    """Return whether that is so of all but the artefacts."""
     return stamp.around == around and all(
         _signature(path) == signature for path, signature in stamp.inputs.items()
     )
 
 
 def _has_ledger(private: str) -> bool:
-    """Whether the ledger exists, by its first bytes: without it a build cannot know what to remove later."""
+    """Return whether the ledger exists, by its first bytes: a build needs it to know what to remove."""
     with open(os.path.join(private, "ledger.sqlite"), "rb", opener=_opened) as file:  # noqa: PTH118
         return file.read(16) == b"SQLite format 3\0"
 
 
 def _idle(private: str) -> bool:
-    """Whether no build is at work in the project."""
+    """Return whether no build is at work in the project."""
     handle = _opened(os.path.join(private, "lock"), os.O_RDONLY)  # noqa: PTH118
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -274,7 +274,7 @@ def _idle(private: str) -> bool:
 
 
 def _same(root: str, outputs: Sequence[str], numbers: array.array[int]) -> bool:
-    """Whether no artefact was changed; of many, another process checks half."""
+    """Return whether no artefact was changed; of many, another process checks half."""
     half = len(outputs) // 2 if len(outputs) >= _MANY and len(os.sched_getaffinity(0)) > 1 else 0
     other = os.fork() if half else None
     if other == 0:

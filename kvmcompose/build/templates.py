@@ -40,5 +40,5 @@ def templates(project: Path) -> Templates:
 
 
 def _is_inside(path: Path, folder: Path) -> bool:
-    """Whether a path, links resolved, is below a folder. A loop of links counts as inside."""
+    """Return whether a path, links resolved, is below a folder. A loop of links counts as inside."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

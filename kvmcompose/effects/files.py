@@ -54,7 +54,7 @@ def seal(file: IO[bytes], mode: int) -> None:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether a file can be read; QEMU's user may own it while a guest runs."""
+    """Return whether a file can be read; QEMU's user may own it while a guest runs."""
     return os.access(path, os.R_OK)
 
 

@@ -182,7 +182,7 @@ class Helper:
         return self._process.pid
 
     def has_ended(self) -> bool:
-        """Whether the program has ended."""
+        """Return whether the program has ended."""
         return self._process.poll() is not None
 
     def end(self, seconds: float | None = None) -> int | None:

@@ -34,7 +34,7 @@ class Signature(msgspec.Struct, frozen=True, array_like=True):
         return Signature(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
     def settled(self, now_ns: int) -> bool:
-        """Whether a change after ``now_ns`` would show: the last one is more than a tick older."""
+        """Return whether a change after ``now_ns`` would show: the last one is more than a tick older."""
         return max(self.mtime_ns, self.ctime_ns) + _TICK_NS < now_ns
 
     def or_unsettled(self) -> Signature:

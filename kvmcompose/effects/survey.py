@@ -238,7 +238,7 @@ def _space(store: Path) -> Finding:
 
 
 def _passage(store: Path) -> Finding:
-    """Whether QEMU, which libvirt runs as a user of its own, can reach the images."""
+    """Return whether QEMU, which libvirt runs as a user of its own, can reach the images."""
     folders = (folder for folder in (store, *store.parents) if os.access(folder, os.F_OK))
     shut = [folder for folder in folders if not folder.stat().st_mode & 0o001]
     return Finding(

@@ -207,7 +207,7 @@ class StoreCommands:
         return StoreListing.parse(_words(done), self._store)
 
     async def is_stored(self, digest: str) -> bool:
-        """Whether a blob is in the store. One that has its name there is complete."""
+        """Return whether a blob is in the store. One that has its name there is complete."""
         return (await self._run(["test", "-e", str(self.blob(digest))], check=False)).status == 0
 
     # -- projects

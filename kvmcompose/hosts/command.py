@@ -206,7 +206,7 @@ def pasteable(argv: Sequence[str], stdin: bytes | None = None, *, privileged: bo
 
 
 def is_not_installed(completed: Completed) -> bool:
-    """Whether there is no such program, as reported by env, timeout and sudo."""
+    """Return whether there is no such program, as reported by env, timeout and sudo."""
     return completed.status == _NO_SUCH_PROGRAM and "No such file" in completed.complaint
 
 

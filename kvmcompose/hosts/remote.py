@@ -140,7 +140,7 @@ class SshRunner:
         return _reporting([], f'eval "$(head -c {len(words)})"'), words
 
     def _is_roots(self, *, privileged: bool) -> bool:
-        """Whether the program runs as root, and the user is not root."""
+        """Return whether the program runs as root, and the user is not root."""
         return privileged and self._connection.user != "root"
 
     async def _run(self, program: str, line: str, stdin: bytes, seconds: float, *, roots: bool) -> Completed:

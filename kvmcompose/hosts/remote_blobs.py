@@ -168,7 +168,7 @@ def _pieces(descriptor: int, begin: int) -> list[tuple[int, int]]:
 
 
 def _has_moved(then: str, now: str) -> bool:
-    """Whether ``then`` is this main host under an earlier name, or the project's earlier folder."""
+    """Return whether ``then`` is this main host under an earlier name, or the project's earlier folder."""
     (before, _, folder), (here, _, place) = then.partition(":"), now.partition(":")
     if before == here.partition("/")[0] and folder == place:  # recorded before owners were
         return True
@@ -178,7 +178,7 @@ def _has_moved(then: str, now: str) -> bool:
 
 
 def _is_gone(folder: str) -> bool:
-    """Whether a folder does not exist; one that cannot be inspected does."""
+    """Return whether a folder does not exist; one that cannot be inspected does."""
     try:
         os.stat(folder)  # noqa: PTH116 (a path that another wrote)
     except (FileNotFoundError, NotADirectoryError):

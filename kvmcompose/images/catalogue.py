@@ -134,7 +134,7 @@ def parse_catalogue(data: bytes) -> Catalogue:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether ``name`` is valid for an image."""
+    """Return whether ``name`` is valid for an image."""
     return len(name) <= 128 and re.fullmatch(NAME_PATTERN, name) is not None  # noqa: PLR2004
 
 

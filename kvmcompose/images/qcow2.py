@@ -136,7 +136,10 @@ def l1_table(head: bytes) -> L1Table | None:
 
 
 def is_pristine(path: Path) -> bool:
-    """Whether an image has no allocated clusters. Raises OSError, or ValueError for an invalid header."""
+    """Return whether an image has no allocated clusters.
+
+    Raises OSError, or ValueError for an invalid header.
+    """
     with os.fdopen(open_regular(path), "rb") as file:
         table = l1_table(file.read(HEAD_BYTES))
         if table is None:

@@ -47,7 +47,7 @@ class Uses:
         return self._folder / digest_bytes(os.fsencode(place_of(link)))
 
     def is_noted(self, link: Path) -> bool:
-        """Whether there is a note on a link. Raises OSError."""
+        """Return whether there is a note on a link. Raises OSError."""
         return _target(self.note_of(link)) == str(place_of(link))
 
     def note(self, link: Path) -> None:

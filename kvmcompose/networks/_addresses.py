@@ -175,9 +175,10 @@ def _candidate(project: str, name: str, prefix: int, attempt: int) -> int:
 
 
 def is_derived_subnet(project: str, name: str, network: ipaddress.IPv4Network) -> bool:
-    """Whether the subnet of the connected network ``name`` comes from names, and not from a guest's ``ip``.
+    """Return whether a connected network's subnet is derived from names, not from a guest's ``ip``.
 
-    Of one that comes from names but overlapped dozens of others before, this says False.
+    ``name`` is that of the network. A derived subnet that overlapped dozens of others before counts as not
+    derived.
     """
     prefix = network.prefixlen
     return any(size == prefix for size, _ in _SIZES) and any(

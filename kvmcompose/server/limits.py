@@ -1,4 +1,4 @@
-"""How much a client may take of the server, in one place; the settings of uvicorn among it.
+"""The limits of what clients can use of the server, in one place, including uvicorn's settings.
 
 Sizes in bytes, times in seconds.
 """

@@ -31,7 +31,7 @@ _LARGEST = 4 * 1024 * 1024  # bytes
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored of a token. Times as RFC 3339, UTC; ``expires`` None: never.
+    """The stored data of a token. Times are in RFC 3339 format, UTC; ``expires`` None means never.
 
     ``user`` and ``uid`` are the local user whose rights it grants; None for an administrator's token.
     """
@@ -105,7 +105,7 @@ class Tokens:
         return found
 
     def is_good(self, token: Token) -> bool:
-        """Whether a token that was valid still is."""
+        """Return whether a token that was valid still is."""
         return not token.expired and token in self.all() and token.person() is not None
 
     def create(self, name: str, role: Role, user: tuple[str, int] | None, expires: str | None) -> str:

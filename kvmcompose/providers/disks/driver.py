@@ -123,7 +123,7 @@ class HostDisks:
             await self._runner.run(["rm", "-f", "--", str(link)], privileged=True)
 
     async def pristine(self, path: Path) -> bool:
-        """Whether a disk has no allocated clusters; False for one that is not qcow2."""
+        """Return whether a disk has no allocated clusters; False for one that is not qcow2."""
         head = await self._bytes(path, 0, qcow2.HEAD_BYTES)
         try:
             table = qcow2.l1_table(head)
@@ -264,7 +264,7 @@ class HostDisks:
             raise failure(argv, done, self._runner.name)
 
     async def _is_gone(self, path: Path) -> bool:
-        """Whether root finds nothing there: what we may not inspect is not gone."""
+        """Return whether root finds nothing there: what we may not inspect is not gone."""
         argv = ["stat", "--format=%F", "--", str(path)]
         done = await self._runner.run(argv, privileged=True, check=False)
         if done.status != 0 and not _is_nothing(done):
@@ -304,5 +304,5 @@ def _inside(script: str, path: Path, *words: str) -> list[str]:
 
 
 def _is_nothing(done: Completed) -> bool:
-    """Whether it failed because there is no such file."""
+    """Return whether it failed because there is no such file."""
     return done.status != 0 and any(words in done.complaint for words in (_NO_FILE, _NO_FOLDER))

@@ -20,7 +20,7 @@ class Disks(Protocol):
         """Remove that link if it points to the folder."""
 
     async def pristine(self, path: Path) -> bool:
-        """Whether an overlay has no allocated clusters: its guest has never written to it."""
+        """Return whether an overlay has no allocated clusters: its guest has never written to it."""
 
     async def reset_overlay(self, path: Path) -> None:
         """Replace an overlay by an empty one of the same size and backing file: all data is lost."""

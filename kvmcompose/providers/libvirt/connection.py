@@ -211,7 +211,7 @@ def failure(doing: str, error: libvirt.libvirtError) -> DriverError:
 
 
 def _is_loss(connection: Any, error: libvirt.libvirtError) -> bool:
-    """Whether the connection failed, not the request."""
+    """Return whether the connection failed, not the request."""
     if error.get_error_code() in _REFUSED or "ermission denied" in str(error):
         return False
     if connection is None or error.get_error_domain() == libvirt.VIR_FROM_RPC:

@@ -123,7 +123,7 @@ def is_about_to_start(connection: Any, *, name: str) -> bool:
 
 
 def is_on(connection: Any, *, name: str, press: bool) -> bool:
-    """Whether the domain runs. ``press`` its power button if it does."""
+    """Return whether the domain runs. ``press`` its power button if it does."""
     domain = lookup(connection, name)
     with unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
         if domain is None or not domain.isActive():

@@ -65,7 +65,7 @@ class Authenticator:
         return _unauthorized("invalid token" if given else "this server requires a token")
 
     def still_knows(self, scope: Scope) -> bool:
-        """Whether the token of a request is still valid."""
+        """Return whether the token of a request is still valid."""
         return self._tokens is not None and self._tokens.is_good(scope["kvmcompose.token"])
 
     def _known_peer(self, scope: Scope) -> Response | None:

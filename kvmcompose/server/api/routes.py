@@ -67,7 +67,7 @@ router = APIRouter(prefix="/api", dependencies=[Depends(_known_parameters)])
 
 @router.get("/health", **described("health"))
 async def get_health(request: Request, service: ServiceParameter) -> Response:
-    """Whether the server is running; with a token, also its version and process."""
+    """Return whether the server is running; with a token, also its version and process."""
     return Reply(service.health if request.scope["kvmcompose.trusted"] else Alive())
 
 

@@ -1,4 +1,4 @@
-"""What the API does: the deployments, and the requests for them."""
+"""The service behind the API: it manages deployments and handles the requests for them."""
 
 from __future__ import annotations
 
