@@ -59,7 +59,7 @@ class Decider:
             record is not None
             and status is not None
             and self._same_signature(status, record)
-            and record.policy == artefact.policy.value
+            and record.policy is artefact.policy
             and record.recipe == self._recipes.recipe(artefact).digest
         ):
             return known  # as nearly all are, nearly always
@@ -80,7 +80,7 @@ class Decider:
                 Disposition.BLOCKED,
                 f"something other than a {'link' if is_link else 'file'} is in its place",
             )
-        if record is None or record.policy != artefact.policy.value:
+        if record is None or record.policy is not artefact.policy:
             return self._unknown(known, artefact, path)
         recipe = self._recipes.recipe(artefact)
         if self._untouched(path, status, record):
@@ -100,7 +100,7 @@ class Decider:
         if artefact.policy in (Policy.REPRODUCIBLE, Policy.LINK):
             return _as(known, Disposition.REBUILD, "it was changed since it was built", *why)
         if artefact.policy is Policy.MUTABLE:
-            return self._used(known, artefact, path, same=same, why=why, smallest=record.signature.size)
+            return self._used(known, artefact, path, same=same, why=why, smallest=record.size)
         if not is_readable(path):
             return _as(known, Disposition.BLOCKED, unreadable(path))
         if path.stat().st_size == 0:  # what a power cut leaves of a file; there is nothing to lose
@@ -199,14 +199,13 @@ class Decider:
         return msgspec.structs.replace(_as(known, Disposition.REBUILD, reason, *kept), aside=aside)
 
     def _same_signature(self, status: os.stat_result, record: LedgerEntry) -> bool:
-        known = record.signature
         return (
             # a disk that was taken in has none: what its guest wrote to it before is not known
             record.content != ""
-            and status.st_ctime_ns == known.ctime_ns
-            and status.st_mtime_ns == known.mtime_ns
-            and status.st_size == known.size
-            and status.st_ino == known.inode
+            and status.st_ctime_ns == record.ctime_ns
+            and status.st_mtime_ns == record.mtime_ns
+            and status.st_size == record.size
+            and status.st_ino == record.inode
             and not self._options.verify
         )
 
@@ -215,7 +214,7 @@ class Decider:
             return True
         signature = Signature.of(status)
         known = record.signature
-        if record.policy == Policy.LINK.value:
+        if record.policy is Policy.LINK:
             same = digest_bytes(os.readlink(path).encode()) == record.content  # noqa: PTH115
         elif not is_readable(path):
             # to give a file to another user changes its ctime, to write to it its mtime, too
@@ -245,7 +244,7 @@ class Decider:
 
     def _only_image_missing(self, record: LedgerEntry, recipe: Recipe) -> bool:
         """Return whether the only difference is that the image is missing and cannot be compared."""
-        if record.policy != Policy.MUTABLE.value or not record.recipe:
+        if record.policy is not Policy.MUTABLE or not record.recipe:
             return False
         found = changes(self._ledger.inputs(record.path) or b"{}", recipe.inputs)
         return all(change.after is None and ".image." in change.name for change in found)
@@ -283,7 +282,7 @@ class Decider:
         """Decide on a file whose artefact is no longer wanted."""
         path = self._folder / record.path
         status = lstat(path)
-        policy = Policy(record.policy)
+        policy = record.policy
         gone = Decision(record.path, record.task, policy, Disposition.REMOVE, ())
         if status is None:
             return msgspec.structs.replace(gone, reasons=("it is not there any more",))

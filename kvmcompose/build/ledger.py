@@ -13,50 +13,89 @@ import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
 from kvmcompose.build.ledger_database import LedgerDatabase
 from kvmcompose.build.stamp import drop_stamp
+from kvmcompose.core.artefact import Policy
 from kvmcompose.effects.private import foreign, refuse_foreign
 from kvmcompose.effects.stat_cache import Remembered, Signature
 
-#: The rows whose columns have the right types; a damaged row counts as missing.
+#: All that a decision needs. The inputs are left out: they are most of the ledger.
 _RECORDS = (
-    "SELECT path, task, policy, recipe, content, size, mtime_ns, ctime_ns, inode, offered FROM artefacts "
-    "WHERE typeof(path) || typeof(task) || typeof(recipe) || typeof(content) = 'texttexttexttext' AND "
-    "typeof(size) || typeof(mtime_ns) || typeof(ctime_ns) || typeof(inode) = 'integerintegerintegerinteger' "
-    "AND policy IN ('text', 'reproducible', 'mutable', 'link')"
+    "SELECT path, task, policy, recipe, content, size, mtime_ns, ctime_ns, inode, offered FROM artefacts"
 )
 
 
-class LedgerEntry(msgspec.Struct, frozen=True):
-    """An artefact as it was built.
+class LedgerEntry(msgspec.Struct, frozen=True, array_like=True):
+    """An artefact as it was built: a row of the table ``artefacts``, with the columns in that order.
 
     ``recipe`` is the digest of ``inputs`` (a JSON document), ``content`` that of the file, which is unchanged
-    as long as ``signature`` is the same. ``offered`` describes the last ``.new`` file that was offered beside
-    an edited one; see ``build.offers``.
+    as long as its ``signature`` is the same. ``offered`` describes the last ``.new`` file that was offered
+    beside an edited one; see ``build.offers``.
     """
 
     path: str
     task: str
-    policy: str
+    policy: Policy
     recipe: str
     content: str
-    signature: Signature
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
     offered: str | None = None
     inputs: bytes = b""
 
+    @property
+    def signature(self) -> Signature:
+        """That of the file when it was built."""
+        return Signature(self.size, self.mtime_ns, self.ctime_ns, self.inode)
 
-class Intent(msgspec.Struct, frozen=True):
-    """An artefact about to be put in its place."""
+
+class Intent(msgspec.Struct, frozen=True, array_like=True):
+    """An artefact about to be put in its place: a row of the table ``intended``."""
 
     path: str
     task: str
-    policy: str
+    policy: Policy
     recipe: str
     content: str
     inputs: bytes
+
+
+def as_built(intent: Intent, signature: Signature) -> LedgerEntry:
+    """Return the entry of what is in place, where it has that signature."""
+    return LedgerEntry(
+        intent.path,
+        intent.task,
+        intent.policy,
+        intent.recipe,
+        intent.content,
+        signature.size,
+        signature.mtime_ns,
+        signature.ctime_ns,
+        signature.inode,
+        inputs=intent.inputs,
+    )
+
+
+_Row = TypeVar("_Row", LedgerEntry, Intent)
+
+
+def _from_rows(rows: list[Any], kind: type[list[_Row]]) -> list[_Row]:
+    """Return what rows stand for. A damaged row counts as missing, as does one that may be forged."""
+    try:
+        found = msgspec.convert(rows, kind)  # in one call: there may be many thousand
+    except msgspec.ValidationError:
+        return [each for row in rows for each in _from_rows([row], kind)] if len(rows) > 1 else []
+    return [each for each in found if _is_ours(each.path) and each.task.isprintable()]
+
+
+def _to_rows(found: Iterable[LedgerEntry | Intent]) -> list[Any]:
+    return msgspec.to_builtins(list(found), builtin_types=(bytes,))  # type: ignore[no-any-return]
 
 
 def _is_ours(path: str) -> bool:
@@ -74,12 +113,8 @@ class Ledger(LedgerDatabase):
         if paths is None:
             rows = self.read(_RECORDS)
         else:
-            rows = [row for path in paths for row in self.read(f"{_RECORDS} AND path = ?", path)]
-        return {
-            path: LedgerEntry(path, task, policy, recipe, content, Signature(*signature), offered)
-            for path, task, policy, recipe, content, *signature, offered in rows
-            if _is_ours(path) and task.isprintable()
-        }
+            rows = [row for path in paths for row in self.read(f"{_RECORDS} WHERE path = ?", path)]
+        return {each.path: each for each in _from_rows(rows, list[LedgerEntry])}
 
     def inputs(self, path: str) -> bytes | None:
         """Return the inputs of an artefact: the JSON document that the digest of its recipe was taken of.
@@ -93,30 +128,16 @@ class Ledger(LedgerDatabase):
 
     def intend(self, intents: Iterable[Intent]) -> None:
         """Record what is about to be put in place."""
-        rows = [(i.path, i.task, i.policy, i.recipe, i.content, i.inputs) for i in intents]
-        self.write(("INSERT OR REPLACE INTO intended VALUES (?, ?, ?, ?, ?, ?)", rows))
+        self.write(("INSERT OR REPLACE INTO intended VALUES (?, ?, ?, ?, ?, ?)", _to_rows(intents)))
 
     def intents(self) -> list[Intent]:
         """Return what was about to be put in place when a build was killed."""
         rows = self.read("SELECT path, task, policy, recipe, content, inputs FROM intended")
-        rows = [row for row in rows if [type(each) for each in row] == [*[str] * 5, bytes]]
-        return [Intent(*row) for row in rows if _is_ours(row[0]) and row[1].isprintable()]
+        return _from_rows(rows, list[Intent])
 
     def record(self, records: Iterable[LedgerEntry]) -> None:
         """Record what is in place, and remove the intents for these paths."""
-        rows = [
-            (
-                r.path,
-                r.task,
-                r.policy,
-                r.recipe,
-                r.content,
-                *msgspec.structs.astuple(r.signature),
-                r.offered,
-                r.inputs,
-            )
-            for r in records
-        ]
+        rows = _to_rows(records)
         self.write(
             ("INSERT OR REPLACE INTO artefacts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows),
             ("DELETE FROM intended WHERE path = ?", [row[:1] for row in rows]),

@@ -18,7 +18,7 @@ import msgspec
 from kvmcompose.build.base_images import Images, ResolvedImage
 from kvmcompose.build.contexts import Contexts, temporary_file
 from kvmcompose.build.decision import Decision, Making
-from kvmcompose.build.ledger import Intent, Ledger, LedgerEntry
+from kvmcompose.build.ledger import Intent, Ledger, LedgerEntry, as_built
 from kvmcompose.build.offers import as_offered, offer_of, offered_content
 from kvmcompose.build.project_files import FolderFiles
 from kvmcompose.build.recipes import GIB, Recipe, Recipes, rendered_document, seal
@@ -159,9 +159,7 @@ class Maker:
                 message = f"cannot write {artefact.path}: {error.strerror or error}"
                 raise KvmComposeError(message) from error
             raise
-        intent = Intent(
-            artefact.path, artefact.task, artefact.policy.value, recipe.digest, content, recipe.inputs
-        )
+        intent = Intent(artefact.path, artefact.task, artefact.policy, recipe.digest, content, recipe.inputs)
         return Staged(intent, staged, decision.aside, decision.seen)
 
     def commit(self, staged: Sequence[Staged]) -> Placed:
@@ -178,9 +176,9 @@ class Maker:
                 if not _put(each, path):
                     disturbed.append(each)
                     continue
-                if intent.policy == Policy.TEXT.value and os.path.lexists(f"{path}.new"):
+                if intent.policy is Policy.TEXT and os.path.lexists(f"{path}.new"):
                     kept += self._settle_offer(intent, f"{path}.new")
-                records.append(_recorded(intent, Signature.of(os.lstat(path))))
+                records.append(as_built(intent, Signature.of(os.lstat(path))))
         except OSError as error:
             raise KvmComposeError(f"cannot write {each.intent.path}: {error.strerror or error}") from error
         finally:
@@ -247,16 +245,10 @@ class Maker:
         recipe = self._recipes.recipe(artefact)
         path = self._folder / artefact.path
         signature = Signature.of(path.lstat())
-        return LedgerEntry(
-            path=artefact.path,
-            task=artefact.task,
-            policy=artefact.policy.value,
-            recipe=recipe.digest,
-            # whether a guest has written to an unknown disk cannot be determined: it counts as one in use
-            content="" if artefact.policy is Policy.MUTABLE else digest_file(path),
-            signature=signature.or_unsettled(),
-            inputs=recipe.inputs,
-        )
+        # whether a guest has written to an unknown disk cannot be determined: it counts as one in use
+        content = "" if artefact.policy is Policy.MUTABLE else digest_file(path)
+        intent = Intent(artefact.path, artefact.task, artefact.policy, recipe.digest, content, recipe.inputs)
+        return as_built(intent, signature.or_unsettled())
 
     def _fill(self, artefact: Artefact, staged: str) -> tuple[Recipe, str]:
         """Write an artefact into its staged file. Returns its recipe and the digest of its content."""
@@ -354,12 +346,6 @@ def _sparse(data: bytes) -> _Sparse:
     blocks = ((start, data[start : start + _SPARSE_BLOCK]) for start in range(0, len(data), _SPARSE_BLOCK))
     extents = tuple((start, block) for start, block in blocks if block != zeros[: len(block)])
     return _Sparse(extents, len(data), digest_bytes(data))
-
-
-def _recorded(intent: Intent, signature: Signature) -> LedgerEntry:
-    return LedgerEntry(
-        intent.path, intent.task, intent.policy, intent.recipe, intent.content, signature, None, intent.inputs
-    )
 
 
 def _put(each: Staged, path: str) -> bool:

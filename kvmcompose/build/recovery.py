@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from kvmcompose.build.decide import lstat
-from kvmcompose.build.ledger import Ledger, LedgerEntry
+from kvmcompose.build.ledger import Ledger, LedgerEntry, as_built
 from kvmcompose.effects.files import digest_bytes, digest_file, is_readable
 from kvmcompose.effects.stat_cache import Signature
 
@@ -25,15 +25,7 @@ def recover(ledger: Ledger, folder: Path, *, write: bool) -> dict[str, LedgerEnt
         if status is None or not _holds(path, status, intent.content):
             undone.append(intent.path)
             continue
-        record = LedgerEntry(
-            path=intent.path,
-            task=intent.task,
-            policy=intent.policy,
-            recipe=intent.recipe,
-            content=intent.content,
-            signature=Signature.of(status),
-            inputs=intent.inputs,
-        )
+        record = as_built(intent, Signature.of(status))
         done.append(record)
         found[intent.path] = record
     if done and write:
