@@ -18,6 +18,9 @@ from kvmcompose.images.qcow2 import read_header
 from kvmcompose.images.store import ImageStore
 from kvmcompose.images.uses import replace_link
 
+#: The disks that have a base image. A tuple, as making a union takes longer than the check.
+_ON_IMAGES = (Overlay, DeepCopy)
+
 
 class ResolvedImage(msgspec.Struct, frozen=True):
     """An image that is on this machine.
@@ -136,7 +139,7 @@ class Images:
 def image_of(artefact: Artefact) -> BaseImage | None:
     """Return the image that an artefact is an overlay or a copy of."""
     content = artefact.content
-    return content.image if isinstance(content, Overlay | DeepCopy) else None
+    return content.image if isinstance(content, _ON_IMAGES) else None
 
 
 def image_task(image: BaseImage) -> str:

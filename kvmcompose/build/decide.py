@@ -51,18 +51,18 @@ class Decider:
 
     def decide(self, artefact: Artefact, record: LedgerEntry | None) -> Making:
         """Decide on an artefact. Raises KvmComposeError if its inputs cannot be read."""
-        known = Making(artefact.path, artefact.task, artefact.policy, Disposition.KEEP, (), artefact=artefact)
-        status = lstat(f"{self._root}/{artefact.path}")
-        if record is not None and status is not None and not artefact.mode & 0o7 and status.st_mode & 0o7:
-            self.exposed.append(artefact.path)
-        if (
-            record is not None
-            and status is not None
-            and self._same_signature(status, record)
-            and record.policy is artefact.policy
-            and record.recipe == self._recipes.recipe(artefact).digest
-        ):
-            return known  # as nearly all are, nearly always
+        path = artefact.path
+        known = Making(path, artefact.task, artefact.policy, Disposition.KEEP, (), artefact=artefact)
+        status = lstat(f"{self._root}/{path}")
+        if record is not None and status is not None:
+            if status.st_mode & 0o7 and not artefact.mode & 0o7:
+                self.exposed.append(path)
+            if (
+                self._same_signature(status, record)
+                and record.policy is artefact.policy
+                and record.recipe == self._recipes.recipe(artefact).digest
+            ):
+                return known  # as nearly all are, nearly always
         return self._look_closer(known, artefact, record, status)
 
     def _look_closer(

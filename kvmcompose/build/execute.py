@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import shutil
@@ -62,7 +63,7 @@ class Build:
             make_keys(default_keys())
         self.sweep()
         plan = self.project.plan(names, write=True)
-        adopted = [each for each in plan.decisions if each.action is Disposition.ADOPT]
+        adopted = [each for each in plan.notable if each.action is Disposition.ADOPT]
         if plan.pending or adopted or not all(step.settled for step in plan.images):
             drop_stamp(str(self.project.folder / PRIVATE_FOLDER))
         self._follow()
@@ -74,10 +75,10 @@ class Build:
         self.project.ledger.record(self._settled(plan))
         if self.project.ledger.notice:
             self.listener(Noticed(self.project.ledger.notice))
-        for each in (*plan.decisions, *plan.stale):
+        for each in (*plan.notable, *plan.stale):
             if each.action in (Disposition.CUSTOMISED, Disposition.LEFT_OVER):
                 self.listener(Done(each.path, each.task, each.action.value, each.reasons))
-        self.kept = sum(each.settled for each in plan.decisions)
+        self.kept = len(plan.decisions) - sum(not each.settled for each in plan.notable)
         return plan
 
     def _close(self) -> None:
@@ -116,7 +117,7 @@ class Build:
 
     def _settled(self, plan: Plan) -> Iterator[LedgerEntry]:
         """Yield entries of edited files whose ``.new`` the user removed, with the current recipe."""
-        for each in plan.decisions:
+        for each in plan.notable:
             record = self._records.get(each.path)
             if each.action is not Disposition.CUSTOMISED or record is None:
                 continue
@@ -292,15 +293,14 @@ class Build:
         if plan.partial:
             return
         loud = {Disposition.CUSTOMISED, Disposition.LEFT_OVER}  # every build reports these
-        quiet = not any(each.action in loud for each in (*plan.decisions, *plan.stale))
+        quiet = not any(each.action in loud for each in (*plan.notable, *plan.stale))
         if complete and quiet and not self.failed and not self.project.compiled.warnings:
-            self._stand(f"{len(plan.decisions)} up to date")
+            self._stand(plan)
         self._remove_unused_links(plan)
 
-    def _stand(self, summary: str) -> None:
+    def _stand(self, plan: Plan) -> None:
         """Write the build stamp: nothing is left to do, and on which files that depends."""
         project = self.project
-        artefacts = project.artefacts.values()
         templates = project.folder / "templates"
         watched = project.files.seen() | project.images.seen() | own_files()
         watched |= {str(probe_cache()), str(templates), *map(str, templates.glob("*"))}
@@ -309,16 +309,15 @@ class Build:
             if inputs is None:
                 return
             root = str(project.folder)
-            outputs = list(project.artefacts)
             package = str(Path(kvmcompose.__file__).parent)
             stamp = BuildStamp(
                 around=surroundings(package, root) | beyond_environment(project.where),
                 hashed=project.hashed,
                 inputs=inputs,
-                outputs=outputs,
-                numbers=output_signatures(root, outputs),
-                summary=summary,
-                overview=overview(artefacts),
+                outputs=[each.path for each in plan.decisions],
+                numbers=_signatures(root, plan),
+                summary=f"{len(plan.decisions)} up to date",
+                overview=overview(project.artefacts.values()),
             )
             write_stamp(str(project.folder / PRIVATE_FOLDER), stamp)
 
@@ -360,3 +359,19 @@ class Build:
         for path in disks:
             with contextlib.suppress(KvmComposeError):  # a file that is not a disk has no backing file
                 yield read_header(path).backing_file or ""
+
+
+def _signatures(root: str, plan: Plan) -> array.array[int]:
+    """Return the signatures of all artefacts, for the build stamp. Raises OSError.
+
+    That of a file which was found unchanged is in the ledger. If it was written to since, it has another one
+    now, and the next build checks everything.
+    """
+    numbers = array.array("q")
+    for each in plan.decisions:
+        if each.action is Disposition.KEEP and each.seen is None:
+            known = plan.records[each.path]
+            numbers.extend((known.ctime_ns, known.mtime_ns, known.size, known.inode))
+        else:
+            numbers.extend(output_signatures(root, [each.path]))
+    return numbers

@@ -21,7 +21,7 @@ from kvmcompose.build.decision import Decision, Making
 from kvmcompose.build.ledger import Intent, Ledger, LedgerEntry, as_built
 from kvmcompose.build.offers import as_offered, offer_of, offered_content
 from kvmcompose.build.project_files import FolderFiles
-from kvmcompose.build.recipes import GIB, Recipe, Recipes, rendered_document, seal
+from kvmcompose.build.recipes import GIB, Recipe, Recipes, seal_rendered, shared_inputs
 from kvmcompose.build.replace import alike, keep_copy, put, seen_at, take_away
 from kvmcompose.core.artefact import (
     Artefact,
@@ -139,7 +139,7 @@ class Maker:
             else:
                 files[name], digests[name] = self._files.carried(path)
         render(content, Sources(self._templates, files, self._epoch, context), out)
-        return seal(rendered_document(content, self._templates, digests, self._epoch))
+        return seal_rendered(content, shared_inputs(content, self._templates, digests, self._epoch))
 
     def stage(self, decision: Making) -> Staged:
         """Make an artefact under a temporary name. Raises KvmComposeError, leaving nothing behind."""

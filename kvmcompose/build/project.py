@@ -67,9 +67,14 @@ class Plan(msgspec.Struct, frozen=True):
     partial: bool
 
     @property
+    def notable(self) -> tuple[Making, ...]:
+        """The decisions other than to keep a file as it is, which is what nearly all say."""
+        return tuple(each for each in self.decisions if each.action is not Disposition.KEEP)
+
+    @property
     def pending(self) -> tuple[Decision, ...]:
         """The decisions that a build has to act on."""
-        return tuple(each for each in (*self.decisions, *self.stale) if not each.settled)
+        return tuple(each for each in (*self.notable, *self.stale) if not each.settled)
 
 
 class Project:

@@ -38,6 +38,8 @@ _DISK_VERSION = 1
 
 GIB = 2**30
 
+_Unrendered = Literal | LinkTo | Overlay | DeepCopy | Blank
+
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -65,6 +67,8 @@ class Recipes:
         self._images = images
         self._epoch = epoch
         self._recipes: dict[str, Recipe] = {}
+        #: By all that they are made of: the inputs of rendered artefacts as far as their values.
+        self._shared: dict[tuple[Any, ...], bytes] = {}
         self._overlays: dict[Overlay, Recipe] = {}
         self._seen_changes = 0
 
@@ -72,9 +76,22 @@ class Recipes:
         """The recipe of an artefact as things are now. Raises KvmComposeError for an unreadable input."""
         found = self._recipes.get(artefact.path)
         if found is None:
-            found = self._disk_recipe(artefact.content) or seal(self._document(artefact.content))
-            self._recipes[artefact.path] = found
+            found = self._recipes[artefact.path] = self._recipe(artefact.content)
         return found
+
+    def _recipe(self, content: Content) -> Recipe:
+        if isinstance(content, Rendered):
+            return self._rendered_recipe(content)
+        return self._disk_recipe(content) or seal(self._document(content))
+
+    def _rendered_recipe(self, content: Rendered) -> Recipe:
+        """That of a rendered artefact: all but the values is the same for most guests."""
+        digests = {name: self._digest(name, path, content) for name, path in content.files.items()}
+        key = (content.renderer, content.templates, *content.files.items(), *digests.values())
+        shared = self._shared.get(key)
+        if shared is None:
+            shared = self._shared[key] = shared_inputs(content, self._templates, digests, self._epoch)
+        return seal_rendered(content, shared)
 
     def _disk_recipe(self, content: Content) -> Recipe | None:
         """That of an overlay: most guests have the same, so it is taken once."""
@@ -112,11 +129,8 @@ class Recipes:
             case _:
                 return None
 
-    def _document(self, content: Content) -> dict[str, Any]:
+    def _document(self, content: _Unrendered) -> dict[str, Any]:
         match content:
-            case Rendered():
-                digests = {name: self._digest(name, path, content) for name, path in content.files.items()}
-                return rendered_document(content, self._templates, digests, self._epoch)
             case Literal():
                 return {"content": hashlib.sha256(content.data).hexdigest()}
             case LinkTo():
@@ -157,16 +171,12 @@ def _written(image: BaseImage) -> dict[str, str]:
     return {"name": image.name} if image.name is not None else {"path": str(image.path)}
 
 
-def rendered_document(
-    content: Rendered, templates: Templates, digests: Mapping[str, str], epoch: int
-) -> dict[str, Any]:
-    """The inputs of a rendered artefact, given the digests of the files that go into it."""
-    values = content.values
-    if environment := getattr(values, "environment", None):
-        # the ledger and what is shown of it are no place for secrets
-        values = msgspec.structs.replace(values, environment=digests_of_values(environment))
+def shared_inputs(content: Rendered, templates: Templates, digests: Mapping[str, str], epoch: int) -> bytes:
+    """Return the encoded inputs of a rendered artefact as far as its values.
+
+    ``digests`` are those of the files that go into it.
+    """
     document: dict[str, Any] = {
-        "values": values,
         "templates": {name: templates.digest(name) for name in content.templates},
         "renderer": {"name": content.renderer, "code": code_digest(RENDERERS[content.renderer].modules)},
     }
@@ -176,12 +186,25 @@ def rendered_document(
         }
     if RENDERERS[content.renderer].writes_time:
         document["source_date_epoch"] = epoch
-    return document
+    # keys are sorted, and "values" is the last: so the encoding of the whole document begins like this
+    return _encode(document)[:-1] + b',"values":'
+
+
+def seal_rendered(content: Rendered, shared: bytes) -> Recipe:
+    """Return the recipe of a rendered artefact, given its ``shared_inputs``."""
+    values = content.values
+    if environment := getattr(values, "environment", None):
+        # the ledger and what is shown of it are no place for secrets
+        values = msgspec.structs.replace(values, environment=digests_of_values(environment))
+    return _sealed(b"%b%b}" % (shared, _encode(values)))
 
 
 def seal(document: dict[str, Any]) -> Recipe:
     """A document and its digest."""
-    data = _encode(document)
+    return _sealed(_encode(document))
+
+
+def _sealed(data: bytes) -> Recipe:
     return Recipe(hashlib.sha256(data).hexdigest(), data)
 
 
