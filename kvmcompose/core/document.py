@@ -6,43 +6,68 @@ Scalars keep their text: which type a plain scalar has is decided by the schema
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
 
 from kvmcompose.core.errors import Location
 
 Path = tuple[str | int, ...]
 
 
-@dataclass(slots=True)
-class Scalar:
+class Place(Protocol):
+    """Where a node or key starts; line and column count from 0.
+
+    libyaml's marks are such places, and are kept as they are: there are hundreds of thousands of them in a
+    large file, and few are ever asked for.
+    """
+
+    @property
+    def line(self) -> int:
+        """The line."""
+
+    @property
+    def column(self) -> int:
+        """The column, in characters."""
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """A place that comes from no YAML."""
+
+    line: int
+    column: int
+
+
+class Scalar(msgspec.Struct):
     """One value. ``quoted`` scalars are always text; plain ones take their type from the schema."""
 
     text: str
-    line: int
-    column: int
+    place: Place
     quoted: bool = False
 
 
-@dataclass(slots=True)
-class Sequence:
+class Sequence(msgspec.Struct):
     """A list of values."""
 
-    line: int
-    column: int
-    items: list[Node] = field(default_factory=list)
+    place: Place
+    items: list[Node] = []
 
 
-@dataclass(slots=True)
-class Mapping:
-    """Keys and values in file order; ``keys`` holds the line and column of each key."""
+class Mapping(msgspec.Struct):
+    """Keys and values in file order; ``keys`` holds the place of each key."""
 
-    line: int
-    column: int
-    entries: dict[str, Node] = field(default_factory=dict)
-    keys: dict[str, tuple[int, int]] = field(default_factory=dict)
+    place: Place
+    entries: dict[str, Node] = {}
+    keys: dict[str, Place] = {}
 
 
 Node = Scalar | Sequence | Mapping
+
+
+def location(name: str, place: Place) -> Location:
+    """Return a place in the file called ``name`` as it is shown."""
+    return Location(name, place.line + 1, place.column + 1)
 
 
 @dataclass(slots=True, frozen=True)
@@ -60,19 +85,19 @@ class Document:
         node = self.root
         if node is None:
             return Location(self.name, 1, 1)
-        line, column = node.line, node.column
+        place = node.place
         for depth, step in enumerate(path):
             if isinstance(node, Mapping) and step in node.entries:
                 if key and depth == len(path) - 1:
-                    line, column = node.keys[str(step)]
+                    place = node.keys[str(step)]
                     break
                 node = node.entries[str(step)]
             elif isinstance(node, Sequence) and isinstance(step, int) and step < len(node.items):
                 node = node.items[step]
             else:
                 break
-            line, column = node.line, node.column
-        return Location(self.name, line, column)
+            place = node.place
+        return location(self.name, place)
 
 
 def show_path(path: Path) -> str:

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from json import JSONDecodeError
 from json.decoder import scanstring  # type: ignore[attr-defined]  # in the source, not in the stubs
 
-from kvmcompose.core.document import Mapping, Node, Scalar, Sequence
+from kvmcompose.core.document import Mapping, Mark, Node, Place, Scalar, Sequence, location
 from kvmcompose.core.errors import InputError, Location, Problem
 from kvmcompose.pipeline.text import MAX_DEPTH, UNPRINTABLE, refuse, unprintable
 
@@ -49,23 +49,23 @@ class _Reader:
         """Return the value at offset ``at``, which is not white space, and the offset of the next token."""
         first = self.text[at : at + 1]
         if first in ("{", "[") and depth == MAX_DEPTH:
-            raise refuse("too-deep", f"nested deeper than {MAX_DEPTH} levels", self.place(at))
+            raise refuse("too-deep", f"nested deeper than {MAX_DEPTH} levels", self.location(at))
         node: Node
         if first == '"':
             text, end = self.string(at)
-            node = Scalar(text, *self.line_column(at), quoted=True)
+            node = Scalar(text, self.place(at), quoted=True)
         elif first == "{":
             node, end = self.object(at, depth + 1)
         elif first == "[":
             node, end = self.array(at, depth + 1)
         elif word := _WORD.match(self.text, at):
-            node, end = Scalar(word.group(), *self.line_column(at)), word.end()
+            node, end = Scalar(word.group(), self.place(at)), word.end()
         else:
             raise self.syntax_error("a value is missing", at)
         return node, self.skip(end)
 
     def object(self, at: int, depth: int) -> tuple[Mapping, int]:
-        mapping = Mapping(*self.line_column(at))
+        mapping = Mapping(self.place(at))
         at = self.skip(at + 1)
         more = self.text[at : at + 1] != "}"
         while more:
@@ -82,16 +82,16 @@ class _Reader:
             raise self.syntax_error("':' is missing after the key", end)
         value, end = self.value(self.skip(end + 1), depth)
         if key in mapping.keys:
-            first = Location(self.name, *mapping.keys[key])
+            first = location(self.name, mapping.keys[key])
             message = f"the key '{key}' is given twice, first at {first}"
-            self.problems.append(Problem(code="duplicate-key", message=message, location=self.place(at)))
+            self.problems.append(Problem(code="duplicate-key", message=message, location=self.location(at)))
         else:
-            mapping.keys[key] = self.line_column(at)
+            mapping.keys[key] = self.place(at)
             mapping.entries[key] = value
         return end
 
     def array(self, at: int, depth: int) -> tuple[Sequence, int]:
-        sequence = Sequence(*self.line_column(at))
+        sequence = Sequence(self.place(at))
         at = self.skip(at + 1)
         more = self.text[at : at + 1] != "]"
         while more:
@@ -115,7 +115,7 @@ class _Reader:
         except JSONDecodeError as error:
             raise self.syntax_error(error.msg, error.pos) from error
         if found := UNPRINTABLE.search(text):
-            self.problems += unprintable(found.group(), self.place(at)).problems
+            self.problems += unprintable(found.group(), self.location(at)).problems
         return text, end
 
     def skip(self, at: int) -> int:
@@ -123,12 +123,12 @@ class _Reader:
         found = _SPACE.match(self.text, at)
         return found.end() if found else at
 
-    def line_column(self, at: int) -> tuple[int, int]:
-        line = bisect_right(self.line_starts, at)
-        return line, at - self.line_starts[line - 1] + 1
+    def place(self, at: int) -> Place:
+        line = bisect_right(self.line_starts, at) - 1
+        return Mark(line, at - self.line_starts[line])
 
-    def place(self, at: int) -> Location:
-        return Location(self.name, *self.line_column(at))
+    def location(self, at: int) -> Location:
+        return location(self.name, self.place(at))
 
     def syntax_error(self, what: str, at: int) -> InputError:
         found = f"'{self.text[at]}'" if at < len(self.text) else "the end of the file"
@@ -138,7 +138,7 @@ class _Reader:
         problem = Problem(
             code="json-syntax",
             message=f"not valid JSON: {what}",
-            location=self.place(at),
+            location=self.location(at),
             found=found,
             hint=hint,
         )

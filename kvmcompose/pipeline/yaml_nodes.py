@@ -21,7 +21,7 @@ from yaml.events import (
     StreamEndEvent,
 )
 
-from kvmcompose.core.document import Mapping, Node, Scalar, Sequence
+from kvmcompose.core.document import Mapping, Node, Place, Scalar, Sequence, location
 from kvmcompose.core.errors import InputError, Location, Problem
 from kvmcompose.pipeline.text import EMPTY, MAX_DEPTH, UNPRINTABLE, unprintable
 
@@ -145,7 +145,7 @@ class _Composer:
         return node
 
     def scalar(self, event: Event) -> Scalar:
-        mark, text = event.start_mark, event.value
+        text = event.value
         quoted = bool(event.style)
         if event.tag is not None:
             if event.tag in _SCALAR_TAGS:
@@ -154,7 +154,7 @@ class _Composer:
                 self.refuse_tag(event)
         if event.style == '"' and (found := UNPRINTABLE.search(text)):
             self.problems += unprintable(found.group(), self.at(event)).problems
-        return Scalar(text, mark.line + 1, mark.column + 1, quoted)
+        return Scalar(text, event.start_mark, quoted)
 
     def sequence(self, start: Event, depth: int) -> Sequence:
         if start.tag is not None and start.tag not in (f"{_CORE}seq", "!"):
@@ -162,26 +162,26 @@ class _Composer:
         items: list[Node] = []
         while type(event := self.next_event()) is not SequenceEndEvent:
             items.append(self.node(event, depth))
-        return Sequence(start.start_mark.line + 1, start.start_mark.column + 1, items)
+        return Sequence(start.start_mark, items)
 
     def mapping(self, start: Event, depth: int) -> Mapping:
         if start.tag is not None and start.tag not in (f"{_CORE}map", "!"):
             self.refuse_tag(start)
         entries: dict[str, Node] = {}
-        keys: dict[str, tuple[int, int]] = {}
+        keys: dict[str, Place] = {}
         merge: Node | None = None
         while type(event := self.next_event()) is not MappingEndEvent:
-            key, mark = self.key(event), event.start_mark
+            key = self.key(event)
             value = self.node(self.next_event(), depth)
             if key in keys:
                 self.refuse_duplicate(key, keys[key], event)
                 continue
-            keys[key] = (mark.line + 1, mark.column + 1)
+            keys[key] = event.start_mark
             if key == "<<" and not event_is_quoted(event):
                 merge = value
             else:
                 entries[key] = value
-        mapping = Mapping(start.start_mark.line + 1, start.start_mark.column + 1, entries, keys)
+        mapping = Mapping(start.start_mark, entries, keys)
         if merge is not None:
             del keys["<<"]
             self.merge(mapping, merge)
@@ -210,7 +210,7 @@ class _Composer:
                     Problem(
                         code="bad-merge",
                         message="'<<' takes a mapping or a list of mappings",
-                        location=Location(self.name, mapping.line, mapping.column),
+                        location=location(self.name, mapping.place),
                         hint="name an anchored mapping: <<: *defaults",
                     )
                 )
@@ -251,9 +251,9 @@ class _Composer:
             height = max(height, child_height)
         return nodes, height + 1
 
-    def refuse_duplicate(self, key: str, first: tuple[int, int], event: Event) -> None:
+    def refuse_duplicate(self, key: str, first: Place, event: Event) -> None:
         hint = "merge several mappings with one key: <<: [*first, *second]" if key == "<<" else None
-        message = f"the key '{key}' is given twice, first at {Location(self.name, *first)}"
+        message = f"the key '{key}' is given twice, first at {location(self.name, first)}"
         self.problems.append(
             Problem(code="duplicate-key", message=message, location=self.at(event), hint=hint)
         )
@@ -271,7 +271,7 @@ class _Composer:
         )
 
     def at(self, event: Event) -> Location:
-        return Location(self.name, event.start_mark.line + 1, event.start_mark.column + 1)
+        return location(self.name, event.start_mark)
 
     def too_deep(self, event: Event) -> NoReturn:
         self.stop("too-deep", f"nested deeper than {MAX_DEPTH} levels", event)
@@ -291,14 +291,14 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str, name: str) -> Proble
     mark = error.problem_mark or error.context_mark
     if error.context_mark and what in _NOTICED_LATE:
         mark = error.context_mark
-    location = Location(name, mark.line + 1, mark.column + 1) if mark else Location(name)
+    at = location(name, mark) if mark else Location(name)
     message = f"not valid YAML: {what}"
     if error.context and error.context_mark and mark and error.context_mark.line != mark.line:
         message += f", {error.context} that starts at line {error.context_mark.line + 1}"
     hint = next((hint for words, hint in _SYNTAX_HINTS if words in what), None)
     if mark and _indented_by_tab(text, mark.line):
         hint = "indent with spaces: YAML does not allow tabs there"
-    return Problem(code="yaml-syntax", message=message, location=location, hint=hint)
+    return Problem(code="yaml-syntax", message=message, location=at, hint=hint)
 
 
 def _indented_by_tab(text: str, line: int) -> bool:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from kvmcompose.core.document import Document, Mapping, Scalar, Sequence, show_path
+from kvmcompose.core.document import Document, Mapping, Mark, Scalar, Sequence, show_path
 from kvmcompose.core.errors import InputError, Location, Problem
 
 DOCUMENT = Document(
     "x.yaml",
     Mapping(
-        1,
-        1,
-        {"a": Sequence(2, 3, [Scalar("1", 2, 5), Mapping(3, 5, {"b": Scalar("2", 3, 8)}, {"b": (3, 5)})])},
-        {"a": (1, 1)},
+        Mark(0, 0),
+        {
+            "a": Sequence(
+                Mark(1, 2),
+                [
+                    Scalar("1", Mark(1, 4)),
+                    Mapping(Mark(2, 4), {"b": Scalar("2", Mark(2, 7))}, {"b": Mark(2, 4)}),
+                ],
+            )
+        },
+        {"a": Mark(0, 0)},
     ),
 )
 
