@@ -63,7 +63,8 @@ class Build:
             make_keys(default_keys())
         self.sweep()
         plan = self.project.plan(names, write=True)
-        adopted = [each for each in plan.notable if each.action is Disposition.ADOPT]
+        notable = plan.notable
+        adopted = [each for each in notable if each.action is Disposition.ADOPT]
         if plan.pending or adopted or not all(step.settled for step in plan.images):
             drop_stamp(str(self.project.folder / PRIVATE_FOLDER))
         self._follow()
@@ -75,10 +76,10 @@ class Build:
         self.project.ledger.record(self._settled(plan))
         if self.project.ledger.notice:
             self.listener(Noticed(self.project.ledger.notice))
-        for each in (*plan.notable, *plan.stale):
+        for each in (*notable, *plan.stale):
             if each.action in (Disposition.CUSTOMISED, Disposition.LEFT_OVER):
                 self.listener(Done(each.path, each.task, each.action.value, each.reasons))
-        self.kept = len(plan.decisions) - sum(not each.settled for each in plan.notable)
+        self.kept = len(plan.decisions) - sum(not each.settled for each in notable)
         return plan
 
     def _close(self) -> None:
@@ -367,11 +368,11 @@ def _signatures(root: str, plan: Plan) -> array.array[int]:
     That of a file which was found unchanged is in the ledger. If it was written to since, it has another one
     now, and the next build checks everything.
     """
-    numbers = array.array("q")
+    numbers: list[int] = []
     for each in plan.decisions:
         if each.action is Disposition.KEEP and each.seen is None:
             known = plan.records[each.path]
-            numbers.extend((known.ctime_ns, known.mtime_ns, known.size, known.inode))
+            numbers += (known.ctime_ns, known.mtime_ns, known.size, known.inode)
         else:
-            numbers.extend(output_signatures(root, [each.path]))
-    return numbers
+            numbers += output_signatures(root, [each.path])
+    return array.array("q", numbers)

@@ -24,7 +24,7 @@ _GROUP_DOCS = {
 
 def groups(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """The groups that tasks of these names are in, each with what it is."""
-    for base in dict.fromkeys(name.partition(":")[0] for name in names if ":" in name):
+    for base in dict.fromkeys([name.partition(":")[0] for name in names if ":" in name]):
         yield base, _GROUP_DOCS.get(base, f"all tasks {base}:…")
 
 
@@ -34,8 +34,8 @@ def overview(artefacts: Collection[Artefact], stale: Iterable[str] = ()) -> str:
     ``stale`` are the paths of artefacts that were built and are not wanted any more.
     """
     images = {image for image in map(image_of, artefacts) if image is not None}
-    names = [*map(image_task, images), *(artefact.task for artefact in artefacts)]
-    alone = ((artefact.task, artefact.summary) for artefact in artefacts if ":" not in artefact.task)
+    names = [*map(image_task, images), *[artefact.task for artefact in artefacts]]
+    alone = [(artefact.task, artefact.summary) for artefact in artefacts if ":" not in artefact.task]
     rows = dict([*groups([*names, *(f"remove:{path}" for path in stale)]), *alone, (GROUP, GROUP_DOC)])
     # names that start with "_" are doit's way of keeping tasks to itself
     shown = sorted((name, doc) for name, doc in rows.items() if not name.startswith("_"))

@@ -247,6 +247,8 @@ class Project:
             if each.policy is Policy.MUTABLE and each.action in ENDING
         }
         kept = self.backing_files_in_use(going, records)
+        if not kept:
+            return
         decisions[:] = (_held(each, kept, Disposition.IN_USE) for each in decisions)
         stale[:] = (_held(each, kept, Disposition.LEFT_OVER) for each in stale)
 

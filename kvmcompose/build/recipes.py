@@ -76,13 +76,13 @@ class Recipes:
         """The recipe of an artefact as things are now. Raises KvmComposeError for an unreadable input."""
         found = self._recipes.get(artefact.path)
         if found is None:
-            found = self._recipes[artefact.path] = self._recipe(artefact.content)
+            content = artefact.content
+            if isinstance(content, Rendered):
+                found = self._rendered_recipe(content)
+            else:
+                found = self._disk_recipe(content) or seal(self._document(content))
+            self._recipes[artefact.path] = found
         return found
-
-    def _recipe(self, content: Content) -> Recipe:
-        if isinstance(content, Rendered):
-            return self._rendered_recipe(content)
-        return self._disk_recipe(content) or seal(self._document(content))
 
     def _rendered_recipe(self, content: Rendered) -> Recipe:
         """That of a rendered artefact: all but the values is the same for most guests."""
@@ -196,15 +196,13 @@ def seal_rendered(content: Rendered, shared: bytes) -> Recipe:
     if environment := getattr(values, "environment", None):
         # the ledger and what is shown of it are no place for secrets
         values = msgspec.structs.replace(values, environment=digests_of_values(environment))
-    return _sealed(b"%b%b}" % (shared, _encode(values)))
+    data = shared + _encode(values) + b"}"
+    return Recipe(hashlib.sha256(data).hexdigest(), data)
 
 
 def seal(document: dict[str, Any]) -> Recipe:
     """A document and its digest."""
-    return _sealed(_encode(document))
-
-
-def _sealed(data: bytes) -> Recipe:
+    data = _encode(document)
     return Recipe(hashlib.sha256(data).hexdigest(), data)
 
 

@@ -52,14 +52,11 @@ class UniqueNames:
 
     def name(self, wanted: str) -> str:
         """Return ``wanted``, or a name derived from it if it is too long or taken."""
-        for candidate in self._candidates(wanted):
+        for candidate in _candidates(wanted, self._limit):
             if candidate not in self._taken:
                 self._taken.add(candidate)
                 return candidate
         raise AssertionError  # the candidates do not end
-
-    def _candidates(self, wanted: str) -> Iterator[str]:
-        return _candidates(wanted, self._limit)
 
 
 def is_derived(name: str, wanted: str, limit: int = INTERFACE_NAME_LIMIT) -> bool:

@@ -38,7 +38,8 @@ class CloudImage(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         """Sort the variables, so that the order of keys in the YAML does not affect artefacts."""
-        msgspec.structs.force_setattr(self, "environment", dict(sorted(self.environment.items())))
+        if self.environment:
+            msgspec.structs.force_setattr(self, "environment", dict(sorted(self.environment.items())))
         if isinstance(self.context, Context):
             modes = dict(sorted(self.context.modes.items()))
             context = Context(self.context.path, modes) if modes else self.context.path

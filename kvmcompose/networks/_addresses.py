@@ -45,6 +45,7 @@ class Subnet(msgspec.Struct, frozen=True):
     """The subnet of a connected network. ``gateway`` is its first address, None without a gateway."""
 
     network: ipaddress.IPv4Network
+    prefix_length: int
     gateway: str | None
 
 
@@ -120,7 +121,7 @@ def _subnets(
             )
         )
     return {
-        name: Subnet(network, str(network[1]) if name == external else None)
+        name: Subnet(network, network.prefixlen, str(network[1]) if name == external else None)
         for name, network in chosen.items()
     }
 
@@ -199,8 +200,9 @@ def _ips(
     for request in members:
         if request.ip is not None:
             continue
-        start = stable_number("ip", project, request.guest, request.index) % room
-        number = next(n for step in range(room) if (n := first + 2 + (start + step) % room) not in taken)
+        offset = stable_number("ip", project, request.guest, request.index) % room
+        while (number := first + 2 + offset) in taken:
+            offset = (offset + 1) % room
         taken.add(number)
         ips[request.guest, request.index] = ".".join(map(str, number.to_bytes(4, "big")))
     return ips

@@ -188,7 +188,7 @@ def _interfaces(
             target=plan.names.name(f"{plan.project}-{guest.name}-{index}"),
             mac=addresses.macs[guest.name, index],
             ip=addresses.ips[guest.name, index],
-            prefix_length=subnet.network.prefixlen,
+            prefix_length=subnet.prefix_length,
             mtu=state.mtu,
             # a second default route would compete with the first
             gateway=None if routed else subnet.gateway,

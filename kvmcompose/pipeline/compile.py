@@ -33,6 +33,7 @@ from kvmcompose.placement import place
 STATE_PATH = "state.json"
 #: The folder of all other artefacts.
 ARTEFACTS = "artefacts"
+_NO_NAMES = frozenset({"", ".", ".."})
 
 
 class Compiled:
@@ -165,6 +166,6 @@ def _checked(artefacts: Iterable[Artefact]) -> Iterator[Artefact]:
     """Yield the artefacts. Raises KvmComposeError for one outside ``artefacts/``, as a plug-in could make."""
     for artefact in artefacts:
         steps = artefact.path.split("/")
-        if steps[0] != ARTEFACTS or len(steps) < 2 or not {"", ".", ".."}.isdisjoint(steps):  # noqa: PLR2004
+        if steps[0] != ARTEFACTS or len(steps) < 2 or not _NO_NAMES.isdisjoint(steps):  # noqa: PLR2004
             raise KvmComposeError(f"{artefact.path!r} is outside artefacts/")
         yield artefact
