@@ -58,6 +58,7 @@ class FolderFiles:
         self._contents: dict[tuple[str, int], bytes] = {}
         self._outputs: Outputs | None = None
         self._contexts: dict[_Context, Listing] = {}
+        self._file_digests: dict[str, str] = {}
         self._tree_digests: dict[_Context, str] = {}
         self._carried: dict[str, tuple[bytes, str]] = {}
         self._image_problems: dict[tuple[str, str | None], str | None] = {}
@@ -169,10 +170,12 @@ class FolderFiles:
 
     def digest(self, path: str) -> str:
         """Return the SHA-256 of a file, in hexadecimal. Raises KvmComposeError."""
-        try:
-            return self._digests.digest(self.path(path))
-        except OSError as error:
-            raise KvmComposeError(f"cannot read {path!r}: {error.strerror}") from error
+        if path not in self._file_digests:
+            try:
+                self._file_digests[path] = self._digests.digest(self.path(path))
+            except OSError as error:
+                raise KvmComposeError(f"cannot read {path!r}: {error.strerror}") from error
+        return self._file_digests[path]
 
     def context_digest(self, path: str, modes: Mapping[str, str]) -> str:
         """Return a digest of a context: of names, contents and modes. Raises KvmComposeError."""
