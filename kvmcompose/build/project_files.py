@@ -24,7 +24,7 @@ from kvmcompose.core.project import FileKind, Flaw
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.opening import TooLargeError, open_regular, read_regular
 from kvmcompose.effects.stat_cache import StatCache
-from kvmcompose.images.qcow2 import read_header, refuse_no_image
+from kvmcompose.images.formats import check_image
 
 #: Up to this size (bytes) content is kept for all the guests that share it.
 _REMEMBERED = 2**20
@@ -61,7 +61,7 @@ class FolderFiles:
         self._file_digests: dict[str, str] = {}
         self._tree_digests: dict[_Context, str] = {}
         self._carried: dict[str, tuple[bytes, str]] = {}
-        self._image_problems: dict[tuple[str, str | None], str | None] = {}
+        self._image_flaws: dict[tuple[str, str | None, bool], Flaw | None] = {}
 
     def path(self, name: str) -> Path:
         """A path as written in the YAML, as one that can be opened."""
@@ -91,7 +91,7 @@ class FolderFiles:
     def seen(self) -> set[str]:
         """Return every path that an answer of this object depends on."""
         found: set[str] = set()
-        for name in (*self._kinds, *self._inside, *(path for path, _ in self._image_problems)):
+        for name in (*self._kinds, *self._inside, *(path for path, *_ in self._image_flaws)):
             path = self.path(name)
             found.update((str(path), str(resolve(path) or path)))
         return found.union(*(listing.seen for listing in self._contexts.values()))
@@ -125,34 +125,29 @@ class FolderFiles:
             and _has_private_key(each.path)
         )
 
-    def image_problem(self, path: str, wanted_format: str | None) -> str | None:
-        """Why a disk image may not be used, or None.
+    def image_flaw(self, path: str, wanted_format: str | None, *, is_said: bool) -> Flaw | None:
+        """Return why a disk image may not be used, or None.
 
         An image may be anywhere, but must be one, and must not refer to other files: otherwise a lab from the
-        internet could make any file of this machine readable in a guest.
+        internet could make any file of this machine readable in a guest. Within the project, a raw disk
+        without a boot sector or file system may be one if the YAML says so (``is_said``).
         """
-        key = (path, wanted_format)
-        if key not in self._image_problems:
-            self._image_problems[key] = self._image_problem(path, wanted_format)
-        return self._image_problems[key]
+        key = (path, wanted_format, is_said)
+        if key not in self._image_flaws:
+            self._image_flaws[key] = self._image_flaw(*key)
+        return self._image_flaws[key]
 
-    def _image_problem(self, path: str, wanted_format: str | None) -> str | None:
-        image = self.path(path)
+    def _image_flaw(self, path: str, wanted_format: str | None, is_said: bool) -> Flaw | None:
+        may_be_bare = is_said and wanted_format == "raw" and self.is_inside(path)
         try:
-            header = read_header(image)
-            if not self.is_inside(path):
-                refuse_no_image(image)
-            if wanted_format is not None and header.format != wanted_format and header.format == "qcow2":
-                return f"is a qcow2 image, and not {wanted_format}"
-            if wanted_format == "qcow2" and header.format != "qcow2":
-                return "is not a qcow2 image"
-            if header.data_file is not None:
-                return f"keeps its data in another file ({header.data_file!r})"
-            if header.backing_file is not None:
-                # its name is relative to the folder of the image, not to that of the overlays
-                return f"is itself an overlay, on {header.backing_file!r}: flatten it with qemu-img convert"
+            header = check_image(self.path(path), name=path, may_be_bare=may_be_bare)
         except KvmComposeError as error:
-            return f"cannot be used: {error.message}"
+            return Flaw(code="bad-image", message=error.message, hint=error.hint)
+        if wanted_format not in (None, header.format):
+            said = (
+                f"a qcow2 image, and not {wanted_format}" if header.format == "qcow2" else "not a qcow2 image"
+            )
+            return Flaw(code="bad-image", message=f"{path} is {said}")
         return None
 
     def content(self, path: str, limit: int) -> bytes | None:

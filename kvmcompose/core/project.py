@@ -20,7 +20,7 @@ class FileKind(Enum):
 
 
 class Flaw(msgspec.Struct, frozen=True):
-    """Why a file or folder cannot be carried into a guest.
+    """Why a file or folder cannot be carried into a guest, or a guest cannot start from it.
 
     ``code`` is that of a problem, ``at`` the keys of the YAML below the one that names the path.
     """
@@ -55,8 +55,11 @@ class ProjectFiles(Protocol):
         Of a file of more than ``limit`` bytes, ``limit`` + 1 bytes are returned, so that the caller can tell.
         """
 
-    def image_problem(self, path: str, wanted_format: str | None) -> str | None:
-        """Return why a disk image may not be used, or None."""
+    def image_flaw(self, path: str, wanted_format: str | None, *, is_said: bool) -> Flaw | None:
+        """Return why a disk image may not be used, or None.
+
+        ``is_said`` is whether the YAML says the format.
+        """
 
     def image_names(self) -> tuple[str, ...]:
         """Return the names that a ``cloud_image`` may have: of the catalogue, and added by the user."""

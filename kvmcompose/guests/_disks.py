@@ -156,7 +156,12 @@ def _check_existing(
     disk: ExistingDisk, at: tuple[str | int, ...], files: ProjectFiles, *, scaled: bool
 ) -> Iterator[Complaint]:
     cdrom = disk.device_type == "cdrom"
-    yield from _files.image(files, (*at, "path"), disk.path, "raw" if cdrom else disk.driver_type)
+    wanted = "raw" if cdrom else disk.driver_type
+    for each in _files.image(files, (*at, "path"), disk.path, wanted, is_said=disk.driver_type == "raw"):
+        hint = each.hint or (
+            "if it is a raw disk, add driver_type: raw" if disk.driver_type is None else None
+        )
+        yield msgspec.structs.replace(each, hint=hint)
     if scaled and (cdrom or disk.readonly):
         yield Complaint(
             code="cannot-scale",

@@ -133,13 +133,15 @@ def environment(
     yield from reserved_variables(section, in_yaml, variables, (path, data))
 
 
-def image(files: ProjectFiles, at: _Path, path: str, wanted_format: str | None) -> Iterator[Complaint]:
-    """Yield the problems of a disk image, which can be anywhere, but must not refer to other files."""
+def image(
+    files: ProjectFiles, at: _Path, path: str, wanted_format: str | None, *, is_said: bool = False
+) -> Iterator[Complaint]:
+    """Yield the problems of a disk image, which may be anywhere. ``is_said``: the YAML says its format."""
     kind = files.kind(path)
     if kind is not FileKind.FILE:
         yield _missing(at, path, kind, "a disk image")
-    elif (problem := files.image_problem(path, wanted_format)) is not None:
-        yield Complaint(code="bad-image", path=at, message=f"{path!r} {problem}")
+    elif (flaw := files.image_flaw(path, wanted_format, is_said=is_said)) is not None:
+        yield _complaint(flaw, at)
 
 
 def catalogue_image(files: ProjectFiles, at: _Path, name: str) -> Iterator[Complaint]:

@@ -35,10 +35,11 @@ from kvmcompose.images.catalogue import (
     pick_checksum,
 )
 from kvmcompose.images.download import Download, Downloaded
+from kvmcompose.images.formats import check_image, dependence
 from kvmcompose.images.index import ImageFacts, Index, image_lock, locked
 from kvmcompose.images.pins import Pin, Pins, refuse_replaced
 from kvmcompose.images.prune import Pruned, prune
-from kvmcompose.images.qcow2 import ImageHeader, read_header, refuse_no_image
+from kvmcompose.images.qcow2 import ImageHeader, read_header
 from kvmcompose.images.signatures import fetch_list
 from kvmcompose.images.uses import Uses, replace_link
 
@@ -138,12 +139,12 @@ class ImageStore:
             source_url = mirrored(image.url, mirror)
             got = self._adopt(expected) or Download(source_url, folder / "image", expected, progress).run()
             header = read_header(got.path)
-            refusal = _refusal(header)
+            refusal = dependence(header)
             if header.format != image.format:
-                refusal = f"a {header.format} image, the catalogue says {image.format}"
+                refusal = f"is a {header.format} image, and the catalogue says {image.format}"
             if refusal:
                 (folder / "image").unlink(missing_ok=True)
-                raise KvmComposeError(f"{image.url} is refused: {refusal}")
+                raise KvmComposeError(f"{image.url} is refused: it {refusal}")
             refuse_replaced(image, pin, Checksum("sha256", got.sha256))
             facts = replace(
                 _facts(got, header),
@@ -203,10 +204,7 @@ class ImageStore:
             )
         if file.exists() and not file.is_file():
             raise KvmComposeError(f"{file} is not a file")
-        refuse_no_image(file)
-        header = read_header(file)
-        if refusal := _refusal(header):
-            raise KvmComposeError(f"{file} is refused: {refusal}")
+        header = check_image(file)
         with self._writing(name) as folder:
             got = _copy(file, folder / "image")
             return self._place(name, got.path, replace(_facts(got, header), added_by_user=True))
@@ -340,17 +338,6 @@ def _facts(got: Downloaded, header: ImageHeader) -> ImageFacts:
     return ImageFacts(
         sha256=got.sha256, format=header.format, virtual_size=header.virtual_size, size=got.size
     )
-
-
-def _refusal(header: ImageHeader) -> str | None:
-    """Why an image is not self-contained: QEMU would open other files with it, or need a key."""
-    if header.backing_file is not None:
-        return f"it is an overlay on another file ({header.backing_file}): flatten it with qemu-img convert"
-    if header.data_file is not None:
-        return f"its data is in another file ({header.data_file}): flatten it with qemu-img convert"
-    if header.encryption is not None:
-        return f"it is encrypted ({header.encryption})"
-    return None
 
 
 def _copy(source: Path, target: Path) -> Downloaded:

@@ -70,7 +70,7 @@ def _scaled(scaling: str, image: str = "cloud_image: {name: debian_12}") -> Exam
 
 
 _TWO = "count: 2, interfaces: [{bridge: br1, clones: [0, 1]}]"
-_DISK = "existing_disk: {path: setup.sh, readonly: true}"
+_DISK = "existing_disk: {path: setup.sh, driver_type: raw, readonly: true}"
 
 CODES: dict[str, tuple[str, Example | None]] = {
     "addresses-too-far-apart": (
@@ -114,8 +114,9 @@ CODES: dict[str, tuple[str, Example | None]] = {
     ),
     "bad-image": (
         (
-            "The file is not usable as a disk image: it has another format than the YAML says, is damaged, "
-            "or refers to other files, which are not permitted or do not exist."
+            "The file is not usable as a disk image: it is neither qcow2 nor a raw disk, has another format "
+            "than the YAML says, is packed, encrypted or damaged, or refers to other files, which are not "
+            "permitted or do not exist."
         ),
         _yaml((_IMAGE, "existing_disk: {path: setup.sh, driver_type: qcow2}")),
     ),

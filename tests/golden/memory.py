@@ -58,8 +58,8 @@ class MemoryFiles:
     def content(self, path: str, limit: int) -> bytes | None:
         return self.contents.get(path, b"#!/bin/sh\n")[: limit + 1] if path in self.files else None
 
-    def image_problem(self, path: str, wanted_format: str | None) -> str | None:
-        return self.bad_images.get(path)
+    def image_flaw(self, path: str, wanted_format: str | None, *, is_said: bool) -> Flaw | None:
+        return Flaw(code="bad-image", message=self.bad_images[path]) if path in self.bad_images else None
 
     def image_names(self) -> tuple[str, ...]:
         return self.images

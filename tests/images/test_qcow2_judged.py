@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvmcompose.images.qcow2 import read_header, refuse_no_image
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.images.formats import check_image
+from kvmcompose.images.qcow2 import read_header
 from kvmcompose.images.store import ImageStore
 
 if TYPE_CHECKING:
@@ -45,7 +47,11 @@ def test_a_header_says_to_us_what_it_says_to_qemu(tmp_path: Path, options: list[
     assert header.backing_file == info.get("backing-filename")
     assert header.backing_format == info.get("backing-filename-format")
     assert header.data_file == info["format-specific"]["data"].get("data-file")
-    refuse_no_image(tmp_path / "disk")
+    if header.backing_file is None and header.data_file is None:
+        assert check_image(tmp_path / "disk") == header
+    else:
+        with pytest.raises(KvmComposeError, match=r"overlay|keeps its data"):
+            check_image(tmp_path / "disk")
 
 
 def test_a_backing_file_that_was_taken_away_is_seen_as_gone(tmp_path: Path) -> None:

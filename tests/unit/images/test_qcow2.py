@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.images.qcow2 import ImageHeader, read_header, refuse_no_image
+from kvmcompose.images.formats import check_image
+from kvmcompose.images.qcow2 import ImageHeader, read_header
 
 GIB = 2**30
 
@@ -119,7 +120,7 @@ def test_anything_without_the_magic_is_raw() -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    for look in (read_header, refuse_no_image):
+    for look in (read_header, check_image):
         with pytest.raises(KvmComposeError, match="No such file"):
             look(tmp_path / "none")
         with pytest.raises(KvmComposeError, match="Is a directory"):
@@ -168,14 +169,15 @@ def test_no_damage_to_a_valid_header_is_a_traceback(
 )
 def test_disks_are_recognised(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "disk").write_bytes(data)
-    refuse_no_image(tmp_path / "disk")
+    check_image(tmp_path / "disk")
 
 
 @pytest.mark.parametrize(
     ("data", "why"),
     [
         (b"", "is empty"),
-        (b"<html></html>", "not a disk image"),
+        (b"some text", "not a disk image"),
+        (b"<html></html>", "a web page"),
         (bytes(100_000), "not a disk image"),
         (b"\x1f\x8b\x08" + bytes(600), "gzip"),
         (b"KDMV" + bytes(506) + b"\x55\xaa", "VMDK"),
@@ -187,4 +189,4 @@ def test_disks_are_recognised(tmp_path: Path, data: bytes) -> None:
 def test_other_files_are_refused_by_type(tmp_path: Path, data: bytes, why: str) -> None:
     (tmp_path / "disk").write_bytes(data)
     with pytest.raises(KvmComposeError, match=why):
-        refuse_no_image(tmp_path / "disk")
+        check_image(tmp_path / "disk")

@@ -1,0 +1,179 @@
+"""Images of other formats, made by qemu-img: every reference to one says what ``cloud-images add`` says."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from golden.bench import Bench, new_bench, tiny_qcow2, tiny_raw
+
+MACHINE = """\
+  - name: web-%s
+    interfaces: [{bridge: br0}]
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      libvirt_type: {%s}
+"""
+NETWORK = "network: {bridges: [{name: br0}]}\n"
+REFERENCES = (
+    "cloud_image: {path: PATH}",
+    "existing_disk: {path: PATH}",
+    "existing_disk: {path: PATH, driver_type: raw}",
+    "existing_disk: {path: PATH, create_deep_copy: true}",
+    "existing_disk: {path: PATH, device_type: cdrom}",
+    "iso_guest: {path: PATH}",
+)
+
+
+def qemu_img(*words: str | Path) -> None:
+    program = shutil.which("qemu-img")
+    assert program is not None
+    subprocess.run([program, *map(str, words)], check=True, capture_output=True)
+
+
+def created(form: str, *options: str) -> Callable[[Path], None]:
+    return lambda path: qemu_img("create", "-q", "-f", form, *options, path, "1M")
+
+
+def luks(path: Path) -> None:
+    key = path.with_name("secret")
+    key.write_text("correct horse")
+    secret = f"secret,id=s,file={key}"
+    quick = "key-secret=s,iter-time=10"
+    qemu_img("create", "-q", "--object", secret, "-f", "luks", "-o", quick, path, "1M")
+
+
+def locked_qcow2(path: Path) -> None:
+    key = path.with_name("secret")
+    key.write_text("correct horse")
+    options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
+    qemu_img("create", "-q", "--object", f"secret,id=s,file={key}", "-f", "qcow2", "-o", options, path, "1M")
+
+
+def zipped(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("disk.img", tiny_raw())
+
+
+def tarred(path: Path) -> None:
+    inner = path.with_name("disk.vmdk")
+    inner.write_bytes(tiny_raw())
+    with tarfile.open(path, "w") as file:
+        file.add(inner, "disk.vmdk")
+
+
+def yaml(reference: str) -> str:
+    return f"machines:\n{MACHINE % (0, reference)}{NETWORK}"
+
+
+def written(data: bytes) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(data) and None
+
+
+FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "vmdk": (created("vmdk"), "VMDK"),
+    "vmdk descriptor": (created("vmdk", "-o", "subformat=monolithicFlat"), "VMDK descriptor"),
+    "vdi": (created("vdi"), "VDI"),
+    "vhdx": (created("vhdx"), "VHDX"),
+    "vpc": (created("vpc"), "VHD"),
+    "qed": (created("qed"), "QED"),
+    "parallels": (created("parallels"), "Parallels"),
+    "luks": (luks, "encrypted (LUKS)"),
+    "qcow2 with a key": (locked_qcow2, "encrypted (LUKS)"),
+    "qcow": (created("qcow"), "a qcow image of version 1"),
+    "xz": (written(lzma.compress(tiny_raw())), "xz"),
+    "lzma": (written(lzma.compress(tiny_raw(), lzma.FORMAT_ALONE)), "lzma"),
+    "gz": (written(gzip.compress(tiny_qcow2())), "gzip"),
+    "bz2": (written(bz2.compress(tiny_raw())), "bzip2"),
+    "zst": (written(b"\x28\xb5\x2f\xfd" + bytes(2000)), "zstd"),
+    "lz4": (written(b"\x04\x22\x4d\x18" + bytes(2000)), "lz4"),
+    "7z": (written(b"7z\xbc\xaf\x27\x1c" + bytes(2000)), "7z"),
+    "zip": (zipped, "zip"),
+    "ova": (tarred, "OVA"),
+    "dmg": (written(tiny_raw() + b"koly" + bytes(508)), "DMG"),
+    "lfs": (written(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "Git LFS"),
+    "page": (written(b"<!DOCTYPE html>\n<title>404</title>\n"), "web page"),
+    "empty": (written(b""), "is empty"),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all projects here, with one image store."""
+    return tmp_path_factory.mktemp("projects")
+
+
+@pytest.fixture
+def bench(root: Path) -> Bench:
+    return new_bench(root, f"lab-{len(list(root.iterdir()))}")
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_every_reference_says_what_add_says(bench: Bench, kind: str) -> None:
+    make, said = FOREIGN[kind]
+    path = bench.folder / f"foreign {kind}.img"
+    make(path)
+    added = bench.run("cloud-images", "add", "mine", str(path))
+    assert added.status == 1
+    assert said in added.err
+    references = [each.replace("PATH", json.dumps(path.name)) for each in REFERENCES]
+    machines = "".join(MACHINE % (number, each) for number, each in enumerate(references))
+    bench.write("kvm-compose.yaml", f"machines:\n{machines}{NETWORK}")
+    ran = bench.run("validate", "--json")
+    assert ran.status == 2
+    problems = json.loads(ran.out)["problems"]
+    assert len(problems) == len(REFERENCES)
+    for number, problem in enumerate(problems):
+        assert (problem["code"], problem["severity"]) == ("bad-image", "error")
+        assert problem["location"]["line"] == 7 + 6 * number
+        assert problem["message"].rpartition(path.name)[2] in added.err
+        assert problem["hint"]
+    assert bench.run("generate").status == 2
+    assert not (bench.folder / "artefacts").exists()
+
+
+@pytest.mark.parametrize("kind", ["vmdk", "vdi", "vhdx", "vpc", "xz", "gz", "bz2"])
+def test_the_hint_makes_a_usable_image(bench: Bench, kind: str) -> None:
+    path = bench.folder / f"other {kind}.{kind}"
+    FOREIGN[kind][0](path)
+    bench.write("kvm-compose.yaml", yaml(f"existing_disk: {{path: {json.dumps(path.name)}}}"))
+    (problem,) = json.loads(bench.run("validate", "--json").out)["problems"]
+    command = problem["hint"].partition(": ")[2]
+    if shutil.which(shlex.split(command)[0]) is None:
+        pytest.skip(f"{command.split()[0]} is not here")
+    subprocess.run(["/bin/sh", "-c", command], cwd=bench.folder, check=True)
+    new = shlex.split(command)[-1] if "convert" in command else path.stem
+    bench.write("kvm-compose.yaml", yaml(f"existing_disk: {{path: {json.dumps(new)}}}"))
+    assert bench.run("validate").status == 0
+
+
+def test_a_raw_disk_without_a_mark_needs_the_users_word(bench: Bench) -> None:
+    (bench.folder / "blank.img").write_bytes(bytes(2**20))
+    bench.write("kvm-compose.yaml", yaml("existing_disk: {path: blank.img}"))
+    (problem,) = json.loads(bench.run("validate", "--json").out)["problems"]
+    assert "driver_type: raw" in problem["hint"]
+    bench.write("kvm-compose.yaml", yaml("existing_disk: {path: blank.img, driver_type: raw}"))
+    assert json.loads(bench.run("validate", "--json").out)["problems"] == []
+    bench.generate()
+
+
+def test_outside_the_project_that_word_does_not_count(bench: Bench) -> None:
+    (bench.root / "notes").write_text("a secret of this machine\n")
+    bench.write("kvm-compose.yaml", yaml("existing_disk: {path: ../notes, driver_type: raw}"))
+    (problem,) = json.loads(bench.run("validate", "--json").out)["problems"]
+    assert "not a disk image" in problem["message"]
