@@ -20,7 +20,7 @@ from typing import IO, Any
 import msgspec
 
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.effects.process import Helper
+from kvmcompose.effects.process import Coprocess
 from kvmcompose.render.templates import OWN_HINT, Templates, refers
 
 #: Processor time for one text, in seconds; one of ours takes a thousandth.
@@ -46,7 +46,7 @@ class ConfinedTemplates(Templates):
         super().__init__(texts)
         self._own = own
         self._guard = threading.Lock()
-        self._process: Helper | None = None
+        self._process: Coprocess | None = None
         self._pid = os.getpid()
         self._refused: dict[str, str] = {}
 
@@ -95,8 +95,8 @@ class ConfinedTemplates(Templates):
             self._refused[name] = f"templates/{name}: {why}"
             return _Answer(trouble=self._refused[name])
 
-    def _start(self) -> Helper:
-        process = Helper([sys.executable, "-P", "-m", __name__])
+    def _start(self) -> Coprocess:
+        process = Coprocess([sys.executable, "-P", "-m", __name__])
         weakref.finalize(self, process.end)
         _send(process.stdin, msgspec.msgpack.encode(self._texts))
         self._process = process

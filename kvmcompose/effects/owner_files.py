@@ -24,7 +24,7 @@ import msgspec
 
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects import _reader
-from kvmcompose.effects.process import Helper
+from kvmcompose.effects.process import Coprocess
 
 #: How long the reader may take to send the next piece, in seconds.
 _SECONDS = 10.0
@@ -65,8 +65,8 @@ class OwnerFiles:
         self.uid = uid
         self._words = [str(uid), str(gid), ",".join(map(str, groups))]
         self._guard = threading.Lock()
-        self._process: Helper | None = None
-        self._stuck: list[Helper] = []
+        self._process: Coprocess | None = None
+        self._stuck: list[Coprocess] = []
         self._rest = b""
         self._digests: dict[str, tuple[Seen, str]] = {}
 
@@ -166,14 +166,14 @@ class OwnerFiles:
             raise OSError(errno.EINVAL, f"it is not a regular file ({answer.get('kind')})", str(path))
         raise OSError(number, os.strerror(number), str(path))
 
-    def _started(self) -> Helper:
+    def _started(self) -> Coprocess:
         if self._process is not None and not self._process.has_ended():
             return self._process
         self._give_up()
         self._stuck = [each for each in self._stuck if not each.has_ended()]
         if len(self._stuck) >= _MOST_STUCK:
             raise OSError(errno.EBUSY, f"earlier reads of files of {self.name} still hang")
-        self._process = Helper(
+        self._process = Coprocess(
             [sys.executable, "-I", "-S", str(Path(_reader.__file__)), *self._words],
             env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
             cwd="/",

@@ -156,8 +156,8 @@ def become(argv: Sequence[str]) -> NoReturn:
     os.execv(program, [*argv])  # noqa: S606 (an argv list, as everywhere)
 
 
-class Helper:
-    """A child that answers on ``stdout`` what it is asked on ``stdin``; its standard error is discarded."""
+class Coprocess:
+    """A child process that reads requests from ``stdin`` and answers on ``stdout``; stderr is discarded."""
 
     def __init__(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None

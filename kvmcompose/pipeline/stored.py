@@ -21,7 +21,7 @@ from kvmcompose.core.plain import plain
 from kvmcompose.core.state import GUEST_KEYS, State, decode_state
 from kvmcompose.guests import guest_kind, kinds
 from kvmcompose.networks import dialect
-from kvmcompose.pipeline.logical import check_hosts
+from kvmcompose.pipeline.config import check_hosts
 from kvmcompose.pipeline.messages import explain
 from kvmcompose.pipeline.read import read_json
 from kvmcompose.pipeline.schemas import Schema, Schemas

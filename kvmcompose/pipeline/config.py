@@ -1,0 +1,129 @@
+"""The config: the testbed hosts and the SSH keys, and the checks that a schema cannot express."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from kvmcompose.core import libvirt_uri
+from kvmcompose.core.errors import Complaint, KvmComposeError, Severity
+from kvmcompose.core.libvirt_uri import LibvirtUri, parse_libvirt_uri
+from kvmcompose.core.model import Host, SshKeys
+from kvmcompose.core.project import FileKind, ProjectFiles
+
+
+def parse_hosts(config: dict[str, Any]) -> tuple[Host, ...]:
+    """Return the testbed hosts, in file order."""
+    return tuple(
+        msgspec.convert({"ip": entry.get("hostname"), **entry, "name": name, **_usual_uri(entry)}, Host)
+        for name, entry in (config.get("testbed_host_ssh_config") or {}).items()
+    )
+
+
+def _usual_uri(entry: dict[str, Any]) -> dict[str, str]:
+    """Return the default URI to replace one that is not permitted, which ``check_hosts`` reports."""
+    return {} if _is_uri(entry.get("libvirt_uri")) else {"libvirt_uri": str(LibvirtUri())}
+
+
+def _is_uri(text: str | None) -> bool:
+    try:
+        return text is None or bool(parse_libvirt_uri(text))
+    except KvmComposeError:
+        return False
+
+
+def parse_keys(config: dict[str, Any], default: SshKeys) -> SshKeys:
+    """Return the guests' SSH keys; a key that is not given is the other one with or without ``.pub``."""
+    public = config.get("ssh_public_key_location")
+    private = config.get("ssh_private_key_location")
+    if public is None and private is not None:
+        public = f"{private}.pub"
+    if private is None and public is not None:
+        private = public.removesuffix(".pub")
+    return default if public is None or private is None else SshKeys(public, private)
+
+
+def check_hosts(
+    hosts: Sequence[Host], config: dict[str, Any] | None, files: ProjectFiles | None
+) -> Iterator[Complaint]:
+    """Yield the problems of the hosts themselves, and of the files that a ``config`` names for them."""
+    at = "testbed_host_ssh_config"
+    main = [host.name for host in hosts if host.is_main_host]
+    if not main:
+        yield Complaint(
+            code="no-main-host",
+            path=(at,),
+            message="no host is the main host",
+            wanted="`is_main_host: true` at exactly one host",
+        )
+    for name in main[1:]:
+        yield Complaint(
+            code="two-main-hosts",
+            path=(at, name, "is_main_host"),
+            message=f"{main[0]!r} is already the main host",
+            wanted="`is_main_host: true` at exactly one host",
+        )
+    owners: dict[str, str] = {}
+    for host in hosts:
+        if host.ip in owners:
+            yield Complaint(
+                code="duplicate-address",
+                path=(at, host.name, "ip"),
+                message=f"{owners[host.ip]!r} already has the address {host.ip}",
+            )
+        owners.setdefault(host.ip, host.name)
+        written = config["testbed_host_ssh_config"][host.name].get("libvirt_uri") if config else None
+        if not _is_uri(written):
+            yield Complaint(
+                code="bad-libvirt-uri",
+                path=(at, host.name, "libvirt_uri"),
+                message="this URI may run a program or connect to another machine",
+                found=repr(written),
+                wanted=libvirt_uri.WANTED,
+                hint=libvirt_uri.HINT,
+            )
+        if len(hosts) > 1 and (host.ip == "localhost" or host.ip.startswith("127.")):
+            yield Complaint(
+                code="loopback-address",
+                path=(at, host.name, "ip"),
+                message=f"{host.ip} is a loopback address: other hosts cannot reach {host.name!r} at it",
+                wanted="an address that the other testbed hosts reach, for the tunnels between them",
+            )
+        if config is None or files is None or host.identity_file is None:
+            continue
+        if files.kind(host.identity_file) is FileKind.MISSING:
+            yield Complaint(
+                code="missing-file",
+                path=(at, host.name, "identity_file"),
+                message=f"{host.identity_file!r} does not exist; `up` will need it",
+                severity=Severity.WARNING,
+            )
+
+
+def check_keys(
+    keys: SshKeys, default: SshKeys, config: dict[str, Any] | None, files: ProjectFiles
+) -> Iterator[Complaint]:
+    """Yield keys that do not exist or cannot be read. Only the public one is needed for a build."""
+    if config is None or keys == default:
+        return  # the default pair is generated when it is first needed
+    for key, path, severity, need in (
+        (
+            "ssh_public_key_location",
+            keys.ssh_public_key_location,
+            Severity.ERROR,
+            "guests are given this key",
+        ),
+        ("ssh_private_key_location", keys.ssh_private_key_location, Severity.WARNING, "`up` will need it"),
+    ):
+        kind = files.kind(path)
+        if kind is not FileKind.FILE and (severity is Severity.ERROR or kind is FileKind.MISSING):
+            what = "does not exist" if kind is FileKind.MISSING else "is not a file that can be read"
+            yield Complaint(
+                code="missing-file",
+                path=(key,),
+                message=f"the key {path!r} {what}; {need}",
+                hint=f"make one: ssh-keygen -t ed25519 -f {path.removesuffix('.pub')}",
+                severity=severity,
+            )
