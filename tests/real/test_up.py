@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -159,30 +160,34 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.5)
 
 
-CLONES = """\
+_LONG = bool(os.environ.get("KVM_COMPOSE_TEST_LONG"))
+#: Clones of the golden image, half of them on each of two bridges.
+COUNT = 10 if _LONG else 4
+CLONES = f"""\
 machines:
   - name: worker
     libvirt:
       cpus: 1
       memory_mb: 128
       libvirt_type:
-        cloud_image: {name: micro}
+        cloud_image: {{name: micro}}
       scaling:
-        count: 10
+        count: {COUNT}
         shared_setup: shared.sh
         interfaces:
-          - {bridge: br0, clones: [0, 1, 2, 3, 4]}
-          - {bridge: br1, clones: [5, 6, 7, 8, 9]}
-        clone_setup: [{script: clone.sh, clones: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}]
-        clone_run: [{script: run.sh, clones: [3]}]
+          - {{bridge: br0, clones: {list(range(COUNT // 2))}}}
+          - {{bridge: br1, clones: {list(range(COUNT // 2, COUNT))}}}
+        clone_setup: [{{script: clone.sh, clones: {list(range(COUNT))}}}]
+        clone_run: [{{script: run.sh, clones: [3]}}]
 network:
-  bridges: [{name: br0}, {name: br1}]
-  bridge_connections: {br0: br1}
+  bridges: [{{name: br0}}, {{name: br1}}]
+  bridge_connections: {{br0: br1}}
   external_bridge: br0
 """
 
 
-def test_ten_clones_of_one_golden_image(real_host: TestHost, new: New) -> None:
+@pytest.mark.long
+def test_clones_of_one_golden_image(real_host: TestHost, new: New) -> None:
     files = {
         "kvm-compose.yaml": CLONES,
         "shared.sh": "echo shared by all >/etc/shared; echo x >>/etc/times\n",
@@ -194,14 +199,14 @@ def test_ten_clones_of_one_golden_image(real_host: TestHost, new: New) -> None:
     assert "worker-3 | here runs herd-worker-3" in said
     states = project.states()
     assert states.pop("worker") == "golden"
-    assert states == {f"worker-{number}": "running" for number in range(10)}
+    assert states == {f"worker-{number}": "running" for number in range(COUNT)}
     keys = set()
-    for number in range(10):
+    for number in range(COUNT):
         text = project.inside(f"worker-{number}", "cat", "/etc/shared", "/etc/times", "/etc/mine")
         assert text.splitlines() == ["shared by all", "x", f"herd-worker-{number}"]
         keys.add(project.inside(f"worker-{number}", "sudo", "sh", "-c", "md5sum /etc/dropbear/*key"))
-    assert len(keys) == 10  # each has host keys of its own
-    assert "0% packet loss" in project.inside("worker-0", "ping", "-c", "1", "worker-9")
+    assert len(keys) == COUNT  # each has host keys of its own
+    assert "0% packet loss" in project.inside("worker-0", "ping", "-c", "1", f"worker-{COUNT - 1}")
     golden = project.folder / "artefacts" / "worker-cloud-init.img"
     assert golden.stat().st_mode & 0o222 == 0
 
@@ -210,7 +215,7 @@ def test_ten_clones_of_one_golden_image(real_host: TestHost, new: New) -> None:
     made = golden.stat().st_mtime_ns
     project.run("up", timeout=600)
     assert golden.stat().st_mtime_ns == made
-    assert project.inside("worker-7", "cat", "/etc/mine") == "herd-worker-7"
+    assert project.inside(f"worker-{COUNT - 2}", "cat", "/etc/mine") == f"herd-worker-{COUNT - 2}"
     project.run("down")
 
     # another script: another image, but not below clones that hold data, unless told so
@@ -222,12 +227,17 @@ def test_ten_clones_of_one_golden_image(real_host: TestHost, new: New) -> None:
     assert project.inside("worker-0", "cat", "/etc/shared") == "another"
 
 
-def test_thirty_guests_on_three_bridges(new: New) -> None:
+#: More than may boot at a time, which are two for each core.
+GUESTS = 30 if _LONG else 12
+
+
+@pytest.mark.long
+def test_many_guests_on_three_bridges(new: New) -> None:
     """On two cores: a storm of boots must not make guests late."""
     guests = "".join(
         f"  - name: g{number}\n    interfaces: [{{bridge: br{number % 3}}}]\n"
         "    libvirt: {cpus: 1, memory_mb: 128, libvirt_type: {cloud_image: {name: micro}}}\n"
-        for number in range(30)
+        for number in range(GUESTS)
     )
     network = (
         "network:\n  bridges: [{name: br0}, {name: br1}, {name: br2}]\n"
@@ -236,9 +246,9 @@ def test_thirty_guests_on_three_bridges(new: New) -> None:
     project = new("crowd", {"kvm-compose.yaml": f"machines:\n{guests}{network}"})
     project.run("up", timeout=900)
     assert set(project.states().values()) == {"running"}
-    for number in range(30):
+    for number in range(GUESTS):
         assert project.inside(f"g{number}", "hostname") == f"crowd-g{number}"
-    for pair in ((0, 29), (1, 14), (2, 27)):
+    for pair in ((0, GUESTS - 1), (1, GUESTS // 2 - 1), (2, GUESTS - 3)):
         assert "0% packet loss" in project.inside(f"g{pair[0]}", "ping", "-c", "1", f"g{pair[1]}")
     project.run("down", timeout=300)
 
