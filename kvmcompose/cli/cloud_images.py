@@ -67,13 +67,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", title="actions (without one: list)")
     action = functools.partial(actions.add_parser, allow_abbrev=False)
     listing = action("list", help="list the images of the catalogue, and which are here")
-    pull = action("pull", help="fetch images of the catalogue, unless they are here")
-    _add_names(pull, "names", nargs="+")
-    pull.add_argument("--refresh", action="store_true", help="check whether its publisher has replaced it")
-    pull.add_argument(
-        "--accept", action="store_true", help="accept images that have changed since they were first fetched"
-    )
-    pull.add_argument("--mirror", metavar="URL", help="fetch from URL/host/path (or set KVM_COMPOSE_MIRROR)")
+    pulling = action("pull", help="fetch images of the catalogue, unless they are here")
+    add_pull_options(pulling, "+")
     build = action("build", help="build an image that is not published (micro), unless it is here")
     _add_names(build, "name")
     build.add_argument("--refresh", action="store_true", help="build again, from the newest packages")
@@ -88,6 +83,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         child.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     for child in actions.choices.values():
         add_global_options(child, top=False)
+
+
+def add_pull_options(parser: argparse.ArgumentParser, nargs: str) -> None:
+    """Add the names and options of ``pull``."""
+    _add_names(parser, "names", nargs=nargs)
+    parser.add_argument("--refresh", action="store_true", help="check whether its publisher has replaced it")
+    parser.add_argument(
+        "--accept", action="store_true", help="accept images that have changed since they were first fetched"
+    )
+    parser.add_argument(
+        "--mirror", metavar="URL", help="fetch from URL/host/path (or set KVM_COMPOSE_MIRROR)"
+    )
 
 
 def _add_names(parser: argparse.ArgumentParser, name: str, nargs: str | None = None) -> None:
@@ -105,7 +112,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     actions: dict[str | None, Callable[[argparse.Namespace, Console, ImageStore], int]] = {
         None: _list,
         "list": _list,
-        "pull": _pull,
+        "pull": pull,
         "build": _build,
         "add": _add,
         "remove": _remove,
@@ -152,7 +159,8 @@ def _cells(row: _Row) -> list[str]:
     return [row.name, here, size, row.sha256 or row.checksums_url or "-", source]
 
 
-def _pull(arguments: argparse.Namespace, console: Console, store: ImageStore) -> int:
+def pull(arguments: argparse.Namespace, console: Console, store: ImageStore) -> int:
+    """Fetch images by name; all names are checked first. Raises InputError."""
     catalogue = read_catalogue()
     wanted: list[CatalogueImage] = []
     problems: list[Problem] = []

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from kvmcompose.cli._server import act, add_action_options, open_target
+from kvmcompose.cli._server import act, add_action_options, open_target, unknown_name
 
 if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "down"
+ALIASES = ("destroy",)
 HELP = "take the testbed down; disks are kept unless --purge is given"
 EXAMPLE = """\
 examples:
@@ -19,7 +20,8 @@ examples:
   kvm-compose down --purge          also remove the guests' disks: their data is lost
   kvm-compose down --project-name lab    from anywhere
 
-This needs neither the YAML nor the artefacts: the server knows what is up.
+This needs neither the YAML nor the artefacts: the server knows what is up. destroy is
+another name for down, without --purge: it never removes disks.
 """
 
 
@@ -58,6 +60,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Take the testbed down, and return the exit status."""
     from kvmcompose.core.deployment import Down
 
+    if arguments.command != NAME and arguments.purge:
+        raise unknown_name(
+            f"{arguments.command} never removes disks", "to lose guests' data: kvm-compose down --purge"
+        )
     target = open_target(arguments, register=True)  # it may be up, and the server's database lost
     command = Down(purge=arguments.purge, timeout=arguments.timeout, abandon=tuple(arguments.abandon))
     return act(target, command, arguments, console)

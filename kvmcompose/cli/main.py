@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Protocol, cast
 
 import kvmcompose.cli
 from kvmcompose import __version__
+from kvmcompose.cli._meanings import MEANINGS
 from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.core.plain import plain
 from kvmcompose.effects.environment import is_on
@@ -162,6 +163,9 @@ class _Parser(argparse.ArgumentParser):
             what = f"{found[1]}: invalid value"
         else:
             what = "unknown command" if found[1] == "COMMAND" else f"unknown {found[1].lower()}"
+        meant = MEANINGS.get(found[2].lower()) if found[1] == "COMMAND" else None
+        if meant is not None:
+            self._end(f"{what} {found[2]!r}; did you mean {meant!r}?")
         self._unknown(f"{what} {found[2]!r}", found[2], known, also)
 
     def refuse(self, word: str) -> NoReturn:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "status"
+ALIASES = ("ps",)
 HELP = "show the current state of the testbed and its guests"
 EXAMPLE = """\
 examples:

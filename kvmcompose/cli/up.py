@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "up"
+ALIASES = ("apply", "deploy")
 HELP = "build artefacts that are out of date, then bring the testbed up"
 EXAMPLE = """\
 examples:

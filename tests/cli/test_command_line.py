@@ -10,6 +10,7 @@ import pytest
 
 from golden.bench import COMMAND, Bench, environment
 from kvmcompose.cli import plan
+from kvmcompose.cli._meanings import MEANINGS
 from kvmcompose.cli.main import _commands, add_global_options, build_parser, main
 
 
@@ -58,6 +59,10 @@ def test_who_prints_json_does_so_wherever_that_is_asked_for() -> None:
         ("down --puge", "kvm-compose down: error: unknown option '--puge'; did you mean '--purge'?"),
         ("up --hidden=x", "kvm-compose up: error: unknown option '--hidden'"),
         ("cloud-images pull --refesh x", "did you mean '--refresh'?"),
+        ("start", "kvm-compose: error: unknown command 'start'; did you mean 'up'?"),
+        ("Halt", "unknown command 'Halt'; did you mean 'down'?"),
+        ("lint --json", "unknown command 'lint'; did you mean 'validate'?"),
+        ("restart", "unknown command 'restart'; did you mean 'down && kvm-compose up'?"),
         ("up all", "kvm-compose up: error: unexpected argument 'all'"),
     ],
 )
@@ -99,3 +104,22 @@ def test_a_file_that_the_system_refuses_is_named_and_nothing_is_printed(
     monkeypatch.setattr(plan, "run", refuse)
     assert main(["plan"]) == 1
     assert capfd.readouterr() == ("", "error: some/file: input/output error\n")
+
+
+def test_words_of_other_programs_mean_commands_that_there_are() -> None:
+    parser = build_parser(_commands())
+    known = {name for each in _commands().values() for name in (each.NAME, *getattr(each, "ALIASES", ()))}
+    assert not known & set(MEANINGS)
+    lacking = {"ssh": ["x"], "console": ["x"], "cp": ["x", "y"], "capture": ["x"], "exec": ["x", "y"]}
+    for meant in MEANINGS.values():
+        for words in map(str.split, meant.split(" && kvm-compose ")):
+            if not words[0].startswith("-"):
+                parser.parse_args([*words, *lacking.get(words[0], [])])
+
+
+@pytest.mark.parametrize(
+    ("alias", "command"), [("ps", "status"), ("apply", "up"), ("deploy", "up"), ("destroy", "down")]
+)
+def test_aliases_do_what_their_commands_do(alias: str, command: str) -> None:
+    parser = build_parser(_commands())
+    assert parser.parse_args([alias]).run is parser.parse_args([command]).run

@@ -8,6 +8,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -269,3 +270,26 @@ def test_up_ends_with_how_to_get_into_the_guests(lab: Lab) -> None:
     assert ran.out == ""
     assert "ENTER" not in lab.must("-q", "up").said
     assert "ENTER" not in lab.must("up", "--json").said
+
+
+def test_destroy_never_removes_a_disk(up: Lab) -> None:
+    assert "kvm-compose down --purge" in up.must("destroy", "--purge", status=2).err
+    assert up.state() == "up"
+    up.must("destroy")
+    assert up.state() == "down"
+    assert (up.folder / "artefacts/web-cloud-init.img").exists()
+    up.must("apply")
+    assert up.must("ps", "--json").json["deployment"]["state"] == "up"
+
+
+def test_config_is_the_state_that_would_be_built(lab: Lab) -> None:
+    printed = lab.must("config", "--json")
+    assert not (lab.folder / "state.json").exists()
+    assert yaml.safe_load(lab.must("config").out) == printed.json
+    lab.must("generate")
+    assert (lab.folder / "state.json").read_text() == printed.out
+
+
+def test_pull_fetches_what_the_project_needs(lab: Lab) -> None:
+    assert lab.must("pull").err.startswith("debian_12 is here already, sha256 ")
+    assert "no image" in lab.must("pull", "no-such-image", status=2).err
