@@ -88,7 +88,8 @@ _Row = TypeVar("_Row", LedgerEntry, Intent)
 def _from_rows(rows: list[Any], kind: type[list[_Row]]) -> list[_Row]:
     """Return what rows stand for. A damaged row counts as missing, as does one that may be forged."""
     try:
-        found = msgspec.convert(rows, kind)  # in one call: there may be many thousand
+        # in one call: there may be many thousand
+        found = msgspec.convert(rows, kind, builtin_types=(bytes,))
     except msgspec.ValidationError:
         return [each for row in rows for each in _from_rows([row], kind)] if len(rows) > 1 else []
     return [each for each in found if _is_ours(each.path) and each.task.isprintable()]
