@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from kvmcompose.effects.files import write_atomic
-from kvmcompose.hosts.blob_store import Blob, Inventory
+from kvmcompose.hosts.blob_store import HOSTED, Blob, Inventory
 from kvmcompose.hosts.errors import DriverError
 
 #: The key of the main host's world, whatever the host is called.
@@ -157,7 +157,7 @@ class FakeBlobStore:
             await self._host.call("put", path)
             progress(blob.source.stat().st_size)
             self._host.world.delivered[project][path] = blob.digest
-            self._host.world.disks.pop(path.rpartition("/")[2], None)
+            self._host.world.disks.pop(str(HOSTED / project / path), None)
             self._host.keep()
 
     async def check_images(self, project: str, paths: Collection[str]) -> None:  # noqa: ARG002

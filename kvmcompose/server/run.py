@@ -38,6 +38,9 @@ _POLL_SECONDS = 0.1
 _DESCRIPTORS = 8192
 #: How long clients that follow an action may still ask for its result when the server stops, in seconds.
 _RESULT_SECONDS = 0.5
+_DATABASE = "server.db"
+#: Of simulated testbeds, which a server for real hosts must not list.
+_FAKE_DATABASE = "fake-server.db"
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -49,7 +52,7 @@ def serve(settings: ServerSettings) -> None:
     check(settings)
     _raise_limit()
     with held(settings):
-        store = Store(settings.state_dir / "server.db")
+        store = Store(settings.state_dir / (_DATABASE if settings.fake is None else _FAKE_DATABASE))
         try:
             for action in store.interrupt():
                 log.warning(

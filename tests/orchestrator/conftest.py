@@ -24,6 +24,7 @@ from kvmcompose.core.deployment import (
     NewDeployment,
     TestbedStatus,
 )
+from kvmcompose.hosts.blob_store import HOSTED
 from kvmcompose.hosts.fake import World
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.server.actions import Actions
@@ -143,6 +144,11 @@ class Lab:
 
     def status(self) -> TestbedStatus:
         return asyncio.run(self.orchestrator.status(self.deployment))
+
+    def disk(self, name: str, host: str = "one") -> str:
+        """The key of a disk of the project in a host's world."""
+        folder = self.folder if host == "one" else HOSTED / "lab"
+        return str(folder / "artefacts" / name)
 
     def running(self) -> set[str]:
         return {domain.guest for domain in self.world.domains.values() if domain.started}

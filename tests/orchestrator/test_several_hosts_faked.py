@@ -303,7 +303,7 @@ def test_a_disk_built_anew_does_not_overwrite_data(labs: Lab) -> None:
     assert running(labs) == PLACES
     puts = [call for call in labs.drivers.calls if call.startswith("two/put:") and "db" in call]
     assert puts
-    markers = labs.drivers.worlds["two"].disks["db-cloud-init.img"].markers
+    markers = labs.drivers.worlds["two"].disks[labs.disk("db-cloud-init.img", "two")].markers
     assert markers  # its set-up script has run on the new one
 
 
@@ -328,7 +328,7 @@ def test_disks_of_guests_that_run_are_never_overwritten(labs: Lab) -> None:
     labs.drivers.calls.clear()
     labs.do(Up())
     assert not [call for call in labs.drivers.calls if verb(call) == "put" and "db" in call]
-    assert labs.drivers.worlds["two"].disks["db-cloud-init.img"].written
+    assert labs.drivers.worlds["two"].disks[labs.disk("db-cloud-init.img", "two")].written
     refused = labs.do(Up(provision=True))
     assert refused.refused
     assert any("no new disks while guests run on them" in fault.message for fault in refused.faults)
@@ -587,7 +587,7 @@ def test_a_guest_that_moves_to_another_host_does_not_lose_its_data_by_accident(l
     refused = labs.do(Up())
     assert refused.refused
     assert "three: far has data here, and is placed on two now" in {each.message for each in refused.faults}
-    assert labs.drivers.worlds["three"].disks["far-cloud-init.img"].written
+    assert labs.drivers.worlds["three"].disks[labs.disk("far-cloud-init.img", "three")].written
     labs.must(Up(provision=True))
     assert running(labs) == {
         "one": PLACES["one"], "two": PLACES["two"] | PLACES["three"], "three": set(),
@@ -653,7 +653,7 @@ def test_a_clone_that_moves_with_its_data_needs_its_golden_image_as_it_was(labs:
     labs.must(Up())
     labs.must(Down(purge=True))
     moved = next(name for name in PLACES["two"] if name.startswith("worker-"))
-    labs.world.disks[f"{moved}-linked-clone.qcow2"] = FakeDisk(written=True)
+    labs.world.disks[labs.disk(f"{moved}-linked-clone.qcow2")] = FakeDisk(written=True)
     labs.bench.write("shared.sh", "#!/bin/sh\nother\n")
     labs.bench.generate()
     refused = labs.do(Up())
@@ -661,4 +661,4 @@ def test_a_clone_that_moves_with_its_data_needs_its_golden_image_as_it_was(labs:
     assert any("clones have data" in each.message and moved in each.message for each in refused.faults)
     labs.must(Up(reset_clones=True))
     assert running(labs) == PLACES
-    assert not labs.world.disks[f"{moved}-linked-clone.qcow2"].written
+    assert not labs.world.disks[labs.disk(f"{moved}-linked-clone.qcow2")].written

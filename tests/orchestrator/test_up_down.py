@@ -56,7 +56,7 @@ def test_stages_come_in_order(lab: Lab) -> None:
 def test_a_golden_image_is_set_up_once_and_stays_off(lab: Lab) -> None:
     lab.must(Up())
     assert "worker" not in lab.running()
-    assert lab.world.disks["worker-cloud-init.img"].frozen
+    assert lab.world.disks[lab.disk("worker-cloud-init.img")].frozen
     lab.must(Down())
     again = lab.must(Up())
     assert not any("worker:" in step.name for step in lab.store.steps(again.uuid))
@@ -120,7 +120,7 @@ def test_down_leaves_nothing_but_disks(lab: Lab) -> None:
     lab.assert_clean()
     assert lab.deployment.state is Phase.DOWN
     assert lab.store.deployed("lab") is None
-    assert lab.world.disks["web-cloud-init.img"].written
+    assert lab.world.disks[lab.disk("web-cloud-init.img")].written
 
 
 def test_down_of_what_is_down_is_no_error(lab: Lab) -> None:

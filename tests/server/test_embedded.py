@@ -127,7 +127,9 @@ def test_killed_in_mid_action_another_tells_what_happened(
 
 def test_one_that_cannot_start_says_why(own_place: Path) -> None:
     own_place.mkdir(mode=0o700)
-    (own_place / "server.db").write_bytes(b"this is no database, but long enough to be taken for one" * 100)
+    (own_place / "fake-server.db").write_bytes(
+        b"this is no database, but long enough to be taken for one" * 100
+    )
     with pytest.raises(ServerError) as caught:
         connect()
     assert "file is not a database" in caught.value.message

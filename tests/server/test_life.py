@@ -321,7 +321,7 @@ def test_a_memory_of_another_version_is_not_touched(daemon: Start, short_path: P
 
     server = daemon()
     server.stop()
-    with sqlite3.connect(server.state / "server.db") as memory:
+    with sqlite3.connect(server.state / "fake-server.db") as memory:
         memory.execute("PRAGMA user_version = 99")
     memory.close()
     other = Daemon(server.state, short_path)

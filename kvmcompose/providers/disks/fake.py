@@ -16,7 +16,7 @@ class FakeDisks:
         self._host = host
 
     def _disk(self, path: Path) -> FakeDisk:
-        return self._host.world.disks.setdefault(path.name, FakeDisk())
+        return self._host.world.disks.setdefault(str(path), FakeDisk())
 
     async def link_project(self, project: str, folder: Path, before: Path | None = None) -> None:  # noqa: ARG002
         await self._host.call("link_project", project)
@@ -35,7 +35,7 @@ class FakeDisks:
 
     async def reset_overlay(self, path: Path) -> None:
         await self._host.call("reset_overlay", path.name)
-        self._host.world.disks[path.name] = FakeDisk(version=self._disk(path).version + 1)
+        self._host.world.disks[str(path)] = FakeDisk(version=self._disk(path).version + 1)
         self._host.keep()
 
     async def set_frozen(self, path: Path, frozen: bool) -> None:
@@ -49,7 +49,7 @@ class FakeDisks:
 
     async def remove(self, path: Path) -> None:
         await self._host.call("remove_disk", path.name)
-        self._host.world.disks.pop(path.name, None)
+        self._host.world.disks.pop(str(path), None)
         self._host.keep()
 
     async def read_from(self, path: Path, after: int | None, most: int) -> tuple[int, bytes]:

@@ -7,6 +7,7 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 
+from kvmcompose.core.model import PROJECTS_ROOT
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import FakeDisk, FakeDomain, SimulatedHost, World
 from kvmcompose.providers.libvirt.interface import DomainState, HypervisorFacts, SnapshotState
@@ -61,7 +62,7 @@ class FakeHypervisor:
         if guest is None:
             raise DriverError(f"{name}: the domain does not say that it is kvm-compose's")
         source = tree.find("devices/disk/source")
-        disk = source.attrib["file"].rpartition("/")[2] if source is not None else ""
+        disk = self._disk_path(guest.attrib["project"], source.attrib["file"] if source is not None else "")
         domain = self._world.domains.setdefault(
             name, FakeDomain(guest.attrib["project"], guest.attrib["name"], disk=disk)
         )
@@ -72,6 +73,12 @@ class FakeHypervisor:
         held.written = True
         held.version += 1
         self._host.keep()
+
+    def _disk_path(self, project: str, path: str) -> str:
+        """Return where a disk is: the path in the XML leads through the host's link to the project."""
+        folder = self._world.projects.get(project)
+        name = path.removeprefix(f"{PROJECTS_ROOT}/{project}")
+        return path if folder is None or name == path else f"{folder}{name}"
 
     async def shut_down_domain(self, name: str, seconds: float) -> bool:
         await self._host.call("shut_down_domain", name)

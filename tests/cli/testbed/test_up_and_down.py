@@ -143,7 +143,7 @@ def test_down_works_from_anywhere_by_name(up: Lab) -> None:
 
 def test_down_finds_what_a_server_without_memory_does_not_know(up: Lab) -> None:
     up.stop()
-    for file in (up.bench.root / "state").glob("server.db*"):
+    for file in (up.bench.root / "state").glob("fake-server.db*"):
         file.unlink()
     up.serve()
     assert up.must("deployments").out == ""
