@@ -221,6 +221,7 @@ _LONGEST = (
     "tests/real/test_cloud_init.py",
     "tests/real/test_several_hosts.py",
     "tests/real/test_up.py",
+    "tests/real/test_micro.py",
     "tests/real/test_remote_host.py",
     "tests/real/test_drivers_libvirt.py",
 )
