@@ -56,7 +56,9 @@ class MemoryFiles:
         return ()
 
     def content(self, path: str, limit: int) -> bytes | None:
-        return self.contents.get(path, b"#!/bin/sh\n")[: limit + 1] if path in self.files else None
+        if self.kind(path) is not FileKind.FILE:
+            return None
+        return self.contents.get(str(PurePosixPath(path)), b"#!/bin/sh\n")[: limit + 1]
 
     def image_flaw(self, path: str, wanted_format: str | None, *, is_said: bool) -> Flaw | None:
         return Flaw(code="bad-image", message=self.bad_images[path]) if path in self.bad_images else None
