@@ -141,7 +141,7 @@ class ImageStore:
             header = read_header(got.path)
             refusal = dependence(header)
             if header.format != image.format:
-                refusal = f"is a {header.format} image, and the catalogue says {image.format}"
+                refusal = f"is a {header.format} image, the catalogue says {image.format}"
             if refusal:
                 (folder / "image").unlink(missing_ok=True)
                 raise KvmComposeError(f"{image.url} is refused: it {refusal}")
