@@ -12,6 +12,7 @@ from kvmcompose.core.errors import Complaint, KvmComposeError, Severity
 from kvmcompose.core.libvirt_uri import LibvirtUri, parse_libvirt_uri
 from kvmcompose.core.model import Host, SshKeys
 from kvmcompose.core.project import FileKind, ProjectFiles
+from kvmcompose.core.public_keys import LARGEST_KEY_FILE, parse_public_keys
 
 
 def parse_hosts(config: dict[str, Any]) -> tuple[Host, ...]:
@@ -105,9 +106,26 @@ def check_hosts(
 def check_keys(
     keys: SshKeys, default: SshKeys, config: dict[str, Any] | None, files: ProjectFiles
 ) -> Iterator[Complaint]:
-    """Yield keys that do not exist or cannot be read. Only the public one is needed for a build."""
-    if config is None or keys == default:
-        return  # the default pair is generated when it is first needed
+    """Yield keys that do not exist or cannot be used. Only the public one is needed for a build."""
+    if config is not None and keys != default:  # the default pair is generated when it is first needed
+        yield from _check_key_files(keys, files)
+    yield from _check_public_keys(keys.ssh_public_key_location, files)
+
+
+def _check_public_keys(path: str, files: ProjectFiles) -> Iterator[Complaint]:
+    data = files.content(path, LARGEST_KEY_FILE) if files.kind(path) is FileKind.FILE else None
+    for problem in parse_public_keys(data, path)[1] if data is not None else ():
+        yield Complaint(
+            code=problem.code,
+            path=("ssh_public_key_location",),
+            message=problem.message,
+            location=problem.location,
+            wanted=problem.wanted,
+            hint=problem.hint,
+        )
+
+
+def _check_key_files(keys: SshKeys, files: ProjectFiles) -> Iterator[Complaint]:
     for key, path, severity, need in (
         (
             "ssh_public_key_location",

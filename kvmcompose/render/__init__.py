@@ -48,6 +48,7 @@ RENDERERS = {
             "kvmcompose.render.seed_image",
             "kvmcompose.render.archive",
             "kvmcompose.core.environment",
+            "kvmcompose.core.public_keys",
         ),
         writes_time=True,
     ),

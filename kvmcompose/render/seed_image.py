@@ -22,7 +22,8 @@ from pycdlib import dates, headervd, utils
 
 from kvmcompose.core.artefact import Rendered
 from kvmcompose.core.environment import parse_environment
-from kvmcompose.core.errors import InputError, KvmComposeError
+from kvmcompose.core.errors import InputError
+from kvmcompose.core.public_keys import parse_public_keys
 from kvmcompose.render.archive import PackedContext, end, pack_context, packed_files
 from kvmcompose.render.inputs import Sources
 from kvmcompose.render.seed import ENVIRONMENT_FILE, KEY_FILE, SeedValues
@@ -43,20 +44,12 @@ _SHARED_LIMIT = 2**20
 #: What the renderer reads itself.
 _NOT_CARRIED = frozenset({KEY_FILE, ENVIRONMENT_FILE})
 
-_KEY_TYPES = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")
 
-
-def public_keys(data: bytes) -> list[str]:
-    """The keys of an OpenSSH public key file, a line each. Raises KvmComposeError when there is none."""
-    if b"PRIVATE KEY" in data:
-        raise KvmComposeError(
-            "ssh_public_key_location names a private key, which must not leave this machine",
-            hint="name the file that ends in .pub",
-        )
-    lines = [line.strip() for line in data.decode(errors="replace").splitlines()]
-    keys = [line for line in lines if line.startswith(_KEY_TYPES)]
-    if not keys:
-        raise KvmComposeError("the file at ssh_public_key_location has no OpenSSH public key in it")
+def public_keys(data: bytes, name: str) -> list[str]:
+    """Return the lines of a file of public keys called ``name``. Raises InputError."""
+    keys, problems = parse_public_keys(data, name)
+    if problems:
+        raise InputError(problems)
     return keys
 
 
@@ -65,7 +58,7 @@ def write(content: Rendered, sources: Sources, out: BinaryIO) -> None:
     values: SeedValues = content.values
     known: dict[str, Any] = msgspec.to_builtins(values)
     keys = sources.files[KEY_FILE]
-    known["ssh_authorized_keys"] = public_keys(keys)
+    known["ssh_authorized_keys"] = public_keys(keys, content.files[KEY_FILE])
     known["environment"] = environment = _variables(values, content, sources)
     user_data = sources.templates.yaml("user-data.j2", known).encode()
     network_config = sources.templates.yaml("network-config.j2", known).encode()

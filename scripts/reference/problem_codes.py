@@ -36,6 +36,9 @@ CONFIG = """\
 """
 
 
+PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me@here\n"
+
+
 @dataclass(frozen=True)
 class Example:
     """Edits to the two files above, further files, and the command that reports the problem."""
@@ -162,6 +165,14 @@ CODES: dict[str, tuple[str, Example | None]] = {
                 f"    {_DB}\n    docker: {{image: nginx}}\n",
             )
         ),
+    ),
+    "bad-public-key": (
+        (
+            "The file at `ssh_public_key_location` has a line that sshd does not accept: the key is cut off "
+            "or wrapped, in another format, or preceded by something that is no option. Each line is one key "
+            "in OpenSSH's format."
+        ),
+        Example(files={"key.pub": PUBLIC_KEY[:60] + "\n" + PUBLIC_KEY[60:]}),
     ),
     "bad-script": (
         (

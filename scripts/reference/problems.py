@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from markdown_text import document
-from problem_codes import BASE, CODES, CONFIG, Example
+from problem_codes import BASE, CODES, CONFIG, PUBLIC_KEY, Example
 
 import kvmcompose
 from kvmcompose.cli.main import main
@@ -65,7 +65,7 @@ def _provoke(code: str, example: Example) -> str:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         os.environ["KVM_COMPOSE_STORE"] = f"{folder}/store"
         try:
-            for name, text in {"key": "", "key.pub": "", "setup.sh": "", **example.files}.items():
+            for name, text in {"key": "", "key.pub": PUBLIC_KEY, "setup.sh": "", **example.files}.items():
                 Path(name).parent.mkdir(exist_ok=True)
                 Path(name).write_text(text)
             Path("kvm-compose.yaml").write_bytes(_edited(BASE, example.yaml).encode(example.encoding))

@@ -28,6 +28,9 @@ TEMPLATES = {
 }
 
 
+PUBLIC_KEY = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me@here\n"
+
+
 @dataclass
 class MemoryFiles:
     """Implements ``ProjectFiles`` with files that a test names."""
@@ -58,7 +61,8 @@ class MemoryFiles:
     def content(self, path: str, limit: int) -> bytes | None:
         if self.kind(path) is not FileKind.FILE:
             return None
-        return self.contents.get(str(PurePosixPath(path)), b"#!/bin/sh\n")[: limit + 1]
+        usual = PUBLIC_KEY if path.endswith(".pub") else b"#!/bin/sh\n"
+        return self.contents.get(str(PurePosixPath(path)), usual)[: limit + 1]
 
     def image_flaw(self, path: str, wanted_format: str | None, *, is_said: bool) -> Flaw | None:
         return Flaw(code="bad-image", message=self.bad_images[path]) if path in self.bad_images else None

@@ -15,7 +15,7 @@ import yaml
 from oracle import Oracle
 
 import kvmcompose
-from golden.bench import Bench, tiny_qcow2, tiny_raw
+from golden.bench import PUBLIC_KEY, Bench, tiny_qcow2, tiny_raw
 
 BRIDGES = ("br0", "br1", "br2")
 SCRIPTS = ("a.sh", "b.sh", "c.sh")
@@ -237,7 +237,7 @@ class Editor:
         return f"template {name} {comment!r}"
 
     def key(self) -> str:
-        self.bench.write("keys/id_ed25519.pub", f"ssh-ed25519 AAAA {self.random.randint(0, 3)}\n")
+        self.bench.write("keys/id_ed25519.pub", f"{PUBLIC_KEY.strip()}-{self.random.randint(0, 3)}\n")
         return "public key"
 
     def image(self) -> str:

@@ -14,7 +14,7 @@ import pytest
 from edits import Editor, shipped_template
 from oracle import Oracle, rows
 
-from golden.bench import Bench, lay_out, new_bench, tiny_qcow2, tiny_raw
+from golden.bench import PUBLIC_KEY, Bench, lay_out, new_bench, tiny_qcow2, tiny_raw
 
 SEEDS = 12
 
@@ -173,7 +173,7 @@ EDITS: list[tuple[str, Callable[[Bench], object], str, set[str]]] = [
     ("file in context", write("files/more", ""), "seed-iso:one", {"files.context.content"}),
     (
         "public key",
-        write("keys/id_ed25519.pub", "ssh-ed25519 AA\n"),
+        write("keys/id_ed25519.pub", PUBLIC_KEY.replace("tests", "other")),
         "seed-iso:one",
         {"files.ssh_public_key.content"},
     ),
