@@ -93,6 +93,7 @@ def runs(
         setup_scripts=script_paths("setup", definition.setup_scripts),
         run_scripts=script_paths("run", definition.run_scripts),
         ready_timeout=None if limit is msgspec.UNSET else limit,
+        memory_mb=definition.memory_mb,
     )
 
 

@@ -201,9 +201,9 @@ class BringUp:
     def _check_memory(self, step: RunningStep) -> None:
         for name, facts in self._facts.items():
             wanted = sum(
-                guest.state.definition["memory_mb"]
+                guest.run.memory_mb
                 for guest in self._testbed.runnable
-                if guest.state.testbed_host == name
+                if guest.run is not None and guest.state.testbed_host == name
             )
             if wanted > facts.memory_mb:
                 step.say(
