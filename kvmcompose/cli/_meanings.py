@@ -6,9 +6,20 @@ command does the same is an alias of that command instead.
 
 from __future__ import annotations
 
+#: Options of TestbedOS's kvm-compose, each with what to do instead.
+OPTIONS = {
+    "--reapply-acl": "it re-applies the ACLs of OVN networks, which are not supported yet",
+    "--verbosity": "use -v, which takes no level: -v and -vv print more, -q prints errors only",
+    "--server-connection": "use --server ADDRESS, after the command",
+    "--no-ask": "nothing is asked where there is no terminal",
+}
+#: The levels of its ``-v LEVEL``.
+LEVELS = ("error", "warn", "info", "debug", "trace")
+
 MEANINGS = {
     "attach": "console",
     "add": "init",
+    "analysis-tools": "capture",
     "boot": "up",
     "box": "cloud-images",
     "build": "generate",
@@ -50,12 +61,15 @@ MEANINGS = {
     "remove": "down",
     "restart": "down && kvm-compose up",
     "revert": "snapshot restore",
+    "reset-state": "up",
+    "restore": "snapshot restore",
     "rm": "down",
     "rollback": "snapshot restore",
     "rsync": "cp",
     "run": "exec",
     "save": "snapshot create",
     "scp": "cp",
+    "setup-config": "init",
     "sh": "ssh",
     "shell": "ssh",
     "show": "status",
@@ -70,6 +84,7 @@ MEANINGS = {
     "tcpdump": "capture",
     "teardown": "down",
     "test": "validate",
+    "testbed-snapshot": "snapshot create",
     "top": "status --watch",
     "undefine": "down",
     "undeploy": "down",

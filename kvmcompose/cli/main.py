@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Protocol, cast
 
 import kvmcompose.cli
 from kvmcompose import __version__
-from kvmcompose.cli._meanings import MEANINGS
+from kvmcompose.cli._meanings import LEVELS, MEANINGS, OPTIONS
 from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.core.plain import plain
 from kvmcompose.effects.environment import is_on
@@ -147,11 +147,19 @@ class _Parser(argparse.ArgumentParser):
                 return word
             name, given, _ = word.partition("=")
             option = self._option_string_actions.get(name)
+            if option is None and name.startswith("--"):
+                self._refuse_before_command(name)
             if option is None:
                 return None
             if option.nargs is None and not given:
                 next(rest, None)
         return None
+
+    def _refuse_before_command(self, name: str) -> NoReturn:
+        near = difflib.get_close_matches(name, self._option_string_actions, 1)
+        if near or name in OPTIONS:
+            self.refuse(name)
+        self._end(f"unknown option {name!r}; options of a command follow it: kvm-compose COMMAND {name}")
 
     def error(self, message: str) -> NoReturn:
         found = re.fullmatch(r"argument (.+?): invalid choice: '(.*?)' \(choose from (.*)\)", message)
@@ -163,6 +171,8 @@ class _Parser(argparse.ArgumentParser):
             what = f"{found[1]}: invalid value"
         else:
             what = "unknown command" if found[1] == "COMMAND" else f"unknown {found[1].lower()}"
+        if found[1] == "COMMAND" and found[2] in LEVELS:
+            self._end(f"{what} {found[2]!r}; {OPTIONS['--verbosity']}")
         meant = MEANINGS.get(found[2].lower()) if found[1] == "COMMAND" else None
         if meant is not None:
             self._end(f"{what} {found[2]!r}; did you mean {meant!r}?")
@@ -172,6 +182,9 @@ class _Parser(argparse.ArgumentParser):
         """Exit with an error for an unexpected word."""
         if word.startswith("-"):
             name = word.partition("=")[0]
+            hint = OPTIONS.get("--reapply-acl" if self.prog.endswith(" up") and name == "-a" else name)
+            if hint is not None:
+                self._end(f"unknown option {name!r}: {hint}")
             self._unknown(f"unknown option {name!r}", name, [])
         self._end(f"unexpected argument {word!r}")
 
@@ -215,10 +228,22 @@ def build_parser(commands: dict[str, Command]) -> _Parser:
     return parser
 
 
+def _is_level(words: Sequence[str]) -> bool:
+    """Return whether the word ``info`` is TestbedOS's level, as in ``-v info up``, and not our command."""
+    place = words.index("info")
+    return (
+        place > 0
+        and words[place - 1] == "-v"
+        and words[place + 1 : place + 2] in [[name] for name in _commands()]
+    )
+
+
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     completing = "_ARGCOMPLETE" in os.environ
     command = None if completing else build_parser({}).first_word(words)
     parser = build_parser(_only(command) or _commands())
+    if command == "info" and _is_level(words):
+        parser.error(f"argument COMMAND: invalid choice: 'info' (choose from {', '.join(_commands())})")
     if completing:
         import argcomplete
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING
 
 from kvmcompose.cli._labels import add_labels, labelled
@@ -20,7 +21,7 @@ from kvmcompose.cli._server import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kvmcompose.core.deployment import SnapshotStatus
+    from kvmcompose.core.deployment import SnapshotStatus, SnapshotVerb
     from kvmcompose.monitor.console import Console
 
 NAME = "snapshot"
@@ -119,7 +120,13 @@ def _act(
         return act(target, Snapshot(verb=verb, name=_fresh_name()), arguments, console)
     if verb is SnapshotVerb.DELETE and arguments.all:
         return _delete_all(target, guests, arguments, console)
-    raise unknown_name(f"no snapshot named to {verb}", f"kvm-compose snapshot {verb} NAME")
+    raise unknown_name(f"no snapshot named to {verb}", _newest(target, guests, verb))
+
+
+def _newest(target: Target, guests: tuple[str, ...], verb: SnapshotVerb) -> str:
+    """Return a hint with the name of the newest snapshot, if there is one to restore or delete."""
+    found = [] if verb == "create" else sorted(_found(target, guests, None), key=lambda each: each.created)
+    return f"kvm-compose snapshot {verb} {shlex.quote(found[-1].name) if found else 'NAME'}"
 
 
 def _fresh_name() -> str:

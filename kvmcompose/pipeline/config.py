@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,9 +18,16 @@ from kvmcompose.core.public_keys import LARGEST_KEY_FILE, parse_public_keys
 def parse_hosts(config: dict[str, Any]) -> tuple[Host, ...]:
     """Return the testbed hosts, in file order."""
     return tuple(
-        msgspec.convert({"ip": entry.get("hostname"), **entry, "name": name, **_usual_uri(entry)}, Host)
+        msgspec.convert(
+            {"ip": entry.get("hostname"), **_given(entry), "name": name, **_usual_uri(entry)}, Host
+        )
         for name, entry in (config.get("testbed_host_ssh_config") or {}).items()
     )
+
+
+def _given(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys that have a value: TestbedOS writes ``is_main_host: null``."""
+    return {key: value for key, value in entry.items() if value is not None}
 
 
 def _usual_uri(entry: dict[str, Any]) -> dict[str, str]:
@@ -69,14 +75,13 @@ def check_hosts(
         )
     owners: dict[str, str] = {}
     for host in hosts:
-        address = _spelling(host.ip)
-        if address in owners:
+        if host.ip in owners:
             yield Complaint(
                 code="duplicate-address",
                 path=(at, host.name, "ip"),
-                message=f"{owners[address]!r} already has the address {host.ip}",
+                message=f"{owners[host.ip]!r} already has the address {host.ip}",
             )
-        owners.setdefault(address, host.name)
+        owners.setdefault(host.ip, host.name)
         written = config["testbed_host_ssh_config"][host.name].get("libvirt_uri") if config else None
         if not _is_uri(written):
             yield Complaint(
@@ -87,7 +92,7 @@ def check_hosts(
                 wanted=libvirt_uri.WANTED,
                 hint=libvirt_uri.HINT,
             )
-        if len(hosts) > 1 and _is_loopback(address):
+        if len(hosts) > 1 and (host.ip == "localhost" or host.ip.startswith("127.")):
             yield Complaint(
                 code="loopback-address",
                 path=(at, host.name, "ip"),
@@ -103,18 +108,6 @@ def check_hosts(
                 message=f"{host.identity_file!r} does not exist; `up` will need it",
                 severity=Severity.WARNING,
             )
-
-
-def _spelling(address: str) -> str:
-    """Return an address in its usual spelling; IPv6 has several. Names stay as they are."""
-    try:
-        return str(ipaddress.ip_address(address))
-    except ValueError:
-        return address
-
-
-def _is_loopback(address: str) -> bool:
-    return address in ("localhost", "::1") or address.startswith("127.")
 
 
 def check_keys(

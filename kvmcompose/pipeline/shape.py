@@ -38,8 +38,11 @@ def shape_testbed(document: Document, schemas: Schemas) -> Shaped:
         value = plain_data(document, schema)
         foreign = [name for name in schemas.unsupported_dialects() if name in keys]
         if foreign and schema["properties"]["network"]["properties"].keys().isdisjoint(keys):
-            # The machines are in that dialect, too: report one problem, not one for each of their keys.
-            return _shaped(value, [_unsupported(foreign[0], document, schemas)])
+            # What the network section should contain instead is said once; the machines' problems, each.
+            problems = [_unsupported(foreign[0], document, schemas)]
+            rest = {**value, "network": {}}
+            problems += _testbed_problems(rest, document, schema, schemas.guest_kinds)
+            return _shaped(value, problems)
         return _shaped(value, _testbed_problems(value, document, schema, schemas.guest_kinds))
 
 

@@ -42,6 +42,9 @@ def test_who_prints_json_does_so_wherever_that_is_asked_for() -> None:
             assert "--json" in options(parser), parser.prog
 
 
+LEVEL = ": -v and -vv print more, -q prints errors only"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -61,6 +64,16 @@ def test_who_prints_json_does_so_wherever_that_is_asked_for() -> None:
         ("cloud-images pull --refesh x", "did you mean '--refresh'?"),
         ("start", "kvm-compose: error: unknown command 'start'; did you mean 'up'?"),
         ("Halt", "unknown command 'Halt'; did you mean 'down'?"),
+        ("up -a", "unknown option '-a': it re-applies the ACLs of OVN networks, which are not supported yet"),
+        ("status -a", "kvm-compose status: error: unknown option '-a'"),
+        ("--server x status", "options of a command follow it: kvm-compose COMMAND --server"),
+        ("--projct-name x up", "unknown option '--projct-name'; did you mean '--project-name'?"),
+        ("-v trace up", "unknown command 'trace'; use -v, which takes no level" + LEVEL),
+        ("-v info up", "unknown command 'info'; use -v, which takes no level" + LEVEL),
+        ("--verbosity info up", "unknown option '--verbosity': use -v, which takes no level" + LEVEL),
+        ("up --verbosity info", "unknown option '--verbosity': use -v, which takes no level" + LEVEL),
+        ("setup-config", "unknown command 'setup-config'; did you mean 'init'?"),
+        ("analysis-tools tcp-dump x y", "unknown command 'analysis-tools'; did you mean 'capture'?"),
         ("lint --json", "unknown command 'lint'; did you mean 'validate'?"),
         ("restart", "unknown command 'restart'; did you mean 'down && kvm-compose up'?"),
         ("up all", "kvm-compose up: error: unexpected argument 'all'"),

@@ -47,6 +47,14 @@ def test_all_without_a_name_makes_one_up(up: Lab) -> None:
     assert re.fullmatch(r"snapshot-\d{8}-\d{6}", names.pop())
 
 
+def test_without_a_name_the_newest_is_suggested(up: Lab) -> None:
+    for name in ("one", "two words"):
+        up.must("snapshot", "create", name)
+    ran = up.must("snapshot", "restore", "-a", status=2)
+    assert "no snapshot named to restore" in ran.err
+    assert "hint: kvm-compose snapshot restore 'two words'" in ran.err
+
+
 def test_all_of_one_guest_can_be_deleted(up: Lab) -> None:
     for name in ("one", "two"):
         up.must("snapshot", "create", name)
@@ -92,15 +100,15 @@ def test_names_of_any_script(up: Lab, name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["a/b", "a\\b", 'a"b', "a ", ".a", " a", "a\nb", "a\x1b[0m", "a" * 64, "a\u202eb"]
 )
-def test_other_names_are_refused_in_words(standing: Lab, name: str) -> None:
-    ran = standing.must("snapshot", "create", name, status=2)
+def test_other_names_are_refused_in_words(running: Lab, name: str) -> None:
+    ran = running.must("snapshot", "create", name, status=2)
     assert "the name of a snapshot: at most 63 printable characters" in ran.err
     assert "regex" not in ran.err
 
 
-def test_what_is_not_utf_8_is_refused(standing: Lab) -> None:
-    assert "not encoded in UTF-8: 'a\\udcff'" in standing.must("snapshot", "create", "a\udcff", status=2).err
-    assert "not encoded in UTF-8" in standing.must("exec", "web", "--", "echo", "\udcff", status=255).err
+def test_what_is_not_utf_8_is_refused(running: Lab) -> None:
+    assert "not encoded in UTF-8: 'a\\udcff'" in running.must("snapshot", "create", "a\udcff", status=2).err
+    assert "not encoded in UTF-8" in running.must("exec", "web", "--", "echo", "\udcff", status=255).err
 
 
 def test_a_small_number_is_no_name(up: Lab) -> None:

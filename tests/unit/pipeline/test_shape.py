@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from kvmcompose.core.errors import InputError
+from kvmcompose.pipeline.config import parse_hosts
 from kvmcompose.pipeline.read import read_json, read_yaml
 from kvmcompose.pipeline.shape import Schema, Schemas, complete_schema, shape_config, shape_testbed
 
@@ -344,7 +345,8 @@ def test_what_is_wrong_is_kept_as_it_was_written() -> None:
             (
                 "kvm-compose.yaml:8:3: network.ovn: error: "
                 "networks of the dialect 'ovn' are not supported yet (wanted bridges) [unsupported-dialect]\n"
-                "    hint: describe the network with 'bridges', and give each machine 'interfaces'"
+                "    hint: describe the network with 'bridges', and give each machine 'interfaces' "
+                "(see 'Migrate from TestbedOS' in the documentation)"
             ),
         ),
         (
@@ -367,6 +369,23 @@ def test_what_is_wrong_is_kept_as_it_was_written() -> None:
 )
 def test_messages(text: str, message: str) -> None:
     assert str(problem_of(text)) == message
+
+
+def test_all_that_keeps_a_file_for_ovn_from_being_read_is_reported() -> None:
+    text = in_network("ovn: {switches: {}}").replace(
+        "- name: a\n", "- name: a\n  network: [{switch: sw0}]\n", 1
+    )
+    found = problems_of(text)
+    assert [(each.code, each.path) for each in found] == [
+        ("unknown-key", "machines[0].network"),
+        ("unsupported-dialect", "network.ovn"),
+    ]
+
+
+def test_no_main_host_may_be_written_as_null() -> None:
+    value, problems = of_config({"testbed_host_ssh_config": {"a": {"ip": "192.0.2.1", "is_main_host": None}}})
+    assert problems == ()
+    assert [host.is_main_host for host in parse_hosts(value)] == [False]
 
 
 @pytest.mark.parametrize(
@@ -474,7 +493,10 @@ def test_each_problem_has_a_code_and_a_path(text: str, code: str, path: str) -> 
         ),
         (
             in_network("{ovn: {}, bridges: []}"),
-            "describe the network with 'bridges', and give each machine 'interfaces'",
+            (
+                "describe the network with 'bridges', and give each machine 'interfaces' "
+                "(see 'Migrate from TestbedOS' in the documentation)"
+            ),
         ),
     ],
 )
