@@ -37,10 +37,14 @@ class Where(msgspec.Struct, frozen=True):
 
 def read_inputs(folder: Path, where: Where) -> tuple[InputFile, InputFile | None]:
     """The YAML, and the config if there is one. Raises InputError."""
-    testbed = _read(folder, where.input or YAML_NAME)
+    return _read(folder, where.input or YAML_NAME), read_config(folder, where)
+
+
+def read_config(folder: Path, where: Where) -> InputFile | None:
+    """The config if there is one. Raises InputError."""
     if where.config is None and not (folder / CONFIG_NAME).exists():
-        return testbed, None
-    return testbed, _read(folder, where.config or CONFIG_NAME)
+        return None
+    return _read(folder, where.config or CONFIG_NAME)
 
 
 def hashed(folder: Path, where: Where, testbed: InputFile, config: InputFile | None) -> dict[str, str | None]:

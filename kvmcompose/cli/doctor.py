@@ -1,4 +1,4 @@
-"""``kvm-compose doctor``: check the requirements on this machine."""
+"""``kvm-compose doctor``: check the requirements on this machine and the other testbed hosts."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from kvmcompose.core.errors import InputError, Severity
+
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping, Sequence
 
+    from kvmcompose.core.model import Host
     from kvmcompose.effects.survey import Finding
     from kvmcompose.monitor.console import Console
 
 NAME = "doctor"
-HELP = "check what this machine can do, and say how to install what is missing"
+HELP = "check what this machine and the testbed hosts can do, and say how to install what is missing"
 EXAMPLE = """\
 examples:
   kvm-compose doctor           a table, then a fix for each missing requirement
   kvm-compose doctor --json    the same for scripts
 
-Exits with status 1 if a requirement for building artefacts (generate) is missing.
+In a project with a kvm-compose-config.json, its other testbed hosts are checked, too,
+over the same SSH connections as for up. Exits with status 1 if a requirement for
+building artefacts (generate) is missing here, or one for up on another host.
 The first run boots a small guest to find out whether KVM works: up to 10 seconds.
 """
 
@@ -34,18 +40,40 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from kvmcompose.effects.survey import survey
     from kvmcompose.images.store import default_store
 
+    others = _other_hosts(arguments)
     findings = survey(default_store().root)
+    elsewhere = _survey_all(others) if others else {}
     can_generate = _lacks_nothing(findings, "generate")
     can_up = can_generate and _lacks_nothing(findings, "up")
+    unfit = [name for name, found in elsewhere.items() if not _lacks_nothing(found, "up")]
+    status = 0 if can_generate and not unfit else 1
     if arguments.json:
-        console.json(
-            {
-                "can_generate": can_generate,
-                "can_up": can_up,
-                "findings": [msgspec.to_builtins(finding) for finding in findings],
-            }
-        )
-        return 0 if can_generate else 1
+        document = {
+            "can_generate": can_generate,
+            "can_up": can_up,
+            "findings": msgspec.to_builtins(findings),
+        }
+        hosts = {
+            name: {"can_up": name not in unfit, "findings": msgspec.to_builtins(found)}
+            for name, found in elsewhere.items()
+        }
+        console.json(document | ({"hosts": hosts} if hosts else {}))
+        return status
+    _show(findings, console)
+    if can_up:
+        console.data("this machine can build testbeds and bring them up")
+    elif can_generate:
+        console.data("this machine can build artefacts (generate), but not bring testbeds up")
+    else:
+        console.data("this machine cannot build artefacts yet")
+    for name, found in elsewhere.items():
+        console.data(f"\ntestbed host {name}:")
+        _show(found, console)
+        console.data(f"{name} {'cannot run guests of testbeds yet' if name in unfit else 'can run guests'}")
+    return status
+
+
+def _show(findings: Sequence[Finding], console: Console) -> None:
     console.table(
         [[_word(finding), finding.name, finding.needed_for, finding.detail] for finding in findings],
         ["", "WHAT", "NEEDED FOR", "FOUND"],
@@ -53,13 +81,69 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     for finding in findings:
         if not finding.ok and finding.mend:
             console.data(f"{finding.name}: {finding.mend}")
-    if can_up:
-        console.data("this machine can build testbeds and bring them up")
-    elif can_generate:
-        console.data("this machine can build artefacts (generate), but not bring testbeds up")
-    else:
-        console.data("this machine cannot build artefacts yet")
-    return 0 if can_generate else 1
+
+
+def _other_hosts(arguments: argparse.Namespace) -> list[Host]:
+    """Return the testbed hosts of the config other than the main host. Raises InputError."""
+    from kvmcompose.build.project_inputs import read_config
+    from kvmcompose.cli._project import where
+    from kvmcompose.effects.files import expand
+    from kvmcompose.effects.resources import schemas
+    from kvmcompose.pipeline.config import parse_hosts
+    from kvmcompose.pipeline.logical import Documents
+    from kvmcompose.pipeline.shape import shape_config
+
+    folder = arguments.directory.resolve()
+    config = read_config(folder, where(arguments))
+    if config is None:
+        return []
+    value, problems = shape_config(Documents(config, config).config, schemas())
+    if any(problem.severity is Severity.ERROR for problem in problems):
+        raise InputError(problems)
+    return [
+        host
+        if host.identity_file is None
+        else msgspec.structs.replace(host, identity_file=str(folder / expand(host.identity_file)))
+        for host in parse_hosts(value)
+        if not host.is_main_host
+    ]
+
+
+def _survey_all(hosts: Sequence[Host]) -> Mapping[str, list[Finding]]:
+    """Check all hosts at once."""
+    import asyncio
+
+    from kvmcompose.effects.server_places import missing_modules
+    from kvmcompose.effects.survey import Finding
+
+    missing = missing_modules()
+    if missing:
+        lacking = Finding(
+            name="connection",
+            ok=False,
+            detail=f"not checked: this installation lacks {', '.join(missing)}",
+            needed_for="up",
+            mend="pip install 'kvmcompose[server]'",
+        )
+        return {host.name: [lacking] for host in hosts}
+
+    from kvmcompose.providers.host_survey import survey_host
+    from kvmcompose.providers.real import RealDrivers
+
+    async def check() -> list[list[Finding]]:
+        drivers = RealDrivers()
+        try:
+            found = [(host, drivers.host(host)) for host in hosts]
+            return await asyncio.gather(
+                *(
+                    survey_host(host, drivers.runner(host), on_it.hypervisor, on_it.switches)
+                    for host, on_it in found
+                )
+            )
+        finally:
+            await drivers.close()
+
+    return dict(zip((host.name for host in hosts), asyncio.run(check()), strict=True))
 
 
 def _lacks_nothing(findings: list[Finding], purpose: str) -> bool:

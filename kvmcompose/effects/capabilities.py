@@ -29,12 +29,12 @@ QEMU = "qemu-system-x86_64"
 OVS_MODULE = Path("/sys/module/openvswitch")
 _KVM = Path("/dev/kvm")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_PROBE_SECONDS = 10.0
+PROBE_SECONDS = 10.0
 
 #: isa-debug-exit ends QEMU with this status, value * 2 + 1, when the guest writes 0x10 to its port.
-_EXIT_STATUS = 33
+PROBE_SUCCEEDED = 33
 #: A boot sector, loaded at 0x7c00, that enters 64-bit mode (Intel SDM, volume 3A, section 10.8.5).
-_BOOT_SECTOR = bytes.fromhex(
+BOOT_SECTOR = bytes.fromhex(
     "fa fc"  # cli; cld
     "31c0 8ed8 8ec0"  # ds = es = 0
     "bf0010 b90018 f3ab"  # clear 0x1000 to 0x3fff for the page tables
@@ -91,7 +91,7 @@ def kvm_works(cache_dir: Path | None = None) -> Probe:
         known = msgspec.json.decode(cache.read_bytes(), type=_CachedProbe)
         if key[0] and (known.boot_id, known.qemu, known.qemu_mtime_ns) == key:
             return known.probe
-    log.warning("finding out whether KVM works: once per boot of this machine, up to %d s", _PROBE_SECONDS)
+    log.warning("finding out whether KVM works: once per boot of this machine, up to %d s", PROBE_SECONDS)
     probe = boot_probe("kvm")
     with contextlib.suppress(OSError):  # without a cache the next call probes again
         data = msgspec.json.format(msgspec.json.encode(_CachedProbe(*key, probe)))
@@ -105,23 +105,18 @@ def virt_type(cache_dir: Path | None = None) -> tuple[Literal["kvm", "qemu"], st
     return ("kvm" if probe.works else "qemu"), probe.reason
 
 
-def boot_probe(accelerator: Literal["kvm", "tcg"], *, seconds: float = _PROBE_SECONDS) -> Probe:
+def probe_command(accelerator: Literal["kvm", "tcg"]) -> list[str]:
+    """Return the command that boots a disk with ``BOOT_SECTOR``; to be added: ``-drive``."""
+    argv = [QEMU, "-accel", accelerator, "-m", "16", "-no-user-config", "-nodefaults", "-display", "none"]
+    return [*argv, "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
+
+
+def boot_probe(accelerator: Literal["kvm", "tcg"], *, seconds: float = PROBE_SECONDS) -> Probe:
     """Boot a guest that enters 64-bit mode, counts to 2**27 and ends; kill it after ``seconds``."""
     with tempfile.TemporaryDirectory(prefix="kvm-compose-") as folder:
         disk = Path(folder, "probe.img")
-        disk.write_bytes(_BOOT_SECTOR)
-        argv = [
-            QEMU,
-            "-accel",
-            accelerator,
-            "-m",
-            "16",
-            "-no-user-config",
-            "-nodefaults",
-            "-display",
-            "none",
-        ]
-        argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04", "-drive", f"file={disk},format=raw"]
+        disk.write_bytes(BOOT_SECTOR)
+        argv = [*probe_command(accelerator), "-drive", f"file={disk},format=raw"]
         try:
             done = run(argv, timeout=seconds, check=False)
         except ProcessError:
@@ -133,7 +128,7 @@ def boot_probe(accelerator: Literal["kvm", "tcg"], *, seconds: float = _PROBE_SE
             )
         except KvmComposeError as error:
             return Probe(works=False, reason=error.message, hint=error.hint)
-    if done.returncode == _EXIT_STATUS:
+    if done.returncode == PROBE_SUCCEEDED:
         return Probe(works=True, reason=f"a guest was booted under {accelerator}")
     said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
     return Probe(works=False, reason=f"QEMU cannot run a guest under {accelerator}: {said[0]}")

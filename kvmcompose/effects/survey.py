@@ -25,7 +25,7 @@ from kvmcompose.effects.process import ProcessError, run
 from kvmcompose.effects.server_places import missing_modules
 
 _ENGLISH = {"LC_ALL": "C"}  # for messages that are parsed here
-_ENOUGH_SPACE = 10 * 2**30  # bytes: a handful of cloud images, and what guests write
+ENOUGH_SPACE = 10 * 2**30  # bytes: a handful of cloud images, and what guests write
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,10 +230,10 @@ def _space(store: Path) -> Finding:
     free = shutil.disk_usage(_existing(store)).free
     return Finding(
         name="disk space",
-        ok=free >= _ENOUGH_SPACE,
+        ok=free >= ENOUGH_SPACE,
         detail=f"{free / 2**30:.1f} GiB free for images in {store}",
         needed_for="up",
-        mend=None if free >= _ENOUGH_SPACE else "kvm-compose cloud-images prune, or set KVM_COMPOSE_STORE",
+        mend=None if free >= ENOUGH_SPACE else "kvm-compose cloud-images prune, or set KVM_COMPOSE_STORE",
     )
 
 

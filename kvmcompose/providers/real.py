@@ -37,6 +37,7 @@ class RealDrivers:
 
     def __init__(self) -> None:
         self._hosts: dict[tuple[Host, int | None], HostDrivers] = {}
+        self._runners: dict[Host, CommandRunner] = {}
         self._sockets: list[ForwardedSocket] = []
         self._connections: list[HostConnection] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -62,6 +63,8 @@ class RealDrivers:
         connection = HostConnection(host, member)
         self._connections.append(connection)
         runner = SshRunner(connection)
+        if member is None:
+            self._runners[host] = runner
         hypervisor = Libvirt(self._forward_libvirt(connection), runner, f"on {host.name}")
         return _drive(runner, hypervisor, RemoteBlobStore(runner))
 
@@ -73,6 +76,11 @@ class RealDrivers:
         path = Path(self._folder.name) / f"{len(self._sockets)}.sock"
         self._sockets.append(ForwardedSocket(connection, path, targets))
         return LibvirtUri(connection.host.libvirt.instance, str(path))
+
+    def runner(self, host: Host) -> CommandRunner:
+        """Return what runs programs on another host than the main host."""
+        self.host(host)
+        return self._runners[host]
 
     def shell(self) -> GuestShell:
         return self._shell

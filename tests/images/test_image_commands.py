@@ -185,6 +185,7 @@ def test_the_doctor_says_what_can_be_done(
     console: FakeConsole, monkeypatch: pytest.MonkeyPatch, findings: list[Finding], status: int, said: str
 ) -> None:
     monkeypatch.setattr(survey, "survey", lambda _store: findings)
+    monkeypatch.setattr(doctor, "_other_hosts", lambda _arguments: [])
     assert call(doctor, console) == status
     *mends, last = [text for text in console.out if isinstance(text, str)]
     assert said in last

@@ -187,6 +187,16 @@ def wanted_switches(state: Any, host: str) -> dict[str, dict[str, dict[str, str]
 # -- the main story ------------------------------------------------------------------------------------
 
 
+def other_hosts_are_checked(project: Project) -> None:
+    checked = json.loads(project.run("doctor", "--json", status=None).stdout)["hosts"]
+    assert list(checked) == ["two", "three"]
+    for found in checked.values():
+        lacking = {
+            each["name"] for each in found["findings"] if each["needed_for"] == "up" and not each["ok"]
+        }
+        assert lacking <= {"disk space"}, found
+
+
 def test_three_hosts_from_first_to_last(hosts: TestHosts, root: Path) -> None:
     before = [inventory(host) for host in hosts]
     project = make_project(hosts, root, "spread")
@@ -215,6 +225,7 @@ def test_three_hosts_from_first_to_last(hosts: TestHosts, root: Path) -> None:
     assert_no_private_keys(hosts, root)
     assert "nothing to do" in project.run("up").stderr
     assert "up would send nothing to two" in project.run("plan").stderr
+    other_hosts_are_checked(project)
 
     # a guest of another host is worked with as any other
     project.inside("worker-2", "sudo", "-n", "sh", "-c", "echo before >/note; sync")
