@@ -30,7 +30,8 @@ class Outputs:
         self._root = str(root)
         # both may be links, within the project
         self._folders = {str(root / name) for name in _FOLDERS}
-        self._folders |= {str((root / name).resolve()) for name in _FOLDERS}
+        targets = [(root / name).resolve() for name in _FOLDERS if (root / name).exists()]
+        self._folders |= {str(target) for target in targets if not root.is_relative_to(target)}
 
     def include(self, path: Path) -> bool:
         """Return whether builds make a file or folder; ``path`` has no links in it."""

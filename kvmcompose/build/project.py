@@ -23,6 +23,7 @@ from kvmcompose.build.project_files import FolderFiles
 from kvmcompose.build.project_inputs import Where, epoch, hashed, read_inputs, settings
 from kvmcompose.build.recipes import Recipes
 from kvmcompose.build.recovery import recover
+from kvmcompose.build.template_check import template_problems
 from kvmcompose.build.templates import templates
 from kvmcompose.core.artefact import Artefact, BaseImage, Policy
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem, RefusedError
@@ -34,6 +35,11 @@ from kvmcompose.images.store import default_store, read_catalogue
 from kvmcompose.pipeline.compile import Compiled, compile_project, understand
 from kvmcompose.pipeline.hints import exposed_key_warnings, secret_warnings
 from kvmcompose.render.templates import Templates
+
+#: Folders that builds write to; a lab may have links in their place.
+_OUTPUT_FOLDERS = ("artefacts", "artefacts/images")
+_OUTSIDE = "is a link out of the project folder"
+_ALLOW = "to build there, allow the place with --allow-path DIR"
 
 #: What ends the life of a disk.
 ENDING = (Disposition.REBUILD, Disposition.REMOVE)
@@ -117,6 +123,15 @@ class Project:
             *exposed_key_warnings(logical, self.testbed, self._config, self.files),
         )
 
+    def refusals(self) -> tuple[Problem, ...]:
+        """Return what a build would refuse though both files are valid, as far as files show it."""
+        folders = tuple(
+            Problem(code="outside-project", message=_OUTSIDE, location=Location(name), hint=_ALLOW)
+            for name in _OUTPUT_FOLDERS
+            if not self.files.may_hold(name)
+        )
+        return (*folders, *template_problems(self.folder, lambda: self._templates, self.artefacts.values()))
+
     @cached_property
     def _templates(self) -> Templates:
         return templates(self.folder)
@@ -163,12 +178,9 @@ class Project:
 
     def locked(self, waiting: Callable[[str], None] | None) -> AbstractContextManager[None]:
         """Hold the project's build lock; see ``build_lock``."""
-        for name in ("artefacts", "artefacts/images"):
+        for name in _OUTPUT_FOLDERS:
             if not self.files.may_hold(name):
-                raise RefusedError(
-                    f"{name} is a link out of the project folder",
-                    hint="to build there, allow the place with --allow-path DIR",
-                )
+                raise RefusedError(f"{name} {_OUTSIDE}", hint=_ALLOW)
         if "ledger" not in self.__dict__ or self.ledger.path is None:
             self.ledger = self._open_ledger()
             for dependent in ("decider", "maker"):

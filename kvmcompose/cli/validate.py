@@ -36,7 +36,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     try:
         project = Project(where(arguments))
         compiled = project.compiled
-        problems = (*compiled.warnings, *project.hints())
+        refusals = project.refusals()
+        problems = (*refusals, *compiled.warnings, *project.hints())
+        status = InputError.exit_code if refusals else 0
         guests = len(compiled.state.testbed_guests)
     except InputError as error:
         problems, status = error.problems, error.exit_code

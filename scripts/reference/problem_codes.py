@@ -174,6 +174,13 @@ CODES: dict[str, tuple[str, Example | None]] = {
         ),
         Example(files={"key.pub": PUBLIC_KEY[:60] + "\n" + PUBLIC_KEY[60:]}),
     ),
+    "bad-template": (
+        (
+            "A template of the project cannot be read or rendered. `validate` renders all templates of a "
+            "project that has any."
+        ),
+        Example(files={"templates/domain.xml.j2": "<domain>\n  {{ nam }}\n</domain>\n"}),
+    ),
     "bad-script": (
         (
             "A guest cannot run the script: it has line ends of Windows (CR LF), starts with a byte-order "

@@ -416,3 +416,41 @@ def test_variables_that_shells_set_are_refused_by_name(bench: Bench) -> None:
         ("reserved-variable", "secrets.env", 2),
     ]
     assert any("UID is read-only" in each["message"] for each in found)
+
+
+TEMPLATES = {
+    "syntax": ("domain.xml.j2", "<a>\n{{ nonsense", 2),
+    "undefined": ("domain.xml.j2", "{{ nothere }}", 0),
+    "missing": ("network.xml.j2", '{% include "none.j2" %}', 0),
+    "seed": ("user-data.j2", "{% while %}", 1),
+    "not text": ("meta-data.j2", "\udcff", 0),
+}
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_a_template_that_cannot_be_rendered_is_a_problem_of_validate(bench: Bench, kind: str) -> None:
+    name, text, line = TEMPLATES[kind]
+    (bench.folder / "templates").mkdir()
+    (bench.folder / "templates" / name).write_bytes(text.encode(errors="surrogateescape"))
+    (problem,) = problems(bench)
+    assert (problem["code"], problem["severity"]) == ("bad-template", "error")
+    assert problem["location"]["line"] == line
+    assert name in json.dumps(problem)
+    assert bench.run("validate").status == 2
+    assert bench.run("generate").status == 1
+
+
+def test_a_template_that_can_be_rendered_is_none(bench: Bench) -> None:
+    bench.write("templates/network.xml.j2", "<network><name>{{ name }}</name></network>\n")
+    bench.write("templates/meta-data.j2", "instance-id: {{ instance_id }}\nkeys: {{ environment }}\n")
+    assert problems(bench) == []
+    bench.generate()
+
+
+@pytest.mark.parametrize("target", ["..", "../elsewhere"])
+def test_a_link_in_the_place_of_artefacts_is_a_problem(bench: Bench, target: str) -> None:
+    (bench.root / "elsewhere").mkdir()
+    (bench.folder / "artefacts").symlink_to(target)
+    found = {(each["code"], each["location"]["file"]) for each in problems(bench)}
+    assert found == {("outside-project", "artefacts"), ("outside-project", "artefacts/images")}
+    assert bench.run("generate").status == 3
