@@ -88,5 +88,5 @@ def _follow(target: Target, guest: str, after: int, cut: ConsoleLines, console: 
 
 def _print(lines: list[str], console: Console) -> None:
     for line in lines:
-        console.data(line)
+        console.verbatim(line)
     sys.stdout.flush()

@@ -49,6 +49,16 @@ def _clean(text: str) -> str:
     return plain(text, lines=True)
 
 
+def _fits(text: str) -> bool:
+    """Return whether no line has to be wrapped on a terminal."""
+    if not sys.stdout.isatty():
+        return True
+    import shutil
+
+    columns = shutil.get_terminal_size().columns
+    return all(len(line) <= columns for line in text.split("\n"))
+
+
 def _answer(command: str, directory: str) -> bool:
     """Print the answer that the last build has stored. Returns False when it is out of date."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(stamp.__file__)))  # noqa: PTH100, PTH120
@@ -61,7 +71,7 @@ def _answer(command: str, directory: str) -> bool:
     private = os.path.join(root, ".kvm-compose")  # noqa: PTH118
     if command == "list":
         overview = stamp.overview_if_unchanged(private, around)
-        if overview is None:
+        if overview is None or not _fits(overview):
             return False
         try:
             sys.stdout.write(_clean(overview))

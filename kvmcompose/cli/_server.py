@@ -181,7 +181,7 @@ def act(
         if arguments.json:
             console.json_line({"uuid": uuid})
         else:
-            console.data(uuid)
+            console.verbatim(uuid)
         return 0
     watcher = ActionJson(console) if arguments.json else ActionLines(console, totals=totals or {})
     try:

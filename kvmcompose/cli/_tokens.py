@@ -38,7 +38,6 @@ def add_token_action(parser: argparse.ArgumentParser) -> None:
     token = actions.add_parser(
         "token", help="create, list and revoke tokens for TCP clients", allow_abbrev=False,
         description="Create, list and revoke tokens for TCP clients.", epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     verbs = token.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
     create = verbs.add_parser("create", help="create a token and print it", allow_abbrev=False)
@@ -82,7 +81,7 @@ def run_token(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.verb == "create":
         role = Role(arguments.role)
         user = _user(arguments.user, role)
-        console.data(tokens.create(arguments.name, role, user, expiry(arguments.expires)))
+        console.verbatim(tokens.create(arguments.name, role, user, expiry(arguments.expires)))
         console.say("store it in a file that only its user can read; it is not shown again")
     else:
         tokens.revoke(arguments.name)

@@ -25,5 +25,5 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the code."""
     from argcomplete.shell_integration import shellcode
 
-    console.data(shellcode(["kvm-compose"], shell=arguments.shell))
+    console.verbatim(shellcode(["kvm-compose"], shell=arguments.shell))
     return 0

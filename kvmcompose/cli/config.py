@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from kvmcompose.cli._project import open_project
+from kvmcompose.core.plain import plain
 from kvmcompose.monitor.console import Console
 
 NAME = "config"
@@ -36,6 +37,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.json:
         console.raw(document)
         return 0
-    text = yaml.safe_dump(json.loads(document), sort_keys=False, allow_unicode=True, width=1000)
+    readable = plain(document.decode(), lines=True) == document.decode()  # otherwise escaped, as YAML has it
+    text = yaml.safe_dump(json.loads(document), sort_keys=False, allow_unicode=readable, width=1000)
     console.raw(text.encode())
     return 0

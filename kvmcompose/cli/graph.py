@@ -47,11 +47,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         case "json":
             console.json(graph)
         case "mermaid":
-            console.data(to_mermaid(graph))
+            console.verbatim(to_mermaid(graph))
         case "svg":
             console.raw(process.run(["dot", "-Tsvg"], stdin=to_dot(graph).encode()).stdout)
         case _:
-            console.data(to_dot(graph))
+            console.verbatim(to_dot(graph))
     return 0
 
 

@@ -13,6 +13,7 @@ import os
 import pkgutil
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, cast
@@ -24,6 +25,7 @@ from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.core.plain import plain
 from kvmcompose.effects.environment import is_on
 from kvmcompose.monitor.console import Console, ConsoleHandler
+from kvmcompose.monitor.wrapping import wrapped
 
 INTERRUPTED = 130
 #: The most choices to list when none is similar to a wrong word.
@@ -132,11 +134,21 @@ def add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
     )  # fmt: skip
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help that fits the terminal, broken between words only: argparse breaks at hyphens as well."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return wrapped(super()._fill_text(text, width, indent), width)
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that suggests corrections. Its results hold the ``parser`` of the command."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+        super().__init__(*args, **{"formatter_class": _Help, **options})
         self.set_defaults(parser=self)
 
     def first_word(self, words: Iterable[str]) -> str | None:
@@ -206,7 +218,6 @@ def build_parser(commands: dict[str, Command]) -> _Parser:
         prog="kvm-compose",
         description="Build and run virtual testbeds: libvirt, cloud-init and network artefacts.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"kvm-compose {__version__}")
@@ -219,7 +230,6 @@ def build_parser(commands: dict[str, Command]) -> _Parser:
             help=command.HELP,
             description=f"{command.HELP[0].upper()}{command.HELP[1:]}.",
             epilog=command.EXAMPLE,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
         command.configure(child)
@@ -238,6 +248,21 @@ def _is_level(words: Sequence[str]) -> bool:
     )
 
 
+def _offers_options() -> bool:
+    """Return whether options are completed before a ``-`` is typed: not where there is something to name.
+
+    The line is in ``COMP_LINE``, as the shell gives it.
+    """
+    parser = build_parser({})
+    command = parser.first_word(os.environ.get("COMP_LINE", "").split()[1:])
+    found = _only(command)
+    if found is None:
+        return False
+    child = _Parser(add_help=False)
+    next(iter(found.values())).configure(child)
+    return not any(not action.option_strings for action in child._actions)  # noqa: SLF001
+
+
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     completing = "_ARGCOMPLETE" in os.environ
     command = None if completing else build_parser({}).first_word(words)
@@ -247,7 +272,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     if completing:
         import argcomplete
 
-        argcomplete.autocomplete(parser)
+        argcomplete.autocomplete(parser, always_complete_options=_offers_options())
 
     def usage(_arguments: argparse.Namespace, _console: Console) -> int:
         parser.print_help()

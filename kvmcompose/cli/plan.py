@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         for action, path, _task, reasons in shown:
             console.data(line(console, action.value, path, reasons))
             if diffs.get(path):
-                console.data(_coloured(console, diffs[path]))
+                console.verbatim(_coloured(console, diffs[path]))
         steps = [step.action for step in plan.images if not step.settled]
         console.say(_summary([*steps, *(each.action for each in decisions)]))
         _show_loads(project, console)

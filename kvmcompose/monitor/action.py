@@ -207,7 +207,7 @@ class ActionOutput:
     def _print(self, line: LogLine, label: str | None) -> None:
         match line.level:
             case Level.OUTPUT:
-                self._console.data(line.text if label is None else f"{label} {line.text}".rstrip())
+                self._console.verbatim(line.text if label is None else f"{label} {line.text}".rstrip())
                 sys.stdout.flush()
             case Level.INFO:
                 self._console.detail(line.text)

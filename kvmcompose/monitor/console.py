@@ -7,6 +7,7 @@ only place where that is done, and only ``paint`` adds control sequences.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -20,6 +21,7 @@ import msgspec
 
 from kvmcompose.core.errors import Problem, Severity
 from kvmcompose.core.plain import plain, plain_json
+from kvmcompose.monitor.wrapping import wrapped, wrapped_row
 
 Progress = Callable[[int, int | None], None]
 
@@ -42,6 +44,15 @@ def _clean(text: str) -> str:
     )
 
 
+def _columns() -> int:
+    return shutil.get_terminal_size().columns
+
+
+def _fitted(text: str, stream: Any) -> str:
+    """Return the text as wide as the terminal is, if the stream is one."""
+    return wrapped(text, _columns()) if stream.isatty() else text
+
+
 class Console:
     """Where a command prints. ``verbosity``: -1 quiet, 0 normal, 1 and more verbose."""
 
@@ -54,7 +65,11 @@ class Console:
         self._status = ""
 
     def data(self, text: str) -> None:
-        """Print a result to stdout."""
+        """Print a result to stdout, on a terminal wrapped between words."""
+        self.verbatim(_fitted(_clean(text), sys.stdout))
+
+    def verbatim(self, text: str) -> None:
+        """Print a result to stdout whose lines stay as they are: code, or what a program printed."""
         self._erase()
         sys.stdout.write(f"{_clean(text)}\n")
         self._put(self._status)
@@ -104,9 +119,9 @@ class Console:
         self.talk(str(problem).replace(f": {word}: ", f": {painted} ", 1))
 
     def talk(self, text: str) -> None:
-        """Print a message to stderr, even if quiet."""
+        """Print a message to stderr, even if quiet; on a terminal wrapped between words."""
         self._erase()
-        sys.stderr.write(f"{_clean(text)}\n")
+        sys.stderr.write(f"{_fitted(_clean(text), sys.stderr)}\n")
         self._put(self._status)
 
     def paint(self, text: str, colour: str, stream: Any = None) -> str:
@@ -120,9 +135,10 @@ class Console:
         write, stream = (self.say, sys.stderr) if talk else (self.data, sys.stdout)
         rows = [[plain(cell) for cell in row] for row in rows]
         widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+        starts = [0, *itertools.accumulate(width + 2 for width in widths[:-1])]
+        columns = _columns() if stream.isatty() else sys.maxsize
         for number, row in enumerate((header, *rows)):
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            line = "  ".join(cells).rstrip()
+            line = wrapped_row(row, starts, columns)
             write(self.paint(line, "bold", stream) if number == 0 else line)
 
     @contextlib.contextmanager

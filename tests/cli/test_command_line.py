@@ -136,3 +136,14 @@ def test_words_of_other_programs_mean_commands_that_there_are() -> None:
 def test_aliases_do_what_their_commands_do(alias: str, command: str) -> None:
     parser = build_parser(_commands())
     assert parser.parse_args([alias]).run is parser.parse_args([command]).run
+
+
+def test_help_is_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    for parser in parsers(build_parser(_commands())):
+        monkeypatch.setenv("COLUMNS", "10000")
+        words = set(parser.format_help().split())
+        monkeypatch.setenv("COLUMNS", "80")
+        text = parser.format_help()
+        assert set(text.split()) <= words | {"usage:"}, parser.prog
+        long = [line for line in text.splitlines() if len(line) > 80 and len(line.split()) > 1]
+        assert not long, (parser.prog, long)

@@ -14,18 +14,8 @@ if TYPE_CHECKING:
     from conftest import Lab
 
 
-@pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        ("ssh w", ["web"]),
-        ("exec d", ["db"]),
-        ("console w", ["web"]),
-        ("cp w", ["web:"]),
-        ("logs --guest ", ["web", "db"]),
-        ("snapshot create --guest ", ["web", "db"]),
-    ],
-)
-def test_guests(running: Lab, line: str, found: list[str]) -> None:
+def complete(running: Lab, line: str) -> list[str]:
+    """What the shell would offer."""
     typed = f"kvm-compose -C {running.folder} {line}"
     asking = {
         "_ARGCOMPLETE": "1", "_ARGCOMPLETE_SUPPRESS_SPACE": "1",
@@ -37,4 +27,31 @@ def test_guests(running: Lab, line: str, found: list[str]) -> None:
         running.bench.argv(), env=environment(running.bench.root) | asking,
         capture_output=True, text=True, check=False, timeout=60, cwd=os.sep,
     )  # fmt: skip
-    assert ran.stdout.split() == found, ran.stderr
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("ssh w", ["web"]),
+        ("ssh ", ["web", "db"]),
+        ("exec ", ["web", "db"]),
+        ("logs ", ["web", "db"]),
+        ("exec --use", ["--user"]),
+        ("exec web -- ", []),
+        ("exec d", ["db"]),
+        ("console w", ["web"]),
+        ("cp w", ["web:"]),
+        ("logs --guest ", ["web", "db"]),
+        ("snapshot create --guest ", ["web", "db"]),
+    ],
+)
+def test_guests(running: Lab, line: str, found: list[str]) -> None:
+    assert complete(running, line) == found
+
+
+def test_options_come_where_there_is_nothing_to_name(running: Lab) -> None:
+    assert "--purge" in complete(running, "down ")
+    assert not [each for each in complete(running, "") if each.startswith("-")]
+    assert {"ps", "status", "exec"} <= set(complete(running, ""))
