@@ -35,6 +35,9 @@ _SET_BY_SHELLS = frozenset(
 )  # fmt: skip
 
 
+_RESERVED = _READ_ONLY | _SET_BY_SHELLS
+
+
 class ScriptFlaw(msgspec.Struct, frozen=True):
     """Why a script fails, or may fail with a warning; ``line`` and ``column`` count from 1."""
 
@@ -90,7 +93,7 @@ def reserved_variables(
 
     ``at`` is the path of the section that has both keys.
     """
-    for name in sorted(_READ_ONLY | _SET_BY_SHELLS):
+    for name in sorted(_RESERVED & (in_yaml.keys() | in_file.keys())):
         if name in in_yaml:
             yield _reserved(name, (*at, "environment", name), None)
         if name in in_file and file is not None:
