@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from golden.bench import Bench, golden_bench, new_bench, settle, tiny_qcow2
+from golden.bench import PUBLIC_KEY, Bench, golden_bench, new_bench, settle, tiny_qcow2
 
 SERVER_XML = "artefacts/server-domain.xml"
 CLIENT_XML = "artefacts/client-domain.xml"
@@ -130,7 +130,7 @@ def test_what_a_template_includes_counts_as_the_template(tmp_path: Path) -> None
 
 
 def test_the_public_key_rebuilds_the_seeds(built: Bench) -> None:
-    built.write("keys/id_ed25519.pub", "ssh-ed25519 AAAA another\n")
+    built.write("keys/id_ed25519.pub", PUBLIC_KEY.replace("tests", "another"))
     assert built.generate() == {SERVER_ISO: "rebuild", CLIENT_ISO: "rebuild"}
 
 
@@ -686,7 +686,7 @@ def test_the_user_is_told_that_the_ledger_could_not_be_read(built: Bench) -> Non
         lambda b: (b.folder / "files/readme").unlink(),
         lambda b: (b.folder / "files/readme").chmod(0o755),
         lambda b: (b.folder / "files/empty").mkdir(),
-        lambda b: b.write("keys/id_ed25519.pub", "ssh-ed25519 AAAA another\n"),
+        lambda b: b.write("keys/id_ed25519.pub", PUBLIC_KEY.replace("tests", "another")),
         lambda b: b.write("templates/meta-data.j2", "instance-id: {{ instance_id }}\n"),
         lambda b: (b.folder / SERVER_XML).unlink(),
         lambda b: (b.folder / SERVER_ISO).write_bytes(b""),
