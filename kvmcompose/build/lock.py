@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.effects.private import of_another_user
 
 #: The longest time (seconds) that a mere check for a running build holds the lock.
 _MOMENT = 0.02
@@ -37,7 +38,9 @@ def build_lock(path: Path, *, waiting: Callable[[str], None] | None) -> Iterator
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         handle = os.open(path, flags, 0o600)
     except OSError as error:
-        raise KvmComposeError(f"cannot lock the project: {path}: {error.strerror}") from error
+        raise KvmComposeError(
+            f"cannot lock the project: {path}: {error.strerror}", hint=of_another_user(path.parent)
+        ) from error
     try:
         try:
             _try_twice(handle)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import logging
 import os
 import pwd
 import shlex
@@ -20,6 +22,13 @@ from kvmcompose.effects.opening import open_regular
 _SMALL = 1 << 20
 #: The prefix of temporary files that are renamed when they are complete.
 STAGED_PREFIX = ".kvm-compose-staged-"
+#: What stands for a hole, or a part of one, in the content of a sparse file.
+ZEROS = bytes(1 << 20)
+#: When reading a file is reported for the first time, and how often after that, in seconds.
+_FIRST_REPORT_SECONDS = 3
+_REPORT_SECONDS = 10
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -128,7 +137,49 @@ def digest_file(path: Path) -> str:
         with os.fdopen(open_regular(path), "rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_size <= _SMALL:
                 return hashlib.sha256(file.readall()).hexdigest()
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.sha256()
+            for chunk in read_sparse(file.fileno(), path):
+                digest.update(chunk)
+            return digest.hexdigest()
     except OSError as error:
         error.filename = str(path)  # errors of reading have none
         raise
+
+
+def read_sparse(descriptor: int, path: Path) -> Iterator[bytes | memoryview]:
+    """Yield the content of a file in chunks that are at most as long as ``ZEROS``.
+
+    Holes are not read (SEEK_DATA and SEEK_HOLE in lseek(2)): they are ``ZEROS`` and its beginnings. A chunk
+    is valid until the next one. Reading that takes long is reported in the log, with ``path``. Raises
+    OSError.
+    """
+    size, position = os.fstat(descriptor).st_size, 0
+    buffer = memoryview(bytearray(len(ZEROS)))
+    due = time.monotonic() + _FIRST_REPORT_SECONDS
+    while position < size:
+        data, hole = _next_data(descriptor, position, size)
+        while position < hole:
+            until = data if position < data else hole
+            length = min(until - position, len(ZEROS))
+            if position >= data:
+                length = os.preadv(descriptor, [buffer[:length]], position)
+                if not length:  # truncated meanwhile
+                    return
+                yield buffer[:length]
+            else:
+                yield ZEROS if length == len(ZEROS) else ZEROS[:length]
+            position += length
+            if time.monotonic() > due:
+                due += _REPORT_SECONDS
+                log.warning("reading %s: %.1f of %.1f GiB", path, position / 2**30, size / 2**30)
+
+
+def _next_data(descriptor: int, position: int, size: int) -> tuple[int, int]:
+    """Return where the next data of a file begins and ends; ``size`` twice when there is only a hole."""
+    try:
+        data = os.lseek(descriptor, position, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return size, size
+    return data, min(os.lseek(descriptor, data, os.SEEK_HOLE), size)

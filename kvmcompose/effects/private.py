@@ -42,11 +42,30 @@ def complaint(private: Path) -> KvmComposeError | None:
     if found is None:
         return None
     path, what = found
+    hint = of_another_user(private)
+    if hint is not None:
+        return KvmComposeError(f"{str(path)!r} {what}", hint=hint)
     there = shlex.quote(str(path))
     return KvmComposeError(
         f"{str(path)!r} {what}: it is not used",
         hint=f"inspect it, and move it away: mv {there} {there}.found",
     )
+
+
+def of_another_user(private: Path) -> str | None:
+    """Return a hint when the folder is root's, and this user may not write in it."""
+    try:
+        status = private.lstat()
+    except OSError:
+        return None
+    if (
+        status.st_uid != 0
+        or not stat.S_ISDIR(status.st_mode)
+        or os.access(private, os.W_OK | os.X_OK, effective_ids=True)
+    ):
+        return None
+    us, project = f"{os.geteuid()}:{os.getegid()}", shlex.quote(str(private.parent))
+    return f"root built this project: use sudo, or take it over: sudo chown -R {us} {project}"
 
 
 def foreign(private: Path) -> tuple[Path, str] | None:

@@ -25,7 +25,7 @@ from msgspec.structs import asdict, replace
 
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem
 from kvmcompose.effects.environment import xdg_folder
-from kvmcompose.effects.files import digest_file, expand, list_folder, sync_folder
+from kvmcompose.effects.files import ZEROS, digest_file, expand, list_folder, read_sparse, sync_folder
 from kvmcompose.images.catalogue import (
     NAME_PATTERN,
     Checksum,
@@ -50,9 +50,6 @@ if TYPE_CHECKING:
     from kvmcompose.images.download import Progress
 
 log = logging.getLogger(__name__)
-
-_CHUNK = 2**20  # bytes
-_ZEROS = bytes(_CHUNK)
 
 
 class StoredImage(ImageFacts, frozen=True, kw_only=True):
@@ -345,9 +342,9 @@ def _copy(source: Path, target: Path) -> Downloaded:
     digest = hashlib.sha256()
     with source.open("rb") as reader, target.open("wb") as writer:
         before = os.fstat(reader.fileno())
-        while chunk := reader.read(_CHUNK):
+        for chunk in read_sparse(reader.fileno(), source):
             digest.update(chunk)
-            if chunk == _ZEROS:
+            if chunk == ZEROS:
                 writer.seek(len(chunk), os.SEEK_CUR)
             else:
                 writer.write(chunk)

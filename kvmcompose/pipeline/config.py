@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -76,14 +75,13 @@ def check_hosts(
         )
     owners: dict[str, str] = {}
     for host in hosts:
-        address = _spelling(host.ip)
-        if address in owners:
+        if host.ip in owners:
             yield Complaint(
                 code="duplicate-address",
                 path=(at, host.name, "ip"),
-                message=f"{owners[address]!r} already has the address {host.ip}",
+                message=f"{owners[host.ip]!r} already has the address {host.ip}",
             )
-        owners.setdefault(address, host.name)
+        owners.setdefault(host.ip, host.name)
         written = config["testbed_host_ssh_config"][host.name].get("libvirt_uri") if config else None
         if not _is_uri(written):
             yield Complaint(
@@ -94,7 +92,7 @@ def check_hosts(
                 wanted=libvirt_uri.WANTED,
                 hint=libvirt_uri.HINT,
             )
-        if len(hosts) > 1 and _is_loopback(address):
+        if len(hosts) > 1 and (host.ip == "localhost" or host.ip.startswith("127.")):
             yield Complaint(
                 code="loopback-address",
                 path=(at, host.name, "ip"),
@@ -110,18 +108,6 @@ def check_hosts(
                 message=f"{host.identity_file!r} does not exist; `up` will need it",
                 severity=Severity.WARNING,
             )
-
-
-def _spelling(address: str) -> str:
-    """Return an address in its usual spelling; IPv6 has several. Names stay as they are."""
-    try:
-        return str(ipaddress.ip_address(address))
-    except ValueError:
-        return address
-
-
-def _is_loopback(address: str) -> bool:
-    return address in ("localhost", "::1") or address.startswith("127.")
 
 
 def check_keys(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvmcompose.core.deployment import ActionState, Down, Exec, Level, Phase, Snapshot, SnapshotVerb, Up
+from kvmcompose.hosts.fake import Failure
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -273,6 +274,8 @@ def test_exec_gives_output_and_status(lab: Lab) -> None:
     assert lab.must(Exec(guest="web", argv=("false",))).exit_status == 1
     slow = lab.do(Exec(guest="web", argv=("sleep", "30"), timeout=0.05))
     assert slow.state is ActionState.FAILED
+    lab.drivers.failures = [Failure("domains:*", 1)]  # libvirt does not answer, the guest does
+    assert lab.must(Exec(guest="web", argv=("true",))).exit_status == 0
     unknown = lab.do(Exec(guest="wev", argv=("true",)))
     assert unknown.refused
     assert lab.deployment.state is Phase.UP

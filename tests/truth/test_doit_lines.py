@@ -114,6 +114,17 @@ def doit(bench: Bench, *words: str) -> subprocess.CompletedProcess[str]:
 # --- targets --------------------------------------------------------------------------------------------
 
 
+def test_its_records_can_be_printed(lab: Bench) -> None:
+    nothing = doit(lab, "dumpdb")
+    assert (nothing.returncode, nothing.stderr) == (3, "ERROR: no task has been recorded yet\n")
+    lab.write("dodo.py", DODO % "setup.sh")
+    assert doit(lab).returncode == 0
+    printed = doit(lab, "dumpdb")
+    assert printed.returncode == 0
+    assert "domain-xml:one -> {" in printed.stdout
+    assert "own -> {" in printed.stdout
+
+
 def in_place_of(path: Path) -> None:
     path.unlink()
     path.mkdir()

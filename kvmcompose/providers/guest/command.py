@@ -169,31 +169,27 @@ class GuestCommand:
                 )
         except TimeoutError:
             raise asyncssh.ConnectionLost(f"it was not started within {BEGIN_SECONDS:g} s") from None
-        sending: asyncio.Task[None] | None = None
+        sending = asyncio.create_task(self._send(channel, session))
         try:
-            if self._stdin is None:
-                channel.write_eof()
-            else:
-                sending = asyncio.create_task(self._send(channel, session, self._stdin))
             await session.over.wait()
         finally:
-            if sending is not None:
-                sending.cancel()
-                await asyncio.gather(sending, return_exceptions=True)
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
             channel.close()
         if session.status is None or session.error is not None:
             raise session.error or asyncssh.ConnectionLost("it ended without a status")
         self._lines.end()
         return session.status
 
-    async def _send(self, channel: asyncssh.SSHClientChannel[bytes], session: _Session, stdin: Input) -> None:
+    async def _send(self, channel: asyncssh.SSHClientChannel[bytes], session: _Session) -> None:
         """Send the input and its end, no faster than the command reads it."""
         try:
-            async for chunk in stdin:
-                channel.write(chunk)
-                await session.writable.wait()
-                while unsent(self._connection) > _MOST_INPUT:  # noqa: ASYNC110 (a transport has no event)
-                    await asyncio.sleep(_LOOK_SECONDS)
+            if self._stdin is not None:
+                async for chunk in self._stdin:
+                    channel.write(chunk)
+                    await session.writable.wait()
+                    while unsent(self._connection) > _MOST_INPUT:  # noqa: ASYNC110 (a transport has no event)
+                        await asyncio.sleep(_LOOK_SECONDS)
             channel.write_eof()
         except BrokenPipeError:
             pass  # the command has ended without reading all of it

@@ -94,8 +94,10 @@ class Orchestrator:
     ) -> int:
         testbed = await context.read_current()
         guest = context.guest(testbed, command.guest)
-        domain = (await context.domains(testbed, guest)).get(guest.name)
-        if domain is None or domain.state != "running":
+        domains, silent = await context.query(testbed, {guest.state.testbed_host})
+        domain = domains.get(guest.name)
+        # where libvirt does not answer, SSH may: the guest does not need libvirt
+        if not silent and (domain is None or domain.state != "running"):
             state = domain.state if domain is not None else "not up"
             raise RefusedError(f"{guest.name} is {state}", hint="kvm-compose up")
         address = await context.address(guest, testbed)
