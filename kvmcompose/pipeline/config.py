@@ -99,15 +99,27 @@ def check_hosts(
                 message=f"{host.ip} is a loopback address: other hosts cannot reach {host.name!r} at it",
                 wanted="an address that the other testbed hosts reach, for the tunnels between them",
             )
-        if config is None or files is None or host.identity_file is None:
-            continue
-        if files.kind(host.identity_file) is FileKind.MISSING:
-            yield Complaint(
-                code="missing-file",
-                path=(at, host.name, "identity_file"),
-                message=f"{host.identity_file!r} does not exist; `up` will need it",
-                severity=Severity.WARNING,
-            )
+        if config is not None and files is not None:
+            yield from _check_host_keys(host, (at, host.name), files)
+
+
+def _check_host_keys(host: Host, at: tuple[str, ...], files: ProjectFiles) -> Iterator[Complaint]:
+    """Yield problems of the keys that authenticate a host and this user."""
+    for problem in parse_public_keys(host.host_key.encode(), host.name)[1] if host.host_key else ():
+        yield Complaint(
+            code=problem.code,
+            path=(*at, "host_key"),
+            message=problem.message,
+            wanted="a host key: ssh-ed25519 AAAA…",
+            hint="on that host: ssh-keyscan -t ed25519 localhost",
+        )
+    if host.identity_file is not None and files.kind(host.identity_file) is FileKind.MISSING:
+        yield Complaint(
+            code="missing-file",
+            path=(*at, "identity_file"),
+            message=f"{host.identity_file!r} does not exist; `up` will need it",
+            severity=Severity.WARNING,
+        )
 
 
 def check_keys(

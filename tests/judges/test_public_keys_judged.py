@@ -189,6 +189,19 @@ def test_validate_has_the_place_and_nothing_is_built(tmp_path: Path) -> None:
     assert not (bench.folder / "artefacts").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "good"), [(f"{KIND} {BLOB}", True), (f"{KIND} {BLOB[:40]}", False), ("ssh-rsa " + BLOB, False)]
+)
+def test_the_key_of_a_host_is_decoded_too(tmp_path: Path, key: str, good: bool) -> None:
+    bench = project(tmp_path, KEY)
+    bench.edit(
+        '"is_main_host": true', f'"is_main_host": true, "host_key": "{key}"', "kvm-compose-config.json"
+    )
+    found = json.loads(bench.run("validate", "--json").out)["problems"]
+    wanted = [] if good else [("bad-public-key", "testbed_host_ssh_config.one.host_key")]
+    assert [(each["code"], each["path"]) for each in found] == wanted
+
+
 def test_guests_get_all_keys_with_their_options(tmp_path: Path) -> None:
     bench = project(tmp_path, f'# two\n{KEY}\nfrom="192.0.2.0/24",no-pty {KEY}\n')
     bench.generate()
