@@ -17,6 +17,8 @@ from kvmcompose.core.libvirt_uri import LibvirtUri, parse_libvirt_uri
 #: options) fits into 1500 bytes with this MTU. All guests have it, on whichever hosts their bridges are, so
 #: that moving a bridge to another host changes nothing inside the guests.
 GUEST_MTU = 1442
+#: The same over IPv6, whose header has 40 bytes instead of 20.
+GUEST_MTU_OVER_IPV6 = GUEST_MTU - 20
 
 #: The folder of all projects on every testbed host (on the main host it holds links to the project folders).
 #: As it is the same everywhere, domain XML contains no path that is specific to one machine.

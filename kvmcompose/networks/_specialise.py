@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ipaddress
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from kvmcompose.core.errors import ComplaintsError
-from kvmcompose.core.model import GUEST_MTU, Guest, Link, PlacedTestbed
+from kvmcompose.core.errors import Complaint, ComplaintsError
+from kvmcompose.core.model import GUEST_MTU, GUEST_MTU_OVER_IPV6, Guest, Host, Link, PlacedTestbed
 from kvmcompose.core.names import UniqueNames, stable_number
 from kvmcompose.core.state import Interface
 from kvmcompose.networks import _addresses
@@ -133,7 +134,10 @@ def specialise(placed: PlacedTestbed) -> tuple[NetworkState, dict[str, tuple[Int
     home = connected(placed.logical.topology)
     external = home[network.external_bridge] if network.external_bridge else ""
     plan = _Plan(placed=placed, names=names, bridges=bridges, home=home, external=external)
-    addresses = _assign(plan)
+    addresses, complaints = _assign(plan)
+    complaints += _mixed_tunnels(plan)
+    if complaints:
+        raise ComplaintsError(complaints)
     subnet = addresses.subnets[external]
     state = NetworkState(
         dialect=placed.logical.dialect,
@@ -143,7 +147,7 @@ def specialise(placed: PlacedTestbed) -> tuple[NetworkState, dict[str, tuple[Int
         libvirt_network_gateway=str(subnet.gateway),
         veth_peer_left=veths[0],
         veth_peer_right=veths[1],
-        mtu=GUEST_MTU,
+        mtu=_mtu(placed.logical.hosts),
         bridges=tuple(bridges.values()),
         logical_bridge_connections=tuple((link.source, link.target) for link in network.connections),
         physical_bridge_connections=_connections(plan),
@@ -155,7 +159,48 @@ def specialise(placed: PlacedTestbed) -> tuple[NetworkState, dict[str, tuple[Int
     return state, interfaces, network.external_bridge
 
 
-def _assign(plan: _Plan) -> _addresses.Addresses:
+def _is_ipv6(host: Host) -> bool:
+    """Return whether tunnels reach a host over IPv6. `up` resolves names to IPv4 addresses."""
+    try:
+        return ipaddress.ip_address(host.ip).version == 6  # noqa: PLR2004
+    except ValueError:
+        return False
+
+
+def _mtu(hosts: Iterable[Host]) -> int:
+    """Return the MTU of all guests.
+
+    It depends on the hosts only, and not on where bridges are: tunnels over IPv6 need two hosts with IPv6
+    addresses.
+    """
+    return GUEST_MTU_OVER_IPV6 if sum(map(_is_ipv6, hosts)) > 1 else GUEST_MTU
+
+
+def _mixed_tunnels(plan: _Plan) -> Iterator[Complaint]:
+    """Yield the pairs of hosts with a tunnel between them whose addresses are not of one family."""
+    hosts = {host.name: host for host in plan.placed.logical.hosts}
+    seen: set[frozenset[str]] = set()
+    for link in plan.placed.logical.topology.links:
+        ends = [hosts[plan.bridges[name].testbed_host] for name in (link.source, link.target)]
+        pair = frozenset(host.name for host in ends)
+        if len({_is_ipv6(host) for host in ends}) == 1 or pair in seen:
+            continue
+        seen.add(pair)
+        for host, other in (ends, reversed(ends)):
+            yield Complaint(
+                code="mixed-addresses",
+                path=("testbed_host_ssh_config", host.name, "ip"),
+                message=f"{host.ip} is {_family(host)} and {other.ip} of {other.name!r} is {_family(other)}: "
+                f"nothing would pass the tunnel between {link.source!r} and {link.target!r}",
+                wanted="addresses of one family, both IPv4 or both IPv6",
+            )
+
+
+def _family(host: Host) -> str:
+    return "IPv6" if _is_ipv6(host) else "IPv4"
+
+
+def _assign(plan: _Plan) -> tuple[_addresses.Addresses, list[Complaint]]:
     """Assign addresses. Golden images, which have no interfaces of their own, are on the external network."""
     requests = []
     for guest in plan.placed.logical.guests:
@@ -169,9 +214,7 @@ def _assign(plan: _Plan) -> _addresses.Addresses:
                 _addresses.AddressRequest(guest.name, index, segment, attachment.mac, attachment.ip, path)
             )
     addresses, complaints = _addresses.assign(plan.project, requests, plan.external)
-    if complaints:
-        raise ComplaintsError(complaints)
-    return addresses
+    return addresses, list(complaints)
 
 
 def _interfaces(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -75,13 +76,14 @@ def check_hosts(
         )
     owners: dict[str, str] = {}
     for host in hosts:
-        if host.ip in owners:
+        address = _spelling(host.ip)
+        if address in owners:
             yield Complaint(
                 code="duplicate-address",
                 path=(at, host.name, "ip"),
-                message=f"{owners[host.ip]!r} already has the address {host.ip}",
+                message=f"{owners[address]!r} already has the address {host.ip}",
             )
-        owners.setdefault(host.ip, host.name)
+        owners.setdefault(address, host.name)
         written = config["testbed_host_ssh_config"][host.name].get("libvirt_uri") if config else None
         if not _is_uri(written):
             yield Complaint(
@@ -92,7 +94,7 @@ def check_hosts(
                 wanted=libvirt_uri.WANTED,
                 hint=libvirt_uri.HINT,
             )
-        if len(hosts) > 1 and (host.ip == "localhost" or host.ip.startswith("127.")):
+        if len(hosts) > 1 and _is_loopback(address):
             yield Complaint(
                 code="loopback-address",
                 path=(at, host.name, "ip"),
@@ -120,6 +122,18 @@ def _check_host_keys(host: Host, at: tuple[str, ...], files: ProjectFiles) -> It
             message=f"{host.identity_file!r} does not exist; `up` will need it",
             severity=Severity.WARNING,
         )
+
+
+def _spelling(address: str) -> str:
+    """Return an address in its usual spelling; IPv6 has several. Names stay as they are."""
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        return address
+
+
+def _is_loopback(address: str) -> bool:
+    return address in ("localhost", "::1") or address.startswith("127.")
 
 
 def check_keys(

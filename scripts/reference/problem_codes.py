@@ -279,6 +279,13 @@ CODES: dict[str, tuple[str, Example | None]] = {
             ('    "two": {"ip": "192.0.2.12", "virt_type": "qemu"}\n', ""),
         ),
     ),
+    "mixed-addresses": (
+        (
+            "A tunnel joins a host with an IPv4 address and one with an IPv6 address, so that nothing would "
+            "pass. Host names count as IPv4: `up` resolves them so."
+        ),
+        _config(('"ip": "192.0.2.12"', '"ip": "fd00::12"')),
+    ),
     "no-interface": ("A machine has no interface.", _yaml((f"    {_DB}\n", ""))),
     "no-kind": (
         "A machine has no key of a guest type, or `libvirt_type` is empty.",
