@@ -298,7 +298,7 @@ def test_a_private_key_never_gets_into_a_seed(tmp_path: Path) -> None:
         "-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n-----END OPENSSH PRIVATE KEY-----\n",
     )
     ran = bench.run("generate")
-    assert ran.status == 1
+    assert ran.status == 2
     assert "private key" in ran.err
     assert not bench.path("one-cloud-init.iso").exists()
 
