@@ -169,27 +169,31 @@ class GuestCommand:
                 )
         except TimeoutError:
             raise asyncssh.ConnectionLost(f"it was not started within {BEGIN_SECONDS:g} s") from None
-        sending = asyncio.create_task(self._send(channel, session))
+        sending: asyncio.Task[None] | None = None
         try:
+            if self._stdin is None:
+                channel.write_eof()
+            else:
+                sending = asyncio.create_task(self._send(channel, session, self._stdin))
             await session.over.wait()
         finally:
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
+            if sending is not None:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
             channel.close()
         if session.status is None or session.error is not None:
             raise session.error or asyncssh.ConnectionLost("it ended without a status")
         self._lines.end()
         return session.status
 
-    async def _send(self, channel: asyncssh.SSHClientChannel[bytes], session: _Session) -> None:
+    async def _send(self, channel: asyncssh.SSHClientChannel[bytes], session: _Session, stdin: Input) -> None:
         """Send the input and its end, no faster than the command reads it."""
         try:
-            if self._stdin is not None:
-                async for chunk in self._stdin:
-                    channel.write(chunk)
-                    await session.writable.wait()
-                    while unsent(self._connection) > _MOST_INPUT:  # noqa: ASYNC110 (a transport has no event)
-                        await asyncio.sleep(_LOOK_SECONDS)
+            async for chunk in stdin:
+                channel.write(chunk)
+                await session.writable.wait()
+                while unsent(self._connection) > _MOST_INPUT:  # noqa: ASYNC110 (a transport has no event)
+                    await asyncio.sleep(_LOOK_SECONDS)
             channel.write_eof()
         except BrokenPipeError:
             pass  # the command has ended without reading all of it

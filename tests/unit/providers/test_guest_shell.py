@@ -14,6 +14,7 @@ import asyncssh
 import msgspec
 import pytest
 
+from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.guest import command as command_module
 from kvmcompose.providers.guest import connection as connection_module
@@ -94,6 +95,9 @@ class Guest(asyncssh.SSHServer):
                 process.stdout.write(b"begun\n")
                 process.channel.exit(3)
                 await asyncio.sleep(0.3)
+            case "count":
+                process.stdout.write(b"%d bytes\n" % len(await process.stdin.read()))
+                process.exit(0)
             case "vanish":
                 process.close()
             case "reboot":
@@ -214,6 +218,27 @@ def test_a_guest_that_has_no_session_left_gets_another_connection(tmp_path: Path
         with pytest.raises(DriverError, match="web refuses to run say: no more sessions"):
             await heard(shell, guest.login, "say", "c")
         assert "c" not in guest.begun
+
+    inside(tmp_path, scenario)
+
+
+def test_input_is_sent_to_its_end_and_what_breaks_off_ends_the_command(tmp_path: Path) -> None:
+    async def pieces(count: int, fault: Exception | None = None) -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield b"\0\r\n\xff" * 1024
+        if fault is not None:
+            raise fault
+
+    async def scenario(guest: Guest, shell: SshShell) -> None:
+        said: list[str] = []
+        assert await shell.run(guest.login, ["count"], said.append, stdin=pieces(2000)) == 0
+        assert await shell.run(guest.login, ["count"], said.append, stdin=pieces(0)) == 0
+        assert await shell.run(guest.login, ["count"], said.append) == 0
+        assert said == ["8192000 bytes", "0 bytes", "0 bytes"]
+        assert await shell.run(guest.login, ["exit", "3"], str, stdin=pieces(2000)) == 3
+        with pytest.raises(KvmComposeError, match="broke off"):
+            await shell.run(guest.login, ["hang"], str, stdin=pieces(1, KvmComposeError("it broke off")))
+        assert guest.ended == ["hang"]
 
     inside(tmp_path, scenario)
 
