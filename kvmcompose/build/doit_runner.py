@@ -17,10 +17,11 @@ from doit.plugin import PluginDict
 from doit.reporter import ZeroReporter
 
 from kvmcompose.build.clean import clean_file, remove_leftovers
-from kvmcompose.build.doit_store import LedgerStore
+from kvmcompose.build.doit_store import LedgerStore, ours
 from kvmcompose.build.doit_tasks import Session, TaskDict, group_task, task_name
 from kvmcompose.build.execute import Build
 from kvmcompose.build.ledger import share_ledger
+from kvmcompose.build.overview import GROUP
 from kvmcompose.build.project import Plan, Project, ledger_path
 from kvmcompose.build.worker_pool import MANY, WorkerPool, batches
 from kvmcompose.core.errors import InputError, KvmComposeError
@@ -41,10 +42,11 @@ def run_pending(build: Build, plan: Plan, *, jobs: int | None, keep_going: bool)
         tasks += [session.removal_task(each) for each in plan.stale if not each.settled]
         names = [task_name(task) for task in tasks]
         known = set(names)
+        ours.update(names, (GROUP,))
         for task in tasks:  # what is up to date is no task in this run
             task["task_dep"] = [name for name in task.get("task_dep", ()) if name in known]
         tasks.append(group_task(names))
-        arguments = ["run", *(["--continue"] if keep_going else []), "generate"]
+        arguments = ["run", *(["--continue"] if keep_going else []), GROUP]
         status = _doit(build.project, tasks, arguments, reporter="zero")
     if session.crash is not None:
         raise session.crash
@@ -96,7 +98,7 @@ def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, repo
             return {
                 "dep_file": str(ledger_path(project.folder)),
                 "backend": "kvm-compose",
-                "default_tasks": ["generate"],
+                "default_tasks": [GROUP],
                 "par_type": "thread",
                 "reporter": reporter,
                 "verbosity": 2,

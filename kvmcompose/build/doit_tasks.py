@@ -14,7 +14,7 @@ from doit.exceptions import TaskFailed
 from kvmcompose.build.base_images import image_of, image_task
 from kvmcompose.build.clean import clean_file
 from kvmcompose.build.decision import Decision, Making
-from kvmcompose.build.doit_store import attempted
+from kvmcompose.build.doit_store import attempted, ours
 from kvmcompose.build.execute import Build
 from kvmcompose.build.overview import GROUP, GROUP_DOC, groups
 from kvmcompose.build.project import ImageStep, Plan, Project
@@ -108,8 +108,10 @@ class Session:
             *(making.task for making in self.plan.decisions),
             *(f"remove:{decision.path}" for decision in self.plan.stale),
         ]
+        listed = list(groups(names))
+        ours.update(names, (base for base, _ in listed), (GROUP,))
         # groups first: doit adds members to existing groups
-        for base, doc in groups(names):
+        for base, doc in listed:
             yield {"basename": base, "name": None, "doc": doc}
         yield from map(self.image_task, steps)
         for making in self.plan.decisions:

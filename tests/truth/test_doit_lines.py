@@ -6,9 +6,11 @@ back through the fact that doit runs our tasks.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -236,7 +238,7 @@ def test_a_touched_input_costs_one_look_once(built: Bench) -> None:
     with counted() as second:
         assert built.plan() == {}
     headers = second.read[str(image.resolve())]
-    assert headers <= 2, "the image's header is read, its content is not"
+    assert headers <= 3, "the image's header is read, its content is not"
     with counted() as third:
         assert built.generate() == {}
     assert third.read[str(image.resolve())] == 0
@@ -441,6 +443,60 @@ def test_doit_and_the_command_share_one_truth(lab: Bench) -> None:
     assert ".  domain-xml:two" in ran.stdout
     assert ".  domain-xml:one" not in ran.stdout
     assert PUBLIC_KEY.encode().strip() in lab.path("one-cloud-init.iso").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["domain-xml:one", "domain-xml", "generate"])
+def test_doit_does_not_ignore_our_tasks(built: Bench, name: str) -> None:
+    """Ignored, an artefact would be left as it is, and the build after that would find nothing to do."""
+    built.write("dodo.py", DODO % ONE_ISO)
+    ran = doit(built, "ignore", name)
+    assert ran.returncode == 3
+    assert f"{name!r} cannot be ignored" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert doit(built, "ignore", "own").returncode == 0
+    built.edit(
+        "memory_mb: 64\n      libvirt_type:\n        cloud",
+        "memory_mb: 65\n      libvirt_type:\n        cloud",
+    )
+    assert built.generate() == {"state.json": "rebuild", ONE_XML: "rebuild"}
+    assert "!! own" in doit(built, "own").stdout, "a task of the user's may be ignored"
+
+
+def test_a_task_that_an_earlier_version_let_be_ignored_is_built(built: Bench) -> None:
+    built.write("dodo.py", DODO.partition("def task_own")[0])
+    with contextlib.closing(sqlite3.connect(built.folder / ".kvm-compose/ledger.sqlite")) as ledger:
+        ledger.execute("INSERT OR REPLACE INTO doit VALUES ('domain-xml:one', '{\"ignore:\": \"1\"}')")
+        ledger.commit()
+    built.path("one-domain.xml").unlink()
+    assert built.generate() == {ONE_XML: "create"}
+    built.path("one-domain.xml").unlink()
+    assert ".  domain-xml:one" in doit(built, "generate").stdout
+    assert built.plan() == {}
+
+
+def test_another_way_to_compare_files_forgets_nothing(built: Bench) -> None:
+    """doit forgets a task whose files were compared in another way; ours has none, and a disk in use."""
+    built.write("dodo.py", DODO.partition("def task_own")[0])
+    with (built.folder / ONE_DISK).open("r+b") as disk:
+        disk.seek(0, os.SEEK_END)
+        disk.write(bytes(65536))
+    for checker in ("md5", "timestamp", "md5"):
+        ran = doit(built, "run", "--check_file_uptodate", checker)
+        assert ran.returncode == 0, ran.stderr
+        assert built.plan() == {}
+        (built.folder / ONE_XML).unlink()
+
+
+def test_the_ledger_is_not_written_elsewhere(built: Bench) -> None:
+    """A ledger's folder is closed to other users, which that of the user must not be."""
+    built.write("dodo.py", DODO.partition("def task_own")[0])
+    mode = built.folder.stat().st_mode
+    before = sorted(built.folder.iterdir())
+    ran = doit(built, "run", "--db-file", "other.db")
+    assert ran.returncode == 3
+    assert "leave out --db-file" in ran.stderr
+    assert built.folder.stat().st_mode == mode
+    assert [path for path in sorted(built.folder.iterdir()) if path.name != "__pycache__"] == before
 
 
 def test_the_project_s_tasks_can_be_had_in_workers(lab: Bench) -> None:
