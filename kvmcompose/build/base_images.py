@@ -12,6 +12,7 @@ from kvmcompose.build.project_files import FolderFiles
 from kvmcompose.core.artefact import Artefact, BaseImage, DeepCopy, Overlay
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.names import stable_number
+from kvmcompose.effects.files import expand
 from kvmcompose.images.catalogue import Catalogue
 from kvmcompose.images.download import Progress
 from kvmcompose.images.qcow2 import read_header
@@ -68,11 +69,30 @@ class Images:
         kind = image.format or header.format
         stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem)[:40].lstrip(".-") or "image"
         link = f"images/{stem}-{stable_number(written) % 16**8:08x}.{kind}"
-        goal = path.absolute()
-        folder = self._files.folder
-        if goal.is_relative_to(folder):  # a relative link, so that the project folder can move
-            goal = Path(os.path.relpath(goal, folder / "artefacts" / "images"))
-        return ResolvedImage(self._files.digest(written), kind, header.virtual_size, link, str(goal))
+        goal = self._goal(written, "artefacts/images")
+        return ResolvedImage(self._files.digest(written), kind, header.virtual_size, link, goal)
+
+    def goal_from(self, image: BaseImage, folder: str) -> str | None:
+        """Return the text of a link to an image, for a link in a ``folder`` of the project ("artefacts").
+
+        None if the image has to be fetched first.
+        """
+        if image.name is None:
+            return self._goal(str(image.path), folder)
+        resolved = self.resolve(image)
+        return resolved.goal if resolved is not None else None
+
+    def _goal(self, written: str, folder: str) -> str:
+        """A path as written in the YAML, as the text of a link: relative if that lets the project move."""
+        path = expand(written)
+        root = Path(os.path.realpath(self._files.folder))
+        goal = root / path
+        if path.is_absolute() or ".." in path.parts:  # which does not lead back out of a link
+            goal = Path(os.path.realpath(goal.parent), path.name)
+        if path.is_absolute() and not goal.is_relative_to(root):
+            return str(path)
+        # "artefacts" may itself be a link, and ".." is relative to what it leads to
+        return os.path.relpath(goal, os.path.realpath(root / folder))
 
     def seen(self) -> set[str]:
         """Every path that a result of this object depended on."""

@@ -19,7 +19,7 @@ from kvmcompose.build.offers import offered_recipe
 from kvmcompose.build.recipes import Recipe, Recipes, changes
 from kvmcompose.core.artefact import Artefact, Overlay, Policy
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.effects.files import digest_bytes, digest_file, is_readable, unreadable
+from kvmcompose.effects.files import digest_file, digest_link, is_readable, unreadable
 from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.images.qcow2 import read_header
 from kvmcompose.pipeline.compile import STATE_PATH
@@ -215,7 +215,7 @@ class Decider:
         signature = Signature.of(status)
         known = record.signature
         if record.policy is Policy.LINK:
-            same = digest_bytes(os.readlink(path).encode()) == record.content  # noqa: PTH115
+            same = digest_link(path) == record.content
         elif not is_readable(path):
             # to give a file to another user changes its ctime, to write to it its mtime, too
             same = record.content != "" and (signature.size, signature.mtime_ns, signature.inode) == (

@@ -36,7 +36,7 @@ from kvmcompose.core.artefact import (
 )
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects import process
-from kvmcompose.effects.files import STAGED_PREFIX, digest_bytes, digest_file, is_readable
+from kvmcompose.effects.files import STAGED_PREFIX, digest_bytes, digest_file, digest_link, is_readable
 from kvmcompose.effects.files import seal as seal_file
 from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.images.qcow2 import read_header
@@ -107,6 +107,9 @@ class Maker:
 
     def is_at(self, path: Path, artefact: Artefact) -> bool:
         """Return whether a file is what would be built (not for disks). Raises OSError."""
+        content = artefact.content
+        if isinstance(content, Rendered) and any(map(self._files.is_to_be_made, content.files.values())):
+            return False
         with temporary_file() as out:
             self._render(artefact, out)
             # the size first: the file may be a sparse one of a terabyte
@@ -261,10 +264,9 @@ class Maker:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             return recipe, digest
         if isinstance(content, LinkTo):
-            # this link is one folder above those in images/
-            goal = self._here(content.image).goal.removeprefix("../")
-            Path(staged).symlink_to(goal)
-            return self._recipes.recipe(artefact), digest_bytes(goal.encode())
+            goal = self._images.goal_from(content.image, os.path.dirname(artefact.path))  # noqa: PTH120 (text)
+            Path(staged).symlink_to(goal or self._here(content.image).goal)
+            return self._recipes.recipe(artefact), digest_link(Path(staged))
         if isinstance(content, Overlay):
             overlay = self._overlay(content)
             with open(staged, "xb", buffering=0) as file:  # noqa: PTH123 (as above)

@@ -29,6 +29,7 @@ from kvmcompose.core.artefact import Artefact, BaseImage, Policy
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem, RefusedError
 from kvmcompose.core.model import LogicalTestbed
 from kvmcompose.effects.files import expand
+from kvmcompose.effects.keys import default_keys
 from kvmcompose.effects.resources import schemas
 from kvmcompose.effects.stat_cache import Remembered, StatCache
 from kvmcompose.images.store import default_store, read_catalogue
@@ -99,7 +100,11 @@ class Project:
         allowed = [self.folder / expand(each) for each in where.allow_paths]
         store = default_store()
         self.files = FolderFiles(
-            self.folder, self._digests, allowed, (*catalogue.names(), *(image.name for image in store.list()))
+            self.folder,
+            self._digests,
+            allowed,
+            (*catalogue.names(), *(image.name for image in store.list())),
+            default_keys().ssh_public_key_location,
         )
         self.images = Images(store, catalogue, self.files)
         self.settings = settings(self.folder, where)

@@ -36,6 +36,9 @@ _PRIVATE_KEY = re.compile(
     re.MULTILINE,
 )
 
+#: Stands for the digest of a file that a build is going to make.
+TO_BE_MADE = "to be made"
+
 #: A path, and the modes that the YAML gives to what is there.
 _Context = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -43,13 +46,20 @@ _Context = tuple[str, tuple[tuple[str, str], ...]]
 class FolderFiles:
     """The project folder; implements ``kvmcompose.core.project.ProjectFiles``.
 
-    Answers are remembered for the life of the object, as many guests name the same files.
+    Answers are remembered for the life of the object, as many guests name the same files. ``to_be_made`` is a
+    file that a build makes if it does not exist: the default key.
     """
 
     def __init__(
-        self, folder: Path, digests: StatCache, allowed: Iterable[Path] = (), images: Iterable[str] = ()
+        self,
+        folder: Path,
+        digests: StatCache,
+        allowed: Iterable[Path] = (),
+        images: Iterable[str] = (),
+        to_be_made: str | None = None,
     ) -> None:
         self.folder = folder
+        self._to_be_made = to_be_made
         self._images = tuple(images)
         self._digests = digests
         self._roots = tuple(root.resolve() for root in (folder, *allowed))
@@ -164,13 +174,19 @@ class FolderFiles:
         return data
 
     def digest(self, path: str) -> str:
-        """Return the SHA-256 of a file, in hexadecimal. Raises KvmComposeError."""
+        """Return the SHA-256 of a file, in hexadecimal, or ``TO_BE_MADE``. Raises KvmComposeError."""
+        if self.is_to_be_made(path):
+            return TO_BE_MADE
         if path not in self._file_digests:
             try:
                 self._file_digests[path] = self._digests.digest(self.path(path))
             except OSError as error:
                 raise KvmComposeError(f"cannot read {path!r}: {error.strerror}") from error
         return self._file_digests[path]
+
+    def is_to_be_made(self, path: str) -> bool:
+        """Return whether a file does not exist, but a build makes it."""
+        return path == self._to_be_made and not os.path.lexists(self.path(path))
 
     def context_digest(self, path: str, modes: Mapping[str, str]) -> str:
         """Return a digest of a context: of names, contents and modes. Raises KvmComposeError."""

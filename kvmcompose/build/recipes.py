@@ -8,6 +8,7 @@ into the ledger, so what changed since is found by comparing two documents leaf 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -38,7 +39,7 @@ _DISK_VERSION = 1
 
 GIB = 2**30
 
-_Unrendered = Literal | LinkTo | Overlay | DeepCopy | Blank
+_Unrendered = Literal | Overlay | DeepCopy | Blank
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -79,6 +80,9 @@ class Recipes:
             content = artefact.content
             if isinstance(content, Rendered):
                 found = self._rendered_recipe(content)
+            elif isinstance(content, LinkTo):
+                goal = self._images.goal_from(content.image, os.path.dirname(artefact.path))  # noqa: PTH120
+                found = seal({"link": {**_written(content.image), "to": goal}})
             else:
                 found = self._disk_recipe(content) or seal(self._document(content))
             self._recipes[artefact.path] = found
@@ -133,8 +137,6 @@ class Recipes:
         match content:
             case Literal():
                 return {"content": hashlib.sha256(content.data).hexdigest()}
-            case LinkTo():
-                return {"link": _written(content.image)}
             case Overlay(image=BaseImage() as image):
                 base = self._image(image)
                 return {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kvmcompose.build.decide import lstat
 from kvmcompose.build.ledger import Ledger, LedgerEntry, as_built
-from kvmcompose.effects.files import digest_bytes, digest_file, is_readable
+from kvmcompose.effects.files import digest_file, digest_link, is_readable
 from kvmcompose.effects.stat_cache import Signature
 
 
@@ -37,5 +37,5 @@ def recover(ledger: Ledger, folder: Path, *, write: bool) -> dict[str, LedgerEnt
 
 def _holds(path: Path, status: os.stat_result, content: str) -> bool:
     if stat.S_ISLNK(status.st_mode):
-        return digest_bytes(os.readlink(path).encode()) == content  # noqa: PTH115
+        return digest_link(path) == content
     return stat.S_ISREG(status.st_mode) and is_readable(path) and digest_file(path) == content

@@ -131,6 +131,11 @@ def digest_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def digest_link(path: Path) -> str:
+    """Return the SHA-256 of the text of a symbolic link, in hexadecimal. Raises OSError."""
+    return digest_bytes(os.fsencode(os.readlink(path)))  # noqa: PTH115 (the text, unresolved)
+
+
 def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal. Raises OSError."""
     try:
