@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import websocket
 
-from kvmcompose.client.address import CONNECT_SECONDS, Address
+from kvmcompose.client.address import Address
 from kvmcompose.client.errors import ServerError, error_of
+from kvmcompose.client.websockets import open_websocket
 from kvmcompose.core.deployment import INPUT_CHUNK, INPUT_WINDOW
 
 _CONFLICT = 409
@@ -32,7 +33,7 @@ class CommandInput:
         """``failed`` is called when the server does not take the input."""
         self._address = address
         self._path = path
-        self._headers = {name: value for name, value in headers.items() if name != "Host"}
+        self._headers = headers
         self._ca_file = ca_file
         self._source = source
         self._failed = failed
@@ -59,25 +60,11 @@ class CommandInput:
             return  # the server ends the command when the input breaks off, and says so in its log
 
     def _open(self) -> websocket.WebSocket:
-        scheme = "wss" if self._address.tls else "ws"
-        endpoint = None
         try:
-            endpoint = self._address.connect(self._ca_file)
-            return websocket.create_connection(
-                f"{scheme}://{self._address.authority}{self._path}",
-                timeout=CONNECT_SECONDS,
-                socket=endpoint,
-                host=self._address.authority,
-                header=self._headers,
-                suppress_origin=True,
-                redirect_limit=0,
-                enable_multithread=True,
-            )
+            return open_websocket(self._address, self._path, self._headers, self._ca_file, threads=True)
+        except websocket.WebSocketBadStatusException as error:
+            raise error_of(error.status_code, error.resp_body or b"", str(self._address)) from error
         except (websocket.WebSocketException, OSError) as error:
-            if endpoint is not None:
-                endpoint.close()
-            if isinstance(error, websocket.WebSocketBadStatusException):
-                raise error_of(error.status_code, error.resp_body or b"", str(self._address)) from error
             raise ServerError(f"cannot send the input to {self._address}: {error}") from error
 
     def _send(self, connection: websocket.WebSocket) -> None:

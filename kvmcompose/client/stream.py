@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 import msgspec
 import websocket
 
-from kvmcompose.client.address import CONNECT_SECONDS, Address
+from kvmcompose.client.address import Address
 from kvmcompose.client.errors import ServerError, error_of
+from kvmcompose.client.websockets import open_websocket
 from kvmcompose.core.deployment import LogLine
 
 #: How long to try to reconnect, in seconds.
@@ -98,20 +99,8 @@ def _stream(address: Address, path: str, headers: dict[str, str], ca_file: str |
 
 
 def _open(address: Address, path: str, headers: dict[str, str], ca_file: str | None) -> websocket.WebSocket:
-    scheme = "wss" if address.tls else "ws"
-    others = {name: value for name, value in headers.items() if name != "Host"}
     try:
-        return websocket.create_connection(
-            f"{scheme}://{address.authority}{path}",
-            timeout=CONNECT_SECONDS,
-            socket=address.connect(ca_file),
-            host=address.authority,
-            header=others,
-            suppress_origin=True,
-            redirect_limit=0,
-            enable_multithread=False,
-            skip_utf8_validation=True,  # msgspec validates when it decodes a line, a thousand times as fast
-        )
+        return open_websocket(address, path, headers, ca_file)
     except websocket.WebSocketBadStatusException as error:
         problem = error_of(error.status_code, error.resp_body or b"", str(address))
         if error.status_code in _COMING_BACK:

@@ -39,7 +39,7 @@ LAB = {
 LOOKING = [
     ("validate",), ("list",), ("list", "--all"), ("plan",), ("plan", "--diff"), ("why", "state.json"),
     ("graph",), ("info", "state"), ("placement", "--explain"), ("placement", "--compare"),
-    ("clean", "--dry-run"),
+    ("clean", "--dry-run"), ("config",), ("config", "--json"),
 ]  # fmt: skip
 ACTING = [("generate",), ("clean",), ("forget",), ("generate", "--overwrite", "--provision")]
 FILES = [
