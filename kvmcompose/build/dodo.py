@@ -24,12 +24,21 @@ from kvmcompose.build.overview import GROUP
 from kvmcompose.build.project import Project, ledger_path
 from kvmcompose.build.project_inputs import Where
 from kvmcompose.build.testbed_tasks import TestbedTasks, testbed_in
+from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Event, Noticed
 from kvmcompose.core.plain import plain
+from kvmcompose.effects.text_encoding import lose_no_output, names_are_utf8, use_utf8_names
 
 
 def doit_config(project: str = ".") -> dict[str, Any]:
-    """The ``DOIT_CONFIG`` of a ``dodo.py``: doit's records are kept in the project's ledger."""
+    """The ``DOIT_CONFIG`` of a ``dodo.py``: doit's records are kept in the project's ledger.
+
+    Where the locale's encoding is not UTF-8, the program ``doit`` starts again in Python's UTF-8 mode.
+    """
+    program = getattr(sys.modules["__main__"], "__spec__", None)
+    if Path(sys.argv[0]).name == "doit" or getattr(program, "name", "") == "doit.__main__":
+        use_utf8_names()
+    lose_no_output()
     return {
         "backend": "kvm-compose",
         "dep_file": str(ledger_path(Path(project))),
@@ -54,6 +63,10 @@ def project_tasks(
     """
     where = Where(Path(project), input, config, project_name, tuple(allow_paths))
     with errors_for_doit():
+        if not names_are_utf8():  # doit as a part of another program, which is not ours to start again
+            raise KvmComposeError(
+                f"names of files would be read as {sys.getfilesystemencoding()}", hint="set PYTHONUTF8=1"
+            )
         session = Session(Project(where), _to_stderr)
         yield from session.all_tasks()
         name = session.project.compiled.state.project_name

@@ -6,6 +6,7 @@ import os
 import sys
 
 from kvmcompose.build import stamp
+from kvmcompose.effects.text_encoding import lose_no_output, use_utf8_names
 
 
 def main() -> int:
@@ -13,6 +14,8 @@ def main() -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the parent process closed it
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    use_utf8_names()
+    lose_no_output()
     command, directory = _plain(sys.argv[1:])
     if command is not None and directory and _answer(command, directory):
         return 0

@@ -156,6 +156,11 @@ def become(argv: Sequence[str]) -> NoReturn:
     os.execv(program, [*argv])  # noqa: S606 (an argv list, as everywhere)
 
 
+def restart(options: Sequence[str]) -> NoReturn:
+    """Replace this process by the same program with more options of Python."""
+    os.execv(sys.executable, [sys.executable, *options, *sys.orig_argv[1:]])  # noqa: S606 (as above)
+
+
 class Coprocess:
     """A child process that reads requests from ``stdin`` and answers on ``stdout``; stderr is discarded."""
 

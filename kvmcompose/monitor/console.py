@@ -21,6 +21,7 @@ import msgspec
 
 from kvmcompose.core.errors import Problem, Severity
 from kvmcompose.core.plain import plain, plain_json
+from kvmcompose.effects.text_encoding import escaped
 from kvmcompose.monitor.wrapping import wrapped, wrapped_row
 
 Progress = Callable[[int, int | None], None]
@@ -53,6 +54,22 @@ def _fitted(text: str, stream: Any) -> str:
     return wrapped(text, _columns()) if stream.isatty() else text
 
 
+def _encoded(value: Any) -> bytes:
+    """Return a value as JSON. Names that are not UTF-8 are escaped, as JSON cannot hold them."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_escaped(msgspec.to_builtins(value)))
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(each) for key, each in value.items()}
+    return [_escaped(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 class Console:
     """Where a command prints. ``verbosity``: -1 quiet, 0 normal, 1 and more verbose."""
 
@@ -83,11 +100,11 @@ class Console:
 
     def json(self, value: Any) -> None:
         """Print a value as indented JSON to stdout."""
-        self._json(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+        self._json(msgspec.json.format(_encoded(value), indent=2) + b"\n")
 
     def json_line(self, value: Any) -> None:
         """Print a value as one line of JSON to stdout."""
-        self._json(msgspec.json.encode(value) + b"\n")
+        self._json(_encoded(value) + b"\n")
         sys.stdout.flush()
 
     def _json(self, data: bytes) -> None:
