@@ -260,6 +260,7 @@ def test_snapshots_outlive_down(lab: Lab) -> None:
     assert "db has a snapshot before already" in refused.faults[0].message
     assert not lab.world.domains["lab-web"].snapshots
     lab.must(Snapshot(verb=SnapshotVerb.RESTORE, name="before", guests=("db",)))
+    assert "disconnect:lab-db" in lab.drivers.calls
     lab.must(Snapshot(verb=SnapshotVerb.DELETE, name="before", guests=("db",)))
     unknown = lab.do(Snapshot(verb=SnapshotVerb.RESTORE, name="before", guests=("db",)))
     assert unknown.refused

@@ -130,10 +130,15 @@ class SshShell:
             await command.end()
             raise
 
+    async def disconnect(self, alias: str) -> None:
+        """Close the connections to a guest."""
+        for login in [login for login in self._guests if login.alias == alias]:
+            guest = self._guests.pop(login)
+            if guest.connection is not None:
+                guest.connection.abort()
+
     async def forget(self, login: Login) -> None:
-        guest = self._guests.pop(login, None)
-        if guest is not None and guest.connection is not None:
-            guest.connection.abort()
+        await self.disconnect(login.alias)
         try:
             await in_thread(known_hosts(login).forget, login.alias)
         except OSError as error:

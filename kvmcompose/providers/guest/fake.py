@@ -89,5 +89,8 @@ class FakeShell:
                 await _print(user, words, on_line, stdin)
         return 0
 
+    async def disconnect(self, alias: str) -> None:
+        await self._worlds.call("disconnect", alias)
+
     async def forget(self, login: Login) -> None:
         await self._worlds.call("forget", login.guest)

@@ -75,5 +75,8 @@ class GuestShell(Protocol):
         ends the command, and is raised here.
         """
 
+    async def disconnect(self, alias: str) -> None:
+        """Close the connections to a guest: it is no longer in the state in which they were opened."""
+
     async def forget(self, login: Login) -> None:
         """Remove the record of the guest's host key: its disk is a new one."""

@@ -51,6 +51,8 @@ class Snapshots:
                 ) as step:
                     work: Awaitable[None] = verbs[command.verb](guest.state.hostname, command.name)
                     await shielded(work)
+                    if command.verb is SnapshotVerb.RESTORE:  # the guest knows nothing of later connections
+                        await self._context.shell.disconnect(guest.state.hostname)
                     step.say(f"{command.verb} {command.name}")
 
             return run

@@ -160,6 +160,19 @@ async def heard(shell: SshShell, login: Login, *argv: str, **options: Any) -> tu
     return await shell.run(login, argv, lines.append, **options), lines
 
 
+def test_what_is_disconnected_is_connected_to_again(tmp_path: Path) -> None:
+    async def scenario(guest: Guest, shell: SshShell) -> None:
+        await heard(shell, guest.login, "say", "a")
+        await shell.disconnect("another")
+        await heard(shell, guest.login, "say", "a")
+        assert len(guest.connections) == 1
+        await shell.disconnect(guest.login.alias)
+        assert await heard(shell, guest.login, "say", "b") == (0, ["b"])
+        assert len(guest.connections) == 2
+
+    inside(tmp_path, scenario)
+
+
 def test_words_arrive_as_they_are_and_lines_and_statuses_come_back(tmp_path: Path) -> None:
     async def scenario(guest: Guest, shell: SshShell) -> None:
         odd = ["two words", "$HOME", "a'b\"c", "", "*", "; exit 9", "ünï"]
