@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import msgspec
 
+from kvmcompose.build.steady_templates import SteadyTemplates
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.process import Coprocess
 from kvmcompose.render.templates import OWN_HINT, Templates, refers
@@ -39,7 +40,7 @@ class _Answer(msgspec.Struct, frozen=True):
     trouble: str | None = None
 
 
-class ConfinedTemplates(Templates):
+class ConfinedTemplates(SteadyTemplates):
     """All templates; those named ``own`` come from the project folder. Safe to share between threads."""
 
     def __init__(self, texts: Mapping[str, str], own: frozenset[str]) -> None:
@@ -138,7 +139,7 @@ def _serve() -> None:
     texts = msgspec.msgpack.decode(
         _exactly(inlet, _LENGTH.unpack(_exactly(inlet, 4))[0]), type=dict[str, str]
     )
-    templates = Templates(texts)
+    templates = SteadyTemplates(texts)
     templates.warm()  # nothing is imported once files cannot be opened
     _confine()
     while True:

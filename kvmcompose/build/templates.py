@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from kvmcompose.build.confined_templates import ConfinedTemplates
+from kvmcompose.build.steady_templates import SteadyTemplates
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.opening import read_regular
 from kvmcompose.effects.resources import plugin_folders, shipped
@@ -36,7 +37,7 @@ def templates(project: Path) -> Templates:
                 texts[path.name] = read_regular(path, limit=TEMPLATE_LIMIT).decode()
             except (OSError, UnicodeDecodeError) as error:
                 raise KvmComposeError(f"cannot read the template {str(path)!r}: {error}") from error
-    return ConfinedTemplates(texts, frozenset(own)) if own else Templates(texts)
+    return ConfinedTemplates(texts, frozenset(own)) if own else SteadyTemplates(texts)
 
 
 def _is_inside(path: Path, folder: Path) -> bool:
