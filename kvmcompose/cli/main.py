@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import gc
 import importlib.util
+import itertools
 import logging
 import os
 import pkgutil
@@ -141,7 +142,11 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return wrapped(super()._fill_text(text, width, indent), width)
+        parts: list[str] = []
+        for is_prose, group in itertools.groupby(text.split("\n"), lambda line: line[:1] not in ("", " ")):
+            lines = list(group)
+            parts += self._split_lines("\n".join(lines), width) if is_prose else lines
+        return wrapped("\n".join(indent + line for line in parts), width)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import subprocess
 from collections.abc import Iterator
 
@@ -147,3 +148,13 @@ def test_help_is_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
         assert set(text.split()) <= words | {"usage:"}, parser.prog
         long = [line for line in text.splitlines() if len(line) > 80 and len(line.split()) > 1]
         assert not long, (parser.prog, long)
+
+
+def test_paragraphs_of_help_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that is too long takes the following one with it, instead of leaving single words."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for parser in parsers(build_parser(_commands())):
+        lines = (parser.epilog and parser.format_help().splitlines()) or []
+        for line, following in itertools.pairwise(lines[lines.index("examples:") + 1 :] if lines else []):
+            if line[:1] not in ("", " ") and following[:1] not in ("", " "):
+                assert len(line) + 1 + len(following.split()[0]) > 78, (parser.prog, line)
