@@ -6,7 +6,9 @@ A lab is not trusted, so the number of wildcards is limited.
 
 from __future__ import annotations
 
+import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.opening import TooLargeError, read_regular
 
 if TYPE_CHECKING:
-    from pathspec import GitIgnoreSpec
+    from pathspec.pattern import RegexPattern
 
 #: Its name; it is in the folder that is the context.
 IGNORE_FILE = ".kvmcomposeignore"
@@ -25,6 +27,8 @@ _MOST_PATTERNS = 1000
 #: In a pattern: wildcards in one component of a path, and ``**`` components.
 _MOST_WILDCARDS = 3
 _WANTED = "put a file with a pattern on each line in its place; for the syntax see gitignore(5)"
+#: The group in pathspec's regular expressions for the slash after a folder.
+_FOLDER_MARK = "ps_d"
 _ESCAPED = re.compile(r"\\.")
 
 
@@ -32,18 +36,63 @@ class Ignored:
     """What the patterns of an ignore file match."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        self._spec = _compile(patterns) if patterns else None
+        compiled = _compile(patterns) if patterns else ()
+        self._last_first = [each for each in reversed(compiled) if each.include is not None]
 
     def matches(self, name: str, *, folder: bool) -> bool:
         """Return whether a path of the context is left out. Below a folder that is, nothing needs asking."""
-        return self._spec is not None and self._spec.match_file(f"{name}/" if folder else name)
+        path = _text(os.fsencode(name))
+        found = next((each for each in self._last_first if _names(each, path, folder=folder)), None)
+        return found is not None and bool(found.include)
 
 
-def _compile(patterns: Sequence[str]) -> GitIgnoreSpec:
+def _names(pattern: RegexPattern, path: str, *, folder: bool) -> bool:
+    """Return whether a pattern matches a path itself, not only a folder above it.
+
+    git asks on the way down, one folder after the other; pathspec asks once for the whole path, and so leaves
+    out what ``*``, ``!*/``, ``!*.conf`` keep.
+    """
+    regex = pattern.regex
+    if regex is None:
+        return False
+    plain = regex.search(path)
+    if plain is not None and not plain.groupdict().get(_FOLDER_MARK):
+        return True
+    whole = f"{path}/"
+    return folder and any(
+        _FOLDER_MARK in each.groupdict() and each.end(_FOLDER_MARK) == len(whole)
+        for each in regex.finditer(whole)
+    )
+
+
+def _compile(patterns: Sequence[str]) -> Sequence[RegexPattern]:
     # few contexts have such a file, and nothing else needs the library
     from pathspec import GitIgnoreSpec  # noqa: PLC0415
 
-    return GitIgnoreSpec.from_lines(patterns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # its regular expression for [[] has a future meaning
+        return GitIgnoreSpec.from_lines(patterns).patterns
+
+
+def _text(data: bytes) -> str:
+    """Return names or patterns with a character for each byte, as git compares them; none more is a blank."""
+    return data.decode("ascii", "surrogateescape")
+
+
+def _read(path: Path) -> bytes:
+    """Return the content of an ignore file. Raises KvmComposeError, FileNotFoundError."""
+    try:
+        data = read_regular(path, limit=_LARGEST, follow=False)
+    except FileNotFoundError:
+        raise
+    except TooLargeError as error:
+        raise KvmComposeError(f"cannot be used: {error.strerror}", hint=_WANTED) from error
+    except OSError as error:
+        raise KvmComposeError(f"cannot be read: {error.strerror}", hint=_WANTED) from error
+    if b"\0" in data:
+        hint = f"if it is UTF-16, convert it: iconv -f UTF-16 -t UTF-8 {IGNORE_FILE}"
+        raise KvmComposeError("is UTF-16 or binary, not text", hint=hint)
+    return data
 
 
 def read_ignore_file(folder: Path) -> Ignored:
@@ -52,15 +101,11 @@ def read_ignore_file(folder: Path) -> Ignored:
     Raises KvmComposeError whose message continues the name of the file.
     """
     try:
-        data = read_regular(folder / IGNORE_FILE, limit=_LARGEST, follow=False)
+        data = _read(folder / IGNORE_FILE)
     except FileNotFoundError:
         return Ignored(())
-    except TooLargeError as error:
-        raise KvmComposeError(f"cannot be used: {error.strerror}", hint=_WANTED) from error
-    except OSError as error:
-        raise KvmComposeError(f"cannot be read: {error.strerror}", hint=_WANTED) from error
-    # names are bytes; a file of patterns from Windows means the same
-    lines = data.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape").split("\n")
+    # a file of patterns from Windows means the same
+    lines = _text(data.removeprefix(b"\xef\xbb\xbf")).split("\n")
     patterns = [line.removesuffix("\r") for line in lines]
     used = [line for line in patterns if line.strip() and not line.startswith("#")]
     if len(used) > _MOST_PATTERNS:

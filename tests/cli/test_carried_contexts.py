@@ -17,6 +17,7 @@ import pycdlib
 import pytest
 
 from golden.bench import Bench, settle
+from kvmcompose.build.context_listing import Surroundings, list_context
 
 ISO = "artefacts/server-cloud-init.iso"
 
@@ -181,6 +182,7 @@ def test_only_the_effect_of_the_ignore_file_is_in_the_recipe(built: Bench) -> No
         (b"[[:alpha:]]\n", "line 1"),
         (b"x\n" * 1001, "1001 patterns"),
         (b"x" * 70_000, "larger than 64 KiB"),
+        ("key\n".encode("utf-16"), "UTF-16"),
     ],
 )
 def test_a_bad_ignore_file_is_a_problem_with_a_place(bench: Bench, patterns: bytes, said: str) -> None:
@@ -190,6 +192,49 @@ def test_a_bad_ignore_file_is_a_problem_with_a_place(bench: Bench, patterns: byt
     assert problem["message"].startswith("'files/.kvmcomposeignore'")
     assert problem["location"]["line"] == 13
     assert bench.run("generate").status == 2
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        b"*\n!*/\n!keep",
+        b"/*\n!/sub/",
+        b"caf?",
+        b"caf??",
+        b"caf\xe9",
+        b"[a-\xe9]*",
+        b"[[]",
+        b"sub/**\n!sub/deep/",
+    ],
+)
+def test_patterns_and_names_are_compared_as_git_does(tmp_path: Path, patterns: bytes) -> None:
+    """Folders are asked first, and a character is a byte."""
+    git = shutil.which("git")
+    assert git is not None
+    for name in (
+        b"keep",
+        b"other",
+        b"sub/keep",
+        b"sub/other",
+        b"sub/deep/keep",
+        b"caf\xe9",
+        b"caf\xc3\xa9",
+        b"[",
+    ):
+        path = tmp_path / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / ".kvmcomposeignore").write_bytes(patterns)
+    (tmp_path / ".gitignore").write_bytes(patterns)
+    around = Surroundings(tmp_path, lambda _: True, lambda _: False)
+    listing = list_context(tmp_path, around, {})
+    assert not listing.flaws
+    subprocess.run([git, "init", "-q", str(tmp_path)], check=True)
+    command = [git, "-C", str(tmp_path), "ls-files", "-z", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, check=True, capture_output=True).stdout.split(b"\0")
+    kept = {os.fsencode(each.name) for each in listing.members if each.kind == "file"} - {b".gitignore"}
+    assert kept == {name for name in listed if name} - {b".gitignore", b".kvmcomposeignore"}
 
 
 # -- validate says what generate would refuse
