@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from kvmcompose.build.decision import Decision, Disposition, Making, Options
+from kvmcompose.build.growth import Sizes
 from kvmcompose.build.ledger import Ledger, LedgerEntry
 from kvmcompose.build.offers import offered_recipe
 from kvmcompose.build.recipes import Recipe, Recipes, changes
@@ -21,7 +22,7 @@ from kvmcompose.core.artefact import Artefact, Overlay, Policy
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.files import digest_file, digest_link, is_readable, unreadable
 from kvmcompose.effects.stat_cache import Signature
-from kvmcompose.images.qcow2 import read_header
+from kvmcompose.images.qcow2 import ImageHeader, read_header
 from kvmcompose.pipeline.compile import STATE_PATH
 
 _AnyDecision = TypeVar("_AnyDecision", bound=Decision)
@@ -44,6 +45,7 @@ class Decider:
         self._recipes = recipes
         self._is_at = is_at
         self._options = options
+        self._sizes = Sizes(recipes)
         #: Unchanged files whose ``stat`` has changed, with their new signatures.
         self.refreshed: list[tuple[str, Signature]] = []
         #: Files with secrets that all users may read, as version 0.1 left them.
@@ -89,7 +91,8 @@ class Decider:
             why = self._why(record, recipe)
             if self._only_image_missing(record, recipe):
                 return _as(known, Disposition.KEEP, "its image is not in the store at present")
-            return _as(known, Disposition.REBUILD, *why)
+            resized = artefact.policy is Policy.MUTABLE and self._sizes.earlier(known, record) is not None
+            return msgspec.structs.replace(_as(known, Disposition.REBUILD, *why), resized=resized)
         return self._touched(known, artefact, record, path)
 
     def _touched(self, known: Making, artefact: Artefact, record: LedgerEntry, path: Path) -> Making:
@@ -100,7 +103,7 @@ class Decider:
         if artefact.policy in (Policy.REPRODUCIBLE, Policy.LINK):
             return _as(known, Disposition.REBUILD, "it was changed since it was built", *why)
         if artefact.policy is Policy.MUTABLE:
-            return self._used(known, artefact, path, same=same, why=why, smallest=record.size)
+            return self._used(known, record, path, same=same, why=why)
         if not is_readable(path):
             return _as(known, Disposition.BLOCKED, unreadable(path))
         if path.stat().st_size == 0:  # what a power cut leaves of a file; there is nothing to lose
@@ -124,38 +127,40 @@ class Decider:
     def _used(
         self,
         known: Making,
-        artefact: Artefact,
+        record: LedgerEntry,
         path: Path,
         *,
         same: bool,
         why: Sequence[str],
-        smallest: int,
     ) -> Making:
         """Decide on a disk that was written to: its guest has run, or it is damaged."""
-        damage = self._damage(artefact, path, smallest, same=same)
+        inside = _look_inside(path)
+        damage = self._damage(known.artefact, path, inside, record.size, same=same)
         if damage is not None:
             aside = path.stat().st_size > 0
             reasons = (f"it is damaged: {damage}", *why)
             return msgspec.structs.replace(_as(known, Disposition.REBUILD, *reasons), aside=aside)
         if self._options.provision:
             return _as(known, Disposition.REBUILD, "its guest is set up again", *why)
+        resized = self._sizes.of_used(known, record, _header(inside))
+        if resized is not None:
+            return resized
         if same:
             return _as(known, Disposition.KEEP, "its guest has run")
         return _as(known, Disposition.IN_USE, "its guest has run, and a new disk would lose its data", *why)
 
-    def _damage(self, artefact: Artefact, path: Path, smallest: int, *, same: bool) -> str | None:
+    def _damage(
+        self, artefact: Artefact, path: Path, inside: ImageHeader | str | None, smallest: int, *, same: bool
+    ) -> str | None:
         """Return why a disk is damaged, None if it is not: qcow2 files only grow, and keep their header.
 
         A disk that cannot be read counts as sound: libvirt gives disks to QEMU's user while guests run.
         """
         if path.stat().st_size < smallest:
             return "it is shorter than it was"
-        if not is_readable(path):
-            return None
-        try:
-            header = read_header(path)
-        except KvmComposeError as error:
-            return error.message
+        if not isinstance(inside, ImageHeader):
+            return inside
+        header = inside
         if header.format != "qcow2":
             return "it is not a qcow2 image"
         backing = self._backing(artefact)
@@ -163,11 +168,11 @@ class Decider:
             return f"its backing file is {header.backing_file!r}, not {backing!r}"
         return None
 
-    def _misfit(self, artefact: Artefact, path: Path) -> str | None:
+    def _misfit(self, artefact: Artefact, path: Path, header: ImageHeader | None) -> str | None:
         """Return why a sound disk cannot be the wanted one, None if it can."""
-        if not is_readable(path):
+        if header is None:
             return unreadable(path)
-        wanted, found = self._recipes.size(artefact.content), read_header(path).virtual_size
+        wanted, found = self._recipes.size(artefact.content), header.virtual_size
         return None if wanted in (None, found) else f"it has {found} bytes, and not {wanted}"
 
     def _backing(self, artefact: Artefact) -> str | None:
@@ -180,7 +185,13 @@ class Decider:
         if artefact.policy is Policy.LINK:
             return _as(known, Disposition.REBUILD, "the ledger does not know this link")
         if artefact.policy is Policy.MUTABLE:
-            damage = self._damage(artefact, path, 0, same=True) or self._misfit(artefact, path)
+            inside = _look_inside(path)
+            damage = self._damage(artefact, path, inside, 0, same=True)
+            if damage is None and not self._options.provision:
+                grown = self._sizes.of_unknown(known, _header(inside))
+                if grown is not None:
+                    return grown
+            damage = damage or self._misfit(artefact, path, _header(inside))
             if damage is None and self._backing(artefact) is not None:
                 return _as(
                     known, Disposition.ADOPT, "a disk that may be the right one, unknown to the ledger"
@@ -303,6 +314,20 @@ def _as(known: _AnyDecision, action: Disposition, *reasons: str) -> _AnyDecision
     return msgspec.structs.replace(
         known, action=action, reasons=tuple(reason for reason in reasons if reason)
     )
+
+
+def _look_inside(path: Path) -> ImageHeader | str | None:
+    """Return a disk's header, why it has none, or None for a file that cannot be read."""
+    if not is_readable(path):
+        return None
+    try:
+        return read_header(path)
+    except KvmComposeError as error:
+        return error.message
+
+
+def _header(inside: ImageHeader | str | None) -> ImageHeader | None:
+    return inside if isinstance(inside, ImageHeader) else None
 
 
 def is_behind_link(folder: Path, path: str) -> bool:

@@ -15,6 +15,8 @@ class Disposition(Enum):
 
     CREATE = "create"
     REBUILD = "rebuild"
+    #: A disk with data that becomes larger: it is changed in place, and keeps them.
+    GROW = "grow"
     KEEP = "keep"
     #: Identical to what would be built, but unknown to the ledger: it is recorded as built.
     ADOPT = "adopt"
@@ -70,8 +72,13 @@ class Decision(msgspec.Struct, frozen=True):
 class Making(Decision, frozen=True, kw_only=True):
     """The decision on an artefact that is wanted.
 
-    With ``aside`` the existing file has to be kept under another name.
+    With ``aside`` the existing file has to be kept under another name. ``size`` is that of a disk that
+    grows, in bytes; None if only its record changes. A ``resized`` disk differs in its size alone from the
+    existing one, so overlays on that can stay. ``hint`` goes with a refusal.
     """
 
     artefact: Artefact
     aside: bool = False
+    size: int | None = None
+    resized: bool = False
+    hint: str | None = None

@@ -56,6 +56,8 @@ class Build:
         self.removed = 0
         self.kept = 0
         self.failed = 0
+        #: Disks that grow once their guests are off.
+        self.deferred = 0
 
     def begin(self, names: Sequence[str] = ()) -> Plan:
         """Make the plan under the lock, and record what needs no work."""
@@ -160,6 +162,8 @@ class Build:
         for decision in map(self._current, decisions):
             if decision.action in FAILING:
                 self._refuse(decision)
+            elif decision.action is Disposition.GROW:
+                self._grow(decision)
             elif not decision.settled:
                 ready.append(decision)
         try:
@@ -180,6 +184,19 @@ class Build:
                 self._count(Done(decision.path, decision.task, decision.action.value, decision.reasons))
         self._decide_again(disturbed)
         return self.failed == failed
+
+    def _grow(self, decision: Making) -> None:
+        """Enlarge a disk in place; while its guest runs only say that it will grow."""
+        try:
+            later = self.project.maker.grow(decision, self._records.get(decision.path))
+        except KvmComposeError as error:
+            self._fail(decision.task, error)
+            return
+        if later is None:
+            self._count(Done(decision.path, decision.task, decision.action.value, decision.reasons))
+            return
+        self.deferred += 1
+        self.listener(Noticed(f"{decision.path} {'; '.join(decision.reasons)}, {later}"))
 
     def _place(self, ready: Sequence[Making], staged: Sequence[Staged]) -> list[Making]:
         """Put what was staged in place. Returns the artefacts whose place was written to meanwhile."""
@@ -250,7 +267,7 @@ class Build:
             except KvmComposeError as error:
                 message, hint = error.message, error.hint or hint
         elif decision.action is Disposition.IN_USE:
-            hint = "--provision makes a new disk"
+            hint = decision.hint or "--provision makes a new disk"
         self._fail(decision.task, KvmComposeError(message, hint=hint))
 
     def remove(self, decisions: Sequence[Decision]) -> bool:
@@ -295,7 +312,13 @@ class Build:
             return
         loud = {Disposition.CUSTOMISED, Disposition.LEFT_OVER}  # every build reports these
         quiet = not any(each.action in loud for each in (*plan.notable, *plan.stale))
-        if complete and quiet and not self.failed and not self.project.compiled.warnings:
+        if (
+            complete
+            and quiet
+            and not self.failed
+            and not self.deferred
+            and not self.project.compiled.warnings
+        ):
             self._stand(plan)
         self._remove_unused_links(plan)
 

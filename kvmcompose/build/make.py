@@ -18,6 +18,7 @@ import msgspec
 from kvmcompose.build.base_images import Images, ResolvedImage
 from kvmcompose.build.contexts import Contexts, temporary_file
 from kvmcompose.build.decision import Decision, Making
+from kvmcompose.build.growth import enlarge
 from kvmcompose.build.ledger import Intent, Ledger, LedgerEntry, as_built
 from kvmcompose.build.offers import as_offered, offer_of, offered_content
 from kvmcompose.build.project_files import FolderFiles
@@ -36,7 +37,7 @@ from kvmcompose.core.artefact import (
 )
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects import process
-from kvmcompose.effects.files import STAGED_PREFIX, digest_bytes, digest_file, digest_link, is_readable
+from kvmcompose.effects.files import STAGED_PREFIX, digest_bytes, digest_file, digest_link
 from kvmcompose.effects.files import seal as seal_file
 from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.images.qcow2 import read_header
@@ -242,6 +243,21 @@ class Maker:
         self._ledger.record([msgspec.structs.replace(record, offered=offered, inputs=inputs)])
         return True
 
+    def grow(self, decision: Making, record: LedgerEntry | None) -> str | None:
+        """Enlarge a disk in place, and record that. Returns when it will grow if that is not possible now.
+
+        Raises KvmComposeError.
+        """
+        if decision.size is not None:
+            later = enlarge(self._folder / decision.path, decision.size)
+            if later is not None:
+                return later
+        recipe = self._recipes.recipe(decision.artefact)
+        # its signature stays what it was when it was built: it has data
+        known = record or self.adopt(decision)
+        self._ledger.record([msgspec.structs.replace(known, recipe=recipe.digest, inputs=recipe.inputs)])
+        return None
+
     def adopt(self, decision: Making) -> LedgerEntry:
         """Return the ledger entry of an existing file that counts as built."""
         artefact = decision.artefact
@@ -320,10 +336,9 @@ class Maker:
             return self._overlays[key]
 
     def _size_of_golden(self, content: Overlay) -> int:
-        """Return the size of a clone's backing disk; by its recipe while QEMU's user owns it."""
-        golden = self._folder / str(content.on)
-        noted = None if is_readable(golden) else self._recipes.size(content)
-        return read_header(golden).virtual_size if noted is None else noted
+        """Return the size of a clone: by the recipe, as a golden image that was set up does not grow."""
+        noted = self._recipes.size(content)
+        return read_header(self._folder / str(content.on)).virtual_size if noted is None else noted
 
     def _ask_for_overlay(self, backing: str, kind: str, size: int) -> _Sparse:
         folder = self._folder / "artefacts"

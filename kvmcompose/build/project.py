@@ -261,7 +261,9 @@ class Project:
         going = {
             each.path
             for each in (*decisions, *stale)
-            if each.policy is Policy.MUTABLE and each.action in ENDING
+            if each.policy is Policy.MUTABLE
+            and each.action in ENDING
+            and not (isinstance(each, Making) and each.resized)
         }
         kept = self.backing_files_in_use(going, records)
         if not kept:

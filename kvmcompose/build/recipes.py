@@ -38,6 +38,8 @@ from kvmcompose.render.templates import Templates
 _DISK_VERSION = 1
 
 GIB = 2**30
+#: Up to this size an earlier one is recognised by its recipe.
+_LIKELY_GIGABYTES = 4096
 
 _Unrendered = Literal | Overlay | DeepCopy | Blank
 
@@ -133,6 +135,44 @@ class Recipes:
             case _:
                 return None
 
+    def golden_paths(self) -> frozenset[str]:
+        """Return the paths of the disks that clones are overlays on."""
+        contents = (artefact.content for artefact in self._artefacts.values())
+        return frozenset(each.on for each in contents if isinstance(each, Overlay) and each.on is not None)
+
+    def gigabytes(self, content: Content) -> int | None:
+        """Return the GiB in a disk's recipe, which determine its size; None if there are none."""
+        match content:
+            case Overlay(image=None):
+                return self.gigabytes(self._artefacts[str(content.on)].content)
+            case Overlay():
+                return content.expand_gigabytes
+            case Blank():
+                return content.gigabytes
+            case _:
+                return None
+
+    def gigabytes_of(self, content: Content, digest: str) -> int | None:
+        """Return the GiB with which a disk would have the recipe ``digest``; None if it differs in more."""
+        now = self.gigabytes(content)
+        if now is None:
+            return None
+        likely = (now, *range(max(now, _LIKELY_GIGABYTES) + 1))
+        return next((each for each in likely if self._resized(content, each).digest == digest), None)
+
+    def _resized(self, content: Content, gigabytes: int) -> Recipe:
+        """Return the recipe that a disk would have with another size."""
+        match content:
+            case Overlay(image=None):
+                golden = self._resized(self._artefacts[str(content.on)].content, gigabytes)
+                return seal(_clone_document(content, golden))
+            case Overlay():
+                return seal(self._document(msgspec.structs.replace(content, expand_gigabytes=gigabytes)))
+            case Blank():
+                return seal(self._document(Blank(gigabytes)))
+            case _:
+                raise TypeError("a disk without a size of its own")
+
     def _document(self, content: _Unrendered) -> dict[str, Any]:
         match content:
             case Literal():
@@ -144,9 +184,7 @@ class Recipes:
                     "version": _DISK_VERSION,
                 }
             case Overlay():
-                golden = self._artefacts[str(content.on)]
-                on = {"path": content.on, "recipe": self.recipe(golden).digest}
-                return {"overlay": {"on": on}, "version": _DISK_VERSION}
+                return _clone_document(content, self.recipe(self._artefacts[str(content.on)]))
             case DeepCopy():
                 return {"copy": self._image(content.image), "version": _DISK_VERSION}
             case Blank():
@@ -167,6 +205,10 @@ class Recipes:
                 "called": resolved.link if resolved is not None else None,
             }
         }
+
+
+def _clone_document(content: Overlay, golden: Recipe) -> dict[str, Any]:
+    return {"overlay": {"on": {"path": content.on, "recipe": golden.digest}}, "version": _DISK_VERSION}
 
 
 def _written(image: BaseImage) -> dict[str, str]:

@@ -7,6 +7,7 @@ inspected here before anything else opens them.
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 from typing import TYPE_CHECKING
@@ -38,6 +39,8 @@ _EXTERNAL_DATA_FILE = 1 << 2
 _EXTENSION_END = 0
 _EXTENSION_BACKING_FORMAT = 0xE2792ACA
 _EXTENSION_DATA_FILE = 0x44415441
+#: What QEMU's programs print of an image that a running guest has locked.
+IN_USE = 'Failed to get "write" lock'
 _ENCRYPTION = {0: None, 1: "AES", 2: "LUKS"}
 
 
@@ -122,6 +125,16 @@ def is_pristine(path: Path) -> bool:
             return False
         file.seek(table.offset)
         return not any(file.read(table.length))
+
+
+def resize_command(path: str, size: int) -> list[str]:
+    """Return the command that makes a qcow2 image larger, to ``size`` bytes; it refuses to make one smaller.
+
+    Data and internal snapshots stay (those of version 2 images prevent it). If it is killed, the image has
+    its old or its new size. The backing file, which is not larger than the old size, is not opened.
+    """
+    image = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": path}}
+    return ["qemu-img", "resize", "-q", f"json:{json.dumps(image)}", str(size)]
 
 
 def _parse_qcow2(head: bytes) -> ImageHeader:

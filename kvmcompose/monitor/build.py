@@ -19,6 +19,7 @@ _MANY = 60
 _COLOURS = {
     "create": "green",
     "rebuild": "yellow",
+    "grow": "green",
     "remove": "red",
     "keep customised": "blue",
     "left over": "yellow",

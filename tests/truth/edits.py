@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -325,8 +326,14 @@ class Editor:
         path = self.any_artefact(".img", ".qcow2")
         if path is None:
             return self.add()
-        with path.open("ab") as file:
-            file.write(bytes([self.random.randint(1, 255)]) * 4096)
+        pattern = self.random.randint(1, 255)
+        program = shutil.which("qemu-io")
+        assert program is not None
+        image = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": str(path)}}
+        argv = [program, "-c", f"write -P {pattern} 0 64k", f"json:{json.dumps(image)}"]
+        if subprocess.run(argv, check=False, capture_output=True).returncode:  # it is damaged
+            with path.open("ab") as file:
+                file.write(bytes([pattern]) * 4096)
         return f"use {path.name}"
 
     def touch_artefact(self) -> str:

@@ -11,6 +11,7 @@ import os
 import shutil
 import sqlite3
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +24,31 @@ KEPT = frozenset({"keep", "adopt", "keep customised", "left over"})
 #: What can be at a path: a file's bytes, a link's target, or something else.
 Content = bytes | str
 OTHER = object()
+_CLUSTER = 1 << 16
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A disk of that size, in bytes, with the data of guests in it."""
+
+    size: int
+    data: frozenset[bytes]
+
+    @classmethod
+    def to(cls, size: int, disk: bytes) -> Grown:
+        """A disk of another size with the data of this one."""
+        return cls(size, frozenset(_data(disk)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, bytes) and size_of(other) == self.size and self.data <= set(_data(other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _data(disk: bytes) -> Iterator[bytes]:
+    """Yield what guests have written: clusters of one byte that is not zero."""
+    clusters = (disk[start : start + _CLUSTER] for start in range(0, len(disk), _CLUSTER))
+    return (each for each in clusters if each == each[:1] * _CLUSTER and each[0])
 
 
 def content(path: Path) -> Content | object | None:
@@ -43,6 +69,7 @@ class Made:
     policy: str
     task: str
     on: str | None
+    sizeless: str
 
 
 @dataclass(frozen=True)
@@ -64,11 +91,12 @@ def build_clean(bench: Bench, root: Path) -> Clean:
     )
     other.generate()
     found = {}
+    inputs_of = {path: inputs for path, *_, inputs in rows(other.folder)}
     for path, task, policy, recipe, inputs in rows(other.folder):
         there = content(other.folder / path)
         assert isinstance(there, bytes | str), f"{path} was recorded but is not there"
         on = json.loads(inputs).get("overlay", {}).get("on", {}).get("path")
-        found[path] = Made(there, recipe, policy, task, on)
+        found[path] = Made(there, recipe, policy, task, on, sizeless(path, inputs_of))
     links = {
         link.relative_to(other.folder).as_posix(): str(link.readlink())
         for link in (other.folder / "artefacts/images").glob("*")
@@ -84,6 +112,21 @@ def rows(folder: Path) -> list[tuple[str, str, str, str, bytes]]:
         return ledger.execute("SELECT path, task, policy, recipe, inputs FROM artefacts").fetchall()
     finally:
         ledger.close()
+
+
+def sizeless(path: str, inputs_of: dict[str, bytes]) -> str:
+    """Return what a disk is made of but for its size; nothing for what has no size in its recipe."""
+    inputs = json.loads(inputs_of[path])
+    overlay = inputs.get("overlay", {})
+    if "on" in overlay:
+        golden = sizeless(overlay["on"]["path"], inputs_of)
+        return golden and f"{overlay['on']['path']} {golden}"
+    if (
+        inputs.get("blank", {}).pop("gigabytes", None) is None
+        and overlay.pop("expand_gigabytes", None) is None
+    ):
+        return ""
+    return json.dumps(inputs)
 
 
 def size_of(disk: bytes) -> int:
@@ -109,6 +152,11 @@ class Built:
     policy: str
     task: str
     offered: str | None = None
+    sizeless: str = ""
+
+
+def _built(made: Made, known: Content | None, size: int) -> Built:
+    return Built(made.recipe, known, size, made.policy, made.task, sizeless=made.sizeless)
 
 
 @dataclass
@@ -119,6 +167,8 @@ class Oracle:
     built: dict[str, Built] = field(default_factory=dict)
     overwrite: bool = False
     provision: bool = False
+    golden: set[str | None] = field(default_factory=set)
+    _resized: set[str] = field(default_factory=set)
 
     def allow(self, words: tuple[str, ...]) -> None:
         self.overwrite = "--overwrite" in words
@@ -126,6 +176,13 @@ class Oracle:
 
     def predict(self, clean: Clean) -> dict[str, str]:
         """Return what a build must do with each path, including the links to images."""
+        self.golden = {made.on for made in clean.artefacts.values()}
+        self._resized = {
+            path
+            for path, made in clean.artefacts.items()
+            if path in self.built and made.sizeless and self.built[path].sizeless == made.sizeless
+            if self.built[path].recipe
+        }
         found = {path: self._wanted(path, made) for path, made in clean.artefacts.items()}
         found |= {path: self._left(path) for path in self.built if path not in found}
         self._keep_what_data_lies_on(found)
@@ -152,7 +209,7 @@ class Oracle:
             except ValueError:
                 continue
             if below in self.built and self._as_built(below):
-                if found.get(below) == "rebuild":
+                if found.get(below) == "rebuild" and below not in self._resized:
                     found[below] = "refuse"
                 elif found.get(below) == "remove":
                     found[below] = "left over"
@@ -169,16 +226,16 @@ class Oracle:
         assert isinstance(there, bytes | str)
         record = self.built.get(path)
         if record is None or record.policy != made.policy:
-            return self._unknown(made, there)
+            return self._unknown(path, made, there)
         if there == record.content:
             return "keep" if record.recipe == made.recipe else "rebuild"
         if isinstance(there, str) or made.policy == "reproducible":
             return "rebuild"
         if made.policy == "mutable":
-            return self._disk(made, record, there)
+            return self._disk(path, made, record, there)
         return self._text(path, made, record, there)
 
-    def _disk(self, made: Made, record: Built, there: bytes) -> str:
+    def _disk(self, path: str, made: Made, record: Built, there: bytes) -> str:
         same = record.recipe == made.recipe
         try:
             backing = backing_of(there)
@@ -190,6 +247,12 @@ class Oracle:
             return "rebuild"
         if self.provision:
             return "rebuild"
+        missing = size_of(made.content) - size_of(there)
+        if path in self._resized:
+            if not same:
+                return "refuse" if missing < 0 else "grow"
+            if missing > 0 and path not in self.golden:
+                return "grow"
         return "keep" if same else "refuse"
 
     def _text(self, path: str, made: Made, record: Built, there: bytes) -> str:
@@ -203,7 +266,7 @@ class Oracle:
             return "keep customised"
         return "conflict"
 
-    def _unknown(self, made: Made, there: Content) -> str:
+    def _unknown(self, path: str, made: Made, there: Content) -> str:
         if made.policy == "link":
             return "rebuild"
         if made.policy != "mutable":
@@ -211,6 +274,8 @@ class Oracle:
         assert isinstance(there, bytes)
         assert isinstance(made.content, bytes)
         try:
+            if backing_of(there) == backing_of(made.content) and size_of(there) < size_of(made.content):
+                return "rebuild" if self.provision else "grow"
             right = (backing_of(there), size_of(there)) == (backing_of(made.content), size_of(made.content))
         except ValueError:
             right = False
@@ -238,7 +303,9 @@ class Oracle:
                 done[path] = action
         return done
 
-    def remember(self, predicted: dict[str, str], done: dict[str, str], clean: Clean) -> None:
+    def remember(  # noqa: C901 (one branch for each action)
+        self, predicted: dict[str, str], done: dict[str, str], clean: Clean
+    ) -> None:
         """Record a build."""
         for path, action in predicted.items():
             if path in clean.links:
@@ -250,11 +317,12 @@ class Oracle:
                 continue
             there = content(self.folder / path)
             if action in MADE and path in done:
-                self.built[path] = Built(made.recipe, made.content, len(made.content), made.policy, made.task)
-            elif action == "adopt":
+                self.built[path] = _built(made, made.content, len(made.content))
+            elif action == "adopt" or (action == "grow" and path not in self.built):
                 assert isinstance(there, bytes)
-                known = None if made.policy == "mutable" else there
-                self.built[path] = Built(made.recipe, known, len(there), made.policy, made.task)
+                self.built[path] = _built(made, None if made.policy == "mutable" else there, len(there))
+            elif action == "grow":
+                self.built[path] = replace(self.built[path], recipe=made.recipe)
             elif action == "keep customised":
                 record = self.built[path]
                 if record.recipe != made.recipe:

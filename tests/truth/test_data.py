@@ -147,7 +147,9 @@ def test_a_disk_taken_in_without_a_ledger_is_not_replaced(built: Bench) -> None:
     data = use(built, path)
     lose_ledger(built)
     built.generate()
-    built.edit("expand_gigabytes: 1}}}\n", "expand_gigabytes: 2}}}\n")
+    built.edit(
+        "name: debian_12, expand_gigabytes: 1}}}\n", "path: disks/base.qcow2, expand_gigabytes: 1}}}\n"
+    )
     assert built.plan()[path] == "refuse"
     assert built.run("generate", "-k").status == 1
     assert (built.folder / path).read_bytes() == data

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from edits import Editor
-from oracle import FAILING, KEPT, Clean, Oracle, build_clean, content, stamps
+from oracle import FAILING, KEPT, Clean, Grown, Oracle, build_clean, content, size_of, stamps
 
 from golden.bench import Bench, lay_out, new_bench
 from kvmcompose.build import stamp
@@ -160,6 +160,11 @@ class Sequence:
                 found[path] = clean.links[path]
             elif done.get(path) in ("create", "rebuild"):
                 found[path] = clean.artefacts[path].content
+            elif action == "grow" and path not in self.oracle.golden:
+                wanted, there = clean.artefacts[path].content, content(self.bench.folder / path)
+                assert isinstance(wanted, bytes)
+                assert isinstance(there, bytes)
+                found[path] = Grown.to(size_of(wanted), there)
             elif action == "remove":
                 found[path] = None
             else:
@@ -177,12 +182,14 @@ class Sequence:
     ) -> None:
         folder = self.bench.folder
         for path, wanted in expected.items():
-            assert content(folder / path) == wanted, path
+            assert wanted == content(folder / path), path
         after = stamps(folder)
         assert not [path for path in after if "kvm-compose-staged" in path]
         written = {path for path in after if before.get(path) != after[path]}
         aside = {path for path in written if ".orig" in path or path.endswith(".new")}
-        assert written - aside == {path for path, action in done.items() if action in ("create", "rebuild")}
+        grown = {path for path, action in done.items() if action == "grow"}
+        made = {path for path, action in done.items() if action in ("create", "rebuild")}
+        assert written - aside - grown == made
         gone = {path for path in before.keys() - after.keys() if "/images/" not in path}
         settled = {path for path in gone if path.endswith(".new")}
         assert gone - settled == {
