@@ -65,6 +65,9 @@ class BlobStore(Protocol):
     async def put(self, project: str, files: Mapping[str, Blob], progress: Callable[[int], None]) -> None:
         """Send files that are the project's own, by path, and replace what is there."""
 
+    async def note(self, project: str, path: str, digest: str) -> None:
+        """Record that a file of the project was changed there into what would be sent."""
+
     async def check_images(self, project: str, paths: Collection[str]) -> None:
         """Raise DriverError when one of these files is an image that refers to a file not among them."""
 

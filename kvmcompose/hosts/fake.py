@@ -12,6 +12,7 @@ import msgspec
 from kvmcompose.effects.files import write_atomic
 from kvmcompose.hosts.blob_store import HOSTED, Blob, Inventory
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.images.qcow2 import read_header
 
 #: The key of the main host's world, whatever the host is called.
 MAIN = ""
@@ -28,12 +29,17 @@ class FakeDomain(msgspec.Struct):
 
 
 class FakeDisk(msgspec.Struct):
-    """The content of a disk: ``markers`` are files in the guest that record which scripts have run."""
+    """A disk: ``markers`` are files in the guest that record which scripts have run.
+
+    ``size`` and ``backing`` are those of its header, where it was sent.
+    """
 
     written: bool = False
     frozen: bool = False
     version: int = 0
     markers: list[str] = []
+    size: int = 0
+    backing: str | None = None
 
 
 class World(msgspec.Struct):
@@ -158,7 +164,16 @@ class FakeBlobStore:
             progress(blob.source.stat().st_size)
             self._host.world.delivered[project][path] = blob.digest
             self._host.world.disks.pop(str(HOSTED / project / path), None)
+            header = read_header(blob.source)
+            if header.format == "qcow2":
+                disk = FakeDisk(size=header.virtual_size, backing=header.backing_file)
+                self._host.world.disks[str(HOSTED / project / path)] = disk
             self._host.keep()
+
+    async def note(self, project: str, path: str, digest: str) -> None:
+        await self._host.call("note", path)
+        self._host.world.delivered[project][path] = digest
+        self._host.keep()
 
     async def check_images(self, project: str, paths: Collection[str]) -> None:  # noqa: ARG002
         await self._host.call("check_images", project)

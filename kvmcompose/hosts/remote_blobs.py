@@ -116,6 +116,10 @@ class RemoteBlobStore:
                 hint=_ROOM_HINT.format("one of them"),
             )
 
+    async def note(self, project: str, path: str, digest: str) -> None:
+        """Record it like a delivery."""
+        await self._note(self._once.folder(project), path, digest)
+
     async def check_images(self, project: str, paths: Collection[str]) -> None:
         """Nothing to check: who sends to another host is root there, or their images were checked before."""
 

@@ -36,7 +36,7 @@ class NeededFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file that a host needs. ``path`` is relative to the project folder, ``source`` is the local file.
 
     ``shared``: read-only, so that it is sent once as a blob. ``disk``: a guest writes to it. ``size`` is the
-    amount of data in bytes, without holes.
+    amount of data in bytes, without holes. ``below`` are the backing files of a disk.
     """
 
     path: str
@@ -44,6 +44,7 @@ class NeededFile(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     shared: bool = False
     disk: bool = False
+    below: tuple[str, ...] = ()
 
 
 def needed_files(
@@ -60,10 +61,12 @@ def needed_files(
                 continue
             # a link points to an image
             shared = files.see(folder / path).linked if files else (folder / path).is_symlink()
-            found[path] = _needed_file(folder, path, files, shared=shared, disk=path == guest.disk)
+            file = _needed_file(folder, path, files, shared=shared, disk=path == guest.disk)
             if path == guest.disk:
-                for below in _chain(folder, path, files):
-                    found.setdefault(below, _needed_file(folder, below, files, shared=True))
+                file = msgspec.structs.replace(file, below=tuple(_chain(folder, path, files)))
+            found[path] = file
+            for below in file.below:
+                found.setdefault(below, _needed_file(folder, below, files, shared=True))
     return found
 
 

@@ -114,6 +114,17 @@ def l1_table(head: bytes) -> L1Table | None:
     return L1Table(offset=offset, length=entries * 8)
 
 
+def holds_nothing(data: bytes) -> bool:
+    """Return whether ``data`` is all of a qcow2 image without allocated clusters.
+
+    Raises ValueError for an invalid header.
+    """
+    table = l1_table(data)
+    if table is None or len(data) < table.offset + table.length:
+        return False
+    return not any(data[table.offset : table.offset + table.length])
+
+
 def is_pristine(path: Path) -> bool:
     """Return whether an image has no allocated clusters.
 

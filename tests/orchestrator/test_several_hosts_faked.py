@@ -77,7 +77,7 @@ GUESTS = {"web", "db", "far", "worker-0", "worker-1", "worker-2", "worker-3"}
 LOOKING = {
     "check", "look", "facts",
     "foreign_domains", "foreign", "domains", "networks",
-    "bridges", "foreign_ports", "present", "pristine", "signature", "leases", "snapshots",
+    "bridges", "foreign_ports", "present", "pristine", "header", "signature", "leases", "snapshots",
 }  # fmt: skip
 
 
@@ -277,10 +277,10 @@ def test_only_what_was_built_anew_is_sent_again(labs: Lab) -> None:
 
 
 def build_disk_anew(lab: Lab) -> None:
-    """A larger disk for db, which has been used."""
+    """A disk of another image for db, which has been used."""
     lab.bench.edit(
         "cloud_image: {name: debian_12, setup_script: setup.sh}",
-        "cloud_image: {name: debian_12, setup_script: setup.sh, expand_gigabytes: 1}",
+        "cloud_image: {name: ubuntu_22_04, setup_script: setup.sh}",
     )
     lab.bench.generate("--provision")
 
@@ -662,3 +662,93 @@ def test_a_clone_that_moves_with_its_data_needs_its_golden_image_as_it_was(labs:
     labs.must(Up(reset_clones=True))
     assert running(labs) == PLACES
     assert not labs.world.disks[labs.disk(f"{moved}-linked-clone.qcow2")].written
+
+
+# -- disks that grow -----------------------------------------------------------------------------------
+
+GIB = 1 << 30
+
+
+def size_of_disk(lab: Lab, guest: str, host: str) -> int:
+    return lab.drivers.worlds[host].disks[lab.disk(f"{guest}-cloud-init.img", host)].size
+
+
+def grow_db(lab: Lab, after: int, before: int | None = None, *words: str) -> None:
+    """Another size for db, whose disk on host two has data."""
+    script = "cloud_image: {name: debian_12, setup_script: setup.sh"
+    old = f"{script}}}" if before is None else f"{script}, expand_gigabytes: {before}}}"
+    lab.bench.edit(old, f"{script}, expand_gigabytes: {after}}}")
+    lab.bench.generate(*words)
+
+
+def test_a_disk_with_data_on_another_host_grows_there(labs: Lab) -> None:
+    labs.must(Up())
+    before = size_of_disk(labs, "db", "two")
+    labs.must(Down())
+    grow_db(labs, 2)
+    calls = calls_of(labs, Up())
+    assert "two/grow:db-cloud-init.img" in calls
+    assert not [call for call in calls if verb(call) == "put" and "db" in call and ".img" in call]
+    disk = labs.drivers.worlds["two"].disks[labs.disk("db-cloud-init.img", "two")]
+    assert disk.size == before + 2 * GIB
+    assert disk.written
+    assert disk.markers
+    # and that was all
+    labs.must(Down())
+    assert not [call for call in calls_of(labs, Up()) if verb(call) in ("grow", "put", "note")]
+
+
+def test_a_disk_on_another_host_grows_once_its_guest_is_off(labs: Lab) -> None:
+    labs.must(Up())
+    before = size_of_disk(labs, "db", "two")
+    grow_db(labs, 2)
+    labs.drivers.worlds["three"].domains["lab-far"].started = 0  # so that there is something to do
+    assert not [call for call in calls_of(labs, Up()) if verb(call) in ("grow", "note")]
+    assert size_of_disk(labs, "db", "two") == before
+    labs.must(Down())
+    labs.must(Up())
+    assert size_of_disk(labs, "db", "two") == before + 2 * GIB
+
+
+@pytest.mark.parametrize("call", ["two/grow:*", "two/note:*"])
+def test_a_growth_that_fails_on_another_host_is_made_up_for(labs: Lab, call: str) -> None:
+    labs.must(Up())
+    before = size_of_disk(labs, "db", "two")
+    labs.must(Down())
+    grow_db(labs, 2)
+    labs.drivers.failures = [Failure(call)]
+    assert labs.do(Up()).faults
+    labs.drivers.failures = []
+    labs.must(Up())
+    disk = labs.drivers.worlds["two"].disks[labs.disk("db-cloud-init.img", "two")]
+    assert (disk.size, disk.written) == (before + 2 * GIB, True)
+    assert running(labs) == PLACES
+
+
+def test_a_disk_with_data_on_another_host_does_not_shrink(labs: Lab) -> None:
+    grow_db(labs, 2)
+    labs.must(Up())
+    before = size_of_disk(labs, "db", "two")
+    labs.must(Down())
+    grow_db(labs, 1, 2, "--provision")
+    action = labs.do(Up())
+    assert action.refused
+    assert "those on the host have data" in action.faults[0].message
+    assert size_of_disk(labs, "db", "two") == before
+
+
+def test_clones_on_other_hosts_grow_above_their_golden_image(labs: Lab) -> None:
+    labs.must(Up())
+    labs.must(Down())
+    image = "libvirt_type: {cloud_image: {name: debian_12"
+    after = "}}\n      scaling"
+    labs.bench.edit(f"{image}{after}", f"{image}, expand_gigabytes: 2{after}")
+    labs.bench.generate()
+    calls = calls_of(labs, Up())
+    grown = {call for call in calls if verb(call) == "grow"}
+    assert grown == {
+        "two/grow:worker-1-linked-clone.qcow2",
+        "two/grow:worker-2-linked-clone.qcow2",
+        "three/grow:worker-3-linked-clone.qcow2",
+    }
+    assert running(labs) == PLACES

@@ -77,6 +77,7 @@ chown --reference="./$3" -- "./$4" 2>/dev/null
 mv -fT -- "./$4" "./$3"
 """
 )
+_GROW = _ENTER + _CHECK + 'shift 3\nexec "$@"'
 #: Arguments: folder, and paths in it at which folders are created.
 _MAKE_CONSOLES = """\
 cd -- "$1" || exit
@@ -155,6 +156,23 @@ class HostDisks:
         except BaseException:
             await self._runner.run(["rm", "-f", "--", str(staged)], check=False)
             raise
+
+    async def header(self, path: Path) -> qcow2.ImageHeader:
+        head = await self._bytes(path, 0, qcow2.HEAD_BYTES)
+        try:
+            header = qcow2.parse_header(head)
+        except ValueError as error:
+            raise DriverError(f"{path} is not a valid qcow2 image: {error}") from error
+        if header is None:
+            raise DriverError(f"{path} is not a qcow2 image")
+        return header
+
+    async def grow(self, path: Path, size: int) -> None:
+        argv = _inside(_GROW, path, *qcow2.resize_command(f"./{path.name}", size))
+        done = await self._as_needed(argv)
+        if qcow2.IN_USE in done.stderr.decode(errors="replace"):
+            raise DriverError(f"{path} cannot grow while its guest runs", hint="kvm-compose down")
+        self._expect(path, argv, done, privileged=True)
 
     async def set_frozen(self, path: Path, frozen: bool) -> None:
         """Revoke everybody's permission to write, or grant it to the owner (and to nobody else)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kvmcompose.hosts.fake import FakeDisk, SimulatedHost
+from kvmcompose.images.qcow2 import ImageHeader
 
 _CONSOLE = b"(a fake console)\r\n\x1b[32mOK\x1b[0m\x1b]0;title\x07 \x9b31mready\xff\r\nlogin: "
 
@@ -35,7 +36,19 @@ class FakeDisks:
 
     async def reset_overlay(self, path: Path) -> None:
         await self._host.call("reset_overlay", path.name)
-        self._host.world.disks[str(path)] = FakeDisk(version=self._disk(path).version + 1)
+        old = self._disk(path)
+        new = FakeDisk(version=old.version + 1, size=old.size, backing=old.backing)
+        self._host.world.disks[str(path)] = new
+        self._host.keep()
+
+    async def header(self, path: Path) -> ImageHeader:
+        await self._host.call("header", path.name)
+        disk = self._disk(path)
+        return ImageHeader(format="qcow2", virtual_size=disk.size, backing_file=disk.backing)
+
+    async def grow(self, path: Path, size: int) -> None:
+        await self._host.call("grow", path.name)
+        self._disk(path).size = size
         self._host.keep()
 
     async def set_frozen(self, path: Path, frozen: bool) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from kvmcompose.images.qcow2 import ImageHeader
+
 
 class Disks(Protocol):
     """Files of projects on one host. Paths are absolute, as on that host."""
@@ -24,6 +26,12 @@ class Disks(Protocol):
 
     async def reset_overlay(self, path: Path) -> None:
         """Replace an overlay by an empty one of the same size and backing file: all data is lost."""
+
+    async def header(self, path: Path) -> ImageHeader:
+        """Return the header of a disk. Raises DriverError for one that is missing or invalid."""
+
+    async def grow(self, path: Path, size: int) -> None:
+        """Enlarge a disk to ``size`` bytes, and keep its data. Raises DriverError while a guest uses it."""
 
     async def set_frozen(self, path: Path, frozen: bool) -> None:
         """Revoke (or grant) permission to write to a disk."""

@@ -12,20 +12,21 @@ from pathlib import Path
 
 import msgspec
 
+from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.blob_store import Blob, BlobStore, Inventory
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.transfer_plan import Digests, NeededFile, Sent, needed_files, note_sent
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.server.action_log import ActionLog
+from kvmcompose.server.action_log import ActionLog, RunningStep
 from kvmcompose.server.orchestrator.context import Context
-from kvmcompose.server.orchestrator.stages import Job, together
+from kvmcompose.server.orchestrator.growth import GrowingDisk, HostedDisks, WantedFile
+from kvmcompose.server.orchestrator.stages import Job, shielded, together
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 STAGE = "distribute"
 #: How often the progress of a large transfer is reported, in seconds.
 _REPORT_SECONDS = 5.0
-_MIB = 1 << 20
 
 #: What is in the way, and a hint.
 Reason = tuple[str, str | None]
@@ -142,6 +143,9 @@ class OtherHost:
         self._blobs = blobs
         self._delivered: dict[str, str] = {}
         self._stored: frozenset[str] = frozenset()
+        self._growing: dict[str, GrowingDisk] = {}
+        self._golden: frozenset[str | None] = frozenset()  # on other hosts they are images
+        self._reader: OwnerFiles | None = None
 
     # -- before anything is changed
 
@@ -151,12 +155,13 @@ class OtherHost:
         self._delivered, self._stored = dict(held.delivered), held.stored
         # before a member's main host was sent anything
         wanted = await self._wanted(first=True)
+        self._growing = await self._find_growing(wanted, self._context.member)
         reasons = [*self._check_room(held, wanted)]
         if not self._provision:
             reasons += await self._check_disks(wanted)
         return reasons
 
-    def _check_room(self, held: Inventory, wanted: Mapping[str, _Wanted]) -> Iterator[Reason]:
+    def _check_room(self, held: Inventory, wanted: Mapping[str, WantedFile]) -> Iterator[Reason]:
         needed = sum(
             max(0, file.size - held.parts.get(digest, 0))
             for digest, file in _shared(wanted).items()
@@ -169,7 +174,7 @@ class OtherHost:
                 "images of all testbeds are in /var/lib/kvm-compose/.store there",
             )
 
-    async def _check_disks(self, wanted: Mapping[str, _Wanted]) -> list[Reason]:
+    async def _check_disks(self, wanted: Mapping[str, WantedFile]) -> list[Reason]:
         """Find disks with data that would be lost, or left behind."""
         lost = [
             guest.name
@@ -207,6 +212,32 @@ class OtherHost:
         """Whether the host has a disk that a guest has written to."""
         return disk in self._delivered and not await self._disks.pristine(self._folder_there / disk)
 
+    async def _find_growing(
+        self, wanted: Mapping[str, WantedFile], files: OwnerFiles | None = None
+    ) -> dict[str, GrowingDisk]:
+        if self._provision:
+            return {}
+        disks = HostedDisks(
+            delivered=self._delivered,
+            header=lambda path: self._disks.header(self._folder_there / path),
+            pristine=lambda path: self._disks.pristine(self._folder_there / path),
+            golden=self._golden,
+            files=files or self._reader,
+        )
+        return await disks.growing(wanted)
+
+    async def _grow(
+        self, wanted: Mapping[str, WantedFile], in_use: Collection[str | None], step: RunningStep
+    ) -> None:
+        for path, each in self._growing.items():
+            if path in in_use:
+                step.say(f"{path} {each}, when its guest is off: kvm-compose down && kvm-compose up")
+                continue
+            if each.before != each.after:
+                await shielded(self._disks.grow(self._folder_there / path, each.after))
+                step.say(f"{path} {each}")
+            await shielded(self._blobs.note(self._project, path, wanted[path].digest))
+
     async def drop(self, disk: str) -> None:
         """Remove a disk."""
         await self._disks.remove(self._folder_there / disk)
@@ -224,14 +255,14 @@ class OtherHost:
             if digest not in self._stored:
                 sent += await self._send_image(digest, file)
         with self._log.step(STAGE, "files", host=self.name) as step:
-            sent += await self._send_files(wanted, running)
+            sent += await self._send_files(wanted, running, step)
             await self._finish(wanted)
             if sent:
                 step.say(f"{_mib(sent)} sent to {self.name}")
             else:
                 step.skip()
 
-    async def _finish(self, wanted: Mapping[str, _Wanted]) -> None:
+    async def _finish(self, wanted: Mapping[str, WantedFile]) -> None:
         """Record what was sent."""
         files = {path: each.digest for path, each in wanted.items() if not each.file.shared}
         noted = Sent(frozenset(_shared(wanted)), files)
@@ -255,7 +286,13 @@ class OtherHost:
                 step.say(f"{name}: {_mib(sent)} sent in {time.monotonic() - began:.1f} s")
         return sent
 
-    async def _send_files(self, wanted: Mapping[str, _Wanted], running: Collection[str]) -> int:
+    async def _send_files(
+        self, wanted: Mapping[str, WantedFile], running: Collection[str], step: RunningStep
+    ) -> int:
+        # before links change: they say what is there
+        self._growing = await self._find_growing(wanted)
+        in_use = {_disk_or_none(guest) for guest in self._guests if guest.name in running}
+        await self._grow(wanted, in_use, step)
         links = {
             path: each.digest
             for path, each in wanted.items()
@@ -267,7 +304,6 @@ class OtherHost:
             for guest in self._elsewhere:
                 if (disk := _disk_or_none(guest)) in self._delivered and disk is not None:
                     await self.drop(disk)
-        in_use = {_disk_or_none(guest) for guest in self._guests if guest.name in running}
         files = {
             path: Blob(each.digest, each.file.source)
             for path, each in wanted.items()
@@ -281,7 +317,7 @@ class OtherHost:
             await self._blobs.put(self._project, files, sent.append)
         return sum(sent)
 
-    async def _wanted(self, but: Collection[str] = (), *, first: bool = False) -> dict[str, _Wanted]:
+    async def _wanted(self, but: Collection[str] = (), *, first: bool = False) -> dict[str, WantedFile]:
         """Return what the host's guests need, by path, except guests ``but``.
 
         ``first``: of a member's project, as it is in the member's folder.
@@ -290,11 +326,11 @@ class OtherHost:
         folder = self._folder if member is None else self._context.location
         runs = [guest.run for guest in self._guests if guest.run is not None and guest.name not in but]
 
-        def find() -> dict[str, _Wanted]:
+        def find() -> dict[str, WantedFile]:
             try:
                 digest_of = self._digests.of if member is None else member.digest
                 found = needed_files(folder, runs, member)
-                return {path: _Wanted(each, digest_of(each.source)) for path, each in found.items()}
+                return {path: WantedFile(each, digest_of(each.source)) for path, each in found.items()}
             except OSError as error:
                 raise DriverError(
                     f"cannot read {error.filename}, which guests of {self.name} need: {error.strerror}",
@@ -303,8 +339,8 @@ class OtherHost:
 
         return await in_thread(find)
 
-    def _is_to_be_put(self, path: str, wanted: _Wanted) -> bool:
-        if wanted.file.shared:
+    def _is_to_be_put(self, path: str, wanted: WantedFile) -> bool:
+        if wanted.file.shared or path in self._growing:
             return False
         there = self._delivered.get(path)
         return there != wanted.digest or (wanted.file.disk and self._provision)
@@ -317,7 +353,8 @@ class Delivery(OtherHost):
         super().__init__(task, drivers, blobs)
         self._guests = list(task.testbed.guests.values())
         self._elsewhere = []
-        self._golden = {_disk_or_none(guest) for guest in task.testbed.golden}
+        self._golden = frozenset(_disk_or_none(guest) for guest in task.testbed.golden)
+        self._reader = task.context.member
         self._to_come: set[str] = set()
 
     async def check(self) -> list[Reason]:
@@ -335,24 +372,17 @@ class Delivery(OtherHost):
         """Golden images do not count: scripts set them up again; clones in the way are found elsewhere."""
         return disk not in self._golden and await super().has_data(disk)
 
-    async def _wanted(self, but: Collection[str] = (), *, first: bool = False) -> dict[str, _Wanted]:
+    async def _wanted(self, but: Collection[str] = (), *, first: bool = False) -> dict[str, WantedFile]:
         del first
         return await super()._wanted(but, first=True)
 
-    async def _finish(self, wanted: Mapping[str, _Wanted]) -> None:
+    async def _finish(self, wanted: Mapping[str, WantedFile]) -> None:
         """Check what was delivered, where it cannot change any more."""
         await self._blobs.check_images(self._project, wanted.keys())
         self._to_come = set()
 
 
-class _Wanted(msgspec.Struct, frozen=True):
-    """A file that a host needs, and the digest of its content."""
-
-    file: NeededFile
-    digest: str
-
-
-def _shared(wanted: Mapping[str, _Wanted]) -> dict[str, NeededFile]:
+def _shared(wanted: Mapping[str, WantedFile]) -> dict[str, NeededFile]:
     """Return what is sent as a blob, by digest."""
     return {each.digest: each.file for each in wanted.values() if each.file.shared}
 
@@ -368,4 +398,4 @@ def _disk(guest: LoadedGuest) -> str:
 
 
 def _mib(size: int) -> str:
-    return f"{size / _MIB:.1f} MiB"
+    return f"{size / 2**20:.1f} MiB"
