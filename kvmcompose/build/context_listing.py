@@ -173,13 +173,14 @@ class _Lister:
         return int(self._modes[name], 8) if name in self._modes else None
 
     def _stays_inside(self, name: str, target: str, resolved: Path | None) -> bool:
-        """Return whether a link is the same in the guest: relative, and not out of the context."""
-        if target.startswith("/"):
+        """Return whether a link is the same in the guest: relative, and never out of the context.
+
+        A way out and in again (``../context/file``) would need the name that the context has here.
+        """
+        if target.startswith("/") or _leaves(posixpath.dirname(name), target):
             return False
-        if resolved is None:  # its links go in a circle, which does no harm there either
-            way = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
-            return way.split("/")[0] != ".."
-        return resolved.is_relative_to(self._real)
+        # if its links go in a circle, it does no harm in the guest either
+        return resolved is None or resolved.is_relative_to(self._real)
 
     def _refuse_link(self, path: Path, target: str, resolved: Path | None) -> None:
         """Raise _Unfit unless the link leads to a file of the project."""
@@ -231,6 +232,16 @@ _LEAVE_OUT = f"remove it, or list it in {IGNORE_FILE} of the context"
 
 def _unreadable(shown: str, error: OSError) -> _Unfit:
     return _Unfit("bad-file", f"{shown!r} cannot be read: {error.strerror}", _LEAVE_OUT)
+
+
+def _leaves(folder: str, target: str) -> bool:
+    """Return whether a relative link in a ``folder`` of the context goes up further than the context."""
+    depth = len(folder.split("/")) if folder else 0
+    for step in target.split("/"):
+        depth += -1 if step == ".." else step not in ("", ".")
+        if depth < 0:
+            return True
+    return False
 
 
 def resolve(path: Path) -> Path | None:

@@ -310,6 +310,19 @@ def test_harmless_links_are_kept(bench: Bench) -> None:
     assert {name: found[name].linkname for name in links} == links
 
 
+@pytest.mark.parametrize("target", ["../files/real", "../../{project}/files/real", "sub/../../files/real"])
+def test_a_link_that_needs_the_name_of_the_context_becomes_the_file(bench: Bench, target: str) -> None:
+    """In the guest the context has another name."""
+    (bench.folder / "files/sub").mkdir()
+    bench.write("files/real", "content")
+    (bench.folder / "files/link").symlink_to(target.format(project=bench.folder.name))
+    assert problems(bench) == []
+    bench.generate()
+    assert archive(bench)["link"].isfile()
+    bench.write("files/real", "changed")
+    assert ISO in bench.generate()
+
+
 def test_deep_folders_are_no_traceback(bench: Bench) -> None:
     here = bench.folder / "files"
     handle = os.open(here, os.O_RDONLY)
