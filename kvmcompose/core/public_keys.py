@@ -39,6 +39,7 @@ _SETTINGS = frozenset(
     }
 )  # fmt: skip
 _OPTION = re.compile(r'([A-Za-z0-9-]+)(=("(?:\\"|[^"])*"))?')
+_BLANKS = " \t"
 _BASE64_ONLY = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _OTHER_FORMATS = (
     ("---- BEGIN SSH2 PUBLIC KEY", "an RFC 4716 key", "ssh-keygen -i -f {name}"),
@@ -64,8 +65,9 @@ def parse_public_keys(data: bytes, name: str) -> tuple[list[str], tuple[Problem,
     keys: list[str] = []
     problems: list[Problem] = []
     cut = False  # whether the last line was a key that is not complete
-    for number, raw in enumerate(data.decode(errors="replace").splitlines(), 1):
-        line = raw.strip()
+    # only these end lines and separate words for sshd, not all that Python takes for blank
+    for number, raw in enumerate(re.split(r"\r\n|\r|\n", data.decode(errors="replace")), 1):
+        line = raw.strip(_BLANKS)
         if not line or line.startswith("#"):
             continue
         if cut and _BASE64_ONLY.fullmatch(line):
@@ -73,7 +75,7 @@ def parse_public_keys(data: bytes, name: str) -> tuple[list[str], tuple[Problem,
         try:
             _check_line(line)
         except _LineError as error:
-            error.column += len(raw) - len(raw.lstrip())
+            error.column += len(raw) - len(raw.lstrip(_BLANKS))
             problems.append(_problem(name, number, error))
             cut = True
             continue
@@ -116,9 +118,9 @@ def _wrong_file(data: bytes, name: str) -> _LineError | None:
 def _check_line(line: str) -> None:
     """Raise _LineError for a line that sshd does not accept."""
     start = 0
-    if line.split(None, 1)[0].removesuffix(_CERTIFICATE) not in _TYPES:
+    if _words(line, 1)[0].removesuffix(_CERTIFICATE) not in _TYPES:
         start = _check_options(line)
-    words = line[start:].split(None, 2)
+    words = _words(line[start:], 2)
     kind = words[0]
     if kind.endswith(_CERTIFICATE):
         hint = "name the key itself, or the key of the authority after the option cert-authority"
@@ -138,7 +140,9 @@ def _check_options(line: str) -> int:
             option[1].lower() in _SETTINGS if option[3] else option[1].lower() in _FLAGS and not option[2]
         )
         if option is None or not known:
-            word = re.split(r"[\s,=]", line[position:], maxsplit=1)[0]
+            word = re.split(r"[ \t,=]", line[position:], maxsplit=1)[0]
+            if position and not word:
+                raise _LineError(position + 1, "there is a blank between the options", "remove it")
             raise _LineError(
                 position + 1, f"{_short(word)} is neither the type of a key nor an option of sshd"
             )
@@ -147,11 +151,15 @@ def _check_options(line: str) -> int:
             break
         position += 1
     rest = line[position:]
-    start = position + len(rest) - len(rest.lstrip())
-    word = rest.split(None, 1)[0] if rest.strip() else ""
+    start = position + len(rest) - len(rest.lstrip(_BLANKS))
+    word = _words(line[start:], 1)[0]
     if start == position or word.removesuffix(_CERTIFICATE) not in _TYPES:
         raise _LineError(start + 1, f"no type of a key follows the options, but {_short(word)}")
     return start
+
+
+def _words(text: str, splits: int) -> list[str]:
+    return re.split(f"[{_BLANKS}]+", text.strip(_BLANKS), maxsplit=splits)
 
 
 def _short(word: str) -> str:
@@ -165,6 +173,8 @@ def _check_blob(kind: str, text: str, column: int) -> None:
         fields = list(_fields(blob))
     except (binascii.Error, ValueError):
         raise _LineError(column, cut) from None
+    if base64.b64encode(blob).decode() != text:  # sshd refuses what Python's decoder ignores
+        raise _LineError(column, "the key has characters after its end", "remove them: '=' ends a key")
     if not fields or fields[0] != kind.encode():
         raise _LineError(column, f"the key is not of the type {kind}" if fields else cut)
     if not _has_shape(kind, fields[1:]):

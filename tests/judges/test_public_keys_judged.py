@@ -108,6 +108,14 @@ def test_several_keys_comments_and_lines_of_windows() -> None:
     assert keys == [f"{KEY} of two words", KEY, f"no-pty {KEY}", KEY.rsplit(" ", 1)[0]]
 
 
+@pytest.mark.parametrize("odd", ["a\u2028b", "a\x0bb", "a\x0cb", "a\x85b", "a\x1cb"])
+def test_only_line_ends_end_a_line(tmp_path: Path, odd: str) -> None:
+    text = f"{KEY} {odd}\n"
+    (tmp_path / "key").write_bytes(text.encode())
+    keygen("-l", "-f", tmp_path / "key")
+    assert read(text) == ([f"{KEY} {odd}"], [])
+
+
 KIND, BLOB, _ = KEY.split()
 WRONG: list[tuple[str | bytes, str, str]] = [
     ("", "mine.pub:1:1", "no public key"),
@@ -116,7 +124,9 @@ WRONG: list[tuple[str | bytes, str, str]] = [
     (f"my key: {KEY}\n", "mine.pub:1:1", "'my'"),
     (f"no-ptty {KEY}\n", "mine.pub:1:1", "'no-ptty'"),
     (f"no-pty,from=me {KEY}\n", "mine.pub:1:8", "'from'"),
-    (f"no-pty, {KEY}\n", "mine.pub:1:8", "''"),
+    (f"no-pty, {KEY}\n", "mine.pub:1:8", "blank between the options"),
+    (f"{KIND}\xa0{BLOB} me\n", "mine.pub:1:1", "neither the type"),
+    (f"{KIND} {BLOB}= me\n", "mine.pub:1:13", "after its end"),
     (f'command="ls {KEY}\n', "mine.pub:1:1", "'command'"),
     ("no-pty\n", "mine.pub:1:7", "no type of a key"),
     (f"{KIND}\n", "mine.pub:1:12", "there is no key"),
