@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,7 +13,14 @@ from kvmcompose.build.decide import is_behind_link
 from kvmcompose.build.decision import Disposition
 from kvmcompose.build.ledger import LedgerEntry
 from kvmcompose.build.project import Project
+from kvmcompose.core.artefact import Policy
+from kvmcompose.core.errors import InputError, Problem, RefusedError
+from kvmcompose.core.names import first_few
 from kvmcompose.core.plain import plain
+from kvmcompose.effects import process
+from kvmcompose.effects.files import is_readable, unreadable
+from kvmcompose.hosts.transfer_plan import read_sent
+from kvmcompose.images.qcow2 import IN_USE_TO_READ, reading_command
 
 
 def clean_file(
@@ -50,6 +59,85 @@ def clean_file(
 
 def _say(text: str) -> None:
     sys.stdout.write(f"{plain(text)}\n")
+
+
+def drop_left_overs(project: Project, names: Sequence[str], *, dry_run: bool) -> None:
+    """Remove files of guests that the YAML no longer has, with all that these wrote.
+
+    ``names`` are those of guests, files or artefacts. Raises InputError for unknown ones, and RefusedError,
+    before anything is removed, for a disk that is in use.
+    """
+    records = project.records(write=not dry_run)
+    wanted = _left_over(project, names, records)
+    mine = {path: record for path, record in wanted.items() if os.path.lexists(project.folder / path)}
+    for path, record in mine.items():
+        _refuse_use(project, path, record)
+    held = project.backing_files_in_use(mine.keys(), records)
+    for path, above in held.items():
+        raise RefusedError(
+            f"{path} is the backing file of {above}, which has data",
+            hint=f"kvm-compose clean --left-over {path} {above} drops both",
+        )
+    # what is an overlay on another goes first
+    for path in sorted(wanted, key=lambda path: not wanted[path].task.startswith("clone:")):
+        if is_behind_link(project.folder, path):
+            _say(f"{path}: kept, a folder on the way to it is a link")
+            continue
+        if not dry_run:
+            (project.folder / path).unlink(missing_ok=True)
+            project.ledger.drop([path])
+        _say(f"{path}: {'would be removed' if dry_run else 'removed'}")
+    for host, sent in read_sent(project.folder).items():
+        there = sorted(sent.files.keys() & wanted.keys())
+        if there:
+            _say(f"{there[0]}: {host} was sent it, too; kvm-compose down --purge removes all disks there")
+
+
+def _left_over(
+    project: Project, names: Sequence[str], records: Mapping[str, LedgerEntry]
+) -> dict[str, LedgerEntry]:
+    stale = {path: record for path, record in records.items() if path not in project.artefacts}
+    wanted: dict[str, LedgerEntry] = {}
+    problems = []
+    for name in names:
+        found = {path: record for path, record in stale.items() if name in _names_of(path, record)}
+        if not found:
+            problems.append(_no_left_over(project, name, stale))
+        wanted |= found
+    if problems:
+        raise InputError(problems)
+    return wanted
+
+
+def _names_of(path: str, record: LedgerEntry) -> tuple[str, ...]:
+    return path, path.rpartition("/")[2], record.task, record.task.partition(":")[2]
+
+
+def _no_left_over(project: Project, name: str, stale: Mapping[str, LedgerEntry]) -> Problem:
+    known = [each for path, record in stale.items() for each in _names_of(path, record)]
+    near = difflib.get_close_matches(name, known, 3)
+    guests = dict.fromkeys(record.task.partition(":")[2] for record in stale.values())
+    hint = f"left over: {first_few(list(guests))}" if guests else "there are no left-over files"
+    if name in {each for artefact in project.artefacts.values() for each in (artefact.guest, artefact.path)}:
+        return project.problem(f"{name!r} is part of the testbed, not left over", hint)
+    return project.problem(f"nothing left over is called {name!r}", _near(near) or hint)
+
+
+def _near(names: Sequence[str]) -> str | None:
+    return f"did you mean {' or '.join(names)}?" if names else None
+
+
+def _refuse_use(project: Project, path: str, record: LedgerEntry) -> None:
+    """Raise RefusedError for a disk that a guest uses: one may run although the YAML no longer has it."""
+    file = project.folder / path
+    if record.policy is not Policy.MUTABLE or file.is_symlink() or not file.is_file():
+        return
+    why = unreadable(file) if not is_readable(file) else None
+    if why is None:
+        said = process.run(reading_command(str(file)), check=False).stderr.decode(errors="replace")
+        why = "its guest runs" if IN_USE_TO_READ in said else None
+    if why is not None:
+        raise RefusedError(f"{path} may be in use: {why}", hint="kvm-compose down")
 
 
 def remove_leftovers(folder: Path) -> None:

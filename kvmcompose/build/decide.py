@@ -306,7 +306,11 @@ class Decider:
         used = in_place and policy is Policy.MUTABLE
         if used and self._options.provision:
             return msgspec.structs.replace(gone, reasons=("its guest is gone, and its data may go",))
-        what = "its guest has run (--provision removes it)" if used else "it was changed since it was built"
+        what = (
+            f"its guest has run: kvm-compose clean --left-over {record.task.partition(':')[2]} removes it"
+            if used
+            else "it was changed since it was built"
+        )
         return _as(gone, Disposition.LEFT_OVER, what)
 
 

@@ -16,7 +16,7 @@ from doit.loader import generate_tasks
 from doit.plugin import PluginDict
 from doit.reporter import ZeroReporter
 
-from kvmcompose.build.clean import clean_file, remove_leftovers
+from kvmcompose.build.clean import clean_file, drop_left_overs, remove_leftovers
 from kvmcompose.build.doit_store import LedgerStore, ours
 from kvmcompose.build.doit_tasks import Session, TaskDict, group_task, task_name
 from kvmcompose.build.execute import Build
@@ -87,6 +87,13 @@ def clean(project: Project, names: Sequence[str], *, dry_run: bool, force: bool)
         if not dry_run:
             remove_leftovers(project.folder / "artefacts")
     return status
+
+
+def clean_left_over(project: Project, names: Sequence[str], *, dry_run: bool) -> int:
+    """Remove files of guests that the YAML no longer has, by name; see ``drop_left_overs``."""
+    with nullcontext() if dry_run else project.locked(None):
+        drop_left_overs(project, names, dry_run=dry_run)
+    return 0
 
 
 def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, reporter: str = "console") -> int:

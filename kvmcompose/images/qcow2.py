@@ -41,6 +41,8 @@ _EXTENSION_BACKING_FORMAT = 0xE2792ACA
 _EXTENSION_DATA_FILE = 0x44415441
 #: What QEMU's programs print of an image that a running guest has locked.
 IN_USE = 'Failed to get "write" lock'
+#: The same, of a program that only reads.
+IN_USE_TO_READ = 'Failed to get shared "write" lock'
 _ENCRYPTION = {0: None, 1: "AES", 2: "LUKS"}
 
 
@@ -138,14 +140,25 @@ def is_pristine(path: Path) -> bool:
         return not any(file.read(table.length))
 
 
+def reading_command(path: str) -> list[str]:
+    """Return a command that prints ``IN_USE_TO_READ`` and fails while a guest uses an image."""
+    return ["qemu-img", "info", "--output=json", _by_itself(path)]
+
+
 def resize_command(path: str, size: int) -> list[str]:
     """Return the command that makes a qcow2 image larger, to ``size`` bytes; it refuses to make one smaller.
 
     Data and internal snapshots stay (those of version 2 images prevent it). If it is killed, the image has
     its old or its new size. The backing file, which is not larger than the old size, is not opened.
     """
-    image = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": path}}
-    return ["qemu-img", "resize", "-q", f"json:{json.dumps(image)}", str(size)]
+    return ["qemu-img", "resize", "-q", _by_itself(path), str(size)]
+
+
+def _by_itself(path: str) -> str:
+    """Return how QEMU's programs open an image without its backing file."""
+    return "json:" + json.dumps(
+        {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": path}}
+    )
 
 
 def _parse_qcow2(head: bytes) -> ImageHeader:

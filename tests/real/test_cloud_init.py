@@ -95,10 +95,22 @@ def test_real_cloud_init_goes_through_up(project: Project) -> None:
     assert guest("cat", "/etc/nocloud/context/deep/note.txt") == "another"
     assert guest("cat", "/etc/set-up") == "mine"
 
-    # the guest has run: its disk is kept, and a new recipe is refused
-    project.run("down")
+    # a larger disk: it grows in place, and so does the file system at the next boot
     project.edit("expand_gigabytes: 1", "expand_gigabytes: 2")
-    project.run("generate", "disk:server", status=1)
-    before = (project.folder / "artefacts" / "server-cloud-init.img").stat().st_ino
+    disk = project.folder / "artefacts" / "server-cloud-init.img"
+    while_running = project.run("generate").stderr
+    assert "data kept, when its guest is off: kvm-compose down && kvm-compose up" in while_running
+    inode = disk.stat().st_ino
+    project.run("down")
+    project.run("up", timeout=1200)
+    assert disk.stat().st_ino == inode
+    assert guest("cat", "/etc/set-up") == "mine"
+    size = guest("df", "--output=size", "-BM", "/").split()[-1]
+    assert int(size.rstrip("M")) > 3200, "the root file system did not grow with the disk"
+
+    # the guest has run: its disk is kept, and a smaller one is refused
+    project.run("down")
+    project.edit("expand_gigabytes: 2", "expand_gigabytes: 1")
+    assert "do not shrink" in project.run("generate", "disk:server", status=1).stderr
     project.run("generate", "--provision", "disk:server")
-    assert (project.folder / "artefacts" / "server-cloud-init.img").stat().st_ino != before
+    assert disk.stat().st_ino != inode

@@ -244,9 +244,19 @@ def test_three_hosts_from_first_to_last(hosts: TestHosts, root: Path) -> None:
         left = changes(before[number], inventory(host))
         assert left.keys() <= (kept if number else set()), (host.name, left)
 
-    # disks are kept, and what is there is not sent again
+    # disks are kept, and what is there is not sent again; those that are to be larger grow where they are
+    text = project.folder.joinpath("kvm-compose.yaml").read_text()
+    assert text.count("path: micro.qcow2") == 2
+    project.write(
+        "kvm-compose.yaml", text.replace("path: micro.qcow2", "path: micro.qcow2, expand_gigabytes: 2")
+    )
     counted = [received(host) for host in hosts]
-    project.run("up")
+    said = project.run("up").stderr
+    for disk in ("alone-cloud-init.img", "worker-1-linked-clone.qcow2", "worker-2-linked-clone.qcow2"):
+        assert re.search(rf"{disk} grows from [\d.]+ GiB to [\d.]+ GiB, data kept", said), said
+    for name in ("worker-0", "worker-1", "worker-2"):
+        assert int(project.inside(name, "df", "-m", "/").split()[-5]) > 2500, name
+        assert project.inside(name, "cat", "/each") == "made once"
     assert all(received(host) - count < 4 * MIB for host, count in zip(hosts, counted, strict=True))
     assert project.inside("worker-2", "cat", "/note") == "before"
     assert_all_talk(project)

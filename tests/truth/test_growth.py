@@ -315,3 +315,64 @@ def test_a_disk_with_data_elsewhere_does_not_grow(built: Bench) -> None:
     assert built.plan()[WEB] in ("refuse", "rebuild")
     built.run("generate", "-k")
     assert (victim.stat().st_size, victim.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+# --- disks that are left over, by name ------------------------------------------------------------------
+
+
+@pytest.fixture
+def left_over(built: Bench) -> Bench:
+    """The disks of guests that the YAML no longer has; two of them have data."""
+    use(built, WEB, CLONE)
+    text = built.yaml.read_text()
+    built.yaml.write_text(text[: text.index("  - name: web")] + text[text.index("  - name: media") :])
+    built.generate()
+    return built
+
+
+@pytest.mark.parametrize("name", ["web", "disk:web", WEB, "web-cloud-init.img"])
+def test_a_left_over_disk_is_dropped_by_name(left_over: Bench, name: str) -> None:
+    assert "kvm-compose clean --left-over web removes it" in left_over.run("generate").out
+    would = left_over.run("clean", "--left-over", name, "--dry-run").out
+    assert would == f"{WEB}: would be removed\n"
+    assert (left_over.folder / WEB).exists()
+    ran = left_over.run("clean", "--left-over", name)
+    assert (ran.status, ran.out) == (0, f"{WEB}: removed\n")
+    assert not (left_over.folder / WEB).exists()
+    assert (left_over.folder / CLONE).exists()
+    assert left_over.plan() == {CLONE: "left over", GOLDEN: "left over"}
+
+
+def test_a_golden_image_goes_with_its_clones_only(left_over: Bench) -> None:
+    ran = left_over.run("clean", "--left-over", GOLDEN)
+    assert ran.status == 3
+    assert f"{GOLDEN} is the backing file of {CLONE}, which has data" in ran.err
+    assert (left_over.folder / GOLDEN).exists()
+    assert left_over.run("clean", "--left-over", GOLDEN, CLONE).status == 0
+    assert left_over.plan() == {WEB: "left over"}
+
+
+def test_what_is_in_use_or_part_of_the_testbed_is_not_dropped(left_over: Bench) -> None:
+    with running(left_over, WEB):
+        ran = left_over.run("clean", "--left-over", CLONE, "web")
+    assert ran.status == 3
+    assert f"{WEB} may be in use: its guest runs" in ran.err
+    assert (left_over.folder / CLONE).exists(), "nothing is removed then"
+    for name in ("media", MEDIA):
+        ran = left_over.run("clean", "--left-over", name)
+        assert ran.status == 2
+        assert f"{name!r} is part of the testbed, not left over" in ran.err
+    ran = left_over.run("clean", "--left-over", "wbe")
+    assert ran.status == 2
+    assert "did you mean" in ran.err
+    assert left_over.run("clean", "--force", "--left-over", "web").status == 2
+    assert (left_over.folder / WEB).exists()
+
+
+def test_a_link_in_the_place_of_a_left_over_disk_is_removed_not_followed(left_over: Bench) -> None:
+    victim = left_over.write("../victim", "precious")
+    (left_over.folder / WEB).unlink()
+    (left_over.folder / WEB).symlink_to(victim)
+    assert left_over.run("clean", "--left-over", "web").status == 0
+    assert victim.read_text() == "precious"
+    assert not (left_over.folder / WEB).is_symlink()
