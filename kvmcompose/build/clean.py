@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -140,8 +140,11 @@ def _refuse_use(project: Project, path: str, record: LedgerEntry) -> None:
         raise RefusedError(f"{path} may be in use: {why}", hint="kvm-compose down")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what only makes sense beside artefacts: links to images without overlays, then empty folders."""
+def remove_leftovers(folder: Path, inside: Iterable[Path]) -> None:
+    """Remove what only makes sense beside artefacts: links to images without overlays, then empty folders.
+
+    ``inside`` are the folders of artefacts in ``folder``.
+    """
     images = folder / "images"
     if not any(
         {".img", ".qcow2"} & set(entry.suffixes) for entry in folder.glob("*")
@@ -149,6 +152,6 @@ def remove_leftovers(folder: Path) -> None:
         for link in images.glob("*"):
             if link.is_symlink():
                 link.unlink()
-    for entry in (images, folder):
+    for entry in (images, *sorted(inside, reverse=True), folder):  # the ones below another before it
         with suppress(OSError):  # not empty, or not there
             entry.rmdir()

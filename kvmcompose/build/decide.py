@@ -48,7 +48,7 @@ class Decider:
         self._sizes = Sizes(recipes)
         #: Unchanged files whose ``stat`` has changed, with their new signatures.
         self.refreshed: list[tuple[str, Signature]] = []
-        #: Files with secrets that all users may read, as version 0.1 left them.
+        #: Files with secrets that others may read, as version 0.1 or a clone of the project left them.
         self.exposed: list[str] = []
 
     def decide(self, artefact: Artefact, record: LedgerEntry | None) -> Making:
@@ -56,15 +56,21 @@ class Decider:
         path = artefact.path
         known = Making(path, artefact.task, artefact.policy, Disposition.KEEP, (), artefact=artefact)
         status = lstat(f"{self._root}/{path}")
-        if record is not None and status is not None:
-            if status.st_mode & 0o7 and not artefact.mode & 0o7:
+        if status is not None:
+            # what git or cp -r made has the usual mode; of one of ours a group may be meant
+            others = 0o077 if record is None else 0o007
+            if status.st_mode & others and not artefact.mode & others:
                 self.exposed.append(path)
-            if (
+        if (
+            record is not None
+            and status is not None
+            and (
                 self._same_signature(status, record)
                 and record.policy is artefact.policy
                 and record.recipe == self._recipes.recipe(artefact).digest
-            ):
-                return known  # as nearly all are, nearly always
+            )
+        ):
+            return known  # as nearly all are, nearly always
         return self._look_closer(known, artefact, record, status)
 
     def _look_closer(

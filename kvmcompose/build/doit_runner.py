@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from doit.cmd_base import TaskLoader2
@@ -17,6 +18,7 @@ from doit.plugin import PluginDict
 from doit.reporter import ZeroReporter
 
 from kvmcompose.build.clean import clean_file, drop_left_overs, remove_leftovers
+from kvmcompose.build.decide import is_behind_link
 from kvmcompose.build.doit_store import LedgerStore, ours
 from kvmcompose.build.doit_tasks import Session, TaskDict, group_task, task_name
 from kvmcompose.build.execute import Build
@@ -85,7 +87,9 @@ def clean(project: Project, names: Sequence[str], *, dry_run: bool, force: bool)
             if path not in project.artefacts:
                 clean_file(project, path, records, dryrun=dry_run, force=force)
         if not dry_run:
-            remove_leftovers(project.folder / "artefacts")
+            remove_leftovers(
+                project.folder / "artefacts", _folders((*records, *project.artefacts), project.folder)
+            )
     return status
 
 
@@ -94,6 +98,13 @@ def clean_left_over(project: Project, names: Sequence[str], *, dry_run: bool) ->
     with nullcontext() if dry_run else project.locked(None):
         drop_left_overs(project, names, dry_run=dry_run)
     return 0
+
+
+def _folders(paths: Iterable[str], root: Path) -> set[Path]:
+    """Return the folders below ``artefacts`` that artefacts are in, with those on the way to them."""
+    nearest = {Path(path.rpartition("/")[0]) for path in paths}
+    found = {each for folder in nearest for each in (folder, *folder.parents) if len(each.parts) > 1}
+    return {root / each for each in found if not is_behind_link(root, f"{each}/x")}
 
 
 def _doit(project: Project, tasks: list[TaskDict], arguments: list[str], *, reporter: str = "console") -> int:

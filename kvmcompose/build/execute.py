@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import os
-import shutil
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +15,9 @@ from kvmcompose.build.base_images import image_of
 from kvmcompose.build.decide import lstat
 from kvmcompose.build.decision import FAILING, Decision, Disposition, Making
 from kvmcompose.build.ledger import LedgerEntry
+from kvmcompose.build.leftovers import sweep
 from kvmcompose.build.make import Staged
+from kvmcompose.build.offers import use_or_remove
 from kvmcompose.build.outputs import PRIVATE_FOLDER
 from kvmcompose.build.overview import overview
 from kvmcompose.build.project import ImageStep, Plan, Project
@@ -34,7 +34,7 @@ from kvmcompose.core.artefact import BaseImage, Policy
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.event import Done, Failed, Listener, Noticed, Transferred
 from kvmcompose.effects.capabilities import probe_cache
-from kvmcompose.effects.files import STAGED_PREFIX, is_readable, restrict
+from kvmcompose.effects.files import is_readable, restrict
 from kvmcompose.effects.keys import default_keys, make_keys
 from kvmcompose.effects.resources import own_files
 from kvmcompose.effects.stat_cache import Signature
@@ -110,13 +110,7 @@ class Build:
 
     def sweep(self) -> None:
         """Remove what a build that was killed or interrupted had staged."""
-        for folder in (self.project.folder, self.project.folder / "artefacts"):
-            names = os.listdir(folder) if folder.is_dir() else ()  # noqa: PTH208 (many names, few wanted)
-            for left in (folder / name for name in names if name.startswith(STAGED_PREFIX)):
-                if left.is_dir():
-                    shutil.rmtree(left, ignore_errors=True)
-                else:
-                    left.unlink(missing_ok=True)
+        sweep(self.project.folder)
 
     def _settled(self, plan: Plan) -> Iterator[LedgerEntry]:
         """Yield entries of edited files whose ``.new`` the user removed, with the current recipe."""
@@ -207,12 +201,8 @@ class Build:
             self.project.maker.discard(staged)
             return []
         for name in placed.kept:
-            self.listener(
-                Noticed(
-                    f"{name} is kept, as it is not what was offered:"
-                    f" to use it, mv {name} {name.removesuffix('.new')}; else remove it"
-                )
-            )
+            hint = use_or_remove(self.project.folder, name)
+            self.listener(Noticed(f"{name} is kept, as it is not what was offered: {hint}"))
         self.project.maker.discard(placed.disturbed)
         paths = {each.intent.path for each in placed.disturbed}
         return [decision for decision in ready if decision.path in paths]
@@ -260,10 +250,8 @@ class Build:
             )
             try:
                 if not self.project.maker.offer(decision, self._records[decision.path]):
-                    hint = (
-                        f"{decision.path}.new is yours and kept, too: to use it, "
-                        f"mv {decision.path}.new {decision.path}; or remove it to be offered the new version"
-                    )
+                    new = f"{decision.path}.new"
+                    hint = f"{new} is yours and kept, too: {use_or_remove(self.project.folder, new)}"
             except KvmComposeError as error:
                 message, hint = error.message, error.hint or hint
         elif decision.action is Disposition.IN_USE:

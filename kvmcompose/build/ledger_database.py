@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import sqlite3
 import stat
@@ -21,6 +20,7 @@ from typing import Any
 
 from kvmcompose.build.stamp import drop_stamp
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.effects.locking import lock
 from kvmcompose.effects.opening import read_regular
 from kvmcompose.effects.private import prepare
 
@@ -28,6 +28,8 @@ from kvmcompose.effects.private import prepare
 LEDGER_VERSION = 2
 #: The largest ledger that is read as a copy, in bytes; that of 10,000 guests has a fiftieth of it.
 LEDGER_LIMIT = 1 << 31
+#: The longest path (bytes) of a database that SQLite opens everywhere, with its other files beside it.
+_LONGEST_PATH = 500
 #: How often a copy is taken again when the ledger was written meanwhile.
 _TRIES = 3
 
@@ -175,9 +177,10 @@ class LedgerDatabase:
         path = self.path
         if path is None:
             return
-        lock = os.open(path.with_name("ledger.lock"), _LOCK_FLAGS, 0o600)
+        place = path.with_name("ledger.lock")
+        handle = os.open(place, _LOCK_FLAGS, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock(handle, place)
             if (path.stat().st_ino if path.exists() else None) != instead_of:
                 return
             new = path.with_name("ledger.new")
@@ -187,19 +190,20 @@ class LedgerDatabase:
                     path.with_name(each).unlink(missing_ok=True)
             # SQLite gives its other files the mode of this one
             os.close(os.open(new, _LOCK_FLAGS | os.O_EXCL, 0o600))
-            connection = sqlite3.connect(new, isolation_level=None)
             try:
-                _lay_out(connection, new.stat().st_ino)
+                with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
+                    _lay_out(connection, new.stat().st_ino)
             except sqlite3.Error as error:
-                connection.close()
                 new.unlink(missing_ok=True)
-                raise KvmComposeError(f"cannot make the ledger: {error}") from error
-            connection.close()
+                hint = None
+                if len(os.fsencode(path)) > _LONGEST_PATH:
+                    hint = "SQLite cannot open files with such a long path: move the project up"
+                raise KvmComposeError(f"cannot make the ledger: {error}", hint=hint) from error
             # the build stamp relies on what the old ledger had recorded
             drop_stamp(str(path.parent))
             new.replace(path)
         finally:
-            os.close(lock)
+            os.close(handle)
 
     def _open_to_read(self, path: Path, cause: sqlite3.Error) -> sqlite3.Connection:
         """Open the ledger of a folder that is not writable."""

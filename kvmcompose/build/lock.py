@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.effects.locking import lock
 from kvmcompose.effects.private import of_another_user
 
 #: The longest time (seconds) that a mere check for a running build holds the lock.
 _MOMENT = 0.02
 
 
-def _try_twice(handle: int) -> None:
-    """Take the lock. Raises BlockingIOError when a build has it."""
+def _try_twice(handle: int, path: Path) -> None:
+    """Take the lock. Raises BlockingIOError when a build has it, OSError."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(handle, path, wait=False)
     except BlockingIOError:
         time.sleep(_MOMENT)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(handle, path, wait=False)
+
+
+def _take(handle: int, path: Path, waiting: Callable[[str], None] | None) -> None:
+    """Take the lock; see ``build_lock``. Raises OSError."""
+    try:
+        _try_twice(handle, path)
+    except BlockingIOError:
+        holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+        if waiting is None:
+            raise RefusedError(
+                f"another build runs in this project (process {holder})",
+                hint="wait until it has ended, or build without --no-wait",
+            ) from None
+        waiting(holder)
+        lock(handle, path)
 
 
 @contextlib.contextmanager
@@ -43,16 +58,12 @@ def build_lock(path: Path, *, waiting: Callable[[str], None] | None) -> Iterator
         ) from error
     try:
         try:
-            _try_twice(handle)
-        except BlockingIOError:
-            holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
-            if waiting is None:
-                raise RefusedError(
-                    f"another build runs in this project (process {holder})",
-                    hint="wait until it has ended, or build without --no-wait",
-                ) from None
-            waiting(holder)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            _take(handle, path, waiting)
+        except OSError as error:
+            raise KvmComposeError(
+                f"cannot lock the project: {path}: {error.strerror}",
+                hint="kvm-compose needs flock(2): build on a local file system",
+            ) from error
         with contextlib.suppress(OSError):  # it is for others to read, and a full disk has no room for it
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)

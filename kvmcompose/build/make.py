@@ -180,9 +180,9 @@ class Maker:
                 if not _put(each, path):
                     disturbed.append(each)
                     continue
+                records.append(as_built(intent, Signature.of(os.lstat(path))))
                 if intent.policy is Policy.TEXT and os.path.lexists(f"{path}.new"):
                     kept += self._settle_offer(intent, f"{path}.new")
-                records.append(as_built(intent, Signature.of(os.lstat(path))))
         except OSError as error:
             raise KvmComposeError(f"cannot write {each.intent.path}: {error.strerror or error}") from error
         finally:

@@ -33,7 +33,17 @@ def offered_content(record: LedgerEntry | None) -> str | None:
 
 def as_offered(path: str, contents: Container[str | None]) -> Signature | None:
     """The signature of a ``.new`` file that has one of these digests; None for one of the user's."""
-    status = os.lstat(path)
-    if not stat.S_ISREG(status.st_mode) or digest_file(Path(path)) not in contents:
-        return None
-    return Signature.of(status)
+    try:
+        status = os.lstat(path)
+        if stat.S_ISREG(status.st_mode) and digest_file(Path(path)) in contents:
+            return Signature.of(status)
+    except OSError:  # it cannot be read
+        pass
+    return None
+
+
+def use_or_remove(folder: Path, name: str) -> str:
+    """Return what to do with a ``.new`` file of the user's in the way of an offer."""
+    if not (folder / name).is_file():
+        return f"it is not a file; move {name} away"
+    return f"to use it, mv {name} {name.removesuffix('.new')}; or remove it to be offered the new version"

@@ -16,7 +16,7 @@ import io
 import json
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 
@@ -50,7 +50,18 @@ def surroundings(package: str, root: str) -> dict[str, str]:
     except OSError:
         pass
     found["openvswitch"] = str(os.path.exists("/sys/module/openvswitch"))  # noqa: PTH110
+    found.update(_behind_links(root))
     return {**found, "package": package, "root": os.path.realpath(root)}
+
+
+def _behind_links(root: str) -> Iterator[tuple[str, str]]:
+    """Yield where folders really are whose content is not all that counts of them: a link may be switched."""
+    for place in os.environ.get("KVM_COMPOSE_PLUGINS", "").split(os.pathsep):
+        if place:
+            yield f"plug-in {place}", os.path.realpath(place)
+    for place in os.environ.get("KVM_COMPOSE_ALLOW_PATH", "").split(os.pathsep):
+        if place:
+            yield f"allowed {place}", os.path.realpath(os.path.join(root, os.path.expanduser(place)))  # noqa: PTH111, PTH118
 
 
 def _signature(path: str) -> list[int] | None:

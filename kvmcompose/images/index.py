@@ -7,7 +7,6 @@ is damaged.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import msgspec
 
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.effects.files import write_atomic
+from kvmcompose.effects.locking import lock
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.images import catalogue
 
@@ -63,13 +63,13 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(handle, path, wait=False)
         except BlockingIOError:
             if not wait:
                 yield False
                 return
             log.info("waiting for another process that holds %s", path)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock(handle, path)
         yield True
     finally:
         os.close(handle)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from kvmcompose.effects.files import digest_bytes
+from kvmcompose.effects.files import STAGED_PREFIX, digest_bytes
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 #: Links are called ``NAME-<the digest's first digits>.FORMAT`` (decision 6).
@@ -95,7 +95,7 @@ def replace_link(path: Path, target: Path) -> None:
     """Make ``path`` a symlink to ``target`` atomically. Raises OSError, also if it is a file or folder."""
     if os.path.lexists(path) and not path.is_symlink():
         raise OSError(errno.EEXIST, "exists and is not a symlink", str(path))
-    temporary = path.with_name(f".kvm-compose-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{STAGED_PREFIX}{os.getpid()}-{path.name}")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     temporary.replace(path)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import h11
 import msgspec
@@ -17,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kvmcompose.core.deployment import ProblemDetails
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.effects.locking import lock
 from kvmcompose.effects.server_places import lock_path
 from kvmcompose.server import limits
 from kvmcompose.server.people import peer_of
@@ -53,7 +54,7 @@ def held(settings: ServerSettings) -> Iterator[None]:
             hint="use another one with --state-dir or KVM_COMPOSE_STATE_DIR",
         ) from error
     try:
-        if not _locked(handle, seconds=_HANDOVER_SECONDS if settings.embedded else 0):
+        if not _locked(handle, path, seconds=_HANDOVER_SECONDS if settings.embedded else 0):
             said = os.pread(handle, 4096, 0).decode(errors="replace").split()
             holder, place = (said[0], said[1]) if len(said) > 1 else ("unknown", "unknown")
             raise HeldError(
@@ -67,12 +68,12 @@ def held(settings: ServerSettings) -> Iterator[None]:
         os.close(handle)
 
 
-def _locked(handle: int, *, seconds: float) -> bool:
+def _locked(handle: int, path: Path, *, seconds: float) -> bool:
     """Return whether the lock could be taken within ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(handle, path, wait=False)
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import os
@@ -17,6 +16,7 @@ import msgspec
 
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.effects.files import write_atomic
+from kvmcompose.effects.locking import lock
 from kvmcompose.server.people import Person, Role, login_name
 
 #: Lets scanners recognise a token where it should not be, in a repository for example.
@@ -176,7 +176,7 @@ class Tokens:
                 hint="run this as the server's user (with sudo if it runs as root)",
             ) from error
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock(handle, self._folder / "tokens.lock")
             yield
         finally:
             os.close(handle)

@@ -6,11 +6,13 @@ Each test runs kvm-compose as a process, as plug-ins are code that a process tak
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from golden.bench import Bench, new_bench, settle
+from kvmcompose.effects.files import STAGED_PREFIX
 
 SENSOR = '''\
 """A sensor: neither a machine nor a container; a file tells somebody how to wire it."""
@@ -275,3 +277,42 @@ def test_a_change_of_a_plug_in_s_code_is_not_overlooked(toy: Bench, plugin: Path
     module.write_text(module.read_text().replace('"unit": guest.definition.unit', '"unit": "lux"'))
     assert toy.spawn("generate", **env).status == 0
     assert "<unit>lux</unit>" in toy.path("probe-wiring.xml").read_text()
+
+
+def test_a_link_to_plug_ins_that_is_switched_is_noticed(toy: Bench, plugin: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(plugin, other)
+    (other / "templates/wiring.xml.j2").write_text("<other/>\n")
+    link = tmp_path / "link"
+    link.symlink_to(plugin)
+    env = {"KVM_COMPOSE_PLUGINS": str(link)}
+    for _ in range(2):
+        settle()
+        assert toy.spawn("generate", **env).status == 0
+    link.unlink()
+    link.symlink_to(other)
+    assert "rebuild  artefacts/probe-wiring.xml" in toy.spawn("generate", **env).out
+    assert toy.path("probe-wiring.xml").read_text() == "<other/>\n"
+    assert toy.spawn("plan", **env).out == ""
+
+
+def test_artefacts_in_a_folder_of_their_own(toy: Bench, plugin: Path) -> None:
+    """What a build that was killed had staged there goes with the next one, and the folder with clean."""
+    module = plugin / "guests/sensor.py"
+    module.write_text(module.read_text().replace("artefacts/{guest.name}-", "artefacts/wiring/{guest.name}/"))
+    env = {"KVM_COMPOSE_PLUGINS": str(plugin)}
+    assert toy.spawn("generate", **env).status == 0
+    folder = toy.folder / "artefacts/wiring/probe"
+    assert (folder / "wiring.xml").exists()
+    (folder / f"{STAGED_PREFIX}123-0").write_text("<sens")
+    (toy.folder / f"artefacts/{STAGED_PREFIX}scratch").mkdir()
+    (toy.folder / "artefacts/elsewhere").symlink_to(toy.root)
+    outside = toy.root / f"{STAGED_PREFIX}of another project"
+    outside.touch()
+    toy.edit("unit: V", "unit: A")
+    assert toy.spawn("generate", **env).status == 0
+    assert not list((toy.folder / "artefacts").rglob(f"{STAGED_PREFIX}*"))
+    assert outside.exists(), "no link is followed"
+    (toy.folder / "artefacts/elsewhere").unlink()
+    assert toy.spawn("clean", **env).status == 0
+    assert not (toy.folder / "artefacts").exists()

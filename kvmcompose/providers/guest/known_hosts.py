@@ -7,13 +7,13 @@ HostKeyAlias=ALIAS`` accepts the same keys as the server.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from kvmcompose.effects import private
+from kvmcompose.effects.locking import lock
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, open_below, open_folder, read_regular
 from kvmcompose.providers.guest.interface import Login
 
@@ -68,15 +68,15 @@ class KnownHosts:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = open_folder(self.path.parent)
         try:
-            lock = open_below(folder, f"{self.path.name}.lock", os.O_CREAT | os.O_RDWR | os.O_NONBLOCK)
+            handle = open_below(folder, f"{self.path.name}.lock", os.O_CREAT | os.O_RDWR | os.O_NONBLOCK)
         finally:
             os.close(folder)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock(handle, self.path)
             text = "".join(f"{line}\n" for line in change(self._lines()))
             private.write(self.path, text.encode(errors="surrogateescape"), mode=self._mode)
         finally:
-            os.close(lock)
+            os.close(handle)
 
 
 def _without(lines: list[str], alias: str) -> list[str]:
