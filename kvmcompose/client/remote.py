@@ -27,7 +27,7 @@ from kvmcompose.client.errors import (
 )
 from kvmcompose.client.packets import PacketStream, open_stream
 from kvmcompose.client.stream import follow
-from kvmcompose.client.unix import PlainAdapter
+from kvmcompose.client.unix import KEPT_CONNECTIONS, PlainAdapter
 from kvmcompose.core.deployment import (
     Action,
     ActionAccepted,
@@ -80,7 +80,7 @@ class RemoteServer:
         self._session = requests.Session()
         self._session.trust_env = False  # no proxies, no passwords from ~/.netrc
         self._session.auth = _NoAuth()
-        adapter = HTTPAdapter() if address.tls else PlainAdapter(address)
+        adapter = HTTPAdapter(pool_maxsize=KEPT_CONNECTIONS) if address.tls else PlainAdapter(address)
         self._session.mount(self._url(""), adapter)
 
     def _url(self, path: str) -> str:

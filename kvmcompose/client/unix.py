@@ -15,6 +15,10 @@ from urllib3.connectionpool import HTTPConnectionPool
 
 from kvmcompose.client.address import CONNECT_SECONDS, Address
 
+#: Connections that are kept open. urllib3 warns on stderr of each one more: a client watches up to 32 actions
+#: side by side, and sends a cancellation for each.
+KEPT_CONNECTIONS = 64
+
 
 class PlainAdapter(HTTPAdapter):
     """Sends every request to one address, whatever host its URL names."""
@@ -28,8 +32,7 @@ class PlainAdapter(HTTPAdapter):
         class Pool(HTTPConnectionPool):
             ConnectionCls = Connection
 
-        # more than one: a cancellation is sent while the log is followed
-        self._pool = Pool(address.authority, maxsize=4)
+        self._pool = Pool(address.authority, maxsize=KEPT_CONNECTIONS)
         super().__init__()
 
     def get_connection_with_tls_context(self, *_: Any, **__: Any) -> HTTPConnectionPool:

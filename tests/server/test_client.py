@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,15 @@ def test_errors_ask_for_the_right_reaction(stub: StubServer) -> None:
     assert isinstance(busy.value, ServerError)
     assert (busy.value.status, busy.value.exit_code) == (409, 3)
     assert busy.value.hint
+
+
+def test_many_requests_at_a_time_are_no_warning(stub: StubServer, caplog: pytest.LogCaptureFixture) -> None:
+    """urllib3 warns of each connection that it cannot keep, and exec --label has one per guest."""
+    client = stub.client()
+    ready = threading.Barrier(32)
+    with ThreadPoolExecutor(32) as workers:
+        list(workers.map(lambda _: (ready.wait(10), client.health()), range(64)))
+    assert caplog.messages == []
 
 
 def test_names_of_any_kind_stay_names(stub: StubServer) -> None:
