@@ -30,6 +30,8 @@ examples:
 
 #: The groups that every inventory of Ansible has.
 _ANSIBLE_GROUPS = ("all", "ungrouped")
+#: Names of the loopback address in /etc/hosts of some system, which programs rely on.
+_LOOPBACK = ("localhost", "ip6-localhost", "ip6-loopback", "localhost4", "localhost6", "broadcasthost")
 
 #: Ansible evaluates the values of an inventory as templates (Jinja2), which may run programs.
 _TEMPLATE = re.compile(r"\{[{%#]")
@@ -71,7 +73,7 @@ def ansible(guests: Sequence[GuestAccess]) -> str:
     """Return an inventory in YAML, with guests in groups."""
     import yaml
 
-    everyone = {guest.name: _variables(guest) for guest in guests}
+    everyone = {_host_name(guest): _variables(guest) for guest in guests}
     for variables in everyone.values():
         for name, value in variables.items():
             if isinstance(value, str) and _TEMPLATE.search(value):
@@ -83,10 +85,15 @@ def ansible(guests: Sequence[GuestAccess]) -> str:
     names = _group_names(guests)
     for guest in guests:
         for group in guest.groups:
-            groups.setdefault(names[group], {"hosts": {}})["hosts"][guest.name] = {}
+            groups.setdefault(names[group], {"hosts": {}})["hosts"][_host_name(guest)] = {}
     document = {"all": {"hosts": everyone, **({"children": groups} if groups else {})}}
     text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1000)
     return text
+
+
+def _host_name(guest: GuestAccess) -> str:
+    """Return what Ansible calls a guest: a host with the name of a group hides all other hosts."""
+    return f"guest_{guest.name}" if guest.name in _ANSIBLE_GROUPS else guest.name
 
 
 def _group_names(guests: Sequence[GuestAccess]) -> dict[str, str]:
@@ -95,7 +102,7 @@ def _group_names(guests: Sequence[GuestAccess]) -> dict[str, str]:
     Ansible's names contain underscores instead of hyphens. A group may be called neither like a host nor like
     one of Ansible's own groups: such a group gets the prefix ``bridge_``.
     """
-    reserved = {*_ANSIBLE_GROUPS, *(guest.name for guest in guests)}
+    reserved = {*_ANSIBLE_GROUPS, *map(_host_name, guests)}
     taken = set(reserved)
     names: dict[str, str] = {}
     for group in sorted(
@@ -140,5 +147,11 @@ def ssh_config(guests: Sequence[GuestAccess]) -> str:
 
 
 def hosts(guests: Sequence[GuestAccess]) -> str:
-    """Return a line for each guest in the format of /etc/hosts, with its name and that of its domain."""
-    return "".join(f"{guest.address}\t{guest.name} {guest.domain}\n" for guest in guests)
+    """Return a line for each guest in the format of /etc/hosts, with its name and that of its domain.
+
+    A guest that is called like the machine that reads the file itself has the latter only.
+    """
+    return "".join(
+        f"{guest.address}\t{guest.domain if guest.name in _LOOPBACK else f'{guest.name} {guest.domain}'}\n"
+        for guest in guests
+    )

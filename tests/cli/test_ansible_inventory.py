@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from kvmcompose.cli.inventory import ansible
+from kvmcompose.cli.inventory import ansible, hosts
 from kvmcompose.core.deployment import GuestAccess
 
 JUDGE = Path(sys.executable).with_name("ansible-inventory")
@@ -58,6 +58,21 @@ def test_bridges_that_ansible_would_call_the_same_stay_apart(tmp_path: Path) -> 
     document = read(tmp_path, ansible([access("web", "all", "bridge-all"), access("db", "all", "web")]))
     groups = {name: entry["hosts"] for name, entry in document.items() if "hosts" in entry}
     assert groups == {"bridge_all": ["web"], "bridge_bridge_all": ["web", "db"], "bridge_web": ["db"]}
+
+
+def test_guests_with_the_names_of_ansibles_groups_hide_no_others(tmp_path: Path) -> None:
+    guests = [access(name, "br0", "guest-all") for name in ("all", "web", "ungrouped")]
+    document = read(tmp_path, ansible(guests))
+    hosts = ["guest_all", "web", "guest_ungrouped"]
+    assert document["br0"]["hosts"] == hosts
+    assert document["bridge_guest_all"]["hosts"] == hosts
+    assert set(document["_meta"]["hostvars"]) == set(hosts)
+
+
+def test_a_guest_called_localhost_does_not_replace_it() -> None:
+    assert hosts([access("localhost", "br0"), access("web", "br0")]) == (
+        "10.0.0.2\tlab-localhost\n10.0.0.2\tweb lab-web\n"
+    )
 
 
 def test_a_guest_of_any_name_is_a_host(tmp_path: Path) -> None:
