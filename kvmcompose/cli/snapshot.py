@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from typing import TYPE_CHECKING
 
@@ -109,9 +110,11 @@ def _guests(target: Target, given: Sequence[str]) -> tuple[str, ...]:
 def _act(
     target: Target, guests: tuple[str, ...], name: str | None, arguments: argparse.Namespace, console: Console
 ) -> int:
-    from kvmcompose.core.deployment import Snapshot, SnapshotVerb
+    from kvmcompose.core.deployment import SNAPSHOT_NAMES, SNAPSHOT_PATTERN, Snapshot, SnapshotVerb
 
     verb = SnapshotVerb(arguments.verb)
+    if name is not None and re.search(SNAPSHOT_PATTERN, name) is None:
+        raise unknown_name(f"{name!r} is not {SNAPSHOT_NAMES}")
     if guests and arguments.all and (verb is not SnapshotVerb.DELETE or name is not None):
         raise unknown_name(f"--all and {'--label' if arguments.labels else '--guest'} exclude each other")
     if name is not None:

@@ -44,13 +44,16 @@ INPUT_CHUNK, INPUT_WINDOW = 4096, 1 << 18
 ARGUMENT_PATTERN = r"^[^\x00]*$"
 Argument = Annotated[str, msgspec.Meta(max_length=65536, pattern=ARGUMENT_PATTERN)]
 
+SNAPSHOT_NAMES = (
+    "the name of a snapshot: at most 63 printable characters, without slashes, backslashes and double quotes,"
+    " and neither a dot nor a hyphen first"
+)
 #: What the patterns of a request mean, for messages.
 _MEANINGS = {
     PROJECT_PATTERN: "the name of a project: at most 41 of a-z, 0-9 and hyphens, a letter first",
     GUEST_PATTERN: "the name of a guest: at most 63 of a-z, 0-9 and hyphens, a letter first",
     HOST_PATTERN: "the name of a host: at most 63 letters, digits, dots, underscores and hyphens",
-    SNAPSHOT_PATTERN: "the name of a snapshot: at most 63 printable characters, without slashes,"
-    " backslashes and double quotes, and neither a dot nor a hyphen first",
+    SNAPSHOT_PATTERN: SNAPSHOT_NAMES,
     TARGET_PATTERN: "the name of a guest, a bridge or a network",
     FILTER_PATTERN: "at most 1024 printable ASCII characters",
     ARGUMENT_PATTERN: "text without NUL characters",
