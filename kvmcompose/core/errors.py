@@ -53,6 +53,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         """Return the location and the message in one line, and the hint in the next."""
         where = f"{self.location}: {self.path}" if self.path else str(self.location)
+        where = where.replace("\n", "\\n").replace("\r", "\\r")  # keys and names of files may contain them
         text = f"{where}: {self.severity.value}: {self.message}"
         detail = []
         if self.found is not None:
