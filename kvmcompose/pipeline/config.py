@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,10 @@ from kvmcompose.core.libvirt_uri import LibvirtUri, parse_libvirt_uri
 from kvmcompose.core.model import Host, SshKeys
 from kvmcompose.core.project import FileKind, ProjectFiles
 from kvmcompose.core.public_keys import LARGEST_KEY_FILE, parse_public_keys
+
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+_NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
+_HOST_AND_PORT = re.compile(r"[^:]+:\d+")
 
 
 def parse_hosts(config: dict[str, Any]) -> tuple[Host, ...]:
@@ -101,6 +106,14 @@ def check_hosts(
                 message=f"{host.ip} is a loopback address: other hosts cannot reach {host.name!r} at it",
                 wanted="an address that the other testbed hosts reach, for the tunnels between them",
             )
+        elif len(hosts) > 1 and (flaw := _address_flaw(address)):
+            yield Complaint(
+                code="bad-value",
+                path=(at, host.name, "ip"),
+                message=f"{host.ip} is {flaw}",
+                wanted="an address that the other testbed hosts reach, or a host name",
+                hint="the port of the SSH server is ssh_port" if _HOST_AND_PORT.fullmatch(host.ip) else None,
+            )
         if config is not None and files is not None:
             yield from _check_host_keys(host, (at, host.name), files)
 
@@ -125,15 +138,31 @@ def _check_host_keys(host: Host, at: tuple[str, ...], files: ProjectFiles) -> It
 
 
 def _spelling(address: str) -> str:
-    """Return an address in its usual spelling; IPv6 has several. Names stay as they are."""
+    """Return an address or a host name in its usual spelling."""
     try:
         return str(ipaddress.ip_address(address))
     except ValueError:
-        return address
+        return address.lower().removesuffix(".")
 
 
 def _is_loopback(address: str) -> bool:
     return address in ("localhost", "::1") or address.startswith("127.")
+
+
+def _address_flaw(address: str) -> str | None:
+    """Return why no other host reaches an address in its usual spelling; None for host names."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        if ":" in address:
+            return "not an IPv6 address"
+        # such names cannot exist (RFC 3696, section 2), and programs read them as addresses, each in its way
+        return "not an IPv4 address" if _NUMBER.fullmatch(address.rpartition(".")[2]) else None
+    if found.is_unspecified or found.is_multicast or found == _BROADCAST:
+        return "not the address of one host"
+    if found.version == 6 and found.is_link_local:  # noqa: PLR2004
+        return "a link-local address, which means nothing without an interface"
+    return None
 
 
 def check_keys(
