@@ -144,8 +144,8 @@ class Decider:
         damage = self._damage(known.artefact, path, inside, record.size, same=same)
         if damage is not None:
             aside = path.stat().st_size > 0
-            reasons = (f"it is damaged: {damage}", *why)
-            return msgspec.structs.replace(_as(known, Disposition.REBUILD, *reasons), aside=aside)
+            reason = f"it is damaged: {damage}" + ("; the old file is kept as .orig" if aside else "")
+            return msgspec.structs.replace(_as(known, Disposition.REBUILD, reason, *why), aside=aside)
         if self._options.provision:
             return _as(known, Disposition.REBUILD, "its guest is set up again", *why)
         resized = self._sizes.of_used(known, record, _header(inside))
@@ -212,8 +212,9 @@ class Decider:
             return _as(known, Disposition.ADOPT, "it is what would be built")
         reason = "it differs from what its inputs make, and the ledger does not know it"
         aside = artefact.policy is Policy.TEXT
-        kept = ("the old file is kept as .orig",) if aside else ()
-        return msgspec.structs.replace(_as(known, Disposition.REBUILD, reason, *kept), aside=aside)
+        if aside:  # in one reason: without -v only the first is shown
+            reason += "; the old file is kept as .orig"
+        return msgspec.structs.replace(_as(known, Disposition.REBUILD, reason), aside=aside)
 
     def _same_signature(self, status: os.stat_result, record: LedgerEntry) -> bool:
         return (

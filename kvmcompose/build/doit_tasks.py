@@ -71,6 +71,7 @@ class Session:
         self._clean_all = clean_all
         self._process = os.getpid()
         self._lock = ExitStack()
+        self._refusal: KvmComposeError | None = None
         self.build = Build(project, self._hear)
 
     def _hear(self, event: Event) -> None:
@@ -91,10 +92,33 @@ class Session:
 
     @cached_property
     def begun(self) -> Plan:
-        """Return the plan at the time when the first task runs, under the lock."""
-        if os.getpid() == self._process:
-            self._lock.enter_context(self.project.locked(_say_waiting))
-        return self.build.begin()
+        """Return the plan at the time when the first task runs, under the lock.
+
+        Raises KvmComposeError, also if the project was edited while another build was waited for.
+        """
+        try:
+            if os.getpid() == self._process:
+                self._take_lock()
+            return self.build.begin()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _take_lock(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+        waited = False
+
+        def wait(holder: str) -> None:
+            nonlocal waited
+            waited = True
+            _say_waiting(holder)
+
+        self._lock.enter_context(self.project.locked(wait))
+        if waited and self.project.is_edited():  # doit has its tasks already
+            message = "the project was edited while this build waited for another one"
+            self._refusal = KvmComposeError(message, hint="run doit again")
+            raise self._refusal
 
     def release(self) -> None:
         """Release the lock, when everything has been made."""
@@ -186,23 +210,29 @@ class Session:
         return {each.path: each for each in self.begun.decisions}
 
     def _act(self, task: str, act: Callable[[], bool]) -> TaskFailed | None:
-        self.begun  # noqa: B018 (takes the lock)
         attempted.add(task)
+        try:
+            self.begun  # noqa: B018 (takes the lock)
+        except KvmComposeError as error:
+            return _failed(error)
         try:
             if act():
                 return None
         except Exception as fault:
             self.crash = fault  # an internal error, which doit would only report in its own words
             raise
-        error = self._errors.get(task) or KvmComposeError("see above")
-        said = f"{error.message}\nhint: {error.hint}" if error.hint else error.message
-        return TaskFailed(plain(said, lines=True))
+        return _failed(self._errors.get(task) or KvmComposeError("see above"))
 
     def clean(self, path: str, *, dryrun: bool) -> None:
         """Remove an artefact; see ``clean_file``."""
         clean_file(
             self.project, path, self.project.records(write=False), dryrun=dryrun, force=self._clean_all
         )
+
+
+def _failed(error: KvmComposeError) -> TaskFailed:
+    said = f"{error.message}\nhint: {error.hint}" if error.hint else error.message
+    return TaskFailed(plain(said, lines=True))
 
 
 def _fetching(artefacts: Iterable[Artefact], steps: Sequence[ImageStep]) -> Iterator[str]:

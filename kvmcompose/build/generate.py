@@ -25,10 +25,21 @@ def generate(
     """Build what is missing or out of date. Returns False when an artefact failed.
 
     ``jobs`` is the number of processes that make artefacts, None to choose one by the amount of work. Holds
-    the project's lock; ``waiting`` is explained at ``build_lock``. A termination signal ends the build like
-    Ctrl-C: finished artefacts stay recorded.
+    the project's lock; ``waiting`` is explained at ``build_lock``. A build that had to wait reads the project
+    again, as it may have been edited; it raises InputError if that is not valid. A termination signal ends
+    the build like Ctrl-C: finished artefacts stay recorded.
     """
-    with project.locked(waiting), _terminable():
+    waited = False
+
+    def wait(holder: str) -> None:
+        nonlocal waited
+        waited = True
+        if waiting is not None:
+            waiting(holder)
+
+    with project.locked(wait if waiting is not None else None), _terminable():
+        if waited:
+            project = project.read_again()
         build = Build(project, listener)
         plan = build.begin(names)
         pending = sum(not step.settled for step in plan.images) + len(plan.pending)

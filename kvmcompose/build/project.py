@@ -137,6 +137,19 @@ class Project:
         )
         return (*folders, *template_problems(self.folder, lambda: self._templates, self.artefacts.values()))
 
+    def read_again(self) -> Project:
+        """Return the project as its files are now, with the same ledger. Raises InputError."""
+        again = Project(self.where, self.options)
+        again.ledger = self.ledger
+        return again
+
+    def is_edited(self) -> bool:
+        """Return whether one of the two files has changed since it was read."""
+        try:
+            return hashed(self.folder, self.where, *read_inputs(self.folder, self.where)) != self.hashed
+        except InputError:
+            return True
+
     @cached_property
     def _templates(self) -> Templates:
         return templates(self.folder)

@@ -51,6 +51,9 @@ def surroundings(package: str, root: str) -> dict[str, str]:
         pass
     found["openvswitch"] = str(os.path.exists("/sys/module/openvswitch"))  # noqa: PTH110
     found.update(_behind_links(root))
+    ledger = _signature(os.path.join(root, ".kvm-compose", "ledger.sqlite"))  # noqa: PTH118
+    # another one that is put in its place may say something else; its inode stays while builds write to it
+    found["ledger"] = str(ledger and ledger[3])
     return {**found, "package": package, "root": os.path.realpath(root)}
 
 

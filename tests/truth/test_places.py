@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from golden.bench import Bench, new_bench, settle
+from golden.bench import Bench, environment, new_bench, settle
 
 YAML = """\
 machines:
@@ -119,3 +125,111 @@ def test_an_allowed_folder_behind_a_link_that_is_switched(lab: Bench) -> None:
     ran = lab.run("generate", KVM_COMPOSE_ALLOW_PATH=str(link))
     assert ran.status == 2
     assert "outside-project" in ran.err
+
+
+# --- a build that waits for another one -----------------------------------------------------------------
+
+DODO = """\
+from kvmcompose.build.dodo import doit_config, project_tasks
+DOIT_CONFIG = doit_config()
+def task_testbed():
+    yield from project_tasks()
+"""
+
+
+def while_it_waits(lab: Bench, argv: list[str], change: Callable[[], object]) -> tuple[int, str]:
+    """Start a build while another one seems to run, make a change when it waits, and let it build."""
+    with (lab.folder / ".kvm-compose/lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        build = subprocess.Popen(
+            argv, cwd=lab.folder, env=environment(lab.root), stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        assert build.stdout is not None
+        said = build.stdout.readline()
+        while "waiting for another build" not in said:
+            line = build.stdout.readline()
+            assert line, said
+            said += line
+        change()
+    rest, _ = build.communicate(timeout=60)
+    return build.returncode, said + rest
+
+
+def test_a_build_that_waited_builds_what_is_there_then(lab: Bench) -> None:
+    lab.generate()
+    lab.edit("memory_mb: 64", "memory_mb: 65")
+    status, said = while_it_waits(
+        lab, lab.argv("generate"), lambda: lab.edit("memory_mb: 65", "memory_mb: 66")
+    )
+    assert status == 0, said
+    assert b"66</memory>" in lab.path("web-domain.xml").read_bytes()
+    assert lab.plan() == {}
+
+
+def test_a_build_that_waited_reports_what_has_become_wrong(lab: Bench) -> None:
+    lab.generate()
+    lab.edit("memory_mb: 64", "memory_mb: 65")
+    before = lab.artefacts()
+    status, said = while_it_waits(
+        lab, lab.argv("generate"), lambda: lab.edit("memory_mb: 65", "memory_mb: none")
+    )
+    assert status == 2, said
+    assert "memory_mb" in said
+    assert lab.artefacts() == before
+
+
+def test_doit_that_waited_asks_to_be_run_again(lab: Bench) -> None:
+    """Its tasks are those of before the edit."""
+    lab.write("dodo.py", DODO)
+    lab.generate()
+    lab.edit("memory_mb: 64", "memory_mb: 65")
+    doit = [sys.executable, "-m", "doit", "run", "--continue"]
+    status, said = while_it_waits(lab, doit, lambda: lab.edit("memory_mb: 65", "memory_mb: 66"))
+    assert status != 0, said
+    assert "run doit again" in said
+    assert "Traceback" not in said
+    assert lab.plan() == {"state.json": "rebuild", XML: "rebuild"}
+    status, said = while_it_waits(lab, doit, lambda: None)
+    assert status == 0, said
+    assert lab.plan() == {}
+
+
+# --- ledgers from elsewhere -----------------------------------------------------------------------------
+
+
+def test_an_older_ledger_put_back_is_what_generate_reads(lab: Bench) -> None:
+    """The stamp must not say "up to date" where plan sees that the ledger knows nothing of it."""
+    lab.generate()
+    private = lab.folder / ".kvm-compose"
+    shutil.copytree(private, lab.root / "backup")
+    lab.edit("memory_mb: 64", "memory_mb: 65")
+    for _ in range(2):
+        settle()
+        lab.generate()
+    for name in ("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"):
+        (private / name).unlink(missing_ok=True)
+        if (lab.root / "backup" / name).exists():
+            shutil.copy2(lab.root / "backup" / name, private / name)
+    planned = lab.plan()
+    ran = lab.run("generate")
+    assert ran.status == 0
+    assert "everything is checked again" in ran.err
+    assert planned == dict.fromkeys(planned, "adopt")
+    assert lab.plan() == {}
+
+
+def test_what_is_kept_of_an_edit_is_said(lab: Bench) -> None:
+    """A ledger of a later version is not read: the edited file is unknown, replaced, and kept as .orig."""
+    lab.generate()
+    with contextlib.closing(sqlite3.connect(lab.folder / ".kvm-compose/ledger.sqlite")) as ledger:
+        ledger.execute("PRAGMA user_version = 99")
+    with lab.path("web-domain.xml").open("a") as file:
+        file.write("<!-- mine -->\n")
+    with lab.path("web-cloud-init.img").open("r+b") as disk:
+        disk.truncate(1000)
+    for command in ("plan", "generate"):
+        ran = lab.run(command)
+        (line,) = [line for line in ran.out.splitlines() if XML in line]
+        assert "the old file is kept as .orig" in line
+    assert "<!-- mine -->" in lab.path("web-domain.xml.orig").read_text()
