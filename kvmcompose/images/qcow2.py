@@ -34,6 +34,7 @@ _CLUSTER_BITS = range(9, 22)
 _LARGEST_CLUSTER = 1 << 21
 _LARGEST_BACKING_NAME = 1023
 _LARGEST_DISK = 2**63 - 1
+_L1_OFFSET = 0x00FF_FFFF_FFFF_FE00  # in an entry of the first-level table
 _LARGEST_L1 = (32 << 20) // 8  # QEMU's own limit (QCOW_MAX_L1_SIZE), in entries
 _EXTERNAL_DATA_FILE = 1 << 2
 _EXTENSION_END = 0
@@ -61,9 +62,10 @@ class ImageHeader(msgspec.Struct, frozen=True, kw_only=True):
     encryption: str | None = None
 
 
-def read_header(path: Path) -> ImageHeader:
+def read_header(path: Path, name: str | None = None) -> ImageHeader:
     """Read an image's header; a file without qcow2's magic number counts as raw.
 
+    ``name`` is the path as messages show it.
     Raises KvmComposeError when the file cannot be read, or is qcow2 with an invalid header.
     """
     try:
@@ -74,12 +76,12 @@ def read_header(path: Path) -> ImageHeader:
             file.seek(0)
             head = file.read(_LARGEST_CLUSTER)
     except OSError as error:
-        raise KvmComposeError(f"cannot read the image {path}: {error.strerror}") from error
+        raise KvmComposeError(f"cannot read the image {name or path}: {error.strerror}") from error
     try:
         return _parse_qcow2(head)
     except ValueError as error:
         raise KvmComposeError(
-            f"{path} is not a valid qcow2 image: {error}",
+            f"{name or path} is not a valid qcow2 image: {error}",
             hint="it may be truncated or damaged: fetch it again, or try qemu-img check",
         ) from error
 
@@ -138,6 +140,23 @@ def is_pristine(path: Path) -> bool:
             return False
         file.seek(table.offset)
         return not any(file.read(table.length))
+
+
+def is_cut_off(path: Path) -> bool:
+    """Return whether a qcow2 image ends before a table of its cluster map, as after half a download.
+
+    Raises OSError, or ValueError for an invalid header.
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        table = l1_table(file.read(HEAD_BYTES))
+        if table is None:
+            return False
+        size = os.fstat(file.fileno()).st_size
+        file.seek(table.offset)
+        data = file.read(table.length)
+    return len(data) < table.length or any(
+        entry & _L1_OFFSET >= size for (entry,) in struct.iter_unpack(">Q", data)
+    )
 
 
 def reading_command(path: str) -> list[str]:

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import shlex
 import shutil
 import subprocess
@@ -77,6 +78,17 @@ def tarred(path: Path) -> None:
         file.add(inner, "disk.vmdk")
 
 
+def cut_qcow2(path: Path) -> None:
+    whole = path.with_name("whole")
+    with whole.open("wb") as file:  # data at both ends of 2 GiB, so that there are two tables
+        for place in (0, (2 << 30) - 4096):
+            file.seek(place)
+            file.write(b"x" * 4096)
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", whole, path)
+    os.truncate(path, path.stat().st_size // 2)
+    whole.unlink()
+
+
 def yaml(reference: str) -> str:
     return f"machines:\n{MACHINE % (0, reference)}{NETWORK}"
 
@@ -108,6 +120,35 @@ FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
     "dmg": (written(tiny_raw() + b"koly" + bytes(508)), "DMG"),
     "lfs": (written(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "Git LFS"),
     "page": (written(b"<!DOCTYPE html>\n<title>404</title>\n"), "web page"),
+    "lzma -1": (
+        written(
+            lzma.compress(tiny_raw(), lzma.FORMAT_ALONE, filters=[{"id": lzma.FILTER_LZMA1, "preset": 1}])
+        ),
+        "lzma",
+    ),
+    "lzma -9": (
+        written(
+            lzma.compress(tiny_raw(), lzma.FORMAT_ALONE, filters=[{"id": lzma.FILTER_LZMA1, "preset": 9}])
+        ),
+        "lzma",
+    ),
+    "pzst": (written(b"\x50\x2a\x4d\x18\4\0\0\0" + bytes(2000)), "zstd"),
+    "lz4 -l": (written(b"\x02\x21\x4c\x18" + bytes(2000)), "lz4"),
+    "zip of nothing": (written(b"PK\x05\x06" + bytes(18)), "empty zip"),
+    "cab": (written(b"MSCF" + bytes(2000)), "cabinet"),
+    "deb": (written(b"!<arch>\ndebian-binary   " + bytes(2000)), "Debian package"),
+    "simg": (written(bytes.fromhex("3aff26ed 01000000") + bytes(2000)), "Android sparse image"),
+    "se sparse": (written(bytes.fromhex("bebafeca 00000000") + bytes(2000)), "VMDK"),
+    "program": (written(b"\x7fELF" + bytes(2000)), "a program"),
+    "lower page": (written(b"\n<!doctype html>\n<title>404</title>\n"), "web page"),
+    "error of a store": (written(b'<?xml version="1.0"?>\n<Error/>'), "an XML document"),
+    "qcow2 cut in its table": (written(tiny_qcow2()[: 3 << 16]), "is cut off"),
+    "qcow2 cut in its data": (cut_qcow2, "is cut off"),
+    "qcow2 with a table beyond measure": (
+        written(tiny_qcow2()[:36] + b"\xff" * 4 + tiny_qcow2()[40:]),
+        "a first-level table of 4294967295 entries",
+    ),
+    "qcow2 cut in its header": (written(tiny_qcow2()[:80]), "its header ends after 80 bytes"),
     "empty": (written(b""), "is empty"),
 }
 
