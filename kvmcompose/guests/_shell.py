@@ -15,11 +15,22 @@ _Path = tuple[str | int, ...]
 #: How much of a script is checked, in bytes.
 CHECKED = 2**16
 
-_MARKS = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"), (b"\0#\0!", "UTF-16"), (b"#\0!\0", "UTF-16"))
+#: Its byte-order marks, or ASCII in it.
+_UTF_16 = re.compile(rb"\xff\xfe|\xfe\xff|(?:[\t-\x7f]\0){2}|(?:\0[\t-\x7f]){2}")
 _UTF_8_MARK = b"\xef\xbb\xbf"
 _SHELLS = re.compile(
     rb"#!\s*(?:\S*/)?(?:env\s+(?:-S\s*)?)?(?:\S*/)?(?:busybox\s+)?(?:ba|da|a|k|mk|z)?sh(?:\s|$)"
 )
+
+#: What a script may be instead: its beginning, what it is, and what to do.
+_NO_SCRIPTS = (
+    (b"version https://git-lfs", "a pointer of Git LFS, not the script", "fetch the script: git lfs pull"),
+    (b"<!doctype", "a web page, not a script", "fetch the script itself"),
+    (b"<html", "a web page, not a script", "fetch the script itself"),
+    (b"\x7felf", "a program, not a script", "put it into the context, and start it from a script"),
+)
+#: A first line with an argument for the interpreter: all after the first blanks is one (execve(2)).
+_ENV_WITH_ARGUMENTS = re.compile(rb"#![ \t]*\S*/env[ \t]+(?!-)\S+[ \t]+\S")
 
 #: Variables that bash makes read-only: setting one ends a shell that is called ``sh`` (POSIX, section 2.8.1).
 _READ_ONLY = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"})
@@ -51,11 +62,9 @@ class ScriptFlaw(msgspec.Struct, frozen=True):
 def script_flaw(data: bytes, name: str) -> ScriptFlaw | None:
     """Return why a guest cannot run a script called ``name``, given its first ``CHECKED`` bytes."""
     name = shlex.quote(name)
-    for mark, encoding in _MARKS:
-        if data.startswith(mark):
-            return ScriptFlaw(
-                1, 1, f"the script is {encoding}, which no guest can execute", _save(encoding, name)
-            )
+    if _UTF_16.match(data):
+        hint = f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 {name}"
+        return ScriptFlaw(1, 1, "the script is UTF-16, which no guest can execute", hint)
     if data.startswith(_UTF_8_MARK):
         message = (
             "the script starts with a byte-order mark, so that its first line means nothing to the guest"
@@ -70,6 +79,8 @@ def script_flaw(data: bytes, name: str) -> ScriptFlaw | None:
             message = "the script has line ends that are a CR alone, so that the guest cannot execute it"
             hint = f"convert its line ends: tr '\\r' '\\n' <{name}"
         return ScriptFlaw(1, column, message, hint)
+    if flaw := _not_started(data, first):
+        return ScriptFlaw(1, 1, *flaw)
     if b"\0" in data or (first.startswith(b"#!") and not _SHELLS.match(first)):
         return None  # a program, or a script for something that takes such lines
     lines = [first, *others]
@@ -82,8 +93,23 @@ def script_flaw(data: bytes, name: str) -> ScriptFlaw | None:
     return ScriptFlaw(wrong + 1, len(lines[wrong]), message, hint, severity)
 
 
-def _save(encoding: str, name: str) -> str:
-    return f"save it as UTF-8: iconv -f {encoding} -t UTF-8 {name}"
+def _not_started(data: bytes, first: bytes) -> tuple[str, str] | None:
+    """Return why neither the kernel nor ``sh`` starts a script with this ``first`` line, and a hint."""
+    for mark, what, hint in _NO_SCRIPTS:
+        if data[:64].lstrip().lower().startswith(mark):
+            return f"this is {what}", hint
+    if not first.startswith(b"#!"):
+        if b"\0" not in first:
+            return None
+        return "this is a binary file, which sh does not run", "let a script with a line #!/bin/sh start it"
+    interpreter, *_ = first[2:].strip(b" \t").split(None, 1) or [b""]
+    if interpreter and not interpreter.startswith(b"/"):
+        return "the first line does not name the path of a program", "write #!/bin/sh"
+    if b"\xc2\xa0" in first:
+        return "the first line has a no-break space (U+00A0) in it", "write a usual space, or none"
+    if _ENV_WITH_ARGUMENTS.match(first):
+        return "env takes all the rest of the first line for the name of a program", "write env -S"
+    return None
 
 
 def reserved_variables(

@@ -117,7 +117,9 @@ FINE = [
     b"#!/bin/sh\ntrue\n",
     b"true",
     b"#!/usr/bin/env python3\r\n"[:-2] + b"\nprint(1)\r\n",
-    b"\x7fELF\r\n\0\0",
+    b"#!\ntrue\n",
+    b"#!/usr/bin/env -S sh -e\ntrue\n",
+    b"#!/bin/sh\nexit 0\n\0\0",
     b"#!/bin/sh\nprintf 'a\\r\\n'\n",
 ]
 WRONG = [
@@ -132,6 +134,16 @@ WRONG = [
     ("#!/bin/sh\ntrue\n".encode("utf-16-le"), 1, 1, "UTF-16"),
     ("#!/bin/sh\ntrue\n".encode("utf-16-be"), 1, 1, "UTF-16"),
     (b"cd /tmp\r\nls\r\n", 1, 8, "CR"),
+    ("echo one\n".encode("utf-16-le"), 1, 1, "UTF-16"),
+    ("echo one\n".encode("utf-16-be"), 1, 1, "UTF-16"),
+    (b"\x7fELF\1\1\0\0\n", 1, 1, "a program"),
+    (b"\xca\xfe\xba\xbe\0\0\n", 1, 1, "a binary file"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", 1, 1, "Git LFS"),
+    (b"<!DOCTYPE html>\n<title>404</title>\n", 1, 1, "web page"),
+    (b"#!sh\ntrue\n", 1, 1, "path of a program"),
+    (b"#!bin/sh\ntrue\n", 1, 1, "path of a program"),
+    (b"#!/bin/sh\xc2\xa0\ntrue\n", 1, 1, "no-break space"),
+    (b"#!/usr/bin/env sh -e\ntrue\n", 1, 1, "env takes all"),
 ]
 
 
