@@ -28,14 +28,22 @@ test-long: $(READY) | test-packages ## run the random tests alone, with many mor
 
 # for manual tests: the hosts that tests of several hosts use, each with its own libvirtd, Open vSwitch and sshd
 N ?= 3
+SHELL_COMMAND ?= bash
 .PHONY: hosts hosts-down hosts-shell
 hosts: $(READY) | test-packages ## start N test hosts on this machine (make hosts N=3), for manual tests
+	@# the hosts have no network: the image of the examples is built before
+	@$(VENV)/bin/kvm-compose --quiet cloud-images build micro || \
+		echo "the image 'micro' is not here: build it outside the hosts, $(VENV)/bin/kvm-compose cloud-images build micro"
 	@PYTHONPATH=tests $(RUN) hosts up --tunnels --count $(N)
 	@echo "open a shell in the main host: make hosts-shell; stop the hosts: make hosts-down"
+	@echo "there, for example: kvm-compose -C examples/three-hosts up"
 
-hosts-shell: ## open a shell in the first test host, with kvm-compose in its PATH
+HOSTS := $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/kvm-compose-hosts
+
+hosts-shell: ## open a shell in the first test host, with kvm-compose in its PATH, for projects on these hosts
 	@PYTHONPATH=tests $(RUN) hosts exec h1 -- env -C "$(CURDIR)" "PATH=$(CURDIR)/$(VENV)/bin:$$PATH" \
-		"HOME=$$HOME" "TERM=$$TERM" bash
+		"HOME=$$HOME" "TERM=$$TERM" "KVM_COMPOSE_CONFIG=$(HOSTS)/kvm-compose-config.json" \
+		"KVM_COMPOSE_STATE_DIR=$(HOSTS)/server" $(SHELL_COMMAND)
 
 hosts-down: ## stop the test hosts and everything in them
 	@PYTHONPATH=tests $(RUN) hosts down
