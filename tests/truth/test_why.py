@@ -217,7 +217,12 @@ EDITS: list[tuple[str, Callable[[Bench], object], str, set[str]]] = [
         "disk:disk",
         {"copy.image.path", "copy.image.called"},
     ),
-    ("installation media", other_name("disks/install.iso", "disks/i.iso"), "media:media", {"link.path"}),
+    (
+        "installation media",
+        other_name("disks/install.iso", "disks/i.iso"),
+        "media:media",
+        {"link.path", "link.to"},
+    ),
     (
         "another catalogue image",
         yaml("name: debian_12", "name: ubuntu_22_04"),
