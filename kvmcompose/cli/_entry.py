@@ -11,9 +11,9 @@ from kvmcompose.effects.text_encoding import lose_no_output, use_utf8_names
 
 def main() -> int:
     """Run the command line, and return the exit status."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # the parent process closed it
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the parent process closed it; the next file would take its number
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
     use_utf8_names()
     lose_no_output()
     command, directory = _plain(sys.argv[1:])

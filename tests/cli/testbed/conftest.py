@@ -97,11 +97,14 @@ class Lab:
         assert ran.status == status, ran.said
         return ran
 
-    def start(self, *words: str, text: bool = True, **env: str) -> subprocess.Popen[Any]:
-        """Start a command in a separate process, as in the foreground of a terminal. Its input is a pipe."""
+    def start(self, *words: str, text: bool = True, line: str = '"$@"', **env: str) -> subprocess.Popen[Any]:
+        """Start a command in a separate process, as in the foreground of a terminal. Its input is a pipe.
+
+        ``line`` is what a shell runs, with the command as, ``"$@"``.
+        """
         address = f"unix:{self.bench.root}/state/server.sock"
         return subprocess.Popen(
-            self.bench.argv(*words),
+            ["/bin/sh", "-c", f"exec {line}", "sh", *self.bench.argv(*words)],
             env=environment(self.bench.root) | self.env | {"KVM_COMPOSE_SERVER": address} | env,
             cwd=self.folder,
             stdin=subprocess.PIPE,

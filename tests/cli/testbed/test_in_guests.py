@@ -172,6 +172,12 @@ def test_an_empty_input_is_one(running: Lab) -> None:
     assert (process.returncode, out.decode()) == (0, hashlib.sha256(b"").hexdigest() + "\n")
 
 
+def test_a_closed_input_is_an_empty_one(running: Lab) -> None:
+    process = running.start("exec", "-i", "web", "--", "sha256sum", text=False, line='"$@" <&-')
+    out, err = process.communicate(timeout=60)
+    assert (out.decode(), err) == (hashlib.sha256(b"").hexdigest() + "\n", b"")
+
+
 def test_a_command_that_ends_does_not_wait_for_the_rest_of_its_input(running: Lab) -> None:
     process = running.start("exec", "-i", "web", "--", "false")
     assert process.wait(timeout=60) == 1  # its standard input is still open
