@@ -45,7 +45,7 @@ class Decider:
         self._recipes = recipes
         self._is_at = is_at
         self._options = options
-        self._sizes = Sizes(recipes)
+        self._sizes = Sizes(folder, recipes)
         #: Unchanged files whose ``stat`` has changed, with their new signatures.
         self.refreshed: list[tuple[str, Signature]] = []
         #: Files with secrets that others may read, as version 0.1 or a clone of the project left them.
@@ -98,7 +98,9 @@ class Decider:
             if self._only_image_missing(record, recipe):
                 return _as(known, Disposition.KEEP, "its image is not in the store at present")
             resized = artefact.policy is Policy.MUTABLE and self._sizes.earlier(known, record) is not None
-            return msgspec.structs.replace(_as(known, Disposition.REBUILD, *why), resized=resized)
+            there = self._sizes.elsewhere(known, record) if resized else None
+            reasons = (*([there] if there else []), *why)
+            return msgspec.structs.replace(_as(known, Disposition.REBUILD, *reasons), resized=resized)
         return self._touched(known, artefact, record, path)
 
     def _touched(self, known: Making, artefact: Artefact, record: LedgerEntry, path: Path) -> Making:

@@ -16,6 +16,7 @@ from kvmcompose.build.decision import Disposition, Making
 from kvmcompose.build.ledger import LedgerEntry
 from kvmcompose.build.recipes import GIB, Recipes
 from kvmcompose.effects import process
+from kvmcompose.hosts.transfer_plan import read_sent
 from kvmcompose.images.qcow2 import IN_USE, ImageHeader, resize_command
 
 _KEY = "expand_gigabytes"
@@ -24,7 +25,8 @@ _KEY = "expand_gigabytes"
 class Sizes:
     """Decides on the sizes of one project's disks."""
 
-    def __init__(self, recipes: Recipes) -> None:
+    def __init__(self, folder: Path, recipes: Recipes) -> None:
+        self._folder = folder
         self._recipes = recipes
         self._earlier: dict[tuple[str, str], int | None] = {}
 
@@ -38,6 +40,19 @@ class Sizes:
         if key not in self._earlier:
             self._earlier[key] = self._recipes.gigabytes_of(known.artefact.content, record.recipe)
         return self._earlier[key]
+
+    @cached_property
+    def _sent(self) -> dict[str, str]:
+        """The host that each disk was sent to, as far as that was recorded."""
+        return {path: host for host, sent in read_sent(self._folder).items() for path in sent.files}
+
+    def elsewhere(self, known: Making, record: LedgerEntry) -> str | None:
+        """Say what becomes of a larger disk on the host that has it, None if it was sent to none."""
+        before, after = self.earlier(known, record), self._recipes.gigabytes(known.artefact.content)
+        host = self._sent.get(known.path)
+        if host is None or before is None or after is None or before >= after:
+            return None
+        return f"the one on {host} grows by {after - before} GiB at the next up, data kept"
 
     def of_used(self, known: Making, record: LedgerEntry, header: ImageHeader | None) -> Making | None:
         """Decide on a disk with data, None if there is nothing to say of its size.

@@ -35,7 +35,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         console.json(answer)
         return 0
     console.data(f"{answer.path} ({answer.task})")
-    reasons = f": {'; '.join(answer.reasons)}" if answer.reasons and not answer.changed else ""
+    # what has changed follows, if it is known; what becomes of a disk with data does not follow from it
+    shown = answer.reasons if not answer.changed or answer.action == "grow" else ()
+    reasons = f": {'; '.join(shown)}" if shown else ""
     console.data(f"generate would {answer.action} it{reasons}")
     if answer.changed:
         console.data("\nchanged since the last build:")

@@ -138,6 +138,17 @@ def test_no_disk_elsewhere_is_made_anew(disks: HostDisks, place: Path, target: P
     assert sorted(path.name for path in target.parent.iterdir()) == ["auth.log", "golden.qcow2", "images"]
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_no_disk_elsewhere_grows(disks: HostDisks, place: Path, target: Path, kind: str) -> None:
+    disk = link_of(place / "lab", DISK, target, kind)
+    owned(place / "lab")
+    owned(target.parent)
+    before = state_of(target)
+    with pytest.raises(DriverError, match="is a link"):
+        asyncio.run(disks.grow(disk, 1 << 40))
+    assert state_of(target) == before
+
+
 def test_a_disk_that_is_a_pipe_holds_nothing_up(disks: HostDisks, place: Path) -> None:
     disk = place / "lab" / DISK
     disk.parent.mkdir(parents=True)

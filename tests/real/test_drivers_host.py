@@ -8,7 +8,8 @@ import os
 import stat
 import subprocess
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import driven
@@ -193,6 +194,35 @@ def test_switch_that_does_not_answer_is_an_error(real_host: TestHost) -> None:
 # -- disks ---------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def in_use(disk: Path) -> Iterator[None]:
+    """QEMU has the disk open, as for a guest."""
+    argv = ("qemu-io", str(disk))
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as guest:
+        assert guest.stdin is not None
+        assert guest.stdout is not None
+        guest.stdin.write(b"length\n")
+        guest.stdin.flush()
+        guest.stdout.readline()
+        yield
+        guest.stdin.close()
+
+
+async def a_disk_grows(disks: HostDisks, overlay: Path) -> None:
+    printed("qemu-io", "-c", "write -P 8 2M 64k", str(overlay))
+    await disks.grow(overlay, 160 << 20)
+    header = await disks.header(overlay)
+    assert (header.virtual_size, header.backing_file) == (160 << 20, "base.qcow2")
+    assert "verification failed" not in printed("qemu-io", "-c", "read -P 8 2M 64k", str(overlay))
+    assert stat.S_IMODE(overlay.stat().st_mode) == 0o640
+    with in_use(overlay):
+        error = await error_of(disks.grow(overlay, 192 << 20))
+    assert error.message == f"{overlay} cannot grow while its guest runs"
+    assert (await disks.header(overlay)).virtual_size == 160 << 20
+    await disks.reset_overlay(overlay)
+    assert (await disks.header(overlay)).virtual_size == 160 << 20
+
+
 async def disks_are_kept(folder: str) -> None:
     disks = HostDisks(LocalRunner("main"))
     project = Path(folder)
@@ -236,6 +266,7 @@ async def disks_are_kept(folder: str) -> None:
     assert "virtual size: 96 MiB" in shown
     status = overlay.stat()
     assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o640, 1234, 1234)
+    await a_disk_grows(disks, overlay)
     printed("qemu-img", "snapshot", "-c", "kept", str(overlay))
     assert not await disks.pristine(overlay)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from golden.bench import Bench, environment, new_bench
+from kvmcompose.hosts.transfer_plan import Sent, note_sent
 
 YAML = """\
 machines:
@@ -122,7 +123,8 @@ def test_a_used_disk_grows_and_keeps_its_data(built: Bench) -> None:
     grow(built, 10, 20)
     shown = built.run("plan").out
     assert f"grow     {WEB}  (grows from 10.01 GiB to 20.01 GiB, data kept)" in shown
-    assert "generate would grow it" in built.run("why", "disk:web").out
+    why = built.run("why", "disk:web").out
+    assert "generate would grow it: grows from 10.01 GiB to 20.01 GiB, data kept" in why
     assert "grows from 10.01 GiB to 20.01 GiB, data kept" in built.run("why", "--json", "disk:web").out
     assert built.generate()[WEB] == "grow"
     assert size(built, WEB) == BASE + 20 * GIB
@@ -141,6 +143,16 @@ def test_an_unused_disk_is_what_a_clean_build_makes(built: Bench) -> None:
     (built.folder / WEB).unlink()
     built.generate()
     assert (built.folder / WEB).read_bytes() == found
+
+
+def test_what_becomes_of_a_disk_on_another_host_is_said(built: Bench) -> None:
+    note_sent(built.folder, "two", Sent(files={WEB: "0" * 64}))
+    grow(built, 10, 20)
+    said = "the one on two grows by 10 GiB at the next up, data kept"
+    assert said in built.run("plan").out
+    assert said in built.run("why", "--json", "disk:web").out
+    grow(built, 20, 4)
+    assert "grows" not in built.run("plan", "-v").out
 
 
 def test_an_empty_disk_of_an_installation_grows(built: Bench) -> None:
