@@ -15,6 +15,7 @@ import msgspec
 from kvmcompose.build.decision import Disposition, Making
 from kvmcompose.build.ledger import LedgerEntry
 from kvmcompose.build.recipes import GIB, Recipes
+from kvmcompose.core.artefact import Content
 from kvmcompose.effects import process
 from kvmcompose.hosts.transfer_plan import read_sent
 from kvmcompose.images.qcow2 import IN_USE, ImageHeader, resize_command
@@ -28,7 +29,7 @@ class Sizes:
     def __init__(self, folder: Path, recipes: Recipes) -> None:
         self._folder = folder
         self._recipes = recipes
-        self._earlier: dict[tuple[str, str], int | None] = {}
+        self._earlier: dict[tuple[Content, str], int | None] = {}
 
     @cached_property
     def _below(self) -> frozenset[str]:
@@ -36,9 +37,10 @@ class Sizes:
 
     def earlier(self, known: Making, record: LedgerEntry) -> int | None:
         """Return the GiB in a disk's recipe when it was built; None if more than that has changed."""
-        key = known.path, record.recipe
+        # most guests have the same disk
+        key = known.artefact.content, record.recipe
         if key not in self._earlier:
-            self._earlier[key] = self._recipes.gigabytes_of(known.artefact.content, record.recipe)
+            self._earlier[key] = self._recipes.gigabytes_of(*key)
         return self._earlier[key]
 
     @cached_property
