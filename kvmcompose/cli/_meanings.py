@@ -11,7 +11,13 @@ OPTIONS = {
     "--reapply-acl": "it re-applies the ACLs of OVN networks, which are not supported yet",
     "--verbosity": "use -v, which takes no level: -v and -vv print more, -q prints errors only",
     "--server-connection": "use --server ADDRESS, after the command",
+    "-V": "use --version",
     "--no-ask": "nothing is asked where there is no terminal",
+}
+#: Verbs of its ``deployment``, which do not exist here.
+VERBS = {
+    "create": "not needed: kvm-compose up registers a project",
+    "reset-state": "not needed: after a crash both up and down continue from there",
 }
 #: The levels of its ``-v LEVEL``.
 LEVELS = ("error", "warn", "info", "debug", "trace")
@@ -35,6 +41,7 @@ MEANINGS = {
     "env": "config",
     "events": "logs -f",
     "fmt": "validate",
+    "export": "inventory",
     "fetch": "pull",
     "halt": "down",
     "help": "--help",
@@ -50,6 +57,7 @@ MEANINGS = {
     "make": "generate",
     "new": "init",
     "output": "inventory",
+    "pause": "snapshot create",
     "pcap": "capture",
     "port": "status",
     "poweroff": "down",
@@ -60,6 +68,7 @@ MEANINGS = {
     "reload": "down && kvm-compose up",
     "remove": "down",
     "restart": "down && kvm-compose up",
+    "resume": "snapshot restore",
     "revert": "snapshot restore",
     "reset-state": "up",
     "restore": "snapshot restore",
@@ -68,6 +77,7 @@ MEANINGS = {
     "rsync": "cp",
     "run": "exec",
     "save": "snapshot create",
+    "scale": "plan",
     "scp": "cp",
     "setup-config": "init",
     "sh": "ssh",
@@ -80,6 +90,7 @@ MEANINGS = {
     "state": "config",
     "stats": "status --watch",
     "stop": "down",
+    "suspend": "snapshot create",
     "taint": "up --provision",
     "tcpdump": "capture",
     "teardown": "down",

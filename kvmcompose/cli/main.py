@@ -21,7 +21,7 @@ from typing import Any, NoReturn, Protocol, cast
 
 import kvmcompose.cli
 from kvmcompose import __version__
-from kvmcompose.cli._meanings import LEVELS, MEANINGS, OPTIONS
+from kvmcompose.cli._meanings import LEVELS, MEANINGS, OPTIONS, VERBS
 from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.core.plain import plain
 from kvmcompose.effects.environment import is_on
@@ -190,6 +190,8 @@ class _Parser(argparse.ArgumentParser):
             what = "unknown command" if found[1] == "COMMAND" else f"unknown {found[1].lower()}"
         if found[1] == "COMMAND" and found[2] in LEVELS:
             self._end(f"{what} {found[2]!r}; {OPTIONS['--verbosity']}")
+        if found[1] == "VERB" and self.prog.endswith(" deployments") and found[2] in VERBS:
+            self._end(f"{what} {found[2]!r}: {VERBS[found[2]]}")
         meant = MEANINGS.get(found[2].lower()) if found[1] == "COMMAND" else None
         if meant is not None:
             self._end(f"{what} {found[2]!r}; did you mean {meant!r}?")

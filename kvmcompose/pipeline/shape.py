@@ -50,6 +50,12 @@ def shape_config(document: Document, schemas: Schemas) -> Shaped:
     """Return a ``kvm-compose-config.json`` as plain data, and every problem of its shape, by location."""
     schema = schemas.config()
     value = plain_data(document, schema)
+    if (
+        isinstance(value, dict)
+        and not schema["properties"].keys() & value
+        and {"ip", "hostname"} & value.keys()
+    ):
+        return _shaped(value, [_one_host(document)])
     errors = Validation().errors(schema, value)
     return _shaped(value, (each for error in errors for each in explain(error, (), document, schema)))
 
@@ -197,6 +203,17 @@ def _kind_problem(
         location=document.locate(path),
         path=show_path(path),
         wanted=wanted,
+    )
+
+
+def _one_host(document: Document) -> Problem:
+    """Return the problem of a file that is a host's entry: ``host.json`` of TestbedOS is one."""
+    return Problem(
+        code="missing-key",
+        message="this is one testbed host, without the key 'testbed_host_ssh_config' around it",
+        location=document.locate(()),
+        hint='write {"testbed_host_ssh_config": {"NAME": …}} around it, with "is_main_host": true'
+        " and without 'ovn' (see 'Migrate from TestbedOS' in the documentation)",
     )
 
 

@@ -586,6 +586,7 @@ def test_a_wrong_host(host: dict[str, Any], code: str, hint: str | None) -> None
         ({}, "missing-key"),
         ([], "wrong-type"),
         ({"testbed_host_ssh_config": {}}, "no-hosts"),
+        ({"ip": "192.0.2.1", "user": "me", "is_main_host": None, "ovn": {"bridge": "br-int"}}, "missing-key"),
         ({"testbed_host_ssh_config": {"a b": {"ip": "x"}}}, "bad-name"),
         ({"testbed_host_ssh_config": {"a": {"ip": "x"}}, "ssh_public_key": "x"}, "unknown-key"),
     ],
@@ -593,6 +594,17 @@ def test_a_wrong_host(host: dict[str, Any], code: str, hint: str | None) -> None
 def test_a_wrong_config(value: Any, code: str) -> None:
     [problem] = of_config(value)[1]
     assert problem.code == code
+
+
+def test_a_host_json_of_testbedos_is_answered_once_with_what_it_needs() -> None:
+    [problem] = of_config({"ip": "192.0.2.1", "ovn": {}})[1]
+    assert problem.hint is not None
+    for said in (
+        '{"testbed_host_ssh_config": {"NAME": …}}',
+        '"is_main_host": true',
+        "Migrate from TestbedOS",
+    ):
+        assert said in problem.hint
 
 
 # A kind of guest or a network dialect is one file more
