@@ -111,6 +111,16 @@ class Images:
         """Record in the store that this project uses the images it links to. Raises KvmComposeError."""
         self._store.follow(self._links)
 
+    def why_absent(self, image: BaseImage) -> str:
+        """Return why an image that is not in the store is missing, and how it gets there."""
+        name = str(image.name)
+        built, entry = self._catalogue.find_built(name), self._catalogue.find(name)
+        if built is not None:
+            return f"not in the store: build it first: {built.command}"
+        if entry is None:
+            return f"no longer in the store: kvm-compose cloud-images add {name} FILE"
+        return "not in the store: it will be fetched"
+
     def fetch(self, image: BaseImage, progress: Progress | None) -> ResolvedImage:
         """Return the image, fetching it into the store if necessary. Raises KvmComposeError."""
         found = self.resolve(image)

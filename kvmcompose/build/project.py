@@ -311,7 +311,7 @@ class Project:
             resolved = self.images.resolve(image)
             if resolved is None:
                 action = Disposition.CREATE if stale else Disposition.KEEP
-                yield ImageStep(name, image, action, ("not in the store: it will be fetched",))
+                yield ImageStep(name, image, action, (self.images.why_absent(image),))
             elif not self.images.is_linked(resolved):
                 yield ImageStep(name, image, Disposition.CREATE)
             else:

@@ -259,7 +259,7 @@ def test_what_is_missing_to_build_is_named(console: FakeConsole, monkeypatch: py
     assert all(name in caught.value.message for name in names)
 
 
-def test_generate_says_which_command_builds_what_is_not_here(tmp_path: Path) -> None:
+def test_plan_and_generate_say_which_command_builds_what_is_not_here(tmp_path: Path) -> None:
     (tmp_path / "lab").mkdir()
     (tmp_path / "lab" / "kvm-compose.yaml").write_text(
         "machines:\n"
@@ -270,10 +270,14 @@ def test_generate_says_which_command_builds_what_is_not_here(tmp_path: Path) -> 
         "  bridges: [{name: br0}]\n"
         "  external_bridge: br0\n"
     )
-    argv = [sys.executable, "-m", "kvmcompose", "generate"]
-    done = subprocess.run(
-        argv, cwd=tmp_path / "lab", check=False, capture_output=True, text=True, timeout=120
-    )
+    planned, done = (
+        subprocess.run(
+            [sys.executable, "-m", "kvmcompose", command],
+            cwd=tmp_path / "lab", check=False, capture_output=True, text=True, timeout=120,
+        )
+        for command in ("plan", "generate")
+    )  # fmt: skip
+    assert "(not in the store: build it first: kvm-compose cloud-images build micro)\n" in planned.stdout
     assert done.returncode == 1
     assert "the image 'micro' is not here yet, and it is built, not fetched\n" in done.stderr
     assert "hint: kvm-compose cloud-images build micro\n" in done.stderr
