@@ -208,9 +208,11 @@ class _Parser(argparse.ArgumentParser):
         self._end(f"unexpected argument {word!r}")
 
     def _unknown(self, message: str, word: str, known: Iterable[str], also: str = "") -> NoReturn:
-        near = difflib.get_close_matches(word, [*known, *self._option_string_actions], 1)
+        # without hyphens: all options have these two in common
+        names = {name.lstrip("-"): name for name in [*known, *self._option_string_actions]}
+        near = difflib.get_close_matches(word.lstrip("-"), names, 1)
         if near:
-            message += f"; did you mean {near[0]!r}?"
+            message += f"; did you mean {names[near[0]]!r}?"
         elif also:
             message += f"; expected one of: {also}"
         self._end(message)

@@ -79,6 +79,7 @@ LEVEL = ": -v and -vv print more, -q prints errors only"
         ("deployments reset-state x", "not needed: after a crash both up and down continue from there"),
         ("-V", "unknown option '-V': use --version"),
         ("suspend", "unknown command 'suspend'; did you mean 'snapshot create'?"),
+        ("ssh --label role=web", "kvm-compose ssh: error: unknown option '--label'"),
         ("lint --json", "unknown command 'lint'; did you mean 'validate'?"),
         ("restart", "unknown command 'restart'; did you mean 'down && kvm-compose up'?"),
         ("up all", "kvm-compose up: error: unexpected argument 'all'"),
