@@ -82,6 +82,9 @@ def _read(folder: Path, name: str) -> InputFile:
             hint = f"put a file in its place: ls -l {shlex.quote(shown)} shows what is there"
         elif isinstance(error, FileNotFoundError) and name == YAML_NAME:
             hint = "kvm-compose init DIR writes a project to start from; -C DIR works in another folder"
+            other = Path(YAML_NAME).with_suffix(".yml")
+            if (folder / other).is_file():
+                hint = f"rename {other}, or read it with --input {other}"
         problem = Problem(
             code="missing-file",
             message=f"cannot read it: {(error.strerror or str(error)).lower()}",

@@ -845,3 +845,11 @@ def test_no_config_is_a_config_of_this_machine(tmp_path: Path) -> None:
 def test_the_schema_is_json(bench: Bench) -> None:
     for words in ((), ("--of", "config")):
         assert json.loads(bench.run("schema", *words).out)["type"] == "object"
+
+
+def test_a_yaml_with_the_other_suffix_is_named(bench: Bench) -> None:
+    (bench.folder / "kvm-compose.yaml").rename(bench.folder / "kvm-compose.yml")
+    ran = bench.run("validate")
+    assert ran.status == 2
+    assert "hint: rename kvm-compose.yml, or read it with --input kvm-compose.yml" in ran.err
+    assert bench.run("--input", "kvm-compose.yml", "validate").status == 0
