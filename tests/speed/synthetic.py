@@ -38,6 +38,10 @@ _SCALED = """\
 """
 
 
+#: Any key that has the right form.
+_PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f synthetic"
+
+
 def write_project(folder: Path, guests: int) -> None:
     """Write the YAML and the config of a project with this many guests (and their golden images)."""
     clones = guests // 10
@@ -58,7 +62,7 @@ def write_project(folder: Path, guests: int) -> None:
         "ssh_private_key_location": "id_ed25519",
     }
     (folder / "kvm-compose-config.json").write_text(json.dumps(config, indent=2))
-    (folder / "id_ed25519.pub").write_text("ssh-ed25519 AAAA synthetic\n")
+    (folder / "id_ed25519.pub").write_text(f"{_PUBLIC_KEY}\n")
     (folder / "id_ed25519").write_text("not a key\n")
 
 

@@ -103,6 +103,7 @@ def test_a_build_with_nothing_to_do_imports_next_to_nothing(large: Bench) -> Non
         "kvmcompose.cli._entry",
         "kvmcompose.effects",
         "kvmcompose.effects.opening",
+        "kvmcompose.effects.text_encoding",
     }
 
 
