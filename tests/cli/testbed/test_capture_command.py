@@ -35,8 +35,8 @@ def packets_in(data: bytes) -> int:
 def lab_of_two_ports(idle: Lab) -> Lab:
     """One whose guest web has two interfaces."""
     idle.bench.edit(
-        "- name: web\n    interfaces: [{bridge: br0}]",
-        "- name: web\n    interfaces: [{bridge: br0}, {bridge: br1}]",
+        "labels: {role: front, tier: 1}\n    interfaces: [{bridge: br0}]",
+        "interfaces: [{bridge: br0}, {bridge: br1}]",
     )
     idle.bench.edit("bridges: [{name: br0}]", "bridges: [{name: br0}, {name: br1}]")
     idle.serve()
@@ -82,14 +82,13 @@ def test_a_signal_ends_it_well(running: Lab, tmp_path: Path, number: int) -> Non
 
 
 def test_who_has_read_enough_ends_it(running: Lab) -> None:
-    process = running.start("capture", "web")
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.wait(30) == 1
-    assert process.stderr is not None
-    assert "rror" not in process.stderr.read()
-    process.stderr.close()
+    with running.start("capture", "web") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(30) == 1
+        assert process.stderr is not None
+        assert "rror" not in process.stderr.read()
 
 
 def test_packets_are_nothing_for_a_terminal(running: Lab) -> None:
