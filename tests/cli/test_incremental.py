@@ -516,7 +516,10 @@ def test_a_disk_that_its_guest_used_is_kept(built: Bench) -> None:
 def test_a_new_recipe_for_a_used_disk_is_refused(built: Bench) -> None:
     built.use("server-cloud-init.img")
     used = (built.folder / SERVER_DISK).read_bytes()
-    built.edit("expand_gigabytes: 1", "expand_gigabytes: 2")
+    built.edit(
+        "name: debian_12\n          expand_gigabytes: 1",
+        "path: disks/base.qcow2\n          expand_gigabytes: 1",
+    )
     assert built.plan()[SERVER_DISK] == "refuse"
     ran = built.run("generate")
     assert ran.status == 1
