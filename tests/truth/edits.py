@@ -310,6 +310,9 @@ class Editor:
             return self.add()
         data = path.read_bytes()
         how = self.random.choice(("empty", "half", "scramble"))
+        if path.is_symlink():  # what it leads to is the user's, and no longer a disk image when it is damaged
+            path.unlink()
+            return f"remove the link {path.name}"
         if path.suffix in (".xml", ".json"):
             how = "empty"  # anything else is a hand edit
         match how:
