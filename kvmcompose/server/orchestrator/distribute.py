@@ -27,7 +27,6 @@ from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 STAGE = "distribute"
 #: How often the progress of a large transfer is reported, in seconds.
 _REPORT_SECONDS = 5.0
-
 #: What is in the way, and a hint.
 Reason = tuple[str, str | None]
 
