@@ -98,6 +98,7 @@ def _chain(folder: Path, disk: str, files: OwnerFiles | None) -> Iterator[str]:
 def backing_file(path: Path, files: OwnerFiles | None) -> str | None:
     """Return the backing file of a disk, as it names it. Raises KvmComposeError, or OSError."""
     if files is None:
+        path.stat()  # raises OSError for a missing file, as reading by ``files`` does
         return read_header(path).backing_file
     try:
         header = parse_header(files.read(path, HEAD_BYTES))

@@ -475,7 +475,7 @@ def test_all_that_is_wrong_is_told_before_anything_is_changed(hosts: TestHosts, 
     hosts[2].virsh("undefine", "wrong-alone")
 
 
-def test_another_main_host_has_a_project_of_this_name(hosts: TestHosts, root: Path) -> None:
+def test_two_main_hosts_one_name(hosts: TestHosts, root: Path) -> None:
     project = make_project(hosts, root, "twice", 2, yaml=BIG)
     (project.folder / "big.raw").write_bytes(bytes(MIB))
     project.run("up")
