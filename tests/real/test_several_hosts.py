@@ -479,7 +479,7 @@ def test_two_main_hosts_one_name(hosts: TestHosts, root: Path) -> None:
     project = make_project(hosts, root, "twice", 2, yaml=BIG)
     (project.folder / "big.raw").write_bytes(bytes(MIB))
     project.run("up")
-    other = make_project(hosts, root, "twice", 2, yaml=BIG, within="other")
+    other = make_project(hosts, root, "twice", 2, yaml=BIG, within="b")
     (other.folder / "big.raw").write_bytes(bytes(MIB))
     refused = other.run("up", status=3)
     assert "two already has another project twice" in refused.stderr
