@@ -97,9 +97,10 @@ class Session:
         Raises KvmComposeError, also if the project was edited while another build was waited for.
         """
         try:
-            if os.getpid() == self._process:
+            alone = os.getpid() == self._process
+            if alone:
                 self._take_lock()
-            return self.build.begin()
+            return self.build.begin(alone=alone)
         except BaseException:
             self._lock.close()
             raise

@@ -59,11 +59,15 @@ class Build:
         #: Disks that grow once their guests are off.
         self.deferred = 0
 
-    def begin(self, names: Sequence[str] = ()) -> Plan:
-        """Make the plan under the lock, and record what needs no work."""
+    def begin(self, names: Sequence[str] = (), *, alone: bool = True) -> Plan:
+        """Make the plan under the lock, and record what needs no work.
+
+        Without ``alone`` other processes of this build may have files staged, which are left to them.
+        """
         if self.project.compiled.state.testbed_guest_shared_config == default_keys():
             make_keys(default_keys())
-        self.sweep()
+        if alone:
+            self.sweep()
         plan = self.project.plan(names, write=True)
         notable = plan.notable
         adopted = [each for each in notable if each.action is Disposition.ADOPT]

@@ -34,6 +34,8 @@ def on_terminal(
     try:
         while time.monotonic() < deadline:
             if not select.select([ours], [], [], 0.2)[0]:
+                if answered and typed == b"\x03":  # one that came just before the program read is not noticed
+                    os.write(ours, typed)
                 continue
             try:
                 data = os.read(ours, 4096)
