@@ -13,7 +13,7 @@ from kvmcompose.core.project import ProjectFiles
 from kvmcompose.guests import _files
 
 
-class Context(msgspec.Struct, frozen=True, omit_defaults=True):
+class ContextSection(msgspec.Struct, frozen=True, omit_defaults=True):
     """A folder or file for the guest. ``modes`` are permission bits in octal digits, by paths in it."""
 
     path: str
@@ -29,7 +29,7 @@ class CloudImage(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str | None = None
     path: str | None = None
     expand_gigabytes: int = 0
-    context: str | Context | None = None
+    context: str | ContextSection | None = None
     environment: dict[str, str] = {}
     environment_file: str | None = None
     environment_digest: str | None = None
@@ -40,20 +40,20 @@ class CloudImage(msgspec.Struct, frozen=True, omit_defaults=True):
         """Sort the variables, so that the order of keys in the YAML does not affect artefacts."""
         if self.environment:
             msgspec.structs.force_setattr(self, "environment", dict(sorted(self.environment.items())))
-        if isinstance(self.context, Context):
+        if isinstance(self.context, ContextSection):
             modes = dict(sorted(self.context.modes.items()))
-            context = Context(self.context.path, modes) if modes else self.context.path
+            context = ContextSection(self.context.path, modes) if modes else self.context.path
             msgspec.structs.force_setattr(self, "context", context)
 
     @property
     def context_path(self) -> str | None:
         """The path of the context."""
-        return self.context.path if isinstance(self.context, Context) else self.context
+        return self.context.path if isinstance(self.context, ContextSection) else self.context
 
     @property
     def context_modes(self) -> dict[str, str]:
         """The modes of the context's members that the YAML gives."""
-        return self.context.modes if isinstance(self.context, Context) else {}
+        return self.context.modes if isinstance(self.context, ContextSection) else {}
 
 
 class ExistingDisk(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -144,9 +144,9 @@ def check(
 
 
 def _check_context(
-    context: str | Context, at: tuple[str | int, ...], files: ProjectFiles
+    context: str | ContextSection, at: tuple[str | int, ...], files: ProjectFiles
 ) -> Iterator[Complaint]:
-    if isinstance(context, Context):
+    if isinstance(context, ContextSection):
         yield from _files.context(files, at, context.path, context.modes, at_path=(*at, "path"))
     else:
         yield from _files.context(files, at, context, {}, at_path=at)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from encrypted import create_encrypted
 
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.images.formats import check_image
@@ -62,13 +62,7 @@ def test_a_backing_file_that_was_taken_away_is_seen_as_gone(tmp_path: Path) -> N
 
 
 def test_encrypted_images_are_noted(tmp_path: Path) -> None:
-    secret = ["--object", "secret,id=key,data=abcdefgh"]
-    options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
-    # it times itself, and one time in three it cannot ("Unable to get accurate CPU usage")
-    for _ in range(50):
-        with contextlib.suppress(subprocess.CalledProcessError):
-            qemu_img(tmp_path, "create", "-q", *secret, "-f", "qcow2", "-o", options, "disk", "1M")
-            break
+    create_encrypted(tmp_path / "disk", "qcow2")
     assert read_header(tmp_path / "disk").encryption == "LUKS"
 
 
