@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from kvmcompose.core.deployment import GuestName
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects import process
-from kvmcompose.effects.opening import read_regular
+from kvmcompose.effects.opening import open_folder, read_below
 
 if TYPE_CHECKING:
     import argparse
@@ -67,6 +69,18 @@ class Part(msgspec.Struct, frozen=True):
     data: bytes
     good: bool
     said: str
+
+
+class _UpGuest(msgspec.Struct, frozen=True):
+    name: GuestName
+
+
+class _Up(msgspec.Struct, frozen=True):
+    guests: tuple[_UpGuest, ...]
+
+
+class _Built(msgspec.Struct, frozen=True):
+    testbed_guests: dict[GuestName, msgspec.Raw]
 
 
 def collect(arguments: argparse.Namespace, console: Console) -> list[Part]:
@@ -140,25 +154,44 @@ def _versions() -> Part:
 
 
 def _files(arguments: argparse.Namespace) -> Iterator[Part]:
-    """Yield state and XML as they were built."""
-    folder = arguments.directory
-    paths = [folder / "state.json", *sorted((folder / "artefacts").glob("*.xml"))]
-    for path in paths:
-        name = path.relative_to(folder).as_posix()
+    """Yield state and XML as they were built. A link in a lab's folder could lead to files of the user."""
+    project = open_folder(arguments.directory, follow=True)
+    try:
+        yield _file(project, "state.json")
         try:
-            yield Part(name, read_regular(path, limit=_MOST), good=True, said="as built")
+            artefacts = open_folder("artefacts", within=project)
         except OSError as error:
-            yield Part(name, b"", good=False, said=error.strerror or str(error))
+            yield Part("artefacts", b"", good=False, said=error.strerror or str(error))
+            return
+        try:
+            names = sorted(name for name in os.listdir(artefacts) if name.endswith(".xml"))  # noqa: PTH208
+        finally:
+            os.close(artefacts)
+        for name in names[: 2 * _MOST_GUESTS]:
+            yield _file(project, f"artefacts/{name}")
+    finally:
+        os.close(project)
+
+
+def _file(project: int, path: str) -> Part:
+    try:
+        return Part(path, read_below(project, path, limit=_MOST), good=True, said="as built")
+    except OSError as error:
+        return Part(path, b"", good=False, said=error.strerror or str(error))
 
 
 def _guests(parts: list[Part]) -> list[str]:
-    """Return the guests of the testbed that is up, else of the one that was built."""
+    """Return the guests of the testbed that is up, else of the one that was built.
+
+    Their names become names of files.
+    """
     documents = {part.name: part.data for part in parts}
-    with suppress(msgspec.DecodeError, KeyError, TypeError):
-        state = msgspec.json.decode(documents["status.json"])
-        return [str(guest["name"]) for guest in state["guests"]][:_MOST_GUESTS]
-    with suppress(msgspec.DecodeError, KeyError, TypeError):
-        return list(msgspec.json.decode(documents["state.json"])["testbed_guests"])[:_MOST_GUESTS]
+    with suppress(msgspec.DecodeError, KeyError):
+        return [each.name for each in msgspec.json.decode(documents["status.json"], type=_Up).guests][
+            :_MOST_GUESTS
+        ]
+    with suppress(msgspec.DecodeError, KeyError):
+        return list(msgspec.json.decode(documents["state.json"], type=_Built).testbed_guests)[:_MOST_GUESTS]
     return []
 
 

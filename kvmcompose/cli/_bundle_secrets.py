@@ -34,6 +34,7 @@ _ALWAYS = (
     re.compile(rb"(?<=passwd=')[^']*|(?<=passwd=\")[^\"]*"),
     re.compile(rb"(?<=Bearer )\S+"),
 )
+_DEEPEST = 100
 _VALUES = ("environment", "env")
 _FILES = ("environment_file", "env_file")
 _KEYS = ("ssh_private_key_location", "identity_file")
@@ -95,9 +96,20 @@ def _values(arguments: argparse.Namespace) -> Iterator[bytes]:
 
 
 def _load(path: Path) -> Any:
+    data = _read(path, DOCUMENT_LIMIT)
     with suppress(yaml.YAMLError, RecursionError):
-        return yaml.load(_read(path, DOCUMENT_LIMIT), Loader=_LOADER)  # noqa: S506 (text only)
+        return None if _is_deep(data) else yaml.load(data, Loader=_LOADER)  # noqa: S506 (text only)
     return None
+
+
+def _is_deep(data: bytes) -> bool:
+    """Return whether a document is nested as no project's is: libyaml's composer would overflow the stack."""
+    depth = 0
+    for event in yaml.parse(data, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            return True
+    return False
 
 
 def _read(path: Path, limit: int) -> bytes:

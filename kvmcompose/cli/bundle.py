@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,12 @@ examples:
 What cannot be had (no server, a guest that is down) is listed in contents.txt. Values of
 environment variables, environment files, private keys and tokens are left out, wherever
 they occur. Only you can read the file: look through it before you publish it.
+An earlier bundle is replaced; another file that exists is not.
 """
+
+_TOP = "kvm-compose-bundle"
+#: A block of a tar archive, in bytes (POSIX.1, pax). The first one begins with the name of the first file.
+_BLOCK = 512
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,12 +50,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from kvmcompose.effects.files import write_atomic
     from kvmcompose.render.archive import end, packed_files
 
+    _refuse_to_replace(arguments.output)
     secrets = find_secrets(arguments)
     parts = collect(arguments, console)
-    top = "kvm-compose-bundle"
     lines = [f"{part.name}: {part.said}" for part in parts]
-    files = {f"{top}/{part.name}": (secrets.remove(part.data), False) for part in parts if part.data}
-    files[f"{top}/contents.txt"] = (secrets.remove("\n".join([*lines, ""]).encode()), False)
+    files = {f"{_TOP}/{part.name}": (secrets.remove(part.data), False) for part in parts if part.data}
+    files[f"{_TOP}/contents.txt"] = (secrets.remove("\n".join([*lines, ""]).encode()), False)
     archive = packed_files(files, 0)
     try:
         write_atomic(arguments.output, gzip.compress(archive + end(len(archive)), mtime=0), mode=0o600)
@@ -59,3 +66,30 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             console.talk(f"without {part.name}: {part.said}")
     console.say(f"{arguments.output}: {len(files)} files; secrets that are known are left out")
     return 0
+
+
+def _refuse_to_replace(path: Path) -> None:
+    """Raise RefusedError if the path exists and is not a bundle, KvmComposeError if that is unknown."""
+    import gzip
+    import zlib
+
+    from kvmcompose.core.errors import KvmComposeError, RefusedError
+    from kvmcompose.effects.opening import open_regular
+
+    hint = "choose another file with --output"
+    try:
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode) and not status.st_size:  # as mktemp(1) makes one
+            return
+        if not stat.S_ISREG(status.st_mode):
+            raise RefusedError(f"{path} is not a regular file, and is not replaced", hint=hint)
+        with os.fdopen(open_regular(path), "rb") as file, gzip.GzipFile(fileobj=file) as packed:
+            begins = packed.read(_BLOCK)
+    except FileNotFoundError:
+        return
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        begins = b""
+    except OSError as error:
+        raise KvmComposeError(f"cannot replace {path}: {error.strerror or error}", hint=hint) from error
+    if not begins.startswith(f"{_TOP}/".encode()):
+        raise RefusedError(f"{path} exists and is not a bundle, and is not replaced", hint=hint)

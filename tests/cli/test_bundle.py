@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import shutil
+import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from golden.bench import Bench, new_bench
+from kvmcompose.cli.bundle import _refuse_to_replace
 
 YAML = """\
 machines:
@@ -139,8 +144,65 @@ def test_a_bundle_of_a_yaml_that_is_wrong(lab: Bench, server: dict[str, str]) ->
     assert b"memory_mb" in members(bundle)["validate.json"]
 
 
+def test_a_lab_from_elsewhere_gets_no_other_files_into_it(lab: Bench, server: dict[str, str]) -> None:
+    outside = lab.root / "outside"
+    outside.mkdir()
+    (outside / "secret.xml").write_text("precious")
+    for way in ("files", "folder"):
+        (lab.folder / "state.json").unlink(missing_ok=True)
+        if way == "files":
+            (lab.folder / "state.json").symlink_to(outside / "secret.xml")
+            (lab.folder / "artefacts").mkdir()
+            (lab.folder / "artefacts/a.xml").symlink_to(outside / "secret.xml")
+            os.mkfifo(lab.folder / "artefacts/b.xml")
+        else:
+            shutil.rmtree(lab.folder / "artefacts", ignore_errors=True)
+            (lab.folder / "artefacts").symlink_to(outside)
+            guests = {"../../../x": {}, "-oProxyCommand=x": {}}
+            (lab.folder / "state.json").write_text(json.dumps({"testbed_guests": guests}))
+        bundle = lab.root / f"{way}.tar.gz"
+        assert lab.run("bundle", "--output", str(bundle), **server).status == 0
+        found = members(bundle)
+        assert not any(b"precious" in data for data in found.values())
+        assert not any(".." in name or name.startswith(("consoles/", "/")) for name in found)
+
+
+def test_a_yaml_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    """libyaml's composer would end the process with a segmentation fault."""
+    path = tmp_path / "deep.yaml"
+    path.write_text("a: " + "[" * 3_000_000)
+    code = "import sys; from pathlib import Path; from kvmcompose.cli import _bundle_secrets as secrets; "
+    code += "secrets._load(Path(sys.argv[1]))"
+    assert subprocess.run([sys.executable, "-c", code, path], check=False, timeout=60).returncode == 0
+
+
+def test_only_a_bundle_is_replaced(lab: Bench, server: dict[str, str]) -> None:
+    os.mkfifo(lab.root / "pipe")
+    (lab.root / "link").symlink_to(lab.yaml)
+    (lab.root / "cut.gz").write_bytes(gzip.compress(b"another archive")[:-9])
+    (lab.root / "other.gz").write_bytes(gzip.compress(b"another archive"))
+    for name in (
+        ".",
+        "pipe",
+        "link",
+        "cut.gz",
+        "other.gz",
+        f"{lab.folder.name}/kvm-compose.yaml",
+        "/dev/full",
+    ):
+        path = lab.root / name
+        before = path.lstat()
+        ran = lab.run("bundle", "--output", str(path), **server)
+        assert (ran.status, "not replaced" in ran.err) == (3, True), ran.said
+        assert (path.lstat().st_ino, path.lstat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    (lab.root / "empty").touch()
+    assert lab.run("bundle", "--output", str(lab.root / "empty"), **server).status == 0
+    assert members(lab.root / "empty")
+    _refuse_to_replace(lab.root / "empty")
+
+
 def test_a_bundle_that_cannot_be_written(lab: Bench, server: dict[str, str]) -> None:
-    ran = lab.run("bundle", "--output", str(lab.folder), **server)
+    ran = lab.run("bundle", "--output", "/proc/new.tar.gz", **server)
     assert ran.status == 1
     assert "Traceback" not in ran.err
     assert "cannot write" in ran.err
