@@ -10,6 +10,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from fastapi.routing import APIRoute
 from people import ALICE, BOB, Shared, ask, give, new
 
 from kvmcompose.cli.main import main
@@ -18,6 +19,7 @@ from kvmcompose.core.errors import RefusedError
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.api import service as api
+from kvmcompose.server.api.routes import router
 from kvmcompose.server.orchestrator import Orchestrator, Outcome
 from kvmcompose.server.people import Asker, Peer, People, Person, Role
 from kvmcompose.server.store import Store
@@ -34,12 +36,14 @@ ROUTES: list[tuple[str, str, object]] = [
     ("GET", "/deployments/alices/status", None),
     ("GET", "/deployments/alices/access", None),
     ("GET", "/deployments/alices/snapshots", None),
+    ("GET", "/deployments/alices/console?guest=a", None),
     ("GET", "/deployments/alices/capture?target=br0", None),
     ("GET", "/deployments/alices/actions", None),
     ("GET", f"/deployments/alices/actions/{NOWHERE}", None),
     ("GET", f"/deployments/alices/actions/{NOWHERE}/steps", None),
     ("GET", f"/deployments/alices/actions/{NOWHERE}/lines", None),
     ("GET", f"/deployments/alices/actions/{NOWHERE}/logs", None),
+    ("GET", f"/deployments/alices/actions/{NOWHERE}/input", None),
     ("POST", f"/deployments/alices/actions/{NOWHERE}/cancel", None),
     ("POST", "/deployments/alices/action", UP),
     ("POST", "/deployments/alices/action", {"command": "down", "purge": True}),
@@ -59,6 +63,20 @@ def test_anothers_deployment_is_closed(shared: Shared, method: str, target: str,
     assert ask(shared.socket, BOB, method, target, body=body, headers=pretending).status == 403
     assert ask(shared.socket, ALICE, method, target, body=body).status != 403
     assert ask(shared.socket, 0, method, target, body=body).status != 403
+
+
+def test_no_route_is_left_out() -> None:
+    routes = (route for route in router.routes if isinstance(route, APIRoute) and "{name}" in route.path)
+    known = {(method, route.path) for route in routes for method in route.methods}
+    tried = {
+        (
+            method,
+            "/api" + target.partition("?")[0].replace("alices", "{name}").replace(str(NOWHERE), "{uuid}"),
+        )
+        for method, target, _body in ROUTES
+    }
+    # what everybody may see of a deployment, and the names that it has, have tests of their own
+    assert known - tried == {("GET", "/api/deployments/{name}"), ("PUT", "/api/deployments/{name}")}
 
 
 def test_so_is_the_log_as_a_websocket(shared: Shared) -> None:
