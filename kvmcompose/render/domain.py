@@ -7,6 +7,19 @@ import msgspec
 from kvmcompose.core.artefact import Artefact, Policy, Rendered
 from kvmcompose.core.state import GuestState, Shared
 
+#: Raised when the XML of every guest changes without a change of the YAML, so that an upgrade can tell what
+#: it changed itself: such a change waits for the guest's next start. 1: version 0.1. 2: spare PCI ports, the
+#: guest agent's channel.
+DOMAIN_FORMAT = 2
+
+#: As many PCIe ports as virt-install gives a guest; QEMU 6.1.0 does not boot one with more than 15
+#: (https://gitlab.com/qemu-project/qemu/-/issues/641).
+_ROOT_PORTS = 14
+#: At least so many of them are free for interfaces that are plugged in while the guest runs.
+_FREE_PORTS = 4
+#: Devices of every guest that need a port: USB controller and balloon, which libvirt adds, and the RNG.
+_USUAL_DEVICES = 3
+
 
 def console_log(guest: str) -> str:
     """Where what a guest prints on its serial line is kept, in the project folder."""
@@ -29,7 +42,10 @@ class Nic(msgspec.Struct, frozen=True):
 
 
 class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the template sees. Paths are absolute on the testbed host; ``memory_mb`` is in MiB."""
+    """Everything the template sees. Paths are absolute on the testbed host; ``memory_mb`` is in MiB.
+
+    ``root_ports`` is the number of PCIe ports, used and free ones.
+    """
 
     project: str
     guest: str
@@ -44,6 +60,7 @@ class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
     seed: str | None
     console_log: str
     graphics: bool
+    root_ports: int
     nics: tuple[Nic, ...]
 
 
@@ -78,6 +95,7 @@ def domain_xml(
         seed=on_host(seed),
         console_log=f"{shared.host_config.project_folder}/{console_log(guest.name)}",
         graphics=graphics,
+        root_ports=_root_ports(len(guest.interfaces) + (disk is not None) + (seed is not None)),
         nics=tuple(
             Nic(
                 nic.attach,
@@ -98,3 +116,11 @@ def domain_xml(
         summary=f"libvirt domain {guest.hostname}",
         guest=guest.name,
     )
+
+
+def _root_ports(devices: int) -> int:
+    """Return how many PCIe ports a guest with so many interfaces and virtio disks gets.
+
+    libvirt puts devices into the first free ports, so that the number does not affect their addresses.
+    """
+    return max(_ROOT_PORTS, devices + _USUAL_DEVICES + _FREE_PORTS)
