@@ -280,7 +280,7 @@ _IDENTITY = {
 }
 #: Follow from the place in the network; that they change is seen by moving a guest.
 _NETWORK = re.compile(
-    r"values\.(nics|interfaces|reservations)\[\]\.|values\.(bridge|first|last|gateway|prefix|uplink)"
+    r"values\.(nics|interfaces|reservations)\[\]\.|values\.(bridge|first|last|gateway|prefix|root_ports|uplink)"
 )
 
 
