@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,13 +20,17 @@ MAIN = ""
 
 
 class FakeDomain(msgspec.Struct):
-    """A domain. ``started`` in seconds since 1970, 0 while it is off."""
+    """A domain. ``started`` in seconds since 1970, 0 while it is off.
+
+    ``taps`` are the names of its ports while it runs.
+    """
 
     project: str
     guest: str
     started: float = 0
     disk: str = ""
     snapshots: dict[str, str] = {}
+    taps: list[str] = []
 
 
 class FakeDisk(msgspec.Struct):
@@ -42,22 +47,83 @@ class FakeDisk(msgspec.Struct):
     backing: str | None = None
 
 
+class FakeNic(msgspec.Struct, frozen=True):
+    """A NIC of a domain that is a port of an Open vSwitch bridge."""
+
+    tap: str
+    bridge: str
+    mac: str
+
+
+class FakePort(msgspec.Struct):
+    """A port of a bridge; see ``FoundPort``."""
+
+    type: str = ""
+    options: dict[str, str] = {}
+    mac: str | None = None
+    marked: bool = True
+    capture: bool = False
+
+
+class FakeBridge(msgspec.Struct):
+    """An Open vSwitch bridge with its ports, by name; see ``FoundBridge``."""
+
+    datapath_type: str = ""
+    protocol: str | None = None
+    controller: str | None = None
+    fail_mode: str | None = None
+    ports: dict[str, FakePort] = {}
+
+
+class FakeLink(msgspec.Struct):
+    """One end of a veth pair; see ``FoundLink``."""
+
+    peer: str
+    up: bool = True
+    mtu: int = 1500
+    master: str | None = None
+    attached: bool = False
+
+
 class World(msgspec.Struct):
     """Everything on one simulated host. ``blobs``: what was sent to it, by digest; ``delivered``: by path.
 
-    ``subnets``: those that the host is attached to, each with its interface.
+    ``bridges``: by project and name; those of no project are under the empty name. ``subnets``: those that
+    the host is attached to, each with its interface.
     """
 
     domains: dict[str, FakeDomain] = {}
     networks: dict[str, str] = {}
-    bridges: dict[str, dict[str, list[str]]] = {}
-    links: list[str] = []
+    bridges: dict[str, dict[str, FakeBridge]] = {}
+    links: dict[str, FakeLink] = {}
     subnets: dict[str, str] = {}
     projects: dict[str, str] = {}
     disks: dict[str, FakeDisk] = {}
     blobs: dict[str, int] = msgspec.field(name="depot", default_factory=dict)
     delivered: dict[str, dict[str, str]] = {}
     homes: dict[str, str] = {}
+
+    def plug(self, name: str, nics: Iterable[FakeNic]) -> None:
+        """Create the ports of a domain's NICs, as libvirt does. Raises DriverError."""
+        for nic in nics:
+            bridge = next((each[nic.bridge] for each in self.bridges.values() if nic.bridge in each), None)
+            if bridge is None:
+                raise DriverError(f"{name}: cannot add the port {nic.tap}: no bridge named {nic.bridge}")
+            self._remove_port(nic.tap)
+            bridge.ports[nic.tap] = FakePort(mac=nic.mac, marked=False)
+            if nic.tap not in self.domains[name].taps:
+                self.domains[name].taps.append(nic.tap)
+
+    def unplug(self, name: str) -> None:
+        """Remove the ports of a domain from whichever bridge they are on, as libvirt does."""
+        for tap in self.domains[name].taps:
+            self._remove_port(tap)
+        self.domains[name].taps.clear()
+
+    def _remove_port(self, name: str) -> None:
+        for bridges in self.bridges.values():
+            for bridge in bridges.values():
+                bridge.ports.pop(name, None)
 
 
 class Failure(msgspec.Struct):
@@ -85,7 +151,7 @@ class Worlds:
         self.calls: list[str] = []
         self.worlds = {MAIN: World()}
         if path is not None and path.exists():
-            self.worlds = msgspec.json.decode(path.read_bytes(), type=dict[str, World])
+            self.worlds = load_worlds(path.read_bytes())
 
     @property
     def world(self) -> World:
@@ -109,6 +175,25 @@ class Worlds:
         """Save the state of all hosts."""
         if self.path is not None:
             write_atomic(self.path, msgspec.json.encode(self.worlds), mode=0o600)
+
+
+def load_worlds(content: bytes) -> dict[str, World]:
+    """Decode saved worlds. Up to version 0.1 bridges have the names of their ports, links are names."""
+    saved: dict[str, dict[str, Any]] = msgspec.json.decode(content, type=dict[str, dict[str, Any]])
+    for world in saved.values():
+        for bridges in world.get("bridges", {}).values():
+            for name, ports in bridges.items():
+                if isinstance(ports, list):
+                    bridges[name] = {"fail_mode": "standalone", "ports": {port: {} for port in ports}}
+        links = world.get("links")
+        if isinstance(links, list):  # pairs were created together, the left end first
+            pairs = zip(links[::2], links[1::2], strict=True)
+            world["links"] = {
+                end: {"peer": other, "attached": True}
+                for left, right in pairs
+                for end, other in ((left, right), (right, left))
+            }
+    return msgspec.convert(saved, dict[str, World])
 
 
 class SimulatedHost:

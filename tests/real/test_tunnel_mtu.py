@@ -10,8 +10,8 @@ import pytest
 from hosts import TestHost, TestHosts
 from kvmcompose.core.deployable import SwitchBridge, TunnelPort
 from kvmcompose.core.model import GUEST_MTU, GUEST_MTU_OVER_IPV6
-from kvmcompose.providers.ovs.driver import arguments_to_apply
 from kvmcompose.providers.ovs.interface import SwitchPlan
+from kvmcompose.providers.ovs.transaction import arguments_to_apply
 
 pytestmark = pytest.mark.real
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from ipaddress import IPv4Address
 
 from kvmcompose.core.deployment import Capture
-from kvmcompose.hosts.fake import SimulatedHost
+from kvmcompose.hosts.fake import FakePort, SimulatedHost
 
 _MAGIC = 0xA1B2C3D4  # times in microseconds
 _ETHERNET = 1
@@ -42,13 +42,13 @@ class FakeCaptures:
     async def bridge(self, project: str, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
         await self._host.call("mirror", name)
         port = f"cap-{id(wanted) & 0xFFFF:x}"
-        ports = self._host.world.bridges[project][name]
-        ports.append(port)
+        ports = self._host.world.bridges[project][name].ports
+        ports[port] = FakePort(capture=True)
         try:
             async for chunk in self._pings(wanted):
                 yield chunk
         finally:
-            ports.remove(port)
+            del ports[port]
 
     async def _pings(self, wanted: Capture) -> AsyncGenerator[bytes]:
         yield file_header(wanted.snaplen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network
 
 import msgspec
@@ -11,11 +11,13 @@ import msgspec
 from kvmcompose.core.deployable import VethPair
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.iplink.interface import Attached
+from kvmcompose.providers.iplink.interface import Attached, FoundLink
 
 #: Linux: IFNAMSIZ is 16 with the closing zero. No white space, which separates the words of a batch.
 _NAME = re.compile(r"[^\s/\x00-\x1f]{1,15}")
 _UP = "UP"
+#: Open vSwitch's userspace datapath sets it on the interfaces that it has open; tcpdump's is not shown here.
+_PROMISCUOUS = "PROMISC"
 
 
 class _LinkInfo(msgspec.Struct, frozen=True):
@@ -35,6 +37,7 @@ class InterfaceState(msgspec.Struct, frozen=True):
     ifname: str
     address: str = ""
     flags: tuple[str, ...] = ()
+    mtu: int = 0
     link: str | None = None
     master: str | None = None
     linkinfo: _LinkInfo = _LinkInfo()
@@ -61,8 +64,12 @@ class IpLinks:
     async def present(self, names: Sequence[str]) -> frozenset[str]:
         return frozenset(names) & (await self._list()).keys()
 
+    async def observe(self, names: Collection[str]) -> Mapping[str, FoundLink]:
+        there = await self._list()
+        return {name: _found(there[name]) for name in names if name in there}
+
     async def apply(self, veths: Sequence[VethPair], *, up: Sequence[str], mtu: int) -> None:
-        """Create what is missing, in one batch; existing interfaces stay."""
+        """See ``Links``. Raises DriverError when another interface has one of the names."""
         lines = batch_to_apply(await self._list(), veths, up=up, mtu=mtu)
         if lines:
             await self._batch(lines)
@@ -86,6 +93,16 @@ class IpLinks:
     async def _batch(self, lines: Sequence[str]) -> None:
         script = "".join(f"{line}\n" for line in lines).encode()
         await self._runner.run(["ip", "-batch", "-"], stdin=script, privileged=True)
+
+
+def _found(link: InterfaceState) -> FoundLink:
+    return FoundLink(
+        up=link.is_up,
+        mtu=link.mtu,
+        peer=link.link if link.is_veth else None,
+        master=link.master,
+        attached=link.master is not None or _PROMISCUOUS in link.flags,
+    )
 
 
 def parse_links(output: bytes) -> dict[str, InterfaceState]:
@@ -116,7 +133,7 @@ def batch_to_apply(
 ) -> list[str]:
     """Return the commands that create the pairs and set interfaces up, for ``ip -batch``.
 
-    Raises DriverError when another interface has the name, or an end is attached to another bridge.
+    Of existing ones, what differs is set. Raises DriverError when another interface has the name.
     """
     lines: list[str] = []
     raised = list(up)
@@ -125,15 +142,11 @@ def batch_to_apply(
         _refuse_foreign(there, pair)
         if left not in there:
             lines.append(f"link add name {left} mtu {mtu} type veth peer name {right} mtu {mtu}")
-        if pair.right_is_linux:
-            master = there[right].master if right in there else None
-            if master is None:
-                lines.append(f"link set dev {right} master {_checked(pair.right_bridge)}")
-            elif master != pair.right_bridge:
-                raise DriverError(
-                    f"the interface {right} is a port of {master}, not of {pair.right_bridge}",
-                    hint=f"sudo ip link delete dev {right}",
-                )
+        lines += [
+            f"link set dev {end} mtu {mtu}" for end in (left, right) if end in there and there[end].mtu != mtu
+        ]
+        if pair.right_is_linux and (right not in there or there[right].master != pair.right_bridge):
+            lines.append(f"link set dev {right} master {_checked(pair.right_bridge)}")
         raised += [left, right]
     down = (name for name in dict.fromkeys(raised) if name not in there or not there[name].is_up)
     return [*lines, *(f"link set dev {_checked(name)} up" for name in down)]

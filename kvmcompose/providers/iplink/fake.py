@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from ipaddress import IPv4Network
 
 from kvmcompose.core.deployable import VethPair
-from kvmcompose.hosts.fake import SimulatedHost
-from kvmcompose.providers.iplink.interface import Attached
+from kvmcompose.hosts.fake import FakeLink, SimulatedHost
+from kvmcompose.providers.iplink.interface import Attached, FoundLink
 
 
 class FakeLinks:
@@ -24,12 +24,22 @@ class FakeLinks:
         await self._host.call("present")
         return frozenset(names) & frozenset(self._host.world.links)
 
-    async def apply(self, veths: Sequence[VethPair], *, up: Sequence[str], mtu: int) -> None:  # noqa: ARG002
+    async def observe(self, names: Collection[str]) -> Mapping[str, FoundLink]:
+        await self._host.call("observe_links")
+        links = self._host.world.links
+        return {name: _found(links[name]) for name in names if name in links}
+
+    async def apply(self, veths: Sequence[VethPair], *, up: Sequence[str], mtu: int) -> None:
         await self._host.call("apply_links")
+        links = self._host.world.links
         for veth in veths:
-            for name in (veth.left, veth.right):
-                if name not in self._host.world.links:
-                    self._host.world.links.append(name)
+            for name, peer in ((veth.left, veth.right), (veth.right, veth.left)):
+                links.setdefault(name, FakeLink(peer)).mtu = mtu
+                links[name].up = True
+            if veth.right_is_linux:
+                links[veth.right].master = veth.right_bridge
+        for name in links.keys() & set(up):
+            links[name].up = True
         self._host.keep()
 
     async def remove(self, names: Sequence[str]) -> None:
@@ -37,6 +47,15 @@ class FakeLinks:
         links = self._host.world.links
         for name in names:
             if name in links:
-                at = links.index(name)
-                del links[at : at + 2]  # pairs are created together, the left end first
+                links.pop(links.pop(name).peer, None)
         self._host.keep()
+
+
+def _found(link: FakeLink) -> FoundLink:
+    return FoundLink(
+        up=link.up,
+        mtu=link.mtu,
+        peer=link.peer,
+        master=link.master,
+        attached=link.attached or link.master is not None,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from ipaddress import IPv4Network
 from typing import Protocol
 
@@ -18,6 +18,22 @@ class Attached(msgspec.Struct, frozen=True):
     interface: str
 
 
+class FoundLink(msgspec.Struct, frozen=True, kw_only=True):
+    """A network interface, as Linux has it. ``mtu`` is in bytes.
+
+    ``peer`` is the other end of a veth pair, None for another kind of interface. ``master`` is the bridge
+    that it is a port of; that of an interface in Open vSwitch's kernel datapath is ``ovs-system``.
+    ``attached`` is whether a switch has this very interface open. A port whose interface is not attached is
+    dead: Open vSwitch keeps an interface open that was removed and created again meanwhile.
+    """
+
+    up: bool
+    mtu: int
+    peer: str | None = None
+    master: str | None = None
+    attached: bool = False
+
+
 class Links(Protocol):
     """Network interfaces of one host (ip-link)."""
 
@@ -27,9 +43,13 @@ class Links(Protocol):
     async def present(self, names: Sequence[str]) -> frozenset[str]:
         """Return which of these interfaces exist."""
 
+    async def observe(self, names: Collection[str]) -> Mapping[str, FoundLink]:
+        """Return those of these interfaces that exist, in one command, whatever the number."""
+
     async def apply(self, veths: Sequence[VethPair], *, up: Sequence[str], mtu: int) -> None:
         """Create the pairs, attach their Linux ends to their bridges, set everything up; in one batch.
 
+        Of pairs that exist, what differs is set: MTU in bytes, the bridge of the Linux end.
         ``up``: other interfaces (bridges, NICs) to set up as well.
         """
 

@@ -9,11 +9,30 @@ from collections.abc import Mapping, Sequence
 
 from kvmcompose.core.model import PROJECTS_ROOT
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.fake import FakeDisk, FakeDomain, SimulatedHost, World
+from kvmcompose.hosts.fake import FakeDisk, FakeDomain, FakeNic, SimulatedHost, World
 from kvmcompose.providers.libvirt.interface import DomainState, HypervisorFacts, SnapshotState
 
+_OPENVSWITCH = "virtualport[@type='openvswitch']"
 _GUEST = "{urn:kvmcompose:guest:1}guest"
 _NETWORK = "{urn:kvmcompose:network:1}network"
+
+
+def _nics(domain: ET.Element) -> list[FakeNic]:
+    """Return the NICs of a domain that are ports of Open vSwitch bridges."""
+
+    def attribute(nic: ET.Element, path: str, name: str) -> str:
+        found = nic.find(path)
+        return "" if found is None else found.get(name, "")
+
+    return [
+        FakeNic(
+            tap=attribute(nic, "target", "dev"),
+            bridge=attribute(nic, "source", "bridge"),
+            mac=attribute(nic, "mac", "address"),
+        )
+        for nic in domain.iterfind("devices/interface")
+        if nic.find(_OPENVSWITCH) is not None
+    ]
 
 
 class FakeHypervisor:
@@ -66,6 +85,8 @@ class FakeHypervisor:
         domain = self._world.domains.setdefault(
             name, FakeDomain(guest.attrib["project"], guest.attrib["name"], disk=disk)
         )
+        if not domain.started:
+            self._world.plug(name, _nics(tree))
         domain.started = domain.started or time.time()
         held = self._world.disks.setdefault(disk, FakeDisk())
         if held.frozen:
@@ -97,6 +118,7 @@ class FakeHypervisor:
     def _stop(self, name: str) -> None:
         if name in self._world.domains:
             self._world.domains[name].started = 0
+            self._world.unplug(name)
             self._host.keep()
 
     async def undefine_domain(self, name: str) -> None:

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kvmcompose.hosts.fake import SimulatedHost
-from kvmcompose.providers.ovs.interface import SwitchPlan
+from kvmcompose.hosts.fake import FakeBridge, FakePort, SimulatedHost
+from kvmcompose.providers.ovs.database import Database, PortRow
+from kvmcompose.providers.ovs.interface import (
+    FAIL_MODE,
+    GENEVE,
+    FoundBridge,
+    FoundPort,
+    SwitchChange,
+    SwitchPlan,
+    normal_protocol,
+    tunnel_options,
+)
+from kvmcompose.providers.ovs.transaction import refuse_foreign, wanted_ports
 
 
 class FakeSwitches:
@@ -19,34 +30,58 @@ class FakeSwitches:
 
     async def foreign(self, plan: SwitchPlan) -> Sequence[str]:
         await self._host.call("foreign", plan.project)
-        mine = self._host.world.bridges.get(plan.project, {})
-        others = {name for each in self._host.world.bridges.values() for name in each} - mine.keys()
-        return [bridge.name for bridge in plan.bridges if bridge.name in others]
+        owners = self._database().owners
+        return [
+            bridge.name for bridge in plan.bridges if owners.get(bridge.name, plan.project) != plan.project
+        ]
 
     async def foreign_ports(self, project: str, ports: Sequence[str]) -> Sequence[str]:
         await self._host.call("foreign_ports", project)
         bridges = self._host.world.bridges
         others = {
-            port for each in bridges if each != project for found in bridges[each].values() for port in found
+            port
+            for each in bridges
+            if each != project
+            for found in bridges[each].values()
+            for port in found.ports
         }
         return sorted(others & set(ports))
 
     async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
         await self._host.call("bridges", project)
-        return self._host.world.bridges.get(project, {})
+        return {name: sorted(found.ports) for name, found in self._bridges(project).items()}
+
+    async def observe(self, project: str) -> Mapping[str, FoundBridge]:
+        await self._host.call("observe_bridges", project)
+        return {name: _found(name, found) for name, found in sorted(self._bridges(project).items())}
 
     async def apply(self, plan: SwitchPlan) -> None:
         await self._host.call("apply_bridges", plan.project)
-        bridges = self._host.world.bridges.setdefault(plan.project, {})
-        for bridge in plan.bridges:
-            bridges.setdefault(bridge.name, [])
-        ports = [(veth.left_bridge, veth.left) for veth in plan.veths]
-        ports += [(veth.right_bridge, veth.right) for veth in plan.veths if not veth.right_is_linux]
-        ports += [(tunnel.bridge, tunnel.name) for tunnel in plan.tunnels]
-        ports += [(nic.bridge, nic.nic) for nic in plan.nics]
-        for bridge_name, port in ports:
-            if port not in bridges[bridge_name]:
-                bridges[bridge_name].append(port)
+        self._set(plan)
+        self._host.keep()
+
+    async def change(self, change: SwitchChange) -> None:
+        await self._host.call("change_bridges", change.project)
+        found = self._database()
+        refuse_foreign(change, found)
+        wanted = dict(wanted_ports(change))
+        mine = {name for name, row in found.ports.items() if found.owners[row.bridge] == change.project}
+        for name in mine & set(change.removed_ports):
+            self._take(name)
+        moved = {
+            name: port
+            for name, bridge in wanted.items()
+            if _is_elsewhere(found, name, bridge) and (port := self._take(name)) is not None
+        }
+        self._set(change, moved)
+        bridges = self._bridges(change.project)
+        for guest in change.guests:
+            port = moved.get(guest.name) or FakePort(marked=False)
+            bridges[guest.bridge].ports.setdefault(guest.name, port).mac = guest.mac
+        for name in set(change.removed_bridges) - {bridge.name for bridge in change.bridges}:
+            bridges.pop(name, None)
+        if not bridges:
+            self._host.world.bridges.pop(change.project, None)
         self._host.keep()
 
     async def remove(self, names: Sequence[str]) -> None:
@@ -57,3 +92,77 @@ class FakeSwitches:
             if not bridges:
                 del self._host.world.bridges[project]
         self._host.keep()
+
+    # -- what is there
+
+    def _bridges(self, project: str) -> dict[str, FakeBridge]:
+        return self._host.world.bridges.get(project, {})
+
+    def _database(self) -> Database:
+        owners: dict[str, str | None] = {}
+        found: dict[str, FoundBridge] = {}
+        ports: dict[str, PortRow] = {}
+        for project, bridges in self._host.world.bridges.items():
+            for name, bridge in bridges.items():
+                owners[name], found[name] = project or None, _found(name, bridge)
+                for port, each in bridge.ports.items():
+                    ports[port] = PortRow("", name, project if each.marked else None, _found_port(port, each))
+        return Database(owners, found, ports)
+
+    # -- what is done to it
+
+    def _set(self, plan: SwitchPlan, moved: Mapping[str, FakePort] | None = None) -> None:
+        """Create and set bridges, and ports except those of guests. ``moved`` are taken from elsewhere."""
+        moved = moved or {}
+        bridges = self._host.world.bridges.setdefault(plan.project, {})
+        for each in plan.bridges:
+            bridge = bridges.setdefault(each.name, FakeBridge())
+            bridge.datapath_type, bridge.fail_mode = plan.datapath_type, FAIL_MODE
+            bridge.protocol, bridge.controller = normal_protocol(each.protocol), each.controller or None
+        ports = [(veth.left_bridge, veth.left) for veth in plan.veths]
+        ports += [(veth.right_bridge, veth.right) for veth in plan.veths if not veth.right_is_linux]
+        ports += [(nic.bridge, nic.nic) for nic in plan.nics]
+        for bridge_name, port in ports:
+            self._add(bridges[bridge_name], port, moved)
+        for tunnel in plan.tunnels:
+            added = self._add(bridges[tunnel.bridge], tunnel.name, moved)
+            added.type, added.options = GENEVE, tunnel_options(tunnel)
+
+    def _add(self, bridge: FakeBridge, name: str, moved: Mapping[str, FakePort]) -> FakePort:
+        link = self._host.world.links.get(name)
+        if link is not None and name not in bridge.ports:  # otherwise the switch has another one open
+            link.attached = True
+        port = bridge.ports.setdefault(name, moved.get(name) or FakePort())
+        port.marked = True
+        return port
+
+    def _take(self, name: str) -> FakePort | None:
+        """Remove a port from the bridge that it is on, and return it."""
+        if name in self._host.world.links:
+            self._host.world.links[name].attached = False
+        for bridges in self._host.world.bridges.values():
+            for bridge in bridges.values():
+                if name in bridge.ports:
+                    return bridge.ports.pop(name)
+        return None
+
+
+def _is_elsewhere(found: Database, name: str, bridge: str) -> bool:
+    return name in found.ports and found.ports[name].bridge != bridge
+
+
+def _found(name: str, bridge: FakeBridge) -> FoundBridge:
+    return FoundBridge(
+        name=name,
+        datapath_type=bridge.datapath_type,
+        protocol=bridge.protocol,
+        controller=bridge.controller,
+        fail_mode=bridge.fail_mode,
+        ports=tuple(
+            _found_port(port, each) for port, each in sorted(bridge.ports.items()) if not each.capture
+        ),
+    )
+
+
+def _found_port(name: str, port: FakePort) -> FoundPort:
+    return FoundPort(name=name, type=port.type, options=dict(port.options), mac=port.mac, marked=port.marked)

@@ -18,11 +18,9 @@ import msgspec
 
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.ovs.driver import VSCTL, OvsdbTable, check_ports, project_mark, run_ovs
-
-#: The key in ``external_ids`` of a port and a mirror that serve a capture; its value is the bridge.
-CAPTURE_KEY = "kvm-compose-capture"
-
+from kvmcompose.providers.ovs.database import CAPTURE_KEY, OvsdbTable
+from kvmcompose.providers.ovs.driver import VSCTL, check_ports, run_ovs
+from kvmcompose.providers.ovs.transaction import project_mark
 
 log = logging.getLogger(__name__)
 

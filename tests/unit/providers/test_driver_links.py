@@ -14,6 +14,7 @@ from kvmcompose.core.deployable import VethPair
 from kvmcompose.hosts.command import Completed
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.iplink.driver import IpLinks, batch_to_apply, batch_to_remove, parse_links
+from kvmcompose.providers.iplink.interface import FoundLink
 
 EXTERNAL = VethPair(
     host="main",
@@ -28,11 +29,18 @@ JOINT = VethPair(host="main", left="p-a", left_bridge="p-br0", right="p-b", righ
 THERE = msgspec.json.encode([
     {"ifname": "lo", "flags": ["LOOPBACK", "UP"], "mtu": 65536},
     {"ifname": "p-br0", "flags": ["BROADCAST"], "linkinfo": {"info_kind": "tun"}},
-    {"ifname": "p-veth0", "link": "p-veth1", "flags": ["UP"], "linkinfo": {"info_kind": "veth"}},
+    {
+        "ifname": "p-veth0",
+        "link": "p-veth1",
+        "flags": ["PROMISC", "UP"],
+        "mtu": 1442,
+        "linkinfo": {"info_kind": "veth"},
+    },
     {
         "ifname": "p-veth1",
         "link": "p-veth0",
         "flags": [],
+        "mtu": 1442,
         "master": "p-prjbr0",
         "linkinfo": {"info_kind": "veth", "info_slave_kind": "bridge"},
     },
@@ -60,10 +68,27 @@ def test_what_is_there_stays() -> None:
     ]
 
 
-def test_end_on_another_bridge_is_named() -> None:
+def test_what_was_changed_of_a_pair_is_set() -> None:
+    there = parse_links(THERE)
     other = msgspec.structs.replace(EXTERNAL, right_bridge="other")
-    with pytest.raises(DriverError, match="p-veth1 is a port of p-prjbr0, not of other"):
-        batch_to_apply(parse_links(THERE), [other], up=[], mtu=1442)
+    assert batch_to_apply(there, [other], up=[], mtu=1500) == [
+        "link set dev p-veth0 mtu 1500",
+        "link set dev p-veth1 mtu 1500",
+        "link set dev p-veth1 master other",
+        "link set dev p-veth1 up",
+    ]
+    there["p-veth1"] = msgspec.structs.replace(there["p-veth1"], master=None)
+    assert "link set dev p-veth1 master p-prjbr0" in batch_to_apply(there, [EXTERNAL], up=[], mtu=1442)
+
+
+def test_links_are_observed_in_one_command() -> None:
+    machine = Recorder(("link show", 0, THERE, b""))
+    assert asyncio.run(IpLinks(machine).observe(["p-veth0", "p-veth1", "p-br0", "gone"])) == {
+        "p-veth0": FoundLink(up=True, mtu=1442, peer="p-veth1", attached=True),
+        "p-veth1": FoundLink(up=False, mtu=1442, peer="p-veth0", master="p-prjbr0", attached=True),
+        "p-br0": FoundLink(up=False, mtu=0),
+    }
+    assert len(machine.commands) == 1
 
 
 @pytest.mark.parametrize(

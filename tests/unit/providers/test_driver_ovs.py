@@ -9,8 +9,10 @@ from recorder import Recorder
 
 from kvmcompose.core.deployable import NicPort, SwitchBridge, TunnelPort, VethPair
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.ovs.driver import OvsSwitches, arguments_to_apply, parse_bridges
-from kvmcompose.providers.ovs.interface import SwitchPlan
+from kvmcompose.providers.ovs.database import parse_database
+from kvmcompose.providers.ovs.driver import OvsSwitches
+from kvmcompose.providers.ovs.interface import FoundBridge, FoundPort, SwitchPlan
+from kvmcompose.providers.ovs.transaction import arguments_to_apply
 
 PLAN = SwitchPlan(
     project="p",
@@ -34,12 +36,40 @@ PLAN = SwitchPlan(
     nics=(NicPort(host="main", bridge="p-br1", nic="eth1"),),
 )
 
-BRIDGES = (
-    b'{"data":[["p-br0",["map",[["kvm-compose-project","p"]]],["set",[["uuid","1"],["uuid","2"]]]],'
-    b'["other",["map",[]],["uuid","3"]]],"headings":["name","external_ids","ports"]}\n'
-    b'{"data":[[["uuid","1"],"p-br0"],[["uuid","2"],"p-veth0"],[["uuid","3"],"other"]],'
-    b'"headings":["_uuid","name"]}\n'
-)
+BRIDGES = b"""\
+{"data":[\
+["p-br0",["map",[["kvm-compose-project","p"]]],"netdev","standalone",\
+["set",["OpenFlow13","OpenFlow10"]],["uuid","c1"],\
+["set",[["uuid","1"],["uuid","2"],["uuid","4"],["uuid","5"],["uuid","6"]]]],\
+["p-br1",["map",[["kvm-compose-project","p"]]],"netdev",["set",[]],["set",[]],\
+["set",[["uuid","c2"],["uuid","c3"]]],["set",[["uuid","8"],["uuid","9"]]]],\
+["other",["map",[]],"system",["set",[]],"OpenFlow10",["set",[]],["set",[["uuid","3"],["uuid","7"]]]]],\
+"headings":["name","external_ids","datapath_type","fail_mode","protocols","controller","ports"]}
+{"data":[\
+[["uuid","1"],"p-br0",["uuid","i1"],["map",[]]],\
+[["uuid","2"],"p-veth0",["uuid","i2"],["map",[["kvm-compose-project","p"]]]],\
+[["uuid","3"],"other",["uuid","i3"],["map",[]]],\
+[["uuid","4"],"p-tap0",["uuid","i4"],["map",[]]],\
+[["uuid","5"],"p-t",["uuid","i5"],["map",[["kvm-compose-project","p"]]]],\
+[["uuid","6"],"cap-1",["uuid","i6"],["map",[["kvm-compose-capture","p-br0"],["kvm-compose-project","p"]]]],\
+[["uuid","7"],"tap7",["uuid","i7"],["map",[]]],\
+[["uuid","8"],"p-br1",["uuid","i8"],["map",[]]],\
+[["uuid","9"],"bond",["set",[["uuid","i9"],["uuid","i10"]]],["map",[]]]],\
+"headings":["_uuid","name","interfaces","external_ids"]}
+{"data":[\
+[["uuid","i1"],"internal",["map",[]],["map",[]],["set",[]]],\
+[["uuid","i2"],"",["map",[]],["map",[]],"could not open network device p-veth0 (No such device)"],\
+[["uuid","i3"],"internal",["map",[]],["map",[]],["set",[]]],\
+[["uuid","i4"],"",["map",[]],["map",[["attached-mac","52:54:00:00:00:01"]]],["set",[]]],\
+[["uuid","i5"],"geneve",["map",[["key","7"],["remote_ip","192.0.2.12"]]],["map",[]],["set",[]]],\
+[["uuid","i6"],"internal",["map",[]],["map",[]],["set",[]]],\
+[["uuid","i7"],"",["map",[]],["map",[["attached-mac","52:54:00:00:00:07"]]],["set",[]]],\
+[["uuid","i8"],"internal",["map",[]],["map",[]],["set",[]]],\
+[["uuid","i9"],"",["map",[]],["map",[]],["set",[]]]],\
+"headings":["_uuid","type","options","external_ids","error"]}
+{"data":[[["uuid","c1"],"tcp:127.0.0.1:6653"],[["uuid","c2"],"ssl:[::1]:2"],[["uuid","c3"],"ptcp:1"]],\
+"headings":["_uuid","target"]}
+"""
 
 
 def commands(arguments: list[str]) -> list[str]:
@@ -111,7 +141,10 @@ def test_words_that_would_mean_something_else_are_refused(plan: SwitchPlan) -> N
 
 def test_bridges_are_recognised_by_their_mark() -> None:
     switches = OvsSwitches(Recorder(("list Bridge", 0, BRIDGES, b"")))
-    assert asyncio.run(switches.bridges("p")) == {"p-br0": ["p-veth0"]}
+    assert asyncio.run(switches.bridges("p")) == {
+        "p-br0": ["cap-1", "p-t", "p-tap0", "p-veth0"],
+        "p-br1": ["bond"],
+    }
     assert asyncio.run(switches.bridges("q")) == {}
     plan = SwitchPlan(
         project="p",
@@ -119,6 +152,40 @@ def test_bridges_are_recognised_by_their_mark() -> None:
         bridges=tuple(SwitchBridge(name=name, host="main") for name in ("p-br0", "other", "new")),
     )
     assert asyncio.run(switches.foreign(plan)) == ["other"]
+
+
+def test_bridges_are_observed_with_their_ports_in_one_command() -> None:
+    machine = Recorder(("list Bridge", 0, BRIDGES, b""))
+    assert asyncio.run(OvsSwitches(machine).observe("p")) == {
+        "p-br0": FoundBridge(
+            name="p-br0",
+            datapath_type="netdev",
+            protocol="OpenFlow10,OpenFlow13",
+            controller="tcp:127.0.0.1:6653",
+            fail_mode="standalone",
+            ports=(
+                FoundPort(
+                    name="p-t",
+                    type="geneve",
+                    options={"key": "7", "remote_ip": "192.0.2.12"},
+                    marked=True,
+                ),
+                FoundPort(name="p-tap0", mac="52:54:00:00:00:01"),
+                FoundPort(
+                    name="p-veth0",
+                    marked=True,
+                    error="could not open network device p-veth0 (No such device)",
+                ),
+            ),
+        ),
+        "p-br1": FoundBridge(
+            name="p-br1",
+            datapath_type="netdev",
+            controller="ptcp:1 ssl:[::1]:2",
+            ports=(FoundPort(name="bond"),),
+        ),
+    }
+    assert len(machine.commands) == 1
 
 
 def test_removal_is_one_transaction() -> None:
@@ -158,9 +225,10 @@ def test_failures_say_what_is_wrong(status: int, said: bytes, message: str) -> N
 
 
 def test_other_words_than_tables_are_an_error() -> None:
-    for output in (b"", b"{}", b"[]\n[]\n", BRIDGES + BRIDGES):
+    cut = BRIDGES.replace(b'"fail_mode",', b"")
+    for output in (b"", b"{}", b"[]\n[]\n[]\n[]\n", BRIDGES + BRIDGES, cut):
         with pytest.raises(DriverError, match="invalid output"):
-            parse_bridges(output)
+            parse_database(output)
 
 
 @pytest.mark.parametrize("silent", ["ovs-vsctl", "ovs-appctl"])
