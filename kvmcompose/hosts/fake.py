@@ -22,7 +22,9 @@ MAIN = ""
 class FakeDomain(msgspec.Struct):
     """A domain. ``started`` in seconds since 1970, 0 while it is off.
 
-    ``taps`` are the names of its ports while it runs.
+    ``taps`` are the names of its ports while it runs. ``paused`` is why it is paused, "" when it is not;
+    ``off`` why it is off, where that is known. ``made`` is what it runs as, ``defined`` what its definition
+    says, and its next start.
     """
 
     project: str
@@ -31,6 +33,10 @@ class FakeDomain(msgspec.Struct):
     disk: str = ""
     snapshots: dict[str, str] = {}
     taps: list[str] = []
+    paused: str = ""
+    off: str = ""
+    made: str = ""
+    defined: str = ""
 
 
 class FakeDisk(msgspec.Struct):
@@ -89,11 +95,14 @@ class World(msgspec.Struct):
     """Everything on one simulated host. ``blobs``: what was sent to it, by digest; ``delivered``: by path.
 
     ``bridges``: by project and name; those of no project are under the empty name. ``subnets``: those that
-    the host is attached to, each with its interface.
+    the host is attached to, each with its interface. ``networks`` have their project,
+    ``network_definitions`` the XML where it is known, ``stopped_networks`` those that are not active.
     """
 
     domains: dict[str, FakeDomain] = {}
     networks: dict[str, str] = {}
+    network_definitions: dict[str, str] = {}
+    stopped_networks: list[str] = []
     bridges: dict[str, dict[str, FakeBridge]] = {}
     links: dict[str, FakeLink] = {}
     subnets: dict[str, str] = {}

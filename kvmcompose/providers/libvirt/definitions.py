@@ -21,12 +21,16 @@ ET.register_namespace("kcn", NETWORK_NAMESPACE)
 
 
 class Ownership(msgspec.Struct, frozen=True, kw_only=True):
-    """The name of a domain or network, and whose it is. ``project`` is None without our metadata."""
+    """The name of a domain or network, and whose it is. ``project`` is None without our metadata.
+
+    ``made`` describes what a domain was made from, in the words of its definer; ``digest`` is a network's.
+    """
 
     name: str
     project: str | None
     guest: str = ""
     digest: str | None = None
+    made: str = ""
 
 
 class Disk(msgspec.Struct, frozen=True):
@@ -64,7 +68,7 @@ def domain_identity(xml: str) -> Ownership:
     mark = root.find(f"metadata/{{{GUEST_NAMESPACE}}}guest")
     if mark is None:
         return Ownership(name=_name(root), project=None)
-    return Ownership(name=_name(root), project=mark.get("project"), guest=mark.get("name", ""))
+    return _guest_of(_name(root), mark)
 
 
 def network_identity(xml: str) -> Ownership:
@@ -76,10 +80,37 @@ def network_identity(xml: str) -> Ownership:
     return Ownership(name=_name(root), project=mark.get("project"), digest=mark.get("digest"))
 
 
-def mark_identity(element: str) -> tuple[str | None, str]:
-    """Return project and guest from the metadata element of a domain."""
-    root = ET.fromstring(element)  # noqa: S314 - as above
-    return root.get("project"), root.get("name", "")
+def mark_identity(name: str, element: str) -> Ownership:
+    """Return whose a domain is, from the metadata element that libvirt has of it."""
+    return _guest_of(name, ET.fromstring(element))  # noqa: S314 - as above
+
+
+def _guest_of(name: str, mark: ET.Element) -> Ownership:
+    return Ownership(
+        name=name, project=mark.get("project"), guest=mark.get("name", ""), made=mark.get("made", "")
+    )
+
+
+def mark_with_made(element: str, made: str) -> str:
+    """Return the metadata element of a domain with another ``made``."""
+    mark = ET.fromstring(element)  # noqa: S314 - as above
+    mark.set("made", made)
+    return ET.tostring(mark, encoding="unicode")
+
+
+def with_made(xml: str, made: str) -> str:
+    """Return a domain's definition whose metadata says what it was made from."""
+    root = parse(xml, "domain")
+    mark = root.find(f"metadata/{{{GUEST_NAMESPACE}}}guest")
+    if mark is None or not mark.get("project"):
+        raise DriverError(
+            f"the XML of the domain {_name(root)} does not name its project",
+            hint="its <metadata> went missing; put it back, or kvm-compose generate --overwrite",
+        )
+    if not made:
+        return xml
+    mark.set("made", made)
+    return ET.tostring(root, encoding="unicode")
 
 
 def refuse_foreign(kind: str, wanted: Ownership, owner: str | None) -> None:
@@ -101,6 +132,11 @@ def with_uuid(xml: str, uuid: str) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
+def network_digest(xml: str) -> str:
+    """Return a digest of a network's XML, whatever its white space and quotes."""
+    return hashlib.sha256(ET.canonicalize(xml, strip_text=True).encode()).hexdigest()
+
+
 def with_digest(xml: str) -> tuple[str, str]:
     """Return a network's definition with a digest of itself in its metadata, and that digest.
 
@@ -108,8 +144,8 @@ def with_digest(xml: str) -> tuple[str, str]:
     MAC address for the bridge; so that the bridge can be recognised, the address is derived from the
     network's name.
     """
-    digest = hashlib.sha256(ET.canonicalize(xml, strip_text=True).encode()).hexdigest()
     root = parse(xml, "network")
+    digest = network_digest(xml)
     mark = root.find(f"metadata/{{{NETWORK_NAMESPACE}}}network")
     if mark is None or not mark.get("project"):
         raise DriverError(

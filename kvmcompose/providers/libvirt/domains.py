@@ -25,6 +25,34 @@ _STATES = {
     libvirt.VIR_DOMAIN_CRASHED: "crashed",
     libvirt.VIR_DOMAIN_PMSUSPENDED: "pmsuspended",
 }
+_REASONS = {
+    libvirt.VIR_DOMAIN_PAUSED: {
+        libvirt.VIR_DOMAIN_PAUSED_USER: "by user",
+        libvirt.VIR_DOMAIN_PAUSED_MIGRATION: "migration",
+        libvirt.VIR_DOMAIN_PAUSED_SAVE: "being saved",
+        libvirt.VIR_DOMAIN_PAUSED_DUMP: "being dumped",
+        libvirt.VIR_DOMAIN_PAUSED_IOERROR: "I/O error",
+        libvirt.VIR_DOMAIN_PAUSED_WATCHDOG: "watchdog",
+        libvirt.VIR_DOMAIN_PAUSED_FROM_SNAPSHOT: "restored from a snapshot",
+        libvirt.VIR_DOMAIN_PAUSED_SHUTTING_DOWN: "shutting down",
+        libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: "snapshot",
+        libvirt.VIR_DOMAIN_PAUSED_CRASHED: "crashed",
+        libvirt.VIR_DOMAIN_PAUSED_STARTING_UP: "starting up",
+        libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: "migration",
+        libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: "migration failed",
+    },
+    libvirt.VIR_DOMAIN_SHUTOFF: {
+        libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: "shutdown",
+        libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: "destroyed",
+        libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: "crashed",
+        libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: "migrated",
+        libvirt.VIR_DOMAIN_SHUTOFF_SAVED: "saved",
+        libvirt.VIR_DOMAIN_SHUTOFF_FAILED: "failed",
+        libvirt.VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT: "restored from a snapshot",
+        libvirt.VIR_DOMAIN_SHUTOFF_DAEMON: "daemon",
+    },
+    libvirt.VIR_DOMAIN_CRASHED: {libvirt.VIR_DOMAIN_CRASHED_PANICKED: "panicked"},
+}
 _FORGET_ALL = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -53,17 +81,20 @@ def of_project(connection: Any, *, project: str) -> list[DomainState]:
     flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
     found = []
     for domain, stats in connection.getAllDomainStats(wanted, flags):
-        owner, guest = _mark(domain)
-        if owner != project:
+        owner = _owner(domain)
+        if owner.project != project:
             continue
-        state = _STATES.get(stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE), "no state")
+        number = stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)
+        state = _STATES.get(number, "no state")
         on = state not in ("shut off", "crashed")
         rss = stats.get("balloon.rss")
         found.append(
             DomainState(
-                name=domain.name(),
-                guest=guest,
+                name=owner.name,
+                guest=owner.guest,
                 state=state,
+                reason=_reason(domain, number, stats.get("state.reason", 0)),
+                made=owner.made,
                 cpu_seconds=stats.get("cpu.time", 0) / _NANOSECONDS if on else None,
                 memory_mb=rss // _KIB_PER_MIB if on and rss is not None else None,
             )
@@ -71,15 +102,31 @@ def of_project(connection: Any, *, project: str) -> list[DomainState]:
     return sorted(found, key=lambda each: each.name)
 
 
-def _mark(domain: Any) -> tuple[str | None, str]:
-    """Return project and guest of a domain; None for one that is not ours, or was just removed."""
+def _reason(domain: Any, state: int, reason: int) -> str | None:
+    said = _REASONS.get(state, {}).get(reason)
+    if (state, reason) != (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR):
+        return said
     try:
-        element = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, xmls.GUEST_NAMESPACE)
+        failed = domain.diskErrors()
+    except libvirt.libvirtError:  # it runs again, or is off
+        return said
+    full = sorted(disk for disk, code in failed.items() if code == libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE)
+    return f"{said}: no space for {', '.join(full)}" if full else said
+
+
+def _owner(domain: Any) -> xmls.Ownership:
+    """Return whose a domain is: the project is None for one that is not ours, or was just removed."""
+    try:
+        return xmls.mark_identity(domain.name(), _mark(domain, libvirt.VIR_DOMAIN_AFFECT_CURRENT))
     except libvirt.libvirtError as error:
         if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_METADATA, libvirt.VIR_ERR_NO_DOMAIN):
-            return None, ""
+            return xmls.Ownership(name=domain.name(), project=None)
         raise
-    return xmls.mark_identity(element)
+
+
+def _mark(domain: Any, affected: int) -> str:
+    kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+    return str(domain.metadata(kind, xmls.GUEST_NAMESPACE, affected))
 
 
 def lookup(connection: Any, name: str) -> Any:
@@ -96,10 +143,9 @@ def start(connection: Any, *, xml: str, wanted: xmls.Ownership) -> bool:
     """Define and start a domain. Returns False while it is starting already, at another's request."""
     domain = lookup(connection, wanted.name)
     if domain is not None:
-        xmls.refuse_foreign("domain", wanted, _mark(domain)[0])
-        xml = xmls.with_uuid(xml, domain.UUIDString())
+        xmls.refuse_foreign("domain", wanted, _owner(domain).project)
     if domain is None or not domain.isActive() or not domain.isPersistent():
-        domain = connection.defineXML(xml)
+        domain = define(connection, xml=xml, wanted=wanted)
     # asked first: a domain that is starting counts as active, and may be off in a moment
     if is_about_to_start(connection, name=wanted.name):
         return False
@@ -111,6 +157,61 @@ def start(connection: Any, *, xml: str, wanted: xmls.Ownership) -> bool:
             if not domain.isActive():
                 raise
     return True
+
+
+def define(connection: Any, *, xml: str, wanted: xmls.Ownership) -> Any:
+    """Define a domain, running or not, and return it."""
+    domain = lookup(connection, wanted.name)
+    if domain is not None:
+        xmls.refuse_foreign("domain", wanted, _owner(domain).project)
+        xml = xmls.with_uuid(xml, domain.UUIDString())
+    return connection.defineXML(xml)
+
+
+def stamp(domain: Any, *, made: str) -> None:
+    """Set ``made`` in the metadata, of the running domain and of its definition."""
+    for there, affected in (
+        (domain.isActive(), libvirt.VIR_DOMAIN_AFFECT_LIVE),
+        (domain.isPersistent(), libvirt.VIR_DOMAIN_AFFECT_CONFIG),
+    ):
+        if there:
+            mark = xmls.mark_with_made(_mark(domain, affected), made)
+            kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+            domain.setMetadata(kind, mark, "kc", xmls.GUEST_NAMESPACE, affected)
+
+
+def resume(domain: Any) -> bool:
+    """Let a paused domain run on; return whether it was paused."""
+    state, _ = domain.state()
+    if state != libvirt.VIR_DOMAIN_PAUSED:
+        _refuse_off(domain, "resume")
+        return False
+    try:
+        domain.resume()
+    except libvirt.libvirtError:
+        if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
+            raise
+    return True
+
+
+def suspend(domain: Any) -> None:
+    """Pause a domain that runs."""
+    _refuse_off(domain, "suspend")
+    if domain.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
+        domain.suspend()
+
+
+def _refuse_off(domain: Any, verb: str) -> None:
+    if not domain.isActive():
+        raise DriverError(f"cannot {verb} the domain {domain.name()}: it is off")
+
+
+def paused(domain: Any) -> str | None:
+    """Return why a domain is paused; None for one that is not."""
+    state, reason = domain.state()
+    if state != libvirt.VIR_DOMAIN_PAUSED:
+        return None
+    return _reason(domain, state, reason) or "for an unknown reason"
 
 
 def is_about_to_start(connection: Any, *, name: str) -> bool:

@@ -25,7 +25,7 @@ from kvmcompose.providers.libvirt import (
     stale_start,
 )
 from kvmcompose.providers.libvirt.connection import Connection
-from kvmcompose.providers.libvirt.interface import DomainState, HypervisorFacts, SnapshotState
+from kvmcompose.providers.libvirt.interface import DomainState, FoundNetwork, HypervisorFacts, SnapshotState
 
 _Result = TypeVar("_Result")
 
@@ -34,6 +34,8 @@ _LOOK_AGAIN = 5.0
 #: How long a start that another request has begun may take, in seconds.
 _START_SECONDS = 15.0
 _START_LOOK_SECONDS = 0.5
+#: How long to watch whether a domain that was resumed is paused again, in seconds.
+_RESUME_SECONDS = 0.5
 #: How long qemu-img may take to revert a disk to a snapshot, in seconds.
 _SNAPSHOT_SECONDS = 600.0
 
@@ -79,14 +81,9 @@ class Libvirt:
             for state in found
         }
 
-    async def start_domain(self, xml: str) -> None:
+    async def start_domain(self, xml: str, made: str = "") -> None:
         """Define the domain and start it; one that runs is left as it is."""
-        wanted = xmls.domain_identity(xml)
-        if not wanted.project:
-            raise DriverError(
-                f"the XML of the domain {wanted.name} does not name its project",
-                hint="its <metadata> went missing; put it back, or kvm-compose generate --overwrite",
-            )
+        xml, wanted = _defined(xml, made)
         deadline = time.monotonic() + _START_SECONDS
         doing = f"start the domain {wanted.name}"
         while not await self._connection.call(doing, domain_calls.start, xml=xml, wanted=wanted):
@@ -94,6 +91,32 @@ class Libvirt:
                 await self.destroy_domain(wanted.name)
             elif not await stale_start.clear(self._runner):
                 await asyncio.sleep(_START_LOOK_SECONDS)
+
+    async def define_domain(self, xml: str, made: str = "") -> None:
+        xml, wanted = _defined(xml, made)
+        doing = f"define the domain {wanted.name}"
+        await self._connection.call(doing, domain_calls.define, xml=xml, wanted=wanted)
+
+    async def stamp_domain(self, name: str, made: str) -> None:
+        await self._on_domain(f"stamp the domain {name}", name, domain_calls.stamp, made=made)
+
+    async def resume_domain(self, name: str) -> None:
+        """A guest whose disk has no room tries again to write, and is paused again within milliseconds."""
+        doing = f"resume the domain {name}"
+        with self._connection.watch(name) as changed:
+            if not await self._on_domain(doing, name, domain_calls.resume):
+                return
+            deadline = time.monotonic() + _RESUME_SECONDS
+            while (left := deadline - time.monotonic()) > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), left)
+                changed.clear()
+                reason = await self._on_domain(doing, name, domain_calls.paused)
+                if reason is not None:
+                    raise DriverError(f"cannot {doing}: it was paused again at once: {reason}")
+
+    async def suspend_domain(self, name: str) -> None:
+        await self._on_domain(f"suspend the domain {name}", name, domain_calls.suspend)
 
     async def shut_down_domain(self, name: str, seconds: float) -> bool:
         """Press the power button every few seconds: a guest that is booting may ignore the first time."""
@@ -149,6 +172,16 @@ class Libvirt:
             if not await self._clear_stale_network(wanted.name, marked):
                 raise
             await self._connection.call(doing, start)
+
+    async def found_networks(self, project: str) -> Mapping[str, FoundNetwork]:
+        return await self._connection.call("inspect networks", network_calls.found, project=project)
+
+    async def update_network(self, xml: str) -> bool:
+        """Each entry is a call: 1 ms for DNS, some 0.3 s for DHCP, as libvirt reloads its firewall rules."""
+        marked, _ = xmls.with_digest(xml)
+        wanted = xmls.network_identity(marked)
+        doing = f"update the network {wanted.name}"
+        return await self._connection.call(doing, network_calls.update, xml=xml, marked=marked, wanted=wanted)
 
     async def leases(self, network: str) -> Mapping[str, str]:
         """Return the addresses that the network's DHCP server assigned, by MAC address in lower case.
@@ -228,6 +261,12 @@ class Libvirt:
                 hint="kvm-compose up creates the domains",
             )
         return work(domain, **kwargs)
+
+
+def _defined(xml: str, made: str) -> tuple[str, xmls.Ownership]:
+    """Return a definition that says what it was made from, and whose it is. Raises DriverError."""
+    xml = xmls.with_made(xml, made)
+    return xml, xmls.domain_identity(xml)
 
 
 def qemu_ages(shown: str) -> dict[str, float]:

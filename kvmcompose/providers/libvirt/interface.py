@@ -16,12 +16,18 @@ import msgspec
 class DomainState(msgspec.Struct, frozen=True, kw_only=True):
     """A domain of a project. ``state`` is libvirt's term: ``running``, ``shut off``, ``paused``, ``crashed``.
 
-    ``uptime`` in seconds, ``cpu_seconds`` used since the start, ``memory_mb`` resident, in MiB.
+    ``reason`` says why it is paused, off or crashed, where libvirt knows: ``by user``, ``starting up``,
+    ``I/O error``, ``I/O error: no space for vda``; ``shutdown``, ``destroyed``, ``crashed``, ``failed``.
+    ``uptime`` in seconds, ``cpu_seconds`` used since the start, ``memory_mb`` resident, in MiB. ``made`` is
+    what it was made from, as given when it was defined or stamped, and "" without: of a running domain, what
+    it was started with.
     """
 
     name: str
     guest: str
     state: str
+    reason: str | None = None
+    made: str = ""
     uptime: float | None = None
     cpu_seconds: float | None = None
     memory_mb: int | None = None
@@ -34,6 +40,18 @@ class SnapshotState(msgspec.Struct, frozen=True, kw_only=True):
     created: float
     state: str
     current: bool
+    xml: str
+
+
+class FoundNetwork(msgspec.Struct, frozen=True, kw_only=True):
+    """A network of a project. ``xml`` is the live definition if it is active, "" where it is not known.
+
+    ``digest`` is that of the XML that the network has been brought to (``definitions.network_digest``).
+    """
+
+    name: str
+    active: bool
+    digest: str | None
     xml: str
 
 
@@ -61,8 +79,23 @@ class Hypervisor(Protocol):
     async def domains(self, project: str) -> Mapping[str, DomainState]:
         """Return the project's domains by name, running or not."""
 
-    async def start_domain(self, xml: str) -> None:
-        """Define the domain and start it. The name is in the XML; one that runs is left as it is."""
+    async def start_domain(self, xml: str, made: str = "") -> None:
+        """Define the domain and start it. The name is in the XML; one that runs is left as it is.
+
+        ``made`` is kept in its metadata: text that describes what it is made from.
+        """
+
+    async def define_domain(self, xml: str, made: str = "") -> None:
+        """Define the domain, and do not start it; one that runs has this definition from its next start."""
+
+    async def stamp_domain(self, name: str, made: str) -> None:
+        """Set ``made`` in the metadata, of the running domain and of its definition."""
+
+    async def resume_domain(self, name: str) -> None:
+        """Let a paused domain run on. Raises DriverError for one that is off, or pauses again at once."""
+
+    async def suspend_domain(self, name: str) -> None:
+        """Pause a domain. Raises DriverError for one that is off."""
 
     async def shut_down_domain(self, name: str, seconds: float) -> bool:
         """Ask the guest to shut down; return whether it was off (or gone) within ``seconds``."""
@@ -81,6 +114,15 @@ class Hypervisor(Protocol):
 
     async def start_network(self, xml: str) -> None:
         """Define the network and start it. Raises DriverError for one that is active with other XML."""
+
+    async def found_networks(self, project: str) -> Mapping[str, FoundNetwork]:
+        """Return the project's networks by name. ``network_entries.difference`` compares them with XML."""
+
+    async def update_network(self, xml: str) -> bool:
+        """Give a network the DHCP and DNS entries of its XML, while it is active.
+
+        Return False, having done nothing, when anything else differs: then it has to be made again.
+        """
 
     async def leases(self, network: str) -> Mapping[str, str]:
         """Return the addresses that the network's DHCP server assigned, by MAC address in lower case."""

@@ -9,8 +9,19 @@ import libvirt
 
 from kvmcompose.hosts.errors import DriverError, SubnetTakenError
 from kvmcompose.providers.libvirt import definitions as xmls
+from kvmcompose.providers.libvirt import network_entries as entries
 from kvmcompose.providers.libvirt.connection import failure, unless_so_already
+from kvmcompose.providers.libvirt.interface import FoundNetwork
 
+_COMMANDS = {
+    entries.Command.DELETE: libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE,
+    entries.Command.MODIFY: libvirt.VIR_NETWORK_UPDATE_COMMAND_MODIFY,
+    entries.Command.ADD: libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST,
+}
+_SECTIONS = {
+    entries.Section.DHCP: libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST,
+    entries.Section.DNS: libvirt.VIR_NETWORK_SECTION_DNS_HOST,
+}
 _SUBNET_TAKEN = re.compile(r"[Nn]etwork is already in use by interface (\S+)")
 
 
@@ -23,11 +34,31 @@ def of_project(connection: Any, *, project: str) -> dict[str, bool]:
     return found
 
 
+def found(connection: Any, *, project: str) -> dict[str, FoundNetwork]:
+    there = {}
+    for network in connection.listAllNetworks():
+        with unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
+            xml = network.XMLDesc()
+            if xmls.network_identity(xml).project == project:
+                there[network.name()] = FoundNetwork(
+                    name=network.name(),
+                    active=bool(network.isActive()),
+                    digest=_recorded(network).digest,
+                    xml=xml,
+                )
+    return there
+
+
+def _recorded(network: Any) -> xmls.Ownership:
+    """Return what the metadata says: that of the definition, as the active network's cannot be changed."""
+    return xmls.network_identity(network.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE))
+
+
 def start(connection: Any, *, xml: str, wanted: xmls.Ownership, digest: str) -> None:
     """Define and start it. Raises DriverError when it is active with other XML, or not the project's."""
     network = _lookup(connection, wanted.name)
     if network is not None:
-        known = xmls.network_identity(network.XMLDesc())
+        known = _recorded(network)
         xmls.refuse_foreign("network", wanted, known.project)
         active = bool(network.isActive())
         if active and known.digest != digest:
@@ -47,6 +78,35 @@ def start(connection: Any, *, xml: str, wanted: xmls.Ownership, digest: str) -> 
         if network.isActive():
             return
         raise _failure(xml, wanted, error) from None
+
+
+def update(connection: Any, *, xml: str, marked: str, wanted: xmls.Ownership) -> bool:
+    """Give a live network the entries of its XML, then define it as the XML says.
+
+    ``marked`` is the XML with its digest. Interrupted, the digest still is that of before.
+    """
+    network = _lookup(connection, wanted.name)
+    if network is None:
+        raise DriverError(f"there is no network {wanted.name}", hint="kvm-compose up creates the networks")
+    xmls.refuse_foreign("network", wanted, _recorded(network).project)
+    if network.isActive():
+        there = FoundNetwork(
+            name=wanted.name, active=True, digest=_recorded(network).digest, xml=network.XMLDesc()
+        )
+        differs = entries.difference(xml, there)
+        if differs is not None and differs.other:
+            return False
+        changes = entries.edits(xml, there.xml)
+        for edit in changes or ():
+            network.update(
+                _COMMANDS[edit.command],
+                _SECTIONS[edit.section],
+                edit.ip,
+                edit.xml,
+                libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE,
+            )
+    connection.networkDefineXML(xmls.with_uuid(marked, network.UUIDString()))
+    return True
 
 
 def remains_of_inactive(connection: Any, *, name: str, xml: str | None) -> xmls.NetworkRemains | None:

@@ -24,6 +24,13 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         return undefine(domain, flags & libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
 
     monkeypatch.setattr(libvirt.virDomain, "undefineFlags", undefine_flags)
+    describe = libvirt.virNetwork.XMLDesc
+
+    def xml_desc(network: libvirt.virNetwork, flags: int = 0) -> str:
+        assert flags in (0, libvirt.VIR_NETWORK_XML_INACTIVE)
+        return str(describe(network))
+
+    monkeypatch.setattr(libvirt.virNetwork, "XMLDesc", xml_desc)
     (tmp_path / "host.xml").write_text(f"<node>{domain_xml(THEIRS, project=None)}{THEIR_NETWORK}</node>")
     opened: list[libvirt.virConnect] = []
 

@@ -1,0 +1,226 @@
+"""The DHCP and DNS entries of a network, and how a live network gets those of its XML. Pure.
+
+libvirt changes these alive (virNetworkUpdate), one entry a call; all else of a network only when it starts.
+The rules are those of virNetworkDefUpdateIPDHCPHost and virNetworkDefUpdateDNSHost (libvirt,
+src/conf/network_conf.c).
+"""
+
+from __future__ import annotations
+
+import copy
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Sequence
+from enum import Enum
+
+import msgspec
+
+from kvmcompose.providers.libvirt.definitions import network_digest, parse
+from kvmcompose.providers.libvirt.interface import FoundNetwork
+
+#: What libvirt adds to a definition by itself.
+_ADDED = {"uuid", "mac", "metadata", "nat"}
+
+
+class Section(Enum):
+    """The part of a network that an edit is of."""
+
+    DHCP = "ip-dhcp-host"
+    DNS = "dns-host"
+
+
+class Command(Enum):
+    """What an edit does. libvirt finds the entry to delete or modify by what ``xml`` has of it."""
+
+    DELETE = "delete"
+    MODIFY = "modify"
+    ADD = "add"
+
+
+class Edit(msgspec.Struct, frozen=True):
+    """A change of one entry. ``ip`` is the number of the <ip> element that a DHCP entry belongs to."""
+
+    command: Command
+    section: Section
+    xml: str
+    ip: int = -1
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A DHCP or DNS entry: ``keys`` are its MAC, addresses and names, ``xml`` all of it in canonical form."""
+
+    xml: str
+    mac: str
+    address: str
+    names: tuple[str, ...]
+
+    @property
+    def keys(self) -> frozenset[str]:
+        return frozenset(filter(None, (self.mac, self.address, *self.names)))
+
+
+class NetworkDifference(msgspec.Struct, frozen=True, kw_only=True):
+    """How a network differs from its XML.
+
+    ``hosts`` are the names whose DHCP or DNS entries differ. ``other``: all else does, too, or libvirt cannot
+    change those entries alive; the network has to be made again.
+    """
+
+    hosts: tuple[str, ...]
+    other: bool
+
+
+def difference(xml: str, found: FoundNetwork) -> NetworkDifference | None:
+    """Return how a network on a host differs from its XML, or None. Raises DriverError for broken XML."""
+    if not found.xml:
+        return None
+    wanted, there = parse(xml, "network"), parse(found.xml, "network")
+    hosts = sorted({_title(entry) for entry in _entries(wanted) ^ _entries(there)})
+    # libvirt leaves out what it does not know: what was made from the same XML counts as the same
+    other = found.digest != network_digest(xml) and not _same_frame(wanted, there)
+    other = other or _edits(wanted, there) is None
+    return NetworkDifference(hosts=tuple(hosts), other=other) if hosts or other else None
+
+
+def edits(wanted: str, there: str) -> list[Edit] | None:
+    """Return the edits that give a live network the entries of another definition, in their order.
+
+    None when libvirt cannot: it adds no entry that has an address or a name of another one.
+    """
+    return _edits(parse(wanted, "network"), parse(there, "network"))
+
+
+def _edits(wanted: ET.Element, there: ET.Element) -> list[Edit] | None:
+    new_ips, old_ips = wanted.findall("ip"), there.findall("ip")
+    if len(new_ips) != len(old_ips):
+        return None
+    found: list[Edit] = []
+    for section, number, new, old in (
+        *(
+            (Section.DHCP, number, _dhcp(new), _dhcp(old))
+            for number, (new, old) in enumerate(zip(new_ips, old_ips, strict=True))
+        ),
+        (Section.DNS, -1, _dns(wanted), _dns(there)),
+    ):
+        changes = _section_edits(section, number, new, old)
+        if changes is None:
+            return None
+        found += changes
+    return found
+
+
+def _section_edits(
+    section: Section, number: int, wanted: Sequence[Entry], there: Sequence[Entry]
+) -> list[Edit] | None:
+    kept = set(wanted) & set(there)
+    surplus = [entry for entry in there if entry not in kept]
+    missing = [entry for entry in wanted if entry not in kept]
+    taken = Counter(key for entry in there for key in entry.keys)
+    found: list[Edit] = []
+
+    by_mac = {entry.mac: entry for entry in surplus if entry.mac}
+    for entry in tuple(missing):
+        old = by_mac.get(entry.mac)
+        # libvirt modifies the first entry that has the MAC, the address or the name
+        if old is not None and not any(taken[key] - (key in old.keys) for key in entry.keys):
+            found.append(Edit(Command.MODIFY, section, entry.xml, number))
+            taken.subtract(old.keys)
+            taken.update(entry.keys)
+            surplus.remove(old)
+            missing.remove(entry)
+    for entry in surplus:
+        xml = entry.xml if section is Section.DHCP else _selector(entry, taken)
+        if xml is None:
+            return None
+        found.append(Edit(Command.DELETE, section, xml, number))
+        taken.subtract(entry.keys)
+    for entry in missing:
+        if any(taken[key] for key in entry.keys):
+            return None
+        found.append(Edit(Command.ADD, section, entry.xml, number))
+        taken.update(entry.keys)
+    return found
+
+
+def _selector(entry: Entry, taken: Counter[str]) -> str | None:
+    """Return what only this DNS entry has: libvirt deletes by address or any of the names, and one only."""
+    host = ET.Element("host")
+    if entry.address and taken[entry.address] == 1:
+        host.set("ip", entry.address)
+        return ET.tostring(host, encoding="unicode")
+    name = next((name for name in entry.names if taken[name] == 1), None)
+    if name is None:
+        return None
+    ET.SubElement(host, "hostname").text = name
+    return ET.tostring(host, encoding="unicode")
+
+
+def _dhcp(ip: ET.Element) -> list[Entry]:
+    found = []
+    for each in ip.iterfind("dhcp/host"):
+        host = copy.deepcopy(each)
+        mac = host.get("mac", "").lower()
+        if mac:
+            host.set("mac", mac)
+        names = (host.get("name", ""), host.get("id", ""))
+        found.append(Entry(_canonical(host), mac, host.get("ip", ""), tuple(filter(None, names))))
+    return found
+
+
+def _dns(root: ET.Element) -> list[Entry]:
+    return [
+        Entry(
+            _canonical(host),
+            "",
+            host.get("ip", ""),
+            tuple((name.text or "").strip() for name in host.iterfind("hostname")),
+        )
+        for host in root.iterfind("dns/host")
+    ]
+
+
+def _entries(root: ET.Element) -> frozenset[Entry]:
+    return frozenset(entry for ip in root.iterfind("ip") for entry in _dhcp(ip)) | frozenset(_dns(root))
+
+
+def _title(entry: Entry) -> str:
+    return next(iter(entry.names), "") or entry.address or entry.mac
+
+
+def _canonical(element: ET.Element) -> str:
+    return ET.canonicalize(ET.tostring(element, encoding="unicode"), strip_text=True)
+
+
+def _same_frame(wanted: ET.Element, there: ET.Element) -> bool:
+    """Return whether two definitions have the same but for entries, and what libvirt adds."""
+    return _covers(_frame(there), _frame(wanted))
+
+
+def _frame(root: ET.Element) -> ET.Element:
+    bare = copy.deepcopy(root)
+    for path in ("dns", "ip/dhcp"):
+        for holder in bare.iterfind(path):
+            for host in holder.findall("host"):
+                holder.remove(host)
+    for parent, tag in ((bare, "dns"), *((ip, "dhcp") for ip in bare.iterfind("ip"))):
+        for holder in parent.findall(tag):
+            if not holder.attrib and not len(holder):
+                parent.remove(holder)
+    metadata = bare.find("metadata")
+    if metadata is not None:
+        bare.remove(metadata)
+    return bare
+
+
+def _covers(there: ET.Element, wanted: ET.Element) -> bool:
+    if not wanted.attrib.items() <= there.attrib.items():
+        return False
+    if (wanted.text or "").strip() != (there.text or "").strip():
+        return False
+    left = list(there)
+    for child in wanted:
+        match = next((each for each in left if each.tag == child.tag and _covers(each, child)), None)
+        if match is None:
+            return False
+        left.remove(match)
+    return all(each.tag in _ADDED for each in left)
