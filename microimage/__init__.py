@@ -42,7 +42,16 @@ _BUSYBOX = "usr/bin/busybox"
 #: A setuid copy of busybox, which keeps root's rights for these applets and drops them for all others.
 _SET_UID = "usr/bin/busybox-setuid"
 _SET_UID_NAMES = ("ping", "ping6", "su", "traceroute", "traceroute6")
-_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "isofs", "button", "evdev")
+_MODULES = (
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_rng",
+    "virtio_balloon",
+    "isofs",
+    "button",
+    "evdev",
+)
 _OPTIONS = (
     "console=ttyS0 quiet net.ifnames=0"
     # these cost an emulated processor time, and a guest behind our bridges gains nothing from them

@@ -19,11 +19,13 @@ from kvmcompose.render.seed import script_paths, seed_iso
 class DomainSection(msgspec.Struct, frozen=True, kw_only=True):
     """The ``libvirt`` section of a guest in the state, with the guest's own scripts, in order.
 
-    ``memory_mb`` is in MiB.
+    ``memory_mb`` and ``max_memory_mb`` are in MiB.
     """
 
     cpus: int
     memory_mb: int
+    max_cpus: int | msgspec.UnsetType = msgspec.UNSET
+    max_memory_mb: int | msgspec.UnsetType = msgspec.UNSET
     username: str
     libvirt_type: LibvirtType
     ready_timeout_seconds: int | msgspec.UnsetType = msgspec.UNSET
@@ -67,6 +69,8 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         shared,
         cpus=definition.cpus,
         memory_mb=definition.memory_mb,
+        max_cpus=definition.max_cpus,
+        max_memory_mb=definition.max_memory_mb,
         disk=disk,
         disk_readonly=kind.existing_disk is not None and kind.existing_disk.readonly,
         media=media_link,

@@ -21,10 +21,12 @@ __all__ = ["privileges"]  # those of every guest that libvirt runs
 
 
 class LibvirtSection(msgspec.Struct, frozen=True, kw_only=True):
-    """The ``libvirt`` section of a machine. ``memory_mb`` is in MiB."""
+    """The ``libvirt`` section of a machine. ``memory_mb`` and ``max_memory_mb`` are in MiB."""
 
     cpus: int
     memory_mb: int
+    max_cpus: int | msgspec.UnsetType = msgspec.UNSET
+    max_memory_mb: int | msgspec.UnsetType = msgspec.UNSET
     username: str = "nocloud"
     libvirt_type: LibvirtType
     ready_timeout_seconds: int | msgspec.UnsetType = msgspec.UNSET
@@ -41,6 +43,8 @@ def expand(machine: Machine) -> Iterator[Guest]:
     alone = DomainSection(
         cpus=body.cpus,
         memory_mb=body.memory_mb,
+        max_cpus=body.max_cpus,
+        max_memory_mb=body.max_memory_mb,
         username=body.username,
         libvirt_type=body.libvirt_type,
         ready_timeout_seconds=body.ready_timeout_seconds,
@@ -94,10 +98,25 @@ def complete(guest: Guest, files: ProjectFiles) -> Guest:
 def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
     """Yield the problems of files that are missing or not allowed, and of invalid combinations."""
     body: LibvirtSection = machine.body
+    yield from _check_most(machine.kind, "max_cpus", body.max_cpus, "cpus", body.cpus)
+    yield from _check_most(machine.kind, "max_memory_mb", body.max_memory_mb, "memory_mb", body.memory_mb)
     at = (machine.kind, "libvirt_type")
     yield from _disks.check(body.libvirt_type, at, files, scaled=body.scaling is not None)
     if body.scaling is not None:
         yield from _check_scaling(machine, body.scaling, files)
+
+
+def _check_most(
+    section: str, key: str, most: int | msgspec.UnsetType, given_key: str, given: int
+) -> Iterator[Complaint]:
+    if most is not msgspec.UNSET and most < given:
+        yield Complaint(
+            code="out-of-range",
+            path=(section, key),
+            message=f"less than {given_key}",
+            found=str(most),
+            wanted=f"at least {given}",
+        )
 
 
 def _check_scaling(machine: Machine, scaling: _scaling.Scaling, files: ProjectFiles) -> Iterator[Complaint]:

@@ -42,8 +42,9 @@ class Nic(msgspec.Struct, frozen=True):
 
 
 class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the template sees. Paths are absolute on the testbed host; ``memory_mb`` is in MiB.
+    """Everything the template sees. Paths are absolute on the testbed host; memory is in MiB.
 
+    ``max_cpus`` and ``max_memory_mb`` are None where they are no more than ``cpus`` and ``memory_mb``.
     ``root_ports`` is the number of PCIe ports, used and free ones.
     """
 
@@ -54,6 +55,8 @@ class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
     virt_type: str
     cpus: int
     memory_mb: int
+    max_cpus: int | None
+    max_memory_mb: int | None
     disk: str | None
     disk_readonly: bool
     media: str | None
@@ -70,6 +73,8 @@ def domain_xml(
     *,
     cpus: int,
     memory_mb: int,
+    max_cpus: int | msgspec.UnsetType = msgspec.UNSET,
+    max_memory_mb: int | msgspec.UnsetType = msgspec.UNSET,
     disk: str | None,
     disk_readonly: bool = False,
     media: str | None = None,
@@ -89,6 +94,8 @@ def domain_xml(
         virt_type=guest.virt_type,
         cpus=cpus,
         memory_mb=memory_mb,
+        max_cpus=_more(max_cpus, cpus),
+        max_memory_mb=_more(max_memory_mb, memory_mb),
         disk=on_host(disk),
         disk_readonly=disk_readonly,
         media=on_host(media),
@@ -116,6 +123,10 @@ def domain_xml(
         summary=f"libvirt domain {guest.hostname}",
         guest=guest.name,
     )
+
+
+def _more(most: int | msgspec.UnsetType, given: int) -> int | None:
+    return most if most is not msgspec.UNSET and most > given else None
 
 
 def _root_ports(devices: int) -> int:

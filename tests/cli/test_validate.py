@@ -322,6 +322,10 @@ SCALING_CASES: dict[str, tuple[list[tuple[str, str]], Found]] = {
         [("  - name: herd\n", "  - name: herd\n    interfaces: [{bridge: br0}]\n")],
         [("scaling-with-interfaces", "3:5", "machines[0].interfaces")],
     ),
+    "less at most than given": (
+        [("      memory_mb: 64\n", "      memory_mb: 64\n      max_memory_mb: 63\n      max_cpus: 1\n")],
+        [("out-of-range", "6:22", "machines[0].libvirt.max_memory_mb")],
+    ),
     "a machine with the name of a clone": (
         [
             (

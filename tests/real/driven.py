@@ -50,6 +50,7 @@ MACHINE = """\
       cpus: 1
       memory_mb: 128
       username: tester
+      {also}
       libvirt_type: {{cloud_image: {{path: micro.qcow2}}}}
 """
 
@@ -83,18 +84,26 @@ def inside(
 
 
 def make_project(
-    folder: Path, image: Path, key: Path, guests: dict[str, str], *, dynamic: Collection[str] = ()
+    folder: Path,
+    image: Path,
+    key: Path,
+    guests: dict[str, str],
+    *,
+    dynamic: Collection[str] = (),
+    also: str = "",
 ) -> Path:
     """Generate a project of micro guests (name -> bridge) on a chain of bridges; br0 is the external one.
 
-    The ``dynamic`` ones have their address by DHCP.
+    The ``dynamic`` ones have their address by DHCP. ``also`` are more lines of each ``libvirt`` section.
     """
     bridges = sorted({"br0", *guests.values()})
     folder.mkdir()
     (folder / "kvm-compose.yaml").write_text(
         YAML.format(
             machines="".join(
-                MACHINE.format(name=name, bridge=bridge, more=", ip: dynamic" if name in dynamic else "")
+                MACHINE.format(
+                    name=name, bridge=bridge, also=also, more=", ip: dynamic" if name in dynamic else ""
+                )
                 for name, bridge in guests.items()
             ),
             bridges=", ".join(f"{{name: {bridge}}}" for bridge in bridges),

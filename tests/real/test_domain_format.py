@@ -61,13 +61,15 @@ def test_an_upgrade_moves_no_device(real_host: TestHost, name: str) -> None:
     }
 
 
+def virsh(*argv: str) -> str:
+    command = ["virsh", "-q", "-c", "qemu:///system", *argv]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 async def interfaces_are_plugged_in(folder: str) -> None:
     before = seen_on_the_host()
-
-    def virsh(*argv: str) -> str:
-        command = ["virsh", "-q", "-c", "qemu:///system", *argv]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
-
     async with brought_up(folder) as up:
         await up.start("one")
         domain = ET.fromstring(virsh("dumpxml", "virt-one"))  # noqa: S314 - libvirt's own output
@@ -91,3 +93,41 @@ def test_four_interfaces_can_be_plugged_in(
 ) -> None:
     project = driven.make_project(tmp_path / "virt", micro_image, ssh_key, {"one": "br0"})
     driven.inside(real_host, interfaces_are_plugged_in, folder=project)
+
+
+async def it_grows(folder: str) -> None:
+    async def seen(what: str) -> int:
+        _, lines = await up.run("one", *what.split())
+        return next(int(word) for word in lines[0].split() if word.isdigit())
+
+    async def reaches(what: str, least: int, most: int) -> None:
+        found = -1
+        for _ in range(100):
+            found = await seen(what)
+            if least <= found <= most:
+                return
+            await asyncio.sleep(0.2)
+        raise AssertionError((what, found, least, most))
+
+    memory, cpus = "grep MemTotal: /proc/meminfo", "grep -c ^processor /proc/cpuinfo"
+    async with brought_up(folder) as up:
+        await up.start("one")
+        await reaches(memory, 90_000, 128 * 1024)
+        await reaches(cpus, 1, 1)
+        virsh("setmem", "virt-one", "256M", "--live")
+        await reaches(memory, 220_000, 256 * 1024)
+        virsh("setmem", "virt-one", "192M", "--live")
+        await reaches(memory, 150_000, 192 * 1024)
+        virsh("setvcpus", "virt-one", "2", "--live")
+        # many systems with udev do this by themselves
+        await up.run("one", "sudo", "-n", "sh", "-c", "echo 1 >/sys/devices/system/cpu/cpu1/online")
+        await reaches(cpus, 2, 2)
+
+
+def test_a_guest_grows_while_it_runs(
+    real_host: TestHost, tmp_path: Path, micro_image: Path, ssh_key: Path
+) -> None:
+    project = driven.make_project(
+        tmp_path / "virt", micro_image, ssh_key, {"one": "br0"}, also="max_cpus: 2\n      max_memory_mb: 256"
+    )
+    driven.inside(real_host, it_grows, folder=project)

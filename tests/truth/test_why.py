@@ -164,6 +164,8 @@ ONE = "cpus: 1\n      memory_mb: 64\n      libvirt_type:\n        cloud_image"
 EDITS: list[tuple[str, Callable[[Bench], object], str, set[str]]] = [
     ("cpus", yaml(ONE, ONE.replace("cpus: 1", "cpus: 2")), "domain-xml:one", {"values.cpus"}),
     ("memory", yaml(ONE, ONE.replace("64", "65")), "domain-xml:one", {"values.memory_mb"}),
+    ("most cpus", yaml(ONE, f"max_cpus: 2\n      {ONE}"), "domain-xml:one", {"values.max_cpus"}),
+    ("most memory", yaml(ONE, f"max_memory_mb: 65\n      {ONE}"), "domain-xml:one", {"values.max_memory_mb"}),
     ("username", yaml(ONE, f"username: ops\n      {ONE}"), "seed-iso:one", {"values.username"}),
     ("environment", yaml("{A: b}", "{A: c}"), "seed-iso:one", {"values.environment.A"}),
     ("variable added", yaml("{A: b}", "{A: b, C: d}"), "seed-iso:one", {"values.environment.C"}),
