@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
@@ -26,6 +27,8 @@ _SIZES = ((20, 256), (16, 4096), (12, 65536), (9, 524288))
 LARGEST = 9
 #: So many attempts at the most find room for the subnet of nearly every project.
 _LIKELY_ATTEMPTS = 16
+#: The prefix length of the smallest subnet; a smaller one has no room for a guest besides the gateway.
+SMALLEST = 30
 #: How many addresses guests cannot have: that of the subnet, of the gateway, and the broadcast address.
 _KEPT = 3
 
@@ -38,6 +41,13 @@ class AddressRequest(msgspec.Struct, frozen=True):
     network: str
     mac: str | None
     ip: str | None
+    path: tuple[str | int, ...]
+
+
+class WrittenSubnet(msgspec.Struct, frozen=True):
+    """A subnet that the YAML gives to a connected network, and where it does."""
+
+    network: ipaddress.IPv4Network
     path: tuple[str | int, ...]
 
 
@@ -58,14 +68,22 @@ class Addresses(msgspec.Struct, frozen=True):
 
 
 def assign(
-    project: str, requests: Sequence[AddressRequest], external: str
+    project: str,
+    requests: Sequence[AddressRequest],
+    external: str,
+    written: Mapping[str, WrittenSubnet] = MappingProxyType({}),
 ) -> tuple[Addresses, tuple[Complaint, ...]]:
-    """Assign addresses to all requests. ``external`` is the network that has a gateway."""
+    """Assign addresses to all requests. ``external`` is the network that has a gateway.
+
+    ``written`` are the networks whose subnet the YAML gives.
+    """
     complaints: list[Complaint] = []
     by_network: dict[str, list[AddressRequest]] = {external: []}
     for request in requests:
         by_network.setdefault(request.network, []).append(request)
-    subnets = _subnets(project, by_network, external, complaints)
+    for name in written:  # those without guests, too, so that no other network derives the same subnet
+        by_network.setdefault(name, [])
+    subnets = _subnets(project, by_network, external, written, complaints)
     ips: dict[tuple[str, int], str] = {}
     for name, members in by_network.items():
         ips.update(_ips(project, members, subnets[name], complaints))
@@ -79,8 +97,7 @@ def _macs(project: str, requests: Sequence[AddressRequest]) -> dict[tuple[str, i
         mac = request.mac
         attempt = 0
         while mac is None:
-            number = stable_number("mac", project, request.guest, request.index, attempt) % 2**24
-            derived = (_MAC_PREFIX | number).to_bytes(6, "big").hex(":")
+            derived = _derived_mac(project, request.guest, request.index, attempt)
             if derived not in given:
                 given.add(derived)
                 mac = derived
@@ -90,12 +107,20 @@ def _macs(project: str, requests: Sequence[AddressRequest]) -> dict[tuple[str, i
 
 
 def _subnets(
-    project: str, networks: Mapping[str, Sequence[AddressRequest]], external: str, complaints: list[Complaint]
+    project: str,
+    networks: Mapping[str, Sequence[AddressRequest]],
+    external: str,
+    written: Mapping[str, WrittenSubnet],
+    complaints: list[Complaint],
 ) -> dict[str, Subnet]:
     chosen: dict[str, ipaddress.IPv4Network] = {}
     for name, members in networks.items():
         given = [request for request in members if request.ip not in (None, DYNAMIC)]
-        if given:
+        if name in written:
+            misfits = list(_misfits(given, len(members), written[name]))
+            complaints += misfits
+            chosen[name] = ipaddress.IPv4Network("10.0.0.0/9") if misfits else written[name].network
+        elif given:
             network = _enclosing(given, len(members))
             if network.prefixlen < LARGEST:
                 complaints.append(_too_far_apart(given, network))
@@ -124,6 +149,26 @@ def _subnets(
         name: Subnet(network, network.prefixlen, str(network[1]) if name == external else None)
         for name, network in chosen.items()
     }
+
+
+def _misfits(given: Sequence[AddressRequest], interfaces: int, subnet: WrittenSubnet) -> Iterator[Complaint]:
+    """Yield addresses of the user outside the subnet that the user gives, or that it is too small."""
+    network = subnet.network
+    for request in given:
+        if ipaddress.IPv4Address(str(request.ip)) not in network:
+            yield Complaint(
+                code="address-outside-subnet",
+                path=(*request.path, "ip"),
+                message=f"{request.ip} is outside {network}, the subnet of its connected network",
+                hint="guests of connected bridges share one subnet: change the address or the subnet",
+            )
+    if interfaces > network.num_addresses - _KEPT:
+        yield Complaint(
+            code="subnet-too-small",
+            path=subnet.path,
+            message=f"{network} has no room for the {interfaces} interfaces of its connected network",
+            wanted=f"a subnet of /{32 - (interfaces + _KEPT - 1).bit_length()} or larger",
+        )
 
 
 def _prefix_length(interfaces: int) -> int:
@@ -206,6 +251,29 @@ def _ips(
         taken.add(number)
         ips[request.guest, request.index] = ".".join(map(str, number.to_bytes(4, "big")))
     return ips
+
+
+def could_be_derived(project: str, guest: str, index: int, ip: str, subnet: ipaddress.IPv4Network) -> bool:
+    """Return whether an address in a subnet is derived from names, not written in the YAML.
+
+    One that dozens of others displaced counts as written.
+    """
+    room = subnet.num_addresses - _KEPT
+    if ip == DYNAMIC or room < 1:
+        return False
+    offset = int(ipaddress.IPv4Address(ip)) - int(subnet.network_address) - 2
+    first = stable_number("ip", project, guest, index) % room
+    return 0 <= offset < room and (offset - first) % room < _LIKELY_ATTEMPTS
+
+
+def could_be_derived_mac(project: str, guest: str, index: int, mac: str) -> bool:
+    """Return whether a MAC address is derived from names, not written in the YAML."""
+    return any(_derived_mac(project, guest, index, attempt) == mac for attempt in range(_LIKELY_ATTEMPTS))
+
+
+def _derived_mac(project: str, guest: str, index: int, attempt: int) -> str:
+    number = stable_number("mac", project, guest, index, attempt) % 2**24
+    return (_MAC_PREFIX | number).to_bytes(6, "big").hex(":")
 
 
 def _reserved(members: Sequence[AddressRequest], subnet: Subnet) -> Iterator[Complaint]:

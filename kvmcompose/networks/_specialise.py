@@ -19,11 +19,12 @@ _GENEVE_KEYS = 2**24 - 1
 
 
 class Bridge(msgspec.Struct, frozen=True):
-    """A bridge as written in the YAML."""
+    """A bridge as written in the YAML. ``subnet`` is that of its connected network, in CIDR notation."""
 
     name: str
     protocol: str | None = None
     controller: str | None = None
+    subnet: str | None = None
 
 
 class HostNic(msgspec.Struct, frozen=True):
@@ -213,7 +214,15 @@ def _assign(plan: _Plan) -> tuple[_addresses.Addresses, list[Complaint]]:
             requests.append(
                 _addresses.AddressRequest(guest.name, index, segment, attachment.mac, attachment.ip, path)
             )
-    addresses, complaints = _addresses.assign(plan.project, requests, plan.external)
+    network: Network = plan.placed.logical.network
+    written = {
+        plan.home[bridge.name]: _addresses.WrittenSubnet(
+            ipaddress.IPv4Network(bridge.subnet), ("network", "bridges", index, "subnet")
+        )
+        for index, bridge in enumerate(network.bridges)
+        if bridge.subnet is not None
+    }
+    addresses, complaints = _addresses.assign(plan.project, requests, plan.external, written)
     return addresses, list(complaints)
 
 

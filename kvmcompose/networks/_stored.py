@@ -11,7 +11,7 @@ from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Host, Link, Machine, Segment, Topology
 from kvmcompose.core.names import is_derived
 from kvmcompose.core.state import GuestState, Interface, State
-from kvmcompose.networks._addresses import DYNAMIC, LARGEST
+from kvmcompose.networks._addresses import DYNAMIC, LARGEST, SMALLEST
 from kvmcompose.networks._connected import connected
 from kvmcompose.networks._specialise import (
     Bridge,
@@ -24,8 +24,6 @@ from kvmcompose.networks._specialise import (
 
 _Path = tuple[str | int, ...]
 _Complaints = Iterator[Complaint]
-#: A smaller subnet has no room for a guest besides the gateway.
-_SMALLEST = 30
 
 
 class _Connection(msgspec.Struct, frozen=True):
@@ -216,8 +214,8 @@ class _Addresses:
         """Check the subnet of the NAT network."""
         at: _Path = ("network", "libvirt_network_subnet")
         subnet = _subnet(self._network.libvirt_network_subnet)
-        if subnet is None or not LARGEST <= subnet.prefixlen <= _SMALLEST:
-            yield _wrong(at, "not a subnet of guests", f"a subnet of /{LARGEST} to /{_SMALLEST}")
+        if subnet is None or not LARGEST <= subnet.prefixlen <= SMALLEST:
+            yield _wrong(at, "not a subnet of guests", f"a subnet of /{LARGEST} to /{SMALLEST}")
             return
         self._subnets[self._external] = subnet
         gateway = str(subnet[1])

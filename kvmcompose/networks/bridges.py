@@ -86,6 +86,7 @@ def check(network: Network, machines: Sequence[Machine], hosts: Sequence[Host]) 
     if network.external_bridge is not None:
         yield from _unknown(network.external_bridge, known, ("network", "external_bridge"))
     yield from _check_host_nics(network, known, {host.name for host in hosts})
+    yield from _check_subnets(network)
     yield from _check_interfaces(machines, known)
     yield from _check_addresses(network, machines)
 
@@ -163,6 +164,42 @@ def _check_host_nics(network: Network, known: set[str], hosts: set[str]) -> Iter
         seen.add((nic.testbed_host, nic.nic_name))
 
 
+def _check_subnets(network: Network) -> Iterator[Complaint]:
+    home = connected(topology(network))
+    first: dict[str, Bridge] = {}
+    for index, bridge in enumerate(network.bridges):
+        if bridge.subnet is None:
+            continue
+        at: _Path = ("network", "bridges", index, "subnet")
+        wanted = f"an IPv4 subnet of /{_addresses.LARGEST} to /{_addresses.SMALLEST}"
+        try:
+            subnet = ipaddress.IPv4Network(bridge.subnet)
+        except ValueError as error:
+            yield Complaint(
+                code="bad-address",
+                path=at,
+                message=f"not a subnet: {error}",
+                found=repr(bridge.subnet),
+                wanted=wanted,
+            )
+            continue
+        is_sized = _addresses.LARGEST <= subnet.prefixlen <= _addresses.SMALLEST
+        if not (is_sized and _is_usable(subnet[0]) and _is_usable(subnet[-1])):
+            yield Complaint(
+                code="bad-address", path=at, message=f"{subnet} cannot be a subnet of guests", wanted=wanted
+            )
+            continue
+        other = first.setdefault(home[bridge.name], bridge)
+        if other.subnet is not None and ipaddress.IPv4Network(other.subnet) != subnet:
+            yield Complaint(
+                code="two-subnets",
+                path=at,
+                message=f"{bridge.name!r} is connected to {other.name!r}, whose subnet is {other.subnet}",
+                found=bridge.subnet,
+                hint="guests of connected bridges share one subnet: remove one of the two",
+            )
+
+
 def _interfaces(machine: Machine) -> Iterator[tuple[_Path, Attachment]]:
     """Yield every interface of a machine as written, with its path."""
     for index, attachment in enumerate(machine.attachments):
@@ -217,6 +254,12 @@ def _check_mac(mac: str, path: _Path, taken: dict[str, str]) -> Iterator[Complai
         )
 
 
+def _is_usable(address: ipaddress.IPv4Address) -> bool:
+    return not (
+        address.is_multicast or address.is_loopback or address in _THIS_NETWORK or address.is_reserved
+    )
+
+
 def _check_ip(ip: str, path: _Path, taken_by: str | None) -> Iterator[Complaint]:
     try:
         address = ipaddress.ip_address(ip)
@@ -231,10 +274,7 @@ def _check_ip(ip: str, path: _Path, taken_by: str | None) -> Iterator[Complaint]
             hint=hint,
         )
         return
-    usable = isinstance(address, ipaddress.IPv4Address) and not (
-        address.is_multicast or address.is_loopback or address in _THIS_NETWORK or address.is_reserved
-    )
-    if not usable:
+    if not (isinstance(address, ipaddress.IPv4Address) and _is_usable(address)):
         yield Complaint(
             code="bad-address",
             path=path,

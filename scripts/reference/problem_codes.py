@@ -76,6 +76,13 @@ _TWO = "count: 2, interfaces: [{bridge: br1, clones: [0, 1]}]"
 _DISK = "existing_disk: {path: setup.sh, driver_type: raw, readonly: true}"
 
 CODES: dict[str, tuple[str, Example | None]] = {
+    "address-outside-subnet": (
+        "A guest's `ip` is outside the `subnet` that a bridge of its connected network has.",
+        _yaml(
+            (_WEB, "interfaces: [{bridge: br0, ip: 10.0.0.5}]"),
+            ("{name: br1}]", "{name: br1, subnet: 10.20.0.0/24}]"),
+        ),
+    ),
     "addresses-too-far-apart": (
         (
             "Guests of connected bridges share one subnet. The addresses in the YAML are so far apart that "
@@ -101,7 +108,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
         ),
     ),
     "bad-address": (
-        ("Not a valid IPv4 address of a machine. Leave out the prefix length: the subnet is derived."),
+        (
+            "Not a valid IPv4 address of a machine, or not a subnet for machines. An `ip` has no prefix "
+            "length: the subnet is derived, or is the `subnet` of a bridge."
+        ),
         _yaml((_WEB, "interfaces: [{bridge: br0, ip: 10.0.0.5/24}]")),
     ),
     "bad-environment-file": (
@@ -378,6 +388,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
         "The file contains more than one YAML document.",
         _yaml(("network:", "---\nnetwork:")),
     ),
+    "subnet-too-small": (
+        "The `subnet` of a bridge has fewer addresses than its connected network has interfaces.",
+        _yaml(("{name: br1}]", "{name: br1, subnet: 10.20.0.0/30}]")),
+    ),
     "too-deep": ("Lists and mappings are nested more than 100 levels deep.", None),
     "too-few": ("A list has too few items.", _yaml(("{br0: br1}", "[[br0]]"))),
     "too-large": ("The file is larger than 64 MiB.", None),
@@ -398,6 +412,15 @@ CODES: dict[str, tuple[str, Example | None]] = {
     "two-main-hosts": (
         "More than one testbed host is the main host.",
         _config(('"192.0.2.12"', '"192.0.2.12", "is_main_host": true')),
+    ),
+    "two-subnets": (
+        "Two connected bridges have different subnets. The guests of connected bridges share one.",
+        _yaml(
+            (
+                "[{name: br0}, {name: br1}]",
+                "[{name: br0, subnet: 10.20.0.0/24}, {name: br1, subnet: 10.21.0.0/24}]",
+            )
+        ),
     ),
     "unknown-alias": (
         "An alias refers to an anchor that is not defined above it.",
