@@ -12,6 +12,7 @@ A module offers:
 ``check_state(state)``            the problems of a state as read back that a schema cannot express
 ``network_plan(state)``           what to create on the hosts, from the state as read back
 ``privileges(state, ...)``        what it reaches on the hosts beyond the testbed's own, likewise
+``keeper(before, logical)``       finds the lines that keep addresses when the YAML changes; optional
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ import importlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, cast
 
+import msgspec
+
 from kvmcompose.core.artefact import Artefact
 from kvmcompose.core.deployable import NetworkPlan
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import (
     Attachment,
     Host,
+    LogicalTestbed,
     Machine,
     PlacedTestbed,
     ScaledAttachment,
@@ -33,6 +37,44 @@ from kvmcompose.core.model import (
 )
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.state import Interface, State
+
+
+class Drift(msgspec.Struct, frozen=True):
+    """An interface of a guest that would change: as it was, and as it would be."""
+
+    guest: str
+    index: int
+    old: Interface
+    new: Interface
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The guest's name and the interface's number."""
+        return self.guest, self.index
+
+
+class Keeper(Protocol):
+    """Finds the lines of the YAML that keep the addresses of a testbed.
+
+    Only the dialect reads a ``hold``, which is a set of lines; ``nothing`` is the empty one.
+    """
+
+    nothing: Any
+
+    def unnamed(self, drift: Drift) -> Drift | None:
+        """Return the change without what the YAML's lines for this interface and its bridge ask for."""
+
+    def more(self, drifts: Sequence[Drift], hold: Any) -> Any:
+        """Return the lines, with those that these changes require; the same if there are none."""
+
+    def held(self, logical: LogicalTestbed, hold: Any) -> LogicalTestbed:
+        """Return the testbed as if the YAML had these lines."""
+
+    def lines(self, hold: Any) -> dict[str, Any]:
+        """Return the lines as the YAML has them: an entry of a list is found by its name."""
+
+    def obstacle(self, drift: Drift, hold: Any) -> str:
+        """Return why no line prevents a change."""
 
 
 class Dialect(Protocol):
@@ -74,6 +116,36 @@ class Dialect(Protocol):
         ``for_member``: a root server acts for a user who is not an administrator. Then the result includes
         what would be harmless on the user's own machine.
         """
+
+
+class _NoKeeper:
+    """The keeper of a dialect that has none: every change stays."""
+
+    nothing: Any = None
+
+    def unnamed(self, drift: Drift) -> Drift:
+        return drift
+
+    def more(self, _drifts: Sequence[Drift], hold: Any) -> Any:
+        return hold
+
+    def held(self, logical: LogicalTestbed, _hold: Any) -> LogicalTestbed:
+        return logical
+
+    def lines(self, _hold: Any) -> dict[str, Any]:
+        return {}
+
+    def obstacle(self, _drift: Drift, _hold: Any) -> str:
+        return "this network dialect has no line for it"
+
+
+def keeper(before: State, logical: LogicalTestbed) -> Keeper:
+    """Return the keeper of a testbed's dialect.
+
+    ``before`` is the state to keep; its network is plain data, as read back.
+    """
+    make = getattr(dialect(logical.dialect), "keeper", None)
+    return _NoKeeper() if make is None else cast(Keeper, make(before, logical))
 
 
 def dialect(name: str) -> Dialect:

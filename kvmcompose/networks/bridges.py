@@ -15,6 +15,7 @@ from kvmcompose.core.model import (
     Attachment,
     Host,
     Link,
+    LogicalTestbed,
     Machine,
     PlacedTestbed,
     ScaledAttachment,
@@ -23,7 +24,7 @@ from kvmcompose.core.model import (
 )
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.state import Interface, State
-from kvmcompose.networks import _addresses, _plan, _privileges, _specialise, _stored
+from kvmcompose.networks import _addresses, _hold, _plan, _privileges, _specialise, _stored
 from kvmcompose.networks._connected import DisjointSets, connected
 from kvmcompose.networks._specialise import Bridge, HostNic, Network, NetworkState
 from kvmcompose.render.network import network_xml
@@ -306,6 +307,11 @@ def artefacts(state: State) -> Iterator[Artefact]:
 def check_state(state: State) -> Iterator[Complaint]:
     """Check by the rules of the YAML, and that names and addresses are as ``specialise`` assigns them."""
     return _stored.check_state(state, _stored.Rules(section=check, ip=_check_ip, mac=_check_mac))
+
+
+def keeper(before: State, logical: LogicalTestbed) -> _hold.Keeper:
+    """Return what keeps addresses by ``subnet``, ``ip`` and ``mac``."""
+    return _hold.Keeper(before, logical)
 
 
 def network_plan(state: State) -> NetworkPlan:

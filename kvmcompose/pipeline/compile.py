@@ -86,7 +86,7 @@ def compile_project(
     documents, logical, warnings = understand(testbed, config, schemas, settings, files)
     try:
         placed = PlacedTestbed(logical, place(logical, logical.strategy))
-        state = _state(placed)
+        state = specialised(placed)
     except ComplaintsError as error:
         documents.refuse(error.complaints)
         raise
@@ -130,7 +130,8 @@ def _shaped(shape: Callable[[], Shaped], problems: list[Problem]) -> dict[str, A
     return value
 
 
-def _state(placed: PlacedTestbed) -> State:
+def specialised(placed: PlacedTestbed) -> State:
+    """Return the state of a placed testbed. Raises ComplaintsError when its addresses cannot all be used."""
     logical = placed.logical
     network, interfaces, external = dialect(logical.dialect).specialise(placed)
     hosts = {host.name: host for host in logical.hosts}

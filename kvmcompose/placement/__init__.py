@@ -20,12 +20,15 @@ import msgspec
 from kvmcompose.core.errors import ComplaintsError, RefusedError
 from kvmcompose.core.model import LogicalTestbed, Placement
 from kvmcompose.placement._capacity_check import check, used_by
-from kvmcompose.placement._constraints import check_constraints
+from kvmcompose.placement._constraints import Names, check_constraints
 from kvmcompose.placement._follow import guests_follow, segments_of
+from kvmcompose.placement._groups import inseparable
 
 __all__ = [
+    "Names",
     "check_constraints",
     "guests_follow",
+    "inseparable",
     "place",
     "segments_of",
     "strategies",

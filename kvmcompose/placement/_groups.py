@@ -105,6 +105,11 @@ class _Bonds:
         return "; ".join(reversed(bonds)) or f"both are on the bridge {start}"
 
 
+def inseparable(testbed: LogicalTestbed) -> list[list[str]]:
+    """Return the segments in groups that must be on one host, because of guests or of ``together``."""
+    return _Bonds(testbed, Names(testbed.guests, testbed.topology)).members
+
+
 def task_of(testbed: LogicalTestbed) -> Task:
     """Return the groups, links and hosts of a testbed. Raises ComplaintsError if constraints conflict."""
     names = Names(testbed.guests, testbed.topology)
