@@ -21,6 +21,7 @@ from kvmcompose.providers.ovs.transaction import (
     arguments_to_apply,
     arguments_to_change,
     arguments_to_remove,
+    bridges_moved_to,
 )
 
 _SECONDS = 20
@@ -69,11 +70,14 @@ class OvsSwitches:
             await self._commit(arguments)
 
     async def change(self, change: SwitchChange) -> None:
-        calls = arguments_to_change(change, await self._read())
+        found = await self._read()
+        calls = arguments_to_change(change, found)
         if calls:
             await self._compute_checksums(change)
         for arguments in calls:
             await self._commit(arguments)
+        for bridge in bridges_moved_to(change, found):
+            await self._relearn(bridge)
 
     async def remove(self, names: Sequence[str]) -> None:
         arguments = arguments_to_remove(names)
@@ -85,6 +89,15 @@ class OvsSwitches:
         if plan.datapath_type == "netdev":
             for end in (pair.right for pair in plan.veths if pair.right_is_linux):
                 await self._runner.run(["ethtool", "-K", end, "tx", "off"], privileged=True)
+
+    async def _relearn(self, bridge: str) -> None:
+        """Let a bridge forget where MAC addresses are.
+
+        It would go on sending to a guest's old port for up to half a second, until ovs-vswitchd compares its
+        flows with what it has learned meanwhile.
+        """
+        argv = ["ovs-appctl", "--timeout=5", "-t", "ovs-vswitchd", "fdb/flush", bridge]
+        await self._runner.run(argv, privileged=True, check=False)
 
     async def _read(self) -> Database:
         return parse_database((await run_ovs(self._runner, [*VSCTL, *LIST_ALL])).stdout)

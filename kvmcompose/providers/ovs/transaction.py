@@ -146,6 +146,15 @@ def arguments_to_change(change: SwitchChange, found: Database) -> list[list[str]
     return [each for each in (before, arguments) if each]
 
 
+def bridges_moved_to(change: SwitchChange, found: Database) -> list[str]:
+    """Return the bridges to which guests' ports come."""
+    return sorted({
+        guest.bridge
+        for guest in change.guests
+        if guest.name not in found.ports or found.ports[guest.name].bridge != guest.bridge
+    })  # fmt: skip
+
+
 def refuse_foreign(change: SwitchChange, found: Database) -> None:
     """Raise DriverError for bridges and ports that are not the project's, and for missing bridges."""
     named = {bridge.name for bridge in change.bridges}

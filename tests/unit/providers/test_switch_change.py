@@ -133,6 +133,15 @@ def test_tap_of_the_guest_is_taken_back_from_another_bridge() -> None:
     ]
 
 
+def test_bridges_forget_where_a_guest_was_that_came() -> None:
+    machine = Recorder(("list Bridge", 0, BRIDGES, b""))
+    taps = [("p-tap0", "p-br1"), ("p-tap1", "p-br1")]
+    guests = tuple(GuestPort(bridge=bridge, name=name, mac=GUEST.mac) for name, bridge in taps)
+    asyncio.run(OvsSwitches(machine).change(change((BR0,), guests=guests)))
+    assert [command[0] for command in machine.commands] == ["ovs-vsctl", "ovs-vsctl", "ovs-appctl"]
+    assert machine.commands[-1][-2:] == ["fdb/flush", "p-br1"]
+
+
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
