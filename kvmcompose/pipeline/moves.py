@@ -205,7 +205,14 @@ class _Edit:
             return f"it cannot be separated from {anchor}"
         keys = (shift.key, *((None, each) for each in shift.segments))
         message = next((refused[key] for key in keys if key in refused), None)
-        return "no pin keeps it there" if message is None else f"a pin there is refused: {message}"
+        if message is not None:
+            return f"a pin there is refused: {message}"
+        shared = next((each for each in shift.segments if each in self._names.guests), None)
+        return (
+            "no pin keeps it there"
+            if shared is None
+            else f"{shared} is a bridge and a guest: no pin names it"
+        )
 
     def _anchor(self, shift: _Shift) -> str | None:
         """Return a bridge that decides the host of these, if that is not where they were."""
@@ -230,13 +237,16 @@ class _Edit:
         return found
 
     def _pin_name(self, shift: _Shift) -> str | None:
-        """Return a name for a pin. That of a bridge may be that of a guest, too, and then means neither."""
+        """Return a name for a pin, which must not mean other bridges, too.
+
+        A name that a bridge shares with a guest cannot be used.
+        """
         if shift.guest is not None:
             return shift.guest
         (bridge,) = shift.segments
         if bridge not in self._names.guests:
             return bridge
-        on = (name for name, segments in self._on.items() if bridge in segments)
+        on = (name for name, segments in self._on.items() if segments == (bridge,))
         return next((name for name in on if name not in self._names.segments), None)
 
     def placed(self, pins: Mapping[str, str]) -> PlacedTestbed:

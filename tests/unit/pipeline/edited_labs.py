@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
-from golden.memory import compile_text, hosts
+from golden.memory import compile_text, host
 from kvmcompose.core.errors import InputError
 from kvmcompose.core.state import State, decode_state, encode_state
 from kvmcompose.pipeline.compile import Compiled
@@ -56,14 +56,18 @@ def lab_of(
     }
 
 
-def compiled(document: Document, count: int = 2) -> Compiled:
-    """Compile for this number of hosts, ``h0`` first."""
-    return compile_text(yaml.safe_dump(document, sort_keys=False), on=hosts(count))
+def compiled(document: Document, count: int = 2, memory_mb: int | None = None) -> Compiled:
+    """Compile for this number of hosts, ``h0`` first, each with this memory, or any."""
+    on = [
+        host(f"h{number}", f"192.0.2.{number + 1}", main=number == 0, memory_mb=memory_mb)
+        for number in range(count)
+    ]
+    return compile_text(yaml.safe_dump(document, sort_keys=False), on=on)
 
 
-def up(document: Document, count: int = 2) -> State:
+def up(document: Document, count: int = 2, memory_mb: int | None = None) -> State:
     """The state of a testbed that is up, as it is read back."""
-    return decode_state(encode_state(compiled(document, count).state))
+    return decode_state(encode_state(compiled(document, count, memory_mb).state))
 
 
 def pasted(document: Document, lines: Document) -> Document:
@@ -140,12 +144,12 @@ def edited(  # noqa: C901 (one case for each edit)
     return document, count
 
 
-def possible(document: Document, count: int) -> Compiled | None:
-    """Return the compiled testbed, or None for one that is refused: a loop, a torn guest, no guest."""
+def possible(document: Document, count: int, memory_mb: int | None = None) -> Compiled | None:
+    """Return the compiled testbed, or None for one that is refused, as with a loop."""
     if count < 1 or not document["machines"]:
         return None
     try:
-        return compiled(document, count)
+        return compiled(document, count, memory_mb)
     except InputError:
         return None
 
