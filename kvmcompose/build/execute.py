@@ -78,6 +78,11 @@ class Build:
         self._close()
         # before anything is made: afterwards rebuilt files have another signature
         self.project.record_signatures()
+        self.project.ledger.rename(
+            (path, artefact.task)
+            for path, artefact in self.project.artefacts.items()
+            if path in self._records and self._records[path].task != artefact.task
+        )
         self.project.ledger.record(self.project.maker.adopt(each) for each in adopted)
         self.project.ledger.record(self._settled(plan))
         if self.project.ledger.notice:

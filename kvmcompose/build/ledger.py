@@ -151,6 +151,12 @@ class Ledger(LedgerDatabase):
             update = "UPDATE artefacts SET size = ?, mtime_ns = ?, ctime_ns = ?, inode = ? WHERE path = ?"
             self.write((update, rows))
 
+    def rename(self, tasks: Iterable[tuple[str, str]]) -> None:
+        """Record other tasks of artefacts, by path: the guest that they belong to has another name."""
+        rows = [(task, path) for path, task in tasks]
+        if rows:
+            self.write(("UPDATE artefacts SET task = ? WHERE path = ?", rows))
+
     def drop(self, paths: Iterable[str]) -> None:
         """Forget artefacts, built or intended."""
         rows = [(path,) for path in paths]

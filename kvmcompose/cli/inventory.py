@@ -147,11 +147,13 @@ def ssh_config(guests: Sequence[GuestAccess]) -> str:
 
 
 def hosts(guests: Sequence[GuestAccess]) -> str:
-    """Return a line for each guest in the format of /etc/hosts, with its name and that of its domain.
+    """Return a line for each guest in the format of /etc/hosts, with its name and its host name.
 
     A guest that is called like the machine that reads the file itself has the latter only.
     """
-    return "".join(
-        f"{guest.address}\t{guest.domain if guest.name in _LOOPBACK else f'{guest.name} {guest.domain}'}\n"
-        for guest in guests
-    )
+    lines = []
+    for guest in guests:
+        hostname = guest.hostname or guest.domain
+        names = hostname if guest.name in _LOOPBACK else f"{guest.name} {hostname}"
+        lines.append(f"{guest.address}\t{names}\n")
+    return "".join(lines)

@@ -310,9 +310,9 @@ class HostAccess(msgspec.Struct, frozen=True, kw_only=True):
 class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
     """How to reach a guest from the main host: by SSH and through libvirt.
 
-    Paths are on the server's machine. ``address`` is None for a guest that has no connection to the main
-    host. ``via`` is set for a guest on another host than the main host: ``libvirt_uri`` is then a URI on that
-    host.
+    Paths are on the server's machine. ``hostname`` is what the guest calls itself; None, as from an earlier
+    server, stands for ``domain``. ``address`` is None for a guest that has no connection to the main host.
+    ``via`` is set for a guest on another host than the main host: ``libvirt_uri`` is then a URI on that host.
     """
 
     name: GuestName
@@ -326,6 +326,7 @@ class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
     known_hosts: ServerPath | None = None
     host_key_alias: GuestName | None = None
     groups: tuple[GuestName, ...] = ()
+    hostname: GuestName | None = None
     via: HostAccess | None = None
 
 

@@ -92,7 +92,7 @@ class Machine(msgspec.Struct, frozen=True):
 
     ``kind`` names its module in ``kvmcompose.guests``; ``body`` is that module's own type. ``index`` is
     its place in the list. ``scaled`` are the interfaces of its clones, when it has any. ``labels`` are those
-    of all its guests.
+    of all its guests. ``id`` is the name that it keeps its data under; None for its own.
     """
 
     name: str
@@ -102,12 +102,14 @@ class Machine(msgspec.Struct, frozen=True):
     scaled: tuple[ScaledAttachment, ...]
     index: int
     labels: dict[str, str] = {}
+    id: str | None = None
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
     """A guest of the logical testbed: a machine, its golden image, or one of its clones.
 
-    ``golden_image`` is set for a clone, and names its golden image. ``memory_mb`` is in MiB.
+    ``golden_image`` is set for a clone, and names its golden image. ``memory_mb`` is in MiB. ``id`` is the
+    machine's, with the number of the clone.
     """
 
     name: str
@@ -119,6 +121,12 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     golden_image: str | None = None
     cpus: int = 0
     memory_mb: int = 0
+    id: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """The name that its disk, addresses and names on hosts derive from."""
+        return self.id or self.name
 
 
 class Segment(msgspec.Struct, frozen=True):

@@ -37,9 +37,15 @@ class Interface(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ExtraInfo(msgspec.Struct, frozen=True):
-    """``reference_image``: for a clone, the guest that is its golden image."""
+    """``reference_image``: for a clone, the guest that is its golden image; ``reference_id``: its ``id``."""
 
     reference_image: str | None = None
+    reference_id: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def golden_identity(self) -> str | None:
+        """The name that the disk of the golden image derives from; None without one."""
+        return self.reference_image if self.reference_id is msgspec.UNSET else self.reference_id
 
 
 class GuestState(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +53,8 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True):
 
     ``kind`` names its module in ``kvmcompose.guests``. ``definition`` is the YAML's ``section`` with the
     defaults filled in, and is under that key in the file. In the file, digests replace the values of an
-    ``environment``, because users commit the file. ``labels`` are in the file where there are any.
+    ``environment``, because users commit the file. ``labels`` are in the file where there are any, ``id``
+    where it is not the name.
     """
 
     name: str
@@ -63,6 +70,17 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True):
     interfaces: tuple[Interface, ...]
     definition: Any
     labels: dict[str, str] = {}
+    id: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """The name that its disk, addresses and names on hosts derive from: another name changes none."""
+        return self.id or self.name
+
+    @property
+    def domain(self) -> str:
+        """The name of its domain, and the alias of its SSH host key."""
+        return self.hostname.removesuffix(self.name) + self.identity
 
 
 class HostSharedConfig(msgspec.Struct, frozen=True):
@@ -114,7 +132,8 @@ def _guest_document(guest: GuestState) -> dict[str, Any]:
         "interfaces": guest.interfaces,
         guest.section: without_values(guest.definition),
     }
-    return document | {"labels": guest.labels} if guest.labels else document
+    extra = {key: value for key, value in (("id", guest.id), ("labels", guest.labels)) if value}
+    return document | extra
 
 
 def encode_state(state: State) -> bytes:

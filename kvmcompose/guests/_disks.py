@@ -81,9 +81,9 @@ class LibvirtType(msgspec.Struct, frozen=True, omit_defaults=True):
     iso_guest: IsoGuest | None = None
 
 
-def disk_path(name: str) -> str:
+def disk_path(identity: str) -> str:
     """Return the path of the disk of a guest that is not a clone, relative to the project folder."""
-    return f"artefacts/{name}-cloud-init.img"
+    return f"artefacts/{identity}-cloud-init.img"
 
 
 def disk_content(kind: LibvirtType) -> Content | None:

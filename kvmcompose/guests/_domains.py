@@ -38,7 +38,7 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
     definition: DomainSection = guest.definition
     kind = definition.libvirt_type
     media = media_path(kind)
-    media_link = f"artefacts/{guest.name}-media.iso" if media is not None else None
+    media_link = f"artefacts/{guest.identity}-media.iso" if media is not None else None
     if media is not None and media_link is not None:
         yield Artefact(
             task=f"media:{guest.name}",

@@ -31,16 +31,16 @@ def check(_machine: Machine, _files: ProjectFiles) -> Iterator[Complaint]:
 
 def artefacts(guest: GuestState, shared: Shared) -> Iterator[Artefact]:
     """Yield an overlay on the golden image, and the artefacts of every libvirt guest."""
-    golden = guest.extra_info.reference_image or ""
-    disk = f"artefacts/{guest.name}-linked-clone.qcow2"
+    golden = disk_path(guest.extra_info.golden_identity or "")
+    disk = f"artefacts/{guest.identity}-linked-clone.qcow2"
     yield Artefact(
         task=f"clone:{guest.name}",
         path=disk,
         policy=Policy.MUTABLE,
-        content=Overlay(on=disk_path(golden)),
-        summary=f"linked clone of {golden}",
+        content=Overlay(on=golden),
+        summary=f"linked clone of {guest.extra_info.reference_image}",
         guest=guest.name,
-        after=(disk_path(golden),),
+        after=(golden,),
         mode=0o600,
     )
     yield from with_disk(guest, shared, disk)

@@ -142,7 +142,7 @@ def artefacts(guest: GuestState, shared: Shared) -> Iterator[Artefact]:
     definition: DomainSection = guest.definition
     kind = definition.libvirt_type
     content = _disks.disk_content(kind)
-    disk = _disks.disk_path(guest.name) if content is not None else None
+    disk = _disks.disk_path(guest.identity) if content is not None else None
     if disk is not None and content is not None:
         yield Artefact(
             task=f"disk:{guest.name}",

@@ -34,7 +34,10 @@ _KEPT = 3
 
 
 class AddressRequest(msgspec.Struct, frozen=True):
-    """An interface that needs addresses. ``network`` is the connected network that it is on."""
+    """An interface that needs addresses. ``network`` is the connected network that it is on.
+
+    Derived addresses come from ``identity``; None is for the guest's name.
+    """
 
     guest: str
     index: int
@@ -42,6 +45,7 @@ class AddressRequest(msgspec.Struct, frozen=True):
     mac: str | None
     ip: str | None
     path: tuple[str | int, ...]
+    identity: str | None = None
 
 
 class WrittenSubnet(msgspec.Struct, frozen=True):
@@ -97,7 +101,7 @@ def _macs(project: str, requests: Sequence[AddressRequest]) -> dict[tuple[str, i
         mac = request.mac
         attempt = 0
         while mac is None:
-            derived = _derived_mac(project, request.guest, request.index, attempt)
+            derived = _derived_mac(project, request.identity or request.guest, request.index, attempt)
             if derived not in given:
                 given.add(derived)
                 mac = derived
@@ -245,7 +249,7 @@ def _ips(
     for request in members:
         if request.ip is not None:
             continue
-        offset = stable_number("ip", project, request.guest, request.index) % room
+        offset = stable_number("ip", project, request.identity or request.guest, request.index) % room
         while (number := first + 2 + offset) in taken:
             offset = (offset + 1) % room
         taken.add(number)

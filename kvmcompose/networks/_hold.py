@@ -97,11 +97,13 @@ class Keeper:
         These are the ``ip`` and ``mac`` of the interface, there now or removed, and a ``subnet`` other than
         its connected network had.
         """
-        old, new, project = drift.old, drift.new, self._logical.project
-        written = self._guests[drift.guest].attachments[drift.index]
+        old, new = drift.old, drift.new
+        guest = self._guests[drift.guest]
+        origin = self._logical.project, guest.identity, drift.index
+        written = guest.attachments[drift.index]
         subnet = subnet_of(old)
         is_removed = old.ip == DYNAMIC or (
-            subnet is not None and not could_be_derived(project, *drift.key, old.ip, subnet)
+            subnet is not None and not could_be_derived(*origin, old.ip, subnet)
         )
         if (old.ip != new.ip and (written.ip is not None or is_removed)) or (
             self._old_home.get(old.bridge) in self._renumbered
@@ -109,7 +111,7 @@ class Keeper:
             old = msgspec.structs.replace(
                 old, ip=new.ip, prefix_length=new.prefix_length, gateway=new.gateway
             )
-        if written.mac is not None or not could_be_derived_mac(project, *drift.key, old.mac):
+        if written.mac is not None or not could_be_derived_mac(*origin, old.mac):
             old = msgspec.structs.replace(old, mac=new.mac)
         return None if old == new else msgspec.structs.replace(drift, old=old)
 
@@ -215,8 +217,9 @@ class Keeper:
     def _old_subnets(self) -> dict[str, list[tuple[str, ipaddress.IPv4Network]]]:
         """By connected network: bridge and old subnet of every interface that stays there."""
         found: dict[str, list[tuple[str, ipaddress.IPv4Network]]] = {}
+        present = {guest.identity: guest for guest in self._logical.guests}
         for guest in self._before.testbed_guests.values():
-            now = self._guests.get(guest.name)
+            now = present.get(guest.identity)
             if now is None or guest.is_golden_image or now.is_golden_image:
                 continue
             for old, new in zip(guest.interfaces, now.attachments, strict=False):

@@ -207,12 +207,16 @@ def _assign(plan: _Plan) -> tuple[_addresses.Addresses, list[Complaint]]:
     for guest in plan.placed.logical.guests:
         at: tuple[str | int, ...] = ("machines", guest.machine.index)
         if guest.is_golden_image:
-            requests.append(_addresses.AddressRequest(guest.name, 0, plan.external, None, None, at))
+            requests.append(
+                _addresses.AddressRequest(guest.name, 0, plan.external, None, None, at, guest.identity)
+            )
         for index, attachment in enumerate(guest.attachments):
             path = (*at, "interfaces", index)
             segment = plan.home[attachment.segment]
             requests.append(
-                _addresses.AddressRequest(guest.name, index, segment, attachment.mac, attachment.ip, path)
+                _addresses.AddressRequest(
+                    guest.name, index, segment, attachment.mac, attachment.ip, path, guest.identity
+                )
             )
     network: Network = plan.placed.logical.network
     written = {
@@ -237,7 +241,7 @@ def _interfaces(
             bridge=segment or state.libvirt_network_name,
             attach="ovs" if segment else "network",
             source=plan.bridges[segment].ovs_name if segment else state.libvirt_network_name,
-            target=plan.names.name(f"{plan.project}-{guest.name}-{index}"),
+            target=plan.names.name(f"{plan.project}-{guest.identity}-{index}"),
             mac=addresses.macs[guest.name, index],
             ip=addresses.ips[guest.name, index],
             prefix_length=subnet.prefix_length,

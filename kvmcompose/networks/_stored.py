@@ -129,7 +129,11 @@ def _names(state: State, network: StoredNetwork) -> _Complaints:
             given.append(((*path, ends[0][0]), ends[0][1], f"{source}-{target}"))
             given.append(((*path, ends[1][0]), ends[1][1], f"{target}-{source}"))
     given += [
-        (("testbed_guests", guest.name, "interfaces", index, "target"), nic.target, f"{guest.name}-{index}")
+        (
+            ("testbed_guests", guest.name, "interfaces", index, "target"),
+            nic.target,
+            f"{guest.identity}-{index}",
+        )
         for guest in state.testbed_guests.values()
         for index, nic in enumerate(guest.interfaces)
     ]

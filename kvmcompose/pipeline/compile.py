@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
+import msgspec
+
 from kvmcompose.core.artefact import Artefact, Literal, Policy
 from kvmcompose.core.errors import ComplaintsError, InputError, KvmComposeError, Problem
-from kvmcompose.core.model import PROJECTS_ROOT, LogicalTestbed, PlacedTestbed
+from kvmcompose.core.model import PROJECTS_ROOT, Guest, LogicalTestbed, PlacedTestbed
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import (
     STATE_VERSION,
@@ -150,10 +152,11 @@ def specialised(placed: PlacedTestbed) -> State:
                 virt_type=hosts[placed.placement.guests[guest.name]].virt_type,
                 datapath_type=hosts[placed.placement.guests[guest.name]].datapath_type,
                 is_golden_image=guest.is_golden_image,
-                extra_info=ExtraInfo(guest.golden_image),
+                extra_info=ExtraInfo(guest.golden_image, _golden_id(guest)),
                 interfaces=interfaces[guest.name],
                 definition=guest.definition,
                 labels=guest.machine.labels,
+                id=guest.id,
             )
             for number, guest in enumerate(logical.guests)
         },
@@ -161,6 +164,12 @@ def specialised(placed: PlacedTestbed) -> State:
         testbed_guest_shared_config=logical.keys,
         network=network,
     )
+
+
+def _golden_id(guest: Guest) -> str | msgspec.UnsetType:
+    """Return the id of a clone's golden image, which is that of its machine, if it has one."""
+    own = guest.machine.id if guest.golden_image is not None else None
+    return msgspec.UNSET if own is None else own
 
 
 def _checked(artefacts: Iterable[Artefact]) -> Iterator[Artefact]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -117,7 +117,7 @@ def logical_testbed(
             msgspec.structs.replace(complaint, path=("machines", each.index, *complaint.path))
             for complaint in module.check(each, files)
         ]
-        guests += (module.complete(guest, files) for guest in module.expand(each))
+        guests += (_with_id(module.complete(guest, files)) for guest in module.expand(each))
     complaints += _check_guests(settings.project, guests)
     complaints += _cannot_run(machines)
     topology = network_module.topology(network)
@@ -155,7 +155,16 @@ def machine(entry: dict[str, Any], index: int, network: Dialect) -> Machine:
         scaled=network.scaled(scaling.get("interfaces") or ()),
         index=index,
         labels=entry.get("labels") or {},
+        id=None if entry.get("id") == entry["name"] else entry.get("id"),
     )
+
+
+def _with_id(guest: Guest) -> Guest:
+    """Return a guest with the ``id`` of its machine; a clone's has its number."""
+    own = guest.machine.id
+    if own is None:
+        return guest
+    return msgspec.structs.replace(guest, id=own + guest.name.removeprefix(guest.machine.name))
 
 
 def _check_strategy(chosen: str) -> Iterator[Complaint]:
@@ -200,12 +209,41 @@ def _check_guests(project: str, guests: Sequence[Guest]) -> Iterator[Complaint]:
                 path=path,
                 message=f"{guest.name!r} is already the name of {owner} (machines[{other.machine.index}])",
             )
-        hostname = f"{project}-{guest.name}"
-        if len(hostname) > HOSTNAME_LIMIT:
+        yield from _check_length("host name", f"{project}-{guest.name}", path)
+    yield from _check_ids(project, guests, owners)
+
+
+def _check_ids(project: str, guests: Sequence[Guest], owners: Mapping[str, Guest]) -> Iterator[Complaint]:
+    """Check that no two guests have the same id, and none the name of another."""
+    known: dict[str, Guest] = {}
+    for guest in guests:
+        if guest.id is None:
+            continue
+        path: tuple[str | int, ...] = ("machines", guest.machine.index, "id")
+        owner = owners.get(guest.id) or known.setdefault(guest.id, guest)
+        if owner is not guest:
+            what = "name" if owner.name == guest.id else "id"
             yield Complaint(
-                code="name-too-long",
+                code="duplicate-name",
                 path=path,
-                message=f"the host name {hostname!r} has {len(hostname)} characters",
-                wanted=f"at most {HOSTNAME_LIMIT}, the project's name and a dash included",
-                hint="shorten the name, or the project's with --project-name",
+                message=f"{guest.id!r} is already the {what} of {_called(owner)}"
+                f" (machines[{owner.machine.index}])",
+                hint="an id is the earlier name of a machine that was renamed" if what == "name" else None,
             )
+        yield from _check_length("domain's name", f"{project}-{guest.id}", path)
+
+
+def _called(guest: Guest) -> str:
+    clone = guest.machine.name != guest.name
+    return f"a clone of {guest.machine.name!r}" if clone else f"the machine {guest.name!r}"
+
+
+def _check_length(what: str, name: str, path: tuple[str | int, ...]) -> Iterator[Complaint]:
+    if len(name) > HOSTNAME_LIMIT:
+        yield Complaint(
+            code="name-too-long",
+            path=path,
+            message=f"the {what} {name!r} has {len(name)} characters",
+            wanted=f"at most {HOSTNAME_LIMIT}, the project's name and a dash included",
+            hint="shorten the name, or the project's with --project-name",
+        )

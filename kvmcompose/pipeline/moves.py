@@ -184,8 +184,9 @@ class _Edit:
 
     def _both(self) -> Iterator[tuple[str, GuestState]]:
         """Yield the guests that were there and still are, as they were."""
+        before = {old.identity: old for old in self._before.testbed_guests.values()}
         for guest in self._logical.guests:
-            old = self._before.testbed_guests.get(guest.name)
+            old = before.get(guest.identity)
             if old is not None and not (old.is_golden_image or guest.is_golden_image):
                 yield guest.name, old
 

@@ -18,7 +18,7 @@ from kvmcompose.core.document import Path, show_path
 from kvmcompose.core.errors import Complaint, KvmComposeError, Problem
 from kvmcompose.core.model import PROJECTS_ROOT, Host
 from kvmcompose.core.plain import plain
-from kvmcompose.core.state import GUEST_KEYS, State, decode_state
+from kvmcompose.core.state import GUEST_KEYS, GuestState, State, decode_state
 from kvmcompose.guests import guest_kind, kinds
 from kvmcompose.networks import dialect
 from kvmcompose.pipeline.config import check_hosts
@@ -149,24 +149,36 @@ def _check_parts(state: State) -> Iterator[Complaint]:
     for name, host in state.testbed_hosts.items():
         if host.name != name:
             yield _wrong(("testbed_hosts", name, "name"), "not the host's name", name)
+    yield from _check_guests(state)
+
+
+def _check_guests(state: State) -> Iterator[Complaint]:
+    project = state.project_name
+    identities: set[str] = set()
     for name, guest in state.testbed_guests.items():
-        at = ("testbed_guests", name)
+        at: Path = ("testbed_guests", name)
         if guest.name != name:
             yield _wrong((*at, "name"), "not the guest's name", name)
+        if guest.identity in identities or (guest.id is not None and guest.id in state.testbed_guests):
+            yield _wrong((*at, "id"), f"{guest.identity!r} is another guest's, too", "an id of its own")
+        identities.add(guest.identity)
         if guest.hostname != f"{project}-{name}":
             yield _wrong((*at, "hostname"), "not the guest's host name", f"{project}-{name}")
         if guest.testbed_host not in state.testbed_hosts:
             known = f"one of: {', '.join(state.testbed_hosts)}"
             yield _wrong((*at, "testbed_host"), f"there is no testbed host {guest.testbed_host!r}", known)
-        golden = guest.extra_info.reference_image
-        if golden is not None and not _is_golden(state, golden):
-            yield _wrong(
-                (*at, "extra_info"), f"{golden!r} is not a golden image", "a golden image of the state"
-            )
+        yield from _check_golden(state, guest, (*at, "extra_info"))
 
 
-def _is_golden(state: State, name: str) -> bool:
-    return name in state.testbed_guests and state.testbed_guests[name].is_golden_image
+def _check_golden(state: State, guest: GuestState, at: Path) -> Iterator[Complaint]:
+    info = guest.extra_info
+    if info.reference_image is None:
+        return
+    golden = state.testbed_guests.get(info.reference_image)
+    if golden is None or not golden.is_golden_image:
+        yield _wrong(at, f"{info.reference_image!r} is not a golden image", "a golden image of the state")
+    elif info.golden_identity != golden.identity:
+        yield _wrong((*at, "reference_id"), "not the id of its golden image", golden.identity)
 
 
 def _wrong(path: Path, message: str, wanted: str) -> Complaint:

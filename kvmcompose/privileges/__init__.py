@@ -39,12 +39,10 @@ def of_domain(
     folder = state.testbed_host_shared_config.project_folder
     owned = _domain.Owned(
         project=state.project_name,
-        guest=guest.name,
-        name=guest.hostname,
+        guest=guest.identity,
+        name=guest.domain,
         artefacts=f"{folder}/artefacts/",
-        logs=frozenset(
-            {f"{folder}/{console_log(guest.name)}", f"{folder}/.kvm-compose/consoles/{guest.name}.log"}
-        ),
+        logs=frozenset({f"{folder}/{console_log(guest.identity)}"}),
         bridges=frozenset(bridge.name for bridge in network_plan.bridges),
         networks=frozenset({network_plan.network.name}),
         taps=frozenset(nic.target for nic in guest.interfaces),

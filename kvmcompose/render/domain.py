@@ -21,9 +21,9 @@ _FREE_PORTS = 4
 _USUAL_DEVICES = 3
 
 
-def console_log(guest: str) -> str:
+def console_log(identity: str) -> str:
     """Where what a guest prints on its serial line is kept, in the project folder."""
-    return f".kvm-compose/consoles/{guest}.log"
+    return f".kvm-compose/consoles/{identity}.log"
 
 
 class Nic(msgspec.Struct, frozen=True):
@@ -43,6 +43,8 @@ class Nic(msgspec.Struct, frozen=True):
 
 class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the template sees. Paths are absolute on the testbed host; memory is in MiB.
+
+    ``guest`` is the guest's identity, so that a new name does not concern a domain that runs.
 
     ``max_cpus`` and ``max_memory_mb`` are None where they are no more than ``cpus`` and ``memory_mb``.
     ``root_ports`` is the number of PCIe ports, used and free ones.
@@ -88,9 +90,9 @@ def domain_xml(
 
     values = DomainValues(
         project=shared.project_name,
-        guest=guest.name,
+        guest=guest.identity,
         host=guest.testbed_host,
-        name=guest.hostname,
+        name=guest.domain,
         virt_type=guest.virt_type,
         cpus=cpus,
         memory_mb=memory_mb,
@@ -100,7 +102,7 @@ def domain_xml(
         disk_readonly=disk_readonly,
         media=on_host(media),
         seed=on_host(seed),
-        console_log=f"{shared.host_config.project_folder}/{console_log(guest.name)}",
+        console_log=f"{shared.host_config.project_folder}/{console_log(guest.identity)}",
         graphics=graphics,
         root_ports=_root_ports(len(guest.interfaces) + (disk is not None) + (seed is not None)),
         nics=tuple(
@@ -117,10 +119,10 @@ def domain_xml(
     )
     return Artefact(
         task=f"domain-xml:{guest.name}",
-        path=f"artefacts/{guest.name}-domain.xml",
+        path=f"artefacts/{guest.identity}-domain.xml",
         policy=Policy.TEXT,
         content=Rendered("xml", values, templates=("domain.xml.j2",)),
-        summary=f"libvirt domain {guest.hostname}",
+        summary=f"libvirt domain {guest.domain}",
         guest=guest.name,
     )
 

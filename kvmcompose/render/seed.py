@@ -37,7 +37,8 @@ class SeedValues(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything the templates see, beside ``instance_id`` and ``ssh_authorized_keys``.
 
     ``context_modes`` are permission bits in octal digits, by paths in the context; it is no part of a recipe
-    where the YAML gives none.
+    where the YAML gives none. ``identity`` and ``domain`` stand for ``guest`` and ``hostname`` in the
+    instance-id, where they differ, so that a new name is no new instance.
     """
 
     project: str
@@ -47,6 +48,8 @@ class SeedValues(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     interfaces: tuple[SeedInterface, ...]
     environment: dict[str, str]
     context_modes: dict[str, str] = {}
+    identity: str | None = None
+    domain: str | None = None
 
 
 def context_modes(content: Rendered) -> Mapping[str, str]:
@@ -92,6 +95,8 @@ def seed_iso(
         ),
         environment=dict(environment),
         context_modes=dict(context_modes),
+        identity=guest.id,
+        domain=guest.domain if guest.id else None,
     )
     files = {
         KEY_FILE: shared.guest_config.ssh_public_key_location,
@@ -102,7 +107,7 @@ def seed_iso(
     }
     return Artefact(
         task=f"seed-iso:{guest.name}",
-        path=f"artefacts/{guest.name}-cloud-init.iso",
+        path=f"artefacts/{guest.identity}-cloud-init.iso",
         policy=Policy.REPRODUCIBLE,
         content=Rendered("seed", values, templates=TEMPLATES, files=files),
         summary=f"cloud-init seed of {guest.name}",

@@ -69,11 +69,11 @@ def write(content: Rendered, sources: Sources, out: BinaryIO) -> None:
     archive = context.sha256.copy()
     archive.update(rest)
     digest = hashlib.sha256()
-    for part in (user_data, network_config):
+    for part in (user_data, network_config) if values.domain is None else _as_before(known, sources):
         digest.update(hashlib.sha256(part).digest())
     digest.update(archive.digest())
     # a new id makes cloud-init apply changed data at the next boot
-    known["instance_id"] = f"{values.hostname}-{digest.hexdigest()[:16]}"
+    known["instance_id"] = f"{values.domain or values.hostname}-{digest.hexdigest()[:16]}"
     meta_data = sources.templates.yaml("meta-data.j2", known).encode()
     with context.open() as start:
         joined = cast(BinaryIO, _Joined(start, context.size, rest))
@@ -87,6 +87,13 @@ def write(content: Rendered, sources: Sources, out: BinaryIO) -> None:
             sources.epoch,
             out,
         )
+
+
+def _as_before(known: Mapping[str, Any], sources: Sources) -> Iterator[bytes]:
+    """Yield user-data and network-config as they would be if the guest still had its first name."""
+    before = {**known, "guest": known["identity"], "hostname": known["domain"]}
+    for name in ("user-data.j2", "network-config.j2"):
+        yield sources.templates.yaml(name, before).encode()
 
 
 class _Joined(io.RawIOBase):

@@ -84,6 +84,7 @@ SETTINGS: dict[str, tuple[Callable[[Document], Document], str, list[Any]]] = {
         "hostname",
         ["x\n    ProxyCommand touch /tmp/x", "-oX", "other-web", "a@b", "x\u202e"],
     ),
+    "id": (_guest, "id", ["-oProxyCommand=x", "../x", "a\n", "", 1, "client"]),
     "kind": (_guest, "kind", ["../x", "_files", "os", "libvirt\n", 1]),
     "testbed host": (_guest, "testbed_host", ["nowhere", "-v", ""]),
     "guest's number": (_guest, "guest_id", [-1, 2**40, "1"]),

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from golden.memory import TEMPLATES
 from kvmcompose.core.artefact import Rendered
@@ -75,6 +76,20 @@ def test_the_same_recipe_makes_the_same_bytes_at_any_time() -> None:
     first = seed(values(A="1"))
     time.sleep(1.1)
     assert seed(values(A="1")) == first
+
+
+def test_a_new_name_is_no_new_instance() -> None:
+    before = opened(seed(values(A="1")))
+    renamed = structs.replace(values(A="1"), guest="h", hostname="lab-h", identity="g", domain="lab-g")
+    after = opened(seed(renamed))
+    assert yaml.safe_load(after["meta-data"]) == {
+        "instance-id": yaml.safe_load(before["meta-data"])["instance-id"],
+        "local-hostname": "lab-h",
+    }
+    assert yaml.safe_load(after["user-data"])["hostname"] == "lab-h"
+    assert after["context.tar"] == before["context.tar"]
+    edited = opened(seed(structs.replace(renamed, environment={"A": "2"})))
+    assert edited["meta-data"] != after["meta-data"]
 
 
 def test_threads_do_not_disturb_each_other_s_clock() -> None:

@@ -247,7 +247,7 @@ function call(name, first, second, third) {
 
 function write(i, name, p) {
     printf "%s", call("instance", instance)
-    if (host != "") printf "[ -z \"$new\" ] || %s", call("name_guest", host)
+    if (host != "") printf "%s", call("name_guest", host)
     for (i = 1; i <= hop_count; i++) {
         split(hops[i], p, SUBSEP)
         if (hop[hops[i]] != "") routes[p[1]] = routes[p[1]] call("route", goal[hops[i]], hop[hops[i]], metric[hops[i]])
