@@ -19,12 +19,33 @@ from kvmcompose.images.qcow2 import read_header
 MAIN = ""
 
 
+class FakeNic(msgspec.Struct, frozen=True):
+    """A NIC of a domain: a port of an Open vSwitch bridge, unless it is in a libvirt ``network``."""
+
+    tap: str
+    bridge: str
+    mac: str
+    network: bool = False
+
+
+class FakeHardware(msgspec.Struct):
+    """What a domain has. Memory in MiB; ``disks`` are targets."""
+
+    memory_mb: int = 64
+    most_memory_mb: int = 64
+    cpus: int = 1
+    most_cpus: int = 1
+    nics: list[FakeNic] = []
+    disks: list[str] = []
+
+
 class FakeDomain(msgspec.Struct):
     """A domain. ``started`` in seconds since 1970, 0 while it is off.
 
     ``taps`` are the names of its ports while it runs. ``paused`` is why it is paused, "" when it is not;
     ``off`` why it is off, where that is known. ``made`` is what it runs as, ``defined`` what its definition
-    says, and its next start.
+    says, and its next start; likewise ``hardware`` and ``next_hardware``. ``edited``: its definition was, by
+    hand. ``clings``: its guest lets go of no device.
     """
 
     project: str
@@ -37,6 +58,10 @@ class FakeDomain(msgspec.Struct):
     off: str = ""
     made: str = ""
     defined: str = ""
+    hardware: FakeHardware = msgspec.field(default_factory=FakeHardware)
+    next_hardware: FakeHardware | None = None
+    edited: bool = False
+    clings: bool = False
 
 
 class FakeDisk(msgspec.Struct):
@@ -51,14 +76,6 @@ class FakeDisk(msgspec.Struct):
     markers: list[str] = []
     size: int = 0
     backing: str | None = None
-
-
-class FakeNic(msgspec.Struct, frozen=True):
-    """A NIC of a domain that is a port of an Open vSwitch bridge."""
-
-    tap: str
-    bridge: str
-    mac: str
 
 
 class FakePort(msgspec.Struct):
@@ -115,6 +132,8 @@ class World(msgspec.Struct):
     def plug(self, name: str, nics: Iterable[FakeNic]) -> None:
         """Create the ports of a domain's NICs, as libvirt does. Raises DriverError."""
         for nic in nics:
+            if nic.network:
+                continue
             bridge = next((each[nic.bridge] for each in self.bridges.values() if nic.bridge in each), None)
             if bridge is None:
                 raise DriverError(f"{name}: cannot add the port {nic.tap}: no bridge named {nic.bridge}")
@@ -123,11 +142,12 @@ class World(msgspec.Struct):
             if nic.tap not in self.domains[name].taps:
                 self.domains[name].taps.append(nic.tap)
 
-    def unplug(self, name: str) -> None:
-        """Remove the ports of a domain from whichever bridge they are on, as libvirt does."""
-        for tap in self.domains[name].taps:
+    def unplug(self, name: str, taps: Collection[str] | None = None) -> None:
+        """Remove the ports of a domain from whichever bridge they are on, as libvirt does; None: all."""
+        domain = self.domains[name]
+        for tap in domain.taps if taps is None else taps:
             self._remove_port(tap)
-        self.domains[name].taps.clear()
+        domain.taps = [] if taps is None else [tap for tap in domain.taps if tap not in taps]
 
     def _remove_port(self, name: str) -> None:
         for bridges in self.bridges.values():

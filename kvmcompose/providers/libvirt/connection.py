@@ -79,6 +79,7 @@ class Connection:
         self._answered = False
         self._closed = False
         self._watchers: dict[str, set[Callable[[], None]]] = {}
+        self._listeners: set[Callable[[str | None], None]] = set()
 
     async def call(
         self, doing: str, work: Callable[Concatenate[Any, _P], _Result], *args: _P.args, **kwargs: _P.kwargs
@@ -111,7 +112,7 @@ class Connection:
 
     @contextlib.contextmanager
     def watch(self, domain: str) -> Iterator[asyncio.Event]:
-        """Yield an event that is set whenever libvirt reports a lifecycle event of the domain."""
+        """Yield an event that is set whenever the domain changes its state or loses a device."""
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
         def notify() -> None:
@@ -127,6 +128,26 @@ class Connection:
                 self._watchers[domain].discard(notify)
                 if not self._watchers[domain]:
                     del self._watchers[domain]
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[asyncio.Queue[str | None]]:
+        """Yield a queue of the names of domains that have changed their state.
+
+        None: the connection was lost, and with it any number of changes.
+        """
+        loop, queue = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+
+        def notify(domain: str | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+                loop.call_soon_threadsafe(queue.put_nowait, domain)
+
+        with self._guard:
+            self._listeners.add(notify)
+        try:
+            yield queue
+        finally:
+            with self._guard:
+                self._listeners.discard(notify)
 
     async def close(self) -> None:
         """Close the connection for good."""
@@ -163,8 +184,12 @@ class Connection:
             _run_events()
             connection = libvirt.open(str(self.uri))
             connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
-            kind = libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE
-            connection.domainEventRegisterAny(None, kind, self._on_lifecycle, None)
+            connection.registerCloseCallback(self._on_close, None)
+            for kind, callback in (
+                (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle),
+                (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, self._on_device_removed),
+            ):
+                connection.domainEventRegisterAny(None, kind, callback, None)
             self._open, self._answered = connection, True
             return connection
 
@@ -175,14 +200,33 @@ class Connection:
                 return
             self._open = None
         with contextlib.suppress(libvirt.libvirtError):
+            connection.unregisterCloseCallback()
+        with contextlib.suppress(libvirt.libvirtError):
             connection.close()
 
+    # called in the thread that runs the event loop
+
     def _on_lifecycle(self, _connection: Any, domain: Any, _event: int, _detail: int, _opaque: None) -> None:
-        """Called in the thread that runs the event loop."""
+        self._wake(domain.name())
+        self._tell(domain.name())
+
+    def _on_device_removed(self, _connection: Any, domain: Any, _device: str, _opaque: None) -> None:
+        self._wake(domain.name())
+
+    def _on_close(self, _connection: Any, _reason: int, _opaque: None) -> None:
+        self._tell(None)
+
+    def _wake(self, domain: str) -> None:
         with self._guard:
-            watchers = tuple(self._watchers.get(domain.name(), ()))
+            watchers = tuple(self._watchers.get(domain, ()))
         for notify in watchers:
             notify()
+
+    def _tell(self, domain: str | None) -> None:
+        with self._guard:
+            listeners = tuple(self._listeners)
+        for notify in listeners:
+            notify(domain)
 
 
 @contextlib.contextmanager

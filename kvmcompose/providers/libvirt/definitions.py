@@ -12,18 +12,26 @@ from collections.abc import Iterator
 import msgspec
 
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.libvirt.interface import DomainNic
 
 GUEST_NAMESPACE = "urn:kvmcompose:guest:1"
 NETWORK_NAMESPACE = "urn:kvmcompose:network:1"
 
-ET.register_namespace("kc", GUEST_NAMESPACE)
+#: The prefix that our metadata has in definitions.
+GUEST_PREFIX = "kc"
+ET.register_namespace(GUEST_PREFIX, GUEST_NAMESPACE)
 ET.register_namespace("kcn", NETWORK_NAMESPACE)
+
+
+#: What an <interface> is plugged into, by its type.
+_SOURCES = ("bridge", "network", "dev")
 
 
 class Ownership(msgspec.Struct, frozen=True, kw_only=True):
     """The name of a domain or network, and whose it is. ``project`` is None without our metadata.
 
-    ``made`` describes what a domain was made from, in the words of its definer; ``digest`` is a network's.
+    ``made`` describes what a domain was made from, in the words of its definer, ``definition`` is what
+    ``definition_record`` keeps of it; ``digest`` is a network's.
     """
 
     name: str
@@ -31,6 +39,7 @@ class Ownership(msgspec.Struct, frozen=True, kw_only=True):
     guest: str = ""
     digest: str | None = None
     made: str = ""
+    definition: str = ""
 
 
 class Disk(msgspec.Struct, frozen=True):
@@ -64,7 +73,11 @@ def parse(xml: str, wanted: str) -> ET.Element:
 
 def domain_identity(xml: str) -> Ownership:
     """Return whose a domain is. Raises DriverError when it has no name."""
-    root = parse(xml, "domain")
+    return owner_of_domain(parse(xml, "domain"))
+
+
+def owner_of_domain(root: ET.Element) -> Ownership:
+    """Return whose a parsed domain is. Raises DriverError when it has no name."""
     mark = root.find(f"metadata/{{{GUEST_NAMESPACE}}}guest")
     if mark is None:
         return Ownership(name=_name(root), project=None)
@@ -87,14 +100,18 @@ def mark_identity(name: str, element: str) -> Ownership:
 
 def _guest_of(name: str, mark: ET.Element) -> Ownership:
     return Ownership(
-        name=name, project=mark.get("project"), guest=mark.get("name", ""), made=mark.get("made", "")
+        name=name,
+        project=mark.get("project"),
+        guest=mark.get("name", ""),
+        made=mark.get("made", ""),
+        definition=mark.get("definition", ""),
     )
 
 
-def mark_with_made(element: str, made: str) -> str:
-    """Return the metadata element of a domain with another ``made``."""
+def marked(element: str, **attributes: str) -> str:
+    """Return the metadata element of a domain with other attributes."""
     mark = ET.fromstring(element)  # noqa: S314 - as above
-    mark.set("made", made)
+    mark.attrib.update(attributes)
     return ET.tostring(mark, encoding="unicode")
 
 
@@ -180,6 +197,48 @@ def network_remains(xml: str) -> NetworkRemains | None:
         mac=mac.get("address", "").lower(),
         address=network_address(xml),
     )
+
+
+def nics(root: ET.Element) -> Iterator[DomainNic]:
+    """Return the NICs of a domain, or of an <interface>."""
+    for nic in root.iter("interface"):
+        mac, target, source = (nic.find(tag) for tag in ("mac", "target", "source"))
+        yield DomainNic(
+            mac="" if mac is None else mac.get("address", "").lower(),
+            target="" if target is None else target.get("dev", ""),
+            source=""
+            if source is None
+            else next((source.get(key, "") for key in _SOURCES if key in source.attrib), ""),
+        )
+
+
+def nic_mac(xml: str) -> str:
+    """Return the MAC address of an <interface>. Raises DriverError without one."""
+    mac = parse(xml, "interface").find("mac")
+    if mac is None or not mac.get("address"):
+        raise DriverError("the XML of an <interface> has no MAC address")
+    return mac.get("address", "").lower()
+
+
+def switch_taps(xml: str) -> list[str]:
+    """Return the taps of a domain, or of one <interface>, that are ports of Open vSwitch bridges."""
+    root = ET.fromstring(xml)  # noqa: S314 - as above
+    found = []
+    for nic in root.iter("interface"):
+        target = nic.find("target")
+        if target is not None and nic.find("virtualport[@type='openvswitch']") is not None:
+            found.append(target.get("dev", ""))
+    return [tap for tap in found if tap]
+
+
+def cpus(domain: ET.Element) -> int:
+    """Return the number of processors that a domain has, of those that it may have."""
+    vcpu = domain.find("vcpu")
+    return 1 if vcpu is None else int(vcpu.get("current") or vcpu.text or 1)
+
+
+def disk_targets(domain: ET.Element) -> list[str]:
+    return [target.get("dev", "") for target in domain.iterfind("devices/disk/target")]
 
 
 def disks(xml: str) -> Iterator[Disk]:

@@ -8,10 +8,10 @@ from typing import Any
 import libvirt
 
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.libvirt import definition_record, networks
 from kvmcompose.providers.libvirt import definitions as xmls
-from kvmcompose.providers.libvirt import networks
 from kvmcompose.providers.libvirt.connection import unless_so_already
-from kvmcompose.providers.libvirt.interface import DomainState, HypervisorFacts
+from kvmcompose.providers.libvirt.interface import DomainEvent, DomainState, HypervisorFacts, ObservedDomain
 
 _KIB_PER_MIB = 1024
 _NANOSECONDS = 1e9
@@ -25,6 +25,7 @@ _STATES = {
     libvirt.VIR_DOMAIN_CRASHED: "crashed",
     libvirt.VIR_DOMAIN_PMSUSPENDED: "pmsuspended",
 }
+_OFF = ("shut off", "crashed")
 _REASONS = {
     libvirt.VIR_DOMAIN_PAUSED: {
         libvirt.VIR_DOMAIN_PAUSED_USER: "by user",
@@ -86,7 +87,7 @@ def of_project(connection: Any, *, project: str) -> list[DomainState]:
             continue
         number = stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)
         state = _STATES.get(number, "no state")
-        on = state not in ("shut off", "crashed")
+        on = state not in _OFF
         rss = stats.get("balloon.rss")
         found.append(
             DomainState(
@@ -99,6 +100,57 @@ def of_project(connection: Any, *, project: str) -> list[DomainState]:
                 memory_mb=rss // _KIB_PER_MIB if on and rss is not None else None,
             )
         )
+    return sorted(found, key=lambda each: each.name)
+
+
+def state_of(connection: Any, *, name: str, project: str) -> DomainEvent | None:
+    """Return the state of one domain; None when it is not there, or not the project's."""
+    domain = lookup(connection, name)
+    if domain is not None:
+        with unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
+            owner = _owner(domain)
+            if owner.project == project:
+                state, reason = domain.state()
+                return DomainEvent(
+                    name=name,
+                    guest=owner.guest,
+                    state=_STATES.get(state, "no state"),
+                    reason=_reason(domain, state, reason),
+                )
+    return None
+
+
+def observed(connection: Any, *, project: str) -> list[ObservedDomain]:
+    """Return the project's domains with what to compare: two calls for each that runs, one for others."""
+    version = connection.getLibVersion()
+    flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+    found = []
+    for domain, stats in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, flags):
+        number = stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)
+        reason = stats.get("state.reason", 0)
+        state = _STATES.get(number, "no state")
+        with unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
+            inactive = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+            defined = xmls.domain_identity(inactive)
+            if defined.project != project:
+                continue
+            root = xmls.parse(inactive if state in _OFF else domain.XMLDesc(), "domain")
+            owner = xmls.owner_of_domain(root)
+            found.append(
+                ObservedDomain(
+                    name=owner.name,
+                    guest=owner.guest,
+                    state=state,
+                    reason=_reason(domain, number, reason),
+                    made=owner.made,
+                    defined=defined.made,
+                    edited=definition_record.is_edited(inactive, defined.definition, version),
+                    nics=tuple(xmls.nics(root)),
+                    disks=tuple(xmls.disk_targets(root)),
+                    memory_mb=int(root.findtext("currentMemory") or 0) // _KIB_PER_MIB,
+                    cpus=xmls.cpus(root),
+                )
+            )
     return sorted(found, key=lambda each: each.name)
 
 
@@ -160,12 +212,14 @@ def start(connection: Any, *, xml: str, wanted: xmls.Ownership) -> bool:
 
 
 def define(connection: Any, *, xml: str, wanted: xmls.Ownership) -> Any:
-    """Define a domain, running or not, and return it."""
+    """Define a domain, running or not, and return it. Records what libvirt makes of the definition."""
     domain = lookup(connection, wanted.name)
     if domain is not None:
         xmls.refuse_foreign("domain", wanted, _owner(domain).project)
         xml = xmls.with_uuid(xml, domain.UUIDString())
-    return connection.defineXML(xml)
+    domain = connection.defineXML(xml)
+    definition_record.record(domain)
+    return domain
 
 
 def stamp(domain: Any, *, made: str) -> None:
@@ -175,9 +229,9 @@ def stamp(domain: Any, *, made: str) -> None:
         (domain.isPersistent(), libvirt.VIR_DOMAIN_AFFECT_CONFIG),
     ):
         if there:
-            mark = xmls.mark_with_made(_mark(domain, affected), made)
+            mark = xmls.marked(_mark(domain, affected), made=made)
             kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
-            domain.setMetadata(kind, mark, "kc", xmls.GUEST_NAMESPACE, affected)
+            domain.setMetadata(kind, mark, xmls.GUEST_PREFIX, xmls.GUEST_NAMESPACE, affected)
 
 
 def resume(domain: Any) -> bool:

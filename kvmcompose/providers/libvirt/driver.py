@@ -5,27 +5,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from kvmcompose.core.libvirt_uri import LibvirtUri
+from kvmcompose.hosts.arp import leave_arp_to_bridges
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.libvirt import definitions as xmls
-from kvmcompose.providers.libvirt import domains as domain_calls
-from kvmcompose.providers.libvirt import networks as network_calls
 from kvmcompose.providers.libvirt import (
+    alive,
     snapshot_tables,
     snapshots,
     stale_network,
     stale_start,
 )
+from kvmcompose.providers.libvirt import definitions as xmls
+from kvmcompose.providers.libvirt import domains as domain_calls
+from kvmcompose.providers.libvirt import networks as network_calls
 from kvmcompose.providers.libvirt.connection import Connection
-from kvmcompose.providers.libvirt.interface import DomainState, FoundNetwork, HypervisorFacts, SnapshotState
+from kvmcompose.providers.libvirt.interface import (
+    DomainEvent,
+    DomainState,
+    FoundNetwork,
+    HypervisorFacts,
+    ObservedDomain,
+    SnapshotState,
+    following,
+)
+
+log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
@@ -81,6 +94,30 @@ class Libvirt:
             for state in found
         }
 
+    async def observe(self, project: str) -> Mapping[str, ObservedDomain]:
+        found = await self._connection.call("inspect domains", domain_calls.observed, project=project)
+        return {each.name: each for each in found}
+
+    async def events(self, project: str) -> AsyncGenerator[DomainEvent]:
+        call, known = self._connection.call, dict[str, DomainEvent]()
+        with self._connection.listen() as queue:
+            queue.put_nowait(None)
+            while True:
+                name = await queue.get()
+                try:
+                    names = [name] if name else known.keys() | await self.domains(project)
+                    for each in sorted(names):
+                        found = await call(
+                            "inspect domains", domain_calls.state_of, name=each, project=project
+                        )
+                        event = following(known, each, found)
+                        if event is not None:
+                            yield event
+                except DriverError as error:
+                    log.info("%s; looking again in %s s", error.message, _LOOK_AGAIN)
+                    await asyncio.sleep(_LOOK_AGAIN)
+                    queue.put_nowait(None)
+
     async def start_domain(self, xml: str, made: str = "") -> None:
         """Define the domain and start it; one that runs is left as it is."""
         xml, wanted = _defined(xml, made)
@@ -91,6 +128,7 @@ class Libvirt:
                 await self.destroy_domain(wanted.name)
             elif not await stale_start.clear(self._runner):
                 await asyncio.sleep(_START_LOOK_SECONDS)
+        await leave_arp_to_bridges(self._runner, xmls.switch_taps(xml))
 
     async def define_domain(self, xml: str, made: str = "") -> None:
         xml, wanted = _defined(xml, made)
@@ -117,6 +155,31 @@ class Libvirt:
 
     async def suspend_domain(self, name: str) -> None:
         await self._on_domain(f"suspend the domain {name}", name, domain_calls.suspend)
+
+    async def set_memory(self, name: str, mib: int) -> None:
+        await self._on_domain(f"change the memory of the domain {name}", name, alive.set_memory, mib=mib)
+
+    async def set_vcpus(self, name: str, count: int) -> None:
+        doing = f"change the processors of the domain {name}"
+        await self._on_domain(doing, name, alive.set_vcpus, count=count)
+
+    async def attach_nic(self, name: str, xml: str) -> None:
+        await self._on_domain(f"attach a NIC to the domain {name}", name, alive.attach_nic, xml=xml)
+        await leave_arp_to_bridges(self._runner, xmls.switch_taps(xml))
+
+    async def detach_nic(self, name: str, mac: str, seconds: float) -> bool:
+        doing = f"detach the NIC {mac} of the domain {name}"
+        deadline = time.monotonic() + seconds
+        with self._connection.watch(name) as changed:
+            while True:
+                changed.clear()
+                if await self._on_domain(doing, name, alive.ask_to_detach_nic, mac=mac):
+                    return True
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), min(left, _LOOK_AGAIN))
 
     async def shut_down_domain(self, name: str, seconds: float) -> bool:
         """Press the power button every few seconds: a guest that is booting may ignore the first time."""
@@ -232,6 +295,7 @@ class Libvirt:
         await self._on_domain(doing, domain, snapshots.restore, name=name)
         for argv in corrections:
             await self._runner.run(argv, privileged=True, seconds=_SNAPSHOT_SECONDS)
+        await leave_arp_to_bridges(self._runner, await self._on_domain(doing, domain, alive.taps))
 
     async def delete_snapshot(self, domain: str, name: str) -> None:
         doing = f"delete the snapshot {name} of {domain}"

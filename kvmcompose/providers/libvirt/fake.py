@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from kvmcompose.core.model import PROJECTS_ROOT
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.fake import FakeDisk, FakeDomain, FakeNic, SimulatedHost, World
-from kvmcompose.providers.libvirt.definitions import Ownership, network_identity, refuse_foreign, with_digest
-from kvmcompose.providers.libvirt.interface import DomainState, FoundNetwork, HypervisorFacts, SnapshotState
-from kvmcompose.providers.libvirt.network_entries import difference
+from kvmcompose.hosts.fake import FakeDisk, FakeDomain, FakeHardware, FakeNic, SimulatedHost
+from kvmcompose.providers.libvirt.definitions import cpus, disk_targets, nics
+from kvmcompose.providers.libvirt.fake_networks import FakeNetworks
+from kvmcompose.providers.libvirt.interface import (
+    DomainEvent,
+    DomainNic,
+    DomainState,
+    HypervisorFacts,
+    ObservedDomain,
+    SnapshotState,
+    following,
+)
 
 _OPENVSWITCH = "virtualport[@type='openvswitch']"
 _GUEST = "{urn:kvmcompose:guest:1}guest"
@@ -24,34 +32,42 @@ def _state(domain: FakeDomain) -> str:
     return "paused" if domain.paused else "running"
 
 
-def _nics(domain: ET.Element) -> list[FakeNic]:
-    """Return the NICs of a domain that are ports of Open vSwitch bridges."""
-
-    def attribute(nic: ET.Element, path: str, name: str) -> str:
-        found = nic.find(path)
-        return "" if found is None else found.get(name, "")
-
-    return [
-        FakeNic(
-            tap=attribute(nic, "target", "dev"),
-            bridge=attribute(nic, "source", "bridge"),
-            mac=attribute(nic, "mac", "address"),
-        )
-        for nic in domain.iterfind("devices/interface")
-        if nic.find(_OPENVSWITCH) is not None
-    ]
+def _hardware(domain: ET.Element) -> FakeHardware:
+    vcpu = domain.find("vcpu")
+    most = _mib(domain.find("memory")) or 64
+    return FakeHardware(
+        memory_mb=_mib(domain.find("currentMemory")) or most,
+        most_memory_mb=most,
+        cpus=cpus(domain),
+        most_cpus=1 if vcpu is None else int(vcpu.text or 1),
+        nics=[_nic(nic) for nic in domain.iterfind("devices/interface")],
+        disks=disk_targets(domain),
+    )
 
 
-class FakeHypervisor:
+def _mib(element: ET.Element | None) -> int:
+    if element is None:
+        return 0
+    number = int(element.text or 0)
+    return {"MiB": number, "GiB": number << 10}.get(element.get("unit", "KiB"), number >> 10)
+
+
+def _nic(xml: ET.Element) -> FakeNic:
+    (nic,) = nics(xml)
+    return FakeNic(nic.target, nic.source, nic.mac, network=xml.find(_OPENVSWITCH) is None)
+
+
+def _both(domain: FakeDomain) -> list[FakeHardware]:
+    """Return what a domain has, and what its definition gives it at the next start."""
+    return [domain.hardware] if domain.next_hardware is None else [domain.hardware, domain.next_hardware]
+
+
+class FakeHypervisor(FakeNetworks):
     """See ``Hypervisor``."""
 
     def __init__(self, host: SimulatedHost, uri: str) -> None:
-        self._host = host
+        super().__init__(host)
         self.uri = uri
-
-    @property
-    def _world(self) -> World:
-        return self._host.world
 
     async def facts(self) -> HypervisorFacts:
         await self._host.call("facts")
@@ -82,6 +98,45 @@ class FakeHypervisor:
             if domain.project == project
         }
 
+    async def observe(self, project: str) -> Mapping[str, ObservedDomain]:
+        await self._host.call("observe", project)
+        return {
+            name: ObservedDomain(
+                name=name,
+                guest=domain.guest,
+                state=_state(domain),
+                reason=(domain.paused if domain.started else domain.off) or None,
+                made=domain.made if domain.started else domain.defined,
+                defined=domain.defined,
+                edited=domain.edited,
+                nics=tuple(
+                    DomainNic(mac=nic.mac, target=nic.tap, source=nic.bridge) for nic in domain.hardware.nics
+                ),
+                disks=tuple(domain.hardware.disks),
+                memory_mb=domain.hardware.memory_mb,
+                cpus=domain.hardware.cpus,
+            )
+            for name, domain in self._world.domains.items()
+            if domain.project == project
+        }
+
+    async def events(self, project: str) -> AsyncGenerator[DomainEvent]:
+        """Look often: tests change the world by hand."""
+        await self._host.call("events", project)
+        known: dict[str, DomainEvent] = {}
+        while True:
+            there = {name: each for name, each in self._world.domains.items() if each.project == project}
+            for name in sorted(known.keys() | there):
+                found = None
+                if name in there:
+                    domain = there[name]
+                    reason = (domain.paused if domain.started else domain.off) or None
+                    found = DomainEvent(name=name, guest=domain.guest, state=_state(domain), reason=reason)
+                event = following(known, name, found)
+                if event is not None:
+                    yield event
+            await asyncio.sleep(0.1)
+
     async def start_domain(self, xml: str, made: str = "") -> None:
         tree = ET.fromstring(xml)  # noqa: S314 (see above)
         name = tree.findtext("name") or ""
@@ -89,7 +144,7 @@ class FakeHypervisor:
         if name in self._world.domains and self._world.domains[name].started:
             return
         domain = self._define(name, tree, made)
-        self._world.plug(name, _nics(tree))
+        self._world.plug(name, domain.hardware.nics)
         held = self._world.disks.setdefault(domain.disk, FakeDisk())
         if held.frozen:
             raise DriverError(f"{name}: its disk is frozen")
@@ -114,9 +169,12 @@ class FakeHypervisor:
         if domain.project != project:
             raise DriverError(f"there already is a domain {name} of the project {domain.project}")
         source = tree.find("devices/disk/source")
-        if not domain.started:
+        if domain.started:
+            domain.next_hardware = _hardware(tree)
+        else:
+            domain.hardware, domain.next_hardware = _hardware(tree), None
             domain.disk = self._disk_path(project, source.attrib["file"] if source is not None else "")
-        domain.defined = made
+        domain.defined, domain.edited = made, False
         return domain
 
     async def stamp_domain(self, name: str, made: str) -> None:
@@ -135,6 +193,50 @@ class FakeHypervisor:
         domain = self._running(name, "suspend")
         domain.paused = domain.paused or "by user"
         self._host.keep()
+
+    async def set_memory(self, name: str, mib: int) -> None:
+        await self._host.call("set_memory", name)
+        domain = self._running(name, "change the memory of")
+        if mib > domain.hardware.most_memory_mb:
+            raise DriverError(f"cannot give {mib} MiB to the domain {name}")
+        for hardware in _both(domain):
+            hardware.memory_mb = min(mib, hardware.most_memory_mb)
+        self._host.keep()
+
+    async def set_vcpus(self, name: str, count: int) -> None:
+        await self._host.call("set_vcpus", name)
+        domain = self._running(name, "change the processors of")
+        if count > domain.hardware.most_cpus:
+            raise DriverError(f"cannot give {count} CPUs to the domain {name}")
+        if domain.clings and count < domain.hardware.cpus:
+            raise DriverError(f"cannot take CPUs from the domain {name}: its guest does not let go")
+        for hardware in _both(domain):
+            hardware.cpus = min(count, hardware.most_cpus)
+        self._host.keep()
+
+    async def attach_nic(self, name: str, xml: str) -> None:
+        await self._host.call("attach_nic", name)
+        domain = self._running(name, "attach a NIC to")
+        nic = _nic(ET.fromstring(xml))  # noqa: S314 (see above)
+        if all(each.mac != nic.mac for each in domain.hardware.nics):
+            self._world.plug(name, [nic])
+        for hardware in _both(domain):
+            if all(each.mac != nic.mac for each in hardware.nics):
+                hardware.nics.append(nic)
+        self._host.keep()
+
+    async def detach_nic(self, name: str, mac: str, seconds: float) -> bool:
+        await self._host.call("detach_nic", name)
+        domain = self._domain(name)
+        gone = [nic for nic in domain.hardware.nics if nic.mac == mac.lower()]
+        if gone and domain.clings:
+            await asyncio.sleep(min(seconds, 0.1))
+            return False
+        self._world.unplug(name, [nic.tap for nic in gone])
+        for hardware in _both(domain):
+            hardware.nics = [nic for nic in hardware.nics if nic.mac != mac.lower()]
+        self._host.keep()
+        return True
 
     def _running(self, name: str, verb: str) -> FakeDomain:
         domain = self._domain(name)
@@ -168,6 +270,7 @@ class FakeHypervisor:
         domain = self._world.domains.get(name)
         if domain is not None and domain.started:
             domain.started, domain.paused, domain.off = 0, "", why
+            domain.hardware, domain.next_hardware = domain.next_hardware or domain.hardware, None
             self._world.unplug(name)
             self._host.keep()
 
@@ -176,71 +279,6 @@ class FakeHypervisor:
         if name in self._world.domains and self._world.domains[name].started:
             raise DriverError(f"{name} runs")
         self._world.domains.pop(name, None)
-        self._host.keep()
-
-    async def networks(self, project: str) -> Mapping[str, bool]:
-        await self._host.call("networks", project)
-        return {name: network.active for name, network in self._networks(project).items()}
-
-    async def found_networks(self, project: str) -> Mapping[str, FoundNetwork]:
-        await self._host.call("found_networks", project)
-        return self._networks(project)
-
-    def _networks(self, project: str) -> dict[str, FoundNetwork]:
-        return {name: self._found(name) for name, owner in self._world.networks.items() if owner == project}
-
-    def _found(self, name: str) -> FoundNetwork:
-        xml = self._world.network_definitions.get(name, "")
-        active = name not in self._world.stopped_networks
-        digest = network_identity(xml).digest if xml else None
-        return FoundNetwork(name=name, active=active, digest=digest, xml=xml)
-
-    async def start_network(self, xml: str) -> None:
-        marked, digest = with_digest(xml)
-        wanted = network_identity(marked)
-        await self._host.call("start_network", wanted.name)
-        if wanted.name in self._world.networks:
-            refuse_foreign("network", wanted, self._world.networks[wanted.name])
-            known = self._found(wanted.name)
-            if known.active and known.xml:
-                if known.digest != digest:
-                    raise DriverError(f"the network {wanted.name} is active with another definition")
-                return
-        self._define_network(wanted, marked)
-
-    def _define_network(self, wanted: Ownership, marked: str) -> None:
-        world = self._world
-        world.networks[wanted.name] = wanted.project or ""
-        world.network_definitions[wanted.name] = marked
-        world.stopped_networks = [name for name in world.stopped_networks if name != wanted.name]
-        self._host.keep()
-
-    async def update_network(self, xml: str) -> bool:
-        marked, _ = with_digest(xml)
-        wanted = network_identity(marked)
-        await self._host.call("update_network", wanted.name)
-        if wanted.name not in self._world.networks:
-            raise DriverError(f"there is no network {wanted.name}")
-        refuse_foreign("network", wanted, self._world.networks[wanted.name])
-        known = self._found(wanted.name)
-        differs = difference(xml, known)
-        if known.active and differs is not None and differs.other:
-            return False
-        stopped = list(self._world.stopped_networks)
-        self._define_network(wanted, marked)
-        self._world.stopped_networks = stopped
-        return True
-
-    async def leases(self, network: str) -> Mapping[str, str]:
-        await self._host.call("leases", network)
-        return {}
-
-    async def remove_network(self, name: str) -> None:
-        await self._host.call("remove_network", name)
-        self._world.networks.pop(name, None)
-        self._world.network_definitions.pop(name, None)
-        if name in self._world.stopped_networks:
-            self._world.stopped_networks.remove(name)
         self._host.keep()
 
     async def snapshots(self, domain: str) -> Sequence[SnapshotState]:
@@ -263,6 +301,8 @@ class FakeHypervisor:
         if name not in self._domain(domain).snapshots:
             raise DriverError(f"{domain} has no snapshot {name}")
         restored = self._domain(domain)
+        if not restored.started:
+            self._world.plug(domain, restored.hardware.nics)
         restored.started, restored.paused = time.time(), ""
         self._host.keep()
 

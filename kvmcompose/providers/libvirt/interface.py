@@ -7,7 +7,7 @@ Names are those on the host, from ``state.json``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -31,6 +31,61 @@ class DomainState(msgspec.Struct, frozen=True, kw_only=True):
     uptime: float | None = None
     cpu_seconds: float | None = None
     memory_mb: int | None = None
+
+
+class DomainNic(msgspec.Struct, frozen=True, kw_only=True):
+    """A NIC of a domain: its MAC address in lower case, its tap, and the bridge or network it is in."""
+
+    mac: str
+    target: str
+    source: str
+
+
+class ObservedDomain(msgspec.Struct, frozen=True, kw_only=True):
+    """A domain of a project, compared with what it was made from. See ``DomainState``.
+
+    ``made`` is what it runs as; ``defined`` is what its definition was made from, which its next start has.
+    ``edited``: the definition was changed since by other means, such as virsh edit. ``nics`` and ``disks``
+    (targets, such as vda) are those of the running domain, or of the definition of one that is off.
+    ``memory_mb`` (MiB) and ``cpus`` are what it has been given.
+    """
+
+    name: str
+    guest: str
+    state: str
+    reason: str | None
+    made: str
+    defined: str
+    edited: bool
+    nics: tuple[DomainNic, ...]
+    disks: tuple[str, ...]
+    memory_mb: int
+    cpus: int
+
+
+#: The state of a domain that is not defined any more.
+GONE = "gone"
+
+
+class DomainEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """The state that a domain has got into, as in ``DomainState``; or ``GONE``."""
+
+    name: str
+    guest: str
+    state: str
+    reason: str | None = None
+
+
+def following(known: dict[str, DomainEvent], name: str, found: DomainEvent | None) -> DomainEvent | None:
+    """Return the event for what a domain is found to be, and note it; None when it is known to be so."""
+    before = known.get(name)
+    if found is None:
+        if before is None:
+            return None
+        del known[name]
+        return DomainEvent(name=name, guest=before.guest, state=GONE)
+    known[name] = found
+    return None if found == before else found
 
 
 class SnapshotState(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +134,16 @@ class Hypervisor(Protocol):
     async def domains(self, project: str) -> Mapping[str, DomainState]:
         """Return the project's domains by name, running or not."""
 
+    async def observe(self, project: str) -> Mapping[str, ObservedDomain]:
+        """Return the project's domains by name, with what to compare; slower than ``domains``."""
+
+    def events(self, project: str) -> AsyncGenerator[DomainEvent]:
+        """Yield the state of each of the project's domains, and then each other state that one gets into.
+
+        States that last shorter than a look at the host may be left out. When the host does not answer, this
+        waits until it does.
+        """
+
     async def start_domain(self, xml: str, made: str = "") -> None:
         """Define the domain and start it. The name is in the XML; one that runs is left as it is.
 
@@ -96,6 +161,21 @@ class Hypervisor(Protocol):
 
     async def suspend_domain(self, name: str) -> None:
         """Pause a domain. Raises DriverError for one that is off."""
+
+    async def set_memory(self, name: str, mib: int) -> None:
+        """Change the memory of a running domain, up to its maximum. Raises DriverError beyond it."""
+
+    async def set_vcpus(self, name: str, count: int) -> None:
+        """Change the processors of a running domain, up to its maximum. Raises DriverError beyond it.
+
+        Only those that were added while it runs can be taken away, and only if the guest lets go.
+        """
+
+    async def attach_nic(self, name: str, xml: str) -> None:
+        """Plug a NIC (an <interface>) into a running domain. Raises DriverError without a free PCIe port."""
+
+    async def detach_nic(self, name: str, mac: str, seconds: float) -> bool:
+        """Unplug the NIC with this MAC address; return whether the guest let go of it within ``seconds``."""
 
     async def shut_down_domain(self, name: str, seconds: float) -> bool:
         """Ask the guest to shut down; return whether it was off (or gone) within ``seconds``."""

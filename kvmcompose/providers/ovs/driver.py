@@ -5,7 +5,8 @@ while no controller answers.
 
 Bridges in userspace forward packets unchanged. Linux leaves checksums to the hardware, and a veth pair has
 none: TCP and UDP packets that this host sends into such a bridge would arrive without a checksum and be
-dropped. So checksum offloading is turned off at the Linux ends of pairs.
+dropped. So checksum offloading is turned off at the Linux ends of pairs. And what arrives at an interface of
+such a bridge arrives at the host, too: see ``hosts.arp``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from kvmcompose.hosts.arp import leave_arp_to_bridges
 from kvmcompose.hosts.command import CommandRunner, Completed, failure
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.ovs.database import LIST_ALL, Database, parse_database
@@ -66,14 +68,14 @@ class OvsSwitches:
     async def apply(self, plan: SwitchPlan) -> None:
         arguments = arguments_to_apply(plan)
         if arguments:
-            await self._compute_checksums(plan)
+            await self._prepare_pairs(plan)
             await self._commit(arguments)
 
     async def change(self, change: SwitchChange) -> None:
         found = await self._read()
         calls = arguments_to_change(change, found)
         if calls:
-            await self._compute_checksums(change)
+            await self._prepare_pairs(change)
         for arguments in calls:
             await self._commit(arguments)
         for bridge in bridges_moved_to(change, found):
@@ -84,11 +86,14 @@ class OvsSwitches:
         if arguments:
             await self._commit(arguments)
 
-    async def _compute_checksums(self, plan: SwitchPlan) -> None:
-        """Let the Linux ends of pairs compute checksums, for bridges in userspace."""
-        if plan.datapath_type == "netdev":
-            for end in (pair.right for pair in plan.veths if pair.right_is_linux):
-                await self._runner.run(["ethtool", "-K", end, "tx", "off"], privileged=True)
+    async def _prepare_pairs(self, plan: SwitchPlan) -> None:
+        """For bridges in userspace, let Linux ends of pairs compute checksums, and others answer no ARP."""
+        if plan.datapath_type != "netdev":
+            return
+        for end in (pair.right for pair in plan.veths if pair.right_is_linux):
+            await self._runner.run(["ethtool", "-K", end, "tx", "off"], privileged=True)
+        ends = ((pair.left,) if pair.right_is_linux else (pair.left, pair.right) for pair in plan.veths)
+        await leave_arp_to_bridges(self._runner, [end for each in ends for end in each])
 
     async def _relearn(self, bridge: str) -> None:
         """Let a bridge forget where MAC addresses are.

@@ -9,8 +9,34 @@ import libvirt
 import pytest
 from libvirt_bench import THEIR_NETWORK, THEIRS, Bench, domain_xml, really_open
 
+from kvmcompose.providers.libvirt.definitions import nic_mac
+
 #: Managed saves, NVRAM, and the metadata of snapshots and checkpoints (virDomainUndefineFlagsValues).
 _FORGOTTEN = 0b10111
+
+
+def plug_nics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let domains have NICs attached and detached, which the test driver cannot."""
+    live, config = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
+    plugged: dict[int, dict[str, str]] = {live: {}, config: {}}
+    describe = libvirt.virDomain.XMLDesc
+
+    def attach(_domain: libvirt.virDomain, xml: str, flags: int) -> int:
+        plugged[flags][nic_mac(xml)] = xml
+        return 0
+
+    def detach(_domain: libvirt.virDomain, xml: str, flags: int) -> int:
+        del plugged[flags][nic_mac(xml)]
+        return 0
+
+    def xml_desc(domain: libvirt.virDomain, flags: int = 0) -> str:
+        inactive = flags & libvirt.VIR_DOMAIN_XML_INACTIVE or not domain.isActive()
+        nics = "".join(plugged[config if inactive else live].values())
+        return str(describe(domain, flags)).replace("</devices>", f"{nics}</devices>")
+
+    monkeypatch.setattr(libvirt.virDomain, "attachDeviceFlags", attach)
+    monkeypatch.setattr(libvirt.virDomain, "detachDeviceFlags", detach)
+    monkeypatch.setattr(libvirt.virDomain, "XMLDesc", xml_desc)
 
 
 @pytest.fixture
@@ -24,6 +50,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         return undefine(domain, flags & libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
 
     monkeypatch.setattr(libvirt.virDomain, "undefineFlags", undefine_flags)
+    plug_nics(monkeypatch)
     describe = libvirt.virNetwork.XMLDesc
 
     def xml_desc(network: libvirt.virNetwork, flags: int = 0) -> str:

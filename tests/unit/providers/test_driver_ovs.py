@@ -102,7 +102,10 @@ def test_plan_is_one_transaction() -> None:
 def test_ends_towards_linux_compute_checksums_for_userspace_bridges() -> None:
     machine = Recorder()
     asyncio.run(OvsSwitches(machine).apply(PLAN))
-    assert [command[0] for command in machine.commands] == ["ethtool", "ovs-vsctl"]
+    assert [command[0] for command in machine.commands] == ["ethtool", "sh", "ovs-vsctl"]
+    # the other ends are of bridges, and must not answer for the host
+    assert "arp_ignore" in machine.commands[1][2]
+    assert machine.commands[1][4:] == ["p-veth0", "p-a", "p-b"]
     assert machine.commands[0] == ["ethtool", "-K", "p-veth1", "tx", "off"]
     machine = Recorder()
     asyncio.run(OvsSwitches(machine).apply(SwitchPlan(project="p", datapath_type="system", veths=PLAN.veths)))

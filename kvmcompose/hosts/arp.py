@@ -1,0 +1,28 @@
+"""Keeps interfaces that belong to bridges in userspace out of the host's own IP.
+
+The datapath of Open vSwitch in userspace (netdev) reads a copy of what arrives at an interface; Linux handles
+the packet as well. Linux answers ARP requests for any of its addresses on any interface, so a guest that asks
+for its gateway is answered by its own tap, too, with the tap's address, and earlier than by the gateway. What
+it then sends arrives by the tap: ping and TCP work, but a DHCP and DNS server that serves another interface
+ignores it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvmcompose.hosts.command import CommandRunner
+
+#: 1: answer only for addresses of the interface itself (arp_ignore in the kernel's ip-sysctl.rst).
+_SCRIPT = """\
+for interface do
+    echo 1 >"/proc/sys/net/ipv4/conf/$interface/arp_ignore"
+done
+"""
+
+
+async def leave_arp_to_bridges(runner: CommandRunner, interfaces: Sequence[str]) -> None:
+    """Have these interfaces answer no ARP request; one that is gone is left out."""
+    if interfaces:
+        argv = ["sh", "-c", _SCRIPT, "sh", *interfaces]
+        await runner.run(argv, privileged=True, check=False)

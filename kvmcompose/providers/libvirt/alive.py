@@ -1,0 +1,123 @@
+"""Changes of domains while they run. Runs in the threads of a libvirt connection.
+
+Each is made in the running domain and in its definition, as far as the two have it.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import libvirt
+
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.libvirt import definition_record
+from kvmcompose.providers.libvirt import definitions as xmls
+from kvmcompose.providers.libvirt.connection import unless_so_already, words
+
+_LIVE, _CONFIG = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
+_INACTIVE = libvirt.VIR_DOMAIN_XML_INACTIVE
+_KIB_PER_MIB = 1024
+_NO_PORT = "No more available PCI slots"
+
+
+def set_memory(domain: Any, *, mib: int) -> None:
+    """Give memory to a domain, or take it, up to its maximum."""
+    _refuse_off(domain, "change the memory of")
+    largest = domain.maxMemory() // _KIB_PER_MIB
+    if mib > largest:
+        raise DriverError(
+            f"cannot give {mib} MiB to the domain {domain.name()}: it was started with at most {largest} MiB"
+        )
+    with definition_record.own_change(domain):
+        domain.setMemoryFlags(mib * _KIB_PER_MIB, _LIVE)
+        if domain.isPersistent() and domain.maxMemory() >= mib * _KIB_PER_MIB:
+            domain.setMemoryFlags(mib * _KIB_PER_MIB, _CONFIG)
+
+
+def set_vcpus(domain: Any, *, count: int) -> None:
+    """Give processors to a domain, or take them."""
+    _refuse_off(domain, "change the processors of")
+    largest = domain.vcpusFlags(_LIVE | libvirt.VIR_DOMAIN_VCPU_MAXIMUM)
+    if count > largest:
+        raise DriverError(
+            f"cannot give {count} CPUs to the domain {domain.name()}: it was started with at most {largest}"
+        )
+    with definition_record.own_change(domain):
+        _set_live_vcpus(domain, count)
+        if domain.isPersistent() and domain.vcpusFlags(_CONFIG | libvirt.VIR_DOMAIN_VCPU_MAXIMUM) >= count:
+            domain.setVcpusFlags(count, _CONFIG)
+
+
+def _set_live_vcpus(domain: Any, count: int) -> None:
+    before = domain.vcpusFlags(_LIVE)
+    if before == count:
+        return
+    try:
+        domain.setVcpusFlags(count, _LIVE)
+    except libvirt.libvirtError as error:
+        # libvirt waits five seconds for the guest; asked again meanwhile, it names no cause
+        if count > before or domain.vcpusFlags(_LIVE) == count:
+            raise
+        raise DriverError(
+            f"cannot take CPUs from the domain {domain.name()}: its guest does not let go of them",
+            hint="it has fewer when it restarts",
+        ) from error
+
+
+def attach_nic(domain: Any, *, xml: str) -> None:
+    """Plug in a NIC, unless one with its MAC address is there."""
+    _refuse_off(domain, "attach a NIC to")
+    mac = xmls.nic_mac(xml)
+    try:
+        if _nic(domain, mac, 0) is None:
+            domain.attachDeviceFlags(xml, _LIVE)
+    except libvirt.libvirtError as error:
+        if _NO_PORT in words(error):
+            raise DriverError(
+                f"cannot attach the NIC {mac} to the domain {domain.name()}: it has no free PCIe port",
+                hint="it gets the NIC when it restarts",
+            ) from None
+        raise
+    with definition_record.own_change(domain):
+        if domain.isPersistent() and _nic(domain, mac, _INACTIVE) is None:
+            domain.attachDeviceFlags(xml, _CONFIG)
+
+
+def ask_to_detach_nic(domain: Any, *, mac: str) -> bool:
+    """Ask the guest to let go of a NIC; return whether it is gone.
+
+    libvirt waits five seconds for the guest, and refuses to ask again while the guest has not answered.
+    """
+    if domain.isActive() and (nic := _nic(domain, mac, 0)) is not None:
+        with unless_so_already(libvirt.VIR_ERR_DEVICE_MISSING, libvirt.VIR_ERR_OPERATION_FAILED):
+            domain.detachDeviceFlags(nic, _LIVE)
+        if has_nic(domain, mac=mac):
+            return False
+    with definition_record.own_change(domain):
+        if domain.isPersistent() and (nic := _nic(domain, mac, _INACTIVE)) is not None:
+            domain.detachDeviceFlags(nic, _CONFIG)
+    return True
+
+
+def has_nic(domain: Any, *, mac: str) -> bool:
+    return bool(domain.isActive()) and _nic(domain, mac, 0) is not None
+
+
+def taps(domain: Any) -> list[str]:
+    """Return the taps of a running domain that Open vSwitch bridges have."""
+    return xmls.switch_taps(domain.XMLDesc()) if domain.isActive() else []
+
+
+def _nic(domain: Any, mac: str, flags: int) -> str | None:
+    root = xmls.parse(domain.XMLDesc(flags), "domain")
+    for nic in root.iterfind("devices/interface"):
+        address = nic.find("mac")
+        if address is not None and address.get("address", "").lower() == mac.lower():
+            return ET.tostring(nic, encoding="unicode")
+    return None
+
+
+def _refuse_off(domain: Any, verb: str) -> None:
+    if not domain.isActive():
+        raise DriverError(f"cannot {verb} the domain {domain.name()}: it is off")
