@@ -50,11 +50,35 @@ def _attachments(guest: str, attachments: Sequence[Attachment], hold: Hold) -> t
 
 
 def _machine(machine: Machine, hold: Hold) -> dict[str, Any]:
-    interfaces = []
-    for each in _attachments(machine.name, machine.attachments, hold):
-        written = {"bridge": each.segment, "mac": each.mac, "ip": each.ip}
-        interfaces.append({key: value for key, value in written.items() if value is not None})
-    return {"name": machine.name, "interfaces": interfaces}
+    if machine.scaled:
+        return {"name": machine.name, machine.kind: {"scaling": {"interfaces": _scaled(machine, hold)}}}
+    attachments = _attachments(machine.name, machine.attachments, hold)
+    return {"name": machine.name, "interfaces": [_written(each) for each in attachments]}
+
+
+def _scaled(machine: Machine, hold: Hold) -> list[dict[str, Any]]:
+    """Return the interfaces of clones; those with an address of their own get an entry each."""
+    found = []
+    attached: Counter[int] = Counter()
+    for each in machine.scaled:
+        shared = []
+        for number in each.clones:
+            key = (f"{machine.name}-{number}", attached[number])
+            attached[number] += 1
+            if key in hold.ips or key in hold.macs:
+                ip, mac = hold.ips.get(key, each.attachment.ip), hold.macs.get(key, each.attachment.mac)
+                own = msgspec.structs.replace(each.attachment, ip=ip, mac=mac)
+                found.append({**_written(own), "clones": [number]})
+            else:
+                shared.append(number)
+        if shared:
+            found.append({**_written(each.attachment), "clones": shared})
+    return found
+
+
+def _written(attachment: Attachment) -> dict[str, Any]:
+    written = {"bridge": attachment.segment, "mac": attachment.mac, "ip": attachment.ip}
+    return {key: value for key, value in written.items() if value is not None}
 
 
 class Keeper:
@@ -138,9 +162,10 @@ class Keeper:
         if hold.subnets:
             bridges = [{"name": name, "subnet": subnet} for name, subnet in sorted(hold.subnets.items())]
             found["network"] = {"bridges": bridges}
-        names = sorted({guest for guest, _ in (*hold.ips, *hold.macs)})
-        if names:
-            found["machines"] = [_machine(self._guests[name].machine, hold) for name in names]
+        guests = (self._guests[guest] for guest, _ in (*hold.ips, *hold.macs))
+        machines = {guest.machine.name: guest.machine for guest in guests}
+        if machines:
+            found["machines"] = [_machine(machines[name], hold) for name in sorted(machines)]
         return found
 
     def more(self, drifts: Sequence[Drift], hold: Hold) -> Hold:
@@ -149,7 +174,7 @@ class Keeper:
         by_network: dict[str, list[Drift]] = {}
         for drift in drifts:
             by_network.setdefault(self._home[drift.new.bridge], []).append(drift)
-            if drift.old.mac != drift.new.mac and self._can_hold(drift) and drift.old.mac not in self._macs:
+            if drift.old.mac != drift.new.mac and drift.old.mac not in self._macs:
                 macs[drift.key] = drift.old.mac
         for home, members in by_network.items():
             changed = [each for each in members if _is_elsewhere(each)]
@@ -182,18 +207,11 @@ class Keeper:
             return f"the guests of connected bridges share one subnet, and {subnet} is that of the others"
         if (home, drift.old.ip) in self._ips:
             return f"{self._ips[home, drift.old.ip]} has the `ip` {drift.old.ip} now"
-        if self._guests[drift.guest].golden_image is not None:
-            return "a clone cannot have an `ip` or a `mac` of its own"
         return "no line of the YAML can"
-
-    def _can_hold(self, drift: Drift) -> bool:
-        """Return whether an interface can be given addresses: those of clones cannot."""
-        return self._guests[drift.guest].golden_image is None
 
     def _fits(self, home: str, drift: Drift, subnet: ipaddress.IPv4Network) -> bool:
         return (
-            self._can_hold(drift)
-            and drift.old.ip not in (DYNAMIC, drift.new.ip)
+            drift.old.ip not in (DYNAMIC, drift.new.ip)
             and subnet_of(drift.old) == subnet
             and (home, drift.old.ip) not in self._ips
         )

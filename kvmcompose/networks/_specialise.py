@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from kvmcompose.core.errors import Complaint, ComplaintsError
-from kvmcompose.core.model import GUEST_MTU, GUEST_MTU_OVER_IPV6, Guest, Host, Link, PlacedTestbed
+from kvmcompose.core.model import GUEST_MTU, GUEST_MTU_OVER_IPV6, Attachment, Guest, Host, Link, PlacedTestbed
 from kvmcompose.core.names import UniqueNames, stable_number
 from kvmcompose.core.state import Interface
 from kvmcompose.networks import _addresses
@@ -204,6 +204,7 @@ def _family(host: Host) -> str:
 def _assign(plan: _Plan) -> tuple[_addresses.Addresses, list[Complaint]]:
     """Assign addresses. Golden images, which have no interfaces of their own, are on the external network."""
     requests = []
+    paths = _Paths()
     for guest in plan.placed.logical.guests:
         at: tuple[str | int, ...] = ("machines", guest.machine.index)
         if guest.is_golden_image:
@@ -211,7 +212,7 @@ def _assign(plan: _Plan) -> tuple[_addresses.Addresses, list[Complaint]]:
                 _addresses.AddressRequest(guest.name, 0, plan.external, None, None, at, guest.identity)
             )
         for index, attachment in enumerate(guest.attachments):
-            path = (*at, "interfaces", index)
+            path = paths.interface(guest, index)
             segment = plan.home[attachment.segment]
             requests.append(
                 _addresses.AddressRequest(
@@ -228,6 +229,25 @@ def _assign(plan: _Plan) -> tuple[_addresses.Addresses, list[Complaint]]:
     }
     addresses, complaints = _addresses.assign(plan.project, requests, plan.external, written)
     return addresses, list(complaints)
+
+
+class _Paths:
+    """Where the YAML has the interfaces of guests. Machines may have many clones."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, dict[Attachment, int]] = {}
+
+    def interface(self, guest: Guest, index: int) -> tuple[str | int, ...]:
+        """Return the path of an interface."""
+        machine = guest.machine
+        at: tuple[str | int, ...] = ("machines", machine.index)
+        if guest.golden_image is None:
+            return (*at, "interfaces", index)
+        if machine.index not in self._entries:
+            entries = [*enumerate(machine.scaled)]
+            self._entries[machine.index] = {each.attachment: number for number, each in reversed(entries)}
+        number = self._entries[machine.index].get(guest.attachments[index], index)
+        return (*at, machine.kind, "scaling", "interfaces", number)
 
 
 def _interfaces(

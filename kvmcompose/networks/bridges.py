@@ -210,6 +210,20 @@ def _interfaces(machine: Machine) -> Iterator[tuple[_Path, Attachment]]:
         yield path, scaled_attachment.attachment
 
 
+def _check_clones(machine: Machine) -> Iterator[Complaint]:
+    for index, each in enumerate(machine.scaled):
+        ip = None if each.attachment.ip == _addresses.DYNAMIC else each.attachment.ip
+        for key, value in (("ip", ip), ("mac", each.attachment.mac)):
+            if value is not None and len(each.clones) > 1:
+                yield Complaint(
+                    code="shared-address",
+                    path=("machines", machine.index, machine.kind, "scaling", "interfaces", index, key),
+                    message=f"{len(each.clones)} clones cannot all have the {key} {value}",
+                    wanted="one number in `clones`",
+                    hint="add an entry for each clone that is to have an address of its own",
+                )
+
+
 def _check_interfaces(machines: Sequence[Machine], known: set[str]) -> Iterator[Complaint]:
     for machine in machines:
         found = list(_interfaces(machine))
@@ -222,6 +236,7 @@ def _check_interfaces(machines: Sequence[Machine], known: set[str]) -> Iterator[
             )
         for path, attachment in found:
             yield from _unknown(attachment.segment, known, (*path, "bridge"))
+        yield from _check_clones(machine)
 
 
 def _check_addresses(network: Network, machines: Sequence[Machine]) -> Iterator[Complaint]:

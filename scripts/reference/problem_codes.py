@@ -388,6 +388,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
         "The file contains more than one YAML document.",
         _yaml(("network:", "---\nnetwork:")),
     ),
+    "shared-address": (
+        "An interface of several clones has an `ip` or a `mac`, which only one of them can have.",
+        _scaled("count: 2, interfaces: [{bridge: br1, clones: [0, 1], ip: 10.0.0.5}]"),
+    ),
     "subnet-too-small": (
         "The `subnet` of a bridge has fewer addresses than its connected network has interfaces.",
         _yaml(("{name: br1}]", "{name: br1, subnet: 10.20.0.0/30}]")),

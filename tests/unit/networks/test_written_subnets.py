@@ -93,6 +93,52 @@ def test_a_subnet_that_cannot_be_used_is_refused(edits: dict[str, str], code: st
     assert [(each.code, each.path) for each in caught.value.problems] == [(code, path)]
 
 
+CLONES = """\
+machines:
+  - name: web
+    libvirt:
+      cpus: 1
+      memory_mb: 64
+      libvirt_type: {{cloud_image: {{name: debian_12}}}}
+      scaling:
+        count: 3
+        interfaces: [{entries}]
+network: {{bridges: [{{name: br0, subnet: 10.0.0.0/24}}], external_bridge: br0}}
+"""
+
+
+def test_a_clone_can_have_addresses_of_its_own() -> None:
+    entries = "{bridge: br0, clones: [1], ip: 10.0.0.7, mac: '52:54:00:00:00:07'}, {bridge: br0, clones: [0]}"
+    state = compile_text(CLONES.format(entries=entries + ", {bridge: br0, clones: [2], ip: dynamic}")).state
+    nics = {name: guest.interfaces[0] for name, guest in state.testbed_guests.items()}
+    assert (nics["web-1"].ip, nics["web-1"].mac) == ("10.0.0.7", "52:54:00:00:00:07")
+    assert nics["web-2"].ip == "dynamic"
+
+
+@pytest.mark.parametrize(
+    ("entry", "code", "key"),
+    [
+        ("{bridge: br0, clones: [0, 1], ip: 10.0.0.7}", "shared-address", "ip"),
+        ("{bridge: br0, clones: [0, 1], mac: '52:54:00:00:00:07'}", "shared-address", "mac"),
+        ("{bridge: br0, clones: [0], ip: 10.1.0.7}", "address-outside-subnet", "ip"),
+        ("{bridge: br0, clones: [0], ip: 10.0.0.1}", "reserved-address", "ip"),
+        ("{bridge: br0, clones: [0], ip: nowhere}", "bad-address", "ip"),
+        ("{bridge: br0, clones: [0], mac: '01:00:00:00:00:07'}", "bad-mac", "mac"),
+    ],
+)
+def test_an_address_that_a_clone_cannot_have_is_refused(entry: str, code: str, key: str) -> None:
+    rest = [2] if "0, 1" in entry else [1, 2]
+    with pytest.raises(InputError) as caught:
+        compile_text(CLONES.format(entries=f"{{bridge: br0, clones: {rest}}}, {entry}"))
+    path = f"machines[0].libvirt.scaling.interfaces[1].{key}"
+    assert [(each.code, each.path) for each in caught.value.problems] == [(code, path)]
+
+
+def test_many_clones_may_be_dynamic() -> None:
+    state = compile_text(CLONES.format(entries="{bridge: br0, clones: [0, 1, 2], ip: dynamic}")).state
+    assert {state.testbed_guests[f"web-{number}"].interfaces[0].ip for number in range(3)} == {"dynamic"}
+
+
 def test_both_bridges_may_name_the_same_subnet() -> None:
     compile_text(text(br0=", subnet: 10.0.0.0/24", br1=", subnet: 10.0.0.0/24"))
 

@@ -79,7 +79,7 @@ def pasted(document: Document, lines: Document) -> Document:
         elif key in ("machines", "bridges"):
             new = {each["name"]: each for each in value}
             assert new.keys() <= {each["name"] for each in found[key]}
-            found[key] = [{**each, **new.get(each["name"], {})} for each in found[key]]
+            found[key] = [pasted(each, new.get(each["name"], {})) for each in found[key]]
         else:
             found[key] = value
     return found

@@ -30,6 +30,8 @@ from edited_labs import (
 from golden.memory import compile_text
 from kvmcompose.core.names import stable_number
 from kvmcompose.core.state import State, encode_state
+from kvmcompose.networks import keeper
+from kvmcompose.networks._hold import Hold
 from kvmcompose.pipeline.moves import Fact, Move, Moves, moves
 from kvmcompose.pipeline.moves_text import lines_text, moves_text
 from kvmcompose.placement import strategies
@@ -69,13 +71,9 @@ def test_what_changes_is_reported_and_the_lines_keep_it(strategy: str, data: st.
     assert all(each.why is None for each in found.moves)
     assert all(each.why for each in found.unkept)
     assert after_pasting(before, document, found, count, memory).moves == silent(found)
-    # what cannot be kept: two networks that become one, bridges that become inseparable, addresses of clones,
-    # guests of a host that has become too small
-    if (
-        memory is None
-        and edit not in ("connection", "router")
-        and not any("scaling" in each["libvirt"] for each in lab["machines"])
-    ):
+    # what cannot be kept: two networks that become one, bridges that become inseparable, guests of a host
+    # that has become too small
+    if memory is None and edit not in ("connection", "router"):
         assert found.unkept == ()
 
 
@@ -308,8 +306,31 @@ def test_the_host_of_clones_is_pinned_by_their_bridge() -> None:
     assert not after_pasting(before, document, found)
 
 
-def test_a_clone_whose_address_is_taken_is_said_to_lose_it() -> None:
-    lab, document = displaced(clones=1)
-    found = moves(up(lab), compiled(document))
-    assert [each.why for each in found.unkept] == ["a clone cannot have an `ip` or a `mac` of its own"]
-    assert found.lines == {}
+def test_a_clone_whose_address_is_taken_keeps_it_by_an_entry_of_its_own() -> None:
+    lab, document = displaced(clones=3)
+    before = up(lab)
+    found = moves(before, compiled(document))
+    assert [each.guest for each in found.moves] == ["g-0"]
+    ip = before.testbed_guests["g-0"].interfaces[0].ip
+    interfaces = [{"bridge": "lan", "ip": ip, "clones": [0]}, {"bridge": "lan", "clones": [1, 2]}]
+    assert found.lines["machines"] == [{"name": "g", "libvirt": {"scaling": {"interfaces": interfaces}}}]
+    assert not after_pasting(before, document, found)
+
+
+def test_lines_for_a_clone_leave_the_order_of_its_interfaces_and_other_clones_alone() -> None:
+    lab = lab_of(["lan", "wan"], [machine("g", "lan", "wan", clones=2)], strategy="pack")
+    keep = keeper(up(lab), compiled(lab).placed.logical)
+    lines = keep.lines(Hold(macs={("g-1", 1): "52:54:00:00:00:07"}))
+    guests = compiled(pasted(lab, lines)).state.testbed_guests
+    assert [each.bridge for each in guests["g-1"].interfaces] == ["lan", "wan"]
+    assert guests["g-1"].interfaces[1].mac == "52:54:00:00:00:07"
+    assert guests["g-0"] == compiled(lab).state.testbed_guests["g-0"]
+
+
+def test_a_mac_address_that_another_guest_is_given_is_not_kept() -> None:
+    before = up(lab_of(["lan"], TWO[:1]))
+    taken = before.testbed_guests["web"].interfaces[0].mac
+    thief = {**machine("thief"), "interfaces": [{"bridge": "lan", "mac": taken}]}
+    found = moves(before, compiled(lab_of(["lan"], [thief, *TWO[:1]])))
+    assert [(each.guest, each.fact) for each in found.unkept] == [("web", Fact.MAC)]
+    assert found.unkept[0].why == f"thief has the `mac` {taken} now"
