@@ -334,3 +334,15 @@ def test_a_mac_address_that_another_guest_is_given_is_not_kept() -> None:
     found = moves(before, compiled(lab_of(["lan"], [thief, *TWO[:1]])))
     assert [(each.guest, each.fact) for each in found.unkept] == [("web", Fact.MAC)]
     assert found.unkept[0].why == f"thief has the `mac` {taken} now"
+
+
+def test_a_renamed_guest_with_an_id_keeps_its_address_and_is_reported_by_its_new_name() -> None:
+    def lab(name: str, *bridges: str) -> Document:
+        guests = [{**machine(name, "lan"), **({"id": "web"} if name != "web" else {})}, TWO[1]]
+        return lab_of([*bridges, "lan", "wan"], guests, *[(each, "lan") for each in bridges])
+
+    before = up(lab("web"))
+    assert not moves(before, compiled(lab("www")))
+    found = moves(before, compiled(lab("www", "new")))
+    assert {each.guest for each in found.moves} == {None, "www", "db"}
+    assert not after_pasting(before, lab("www", "new"), found)
