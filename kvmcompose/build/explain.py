@@ -10,7 +10,7 @@ import msgspec
 
 from kvmcompose.build.decision import Decision, Making
 from kvmcompose.build.project import Project
-from kvmcompose.build.recipes import Change, changes, leaves
+from kvmcompose.build.recipes import RecipeChange, changes, leaves
 from kvmcompose.core.artefact import Literal, Rendered
 from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
@@ -26,7 +26,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str
     built_from: str | None
     inputs: dict[str, Any]
-    changed: tuple[Change, ...]
+    changed: tuple[RecipeChange, ...]
 
 
 def explain(project: Project, name: str) -> Explanation:

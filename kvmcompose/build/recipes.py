@@ -250,7 +250,7 @@ def seal(document: dict[str, Any]) -> Recipe:
     return Recipe(hashlib.sha256(data).hexdigest(), data)
 
 
-class Change(msgspec.Struct, frozen=True):
+class RecipeChange(msgspec.Struct, frozen=True):
     """One leaf of the inputs that has changed; None means missing."""
 
     name: str
@@ -274,14 +274,14 @@ def leaves(document: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, document
 
 
-def changes(before: bytes, after: bytes) -> list[Change]:
+def changes(before: bytes, after: bytes) -> list[RecipeChange]:
     """The leaves in which two documents of inputs differ, in the order of the new one."""
     old = dict(leaves(msgspec.json.decode(before)))
     new = dict(leaves(msgspec.json.decode(after)))
     names = [*new, *(name for name in old if name not in new)]
     missing = object()
     return [
-        Change(name, old.get(name), new.get(name))
+        RecipeChange(name, old.get(name), new.get(name))
         for name in names
         if old.get(name, missing) != new.get(name, missing)
     ]

@@ -85,13 +85,16 @@ class Up(
     ``rerun_scripts``: run setup scripts again that have already run. ``reset_clones``: recreate clones whose
     golden image has changed, losing what they wrote. ``keep_going``: when a guest fails, continue with the
     others. ``provision``: recreate disks on other hosts, losing what guests wrote; on the main host the build
-    makes disks.
+    makes disks. ``restart``: restart guests that only an upgrade of kvm-compose would have changed, too.
+    ``no_repair``: leave what was changed outside of kvm-compose.
     """
 
     rerun_scripts: bool = False
     reset_clones: bool = False
     keep_going: bool = False
     provision: bool = False
+    restart: bool = False
+    no_repair: bool = False
 
 
 class Down(

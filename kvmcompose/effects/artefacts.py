@@ -20,21 +20,21 @@ from kvmcompose.effects.opening import flaw, kind_of, open_below, open_folder
 _MEDIUM = "-media.iso"
 
 
-class Found(msgspec.Struct, frozen=True):
+class Inspection(msgspec.Struct, frozen=True):
     """``missing`` paths do not exist; ``foreign`` describes, by path, what no build created."""
 
     missing: tuple[str, ...]
     foreign: dict[str, str]
 
 
-def inspect(folder: Path, paths: Iterable[str]) -> Found:
+def inspect(folder: Path, paths: Iterable[str]) -> Inspection:
     """Inspect artefacts, by their paths in a project, opening folders only. Raises OSError."""
     missing: list[str] = []
     foreign: dict[str, str] = {}
     try:
         top = open_folder(folder, follow=True)
     except FileNotFoundError:
-        return Found(tuple(paths), {})
+        return Inspection(tuple(paths), {})
     try:
         for path in paths:
             try:
@@ -49,7 +49,7 @@ def inspect(folder: Path, paths: Iterable[str]) -> Found:
                     foreign[path] = what
     finally:
         os.close(top)
-    return Found(tuple(missing), foreign)
+    return Inspection(tuple(missing), foreign)
 
 
 def _wrong(top: int, path: str) -> str | None:

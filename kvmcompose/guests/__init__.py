@@ -11,6 +11,7 @@ A module implements a *kind* of guest and offers:
 ``artefacts(guest, shared)``      the files to make for one guest
 ``deployable(guest, shared)``     how to run it, from the state as read back; None, or left out, for a kind
                                   that cannot run
+``resources(guest, shared)``      what must exist on hosts for it, where libvirt does not run it; optional
 ``CANNOT_RUN_YET``                True while ``up`` cannot start guests of this kind; optional
 ``privileges(guest, shared)``     what it reaches on its host beyond its XML, likewise; optional
 
@@ -34,6 +35,7 @@ from kvmcompose.core.errors import Complaint, KvmComposeError
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.project import ProjectFiles
+from kvmcompose.core.resource import Resource
 from kvmcompose.core.state import GuestState, Shared
 
 
@@ -60,6 +62,9 @@ class GuestKind(Protocol):
     def deployable(self, guest: GuestState, shared: Shared) -> DomainGuest | None:
         """Return how to run the guest, None if nothing of it runs. ``definition`` is plain data."""
 
+    def resources(self, guest: GuestState, shared: Shared) -> Iterable[Resource]:
+        """Yield what must exist on hosts for the guest. ``definition`` is plain data."""
+
     def privileges(self, guest: GuestState, shared: Shared) -> Iterable[Privilege]:
         """Yield what the guest reaches on its host beyond its XML. ``definition`` is plain data."""
 
@@ -83,6 +88,8 @@ def guest_kind(name: str) -> GuestKind:
         module.complete = _complete
     if not hasattr(module, "deployable"):
         module.deployable = _cannot_run
+    if not hasattr(module, "resources"):
+        module.resources = _no_resources
     if not hasattr(module, "CANNOT_RUN_YET"):
         module.CANNOT_RUN_YET = False
     if not hasattr(module, "privileges"):
@@ -97,6 +104,11 @@ def _complete(guest: Guest, _files: ProjectFiles) -> Guest:
 
 def _no_privileges(_guest: GuestState, _shared: Shared) -> tuple[Privilege, ...]:
     """Return no privileges: the default for a kind without ``privileges``."""
+    return ()
+
+
+def _no_resources(_guest: GuestState, _shared: Shared) -> tuple[Resource, ...]:
+    """Return no resources: the default for a kind that libvirt runs, or that cannot run."""
     return ()
 
 

@@ -41,6 +41,14 @@ CREATE TABLE snapshots (
     PRIMARY KEY (deployment, guest, name)
 ) STRICT, WITHOUT ROWID;
 """
+#: What is known to have run in guests. It can be lost: then guests are asked. Older servers do not know it.
+MARKS = """
+CREATE TABLE IF NOT EXISTS marks (
+    deployment TEXT NOT NULL REFERENCES deployments (name) ON DELETE CASCADE,
+    kind TEXT NOT NULL, guest TEXT NOT NULL, digest TEXT NOT NULL,
+    PRIMARY KEY (deployment, kind, guest)
+) STRICT, WITHOUT ROWID
+"""
 
 
 def migrate(db: sqlite3.Connection) -> None:

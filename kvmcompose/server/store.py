@@ -33,7 +33,7 @@ from kvmcompose.core.deployment import (
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.server.clock import now
 from kvmcompose.server.people import Person, this_user
-from kvmcompose.server.schema import SCHEMA, VERSION, migrate
+from kvmcompose.server.schema import MARKS, SCHEMA, VERSION, migrate
 
 #: How many actions of a deployment are kept: the latest ones.
 HISTORY = 200
@@ -103,6 +103,7 @@ class Store:
                 f"the server's database has version {version}, and this server needs version {VERSION}",
                 hint="run the kvm-compose that wrote it, or take the testbeds down with that and remove it",
             )
+        self._db.execute(MARKS)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -340,6 +341,28 @@ class Store:
                 "INSERT INTO snapshots VALUES (?, ?, ?, ?, ?)",
                 [(name, guest, each, number, xml) for number, (each, xml) in enumerate(snapshots)],
             )
+
+    def put_mark(self, name: str, kind: str, guest: str, digest: str | None) -> None:
+        """Remember what has run in a guest; None: nothing is known of it any more."""
+        if digest is None:
+            self._db.execute(
+                "DELETE FROM marks WHERE deployment = ? AND kind = ? AND guest = ?", (name, kind, guest)
+            )
+        else:
+            self._insert("marks", replace=True, deployment=name, kind=kind, guest=guest, digest=digest)
+
+    def forget_marks(self, name: str, guest: str | None = None) -> None:
+        """Forget what has run in a guest, or in all of them."""
+        self._db.execute(
+            "DELETE FROM marks WHERE deployment = ? AND (guest = ? OR ? IS NULL)", (name, guest, guest)
+        )
+
+    def marks(self, name: str, kind: str) -> dict[str, str]:
+        """Return the digests of what has run in guests."""
+        rows = self._db.execute(
+            "SELECT guest, digest FROM marks WHERE deployment = ? AND kind = ?", (name, kind)
+        )
+        return {row["guest"]: row["digest"] for row in rows}
 
     def snapshots(self, name: str, guest: str) -> list[tuple[str, str]]:
         """Return the stored snapshots of a guest as (name, XML), the oldest first."""

@@ -76,8 +76,9 @@ GUESTS = {"web", "db", "far", "worker-0", "worker-1", "worker-2", "worker-3"}
 #: Calls of the server that only look; what is refused has made no others.
 LOOKING = {
     "check", "look", "facts",
-    "foreign_domains", "foreign", "domains", "networks",
-    "bridges", "foreign_ports", "present", "pristine", "header", "signature", "leases", "snapshots",
+    "foreign_domains", "foreign", "domains", "found_networks",
+    "observe_bridges", "linked_folder", "foreign_ports", "present",
+    "pristine", "header", "signature", "leases", "snapshots",
 }  # fmt: skip
 
 
@@ -491,7 +492,7 @@ def test_up_without_one_of_the_hosts_is_refused_and_changes_nothing(labs: Lab) -
     before = seen(labs)
     action = labs.do(Up())
     assert action.refused
-    assert [fault.message for fault in action.faults] == ["two: two/look:lab was made to fail"]
+    assert [fault.message for fault in action.faults] == ["two: two/linked_folder:lab was made to fail"]
     assert {verb(call) for call in labs.drivers.calls} <= LOOKING
     assert seen(labs) == before
     assert labs.deployment.state is Phase.DOWN
@@ -523,7 +524,7 @@ def test_down_without_one_of_the_hosts_takes_down_the_others_and_can_be_finished
     action = labs.do(Down(purge=purge))
     assert action.state is ActionState.FAILED
     assert [fault.host for fault in action.faults] == ["two"]
-    assert "two/look:lab was made to fail" in action.faults[0].message
+    assert "two/linked_folder:lab was made to fail" in action.faults[0].message
     assert running(labs) == {"one": set(), "two": PLACES["two"], "three": set()}
     for name in ("", "three"):
         world = labs.drivers.worlds[name]
@@ -570,6 +571,7 @@ def test_down_takes_down_guests_on_a_host_that_was_taken_out_of_the_config(labs:
     labs.bench.generate()
     refused = labs.do(Up())
     assert refused.refused
+    assert "three: far has data here, and is placed on two now" in {each.message for each in refused.faults}
     assert running(labs) == PLACES
     labs.must(Down())
     assert_clean(labs)

@@ -51,7 +51,7 @@ def test_guests_that_cannot_run_are_a_failure_once_the_others_run(lab: Lab) -> N
 def test_stages_come_in_order(lab: Lab) -> None:
     action = lab.must(Up())
     stages = list(dict.fromkeys(step.stage for step in lab.store.steps(action.uuid)))
-    assert stages == ["check", "network", "golden", "guests", "setup", "run"]
+    assert stages == ["check", "network", "golden", "guests", "setup", "run", "verify"]
 
 
 def test_a_golden_image_is_set_up_once_and_stays_off(lab: Lab) -> None:
@@ -100,7 +100,7 @@ def test_up_of_what_is_up_does_nothing_and_says_so(lab: Lab) -> None:
 def test_up_starts_a_guest_that_went_off(lab: Lab) -> None:
     lab.must(Up())
     lab.world.domains["lab-db"].started = 0
-    assert "guest db does not run" in lab.status().differences
+    assert "guest db: is shut off" in lab.status().differences
     lab.drivers.calls.clear()
     lab.must(Up())
     assert lab.running() == GUESTS
@@ -160,40 +160,50 @@ def test_down_takes_down_what_was_brought_up_not_what_was_edited_since(lab: Lab)
     lab.assert_clean()
 
 
-def test_up_after_an_edit_refuses_and_tells_what_differs(lab: Lab) -> None:
+def test_up_after_an_edit_restarts_that_guest_alone(lab: Lab) -> None:
     lab.must(Up())
+    started = {name: domain.started for name, domain in lab.world.domains.items()}
     lab.bench.edit(WEB, WEB.replace("cpus: 1", "cpus: 2"))
     lab.bench.generate()
-    calls = len(lab.drivers.calls)
-    action = lab.do(Up())
-    assert action.state is ActionState.FAILED
-    assert action.refused
-    assert lab.deployment.state is Phase.UP
-    assert action.faults[0].message == "guest web: libvirt.cpus: 1 -> 2"
-    assert "kvm-compose down && kvm-compose up" in (action.faults[-1].hint or "")
-    assert not [call for call in lab.drivers.calls[calls:] if call.startswith(("start_", "apply_"))]
-    assert lab.status().differences == ("guest web: libvirt.cpus: 1 -> 2",)
-    lab.must(Down())
-    lab.must(Up())
+    assert lab.status().differences == ("guest web: cpus: 1 -> 2",)
+    lab.drivers.calls.clear()
+    action = lab.must(Up())
+    changing = ("start_", "change_", "apply_", "remove_", "destroy_", "shut_", "undefine_", "update_", "put")
+    assert [call for call in lab.drivers.calls if call.startswith(changing)] == [
+        "shut_down_domain:lab-web",
+        "destroy_domain:lab-web",
+        "start_domain:lab-web",
+    ]
+    changed = {name for name, domain in lab.world.domains.items() if domain.started != started[name]}
+    assert changed == {"lab-web"}
+    steps = [step.name for step in lab.store.steps(action.uuid)]
+    assert steps == ["check", "stop:web", "start:web", "wait:web", "run:web:00-run.sh", "verify"]
+    assert lab.status().differences == ()
 
 
-def test_a_guest_added_and_one_removed_are_differences(lab: Lab) -> None:
+def test_a_guest_is_added_and_one_removed(lab: Lab) -> None:
     lab.must(Up())
+    started = {name: domain.started for name, domain in lab.world.domains.items()}
     lab.bench.edit("name: db", "name: database")
     lab.bench.generate()
-    action = lab.do(Up())
-    messages = [fault.message for fault in action.faults]
-    assert "guest db was removed" in messages
-    assert "guest database was added" in messages
+    assert {"guest db: not in the testbed any more", "guest database: new"} <= set(lab.status().differences)
+    lab.must(Up())
+    assert lab.running() == GUESTS - {"db"} | {"database"}
+    assert "lab-db" not in lab.world.domains
+    kept = started.keys() - {"lab-db"}
+    assert {name: lab.world.domains[name].started for name in kept} == {name: started[name] for name in kept}
+    assert lab.status().differences == ()
+    assert lab.disk("db-cloud-init.img") in lab.world.disks  # what it wrote stays
 
 
-def test_a_domain_edited_by_hand_is_a_difference(lab: Lab) -> None:
+def test_a_domain_edited_by_hand_restarts_its_guest(lab: Lab) -> None:
     lab.must(Up())
     path = lab.bench.path("web-domain.xml")
-    path.write_text(path.read_text() + "<!-- mine -->\n")
-    action = lab.do(Up())
-    assert action.refused
-    assert action.faults[0].message == "artefacts/web-domain.xml has changed"
+    path.write_text(path.read_text().replace("</devices>", "<memballoon model='none'/></devices>"))
+    assert lab.status().differences == ("guest web: artefacts/web-domain.xml has changed",)
+    action = lab.must(Up())
+    assert "stop:web" in {step.name for step in lab.store.steps(action.uuid)}
+    assert lab.status().differences == ()
 
 
 def test_a_guest_that_is_off_may_have_changed(lab: Lab) -> None:

@@ -139,7 +139,7 @@ def test_a_testbed_from_up_to_down(
     # a guest that is killed is seen, and comes back
     real_host.run(["pkill", "-KILL", "-f", "guest=lab-right"])
     wait_for(lambda: project.states()["right"] == "shut off")
-    assert "guest right does not run" in project.run("status").stdout
+    assert "guest right: is shut off" in project.run("status").stdout
     project.run("up")
     assert project.states()["right"] == "running"
     assert project.inside("left", "cat", "/etc/setups") == "once"

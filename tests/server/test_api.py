@@ -69,6 +69,8 @@ def test_a_deployment_from_first_to_last(stub: StubServer) -> None:
         "reset_clones": False,
         "keep_going": True,
         "provision": False,
+        "restart": False,
+        "no_repair": False,
     }
     assert client.deployment("demo").state is Phase.UP
     assert [step.name for step in client.steps("demo", uuid)] == ["step"]

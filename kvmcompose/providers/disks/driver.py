@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from kvmcompose.core.errors import KvmComposeError
@@ -117,6 +118,15 @@ class HostDisks:
                 )
             await self._make_link(link, folder)
         await self._make_consoles(folder)
+
+    async def linked_folder(self, project: str, folders: Sequence[Path]) -> Path | None:
+        target = await self._target(self._link(project))
+        if target is None:
+            return None
+        for folder in folders:
+            if target == await self._resolved(folder):
+                return folder
+        return None
 
     async def unlink_project(self, project: str, folder: Path) -> None:
         link = self._link(project)

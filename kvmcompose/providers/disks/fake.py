@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from kvmcompose.hosts.fake import FakeDisk, SimulatedHost
@@ -23,6 +24,11 @@ class FakeDisks:
         await self._host.call("link_project", project)
         self._host.world.projects[project] = str(folder)
         self._host.keep()
+
+    async def linked_folder(self, project: str, folders: Sequence[Path]) -> Path | None:
+        await self._host.call("linked_folder", project)
+        linked = self._host.world.projects.get(project)
+        return next((folder for folder in folders if str(folder) == linked), None)
 
     async def unlink_project(self, project: str, folder: Path) -> None:
         await self._host.call("unlink_project", project)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,9 @@ class Disks(Protocol):
         ``before`` is an earlier folder of the same project, to which the link may still point.
         Raises DriverError when the link points to another project's folder.
         """
+
+    async def linked_folder(self, project: str, folders: Sequence[Path]) -> Path | None:
+        """Return which of these folders the project's link leads to; None for no link, or another folder."""
 
     async def unlink_project(self, project: str, folder: Path) -> None:
         """Remove that link if it points to the folder."""

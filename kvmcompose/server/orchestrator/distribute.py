@@ -21,7 +21,7 @@ from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.action_log import ActionLog, RunningStep
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.growth import GrowingDisk, HostedDisks, WantedFile
-from kvmcompose.server.orchestrator.stages import Job, shielded, together
+from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 STAGE = "distribute"
@@ -36,23 +36,31 @@ class _Task(msgspec.Struct, frozen=True, kw_only=True):
 
     context: Context
     testbed: LoadedTestbed
-    log: ActionLog
     digests: Digests
     provision: bool
 
 
 class Distribution:
-    """The transfers of one ``up``. All hosts have to be checked first."""
+    """The transfers of a testbed. Look at all hosts before anything is sent."""
 
-    def __init__(self, context: Context, testbed: LoadedTestbed, log: ActionLog, *, provision: bool) -> None:
+    def __init__(
+        self,
+        context: Context,
+        testbed: LoadedTestbed,
+        hosts: Mapping[str, HostDrivers],
+        *,
+        provision: bool,
+    ) -> None:
+        """``hosts`` are those of the testbed, and those that have left it: guests may have data there."""
         self._context = context
-        self._testbed = testbed
+        self.testbed = testbed
         self._digests = Digests(testbed.folder)
-        task = _Task(context=context, testbed=testbed, log=log, digests=self._digests, provision=provision)
+        task = _Task(context=context, testbed=testbed, digests=self._digests, provision=provision)
         self._main = context.host(testbed.main_host)
+        self.main = self._main.name
         self._others = {
             name: OtherHost(task, drivers, drivers.blobs)
-            for name, drivers in context.hosts(testbed).items()
+            for name, drivers in hosts.items()
             if name != testbed.main_host.name and drivers.blobs is not None
         }
         #: A member's main host is sent what all guests need, before any other host is.
@@ -60,47 +68,27 @@ class Distribution:
             Delivery(task, self._main, self._main.blobs) if self._main.blobs is not None else None
         )
 
-    async def check(self, name: str) -> list[Reason]:
-        """Return what prevents transfers to a host; nothing for the main host. Raises DriverError."""
-        if self._delivery is not None and name == self._main.name:
-            return await self._delivery.check()
-        return await self._others[name].check() if name in self._others else []
+    def to(self, name: str) -> OtherHost | None:
+        """Return the transfers to a host; None for a main host that uses the project folder itself."""
+        return self._delivery if name == self._main.name else self._others.get(name)
 
-    async def prepare(self, host: HostDrivers) -> Path:
-        """Return the project's folder on a host, created if necessary."""
-        if host.blobs is not None:
-            await host.blobs.open(self._context.project, await self._context.read_home())
-        return self._context.folder_on(host)
+    async def recheck(self) -> None:
+        """Look at files again: golden images may have been rebuilt."""
+        await in_thread(self._digests.recheck)
 
-    async def deliver(self, host: HostDrivers, running: Collection[str]) -> None:
-        """Send everything to a member's main host; nothing where the project folder itself is used."""
-        if self._delivery is not None and host.name == self._main.name:
-            await self._delivery.send(running, ())
+    async def keep(self) -> None:
+        """Remember the digests of files."""
+        await in_thread(self._digests.keep)
 
     def is_to_be_put(self, guest: LoadedGuest) -> bool:
         """Whether the main host has no disk of a guest, or will be sent another one."""
         return self._delivery is not None and self._delivery.lacks(_disk(guest))
 
-    async def run(self, running: Collection[str], failed: Collection[str]) -> set[str]:
-        """Send everything; return the names of hosts to which a transfer failed.
-
-        Disks of ``running`` guests stay as they are; what ``failed`` guests need is left out.
-        """
-        await in_thread(self._digests.recheck)  # golden images may have been rebuilt
-
-        def job(other: OtherHost) -> Job:
-            return lambda: other.send(running, failed)
-
-        jobs = [job(other) for other in self._others.values()]
-        results = await together(jobs, limit=max(1, len(jobs)))
-        await in_thread(self._digests.keep)
-        return {name for name, good in zip(self._others, results, strict=True) if not good}
-
     # -- disks, wherever they are
 
     def path(self, guest: LoadedGuest) -> Path:
         """Return the path of a guest's disk on its host."""
-        return self._context.folder_on(self._context.host_of(guest, self._testbed)) / _disk(guest)
+        return self._context.folder_on(self._context.host_of(guest, self.testbed)) / _disk(guest)
 
     async def has_data(self, guest: LoadedGuest) -> bool:
         """Whether a guest has written to its disk."""
@@ -112,14 +100,14 @@ class Distribution:
         if self.is_to_be_put(guest):
             return False
         # the disk is on the main host, and is sent with all its data
-        return not await self._main.disks.pristine(self._testbed.folder / guest.run.disk)
+        return not await self._main.disks.pristine(self.testbed.folder / guest.run.disk)
 
     async def renew(self, guest: LoadedGuest) -> None:
         """Give a guest an empty disk: all data on it is lost."""
         other = self._others.get(guest.state.testbed_host)
         if other is not None:
             await other.drop(_disk(guest))  # a new one is sent
-        here = self._testbed.folder / _disk(guest)
+        here = self.testbed.folder / _disk(guest)
         if other is None or not await self._main.disks.pristine(here):
             await self._main.disks.reset_overlay(here)
 
@@ -131,7 +119,6 @@ class OtherHost:
         self.name = drivers.name
         self._project = task.context.project
         self._context = task.context
-        self._log = task.log
         self._digests = task.digests
         self._provision = task.provision
         self._folder = task.testbed.folder
@@ -144,21 +131,48 @@ class OtherHost:
         self._stored: frozenset[str] = frozenset()
         self._growing: dict[str, GrowingDisk] = {}
         self._golden: frozenset[str | None] = frozenset()  # on other hosts they are images
+        #: Disks of the golden images that the host's guests are clones of, by name.
+        self.golden = {
+            golden.name: _disk(golden)
+            for golden in task.testbed.golden
+            if any(guest.golden == golden.name for guest in self._guests)
+        }
         self._reader: OwnerFiles | None = None
+        #: What is in the way of the transfers, found by ``look``.
+        self.refusals: list[Reason] = []
 
     # -- before anything is changed
 
-    async def check(self) -> list[Reason]:
-        """Return what is in the way. Raises DriverError when the host cannot be used."""
+    async def look(self, running: Collection[str]) -> list[str]:
+        """Return the paths of what the host lacks; disks of ``running`` guests stay as they are.
+
+        Raises DriverError when the host cannot be used.
+        """
         held = await self._blobs.inspect(self._project, await self._context.read_home())
         self._delivered, self._stored = dict(held.delivered), held.stored
         # before a member's main host was sent anything
         wanted = await self._wanted(first=True)
         self._growing = await self._find_growing(wanted, self._context.member)
-        reasons = [*self._check_room(held, wanted)]
+        self.refusals = [*self._check_room(held, wanted)]
         if not self._provision:
-            reasons += await self._check_disks(wanted)
-        return reasons
+            self.refusals += await self._check_disks(wanted)
+        return self._lacking(wanted, running)
+
+    def _lacking(self, wanted: Mapping[str, WantedFile], running: Collection[str]) -> list[str]:
+        in_use = self._in_use(running)
+        return [
+            path
+            for path, each in wanted.items()
+            if path not in in_use
+            and (
+                path in self._growing
+                or self._is_to_be_put(path, each)
+                or (each.file.shared and self._delivered.get(path) != each.digest)
+            )
+        ]
+
+    def _in_use(self, running: Collection[str]) -> set[str | None]:
+        return {_disk_or_none(guest) for guest in self._guests if guest.name in running}
 
     def _check_room(self, held: Inventory, wanted: Mapping[str, WantedFile]) -> Iterator[Reason]:
         needed = sum(
@@ -244,16 +258,19 @@ class OtherHost:
 
     # -- sending
 
-    async def send(self, running: Collection[str], failed: Collection[str]) -> None:
-        """Send what the host lacks; see ``Distribution.run``. Raises StepFailedError."""
-        with self._log.step(STAGE, "look", host=self.name) as step:
+    async def send(self, running: Collection[str], failed: Collection[str], log: ActionLog) -> None:
+        """Send what the host lacks. Raises StepFailedError.
+
+        Disks of ``running`` guests stay as they are; what ``failed`` guests need is left out.
+        """
+        with log.step(STAGE, "look", host=self.name) as step:
             wanted = await self._wanted(failed)
             step.skip()
         sent = 0
         for digest, file in _shared(wanted).items():
             if digest not in self._stored:
-                sent += await self._send_image(digest, file)
-        with self._log.step(STAGE, "files", host=self.name) as step:
+                sent += await self._send_image(digest, file, log)
+        with log.step(STAGE, "files", host=self.name) as step:
             sent += await self._send_files(wanted, running, step)
             await self._finish(wanted)
             if sent:
@@ -267,9 +284,9 @@ class OtherHost:
         noted = Sent(frozenset(_shared(wanted)), files)
         await in_thread(note_sent, self._folder, self.name, noted)
 
-    async def _send_image(self, digest: str, file: NeededFile) -> int:
+    async def _send_image(self, digest: str, file: NeededFile, log: ActionLog) -> int:
         name = Path(file.path).name
-        with self._log.step(STAGE, f"send:{name}", host=self.name) as step:
+        with log.step(STAGE, f"send:{name}", host=self.name) as step:
             sent, began = 0, time.monotonic()
             reported = began
 
@@ -290,7 +307,7 @@ class OtherHost:
     ) -> int:
         # before links change: they say what is there
         self._growing = await self._find_growing(wanted)
-        in_use = {_disk_or_none(guest) for guest in self._guests if guest.name in running}
+        in_use = self._in_use(running)
         await self._grow(wanted, in_use, step)
         links = {
             path: each.digest
@@ -351,17 +368,18 @@ class Delivery(OtherHost):
     def __init__(self, task: _Task, drivers: HostDrivers, blobs: BlobStore) -> None:
         super().__init__(task, drivers, blobs)
         self._guests = list(task.testbed.guests.values())
+        self.golden = {}  # they are made here, afterwards
         self._elsewhere = []
         self._golden = frozenset(_disk_or_none(guest) for guest in task.testbed.golden)
         self._reader = task.context.member
         self._to_come: set[str] = set()
 
-    async def check(self) -> list[Reason]:
+    async def look(self, running: Collection[str]) -> list[str]:
         """As for any host."""
-        reasons = await super().check()
+        lacking = await super().look(running)
         wanted = await self._wanted(first=True)
         self._to_come = {path for path, each in wanted.items() if self._is_to_be_put(path, each)}
-        return reasons
+        return lacking
 
     def lacks(self, disk: str) -> bool:
         """Whether the host has no such disk, or will be sent another one."""

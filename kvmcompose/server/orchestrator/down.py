@@ -13,16 +13,16 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.transfer_plan import forget_sent
 from kvmcompose.pipeline.stored import sound_hosts
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.render.domain import console_log
 from kvmcompose.server.action_log import ActionLog, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.golden import RECORD
-from kvmcompose.server.orchestrator.stages import Job, shielded, together
+from kvmcompose.server.orchestrator.perform import perform
+from kvmcompose.server.orchestrator.plan import Differences, plan
+from kvmcompose.server.orchestrator.resources._view import View
+from kvmcompose.server.orchestrator.resources._work import Work
+from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, LoadedTestbed
-
-#: Guests that shut down at a time, on one host.
-SHUT_DOWNS = 16
 
 
 class TakeDown:
@@ -87,78 +87,34 @@ class TakeDown:
         """Raises StepFailedError when something could not be taken away; the rest is, all the same."""
         self._testbeds = await self._known()
         hosts = await self._hosts()
-        jobs = [self._host_job(name, host) for name, host in hosts.items()]
-        results = await together(jobs, limit=len(jobs))
-        if not all(results):
+        view = View(self._context, self._testbeds, hosts)
+        found = await plan(view, None)
+        good = [name for name, host in hosts.items() if await self._look(name, host, found)]
+        changes = [each for each in found.changes if each.found is not None and each.found.ref.host in good]
+        failed = await perform(Work(view, None, self._command, self._log, {}), changes)
+        if failed or len(good) != len(hosts):
             raise StepFailedError(f"{self._context.project} is not down altogether")
         if self._command.purge:
             await self._purge(hosts)
-        self._context.store.set_deployed(self._context.project, None)
-        self._log.say(f"{self._context.project} is down")
+        store, project = self._context.store, self._context.project
+        store.set_deployed(project, None)
+        store.forget_marks(project)
+        self._log.say(f"{project} is down")
         return Phase.DOWN
 
-    def _host_job(self, name: str, host: HostDrivers) -> Job:
-        async def job() -> None:
+    async def _look(self, name: str, host: HostDrivers, found: Differences) -> bool:
+        """Log what was found on a host; whether it answered, and has nothing of another main host."""
+        try:
             with self._log.step("guests", "look", host=name) as step:
-                if host.blobs is not None:  # refuses what is another main host's
+                if name in found.silent:
+                    raise found.silent[name]
+                if host.blobs is not None:
                     await host.blobs.inspect(self._context.project, await self._context.read_home())
-                domains = await host.hypervisor.domains(self._context.project)
-                if not domains:
+                if not any(each.ref.host == name and each.guest for each in found.found):
                     step.skip()
-            stopped = await together(
-                [self._guest_job(name, host, each) for each in domains.values()], limit=SHUT_DOWNS
-            )
-            if not all(stopped):  # what guests are plugged into stays as long as they do
-                raise StepFailedError("guests are left")
-            await self._network(name, host)
-            with self._log.step("network", "project-folder", host=name):
-                for folder in dict.fromkeys((self._context.folder_on(host), self._context.location)):
-                    await shielded(host.disks.unlink_project(self._context.project, folder))
-
-        return job
-
-    def _guest_job(self, name: str, host: HostDrivers, domain: DomainState) -> Job:
-        async def job() -> None:
-            with self._log.step("guests", f"stop:{domain.guest}", guest=domain.guest, host=name) as step:
-                await self._keep_snapshots(host, domain)
-                if domain.state in ("running", "paused"):
-                    limit = self._command.timeout
-                    if domain.state == "paused" or not await host.hypervisor.shut_down_domain(
-                        domain.name, limit
-                    ):
-                        if domain.state == "running":
-                            step.say(f"did not shut down within {limit:g} s, is switched off", Level.WARNING)
-                        await shielded(host.hypervisor.destroy_domain(domain.name))
-                await shielded(host.hypervisor.undefine_domain(domain.name))
-
-        return job
-
-    async def _keep_snapshots(self, host: HostDrivers, domain: DomainState) -> None:
-        """Libvirt forgets snapshots with the domain; their data stays in the disk, to be used again."""
-        snapshots = await host.hypervisor.snapshots(domain.name)
-        self._context.store.keep_snapshots(
-            self._context.project, domain.guest, [(each.name, each.xml) for each in snapshots]
-        )
-
-    async def _network(self, name: str, host: HostDrivers) -> None:
-        project = self._context.project
-        with self._log.step("network", "bridges", host=name):
-            found = await host.switches.bridges(project)
-            await shielded(host.switches.remove(sorted(found)))
-        with self._log.step("network", "links", host=name):
-            ends = {
-                veth.left
-                for testbed in self._testbeds
-                for veth in testbed.network_plan.veths
-                if veth.host == name
-            }
-            present = await host.links.present(sorted(ends))
-            # ours are on no bridge any more: what is has the name only
-            others = await host.switches.foreign_ports(project, sorted(present))
-            await shielded(host.links.remove(sorted(present - frozenset(others))))
-        with self._log.step("network", "networks", host=name):
-            for network in await host.hypervisor.networks(project):
-                await shielded(host.hypervisor.remove_network(network))
+        except StepFailedError:
+            return False
+        return True
 
     async def _purge(self, hosts: dict[str, HostDrivers]) -> None:
         with self._log.step("purge", "disks") as step:

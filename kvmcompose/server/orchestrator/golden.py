@@ -17,7 +17,7 @@ from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.scripts import run_script, seal
-from kvmcompose.server.orchestrator.stages import Job, shielded, together
+from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.start import Starter
 from kvmcompose.server.orchestrator.testbed import PRIVATE, LoadedGuest, LoadedTestbed
 
@@ -36,85 +36,69 @@ class Frozen(msgspec.Struct, frozen=True):
 class GoldenImages:
     """The golden images of a testbed."""
 
-    def __init__(
-        self,
-        context: Context,
-        testbed: LoadedTestbed,
-        log: ActionLog,
-        starter: Starter,
-        distribution: Distribution,
-    ) -> None:
+    def __init__(self, context: Context, testbed: LoadedTestbed, distribution: Distribution) -> None:
         self._context = context
         self._testbed = testbed
-        self._log = log
-        self._starter = starter
         self._distribution = distribution
+        #: Their host.
+        self.host = testbed.main_host.name
 
     @once
     def _record(self) -> dict[str, Frozen]:
         """Reads files: call it in a thread."""
         return read_record(self._testbed.folder)
 
-    async def check(self, *, reset: bool) -> list[tuple[str, str | None]]:
-        """Why images that have to be made cannot be: clones hold data that lies on the old ones."""
-        if reset:
-            return []
-        reasons: list[tuple[str, str | None]] = []
+    async def made(self) -> dict[str, str]:
+        """Return those that are there, with what they were made from."""
+        found = {}
         for golden in self._testbed.golden:
-            if await self._is_made(golden):
-                continue
-            holding = [clone.name for clone in await self._clones_with_data(golden)]
-            if holding:
-                why = f"the golden image {golden.name} has to be set up again, and clones have data"
-                hint = "up --reset-clones recreates these clones: what they wrote is lost"
-                reasons.append((f"{why}: {', '.join(holding)}", hint))
-        return reasons
+            noted = await in_thread(self._noted, golden.name)
+            if noted is not None and await self._is_unchanged(golden, noted):
+                found[golden.name] = noted.recipe
+        return found
 
-    async def _is_made(self, golden: LoadedGuest) -> bool:
+    def _noted(self, name: str) -> Frozen | None:
+        return self._record.get(name)
+
+    async def clones_in_the_way(self, golden: LoadedGuest) -> list[tuple[str, str | None]]:
+        """Return why an image that has to be made cannot be: clones hold data that lies on the old one."""
+        holding = [clone.name for clone in await self._clones_with_data(golden)]
+        if not holding:
+            return []
+        why = f"the golden image {golden.name} has to be set up again, and clones have data"
+        hint = "up --reset-clones recreates these clones: what they wrote is lost"
+        return [(f"{why}: {', '.join(holding)}", hint)]
+
+    async def _is_unchanged(self, golden: LoadedGuest, made: Frozen) -> bool:
         if self._distribution.is_to_be_put(golden):
             return False
-        made = await in_thread(self._record_of, golden)
-        if made is None:
-            return False
-        return made.signature == await self._host(golden).disks.signature(self._distribution.path(golden))
-
-    def _record_of(self, golden: LoadedGuest) -> Frozen | None:
-        """What is noted of an image, if it is made from what it would be made from now."""
-        made = self._record.get(golden.name)
-        return made if made is not None and made.recipe == self._testbed.golden_recipe(golden) else None
+        disk = self._distribution.path(golden)
+        return made.signature == await self._host(golden).disks.signature(disk)
 
     async def _clones_with_data(self, golden: LoadedGuest) -> list[LoadedGuest]:
         return [
             clone for clone in self._testbed.clones(golden.name) if await self._distribution.has_data(clone)
         ]
 
-    async def provide(self, limits: dict[str, int]) -> set[str]:
-        """Make those that are not there; the names of those that could not be made."""
-        images = [golden for golden in self._testbed.golden if not await self._is_made(golden)]
-
-        def job(golden: LoadedGuest) -> Job:
-            return lambda: self._make(golden)
-
-        results = await together([job(golden) for golden in images], limit=min(limits.values(), default=1))
-        return {golden.name for golden, good in zip(images, results, strict=True) if not good}
-
-    async def _make(self, golden: LoadedGuest) -> None:
+    async def make(self, golden: LoadedGuest, starter: Starter, log: ActionLog) -> None:
+        """Boot an image, run its scripts, shut it down and freeze it. Raises StepFailedError."""
         host, disk = self._host(golden), self._distribution.path(golden)
         domain = golden.state.hostname
         where = {"guest": golden.name, "host": host.name}
-        with self._log.step(STAGE, f"prepare:{golden.name}", **where) as step:
+        with log.step(STAGE, f"prepare:{golden.name}", **where) as step:
             for clone in await self._clones_with_data(golden):
                 step.say(f"{clone.name} is recreated, because its golden image changes", Level.WARNING)
                 await shielded(self._distribution.renew(clone))
             await shielded(self._clear(golden, host))
         try:
-            await self._starter.start(golden, None, STAGE)
-            login = await self._starter.login(golden)
+            await starter.start(golden, STAGE)
+            await starter.wait(golden, STAGE)
+            login = await starter.login(golden)
             for script in golden.run.setup_scripts if golden.run else ():
                 name = script.rpartition("/")[2]
-                with self._log.step(STAGE, f"shared_setup:{golden.name}:{name}", **where) as step:
+                with log.step(STAGE, f"shared_setup:{golden.name}:{name}", **where) as step:
                     await run_script(self._context.shell, login, script, step.output)
-            with self._log.step(STAGE, f"freeze:{golden.name}", **where):
+            with log.step(STAGE, f"freeze:{golden.name}", **where):
                 await seal(self._context.shell, login)
                 if not await host.hypervisor.shut_down_domain(domain, _SHUT_DOWN_SECONDS):
                     raise DriverError(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kvmcompose.effects import private
-from kvmcompose.effects.artefacts import Found, inspect
+from kvmcompose.effects.artefacts import Inspection, inspect
 from kvmcompose.effects.files import digest_file, expand
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.effects.owner_files import OwnerFiles
@@ -43,13 +43,13 @@ class ProjectFolder:
             return False
         return True
 
-    def inspect(self, paths: Iterable[str]) -> Found:
+    def inspect(self, paths: Iterable[str]) -> Inspection:
         """Which artefacts are not there, or not as a build leaves them; a member's links are the member's.
 
         Raises OSError, or KvmComposeError for what is in the place of our own notes.
         """
         if self.member is not None:
-            return Found(tuple(path for path in paths if not self.is_file(path)), {})
+            return Inspection(tuple(path for path in paths if not self.is_file(path)), {})
         private.refuse_foreign(self.location / ".kvm-compose")
         return inspect(self.location, paths)
 

@@ -9,7 +9,6 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.guest.interface import Login
-from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.render.domain import console_log
 from kvmcompose.server.action_log import ActionLog, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
@@ -32,17 +31,17 @@ class Starter:
         self._testbed = testbed
         self._log = log
 
-    async def start(self, guest: LoadedGuest, domain: DomainState | None, stage: str) -> None:
-        """Start a guest unless it runs, and wait until it can be worked with. Raises StepFailedError."""
+    async def start(self, guest: LoadedGuest, stage: str, made: str = "") -> None:
+        """Start a guest. ``made`` is stored in its domain's metadata. Raises StepFailedError."""
         host = self._context.host_of(guest, self._testbed)
         where = {"guest": guest.name, "host": host.name}
-        with self._log.step(stage, f"start:{guest.name}", **where) as step:
-            if domain is not None and domain.state == "running":
-                step.skip()
-            else:
-                await shielded(self._start(guest, host))
-        if guest.run is None or not guest.run.cloud_init or guest.address is None:
-            return
+        with self._log.step(stage, f"start:{guest.name}", **where):
+            await shielded(self._start(guest, host, made))
+
+    async def wait(self, guest: LoadedGuest, stage: str) -> None:
+        """Wait until a guest can be worked with. Raises StepFailedError."""
+        host = self._context.host_of(guest, self._testbed)
+        where = {"guest": guest.name, "host": host.name}
         try:
             with self._log.step(stage, f"wait:{guest.name}", **where):
                 await self._wait(guest, host)
@@ -50,7 +49,7 @@ class Starter:
             await self._show_console(guest, host, stage)
             raise
 
-    async def _start(self, guest: LoadedGuest, host: HostDrivers) -> None:
+    async def _start(self, guest: LoadedGuest, host: HostDrivers, made: str) -> None:
         run = guest.run
         assert run is not None  # noqa: S101 (only guests that run are started)
         store, project = self._context.store, self._context.project
@@ -58,7 +57,11 @@ class Starter:
             # the disk is new: with it a life of the guest begins
             await self._context.shell.forget(self._testbed.login(guest, guest.address or ""))
             store.keep_snapshots(project, guest.name, [])
-        await host.hypervisor.start_domain(await in_thread(domain_xml, self._context, self._testbed, guest))
+            store.forget_marks(project, guest.name)
+        for kind in ("reachable", "run-scripts"):
+            store.put_mark(project, kind, guest.name, None)
+        xml = await in_thread(domain_xml, self._context, self._testbed, guest)
+        await host.hypervisor.start_domain(xml, made)
         for _name, xml in store.snapshots(project, guest.name):
             await host.hypervisor.know_snapshot(guest.state.hostname, xml)
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
 
 from kvmcompose.core.deployment import GuestAccess, GuestStatus, HostAccess, Phase, TestbedStatus
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host
-from kvmcompose.effects.threads import in_thread
 from kvmcompose.providers.libvirt.interface import DomainState
+from kvmcompose.reconcile.wording import causes, difference_text
 from kvmcompose.server.orchestrator.context import Context
-from kvmcompose.server.orchestrator.differences import differences as changed_since
-from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, Deployed, LoadedGuest, LoadedTestbed
+from kvmcompose.server.orchestrator.plan import plan
+from kvmcompose.server.orchestrator.resources._view import View
+from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, LoadedGuest, LoadedTestbed
 
 
 class Meter:
@@ -37,22 +37,41 @@ class Meter:
 async def status(context: Context, meter: Meter) -> TestbedStatus:
     """The deployment and its guests as they are now. Raises RefusedError when nothing was ever built."""
     testbed = await context.read_current()
-    domains, silent = await context.query(testbed, testbed.state.testbed_hosts)
-    if len(silent) == len(testbed.state.testbed_hosts):
-        raise next(iter(silent.values()))
+    built, problem = await _built(context)
+    deployed = testbed if context.deployed is not None else None
+    testbeds = [each for each in (built, deployed) if each is not None]
+    hosts = dict(context.hosts(testbed))
+    view = View(context, testbeds, hosts)
+    planned = await plan(view, built or testbed)
+    if len(planned.silent) == len(hosts):
+        raise next(iter(planned.silent.values()))
+    domains: dict[str, DomainState] = {}
+    for name, host in hosts.items():
+        if name not in planned.silent:
+            domains |= {each.guest: each for each in (await view.domains(host)).values()}
     guests = [
         await _guest_status(context, testbed, guest, domains.get(name), meter)
-        if guest.run is None or guest.state.testbed_host not in silent
+        if guest.run is None or guest.state.testbed_host not in planned.silent
         else _unknown(guest)
         for name, guest in testbed.guests.items()
     ]
-    differences = [f"host {name}: {error.message}" for name, error in silent.items()]
-    differences += await in_thread(_differences, context, domains, silent)
+    differences = [f"host {name}: {error.message}" for name, error in planned.silent.items()]
+    differences += problem
+    if context.deployment.state in (Phase.UP, Phase.FAILED) and not problem:
+        differences += [difference_text(change) for change in causes(planned.changes)]
     return TestbedStatus(
         deployment=context.deployment,
         guests=tuple(guests),
         differences=tuple(differences),
     )
+
+
+async def _built(context: Context) -> tuple[LoadedTestbed | None, list[str]]:
+    """What lies in the project folder, or why that cannot be used."""
+    try:
+        return await context.read_built(), []
+    except KvmComposeError as error:
+        return None, [error.message]
 
 
 def _unknown(guest: LoadedGuest) -> GuestStatus:
@@ -91,25 +110,6 @@ async def _guest_status(
         cpu=meter.share(context.project, domain) if domain is not None and runs else None,
         memory_mb=domain.memory_mb if domain is not None and runs else None,
     )
-
-
-def _differences(context: Context, domains: dict[str, DomainState], silent: Collection[str]) -> list[str]:
-    found = []
-    if context.deployment.state is Phase.UP:
-        found = [
-            f"guest {guest.name} does not run"
-            for guest in context.current.runnable
-            if guest.state.testbed_host not in silent
-            and (guest.name not in domains or domains[guest.name].state != "running")
-        ]
-    if context.deployed is None:
-        return found
-    try:
-        built = Deployed.of(context.built)
-    except KvmComposeError as error:
-        return [*found, error.message]
-    live = {name for name, domain in domains.items() if domain.state == "running"}
-    return found + changed_since(context.deployed, built, known=domains.keys(), live=live)
 
 
 def _via(context: Context, host: Host) -> HostAccess:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.core.names import first_few
 from kvmcompose.core.once import once
+from kvmcompose.core.resource import Resource
 from kvmcompose.core.state import GuestState, State, decode_state
-from kvmcompose.effects.artefacts import Found
+from kvmcompose.effects.artefacts import Inspection
 from kvmcompose.effects.files import digest_bytes
 from kvmcompose.effects.resources import schemas
 from kvmcompose.guests import guest_kind
@@ -126,6 +127,22 @@ class LoadedTestbed:
             if guest.state.is_golden_image and guest.run is not None and guest.run.setup_scripts
         ]
 
+    @once
+    def documents(self) -> dict[str, dict[str, Any]]:
+        """The guests as they are in ``state.json``."""
+        return msgspec.json.decode(self.document)["testbed_guests"]  # type: ignore[no-any-return]
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the artefacts are there that it was read with; what was brought up has their digests."""
+        return self._files is None
+
+    @property
+    def resources(self) -> Iterator[Resource]:
+        """The resources that guest types describe themselves."""
+        for guest in self.guests.values():
+            yield from guest_kind(guest.state.kind).resources(guest.state, self.state.shared)
+
     def clones(self, golden: str) -> list[LoadedGuest]:
         """The clones of a golden image."""
         return [guest for guest in self.guests.values() if guest.golden == golden]
@@ -163,7 +180,7 @@ class LoadedTestbed:
             identity_file=self.identity_file,
             identity=self.identity,
             known_hosts=self.folder / KNOWN_HOSTS,
-            life=self._seed_digest(guest)[:16],
+            life=self.seed_digest(guest)[:16],
         )
 
     @once
@@ -177,7 +194,7 @@ class LoadedTestbed:
                 paths += [path for path in guest.run.files if path != guest.run.disk]
         return {path: self.source.digest(path) for path in paths if self.source.is_file(path)}
 
-    def inspect(self) -> Found:
+    def inspect(self) -> Inspection:
         """What the state speaks of and is not there, or is not as a build leaves it. Raises OSError."""
         paths = {self.network_plan.network.xml: None}
         for guest in self.guests.values():
@@ -199,9 +216,10 @@ class LoadedTestbed:
         """
         assert guest.run is not None  # noqa: S101 (a golden image runs)
         base = (self.source.backing_file(guest.run.disk) or "") if guest.run.disk else ""
-        return digest_bytes(f"{self._seed_digest(guest)}\n{base}".encode())
+        return digest_bytes(f"{self.seed_digest(guest)}\n{base}".encode())
 
-    def _seed_digest(self, guest: LoadedGuest) -> str:
+    def seed_digest(self, guest: LoadedGuest) -> str:
+        """The digest of what a guest is set up with, empty without cloud-init."""
         files = guest.run.files if guest.run is not None else ()
         return "".join(self.digests.get(path, "") for path in files if path.endswith("-cloud-init.iso"))
 

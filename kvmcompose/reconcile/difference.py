@@ -1,0 +1,81 @@
+"""The difference between wanted resources and those that exist. Pure: nothing here can change anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from kvmcompose.core.resource import STOPPING, Change, Found, Reason, ReasonCode, Ref, Resource, Verb
+
+#: The pure part of a provider: the change that makes a resource what it should be, None if it is.
+Compare = Callable[[Resource, Found], Change | None]
+
+
+def difference(
+    wanted: Iterable[Resource],
+    found: Iterable[Found],
+    compare: Mapping[str, Compare],
+    *,
+    earlier: Mapping[Ref, Any] = MappingProxyType({}),
+    lost_with_needs: Collection[str] = (),
+) -> tuple[Change, ...]:
+    """Return the changes: those to wanted resources in their order, then removals.
+
+    ``compare`` is by kind. ``earlier`` are the resources that were brought up before, with their
+    specifications: what differs from one that has not changed since is repaired. A resource that exists on
+    another host than it is wanted on is moved. One of a kind in ``lost_with_needs`` does not outlive what it
+    needs.
+    """
+    there = {each.ref: each for each in found}
+    desired = {each.ref: each for each in wanted}
+    elsewhere = {(ref.kind, ref.name): each for ref, each in there.items() if ref not in desired}
+    changes: list[Change] = []
+    stopped: set[Ref] = set()
+    for ref, resource in desired.items():
+        known = there.pop(ref, None)
+        moving = elsewhere.pop((ref.kind, ref.name), None) if known is None and ref.host else None
+        if known is not None:
+            change = compare[ref.kind](resource, known)
+            if ref.kind in lost_with_needs and not stopped.isdisjoint(resource.needs):
+                change = Change(
+                    verb=Verb.CREATE, ref=ref, reasons=(Reason(ReasonCode.NEEDED),), wanted=resource
+                )
+            elif change is not None and _is_repair(change, earlier):
+                change = msgspec.structs.replace(change, verb=Verb.REPAIR)
+        elif moving is not None:
+            del there[moving.ref]
+            change = _move(resource, moving)
+        else:
+            change = _create(resource, earlier)
+        if change is None:
+            continue
+        changes.append(change)
+        if change.verb in STOPPING and not change.pending:
+            stopped.add(ref)
+    changes += (
+        Change(verb=Verb.REMOVE, ref=ref, reasons=(Reason(ReasonCode.UNWANTED),), found=each)
+        for ref, each in there.items()
+    )
+    return tuple(changes)
+
+
+def _is_repair(change: Change, earlier: Mapping[Ref, Any]) -> bool:
+    """Return whether a change undoes what was changed outside: what is wanted is what was brought up."""
+    if change.verb is not Verb.UPDATE or change.pending or change.wanted is None:
+        return False
+    spec = change.wanted.spec
+    return spec is not None and earlier.get(change.ref) == spec
+
+
+def _create(wanted: Resource, earlier: Mapping[Ref, Any]) -> Change:
+    gone = wanted.ref in earlier
+    reason = Reason(ReasonCode.MISSING if gone else ReasonCode.NEW)
+    return Change(verb=Verb.REPAIR if gone else Verb.CREATE, ref=wanted.ref, reasons=(reason,), wanted=wanted)
+
+
+def _move(wanted: Resource, found: Found) -> Change:
+    reason = Reason(ReasonCode.CHANGED, "host", found.ref.host, wanted.ref.host)
+    return Change(verb=Verb.MOVE, ref=wanted.ref, reasons=(reason,), wanted=wanted, found=found)

@@ -1,0 +1,129 @@
+"""Carries changes out, kind by kind: what goes, goes first, in reverse order; then what comes, in order.
+
+So a guest that restarts is off before a bridge of its changes, names and addresses are free before others
+take them, and nothing is taken away on which something else still depends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from graphlib import TopologicalSorter
+from typing import Protocol
+
+from kvmcompose.core.resource import STOPPING, Change, Ref, Verb
+
+#: Runs jobs side by side, at most so many at a time; tells which of them succeeded.
+Together = Callable[[Sequence[Callable[[], Awaitable[None]]], int], Awaitable[list[bool]]]
+
+
+class Kind(Protocol):
+    """What the walk knows of a kind of resources."""
+
+    #: Whether changes on one host are carried out in one call.
+    BATCH: bool
+
+    def limit(self, host: str, *, removing: bool) -> int:
+        """Return how many calls may run at a time on a host."""
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Make the resources of one host what they should be. Raises StepFailedError."""
+
+    async def remove(self, changes: Sequence[Change]) -> None:
+        """Take resources of one host away, or what is in the way of a change. Raises StepFailedError."""
+
+
+def in_order(after: Mapping[str, Collection[str]]) -> list[str]:
+    """Return the kinds so that each comes after those that it needs. ``after`` names these."""
+    known = {kind: sorted(set(needed) & after.keys()) for kind, needed in sorted(after.items())}
+    return list(TopologicalSorter(known).static_order())
+
+
+class Walk:
+    """One walk over changes.
+
+    ``order`` are the kinds in order, ``stages`` the name of the stage of each. What needs something that
+    failed is left out. After a stage with a failure nothing is begun, unless ``keep_going``.
+    """
+
+    def __init__(
+        self,
+        changes: Sequence[Change],
+        kinds: Mapping[str, Kind],
+        stages: Mapping[str, str],
+        together: Together,
+        *,
+        keep_going: bool,
+        failed: set[Ref],
+    ) -> None:
+        """``failed`` receives what could not be done, and what was left out as it needs that."""
+        self._changes = changes
+        self._kinds = kinds
+        self._stages = stages
+        self._together = together
+        self._keep_going = keep_going
+        self.failed = failed
+
+    async def run(self) -> bool:
+        """Carry the changes out; whether all were. When cancelled, each call has ended when this raises."""
+        order = list(self._kinds)
+        going = [change for change in self._changes if change.verb in STOPPING]
+        coming = [change for change in self._changes if change.verb is not Verb.REMOVE]
+        for kind in reversed(order):
+            # what is left on a host needs what is below it there
+            left = {_host(change, removing=True) for change in going if change.ref in self.failed}
+            mine = [each for each in _of(kind, going) if _host(each, removing=True) not in left]
+            await self._kind(kind, mine, removing=True)
+        if self.failed:
+            return False
+        for kinds in _by_stage(order, self._stages):
+            for kind in kinds:
+                await self._kind(kind, _of(kind, coming), removing=False)
+            if self.failed and not self._keep_going:
+                return False
+        return not self.failed
+
+    async def _kind(self, kind: str, changes: Sequence[Change], *, removing: bool) -> None:
+        """Carry out the changes of one kind, on all hosts side by side."""
+        provider = self._kinds[kind]
+        call = provider.remove if removing else provider.apply
+        ready = [change for change in changes if removing or not self._is_blocked(change)]
+        self.failed |= {change.ref for change in changes} - {change.ref for change in ready}
+        by_host: dict[str, list[Change]] = {}
+        for change in ready:
+            by_host.setdefault(_host(change, removing=removing), []).append(change)
+
+        async def on_host(host: str, mine: list[Change]) -> None:
+            groups = [mine] if provider.BATCH else [[each] for each in mine]
+            jobs = [lambda group=group: call(group) for group in groups]
+            good = await self._together(jobs, max(1, provider.limit(host, removing=removing)))
+            for group, each in zip(groups, good, strict=True):
+                if not each:
+                    self.failed |= {change.ref for change in group}
+
+        hosts = [lambda host=host, mine=mine: on_host(host, mine) for host, mine in by_host.items()]
+        await self._together(hosts, len(hosts))
+
+    def _is_blocked(self, change: Change) -> bool:
+        needs = change.wanted.needs if change.wanted is not None else ()
+        return change.ref in self.failed or not self.failed.isdisjoint(needs)
+
+
+def _of(kind: str, changes: Sequence[Change]) -> list[Change]:
+    return [change for change in changes if change.ref.kind == kind]
+
+
+def _host(change: Change, *, removing: bool) -> str:
+    if removing and change.found is not None:
+        return change.found.ref.host
+    return change.ref.host
+
+
+def _by_stage(order: Sequence[str], stages: Mapping[str, str]) -> list[list[str]]:
+    """Group neighbours of the same stage."""
+    groups: list[list[str]] = []
+    for kind in order:
+        if groups and stages[groups[-1][0]] == stages[kind]:
+            groups[-1].append(kind)
+        else:
+            groups.append([kind])
+    return groups

@@ -1,0 +1,80 @@
+"""Changes and their reasons in words: the only place that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvmcompose.core.resource import Change, Reason, ReasonCode, Verb
+
+#: What kinds of resources are called; others by their kind.
+_NOUNS = {
+    "libvirt-domain": "guest",
+    "libvirt-network": "network",
+    "ovs-bridge": "bridge",
+    "ovs-port": "port",
+    "veth": "link",
+    "geneve-port": "tunnel",
+    "golden-image": "golden image",
+    "set-up": "set-up of",
+    "run-scripts": "run scripts of",
+    "files": "files on",
+    "project-folder": "project folder on",
+}
+
+
+def subject(change: Change) -> str:
+    """Return what a change is about: ``guest web``, ``bridge br0 on two``."""
+    noun = _NOUNS.get(change.ref.kind, change.ref.kind)
+    name = change.guest or change.ref.name
+    return f"{noun} {name}"
+
+
+#: A reason by its code; ``CHANGED`` and ``STATE`` have parts that may be missing.
+_REASONS = {
+    ReasonCode.NEW: "new",
+    ReasonCode.UNWANTED: "not in the testbed any more",
+    ReasonCode.MISSING: "{subject} is missing",
+    ReasonCode.ADDED: "{subject} added",
+    ReasonCode.REMOVED: "{subject} removed",
+    ReasonCode.EDITED: "{subject} has changed",
+    ReasonCode.NEEDED: "{subject} starts again",
+    ReasonCode.FORMAT: "brought up by an earlier version of kvm-compose",
+    ReasonCode.OUTDATED: "{subject} changed since it ran",
+}
+
+
+def because(reason: Reason) -> str:
+    """Return a reason in words."""
+    if reason.code is ReasonCode.CHANGED:
+        if reason.before is None and reason.after is None:
+            return f"{reason.subject} changed"
+        return f"{reason.subject}: {reason.before or '(none)'} -> {reason.after or '(none)'}"
+    if reason.code is ReasonCode.STATE:
+        return f"is {reason.before}" + (f" ({reason.subject})" if reason.subject else "")
+    return _REASONS[reason.code].format(subject=reason.subject or "it")
+
+
+def sentence(change: Change) -> str:
+    """Return a change on one line: ``guest web: restart: memory_mb: 128 -> 256``."""
+    reasons = ", ".join(because(each) for each in change.reasons)
+    verb = f"{change.verb} pending" if change.pending else str(change.verb)
+    return f"{subject(change)}: {verb}" + (f": {reasons}" if reasons else "")
+
+
+def difference_text(change: Change) -> str:
+    """Return how something differs from what it should be: ``guest web: memory_mb: 128 -> 256``."""
+    return f"{subject(change)}: {', '.join(because(each) for each in change.reasons)}"
+
+
+def causes(changes: Sequence[Change]) -> list[Change]:
+    """Return the changes without those that follow from others, as what they need changes."""
+    changed = {change.ref for change in changes}
+    return [each for each in changes if each.wanted is None or changed.isdisjoint(each.wanted.needs)]
+
+
+def summary(changes: tuple[Change, ...]) -> str:
+    """Return how many changes there are of each kind: ``2 to create, 1 to restart``."""
+    counts = dict.fromkeys(Verb, 0)
+    for change in changes:
+        counts[change.verb] += not change.pending
+    return ", ".join(f"{count} to {verb}" for verb, count in counts.items() if count)

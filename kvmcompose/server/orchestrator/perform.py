@@ -1,0 +1,66 @@
+"""Carries out changes with the providers of their kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from kvmcompose.core.deployment import Fault
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.resource import Change
+from kvmcompose.reconcile.walk import Walk
+from kvmcompose.server.action_log import StepFailedError
+from kvmcompose.server.orchestrator.resources import Provider, providers
+from kvmcompose.server.orchestrator.resources._work import Work
+from kvmcompose.server.orchestrator.stages import together
+
+
+async def perform(work: Work, changes: Sequence[Change], *, keep_going: bool = False) -> set[str]:
+    """Carry out changes; return the names of guests and other resources that did not become as wanted."""
+    bound = {kind: _Bound(provider, work) for kind, provider in providers().items()}
+    stages = {kind: provider.STAGE for kind, provider in providers().items()}
+    walk = Walk(changes, bound, stages, _side_by_side, keep_going=keep_going, failed=work.failed)
+    await walk.run()
+    by_ref = {change.ref: change for change in changes}
+    return {by_ref[ref].guest or ref.name for ref in work.failed}
+
+
+async def _side_by_side(jobs: Sequence[Callable[[], Awaitable[None]]], limit: int) -> list[bool]:
+    return await together(jobs, limit=limit)
+
+
+class _Bound:
+    """A provider at work for one action."""
+
+    def __init__(self, provider: Provider, work: Work) -> None:
+        self.BATCH = provider.BATCH
+        self._provider = provider
+        self._work = work
+
+    def limit(self, host: str, *, removing: bool) -> int:
+        return self._provider.limit(self._work, host, removing=removing)
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        host = self._work.view.hosts[changes[0].ref.host]
+        await self._run(changes[0], self._provider.apply(self._work, host, changes))
+
+    async def remove(self, changes: Sequence[Change]) -> None:
+        found = changes[0].found
+        host = self._work.view.hosts[found.ref.host if found is not None else changes[0].ref.host]
+        await self._run(changes[0], self._provider.remove(self._work, host, changes))
+
+    async def _run(self, change: Change, call: Awaitable[None]) -> None:
+        """What fails outside of a step is a fault all the same."""
+        try:
+            await call
+        except StepFailedError:
+            raise
+        except KvmComposeError as error:
+            fault = Fault(
+                step=f"{change.ref.kind}:{change.ref.name}",
+                guest=change.guest,
+                host=change.ref.host,
+                message=error.message,
+                hint=error.hint,
+            )
+            self._work.log.fault(fault, stage=self._provider.STAGE)
+            raise StepFailedError(error.message, hint=error.hint) from error

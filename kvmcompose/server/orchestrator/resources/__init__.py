@@ -1,0 +1,138 @@
+"""Kinds of resources: one module each, found by its file name and listed nowhere.
+
+A module (also one in ``resources/`` of a plug-in folder) offers:
+
+``KINDS``                         the kinds of resources that it is for
+``AFTER``                         the kinds that must exist before these do
+``STAGE``                         the stage of the log that its steps are in
+``wanted(testbed)``               the resources that a testbed needs; optional where all of them come from
+                                  guest types (``resources``)
+``observe(view, host)``           those of the project that exist on a host in a few calls, for any number
+``compare(wanted, found)``        the change to one that exists, None for none; pure, as its arguments
+``apply(work, host, changes)``    makes resources what they should be; each call is whole or not begun
+``remove(work, host, changes)``   takes them away, or makes room for a change
+``refusals(work, changes)``       what is in the way, before anything is changed; optional
+``settle(work, found)``           stores on resources what they were made from, if it is not there; optional
+``BATCH``                         True: all changes on a host in one call; otherwise each has its own
+``limit(work, host, removing)``   how many calls may run at a time on a host; optional
+``AGAIN``                         the option of ``up`` that carries out changes that can wait; optional
+``REPEATED``                      True: ``AGAIN`` does all of them again; optional
+``LOOKS_AT_FILES``                True: observing takes long, and is left out of ``status``; optional
+``LOST_WITH_NEEDS``               True: gone when what they need is stopped; optional
+
+``view`` (``View``) looks at hosts, ``work`` (``Work``) changes them. What makes a plan is given the first
+alone. Modules whose names start with ``_`` are shared between kinds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from kvmcompose.core.resource import Change, Found, Resource
+from kvmcompose.effects.resources import plugin_folders
+from kvmcompose.reconcile.walk import in_order
+
+if TYPE_CHECKING:
+    from kvmcompose.providers.drivers import HostDrivers
+    from kvmcompose.server.orchestrator.resources._view import View
+    from kvmcompose.server.orchestrator.resources._work import Refusal, Work
+    from kvmcompose.server.orchestrator.testbed import LoadedTestbed
+
+
+class Provider(Protocol):
+    """What a module in this package offers; see above."""
+
+    KINDS: Sequence[str]
+    AFTER: Sequence[str]
+    STAGE: str
+    BATCH: bool
+    AGAIN: str
+    REPEATED: bool
+    LOOKS_AT_FILES: bool
+    LOST_WITH_NEEDS: bool
+
+    def wanted(self, testbed: LoadedTestbed) -> Iterable[Resource]:
+        """Yield the resources that a testbed needs."""
+
+    async def observe(self, view: View, host: HostDrivers) -> Iterable[Found]:
+        """Return the project's resources of these kinds on a host. Raises DriverError."""
+
+    def compare(self, wanted: Resource, found: Found) -> Change | None:
+        """Return the change that makes a resource what it should be."""
+
+    async def apply(self, work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
+        """Make resources what they should be. Raises StepFailedError."""
+
+    async def remove(self, work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
+        """Take resources away, or make room for a change. Raises StepFailedError."""
+
+    async def refusals(self, work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:
+        """Return what is in the way of changes, before anything is changed."""
+
+    async def settle(self, work: Work, found: Sequence[Found]) -> None:
+        """Store on resources what they were made from, where that is not there. Changes nothing else."""
+
+    def limit(self, work: Work, host: str, *, removing: bool) -> int:
+        """Return how many calls may run at a time on a host."""
+
+
+@cache
+def providers() -> Mapping[str, Provider]:
+    """Return the provider of each kind of resources, in the order in which they come into being."""
+    for folder in plugin_folders():
+        extra = str(folder / "resources")
+        if extra not in __path__ and (folder / "resources").is_dir():
+            __path__.append(extra)
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    modules = [_module(name) for name in names if not name.startswith("_")]
+    by_kind = {kind: module for module in modules for kind in module.KINDS}
+    after = {kind: [*module.AFTER, *_before(kind, module)] for kind, module in by_kind.items()}
+    return {kind: by_kind[kind] for kind in in_order(after)}
+
+
+def _before(kind: str, module: Provider) -> Sequence[str]:
+    """The kinds of one module come in the order in which it lists them."""
+    kinds = list(module.KINDS)
+    return kinds[: kinds.index(kind)]
+
+
+def _module(name: str) -> Provider:
+    module: Any = importlib.import_module(f"{__name__}.{name}")
+    defaults = {
+        "BATCH": False,
+        "AGAIN": "",
+        "REPEATED": False,
+        "LOOKS_AT_FILES": False,
+        "LOST_WITH_NEEDS": False,
+        "wanted": _nothing_wanted,
+        "refusals": _nothing_in_the_way,
+        "settle": _nothing_to_settle,
+        "limit": _two_at_a_time,
+    }
+    for key, value in defaults.items():
+        if not hasattr(module, key):
+            setattr(module, key, value)
+    return cast("Provider", module)
+
+
+def _nothing_wanted(_testbed: LoadedTestbed) -> tuple[Resource, ...]:
+    """Return nothing: the default where guest types describe the resources."""
+    return ()
+
+
+async def _nothing_in_the_way(_work: Work, _changes: Sequence[Change]) -> tuple[Refusal, ...]:
+    """Return nothing: the default."""
+    return ()
+
+
+async def _nothing_to_settle(_work: Work, _found: Sequence[Found]) -> None:
+    """Do nothing: the default."""
+
+
+def _two_at_a_time(_work: Work, _host: str, *, removing: bool) -> int:  # noqa: ARG001
+    """Return the default limit."""
+    return 2

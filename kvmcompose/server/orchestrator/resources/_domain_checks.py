@@ -1,0 +1,100 @@
+"""What is in the way of starting guests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvmcompose.core.deployment import Level
+from kvmcompose.core.names import first_few
+from kvmcompose.core.resource import Change
+from kvmcompose.effects.files import expand
+from kvmcompose.effects.keys import default_keys
+from kvmcompose.effects.threads import in_thread
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.server.orchestrator.resources._work import Refusal, Work
+
+
+async def refusals(work: Work, changes: Sequence[Change]) -> list[Refusal]:  # noqa: ARG001
+    """Return what is in the way, and warn of what may be."""
+    return [
+        *await work.on_hosts(lambda host: _check_names(work, host)),
+        *_check_reach(work),
+        *await _check_key(work),
+        *_check_disks(work),
+    ]
+
+
+async def _check_names(work: Work, host: HostDrivers) -> None:
+    testbed = work.testbed
+    guests = [guest for guest in testbed.guests.values() if guest.run is not None]
+    domains = [guest.state.hostname for guest in guests if guest.state.testbed_host == host.name]
+    network = testbed.network_plan.network
+    networks = [network.name] if network.host == host.name else []
+    foreign = await host.hypervisor.foreign(work.context.project, domains, networks)
+    if foreign:
+        raise DriverError(
+            f"names are taken by other libvirt objects: {', '.join(foreign)}",
+            hint="virsh dumpxml (net-dumpxml) shows it; --project-name gives this project another name",
+        )
+
+
+def _check_reach(work: Work) -> list[Refusal]:
+    reasons: list[Refusal] = []
+    unreachable: list[str] = []
+    for guest in work.testbed.runnable:
+        run = guest.run
+        if run is None or guest.address is not None:
+            continue
+        if run.setup_scripts or run.run_scripts:
+            reasons.append(
+                (
+                    f"{guest.name} has scripts to run, but cannot be reached from the main host",
+                    "connect one of its bridges to the external_bridge, or take its scripts away",
+                )
+            )
+        elif run.cloud_init:
+            unreachable.append(guest.name)
+    if unreachable:
+        work.log.say(
+            f"cannot be reached from the main host: {first_few(unreachable)}; started, but not waited for",
+            Level.WARNING,
+            stage="check",
+        )
+    return reasons
+
+
+def _check_disks(work: Work) -> list[Refusal]:
+    if work.up.provision and work.running:
+        running = ", ".join(sorted(work.running))
+        return [(f"no new disks while guests run on them: {running}", "kvm-compose down")]
+    return []
+
+
+async def _check_key(work: Work) -> list[Refusal]:
+    testbed = work.testbed
+    if not any(guest.run and guest.run.cloud_init for guest in testbed.guests.values()):
+        return []
+    key = testbed.identity_file
+    if await in_thread(testbed.has_key):
+        return []
+    named = "kvm-compose-config.json names it (ssh_private_key_location): put it there"
+    ours = key == expand(default_keys().ssh_private_key_location)
+    hint = "kvm-compose generate makes it" if ours else named
+    return [(f"the guests' private key is not there: {key}", hint)]
+
+
+def warn_of_memory(work: Work) -> None:
+    """Warn where the guests of a host may use more memory than it has."""
+    for name, facts in work.facts.items():
+        wanted = sum(
+            guest.run.memory_mb
+            for guest in work.testbed.runnable
+            if guest.run is not None and guest.state.testbed_host == name
+        )
+        if wanted > facts.memory_mb:
+            work.log.say(
+                f"{name} has {facts.memory_mb} MiB of memory; its guests may use {wanted} MiB",
+                Level.WARNING,
+                stage="check",
+            )

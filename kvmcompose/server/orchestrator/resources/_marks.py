@@ -1,0 +1,68 @@
+"""What the server knows of the inside of guests, so that they need not be asked by SSH each time.
+
+It is a mark with a digest: which scripts have run, and that the guest could be logged in to. All of it can be
+forgotten; then the guest is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from kvmcompose.core.deployment import Phase
+from kvmcompose.core.resource import Change, Found, Ref, Resource
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.server.orchestrator.resources._view import View
+from kvmcompose.server.orchestrator.resources._work import Work
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+
+#: Guests that are worked in at a time, on one host.
+_SIDE_BY_SIDE = 16
+
+
+def wanted(testbed: LoadedTestbed, kind: str, digest_of: Callable[[LoadedGuest], str]) -> Iterator[Resource]:
+    """Yield what is wanted in guests; ``digest_of`` is empty for a guest in which nothing is."""
+    for guest in testbed.runnable:
+        digest = digest_of(guest)
+        if digest:
+            host = guest.state.testbed_host
+            yield Resource(
+                ref=Ref(kind, guest.name, host),
+                spec=digest,
+                needs=(Ref("libvirt-domain", guest.state.hostname, host), Ref("reachable", guest.name, host)),
+                guest=guest.name,
+            )
+
+
+async def observe(
+    view: View, host: HostDrivers, kind: str, earlier: Callable[[LoadedTestbed], Iterable[Resource]]
+) -> list[Found]:
+    """Return what is known of guests of a host that are on."""
+    domains = (await view.domains(host)).values()
+    on = {each.guest for each in domains if each.state in ("running", "paused")}
+    marks = dict(view.marks(kind))
+    if view.deployed is not None and view.context.deployment.state is Phase.UP:
+        # brought up by version 0.1, which had no marks
+        unmarked = {each.guest for each in domains if not each.made}
+        marks |= {each.ref.name: each.spec for each in earlier(view.deployed) if each.ref.name in unmarked}
+    return [
+        Found(ref=Ref(kind, guest, host.name), spec=digest, guest=guest)
+        for guest, digest in marks.items()
+        if guest in on
+    ]
+
+
+def note(work: Work, change: Change) -> None:
+    """Remember that it is so."""
+    assert change.wanted is not None  # noqa: S101 (what is removed is forgotten)
+    work.context.store.put_mark(work.context.project, change.ref.kind, change.ref.name, change.wanted.spec)
+
+
+def forget(work: Work, changes: Sequence[Change]) -> None:
+    """Forget it."""
+    for change in changes:
+        work.context.store.put_mark(work.context.project, change.ref.kind, change.ref.name, None)
+
+
+def limit(work: Work, host: str, *, removing: bool) -> int:  # noqa: ARG001
+    """Return how many guests may be worked in at a time."""
+    return _SIDE_BY_SIDE

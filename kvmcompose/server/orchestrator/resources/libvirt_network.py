@@ -1,0 +1,115 @@
+"""The NAT network of a testbed: libvirt's, on the main host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from kvmcompose.core.deployable import LibvirtNetwork
+from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
+from kvmcompose.effects.threads import in_thread
+from kvmcompose.hosts.errors import SubnetTakenError
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.libvirt import network_entries
+from kvmcompose.server.action_log import RunningStep
+from kvmcompose.server.orchestrator.network import another_subnet, check_subnet
+from kvmcompose.server.orchestrator.privileges import network_xml
+from kvmcompose.server.orchestrator.resources._view import View
+from kvmcompose.server.orchestrator.resources._work import Refusal, Work
+from kvmcompose.server.orchestrator.stages import shielded
+from kvmcompose.server.orchestrator.testbed import LoadedTestbed
+
+KINDS = ("libvirt-network",)
+AFTER = ("project-folder",)
+STAGE = "network"
+
+
+class NetworkSpec(msgspec.Struct, frozen=True):
+    """What a network is made from: its names and its definition, empty where only its digest is known."""
+
+    network: LibvirtNetwork
+    xml: str
+
+
+def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
+    """Yield the network."""
+    network = testbed.network_plan.network
+    xml = testbed.read(network.xml) if testbed.has_files else ""
+    yield Resource(ref=Ref(KINDS[0], network.name, network.host), spec=NetworkSpec(network, xml))
+
+
+async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
+    """Return the project's networks on a host."""
+    networks = await host.hypervisor.found_networks(view.context.project)
+    return [
+        Found(ref=Ref(KINDS[0], name, host.name), state="active" if each.active else "inactive", detail=each)
+        for name, each in networks.items()
+    ]
+
+
+def compare(wanted: Resource, found: Found) -> Change | None:
+    """Entries for guests change alive; anything else makes another network."""
+    spec: NetworkSpec = wanted.spec
+    differs = network_entries.difference(spec.xml, found.detail) if spec.xml else None
+    reasons: list[Reason] = []
+    verb = Verb.UPDATE
+    if differs is not None:
+        if differs.other:
+            verb = Verb.REPLACE
+            reasons.append(Reason(ReasonCode.CHANGED, spec.network.xml))
+        reasons += [Reason(ReasonCode.CHANGED, f"addresses and names of {name}") for name in differs.hosts]
+    if found.state != "active":
+        verb = verb if reasons else Verb.REPAIR
+        reasons.append(Reason(ReasonCode.STATE, before=found.state, after="active"))
+    if not reasons:
+        return None
+    return Change(verb=verb, ref=wanted.ref, reasons=tuple(reasons), wanted=wanted, found=found)
+
+
+async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:  # noqa: ARG001
+    """Return a subnet that is not free, where the testbed is a member's."""
+    network = work.testbed.network_plan.network
+
+    async def check(host: HostDrivers) -> None:
+        if host.name == network.host and not work.context.owner.is_admin:
+            await check_subnet(host, network)
+
+    return await work.on_hosts(check)
+
+
+async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
+    """Start the network, or bring its entries up to date."""
+    (change,) = changes
+    with work.step(STAGE, f"network:{change.ref.name}", host=host.name) as step:
+        await shielded(_start(work, host, change, step))
+
+
+async def _start(work: Work, host: HostDrivers, change: Change, step: RunningStep) -> None:
+    network = work.testbed.network_plan.network
+    xml = await in_thread(network_xml, work.context, work.testbed)
+    active = change.found is not None and change.found.state == "active"
+    try:
+        if active and change.verb is not Verb.REPLACE:
+            if await host.hypervisor.update_network(xml):
+                step.say(f"network {network.name} has the addresses and names of all guests")
+                return
+            await host.hypervisor.remove_network(network.name)
+        await host.hypervisor.start_network(xml)
+    except SubnetTakenError as error:
+        error.hint = f"{error.hint}, or {another_subnet(network)}"
+        raise
+    step.say(f"network {network.name} is active: {network.subnet} on {network.bridge}")
+    if change.found is not None:
+        # its Linux bridge is another one now
+        veths = [
+            each for each in work.testbed.network_plan.veths if each.host == host.name and each.right_is_linux
+        ]
+        await host.links.apply(veths, up=(), mtu=work.testbed.network_plan.mtu)
+
+
+async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
+    """Stop and undefine the network."""
+    (change,) = changes
+    with work.step(STAGE, "networks", host=host.name):
+        await shielded(host.hypervisor.remove_network(change.ref.name))

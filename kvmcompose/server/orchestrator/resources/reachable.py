@@ -1,0 +1,54 @@
+"""That a guest which has started can be logged in to, and has completed its first-boot set-up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from kvmcompose.core.resource import Change, Found, Resource
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.server.orchestrator.resources import _marks
+from kvmcompose.server.orchestrator.resources._view import View
+from kvmcompose.server.orchestrator.resources._work import Work
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+
+KINDS = ("reachable",)
+AFTER = ("libvirt-domain",)
+STAGE = "guests"
+LOST_WITH_NEEDS = True
+
+limit = _marks.limit
+
+
+def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
+    """Yield it for each guest that is waited for."""
+    for each in _marks.wanted(testbed, KINDS[0], lambda guest: "yes" if is_waited_for(guest) else ""):
+        yield Resource(ref=each.ref, spec=each.spec, needs=each.needs[:1], guest=each.guest)
+
+
+def is_waited_for(guest: LoadedGuest) -> bool:
+    """Return whether a guest is reachable from the main host, and says when it is ready."""
+    return guest.run is not None and guest.run.cloud_init and guest.address is not None
+
+
+async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
+    """Return the guests of which that is known."""
+    return await _marks.observe(view, host, KINDS[0], wanted)
+
+
+def compare(wanted: Resource, found: Found) -> Change | None:  # noqa: ARG001
+    """A guest that was reachable counts as such until it stops."""
+    return None
+
+
+async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:  # noqa: ARG001
+    """Wait for a guest, unless its start has waited already."""
+    (change,) = changes
+    if change.ref.name in work.waited_for:
+        return
+    await work.starter.wait(work.testbed.guests[change.ref.name], STAGE)
+    _marks.note(work, change)
+
+
+async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:  # noqa: ARG001
+    """Forget it."""
+    _marks.forget(work, changes)
