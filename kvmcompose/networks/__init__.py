@@ -53,7 +53,7 @@ class Drift(msgspec.Struct, frozen=True):
         return self.guest, self.index
 
 
-class Keeper(Protocol):
+class AddressKeeper(Protocol):
     """Finds the lines of the YAML that keep the addresses of a testbed.
 
     Only the dialect reads a ``hold``, which is a set of lines; ``nothing`` is the empty one.
@@ -139,13 +139,13 @@ class _NoKeeper:
         return "this network dialect has no line for it"
 
 
-def keeper(before: State, logical: LogicalTestbed) -> Keeper:
+def keeper(before: State, logical: LogicalTestbed) -> AddressKeeper:
     """Return the keeper of a testbed's dialect.
 
     ``before`` is the state to keep; its network is plain data, as read back.
     """
     make = getattr(dialect(logical.dialect), "keeper", None)
-    return _NoKeeper() if make is None else cast(Keeper, make(before, logical))
+    return _NoKeeper() if make is None else cast(AddressKeeper, make(before, logical))
 
 
 def dialect(name: str) -> Dialect:

@@ -82,7 +82,7 @@ def _written(attachment: Attachment) -> dict[str, Any]:
 
 
 class Keeper:
-    """See ``networks.Keeper``. ``before`` is the state to keep, ``logical`` the testbed as it is written."""
+    """An ``AddressKeeper``: ``before`` is the state to keep, ``logical`` the testbed as it is written."""
 
     nothing = Hold()
 
