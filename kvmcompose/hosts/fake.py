@@ -10,10 +10,13 @@ from typing import Any
 
 import msgspec
 
-from kvmcompose.effects.files import write_atomic
 from kvmcompose.hosts.blob_store import HOSTED, Blob, Inventory
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.fake_journal import Journal
 from kvmcompose.images.qcow2 import read_header
+
+#: Where something is in a world: the name of a field of ``World``, then keys or names of fields.
+Place = tuple[str, ...]
 
 #: The key of the main host's world, whatever the host is called.
 MAIN = ""
@@ -129,30 +132,54 @@ class World(msgspec.Struct):
     delivered: dict[str, dict[str, str]] = {}
     homes: dict[str, str] = {}
 
-    def plug(self, name: str, nics: Iterable[FakeNic]) -> None:
-        """Create the ports of a domain's NICs, as libvirt does. Raises DriverError."""
+    def plug(self, name: str, nics: Iterable[FakeNic]) -> list[Place]:
+        """Create the ports of a domain's NICs, as libvirt does. Returns what changed. Raises DriverError."""
+        changed: list[Place] = []
         for nic in nics:
             if nic.network:
                 continue
-            bridge = next((each[nic.bridge] for each in self.bridges.values() if nic.bridge in each), None)
-            if bridge is None:
+            project = next((each for each in self.bridges if nic.bridge in self.bridges[each]), None)
+            if project is None:
                 raise DriverError(f"{name}: cannot add the port {nic.tap}: no bridge named {nic.bridge}")
-            self._remove_port(nic.tap)
-            bridge.ports[nic.tap] = FakePort(mac=nic.mac, marked=False)
+            changed += self._remove_port(nic.tap)
+            self.bridges[project][nic.bridge].ports[nic.tap] = FakePort(mac=nic.mac, marked=False)
+            changed.append(("bridges", project, nic.bridge, "ports", nic.tap))
             if nic.tap not in self.domains[name].taps:
                 self.domains[name].taps.append(nic.tap)
+        return changed
 
-    def unplug(self, name: str, taps: Collection[str] | None = None) -> None:
-        """Remove the ports of a domain from whichever bridge they are on, as libvirt does; None: all."""
+    def unplug(self, name: str, taps: Collection[str] | None = None) -> list[Place]:
+        """Remove the ports of a domain from whichever bridge they are on, as libvirt does; None: all.
+
+        Returns what changed.
+        """
         domain = self.domains[name]
-        for tap in domain.taps if taps is None else taps:
-            self._remove_port(tap)
+        gone = domain.taps if taps is None else taps
+        changed = [place for tap in gone for place in self._remove_port(tap)]
         domain.taps = [] if taps is None else [tap for tap in domain.taps if tap not in taps]
+        return changed
 
-    def _remove_port(self, name: str) -> None:
-        for bridges in self.bridges.values():
-            for bridge in bridges.values():
-                bridge.ports.pop(name, None)
+    def _remove_port(self, name: str) -> list[Place]:
+        found = [
+            (project, each)
+            for project, bridges in self.bridges.items()
+            for each, bridge in bridges.items()
+            if name in bridge.ports
+        ]
+        for project, each in found:
+            del self.bridges[project][each].ports[name]
+        return [("bridges", project, each, "ports", name) for project, each in found]
+
+    def at(self, place: Place) -> tuple[Place, Any]:
+        """Return the place in JSON, and what is there; None when nothing is."""
+        first, *rest = place
+        value: Any = getattr(self, first)
+        for key in rest:
+            value = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
+        return (_IN_JSON[first], *rest), value
+
+
+_IN_JSON = {field.name: field.encode_name for field in msgspec.structs.fields(World)}
 
 
 class Failure(msgspec.Struct):
@@ -179,8 +206,10 @@ class Worlds:
         self.delay = delay
         self.calls: list[str] = []
         self.worlds = {MAIN: World()}
-        if path is not None and path.exists():
-            self.worlds = load_worlds(path.read_bytes())
+        self._journal = None if path is None else Journal(path)
+        saved = None if self._journal is None else self._journal.load()
+        if saved:
+            self.worlds = decode_worlds(saved)
 
     @property
     def world(self) -> World:
@@ -200,15 +229,22 @@ class Worlds:
                     f"{name} was made to fail", hint="this is a fake host: kvm-compose server --fake"
                 )
 
-    def keep(self) -> None:
-        """Save the state of all hosts."""
-        if self.path is not None:
-            write_atomic(self.path, msgspec.json.encode(self.worlds), mode=0o600)
+    def keep(self, key: str = MAIN, *places: Place) -> None:
+        """Save what has changed in a host's world, or everything of all hosts."""
+        if self._journal is None:
+            return
+        changes = dict(self.worlds[key].at(place) for place in places)
+        if not places or self._journal.append({(key, *place): value for place, value in changes.items()}):
+            self._journal.save(self.worlds)
+
+    def release(self) -> None:
+        """Close the files."""
+        if self._journal is not None:
+            self._journal.close()
 
 
-def load_worlds(content: bytes) -> dict[str, World]:
+def decode_worlds(saved: dict[str, Any]) -> dict[str, World]:
     """Decode saved worlds. Up to version 0.1 bridges have the names of their ports, links are names."""
-    saved: dict[str, dict[str, Any]] = msgspec.json.decode(content, type=dict[str, dict[str, Any]])
     for world in saved.values():
         for bridges in world.get("bridges", {}).values():
             for name, ports in bridges.items():
@@ -230,9 +266,13 @@ class SimulatedHost:
 
     def __init__(self, worlds: Worlds, name: str) -> None:
         self._worlds = worlds
+        self._name = name
         self._prefix = f"{name}/" if name != MAIN else ""
         self.world = worlds.worlds.setdefault(name, World())
-        self.keep = worlds.keep
+
+    def keep(self, *places: Place) -> None:
+        """Save what has changed, or everything."""
+        self._worlds.keep(self._name, *places)
 
     async def call(self, method: str, target: str = "") -> None:
         """See ``Worlds.call``."""
@@ -258,36 +298,37 @@ class FakeBlobStore:
         await self._host.call("open_depot", project)
         self._host.world.homes[project] = home
         self._host.world.delivered.setdefault(project, {})
-        self._host.keep()
+        self._host.keep(("homes", project), ("delivered", project))
 
     async def store(self, digest: str, source: Path, progress: Callable[[int], None]) -> None:
         await self._host.call("store", source.name)
         size = source.stat().st_size  # noqa: ASYNC240 (a fake may)
         progress(size)
         self._host.world.blobs[digest] = size
-        self._host.keep()
+        self._host.keep(("blobs", digest))
 
     async def link(self, project: str, links: Mapping[str, str]) -> None:
         await self._host.call("link", project)
         self._host.world.delivered[project].update(links)
-        self._host.keep()
+        self._host.keep(*(("delivered", project, path) for path in links))
 
     async def put(self, project: str, files: Mapping[str, Blob], progress: Callable[[int], None]) -> None:
         for path, blob in files.items():
             await self._host.call("put", path)
             progress(blob.source.stat().st_size)
             self._host.world.delivered[project][path] = blob.digest
-            self._host.world.disks.pop(str(HOSTED / project / path), None)
+            there = str(HOSTED / project / path)
+            self._host.world.disks.pop(there, None)
             header = read_header(blob.source)
             if header.format == "qcow2":
                 disk = FakeDisk(size=header.virtual_size, backing=header.backing_file)
-                self._host.world.disks[str(HOSTED / project / path)] = disk
-            self._host.keep()
+                self._host.world.disks[there] = disk
+            self._host.keep(("delivered", project, path), ("disks", there))
 
     async def note(self, project: str, path: str, digest: str) -> None:
         await self._host.call("note", path)
         self._host.world.delivered[project][path] = digest
-        self._host.keep()
+        self._host.keep(("delivered", project, path))
 
     async def check_images(self, project: str, paths: Collection[str]) -> None:  # noqa: ARG002
         await self._host.call("check_images", project)
@@ -296,4 +337,4 @@ class FakeBlobStore:
         await self._host.call("clear_depot", project)
         self._host.world.delivered.pop(project, None)
         self._host.world.homes.pop(project, None)
-        self._host.keep()
+        self._host.keep(("delivered", project), ("homes", project))

@@ -44,4 +44,4 @@ class FakeDrivers(Worlds):
         return FakeShell(self)
 
     async def close(self) -> None:
-        """Nothing to close."""
+        self.release()

@@ -33,7 +33,7 @@ from kvmcompose.core.deployment import (
 )
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.fake import Failure, FakeDomain
+from kvmcompose.hosts.fake import Failure, FakeBridge, FakeDomain, FakeLink, FakePort
 from kvmcompose.hosts.local_blobs import check_images
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.providers.iplink.driver import parse_routes
@@ -68,8 +68,13 @@ CONFIG = """\
 {"testbed_host_ssh_config": {"one": {"ip": "192.0.2.11", "is_main_host": true, "virt_type": "qemu"}},
  "ssh_public_key_location": "keys/id_ed25519.pub", "ssh_private_key_location": "keys/id_ed25519"}
 """
-#: The bridges of lab-x, as its own `up` makes them.
-NEIGHBOURS = {"lab-x-br0": ["lab-x-br0-br1"], "lab-x-br1": ["lab-x-br1-br0"]}
+#: The pair of lab-x.
+PAIR = ("lab-x-br0-br1", "lab-x-br1-br0")
+
+
+def neighbours() -> dict[str, FakeBridge]:
+    """The bridges of lab-x, as its own `up` makes them."""
+    return {name[: len("lab-x-br0")]: FakeBridge(ports={name: FakePort()}) for name in PAIR}
 
 
 class Server:
@@ -135,7 +140,7 @@ def test_without_neighbours_all_is_well(server: Server) -> None:
 
 
 def test_a_bridge_that_comes_while_we_are_busy_is_not_taken_over(server: Server) -> None:
-    server.when("apply_links", lambda: server.world.bridges.update({"lab-x": dict(NEIGHBOURS)}))
+    server.when("apply_links", lambda: server.world.bridges.update({"lab-x": neighbours()}))
     action = server.do(Up())
     assert action.state is ActionState.FAILED
     assert "taken by other Open vSwitch bridges" in action.faults[0].message
@@ -153,14 +158,15 @@ def test_a_golden_image_switches_nobody_elses_guest_off(server: Server) -> None:
 
 
 def test_down_cuts_no_link_of_anothers(server: Server) -> None:
-    server.world.bridges["lab-x"] = dict(NEIGHBOURS)
-    server.world.links += ["lab-x-br0-br1", "lab-x-br1-br0"]
+    server.world.bridges["lab-x"] = neighbours()
+    pair = dict(zip(PAIR, map(FakeLink, reversed(PAIR)), strict=True))
+    server.world.links |= pair
     assert server.do(Down()).state is ActionState.SUCCEEDED
-    assert server.world.links == ["lab-x-br0-br1", "lab-x-br1-br0"]
+    assert server.world.links == pair
 
 
 def test_nothing_is_brought_up_with_the_name_of_anothers_interface(server: Server) -> None:
-    server.world.bridges["long"] = {"long-br0": ["lab-a-0"]}
+    server.world.bridges["long"] = {"long-br0": FakeBridge(ports={"lab-a-0": FakePort()})}
     action = server.do(Up())
     assert action.state is ActionState.FAILED
     assert "lab-a-0" in action.faults[0].message
@@ -170,7 +176,7 @@ def test_nothing_is_brought_up_with_the_name_of_anothers_interface(server: Serve
 def test_anothers_interface_is_not_captured(server: Server) -> None:
     """By a guest whose XML has another one than the state says."""
     assert server.do(Up()).state is ActionState.SUCCEEDED
-    server.world.bridges["long"] = {"long-br0": ["lab-a-0"]}
+    server.world.bridges["long"] = {"long-br0": FakeBridge(ports={"lab-a-0": FakePort()})}
     with pytest.raises(RefusedError, match="on another bridge"):
         asyncio.run(server.orchestrator.capture(server.deployment, Capture(target="a", count=1)))
     assert "capture:lab-a-0" not in server.drivers.calls

@@ -23,7 +23,7 @@ class FakeDisks:
     async def link_project(self, project: str, folder: Path, before: Path | None = None) -> None:  # noqa: ARG002
         await self._host.call("link_project", project)
         self._host.world.projects[project] = str(folder)
-        self._host.keep()
+        self._host.keep(("projects", project))
 
     async def linked_folder(self, project: str, folders: Sequence[Path]) -> Path | None:
         await self._host.call("linked_folder", project)
@@ -34,7 +34,7 @@ class FakeDisks:
         await self._host.call("unlink_project", project)
         if self._host.world.projects.get(project) == str(folder):
             del self._host.world.projects[project]
-        self._host.keep()
+        self._host.keep(("projects", project))
 
     async def pristine(self, path: Path) -> bool:
         await self._host.call("pristine", path.name)
@@ -45,7 +45,7 @@ class FakeDisks:
         old = self._disk(path)
         new = FakeDisk(version=old.version + 1, size=old.size, backing=old.backing)
         self._host.world.disks[str(path)] = new
-        self._host.keep()
+        self._host.keep(("disks", str(path)))
 
     async def header(self, path: Path) -> ImageHeader:
         await self._host.call("header", path.name)
@@ -55,12 +55,12 @@ class FakeDisks:
     async def grow(self, path: Path, size: int) -> None:
         await self._host.call("grow", path.name)
         self._disk(path).size = size
-        self._host.keep()
+        self._host.keep(("disks", str(path)))
 
     async def set_frozen(self, path: Path, frozen: bool) -> None:
         await self._host.call("set_frozen", path.name)
         self._disk(path).frozen = frozen
-        self._host.keep()
+        self._host.keep(("disks", str(path)))
 
     async def signature(self, path: Path) -> str:
         await self._host.call("signature", path.name)
@@ -69,7 +69,7 @@ class FakeDisks:
     async def remove(self, path: Path) -> None:
         await self._host.call("remove_disk", path.name)
         self._host.world.disks.pop(str(path), None)
-        self._host.keep()
+        self._host.keep(("disks", str(path)))
 
     async def read_from(self, path: Path, after: int | None, most: int) -> tuple[int, bytes]:
         await self._host.call("read_from", path.name)

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.fake import FakeDisk, FakeDomain, World, Worlds
+from kvmcompose.hosts.fake import FakeDisk, FakeDomain, Worlds
 from kvmcompose.providers.guest.interface import Input, Login, OnLine
 
 _USERS = frozenset({"root", "postgres"})
@@ -45,11 +45,12 @@ class FakeShell:
     def __init__(self, worlds: Worlds) -> None:
         self._worlds = worlds
 
-    def _find(self, login: Login) -> tuple[World, FakeDomain]:
-        for world in self._worlds.worlds.values():
+    def _find(self, login: Login) -> tuple[str, FakeDomain]:
+        """Return the name of the host that a guest runs on, and its domain."""
+        for host, world in self._worlds.worlds.items():
             domain = world.domains.get(login.alias)
             if domain is not None and domain.started:
-                return world, domain
+                return host, domain
         raise DriverError(f"{login.guest} is not running")
 
     async def wait_ready(self, login: Login, seconds: float) -> None:  # noqa: ARG002 (fakes are ready at once)
@@ -67,8 +68,8 @@ class FakeShell:
     ) -> int:
         user, words = _unwrapped(login, argv)
         await self._worlds.call("run", f"{login.guest}:{words[-1]}")
-        world, domain = self._find(login)
-        markers = world.disks.setdefault(domain.disk, FakeDisk()).markers
+        host, domain = self._find(login)
+        markers = self._worlds.worlds[host].disks.setdefault(domain.disk, FakeDisk()).markers
         if user not in _USERS | {login.user}:
             on_line(f"sudo: unknown user: {user}")
             return 1
@@ -77,7 +78,7 @@ class FakeShell:
                 return 0 if path in markers else 1
             case ["sh", "-c", note, _, path] if ': >"$1"' in note:
                 markers.append(path)
-                self._worlds.keep()
+                self._worlds.keep(host, ("disks", domain.disk))
             case ["false"]:
                 return 1
             case ["sleep", time_]:

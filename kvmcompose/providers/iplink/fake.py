@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from ipaddress import IPv4Network
 
 from kvmcompose.core.deployable import VethPair
-from kvmcompose.hosts.fake import FakeLink, SimulatedHost
+from kvmcompose.hosts.fake import FakeLink, Place, SimulatedHost
 from kvmcompose.providers.iplink.interface import Attached, FoundLink
 
 
@@ -32,23 +32,27 @@ class FakeLinks:
     async def apply(self, veths: Sequence[VethPair], *, up: Sequence[str], mtu: int) -> None:
         await self._host.call("apply_links")
         links = self._host.world.links
+        changed: list[Place] = [("links", name) for name in links.keys() & set(up)]
         for veth in veths:
             for name, peer in ((veth.left, veth.right), (veth.right, veth.left)):
                 links.setdefault(name, FakeLink(peer)).mtu = mtu
                 links[name].up = True
+                changed.append(("links", name))
             if veth.right_is_linux:
                 links[veth.right].master = veth.right_bridge
         for name in links.keys() & set(up):
             links[name].up = True
-        self._host.keep()
+        if changed:
+            self._host.keep(*changed)
 
     async def remove(self, names: Sequence[str]) -> None:
         await self._host.call("remove_links")
         links = self._host.world.links
         for name in names:
             if name in links:
-                links.pop(links.pop(name).peer, None)
-        self._host.keep()
+                peer = links.pop(name).peer
+                links.pop(peer, None)
+                self._host.keep(("links", name), ("links", peer))
 
 
 def _found(link: FakeLink) -> FoundLink:

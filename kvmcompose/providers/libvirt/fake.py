@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from kvmcompose.core.model import PROJECTS_ROOT
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.fake import FakeDisk, FakeDomain, FakeHardware, FakeNic, SimulatedHost
+from kvmcompose.hosts.fake import FakeDisk, FakeDomain, FakeHardware, FakeNic, Place, SimulatedHost
 from kvmcompose.providers.libvirt.definitions import cpus, disk_targets, nics
 from kvmcompose.providers.libvirt.fake_networks import FakeNetworks
 from kvmcompose.providers.libvirt.interface import (
@@ -144,21 +144,21 @@ class FakeHypervisor(FakeNetworks):
         if name in self._world.domains and self._world.domains[name].started:
             return
         domain = self._define(name, tree, made)
-        self._world.plug(name, domain.hardware.nics)
+        ports = self._world.plug(name, domain.hardware.nics)
         held = self._world.disks.setdefault(domain.disk, FakeDisk())
         if held.frozen:
             raise DriverError(f"{name}: its disk is frozen")
         domain.started, domain.paused, domain.made = time.time(), "", domain.defined
         held.written = True
         held.version += 1
-        self._host.keep()
+        self._host.keep(("domains", name), ("disks", domain.disk), *ports)
 
     async def define_domain(self, xml: str, made: str = "") -> None:
         tree = ET.fromstring(xml)  # noqa: S314 (see above)
         name = tree.findtext("name") or ""
         await self._host.call("define_domain", name)
         self._define(name, tree, made)
-        self._host.keep()
+        self._host.keep(("domains", name))
 
     def _define(self, name: str, tree: ET.Element, made: str) -> FakeDomain:
         guest = tree.find(f"metadata/{_GUEST}")
@@ -181,18 +181,18 @@ class FakeHypervisor(FakeNetworks):
         await self._host.call("stamp_domain", name)
         domain = self._domain(name)
         domain.made = domain.defined = made
-        self._host.keep()
+        self._host.keep(("domains", name))
 
     async def resume_domain(self, name: str) -> None:
         await self._host.call("resume_domain", name)
         self._running(name, "resume").paused = ""
-        self._host.keep()
+        self._host.keep(("domains", name))
 
     async def suspend_domain(self, name: str) -> None:
         await self._host.call("suspend_domain", name)
         domain = self._running(name, "suspend")
         domain.paused = domain.paused or "by user"
-        self._host.keep()
+        self._host.keep(("domains", name))
 
     async def set_memory(self, name: str, mib: int) -> None:
         await self._host.call("set_memory", name)
@@ -201,7 +201,7 @@ class FakeHypervisor(FakeNetworks):
             raise DriverError(f"cannot give {mib} MiB to the domain {name}")
         for hardware in _both(domain):
             hardware.memory_mb = min(mib, hardware.most_memory_mb)
-        self._host.keep()
+        self._host.keep(("domains", name))
 
     async def set_vcpus(self, name: str, count: int) -> None:
         await self._host.call("set_vcpus", name)
@@ -212,18 +212,19 @@ class FakeHypervisor(FakeNetworks):
             raise DriverError(f"cannot take CPUs from the domain {name}: its guest does not let go")
         for hardware in _both(domain):
             hardware.cpus = min(count, hardware.most_cpus)
-        self._host.keep()
+        self._host.keep(("domains", name))
 
     async def attach_nic(self, name: str, xml: str) -> None:
         await self._host.call("attach_nic", name)
         domain = self._running(name, "attach a NIC to")
         nic = _nic(ET.fromstring(xml))  # noqa: S314 (see above)
+        ports: list[Place] = []
         if all(each.mac != nic.mac for each in domain.hardware.nics):
-            self._world.plug(name, [nic])
+            ports = self._world.plug(name, [nic])
         for hardware in _both(domain):
             if all(each.mac != nic.mac for each in hardware.nics):
                 hardware.nics.append(nic)
-        self._host.keep()
+        self._host.keep(("domains", name), *ports)
 
     async def detach_nic(self, name: str, mac: str, seconds: float) -> bool:
         await self._host.call("detach_nic", name)
@@ -232,10 +233,10 @@ class FakeHypervisor(FakeNetworks):
         if gone and domain.clings:
             await asyncio.sleep(min(seconds, 0.1))
             return False
-        self._world.unplug(name, [nic.tap for nic in gone])
+        ports = self._world.unplug(name, [nic.tap for nic in gone])
         for hardware in _both(domain):
             hardware.nics = [nic for nic in hardware.nics if nic.mac != mac.lower()]
-        self._host.keep()
+        self._host.keep(("domains", name), *ports)
         return True
 
     def _running(self, name: str, verb: str) -> FakeDomain:
@@ -271,15 +272,15 @@ class FakeHypervisor(FakeNetworks):
         if domain is not None and domain.started:
             domain.started, domain.paused, domain.off = 0, "", why
             domain.hardware, domain.next_hardware = domain.next_hardware or domain.hardware, None
-            self._world.unplug(name)
-            self._host.keep()
+            ports = self._world.unplug(name)
+            self._host.keep(("domains", name), *ports)
 
     async def undefine_domain(self, name: str) -> None:
         await self._host.call("undefine_domain", name)
         if name in self._world.domains and self._world.domains[name].started:
             raise DriverError(f"{name} runs")
         self._world.domains.pop(name, None)
-        self._host.keep()
+        self._host.keep(("domains", name))
 
     async def snapshots(self, domain: str) -> Sequence[SnapshotState]:
         await self._host.call("snapshots", domain)
@@ -294,29 +295,28 @@ class FakeHypervisor(FakeNetworks):
         await self._host.call("create_snapshot", domain)
         xml = f"<domainsnapshot><name>{name}</name><state>running</state></domainsnapshot>"
         self._domain(domain).snapshots[name] = xml
-        self._host.keep()
+        self._host.keep(("domains", domain))
 
     async def restore_snapshot(self, domain: str, name: str) -> None:
         await self._host.call("restore_snapshot", domain)
         if name not in self._domain(domain).snapshots:
             raise DriverError(f"{domain} has no snapshot {name}")
         restored = self._domain(domain)
-        if not restored.started:
-            self._world.plug(domain, restored.hardware.nics)
+        ports = [] if restored.started else self._world.plug(domain, restored.hardware.nics)
         restored.started, restored.paused = time.time(), ""
-        self._host.keep()
+        self._host.keep(("domains", domain), *ports)
 
     async def delete_snapshot(self, domain: str, name: str) -> None:
         await self._host.call("delete_snapshot", domain)
         if self._domain(domain).snapshots.pop(name, None) is None:
             raise DriverError(f"{domain} has no snapshot {name}")
-        self._host.keep()
+        self._host.keep(("domains", domain))
 
     async def know_snapshot(self, domain: str, xml: str) -> None:
         await self._host.call("know_snapshot", domain)
         name = ET.fromstring(xml).findtext("name") or ""  # noqa: S314 (see above)
         self._domain(domain).snapshots[name] = xml
-        self._host.keep()
+        self._host.keep(("domains", domain))
 
     def _domain(self, name: str) -> FakeDomain:
         if name not in self._world.domains:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from kvmcompose.hosts.fake import FakeBridge, FakePort, SimulatedHost
 from kvmcompose.providers.ovs.database import Database, PortRow
@@ -16,7 +16,7 @@ from kvmcompose.providers.ovs.interface import (
     normal_protocol,
     tunnel_options,
 )
-from kvmcompose.providers.ovs.transaction import refuse_foreign, wanted_ports
+from kvmcompose.providers.ovs.transaction import marked_ports, refuse_foreign, wanted_ports
 
 
 class FakeSwitches:
@@ -58,7 +58,7 @@ class FakeSwitches:
     async def apply(self, plan: SwitchPlan) -> None:
         await self._host.call("apply_bridges", plan.project)
         self._set(plan)
-        self._host.keep()
+        self._keep({plan.project}, dict(marked_ports(plan)))
 
     async def change(self, change: SwitchChange) -> None:
         await self._host.call("change_bridges", change.project)
@@ -82,7 +82,8 @@ class FakeSwitches:
             bridges.pop(name, None)
         if not bridges:
             self._host.world.bridges.pop(change.project, None)
-        self._host.keep()
+        others = {found.owners[found.ports[name].bridge] or "" for name in moved}
+        self._keep({change.project} | others, [*wanted, *change.removed_ports])
 
     async def remove(self, names: Sequence[str]) -> None:
         await self._host.call("remove_bridges")
@@ -91,7 +92,12 @@ class FakeSwitches:
                 bridges.pop(name, None)
             if not bridges:
                 del self._host.world.bridges[project]
-        self._host.keep()
+            self._keep({project}, [])
+
+    def _keep(self, projects: Iterable[str], ports: Iterable[str]) -> None:
+        links = self._host.world.links
+        attached = [("links", name) for name in ports if name in links]
+        self._host.keep(*(("bridges", project) for project in projects), *attached)
 
     # -- what is there
 
@@ -119,22 +125,17 @@ class FakeSwitches:
             bridge = bridges.setdefault(each.name, FakeBridge())
             bridge.datapath_type, bridge.fail_mode = plan.datapath_type, FAIL_MODE
             bridge.protocol, bridge.controller = normal_protocol(each.protocol), each.controller or None
-        ports = [(veth.left_bridge, veth.left) for veth in plan.veths]
-        ports += [(veth.right_bridge, veth.right) for veth in plan.veths if not veth.right_is_linux]
-        ports += [(nic.bridge, nic.nic) for nic in plan.nics]
-        for bridge_name, port in ports:
+        for port, bridge_name in marked_ports(plan):
             self._add(bridges[bridge_name], port, moved)
         for tunnel in plan.tunnels:
-            added = self._add(bridges[tunnel.bridge], tunnel.name, moved)
+            added = bridges[tunnel.bridge].ports[tunnel.name]
             added.type, added.options = GENEVE, tunnel_options(tunnel)
 
-    def _add(self, bridge: FakeBridge, name: str, moved: Mapping[str, FakePort]) -> FakePort:
+    def _add(self, bridge: FakeBridge, name: str, moved: Mapping[str, FakePort]) -> None:
         link = self._host.world.links.get(name)
         if link is not None and name not in bridge.ports:  # otherwise the switch has another one open
             link.attached = True
-        port = bridge.ports.setdefault(name, moved.get(name) or FakePort())
-        port.marked = True
-        return port
+        bridge.ports.setdefault(name, moved.get(name) or FakePort()).marked = True
 
     def _take(self, name: str) -> FakePort | None:
         """Remove a port from the bridge that it is on, and return it."""

@@ -179,13 +179,13 @@ def refuse_foreign(change: SwitchChange, found: Database) -> None:
 
 def wanted_ports(change: SwitchChange) -> Iterator[tuple[str, str]]:
     """Yield all ports that are to exist, with their bridges."""
-    for name, bridge in _marked_ports(change):
+    for name, bridge in marked_ports(change):
         yield _checked(_NAME, name, "port"), _checked(_NAME, bridge, "bridge")
     for guest in change.guests:
         yield _checked(_NAME, guest.name, "port"), _checked(_NAME, guest.bridge, "bridge")
 
 
-def _marked_ports(plan: SwitchPlan) -> Iterator[tuple[str, str]]:
+def marked_ports(plan: SwitchPlan) -> Iterator[tuple[str, str]]:
     """Yield the ports that kvm-compose creates, with their bridges; libvirt creates those of guests."""
     yield from _device_ports(plan)
     for tunnel in plan.tunnels:
@@ -230,7 +230,7 @@ def _moves(wanted: dict[str, str], ports: dict[str, PortRow]) -> Iterator[str]:
 
 def _additions(change: SwitchChange, ports: dict[str, PortRow]) -> Iterator[str]:
     mark = project_mark(change.project)
-    for name, bridge in _marked_ports(change):
+    for name, bridge in marked_ports(change):
         if name not in ports:
             yield from ("--", "add-port", bridge, name, mark)
     for guest in change.guests:
@@ -241,7 +241,7 @@ def _additions(change: SwitchChange, ports: dict[str, PortRow]) -> Iterator[str]
 def _settings(change: SwitchChange, ports: dict[str, PortRow]) -> Iterator[str]:
     """Set what differs of the ports: marks, types and options of tunnels, MAC addresses of guests."""
     mark = project_mark(change.project)
-    for name, _ in _marked_ports(change):
+    for name, _ in marked_ports(change):
         if name in ports and ports[name].project != change.project:
             yield from ("--", "set", "port", name, mark)
     for tunnel in change.tunnels:
