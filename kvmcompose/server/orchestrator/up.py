@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from kvmcompose.core.deployment import Fault, Level, Phase, Up
 from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change
@@ -21,6 +23,15 @@ from kvmcompose.server.orchestrator.resources._domain_checks import warn_of_memo
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.testbed import Deployed, LoadedTestbed
+
+
+class Examined(msgspec.Struct, frozen=True, kw_only=True):
+    """What an ``up`` finds before it begins: what differs, what it would change, what is in the way."""
+
+    work: Work
+    found: Differences
+    changes: list[Change]
+    refusals: list[Refusal]
 
 
 class BringUp:
@@ -96,29 +107,35 @@ class BringUp:
         """Find what to change, and what is in the way of it, on all hosts. Raises Refusals."""
         with self._log.step("check", "check") as step:
             await self._warn_of_leftovers(step)
-            found = await self._look(self._command)
-            reasons: list[Refusal] = [
-                (f"{name}: {error.message}", error.hint) for name, error in found.silent.items()
-            ]
-            if reasons:
-                raise Refusals(reasons)
-            facts: dict[str, HypervisorFacts] = {}
-            work = Work(self._view, self._testbed, self._command, self._log, facts)
+            seen = await self.examine()
+            if seen.refusals:
+                raise Refusals(seen.refusals)
+        self._found = seen.found
+        return seen.work, seen.changes
 
-            async def ask(host: HostDrivers) -> None:
-                facts[host.name] = await host.hypervisor.facts()
+    async def examine(self) -> Examined:
+        """Look at all hosts; return what would change, and what is in the way of it. Changes nothing."""
+        found = await self._look(self._command)
+        changes = due(found.changes, self._command)
+        facts: dict[str, HypervisorFacts] = {}
+        work = Work(self._view, self._testbed, self._command, self._log, facts)
+        reasons: list[Refusal] = [
+            (f"{name}: {error.message}", error.hint) for name, error in found.silent.items()
+        ]
+        if reasons:
+            return Examined(work=work, found=found, changes=changes, refusals=reasons)
 
-            reasons += [*await work.on_hosts(ask), *self._moved_hosts()]
-            work.running |= {each.guest for each in found.found if each.guest and each.state == "running"}
-            changes = due(found.changes, self._command)
-            for provider in dict.fromkeys(providers().values()):
-                mine = [change for change in changes if change.ref.kind in provider.KINDS]
-                reasons += await provider.refusals(work, mine)
-            if reasons:
-                raise Refusals(list(dict.fromkeys(reasons)))
+        async def ask(host: HostDrivers) -> None:
+            facts[host.name] = await host.hypervisor.facts()
+
+        reasons += [*await work.on_hosts(ask), *self._moved_hosts()]
+        work.running |= {each.guest for each in found.found if each.guest and each.state == "running"}
+        for provider in dict.fromkeys(providers().values()):
+            mine = [change for change in changes if change.ref.kind in provider.KINDS]
+            reasons += await provider.refusals(work, mine)
+        if not reasons:
             warn_of_memory(work)
-        self._found = found
-        return work, changes
+        return Examined(work=work, found=found, changes=changes, refusals=list(dict.fromkeys(reasons)))
 
     async def _settle(self, work: Work) -> None:
         """Let resources bear what they were made from, before the server's own record changes."""
