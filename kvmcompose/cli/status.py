@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import time
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,6 @@ examples:
 
 CPU is relative to one CPU: 200 % means that two are busy.
 """
-
-_SECONDS = 2.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -61,10 +59,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _status(target: Target, arguments: argparse.Namespace) -> TestbedStatus:
-    """Return the status, with only the guests that ``--label`` selects."""
+    return _selected(target.server.status(target.name), target, arguments)
+
+
+def _selected(status: TestbedStatus, target: Target, arguments: argparse.Namespace) -> TestbedStatus:
+    """Return the status with only the guests that ``--label`` selects."""
     from msgspec.structs import replace
 
-    status = target.server.status(target.name)
     if not arguments.labels:
         return status
     wanted = labelled(target, arguments.labels)
@@ -86,17 +87,31 @@ def _watch(target: Target, arguments: argparse.Namespace, console: Console) -> i
         raise KeyboardInterrupt
 
     with suppress(KeyboardInterrupt), on_signals(end, signal.SIGINT):  # this is how users end it
-        while not ended:
-            status = _status(target, arguments)
+        for status in _reports(target):
+            shown = _selected(status, target, arguments)
             if arguments.json:
-                console.json_line(status)
+                console.json_line(shown)
             else:
                 if sys.stdout.isatty():
                     sys.stdout.write("\x1b[H\x1b[J")  # clear the screen
-                _show(status, console)
+                _show(shown, console)
                 sys.stdout.flush()
-            time.sleep(_SECONDS)
+            if ended:
+                break
     return INTERRUPTED
+
+
+def _reports(target: Target) -> Iterator[TestbedStatus]:
+    """Yield the status whenever the server reports it. Raises ServerError."""
+    from kvmcompose.client.errors import error_from
+    from kvmcompose.core.deployment_event import StatusReport
+
+    for event in target.server.events(target.name, status=True):
+        if isinstance(event, StatusReport):
+            if event.problem is not None:
+                raise error_from(event.problem)
+            if event.status is not None:
+                yield event.status
 
 
 def _show(status: TestbedStatus, console: Console) -> None:

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol, Self
 
 from kvmcompose.client.errors import ServerError
 from kvmcompose.core.deployment import Action, Command, LogLine, Step
+from kvmcompose.core.deployment_event import ActionEnded, CurrentState, LineAdded, StepEnded, StepStarted
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.signals import on_signals
 
 if TYPE_CHECKING:
     from kvmcompose.client.remote import RemoteServer
 
-#: Seconds between two requests for an action's steps; more if a request takes long.
-_POLL_SECONDS = 0.4
-_POLLING_SHARE = 0.05
+#: How often running steps are reported again, in seconds, as they take longer.
+_TICK_SECONDS = 0.5
+#: How long the end waits for the last report, in seconds: a terminal may be stopped.
+_LEAVE_SECONDS = 1.0
 #: The most actions that one client watches at a time: a server limits connections and actions per user.
 _SIDE_BY_SIDE = 32
-#: How long the last request may take, in seconds: a server that hangs must not keep the user waiting.
-_LEAVE_SECONDS = 1.0
 
 _STOPPING = "cancelling; press Ctrl-C again to leave it to the server"
 
@@ -31,7 +29,7 @@ _STOPPING = "cancelling; press Ctrl-C again to leave it to the server"
 class Watcher(Protocol):
     """Receives reports about an action. Methods may be called from several threads."""
 
-    #: Whether steps are to be reported, too.
+    #: Whether steps are to be reported, too, and running ones repeatedly.
     wants_steps: bool
 
     def line(self, line: LogLine) -> None:
@@ -107,81 +105,89 @@ def perform_together(
 
 
 def watch(server: RemoteServer, name: str, uuid: str, watcher: Watcher, *, after: int = 0) -> Action:
-    """Report an action from the line after number ``after`` to its end, and return how it ended.
+    """Report an action to its end, its log from the line after number ``after``; return how it ended.
 
     Raises ServerError.
     """
-    order = _Order(watcher)
-    with _polling(server, name, uuid, order):
-        before: LogLine | None = None
-        for line in server.follow(name, uuid, after):
-            if watcher.wants_steps and (before is None or line.stage != before.stage):
-                order.know(server.steps(name, uuid))
-            before = line
-            order.line(line)
-    if watcher.wants_steps:
-        order.know(server.steps(name, uuid))
-        order.report_all()
-    return server.action(name, uuid)
+    with _Steps(watcher) as steps:
+        for event in server.events(name, action=uuid, after=0):
+            match event:
+                case LineAdded(line=line) if line.sequence > after:
+                    watcher.line(line)
+                case StepStarted():
+                    steps.started(event)
+                case StepEnded():
+                    steps.ended(event)
+                case CurrentState():
+                    steps.replace(event.steps)
+                case ActionEnded(action=action):
+                    return action
+    return server.action(name, uuid)  # of a version that had no events
 
 
-def replay(lines: Iterable[LogLine], steps: Sequence[Step], watcher: Watcher) -> None:
-    """Report what an action has done so far: its lines, and the ends of its steps in between."""
-    order = _Order(watcher)
-    order.know(steps)
-    for line in lines:
-        order.line(line)
-    order.report_all()
-
-
-class _Order:
-    """Reports lines and the ends of steps, which arrive separately, in the order in which they happened."""
+class _Steps:
+    """Reports steps as they start and end and, in a thread, how long the running ones take."""
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
-        self.wants_steps = watcher.wants_steps
-        self._guard = threading.RLock()
-        self._reported: set[tuple[str, str, str | None, str | None, str]] = set()
-        self._ended: list[Step] = []
-        self._running: list[Step] = []
+        self._running: dict[int, Step] = {}
+        self._guard = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
 
-    def know(self, steps: Sequence[Step]) -> None:
-        """Take note of the steps. Those that have ended are not reported yet."""
+    def __enter__(self) -> Self:
+        if self._watcher.wants_steps:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        if self._watcher.wants_steps:
+            self._thread.join(_LEAVE_SECONDS)
+
+    def started(self, event: StepStarted) -> None:
+        """Report a step that runs."""
         with self._guard:
-            known = {_key(step) for step in self._ended} | self._reported
-            fresh = [step for step in steps if step.ended is not None and _key(step) not in known]
-            self._ended = sorted([*self._ended, *fresh], key=lambda step: step.ended or "")
-            self._running = [step for step in steps if step.ended is None]
+            self._running[event.id] = event.step
+            self._report()
 
-    def line(self, line: LogLine) -> None:
-        """Report a line, and first the steps that ended before it."""
+    def ended(self, event: StepEnded) -> None:
+        """Report the end of a step."""
         with self._guard:
-            # a step ends after its own lines, which may be of the same millisecond
-            due = [step for step in self._ended if (step.ended or "") <= line.time and step.name != line.step]
-            if due:
-                self._report(due)
-            self._watcher.line(line)
+            self._running.pop(event.id, None)
+            self._report(event.step)
 
-    def update(self, steps: Sequence[Step]) -> None:
-        """Report the steps that had ended at the last update, whose lines have arrived, and those running."""
+    def replace(self, steps: Iterable[StepStarted]) -> None:
+        """Report what is running: events were missed."""
         with self._guard:
-            due = list(self._ended)
-            self.know(steps)
-            self._report(due)
+            self._running = {event.id: event.step for event in steps}
+            self._report()
 
-    def report_all(self) -> None:
-        """Report all steps that have ended."""
-        with self._guard:
-            self._report(list(self._ended))
+    def _report(self, *ended: Step) -> None:
+        if self._watcher.wants_steps:
+            self._watcher.steps(ended, tuple(self._running.values()))
 
-    def _report(self, due: Sequence[Step]) -> None:
-        self._reported.update(map(_key, due))
-        self._ended = [step for step in self._ended if _key(step) not in self._reported]
-        self._watcher.steps(due, self._running)
+    def _tick(self) -> None:
+        while not self._over.wait(_TICK_SECONDS):
+            with self._guard:
+                if self._running:
+                    self._report()
 
 
-def _key(step: Step) -> tuple[str, str, str | None, str | None, str]:
-    return step.stage, step.name, step.guest, step.host, step.started
+def replay(lines: Iterable[LogLine], steps: Sequence[Step], watcher: Watcher) -> None:
+    """Report what an action has done so far: its lines, and the ends of its steps in between.
+
+    A step ends after its own lines, which may be of the same millisecond.
+    """
+    waiting = sorted((step for step in steps if step.ended is not None), key=lambda step: step.ended or "")
+    running = [step for step in steps if step.ended is None]
+    for line in lines:
+        due = [step for step in waiting if (step.ended or "") <= line.time and step.name != line.step]
+        if due:
+            waiting = [step for step in waiting if step not in due]
+            watcher.steps(due, running)
+        watcher.line(line)
+    watcher.steps(waiting, running)
 
 
 class _Stopping:
@@ -225,29 +231,3 @@ class _Stopping:
             self._server.cancel(self._name, self._uuid or "")
         except KvmComposeError as error:
             self._watcher.notice(f"cannot cancel: {error.message}")
-
-
-@contextmanager
-def _polling(server: RemoteServer, name: str, uuid: str, order: _Order) -> Iterator[None]:
-    """Request the steps repeatedly while the block follows the lines."""
-    ended = threading.Event()
-
-    def poll() -> None:
-        pause = _POLL_SECONDS
-        while not ended.wait(pause):
-            began = time.monotonic()
-            with suppress(KvmComposeError):  # a lost server is reported where the lines are read
-                steps = server.steps(name, uuid)
-                if not ended.is_set():
-                    order.update(steps)
-            pause = max(_POLL_SECONDS, (time.monotonic() - began) / _POLLING_SHARE)
-
-    thread = threading.Thread(target=poll, daemon=True)
-    if order.wants_steps:
-        thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        if order.wants_steps:
-            thread.join(_LEAVE_SECONDS)

@@ -37,11 +37,19 @@ def error_of(status: int, body: bytes, address: str) -> ServerError:
     """Return the error that an answer of the server on ``address`` reports (RFC 9457)."""
     try:
         problem = msgspec.json.decode(body, type=ProblemDetails)
-        message, hint = problem.detail, problem.hint
     except msgspec.MsgspecError:
-        message, hint = f"the server on {address} answers with HTTP status {status}", None
+        message = f"the server on {address} answers with HTTP status {status}"
+        if status == UNAUTHORIZED and not body:
+            message = f"the server on {address} requires its token"
+        problem = ProblemDetails(title="", status=status, detail=message)
+    return error_from(problem, status)
+
+
+def error_from(problem: ProblemDetails, status: int | None = None) -> ServerError:
+    """Return the error that a server reports, in an answer with ``status`` or in a stream."""
+    status = problem.status if status is None else status
+    hint = problem.hint
     if status == UNAUTHORIZED:
-        message = f"the server on {address} requires its token" if not body else message
         hint = hint or "give the file that holds it (KVM_COMPOSE_TOKEN_FILE, or --token-file)"
     kind = WrongInputError if status in _WRONG_INPUT else ServerError
-    return (RefusedByServerError if status in _REFUSED else kind)(message, hint=hint, status=status)
+    return (RefusedByServerError if status in _REFUSED else kind)(problem.detail, hint=hint, status=status)

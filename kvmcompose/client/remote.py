@@ -26,7 +26,7 @@ from kvmcompose.client.errors import (
     error_of,
 )
 from kvmcompose.client.packets import PacketStream, open_stream
-from kvmcompose.client.stream import follow
+from kvmcompose.client.stream import EventStream
 from kvmcompose.client.unix import KEPT_CONNECTIONS, PlainAdapter
 from kvmcompose.core.deployment import (
     Action,
@@ -43,6 +43,7 @@ from kvmcompose.core.deployment import (
     Step,
     TestbedStatus,
 )
+from kvmcompose.core.deployment_event import DeploymentEvent, LineAdded
 from kvmcompose.effects.opening import read_descriptor, read_regular
 
 #: The limit for a response. Whatever takes the server longer is an action, which it only starts.
@@ -208,10 +209,29 @@ class RemoteServer:
         """Return an action's steps so far."""
         return self._get(_path(name, "actions", uuid, "steps"), list[Step])
 
+    def events(
+        self, name: str, *, action: str | None = None, status: bool = False, after: int | None = None
+    ) -> Iterator[DeploymentEvent]:
+        """Yield the events of a deployment after number ``after``, or from now on; until an ``action`` ends.
+
+        With ``status`` the live status is among them, every few seconds. A lost connection is re-established.
+        """
+        query = {"action": action} if action is not None else {}
+        return EventStream(
+            self.address,
+            _path(name, "events"),
+            self._headers,
+            query=query | ({"status": "true"} if status else {}),
+            after=after,
+            ca_file=self._ca_file,
+            revive=self._revive,
+        ).events()
+
     def follow(self, name: str, uuid: str, after: int = 0) -> Iterator[LogLine]:
-        """Yield an action's log until it ends; a lost connection is re-established."""
-        target = _path(name, "actions", uuid, "logs")
-        return follow(self.address, target, self._headers, after, ca_file=self._ca_file, revive=self._revive)
+        """Yield an action's log from the line after number ``after`` until the action ends."""
+        for event in self.events(name, action=uuid, after=0):
+            if isinstance(event, LineAdded) and event.line.sequence > after:
+                yield event.line
 
     def lines(self, name: str, uuid: str, after: int = 0) -> Iterator[LogLine]:
         """Yield an action's log so far."""

@@ -12,7 +12,8 @@ from kvmcompose.core.deployment import ActionState, Fault, Level, LogLine, Step,
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.plain import without_controls
 from kvmcompose.server.clock import now
-from kvmcompose.server.store import Store, StoreError
+from kvmcompose.server.database import StoreError
+from kvmcompose.server.store import Store
 
 #: How many stored lines a follower fetches at a time.
 _CHUNK = 1000

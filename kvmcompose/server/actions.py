@@ -85,9 +85,17 @@ class Actions:
         """Return how many actions run in the deployments of a user."""
         return sum(each.owner == owner for each in self._running.values())
 
+    def all_running(self, name: str) -> list[Action]:
+        """Return the actions that run in a deployment."""
+        return [each.action for each in self._running.values() if each.action.deployment == name]
+
     def running(self, name: str) -> Action | None:
         """Return the action that runs in a deployment (one of them, if several do), or None."""
-        return next((each.action for each in self._running.values() if each.action.deployment == name), None)
+        return next(iter(self.all_running(name)), None)
+
+    def is_running(self, uuid: str) -> bool:
+        """Return whether an action runs."""
+        return uuid in self._running
 
     def begin(
         self, deployment: Deployment, command: Command, who: str | None = None, asked_by: str | None = None

@@ -149,7 +149,7 @@ class _Server:
                 audit.write(AuditRecord(time=now(), event="server", outcome="started", pid=os.getpid()))
                 log.info("listening on unix:%s (process %d)", settings.socket, os.getpid())
                 await self._until_the_end(actions)
-                service.stopping.set()
+                service.stop()
                 await self._stop(actions)
                 await asyncio.gather(*serving)
         finally:

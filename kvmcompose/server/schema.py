@@ -4,23 +4,51 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
+from kvmcompose.core.deployment import Level, LogLine
+from kvmcompose.core.deployment_event import LineAdded
 from kvmcompose.server.people import login_name
 
-VERSION = 2
-SCHEMA = """
+VERSION = 3
+#: ``sequence`` is set for lines of a log, ``output`` for those that a program printed. ``document`` is the
+#: event. ``dropped`` of a deployment and of an action is the highest number of an event that is no longer
+#: kept. ``guests`` has the last event of each guest. ``removed`` has one row: the highest number of a
+#: deployment that was removed. New ones go on from there, so that no number has two meanings.
+_EVENTS = """
+CREATE TABLE events (
+    deployment TEXT NOT NULL REFERENCES deployments (name) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    action TEXT REFERENCES actions (uuid) ON DELETE CASCADE,
+    sequence INTEGER, output INTEGER NOT NULL, document BLOB NOT NULL,
+    PRIMARY KEY (deployment, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX events_of ON events (action, deployment, number);
+CREATE INDEX lines_of ON events (action, sequence) WHERE sequence IS NOT NULL;
+CREATE TABLE guests (
+    deployment TEXT NOT NULL REFERENCES deployments (name) ON DELETE CASCADE,
+    guest TEXT NOT NULL, document BLOB NOT NULL,
+    PRIMARY KEY (deployment, guest)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE removed (number INTEGER NOT NULL) STRICT;
+INSERT INTO removed VALUES (0)"""
+SCHEMA = (
+    """
 CREATE TABLE deployments (
     name TEXT PRIMARY KEY, project_location TEXT NOT NULL, state TEXT NOT NULL,
     failed_command TEXT, last_action_uuid TEXT, deployed BLOB,
-    owner_uid INTEGER NOT NULL, owner TEXT NOT NULL
+    owner_uid INTEGER NOT NULL, owner TEXT NOT NULL, dropped INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE actions (
     uuid TEXT PRIMARY KEY,
     deployment TEXT NOT NULL REFERENCES deployments (name) ON DELETE CASCADE,
     command TEXT NOT NULL, options BLOB NOT NULL, state TEXT NOT NULL, started TEXT NOT NULL, ended TEXT,
     faults BLOB NOT NULL DEFAULT x'5b5d', refused INTEGER NOT NULL DEFAULT 0, exit_status INTEGER, who TEXT,
-    asked_by TEXT
+    asked_by TEXT, dropped INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX actions_of ON actions (deployment);
 CREATE TABLE steps (
@@ -29,18 +57,14 @@ CREATE TABLE steps (
     started TEXT NOT NULL, ended TEXT, guest TEXT, host TEXT,
     PRIMARY KEY (action, number)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE lines (
-    action TEXT NOT NULL REFERENCES actions (uuid) ON DELETE CASCADE,
-    sequence INTEGER NOT NULL, time TEXT NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL,
-    stage TEXT, step TEXT, guest TEXT, host TEXT,
-    PRIMARY KEY (action, sequence)
-) STRICT, WITHOUT ROWID;
 CREATE TABLE snapshots (
     deployment TEXT NOT NULL REFERENCES deployments (name) ON DELETE CASCADE,
     guest TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL, xml TEXT NOT NULL,
     PRIMARY KEY (deployment, guest, name)
 ) STRICT, WITHOUT ROWID;
 """
+    + _EVENTS
+)
 #: What is known to have run in guests. It can be lost: then guests are asked. Older servers do not know it.
 MARKS = """
 CREATE TABLE IF NOT EXISTS marks (
@@ -51,8 +75,39 @@ CREATE TABLE IF NOT EXISTS marks (
 """
 
 
-def migrate(db: sqlite3.Connection) -> None:
-    """Migrate version 1 to version 2, in which deployments have owners, within the caller's transaction."""
+def migrate(db: sqlite3.Connection, version: int) -> None:
+    """Bring the tables of an older version up to date, within the caller's transaction."""
+    if version < 2:  # noqa: PLR2004
+        _add_owners(db)
+    _add_events(db)
+
+
+def _add_events(db: sqlite3.Connection) -> None:
+    """Migrate version 2 to version 3, in which lines of logs are events among others."""
+    for statement in _EVENTS.split(";"):
+        db.execute(statement)
+    for table in ("deployments", "actions"):
+        db.execute(f"ALTER TABLE {table} ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0")
+    db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", _old_lines(db))
+    db.execute("DROP TABLE lines")
+
+
+def _old_lines(db: sqlite3.Connection) -> Iterator[tuple[object, ...]]:
+    """Return the lines of version 2 as rows of the table ``events``."""
+    numbers: Counter[str] = Counter()
+    rows = db.execute(
+        "SELECT deployment, lines.* FROM actions JOIN lines ON action = uuid ORDER BY actions.rowid, sequence"
+    )
+    for name, action, *values in rows:
+        line = LogLine(**dict(zip(LogLine.__struct_fields__, values, strict=True)))
+        numbers[name] += 1
+        event = LineAdded(number=numbers[name], time=line.time, action=action, line=line)
+        output = line.level == Level.OUTPUT
+        yield name, event.number, action, line.sequence, output, msgspec.json.encode(event)
+
+
+def _add_owners(db: sqlite3.Connection) -> None:
+    """Migrate version 1 to version 2, in which deployments have owners."""
     own = os.geteuid()
     db.execute(f"ALTER TABLE deployments ADD COLUMN owner_uid INTEGER NOT NULL DEFAULT {own}")
     db.execute("ALTER TABLE deployments ADD COLUMN owner TEXT NOT NULL DEFAULT ''")

@@ -1,17 +1,10 @@
-"""The server's database: deployments, actions, their steps and log lines, in one SQLite file.
-
-SQLite in WAL mode: a killed server leaves whole transactions. Every call is short and made from the
-server's one thread.
-"""
+"""The server's database: deployments, their actions and what belongs to them."""
 
 from __future__ import annotations
 
-import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -23,107 +16,30 @@ from kvmcompose.core.deployment import (
     Deployment,
     Fault,
     Level,
-    LogLine,
     NewDeployment,
     Phase,
-    Step,
-    StepState,
     command_name,
 )
-from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.deployment_event import ActionEnded, ActionStarted
 from kvmcompose.server.clock import now
+from kvmcompose.server.database import open_database
+from kvmcompose.server.event_tables import EventTables
 from kvmcompose.server.people import Person, this_user
-from kvmcompose.server.schema import MARKS, SCHEMA, VERSION, migrate
 
 #: How many actions of a deployment are kept: the latest ones.
 HISTORY = 200
 
 
-class StoreError(KvmComposeError):
-    """The server's database cannot be used."""
-
-
-class _Database(sqlite3.Connection):
-    """Translates SQLite errors. The usual one is a full disk."""
-
-    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        with _translated():
-            return super().execute(sql, parameters)
-
-    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
-        with _translated():
-            return super().executemany(sql, parameters)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise StoreError(
-            f"cannot use the server's database: {error}",
-            hint="is the disk full? kvm-compose server --state-dir uses another folder",
-        ) from error
-
-
-class Store:
+class Store(EventTables):
     """The server's database. ``path`` None keeps it in RAM."""
 
     def __init__(self, path: Path | None) -> None:
         """Open the file, and create it if necessary. Raises StoreError."""
-        try:
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                # SQLite gives the files beside it the same permissions
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-                path.chmod(0o600)
-            self._db = sqlite3.connect(path or ":memory:", isolation_level=None, factory=_Database)
-            self._db.row_factory = sqlite3.Row
-            self._db.executescript(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;"
-            )
-            self._make_schema()
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"cannot open the server's database {path}: {error}") from error
-        self._sequences: dict[str, int] = {}
-
-    def _make_schema(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            with self._transaction():
-                for statement in SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {VERSION}")
-        elif version == 1:
-            with self._transaction():
-                migrate(self._db)
-                self._db.execute(f"PRAGMA user_version = {VERSION}")
-        elif version != VERSION:
-            raise StoreError(
-                f"the server's database has version {version}, and this server needs version {VERSION}",
-                hint="run the kvm-compose that wrote it, or take the testbeds down with that and remove it",
-            )
-        self._db.execute(MARKS)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            if self._db.in_transaction:  # SQLite has gone back by itself where a disk was full
-                self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        super().__init__(open_database(path))
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
-
-    def _insert(self, table: str, *, replace: bool = False, **values: object) -> None:
-        columns, places = ", ".join(values), ", ".join(f":{name}" for name in values)
-        verb = "REPLACE" if replace else "INSERT"
-        self._db.execute(f"{verb} INTO {table} ({columns}) VALUES ({places})", values)
 
     # -- deployments
 
@@ -140,7 +56,8 @@ class Store:
         """Add a deployment of ``owner`` (None: the server's user), or change the folder of a known one."""
         owner = owner or this_user()
         self._db.execute(
-            "INSERT INTO deployments (name, project_location, state, owner_uid, owner) VALUES (?, ?, ?, ?, ?)"
+            "INSERT INTO deployments (name, project_location, state, owner_uid, owner, dropped)"
+            " VALUES (?, ?, ?, ?, ?, (SELECT number FROM removed))"
             " ON CONFLICT (name) DO UPDATE SET project_location = excluded.project_location",
             (new.name, new.project_location, Phase.DOWN, owner.uid, owner.name),
         )
@@ -155,14 +72,27 @@ class Store:
 
     def set_phase(self, name: str, phase: Phase, failed_command: str | None = None) -> None:
         """Set the phase of a deployment."""
+        with self._changing(name):
+            self._set_phase(name, phase, failed_command)
+
+    def _set_phase(
+        self, name: str, phase: Phase, failed_command: str | None, action: str | None = None
+    ) -> None:
+        before = self.deployment(name)
         self._db.execute(
             "UPDATE deployments SET state = ?, failed_command = ? WHERE name = ?",
             (phase, failed_command, name),
         )
+        after = self.deployment(name)
+        if after is not None and after != before:
+            self._publish_phase(after, action)
 
     def remove_deployment(self, name: str) -> None:
         """Remove a deployment and its history."""
-        self._db.execute("DELETE FROM deployments WHERE name = ?", (name,))
+        with self._db.transaction():
+            self._db.execute("UPDATE removed SET number = max(number, ?)", (self.last_number(name),))
+            self._db.execute("DELETE FROM deployments WHERE name = ?", (name,))
+        self._forget(name)
 
     def deployed(self, name: str) -> bytes | None:
         """Return what was brought up last, as the orchestrator stored it; None when nothing is up."""
@@ -192,8 +122,8 @@ class Store:
             who=who,
             asked_by=asked_by,
         )
-        with self._transaction():
-            self._insert(
+        with self._changing(name):
+            self._db.insert(
                 "actions",
                 uuid=action.uuid,
                 deployment=name,
@@ -204,18 +134,29 @@ class Store:
                 who=who,
                 asked_by=asked_by,
             )
+            self._publish_action(ActionStarted, action)
             if exclusive:
                 self._db.execute(
-                    "UPDATE deployments SET state = ?, failed_command = NULL, last_action_uuid = ?"
-                    " WHERE name = ?",
-                    (Phase.RUNNING, action.uuid, name),
+                    "UPDATE deployments SET last_action_uuid = ? WHERE name = ?", (action.uuid, name)
                 )
-            self._db.execute(
-                "DELETE FROM actions WHERE deployment = ? AND state != 'running' AND rowid NOT IN"
-                " (SELECT rowid FROM actions WHERE deployment = ? ORDER BY rowid DESC LIMIT ?)",
-                (name, name, HISTORY),
-            )
+                self._set_phase(name, Phase.RUNNING, None, action.uuid)
+            self._drop_actions(name)
         return action
+
+    def _drop_actions(self, name: str) -> None:
+        """Drop all actions but the latest, with their logs."""
+        old = (
+            "deployment = ? AND state != 'running' AND rowid NOT IN"
+            " (SELECT rowid FROM actions WHERE deployment = ? ORDER BY rowid DESC LIMIT ?)"
+        )
+        values = (name, name, HISTORY)
+        rows = self._db.execute(f"SELECT uuid FROM actions WHERE {old}", values)  # noqa: S608
+        for (uuid,) in rows.fetchall():
+            last = self._db.execute(
+                "SELECT max(number) FROM events WHERE action = ? AND deployment = ?", (uuid, name)
+            ).fetchone()[0]
+            self._note_dropped(name, last or 0)
+        self._db.execute(f"DELETE FROM actions WHERE {old}", values)  # noqa: S608
 
     def end_action(
         self,
@@ -228,19 +169,19 @@ class Store:
         phase: tuple[Phase, str | None] | None = None,
     ) -> None:
         """Store how an action ended and, with ``phase``, the phase of its deployment from then on."""
-        with self._transaction():
+        name = self._log(uuid).deployment
+        with self._changing(name):
             self._db.execute(
                 "UPDATE actions SET state = ?, ended = ?, faults = ?, refused = ?, exit_status = ?"
                 " WHERE uuid = ?",
                 (state, now(), msgspec.json.encode(faults), refused, exit_status, uuid),
             )
             if phase is not None:
-                self._db.execute(
-                    "UPDATE deployments SET state = ?, failed_command = ?"
-                    " WHERE name = (SELECT deployment FROM actions WHERE uuid = ?)",
-                    (*phase, uuid),
-                )
-        self._sequences.pop(uuid, None)
+                self._set_phase(name, *phase, uuid)
+            ended = self.action(uuid)
+            assert ended is not None  # noqa: S101 (it has a log)
+            self._publish_action(ActionEnded, ended)
+        self._logs.pop(uuid, None)
 
     def action(self, uuid: str) -> Action | None:
         """Return an action, None when there is none of that UUID."""
@@ -269,73 +210,15 @@ class Store:
             deployment = self.deployment(action.deployment)
             was_in_charge = deployment is not None and deployment.last_action_uuid == action.uuid
             phase = (Phase.FAILED, action.command) if was_in_charge else None
+            self._cancel_steps(action.uuid)
             self.end_action(action.uuid, ActionState.INTERRUPTED, faults=[fault], phase=phase)
-            self._db.execute(
-                "UPDATE steps SET state = ?, ended = ? WHERE action = ? AND state = ?",
-                (StepState.CANCELLED, now(), action.uuid, StepState.RUNNING),
-            )
         return found
-
-    # -- steps and lines
-
-    def put_step(self, uuid: str, number: int, step: Step) -> None:
-        """Store a step, or its new state."""
-        self._insert("steps", replace=True, action=uuid, number=number, **msgspec.structs.asdict(step))
-
-    def steps(self, uuid: str) -> list[Step]:
-        """Return an action's steps in the order they began."""
-        rows = self._db.execute("SELECT * FROM steps WHERE action = ? ORDER BY number", (uuid,))
-        return [msgspec.convert(dict(row), Step) for row in rows]
-
-    def append(
-        self,
-        uuid: str,
-        level: Level,
-        text: str,
-        *,
-        stage: str | None = None,
-        step: str | None = None,
-        guest: str | None = None,
-        host: str | None = None,
-    ) -> LogLine:
-        """Add a line to an action's log."""
-        if uuid not in self._sequences:
-            row = self._db.execute("SELECT max(sequence) FROM lines WHERE action = ?", (uuid,)).fetchone()
-            self._sequences[uuid] = row[0] or 0
-        self._sequences[uuid] += 1
-        line = LogLine(
-            sequence=self._sequences[uuid],
-            time=now(),
-            level=level,
-            text=text,
-            stage=stage,
-            step=step,
-            guest=guest,
-            host=host,
-        )
-        self._insert("lines", action=uuid, **msgspec.structs.asdict(line))
-        return line
-
-    def drop_output(self, uuid: str, *, up_to: int) -> int:
-        """Remove the output of programs from an action's log, up to line ``up_to``; return how many lines."""
-        done = self._db.execute(
-            "DELETE FROM lines WHERE action = ? AND sequence <= ? AND level = ?", (uuid, up_to, Level.OUTPUT)
-        )
-        return done.rowcount
-
-    def lines(self, uuid: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
-        """Return an action's log from the line after number ``after``, at most ``limit`` lines."""
-        rows = self._db.execute(
-            "SELECT * FROM lines WHERE action = ? AND sequence > ? ORDER BY sequence LIMIT ?",
-            (uuid, after, limit),
-        )
-        return [msgspec.convert(dict(row), LogLine) for row in rows]
 
     # -- snapshots of guests that are off: what libvirt forgets with the domain
 
     def keep_snapshots(self, name: str, guest: str, snapshots: Sequence[tuple[str, str]]) -> None:
         """Store a guest's snapshots, as (name, XML), the oldest first."""
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute("DELETE FROM snapshots WHERE deployment = ? AND guest = ?", (name, guest))
             self._db.executemany(
                 "INSERT INTO snapshots VALUES (?, ?, ?, ?, ?)",
@@ -349,7 +232,7 @@ class Store:
                 "DELETE FROM marks WHERE deployment = ? AND kind = ? AND guest = ?", (name, kind, guest)
             )
         else:
-            self._insert("marks", replace=True, deployment=name, kind=kind, guest=guest, digest=digest)
+            self._db.insert("marks", replace=True, deployment=name, kind=kind, guest=guest, digest=digest)
 
     def forget_marks(self, name: str, guest: str | None = None) -> None:
         """Forget what has run in a guest, or in all of them."""

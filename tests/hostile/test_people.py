@@ -38,6 +38,8 @@ ROUTES: list[tuple[str, str, object]] = [
     ("GET", "/deployments/alices/snapshots", None),
     ("GET", "/deployments/alices/console?guest=a", None),
     ("GET", "/deployments/alices/capture?target=br0", None),
+    ("GET", "/deployments/alices/events", None),
+    ("GET", "/deployments/alices/events?after=0&status=true", None),
     ("GET", "/deployments/alices/actions", None),
     ("GET", f"/deployments/alices/actions/{NOWHERE}", None),
     ("GET", f"/deployments/alices/actions/{NOWHERE}/steps", None),
@@ -79,12 +81,24 @@ def test_no_route_is_left_out() -> None:
     assert known - tried == {("GET", "/api/deployments/{name}"), ("PUT", "/api/deployments/{name}")}
 
 
-def test_so_is_the_log_as_a_websocket(shared: Shared) -> None:
+def test_so_are_the_logs_and_events_as_websockets(shared: Shared) -> None:
     uuid = ask(shared.socket, ALICE, "POST", "/deployments/alices/action", body=UP).json["uuid"]
-    target = f"/deployments/alices/actions/{uuid}/logs"
-    assert ask(shared.socket, BOB, "GET", target, websocket=True).status == 403
-    assert ask(shared.socket, ALICE, "GET", target, websocket=True).status == 101
-    assert ask(shared.socket, 0, "GET", target, websocket=True).status == 101
+    for target in (
+        f"/deployments/alices/actions/{uuid}/logs",
+        "/deployments/alices/events",
+        f"/deployments/alices/events?after=0&action={uuid}",
+    ):
+        assert ask(shared.socket, BOB, "GET", target, websocket=True).status == 403
+        assert ask(shared.socket, ALICE, "GET", target, websocket=True).status == 101
+        assert ask(shared.socket, 0, "GET", target, websocket=True).status == 101
+
+
+def test_an_action_of_a_deployment_of_ones_own_is_no_way_to_anothers(shared: Shared) -> None:
+    uuid = ask(shared.socket, ALICE, "POST", "/deployments/alices/action", body=UP).json["uuid"]
+    bobs = shared.project("bobs", BOB)
+    assert ask(shared.socket, BOB, "PUT", "/deployments/bobs", body=new("bobs", bobs)).status == 201
+    target = f"/deployments/bobs/events?after=0&action={uuid}"
+    assert ask(shared.socket, BOB, "GET", target, websocket=True).status == 404
 
 
 def test_that_a_deployment_exists_is_all_that_others_see(shared: Shared) -> None:

@@ -18,6 +18,7 @@ from kvmcompose.core.deployment import (
     Deployment,
     Exec,
     GuestAccess,
+    GuestStatus,
     Health,
     Phase,
     SnapshotStatus,
@@ -55,6 +56,8 @@ class Stub(Orchestrator):
         self.captures: list[str] = []
         self.input = b""
         self.packets = 0
+        self.guests: dict[str, str] = {}
+        self.looks = 0
 
     async def run(
         self,
@@ -112,7 +115,12 @@ class Stub(Orchestrator):
             raise DriverError("libvirt does not answer")
         if deployment.name == "crashing":
             raise RuntimeError("a secret of the inside")
-        return TestbedStatus(deployment=deployment, guests=())
+        self.looks += 1
+        guests = [
+            GuestStatus(name=name, kind="libvirt", host="main", state=state)
+            for name, state in self.guests.items()
+        ]
+        return TestbedStatus(deployment=deployment, guests=tuple(guests))
 
     async def snapshots(self, deployment: Deployment, guest: str | None = None) -> list[SnapshotStatus]:
         if guest is not None and guest != "web":
@@ -168,6 +176,7 @@ class StubServer:
         self.stub: Stub
         self.store: Store
         self.actions: Actions
+        self.service: Service
         self.activity: Activity
         self.port = 0
         self._loop: asyncio.AbstractEventLoop
@@ -186,7 +195,7 @@ class StubServer:
         settings = ServerSettings(
             state_dir=self.folder / "state", socket=self.socket, host="127.0.0.1", project_roots=()
         )
-        service = Service(
+        service = self.service = Service(
             self.store,
             self.actions,
             self.stub,
@@ -215,6 +224,7 @@ class StubServer:
             await asyncio.sleep(0.005)
         self._ready.set()
         await self._end.wait()
+        service.stop()
         await self.actions.stop()
         for listener in self._listeners:
             listener.should_exit = True

@@ -394,7 +394,7 @@ def _references(part: Any) -> list[str]:
 
 
 def test_answers_are_neither_kept_nor_taken_for_pages(shared_stub: StubServer) -> None:
-    for path in ("/openapi.json", "/nope"):
+    for path in ("/openapi.json", "/asyncapi.json", "/nope"):
         headers = ask(shared_stub, "GET", path).headers
         assert headers["cache-control"] == "no-store"
         assert headers["x-content-type-options"] == "nosniff"

@@ -91,6 +91,7 @@ def test_strangers_learn_only_that_somebody_listens(shared_stub: StubServer) -> 
     assert answer.endswith(b'{"status":"ok"}')
     assert_problem(shared_stub.raw(head("/api/health", "Authorization: Bearer no"), tcp=True), 401)
     assert status(shared_stub.raw(head("/openapi.json"), tcp=True)) == 200
+    assert status(shared_stub.raw(head("/asyncapi.json"), tcp=True)) == 200
 
 
 # -- names: DNS rebinding, pages from elsewhere
@@ -270,7 +271,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(
 
 
 def test_nothing_is_answered_with_the_token_or_a_path_of_the_server(shared_stub: StubServer) -> None:
-    for path in ("/openapi.json", "/api/health", "/nope"):
+    for path in ("/openapi.json", "/asyncapi.json", "/api/health", "/nope"):
         answer = shared_stub.raw(head(path, f"Authorization: Bearer {TOKEN}"), tcp=True)
         assert TOKEN.encode() not in answer
         assert str(shared_stub.folder).encode() not in answer

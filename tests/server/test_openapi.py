@@ -20,6 +20,7 @@ _EXAMPLES = 25
 _MORE_THAN_A_SCHEMA = {
     "GET /api/deployments/{name}/actions/{uuid}/input",
     "GET /api/deployments/{name}/actions/{uuid}/logs",
+    "GET /api/deployments/{name}/events",
     "POST /api/deployments",
     "PUT /api/deployments/{name}",
 }
@@ -89,7 +90,7 @@ def test_answers_about_what_there_is_are_as_described(stub: StubServer) -> None:
             uuid = client.act("demo", Exec(guest="web", argv=("say", "20", "fail")))
     _no_faults(statuses)
     for name, found in statuses.items():
-        if name.startswith("GET") and not name.endswith(("/input", "/logs", "/snapshots")):
+        if name.startswith("GET") and not name.endswith(("/input", "/logs", "/events", "/snapshots")):
             assert found == {200}, name
     assert statuses["GET /api/deployments/{name}/actions/{uuid}/logs"] == {426}
     assert statuses["GET /api/deployments/{name}/actions/{uuid}/input"] == {409}

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kvmcompose import __version__
-from kvmcompose.server.api import command_input, logs, openapi, problems, routes
+from kvmcompose.server.api import asyncapi, command_input, events, logs, openapi, problems, routes
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.api.wire import Reply
 
@@ -25,11 +25,16 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.include_router(routes.router)
     app.include_router(logs.router)
+    app.include_router(events.router)
     app.include_router(command_input.router)
     problems.install(app)
 
     async def description(_request: Request) -> Response:
         return Reply(openapi.document(app))
 
+    async def events_description(_request: Request) -> Response:
+        return Reply(asyncapi.document())
+
     app.add_route("/openapi.json", description, methods=["GET"], include_in_schema=False)
+    app.add_route("/asyncapi.json", events_description, methods=["GET"], include_in_schema=False)
     return app

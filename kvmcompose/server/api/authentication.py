@@ -18,7 +18,7 @@ from kvmcompose.server.tokens import Token, Tokens
 
 _REMARK_LENGTH = 200
 #: What a client without a token may ask for.
-_PUBLIC = frozenset({"/openapi.json", "/api/health"})
+_PUBLIC = frozenset({"/openapi.json", "/asyncapi.json", "/api/health"})
 
 
 class AccessPolicy(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from kvmcompose.core.deployment import (
     Step,
     TestbedStatus,
 )
+from kvmcompose.core.deployment_event import DeploymentEvent
 from kvmcompose.server.api.problems import MEDIA_TYPE
 
 Json = dict[str, Any]
@@ -69,6 +70,8 @@ _TYPES: dict[str, Any] = {
     "snapshots": list[SnapshotStatus],
     "console": ConsolePart,
     "problem": ProblemDetails,
+    "event": DeploymentEvent,
+    "line": LogLine,
 }
 
 
@@ -78,12 +81,17 @@ def _all_schemas() -> tuple[dict[str, Json], Json]:
     # published under this name since 0.2
     components["Problem"] = {**components.pop("ProblemDetails"), "title": "Problem"}
     by_name["problem"] = {"$ref": _REFERENCE.format(name="Problem")}
+    report = components["StatusReport"]["properties"]
+    report["problem"] = {"anyOf": [{"type": "null"}, by_name["problem"]], "default": None}
+    components["DeploymentEvent"] = {"title": "DeploymentEvent", **by_name["event"]}
+    by_name["event"] = {"$ref": _REFERENCE.format(name="DeploymentEvent")}
     by_name["health"] = {"anyOf": [by_name["known"], by_name["alive"]]}
     by_name["state"] = {"type": "object", "description": "state.json"}
     return by_name, components
 
 
-_SCHEMAS, _COMPONENTS = _all_schemas()
+#: ``COMPONENTS``: the schemas of all types, by name.
+_SCHEMAS, COMPONENTS = _all_schemas()
 
 
 def described(
@@ -93,10 +101,12 @@ def described(
     also: HTTPStatus | None = None,
     body: str | None = None,
     stream: str | None = None,
+    messages: str | None = None,
 ) -> Json:
     """Return the keywords that describe a route: request and response, by the names above, and errors.
 
     ``also`` is a second status with the same response; ``stream`` is the media type of a response of bytes.
+    ``messages`` is what a WebSocket sends, for which OpenAPI has no word of its own.
     """
     extra: Json = {}
     if body is not None:
@@ -111,6 +121,8 @@ def described(
     for good in (status, also):
         if good is not None:
             responses[good.value] = {"description": good.phrase}
+            if messages is not None:
+                responses[good.value]["x-websocket-message"] = _SCHEMAS[messages]
             if answer is not None:
                 responses[good.value]["content"] = {_JSON: {"schema": _SCHEMAS[answer]}}
             elif stream is not None:
@@ -140,7 +152,7 @@ def document(app: FastAPI) -> Json:
             license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         )
         parts = made.setdefault("components", {})
-        parts["schemas"] = _COMPONENTS
+        parts["schemas"] = COMPONENTS
         parts["securitySchemes"] = {
             "token": {"type": "http", "scheme": "bearer", "description": "On TCP; not on the Unix socket."}
         }

@@ -37,6 +37,12 @@ def problem(
     return Response(msgspec.json.encode(details), status, headers, MEDIA_TYPE)
 
 
+def details_of(error: KvmComposeError) -> ProblemDetails:
+    """Return the details of an error, for a stream that has begun."""
+    status = _status_of(error)
+    return ProblemDetails(title=status.phrase, status=status, detail=error.message, hint=error.hint)
+
+
 def _status_of(error: KvmComposeError) -> HTTPStatus:
     if isinstance(error, ApiError):
         return error.status

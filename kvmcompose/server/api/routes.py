@@ -21,11 +21,12 @@ from kvmcompose.core.deployment import (
     Command,
     NewDeployment,
 )
-from kvmcompose.server.api.logs import MAX_SEQUENCE
+from kvmcompose.server.api.event_reader import Wanted
 from kvmcompose.server.api.openapi import Alive, described
 from kvmcompose.server.api.packets import PCAP, PacketReply
 from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.api.service import Service
+from kvmcompose.server.api.streaming import MAX_SEQUENCE
 from kvmcompose.server.api.wire import Reply, body
 from kvmcompose.server.people import Asker
 
@@ -210,6 +211,41 @@ async def get_capture(
     return PacketReply(await service.capture(who, name, wanted), service.stopping)
 
 
+@router.get(
+    "/deployments/{name}/events",
+    **described(None, HTTPStatus.UPGRADE_REQUIRED, status=HTTPStatus.SWITCHING_PROTOCOLS, messages="event"),
+)
+async def get_events(
+    service: ServiceParameter,
+    who: Who,
+    name: Name,
+    after: Annotated[
+        int | None,
+        Query(
+            ge=0,
+            le=MAX_SEQUENCE,
+            description="Only events after this number; without it, the current state and what follows.",
+        ),
+    ] = None,
+    action: Annotated[
+        str | None,
+        Query(json_schema_extra={"format": "uuid"}, description="Only events of this action, until it ends."),
+    ] = None,
+    status: Annotated[
+        bool,
+        Query(description="Also the live status, every few seconds. Excludes `action`."),
+    ] = False,
+) -> Response:
+    """The events as a WebSocket: each message is one event as JSON; stored events, then new ones.
+
+    After a lost connection, ask again with the number of the last event as `after`. Closed with 1000 when the
+    action has ended or the deployment was removed, with 1001 when the server stops. `/asyncapi.json` has the
+    messages, too.
+    """
+    service.events(who, name, Wanted(after=after, action=action, status=status))
+    raise ApiError(HTTPStatus.UPGRADE_REQUIRED, "the events require a WebSocket")
+
+
 # -- actions
 
 
@@ -271,7 +307,7 @@ async def get_lines(
 
 @router.get(
     "/deployments/{name}/actions/{uuid}/logs",
-    **described(None, HTTPStatus.UPGRADE_REQUIRED, status=HTTPStatus.SWITCHING_PROTOCOLS),
+    **described(None, HTTPStatus.UPGRADE_REQUIRED, status=HTTPStatus.SWITCHING_PROTOCOLS, messages="line"),
 )
 async def get_log(service: ServiceParameter, who: Who, name: Name, uuid: Uuid, after: After = 0) -> Response:
     """The log as a WebSocket: each message is one line as JSON (LogLine); stored lines, then new ones.

@@ -23,9 +23,11 @@ from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, in_thread
 from kvmcompose.server.action_input import ActionInput
 from kvmcompose.server.actions import Actions, BusyError, NotFoundError
+from kvmcompose.server.api.event_reader import EventReader, Wanted
 from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.api.request_audit import summary
 from kvmcompose.server.api.rights import check_change, check_owner, project_folder, view
+from kvmcompose.server.guest_watch import GuestWatches, Source
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.orchestrator.captures import Packets, WrongCaptureError
 from kvmcompose.server.people import Asker, People, Person
@@ -51,16 +53,25 @@ class Service:
         project_roots: tuple[Path, ...],
         health: Health,
         people: People | None = None,
+        source: Source | None = None,
     ) -> None:
-        """``people`` knows users' roles; None: no group of administrators."""
+        """``people`` knows users' roles; None: no group of administrators. ``source`` reports changes of
+        guests; None: the hosts are asked every few seconds while a client listens.
+        """
         self._store = store
         self._actions = actions
         self.orchestrator = orchestrator
         self._roots = tuple(root.resolve() for root in project_roots)
         self.health = health
         self._people = people or People()
+        self._watches = GuestWatches(store, orchestrator.status, source)
         #: Set when the server is about to stop: endless streams have to end.
         self.stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End the endless streams: the server is about to stop."""
+        self.stopping.set()
+        self._store.wake_all()
 
     # -- deployments
 
@@ -233,3 +244,10 @@ class Service:
     def follow(self, asker: Asker, name: str, uuid: str, after: int) -> AsyncIterator[LogLine]:
         """An action's log, until it ends."""
         return self._actions.follow(self.action(asker, name, uuid).uuid, after)
+
+    def events(self, asker: Asker, name: str, wanted: Wanted) -> EventReader:
+        """The events of a deployment, or of one of its actions."""
+        deployment = self.own(asker, name)
+        if wanted.action is not None:
+            self.action(asker, name, wanted.action)
+        return EventReader(self._store, self._actions, self._watches, self.stopping, deployment.name, wanted)

@@ -18,9 +18,11 @@ import yaml
 
 from kvmcompose.cli import status
 from kvmcompose.cli._server import Target
+from kvmcompose.core.deployment_event import StatusReport
 from kvmcompose.monitor.console import Console
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from conftest import Lab
@@ -81,10 +83,11 @@ def test_watching_ends_with_a_ctrl_c_that_python_loses(capsys: pytest.CaptureFix
     class Server:
         asked = 0
 
-        def status(self, _name: str) -> dict[str, str]:
-            self.asked += 1
-            Response()
-            return {"state": "up"}
+        def events(self, _name: str, *, status: bool) -> Iterator[StatusReport]:
+            while status:
+                self.asked += 1
+                Response()
+                yield StatusReport(number=1, time="", status={"state": "up"})  # type: ignore[arg-type]
 
     server = Server()
     arguments = argparse.Namespace(json=True, watch=True, project_name="lab", labels=[])

@@ -14,6 +14,7 @@ from kvmcompose.client.action import perform, replay, watch
 from kvmcompose.client.errors import ServerError
 from kvmcompose.client.remote import RemoteServer
 from kvmcompose.core.deployment import Action, ActionState, Command, Down, Level, LogLine, Step, StepState
+from kvmcompose.core.deployment_event import ActionEnded, DeploymentEvent, LineAdded, StepEnded, StepStarted
 
 UUID = "00000000-0000-4000-8000-000000000001"
 
@@ -42,21 +43,28 @@ class Scripted(RemoteServer):
         self.deaf = deaf
         self.on_act = lambda: None
         self.on_line = lambda: None
+        self.on_step = lambda: None
+        self.has_events = True
 
     def act(self, name: str, command: Command) -> str:
         self.asked.append(command)
         self.on_act()
         return UUID
 
-    def follow(self, name: str, uuid: str, after: int = 0) -> Iterator[LogLine]:
-        for number in range(after + 1, 4):
-            yield line(number)
+    def events(
+        self, name: str, *, action: str | None = None, status: bool = False, after: int | None = None
+    ) -> Iterator[DeploymentEvent]:
+        assert (action, after) == (UUID, 0)
+        yield StepStarted(number=1, time=at(0), action=UUID, id=1, step=step("boot", None))
+        for number in (1, 2, 3):
+            yield LineAdded(number=number + 1, time=at(0), action=UUID, line=line(number))
             self.on_line()
+        yield StepEnded(number=5, time=at(1), action=UUID, id=1, step=step("boot", 1))
+        self.on_step()
         if self.waits:
             assert self.cancelled.wait(10)
-
-    def steps(self, name: str, uuid: str) -> list[Step]:
-        return [step("boot", 1)]
+        if self.has_events:
+            yield ActionEnded(number=6, time=at(5), action=self.action(name, UUID))
 
     def action(self, name: str, uuid: str) -> Action:
         state = ActionState.CANCELLED if self.cancelled.is_set() else ActionState.SUCCEEDED
@@ -77,12 +85,14 @@ class Told:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.running: list[list[str]] = []
 
     def line(self, line: LogLine) -> None:
         self.told.append(line.text)
 
     def steps(self, ended: Sequence[Step], running: Sequence[Step]) -> None:
         self.told += [f"end of {step.name}" for step in ended]
+        self.running.append([step.name for step in running])
 
     def notice(self, text: str) -> None:
         self.told.append(text)
@@ -157,9 +167,25 @@ def test_a_step_ends_after_its_own_lines_and_before_those_of_later_ones() -> Non
     assert told.told == ["line 1", "end of first", "line 2"]
 
 
+def test_running_steps_are_reported_again_and_again_until_they_end() -> None:
+    server, told = Scripted(), Told()
+    server.on_line = lambda: time.sleep(0.6)
+    server.on_step = lambda: time.sleep(0.6)
+    watch(server, "lab", UUID, told)
+    assert told.running[:3] == [["boot"]] * 3
+    assert told.running[-1] == []
+    assert told.running.count([]) == 1
+    assert threading.active_count() == 1
+
+
+def test_an_action_of_a_version_without_events_ends_as_the_server_says() -> None:
+    server = Scripted()
+    server.has_events = False
+    assert watch(server, "lab", UUID, Told()).state is ActionState.SUCCEEDED
+
+
 def test_steps_end_while_nothing_is_said() -> None:
     server, told = Scripted(waits=True), Told()
-    server.on_line = lambda: None
     watching = threading.Thread(target=lambda: watch(server, "lab", UUID, told))
     watching.start()
     deadline = time.monotonic() + 10

@@ -18,7 +18,8 @@ from kvmcompose.core.deployment import (
     StepState,
     Up,
 )
-from kvmcompose.server.store import HISTORY, Store, StoreError
+from kvmcompose.server.database import StoreError
+from kvmcompose.server.store import HISTORY, Store
 
 
 @pytest.fixture

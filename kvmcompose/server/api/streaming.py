@@ -1,0 +1,78 @@
+"""Sends text messages over a WebSocket to a client that only listens."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from http import HTTPStatus
+
+from fastapi import WebSocket
+from starlette.websockets import WebSocketDisconnect, WebSocketState
+
+from kvmcompose.server.api.problems import ApiError
+
+#: The largest integer in SQLite, and so the largest number of a line or an event.
+MAX_SEQUENCE = 2**63 - 1
+NORMAL_CLOSURE, GOING_AWAY = 1000, 1001
+_POLICY_VIOLATION = 1008
+
+
+class GoingAwayError(Exception):
+    """The server stops before the stream has ended."""
+
+
+async def send_all(websocket: WebSocket, messages: AsyncGenerator[bytes]) -> None:
+    """Accept the connection, send the messages, and close it: with 1000 when there are no more.
+
+    Each message is sent as fast as the client reads. ``messages`` is closed when the client has left.
+    """
+    await websocket.accept()
+
+    async def send() -> None:
+        async with aclosing(messages):
+            async for message in messages:
+                await websocket.send_text(message.decode())
+
+    sending = asyncio.create_task(send())
+    listening = asyncio.create_task(websocket.receive())
+    try:
+        await asyncio.wait((sending, listening), return_when=asyncio.FIRST_COMPLETED)
+        if not sending.done():  # the client has disconnected, or sent a message
+            sending.cancel()
+        code = NORMAL_CLOSURE
+        with suppress(asyncio.CancelledError, WebSocketDisconnect, OSError):
+            try:
+                await sending
+            except GoingAwayError:
+                code = GOING_AWAY
+            await websocket.close(code)
+            return
+        if websocket.client_state is not WebSocketState.DISCONNECTED:
+            with suppress(WebSocketDisconnect, OSError, RuntimeError):
+                await websocket.close(_POLICY_VIOLATION, "this stream accepts no messages")
+    finally:
+        for task in (sending, listening):
+            task.cancel()
+        await asyncio.gather(sending, listening, return_exceptions=True)
+
+
+def parameters(websocket: WebSocket, *known: str) -> dict[str, str]:
+    """Return the parameters of the request, each given once at most. Raises ApiError."""
+    given = websocket.query_params.multi_items()
+    for name, _ in given:
+        if name not in known:
+            hint = f"known parameters: {', '.join(known)}"
+            raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"unknown parameter {name!r}", hint=hint)
+    found = dict(given)
+    if len(found) < len(given):
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"a parameter is given twice: {', '.join(found)}")
+    return found
+
+
+def number_after(text: str) -> int:
+    """Return the number of a line or an event. Raises ApiError."""
+    if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) > MAX_SEQUENCE:
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"after: {text[:40]!r} is not a number of the stream")
+    return int(text)

@@ -1,0 +1,199 @@
+"""Watches the guests of a deployment while a client listens, and publishes what has changed.
+
+All listeners share one watch. It looks at the hosts when an action has done something to a guest, when a
+driver reports a change (``Source``), and every few seconds for those who want figures such as CPU time, or
+where no driver reports changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from kvmcompose.core.deployment import Deployment, GuestStatus, TestbedStatus
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.server.event_tables import REMOVED
+from kvmcompose.server.store import Store
+
+#: Seconds between two looks, and between two that changes ask for; more if a look takes long.
+LOOK_SECONDS, _SOON_SECONDS = 2.0, 0.25
+_LOOKING_SHARE = 0.25
+#: How many changes are published at a time, before other requests have their turn.
+_AT_A_TIME = 100
+
+log = logging.getLogger(__name__)
+
+
+class GuestNews(msgspec.Struct, frozen=True):
+    """A guest that may have changed, and why, if the driver knows."""
+
+    guest: str
+    reason: str | None = None
+
+
+#: Yields what drivers report of a deployment's guests, until cancelled; fails where they report nothing.
+Source = Callable[[Deployment], AsyncIterator[GuestNews]]
+Look = Callable[[Deployment], Awaitable[TestbedStatus]]
+
+
+class GuestWatch:
+    """The watch of one deployment. ``seen`` is the last status or error, ``looks`` how many there were."""
+
+    def __init__(self, store: Store, name: str, look: Look, source: Source | None) -> None:
+        self._store = store
+        self._name = name
+        self._look = look
+        self._source = source
+        self._channel = store.channel(name)
+        self._reasons: dict[str, str] = {}
+        self._reported = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.listeners = self.figures = 0
+        self.seen: TestbedStatus | KvmComposeError | None = None
+        self.looks = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether the deployment was removed."""
+        return self._channel.closed
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._tasks = [asyncio.create_task(self._run(), name=f"watch {self._name}")]
+        if self._source is not None:
+            self._tasks.append(asyncio.create_task(self._listen(self._source)))
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        for task in self._tasks:
+            task.cancel()
+
+    def hurry(self) -> None:
+        """Look soon: a client wants figures."""
+        self._reported.set()
+
+    async def _listen(self, source: Source) -> None:
+        """Take note of what drivers report. Where they do not, the watch looks by itself."""
+        try:
+            deployment = self._store.deployment(self._name)
+            if deployment is not None:
+                async for news in source(deployment):
+                    if news.reason is not None:
+                        self._reasons[news.guest] = news.reason
+                    self._reported.set()
+        except KvmComposeError as error:
+            log.info("%s: the hosts report no changes of guests: %s", self._name, error.message)
+        except Exception:
+            log.exception("%s: the hosts report no changes of guests", self._name)
+        finally:
+            self._source = None
+            self._reported.set()
+
+    async def _run(self) -> None:
+        while not self._channel.closed:
+            changes = self._channel.changes
+            self._reported.clear()
+            began = time.monotonic()
+            await self._look_once()
+            took = time.monotonic() - began
+            periodic = self.figures or self._source is None
+            seconds = max(LOOK_SECONDS, took / _LOOKING_SHARE) if periodic else None
+            await self._change(changes, seconds)
+            # several changes are one look
+            await asyncio.sleep(began + took + max(_SOON_SECONDS, took) - time.monotonic())
+
+    async def _change(self, changes: asyncio.Event, seconds: float | None) -> None:
+        """Return when something may have changed, or after ``seconds``."""
+        waiting = [asyncio.create_task(each.wait()) for each in (changes, self._reported)]
+        try:
+            await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def _look_once(self) -> None:
+        deployment = self._store.deployment(self._name)
+        if deployment is None:
+            return
+        reported = list(self._reasons)
+        try:
+            status = await self._look(deployment)
+            await self._publish(status)
+        except KvmComposeError as error:
+            self.seen = error
+        except Exception as error:  # the watch goes on; the client gets what a request for the status gets
+            log.exception("%s: the status", self._name)
+            self.seen = KvmComposeError(
+                f"internal error ({type(error).__name__})", hint="please report it, with the server's log"
+            )
+        else:
+            self.seen = status
+        for guest in reported:
+            self._reasons.pop(guest, None)
+        self.looks += 1
+        self._channel.wake()
+
+    async def _publish(self, status: TestbedStatus) -> None:
+        """Publish what differs from what was published last."""
+        known = self._store.guests(self._name)
+        found = {guest.name: guest for guest in status.guests}
+        changed = [guest for guest in status.guests if self._differs(guest)]
+        gone = [each for name, each in known.items() if name not in found]
+        for count, guest in enumerate(changed):
+            if count and count % _AT_A_TIME == 0:
+                await asyncio.sleep(0)
+            if self._channel.closed:
+                return
+            self._store.publish_guest(
+                self._name,
+                guest.name,
+                guest.state,
+                host=guest.host,
+                address=guest.address,
+                reason=self._reasons.pop(guest.name, None),
+            )
+        for each in gone:
+            self._store.publish_guest(self._name, each.guest, REMOVED, host=each.host)
+
+    def _differs(self, guest: GuestStatus) -> bool:
+        known = self._store.guests(self._name).get(guest.name)
+        if known is None:
+            return guest.state != "absent"
+        return (known.state, known.host, known.address) != (guest.state, guest.host, guest.address)
+
+
+class GuestWatches:
+    """The watches of a server, one for each deployment that has listeners."""
+
+    def __init__(self, store: Store, look: Look, source: Source | None = None) -> None:
+        """``look`` returns the status of a deployment; ``source`` reports changes, if drivers do."""
+        self._store = store
+        self._look = look
+        self._source = source
+        self._watches: dict[str, GuestWatch] = {}
+
+    @contextmanager
+    def listen(self, name: str, *, figures: bool) -> Iterator[GuestWatch]:
+        """Watch a deployment as long as the block runs; with ``figures``, look every few seconds."""
+        watch = self._watches.get(name)
+        if watch is None or watch.closed:
+            watch = self._watches[name] = GuestWatch(self._store, name, self._look, self._source)
+            watch.start()
+        watch.listeners += 1
+        watch.figures += figures
+        if figures:
+            watch.hurry()
+        try:
+            yield watch
+        finally:
+            watch.listeners -= 1
+            watch.figures -= figures
+            if not watch.listeners:
+                watch.stop()
+                if self._watches.get(name) is watch:
+                    del self._watches[name]
