@@ -32,6 +32,7 @@ _CHUNK_EVENTS, _CHUNK_BYTES = 1000, 1 << 18
 REMOVED = "removed"
 
 _decode_line = msgspec.json.Decoder(LineAdded).decode
+_decode_step = msgspec.json.Decoder(StepStarted | StepEnded).decode
 _decode_guest = msgspec.json.Decoder(GuestChanged).decode
 
 
@@ -64,10 +65,11 @@ class Channel:
 
 
 class _Logged(msgspec.Struct):
-    """An action whose log grows: its deployment, and the number of its last line."""
+    """An action whose log grows: its deployment, the number of its last line, and its running steps."""
 
     deployment: str
     sequence: int
+    steps: dict[int, StepStarted] = {}
 
 
 class EventTables:
@@ -126,17 +128,7 @@ class EventTables:
         """Return the state of a deployment with these running actions, for a reader at ``number``."""
         last = self.last_number(deployment.name)
         running = tuple(actions)
-        steps = []
-        for action in running:
-            rows = self._db.execute(
-                "SELECT * FROM steps WHERE action = ? AND state = ? ORDER BY number",
-                (action.uuid, StepState.RUNNING),
-            )
-            for row in rows:
-                step, began = msgspec.convert(dict(row), Step), row["started"]
-                steps.append(
-                    StepStarted(number=last, time=began, action=action.uuid, id=row["number"], step=step)
-                )
+        steps = (event for action in running for event in self._log(action.uuid).steps.values())
         return CurrentState(
             number=number,
             time=now(),
@@ -314,31 +306,40 @@ class EventTables:
     # -- steps and lines
 
     def put_step(self, uuid: str, number: int, step: Step) -> None:
-        """Store a step, or its new state, and report it."""
-        name = self._log(uuid).deployment
+        """Report a step that runs, or has ended. ``number`` counts from 1 in each action."""
+        log = self._log(uuid)
         kind = StepStarted if step.state is StepState.RUNNING else StepEnded
-        with self._changing(name):
-            self._db.insert("steps", replace=True, action=uuid, number=number, **msgspec.structs.asdict(step))
-            self._publish(
-                name,
-                lambda at: kind(number=at, time=now(), action=uuid, id=number, step=step),
-                action=uuid,
-                change=step.guest is not None,
-            )
+        made = self._publish(
+            log.deployment,
+            lambda at: kind(number=at, time=now(), action=uuid, id=number, step=step),
+            action=uuid,
+            sequence=-number,
+            change=step.guest is not None,
+        )
+        if isinstance(made, StepStarted):
+            log.steps[number] = made
+        else:
+            log.steps.pop(number, None)
 
     def steps(self, uuid: str) -> list[Step]:
         """Return an action's steps in the order they began."""
-        rows = self._db.execute("SELECT * FROM steps WHERE action = ? ORDER BY number", (uuid,))
-        return [msgspec.convert(dict(row), Step) for row in rows]
+        return [event.step for event in self._last_of_steps(uuid)]
+
+    def _last_of_steps(self, uuid: str) -> Iterable[StepStarted | StepEnded]:
+        """Return the last event of each step of an action, in the order they began."""
+        rows = self._db.execute(
+            "SELECT document FROM events WHERE action = ? AND sequence < 0 ORDER BY sequence DESC, number",
+            (uuid,),
+        )
+        found = (_decode_step(row[0]) for row in rows)
+        return {event.id: event for event in found}.values()
 
     def _cancel_steps(self, uuid: str) -> None:
         """Mark steps that were running when the server died as cancelled."""
-        rows = self._db.execute(
-            "SELECT * FROM steps WHERE action = ? AND state = ? ORDER BY number", (uuid, StepState.RUNNING)
-        )
-        for row in rows.fetchall():
-            step = msgspec.convert({**row, "state": StepState.CANCELLED, "ended": now()}, Step)
-            self.put_step(uuid, row["number"], step)
+        for event in list(self._last_of_steps(uuid)):
+            if isinstance(event, StepStarted):
+                ended = msgspec.structs.replace(event.step, state=StepState.CANCELLED, ended=now())
+                self.put_step(uuid, event.id, ended)
 
     def append(
         self,

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import msgspec
 
-from kvmcompose.core.deployment import Level, LogLine
-from kvmcompose.core.deployment_event import LineAdded
+from kvmcompose.core.deployment import Level, LogLine, Step, StepState
+from kvmcompose.core.deployment_event import LineAdded, StepEnded, StepStarted
 from kvmcompose.server.people import login_name
 
 VERSION = 3
-#: ``sequence`` is set for lines of a log, ``output`` for those that a program printed. ``document`` is the
-#: event. ``dropped`` of a deployment and of an action is the highest number of an event that is no longer
-#: kept. ``guests`` has the last event of each guest. ``removed`` has one row: the highest number of a
-#: deployment that was removed. New ones go on from there, so that no number has two meanings.
+#: ``sequence`` is that of a line in the log of its action, and the negative number of a step. ``output`` is
+#: set for lines that a program printed. ``document`` is the event. ``dropped`` of a deployment and of an
+#: action is the highest number of an event that is no longer kept. ``guests`` has the last event of each
+#: guest. ``removed`` has one row: the highest number of a deployment that was removed. New ones go on from
+#: there, so that no number has two meanings.
 _EVENTS = """
 CREATE TABLE events (
     deployment TEXT NOT NULL REFERENCES deployments (name) ON DELETE CASCADE,
@@ -51,12 +52,6 @@ CREATE TABLE actions (
     asked_by TEXT, dropped INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX actions_of ON actions (deployment);
-CREATE TABLE steps (
-    action TEXT NOT NULL REFERENCES actions (uuid) ON DELETE CASCADE,
-    number INTEGER NOT NULL, name TEXT NOT NULL, stage TEXT NOT NULL, state TEXT NOT NULL,
-    started TEXT NOT NULL, ended TEXT, guest TEXT, host TEXT,
-    PRIMARY KEY (action, number)
-) STRICT, WITHOUT ROWID;
 CREATE TABLE snapshots (
     deployment TEXT NOT NULL REFERENCES deployments (name) ON DELETE CASCADE,
     guest TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL, xml TEXT NOT NULL,
@@ -88,13 +83,15 @@ def _add_events(db: sqlite3.Connection) -> None:
         db.execute(statement)
     for table in ("deployments", "actions"):
         db.execute(f"ALTER TABLE {table} ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0")
-    db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", _old_lines(db))
-    db.execute("DROP TABLE lines")
-
-
-def _old_lines(db: sqlite3.Connection) -> Iterator[tuple[object, ...]]:
-    """Return the lines of version 2 as rows of the table ``events``."""
     numbers: Counter[str] = Counter()
+    for old in (_old_lines, _old_steps):
+        db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", old(db, numbers))
+    for table in ("lines", "steps"):
+        db.execute(f"DROP TABLE {table}")
+
+
+def _old_lines(db: sqlite3.Connection, numbers: Counter[str]) -> Iterator[tuple[object, ...]]:
+    """Return the lines of version 2 as rows of the table ``events``; ``numbers`` counts them."""
     rows = db.execute(
         "SELECT deployment, lines.* FROM actions JOIN lines ON action = uuid ORDER BY actions.rowid, sequence"
     )
@@ -104,6 +101,21 @@ def _old_lines(db: sqlite3.Connection) -> Iterator[tuple[object, ...]]:
         event = LineAdded(number=numbers[name], time=line.time, action=action, line=line)
         output = line.level == Level.OUTPUT
         yield name, event.number, action, line.sequence, output, msgspec.json.encode(event)
+
+
+def _old_steps(db: sqlite3.Connection, numbers: Counter[str]) -> Iterator[tuple[object, ...]]:
+    """Return the steps of version 2, as they were last."""
+    rows = db.execute(
+        "SELECT deployment, steps.* FROM actions JOIN steps ON action = uuid ORDER BY actions.rowid, number"
+    )
+    for name, action, number, *values in rows:
+        step = Step(**dict(zip(Step.__struct_fields__, values, strict=True)))
+        numbers[name] += 1
+        kind = StepStarted if step.state == StepState.RUNNING else StepEnded
+        event = kind(
+            number=numbers[name], time=step.ended or step.started, action=action, id=number, step=step
+        )
+        yield name, event.number, action, -number, False, msgspec.json.encode(event)
 
 
 def _add_owners(db: sqlite3.Connection) -> None:

@@ -164,25 +164,28 @@ def test_a_server_killed_in_between_loses_and_doubles_nothing(
     client = server.client()
     client.put(NewDeployment("demo", str(project)))
     events: list[DeploymentEvent] = []
-    ended = threading.Event()
+    ended = threading.Semaphore(0)
 
     def read() -> None:
         for event in client.events("demo", after=0):
             events.append(event)
             if isinstance(event, ActionEnded):
-                ended.set()
+                ended.release()
+                if event.action.state is ActionState.SUCCEEDED:
+                    return
 
-    threading.Thread(target=read, daemon=True).start()
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
     first = client.act("demo", Up())
     eventually(lambda: any(isinstance(event, StepEnded) for event in events))
     server.kill()
     server.start()
-    assert ended.wait(_SECONDS)
-    ended.clear()
+    assert ended.acquire(timeout=_SECONDS)
     server.kill()
     server.start()
     second = client.act("demo", Up())
-    assert ended.wait(_SECONDS)
+    reading.join(_SECONDS)
+    assert not reading.is_alive()
     numbers = [event.number for event in events]
     assert numbers == list(range(1, len(numbers) + 1))
     states = [(each.action.uuid, each.action.state) for each in events if isinstance(each, ActionEnded)]
