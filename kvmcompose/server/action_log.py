@@ -107,6 +107,22 @@ class ActionLog:
         """Store the state of a step."""
         self._store.put_step(self.uuid, number, step)
 
+    def resource(
+        self, verb: str, kind: str, name: str, *, host: str | None = None, guest: str | None = None
+    ) -> None:
+        """Report that a resource was changed: ``create``, ``ovs-bridge``, its name on the host."""
+        self._store.publish_resource(self.uuid, verb, kind, name, host=host, guest=guest)
+
+    def guest(
+        self, name: str, state: str, *, host: str, reason: str | None = None, address: str | None = None
+    ) -> None:
+        """Report the state of a guest, as in GuestStatus. Nothing is sent if that is known already."""
+        action = self._store.action(self.uuid)
+        if action is not None:
+            self._store.publish_guest(
+                action.deployment, name, state, host=host, reason=reason, address=address, action=self.uuid
+            )
+
     def end(self) -> None:
         """Mark the log as complete."""
         if self._output.cut:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -23,6 +22,7 @@ from kvmcompose.core.deployment_event import (
 )
 from kvmcompose.server.clock import now
 from kvmcompose.server.database import Database
+from kvmcompose.server.event_channel import Channel
 
 #: How many events of a deployment that belong to no action are kept: the latest. Dropped in batches.
 LOOSE_EVENTS, _LOOSE_BATCH = 10_000, 500
@@ -34,34 +34,6 @@ REMOVED = "removed"
 _decode_line = msgspec.json.Decoder(LineAdded).decode
 _decode_step = msgspec.json.Decoder(StepStarted | StepEnded).decode
 _decode_guest = msgspec.json.Decoder(GuestChanged).decode
-
-
-class Channel:
-    """Wakes the readers of a deployment's events, which then read them from the database."""
-
-    def __init__(self) -> None:
-        self._news = asyncio.Event()
-        self._changes = asyncio.Event()
-        #: Whether the deployment was removed.
-        self.closed = False
-
-    @property
-    def news(self) -> asyncio.Event:
-        """An event that is set as soon as there is something new. Get it before you read."""
-        return self._news
-
-    @property
-    def changes(self) -> asyncio.Event:
-        """An event that is set as soon as guests may have changed."""
-        return self._changes
-
-    def wake(self, *, change: bool = False) -> None:
-        """Report something new; with ``change``, something that may have changed guests."""
-        self._news.set()
-        self._news = asyncio.Event()
-        if change:
-            self._changes.set()
-            self._changes = asyncio.Event()
 
 
 class _Logged(msgspec.Struct):

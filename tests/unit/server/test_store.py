@@ -4,6 +4,7 @@ import sqlite3
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kvmcompose.core.deployment import (
@@ -18,6 +19,7 @@ from kvmcompose.core.deployment import (
     StepState,
     Up,
 )
+from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.database import StoreError
 from kvmcompose.server.store import HISTORY, Store
 
@@ -222,3 +224,109 @@ def test_a_full_disk_is_reported(tmp_path: Path) -> None:
         store.keep_snapshots("demo", "web", [("one", "x" * 1_000_000)])
     assert store.snapshots("demo", "web") == []
     store.close()
+
+
+_VERSION_2 = """
+CREATE TABLE deployments (
+    name TEXT PRIMARY KEY, project_location TEXT NOT NULL, state TEXT NOT NULL,
+    failed_command TEXT, last_action_uuid TEXT, deployed BLOB,
+    owner_uid INTEGER NOT NULL, owner TEXT NOT NULL
+) STRICT;
+CREATE TABLE actions (
+    uuid TEXT PRIMARY KEY,
+    deployment TEXT NOT NULL REFERENCES deployments (name) ON DELETE CASCADE,
+    command TEXT NOT NULL, options BLOB NOT NULL, state TEXT NOT NULL, started TEXT NOT NULL, ended TEXT,
+    faults BLOB NOT NULL DEFAULT x'5b5d', refused INTEGER NOT NULL DEFAULT 0, exit_status INTEGER, who TEXT,
+    asked_by TEXT
+) STRICT;
+CREATE INDEX actions_of ON actions (deployment);
+CREATE TABLE steps (
+    action TEXT NOT NULL REFERENCES actions (uuid) ON DELETE CASCADE,
+    number INTEGER NOT NULL, name TEXT NOT NULL, stage TEXT NOT NULL, state TEXT NOT NULL,
+    started TEXT NOT NULL, ended TEXT, guest TEXT, host TEXT,
+    PRIMARY KEY (action, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE lines (
+    action TEXT NOT NULL REFERENCES actions (uuid) ON DELETE CASCADE,
+    sequence INTEGER NOT NULL, time TEXT NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL,
+    stage TEXT, step TEXT, guest TEXT, host TEXT,
+    PRIMARY KEY (action, sequence)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE snapshots (
+    deployment TEXT NOT NULL REFERENCES deployments (name) ON DELETE CASCADE,
+    guest TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL, xml TEXT NOT NULL,
+    PRIMARY KEY (deployment, guest, name)
+) STRICT, WITHOUT ROWID;
+INSERT INTO deployments VALUES ('lab', '/lab', 'running', NULL, 'two', x'00', 0, 'root');
+INSERT INTO actions (uuid, deployment, command, options, state, started) VALUES
+    ('one', 'lab', 'up', x'7b7d', 'succeeded', 't'), ('two', 'lab', 'down', x'7b7d', 'running', 't');
+INSERT INTO lines VALUES ('one', 1, 't', 'output', 'a "b"' || char(0) || 'ä', 's', NULL, 'web', 'main'),
+    ('one', 7, 't', 'info', 'after dropped ones', NULL, NULL, NULL, NULL),
+    ('two', 1, 't', 'info', 'stopping', NULL, NULL, NULL, NULL);
+INSERT INTO steps VALUES ('one', 1, 'start', 'guests', 'done', 't', 'u', 'web', 'main'),
+    ('two', 1, 'stop', 'guests', 'running', 't', NULL, 'web', 'main');
+PRAGMA user_version = 2;
+"""
+
+
+def test_logs_of_version_2_become_events(tmp_path: Path) -> None:
+    path = tmp_path / "server.db"
+    db = sqlite3.connect(path)
+    db.executescript(_VERSION_2)
+    db.close()
+    for _ in range(2):  # opening it again changes nothing
+        store = Store(path)
+        lines = store.lines("one")
+        assert [(line.sequence, line.text) for line in lines] == [
+            (1, 'a "b"\0ä'),
+            (7, "after dropped ones"),
+        ]
+        assert (lines[0].level, lines[0].guest, lines[0].host) == (Level.OUTPUT, "web", "main")
+        assert [(step.name, step.state, step.ended) for step in store.steps("one")] == [
+            ("start", StepState.DONE, "u")
+        ]
+        assert [number for number, _ in store.events("lab", after=0)] == [1, 2, 3, 4, 5]
+        store.close()
+    store = Store(path)
+    store.interrupt()
+    assert [step.state for step in store.steps("two")] == [StepState.CANCELLED]
+    assert store.append("one", Level.INFO, "more").sequence == 8
+    numbers = [number for number, _ in store.events("lab", after=0)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert store.drop_output("one", up_to=7) == 1
+    assert store.dropped("lab") == store.dropped("lab", "one") == 1
+
+
+def test_what_is_rolled_back_leaves_no_gap_in_the_numbers(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    action = begin(store)
+    before = store.last_number("demo")
+
+    def full(_name: str) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(store, "_drop_actions", full)
+    with pytest.raises(StoreError):
+        begin(store, exclusive=False)
+    assert store.last_number("demo") == before
+    store.append(action.uuid, Level.INFO, "text")
+    assert [number for number, _ in store.events("demo", after=before)] == [before + 1]
+
+
+def test_only_a_state_that_is_new_is_reported(store: Store) -> None:
+    log = ActionLog(store, begin(store).uuid)
+    before = store.last_number("demo")
+    log.guest("web", "running", host="main")
+    log.guest("web", "running", host="main")
+    log.guest("web", "paused", host="main", reason="I/O error")
+    log.guest("web", "paused", host="main")
+    log.resource("create", "ovs-bridge", "br0", host="main")
+    found = [msgspec.json.decode(document) for _, document in store.events("demo", after=before)]
+    assert [(event["event"], event.get("state"), event.get("before")) for event in found] == [
+        ("guest", "running", None),
+        ("guest", "paused", "running"),
+        ("resource", None, None),
+    ]
+    assert {event["action"] for event in found} == {log.uuid}
+    assert (found[2]["verb"], found[2]["kind"], found[2]["name"]) == ("create", "ovs-bridge", "br0")
