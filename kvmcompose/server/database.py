@@ -21,7 +21,7 @@ class StoreError(KvmComposeError):
     """The server's database cannot be used."""
 
 
-class Database(sqlite3.Connection):
+class ServerDatabase(sqlite3.Connection):
     """Translates SQLite errors. The usual one is a full disk."""
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
@@ -64,7 +64,7 @@ def _translated() -> Iterator[None]:
         ) from error
 
 
-def open_database(path: Path | None) -> Database:
+def open_database(path: Path | None) -> ServerDatabase:
     """Open the file, and create it if necessary; None keeps it in RAM. Raises StoreError."""
     try:
         if path is not None:
@@ -72,7 +72,7 @@ def open_database(path: Path | None) -> Database:
             # SQLite gives the files beside it the same permissions
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
             path.chmod(0o600)
-        db = sqlite3.connect(path or ":memory:", isolation_level=None, factory=Database)
+        db = sqlite3.connect(path or ":memory:", isolation_level=None, factory=ServerDatabase)
         db.row_factory = sqlite3.Row
         db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;")
         _make_schema(db)
@@ -82,7 +82,7 @@ def open_database(path: Path | None) -> Database:
     return db
 
 
-def _make_schema(db: Database) -> None:
+def _make_schema(db: ServerDatabase) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise StoreError(

@@ -21,7 +21,7 @@ from kvmcompose.core.deployment_event import (
     StoredEvent,
 )
 from kvmcompose.server.clock import now
-from kvmcompose.server.database import Database
+from kvmcompose.server.database import ServerDatabase
 from kvmcompose.server.event_channel import Channel
 
 #: How many events of a deployment that belong to no action are kept: the latest. Dropped in batches.
@@ -47,7 +47,7 @@ class _Logged(msgspec.Struct):
 class EventTables:
     """The part of the server's database with events, lines and steps; see ``Store``."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: ServerDatabase) -> None:
         self._db = db
         self._numbers: dict[str, int] = {}
         self._logs: dict[str, _Logged] = {}
