@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -39,13 +39,15 @@ from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.providers.iplink.driver import parse_routes
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.orchestrator import Orchestrator
-from kvmcompose.server.orchestrator.network import NetworkSetup
+from kvmcompose.server.orchestrator.resources import libvirt_network
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 from kvmcompose.server.people import Person, Role
 from kvmcompose.server.store import Store
 
 if TYPE_CHECKING:
+    from kvmcompose.providers.drivers import HostDrivers
     from kvmcompose.server.orchestrator.context import Context
+    from kvmcompose.server.orchestrator.resources._work import Refusal
     from kvmcompose.server.orchestrator.testbed import LoadedGuest
 
 YAML = """\
@@ -149,8 +151,8 @@ def test_a_bridge_that_comes_while_we_are_busy_is_not_taken_over(server: Server)
 
 def test_a_golden_image_switches_nobody_elses_guest_off(server: Server) -> None:
     theirs = FakeDomain("lab-x", "worker", started=time.time())
-    server.when("apply_bridges", lambda: server.world.domains.update({"lab-x-x-worker": theirs}))
-    server.when("apply_bridges", lambda: server.world.domains.update({"lab-x-worker": theirs}))
+    server.when("change_bridges", lambda: server.world.domains.update({"lab-x-x-worker": theirs}))
+    server.when("change_bridges", lambda: server.world.domains.update({"lab-x-worker": theirs}))
     # as libvirt's driver does, since it is another project's
     server.drivers.failures.append(Failure("start_domain:lab-x-worker"))
     assert server.do(Up()).state is ActionState.FAILED
@@ -189,9 +191,13 @@ def checked(server: Server, folder: Path, subnet: str, role: Role) -> None:
     testbed = read_testbed_of(folder, subnet)
     owner = Person(name="mallory", role=role, uid=61_001)
     context: Context = SimpleNamespace(owner=owner, project="lab")  # type: ignore[assignment]
-    host = server.drivers.host(testbed.main_host)
-    network = NetworkSetup(context, testbed, None, {"one": host})  # type: ignore[arg-type]
-    asyncio.run(network.check("one", host))
+
+    async def on_hosts(check: Callable[[HostDrivers], Awaitable[None]]) -> Sequence[Refusal]:
+        await check(server.drivers.host(testbed.main_host))
+        return ()
+
+    work = SimpleNamespace(testbed=testbed, context=context, on_hosts=on_hosts)
+    asyncio.run(libvirt_network.refusals(work, ()))  # type: ignore[arg-type]
 
 
 def read_testbed_of(folder: Path, subnet: str) -> LoadedTestbed:

@@ -14,8 +14,7 @@ from golden.memory import MemoryFiles, compile_text, hosts
 from kvmcompose.core.state import decode_state, encode_state
 from kvmcompose.hosts.errors import SubnetTakenError
 from kvmcompose.networks import dialect
-from kvmcompose.server.orchestrator import network as orchestrated
-from kvmcompose.server.orchestrator.network import NetworkSetup
+from kvmcompose.server.orchestrator.resources import libvirt_network
 
 TEXT = """\
 machines:
@@ -80,12 +79,12 @@ def test_a_conflict_names_the_cause(
     compiled = compile_text(text, on=hosts(1), files=MemoryFiles({"key", "key.pub"}))
     plan = dialect("bridges").network_plan(decode_state(encode_state(compiled.state)))
     testbed: Any = SimpleNamespace(network_plan=plan, digests={})
-    context: Any = SimpleNamespace(deployed=None)
     host: Any = SimpleNamespace(hypervisor=Taken())
-    monkeypatch.setattr(orchestrated, "network_xml", lambda *_: "")
-    setup = NetworkSetup(context, testbed, None, {})  # type: ignore[arg-type]
+    monkeypatch.setattr(libvirt_network, "network_xml", lambda *_: "")
+    work: Any = SimpleNamespace(context=None, testbed=testbed)
+    change: Any = SimpleNamespace(found=None)
     with pytest.raises(SubnetTakenError) as raised:
-        asyncio.run(setup._start(host, ()))
+        asyncio.run(libvirt_network._start(work, host, change, None))  # type: ignore[arg-type]
     assert raised.value.hint is not None
     assert wanted in raised.value.hint
     assert unwanted not in raised.value.hint
