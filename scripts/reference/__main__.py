@@ -17,6 +17,7 @@ def pages() -> dict[str, str]:
     for name in [name for name in os.environ if name.startswith("KVM_COMPOSE_")]:
         del os.environ[name]
     import commands  # noqa: PLC0415 (they read the environment when they are imported)
+    import events_page  # noqa: PLC0415
     import problems  # noqa: PLC0415
     import schema_pages  # noqa: PLC0415
 
@@ -25,6 +26,8 @@ def pages() -> dict[str, str]:
         "config.md": schema_pages.config_page(),
         "cli.md": commands.page(),
         "problems.md": problems.page(),
+        "events.md": events_page.page(),
+        "asyncapi.json": events_page.asyncapi_file(),
     }
 
 

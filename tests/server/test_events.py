@@ -538,6 +538,26 @@ def test_types_that_a_client_does_not_know_are_passed_over(server: StubServer) -
     assert stream.after == 7
 
 
+def test_the_example_of_the_reference_works(server: StubServer) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "events.md").read_text()
+    example = page.partition("```python\n")[2].partition("```")[0]
+    example = example.replace("/run/kvm-compose/server.sock", str(server.socket)).replace("/lab/", "/demo/")
+    printed: list[str] = []
+    names: dict[str, object] = {"print": lambda *words: printed.append(str(words))}
+    running = threading.Thread(target=exec, args=(example, names))
+    running.start()
+    eventually(lambda: printed)
+    uuid = act(server, "say", "2")
+    list(server.client().events("demo", action=uuid, after=0))
+    server.client().remove("demo")
+    running.join(_SECONDS)
+    names["stream"].shutdown()  # type: ignore[attr-defined]
+    assert printed == [
+        "(0, 'current')", "(1, 'action-started')", "(2, 'step-started')", "(3, 'line')", "(4, 'line')",
+        "(5, 'line')", "(6, 'step-ended')", "(7, 'action-ended')",
+    ]  # fmt: skip
+
+
 def test_every_event_is_as_described(server: StubServer) -> None:
     """Against the JSON Schema in the OpenAPI document and in the AsyncAPI document."""
     server.stub.guests = {"web": "running"}
