@@ -84,10 +84,12 @@ def seed_iso(
     run_scripts: Sequence[str],
 ) -> Artefact:
     """The seed of a guest with cloud-init in it."""
+    # a golden image is off, so that its name is no reason to set it up again
+    by_id = guest.id is None or guest.is_golden_image
     values = SeedValues(
         project=shared.project_name,
-        guest=guest.name,
-        hostname=guest.hostname,
+        guest=guest.identity if by_id else guest.name,
+        hostname=guest.domain if by_id else guest.hostname,
         username=username,
         interfaces=tuple(
             SeedInterface(f"eth{index}", nic.mac, nic.ip, nic.prefix_length, nic.mtu, nic.gateway)
@@ -95,8 +97,8 @@ def seed_iso(
         ),
         environment=dict(environment),
         context_modes=dict(context_modes),
-        identity=guest.id,
-        domain=guest.domain if guest.id else None,
+        identity=None if by_id else guest.identity,
+        domain=None if by_id else guest.domain,
     )
     files = {
         KEY_FILE: shared.guest_config.ssh_public_key_location,

@@ -28,6 +28,8 @@ class Secret:
 class Login(msgspec.Struct, frozen=True, kw_only=True):
     """How to log in to a guest. ``alias`` is the name under which its host key is recorded.
 
+    ``notes`` is the name under which the guest's disk records what has run; None is for its own.
+
     ``identity`` is the private key where the server must not read ``identity_file`` itself.
 
     ``life`` changes when the guest is re-provisioned with another seed, and so generates new host keys.
@@ -42,6 +44,7 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     identity: Secret | None = None
     life: str = ""
     port: int = 22
+    notes: str | None = None
 
 
 #: Called with each line that a command prints.

@@ -138,7 +138,7 @@ class Orchestrator:
         testbed = await context.read_current()
         guest = context.guest(testbed, name)
         host = context.host_of(guest, testbed)
-        path = context.folder_on(host) / console_log(guest.name)
+        path = context.folder_on(host) / console_log(guest.state.identity)
         start, data = await host.disks.read_from(path, after, CONSOLE_BYTES)
         return ConsolePart(start=start, data=data)
 

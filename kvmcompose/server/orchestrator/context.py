@@ -167,7 +167,7 @@ class Context:
             if isinstance(answer, KvmComposeError):
                 silent[name] = answer
             else:
-                found |= {each.guest: each for each in answer.values()}
+                found |= {testbed.names.get(each.guest, each.guest): each for each in answer.values()}
         return found, silent
 
     async def address(self, guest: LoadedGuest, testbed: LoadedTestbed) -> str | None:

@@ -129,9 +129,8 @@ class TakeDown:
                     await shielded(host.disks.remove(self._context.folder / path))
             for path in (RECORD, KNOWN_HOSTS):
                 await in_thread(private.remove, self._context.folder / path)
-            names = {name for testbed in self._testbeds for name in testbed.guests}
-            for name in names:
-                self._context.store.keep_snapshots(self._context.project, name, [])
+            for identity in {each for testbed in self._testbeds for each in testbed.names}:
+                self._context.store.keep_snapshots(self._context.project, identity, [])
             step.say("disks are removed; the next build makes new ones")
 
     def _disks(self) -> Iterable[str]:
@@ -139,5 +138,5 @@ class TakeDown:
         guests = [guest for testbed in self._testbeds for guest in testbed.guests.values()]
         ordered = sorted(guests, key=lambda guest: guest.golden is None)
         disks = [guest.run.disk for guest in ordered if guest.run is not None and guest.run.disk is not None]
-        consoles = [console_log(guest.name) for guest in guests]
+        consoles = [console_log(guest.state.identity) for guest in guests]
         return dict.fromkeys([*disks, *consoles])

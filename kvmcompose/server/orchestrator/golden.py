@@ -52,13 +52,13 @@ class GoldenImages:
         """Return those that are there, with what they were made from."""
         found = {}
         for golden in self._testbed.golden:
-            noted = await in_thread(self._noted, golden.name)
+            noted = await in_thread(self._noted, golden.state.identity)
             if noted is not None and await self._is_unchanged(golden, noted):
                 found[golden.name] = noted.recipe
         return found
 
-    def _noted(self, name: str) -> Frozen | None:
-        return self._record.get(name)
+    def _noted(self, identity: str) -> Frozen | None:
+        return self._record.get(identity)
 
     async def clones_in_the_way(self, golden: LoadedGuest) -> list[tuple[str, str | None]]:
         """Return why an image that has to be made cannot be: clones hold data that lies on the old one."""
@@ -83,7 +83,7 @@ class GoldenImages:
     async def make(self, golden: LoadedGuest, starter: Starter, log: ActionLog) -> None:
         """Boot an image, run its scripts, shut it down and freeze it. Raises StepFailedError."""
         host, disk = self._host(golden), self._distribution.path(golden)
-        domain = golden.state.hostname
+        domain = golden.state.domain
         where = {"guest": golden.name, "host": host.name}
         with log.step(STAGE, f"prepare:{golden.name}", **where) as step:
             for clone in await self._clones_with_data(golden):
@@ -113,7 +113,7 @@ class GoldenImages:
     async def _clear(self, golden: LoadedGuest, host: HostDrivers) -> None:
         """Whatever an attempt before has left."""
         disk = self._distribution.path(golden)
-        await self._switch_off(golden.state.hostname, host)
+        await self._switch_off(golden.state.domain, host)
         await in_thread(self._forget, golden)
         await host.disks.set_frozen(disk, frozen=False)
         if not await host.disks.pristine(disk):
@@ -127,16 +127,16 @@ class GoldenImages:
         await host.hypervisor.undefine_domain(domain)
 
     async def _freeze(self, golden: LoadedGuest, host: HostDrivers, disk: Path) -> None:
-        await host.hypervisor.undefine_domain(golden.state.hostname)
+        await host.hypervisor.undefine_domain(golden.state.domain)
         await host.disks.set_frozen(disk, frozen=True)
         await in_thread(self._remember, golden, await host.disks.signature(disk))
 
     def _remember(self, golden: LoadedGuest, signature: str) -> None:
-        self._record[golden.name] = Frozen(self._testbed.golden_recipe(golden), signature)
+        self._record[golden.state.identity] = Frozen(self._testbed.golden_recipe(golden), signature)
         self._write()
 
     def _forget(self, golden: LoadedGuest) -> None:
-        if self._record.pop(golden.name, None) is not None:
+        if self._record.pop(golden.state.identity, None) is not None:
             self._write()
 
     def _write(self) -> None:

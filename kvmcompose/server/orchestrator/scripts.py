@@ -85,13 +85,13 @@ async def run_script(shell: GuestShell, login: Login, script: str, output: Calla
 
 async def has_run(shell: GuestShell, login: Login, script: str) -> bool:
     """Whether a set-up script has run in this guest's life."""
-    argv = as_root(login, ["test", "-e", marker(login.guest, script)])
+    argv = as_root(login, ["test", "-e", marker(login.notes or login.guest, script)])
     return await shell.run(login, argv, _ignore) == 0
 
 
 async def note_run(shell: GuestShell, login: Login, script: str) -> None:
     """Note that it has."""
-    path = marker(login.guest, script)
+    path = marker(login.notes or login.guest, script)
     note = 'mkdir -p "${1%/*}" && : >"$1"'
     await _must(shell, login, ["sh", "-c", note, "kvm-compose", path])
 

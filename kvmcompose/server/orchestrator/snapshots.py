@@ -49,10 +49,10 @@ class Snapshots:
                     guest=guest.name,
                     host=guest.state.testbed_host,
                 ) as step:
-                    work: Awaitable[None] = verbs[command.verb](guest.state.hostname, command.name)
+                    work: Awaitable[None] = verbs[command.verb](guest.state.domain, command.name)
                     await shielded(work)
                     if command.verb is SnapshotVerb.RESTORE:  # the guest knows nothing of later connections
-                        await self._context.shell.disconnect(guest.state.hostname)
+                        await self._context.shell.disconnect(guest.state.domain)
                     step.say(f"{command.verb} {command.name}")
 
             return run
@@ -112,7 +112,7 @@ class Snapshots:
                 state=each.state,
                 current=each.current,
             )
-            for each in await hypervisor.snapshots(guest.state.hostname)
+            for each in await hypervisor.snapshots(guest.state.domain)
         ]
 
     async def shown(self, guest: str | None) -> list[SnapshotStatus]:
@@ -130,7 +130,7 @@ class Snapshots:
     def _noted(self, guest: LoadedGuest) -> list[SnapshotStatus]:
         """Those of a guest that is down, from what was noted when it was taken down."""
         found = []
-        for name, xml in self._context.store.snapshots(self._context.project, guest.name):
+        for name, xml in self._context.store.snapshots(self._context.project, guest.state.identity):
             tree = ET.fromstring(xml)  # noqa: S314 (written by libvirt)
             created = datetime.fromtimestamp(float(tree.findtext("creationTime") or 0), UTC)
             found.append(

@@ -56,21 +56,21 @@ class Starter:
         if run.disk is not None and await host.disks.pristine(self._context.folder_on(host) / run.disk):
             # the disk is new: with it a life of the guest begins
             await self._context.shell.forget(self._testbed.login(guest, guest.address or ""))
-            store.keep_snapshots(project, guest.name, [])
-            store.forget_marks(project, guest.name)
+            store.keep_snapshots(project, guest.state.identity, [])
+            store.forget_marks(project, guest.state.identity)
         for kind in ("reachable", "run-scripts"):
-            store.put_mark(project, kind, guest.name, None)
+            store.put_mark(project, kind, guest.state.identity, None)
         xml = await in_thread(domain_xml, self._context, self._testbed, guest)
         await host.hypervisor.start_domain(xml, made)
-        for _name, xml in store.snapshots(project, guest.name):
-            await host.hypervisor.know_snapshot(guest.state.hostname, xml)
+        for _name, xml in store.snapshots(project, guest.state.identity):
+            await host.hypervisor.know_snapshot(guest.state.domain, xml)
 
     async def _wait(self, guest: LoadedGuest, host: HostDrivers) -> None:
         run = guest.run
         assert run is not None  # noqa: S101 (see above)
         limit = run.ready_timeout or READY_SECONDS.get(guest.state.virt_type, READY_SECONDS["qemu"])
         ready = asyncio.create_task(self._wait_ready(guest, limit))
-        off = asyncio.create_task(host.hypervisor.wait_off(guest.state.hostname))
+        off = asyncio.create_task(host.hypervisor.wait_off(guest.state.domain))
         try:
             await asyncio.wait([ready, off], return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
@@ -79,7 +79,7 @@ class Starter:
             off.result()
             raise DriverError(
                 f"{guest.name} went off while it was being waited for",
-                hint=f"its console: {console_log(guest.name)} in the project folder",
+                hint=f"its console: {console_log(guest.state.identity)} in the project folder",
             )
         finally:
             for task in (ready, off):
@@ -109,7 +109,7 @@ class Starter:
             await asyncio.sleep(_LEASE_SECONDS)
 
     async def _show_console(self, guest: LoadedGuest, host: HostDrivers, stage: str) -> None:
-        path = console_log(guest.name)
+        path = console_log(guest.state.identity)
         text = await host.disks.read_tail(self._context.folder_on(host) / path, _CONSOLE_LINES)
         for line, level in (
             (f"the end of {guest.name}'s console ({path}):", Level.INFO),

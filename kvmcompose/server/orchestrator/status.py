@@ -138,14 +138,15 @@ async def access(context: Context) -> list[GuestAccess]:
             GuestAccess(
                 name=guest.name,
                 host=guest.state.testbed_host,
-                domain=guest.state.hostname,
+                domain=guest.state.domain,
                 libvirt_uri=host.libvirt_uri,
                 user=guest.run.username,
                 address=address,
                 identity_file=str(testbed.identity_file),
                 known_hosts=str(testbed.folder / KNOWN_HOSTS),
                 via=None if host.is_main_host else _via(context, host),
-                host_key_alias=guest.state.hostname,
+                host_key_alias=guest.state.domain,
+                hostname=guest.state.hostname,
                 groups=tuple(
                     dict.fromkeys(
                         nic.bridge

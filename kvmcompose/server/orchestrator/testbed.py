@@ -128,6 +128,11 @@ class LoadedTestbed:
         ]
 
     @once
+    def names(self) -> dict[str, str]:
+        """The guests' names by the identities that domains, notes and marks have."""
+        return {guest.identity: name for name, guest in self.state.testbed_guests.items()}
+
+    @once
     def documents(self) -> dict[str, dict[str, Any]]:
         """The guests as they are in ``state.json``."""
         return msgspec.json.decode(self.document)["testbed_guests"]  # type: ignore[no-any-return]
@@ -174,7 +179,8 @@ class LoadedTestbed:
         assert guest.run is not None  # noqa: S101 (only guests that run are logged into)
         return Login(
             guest=guest.name,
-            alias=guest.state.hostname,
+            alias=guest.state.domain,
+            notes=guest.state.id,
             address=address,
             user=guest.run.username or "root",
             identity_file=self.identity_file,

@@ -28,7 +28,7 @@ async def refusals(work: Work, changes: Sequence[Change]) -> list[Refusal]:  # n
 async def _check_names(work: Work, host: HostDrivers) -> None:
     testbed = work.testbed
     guests = [guest for guest in testbed.guests.values() if guest.run is not None]
-    domains = [guest.state.hostname for guest in guests if guest.state.testbed_host == host.name]
+    domains = [guest.state.domain for guest in guests if guest.state.testbed_host == host.name]
     network = testbed.network_plan.network
     networks = [network.name] if network.host == host.name else []
     foreign = await host.hypervisor.foreign(work.context.project, domains, networks)

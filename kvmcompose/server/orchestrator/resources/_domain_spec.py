@@ -22,8 +22,10 @@ _SETUP = re.compile(
     r"(^|\.)(setup_scripts?|run_scripts?|environment|environment_file|environment_digest|context_path"
     r"|context_modes)($|\.|\[)"
 )
-#: Keys that neither the domain nor what is in the guest depends on.
-_UNUSED = re.compile(r"^(guest_id|labels|extra_info|testbed_host|is_golden_image|kind)($|\.)|ready_timeout")
+#: Keys that the domain does not depend on. Without an ``id``, another name is another domain.
+_UNUSED = re.compile(
+    r"^(name|hostname|id|guest_id|labels|extra_info|testbed_host|is_golden_image|kind)($|\.)|ready_timeout"
+)
 _INTERFACE = re.compile(r"^interfaces\[(\d+)\]\.(\w+)$")
 #: What changes for an interface while the guest runs: the port of its tap moves.
 _ALIVE = frozenset({"bridge", "source"})
@@ -152,7 +154,7 @@ def _of_definition(made: DomainSpec | None, spec: DomainSpec) -> tuple[Verb | No
         return Verb.RESTART, False, worded(changes)
     if made.version != spec.version and made.xml != spec.xml:
         return Verb.RESTART, True, [Reason(ReasonCode.FORMAT)]
-    name = spec.guest.get("name")
+    name = spec.guest.get("id", spec.guest.get("name"))
     if made.xml != spec.xml:
         return Verb.RESTART, False, [Reason(ReasonCode.EDITED, f"artefacts/{name}-domain.xml")]
     if made.media != spec.media:

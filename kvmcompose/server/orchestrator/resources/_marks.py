@@ -28,7 +28,7 @@ def wanted(testbed: LoadedTestbed, kind: str, digest_of: Callable[[LoadedGuest],
             yield Resource(
                 ref=Ref(kind, guest.name, host),
                 spec=digest,
-                needs=(Ref("libvirt-domain", guest.state.hostname, host), Ref("reachable", guest.name, host)),
+                needs=(Ref("libvirt-domain", guest.state.domain, host), Ref("reachable", guest.name, host)),
                 guest=guest.name,
             )
 
@@ -43,7 +43,9 @@ async def observe(
     if view.deployed is not None and view.context.deployment.state is Phase.UP:
         # brought up by version 0.1, which had no marks
         unmarked = {each.guest for each in domains if not each.made}
-        marks |= {each.ref.name: each.spec for each in earlier(view.deployed) if each.ref.name in unmarked}
+        names = view.names
+        known = {names.get(each.ref.name, each.ref.name): each.spec for each in earlier(view.deployed)}
+        marks |= {guest: spec for guest, spec in known.items() if guest in unmarked}
     return [
         Found(ref=Ref(kind, guest, host.name), spec=digest, guest=guest)
         for guest, digest in marks.items()
@@ -54,13 +56,13 @@ async def observe(
 def note(work: Work, change: Change) -> None:
     """Remember that it is so."""
     assert change.wanted is not None  # noqa: S101 (what is removed is forgotten)
-    work.context.store.put_mark(work.context.project, change.ref.kind, change.ref.name, change.wanted.spec)
+    work.view.put_mark(change.ref.kind, change.ref.name, change.wanted.spec)
 
 
 def forget(work: Work, changes: Sequence[Change]) -> None:
     """Forget it."""
     for change in changes:
-        work.context.store.put_mark(work.context.project, change.ref.kind, change.ref.name, None)
+        work.view.put_mark(change.ref.kind, change.ref.name, None)
 
 
 def limit(work: Work, host: str, *, removing: bool) -> int:  # noqa: ARG001

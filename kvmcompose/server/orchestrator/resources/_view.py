@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import msgspec
+
+from kvmcompose.core.once import once
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.providers.ovs.interface import FoundBridge
@@ -39,13 +42,39 @@ class View:
         self.golden = GoldenImages(context, files.testbed, files) if files is not None else None
         self._seen: dict[tuple[str, str], Any] = {}
 
+    @once
+    def names(self) -> Mapping[str, str]:
+        """The names that guests have now, by their identities; of guests that are gone, those they had."""
+        return {key: name for testbed in reversed(self.testbeds) for key, name in testbed.names.items()}
+
+    @once
+    def _identities(self) -> Mapping[str, str]:
+        return {name: identity for identity, name in self.names.items()}
+
+    def identity(self, guest: str) -> str:
+        """Return the identity of a guest, which its domain and the store know it by."""
+        return self._identities.get(guest, guest)
+
     def marks(self, kind: str) -> Mapping[str, str]:
         """Return the digests of what is known to have run in guests, by name."""
-        return self.context.store.marks(self.context.project, kind)
+        marks = self.context.store.marks(self.context.project, kind)
+        return {self.names.get(identity, identity): digest for identity, digest in marks.items()}
+
+    def put_mark(self, kind: str, guest: str, digest: str | None) -> None:
+        """Remember what has run in a guest, by its name; None forgets it."""
+        self.context.store.put_mark(self.context.project, kind, self.identity(guest), digest)
 
     async def domains(self, host: HostDrivers) -> Mapping[str, DomainState]:
-        """Return the project's domains on a host, by name."""
-        return await self._once("domains", host, lambda: host.hypervisor.domains(self.context.project))
+        """Return the project's domains on a host, by name, with the names that their guests have now."""
+
+        async def ask() -> Mapping[str, DomainState]:
+            found = await host.hypervisor.domains(self.context.project)
+            return {
+                name: msgspec.structs.replace(each, guest=self.names.get(each.guest, each.guest))
+                for name, each in found.items()
+            }
+
+        return await self._once("domains", host, ask)
 
     async def bridges(self, host: HostDrivers) -> Mapping[str, FoundBridge]:
         """Return the project's Open vSwitch bridges on a host, by name."""

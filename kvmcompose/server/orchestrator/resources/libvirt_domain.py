@@ -36,7 +36,7 @@ compare = _domain_spec.compare
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
     """Yield the domains of all guests that are started."""
     for guest in testbed.runnable:
-        ref = Ref(KINDS[0], guest.state.hostname, guest.state.testbed_host)
+        ref = Ref(KINDS[0], guest.state.domain, guest.state.testbed_host)
         needs = [Ref("files", ref.host, ref.host)]
         if guest.golden is not None:
             needs.append(Ref("golden-image", guest.golden, testbed.main_host.name))
@@ -73,10 +73,11 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
         port.name: bridge.name for bridge in (await view.bridges(host)).values() for port in bridge.ports
     }
     earlier = view.deployed
+    by_domain = {each.state.domain: each for each in earlier.guests.values()} if earlier is not None else {}
     found = []
     for name, domain in domains.items():
         made = _domain_spec.decode(domain.made)
-        guest = earlier.guests.get(domain.guest) if earlier is not None else None
+        guest = by_domain.get(name)
         if made is None and earlier is not None and guest is not None and guest.run is not None:
             made = spec_of(earlier, guest)  # version 0.1 stored it there
         taps = {nic["target"] for nic in (made.guest if made else {}).get("interfaces", ())}
@@ -109,7 +110,7 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
         # here, so that only so many guests boot at a time
         await work.starter.wait(guest, STAGE)
         work.waited_for.add(guest.name)
-        work.context.store.put_mark(work.context.project, reachable.KINDS[0], guest.name, "yes")
+        work.view.put_mark(reachable.KINDS[0], guest.name, "yes")
 
 
 async def _update(work: Work, host: HostDrivers, change: Change, made: str, step: RunningStep) -> None:
@@ -146,7 +147,7 @@ async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> No
     assert found is not None  # noqa: S101 (what is removed was found)
     domain = found.detail.name
     with work.step(STAGE, f"stop:{name}", guest=name, host=host.name) as step:
-        await _keep_snapshots(work, host, domain, name)
+        await _keep_snapshots(work, host, domain, work.view.identity(name))
         if found.state == "running":
             limit = work.down.timeout
             if not await host.hypervisor.shut_down_domain(domain, limit):
@@ -166,11 +167,11 @@ async def settle(work: Work, found: Sequence[Found]) -> None:
             await shielded(work.view.hosts[each.ref.host].hypervisor.stamp_domain(each.detail.name, made))
 
 
-async def _keep_snapshots(work: Work, host: HostDrivers, domain: str, guest: str) -> None:
+async def _keep_snapshots(work: Work, host: HostDrivers, domain: str, identity: str) -> None:
     """Libvirt forgets snapshots with the domain; their data stays in the disk, to be used again."""
     snapshots = await host.hypervisor.snapshots(domain)
     work.context.store.keep_snapshots(
-        work.context.project, guest, [(each.name, each.xml) for each in snapshots]
+        work.context.project, identity, [(each.name, each.xml) for each in snapshots]
     )
 
 
