@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 
-import msgspec
-
-from kvmcompose.core.deployment import Deployment, GuestStatus, TestbedStatus
+from kvmcompose.core.deployment import Deployment, GuestStatus, Phase, TestbedStatus
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.providers.libvirt.interface import DomainEvent
 from kvmcompose.server.event_tables import REMOVED
 from kvmcompose.server.store import Store
 
-#: Seconds between two looks, and between two that changes ask for; more if a look takes long.
-LOOK_SECONDS, _SOON_SECONDS = 2.0, 0.25
+#: Seconds between two looks, between two that changes ask for, and between two while drivers report changes
+#: (but of addresses they do not); more if a look takes long.
+LOOK_SECONDS, _SOON_SECONDS, _RARELY_SECONDS = 2.0, 0.25, 30.0
 _LOOKING_SHARE = 0.25
 #: How many changes are published at a time, before other requests have their turn.
 _AT_A_TIME = 100
@@ -29,15 +29,8 @@ _AT_A_TIME = 100
 log = logging.getLogger(__name__)
 
 
-class GuestNews(msgspec.Struct, frozen=True):
-    """A guest that may have changed, and why, if the driver knows."""
-
-    guest: str
-    reason: str | None = None
-
-
-#: Yields what drivers report of a deployment's guests, until cancelled; fails where they report nothing.
-Source = Callable[[Deployment], AsyncIterator[GuestNews]]
+#: Yields what drivers report of a deployment's guests, until closed; fails where they report nothing.
+Source = Callable[[Deployment], AsyncGenerator[DomainEvent]]
 Look = Callable[[Deployment], Awaitable[TestbedStatus]]
 
 
@@ -52,7 +45,9 @@ class GuestWatch:
         self._channel = store.channel(name)
         self._reasons: dict[str, str] = {}
         self._reported = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._looking: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._listening_since: str | None = None
         self.listeners = self.figures = 0
         self.seen: TestbedStatus | KvmComposeError | None = None
         self.looks = 0
@@ -64,35 +59,42 @@ class GuestWatch:
 
     def start(self) -> None:
         """Begin to watch."""
-        self._tasks = [asyncio.create_task(self._run(), name=f"watch {self._name}")]
-        if self._source is not None:
-            self._tasks.append(asyncio.create_task(self._listen(self._source)))
+        self._looking = asyncio.create_task(self._run(), name=f"watch {self._name}")
 
     def stop(self) -> None:
         """Watch no longer."""
-        for task in self._tasks:
-            task.cancel()
+        for task in (self._looking, self._listening):
+            if task is not None:
+                task.cancel()
 
     def hurry(self) -> None:
         """Look soon: a client wants figures."""
         self._reported.set()
 
-    async def _listen(self, source: Source) -> None:
-        """Take note of what drivers report. Where they do not, the watch looks by itself."""
+    def _follow_hosts(self, deployment: Deployment) -> None:
+        """Listen to the drivers, and again after each action: the testbed may have other hosts."""
+        if self._source is None or deployment.state is Phase.RUNNING:
+            return
+        since = deployment.last_action_uuid or ""
+        if since != self._listening_since:
+            self._listening_since = since
+            if self._listening is not None:
+                self._listening.cancel()
+            self._listening = asyncio.create_task(self._listen(self._source, deployment))
+
+    async def _listen(self, source: Source, deployment: Deployment) -> None:
+        """Take note of what drivers report. When this ends, the watch looks often by itself."""
         try:
-            deployment = self._store.deployment(self._name)
-            if deployment is not None:
-                async for news in source(deployment):
-                    if news.reason is not None:
-                        self._reasons[news.guest] = news.reason
+            async with aclosing(source(deployment)) as events:
+                async for event in events:
+                    if event.reason is not None:
+                        self._reasons[event.guest] = event.reason
                     self._reported.set()
         except KvmComposeError as error:
             log.info("%s: the hosts report no changes of guests: %s", self._name, error.message)
         except Exception:
             log.exception("%s: the hosts report no changes of guests", self._name)
-        finally:
-            self._source = None
-            self._reported.set()
+        self._reported.set()
 
     async def _run(self) -> None:
         while not self._channel.closed:
@@ -101,13 +103,16 @@ class GuestWatch:
             began = time.monotonic()
             await self._look_once()
             took = time.monotonic() - began
-            periodic = self.figures or self._source is None
-            seconds = max(LOOK_SECONDS, took / _LOOKING_SHARE) if periodic else None
-            await self._change(changes, seconds)
+            await self._change(changes, max(self._pause(), took / _LOOKING_SHARE))
             # several changes are one look
             await asyncio.sleep(began + took + max(_SOON_SECONDS, took) - time.monotonic())
 
-    async def _change(self, changes: asyncio.Event, seconds: float | None) -> None:
+    def _pause(self) -> float:
+        """Return after how many seconds to look if nothing is reported."""
+        reports = self._listening is not None and not self._listening.done()
+        return LOOK_SECONDS if self.figures or not reports else _RARELY_SECONDS
+
+    async def _change(self, changes: asyncio.Event, seconds: float) -> None:
         """Return when something may have changed, or after ``seconds``."""
         waiting = [asyncio.create_task(each.wait()) for each in (changes, self._reported)]
         try:
@@ -120,6 +125,7 @@ class GuestWatch:
         deployment = self._store.deployment(self._name)
         if deployment is None:
             return
+        self._follow_hosts(deployment)
         reported = list(self._reasons)
         try:
             status = await self._look(deployment)

@@ -28,6 +28,7 @@ from kvmcompose.core.deployment import (
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.capture.fake import file_header, record
+from kvmcompose.providers.libvirt.interface import DomainEvent
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.actions import Actions, NotFoundError
 from kvmcompose.server.api import create_app
@@ -121,6 +122,11 @@ class Stub(Orchestrator):
             for name, state in self.guests.items()
         ]
         return TestbedStatus(deployment=deployment, guests=tuple(guests))
+
+    async def guest_events(self, deployment: Deployment) -> AsyncGenerator[DomainEvent]:
+        for event in ():
+            yield event
+        raise RefusedError("no host reports anything")
 
     async def snapshots(self, deployment: Deployment, guest: str | None = None) -> list[SnapshotStatus]:
         if guest is not None and guest != "web":

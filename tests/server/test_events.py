@@ -6,7 +6,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 
 import jsonschema
@@ -43,8 +43,8 @@ from kvmcompose.core.deployment_event import (
     StepEnded,
     StepStarted,
 )
+from kvmcompose.providers.libvirt.interface import DomainEvent
 from kvmcompose.server import action_log, event_tables, guest_watch
-from kvmcompose.server.guest_watch import GuestNews
 
 _SECONDS = 20
 _decode = msgspec.json.Decoder(DeploymentEvent).decode
@@ -464,12 +464,14 @@ def test_drivers_that_report_changes_are_asked_only_then(
     happened = threading.Event()
     fails = threading.Event()
 
-    async def source(deployment: Deployment) -> AsyncIterator[GuestNews]:
+    async def source(deployment: Deployment) -> AsyncGenerator[DomainEvent]:
         assert deployment.name == "demo"
         while not fails.is_set():
             if happened.is_set():
                 happened.clear()
-                yield GuestNews("web", "I/O error: no space left")
+                yield DomainEvent(
+                    name="demo-web", guest="web", state="paused", reason="I/O error: no space left"
+                )
             await guest_watch.asyncio.sleep(0.01)
         raise ServerError("the host is gone")
 

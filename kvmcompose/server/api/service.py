@@ -27,7 +27,7 @@ from kvmcompose.server.api.event_reader import EventReader, Wanted
 from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.api.request_audit import summary
 from kvmcompose.server.api.rights import check_change, check_owner, project_folder, view
-from kvmcompose.server.guest_watch import GuestWatches, Source
+from kvmcompose.server.guest_watch import GuestWatches
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.orchestrator.captures import Packets, WrongCaptureError
 from kvmcompose.server.people import Asker, People, Person
@@ -53,18 +53,15 @@ class Service:
         project_roots: tuple[Path, ...],
         health: Health,
         people: People | None = None,
-        source: Source | None = None,
     ) -> None:
-        """``people`` knows users' roles; None: no group of administrators. ``source`` reports changes of
-        guests; None: the hosts are asked every few seconds while a client listens.
-        """
+        """``people`` knows users' roles; None: no group of administrators."""
         self._store = store
         self._actions = actions
         self.orchestrator = orchestrator
         self._roots = tuple(root.resolve() for root in project_roots)
         self.health = health
         self._people = people or People()
-        self._watches = GuestWatches(store, orchestrator.status, source)
+        self._watches = GuestWatches(store, orchestrator.status, orchestrator.guest_events)
         #: Set when the server is about to stop: endless streams have to end.
         self.stopping = asyncio.Event()
 

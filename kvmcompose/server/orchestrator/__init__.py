@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable
 
 import msgspec
 
@@ -23,11 +23,13 @@ from kvmcompose.core.deployment import (
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, in_thread
 from kvmcompose.providers.drivers import Drivers
+from kvmcompose.providers.libvirt.interface import DomainEvent
 from kvmcompose.render.domain import console_log
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.captures import Packets, capture
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.down import TakeDown
+from kvmcompose.server.orchestrator.guest_events import guest_events
 from kvmcompose.server.orchestrator.scripts import as_user, check_user
 from kvmcompose.server.orchestrator.snapshots import Snapshots
 from kvmcompose.server.orchestrator.status import Meter, access, status
@@ -126,6 +128,10 @@ class Orchestrator:
     async def status(self, deployment: Deployment) -> TestbedStatus:
         """The deployment and its guests as they are now."""
         return await status(self._context(deployment), self._meter)
+
+    def guest_events(self, deployment: Deployment) -> AsyncGenerator[DomainEvent]:
+        """What the hosts report of its guests, until the generator is closed."""
+        return guest_events(self._context(deployment))
 
     async def snapshots(self, deployment: Deployment, guest: str | None = None) -> list[SnapshotStatus]:
         """The snapshots of one guest, or of all."""
