@@ -16,6 +16,7 @@ HELP = "take the testbed down; disks are kept unless --purge is given"
 EXAMPLE = """\
 examples:
   kvm-compose down                  shut guests down, remove networks
+  kvm-compose down web              this guest alone; the next up brings it up again
   kvm-compose down --timeout 0      switch guests off at once
   kvm-compose down --purge          also remove the guests' disks: their data is lost
   kvm-compose down --project-name lab    from anywhere
@@ -27,10 +28,11 @@ another name for down, without --purge: it never removes disks.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
+    parser.add_argument("guests", nargs="*", metavar="GUEST", help="take down these guests alone")
     parser.add_argument("--purge", action="store_true", help="remove the guests' disks: their data is lost")
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         metavar="SECONDS",
         default=60.0,
         help="how long a guest may take to shut down before it is switched off (default: 60)",
@@ -45,7 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_action_options(parser)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Return how long a guest may take to shut down. Raises ArgumentTypeError."""
     most = 3600
     try:
         seconds = float(text)
@@ -65,5 +68,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             f"{arguments.command} never removes disks", "to lose guests' data: kvm-compose down --purge"
         )
     target = open_target(arguments, register=True)  # it may be up, and the server's database lost
-    command = Down(purge=arguments.purge, timeout=arguments.timeout, abandon=tuple(arguments.abandon))
+    command = Down(
+        purge=arguments.purge,
+        timeout=arguments.timeout,
+        abandon=tuple(arguments.abandon),
+        guests=tuple(arguments.guests),
+    )
     return act(target, command, arguments, console)

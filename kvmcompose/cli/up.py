@@ -12,7 +12,7 @@ from kvmcompose.core.errors import RefusedError
 
 if TYPE_CHECKING:
     from kvmcompose.build.project import Project
-    from kvmcompose.core.deployment import Up
+    from kvmcompose.core.deployment import Deployment, Up
     from kvmcompose.core.event import Listener
     from kvmcompose.monitor.console import Console
 
@@ -22,19 +22,40 @@ HELP = "build artefacts that are out of date, then bring the testbed up"
 EXAMPLE = """\
 examples:
   kvm-compose up                    networks, guests, setup and run scripts
+  kvm-compose up web db             these guests alone, and what they need
+  kvm-compose up --no-restart       leave changes for which a guest has to restart
   kvm-compose up --rerun-scripts    also run setup scripts that have run before
   kvm-compose up --provision        make new disks: data that guests wrote is lost
   kvm-compose up --keep-going       continue with other guests when one fails
   kvm-compose up --detach           do not wait; follow with kvm-compose logs -f
 
-Guests that are up are not touched; after a failure, up continues from the current
-state. Ctrl-C cancels and waits until the action has stopped; a second Ctrl-C leaves
-that to the server.
+What differs from the YAML is changed, and nothing else: guests that did not change keep
+running. After a failure, up continues from the current state. Ctrl-C cancels and waits
+until the action has stopped; a second Ctrl-C leaves that to the server.
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
+    parser.add_argument(
+        "guests", nargs="*", metavar="GUEST", help="change these guests alone, and what they need"
+    )
+    parser.add_argument(
+        "--no-restart", action="store_true", help="leave changes for which a guest has to restart"
+    )
+    parser.add_argument(
+        "--no-repair", action="store_true", help="leave what was changed outside of kvm-compose"
+    )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="also restart guests that an upgrade of kvm-compose would change",
+    )
+    parser.add_argument(
+        "--allow-moves",
+        action="store_true",
+        help="let guests that were not edited change their host or address",
+    )
     parser.add_argument(
         "-p",
         "--provision",
@@ -70,6 +91,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         reset_clones=arguments.reset_clones,
         keep_going=arguments.keep_going,
         provision=arguments.provision,
+        restart=arguments.restart,
+        no_repair=arguments.no_repair,
+        no_restart=arguments.no_restart,
+        guests=tuple(arguments.guests),
     )
     if arguments.no_generate:
         target = open_target(arguments, register=True)
@@ -91,6 +116,8 @@ def _build_and_act(arguments: argparse.Namespace, console: Console, command: Up)
     if known is None or known.state is not Phase.RUNNING:
         if arguments.provision and known is not None:
             _refuse_running_guests(target)
+        if known is not None and not arguments.allow_moves:
+            _refuse_moves(target, project, known)
         if not _build(project, arguments, console):
             return 1
     settle(project.folder, arguments.allow_path, console, yes=arguments.trust)
@@ -110,6 +137,24 @@ def _act(target: Target, command: Up, arguments: argparse.Namespace, console: Co
 def _built_in(target: Target) -> Path:
     """Return the folder of a deployment: this one, or the one that the server knows."""
     return target.here or Path(target.server.deployment(target.name).project_location)
+
+
+def _refuse_moves(target: Target, project: Project, known: Deployment) -> None:
+    """Raise RefusedError where guests that the edit does not name would get another host or address."""
+    from kvmcompose.build.project_inputs import YAML_NAME
+    from kvmcompose.core.deployment import Phase
+    from kvmcompose.core.state import decode_state
+    from kvmcompose.pipeline.moves import moves
+    from kvmcompose.pipeline.moves_text import moves_text
+
+    if known.state is Phase.DOWN:
+        return
+    found = moves(decode_state(target.server.state(target.name)), project.compiled)
+    if found:
+        raise RefusedError(
+            moves_text(found, file=project.where.input or YAML_NAME),
+            hint="kvm-compose up --allow-moves: each of them restarts, or is another machine's neighbour",
+        )
 
 
 def _refuse_running_guests(target: Target) -> None:

@@ -86,7 +86,9 @@ class Up(
     golden image has changed, losing what they wrote. ``keep_going``: when a guest fails, continue with the
     others. ``provision``: recreate disks on other hosts, losing what guests wrote; on the main host the build
     makes disks. ``restart``: restart guests that only an upgrade of kvm-compose would have changed, too.
-    ``no_repair``: leave what was changed outside of kvm-compose.
+    ``no_repair``: leave what was changed outside of kvm-compose. ``no_restart``: leave
+    changes for which a guest has to be off. ``guests``: change these guests alone, and what they need; none:
+    all. A guest that ``stop`` or ``pause`` was used for is left, unless it is named.
     """
 
     rerun_scripts: bool = False
@@ -95,12 +97,37 @@ class Up(
     provision: bool = False
     restart: bool = False
     no_repair: bool = False
+    no_restart: bool = False
+    guests: tuple[GuestName, ...] = ()
+
+
+class PowerVerb(StrEnum):
+    """What happens to guests. Until it is undone, ``up`` leaves guests that were stopped or paused."""
+
+    START = "start"
+    STOP = "stop"
+    RESTART = "restart"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+class Power(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="command", tag="power", forbid_unknown_fields=True
+):
+    """Start, stop, restart, pause or resume some guests (all when ``guests`` is empty).
+
+    ``timeout``: seconds that a guest has to shut down before it is powered off.
+    """
+
+    verb: PowerVerb
+    guests: tuple[GuestName, ...] = ()
+    timeout: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 60
 
 
 class Down(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="command", tag="down", forbid_unknown_fields=True
 ):
-    """Take the testbed down.
+    """Take the testbed down, or ``guests`` of it alone.
 
     ``purge``: remove the guests' disks too. ``timeout``: seconds that a guest has to shut down before it is
     powered off. ``abandon``: hosts that no longer exist; they are not contacted.
@@ -109,6 +136,7 @@ class Down(
     purge: bool = False
     timeout: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 60
     abandon: Annotated[tuple[HostName, ...], msgspec.Meta(max_length=1000)] = ()
+    guests: tuple[GuestName, ...] = ()
 
 
 class Exec(
@@ -145,11 +173,11 @@ class Snapshot(
     guests: tuple[GuestName, ...] = ()
 
 
-Command = Up | Down | Exec | Snapshot
+Command = Up | Down | Power | Exec | Snapshot
 
 
 def command_name(command: Command) -> str:
-    """Return the name of a command in the API: ``up``, ``down``, ``exec`` or ``snapshot``."""
+    """Return the name of a command in the API: ``up``, ``down``, ``power``, ``exec`` or ``snapshot``."""
     return str(type(command).__struct_config__.tag)
 
 
@@ -271,20 +299,24 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     ``state`` is libvirt's (``running``, ``shut off``, ``paused``, ``crashed``), ``absent`` when its host has
     no such domain, ``unknown`` when its host does not respond, ``golden`` for a golden image that is off,
-    ``unsupported`` for a guest type that cannot run yet. ``uptime`` is in seconds; ``cpu`` is the share of
-    one CPU (1.0 is one busy CPU) since the previous query; ``memory_mb`` is the resident memory on the host,
-    in MiB.
+    ``unsupported`` for a guest type that cannot run yet. ``reason`` says why it is in that state, where
+    libvirt knows. ``asked`` is what ``stop`` or ``pause`` asked it to be: ``shut off`` or ``paused``.
+    ``uptime`` is in seconds; ``cpu`` is the share of one CPU (1.0 is one busy CPU) since the previous query;
+    ``memory_mb`` is the resident memory on the host, ``given_mb`` what the guest has, in MiB.
     """
 
     name: str
     kind: str
     host: str
     state: str
+    reason: str | None = None
+    asked: str | None = None
     address: str | None = None
     golden_image: str | None = None
     uptime: float | None = None
     cpu: float | None = None
     memory_mb: int | None = None
+    given_mb: int | None = None
 
 
 #: These values become arguments of ssh, scp and virsh, and lines of files that they read, and the server may

@@ -98,6 +98,8 @@ class ReasonCode(StrEnum):
     NEEDED = "needed"
     #: kvm-compose describes it in another way than the version that made it.
     FORMAT = "format"
+    #: The user asked for it, with the command ``subject``.
+    ASKED = "asked"
     #: The content of ``subject`` is no longer what ran.
     OUTDATED = "outdated"
 

@@ -10,6 +10,9 @@ import msgspec
 
 from kvmcompose.core.resource import STOPPING, Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 
+#: States of what belongs to a guest in which it is on.
+_ON = ("running", "paused")
+
 #: The pure part of a provider: the change that makes a resource what it should be, None if it is.
 Compare = Callable[[Resource, Found], Change | None]
 
@@ -21,13 +24,14 @@ def difference(
     *,
     earlier: Mapping[Ref, Any] = MappingProxyType({}),
     lost_with_needs: Collection[str] = (),
+    restart: Collection[str] = (),
 ) -> tuple[Change, ...]:
     """Return the changes: those to wanted resources in their order, then removals.
 
     ``compare`` is by kind. ``earlier`` are the resources that were brought up before, with their
     specifications: what differs from one that has not changed since is repaired. A resource that exists on
     another host than it is wanted on is moved. One of a kind in ``lost_with_needs`` does not outlive what it
-    needs.
+    needs. The guests in ``restart`` are restarted, if they are on.
     """
     there = {each.ref: each for each in found}
     desired = {each.ref: each for each in wanted}
@@ -39,7 +43,9 @@ def difference(
         moving = elsewhere.pop((ref.kind, ref.name), None) if known is None and ref.host else None
         if known is not None:
             change = compare[ref.kind](resource, known)
-            if ref.kind in lost_with_needs and not stopped.isdisjoint(resource.needs):
+            if resource.guest in restart and known.state in _ON:
+                change = _restart(resource, known, change)
+            elif ref.kind in lost_with_needs and not stopped.isdisjoint(resource.needs):
                 change = Change(
                     verb=Verb.CREATE, ref=ref, reasons=(Reason(ReasonCode.NEEDED),), wanted=resource
                 )
@@ -60,6 +66,13 @@ def difference(
         for ref, each in there.items()
     )
     return tuple(changes)
+
+
+def _restart(wanted: Resource, found: Found, change: Change | None) -> Change:
+    """Return a restart that was asked for; what would have changed alive changes with it."""
+    reasons = change.reasons if change is not None and not change.pending else ()
+    asked = Reason(ReasonCode.ASKED, "restart")
+    return Change(verb=Verb.RESTART, ref=wanted.ref, reasons=(asked, *reasons), wanted=wanted, found=found)
 
 
 def _is_repair(change: Change, earlier: Mapping[Ref, Any]) -> bool:

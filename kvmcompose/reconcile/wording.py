@@ -39,6 +39,7 @@ _REASONS = {
     ReasonCode.EDITED: "{subject} has changed",
     ReasonCode.NEEDED: "{subject} starts again",
     ReasonCode.FORMAT: "brought up by an earlier version of kvm-compose",
+    ReasonCode.ASKED: "{subject}",
     ReasonCode.OUTDATED: "{subject} changed since it ran",
 }
 

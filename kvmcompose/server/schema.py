@@ -60,7 +60,8 @@ CREATE TABLE snapshots (
 """
     + _EVENTS
 )
-#: What is known to have run in guests. It can be lost: then guests are asked. Older servers do not know it.
+#: What is known to have run in guests: it can be lost, then guests are asked. And, of the kind ``intent``,
+#: what ``stop`` and ``pause`` were used for. Older servers do not know this table.
 MARKS = """
 CREATE TABLE IF NOT EXISTS marks (
     deployment TEXT NOT NULL REFERENCES deployments (name) ON DELETE CASCADE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -225,6 +225,13 @@ class Store(EventTables):
                 [(name, guest, each, number, xml) for number, (each, xml) in enumerate(snapshots)],
             )
 
+    def set_intents(self, name: str, intents: Mapping[str, str]) -> None:
+        """Remember what guests were asked to be, by what their names on hosts derive from."""
+        with self._db.transaction():
+            self._db.execute("DELETE FROM marks WHERE deployment = ? AND kind = 'intent'", (name,))
+            for guest, state in intents.items():
+                self._db.insert("marks", deployment=name, kind="intent", guest=guest, digest=state)
+
     def put_mark(self, name: str, kind: str, guest: str, digest: str | None) -> None:
         """Remember what has run in a guest; None: nothing is known of it any more."""
         if digest is None:
@@ -237,7 +244,8 @@ class Store(EventTables):
     def forget_marks(self, name: str, guest: str | None = None) -> None:
         """Forget what has run in a guest, or in all of them."""
         self._db.execute(
-            "DELETE FROM marks WHERE deployment = ? AND (guest = ? OR ? IS NULL)", (name, guest, guest)
+            "DELETE FROM marks WHERE deployment = ? AND kind <> 'intent' AND (guest = ? OR ? IS NULL)",
+            (name, guest, guest),
         )
 
     def marks(self, name: str, kind: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from kvmcompose.core.deployment import (
     Exec,
     GuestAccess,
     Phase,
+    Power,
     SnapshotStatus,
     TestbedStatus,
     Up,
@@ -80,7 +81,7 @@ class Orchestrator:
         """
         context = self._context(deployment, seconds=None)
         match command:
-            case Up():
+            case Up() | Power():
                 testbed = await context.read_built()
                 await context.read_current()  # what is up may be refused now, and nothing is added to that
                 return Outcome(await BringUp(context, testbed, command, log).run())

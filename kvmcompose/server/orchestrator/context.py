@@ -58,6 +58,7 @@ class Context:
         self.drivers = drivers
         self.store = store
         self._noted = store.deployed(self.project)
+        self._intents = store.marks(self.project, "intent")
 
     @once
     def deployed(self) -> Deployed | None:
@@ -70,11 +71,13 @@ class Context:
         if self.deployed is None:
             return self.built
         try:
-            return self.deployed.testbed(self.files)
+            testbed = self.deployed.testbed(self.files)
         except KvmComposeError as error:
             raise RefusedError(
                 f"what was brought up is refused: {error.message}", hint="take it down: kvm-compose down"
             ) from error
+        testbed.intents = self.intents(testbed)
+        return testbed
 
     @once
     def built(self) -> LoadedTestbed:
@@ -85,6 +88,7 @@ class Context:
                 f"{self.location} holds the testbed {testbed.project!r}, not {self.project!r}",
                 hint=f"--project-name {testbed.project}",
             )
+        testbed.intents = self.intents(testbed)
         return testbed
 
     # what these have read stays: they are called before anything else, and not on the event loop
@@ -112,6 +116,14 @@ class Context:
         if self.member is not None:
             return f"{this_machine()}/{self.member.uid}:{self.location}"
         return f"{this_machine()}:{self.folder.resolve()}"
+
+    def intents(self, testbed: LoadedTestbed) -> dict[str, str]:
+        """What guests were asked to be, by name, where that is not to run."""
+        return {
+            guest.name: self._intents[guest.state.identity]
+            for guest in testbed.guests.values()
+            if guest.state.identity in self._intents
+        }
 
     @once
     def files(self) -> ProjectFolder:

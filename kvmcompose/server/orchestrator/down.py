@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from kvmcompose.core.deployment import Down, Level, Phase
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
+from kvmcompose.core.names import first_few
 from kvmcompose.effects import private
 from kvmcompose.effects.resources import schemas
 from kvmcompose.effects.threads import in_thread
@@ -18,7 +19,7 @@ from kvmcompose.server.action_log import ActionLog, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.golden import RECORD
 from kvmcompose.server.orchestrator.perform import perform
-from kvmcompose.server.orchestrator.plan import Differences, plan
+from kvmcompose.server.orchestrator.plan import Differences, check_names, plan
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
 from kvmcompose.server.orchestrator.stages import shielded
@@ -83,22 +84,34 @@ class TakeDown:
             self._log.say(f"{name} is abandoned: whatever is there stays there", Level.WARNING)
         return {name: self._context.host(host) for name, host in hosts.items()}
 
-    async def run(self) -> Phase:
-        """Raises StepFailedError when something could not be taken away; the rest is, all the same."""
+    async def run(self) -> Phase | None:
+        """Return the phase, None for the one before.
+
+        Raises StepFailedError when something could not be taken away; the rest is, all the same.
+        """
         self._testbeds = await self._known()
+        check_names(self._command.guests, {name for each in self._testbeds for name in each.guests})
+        if self._command.guests and self._command.purge:
+            raise RefusedError("--purge removes all disks, not those of some guests")
         hosts = await self._hosts()
         view = View(self._context, self._testbeds, hosts)
         found = await plan(view, None)
         good = [name for name, host in hosts.items() if await self._look(name, host, found)]
         changes = [each for each in found.changes if each.found is not None and each.found.ref.host in good]
+        if self._command.guests:
+            changes = [each for each in changes if each.guest in self._command.guests]
         failed = await perform(Work(view, None, self._command, self._log, {}), changes)
         if failed or len(good) != len(hosts):
             raise StepFailedError(f"{self._context.project} is not down altogether")
+        if self._command.guests:
+            self._log.say(f"{first_few(self._command.guests)} is down; disks are kept")
+            return None
         if self._command.purge:
             await self._purge(hosts)
         store, project = self._context.store, self._context.project
         store.set_deployed(project, None)
         store.forget_marks(project)
+        store.set_intents(project, {})
         self._log.say(f"{project} is down")
         return Phase.DOWN
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from kvmcompose.core.deployment import Up
-from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
+from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.core.names import first_few
+from kvmcompose.core.resource import STOPPING, Change, Found, ReasonCode, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.reconcile.difference import difference
 from kvmcompose.server.orchestrator.resources import providers
@@ -26,7 +27,13 @@ class Differences(msgspec.Struct, frozen=True, kw_only=True):
     silent: Mapping[str, KvmComposeError]
 
 
-async def plan(view: View, testbed: LoadedTestbed | None, options: Up | None = None) -> Differences:
+async def plan(
+    view: View,
+    testbed: LoadedTestbed | None,
+    options: Up | None = None,
+    *,
+    restart: Collection[str] = (),
+) -> Differences:
     """Compare a testbed (None: nothing at all) with what exists.
 
     What ``options`` repeat counts as missing. Resources on silent hosts are left out; so are files, where the
@@ -46,6 +53,7 @@ async def plan(view: View, testbed: LoadedTestbed | None, options: Up | None = N
         {kind: provider.compare for kind, provider in providers().items()},
         earlier=_earlier(view.deployed),
         lost_with_needs=[kind for kind, provider in providers().items() if provider.LOST_WITH_NEEDS],
+        restart=restart,
     )
     return Differences(found=found, changes=changes, silent=silent)
 
@@ -84,15 +92,66 @@ def _earlier(deployed: LoadedTestbed | None) -> dict[Ref, Any]:
     return {each.ref: each.spec for each in wanted}
 
 
-def due(changes: Sequence[Change], options: Up) -> list[Change]:
-    """Return the changes that an ``up`` with these options carries out."""
-    kinds = providers()
-    chosen = []
+class Choice(msgspec.Struct, frozen=True):
+    """The changes that an action carries out, and those that it leaves."""
+
+    due: Sequence[Change]
+    left: Sequence[Change]
+
+
+def choose(changes: Sequence[Change], options: Up, testbed: LoadedTestbed) -> Choice:
+    """Return which changes an ``up`` with these options carries out."""
+    due: list[Change] = []
+    left: list[Change] = []
+    scope = _scope(options, testbed)
     for change in changes:
-        again = kinds[change.ref.kind].AGAIN
-        if change.pending:
-            if again and getattr(options, again, False):
-                chosen.append(msgspec.structs.replace(change, pending=False))
-        elif not (options.no_repair and change.verb is Verb.REPAIR):
-            chosen.append(change)
-    return chosen
+        if not _is_in(scope, change):
+            continue
+        if change.pending and getattr(options, providers()[change.ref.kind].AGAIN or "-", False):
+            due.append(msgspec.structs.replace(change, pending=False))
+        elif change.pending or _is_left(change, options):
+            left.append(change)
+        else:
+            due.append(change)
+    lost = {change.ref for change in left if change.verb in STOPPING}
+    # what follows from a change that is left is left with it
+    return Choice(due=[each for each in due if not _follows(each, lost)], left=left)
+
+
+def _follows(change: Change, lost: set[Ref]) -> bool:
+    """Return whether something has to come again only because of what is in ``lost``."""
+    needs = change.wanted.needs if change.wanted is not None else ()
+    return not lost.isdisjoint(needs) and all(each.code is ReasonCode.NEEDED for each in change.reasons)
+
+
+def _is_left(change: Change, options: Up) -> bool:
+    if change.verb is Verb.REPAIR:
+        return options.no_repair
+    return options.no_restart and change.guest is not None and change.verb in STOPPING - {Verb.REMOVE}
+
+
+def _scope(options: Up, testbed: LoadedTestbed) -> set[str] | None:
+    """The guests that are changed, with their golden images; None for all."""
+    if not options.guests:
+        return None
+    golden = {testbed.guests[name].golden for name in options.guests}
+    return {*options.guests, *filter(None, golden)}
+
+
+def check_names(names: Collection[str], known: Collection[str]) -> None:
+    """Raise RefusedError for guests that there are not."""
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise RefusedError(
+            f"there is no guest {', '.join(map(repr, unknown))}",
+            hint=f"there are: {first_few(list(known), 20)}",
+        )
+
+
+def _is_in(scope: set[str] | None, change: Change) -> bool:
+    """What belongs to no guest is in: guests need it. But nothing of that goes: others may need it."""
+    if scope is None:
+        return True
+    if change.guest is not None:
+        return change.guest in scope
+    return change.verb not in STOPPING

@@ -104,11 +104,14 @@ async def _guest_status(
         kind=guest.state.kind,
         host=guest.state.testbed_host,
         state=state,
+        reason=domain.reason if domain is not None else None,
+        asked=testbed.intents.get(guest.name),
         address=address,
         golden_image=guest.golden,
         uptime=domain.uptime if domain is not None and runs else None,
         cpu=meter.share(context.project, domain) if domain is not None and runs else None,
         memory_mb=domain.memory_mb if domain is not None and runs else None,
+        given_mb=(guest.run.memory_mb or None) if guest.run is not None else None,
     )
 
 

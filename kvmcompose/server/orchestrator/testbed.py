@@ -76,6 +76,8 @@ class LoadedTestbed:
         self.folder = self.source.work
         self.document = document
         self._files = files
+        #: What guests were asked to be, where that is not to run: ``shut off`` or ``paused``.
+        self.intents: Mapping[str, str] = {}
         self.state: State = _read(document, whole=files is None)
         self.project = self.state.project_name
         try:

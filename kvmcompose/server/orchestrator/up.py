@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
-from kvmcompose.core.deployment import Fault, Level, Phase, Up
+from kvmcompose.core.deployment import Fault, Level, Phase, Power, PowerVerb, Up
 from kvmcompose.core.names import first_few
-from kvmcompose.core.resource import Change
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.transfer_plan import read_sent
 from kvmcompose.providers.drivers import HostDrivers
@@ -16,7 +17,7 @@ from kvmcompose.server.action_log import ActionLog, Refusals, RunningStep, StepF
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.perform import perform
-from kvmcompose.server.orchestrator.plan import Differences, due, plan
+from kvmcompose.server.orchestrator.plan import Choice, Differences, check_names, choose, plan
 from kvmcompose.server.orchestrator.privileges import check_state, domain_xml, network_xml
 from kvmcompose.server.orchestrator.resources import providers
 from kvmcompose.server.orchestrator.resources._domain_checks import warn_of_memory
@@ -24,27 +25,43 @@ from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.testbed import Deployed, LoadedTestbed
 
+#: What guests are to be, where that is not to run.
+_INTENTS = {PowerVerb.STOP: "shut off", PowerVerb.PAUSE: "paused"}
+
 
 class Examined(msgspec.Struct, frozen=True, kw_only=True):
     """What an ``up`` finds before it begins: what differs, what it would change, what is in the way."""
 
     work: Work
     found: Differences
-    changes: list[Change]
+    choice: Choice
     refusals: list[Refusal]
 
 
 class BringUp:
     """One ``up``."""
 
-    def __init__(self, context: Context, testbed: LoadedTestbed, command: Up, log: ActionLog) -> None:
+    def __init__(self, context: Context, testbed: LoadedTestbed, command: Up | Power, log: ActionLog) -> None:
         self._context = context
+        self._options = command if isinstance(command, Up) else Up(guests=command.guests)
         self._command = command
         self._log = log
         self._testbed = testbed
         self._deployed = context.current if context.deployed is not None else None
         self._hosts = self._known_hosts()
-        self._files = Distribution(context, testbed, self._hosts, provision=command.provision)
+        self._testbed.intents = self._intents = self._new_intents()
+        self._files = Distribution(context, testbed, self._hosts, provision=self._options.provision)
+
+    def _new_intents(self) -> dict[str, str]:
+        """What guests are to be from now on: an ``up`` of all of them leaves those that were stopped."""
+        intents = self._context.intents(self._testbed)
+        named = self._options.guests
+        if isinstance(self._command, Power):
+            named = named or tuple(guest.name for guest in self._testbed.runnable)
+            state = _INTENTS.get(self._command.verb)
+            if state is not None:
+                return intents | dict.fromkeys(named, state)
+        return {name: state for name, state in intents.items() if name not in named}
 
     def _known_hosts(self) -> dict[str, HostDrivers]:
         """The hosts of the testbed, and those that something of it may still be on."""
@@ -54,27 +71,41 @@ class BringUp:
                 hosts.setdefault(name, host)
         return hosts
 
-    async def run(self) -> Phase:
+    async def run(self) -> Phase | None:
         """Raises RefusedError when nothing was changed, StepFailedError when something failed."""
+        check_names(self._options.guests, self._testbed.guests)
         await in_thread(self._check_privileges)
-        work, changes = await self._check()
+        work, choice = await self._check()
         await self._settle(work)
-        if not changes:
-            count = len(self._testbed.runnable)
-            self._log.say(f"{self._context.project} is up already: {count} guests run, nothing to do")
+        self._keep_intents()
+        for change in choice.left:
+            self._log.say(f"left: {sentence(change)}", Level.WARNING)
+        if not choice.due:
+            self._log.say(f"{self._context.project} is up already: {self._count()}, nothing to do")
             return self._end()
         store, project = self._context.store, self._context.project
         store.set_deployed(project, await in_thread(lambda: self._to_be_deployed().encode()))
-        failed = await perform(work, changes, keep_going=self._command.keep_going)
+        failed = await perform(work, choice.due, keep_going=self._options.keep_going)
         if failed:
             raise StepFailedError(f"{first_few(sorted(failed))} did not come up")
         await self._check_result()
-        store.set_deployed(project, await in_thread(lambda: Deployed.of(self._testbed).encode()))
-        self._log.say(f"{project} is up: {len(self._testbed.runnable)} guests run")
+        self._log.say(f"{project} is up: {self._count()}")
         return self._end()
 
-    def _end(self) -> Phase:
-        """Raise StepFailedError, with a fault for each guest of a type that cannot run yet."""
+    def _count(self) -> str:
+        """How many guests are as they were asked to be."""
+        off = len(self._intents)
+        text = f"{len(self._testbed.runnable) - off} guests run"
+        return f"{text}, {off} stopped or paused" if off else text
+
+    def _keep_intents(self) -> None:
+        guests = self._testbed.guests
+        self._context.store.set_intents(
+            self._context.project, {guests[name].state.identity: each for name, each in self._intents.items()}
+        )
+
+    def _end(self) -> Phase | None:
+        """Return the phase. Raise StepFailedError, with a fault for each guest that cannot run yet."""
         for guest in self._testbed.unsupported:
             self._log.fault(
                 Fault(
@@ -103,7 +134,7 @@ class BringUp:
                 if guest.run is not None:
                     domain_xml(context, testbed, guest)
 
-    async def _check(self) -> tuple[Work, list[Change]]:
+    async def _check(self) -> tuple[Work, Choice]:
         """Find what to change, and what is in the way of it, on all hosts. Raises Refusals."""
         with self._log.step("check", "check") as step:
             await self._warn_of_leftovers(step)
@@ -111,19 +142,19 @@ class BringUp:
             if seen.refusals:
                 raise Refusals(seen.refusals)
         self._found = seen.found
-        return seen.work, seen.changes
+        return seen.work, seen.choice
 
     async def examine(self) -> Examined:
         """Look at all hosts; return what would change, and what is in the way of it. Changes nothing."""
-        found = await self._look(self._command)
-        changes = due(found.changes, self._command)
+        found = await self._look(self._options)
+        choice = choose(found.changes, self._options, self._testbed)
         facts: dict[str, HypervisorFacts] = {}
         work = Work(self._view, self._testbed, self._command, self._log, facts)
         reasons: list[Refusal] = [
             (f"{name}: {error.message}", error.hint) for name, error in found.silent.items()
         ]
         if reasons:
-            return Examined(work=work, found=found, changes=changes, refusals=reasons)
+            return Examined(work=work, found=found, choice=choice, refusals=reasons)
 
         async def ask(host: HostDrivers) -> None:
             facts[host.name] = await host.hypervisor.facts()
@@ -131,11 +162,18 @@ class BringUp:
         reasons += [*await work.on_hosts(ask), *self._moved_hosts()]
         work.running |= {each.guest for each in found.found if each.guest and each.state == "running"}
         for provider in dict.fromkeys(providers().values()):
-            mine = [change for change in changes if change.ref.kind in provider.KINDS]
+            mine = [change for change in choice.due if change.ref.kind in provider.KINDS]
             reasons += await provider.refusals(work, mine)
         if not reasons:
             warn_of_memory(work)
-        return Examined(work=work, found=found, changes=changes, refusals=list(dict.fromkeys(reasons)))
+        return Examined(work=work, found=found, choice=choice, refusals=list(dict.fromkeys(reasons)))
+
+    @property
+    def _restarted(self) -> Collection[str]:
+        """The guests that are to be restarted even if nothing of them has changed."""
+        if isinstance(self._command, Power) and self._command.verb is PowerVerb.RESTART:
+            return self._options.guests or self._testbed.guests.keys()
+        return ()
 
     async def _settle(self, work: Work) -> None:
         """Let resources bear what they were made from, before the server's own record changes."""
@@ -146,7 +184,7 @@ class BringUp:
     async def _look(self, options: Up | None = None) -> Differences:
         testbeds = [each for each in (self._testbed, self._deployed) if each is not None]
         self._view = View(self._context, testbeds, self._hosts, self._files)
-        return await plan(self._view, self._testbed, options)
+        return await plan(self._view, self._testbed, options, restart=self._restarted if options else ())
 
     def _moved_hosts(self) -> list[Refusal]:
         """What is on a host with another address has to be taken down there first."""
@@ -188,7 +226,7 @@ class BringUp:
             reasons = [(f"{name}: {error.message}", error.hint) for name, error in left.silent.items()]
             reasons += [
                 (f"{sentence(change)} (seen after all was done)", "kvm-compose up tries again")
-                for change in due(left.changes, Up())
+                for change in choose(left.changes, self._options, self._testbed).due
             ]
             for message, hint in reasons:
                 self._log.fault(Fault(step="verify", message=message, hint=hint), stage="verify")

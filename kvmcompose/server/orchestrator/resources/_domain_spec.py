@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import threading
 import xml.etree.ElementTree as ET
@@ -56,6 +57,13 @@ class DomainSpec(msgspec.Struct, frozen=True, kw_only=True):
     media: str | None = None
 
 
+class DomainWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """A domain as it is wanted. ``state`` is ``running``, or what the user asked for since."""
+
+    made: DomainSpec
+    state: str = "running"
+
+
 class DomainDetail(msgspec.Struct, frozen=True, kw_only=True):
     """A domain as it is now. ``reason`` says why it is in its state; ``bridges`` are those of its taps.
 
@@ -96,6 +104,11 @@ def frame(digest: str, read: Callable[[], str]) -> str:
     return known
 
 
+def encode(spec: DomainSpec) -> str:
+    """Return what a domain is made from, for its metadata: ASCII, as XML forbids some other characters."""
+    return json.dumps(msgspec.to_builtins(spec), separators=(",", ":"))
+
+
 def decode(made: str) -> DomainSpec | None:
     """Return what a domain was made from, by its metadata; None for what cannot be read."""
     try:
@@ -106,19 +119,23 @@ def decode(made: str) -> DomainSpec | None:
 
 def compare(wanted: Resource, found: Found) -> Change | None:
     """Return the change that makes a domain what it should be."""
-    spec: DomainSpec = wanted.spec
+    spec: DomainSpec = wanted.spec.made
+    state: str = wanted.spec.state
     made: DomainSpec | None = found.spec
     detail: DomainDetail = found.detail
     verb, pending, reasons = _of_definition(made, spec)
-    if found.state in OFF:
-        state = Reason(ReasonCode.STATE, detail.reason or "", before=found.state, after="running")
-        verb, pending, reasons = Verb.REPAIR, False, [state, *reasons]
+    current = "shut off" if found.state in OFF else found.state
+    asked = Reason(ReasonCode.STATE, detail.reason or "", before=found.state, after=state)
+    if state == "shut off":
+        verb, pending, reasons = Verb.UPDATE, False, [asked] if current != state else []
+    elif current == "shut off":
+        verb, pending, reasons = Verb.REPAIR, False, [asked, *reasons]
     elif verb is not Verb.RESTART or pending:
         alive = [*_of_ports(made, spec, detail)]
         repairs = [reason for reason, repair in alive if repair]
         moves = [reason for reason, repair in alive if not repair]
-        if found.state == "paused":
-            repairs.append(Reason(ReasonCode.STATE, detail.reason or "", before="paused", after="running"))
+        if "paused" in (current, state) and current != state:
+            repairs.append(asked)
         if moves or verb is Verb.UPDATE:
             verb, pending, reasons = Verb.UPDATE, False, [*moves, *repairs]
         elif repairs:

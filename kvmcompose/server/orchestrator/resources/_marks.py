@@ -23,7 +23,7 @@ def wanted(testbed: LoadedTestbed, kind: str, digest_of: Callable[[LoadedGuest],
     """Yield what is wanted in guests; ``digest_of`` is empty for a guest in which nothing is."""
     for guest in testbed.runnable:
         digest = digest_of(guest)
-        if digest:
+        if digest and testbed.intents.get(guest.name, "running") == "running":
             host = guest.state.testbed_host
             yield Resource(
                 ref=Ref(kind, guest.name, host),

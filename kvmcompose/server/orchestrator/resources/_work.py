@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from kvmcompose.core.deployment import Down, Up
+from kvmcompose.core.deployment import Down, Power, Up
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.resource import Ref
 from kvmcompose.providers.drivers import HostDrivers
@@ -33,7 +33,7 @@ class Work:
         self,
         view: View,
         testbed: LoadedTestbed | None,
-        command: Up | Down,
+        command: Up | Down | Power,
         log: ActionLog,
         facts: Mapping[str, HypervisorFacts],
     ) -> None:
@@ -61,9 +61,9 @@ class Work:
         return self.command if isinstance(self.command, Up) else Up()
 
     @property
-    def down(self) -> Down:
-        """The options of a ``down``; the defaults for other commands."""
-        return self.command if isinstance(self.command, Down) else Down()
+    def timeout(self) -> float:
+        """How long a guest may take to shut down, in seconds."""
+        return self.command.timeout if isinstance(self.command, Down | Power) else Down().timeout
 
     async def on_hosts(self, check: Callable[[HostDrivers], Awaitable[None]]) -> list[Refusal]:
         """Run a check on all hosts of the testbed side by side, and return what they raise."""

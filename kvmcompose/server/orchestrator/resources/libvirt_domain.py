@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import msgspec
-
 from kvmcompose.core.deployment import Level
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
@@ -16,7 +14,7 @@ from kvmcompose.render.domain import DOMAIN_FORMAT
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.privileges import domain_xml
 from kvmcompose.server.orchestrator.resources import _domain_checks, _domain_spec, reachable
-from kvmcompose.server.orchestrator.resources._domain_spec import OFF, DomainDetail, DomainSpec
+from kvmcompose.server.orchestrator.resources._domain_spec import OFF, DomainDetail, DomainSpec, DomainWanted
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.stages import shielded
@@ -40,7 +38,8 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
         needs = [Ref("files", ref.host, ref.host)]
         if guest.golden is not None:
             needs.append(Ref("golden-image", guest.golden, testbed.main_host.name))
-        yield Resource(ref=ref, spec=spec_of(testbed, guest), needs=tuple(needs), guest=guest.name)
+        spec = DomainWanted(made=spec_of(testbed, guest), state=testbed.intents.get(guest.name, "running"))
+        yield Resource(ref=ref, spec=spec, needs=tuple(needs), guest=guest.name)
 
 
 def spec_of(testbed: LoadedTestbed, guest: LoadedGuest) -> DomainSpec:
@@ -82,7 +81,12 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
             made = spec_of(earlier, guest)  # version 0.1 stored it there
         taps = {nic["target"] for nic in (made.guest if made else {}).get("interfaces", ())}
         bridges = {tap: ports[tap] for tap in taps if tap in ports}
-        detail = DomainDetail(name=name, reason=domain.reason, bridges=bridges, stamped=bool(domain.made))
+        detail = DomainDetail(
+            name=name,
+            reason=domain.reason,
+            bridges=bridges,
+            stamped=bool(domain.made),
+        )
         ref = Ref(KINDS[0], name, host.name)
         found.append(Found(ref=ref, spec=made, state=domain.state, guest=domain.guest, detail=detail))
     return found
@@ -98,12 +102,17 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
     (change,) = changes
     guest = work.testbed.guests[change.guest or ""]
     assert change.wanted is not None  # noqa: S101 (removals are the other function's)
-    made = msgspec.json.encode(change.wanted.spec).decode()
+    made = _domain_spec.encode(change.wanted.spec.made)
     found = change.found
+    if found is not None and found.state not in OFF and change.wanted.spec.state == "shut off":
+        await remove(work, host, changes)
+        return
     if change.verb in (Verb.UPDATE, Verb.REPAIR) and found is not None and found.state not in OFF:
         with work.step(STAGE, f"update:{guest.name}", guest=guest.name, host=host.name) as step:
             await _update(work, host, change, made, step)
         return
+    if change.wanted.spec.state != "running":
+        return  # it is off, and is to stay so
     work.running.add(guest.name)
     await work.starter.start(guest, STAGE, made)
     if reachable.is_waited_for(guest):
@@ -131,10 +140,14 @@ async def _update(work: Work, host: HostDrivers, change: Change, made: str, step
         await shielded(host.switches.change(plan))
         for port in moved:
             step.say(f"{port.name} is a port of {port.bridge}")
-    if change.found.state == "paused":
+    state = change.wanted.spec.state
+    if change.found.state == "paused" and state == "running":
         await host.hypervisor.resume_domain(detail.name)
         step.say(f"{guest.name} runs on")
-    if change.found.spec != change.wanted.spec:
+    elif state == "paused" and change.found.state == "running":
+        await shielded(host.hypervisor.suspend_domain(detail.name))
+        step.say(f"{guest.name} is paused")
+    if change.found.spec != change.wanted.spec.made:
         xml = await in_thread(domain_xml, work.context, work.testbed, guest)
         await shielded(host.hypervisor.define_domain(xml, made))
         await shielded(host.hypervisor.stamp_domain(detail.name, made))
@@ -149,13 +162,13 @@ async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> No
     with work.step(STAGE, f"stop:{name}", guest=name, host=host.name) as step:
         await _keep_snapshots(work, host, domain, work.view.identity(name))
         if found.state == "running":
-            limit = work.down.timeout
+            limit = work.timeout
             if not await host.hypervisor.shut_down_domain(domain, limit):
                 step.say(f"did not shut down within {limit:g} s, is switched off", Level.WARNING)
         if found.state not in OFF:
             await shielded(host.hypervisor.destroy_domain(domain))
         work.running.discard(name)
-        if change.verb is not Verb.RESTART:
+        if change.verb in (Verb.REMOVE, Verb.MOVE):
             await shielded(host.hypervisor.undefine_domain(domain))
 
 
@@ -163,7 +176,7 @@ async def settle(work: Work, found: Sequence[Found]) -> None:
     """Store in domains of version 0.1 what the server knows that they were made from."""
     for each in found:
         if each.spec is not None and not each.detail.stamped:
-            made = msgspec.json.encode(each.spec).decode()
+            made = _domain_spec.encode(each.spec)
             await shielded(work.view.hosts[each.ref.host].hypervisor.stamp_domain(each.detail.name, made))
 
 

@@ -1,0 +1,30 @@
+"""``kvm-compose resume``: let paused guests run on."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from kvmcompose.cli import _power
+
+if TYPE_CHECKING:
+    from kvmcompose.monitor.console import Console
+
+NAME = "resume"
+HELP = "let paused guests run on"
+EXAMPLE = """\
+examples:
+  kvm-compose resume web            it runs on where it was
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    _power.configure(parser, stops=False)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Do it, and return the exit status."""
+    from kvmcompose.core.deployment import PowerVerb
+
+    return _power.power(PowerVerb.RESUME, arguments, console)

@@ -1,0 +1,30 @@
+"""``kvm-compose start``: start guests that are off."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from kvmcompose.cli import _power
+
+if TYPE_CHECKING:
+    from kvmcompose.monitor.console import Console
+
+NAME = "start"
+HELP = "start guests that are off"
+EXAMPLE = """\
+examples:
+  kvm-compose start web             and up leaves it running
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    _power.configure(parser, stops=False)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Do it, and return the exit status."""
+    from kvmcompose.core.deployment import PowerVerb
+
+    return _power.power(PowerVerb.START, arguments, console)
