@@ -123,11 +123,14 @@ class ActionLog:
                 action.deployment, name, state, host=host, reason=reason, address=address, action=self.uuid
             )
 
-    def end(self) -> None:
-        """Mark the log as complete."""
+    def conclude(self) -> None:
+        """Add the last line: how much of the output was dropped."""
         if self._output.cut:
             with suppress(StoreError):
                 self.say(f"{self._output.cut} lines of output were dropped", Level.WARNING)
+
+    def end(self) -> None:
+        """Mark the log as complete."""
         self.ended = True
         self._wake()
 

@@ -152,6 +152,7 @@ class Actions:
                         hint="please report it, with the server's log",
                     )
                 )
+        action_log.conclude()
         state = ending(action_log.faults, cancelled=running.cancelled)
         try:
             self._store.end_action(
@@ -166,6 +167,7 @@ class Actions:
             self._record_end(running, state, refused=refused)
             del self._running[running.action.uuid]
             running.end()
+            self._store.channel(deployment.name).wake()  # where a disk is full, no event says that it ended
         if crash is not None:
             raise crash
 

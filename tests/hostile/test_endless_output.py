@@ -124,7 +124,7 @@ def test_of_output_the_newest_is_kept_and_it_is_said(begun: tuple[Store, ActionL
     log.say("before")
     for number in range(5000):
         log.say(f"{number}", Level.OUTPUT)
-    log.end()
+    log.conclude()
     lines = store.lines(log.uuid, limit=100_000)
     output = [line.text for line in lines if line.level is Level.OUTPUT]
     assert 900 <= len(output) <= 1100

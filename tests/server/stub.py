@@ -20,6 +20,7 @@ from kvmcompose.core.deployment import (
     GuestAccess,
     GuestStatus,
     Health,
+    Level,
     Phase,
     SnapshotStatus,
     TestbedStatus,
@@ -80,12 +81,15 @@ class Stub(Orchestrator):
                 await self._do(word, argument, log)
         return Outcome(Phase.UP if isinstance(command, Up) else Phase.DOWN, 0)
 
-    async def _do(self, word: str, argument: str, log: ActionLog) -> None:  # noqa: C901
+    async def _do(self, word: str, argument: str, log: ActionLog) -> None:  # noqa: C901, PLR0912 (a word each)
         match word:
             case "say":
                 for number in range(int(argument)):
                     log.say(f"line {number}")
                     await asyncio.sleep(0)
+            case "print":
+                for number in range(int(argument)):
+                    log.say(f"line {number}", Level.OUTPUT)
             case "trickle":
                 for number in range(int(argument)):
                     log.say(f"line {number}")

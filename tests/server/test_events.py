@@ -45,6 +45,7 @@ from kvmcompose.core.deployment_event import (
 )
 from kvmcompose.providers.libvirt.interface import DomainEvent
 from kvmcompose.server import action_log, event_tables, guest_watch
+from kvmcompose.server.database import StoreError
 
 _SECONDS = 20
 _decode = msgspec.json.Decoder(DeploymentEvent).decode
@@ -362,6 +363,33 @@ def test_output_that_is_no_longer_kept_is_missed_and_said_to_be(
     assert not any(
         isinstance(event, EventsMissed) for event in client.events("demo", action=uuid, after=missed.up_to)
     )
+
+
+def test_how_much_was_dropped_is_said_before_the_end(
+    server: StubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("OUTPUT_LINES", 1000), ("_BATCH_LINES", 100)):
+        monkeypatch.setattr(action_log, name, value)
+    uuid = act(server, "print", "3000")
+    *_, warning, ended = server.client().events("demo", action=uuid, after=0)
+    assert isinstance(warning, LineAdded)
+    assert warning.line.text.endswith("lines of output were dropped")
+    assert isinstance(ended, ActionEnded)
+
+
+def test_a_full_disk_ends_the_stream_with_the_action(
+    server: StubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uuid = act(server, "wait")
+    stream = server.client().events("demo", action=uuid, after=0)
+    assert [next(stream).number for _ in range(2)] == [1, 2]
+
+    def full(*_given: object, **_more: object) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(server.store, "end_action", full)
+    server.inside(server.stub.go_on.set)
+    assert [event.number for event in stream] == [3]
 
 
 def test_events_of_no_action_are_kept_for_a_while(

@@ -48,6 +48,18 @@ def test_replays_from_any_point(server: StubServer, after: int, *, tcp: bool) ->
     assert [line.sequence for line in lines] == list(range(after + 1, 1202))
 
 
+@pytest.mark.parametrize("after", [0, 1199, 1201, 9999])
+def test_the_log_as_clients_of_0_1_read_it(server: StubServer, after: int) -> None:
+    uuid = act(server, "say", "1200")
+    stream = open_stream(server, uuid, f"?after={after}")
+    sequences = []
+    while (received := stream.recv_data())[0] != websocket.ABNF.OPCODE_CLOSE:
+        sequences.append(msgspec.json.decode(received[1], type=LogLine).sequence)
+    assert sequences == list(range(after + 1, 1202))
+    assert int.from_bytes(received[1][:2], "big") == 1000
+    stream.shutdown()
+
+
 def test_follows_as_it_comes(server: StubServer) -> None:
     uuid = act(server, "say", "3", "wait", "say", "2")
     lines = server.client().follow("demo", uuid)
