@@ -9,7 +9,8 @@ import msgspec
 
 from kvmcompose.core.once import once
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.providers.libvirt.interface import DomainState
+from kvmcompose.providers.iplink.interface import FoundLink
+from kvmcompose.providers.libvirt.interface import DomainState, ObservedDomain
 from kvmcompose.providers.ovs.interface import FoundBridge
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.distribute import Distribution
@@ -76,9 +77,27 @@ class View:
 
         return await self._once("domains", host, ask)
 
+    async def observed(self, host: HostDrivers) -> Mapping[str, ObservedDomain]:
+        """Return the project's domains on a host with what to compare, and the names of their guests now."""
+
+        async def ask() -> Mapping[str, ObservedDomain]:
+            found = await host.hypervisor.observe(self.context.project)
+            return {
+                name: msgspec.structs.replace(each, guest=self.names.get(each.guest, each.guest))
+                for name, each in found.items()
+            }
+
+        return await self._once("observed", host, ask)
+
     async def bridges(self, host: HostDrivers) -> Mapping[str, FoundBridge]:
         """Return the project's Open vSwitch bridges on a host, by name."""
         return await self._once("bridges", host, lambda: host.switches.observe(self.context.project))
+
+    async def links(self, host: HostDrivers) -> Mapping[str, FoundLink]:
+        """Return the ends of the testbeds' veth pairs that exist on a host, by name."""
+        pairs = [each for testbed in self.testbeds for each in testbed.network_plan.veths]
+        ends = {end for each in pairs if each.host == host.name for end in (each.left, each.right)}
+        return await self._once("links", host, lambda: host.links.observe(sorted(ends)))
 
     async def _once(self, what: str, host: HostDrivers, call: Callable[[], Awaitable[_T]]) -> _T:
         key = what, host.name

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from kvmcompose.core.deployment import Level
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
+from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.ovs.interface import GuestPort, SwitchChange
 from kvmcompose.render.domain import DOMAIN_FORMAT
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.privileges import domain_xml
-from kvmcompose.server.orchestrator.resources import _domain_checks, _domain_spec, reachable
+from kvmcompose.server.orchestrator.resources import (
+    _domain_checks,
+    _domain_difference,
+    _domain_spec,
+    reachable,
+)
 from kvmcompose.server.orchestrator.resources._domain_spec import OFF, DomainDetail, DomainSpec, DomainWanted
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
@@ -27,8 +33,9 @@ STAGE = "guests"
 AGAIN = "restart"
 #: Guests that shut down at a time, on one host.
 SHUT_DOWNS = 16
+_DETACH_SECONDS = 30.0
 
-compare = _domain_spec.compare
+compare = _domain_difference.compare
 
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
@@ -47,12 +54,14 @@ def spec_of(testbed: LoadedTestbed, guest: LoadedGuest) -> DomainSpec:
     assert guest.run is not None  # noqa: S101 (only guests that run have a domain)
     digests = testbed.digests
     xml = digests.get(guest.run.domain_xml, "")
-    read = functools.partial(testbed.read, guest.run.domain_xml)
+    known = testbed.has_files
+    frame = _domain_spec.frame(xml, functools.partial(testbed.read, guest.run.domain_xml)) if known else None
     return DomainSpec(
-        version=DOMAIN_FORMAT if testbed.has_files else 0,
+        version=DOMAIN_FORMAT if known else 0,
         guest=testbed.documents[guest.name],
         xml=xml,
-        frame=_domain_spec.frame(xml, read) if testbed.has_files else "",
+        frame=frame.digest if frame is not None else "",
+        disks=frame.disks if frame is not None else (),
         seed=_digest(digests, guest, "-cloud-init.iso"),
         media=_digest(digests, guest, "-media.iso"),
     )
@@ -65,7 +74,7 @@ def _digest(digests: Mapping[str, str], guest: LoadedGuest, end: str) -> str | N
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     """Return the project's domains on a host, with the bridges that their taps are ports of."""
-    domains = await view.domains(host)
+    domains = await view.observed(host)
     if not domains:
         return ()
     ports = {
@@ -79,12 +88,14 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
         guest = by_domain.get(name)
         if made is None and earlier is not None and guest is not None and guest.run is not None:
             made = spec_of(earlier, guest)  # version 0.1 stored it there
-        taps = {nic["target"] for nic in (made.guest if made else {}).get("interfaces", ())}
-        bridges = {tap: ports[tap] for tap in taps if tap in ports}
+        taps = {nic.mac: nic.target for nic in domain.nics}
         detail = DomainDetail(
             name=name,
             reason=domain.reason,
-            bridges=bridges,
+            taps=taps,
+            bridges={tap: ports[tap] for tap in taps.values() if tap in ports},
+            disks=domain.disks,
+            edited=domain.edited,
             stamped=bool(domain.made),
         )
         ref = Ref(KINDS[0], name, host.name)
@@ -109,7 +120,7 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
         return
     if change.verb in (Verb.UPDATE, Verb.REPAIR) and found is not None and found.state not in OFF:
         with work.step(STAGE, f"update:{guest.name}", guest=guest.name, host=host.name) as step:
-            await _update(work, host, change, made, step)
+            await _update(work, host, change, step)
         return
     if change.wanted.spec.state != "running":
         return  # it is off, and is to stay so
@@ -122,35 +133,73 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
         work.view.put_mark(reachable.KINDS[0], guest.name, "yes")
 
 
-async def _update(work: Work, host: HostDrivers, change: Change, made: str, step: RunningStep) -> None:
+async def _update(work: Work, host: HostDrivers, change: Change, step: RunningStep) -> None:
+    """Change a guest that runs."""
     assert change.wanted is not None  # noqa: S101 (see apply)
     assert change.found is not None  # noqa: S101 (see apply)
     guest, detail = work.testbed.guests[change.guest or ""], change.found.detail
+    spec: DomainSpec = change.wanted.spec.made
+    made: DomainSpec | None = change.found.spec
+    changes = _domain_difference.alive(made, spec, detail)
+    await _place(work, host, guest, detail, changes.place, step)
+    xml = await in_thread(domain_xml, work.context, work.testbed, guest)
+    for mac in changes.attach:
+        await shielded(host.hypervisor.attach_nic(detail.name, _domain_spec.nic_xml(xml, mac)))
+        step.say(f"{guest.name} has the interface {mac}")
+    for mac in changes.detach:
+        if not await host.hypervisor.detach_nic(detail.name, mac, _DETACH_SECONDS):
+            raise DriverError(
+                f"{guest.name} has not let go of the interface {mac} within {_DETACH_SECONDS:g} s",
+                hint=f"kvm-compose restart {guest.name}",
+            )
+        step.say(f"{guest.name} has let go of the interface {mac}")
+    if changes.memory_mb is not None:
+        await shielded(host.hypervisor.set_memory(detail.name, changes.memory_mb))
+    if changes.cpus is not None:
+        await shielded(host.hypervisor.set_vcpus(detail.name, changes.cpus))
+    await _set_state(host, change.wanted.spec.state, change.found, guest, step)
+    if made is not None and (made != spec or detail.edited):
+        await shielded(host.hypervisor.define_domain(xml, _domain_spec.encode(spec)))
+        now = _domain_difference.after_alive(made, spec)
+        await shielded(host.hypervisor.stamp_domain(detail.name, _domain_spec.encode(now)))
+        if now.waiting:
+            step.say(
+                f"{guest.name} learns its address and MTU when it starts: kvm-compose restart {guest.name}"
+            )
+
+
+async def _place(
+    work: Work,
+    host: HostDrivers,
+    guest: LoadedGuest,
+    detail: DomainDetail,
+    macs: Collection[str],
+    step: RunningStep,
+) -> None:
+    """Make taps of a running guest ports of their bridges."""
     moved = tuple(
-        GuestPort(bridge=nic.source, name=nic.target, mac=nic.mac)
+        GuestPort(bridge=nic.source, name=detail.taps[nic.mac.lower()], mac=nic.mac)
         for nic in guest.state.interfaces
-        if nic.attach == "ovs" and detail.bridges.get(nic.target) != nic.source
+        if nic.mac.lower() in macs
     )
-    if moved:
-        plan = SwitchChange(
-            project=work.context.project,
-            datapath_type=work.testbed.state.testbed_hosts[host.name].datapath_type,
-            guests=moved,
-        )
-        await shielded(host.switches.change(plan))
-        for port in moved:
-            step.say(f"{port.name} is a port of {port.bridge}")
-    state = change.wanted.spec.state
-    if change.found.state == "paused" and state == "running":
-        await host.hypervisor.resume_domain(detail.name)
+    if not moved:
+        return
+    datapath = work.testbed.state.testbed_hosts[host.name].datapath_type
+    plan = SwitchChange(project=work.context.project, datapath_type=datapath, guests=moved)
+    await shielded(host.switches.change(plan))
+    for port in moved:
+        step.say(f"{port.name} is a port of {port.bridge}")
+
+
+async def _set_state(
+    host: HostDrivers, wanted: str, found: Found, guest: LoadedGuest, step: RunningStep
+) -> None:
+    if found.state == "paused" and wanted == "running":
+        await host.hypervisor.resume_domain(found.detail.name)
         step.say(f"{guest.name} runs on")
-    elif state == "paused" and change.found.state == "running":
-        await shielded(host.hypervisor.suspend_domain(detail.name))
+    elif found.state == "running" and wanted == "paused":
+        await shielded(host.hypervisor.suspend_domain(found.detail.name))
         step.say(f"{guest.name} is paused")
-    if change.found.spec != change.wanted.spec.made:
-        xml = await in_thread(domain_xml, work.context, work.testbed, guest)
-        await shielded(host.hypervisor.define_domain(xml, made))
-        await shielded(host.hypervisor.stamp_domain(detail.name, made))
 
 
 async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -11,7 +11,9 @@ from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.iplink.interface import FoundLink
 from kvmcompose.providers.ovs.interface import (
+    FAIL_MODE,
     GENEVE,
     FoundBridge,
     FoundPort,
@@ -71,23 +73,31 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
         for each in wanted(testbed)
         if each.ref.kind == _PORT and each.ref.host == host.name
     }
+    links = await view.links(host)
     addresses = await addresses_of([each for each in known.values() if isinstance(each, TunnelPort)])
     found: list[Found] = []
     for bridge in (await view.bridges(host)).values():
+        state = "" if bridge.fail_mode == FAIL_MODE else f"fail_mode {bridge.fail_mode}"
         spec = SwitchBridge(
             name=bridge.name, host=host.name, protocol=bridge.protocol, controller=bridge.controller
         )
-        found.append(Found(ref=Ref(_BRIDGE, bridge.name, host.name), spec=spec))
+        found.append(Found(ref=Ref(_BRIDGE, bridge.name, host.name), spec=spec, state=state))
         found += [
             Found(
                 ref=Ref(_PORT, port.name, host.name),
                 spec=_spec(host.name, bridge, port, addresses),
-                state=port.error or "",
+                state=port.error or _dead(port, known.get(port.name), links),
             )
             for port in bridge.ports
             if port.name in known or port.type == GENEVE or port.marked
         ]
     return found
+
+
+def _dead(port: FoundPort, spec: object, links: Mapping[str, FoundLink]) -> str:
+    """Open vSwitch keeps the device of a pair open that was deleted, and does not notice another one."""
+    link = links.get(port.name)
+    return "" if not isinstance(spec, LinkPort) or (link is not None and link.attached) else "dead"
 
 
 def _spec(host: str, bridge: FoundBridge, port: FoundPort, names: dict[str, str]) -> LinkPort | TunnelPort:
@@ -114,7 +124,7 @@ def compare(wanted: Resource, found: Found) -> Change | None:
     ]
     verb = Verb.UPDATE
     if found.state and not reasons:
-        reasons, verb = [Reason(ReasonCode.STATE, found.state, before="broken")], Verb.REPAIR
+        reasons, verb = [Reason(ReasonCode.STATE, before=found.state)], Verb.REPAIR
     if not reasons:
         return None
     return Change(verb=verb, ref=wanted.ref, reasons=tuple(reasons), wanted=wanted, found=found)

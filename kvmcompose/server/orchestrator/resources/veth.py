@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import msgspec
+
+from kvmcompose.core.deployable import VethPair
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.resources._view import View
@@ -17,47 +20,56 @@ STAGE = "network"
 BATCH = True
 
 
+class VethSpec(msgspec.Struct, frozen=True):
+    """A pair, and the MTU of its ends in bytes."""
+
+    pair: VethPair
+    mtu: int
+
+
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
     """Yield a pair by the name of its left end."""
-    for pair in testbed.network_plan.veths:
-        yield Resource(ref=Ref(KINDS[0], pair.left, pair.host), spec=pair)
+    plan = testbed.network_plan
+    for pair in plan.veths:
+        yield Resource(ref=Ref(KINDS[0], pair.left, pair.host), spec=VethSpec(pair, plan.mtu))
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     """Return those pairs that the testbeds have: nothing on a pair says whose it is."""
-    pairs = {
-        pair.left: pair
-        for testbed in view.testbeds
-        for pair in testbed.network_plan.veths
-        if pair.host == host.name
-    }
-    present = await host.links.present(
-        sorted({end for pair in pairs.values() for end in (pair.left, pair.right)})
-    )
-    if not present:
+    links = await view.links(host)
+    if not links:
         return ()
     # ours are on our bridges, or on none: what is on another bridge has the name only
-    foreign = set(await host.switches.foreign_ports(view.context.project, sorted(present)))
-    found = []
-    for pair in pairs.values():
-        ends = {pair.left, pair.right}
-        if ends & present and not ends & foreign:
-            state = "" if ends <= present else "half"
-            found.append(Found(ref=Ref(KINDS[0], pair.left, host.name), spec=pair, state=state))
-    return found
+    foreign = set(await host.switches.foreign_ports(view.context.project, sorted(links)))
+    specs = [each.spec for testbed in reversed(view.testbeds) for each in wanted(testbed)]
+    pairs: dict[str, VethPair] = {each.pair.left: each.pair for each in specs if each.pair.host == host.name}
+    return [
+        Found(ref=Ref(KINDS[0], pair.left, host.name), detail={end: links.get(end) for end in ends})
+        for pair in pairs.values()
+        if (ends := {pair.left, pair.right}) & links.keys() and not ends & foreign
+    ]
 
 
 def compare(wanted: Resource, found: Found) -> Change | None:
-    """A pair that has lost an end is made again."""
-    if not found.state:
+    """Return the change to a pair that lost an end, is down, or is not connected to its Linux bridge."""
+    spec: VethSpec = wanted.spec
+    reasons = []
+    for name, end in found.detail.items():
+        if end is None or not end.up:
+            reasons.append(Reason(ReasonCode.MISSING, f"its end {name}"))
+        elif end.mtu != spec.mtu:
+            reasons.append(Reason(ReasonCode.CHANGED, "MTU", str(end.mtu), str(spec.mtu)))
+    right = found.detail.get(spec.pair.right)
+    if spec.pair.right_is_linux and right is not None and right.master != spec.pair.right_bridge:
+        reasons.append(Reason(ReasonCode.MISSING, f"its port on the bridge {spec.pair.right_bridge}"))
+    if not reasons:
         return None
-    reason = Reason(ReasonCode.MISSING)
-    return Change(verb=Verb.REPAIR, ref=wanted.ref, reasons=(reason,), wanted=wanted, found=found)
+    return Change(verb=Verb.UPDATE, ref=wanted.ref, reasons=tuple(reasons), wanted=wanted, found=found)
 
 
 async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
     """Create the pairs, all in one call."""
-    pairs = [change.wanted.spec for change in changes if change.wanted is not None]
+    pairs = [change.wanted.spec.pair for change in changes if change.wanted is not None]
     with work.step(STAGE, "links", host=host.name):
         await shielded(host.links.apply(pairs, up=(), mtu=work.testbed.network_plan.mtu))
 

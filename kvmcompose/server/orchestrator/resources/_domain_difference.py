@@ -1,0 +1,221 @@
+"""What a difference between a domain and what it should be means for its guest. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Resource, Verb
+from kvmcompose.server.orchestrator.resources._domain_spec import OFF, DomainDetail, DomainSpec
+from kvmcompose.server.orchestrator.resources._guest_changes import changes_of, worded
+
+#: Keys of a guest that only scripts in it see.
+_SETUP = re.compile(
+    r"(^|\.)(setup_scripts?|run_scripts?|environment|environment_file|environment_digest|context_path"
+    r"|context_modes)($|\.|\[)"
+)
+#: Keys that the domain does not depend on. Without an ``id``, another name is another domain.
+_UNUSED = re.compile(
+    r"^(name|hostname|id|guest_id|labels|extra_info|testbed_host|is_golden_image|kind)($|\.)|ready_timeout"
+)
+_SIZE = re.compile(r"\.(memory_mb|cpus)$")
+#: Keys of an interface: what moves its port, what a guest learns when it starts, what follows from others.
+_PORT = frozenset({"bridge", "source"})
+_AT_START = frozenset({"ip", "prefix_length", "gateway", "mtu"})
+
+
+class Alive(msgspec.Struct, frozen=True, kw_only=True):
+    """What changes of a domain while it runs. NICs are named by their MAC addresses.
+
+    ``edits`` and ``repairs`` are the reasons. ``place``: NICs whose port moves or comes back. ``memory_mb``
+    is in MiB.
+    """
+
+    edits: tuple[Reason, ...] = ()
+    repairs: tuple[Reason, ...] = ()
+    place: tuple[str, ...] = ()
+    attach: tuple[str, ...] = ()
+    detach: tuple[str, ...] = ()
+    memory_mb: int | None = None
+    cpus: int | None = None
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+    """What another definition means. ``restart``: its guest has to be off; ``pending``: that can wait."""
+
+    restart: bool = False
+    pending: bool = False
+    reasons: tuple[Reason, ...] = ()
+
+
+def compare(wanted: Resource, found: Found) -> Change | None:
+    """Return the change that makes a domain what it should be."""
+    spec: DomainSpec = wanted.spec.made
+    state: str = wanted.spec.state
+    made: DomainSpec | None = found.spec
+    detail: DomainDetail = found.detail
+    current = "shut off" if found.state in OFF else found.state
+    asked = Reason(ReasonCode.STATE, detail.reason or "", before=found.state, after=state)
+    judged = judge(made, spec, detail)
+    verb, pending, reasons = Verb.RESTART, judged.pending, judged.reasons
+    if state == "shut off":
+        verb, pending, reasons = Verb.UPDATE, False, (asked,) if current != state else ()
+    elif current == "shut off":
+        verb, pending, reasons = Verb.REPAIR, False, (asked, *judged.reasons)
+    elif not judged.restart or judged.pending:
+        changes = alive(made, spec, detail)
+        repairs = (
+            (*changes.repairs, asked)
+            if "paused" in (current, state) and current != state
+            else changes.repairs
+        )
+        if changes.edits or repairs:
+            verb, pending = Verb.UPDATE if changes.edits else Verb.REPAIR, False
+            reasons = (*changes.edits, *repairs)
+    if not reasons:
+        return None
+    return Change(verb=verb, ref=wanted.ref, reasons=reasons, wanted=wanted, found=found, pending=pending)
+
+
+def judge(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Judgement:
+    """Return whether a guest has to restart for what it is made from now, and why."""
+    if made is None:
+        return Judgement(restart=True, pending=True, reasons=(Reason(ReasonCode.FORMAT),))
+    unplugged = [disk for disk in made.disks if disk not in detail.disks]
+    if unplugged and detail.disks:
+        gone = tuple(Reason(ReasonCode.MISSING, f"its disk {disk}") for disk in unplugged)
+        return Judgement(restart=True, reasons=gone)
+    if (made.xml, made.seed, made.media) == (spec.xml, spec.seed, spec.media):
+        return Judgement()
+    others = [
+        each
+        for each in changes_of({**made.guest, "interfaces": None}, {**spec.guest, "interfaces": None})
+        if not _UNUSED.search(each.subject) and not _SETUP.search(each.subject)
+    ]
+    same_frame = made.frame == spec.frame != "" and made.media == spec.media
+    if same_frame:
+        others = [each for each in others if not _SIZE.search(each.subject)]
+    at_start = _of_nics(made, spec, same_frame=same_frame)
+    reasons = tuple(worded([*others, *at_start.reasons]))
+    if others or at_start.restart:
+        return Judgement(restart=True, pending=not others and at_start.pending, reasons=reasons)
+    # what changed otherwise, changes alive, or only scripts see it
+    return Judgement() if same_frame else _of_files(made, spec)
+
+
+def _of_files(made: DomainSpec, spec: DomainSpec) -> Judgement:
+    """Return what other files mean for a guest of which nothing else has changed."""
+    if made.version != spec.version and made.xml != spec.xml:
+        return Judgement(restart=True, pending=True, reasons=(Reason(ReasonCode.FORMAT),))
+    if made.xml != spec.xml:
+        name = spec.guest.get("id", spec.guest.get("name"))
+        edited = Reason(ReasonCode.EDITED, f"artefacts/{name}-domain.xml")
+        return Judgement(restart=True, reasons=(edited,))
+    if made.media != spec.media:
+        return Judgement(restart=True, reasons=(Reason(ReasonCode.CHANGED, "installation media"),))
+    return Judgement()
+
+
+def _of_nics(made: DomainSpec, spec: DomainSpec, *, same_frame: bool) -> Judgement:
+    """Return what of the interfaces a guest has to restart for.
+
+    What it learns when it starts can wait where it follows from another bridge, or from another MTU.
+    """
+    before, after = nics(made), nics(spec)
+    if not same_frame and before.keys() != after.keys():
+        interfaces = {"interfaces": list(before.values())}, {"interfaces": list(after.values())}
+        return Judgement(restart=True, reasons=tuple(changes_of(*interfaces)))
+    reasons: list[Reason] = []
+    pending = True
+    for number, (mac, nic) in enumerate(after.items()):
+        known = before.get(mac)
+        keys = (
+            {key for key in nic.keys() | known.keys() if known.get(key) != nic.get(key)} if known else set()
+        )
+        if not keys or (keys <= _PORT and same_frame):
+            continue
+        wait = keys <= {"mtu"} | _PORT or (keys <= _PORT | _AT_START and (made.waiting or keys & _PORT))
+        pending = pending and bool(wait) and same_frame
+        reasons += [
+            Reason(ReasonCode.CHANGED, f"interfaces[{number}].{key}", _text(known, key), _text(nic, key))
+            for key in sorted(keys - (_PORT if same_frame else frozenset()))
+        ]
+    return Judgement(restart=bool(reasons), pending=pending, reasons=tuple(reasons))
+
+
+def _text(nic: Mapping[str, Any] | None, key: str) -> str | None:
+    value = nic.get(key) if nic is not None else None
+    return None if value is None else str(value)
+
+
+def nics(spec: DomainSpec) -> dict[str, dict[str, Any]]:
+    """Return the interfaces of a guest by their MAC addresses."""
+    return {str(each["mac"]).lower(): each for each in spec.guest.get("interfaces") or ()}
+
+
+def alive(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Alive:
+    """Return what changes while a guest runs."""
+    if made is None:
+        return Alive()
+    edits: list[Reason] = []
+    repairs: list[Reason] = []
+    place: list[str] = []
+    before, after = nics(made), nics(spec)
+    for mac, nic in after.items():
+        known, tap = before.get(mac), detail.taps.get(mac)
+        if tap is None or nic["attach"] != "ovs" or detail.bridges.get(tap) == nic["source"]:
+            continue
+        place.append(mac)
+        if known is not None and known["source"] != nic["source"]:
+            edits.append(Reason(ReasonCode.CHANGED, "bridge", known["bridge"], nic["bridge"]))
+        else:
+            repairs.append(Reason(ReasonCode.MISSING, f"its port on the bridge {nic['bridge']}"))
+    attach = [mac for mac in after if mac not in detail.taps]
+    detach = [mac for mac in detail.taps if mac not in after]
+    for mac in attach:
+        into = f"interface on {after[mac]['bridge']}"
+        missing = mac in before
+        (repairs if missing else edits).append(
+            Reason(ReasonCode.MISSING if missing else ReasonCode.ADDED, into)
+        )
+    for mac in detach:
+        ours = mac in before
+        out = f"interface on {before[mac]['bridge']}" if ours else f"interface {mac}, plugged in by hand,"
+        (edits if ours else repairs).append(Reason(ReasonCode.REMOVED, out))
+    if detail.edited:
+        repairs.append(Reason(ReasonCode.EDITED, "its definition in libvirt"))
+    sizes = {key: (_size(made, key), _size(spec, key)) for key in ("memory_mb", "cpus")}
+    changed = {key: after for key, (was, after) in sizes.items() if was != after and after is not None}
+    edits += [Reason(ReasonCode.CHANGED, key, str(sizes[key][0]), str(size)) for key, size in changed.items()]
+    return Alive(
+        edits=tuple(edits),
+        repairs=tuple(repairs),
+        place=tuple(place),
+        attach=tuple(attach),
+        detach=tuple(detach),
+        memory_mb=changed.get("memory_mb"),
+        cpus=changed.get("cpus"),
+    )
+
+
+def _size(spec: DomainSpec, key: str) -> int | None:
+    sections = (each for each in spec.guest.values() if isinstance(each, dict) and "memory_mb" in each)
+    return next((each.get(key) for each in sections), None)
+
+
+def after_alive(made: DomainSpec, spec: DomainSpec) -> DomainSpec:
+    """Return what a running domain is made from once it was changed alive: some waits for its next start."""
+    before = nics(made)
+    interfaces: list[dict[str, Any]] = []
+    waiting = False
+    for mac, nic in nics(spec).items():
+        kept = {key: before[mac][key] for key in _AT_START & before[mac].keys()} if mac in before else {}
+        waiting = waiting or any(nic.get(key) != value for key, value in kept.items())
+        interfaces.append({**nic, **kept})
+    guest = {**spec.guest, "interfaces": interfaces}
+    return msgspec.structs.replace(
+        spec, guest=guest, waiting=waiting, seed=made.seed if waiting else spec.seed
+    )

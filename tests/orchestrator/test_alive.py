@@ -1,0 +1,133 @@
+"""What changes while everything runs: bridges, connections, ports, interfaces, memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvmcompose.core.deployment import Up
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+
+def started(lab: Lab) -> dict[str, float]:
+    return {name: domain.started for name, domain in lab.world.domains.items()}
+
+
+def ports(lab: Lab) -> dict[str, set[str]]:
+    return {name: set(bridge.ports) for name, bridge in lab.world.bridges["lab"].items()}
+
+
+def up_alive(lab: Lab, **options: bool) -> list[str]:
+    """Run up; check that no guest restarts and that nothing is left; return the names of the steps."""
+    before = started(lab)
+    action = lab.must(Up(**options))
+    assert {name: each for name, each in started(lab).items() if name in before} == before
+    return [step.name for step in lab.store.steps(action.uuid)]
+
+
+def edit(lab: Lab, old: str, new: str) -> None:
+    lab.bench.edit(old, new)
+    lab.bench.generate()
+
+
+def test_an_interface_goes_to_another_bridge_of_its_network(lab: Lab) -> None:
+    lab.must(Up())
+    tap = lab.world.domains["lab-db"].taps[0]
+    edit(lab, "name: db\n    interfaces: [{bridge: br1}]", "name: db\n    interfaces: [{bridge: br0}]")
+    assert lab.status().differences == ("guest db: bridge: br1 -> br0",)
+    assert "update:db" in up_alive(lab)
+    assert tap in ports(lab)["lab-br0"]
+    assert tap not in ports(lab)["lab-br1"]
+    assert lab.status().differences == ()
+
+
+def test_an_interface_in_another_network_has_its_address_from_the_next_start(lab: Lab) -> None:
+    lab.must(Up())
+    edit(lab, "name: alone\n    interfaces: [{bridge: br2}]", "name: alone\n    interfaces: [{bridge: br0}]")
+    assert "update:alone" in up_alive(lab)
+    (left,) = lab.status().differences
+    assert left.startswith("guest alone: ip of interface 0: ")
+    assert "check" in up_alive(lab)  # it waits
+    lab.must(Up(restart=True))
+    assert lab.status().differences == ()
+
+
+def test_interfaces_come_and_go(lab: Lab) -> None:
+    lab.must(Up())
+    one, two = (
+        "name: db\n    interfaces: [{bridge: br1}]",
+        "name: db\n    interfaces: [{bridge: br1}, {bridge: br2}]",
+    )
+    edit(lab, one, two)
+    assert "update:db" in up_alive(lab)
+    assert len(lab.world.domains["lab-db"].taps) == 2
+    assert lab.status().differences == ()
+    edit(lab, two, one)
+    assert "update:db" in up_alive(lab)
+    assert len(lab.world.domains["lab-db"].taps) == 1
+    assert lab.status().differences == ()
+
+
+def test_memory_changes_alive_up_to_its_maximum(lab: Lab) -> None:
+    machine = "name: db\n    interfaces: [{bridge: br1}]\n    libvirt: {cpus: 1, memory_mb: 128"
+    lab.bench.edit(machine, f"{machine}, max_memory_mb: 512")
+    lab.bench.generate()
+    lab.must(Up())
+    edit(lab, "memory_mb: 128, max_memory_mb: 512", "memory_mb: 256, max_memory_mb: 512")
+    assert lab.status().differences == ("guest db: memory_mb: 128 -> 256",)
+    assert "update:db" in up_alive(lab)
+    assert lab.world.domains["lab-db"].hardware.memory_mb == 256
+    assert lab.status().differences == ()
+
+
+def test_bridges_and_connections_come_and_go(lab: Lab) -> None:
+    lab.must(Up())
+    edit(
+        lab, "{name: br2}]", "{name: br2}, {name: br3, protocol: OpenFlow13, controller: tcp:127.0.0.1:6653}]"
+    )
+    up_alive(lab)
+    assert lab.world.bridges["lab"]["lab-br3"].controller == "tcp:127.0.0.1:6653"
+    edit(lab, "{br0: br1}", "{br0: br1, br1: br3}")
+    steps = up_alive(lab)
+    assert {"links", "ports"} <= set(steps)
+    assert len(lab.world.links) == 6
+    edit(lab, "{br0: br1, br1: br3}", "{br0: br1}")
+    up_alive(lab)
+    assert len(lab.world.links) == 4
+    edit(lab, ", {name: br3, protocol: OpenFlow13, controller: tcp:127.0.0.1:6653}]", "]")
+    up_alive(lab)
+    assert "lab-br3" not in lab.world.bridges["lab"]
+    assert lab.status().differences == ()
+
+
+def test_what_was_changed_outside_is_repaired(lab: Lab) -> None:
+    lab.must(Up())
+    whole = ports(lab)
+    tap = lab.world.domains["lab-web"].taps[0]
+    del lab.world.bridges["lab"]["lab-br0"].ports[tap]
+    assert lab.status().differences == ("guest web: its port on the bridge br0 is missing",)
+    up_alive(lab)
+    assert ports(lab) == whole
+    lab.world.bridges["lab"]["lab-br1"].controller = "tcp:192.0.2.1:6653"
+    assert "bridge lab-br1: controller: tcp:192.0.2.1:6653 -> (none)" in lab.status().differences
+    up_alive(lab)
+    assert lab.world.bridges["lab"]["lab-br1"].controller is None
+    del lab.world.bridges["lab"]["lab-br0"]
+    up_alive(lab)
+    assert ports(lab) == whole
+    for name in [*lab.world.links]:
+        del lab.world.links[name]
+    up_alive(lab)
+    assert ports(lab) == whole
+    lab.world.stopped_networks.append("lab-network")
+    assert "network lab-network: is inactive" in lab.status().differences
+    up_alive(lab)
+    assert lab.status().differences == ()
+
+
+def test_a_comment_changes_nothing(lab: Lab) -> None:
+    lab.must(Up())
+    edit(lab, "machines:\n", "# a comment\nmachines:\n")
+    assert lab.status().differences == ()
+    assert "is up already" in lab.text(lab.must(Up()))
