@@ -77,7 +77,7 @@ GUESTS = {"web", "db", "far", "worker-0", "worker-1", "worker-2", "worker-3"}
 LOOKING = {
     "check", "look", "facts",
     "foreign_domains", "foreign", "domains", "found_networks",
-    "observe_bridges", "linked_folder", "foreign_ports", "present",
+    "observe", "observe_bridges", "observe_links", "linked_folder", "foreign_ports",
     "pristine", "header", "signature", "leases", "snapshots",
 }  # fmt: skip
 
