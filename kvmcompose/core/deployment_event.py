@@ -103,9 +103,10 @@ class PhaseChanged(
 class ResourceChanged(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="resource"
 ):
-    """An action has changed a resource on a host; ``verb`` says how.
+    """An action has changed a resource on a host.
 
-    ``host`` is not set for a resource of the testbed as a whole. ``guest`` is the guest that it belongs to.
+    ``verb`` says how: ``create``, ``update`` (while in use), ``restart``, ``replace``, ``move``, ``remove``,
+    ``repair``. ``kind`` is what it is: ``libvirt-domain``, ``ovs-bridge`` and so on. ``host`` is not set for a resource of the testbed as a whole. ``guest`` is the guest that it belongs to.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""Guests of a deployment are watched while a client listens: as drivers report, or by looking."""
+"""What happens to guests and resources is reported: by actions, by drivers, or by looking."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
-from kvmcompose.core.deployment import Up
+from kvmcompose.core.deployment import Action, Down, Up
 from kvmcompose.hosts.fake import Failure
 from kvmcompose.server import guest_watch
 from kvmcompose.server.actions import Actions
@@ -96,3 +97,34 @@ def test_a_watch_begins_before_anything_is_built_and_sees_what_comes_up(lab: Lab
             assert not watching._listening.done()
 
     asyncio.run(run())
+
+
+def changed(lab: Lab, action: Action) -> list[tuple[str, str, str | None]]:
+    """What an action did to resources: verb, kind, guest."""
+    found = []
+    after = 0
+    while batch := lab.store.events("lab", after=after, action=action.uuid):
+        for number, document in batch:
+            after = number
+            event = msgspec.json.decode(document)
+            if event["event"] == "resource":
+                found.append((event["verb"], event["kind"], event.get("guest")))
+    return found
+
+
+def test_actions_report_what_they_did_to_resources(lab: Lab) -> None:
+    up = changed(lab, lab.must(Up()))
+    assert {verb for verb, _, _ in up} == {"create"}
+    for kind in ("libvirt-network", "ovs-bridge"):
+        assert ("create", kind, None) in up
+    for guest in ("web", "db"):
+        assert up.count(("create", "libvirt-domain", guest)) == 1
+    assert changed(lab, lab.must(Up())) == []
+    lab.drivers.failures = [Failure("*destroy*"), Failure("undefine_domain:lab-web")]
+    failed = changed(lab, lab.do(Down()))
+    assert ("remove", "libvirt-domain", "web") not in failed
+    lab.drivers.failures = []
+    down = failed + changed(lab, lab.must(Down()))
+    assert {verb for verb, _, _ in down} == {"remove"}
+    assert down.count(("remove", "libvirt-domain", "web")) == 1
+    assert ("remove", "ovs-bridge", None) in down

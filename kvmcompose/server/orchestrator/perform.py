@@ -41,15 +41,24 @@ class _Bound:
 
     async def apply(self, changes: Sequence[Change]) -> None:
         host = self._work.view.hosts[changes[0].ref.host]
-        await self._run(changes[0], self._provider.apply(self._work, host, changes))
+        await self._run(changes, self._provider.apply(self._work, host, changes))
+        self._report(changes)
 
     async def remove(self, changes: Sequence[Change]) -> None:
         found = changes[0].found
         host = self._work.view.hosts[found.ref.host if found is not None else changes[0].ref.host]
-        await self._run(changes[0], self._provider.remove(self._work, host, changes))
+        await self._run(changes, self._provider.remove(self._work, host, changes))
+        self._report([each for each in changes if each.wanted is None])  # others are not done yet
 
-    async def _run(self, change: Change, call: Awaitable[None]) -> None:
+    def _report(self, changes: Sequence[Change]) -> None:
+        """Publish what was done."""
+        for each in changes:
+            ref = each.ref
+            self._work.log.resource(each.verb, ref.kind, ref.name, host=ref.host or None, guest=each.guest)
+
+    async def _run(self, changes: Sequence[Change], call: Awaitable[None]) -> None:
         """What fails outside of a step is a fault all the same."""
+        change = changes[0]
         try:
             await call
         except StepFailedError:
