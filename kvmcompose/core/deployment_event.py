@@ -106,7 +106,8 @@ class ResourceChanged(
     """An action has changed a resource on a host.
 
     ``verb`` says how: ``create``, ``update`` (while in use), ``restart``, ``replace``, ``move``, ``remove``,
-    ``repair``. ``kind`` is what it is: ``libvirt-domain``, ``ovs-bridge`` and so on. ``host`` is not set for a resource of the testbed as a whole. ``guest`` is the guest that it belongs to.
+    ``repair``. ``kind`` is what it is: ``libvirt-domain``, ``ovs-bridge`` and so on. ``host`` is not
+    set for a resource of the testbed as a whole. ``guest`` is the guest that it belongs to.
     """
 
     number: int
