@@ -68,15 +68,19 @@ class FakeDomain(msgspec.Struct):
 
 
 class FakeDisk(msgspec.Struct):
-    """A disk: ``markers`` are files in the guest that record which scripts have run.
+    """A disk: ``markers`` are files in the guest that record which scripts have run, with their contents.
 
-    ``size`` and ``backing`` are those of its header, where it was sent.
+    ``sent`` is the digest of what was sent for ``/etc/nocloud`` since cloud-init unpacked the seed ``seed``,
+    ``files`` are digests of its members. ``size`` and ``backing`` are those of its header, where it was sent.
     """
 
     written: bool = False
     frozen: bool = False
     version: int = 0
-    markers: list[str] = []
+    markers: dict[str, str] = {}
+    seed: str = ""
+    sent: str = ""
+    files: dict[str, str] = {}
     size: int = 0
     backing: str | None = None
 
@@ -244,8 +248,13 @@ class Worlds:
 
 
 def decode_worlds(saved: dict[str, Any]) -> dict[str, World]:
-    """Decode saved worlds. Up to version 0.1 bridges have the names of their ports, links are names."""
+    """Decode saved worlds. Up to version 0.1 bridges have the names of their ports, links and markers are
+    names.
+    """
     for world in saved.values():
+        for disk in world.get("disks", {}).values():
+            if isinstance(markers := disk.get("markers"), list):
+                disk["markers"] = dict.fromkeys(markers, "")
         for bridges in world.get("bridges", {}).values():
             for name, ports in bridges.items():
                 if isinstance(ports, list):

@@ -15,6 +15,7 @@ _NOUNS = {
     "veth": "link",
     "geneve-port": "tunnel",
     "golden-image": "golden image",
+    "reachable": "guest",
     "set-up": "set-up of",
     "run-scripts": "run scripts of",
     "files": "files on",
@@ -40,7 +41,7 @@ _REASONS = {
     ReasonCode.NEEDED: "{subject} starts again",
     ReasonCode.FORMAT: "brought up by an earlier version of kvm-compose",
     ReasonCode.ASKED: "{subject}",
-    ReasonCode.OUTDATED: "{subject} changed since it ran",
+    ReasonCode.OUTDATED: "{subject} has changed",
 }
 
 
@@ -62,9 +63,22 @@ def sentence(change: Change) -> str:
     return f"{subject(change)}: {verb}" + (f": {reasons}" if reasons else "")
 
 
+#: What is wrong where nothing is known of what is in a guest.
+_NOT_SEEN = {
+    "reachable": "not seen to be ready since it was started",
+    "set-up": "not known to have run",
+    "run-scripts": "not known to have run since the guest started",
+}
+
+
 def difference_text(change: Change) -> str:
     """Return how something differs from what it should be: ``guest web: memory_mb: 128 -> 256``."""
-    return f"{subject(change)}: {', '.join(because(each) for each in change.reasons)}"
+    why = ", ".join(because(each) for each in change.reasons)
+    if change.ref.kind in _NOT_SEEN and change.found is None:
+        return f"{subject(change)}: {_NOT_SEEN[change.ref.kind]}"
+    if change.ref.kind == "set-up" and change.pending:
+        return f"{subject(change)} is out of date: {why}"
+    return f"{subject(change)}: {why}"
 
 
 def causes(changes: Sequence[Change]) -> list[Change]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
+import tarfile
 from collections.abc import Sequence
 
 from kvmcompose.hosts.errors import DriverError
@@ -11,6 +13,8 @@ from kvmcompose.hosts.fake import FakeDisk, FakeDomain, Worlds
 from kvmcompose.providers.guest.interface import Input, Login, OnLine
 
 _USERS = frozenset({"root", "postgres"})
+#: The status of a script that belongs to something else than what was sent last.
+_STALE = 113
 
 
 def _unwrapped(login: Login, argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -21,6 +25,45 @@ def _unwrapped(login: Login, argv: Sequence[str]) -> tuple[str, list[str]]:
         case ["sudo", "-n", "--", *words]:
             return "root", words
     return login.user, list(argv)
+
+
+async def _all(stdin: Input | None) -> bytes:
+    return b"".join([chunk async for chunk in stdin]) if stdin is not None else b""
+
+
+def _digests(archive: bytes) -> dict[str, str]:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as members:
+        files = {each.name: members.extractfile(each) for each in members if each.isreg()}
+        return {name: hashlib.sha256(file.read()).hexdigest() for name, file in files.items() if file}
+
+
+async def _of_scripts(words: list[str], disk: FakeDisk, on_line: OnLine, stdin: Input | None) -> int | None:
+    """Do what the server's scripts in ``orchestrator.scripts`` do with files below ``/etc/nocloud``.
+
+    Returns the status, None for another command.
+    """
+    match words:
+        case ["sh", "-c", look, _, folder] if "for name in *" in look:
+            on_line(disk.sent)
+            for path, content in sorted(disk.markers.items()):
+                if path.startswith(f"{folder}/"):
+                    on_line(f"{path.rpartition('/')[2]}\t{content}")
+            return 0
+        case ["sh", "-c", note, _, path] if '.new" "$1"' in note:
+            disk.markers[path] = (await _all(stdin)).decode()
+            return 0
+        case ["sh", "-c", send, _, digest] if "tar -xf -" in send:
+            disk.files = _digests(await _all(stdin))
+            disk.sent = digest
+            return 0
+        case ["sh", "-c", run, _, _, wanted] if 'exec sh "$1"' in run:
+            return _STALE if wanted and disk.sent not in ("", wanted) else 0
+        case ["rm", "-rf", folder]:
+            disk.markers = {
+                path: content for path, content in disk.markers.items() if not path.startswith(f"{folder}/")
+            }
+            return 0
+    return None
 
 
 async def _print(user: str, words: list[str], on_line: OnLine, stdin: Input | None) -> None:
@@ -67,18 +110,18 @@ class FakeShell:
         stdin: Input | None = None,
     ) -> int:
         user, words = _unwrapped(login, argv)
-        await self._worlds.call("run", f"{login.guest}:{words[-1]}")
+        is_script = words[:2] == ["sh", "-c"] and 'exec sh "$1"' in words[2]
+        await self._worlds.call("run", f"{login.guest}:{words[4] if is_script else words[-1]}")
         host, domain = self._find(login)
-        markers = self._worlds.worlds[host].disks.setdefault(domain.disk, FakeDisk()).markers
+        disk = self._worlds.worlds[host].disks.setdefault(domain.disk, FakeDisk())
         if user not in _USERS | {login.user}:
             on_line(f"sudo: unknown user: {user}")
             return 1
+        status = await _of_scripts(words, disk, on_line, stdin)
+        if status is not None:
+            self._worlds.keep(host, ("disks", domain.disk))
+            return status
         match words:
-            case ["test", "-e", path]:
-                return 0 if path in markers else 1
-            case ["sh", "-c", note, _, path] if ': >"$1"' in note:
-                markers.append(path)
-                self._worlds.keep(host, ("disks", domain.disk))
             case ["false"]:
                 return 1
             case ["sleep", time_]:

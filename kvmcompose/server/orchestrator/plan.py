@@ -11,6 +11,7 @@ from kvmcompose.core.deployment import Up
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import STOPPING, Change, Found, ReasonCode, Ref, Resource, Verb
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.reconcile.difference import difference
 from kvmcompose.server.orchestrator.resources import providers
@@ -39,6 +40,9 @@ async def plan(
     What ``options`` repeat counts as missing. Resources on silent hosts are left out; so are files, where the
     view does not look at them.
     """
+    for each in dict.fromkeys([testbed, *view.testbeds]):
+        if each is not None:
+            await in_thread(each.read_files)
     found, silent = await _look(view)
     again = {
         kind for kind, each in providers().items() if each.REPEATED and getattr(options, each.AGAIN, False)

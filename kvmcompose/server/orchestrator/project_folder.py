@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO, cast
 
 from kvmcompose.effects import private
 from kvmcompose.effects.artefacts import Inspection, inspect
 from kvmcompose.effects.files import digest_file, expand
-from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
+from kvmcompose.effects.opening import DOCUMENT_LIMIT, open_regular, read_regular
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.transfer_plan import backing_file
 from kvmcompose.providers.guest.interface import Secret
 
 _LARGEST_KEY = 1 << 20
+#: A member's file that is read at several offsets is copied: in memory up to this size, at most up to that.
+_IN_MEMORY, _LARGEST_COPY = 1 << 23, 1 << 32
 
 
 class ProjectFolder:
     """Paths are relative to the project. ``work`` is where the main host has its files, and the server its
     notes; ``location`` is the folder itself.
     """
+
+    #: Files that a build has yet to make, by path: what is in their place is not what they will be.
+    to_be_made: Mapping[str, object] = MappingProxyType({})
 
     def __init__(self, location: Path, work: Path | None = None, member: OwnerFiles | None = None) -> None:
         self.location = location
@@ -32,6 +41,21 @@ class ProjectFolder:
         if self.member is not None:
             return self.member.read(self.location / path)
         return read_regular(self.location / path, limit=DOCUMENT_LIMIT)
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a file for reading at any offset. Raises OSError."""
+        if self.member is None:
+            return os.fdopen(open_regular(self.location / path), "rb")
+        copy = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 (the caller closes it)
+        try:
+            for offset, piece in self.member.pieces(self.location / path, _LARGEST_COPY):
+                copy.seek(offset)
+                copy.write(piece)
+            copy.seek(0)
+        except BaseException:
+            copy.close()
+            raise
+        return cast("BinaryIO", copy)
 
     def is_file(self, path: str | Path) -> bool:
         """Whether there is a regular file that may be read."""

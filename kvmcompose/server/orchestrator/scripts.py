@@ -1,23 +1,34 @@
 """Scripts inside guests. They came with the seed; here they are run, and it is noted that they were.
 
 What has run is noted in the guest itself: it stays true whatever becomes of the server, and goes with the
-disk when that is recreated or reverted to a snapshot.
+disk when that is recreated or reverted to a snapshot. Scripts that changed since the guest booted are sent to
+it, with all else that its seed has for ``/etc/nocloud``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import PurePosixPath
 
+import msgspec
+
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.guest.interface import GuestShell, Login
+from kvmcompose.providers.guest.interface import GuestShell, Input, Login
+from kvmcompose.server.orchestrator.script_records import Ran, decode_ran, encode_ran
 
 #: Where it is noted, by guest: a clone has its golden image's disk below its own.
 _DONE = "/etc/nocloud/done"
 
+#: The digest of what was sent. cloud-init removes the folder when it unpacks another seed.
+_SENT = "/etc/nocloud/setup/.sent"
+#: The status of a script that was not run, as something else was sent than what is wanted now.
+_STALE = 113
+_LONGEST_ANSWER = 1 << 20
+
 #: A script without ``#!`` is one for sh. It finds the context in its working directory and the environment
 #: of the YAML in its own.
-_RUN = """\
+_RUN = f"""\
+if [ -n "$2" ] && [ -e {_SENT} ] && [ "$(cat {_SENT})" != "$2" ]; then exit {_STALE}; fi
 mkdir -p /etc/nocloud/context && cd /etc/nocloud/context || exit
 if [ -e ../environment ]; then set -a; . ../environment; set +a; fi
 if [ "$(head -c 2 "$1")" = "#!" ]; then exec "$1"; else exec sh "$1"; fi
@@ -67,33 +78,96 @@ async def check_user(shell: GuestShell, login: Login, user: str | None) -> None:
         )
 
 
+#: Prints what was sent, and then on a line each the names and contents of the files about what has run.
+_LOOK = f"""\
+echo "$(cat {_SENT} 2>/dev/null)"
+cd "$1" 2>/dev/null || exit 0
+for name in *; do if [ -f "$name" ]; then printf '%s\\t%s\\n' "$name" "$(cat "$name")"; fi; done
+"""
+
+#: Writes a file whole, or not at all.
+_NOTE = 'mkdir -p "${1%/*}" && cat >"${1%/*}/.new" && mv "${1%/*}/.new" "$1"'
+
+#: As the seed's user-data does it; what is there stays until all has arrived.
+_SEND = f"""\
+mkdir -p /etc/nocloud && cd /etc/nocloud && rm -rf .new && mkdir .new && tar -xf - -C .new || exit
+rm -rf context setup run && mv .new/* . && rmdir .new && mkdir -p setup && printf %s "$1" >{_SENT}
+"""
+
+
+class Inside(msgspec.Struct, frozen=True):
+    """What a guest says. ``ran``: what its set-up scripts ran as, None for one of which that is not known;
+    ``sent``: the digest of the archive that was sent to it, empty while it has what came with its seed.
+    """
+
+    ran: dict[str, Ran | None]
+    sent: str
+
+
 def marker(guest: str, script: str) -> str:
-    """The file in the guest that tells that a set-up script has run in this guest's life."""
+    """The file in the guest that tells what a set-up script ran as in this guest's life."""
     return f"{_DONE}/{guest}/{PurePosixPath(script).name}"
 
 
-async def run_script(shell: GuestShell, login: Login, script: str, output: Callable[[str], None]) -> None:
-    """Run a script of the seed as root. Raises DriverError when it fails."""
-    status = await shell.run(login, as_root(login, ["sh", "-c", _RUN, "kvm-compose", script]), output)
+async def run_script(
+    shell: GuestShell, login: Login, script: str, output: Callable[[str], None], archive: str = ""
+) -> bool:
+    """Run a script of the seed as root. Raises DriverError when it fails.
+
+    With ``archive``, the digest of what it should belong to, it may not be run, as something else was sent to
+    the guest: False.
+    """
+    argv = ["sh", "-c", _RUN, "kvm-compose", script, archive]
+    status = await shell.run(login, as_root(login, argv), output)
+    if status == _STALE and archive and (await look_inside(shell, login)).sent not in ("", archive):
+        return False
     if status != 0:
         name = PurePosixPath(script).name.partition("-")[2]
         raise DriverError(
             f"{name} ended with status {status}",
             hint=f"to inspect the guest: kvm-compose ssh {login.guest}; the script is {script}",
         )
+    return True
 
 
-async def has_run(shell: GuestShell, login: Login, script: str) -> bool:
-    """Whether a set-up script has run in this guest's life."""
-    argv = as_root(login, ["test", "-e", marker(login.notes or login.guest, script)])
-    return await shell.run(login, argv, _ignore) == 0
+async def look_inside(shell: GuestShell, login: Login) -> Inside:
+    """Ask a guest what has run in its life, and what was sent to it. Raises DriverError."""
+    printed: list[str] = []
+    size = 0
+
+    def keep(line: str) -> None:
+        nonlocal size
+        size += len(line)
+        if size > _LONGEST_ANSWER:
+            raise DriverError(
+                f"{login.guest} says too much about what has run in it", hint=f"see {_DONE} in it"
+            )
+        printed.append(line)
+
+    argv = ["sh", "-c", _LOOK, "kvm-compose", f"{_DONE}/{login.notes or login.guest}"]
+    await _must(shell, login, argv, keep)
+    ran = [line.rpartition("\t") for line in printed[1:]]
+    return Inside({name: decode_ran(text) for name, _, text in ran if name}, "".join(printed[:1]).strip())
 
 
-async def note_run(shell: GuestShell, login: Login, script: str) -> None:
-    """Note that it has."""
+async def note_run(shell: GuestShell, login: Login, script: str, ran: Ran) -> None:
+    """Note what a set-up script ran as."""
+
+    async def content() -> AsyncIterator[bytes]:
+        yield encode_ran(ran).encode()
+
     path = marker(login.notes or login.guest, script)
-    note = 'mkdir -p "${1%/*}" && : >"$1"'
-    await _must(shell, login, ["sh", "-c", note, "kvm-compose", path])
+    await _must(shell, login, ["sh", "-c", _NOTE, "kvm-compose", path], stdin=content())
+
+
+async def forget_runs(shell: GuestShell, login: Login) -> None:
+    """Let no set-up script have run."""
+    await _must(shell, login, ["rm", "-rf", f"{_DONE}/{login.notes or login.guest}"])
+
+
+async def send(shell: GuestShell, login: Login, archive: Input, digest: str) -> None:
+    """Put an archive in the place of the one that came with the seed."""
+    await _must(shell, login, ["sh", "-c", _SEND, "kvm-compose", digest], stdin=archive)
 
 
 async def seal(shell: GuestShell, login: Login) -> None:
@@ -101,13 +175,15 @@ async def seal(shell: GuestShell, login: Login) -> None:
     await _must(shell, login, ["sh", "-c", _SEAL])
 
 
-async def _must(shell: GuestShell, login: Login, argv: list[str]) -> None:
+async def _must(
+    shell: GuestShell,
+    login: Login,
+    argv: list[str],
+    on_line: Callable[[str], None] | None = None,
+    stdin: Input | None = None,
+) -> None:
     printed: list[str] = []
-    status = await shell.run(login, as_root(login, argv), printed.append)
+    status = await shell.run(login, as_root(login, argv), on_line or printed.append, stdin=stdin)
     if status != 0:
         said = printed[-1] if printed else f"status {status}"
         raise DriverError(f"a command of kvm-compose's own failed in {login.guest}: {said}")
-
-
-def _ignore(_line: str) -> None:
-    pass

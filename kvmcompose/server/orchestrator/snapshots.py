@@ -51,8 +51,9 @@ class Snapshots:
                 ) as step:
                     work: Awaitable[None] = verbs[command.verb](guest.state.domain, command.name)
                     await shielded(work)
-                    if command.verb is SnapshotVerb.RESTORE:  # the guest knows nothing of later connections
+                    if command.verb is SnapshotVerb.RESTORE:  # the guest knows nothing of what came later
                         await self._context.shell.disconnect(guest.state.domain)
+                        self._context.store.forget_marks(self._context.project, guest.state.identity)
                     step.say(f"{command.verb} {command.name}")
 
             return run

@@ -30,6 +30,7 @@ from kvmcompose.networks import dialect
 from kvmcompose.pipeline.stored import read_state
 from kvmcompose.providers.guest.interface import Login, Secret
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
+from kvmcompose.server.orchestrator.seeds import SeedContents, known_contents, seed_contents
 
 #: What the server keeps in a project folder, beside what the build keeps there.
 PRIVATE = ".kvm-compose"
@@ -228,8 +229,31 @@ class LoadedTestbed:
 
     def seed_digest(self, guest: LoadedGuest) -> str:
         """The digest of what a guest is set up with, empty without cloud-init."""
+        return self.digests.get(self.seed_path(guest) or "", "")
+
+    def seed_path(self, guest: LoadedGuest) -> str | None:
+        """The path of what a guest is set up with, None without cloud-init."""
         files = guest.run.files if guest.run is not None else ()
-        return "".join(self.digests.get(path, "") for path in files if path.endswith("-cloud-init.iso"))
+        return next((path for path in files if path.endswith("-cloud-init.iso")), None)
+
+    def seed_contents(self, guest: LoadedGuest) -> SeedContents | None:
+        """What is in a guest's seed, None if that is not known. Reads a file at first."""
+        path, digest = self.seed_path(guest), self.seed_digest(guest)
+        if path is None or not digest:
+            return None
+        if not self.has_files or path in self.source.to_be_made:
+            return known_contents(digest)
+        try:
+            return seed_contents(digest, lambda: self.source.open(path))
+        except OSError:
+            return None
+
+    def read_files(self) -> None:
+        """Read what can be asked for later without blocking: digests of files, and what is in seeds."""
+        _ = self.digests
+        for guest in self.guests.values():
+            if guest.run is not None and (guest.run.setup_scripts or guest.run.run_scripts):
+                self.seed_contents(guest)
 
 
 def _read(document: bytes, *, whole: bool) -> State:

@@ -14,7 +14,7 @@ from kvmcompose.server.orchestrator.resources._guest_changes import changes_of, 
 
 #: Keys of a guest that only scripts in it see.
 _SETUP = re.compile(
-    r"(^|\.)(setup_scripts?|run_scripts?|environment|environment_file|environment_digest|context_path"
+    r"(^|\.)(setup_scripts?|run_scripts?|environment|environment_file|environment_digest|context|context_path"
     r"|context_modes)($|\.|\[)"
 )
 #: Keys that the domain does not depend on. Without an ``id``, another name is another domain.

@@ -53,10 +53,10 @@ async def observe(
     ]
 
 
-def note(work: Work, change: Change) -> None:
-    """Remember that it is so."""
+def note(work: Work, change: Change, mark: str | None = None) -> None:
+    """Remember that it is so; with a ``mark``, that it is as that says."""
     assert change.wanted is not None  # noqa: S101 (what is removed is forgotten)
-    work.view.put_mark(change.ref.kind, change.ref.name, change.wanted.spec)
+    work.view.put_mark(change.ref.kind, change.ref.name, mark or change.wanted.spec)
 
 
 def forget(work: Work, changes: Sequence[Change]) -> None:

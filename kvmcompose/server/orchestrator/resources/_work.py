@@ -26,7 +26,8 @@ class Work:
     """One action at work on hosts. ``testbed`` is the one that is wanted, None when nothing is.
 
     ``facts`` are those of the hosts, by name. ``running`` are the guests that are on now,
-    ``waited_for`` those that were seen to be ready after their start, ``failed`` what could not be done.
+    ``waited_for`` those that were seen to be ready after their start, ``current`` those that
+    have the scripts of now in them, ``failed`` what could not be done.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Work:
         self.facts = facts
         self.running: set[str] = set()
         self.waited_for: set[str] = set()
+        self.current: set[str] = set()
         self.failed: set[Ref] = set()
         self._testbed = testbed
         if testbed is not None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Resource, Verb
+from kvmcompose.core.resource import Change, Found, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.resources import _marks
+from kvmcompose.server.orchestrator.resources._inside import ScriptedGuest
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
-from kvmcompose.server.orchestrator.scripts import run_script
-from kvmcompose.server.orchestrator.testbed import LoadedTestbed
+from kvmcompose.server.orchestrator.script_records import decode_record, encode_record, reasons, record_of
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 KINDS = ("run-scripts",)
 AFTER = ("set-up",)
@@ -19,17 +20,20 @@ AGAIN = "rerun_scripts"
 REPEATED = True
 #: They are lost when their guest stops.
 LOST_WITH_NEEDS = True
+#: What they are called in reasons.
+NOUN = "run script"
 
 limit = _marks.limit
 
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
     """Yield the run scripts of each guest that has some."""
-    return _marks.wanted(
-        testbed,
-        KINDS[0],
-        lambda guest: testbed.seed_digest(guest) if guest.run is not None and guest.run.run_scripts else "",
-    )
+
+    def record(guest: LoadedGuest) -> str:
+        scripts = guest.run.run_scripts if guest.run is not None else ()
+        return encode_record(record_of(testbed.seed_contents(guest), scripts)) if scripts else ""
+
+    return _marks.wanted(testbed, KINDS[0], record)
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
@@ -38,22 +42,23 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
 
 
 def compare(wanted: Resource, found: Found) -> Change | None:
-    """Scripts that changed are run."""
+    """Scripts that changed are run, with those before and after them."""
     if found.spec == wanted.spec:
         return None
-    reason = Reason(ReasonCode.OUTDATED, "a run script, its context or its environment")
-    return Change(verb=Verb.UPDATE, ref=wanted.ref, reasons=(reason,), wanted=wanted, found=found)
+    now, then = decode_record(wanted.spec), decode_record(found.spec)
+    new, changed = reasons(now or {}, then or {}, NOUN)
+    return Change(verb=Verb.UPDATE, ref=wanted.ref, reasons=(*new, *changed), wanted=wanted, found=found)
 
 
 async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
     """Run the scripts of a guest in order."""
     (change,) = changes
-    guest = work.testbed.guests[change.ref.name]
+    guest = work.testbed.guests[change.guest or ""]
+    inside = ScriptedGuest(work, guest)
     for script in guest.run.run_scripts if guest.run is not None else ():
         name = script.rpartition("/")[2]
         with work.step(STAGE, f"run:{guest.name}:{name}", guest=guest.name, host=host.name) as step:
-            login = await work.starter.login(guest)
-            await run_script(work.context.shell, login, script, step.output)
+            await inside.run(script, step)
     _marks.note(work, change)
 
 

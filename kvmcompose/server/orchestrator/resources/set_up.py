@@ -1,16 +1,29 @@
-"""Set-up scripts of guests, which run once in a guest's life (decision 12)."""
+"""Set-up scripts of guests, which run once in a guest's life (decision 12).
+
+What they ran as is noted in the guest, script by script, and known here by a mark. One that has not run is
+run. What changed for one that has is shown, and waits until the user asks for it to be run again.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
 
-from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Resource, Verb
+from kvmcompose.core.resource import Change, Found, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.resources import _marks
+from kvmcompose.server.orchestrator.resources._inside import ScriptedGuest
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
-from kvmcompose.server.orchestrator.scripts import has_run, note_run, run_script
-from kvmcompose.server.orchestrator.testbed import LoadedTestbed
+from kvmcompose.server.orchestrator.script_records import (
+    Ran,
+    decode_record,
+    encode_record,
+    last_runs,
+    reasons,
+    record_of,
+)
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 KINDS = ("set-up",)
 AFTER = ("reachable",)
@@ -18,49 +31,74 @@ STAGE = "setup"
 #: The option of ``up`` that runs them again.
 AGAIN = "rerun_scripts"
 REPEATED = True
+#: What its scripts are called in reasons.
+NOUN = "setup script"
 
 limit = _marks.limit
 
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
     """Yield the set-up of each guest that has scripts for it."""
-    return _marks.wanted(
-        testbed,
-        KINDS[0],
-        lambda guest: testbed.seed_digest(guest) if guest.run is not None and guest.run.setup_scripts else "",
-    )
+
+    def record(guest: LoadedGuest) -> str:
+        scripts = guest.run.setup_scripts if guest.run is not None else ()
+        return encode_record(record_of(testbed.seed_contents(guest), scripts)) if scripts else ""
+
+    return _marks.wanted(testbed, KINDS[0], record)
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     """Return the set-up of guests in which it is known to have run. Other guests have to be asked."""
-    return await _marks.observe(view, host, KINDS[0], wanted)
+    return [
+        each
+        for each in await _marks.observe(view, host, KINDS[0], wanted)
+        if decode_record(each.spec) is not None
+    ]
 
 
 def compare(wanted: Resource, found: Found) -> Change | None:
-    """Scripts that changed since they ran are run when the user asks for that."""
-    if found.spec == wanted.spec:
+    """A script that has not run is run; what changed since the others ran waits."""
+    now, then = decode_record(wanted.spec), decode_record(found.spec)
+    assert now is not None  # noqa: S101 (see wanted)
+    new, changed = reasons(now, then or {}, NOUN)
+    if not new and not changed:
         return None
-    reason = Reason(ReasonCode.OUTDATED, "a setup script, its context or its environment")
     return Change(
-        verb=Verb.UPDATE, ref=wanted.ref, reasons=(reason,), wanted=wanted, found=found, pending=True
+        verb=Verb.UPDATE,
+        ref=wanted.ref,
+        reasons=(*new, *changed),
+        wanted=wanted,
+        found=found,
+        pending=not new,
     )
 
 
 async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
     """Run the scripts of a guest in order, unless they have run there."""
     (change,) = changes
-    guest = work.testbed.guests[change.ref.name]
-    shell = work.context.shell
-    for script in guest.run.setup_scripts if guest.run is not None else ():
-        name = script.rpartition("/")[2]
+    assert change.wanted is not None  # noqa: S101 (see compare)
+    guest = work.testbed.guests[change.guest or ""]
+    now = decode_record(change.wanted.spec)
+    assert now is not None  # noqa: S101 (see wanted)
+    inside = ScriptedGuest(work, guest)
+    ran: dict[str, Ran] = {}
+    again = work.up.rerun_scripts
+    for number, script in enumerate(guest.run.setup_scripts if guest.run is not None else ()):
+        name = PurePosixPath(script).name
         with work.step(STAGE, f"setup:{guest.name}:{name}", guest=guest.name, host=host.name) as step:
-            login = await work.starter.login(guest)
-            if not work.up.rerun_scripts and await has_run(shell, login, script):
+            if again and number == 0:
+                _marks.forget(work, changes)
+                await inside.forget()
+            last = {} if again else last_runs(now, await inside.ran())
+            ran[name] = last.get(name) or now[name]
+            if name in last:
+                if last[name] is None:  # of an earlier version, which noted nothing more
+                    await inside.note(script, now[name])
                 step.skip()
                 continue
-            await run_script(shell, login, script, step.output)
-            await note_run(shell, login, script)
-    _marks.note(work, change)
+            await inside.run(script, step)
+            await inside.note(script, now[name])
+    _marks.note(work, change, encode_record(ran))
 
 
 async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:  # noqa: ARG001
