@@ -153,7 +153,7 @@ def _refuse_moves(target: Target, project: Project, known: Deployment) -> None:
     if found:
         raise RefusedError(
             moves_text(found, file=project.where.input or YAML_NAME),
-            hint="kvm-compose up --allow-moves: each of them restarts, or is another machine's neighbour",
+            hint="kvm-compose up --allow-moves lets them change",
         )
 
 

@@ -177,8 +177,8 @@ Command = Up | Down | Power | Exec | Snapshot
 
 
 def command_name(command: Command) -> str:
-    """Return the name of a command in the API: ``up``, ``down``, ``power``, ``exec`` or ``snapshot``."""
-    return str(type(command).__struct_config__.tag)
+    """Return the name of a command: ``up``, ``down``, ``exec``, ``snapshot``, the verb of a ``power``."""
+    return str(command.verb) if isinstance(command, Power) else str(type(command).__struct_config__.tag)
 
 
 class NewDeployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -53,7 +53,7 @@ def because(reason: Reason) -> str:
         return f"{reason.subject}: {reason.before or '(none)'} -> {reason.after or '(none)'}"
     if reason.code is ReasonCode.STATE:
         return f"is {reason.before}" + (f" ({reason.subject})" if reason.subject else "")
-    return _REASONS[reason.code].format(subject=reason.subject or "it")
+    return _REASONS[reason.code].format(subject=reason.subject).strip()
 
 
 def sentence(change: Change) -> str:

@@ -81,7 +81,8 @@ class BringUp:
         for change in choice.left:
             self._log.say(f"left: {sentence(change)}", Level.WARNING)
         if not choice.due:
-            self._log.say(f"{self._context.project} is up already: {self._count()}, nothing to do")
+            nothing = "nothing else is to be done" if choice.left else "nothing to do"
+            self._log.say(f"{self._context.project} is up already: {self._count()}, {nothing}")
             return self._end()
         store, project = self._context.store, self._context.project
         store.set_deployed(project, await in_thread(lambda: self._to_be_deployed().encode()))
@@ -95,7 +96,8 @@ class BringUp:
     def _count(self) -> str:
         """How many guests are as they were asked to be."""
         off = len(self._intents)
-        text = f"{len(self._testbed.runnable) - off} guests run"
+        count = len(self._testbed.runnable) - off
+        text = "1 guest runs" if count == 1 else f"{count} guests run"
         return f"{text}, {off} stopped or paused" if off else text
 
     def _keep_intents(self) -> None:

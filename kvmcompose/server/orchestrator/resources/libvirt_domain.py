@@ -119,7 +119,8 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
         await remove(work, host, changes)
         return
     if change.verb in (Verb.UPDATE, Verb.REPAIR) and found is not None and found.state not in OFF:
-        with work.step(STAGE, f"update:{guest.name}", guest=guest.name, host=host.name) as step:
+        name = _step_name(found.state, change)
+        with work.step(STAGE, f"{name}:{guest.name}", guest=guest.name, host=host.name) as step:
             await _update(work, host, change, step)
         return
     if change.wanted.spec.state != "running":
@@ -131,6 +132,12 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
         await work.starter.wait(guest, STAGE)
         work.waited_for.add(guest.name)
         work.view.put_mark(reachable.KINDS[0], guest.name, "yes")
+
+
+def _step_name(state: str, change: Change) -> str:
+    wanted = change.wanted.spec.state if change.wanted is not None else ""
+    alone = len(change.reasons) == 1 and state != wanted
+    return ("pause" if wanted == "paused" else "resume") if alone else "update"
 
 
 async def _update(work: Work, host: HostDrivers, change: Change, step: RunningStep) -> None:
