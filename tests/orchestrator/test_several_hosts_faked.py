@@ -754,3 +754,23 @@ def test_clones_on_other_hosts_grow_above_their_golden_image(labs: Lab) -> None:
         "three/grow:worker-3-linked-clone.qcow2",
     }
     assert running(labs) == PLACES
+
+
+def test_a_host_that_was_taken_out_of_the_config_is_not_asked_any_more(labs: Lab) -> None:
+    labs.must(Up())
+    for disk in labs.drivers.worlds["three"].disks.values():
+        disk.written = False
+    labs.bench.edit("br2: three", "br2: two")
+    labs.bench.edit(
+        ',\n   "three": {"ip": "192.0.2.13", "user": "root", "virt_type": "qemu"}',
+        "",
+        "kvm-compose-config.json",
+    )
+    labs.bench.generate()
+    action = labs.must(Up())
+    assert "stop:far" in {step.name for step in labs.store.steps(action.uuid)}
+    assert running(labs)["three"] == set()
+    assert not labs.drivers.worlds["three"].bridges.get("lab")
+    labs.drivers.calls.clear()
+    labs.must(Up())
+    assert not [call for call in labs.drivers.calls if call.startswith("three/")]

@@ -89,7 +89,9 @@ class BringUp:
         failed = await perform(work, choice.due, keep_going=self._options.keep_going)
         if failed:
             raise StepFailedError(f"{first_few(sorted(failed))} did not come up")
-        await self._check_result()
+        left = await self._check_result()
+        if left.isdisjoint(self._hosts.keys() - self._testbed.state.testbed_hosts.keys()):
+            store.set_deployed(project, await in_thread(lambda: Deployed.of(self._testbed).encode()))
         self._log.say(f"{project} is up: {self._count()}")
         return self._end()
 
@@ -221,8 +223,11 @@ class BringUp:
 
     # -- afterwards
 
-    async def _check_result(self) -> None:
-        """Done means seen: look again. Raises StepFailedError for what is not as it should be."""
+    async def _check_result(self) -> set[str]:
+        """Done means seen: look again, and return the hosts that something of the testbed is on.
+
+        Raises StepFailedError for what is not as it should be.
+        """
         with self._log.step("verify", "verify"):
             left = await self._look()
             reasons = [(f"{name}: {error.message}", error.hint) for name, error in left.silent.items()]
@@ -234,3 +239,4 @@ class BringUp:
                 self._log.fault(Fault(step="verify", message=message, hint=hint), stage="verify")
             if reasons:
                 raise StepFailedError("not all is as it should be")
+        return {each.ref.host for each in left.found}

@@ -115,7 +115,11 @@ def _spec(host: str, bridge: FoundBridge, port: FoundPort, names: dict[str, str]
 
 
 def compare(wanted: Resource, found: Found) -> Change | None:
-    """Bridges and ports change while they are in use."""
+    """Bridges and ports change while they are in use, but for a link that becomes a tunnel or vice versa."""
+    kinds = [_kind(each.spec) for each in (found, wanted)]
+    if kinds[0] != kinds[1]:
+        reason = Reason(ReasonCode.CHANGED, "kind", *kinds)
+        return Change(verb=Verb.REPLACE, ref=wanted.ref, reasons=(reason,), wanted=wanted, found=found)
     keys = ("protocol", "controller") if wanted.ref.kind == _BRIDGE else ("bridge", "remote_ip", "key")
     reasons = [
         Reason(ReasonCode.CHANGED, key, _text(found.spec, key), _text(wanted.spec, key))
@@ -128,6 +132,10 @@ def compare(wanted: Resource, found: Found) -> Change | None:
     if not reasons:
         return None
     return Change(verb=verb, ref=wanted.ref, reasons=tuple(reasons), wanted=wanted, found=found)
+
+
+def _kind(spec: object) -> str:
+    return "tunnel" if isinstance(spec, TunnelPort) else "link"
 
 
 def _text(spec: object, key: str) -> str | None:
