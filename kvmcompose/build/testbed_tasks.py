@@ -22,6 +22,7 @@ from kvmcompose.client.formatting import (
     duration,
     failure_text,
     fault_text,
+    guest_state_text,
     is_hint,
     line_text,
     seconds_between,
@@ -138,7 +139,10 @@ class TestbedTasks:
         except KvmComposeError as error:
             return _failed(error)
         lines = [f"{self._name}: {state_text(status.deployment)}"]
-        lines += [f"{each.name}  {each.host}  {each.state}  {each.address or '-'}" for each in status.guests]
+        lines += [
+            f"{each.name}  {each.host}  {guest_state_text(each)}  {each.address or '-'}"
+            for each in status.guests
+        ]
         lines += [f"differs: {each}" for each in status.differences]
         sys.stdout.write("".join(f"{plain(line)}\n" for line in lines))
         return None

@@ -42,15 +42,22 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     target = open_target(arguments)
     action = action_named(target, arguments.action) if arguments.action else _running(target)
     if action is None or action.ended is not None:
-        console.say("nothing is running" if action is None else f"{action.command} has already ended")
+        ended = "nothing is running" if action is None else f"{_spoken(action)} has already ended"
+        console.say(ended)
         return 0
     target.server.cancel(target.name, action.uuid)
     shown = ActionLines(console)
     shown.wants_steps = False  # earlier steps were reported to the client that started the action
     seen = max((line.sequence for line in target.server.lines(target.name, action.uuid)), default=0)
     action = watch(target.server, target.name, action.uuid, shown, after=seen)
-    console.say(f"{action.command}: {action.state}")
+    console.say(f"{_spoken(action)}: {action.state}")
     return 0
+
+
+def _spoken(action: Action) -> str:
+    from kvmcompose.core.deployment import spoken
+
+    return spoken(action.command, action.options)
 
 
 def _running(target: Target) -> Action | None:

@@ -31,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the errors."""
     from kvmcompose.client.formatting import date, failure_text, fault_text
+    from kvmcompose.core.deployment import spoken
 
     target = open_target(arguments)
     action = action_named(target, arguments.action)
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         return 0
     for fault in action.faults:
         console.data(f"{console.paint('error:', 'red')} {fault_text(fault)}")
-    ended = failure_text(action) or f"{action.command} succeeded"
+    ended = failure_text(action) or f"{spoken(action.command, action.options)} succeeded"
     console.say(f"{ended} (action {action.uuid[:8]} of {date(action.started)})")
     if not action.faults:
         _point_to_earlier(target.server.actions(target.name), action, console)
@@ -48,11 +49,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _point_to_earlier(actions: list[Action], shown: Action, console: Console) -> None:
     from kvmcompose.client.formatting import date
+    from kvmcompose.core.deployment import spoken
 
     earlier = (each for each in actions if each.faults and each.started <= shown.started)
     last = next(earlier, None)
     if last is not None:
         console.say(
-            f"the last action with errors was {last.command} of {date(last.started)}: "
+            f"the last action with errors was {spoken(last.command, last.options)} of {date(last.started)}: "
             f"kvm-compose errors --action {last.uuid[:8]}"
         )

@@ -105,6 +105,7 @@ def _guests(target: Target, action: Action, arguments: argparse.Namespace) -> li
 
 def _list(actions: list[Action], arguments: argparse.Namespace, console: Console) -> None:
     from kvmcompose.client.formatting import date, duration, seconds_between
+    from kvmcompose.core.deployment import spoken
 
     if arguments.json:
         console.json(actions)
@@ -113,7 +114,7 @@ def _list(actions: list[Action], arguments: argparse.Namespace, console: Console
         [
             action.uuid[:8],
             date(action.started),
-            action.command,
+            spoken(action.command, action.options),
             str(action.state),
             duration(seconds_between(action.started, action.ended)) if action.ended else "-",
             action.asked_by or action.who or "-",

@@ -28,7 +28,9 @@ examples:
   kvm-compose status --json
   kvm-compose status --quiet --exit-status   for scripts: is it up?
 
-CPU is relative to one CPU: 200 % means that two are busy.
+CPU is relative to one CPU: 200 % means that two are busy. MEMORY is what the guest uses of
+the host's memory, of what it has. "degraded" means: up, but something was changed outside of
+kvm-compose, or a host does not respond.
 """
 
 
@@ -128,14 +130,14 @@ def _show(status: TestbedStatus, console: Console) -> None:
 
 
 def _cells(guest: GuestStatus) -> list[str]:
-    from kvmcompose.client.formatting import duration
+    from kvmcompose.client.formatting import duration, guest_state_text, memory_text
 
     return [
         guest.name,
         guest.host,
-        guest.state,
+        guest_state_text(guest),
         guest.address or "-",
         "-" if guest.uptime is None else duration(guest.uptime, whole=True),
         "-" if guest.cpu is None else f"{guest.cpu:.0%}",
-        "-" if guest.memory_mb is None else f"{guest.memory_mb} MiB",
+        memory_text(guest),
     ]

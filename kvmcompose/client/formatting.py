@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from kvmcompose.core.deployment import Action, ActionState, Deployment, Fault, Level, LogLine, Step
+from kvmcompose.core.deployment import (
+    Action,
+    ActionState,
+    Deployment,
+    Fault,
+    GuestStatus,
+    Level,
+    LogLine,
+    Step,
+    spoken,
+)
 
 _MINUTE = 60
 _HOUR = 60 * _MINUTE
 _DAY = 24 * _HOUR
+#: States that guests are asked to be in, and the command for that.
+_ASKED = {"shut off": "stopped (kvm-compose stop)", "paused": "paused (kvm-compose pause)"}
+#: Reasons of libvirt that say little by themselves.
+_WORDS = {"shutdown": "it shut down", "destroyed": "switched off", "failed": "it did not start"}
 
 
 def line_text(line: LogLine) -> str:
@@ -49,25 +63,41 @@ def fault_text(fault: Fault) -> str:
 
 def state_text(deployment: Deployment) -> str:
     """Return a deployment's state, with the command that failed, if any."""
+    word = deployment.condition or str(deployment.state)
     if deployment.failed_command is not None:
-        return f"{deployment.state} ({deployment.failed_command})"
-    return str(deployment.state)
+        return f"{word} ({deployment.failed_command})"
+    return word
+
+
+def guest_state_text(guest: GuestStatus) -> str:
+    """Return a guest's state and why: ``paused: I/O error``, ``stopped (kvm-compose stop)``."""
+    if guest.asked == guest.state and guest.asked in _ASKED:
+        return _ASKED[guest.asked]
+    return guest.state if guest.reason is None else f"{guest.state}: {_WORDS.get(guest.reason, guest.reason)}"
+
+
+def memory_text(guest: GuestStatus) -> str:
+    """Return the memory of a guest that is on: ``120 of 128 MiB``, ``-`` where that is unknown."""
+    if guest.memory_mb is None:
+        return "-"
+    return f"{guest.memory_mb} of {guest.given_mb} MiB" if guest.given_mb else f"{guest.memory_mb} MiB"
 
 
 def failure_text(action: Action) -> str | None:
     """Return a sentence about an action that did not succeed, None for one that did."""
+    command = spoken(action.command, action.options)
     match action.state:
         case ActionState.SUCCEEDED:
             return None
         case ActionState.CANCELLED:
-            return f"{action.command} was cancelled"
+            return f"{command} was cancelled"
         case ActionState.INTERRUPTED:
-            return f"{action.command} was interrupted: the server ended while it ran"
+            return f"{command} was interrupted: the server ended while it ran"
         case ActionState.RUNNING:
-            return f"{action.command} is still running"
+            return f"{command} is still running"
         case ActionState.FAILED:
             outcome = "was refused: the testbed was not changed" if action.refused else "failed"
-            return f"{action.command} {outcome}"
+            return f"{command} {outcome}"
 
 
 def moment(text: str) -> datetime:

@@ -6,6 +6,7 @@ the OpenAPI document is generated from them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -176,6 +177,11 @@ class Snapshot(
 Command = Up | Down | Power | Exec | Snapshot
 
 
+def spoken(command: str, options: Mapping[str, Any]) -> str:
+    """Return what the command of an action is called on the command line: ``up``, ``stop``."""
+    return str(options.get("verb", command)) if command == "power" else command
+
+
 def command_name(command: Command) -> str:
     """Return the name of a command: ``up``, ``down``, ``exec``, ``snapshot``, the verb of a ``power``."""
     return str(command.verb) if isinstance(command, Power) else str(type(command).__struct_config__.tag)
@@ -191,6 +197,10 @@ class NewDeployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """A project that is registered with the server. ``failed_command`` is set when ``state`` is ``failed``.
 
+    ``condition`` is the state in one word. While ``state`` is ``running``: what the action does
+    (``starting``, ``stopping``, ``restarting``, ``pausing``, ``resuming``). Where it is ``failed``: how the
+    action ended (``failed``, ``cancelled``, ``interrupted``). Where it is ``up``: ``up``, or in a
+    TestbedStatus ``degraded`` if something was changed outside of kvm-compose or a host does not respond.
     ``owner`` is the user who registered it. Users without access see name, state and owner only:
     ``project_location`` is empty, and there is no command and no action.
     """
@@ -201,6 +211,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     failed_command: str | None = None
     last_action_uuid: str | None = None
     owner: str | None = None
+    condition: str | None = None
 
 
 class ActionState(StrEnum):

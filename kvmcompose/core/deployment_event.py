@@ -71,7 +71,7 @@ class LineAdded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
 class GuestChanged(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="guest"
 ):
-    """A guest is in another state, on another host, or has another address than before.
+    """A guest is in another state, or for another reason, on another host, or has another address.
 
     ``state`` and ``before`` are as in GuestStatus, or ``removed`` for a guest that the testbed no longer has.
     ``reason`` says why, if that is known. ``action`` is set if an action reported the change.
@@ -91,13 +91,17 @@ class GuestChanged(
 class PhaseChanged(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="phase"
 ):
-    """The deployment is in another state. ``failed_command`` is set when ``state`` is ``failed``."""
+    """The deployment is in another state. ``failed_command`` is set when ``state`` is ``failed``.
+
+    ``condition`` is as in Deployment.
+    """
 
     number: int
     time: str
     state: Phase
     failed_command: str | None = None
     action: str | None = None
+    condition: str | None = None
 
 
 class ResourceChanged(

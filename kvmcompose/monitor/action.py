@@ -17,7 +17,7 @@ from kvmcompose.client.formatting import (
     seconds_between,
     step_text,
 )
-from kvmcompose.core.deployment import Action, Level, LogLine, Step, StepState
+from kvmcompose.core.deployment import Action, Level, LogLine, Step, StepState, spoken
 from kvmcompose.monitor.console import Console
 
 _WORDS = {
@@ -119,7 +119,7 @@ class ActionLines:
             trouble = failure_text(action)
             if trouble is None:
                 what = "done" if guests is None else f"{guests} guest{'' if guests == 1 else 's'}"
-                self._console.say(f"{action.command}: {what} in {took}")
+                self._console.say(f"{spoken(action.command, action.options)}: {what} in {took}")
                 return
             reported = action.refused or not action.faults  # the reasons are right above
             hint = "" if reported else "\n    hint: kvm-compose errors shows what went wrong"

@@ -81,6 +81,16 @@ def difference_text(change: Change) -> str:
     return f"{subject(change)}: {why}"
 
 
+def left_text(change: Change) -> str:
+    """Return what was to go, and has not: ``guest web: still there``."""
+    return f"{subject(change)}: still there"
+
+
+def is_drift(change: Change) -> bool:
+    """Return whether something was changed outside of kvm-compose, which ``up`` repairs."""
+    return change.verb is Verb.REPAIR
+
+
 def causes(changes: Sequence[Change]) -> list[Change]:
     """Return the changes without those that follow from others, as what they need changes."""
     changed = {change.ref for change in changes}

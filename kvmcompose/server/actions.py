@@ -17,6 +17,7 @@ from kvmcompose.core.deployment import (
     LogLine,
     Phase,
     command_name,
+    spoken,
 )
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.server.action_input import ActionInput
@@ -35,8 +36,8 @@ class BusyError(RefusedError):
         asker = said or action.asked_by or action.who
         by = f", requested by {asker}" if asker else ""
         super().__init__(
-            f"{action.deployment}: {action.command!r} has been running since {action.started}{by}"
-            f" (action {action.uuid})",
+            f"{action.deployment}: {spoken(action.command, action.options)!r} has been running since"
+            f" {action.started}{by} (action {action.uuid})",
             hint="wait until it ends (kvm-compose logs -f), or cancel it (kvm-compose cancel)",
         )
         self.action = action
@@ -202,7 +203,7 @@ class Actions:
             return phase, None
         if running.action.command == "snapshot":  # a failed one leaves the testbed up
             return before.state, before.failed_command
-        return Phase.FAILED, running.action.command
+        return Phase.FAILED, spoken(running.action.command, running.action.options)
 
     def cancel(self, uuid: str) -> bool:
         """Stop an action. Returns False when it is not running."""

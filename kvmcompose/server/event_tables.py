@@ -193,6 +193,7 @@ class EventTables:
                 state=deployment.state,
                 failed_command=deployment.failed_command,
                 action=action,
+                condition=deployment.condition,
             ),
             action=action,
         )

@@ -43,7 +43,6 @@ class GuestWatch:
         self._look = look
         self._source = source
         self._channel = store.channel(name)
-        self._reasons: dict[str, str] = {}
         self._reported = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -86,9 +85,7 @@ class GuestWatch:
         """Take note of what drivers report. When this ends, the watch looks often by itself."""
         try:
             async with aclosing(source(deployment)) as events:
-                async for event in events:
-                    if event.reason is not None:
-                        self._reasons[event.guest] = event.reason
+                async for _ in events:
                     self._reported.set()
         except KvmComposeError as error:
             log.info("%s: the hosts report no changes of guests: %s", self._name, error.message)
@@ -126,7 +123,6 @@ class GuestWatch:
         if deployment is None:
             return
         self._follow_hosts(deployment)
-        reported = list(self._reasons)
         try:
             status = await self._look(deployment)
             await self._publish(status)
@@ -139,8 +135,6 @@ class GuestWatch:
             )
         else:
             self.seen = status
-        for guest in reported:
-            self._reasons.pop(guest, None)
         self.looks += 1
         self._channel.wake()
 
@@ -161,7 +155,7 @@ class GuestWatch:
                 guest.state,
                 host=guest.host,
                 address=guest.address,
-                reason=self._reasons.pop(guest.name, None),
+                reason=guest.reason,
             )
         for each in gone:
             self._store.publish_guest(self._name, each.guest, REMOVED, host=each.host)
@@ -170,7 +164,8 @@ class GuestWatch:
         known = self._store.guests(self._name).get(guest.name)
         if known is None:
             return guest.state != "absent"
-        return (known.state, known.host, known.address) != (guest.state, guest.host, guest.address)
+        before = (known.state, known.reason, known.host, known.address)
+        return before != (guest.state, guest.reason, guest.host, guest.address)
 
 
 class GuestWatches:

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import msgspec
 
+from kvmcompose.core.condition import condition
 from kvmcompose.core.deployment import (
     Action,
     ActionState,
@@ -19,6 +20,7 @@ from kvmcompose.core.deployment import (
     NewDeployment,
     Phase,
     command_name,
+    spoken,
 )
 from kvmcompose.core.deployment_event import ActionEnded, ActionStarted
 from kvmcompose.server.clock import now
@@ -28,6 +30,10 @@ from kvmcompose.server.people import Person, this_user
 
 #: How many actions of a deployment are kept: the latest ones.
 HISTORY = 200
+#: Deployments, each with its last action but those that ran beside others.
+_DEPLOYMENTS = """
+SELECT deployments.*, command, options, actions.state AS ended_as
+FROM deployments LEFT JOIN actions ON uuid = last_action_uuid"""
 
 
 class Store(EventTables):
@@ -45,11 +51,11 @@ class Store(EventTables):
 
     def deployments(self) -> list[Deployment]:
         """All deployments, by name."""
-        return [_deployment(row) for row in self._db.execute("SELECT * FROM deployments ORDER BY name")]
+        return [_deployment(row) for row in self._db.execute(f"{_DEPLOYMENTS} ORDER BY name")]
 
     def deployment(self, name: str) -> Deployment | None:
         """Return a deployment, None when there is none of that name."""
-        row = self._db.execute("SELECT * FROM deployments WHERE name = ?", (name,)).fetchone()
+        row = self._db.execute(f"{_DEPLOYMENTS} WHERE name = ?", (name,)).fetchone()
         return _deployment(row) if row else None
 
     def put_deployment(self, new: NewDeployment, owner: Person | None = None) -> Deployment:
@@ -209,7 +215,7 @@ class Store(EventTables):
             )
             deployment = self.deployment(action.deployment)
             was_in_charge = deployment is not None and deployment.last_action_uuid == action.uuid
-            phase = (Phase.FAILED, action.command) if was_in_charge else None
+            phase = (Phase.FAILED, spoken(action.command, action.options)) if was_in_charge else None
             self._cancel_steps(action.uuid)
             self.end_action(action.uuid, ActionState.INTERRUPTED, faults=[fault], phase=phase)
         return found
@@ -265,7 +271,11 @@ class Store(EventTables):
 
 
 def _deployment(row: sqlite3.Row) -> Deployment:
-    return msgspec.convert(dict(row), Deployment)
+    options = msgspec.json.decode(row["options"] or b"{}")
+    word = condition(
+        Phase(row["state"]), row["failed_command"], spoken(row["command"] or "", options), row["ended_as"]
+    )
+    return msgspec.convert({**dict(row), "condition": word}, Deployment)
 
 
 def _action(row: sqlite3.Row) -> Action:

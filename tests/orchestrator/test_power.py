@@ -23,6 +23,7 @@ def test_what_was_stopped_stays_off_until_it_is_named(lab: Lab) -> None:
     (db,) = (guest for guest in lab.status().guests if guest.name == "db")
     assert (db.state, db.asked) == ("shut off", "shut off")
     assert lab.status().differences == ()
+    assert lab.status().deployment.condition == "up"
     assert "up already: 4 guests run, 1 stopped or paused" in lab.text(lab.must(Up()))
     lab.must(Up(guests=("db",)))
     assert lab.running() == GUESTS
@@ -50,7 +51,11 @@ def test_a_guest_that_was_paused_outside_runs_on_at_up(lab: Lab) -> None:
     lab.must(Up())
     before = started(lab)
     lab.world.domains["lab-web"].paused = "I/O error: no space for vda"
-    assert lab.status().differences == ("guest web: is paused (I/O error: no space for vda)",)
+    status = lab.status()
+    assert status.differences == ("guest web: is paused (I/O error: no space for vda)",)
+    assert (status.deployment.state, status.deployment.condition) == (Phase.UP, "degraded")
+    (web,) = (guest for guest in status.guests if guest.name == "web")
+    assert (web.state, web.reason, web.asked) == ("paused", "I/O error: no space for vda", None)
     lab.must(Up(no_repair=True))
     assert lab.world.domains["lab-web"].paused
     lab.must(Up())

@@ -101,6 +101,7 @@ def test_up_starts_a_guest_that_went_off(lab: Lab) -> None:
     lab.must(Up())
     lab.world.domains["lab-db"].started = 0
     assert "guest db: is shut off" in lab.status().differences
+    assert lab.status().deployment.condition == "degraded"
     lab.drivers.calls.clear()
     lab.must(Up())
     assert lab.running() == GUESTS

@@ -59,6 +59,7 @@ class Stub(Orchestrator):
         self.input = b""
         self.packets = 0
         self.guests: dict[str, str] = {}
+        self.reasons: dict[str, str] = {}
         self.looks = 0
 
     async def run(
@@ -122,7 +123,7 @@ class Stub(Orchestrator):
             raise RuntimeError("a secret of the inside")
         self.looks += 1
         guests = [
-            GuestStatus(name=name, kind="libvirt", host="main", state=state)
+            GuestStatus(name=name, kind="libvirt", host="main", state=state, reason=self.reasons.get(name))
             for name, state in self.guests.items()
         ]
         return TestbedStatus(deployment=deployment, guests=tuple(guests))

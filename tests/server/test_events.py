@@ -511,6 +511,7 @@ def test_drivers_that_report_changes_are_asked_only_then(
     time.sleep(0.5)
     assert server.stub.looks == 1
     server.stub.guests = {"web": "paused"}
+    server.stub.reasons = {"web": "I/O error: no space left"}
     happened.set()
     paused = next(stream)
     assert isinstance(paused, GuestChanged)
@@ -518,7 +519,7 @@ def test_drivers_that_report_changes_are_asked_only_then(
     time.sleep(0.3)
     assert server.stub.looks == 2
     fails.set()  # then they are looked at, as without it
-    server.stub.guests = {"web": "running"}
+    server.stub.guests, server.stub.reasons = {"web": "running"}, {}
     again = next(stream)
     assert isinstance(again, GuestChanged)
     assert (again.state, again.reason) == ("running", None)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
+import msgspec
+
+from kvmcompose.core.condition import DEGRADED
 from kvmcompose.core.deployment import GuestAccess, GuestStatus, HostAccess, Phase, TestbedStatus
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host
+from kvmcompose.core.resource import Change
 from kvmcompose.providers.libvirt.interface import DomainState
-from kvmcompose.reconcile.wording import causes, difference_text
+from kvmcompose.reconcile.wording import causes, difference_text, is_drift, left_text
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.plan import plan
 from kvmcompose.server.orchestrator.resources._view import View
@@ -42,7 +47,8 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
     testbeds = [each for each in (built, deployed) if each is not None]
     hosts = dict(context.hosts(testbed))
     view = View(context, testbeds, hosts)
-    planned = await plan(view, built or testbed)
+    is_going = _is_going(context)
+    planned = await plan(view, None if is_going else built or testbed)
     if len(planned.silent) == len(hosts):
         raise next(iter(planned.silent.values()))
     domains: dict[str, DomainState] = {}
@@ -57,13 +63,21 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
     ]
     differences = [f"host {name}: {error.message}" for name, error in planned.silent.items()]
     differences += problem
+    found: Sequence[Change] = ()
     if context.deployment.state in (Phase.UP, Phase.FAILED) and not problem:
-        differences += [difference_text(change) for change in causes(planned.changes)]
-    return TestbedStatus(
-        deployment=context.deployment,
-        guests=tuple(guests),
-        differences=tuple(differences),
-    )
+        found = causes(planned.changes)
+        differences += [left_text(each) if is_going else difference_text(each) for each in found]
+    deployment = context.deployment
+    if deployment.state is Phase.UP and (planned.silent or any(map(is_drift, found))):
+        deployment = msgspec.structs.replace(deployment, condition=DEGRADED)
+    return TestbedStatus(deployment=deployment, guests=tuple(guests), differences=tuple(differences))
+
+
+def _is_going(context: Context) -> bool:
+    """Return whether all of it was to go, and something was left."""
+    last = context.store.action(context.deployment.last_action_uuid or "")
+    failed = context.deployment.failed_command == "down"
+    return failed and last is not None and last.command == "down" and not last.options.get("guests")
 
 
 async def _built(context: Context) -> tuple[LoadedTestbed | None, list[str]]:

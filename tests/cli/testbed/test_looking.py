@@ -34,7 +34,7 @@ def test_status_is_the_state_and_a_table(running: Lab) -> None:
     assert header.split() == ["GUEST", "HOST", "STATE", "ADDRESS", "UPTIME", "CPU", "MEMORY"]
     cells = [re.split(r"  +", row) for row in rows]
     assert [row[:3] for row in cells] == [["web", "main", "running"], ["db", "main", "running"]]
-    assert all(row[3].startswith("10.") and row[6].endswith(" MiB") for row in cells)
+    assert all(row[3].startswith("10.") and re.fullmatch(r"\d+ of 128 MiB", row[6]) for row in cells)
 
 
 def test_status_in_scripts(up: Lab) -> None:
@@ -42,9 +42,21 @@ def test_status_in_scripts(up: Lab) -> None:
     up.bench.edit("memory_mb: 128\n      libvirt_type", "memory_mb: 256\n      libvirt_type")
     up.must("generate", "domain-xml")
     ran = up.must("status", "--exit-status", status=1)
+    assert ran.out.startswith("lab: up\n")  # what was edited and not applied yet is no drift
     assert "differs: " in ran.out
     up.must("down")
     up.must("status", "--exit-status", status=1)
+
+
+def test_a_guest_that_was_stopped_says_so(up: Lab) -> None:
+    assert up.must("stop", "web").err.splitlines()[-1].startswith("stop: done in ")
+    up.must("pause", "db")
+    first, _header, *rows = up.must("status").out.splitlines()
+    assert first == "lab: up"
+    states = {row.split()[0]: re.split(r"  +", row)[2] for row in rows}
+    assert states == {"web": "stopped (kvm-compose stop)", "db": "paused (kvm-compose pause)"}
+    up.must("start")
+    assert up.must("logs", "--list").out.splitlines()[1].split()[3:5] == ["start", "succeeded"]
 
 
 def test_status_of_what_was_never_up(lab: Lab) -> None:

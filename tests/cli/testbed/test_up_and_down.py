@@ -198,6 +198,9 @@ class TestSignals:
         assert "error: up was cancelled, after " in err
         assert process.returncode == 130
         assert slow.state() == "failed"
+        status = slow.must("status").out
+        assert status.startswith("lab: cancelled (up)\n")
+        assert "differs: guest " in status
         slow.serve()
         slow.must("up")
         assert slow.guests() == RUNNING
@@ -220,6 +223,7 @@ class TestSignals:
     def test_another_terminal_can_cancel_it(self, slow: Lab) -> None:
         process = slow.start("up")
         self.begun(process)
+        assert "starting" in slow.must("deployments").out.split()
         assert "up: cancelled" in slow.must("cancel").err
         process.communicate(timeout=60)
         assert process.returncode == 130

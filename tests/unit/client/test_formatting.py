@@ -8,7 +8,9 @@ from kvmcompose.client.formatting import (
     duration,
     failure_text,
     fault_text,
+    guest_state_text,
     line_text,
+    memory_text,
     seconds_between,
     state_text,
     step_text,
@@ -18,6 +20,7 @@ from kvmcompose.core.deployment import (
     ActionState,
     Deployment,
     Fault,
+    GuestStatus,
     Level,
     LogLine,
     Phase,
@@ -98,6 +101,51 @@ def test_a_deployment_that_failed_says_in_what() -> None:
     failed = Deployment(name="lab", project_location="/lab", state=Phase.FAILED, failed_command="up")
     assert state_text(failed) == "failed (up)"
     assert state_text(Deployment(name="lab", project_location="/lab", state=Phase.UP)) == "up"
+
+
+def test_a_cancelled_command_did_not_fail() -> None:
+    cancelled = Deployment(
+        name="lab", project_location="/", state=Phase.FAILED, failed_command="up", condition="cancelled"
+    )
+    assert state_text(cancelled) == "cancelled (up)"
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "asked", "text"),
+    [
+        ("running", None, None, "running"),
+        ("paused", "I/O error: no space for vda", None, "paused: I/O error: no space for vda"),
+        ("paused", "by user", "paused", "paused (kvm-compose pause)"),
+        ("paused", "I/O error", "shut off", "paused: I/O error"),
+        ("shut off", "destroyed", "shut off", "stopped (kvm-compose stop)"),
+        ("shut off", "destroyed", None, "shut off: switched off"),
+        ("shut off", "shutdown", None, "shut off: it shut down"),
+        ("crashed", "panicked", None, "crashed: panicked"),
+        ("running", None, "shut off", "running"),
+    ],
+)
+def test_a_guests_state_says_why(state: str, reason: str | None, asked: str | None, text: str) -> None:
+    guest = GuestStatus(name="web", kind="libvirt", host="main", state=state, reason=reason, asked=asked)
+    assert guest_state_text(guest) == text
+
+
+@pytest.mark.parametrize(
+    ("used", "given", "text"),
+    [(120, 128, "120 of 128 MiB"), (120, None, "120 MiB"), (None, 128, "-")],
+)
+def test_memory_is_used_of_given(used: int | None, given: int | None, text: str) -> None:
+    guest = GuestStatus(
+        name="web", kind="libvirt", host="main", state="running", memory_mb=used, given_mb=given
+    )
+    assert memory_text(guest) == text
+
+
+def test_an_action_is_called_as_its_command() -> None:
+    action = Action(
+        uuid="u", deployment="lab", command="power", options={"verb": "stop"}, state=ActionState.FAILED,
+        started=START,
+    )  # fmt: skip
+    assert failure_text(action) == "stop failed"
 
 
 @pytest.mark.parametrize(
