@@ -36,11 +36,13 @@ from kvmcompose.core.artefact import (
     Rendered,
 )
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.planned import FileToMake
 from kvmcompose.effects import process
 from kvmcompose.effects.files import STAGED_PREFIX, digest_bytes, digest_file, digest_link
 from kvmcompose.effects.files import seal as seal_file
 from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.images.qcow2 import read_header
+from kvmcompose.images.seeds import seed_contents
 from kvmcompose.render import render
 from kvmcompose.render.inputs import Sources
 from kvmcompose.render.seed import CONTEXT, context_modes
@@ -109,7 +111,7 @@ class Maker:
     def is_at(self, path: Path, artefact: Artefact) -> bool:
         """Return whether a file is what would be built (not for disks). Raises OSError."""
         content = artefact.content
-        if isinstance(content, Rendered) and any(map(self._files.is_to_be_made, content.files.values())):
+        if isinstance(content, Rendered) and self.needs_file_to_come(content):
             return False
         with temporary_file() as out:
             self._render(artefact, out)
@@ -118,6 +120,19 @@ class Maker:
                 return False
             out.seek(0)
             return digest_file(path) == hashlib.file_digest(out, "sha256").hexdigest()
+
+    def needs_file_to_come(self, content: Rendered) -> bool:
+        """Return whether it includes a file that the build has yet to make: a key of the user's."""
+        return any(map(self._files.is_to_be_made, content.files.values()))
+
+    def preview(self, artefact: Artefact) -> FileToMake:
+        """Return what describes a rendered artefact that is not built yet. Raises KvmComposeError."""
+        with temporary_file() as out:
+            self._render(artefact, out)
+            size = out.seek(0, os.SEEK_END)
+            out.seek(0)
+            digest = hashlib.file_digest(out, "sha256").hexdigest()
+            return FileToMake(digest=digest, size=size, seed=seed_contents(digest, lambda: out))
 
     def pack_contexts(self, artefacts: Iterable[Artefact]) -> None:
         """Pack the contexts that artefacts need now, so that processes forked later share them."""

@@ -87,7 +87,7 @@ def open_target(arguments: argparse.Namespace, *, register: bool = False) -> Tar
     target = Target(server_of(arguments), name, here)
     found = find_deployment(target)
     if found is not None:
-        _check_folder(found, here)
+        check_folder(found, here)
     if found is None and here is not None and register:
         make_known(target)
     elif found is None:
@@ -107,7 +107,7 @@ def find_deployment(target: Target) -> Deployment | None:
         raise
 
 
-def _check_folder(found: Deployment, here: Path | None) -> None:
+def check_folder(found: Deployment, here: Path | None) -> None:
     """Raise RefusedError when the server knows another project by that name."""
     if here is not None and not found.project_location and found.owner is not None:
         raise RefusedError(

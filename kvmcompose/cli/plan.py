@@ -1,4 +1,4 @@
-"""``kvm-compose plan``: shows what ``generate`` would do, and why."""
+"""``kvm-compose plan``: shows what ``up`` would do to files and to what runs, and why."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ import argparse
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from kvmcompose.cli import _what_runs as what_runs
 from kvmcompose.cli._labels import add_labels
 from kvmcompose.cli._project import add_names, names_of, open_project
+from kvmcompose.cli._server import add_server_options
+from kvmcompose.cli._up_options import add_up_options
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.monitor.build import line
 from kvmcompose.monitor.console import Console
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from kvmcompose.build.decision import Decision, Disposition
-    from kvmcompose.build.project import Project
+    from kvmcompose.build.project import Plan, Project
+    from kvmcompose.core.planned import TestbedPlan
 
 NAME = "plan"
-HELP = "show what generate would do and why, and what up would send to other hosts; write nothing"
+HELP = "show what up would do and why, to files and to what runs; change nothing"
 EXAMPLE = """\
 examples:
   kvm-compose plan
@@ -49,43 +53,100 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verify", action="store_true", help="read every artefact, regardless of its time stamp"
     )
+    add_up_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_server_options(parser)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Show the plan."""
-    from kvmcompose.build.decision import FAILING, SETTLED, Disposition
-    from kvmcompose.build.explain import difference
-
     project = open_project(arguments, console)
     plan = project.plan(names_of(arguments, project))
-    rows = [(step.action, step.task, step.task, step.reasons) for step in plan.images]
-    decisions: tuple[Decision, ...] = (*plan.decisions, *plan.stale)
-    rows += [(each.action, each.path, each.task, each.reasons) for each in decisions]
-    pending = [row for row in rows if row[0] not in (Disposition.KEEP, Disposition.ADOPT)]
-    diffs = {each.path: difference(project, each) for each in decisions} if arguments.diff else {}
-    changes = any(row[0] not in (Disposition.CUSTOMISED, Disposition.LEFT_OVER) for row in pending)
+    files = FilePlan(project, plan)
+    selected = bool(arguments.names or arguments.labels)
+    testbed, unseen = None, None
+    try:
+        testbed = what_runs.ask(arguments, project, plan)
+    except what_runs.UnseenError as error:
+        unseen = error
+    diffs = files.diffs() if arguments.diff else {}
     if arguments.json:
-        console.json(
-            [
-                {"action": action.value, "path": path, "task": task, "reasons": reasons}
-                | ({"diff": diffs[path]} if diffs.get(path) else {})
-                for action, path, task, reasons in rows
-            ]
-        )
+        reason = unseen.message if unseen is not None else None
+        console.json({"files": files.rows(diffs), "testbed": testbed, "unseen": reason})
     else:
-        shown = rows if console.verbosity > 0 else pending
-        for action, path, _task, reasons in shown:
+        files.show(diffs, console)
+        if testbed is None:
+            _show_loads(project, console)
+        else:
+            what_runs.show(testbed, console)
+        if unseen is not None:
+            console.say(f"what runs is not seen: {unseen.message}")
+        if not selected:
+            _show_word(project, arguments.allow_path, files.to_write, console)
+    changes = files.changes or (testbed is not None and _is_up(testbed) and bool(testbed.due))
+    return _CHANGES if arguments.detailed_exitcode and changes else 0
+
+
+def _is_up(testbed: TestbedPlan) -> bool:
+    from kvmcompose.core.deployment import Phase
+
+    return testbed.deployment.state is not Phase.DOWN
+
+
+class FilePlan:
+    """The part of a plan that is about files."""
+
+    def __init__(self, project: Project, plan: Plan) -> None:
+        self._project = project
+        self._images = plan.images
+        self._decisions: tuple[Decision, ...] = (*plan.decisions, *plan.stale)
+
+    def _all(self) -> list[tuple[Disposition, str, str, tuple[str, ...]]]:
+        """Return action, path, task and reasons of images and artefacts."""
+        rows = [(step.action, step.task, step.task, step.reasons) for step in self._images]
+        return rows + [(each.action, each.path, each.task, each.reasons) for each in self._decisions]
+
+    def _pending(self) -> list[tuple[Disposition, str, str, tuple[str, ...]]]:
+        from kvmcompose.build.decision import Disposition
+
+        return [row for row in self._all() if row[0] not in (Disposition.KEEP, Disposition.ADOPT)]
+
+    @property
+    def changes(self) -> bool:
+        """Whether a build has something to do."""
+        from kvmcompose.build.decision import Disposition
+
+        return any(row[0] not in (Disposition.CUSTOMISED, Disposition.LEFT_OVER) for row in self._pending())
+
+    @property
+    def to_write(self) -> set[str]:
+        """The paths of artefacts that a build writes or removes."""
+        from kvmcompose.build.decision import FAILING, SETTLED
+
+        return {each.path for each in self._decisions if each.action not in SETTLED | FAILING}
+
+    def diffs(self) -> dict[str, str]:
+        """Return the differences of text artefacts, by path."""
+        from kvmcompose.build.explain import difference
+
+        return {each.path: difference(self._project, each) for each in self._decisions}
+
+    def rows(self, diffs: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Return all artefacts for JSON."""
+        return [
+            {"action": action.value, "path": path, "task": task, "reasons": reasons}
+            | ({"diff": diffs[path]} if diffs.get(path) else {})
+            for action, path, task, reasons in self._all()
+        ]
+
+    def show(self, diffs: Mapping[str, str], console: Console) -> None:
+        """Print what a build would do."""
+        for action, path, _task, reasons in self._all() if console.verbosity > 0 else self._pending():
             console.data(line(console, action.value, path, reasons))
             if diffs.get(path):
                 console.verbatim(_coloured(console, diffs[path]))
-        steps = [step.action for step in plan.images if not step.settled]
-        console.say(_summary([*steps, *(each.action for each in decisions)]))
-        _show_loads(project, console)
-        if not arguments.names and not arguments.labels:
-            to_write = {each.path for each in decisions if each.action not in SETTLED | FAILING}
-            _show_word(project, arguments.allow_path, to_write, console)
-    return _CHANGES if arguments.detailed_exitcode and changes else 0
+        steps = [step.action for step in self._images if not step.settled]
+        console.say(_summary([*steps, *(each.action for each in self._decisions)]))
 
 
 def _show_loads(project: Project, console: Console) -> None:

@@ -6,13 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvmcompose.cli._moves import refuse_moves
 from kvmcompose.cli._server import Target, act, add_action_options, find_deployment, make_known, open_target
 from kvmcompose.cli._trust import settle
+from kvmcompose.cli._up_options import add_up_options, up_command
 from kvmcompose.core.errors import RefusedError
 
 if TYPE_CHECKING:
     from kvmcompose.build.project import Project
-    from kvmcompose.core.deployment import Deployment, Up
+    from kvmcompose.core.deployment import Up
     from kvmcompose.core.event import Listener
     from kvmcompose.monitor.console import Console
 
@@ -41,35 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "guests", nargs="*", metavar="GUEST", help="change these guests alone, and what they need"
     )
     parser.add_argument(
-        "--no-restart", action="store_true", help="leave changes for which a guest has to restart"
-    )
-    parser.add_argument(
-        "--no-repair", action="store_true", help="leave what was changed outside of kvm-compose"
-    )
-    parser.add_argument(
-        "--restart",
-        action="store_true",
-        help="also restart guests that an upgrade of kvm-compose would change",
-    )
-    parser.add_argument(
-        "--allow-moves",
-        action="store_true",
-        help="let guests that were not edited change their host or address",
-    )
-    parser.add_argument(
         "-p",
         "--provision",
         action="store_true",
         help="create new disks even for guests that have run: their data is lost",
     )
-    parser.add_argument(
-        "-r", "--rerun-scripts", action="store_true", help="also run setup scripts that have run before"
-    )
-    parser.add_argument(
-        "--reset-clones",
-        action="store_true",
-        help="rebuild clones whose golden image has changed: their data is lost",
-    )
+    add_up_options(parser)
     parser.add_argument(
         "-k", "--keep-going", action="store_true", help="continue with other guests when one fails"
     )
@@ -84,18 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Build, bring the testbed up, and return the exit status."""
-    from kvmcompose.core.deployment import Up
-
-    command = Up(
-        rerun_scripts=arguments.rerun_scripts,
-        reset_clones=arguments.reset_clones,
-        keep_going=arguments.keep_going,
-        provision=arguments.provision,
-        restart=arguments.restart,
-        no_repair=arguments.no_repair,
-        no_restart=arguments.no_restart,
-        guests=tuple(arguments.guests),
-    )
+    command = up_command(arguments, arguments.guests)
     if arguments.no_generate:
         target = open_target(arguments, register=True)
         settle(_built_in(target), arguments.allow_path, console, yes=arguments.trust)
@@ -117,7 +85,7 @@ def _build_and_act(arguments: argparse.Namespace, console: Console, command: Up)
         if arguments.provision and known is not None:
             _refuse_running_guests(target)
         if known is not None and not arguments.allow_moves:
-            _refuse_moves(target, project, known)
+            refuse_moves(target, project, known)
         if not _build(project, arguments, console):
             return 1
     settle(project.folder, arguments.allow_path, console, yes=arguments.trust)
@@ -137,24 +105,6 @@ def _act(target: Target, command: Up, arguments: argparse.Namespace, console: Co
 def _built_in(target: Target) -> Path:
     """Return the folder of a deployment: this one, or the one that the server knows."""
     return target.here or Path(target.server.deployment(target.name).project_location)
-
-
-def _refuse_moves(target: Target, project: Project, known: Deployment) -> None:
-    """Raise RefusedError where guests that the edit does not name would get another host or address."""
-    from kvmcompose.build.project_inputs import YAML_NAME
-    from kvmcompose.core.deployment import Phase
-    from kvmcompose.core.state import decode_state
-    from kvmcompose.pipeline.moves import moves
-    from kvmcompose.pipeline.moves_text import moves_text
-
-    if known.state is Phase.DOWN:
-        return
-    found = moves(decode_state(target.server.state(target.name)), project.compiled)
-    if found:
-        raise RefusedError(
-            moves_text(found, file=project.where.input or YAML_NAME),
-            hint="kvm-compose up --allow-moves lets them change",
-        )
 
 
 def _refuse_running_guests(target: Target) -> None:

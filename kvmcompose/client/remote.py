@@ -44,6 +44,7 @@ from kvmcompose.core.deployment import (
     TestbedStatus,
 )
 from kvmcompose.core.deployment_event import DeploymentEvent, LineAdded
+from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.effects.opening import read_descriptor, read_regular
 
 #: The limit for a response. Whatever takes the server longer is an action, which it only starts.
@@ -177,6 +178,10 @@ class RemoteServer:
     def remove(self, name: str) -> None:
         """Remove a deployment and its history from the server."""
         self._ask("DELETE", _path(name))
+
+    def plan(self, name: str, request: PlanRequest) -> TestbedPlan:
+        """Return what an ``up`` would change on hosts."""
+        return self._decoded(self._ask("POST", _path(name, "plan"), body=request), TestbedPlan)
 
     def act(self, name: str, command: Command) -> str:
         """Start an action, and return its UUID."""

@@ -16,7 +16,7 @@ class DomainGuest(msgspec.Struct, frozen=True, kw_only=True):
     without a disk of its own. ``up`` waits for a guest with ``cloud_init`` only, and only such a guest can
     run scripts; ``setup_scripts`` and ``run_scripts`` are their paths inside the guest, in order.
     ``ready_timeout`` is how long its start may take, in seconds; None means the default of its host.
-    ``memory_mb`` is its memory in MiB, 0 if unknown.
+    ``memory_mb`` is its memory in MiB and ``cpus`` the number of its CPUs, 0 if unknown.
     """
 
     domain_xml: str
@@ -28,6 +28,7 @@ class DomainGuest(msgspec.Struct, frozen=True, kw_only=True):
     run_scripts: tuple[str, ...] = ()
     ready_timeout: float | None = None
     memory_mb: int = 0
+    cpus: int = 0
 
 
 class SwitchBridge(msgspec.Struct, frozen=True, kw_only=True):

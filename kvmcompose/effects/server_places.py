@@ -42,6 +42,11 @@ def socket_path(state: Path) -> Path:
     return runtime / "kvm-compose" / _SOCKET if runtime else state / _SOCKET
 
 
+def was_used() -> bool:
+    """Return whether a server of this user has run, so that it may know testbeds."""
+    return any(state_dir().glob("*.db"))
+
+
 def lock_path(state: Path) -> Path:
     """Return the file that a running server keeps locked, and that contains its process number."""
     return state / "server.lock"

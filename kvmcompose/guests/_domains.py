@@ -98,6 +98,7 @@ def runs(
         run_scripts=script_paths("run", definition.run_scripts),
         ready_timeout=None if limit is msgspec.UNSET else limit,
         memory_mb=definition.memory_mb,
+        cpus=definition.cpus,
     )
 
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
 from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.once import once
+from kvmcompose.core.planned import FileToMake
 from kvmcompose.core.state import State
 from kvmcompose.effects import private
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
@@ -48,16 +51,23 @@ class NeededFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def needed_files(
-    folder: Path, guests: Iterable[DomainGuest], files: OwnerFiles | None = None
+    folder: Path,
+    guests: Iterable[DomainGuest],
+    files: OwnerFiles | None = None,
+    to_be_made: Mapping[str, FileToMake] = MappingProxyType({}),
 ) -> dict[str, NeededFile]:
     """Return what these guests need, by path; ``files`` reads it with the rights of another user.
 
-    Raises KvmComposeError, or OSError for a missing file.
+    ``to_be_made`` are files that the build has not made yet. Raises KvmComposeError, or OSError for a missing
+    file.
     """
     found: dict[str, NeededFile] = {}
     for guest in guests:
         for path in guest.files:
             if path == guest.domain_xml:  # the server passes it to libvirt
+                continue
+            if path in to_be_made:
+                found.update(_file_to_be_made(folder, path, files, to_be_made[path], disk=path == guest.disk))
                 continue
             # a link points to an image
             shared = files.see(folder / path).linked if files else (folder / path).is_symlink()
@@ -68,6 +78,19 @@ def needed_files(
             for below in file.below:
                 found.setdefault(below, _needed_file(folder, below, files, shared=True))
     return found
+
+
+def _file_to_be_made(
+    folder: Path, path: str, files: OwnerFiles | None, made: FileToMake, *, disk: bool
+) -> Iterator[tuple[str, NeededFile]]:
+    """Yield a file that is not there yet, and those of its backing files that are."""
+    yield path, NeededFile(path=path, source=folder / path, size=made.size, shared=made.link, disk=disk)
+    if made.backing is None:
+        return
+    below = os.path.normpath(os.path.join(os.path.dirname(path), made.backing))  # noqa: PTH118, PTH120
+    with suppress(OSError):  # it is made, or downloaded, by the build
+        for each in (below, *_chain(folder, below, files)):
+            yield each, _needed_file(folder, each, files, shared=True)
 
 
 def _needed_file(

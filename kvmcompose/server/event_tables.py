@@ -298,6 +298,15 @@ class EventTables:
         """Return an action's steps in the order they began."""
         return [event.step for event in self._last_of_steps(uuid)]
 
+    def ended_steps(self, name: str, most: int) -> list[Step]:
+        """Return steps of a deployment that have ended, the latest first; ``most`` limits what is read."""
+        rows = self._db.execute(
+            "SELECT document FROM events WHERE deployment = ? AND sequence < 0 ORDER BY number DESC LIMIT ?",
+            (name, most),
+        )
+        found = (_decode_step(row[0]) for row in rows)
+        return [event.step for event in found if isinstance(event, StepEnded)]
+
     def _last_of_steps(self, uuid: str) -> Iterable[StepStarted | StepEnded]:
         """Return the last event of each step of an action, in the order they began."""
         rows = self._db.execute(

@@ -12,8 +12,9 @@ BACKLOG = 128
 
 #: The head of a request: the target, the headers together, and the time for all of it.
 TARGET_BYTES, HEADER_BYTES, HEAD_SECONDS = 4 * 1024, 16 * 1024, 15
-#: The body of a request.
+#: The body of a request; that of one with a testbed in it, which is not built yet.
 BODY_BYTES, BODY_SECONDS = 1024 * 1024, 30
+TESTBED_BYTES = 64 * 1024 * 1024
 #: How much is read of a body that is refused, so that its sender receives the answer.
 DISCARD_BYTES, DISCARD_SECONDS = 8 * BODY_BYTES, 2
 #: How long a connection is kept for the next request.

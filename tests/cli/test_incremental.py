@@ -790,7 +790,7 @@ def test_a_plan_shows_the_difference(built: Bench) -> None:
 
 def test_a_plan_says_why(built: Bench) -> None:
     built.edit("memory_mb: 512", "memory_mb: 768")
-    rows = {row["path"]: row for row in built.run("plan", "--json").json}
+    rows = {row["path"]: row for row in built.run("plan", "--json").json["files"]}
     assert rows[SERVER_XML]["reasons"] == ["memory_mb: 512 -> 768"]
 
 

@@ -96,6 +96,7 @@ def environment(root: Path) -> dict[str, str]:
         "KVM_COMPOSE_STORE": str(root / "store"),
         "XDG_DATA_HOME": str(root / "data"),
         "XDG_CACHE_HOME": str(root / "cache"),
+        "KVM_COMPOSE_STATE_DIR": str(root / "state"),
         "NO_COLOR": "1",
     }
 
@@ -181,7 +182,7 @@ class Bench:
         """Return what a build would do with each path that it would not keep."""
         ran = self.run("plan", "--json", *words)
         assert ran.status == 0, ran.said
-        return {row["path"]: row["action"] for row in ran.json if row["action"] != "keep"}
+        return {row["path"]: row["action"] for row in ran.json["files"] if row["action"] != "keep"}
 
     def problems(self) -> list[tuple[str, str, str]]:
         """Return the problems that ``validate`` finds: (code, line:column, path), in order."""

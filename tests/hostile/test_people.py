@@ -50,6 +50,7 @@ ROUTES: list[tuple[str, str, object]] = [
     ("POST", "/deployments/alices/action", UP),
     ("POST", "/deployments/alices/action", {"command": "down", "purge": True}),
     ("POST", "/deployments/alices/action", {"command": "exec", "guest": "a", "argv": ["id"]}),
+    ("POST", "/deployments/alices/plan", {"state": None}),
     ("DELETE", "/deployments/alices", None),
 ]
 

@@ -27,7 +27,10 @@ from kvmcompose.core.deployment import (
     Up,
 )
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.core.planned import PlanRequest, TestbedPlan
+from kvmcompose.effects.resources import schemas
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.pipeline.stored import read_state
 from kvmcompose.providers.capture.fake import file_header, record
 from kvmcompose.providers.libvirt.interface import DomainEvent
 from kvmcompose.server.action_log import ActionLog
@@ -127,6 +130,14 @@ class Stub(Orchestrator):
             for name, state in self.guests.items()
         ]
         return TestbedStatus(deployment=deployment, guests=tuple(guests))
+
+    async def plan(self, deployment: Deployment, request: PlanRequest) -> TestbedPlan:
+        document = request.document
+        if document is not None:
+            read_state(document, schemas())
+        return TestbedPlan(
+            deployment=deployment, changes=(), refusals=(), warnings=(), hosts=(), seconds=None, digest=""
+        )
 
     async def guest_events(self, deployment: Deployment) -> AsyncGenerator[DomainEvent]:
         for event in ():

@@ -16,12 +16,13 @@ from kvmcompose.core.deployment import Exec, NewDeployment
 
 _EXAMPLES = 25
 #: What is asked well and refused all the same, as a schema cannot say all: no such folder,
-#: no WebSocket.
+#: no WebSocket, no testbed.
 _MORE_THAN_A_SCHEMA = {
     "GET /api/deployments/{name}/actions/{uuid}/input",
     "GET /api/deployments/{name}/actions/{uuid}/logs",
     "GET /api/deployments/{name}/events",
     "POST /api/deployments",
+    "POST /api/deployments/{name}/plan",
     "PUT /api/deployments/{name}",
 }
 

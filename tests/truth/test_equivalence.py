@@ -100,7 +100,7 @@ class Sequence:
         ran = self.bench.run("plan", "--json", *words)
         assert ran.status == 0, ran.said
         assert "Traceback" not in ran.err, ran.err
-        found = {row["path"]: row["action"] for row in ran.json}
+        found = {row["path"]: row["action"] for row in ran.json["files"]}
         for path in [path for path in found if path.startswith("image:")]:
             # the plan names the image, the build the link
             found |= self._link_of(path, found.pop(path))

@@ -52,7 +52,7 @@ def test_what_only_looks_works_before_the_key_pair_is_made(lab: Bench, *, known:
         return lab.run(*words, HOME=str(other), XDG_DATA_HOME="")
 
     def planned() -> dict[str, str]:
-        rows = run("plan", "--json").json
+        rows = run("plan", "--json").json["files"]
         return {row["path"]: row["action"] for row in rows if row["action"] not in ("keep", "adopt")}
 
     assert planned() == {SEED: "rebuild"}
@@ -124,7 +124,7 @@ def test_media_below_another_home(lab: Bench) -> None:
         (home / "x.iso").write_bytes(tiny_raw())
     for home in homes:
         ran = lab.run("plan", "--json", HOME=str(home))
-        planned = {row["path"]: row["action"] for row in ran.json}
+        planned = {row["path"]: row["action"] for row in ran.json["files"]}
         assert planned[MEDIA] == ("create" if home is homes[0] else "rebuild")
         assert MEDIA in lab.generate(HOME=str(home))
         assert target(lab) == home / "x.iso"

@@ -132,8 +132,9 @@ class Guard:
                 HTTPStatus.SERVICE_UNAVAILABLE, "the server is stopping", hint="try again in a moment"
             )
         length = only(headers, b"content-length", default="0")
-        if refusal is None and length and length.isdecimal() and int(length) > limits.BODY_BYTES:
-            return problem_of(_too_large())
+        most = _largest_body(scope)
+        if refusal is None and length and length.isdecimal() and int(length) > most:
+            return problem_of(_too_large(most))
         return refusal
 
 
@@ -152,6 +153,7 @@ class _Exchange:
         names = {name for name, _ in scope["headers"]}
         self._unread = scope["type"] == "http" and bool(names & {b"content-length", b"transfer-encoding"})
         self._size = 0
+        self._most = _largest_body(scope)
         self._deadline = asyncio.get_running_loop().time() + limits.BODY_SECONDS
         self._refused = False
         self.begun = False
@@ -167,8 +169,8 @@ class _Exchange:
             raise ApiError(
                 HTTPStatus.REQUEST_TIMEOUT, f"the request did not arrive within {limits.BODY_SECONDS} s"
             ) from None
-        if self._size > limits.BODY_BYTES:
-            raise _too_large()
+        if self._size > self._most:
+            raise _too_large(self._most)
         return message
 
     async def _next(self) -> Message:
@@ -218,9 +220,14 @@ def _host_name(host: str) -> str:
     return (found.group(1) or found.group(2) or "").lower() if found else ""
 
 
-def _too_large() -> ApiError:
+def _largest_body(scope: Scope) -> int:
+    """Return the limit for the body of a request, in bytes."""
+    return limits.TESTBED_BYTES if str(scope["path"]).endswith("/plan") else limits.BODY_BYTES
+
+
+def _too_large(most: int) -> ApiError:
     return ApiError(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"a request has at most {limits.BODY_BYTES} bytes",
+        f"a request has at most {most} bytes",
         hint="the API takes no files: they belong in the project folder",
     )

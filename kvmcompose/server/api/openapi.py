@@ -26,6 +26,7 @@ from kvmcompose.core.deployment import (
     TestbedStatus,
 )
 from kvmcompose.core.deployment_event import DeploymentEvent
+from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.server.api.problems import MEDIA_TYPE
 
 Json = dict[str, Any]
@@ -66,6 +67,8 @@ _TYPES: dict[str, Any] = {
     "steps": list[Step],
     "lines": list[LogLine],
     "status": TestbedStatus,
+    "planned": PlanRequest,
+    "plan": TestbedPlan,
     "access": list[GuestAccess],
     "snapshots": list[SnapshotStatus],
     "console": ConsolePart,

@@ -21,6 +21,7 @@ from kvmcompose.core.deployment import (
     Command,
     NewDeployment,
 )
+from kvmcompose.core.planned import PlanRequest
 from kvmcompose.server.api.event_reader import Wanted
 from kvmcompose.server.api.openapi import Alive, described
 from kvmcompose.server.api.packets import PCAP, PacketReply
@@ -134,6 +135,17 @@ async def get_state(service: ServiceParameter, who: Who, name: Name) -> Response
 async def get_status(service: ServiceParameter, who: Who, name: Name) -> Response:
     """The deployment and the current state of its guests."""
     return Reply(await service.orchestrator.status(service.own(who, name)))
+
+
+@router.post("/deployments/{name}/plan", **described("plan", _CONFLICT, _BAD_GATEWAY, body="planned"))
+async def post_plan(
+    service: ServiceParameter,
+    who: Who,
+    name: Name,
+    planned: Annotated[PlanRequest, Depends(body(PlanRequest))],
+) -> Response:
+    """What `up` would change on hosts, and why, for a testbed that need not be built yet. Changes nothing."""
+    return Reply(await service.plan(who, name, planned))
 
 
 @router.get("/deployments/{name}/access", **described("access", _CONFLICT, _BAD_GATEWAY))

@@ -19,8 +19,10 @@ from kvmcompose.core.deployment import (
     NewDeployment,
     Step,
 )
-from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, in_thread
+from kvmcompose.hosts.errors import DriverError
 from kvmcompose.server.action_input import ActionInput
 from kvmcompose.server.actions import Actions, BusyError, NotFoundError
 from kvmcompose.server.api.event_reader import EventReader, Wanted
@@ -174,6 +176,17 @@ class Service:
         running = self._actions.running(deployment.name)
         if running is not None:
             raise BusyError(running)
+
+    async def plan(self, asker: Asker, name: str, request: PlanRequest) -> TestbedPlan:
+        """Return what an ``up`` of a deployment would change."""
+        deployment = self.own(asker, name)
+        asker.note.changed = False
+        try:
+            return await self.orchestrator.plan(deployment, request)
+        except (DriverError, RefusedError):
+            raise
+        except KvmComposeError as error:  # the state, or a file that should have been sent
+            raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, error.message, hint=error.hint) from error
 
     async def capture(self, asker: Asker, name: str, wanted: Capture) -> Packets:
         """Start to capture packets of a deployment."""

@@ -22,6 +22,7 @@ from kvmcompose.core.deployment import (
     Up,
 )
 from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, in_thread
 from kvmcompose.providers.drivers import Drivers
 from kvmcompose.providers.libvirt.interface import DomainEvent
@@ -31,6 +32,7 @@ from kvmcompose.server.orchestrator.captures import Packets, capture
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.down import TakeDown
 from kvmcompose.server.orchestrator.guest_events import guest_events
+from kvmcompose.server.orchestrator.preview import preview
 from kvmcompose.server.orchestrator.scripts import as_user, check_user
 from kvmcompose.server.orchestrator.snapshots import Snapshots
 from kvmcompose.server.orchestrator.status import Meter, access, status
@@ -133,6 +135,10 @@ class Orchestrator:
     def guest_events(self, deployment: Deployment) -> AsyncGenerator[DomainEvent]:
         """What the hosts report of its guests, until the generator is closed."""
         return guest_events(self._context(deployment))
+
+    async def plan(self, deployment: Deployment, request: PlanRequest) -> TestbedPlan:
+        """What an ``up`` would change. Nothing is changed. Raises RefusedError."""
+        return await preview(self._context(deployment), request)
 
     async def snapshots(self, deployment: Deployment, guest: str | None = None) -> list[SnapshotStatus]:
         """The snapshots of one guest, or of all."""

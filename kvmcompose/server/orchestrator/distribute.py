@@ -122,6 +122,7 @@ class OtherHost:
         self._digests = task.digests
         self._provision = task.provision
         self._folder = task.testbed.folder
+        self._to_be_made = task.testbed.source.to_be_made
         self._folder_there = task.context.folder_on(drivers)
         self._guests = [guest for guest in task.testbed.runnable if guest.state.testbed_host == self.name]
         self._elsewhere = [guest for guest in task.testbed.runnable if guest.state.testbed_host != self.name]
@@ -138,6 +139,8 @@ class OtherHost:
             if any(guest.golden == golden.name for guest in self._guests)
         }
         self._reader: OwnerFiles | None = None
+        #: How much ``look`` found that the host lacks, in bytes.
+        self.lacking_bytes = 0
         #: What is in the way of the transfers, found by ``look``.
         self.refusals: list[Reason] = []
 
@@ -181,6 +184,7 @@ class OtherHost:
             if digest not in self._stored
         )
         needed += sum(each.file.size for path, each in wanted.items() if self._is_to_be_put(path, each))
+        self.lacking_bytes = needed
         if needed > held.room:
             yield (
                 f"not enough free space: {_mib(needed)} needed, {_mib(held.room)} free",
@@ -237,7 +241,19 @@ class OtherHost:
             golden=self._golden,
             files=files or self._reader,
         )
-        return await disks.growing(wanted)
+        there = {path: each for path, each in wanted.items() if path not in self._to_be_made}
+        return {**await disks.growing(there), **await self._to_grow(wanted)}
+
+    async def _to_grow(self, wanted: Mapping[str, WantedFile]) -> dict[str, GrowingDisk]:
+        """Return the disks with data that grow once the build has made larger ones."""
+        found = {}
+        for path, made in self._to_be_made.items():
+            if made.grows_to is None or path not in wanted or not await self.has_data(path):
+                continue
+            size = (await self._disks.header(self._folder_there / path)).virtual_size
+            if size <= made.grows_to:
+                found[path] = GrowingDisk(size, made.grows_to)
+        return found
 
     async def _grow(
         self, wanted: Mapping[str, WantedFile], in_use: Collection[str | None], step: RunningStep
@@ -345,8 +361,14 @@ class OtherHost:
         def find() -> dict[str, WantedFile]:
             try:
                 digest_of = self._digests.of if member is None else member.digest
-                found = needed_files(folder, runs, member)
-                return {path: WantedFile(each, digest_of(each.source)) for path, each in found.items()}
+                made = self._to_be_made
+                found = needed_files(folder, runs, member, made)
+                return {
+                    path: WantedFile(
+                        each, digest_of(each.source) if path not in made else made[path].digest or ""
+                    )
+                    for path, each in found.items()
+                }
             except OSError as error:
                 raise DriverError(
                     f"cannot read {error.filename}, which guests of {self.name} need: {error.strerror}",

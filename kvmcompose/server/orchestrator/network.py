@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from kvmcompose.core.deployable import LibvirtNetwork, TunnelPort
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 #: RFC 1918, and what RFC 6598, RFC 2544 and RFC 5737 set apart: nobody out there is reached by these.
 _FOR_GUESTS = tuple(
@@ -39,6 +40,15 @@ async def check_subnet(host: HostDrivers, network: LibvirtNetwork) -> None:
                 f"the subnet {subnet} overlaps {each.subnet}, which is reached by {each.interface}",
                 hint=hint,
             )
+
+
+def guests_on(testbed: LoadedTestbed, host: str, bridges: Collection[str]) -> list[str]:
+    """Return the guests of a host that are connected to bridges, by the names of these on the host."""
+    return [
+        guest.name
+        for guest in testbed.runnable
+        if guest.state.testbed_host == host and any(nic.source in bridges for nic in guest.state.interfaces)
+    ]
 
 
 async def addresses_of(tunnels: Iterable[TunnelPort]) -> dict[str, str]:

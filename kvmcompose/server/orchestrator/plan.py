@@ -10,7 +10,7 @@ import msgspec
 from kvmcompose.core.deployment import Up
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.names import first_few
-from kvmcompose.core.resource import STOPPING, Change, Found, ReasonCode, Ref, Resource, Verb
+from kvmcompose.core.resource import STOPPING, Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.reconcile.difference import difference
@@ -21,8 +21,9 @@ from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 
 class Differences(msgspec.Struct, frozen=True, kw_only=True):
-    """What differs, and why hosts did not answer."""
+    """What is wanted, what differs, and why hosts did not answer."""
 
+    wanted: Sequence[Resource]
     found: Sequence[Found]
     changes: Sequence[Change]
     silent: Mapping[str, KvmComposeError]
@@ -59,7 +60,17 @@ async def plan(
         lost_with_needs=[kind for kind, provider in providers().items() if provider.LOST_WITH_NEEDS],
         restart=restart,
     )
-    return Differences(found=found, changes=changes, silent=silent)
+    changes = tuple(_repeated(each) if each.ref.kind in again else each for each in changes)
+    return Differences(wanted=wanted, found=found, changes=changes, silent=silent)
+
+
+def _repeated(change: Change) -> Change:
+    """Return the change to something that is there, and is done again because an option says so."""
+    if change.verb is not Verb.REPAIR:
+        return change
+    option = providers()[change.ref.kind].AGAIN.replace("_", "-")
+    reason = Reason(ReasonCode.ASKED, f"up --{option}")
+    return msgspec.structs.replace(change, verb=Verb.UPDATE, reasons=(reason,))
 
 
 def wanted_by(testbed: LoadedTestbed) -> list[Resource]:

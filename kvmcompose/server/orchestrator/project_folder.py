@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, cast
 
+from kvmcompose.core.planned import FileToMake
 from kvmcompose.effects import private
 from kvmcompose.effects.artefacts import Inspection, inspect
 from kvmcompose.effects.files import digest_file, expand
@@ -29,7 +30,7 @@ class ProjectFolder:
     """
 
     #: Files that a build has yet to make, by path: what is in their place is not what they will be.
-    to_be_made: Mapping[str, object] = MappingProxyType({})
+    to_be_made: Mapping[str, FileToMake] = MappingProxyType({})
 
     def __init__(self, location: Path, work: Path | None = None, member: OwnerFiles | None = None) -> None:
         self.location = location

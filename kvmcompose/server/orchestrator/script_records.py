@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 import msgspec
 
 from kvmcompose.core.resource import Reason, ReasonCode
-from kvmcompose.server.orchestrator.seeds import UNKNOWN, SeedContents
+from kvmcompose.core.seed import SeedContents
+from kvmcompose.images.seeds import UNKNOWN
 
 #: That of what is in a record. What another version wrote counts as what is now.
 _FORMAT = 1

@@ -20,17 +20,18 @@ from kvmcompose.core.model import Host
 from kvmcompose.core.names import first_few
 from kvmcompose.core.once import once
 from kvmcompose.core.resource import Resource
+from kvmcompose.core.seed import SeedContents
 from kvmcompose.core.state import GuestState, State, decode_state
 from kvmcompose.effects.artefacts import Inspection
 from kvmcompose.effects.files import digest_bytes
 from kvmcompose.effects.resources import schemas
 from kvmcompose.guests import guest_kind
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.images.seeds import known_contents, seed_contents
 from kvmcompose.networks import dialect
 from kvmcompose.pipeline.stored import read_state
 from kvmcompose.providers.guest.interface import Login, Secret
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
-from kvmcompose.server.orchestrator.seeds import SeedContents, known_contents, seed_contents
 
 #: What the server keeps in a project folder, beside what the build keeps there.
 PRIVATE = ".kvm-compose"
@@ -241,7 +242,9 @@ class LoadedTestbed:
         path, digest = self.seed_path(guest), self.seed_digest(guest)
         if path is None or not digest:
             return None
-        if not self.has_files or path in self.source.to_be_made:
+        if path in self.source.to_be_made:
+            return self.source.to_be_made[path].seed
+        if not self.has_files:
             return known_contents(digest)
         try:
             return seed_contents(digest, lambda: self.source.open(path))

@@ -74,7 +74,7 @@ class BringUp:
     async def run(self) -> Phase | None:
         """Raises RefusedError when nothing was changed, StepFailedError when something failed."""
         check_names(self._options.guests, self._testbed.guests)
-        await in_thread(self._check_privileges)
+        await in_thread(self.check_privileges)
         work, choice = await self._check()
         await self._settle(work)
         self._keep_intents()
@@ -128,7 +128,7 @@ class BringUp:
 
     # -- before anything is changed
 
-    def _check_privileges(self) -> None:
+    def check_privileges(self) -> None:
         """All at once, before any host is asked; each text is checked again when it is used."""
         context, testbed = self._context, self._testbed
         network_xml(context, testbed)

@@ -19,6 +19,9 @@ A module (also one in ``resources/`` of a plug-in folder) offers:
 ``REPEATED``                      True: ``AGAIN`` does all of them again; optional
 ``LOOKS_AT_FILES``                True: observing takes long, and is left out of ``status``; optional
 ``LOST_WITH_NEEDS``               True: gone when what they need is stopped; optional
+``RUNS``                          True: guests, which use memory and CPUs of their host; optional
+``boots(change)``                 whether a guest starts for a change; optional
+``noticed_by(testbed, change)``   the guests that may lose packets by a change; optional, pure
 
 ``view`` (``View``) looks at hosts, ``work`` (``Work``) changes them. What makes a plan is given the first
 alone. Modules whose names start with ``_`` are shared between kinds.
@@ -54,6 +57,7 @@ class Provider(Protocol):
     REPEATED: bool
     LOOKS_AT_FILES: bool
     LOST_WITH_NEEDS: bool
+    RUNS: bool
 
     def wanted(self, testbed: LoadedTestbed) -> Iterable[Resource]:
         """Yield the resources that a testbed needs."""
@@ -78,6 +82,12 @@ class Provider(Protocol):
 
     def limit(self, work: Work, host: str, *, removing: bool) -> int:
         """Return how many calls may run at a time on a host."""
+
+    def boots(self, change: Change) -> bool:
+        """Return whether a guest starts for a change."""
+
+    def noticed_by(self, testbed: LoadedTestbed, change: Change) -> Iterable[str]:
+        """Return the guests that may lose packets by a change."""
 
 
 @cache
@@ -108,10 +118,13 @@ def _module(name: str) -> Provider:
         "REPEATED": False,
         "LOOKS_AT_FILES": False,
         "LOST_WITH_NEEDS": False,
+        "RUNS": False,
         "wanted": _nothing_wanted,
         "refusals": _nothing_in_the_way,
         "settle": _nothing_to_settle,
         "limit": _two_at_a_time,
+        "boots": _boots_nothing,
+        "noticed_by": _nobody,
     }
     for key, value in defaults.items():
         if not hasattr(module, key):
@@ -136,3 +149,13 @@ async def _nothing_to_settle(_work: Work, _found: Sequence[Found]) -> None:
 def _two_at_a_time(_work: Work, _host: str, *, removing: bool) -> int:  # noqa: ARG001
     """Return the default limit."""
     return 2
+
+
+def _boots_nothing(_change: Change) -> bool:
+    """Return the default."""
+    return False
+
+
+def _nobody(_testbed: LoadedTestbed, _change: Change) -> tuple[str, ...]:
+    """Return nothing: the default."""
+    return ()

@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator, Mapping
 
 from kvmcompose.core.deployment import Level
 from kvmcompose.core.once import once
+from kvmcompose.core.seed import SeedContents
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.images.seeds import archive_pieces
 from kvmcompose.providers.guest.interface import Login
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator import scripts
 from kvmcompose.server.orchestrator.resources._work import Work
 from kvmcompose.server.orchestrator.script_records import Ran
-from kvmcompose.server.orchestrator.seeds import SeedContents, archive_pieces
 from kvmcompose.server.orchestrator.testbed import LoadedGuest
 
 

@@ -65,6 +65,11 @@ async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> No
     """Nothing: its disk stays, like every disk."""
 
 
+def boots(change: Change) -> bool:
+    """Return whether it is booted to be set up."""
+    return change.verb is not Verb.REMOVE
+
+
 def limit(work: Work, host: str, *, removing: bool) -> int:  # noqa: ARG001
     """Return how many may boot at a time."""
     return work.boots(host)

@@ -31,6 +31,7 @@ AFTER = ("files",)
 STAGE = "guests"
 #: The option of ``up`` that carries out changes that can wait.
 AGAIN = "restart"
+RUNS = True
 #: Guests that shut down at a time, on one host.
 SHUT_DOWNS = 16
 _DETACH_SECONDS = 30.0
@@ -242,6 +243,13 @@ async def _keep_snapshots(work: Work, host: HostDrivers, domain: str, identity: 
     work.context.store.keep_snapshots(
         work.context.project, identity, [(each.name, each.xml) for each in snapshots]
     )
+
+
+def boots(change: Change) -> bool:
+    """Return whether the guest starts: it is not only changed while it runs."""
+    if change.verb in (Verb.UPDATE, Verb.REPAIR):
+        return change.found is None or change.found.state in OFF
+    return change.verb is not Verb.REMOVE
 
 
 def limit(work: Work, host: str, *, removing: bool) -> int:

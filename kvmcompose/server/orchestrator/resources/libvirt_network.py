@@ -67,6 +67,18 @@ def compare(wanted: Resource, found: Found) -> Change | None:
     return Change(verb=verb, ref=wanted.ref, reasons=tuple(reasons), wanted=wanted, found=found)
 
 
+def noticed_by(testbed: LoadedTestbed, change: Change) -> Iterable[str]:
+    """Return the guests that are connected to it, and have their gateway there."""
+    if change.verb is Verb.UPDATE:  # entries of DHCP and DNS
+        return ()
+    reachable = testbed.network_plan.reachable
+    return [
+        guest.name
+        for guest in testbed.runnable
+        if any(nic.bridge in reachable for nic in guest.state.interfaces)
+    ]
+
+
 async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:  # noqa: ARG001
     """Return a subnet that is not free, where the testbed is a member's."""
     network = work.testbed.network_plan.network

@@ -21,7 +21,7 @@ from kvmcompose.providers.ovs.interface import (
     SwitchPlan,
     normal_protocol,
 )
-from kvmcompose.server.orchestrator.network import addresses_of
+from kvmcompose.server.orchestrator.network import addresses_of, guests_on
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.stages import shielded
@@ -141,6 +141,16 @@ def _kind(spec: object) -> str:
 def _text(spec: object, key: str) -> str | None:
     value = getattr(spec, key, None)
     return None if value is None else str(value)
+
+
+def noticed_by(testbed: LoadedTestbed, change: Change) -> Iterable[str]:
+    """Return the guests on the bridge, or on the bridge of the port."""
+    if change.ref.kind == _BRIDGE:
+        names = {change.ref.name}
+    else:
+        specs = [each.spec for each in (change.wanted, change.found) if each is not None]
+        names = {each.bridge for each in specs}
+    return guests_on(testbed, change.ref.host, names)
 
 
 async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:  # noqa: ARG001

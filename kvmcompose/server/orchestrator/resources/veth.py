@@ -9,6 +9,7 @@ import msgspec
 from kvmcompose.core.deployable import VethPair
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.server.orchestrator.network import guests_on
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
 from kvmcompose.server.orchestrator.stages import shielded
@@ -65,6 +66,13 @@ def compare(wanted: Resource, found: Found) -> Change | None:
     if not reasons:
         return None
     return Change(verb=Verb.UPDATE, ref=wanted.ref, reasons=tuple(reasons), wanted=wanted, found=found)
+
+
+def noticed_by(testbed: LoadedTestbed, change: Change) -> Iterable[str]:
+    """Return the guests on the bridges that the pair connects."""
+    specs = [each.spec for each in (change.wanted, change.found) if each is not None]
+    names = {name for each in specs for name in (each.left_bridge, each.right_bridge)}
+    return guests_on(testbed, change.ref.host, names)
 
 
 async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:

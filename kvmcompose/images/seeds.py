@@ -18,6 +18,7 @@ from typing import IO, BinaryIO
 import msgspec
 
 from kvmcompose.core.environment import value_digest
+from kvmcompose.core.seed import SeedContents
 from kvmcompose.images.iso9660 import find_file
 
 #: The name of the archive in a seed.
@@ -39,19 +40,6 @@ _ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError
 _known: dict[str, SeedContents] = {}
 _guard = threading.Lock()
 _MOST_KNOWN = 100_000
-
-
-class SeedContents(msgspec.Struct, frozen=True, kw_only=True):
-    """What is in a seed. ``scripts`` are digests by path below ``/etc/nocloud``, ``environment`` by name.
-
-    ``context`` is empty without one. ``archive`` is the digest of all of it, empty when the seed cannot be
-    read.
-    """
-
-    scripts: dict[str, str] = {}
-    context: str = ""
-    environment: dict[str, str] = {}
-    archive: str = ""
 
 
 def known_contents(digest: str) -> SeedContents | None:

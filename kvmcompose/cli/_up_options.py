@@ -1,0 +1,55 @@
+"""The options of ``up``, which ``plan`` has, too."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kvmcompose.core.deployment import Up
+
+
+def add_up_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which changes are carried out."""
+    parser.add_argument(
+        "--no-restart", action="store_true", help="leave changes for which a guest has to restart"
+    )
+    parser.add_argument(
+        "--no-repair", action="store_true", help="leave what was changed outside of kvm-compose"
+    )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="also restart guests that an upgrade of kvm-compose would change",
+    )
+    parser.add_argument(
+        "--allow-moves",
+        action="store_true",
+        help="let guests that were not edited change their host or address",
+    )
+    parser.add_argument(
+        "-r", "--rerun-scripts", action="store_true", help="also run setup scripts that have run before"
+    )
+    parser.add_argument(
+        "--reset-clones",
+        action="store_true",
+        help="rebuild clones whose golden image has changed: their data is lost",
+    )
+
+
+def up_command(arguments: argparse.Namespace, guests: Iterable[str]) -> Up:
+    """Return the command for these guests (none: all) with the options that were given."""
+    from kvmcompose.core.deployment import Up
+
+    return Up(
+        rerun_scripts=arguments.rerun_scripts,
+        reset_clones=arguments.reset_clones,
+        keep_going=getattr(arguments, "keep_going", False),
+        provision=arguments.provision,
+        restart=arguments.restart,
+        no_repair=arguments.no_repair,
+        no_restart=arguments.no_restart,
+        guests=tuple(guests),
+    )

@@ -1,0 +1,142 @@
+"""The part of a plan that is about what runs: asked of the server, and shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvmcompose.cli._moves import refuse_moves
+from kvmcompose.cli._project import names_of
+from kvmcompose.cli._server import Target, check_folder, find_deployment, server_of
+from kvmcompose.cli._up_options import up_command
+from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.core.names import first_few
+
+if TYPE_CHECKING:
+    import argparse
+
+    from kvmcompose.build.project import Plan, Project
+    from kvmcompose.core.deployment import Deployment
+    from kvmcompose.core.planned import PlannedChange, PlannedHost, TestbedPlan
+    from kvmcompose.monitor.console import Console
+
+#: The most names of guests in a line.
+_NAMES = 8
+_MIB = 1 << 20
+
+
+class UnseenError(KvmComposeError):
+    """What runs cannot be seen from here."""
+
+
+def ask(arguments: argparse.Namespace, project: Project, plan: Plan) -> TestbedPlan:
+    """Return what ``up`` would change on hosts. Raises UnseenError."""
+    from kvmcompose.build.to_be_made import plan_request
+    from kvmcompose.core.deployment import Phase
+    from kvmcompose.effects.server_places import was_used
+
+    name = project.compiled.state.project_name
+    if arguments.server is None and not was_used():
+        raise UnseenError("no server has run for this user")
+    try:
+        target = Target(server_of(arguments), name, project.folder.resolve())
+        known = find_deployment(target)
+        if known is not None:
+            check_folder(known, target.here)
+            compared = known.state is not Phase.DOWN
+            guests = _guests(arguments, project)
+            command = up_command(arguments, guests)
+            plan = project.plan() if guests else plan  # up builds all files, whatever it is limited to
+            found = target.server.plan(name, plan_request(project, plan, command, compared=compared))
+            return found if arguments.allow_moves else _with_moves(found, target, project, known)
+    except KvmComposeError as error:
+        raise UnseenError(error.message, hint=error.hint) from error
+    raise UnseenError(f"the server has no deployment {name!r}: up brings up all of it")
+
+
+def _guests(arguments: argparse.Namespace, project: Project) -> list[str]:
+    """Return the guests that the plan is limited to; none: it is not. Raises UnseenError."""
+    names = names_of(arguments, project)
+    others = [name for name in names if name not in project.compiled.state.testbed_guests]
+    if others:
+        raise UnseenError(f"{first_few(others)} selects files, not guests")
+    return names
+
+
+def _with_moves(found: TestbedPlan, target: Target, project: Project, known: Deployment) -> TestbedPlan:
+    from msgspec.structs import replace
+
+    from kvmcompose.core.planned import PlannedRefusal
+
+    try:
+        refuse_moves(target, project, known)
+    except RefusedError as error:
+        refusal = PlannedRefusal(message=error.message, hint=error.hint)
+        return replace(found, refusals=(refusal, *found.refusals))
+    return found
+
+
+def show(found: TestbedPlan, console: Console) -> None:
+    """Print the changes, what they cost, and what is in the way of them."""
+    from kvmcompose.monitor.build import line
+
+    several = len(found.hosts) > 1
+    for change in found.changes:
+        if change.follows and console.verbosity <= 0:
+            continue
+        action = "pending" if change.pending else str(change.verb)
+        console.data(line(console, action, _subject(change, several=several), change.because))
+        if change.touches:
+            console.data(f"         touches {first_few(list(change.touches), _NAMES)}")
+    console.say(_summary(found))
+    for host in found.hosts:
+        text = _host(host)
+        if text:
+            console.say(f"{host.name}: {text}")
+    for warning in found.warnings:
+        console.say(f"warning: {warning}")
+    for refusal in found.refusals:
+        hint = f"\n    hint: {refusal.hint}" if refusal.hint else ""
+        console.say(f"up would refuse: {refusal.message}{hint}")
+
+
+def _subject(change: PlannedChange, *, several: bool) -> str:
+    where = f" on {change.host}" if several and change.host not in change.subject.split() else ""
+    text = f"{change.subject}{where}"
+    if not change.pending:
+        return text
+    waits = f", waits for up {change.waits_for}" if change.waits_for else ", left as it is"
+    return f"{change.verb} of {text}{waits}"
+
+
+def _summary(found: TestbedPlan) -> str:
+    from kvmcompose.client.formatting import duration
+    from kvmcompose.core.deployment import Phase
+    from kvmcompose.core.resource import Verb
+
+    due = [change for change in found.due if not change.follows]
+    counts = {verb: sum(change.verb is verb for change in due) for verb in Verb}
+    parts = [f"{count} to {verb}" for verb, count in counts.items() if count]
+    pending = sum(change.pending for change in found.changes)
+    parts += [f"{pending} pending"] if pending else []
+    boots = sum(host.boots for host in found.hosts)
+    if boots:
+        parts.append("1 guest boots" if boots == 1 else f"{boots} guests boot")
+    if boots and found.seconds is not None and found.seconds >= 1:
+        parts.append(f"about {duration(found.seconds)}")
+    text = ", ".join(parts) or "nothing to do"
+    busy = " (an action is running: it may change this)" if found.deployment.state is Phase.RUNNING else ""
+    return f"on hosts: {text}{busy}"
+
+
+def _host(host: PlannedHost) -> str:
+    parts = []
+    for what, before, after, there, unit in (
+        ("memory", host.memory_mb_before, host.memory_mb_after, host.memory_mb, " MiB"),
+        ("CPUs", host.cpus_before, host.cpus_after, host.cpus, ""),
+    ):
+        if before != after:
+            of = f" of {there}" if there is not None else ""
+            parts.append(f"{what} {before} -> {after}{of}{unit}")
+    if host.bytes_to_send:
+        parts.append(f"{host.bytes_to_send / _MIB:.1f} MiB to send")
+    return ", ".join(parts)

@@ -1,0 +1,18 @@
+"""What scripts of guests see of a seed, by content."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class SeedContents(msgspec.Struct, frozen=True, kw_only=True):
+    """What is in a seed. ``scripts`` are digests by path below ``/etc/nocloud``, ``environment`` by name.
+
+    ``context`` is empty without one. ``archive`` is the digest of all of it, empty when the seed cannot be
+    read.
+    """
+
+    scripts: dict[str, str] = {}
+    context: str = ""
+    environment: dict[str, str] = {}
+    archive: str = ""

@@ -1,0 +1,171 @@
+"""``plan``: what ``up`` would do with a testbed that need not be built yet. Changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from kvmcompose.core.deployable import DomainGuest
+from kvmcompose.core.deployment import Fault, Level, Step
+from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.core.planned import PlannedChange, PlannedHost, PlannedRefusal, PlanRequest, TestbedPlan
+from kvmcompose.core.resource import Change, Ref, Verb
+from kvmcompose.effects.threads import in_thread
+from kvmcompose.reconcile.wording import because, subject
+from kvmcompose.server.action_log import ActionLog
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.plan import check_names
+from kvmcompose.server.orchestrator.planned_folder import PlannedFolder
+from kvmcompose.server.orchestrator.price import Price, Touched, durations
+from kvmcompose.server.orchestrator.resources import providers
+from kvmcompose.server.orchestrator.resources._work import Refusal
+from kvmcompose.server.orchestrator.resources.libvirt_domain import SHUT_DOWNS
+from kvmcompose.server.orchestrator.testbed import LoadedTestbed, read_testbed
+from kvmcompose.server.orchestrator.up import BringUp, Examined
+
+#: How many of the latest steps are looked at for how long guests take to start.
+_TIMED_STEPS = 4000
+
+
+async def preview(context: Context, request: PlanRequest) -> TestbedPlan:
+    """Return what an ``up`` would change. Raises RefusedError where that cannot be told.
+
+    It is found by the code of ``up`` itself.
+    """
+    testbed, refusals = await in_thread(_read, context, request)
+    log = _Unwritten()
+    check_names(request.options.guests, testbed.guests)
+    bring_up = BringUp(context, testbed, request.options, log)
+    try:
+        await in_thread(bring_up.check_privileges)
+    except KvmComposeError as error:
+        refusals.append((error.message, error.hint))
+    seen = await bring_up.examine()
+    refusals += seen.refusals
+    hosts, seconds = _price(context, testbed, seen)
+    return TestbedPlan(
+        deployment=context.deployment,
+        changes=tuple(_planned(seen, testbed)),
+        refusals=tuple(PlannedRefusal(message=text, hint=hint) for text, hint in dict.fromkeys(refusals)),
+        warnings=tuple(log.warnings),
+        digest=digest_of(seen.choice.due),
+        hosts=hosts,
+        seconds=seconds,
+    )
+
+
+def _read(context: Context, request: PlanRequest) -> tuple[LoadedTestbed, list[Refusal]]:
+    """Return the testbed, and why its files cannot be used. Raises RefusedError."""
+    folder = PlannedFolder(context.files, request.files)
+    refusals: list[Refusal] = []
+    if request.document is None:
+        testbed = read_testbed(folder)
+    else:
+        testbed = LoadedTestbed(folder, request.document)
+        found = testbed.inspect()
+        refusals += [(f"{path} {what}", None) for path, what in found.foreign.items()]
+        refusals += [(f"{path} is missing", None) for path in found.missing]
+    if testbed.project != context.project:
+        raise RefusedError(
+            f"this is the testbed {testbed.project!r}, not {context.project!r}",
+            hint=f"--project-name {testbed.project}",
+        )
+    if context.deployed is not None:
+        _ = context.current  # what is up may be refused now
+    return testbed, refusals
+
+
+def digest_of(changes: Iterable[Change]) -> str:
+    """Return what identifies changes and the reasons for them."""
+    each = [(change.verb, change.ref, change.reasons) for change in changes]
+    return hashlib.sha256(msgspec.json.encode(each, order="deterministic")).hexdigest()
+
+
+def _planned(seen: Examined, testbed: LoadedTestbed) -> Iterable[PlannedChange]:
+    due = {change.ref: change for change in seen.choice.due}
+    chosen = {**due, **{change.ref: change for change in seen.choice.left}}
+    all_changes = {change.ref: chosen[change.ref] for change in seen.found.changes if change.ref in chosen}
+    running = {each.guest for each in seen.found.found if each.guest and each.state == "running"}
+    deployed = seen.work.view.deployed
+    testbeds = [testbed, *([deployed] if deployed is not None else [])]
+    touched = Touched(providers(), seen.found.wanted, testbeds, running)
+    for ref, change in all_changes.items():
+        yield PlannedChange(
+            verb=change.verb,
+            kind=ref.kind,
+            name=ref.name,
+            host=ref.host,
+            guest=change.guest,
+            subject=subject(change),
+            pending=ref not in due,
+            follows=_follows(change, all_changes),
+            reasons=change.reasons,
+            because=tuple(because(each) for each in change.reasons),
+            touches=touched.by(change),
+            waits_for=_option(change) if ref not in due and change.pending else None,
+        )
+
+
+def _option(change: Change) -> str | None:
+    """Return the option of ``up`` that carries out a change that can wait."""
+    again = providers()[change.ref.kind].AGAIN
+    return f"--{again.replace('_', '-')}" if again else None
+
+
+def _follows(change: Change, changes: Mapping[Ref, Change]) -> bool:
+    """Return whether something comes or goes with what it needs, of the same guest or of no guest."""
+    if change.verb is Verb.REMOVE:
+        kinds = providers()
+        return not kinds[change.ref.kind].RUNS and any(
+            each.verb is Verb.REMOVE and each.guest == change.guest and kinds[each.ref.kind].RUNS
+            for each in changes.values()
+        )
+    needs = change.wanted.needs if change.wanted is not None and change.found is None else ()
+    return any(ref in changes and changes[ref].guest == change.guest for ref in needs)
+
+
+def _price(
+    context: Context, testbed: LoadedTestbed, seen: Examined
+) -> tuple[tuple[PlannedHost, ...], float | None]:
+    deployed, facts = seen.work.view.deployed, seen.work.facts
+    before: dict[str, dict[str, DomainGuest]] = {}
+    for each in seen.found.found:
+        known = (deployed or testbed).guests.get(each.guest or "")
+        if known is not None and known.run is not None and each.state == "running":
+            before.setdefault(each.ref.host, {})[known.name] = known.run
+    price = Price(providers(), seen.choice.due, before, testbed)
+    files = seen.work.view.files
+    hosts = []
+    for name in seen.work.view.hosts:
+        transfers = files.to(name) if files is not None else None
+        to_send = transfers.lacking_bytes if transfers is not None else 0
+        hosts.append(price.of_host(name, facts.get(name), to_send))
+    limits = {name: seen.work.boots(name) for name in testbed.state.testbed_hosts if name in facts}
+    earlier = durations(context.store.ended_steps(context.project, _TIMED_STEPS))
+    return tuple(hosts), price.seconds(earlier, limits, SHUT_DOWNS)
+
+
+class _Unwritten(ActionLog):
+    """The log of what is not done: warnings are collected, the rest is dropped."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.faults: list[Fault] = []
+
+    def say(
+        self,
+        text: str,
+        level: Level = Level.INFO,
+        *,
+        stage: str | None = None,  # noqa: ARG002
+        step: str | None = None,  # noqa: ARG002
+        guest: str | None = None,  # noqa: ARG002
+        host: str | None = None,  # noqa: ARG002
+    ) -> None:
+        if level is Level.WARNING:
+            self.warnings.append(text)
+
+    def put_step(self, number: int, step: Step) -> None:
+        """Do nothing."""

@@ -1,0 +1,120 @@
+"""``plan`` with a server: what ``up`` would change on hosts, and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+MEMORY = "memory_mb: 128\n      libvirt_type"
+MORE_MEMORY = "memory_mb: 256\n      libvirt_type"
+
+
+def lines(lab: Lab, *words: str, status: int = 0) -> list[str]:
+    """What a plan says of hosts, and not of files."""
+    out = lab.must("plan", *words, status=status).out.splitlines()
+    return [line for line in out if "artefacts/" not in line and "state.json" not in line]
+
+
+def due(lab: Lab, *words: str) -> list[tuple[str, str]]:
+    """The changes that are not part of others: what, and of what."""
+    changes = lab.must("plan", "--json", *words).json["testbed"]["changes"]
+    return [(each["verb"], each["subject"]) for each in changes if not (each["pending"] or each["follows"])]
+
+
+def files(folder: Path) -> dict[str, Any]:
+    """Every file with its content and times, but for what the server keeps there."""
+    return {
+        str(path): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".kvm-compose" not in path.parts
+    }
+
+
+def test_nothing_differs(running: Lab) -> None:
+    ran = running.must("plan", "--detailed-exitcode")
+    assert ran.out == ""
+    assert ran.err.splitlines()[-1] == "on hosts: nothing to do"
+
+
+def test_an_edit_restarts_that_guest_and_says_why(up: Lab) -> None:
+    up.bench.edit(MEMORY, MORE_MEMORY)
+    before, world = files(up.folder), (up.bench.root / "state/fake-host.json").read_bytes()
+    ran = up.must("plan", "--detailed-exitcode", status=2)
+    assert ran.out.splitlines()[-1] == "restart  guest web  (memory_mb: 128 -> 256)"
+    assert "on hosts: 1 to restart, 1 guest boots\nmain: memory 256 -> 384 of " in ran.err
+    assert files(up.folder) == before
+    assert (up.bench.root / "state/fake-host.json").read_bytes() == world
+
+    said = up.must("up").err.splitlines()
+    assert [line.split("(")[0].strip() for line in said if line.startswith("done")] == [
+        "done     check", "done     stop web", "done     start web", "done     wait web", "done     verify",
+    ]  # fmt: skip
+    assert lines(up, "--detailed-exitcode") == []
+
+
+def test_a_plan_of_some_guests_and_one_without_restarts(up: Lab) -> None:
+    up.bench.edit(MEMORY, MORE_MEMORY)
+    assert due(up, "db") == []
+    assert due(up, "web") == [("restart", "guest web")]
+    assert lines(up, "--no-restart") == [
+        "pending  restart of guest web, left as it is  (memory_mb: 128 -> 256)"
+    ]
+    assert "domain-xml selects files, not guests" in up.must("plan", "domain-xml").err
+
+
+def test_a_changed_setup_script_waits_to_be_asked_for(up: Lab) -> None:
+    up.bench.write("setup.sh", "#!/bin/sh\nexit 0\n")
+    why = "(a setup script, its context or its environment changed since it ran)"
+    assert lines(up) == [f"pending  update of set-up of web, waits for up --rerun-scripts  {why}"]
+    assert lines(up, "--detailed-exitcode", status=2) == lines(up)  # the seed is to be built
+    assert lines(up, "--rerun-scripts") == ["update   set-up of web  (up --rerun-scripts)"]
+
+
+def test_a_build_that_changes_nothing_is_no_change_of_what_runs(up: Lab) -> None:
+    """Seeds that have to be built again have the same bytes."""
+    seed = up.bench.path("web-cloud-init.iso")
+    seed.unlink()
+    ran = up.must("plan")
+    assert "create   artefacts/web-cloud-init.iso" in ran.out
+    assert "on hosts: nothing to do" in ran.err
+
+
+def test_what_is_down_is_created_but_is_no_difference(lab: Lab) -> None:
+    lab.must("generate")
+    assert "what runs is not seen: the server has no deployment 'lab'" in lab.must("plan").err
+    lab.must("up")
+    lab.must("down")
+    assert ("create", "guest web") in due(lab)
+    lab.must("plan", "--detailed-exitcode")
+
+
+def test_without_a_server_only_files_are_planned_and_none_is_started(idle: Lab) -> None:
+    ran = idle.must("plan")
+    assert "create   artefacts/web-domain.xml" in ran.out
+    assert "what runs is not seen: cannot reach a server on unix:" in ran.err
+    ran = idle.bench.run("plan", "--json", KVM_COMPOSE_STATE_DIR=str(idle.bench.root / "none"))
+    assert ran.json["unseen"] == "no server has run for this user"
+    assert ran.json["testbed"] is None
+    assert not (idle.bench.root / "none").exists()
+
+
+def test_what_up_would_refuse_is_said(up: Lab) -> None:
+    (up.folder / "keys/id_ed25519").unlink()
+    up.bench.edit(MEMORY, MORE_MEMORY)
+    ran = up.must("plan")
+    assert ran.out.splitlines()[-1].startswith("restart  guest web")
+    assert "up would refuse: the guests' private key is not there" in ran.err
+    assert "the guests' private key is not there" in up.must("up", status=3).err
+
+
+def test_the_json_is_that_of_the_api(running: Lab) -> None:
+    ran = running.must("plan", "--json")
+    found = json.loads(ran.out)
+    assert set(found) == {"files", "testbed", "unseen"}
+    assert found["testbed"]["deployment"]["state"] == "up"
+    (host,) = found["testbed"]["hosts"]
+    assert (host["memory_mb_before"], host["memory_mb_after"], host["cpus_after"]) == (256, 256, 2)
