@@ -132,6 +132,7 @@ class Maker:
             size = out.seek(0, os.SEEK_END)
             out.seek(0)
             digest = hashlib.file_digest(out, "sha256").hexdigest()
+            out.seek(0)
             return FileToMake(digest=digest, size=size, seed=seed_contents(digest, lambda: out))
 
     def pack_contexts(self, artefacts: Iterable[Artefact]) -> None:

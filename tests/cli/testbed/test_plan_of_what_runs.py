@@ -68,7 +68,7 @@ def test_a_plan_of_some_guests_and_one_without_restarts(up: Lab) -> None:
 
 def test_a_changed_setup_script_waits_to_be_asked_for(up: Lab) -> None:
     up.bench.write("setup.sh", "#!/bin/sh\nexit 0\n")
-    why = "(a setup script, its context or its environment changed since it ran)"
+    why = "(setup script setup.sh has changed)"
     assert lines(up) == [f"pending  update of set-up of web, waits for up --rerun-scripts  {why}"]
     assert lines(up, "--detailed-exitcode", status=2) == lines(up)  # the seed is to be built
     assert lines(up, "--rerun-scripts") == ["update   set-up of web  (up --rerun-scripts)"]
