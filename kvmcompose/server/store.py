@@ -34,6 +34,8 @@ HISTORY = 200
 _DEPLOYMENTS = """
 SELECT deployments.*, command, options, actions.state AS ended_as
 FROM deployments LEFT JOIN actions ON uuid = last_action_uuid"""
+#: Kind of a mark: the digest of the seed that a guest was last started with. It is true as long as its disk.
+SEED_MARK = "seed"
 
 
 class Store(EventTables):
@@ -248,10 +250,11 @@ class Store(EventTables):
             self._db.insert("marks", replace=True, deployment=name, kind=kind, guest=guest, digest=digest)
 
     def forget_marks(self, name: str, guest: str | None = None) -> None:
-        """Forget what has run in a guest, or in all of them."""
+        """Forget what has run in a guest, or in all of them; not the seed, which is that of its disk."""
         self._db.execute(
-            "DELETE FROM marks WHERE deployment = ? AND kind <> 'intent' AND (guest = ? OR ? IS NULL)",
-            (name, guest, guest),
+            "DELETE FROM marks WHERE deployment = ? AND kind NOT IN ('intent', ?)"
+            " AND (guest = ? OR ? IS NULL)",
+            (name, SEED_MARK, guest, guest),
         )
 
     def marks(self, name: str, kind: str) -> dict[str, str]:

@@ -47,6 +47,22 @@ def test_networks_stay_while_a_guest_is_plugged_into_them(lab: Lab) -> None:
     lab.assert_clean()
 
 
+def test_a_host_key_is_forgotten_when_the_seed_changes(lab: Lab) -> None:
+    """cloud-init takes a guest with another seed for a new instance, and makes new host keys."""
+    lab.must(Up())
+    forgotten(lab)
+    lab.bench.write("setup.sh", "echo another\n")
+    lab.bench.generate()
+    lab.must(Up())
+    assert forgotten(lab) == set()  # it has not booted with it
+    lab.must(Down())
+    lab.must(Up())
+    assert forgotten(lab) == {"web"}
+    lab.must(Down())
+    lab.must(Up())
+    assert forgotten(lab) == set()
+
+
 def test_a_host_key_is_forgotten_with_the_disk(lab: Lab) -> None:
     """The host key of a guest is on its disk: a new disk has another one, by right."""
     lab.must(Up())

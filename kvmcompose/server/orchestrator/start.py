@@ -15,6 +15,7 @@ from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import domain_xml
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+from kvmcompose.server.store import SEED_MARK
 
 #: How long a guest may take to be reachable, in seconds, where its YAML does not say.
 READY_SECONDS = {"kvm": 300.0, "qemu": 900.0}
@@ -53,11 +54,18 @@ class Starter:
         run = guest.run
         assert run is not None  # noqa: S101 (only guests that run are started)
         store, project = self._context.store, self._context.project
+        login = self._testbed.login(guest, guest.address or "")
+        seed = self._testbed.seed_digest(guest)
+        booted = store.marks(project, SEED_MARK).get(guest.state.identity, seed)
         if run.disk is not None and await host.disks.pristine(self._context.folder_on(host) / run.disk):
             # the disk is new: with it a life of the guest begins
-            await self._context.shell.forget(self._testbed.login(guest, guest.address or ""))
+            await self._context.shell.forget(login)
             store.keep_snapshots(project, guest.state.identity, [])
             store.forget_marks(project, guest.state.identity)
+        elif booted != seed:
+            # to cloud-init another seed is a new instance, which makes new host keys
+            await self._context.shell.forget(login)
+        store.put_mark(project, SEED_MARK, guest.state.identity, seed or None)
         for kind in ("reachable", "run-scripts"):
             store.put_mark(project, kind, guest.state.identity, None)
         xml = await in_thread(domain_xml, self._context, self._testbed, guest)
