@@ -8,6 +8,7 @@ import msgspec
 
 from kvmcompose.core.deployment import Fault, Level, Phase, Power, PowerVerb, Up
 from kvmcompose.core.names import first_few
+from kvmcompose.core.resource import Change, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.transfer_plan import read_sent
 from kvmcompose.providers.drivers import HostDrivers
@@ -36,6 +37,13 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
     found: Differences
     choice: Choice
     refusals: list[Refusal]
+
+
+def _is_said(change: Change) -> bool:
+    """Return whether the log has a change and its reasons: not what is new, nor what follows from others."""
+    provider = providers()[change.ref.kind]
+    follows = provider.LOST_WITH_NEEDS and change.verb is not Verb.UPDATE
+    return change.verb is not Verb.CREATE and not follows and not provider.LOOKS_AT_FILES
 
 
 class BringUp:
@@ -80,6 +88,9 @@ class BringUp:
         self._keep_intents()
         for change in choice.left:
             self._log.say(f"left: {sentence(change)}", Level.WARNING)
+        for change in choice.due:
+            if _is_said(change):
+                self._log.say(sentence(change))
         if not choice.due:
             nothing = "nothing else is to be done" if choice.left else "nothing to do"
             self._log.say(f"{self._context.project} is up already: {self._count()}, {nothing}")
