@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
+from typing import Any
 
 import msgspec
 
@@ -46,10 +47,14 @@ class Edit(msgspec.Struct, frozen=True):
     ip: int = -1
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """A DHCP or DNS entry: ``keys`` are its MAC, addresses and names, ``xml`` all of it in canonical form."""
+#: An element in canonical form: tag, sorted attributes, text without surrounding space, children.
+_Form = tuple[str, tuple[tuple[str, str], ...], str, tuple[Any, ...]]
 
-    xml: str
+
+class Entry(msgspec.Struct, frozen=True):
+    """A DHCP or DNS entry: ``keys`` are its MAC, addresses and names, ``form`` is all of it."""
+
+    form: _Form
     mac: str
     address: str
     names: tuple[str, ...]
@@ -57,6 +62,10 @@ class Entry(msgspec.Struct, frozen=True):
     @property
     def keys(self) -> frozenset[str]:
         return frozenset(filter(None, (self.mac, self.address, *self.names)))
+
+    @property
+    def xml(self) -> str:
+        return ET.tostring(_element(self.form), encoding="unicode", short_empty_elements=False)
 
 
 class NetworkDifference(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +87,7 @@ def difference(xml: str, found: FoundNetwork) -> NetworkDifference | None:
     hosts = sorted({_title(entry) for entry in _entries(wanted) ^ _entries(there)})
     # libvirt leaves out what it does not know: what was made from the same XML counts as the same
     other = found.digest != network_digest(xml) and not _same_frame(wanted, there)
-    other = other or _edits(wanted, there) is None
+    other = other or (bool(hosts) and _edits(wanted, there) is None)
     return NetworkDifference(hosts=tuple(hosts), other=other) if hosts or other else None
 
 
@@ -157,20 +166,18 @@ def _selector(entry: Entry, taken: Counter[str]) -> str | None:
 
 def _dhcp(ip: ET.Element) -> list[Entry]:
     found = []
-    for each in ip.iterfind("dhcp/host"):
-        host = copy.deepcopy(each)
+    for host in ip.iterfind("dhcp/host"):
         mac = host.get("mac", "").lower()
-        if mac:
-            host.set("mac", mac)
+        form = _form(host, {**host.attrib, "mac": mac} if mac else host.attrib)
         names = (host.get("name", ""), host.get("id", ""))
-        found.append(Entry(_canonical(host), mac, host.get("ip", ""), tuple(filter(None, names))))
+        found.append(Entry(form, mac, host.get("ip", ""), tuple(filter(None, names))))
     return found
 
 
 def _dns(root: ET.Element) -> list[Entry]:
     return [
         Entry(
-            _canonical(host),
+            _form(host, host.attrib),
             "",
             host.get("ip", ""),
             tuple((name.text or "").strip() for name in host.iterfind("hostname")),
@@ -187,8 +194,18 @@ def _title(entry: Entry) -> str:
     return next(iter(entry.names), "") or entry.address or entry.mac
 
 
-def _canonical(element: ET.Element) -> str:
-    return ET.canonicalize(ET.tostring(element, encoding="unicode"), strip_text=True)
+def _form(element: ET.Element, attributes: Mapping[str, str]) -> _Form:
+    """A network of thousands of guests has as many entries: ``ET.canonicalize`` takes seconds for them."""
+    children = tuple(_form(child, child.attrib) for child in element)
+    return element.tag, tuple(sorted(attributes.items())), (element.text or "").strip(), children
+
+
+def _element(form: _Form) -> ET.Element:
+    tag, attributes, text, children = form
+    element = ET.Element(tag, dict(attributes))
+    element.text = text or None
+    element.extend(_element(child) for child in children)
+    return element
 
 
 def _same_frame(wanted: ET.Element, there: ET.Element) -> bool:
