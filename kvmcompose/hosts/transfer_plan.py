@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,8 @@ _REMEMBERED = ".kvm-compose/digests.json"
 _SENT = ".kvm-compose/sent.json"
 _BLOCK = 512
 _LONGEST_CHAIN = 64
+#: Held while a record is read, changed and written.
+_writing = threading.Lock()
 
 
 class NeededFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,8 +163,11 @@ class Digests:
 
     def keep(self) -> None:
         """Save new digests."""
-        if self._cache.fresh:
-            self._known |= self._cache.fresh
+        with _writing:  # transfers to several hosts end at the same time
+            fresh = dict(self._cache.fresh)
+            if fresh.items() <= self._known.items():
+                return
+            self._known |= fresh
             private.write(self._path, msgspec.json.encode(self._known))
 
 
@@ -174,15 +180,17 @@ class Sent(msgspec.Struct, frozen=True):
 
 def note_sent(folder: Path, host: str, sent: Sent) -> None:
     """Record what a host was sent. Raises OSError."""
-    noted = read_sent(folder) | {host: sent}
-    private.write(folder / _SENT, msgspec.json.encode(noted, order="deterministic"))
+    with _writing:
+        noted = read_sent(folder) | {host: sent}
+        private.write(folder / _SENT, msgspec.json.encode(noted, order="deterministic"))
 
 
 def forget_sent(folder: Path, host: str) -> None:
     """Remove the record of a host. Raises OSError."""
-    noted = read_sent(folder)
-    if noted.pop(host, None) is not None:
-        private.write(folder / _SENT, msgspec.json.encode(noted, order="deterministic"))
+    with _writing:
+        noted = read_sent(folder)
+        if noted.pop(host, None) is not None:
+            private.write(folder / _SENT, msgspec.json.encode(noted, order="deterministic"))
 
 
 def read_sent(folder: Path) -> dict[str, Sent]:

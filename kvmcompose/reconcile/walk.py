@@ -6,7 +6,8 @@ take them, and nothing is taken away on which something else still depends.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from typing import Protocol
 
@@ -66,18 +67,19 @@ class Walk:
     async def run(self) -> bool:
         """Carry the changes out; whether all were. When cancelled, each call has ended when this raises."""
         order = list(self._kinds)
-        going = [change for change in self._changes if change.verb in STOPPING]
-        coming = [change for change in self._changes if change.verb is not Verb.REMOVE]
+        going = _by_kind(change for change in self._changes if change.verb in STOPPING)
+        coming = _by_kind(change for change in self._changes if change.verb is not Verb.REMOVE)
+        left: set[str] = set()
         for kind in reversed(order):
-            # what is left on a host needs what is below it there
-            left = {_host(change, removing=True) for change in going if change.ref in self.failed}
-            mine = [each for each in _of(kind, going) if _host(each, removing=True) not in left]
+            mine = [each for each in going[kind] if _host(each, removing=True) not in left]
             await self._kind(kind, mine, removing=True)
+            # what is left on a host needs what is below it there
+            left |= {_host(change, removing=True) for change in mine if change.ref in self.failed}
         if self.failed:
             return False
         for kinds in _by_stage(order, self._stages):
             for kind in kinds:
-                await self._kind(kind, _of(kind, coming), removing=False)
+                await self._kind(kind, coming[kind], removing=False)
             if self.failed and not self._keep_going:
                 return False
         return not self.failed
@@ -108,8 +110,11 @@ class Walk:
         return change.ref in self.failed or not self.failed.isdisjoint(needs)
 
 
-def _of(kind: str, changes: Sequence[Change]) -> list[Change]:
-    return [change for change in changes if change.ref.kind == kind]
+def _by_kind(changes: Iterable[Change]) -> defaultdict[str, list[Change]]:
+    found: defaultdict[str, list[Change]] = defaultdict(list)
+    for change in changes:
+        found[change.ref.kind].append(change)
+    return found
 
 
 def _host(change: Change, *, removing: bool) -> str:

@@ -30,9 +30,11 @@ from kvmcompose.server.people import Person, this_user
 
 #: How many actions of a deployment are kept: the latest ones.
 HISTORY = 200
-#: Deployments, each with its last action but those that ran beside others.
+#: Deployments, each with its last action but those that ran beside others. What is up, perhaps megabytes, is
+#: left out.
 _DEPLOYMENTS = """
-SELECT deployments.*, command, options, actions.state AS ended_as
+SELECT name, project_location, deployments.state, failed_command, last_action_uuid, owner,
+    command, options, actions.state AS ended_as
 FROM deployments LEFT JOIN actions ON uuid = last_action_uuid"""
 #: Kind of a mark: the digest of the seed that a guest was last started with. It is true as long as its disk.
 SEED_MARK = "seed"

@@ -45,6 +45,18 @@ async def plan(
         if each is not None:
             await in_thread(each.read_files)
     found, silent = await _look(view)
+    return await in_thread(_compare, view, testbed, options, found, silent, restart)
+
+
+def _compare(
+    view: View,
+    testbed: LoadedTestbed | None,
+    options: Up | None,
+    found: Sequence[Found],
+    silent: Mapping[str, KvmComposeError],
+    restart: Collection[str],
+) -> Differences:
+    """Compare what is wanted with what was found: for thousands of guests it takes a second."""
     again = {
         kind for kind, each in providers().items() if each.REPEATED and getattr(options, each.AGAIN, False)
     }

@@ -17,15 +17,21 @@ async def together(jobs: Sequence[Job], *, limit: int) -> list[bool]:
 
     One that fails does not stop the others. When cancelled, all are, and have ended when this returns.
     """
-    places = asyncio.Semaphore(max(1, limit))
+    errors: list[Exception | None] = [None] * len(jobs)
+    waiting = iter(enumerate(jobs))
 
-    async def run(job: Job) -> None:
-        async with places:
-            await job()
+    async def work() -> None:
+        for number, job in waiting:
+            try:
+                await job()
+            except Exception as error:  # noqa: BLE001 (raised when all have ended)
+                errors[number] = error
 
-    tasks = [asyncio.create_task(run(job)) for job in jobs]
+    # no task for each job: thousands that begin to wait at once would hold the event loop
+    tasks = [asyncio.create_task(work()) for _ in range(min(max(1, limit), len(jobs)))]
     await _all_ended(tasks)
-    errors = [task.exception() for task in tasks]
+    for task in tasks:
+        task.result()
     for error in errors:
         if error is not None and not isinstance(error, StepFailedError):
             raise error

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import shlex
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -21,7 +21,7 @@ from kvmcompose.core.names import first_few
 from kvmcompose.core.once import once
 from kvmcompose.core.resource import Resource
 from kvmcompose.core.seed import SeedContents
-from kvmcompose.core.state import GuestState, State, decode_state
+from kvmcompose.core.state import GuestState, Shared, State, decode_state
 from kvmcompose.effects.artefacts import Inspection
 from kvmcompose.effects.files import digest_bytes
 from kvmcompose.effects.resources import schemas
@@ -41,6 +41,9 @@ KNOWN_HOSTS = f"{PRIVATE}/known_hosts"
 _sound: dict[tuple[str, bool], None] = {}
 _sound_guard = threading.Lock()
 _MOST_SOUND = 256
+
+
+_T = TypeVar("_T")
 
 
 class LoadedGuest(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,15 +88,16 @@ class LoadedTestbed:
         try:
             self.network_plan: NetworkPlan = dialect(self.state.network["dialect"]).network_plan(self.state)
             self._subnet = IPv4Network(self.network_plan.network.subnet)
+            shared = self.state.shared
             self.guests: Mapping[str, LoadedGuest] = {
-                name: self._guest(state) for name, state in self.state.testbed_guests.items()
+                name: self._guest(state, shared) for name, state in self.state.testbed_guests.items()
             }
         except (KeyError, StopIteration, ValueError, msgspec.MsgspecError) as error:
             raise KvmComposeError(
                 f"state.json does not fit together: {error!r}", hint="rebuild it: kvm-compose generate"
             ) from error
 
-    def _guest(self, state: GuestState) -> LoadedGuest:
+    def _guest(self, state: GuestState, shared: Shared) -> LoadedGuest:
         address = next(
             (
                 nic.ip
@@ -104,16 +108,14 @@ class LoadedTestbed:
             ),
             None,
         )
-        return LoadedGuest(
-            state=state, run=guest_kind(state.kind).deployable(state, self.state.shared), address=address
-        )
+        return LoadedGuest(state=state, run=guest_kind(state.kind).deployable(state, shared), address=address)
 
     @property
     def main_host(self) -> Host:
         """The host that the testbed is driven from."""
         return next(host for host in self.state.testbed_hosts.values() if host.is_main_host)
 
-    @property
+    @once
     def runnable(self) -> list[LoadedGuest]:
         """The guests that are started: no golden images, none of a kind that cannot run yet."""
         return [
@@ -149,12 +151,27 @@ class LoadedTestbed:
     @property
     def resources(self) -> Iterator[Resource]:
         """The resources that guest types describe themselves."""
+        shared = self.state.shared
         for guest in self.guests.values():
-            yield from guest_kind(guest.state.kind).resources(guest.state, self.state.shared)
+            yield from guest_kind(guest.state.kind).resources(guest.state, shared)
+
+    @once
+    def by_host(self) -> Mapping[str, list[LoadedGuest]]:
+        """The guests of each host that has some."""
+        return _grouped(self.guests.values(), lambda guest: guest.state.testbed_host)
+
+    @once
+    def by_domain(self) -> Mapping[str, LoadedGuest]:
+        """The guests by the names of their domains."""
+        return {guest.state.domain: guest for guest in self.guests.values()}
+
+    @once
+    def _clones(self) -> Mapping[str | None, list[LoadedGuest]]:
+        return _grouped(self.guests.values(), lambda guest: guest.golden)
 
     def clones(self, golden: str) -> list[LoadedGuest]:
         """The clones of a golden image."""
-        return [guest for guest in self.guests.values() if guest.golden == golden]
+        return self._clones.get(golden, [])
 
     @property
     def unsupported(self) -> list[LoadedGuest]:
@@ -257,6 +274,13 @@ class LoadedTestbed:
         for guest in self.guests.values():
             if guest.run is not None and (guest.run.setup_scripts or guest.run.run_scripts):
                 self.seed_contents(guest)
+
+
+def _grouped(guests: Iterable[LoadedGuest], key: Callable[[LoadedGuest], _T]) -> dict[_T, list[LoadedGuest]]:
+    found: dict[_T, list[LoadedGuest]] = {}
+    for guest in guests:
+        found.setdefault(key(guest), []).append(guest)
+    return found
 
 
 def _read(document: bytes, *, whole: bool) -> State:

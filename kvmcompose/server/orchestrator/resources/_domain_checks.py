@@ -27,8 +27,8 @@ async def refusals(work: Work, changes: Sequence[Change]) -> list[Refusal]:  # n
 
 async def _check_names(work: Work, host: HostDrivers) -> None:
     testbed = work.testbed
-    guests = [guest for guest in testbed.guests.values() if guest.run is not None]
-    domains = [guest.state.domain for guest in guests if guest.state.testbed_host == host.name]
+    guests = testbed.by_host.get(host.name, ())
+    domains = [guest.state.domain for guest in guests if guest.run is not None]
     network = testbed.network_plan.network
     networks = [network.name] if network.host == host.name else []
     foreign = await host.hypervisor.foreign(work.context.project, domains, networks)
@@ -89,8 +89,8 @@ def warn_of_memory(work: Work) -> None:
     for name, facts in work.facts.items():
         wanted = sum(
             guest.run.memory_mb
-            for guest in work.testbed.runnable
-            if guest.run is not None and guest.state.testbed_host == name
+            for guest in work.testbed.by_host.get(name, ())
+            if guest.run is not None and not guest.state.is_golden_image
         )
         if wanted > facts.memory_mb:
             work.log.say(

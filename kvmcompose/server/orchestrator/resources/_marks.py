@@ -38,18 +38,18 @@ async def observe(
 ) -> list[Found]:
     """Return what is known of guests of a host that are on."""
     domains = (await view.domains(host)).values()
-    on = {each.guest for each in domains if each.state in ("running", "paused")}
-    marks = dict(view.marks(kind))
-    if view.deployed is not None and view.context.deployment.state is Phase.UP:
+    on = [each.guest for each in domains if each.state in ("running", "paused")]
+    marks = view.marks(kind)
+    unmarked = {each.guest for each in domains if not each.made}
+    if unmarked and view.deployed is not None and view.context.deployment.state is Phase.UP:
         # brought up by version 0.1, which had no marks
-        unmarked = {each.guest for each in domains if not each.made}
         names = view.names
         known = {names.get(each.ref.name, each.ref.name): each.spec for each in earlier(view.deployed)}
-        marks |= {guest: spec for guest, spec in known.items() if guest in unmarked}
+        marks = {**marks, **{guest: spec for guest, spec in known.items() if guest in unmarked}}
     return [
-        Found(ref=Ref(kind, guest, host.name), spec=digest, guest=guest)
-        for guest, digest in marks.items()
-        if guest in on
+        Found(ref=Ref(kind, guest, host.name), spec=marks[guest], guest=guest)
+        for guest in on
+        if guest in marks
     ]
 
 

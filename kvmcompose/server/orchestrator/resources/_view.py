@@ -42,6 +42,7 @@ class View:
         self.files = files
         self.golden = GoldenImages(context, files.testbed, files) if files is not None else None
         self._seen: dict[tuple[str, str], Any] = {}
+        self._marks: dict[str, Mapping[str, str]] = {}
 
     @once
     def names(self) -> Mapping[str, str]:
@@ -58,11 +59,14 @@ class View:
 
     def marks(self, kind: str) -> Mapping[str, str]:
         """Return the digests of what is known to have run in guests, by name."""
-        marks = self.context.store.marks(self.context.project, kind)
-        return {self.names.get(identity, identity): digest for identity, digest in marks.items()}
+        if kind not in self._marks:
+            marks = self.context.store.marks(self.context.project, kind)
+            self._marks[kind] = {self.names.get(guest, guest): digest for guest, digest in marks.items()}
+        return self._marks[kind]
 
     def put_mark(self, kind: str, guest: str, digest: str | None) -> None:
         """Remember what has run in a guest, by its name; None forgets it."""
+        self._marks.pop(kind, None)
         self.context.store.put_mark(self.context.project, kind, self.identity(guest), digest)
 
     async def domains(self, host: HostDrivers) -> Mapping[str, DomainState]:

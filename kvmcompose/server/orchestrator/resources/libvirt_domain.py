@@ -10,6 +10,7 @@ from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.libvirt.interface import ObservedDomain
 from kvmcompose.providers.ovs.interface import GuestPort, SwitchChange
 from kvmcompose.render.domain import DOMAIN_FORMAT
 from kvmcompose.server.action_log import RunningStep
@@ -81,14 +82,20 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     ports = {
         port.name: bridge.name for bridge in (await view.bridges(host)).values() for port in bridge.ports
     }
-    earlier = view.deployed
-    by_domain = {each.state.domain: each for each in earlier.guests.values()} if earlier is not None else {}
+    # in a thread: a host may have hundreds
+    return await in_thread(_described, view.deployed, host.name, domains, ports)
+
+
+def _described(
+    earlier: LoadedTestbed | None, host: str, domains: Mapping[str, ObservedDomain], ports: Mapping[str, str]
+) -> list[Found]:
     found = []
     for name, domain in domains.items():
         made = _domain_spec.decode(domain.made)
-        guest = by_domain.get(name)
-        if made is None and earlier is not None and guest is not None and guest.run is not None:
-            made = spec_of(earlier, guest)  # version 0.1 stored it there
+        if made is None and earlier is not None:
+            guest = earlier.by_domain.get(name)
+            if guest is not None and guest.run is not None:
+                made = spec_of(earlier, guest)  # version 0.1 stored it there
         taps = {nic.mac: nic.target for nic in domain.nics}
         detail = DomainDetail(
             name=name,
@@ -99,7 +106,7 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
             edited=domain.edited,
             stamped=bool(domain.made),
         )
-        ref = Ref(KINDS[0], name, host.name)
+        ref = Ref(KINDS[0], name, host)
         found.append(Found(ref=ref, spec=made, state=domain.state, guest=domain.guest, detail=detail))
     return found
 
