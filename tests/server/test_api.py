@@ -71,6 +71,8 @@ def test_a_deployment_from_first_to_last(stub: StubServer) -> None:
         "provision": False,
         "restart": False,
         "no_repair": False,
+        "no_restart": False,
+        "guests": [],
     }
     assert client.deployment("demo").state is Phase.UP
     assert [step.name for step in client.steps("demo", uuid)] == ["step"]

@@ -56,8 +56,11 @@ async def _of_scripts(words: list[str], disk: FakeDisk, on_line: OnLine, stdin: 
             disk.files = _digests(await _all(stdin))
             disk.sent = digest
             return 0
-        case ["sh", "-c", run, _, _, wanted] if 'exec sh "$1"' in run:
-            return _STALE if wanted and disk.sent not in ("", wanted) else 0
+        case ["sh", "-c", run, _, script, wanted] if 'exec sh "$1"' in run:
+            if wanted and disk.sent not in ("", wanted):
+                return _STALE
+            on_line(f"(a fake guest) {script}")
+            return 0
         case ["rm", "-rf", folder]:
             disk.markers = {
                 path: content for path, content in disk.markers.items() if not path.startswith(f"{folder}/")

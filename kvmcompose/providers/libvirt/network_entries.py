@@ -30,7 +30,7 @@ class Section(Enum):
     DNS = "dns-host"
 
 
-class Command(Enum):
+class EditCommand(Enum):
     """What an edit does. libvirt finds the entry to delete or modify by what ``xml`` has of it."""
 
     DELETE = "delete"
@@ -41,7 +41,7 @@ class Command(Enum):
 class Edit(msgspec.Struct, frozen=True):
     """A change of one entry. ``ip`` is the number of the <ip> element that a DHCP entry belongs to."""
 
-    command: Command
+    command: EditCommand
     section: Section
     xml: str
     ip: int = -1
@@ -132,7 +132,7 @@ def _section_edits(
         old = by_mac.get(entry.mac)
         # libvirt modifies the first entry that has the MAC, the address or the name
         if old is not None and not any(taken[key] - (key in old.keys) for key in entry.keys):
-            found.append(Edit(Command.MODIFY, section, entry.xml, number))
+            found.append(Edit(EditCommand.MODIFY, section, entry.xml, number))
             taken.subtract(old.keys)
             taken.update(entry.keys)
             surplus.remove(old)
@@ -141,12 +141,12 @@ def _section_edits(
         xml = entry.xml if section is Section.DHCP else _selector(entry, taken)
         if xml is None:
             return None
-        found.append(Edit(Command.DELETE, section, xml, number))
+        found.append(Edit(EditCommand.DELETE, section, xml, number))
         taken.subtract(entry.keys)
     for entry in missing:
         if any(taken[key] for key in entry.keys):
             return None
-        found.append(Edit(Command.ADD, section, entry.xml, number))
+        found.append(Edit(EditCommand.ADD, section, entry.xml, number))
         taken.update(entry.keys)
     return found
 

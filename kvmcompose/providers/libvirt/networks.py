@@ -14,9 +14,9 @@ from kvmcompose.providers.libvirt.connection import failure, unless_so_already
 from kvmcompose.providers.libvirt.interface import FoundNetwork
 
 _COMMANDS = {
-    entries.Command.DELETE: libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE,
-    entries.Command.MODIFY: libvirt.VIR_NETWORK_UPDATE_COMMAND_MODIFY,
-    entries.Command.ADD: libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST,
+    entries.EditCommand.DELETE: libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE,
+    entries.EditCommand.MODIFY: libvirt.VIR_NETWORK_UPDATE_COMMAND_MODIFY,
+    entries.EditCommand.ADD: libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST,
 }
 _SECTIONS = {
     entries.Section.DHCP: libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST,

@@ -11,7 +11,7 @@ import pytest
 
 from kvmcompose.providers.libvirt.definitions import network_digest, parse, with_digest
 from kvmcompose.providers.libvirt.interface import FoundNetwork
-from kvmcompose.providers.libvirt.network_entries import Command, Edit, Section, difference, edits
+from kvmcompose.providers.libvirt.network_entries import Edit, EditCommand, Section, difference, edits
 
 Host = tuple[str, str, str]  # the last parts of MAC address and IP address, and the name
 
@@ -64,21 +64,21 @@ class Libvirt:
             return
         assert edit.ip == 0
         alike = [each for each in self.dhcp if host.attrib.items() & each.items()]
-        if edit.command is Command.ADD:
+        if edit.command is EditCommand.ADD:
             assert not alike
             self.dhcp.append(dict(host.attrib))
-        elif edit.command is Command.MODIFY:
+        elif edit.command is EditCommand.MODIFY:
             self.dhcp[self.dhcp.index(alike[0])] = dict(host.attrib)
         else:
             self.dhcp.remove(next(each for each in self.dhcp if host.attrib.items() <= each.items()))
 
-    def _change_dns(self, command: Command, ip: str, names: tuple[str, ...]) -> None:
+    def _change_dns(self, command: EditCommand, ip: str, names: tuple[str, ...]) -> None:
         alike = [each for each in self.dns if (ip and each[0] == ip) or set(each[1]) & set(names)]
-        if command is Command.ADD:
+        if command is EditCommand.ADD:
             assert not alike
             self.dns.append((ip, names))
         else:
-            assert command is Command.DELETE
+            assert command is EditCommand.DELETE
             assert len(alike) == 1
             self.dns.remove(alike[0])
 

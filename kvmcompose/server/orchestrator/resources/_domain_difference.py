@@ -27,7 +27,7 @@ _PORT = frozenset({"bridge", "source"})
 _AT_START = frozenset({"ip", "prefix_length", "gateway", "mtu"})
 
 
-class Alive(msgspec.Struct, frozen=True, kw_only=True):
+class LiveChange(msgspec.Struct, frozen=True, kw_only=True):
     """What changes of a domain while it runs. NICs are named by their MAC addresses.
 
     ``edits`` and ``repairs`` are the reasons. ``place``: NICs whose port moves or comes back. ``memory_mb``
@@ -156,10 +156,10 @@ def nics(spec: DomainSpec) -> dict[str, dict[str, Any]]:
     return {str(each["mac"]).lower(): each for each in spec.guest.get("interfaces") or ()}
 
 
-def alive(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Alive:
+def alive(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> LiveChange:
     """Return what changes while a guest runs."""
     if made is None:
-        return Alive()
+        return LiveChange()
     edits: list[Reason] = []
     repairs: list[Reason] = []
     place: list[str] = []
@@ -190,7 +190,7 @@ def alive(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Al
     sizes = {key: (_size(made, key), _size(spec, key)) for key in ("memory_mb", "cpus")}
     changed = {key: after for key, (was, after) in sizes.items() if was != after and after is not None}
     edits += [Reason(ReasonCode.CHANGED, key, str(sizes[key][0]), str(size)) for key, size in changed.items()]
-    return Alive(
+    return LiveChange(
         edits=tuple(edits),
         repairs=tuple(repairs),
         place=tuple(place),
