@@ -163,6 +163,14 @@ class World(msgspec.Struct):
         domain.taps = [] if taps is None else [tap for tap in domain.taps if tap not in taps]
         return changed
 
+    def drop_network(self, name: str) -> None:
+        """Remove a network with its Linux bridge: what was a port of that is one of none."""
+        self.networks.pop(name, None)
+        xml = self.network_definitions.pop(name, "")
+        for link in self.links.values():
+            if link.master is not None and f'<bridge name="{link.master}"' in xml:
+                link.master = None
+
     def _remove_port(self, name: str) -> list[Place]:
         found = [
             (project, each)

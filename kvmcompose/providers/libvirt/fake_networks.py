@@ -80,8 +80,7 @@ class FakeNetworks:
 
     async def remove_network(self, name: str) -> None:
         await self._host.call("remove_network", name)
-        self._world.networks.pop(name, None)
-        self._world.network_definitions.pop(name, None)
+        self._world.drop_network(name)
         if name in self._world.stopped_networks:
             self._world.stopped_networks.remove(name)
         self._host.keep()

@@ -66,7 +66,7 @@ class Starter:
             # to cloud-init another seed is a new instance, which makes new host keys
             await self._context.shell.forget(login)
         store.put_mark(project, SEED_MARK, guest.state.identity, seed or None)
-        for kind in ("reachable", "run-scripts"):
+        for kind in ("reachable", "run-scripts", *(() if run.setup_scripts else ("set-up",))):
             store.put_mark(project, kind, guest.state.identity, None)
         xml = await in_thread(domain_xml, self._context, self._testbed, guest)
         await host.hypervisor.start_domain(xml, made)

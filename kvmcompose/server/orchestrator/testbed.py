@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kvmcompose.core.deployable import DomainGuest, NetworkPlan
+from kvmcompose.core.deployable import DomainGuest, NetworkPlan, VethPair
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.core.names import first_few
@@ -302,11 +302,13 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
     """What was brought up: the state's document and the digests of the files it was started from.
 
     Noted before anything is changed, so that whatever happens then it can be taken down again. An entry of
-    a guest that was up already is what it was started from.
+    a guest that was up already is what it was started from. ``links`` are veth pairs that are no longer
+    wanted and may exist yet, as an ``up`` has not ended: their names tell that they are the project's.
     """
 
     state: Any
     files: dict[str, str]
+    links: tuple[VethPair, ...] = ()
 
     @staticmethod
     def of(testbed: LoadedTestbed) -> Deployed:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import msgspec
 
+from kvmcompose.core.deployable import VethPair
 from kvmcompose.core.deployment import Fault, Level, Phase, Power, PowerVerb, Up
 from kvmcompose.core.names import first_few
-from kvmcompose.core.resource import Change, Verb
+from kvmcompose.core.resource import Change, Found, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.transfer_plan import read_sent
 from kvmcompose.providers.drivers import HostDrivers
@@ -92,6 +94,8 @@ class BringUp:
             if _is_said(change):
                 self._log.say(sentence(change))
         if not choice.due:
+            if any(self._going()):
+                await self._note_what_is_up(self._found.found)
             nothing = "nothing else is to be done" if choice.left else "nothing to do"
             self._log.say(f"{self._context.project} is up already: {self._count()}, {nothing}")
             return self._end()
@@ -100,9 +104,7 @@ class BringUp:
         failed = await perform(work, choice.due, keep_going=self._options.keep_going)
         if failed:
             raise StepFailedError(f"{first_few(sorted(failed))} did not come up")
-        left = await self._check_result()
-        if left.isdisjoint(self._hosts.keys() - self._testbed.state.testbed_hosts.keys()):
-            store.set_deployed(project, await in_thread(lambda: Deployed.of(self._testbed).encode()))
+        await self._note_what_is_up(await self._check_result())
         self._log.say(f"{project} is up: {self._count()}")
         return self._end()
 
@@ -225,17 +227,39 @@ class BringUp:
     def _to_be_deployed(self) -> Deployed:
         """What is stored as being up: of what has to be taken away yet, how it is reached."""
         built = Deployed.of(self._testbed)
-        before = self._context.deployed
-        if before is not None:
-            for name, host in before.state["testbed_hosts"].items():
-                if not host.get("is_main_host"):
-                    built.state["testbed_hosts"].setdefault(name, host)
-        return built
+        hosts, links = self._going()
+        built.state["testbed_hosts"].update(hosts)
+        return msgspec.structs.replace(built, links=links)
+
+    def _going(self) -> tuple[dict[str, Any], tuple[VethPair, ...]]:
+        """Return the hosts and the links of what was brought up that are not wanted any more."""
+        before, testbed = self._context.deployed, self._testbed
+        if before is None:
+            return {}, ()
+        hosts = {
+            name: host
+            for name, host in before.state["testbed_hosts"].items()
+            if not host.get("is_main_host") and name not in testbed.state.testbed_hosts
+        }
+        had = self._deployed.network_plan.veths if self._deployed is not None else ()
+        wanted = set(testbed.network_plan.veths)
+        return hosts, tuple(dict.fromkeys(each for each in (*before.links, *had) if each not in wanted))
+
+    async def _note_what_is_up(self, found: Sequence[Found]) -> None:
+        """Store what is up, and of what was to be taken away that which exists yet."""
+        there = {(each.ref.host, each.ref.name) for each in found}
+        gone = self._hosts.keys() - {host for host, _ in there} - self._testbed.state.testbed_hosts.keys()
+        noted = await in_thread(self._to_be_deployed)
+        for name in gone:
+            noted.state["testbed_hosts"].pop(name, None)
+        links = tuple(pair for pair in noted.links if (pair.host, pair.left) in there)
+        document = await in_thread(msgspec.structs.replace(noted, links=links).encode)
+        self._context.store.set_deployed(self._context.project, document)
 
     # -- afterwards
 
-    async def _check_result(self) -> set[str]:
-        """Done means seen: look again, and return the hosts that something of the testbed is on.
+    async def _check_result(self) -> Sequence[Found]:
+        """Done means seen: look again, and return what exists.
 
         Raises StepFailedError for what is not as it should be.
         """
@@ -250,4 +274,4 @@ class BringUp:
                 self._log.fault(Fault(step="verify", message=message, hint=hint), stage="verify")
             if reasons:
                 raise StepFailedError("not all is as it should be")
-        return {each.ref.host for each in left.found}
+        return left.found

@@ -157,7 +157,11 @@ def nics(spec: DomainSpec) -> dict[str, dict[str, Any]]:
 
 
 def alive(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> LiveChange:
-    """Return what changes while a guest runs."""
+    """Return what changes while a guest runs.
+
+    What was changed in the guest may not have reached its definition, where that was cut off: it is an edit
+    until it has.
+    """
     if made is None:
         return LiveChange()
     edits: list[Reason] = []
@@ -166,25 +170,18 @@ def alive(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Li
     before, after = nics(made), nics(spec)
     for mac, nic in after.items():
         known, tap = before.get(mac), detail.taps.get(mac)
-        if tap is None or nic["attach"] != "ovs" or detail.bridges.get(tap) == nic["source"]:
+        if tap is None or nic["attach"] != "ovs":
             continue
-        place.append(mac)
+        there = detail.bridges.get(tap) == nic["source"]
+        if not there:
+            place.append(mac)
         if known is not None and known["source"] != nic["source"]:
             edits.append(Reason(ReasonCode.CHANGED, "bridge", known["bridge"], nic["bridge"]))
-        else:
+        elif not there:
             repairs.append(Reason(ReasonCode.MISSING, f"its port on the bridge {nic['bridge']}"))
-    attach = [mac for mac in after if mac not in detail.taps]
-    detach = [mac for mac in detail.taps if mac not in after]
-    for mac in attach:
-        into = f"interface on {after[mac]['bridge']}"
-        missing = mac in before
-        (repairs if missing else edits).append(
-            Reason(ReasonCode.MISSING if missing else ReasonCode.ADDED, into)
-        )
-    for mac in detach:
-        ours = mac in before
-        out = f"interface on {before[mac]['bridge']}" if ours else f"interface {mac}, plugged in by hand,"
-        (edits if ours else repairs).append(Reason(ReasonCode.REMOVED, out))
+    plugged, missing = _plugged(before, after, detail)
+    edits += plugged
+    repairs += missing
     if detail.edited:
         repairs.append(Reason(ReasonCode.EDITED, "its definition in libvirt"))
     sizes = {key: (_size(made, key), _size(spec, key)) for key in ("memory_mb", "cpus")}
@@ -194,11 +191,35 @@ def alive(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Li
         edits=tuple(edits),
         repairs=tuple(repairs),
         place=tuple(place),
-        attach=tuple(attach),
-        detach=tuple(detach),
+        attach=tuple(mac for mac in after if mac not in detail.taps),
+        detach=tuple(mac for mac in detail.taps if mac not in after),
         memory_mb=changed.get("memory_mb"),
         cpus=changed.get("cpus"),
     )
+
+
+def _plugged(
+    before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]], detail: DomainDetail
+) -> tuple[list[Reason], list[Reason]]:
+    """Return why interfaces are plugged in or out: for edits, and for what was done outside."""
+    edits, repairs = [], []
+    for mac, nic in after.items():
+        into = f"interface on {nic['bridge']}"
+        if mac not in before:
+            edits.append(Reason(ReasonCode.ADDED, into))
+        elif mac not in detail.taps:
+            repairs.append(Reason(ReasonCode.MISSING, into))
+    edits += [
+        Reason(ReasonCode.REMOVED, f"interface on {nic['bridge']}")
+        for mac, nic in before.items()
+        if mac not in after
+    ]
+    repairs += [
+        Reason(ReasonCode.REMOVED, f"interface {mac}, plugged in by hand,")
+        for mac in detail.taps
+        if mac not in after and mac not in before
+    ]
+    return edits, repairs
 
 
 def _size(spec: DomainSpec, key: str) -> int | None:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from kvmcompose.core.deployable import VethPair
 from kvmcompose.core.once import once
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.iplink.interface import FoundLink
@@ -97,10 +98,15 @@ class View:
         """Return the project's Open vSwitch bridges on a host, by name."""
         return await self._once("bridges", host, lambda: host.switches.observe(self.context.project))
 
+    def pairs(self, host: str) -> list[VethPair]:
+        """Return the veth pairs that the project has, or had, on a host: nothing on one says whose it is."""
+        plans = [each for testbed in reversed(self.testbeds) for each in testbed.network_plan.veths]
+        earlier = self.context.deployed.links if self.context.deployed is not None else ()
+        return list({pair.left: pair for pair in (*earlier, *plans) if pair.host == host}.values())
+
     async def links(self, host: HostDrivers) -> Mapping[str, FoundLink]:
-        """Return the ends of the testbeds' veth pairs that exist on a host, by name."""
-        pairs = [each for testbed in self.testbeds for each in testbed.network_plan.veths]
-        ends = {end for each in pairs if each.host == host.name for end in (each.left, each.right)}
+        """Return the ends of the project's veth pairs that exist on a host, by name."""
+        ends = {end for each in self.pairs(host.name) for end in (each.left, each.right)}
         return await self._once("links", host, lambda: host.links.observe(sorted(ends)))
 
     async def _once(self, what: str, host: HostDrivers, call: Callable[[], Awaitable[_T]]) -> _T:

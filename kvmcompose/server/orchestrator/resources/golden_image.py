@@ -17,10 +17,11 @@ LOOKS_AT_FILES = True
 
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
-    """Yield those that have to be set up, each made from its recipe."""
+    """Yield those that have to be set up, each made from its recipe, which only its files tell."""
     for guest in testbed.golden:
         ref = Ref(KINDS[0], guest.name, guest.state.testbed_host)
-        yield Resource(ref=ref, spec=testbed.golden_recipe(guest), guest=guest.name)
+        recipe = testbed.golden_recipe(guest) if testbed.has_files else None
+        yield Resource(ref=ref, spec=recipe, guest=guest.name)
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:

@@ -36,17 +36,15 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
-    """Return those pairs that the testbeds have: nothing on a pair says whose it is."""
+    """Return the project's pairs, whole or half."""
     links = await view.links(host)
     if not links:
         return ()
     # ours are on our bridges, or on none: what is on another bridge has the name only
     foreign = set(await host.switches.foreign_ports(view.context.project, sorted(links)))
-    specs = [each.spec for testbed in reversed(view.testbeds) for each in wanted(testbed)]
-    pairs: dict[str, VethPair] = {each.pair.left: each.pair for each in specs if each.pair.host == host.name}
     return [
         Found(ref=Ref(KINDS[0], pair.left, host.name), detail={end: links.get(end) for end in ends})
-        for pair in pairs.values()
+        for pair in view.pairs(host.name)
         if (ends := {pair.left, pair.right}) & links.keys() and not ends & foreign
     ]
 
