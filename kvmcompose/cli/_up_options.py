@@ -30,7 +30,11 @@ def add_up_options(parser: argparse.ArgumentParser) -> None:
         help="let guests that were not edited change their host or address",
     )
     parser.add_argument(
-        "-r", "--rerun-scripts", action="store_true", help="also run setup scripts that have run before"
+        "-r",
+        "--rerun-scripts",
+        nargs="*",
+        metavar="GUEST",
+        help="also run setup scripts that have run before, as they are now: those of all guests, or of these",
     )
     parser.add_argument(
         "--reset-clones",
@@ -44,7 +48,8 @@ def up_command(arguments: argparse.Namespace, guests: Iterable[str]) -> Up:
     from kvmcompose.core.deployment import Up
 
     return Up(
-        rerun_scripts=arguments.rerun_scripts,
+        rerun_scripts=arguments.rerun_scripts is not None,
+        rerun_guests=tuple(arguments.rerun_scripts or ()),
         reset_clones=arguments.reset_clones,
         keep_going=getattr(arguments, "keep_going", False),
         provision=arguments.provision,

@@ -121,10 +121,13 @@ def _show(status: TestbedStatus, console: Console) -> None:
 
     console.data(f"{status.deployment.name}: {state_text(status.deployment)}")
     if status.guests:
-        console.table(
-            [_cells(guest) for guest in status.guests],
-            ["GUEST", "HOST", "STATE", "ADDRESS", "UPTIME", "CPU", "MEMORY"],
-        )
+        titles = ["GUEST", "HOST", "STATE", "ADDRESS", "UPTIME", "CPU", "MEMORY"]
+        cells = [_cells(guest) for guest in status.guests]
+        if any(guest.outdated for guest in status.guests):
+            titles.append("SET-UP")
+            for guest, row in zip(status.guests, cells, strict=True):
+                row.append("out of date" if guest.outdated else "-")
+        console.table(cells, titles)
     for difference in status.differences:
         console.data(f"{console.paint('differs:', 'yellow')} {difference}")
 

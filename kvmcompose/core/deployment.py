@@ -83,7 +83,8 @@ class Up(
 ):
     """Bring the testbed up.
 
-    ``rerun_scripts``: run setup scripts again that have already run. ``reset_clones``: recreate clones whose
+    ``rerun_scripts``: run setup scripts again that have already run, as they are now; with ``rerun_guests``
+    those of these guests alone. ``reset_clones``: recreate clones whose
     golden image has changed, losing what they wrote. ``keep_going``: when a guest fails, continue with the
     others. ``provision``: recreate disks on other hosts, losing what guests wrote; on the main host the build
     makes disks. ``restart``: restart guests that only an upgrade of kvm-compose would have changed, too.
@@ -93,6 +94,7 @@ class Up(
     """
 
     rerun_scripts: bool = False
+    rerun_guests: tuple[GuestName, ...] = ()
     reset_clones: bool = False
     keep_going: bool = False
     provision: bool = False
@@ -100,6 +102,10 @@ class Up(
     no_repair: bool = False
     no_restart: bool = False
     guests: tuple[GuestName, ...] = ()
+
+    def reruns(self, guest: str | None) -> bool:
+        """Return whether the scripts of a guest are run again."""
+        return guest in self.rerun_guests if self.rerun_guests else self.rerun_scripts
 
 
 class PowerVerb(StrEnum):
@@ -314,6 +320,8 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
     libvirt knows. ``asked`` is what ``stop`` or ``pause`` asked it to be: ``shut off`` or ``paused``.
     ``uptime`` is in seconds; ``cpu`` is the share of one CPU (1.0 is one busy CPU) since the previous query;
     ``memory_mb`` is the resident memory on the host, ``given_mb`` what the guest has, in MiB.
+    ``outdated`` is what changed since the guest was set up (``environment GREETING added``); empty when
+    nothing did, and while nothing is known of what ran.
     """
 
     name: str
@@ -328,6 +336,7 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
     cpu: float | None = None
     memory_mb: int | None = None
     given_mb: int | None = None
+    outdated: tuple[str, ...] = ()
 
 
 #: These values become arguments of ssh, scp and virsh, and lines of files that they read, and the server may

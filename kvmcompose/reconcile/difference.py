@@ -13,6 +13,8 @@ from kvmcompose.core.resource import STOPPING, Change, Found, Reason, ReasonCode
 #: States of what belongs to a guest in which it is on.
 _ON = ("running", "paused")
 
+#: What the user wants to be done with a resource, and how it was asked for.
+Asked = tuple[Verb, str]
 #: The pure part of a provider: the change that makes a resource what it should be, None if it is.
 Compare = Callable[[Resource, Found], Change | None]
 
@@ -25,13 +27,15 @@ def difference(
     earlier: Mapping[Ref, Any] = MappingProxyType({}),
     lost_with_needs: Collection[str] = (),
     restart: Collection[str] = (),
+    asked: Mapping[Ref, Asked] = MappingProxyType({}),
 ) -> tuple[Change, ...]:
     """Return the changes: those to wanted resources in their order, then removals.
 
     ``compare`` is by kind. ``earlier`` are the resources that were brought up before, with their
     specifications: what differs from one that has not changed since is repaired. A resource that exists on
     another host than it is wanted on is moved. One of a kind in ``lost_with_needs`` does not outlive what it
-    needs. The guests in ``restart`` are restarted, if they are on.
+    needs. The guests in ``restart`` are restarted, if they are on. What is ``asked`` for is done, whether
+    something differs or not.
     """
     there = {each.ref: each for each in found}
     desired = {each.ref: each for each in wanted}
@@ -41,7 +45,10 @@ def difference(
     for ref, resource in desired.items():
         known = there.pop(ref, None)
         moving = elsewhere.pop((ref.kind, ref.name), None) if known is None and ref.host else None
-        if known is not None:
+        change: Change | None
+        if ref in asked:
+            change = _asked(resource, known, *asked[ref])
+        elif known is not None:
             change = compare[ref.kind](resource, known)
             if resource.guest in restart and known.state in _ON:
                 change = _restart(resource, known, change)
@@ -66,6 +73,12 @@ def difference(
         for ref, each in there.items()
     )
     return tuple(changes)
+
+
+def _asked(wanted: Resource, found: Found | None, verb: Verb, why: str) -> Change:
+    reasons = (Reason(ReasonCode.ASKED, why),)
+    verb = verb if found is not None else Verb.CREATE
+    return Change(verb=verb, ref=wanted.ref, reasons=reasons, wanted=wanted, found=found)
 
 
 def _restart(wanted: Resource, found: Found, change: Change | None) -> Change:

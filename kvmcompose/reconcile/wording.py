@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from kvmcompose.core.resource import Change, Reason, ReasonCode, Verb
 
+#: So many guests whose set-up is out of date are named.
+_MOST_LINES = 20
 #: What kinds of resources are called; others by their kind.
 _NOUNS = {
     "libvirt-domain": "guest",
@@ -56,9 +58,16 @@ def because(reason: Reason) -> str:
     return _REASONS[reason.code].format(subject=reason.subject).strip()
 
 
+def is_outdated(change: Change) -> bool:
+    """Return whether it is that something that ran in a guest has changed since."""
+    return change.ref.kind == "set-up" and change.pending
+
+
 def sentence(change: Change) -> str:
     """Return a change on one line: ``guest web: restart: memory_mb: 128 -> 256``."""
     reasons = ", ".join(because(each) for each in change.reasons)
+    if is_outdated(change):
+        return difference_text(change)
     verb = f"{change.verb} pending" if change.pending else str(change.verb)
     return f"{subject(change)}: {verb}" + (f": {reasons}" if reasons else "")
 
@@ -76,7 +85,7 @@ def difference_text(change: Change) -> str:
     why = ", ".join(because(each) for each in change.reasons)
     if change.ref.kind in _NOT_SEEN and change.found is None:
         return f"{subject(change)}: {_NOT_SEEN[change.ref.kind]}"
-    if change.ref.kind == "set-up" and change.pending:
+    if is_outdated(change):
         return f"{subject(change)} is out of date: {why}"
     return f"{subject(change)}: {why}"
 
@@ -89,6 +98,19 @@ def left_text(change: Change) -> str:
 def is_drift(change: Change) -> bool:
     """Return whether something was changed outside of kvm-compose, which ``up`` repairs."""
     return change.verb is Verb.REPAIR
+
+
+def left_lines(changes: Sequence[Change]) -> list[str]:
+    """Return what an ``up`` leaves as it is, a line each, and what would do it."""
+    outdated = [each for each in changes if is_outdated(each)]
+    lines = [f"left: {sentence(each)}" for each in changes if not is_outdated(each)]
+    lines += [f"left: {sentence(each)}" for each in outdated[:_MOST_LINES]]
+    if len(outdated) > _MOST_LINES:
+        lines.append(f"left: {len(outdated) - _MOST_LINES} other guests whose set-up is out of date")
+    if outdated:
+        names = " ".join(each.guest or "" for each in outdated) if len(outdated) <= _MOST_LINES else ""
+        lines.append(f"to set up again what is out of date: kvm-compose up --rerun-scripts {names}".rstrip())
+    return lines
 
 
 def causes(changes: Sequence[Change]) -> list[Change]:

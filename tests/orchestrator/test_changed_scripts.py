@@ -129,6 +129,49 @@ def test_they_are_run_again_with_what_they_are_now(lab: Lab) -> None:
     assert not [each for each in scripts(lab) if "/setup/" in each]
 
 
+def test_they_are_run_again_in_guests_that_are_named(lab: Lab) -> None:
+    lab.must(Up())
+    change_script(lab)
+    change_script(lab, "clone.sh")
+    calls(lab)
+    action = lab.must(Up(rerun_scripts=True, rerun_guests=("worker-1",)))
+    run = [each for each in scripts(lab) if each.startswith("run:")]
+    assert run == ["run:worker-1:/etc/nocloud/setup/00-clone.sh", "run:worker-1:/etc/nocloud/run/00-run.sh"]
+    outdated = {guest.name: guest.outdated for guest in lab.status().guests if guest.outdated}
+    assert outdated == {
+        "web": ("setup script setup.sh has changed",),
+        "worker-0": ("setup script clone.sh has changed",),
+    }
+    assert "to set up again what is out of date: kvm-compose up --rerun-scripts web worker-0" in lab.text(
+        action
+    )
+
+
+def test_guests_without_scripts_are_refused(lab: Lab) -> None:
+    lab.must(Up())
+    for name, message in (
+        ("db", "db has no scripts to run again"),
+        ("worker", "worker has no scripts to run again"),
+        ("wen", "there is no guest 'wen'"),
+    ):
+        refused = lab.do(Up(rerun_scripts=True, rerun_guests=(name,)))
+        assert refused.refused
+        assert refused.faults[0].message == message
+
+
+def test_what_waits_is_said_once_by_up(lab: Lab) -> None:
+    lab.must(Up())
+    change_script(lab)
+    line = "left: set-up of web is out of date: setup script setup.sh has changed"
+    again = lab.must(Up())
+    lab.must(Down())
+    started = lab.must(Up())
+    lab.world.domains["lab-db"].started = 0
+    repaired = lab.must(Up())
+    for action in (again, started, repaired):
+        assert lab.text(action).splitlines().count(line) == 1
+
+
 def test_what_is_sent_comes_before_what_is_run(lab: Lab) -> None:
     lab.must(Up())
     change_script(lab)

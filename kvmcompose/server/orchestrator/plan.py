@@ -13,7 +13,7 @@ from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import STOPPING, Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.reconcile.difference import difference
+from kvmcompose.reconcile.difference import Asked, difference
 from kvmcompose.server.orchestrator.resources import providers
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.stages import side_by_side
@@ -38,8 +38,7 @@ async def plan(
 ) -> Differences:
     """Compare a testbed (None: nothing at all) with what exists.
 
-    What ``options`` repeat counts as missing. Resources on silent hosts are left out; so are files, where the
-    view does not look at them.
+    Resources on silent hosts are left out; so are files, where the view does not look at them.
     """
     for each in dict.fromkeys([testbed, *view.testbeds]):
         if each is not None:
@@ -57,10 +56,6 @@ def _compare(
     restart: Collection[str],
 ) -> Differences:
     """Compare what is wanted with what was found: for thousands of guests it takes a second."""
-    again = {
-        kind for kind, each in providers().items() if each.REPEATED and getattr(options, each.AGAIN, False)
-    }
-    found = [each for each in found if each.ref.kind not in again]
     wanted = [] if testbed is None else wanted_by(testbed)
     seen = {kind for kind, provider in providers().items() if view.files or not provider.LOOKS_AT_FILES}
     wanted = [each for each in wanted if each.ref.host not in silent and each.ref.kind in seen]
@@ -71,6 +66,7 @@ def _compare(
         earlier=_earlier(view.deployed),
         lost_with_needs=[kind for kind, provider in providers().items() if provider.LOST_WITH_NEEDS],
         restart=restart,
+        asked=_asked(wanted, options) if options is not None else {},
     )
     changes = tuple(_repeated(each) if each.ref.kind in again else each for each in changes)
     return Differences(wanted=wanted, found=found, changes=changes, silent=silent)
@@ -83,6 +79,11 @@ def _repeated(change: Change) -> Change:
     option = providers()[change.ref.kind].AGAIN.replace("_", "-")
     reason = Reason(ReasonCode.ASKED, f"up --{option}")
     return msgspec.structs.replace(change, verb=Verb.UPDATE, reasons=(reason,))
+
+
+def _asked(wanted: Sequence[Resource], options: Up) -> dict[Ref, Asked]:
+    answers = {each.ref: providers()[each.ref.kind].asked(options, each) for each in wanted}
+    return {ref: answer for ref, answer in answers.items() if answer is not None}
 
 
 def wanted_by(testbed: LoadedTestbed) -> list[Resource]:

@@ -13,7 +13,7 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host
 from kvmcompose.core.resource import Change
 from kvmcompose.providers.libvirt.interface import DomainState
-from kvmcompose.reconcile.wording import causes, difference_text, is_drift, left_text
+from kvmcompose.reconcile.wording import because, causes, difference_text, is_drift, is_outdated, left_text
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.plan import plan
 from kvmcompose.server.orchestrator.resources._view import View
@@ -55,8 +55,9 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
     for name, host in hosts.items():
         if name not in planned.silent:
             domains |= {each.guest: each for each in (await view.domains(host)).values()}
+    outdated = {change.guest: change for change in planned.changes if is_outdated(change)}
     guests = [
-        await _guest_status(context, testbed, guest, domains.get(name), meter)
+        await _guest_status(context, testbed, guest, domains.get(name), meter, outdated.get(name))
         if guest.run is None or guest.state.testbed_host not in planned.silent
         else _unknown(guest)
         for name, guest in testbed.guests.items()
@@ -101,7 +102,12 @@ def _unknown(guest: LoadedGuest) -> GuestStatus:
 
 
 async def _guest_status(
-    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, domain: DomainState | None, meter: Meter
+    context: Context,
+    testbed: LoadedTestbed,
+    guest: LoadedGuest,
+    domain: DomainState | None,
+    meter: Meter,
+    outdated: Change | None,
 ) -> GuestStatus:
     if domain is not None:
         state = domain.state
@@ -125,6 +131,7 @@ async def _guest_status(
         uptime=domain.uptime if domain is not None and runs else None,
         cpu=meter.share(context.project, domain) if domain is not None and runs else None,
         memory_mb=domain.memory_mb if domain is not None and runs else None,
+        outdated=tuple(because(each) for each in outdated.reasons) if outdated is not None else (),
         given_mb=(guest.run.memory_mb or None) if guest.run is not None else None,
     )
 

@@ -10,12 +10,12 @@ import msgspec
 from kvmcompose.core.deployable import VethPair
 from kvmcompose.core.deployment import Fault, Level, Phase, Power, PowerVerb, Up
 from kvmcompose.core.names import first_few
-from kvmcompose.core.resource import Change, Found, Verb
+from kvmcompose.core.resource import Change, Found, Ref, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.transfer_plan import read_sent
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.libvirt.interface import HypervisorFacts
-from kvmcompose.reconcile.wording import sentence
+from kvmcompose.reconcile.wording import left_lines, sentence
 from kvmcompose.server.action_log import ActionLog, Refusals, RunningStep, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.distribute import Distribution
@@ -56,6 +56,7 @@ class BringUp:
         self._options = command if isinstance(command, Up) else Up(guests=command.guests)
         self._command = command
         self._log = log
+        self._said: set[Ref] = set()
         self._testbed = testbed
         self._deployed = context.current if context.deployed is not None else None
         self._hosts = self._known_hosts()
@@ -83,13 +84,12 @@ class BringUp:
 
     async def run(self) -> Phase | None:
         """Raises RefusedError when nothing was changed, StepFailedError when something failed."""
-        check_names(self._options.guests, self._testbed.guests)
+        check_names([*self._options.guests, *self._options.rerun_guests], self._testbed.guests)
         await in_thread(self.check_privileges)
         work, choice = await self._check()
         await self._settle(work)
         self._keep_intents()
-        for change in choice.left:
-            self._log.say(f"left: {sentence(change)}", Level.WARNING)
+        self._say(choice.left)
         for change in choice.due:
             if _is_said(change):
                 self._log.say(sentence(change))
@@ -107,6 +107,12 @@ class BringUp:
         await self._note_what_is_up(await self._check_result())
         self._log.say(f"{project} is up: {self._count()}")
         return self._end()
+
+    def _say(self, left: Sequence[Change]) -> None:
+        """Name what is left, each once."""
+        for line in left_lines([each for each in left if each.ref not in self._said]):
+            self._log.say(line, Level.WARNING)
+        self._said |= {each.ref for each in left}
 
     def _count(self) -> str:
         """How many guests are as they were asked to be."""
@@ -265,13 +271,15 @@ class BringUp:
         """
         with self._log.step("verify", "verify"):
             left = await self._look()
+            choice = choose(left.changes, self._options, self._testbed)
             reasons = [(f"{name}: {error.message}", error.hint) for name, error in left.silent.items()]
             reasons += [
                 (f"{sentence(change)} (seen after all was done)", "kvm-compose up tries again")
-                for change in choose(left.changes, self._options, self._testbed).due
+                for change in choice.due
             ]
             for message, hint in reasons:
                 self._log.fault(Fault(step="verify", message=message, hint=hint), stage="verify")
             if reasons:
                 raise StepFailedError("not all is as it should be")
+        self._say(choice.left)
         return left.found

@@ -16,7 +16,7 @@ A module (also one in ``resources/`` of a plug-in folder) offers:
 ``BATCH``                         True: all changes on a host in one call; otherwise each has its own
 ``limit(work, host, removing)``   how many calls may run at a time on a host; optional
 ``AGAIN``                         the option of ``up`` that carries out changes that can wait; optional
-``REPEATED``                      True: ``AGAIN`` does all of them again; optional
+``asked(options, wanted)``        what the options of an ``up`` want to be done with one, and which; optional
 ``LOOKS_AT_FILES``                True: observing takes long, and is left out of ``status``; optional
 ``LOST_WITH_NEEDS``               True: gone when what they need is stopped; optional
 ``RUNS``                          True: guests, which use memory and CPUs of their host; optional
@@ -40,7 +40,9 @@ from kvmcompose.effects.resources import plugin_folders
 from kvmcompose.reconcile.walk import in_order
 
 if TYPE_CHECKING:
+    from kvmcompose.core.deployment import Up
     from kvmcompose.providers.drivers import HostDrivers
+    from kvmcompose.reconcile.difference import Asked
     from kvmcompose.server.orchestrator.resources._view import View
     from kvmcompose.server.orchestrator.resources._work import Refusal, Work
     from kvmcompose.server.orchestrator.testbed import LoadedTestbed
@@ -54,7 +56,6 @@ class Provider(Protocol):
     STAGE: str
     BATCH: bool
     AGAIN: str
-    REPEATED: bool
     LOOKS_AT_FILES: bool
     LOST_WITH_NEEDS: bool
     RUNS: bool
@@ -67,6 +68,9 @@ class Provider(Protocol):
 
     def compare(self, wanted: Resource, found: Found) -> Change | None:
         """Return the change that makes a resource what it should be."""
+
+    def asked(self, options: Up, wanted: Resource) -> Asked | None:
+        """Return what is done with a resource whether it differs or not."""
 
     async def apply(self, work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
         """Make resources what they should be. Raises StepFailedError."""
@@ -115,11 +119,11 @@ def _module(name: str) -> Provider:
     defaults = {
         "BATCH": False,
         "AGAIN": "",
-        "REPEATED": False,
         "LOOKS_AT_FILES": False,
         "LOST_WITH_NEEDS": False,
         "RUNS": False,
         "wanted": _nothing_wanted,
+        "asked": _nothing_asked,
         "refusals": _nothing_in_the_way,
         "settle": _nothing_to_settle,
         "limit": _two_at_a_time,
@@ -135,6 +139,10 @@ def _module(name: str) -> Provider:
 def _nothing_wanted(_testbed: LoadedTestbed) -> tuple[Resource, ...]:
     """Return nothing: the default where guest types describe the resources."""
     return ()
+
+
+def _nothing_asked(_options: Up, _wanted: Resource) -> None:
+    """Return nothing: the default."""
 
 
 async def _nothing_in_the_way(_work: Work, _changes: Sequence[Change]) -> tuple[Refusal, ...]:

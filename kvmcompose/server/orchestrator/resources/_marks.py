@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from kvmcompose.core.deployment import Phase
-from kvmcompose.core.resource import Change, Found, Ref, Resource
+from kvmcompose.core.deployment import Phase, Up
+from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.reconcile.difference import Asked
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
@@ -51,6 +52,11 @@ async def observe(
         for guest in on
         if guest in marks
     ]
+
+
+def asked(options: Up, wanted: Resource) -> Asked | None:
+    """Scripts can be run again."""
+    return (Verb.UPDATE, "asked for") if options.reruns(wanted.guest) else None
 
 
 def note(work: Work, change: Change, mark: str | None = None) -> None:

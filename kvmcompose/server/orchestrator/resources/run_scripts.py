@@ -16,14 +16,13 @@ from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 KINDS = ("run-scripts",)
 AFTER = ("set-up",)
 STAGE = "run"
-AGAIN = "rerun_scripts"
-REPEATED = True
 #: They are lost when their guest stops.
 LOST_WITH_NEEDS = True
 #: What they are called in reasons.
 NOUN = "run script"
 
 limit = _marks.limit
+asked = _marks.asked
 
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:

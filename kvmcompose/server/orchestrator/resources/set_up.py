@@ -14,7 +14,7 @@ from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.resources import _marks
 from kvmcompose.server.orchestrator.resources._inside import ScriptedGuest
 from kvmcompose.server.orchestrator.resources._view import View
-from kvmcompose.server.orchestrator.resources._work import Work
+from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.script_records import (
     Ran,
     decode_record,
@@ -28,13 +28,13 @@ from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 KINDS = ("set-up",)
 AFTER = ("reachable",)
 STAGE = "setup"
-#: The option of ``up`` that runs them again.
-AGAIN = "rerun_scripts"
-REPEATED = True
 #: What its scripts are called in reasons.
 NOUN = "setup script"
 
+_WHY_NONE = {True: "a golden image is set up again when its scripts change: kvm-compose up"}
+
 limit = _marks.limit
+asked = _marks.asked
 
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
@@ -73,6 +73,19 @@ def compare(wanted: Resource, found: Found) -> Change | None:
     )
 
 
+async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:  # noqa: ARG001
+    """Guests that were named, and have nothing to run again."""
+    guests = work.testbed.guests
+    runs = [guests[name] for name in work.up.rerun_guests if name in guests]
+    return [
+        (f"{guest.name} has no scripts to run again", _WHY_NONE.get(guest.state.is_golden_image))
+        for guest in runs
+        if guest.state.is_golden_image
+        or guest.run is None
+        or not (guest.run.setup_scripts or guest.run.run_scripts)
+    ]
+
+
 async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
     """Run the scripts of a guest in order, unless they have run there."""
     (change,) = changes
@@ -82,7 +95,7 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
     assert now is not None  # noqa: S101 (see wanted)
     inside = ScriptedGuest(work, guest)
     ran: dict[str, Ran] = {}
-    again = work.up.rerun_scripts
+    again = work.up.reruns(guest.name)
     for number, script in enumerate(guest.run.setup_scripts if guest.run is not None else ()):
         name = PurePosixPath(script).name
         with work.step(STAGE, f"setup:{guest.name}:{name}", guest=guest.name, host=host.name) as step:
