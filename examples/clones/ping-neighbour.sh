@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs on worker-0 at the end of every `up`.
+# Runs on worker-0 each time that it has started.
 set -euo pipefail
 
 ping -c 3 worker-1

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Runs on the client at the end of every `up`: fetches a page from the server, whose name the testbed's DNS resolves.
+# Runs on the client each time that it has started: fetches a page from the server, whose name the testbed's
+# DNS resolves.
 set -euo pipefail
 
 read -r url </etc/nocloud/context/url

@@ -27,7 +27,8 @@ examples:
   kvm-compose up web db             these guests alone, and what they need
   kvm-compose up --no-restart       leave changes for which a guest has to restart
   kvm-compose up --rerun-scripts    also run setup scripts that have run before
-  kvm-compose up --rerun-scripts web   those of one guest
+  kvm-compose up --rerun-scripts web
+                                    those of one guest, as they are now
   kvm-compose up --provision        make new disks: data that guests wrote is lost
   kvm-compose up --keep-going       continue with other guests when one fails
   kvm-compose up --detach           do not wait; follow with kvm-compose logs -f
