@@ -66,6 +66,7 @@ def test_a_deployment_from_first_to_last(stub: StubServer) -> None:
     assert action.state is ActionState.SUCCEEDED
     assert action.options == {
         "rerun_scripts": False,
+        "rerun_guests": [],
         "reset_clones": False,
         "keep_going": True,
         "provision": False,

@@ -10,7 +10,7 @@ import msgspec
 from kvmcompose.core.deployment import Up
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.names import first_few
-from kvmcompose.core.resource import STOPPING, Change, Found, Reason, ReasonCode, Ref, Resource, Verb
+from kvmcompose.core.resource import STOPPING, Change, Found, ReasonCode, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.reconcile.difference import Asked, difference
@@ -68,17 +68,7 @@ def _compare(
         restart=restart,
         asked=_asked(wanted, options) if options is not None else {},
     )
-    changes = tuple(_repeated(each) if each.ref.kind in again else each for each in changes)
     return Differences(wanted=wanted, found=found, changes=changes, silent=silent)
-
-
-def _repeated(change: Change) -> Change:
-    """Return the change to something that is there, and is done again because an option says so."""
-    if change.verb is not Verb.REPAIR:
-        return change
-    option = providers()[change.ref.kind].AGAIN.replace("_", "-")
-    reason = Reason(ReasonCode.ASKED, f"up --{option}")
-    return msgspec.structs.replace(change, verb=Verb.UPDATE, reasons=(reason,))
 
 
 def _asked(wanted: Sequence[Resource], options: Up) -> dict[Ref, Asked]:

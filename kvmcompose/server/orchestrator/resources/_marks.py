@@ -56,7 +56,7 @@ async def observe(
 
 def asked(options: Up, wanted: Resource) -> Asked | None:
     """Scripts can be run again."""
-    return (Verb.UPDATE, "asked for") if options.reruns(wanted.guest) else None
+    return (Verb.UPDATE, "up --rerun-scripts") if options.reruns(wanted.guest) else None
 
 
 def note(work: Work, change: Change, mark: str | None = None) -> None:
