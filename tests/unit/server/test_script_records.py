@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kvmcompose.core.seed import SeedContents
 from kvmcompose.reconcile.wording import because
 from kvmcompose.server.orchestrator.script_records import (
     Ran,
@@ -15,7 +16,6 @@ from kvmcompose.server.orchestrator.script_records import (
     reasons,
     record_of,
 )
-from kvmcompose.server.orchestrator.seeds import SeedContents
 
 A, B, C = Ran("a"), Ran("b"), Ran("c")
 

@@ -19,15 +19,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the golden proje
 
 from golden.memory import TEMPLATES
 from kvmcompose.core.artefact import Rendered
+from kvmcompose.core.seed import SeedContents
+from kvmcompose.images import seeds
 from kvmcompose.images.iso9660 import find_file
+from kvmcompose.images.seeds import archive_pieces, seed_contents
 from kvmcompose.render import render
 from kvmcompose.render.archive import ContextMember, PackedContext, pack_context
 from kvmcompose.render.inputs import Sources
 from kvmcompose.render.seed import KEY_FILE, SeedInterface, SeedValues
 from kvmcompose.render.seed import TEMPLATES as SEED_TEMPLATES
 from kvmcompose.render.templates import Templates
-from kvmcompose.server.orchestrator import seeds
-from kvmcompose.server.orchestrator.seeds import SeedContents, archive_pieces, seed_contents
 
 KEY = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me@here\n"
 NIC = SeedInterface("eth0", "52:54:00:00:00:01", "10.0.0.2", 24, 1442, "10.0.0.1")
