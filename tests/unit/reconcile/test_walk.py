@@ -1,0 +1,213 @@
+"""The walk: what goes, goes first and in reverse order, then what comes; failures stop what needs it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import pytest
+
+from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
+from kvmcompose.reconcile.walk import Walk, in_order
+
+#: Kinds from the ground up, each with its stage.
+STAGES = {"floor": "building", "wall": "building", "lamp": "living"}
+
+
+class Calls:
+    """What was done, in order. ``failing`` calls fail; ``most`` is how many ran at a time."""
+
+    def __init__(self, *failing: str) -> None:
+        self.done: list[str] = []
+        self.failing = failing
+        self.most = 0
+        self._running = 0
+        self.begun = asyncio.Event()
+
+    async def make(self, words: str) -> None:
+        self._running += 1
+        self.most = max(self.most, self._running)
+        await asyncio.sleep(0)
+        self._running -= 1
+        self.done.append(words)
+        self.begun.set()
+        if words in self.failing:
+            raise ValueError(words)
+
+
+class Toy:
+    """A kind of this test."""
+
+    def __init__(self, calls: Calls, *, batch: bool = False, limit: int = 1) -> None:
+        self.BATCH = batch
+        self._calls = calls
+        self._limit = limit
+
+    def limit(self, host: str, *, removing: bool) -> int:
+        return self._limit
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        await self._calls.make(f"+{' '.join(each.ref.name for each in changes)}")
+
+    async def remove(self, changes: Sequence[Change]) -> None:
+        await self._calls.make(f"-{' '.join(each.ref.name for each in changes)}")
+
+
+async def together(jobs: Sequence[Callable[[], Awaitable[None]]], limit: int) -> list[bool]:
+    places = asyncio.Semaphore(limit)
+
+    async def run(job: Callable[[], Awaitable[None]]) -> bool:
+        async with places:
+            try:
+                await job()
+            except ValueError:
+                return False
+            return True
+
+    return list(await asyncio.gather(*map(run, jobs)))
+
+
+def change(kind: str, name: str, verb: Verb, *, host: str = "one", needs: Sequence[Ref] = ()) -> Change:
+    ref = Ref(kind, name, host)
+    wanted = None if verb is Verb.REMOVE else Resource(ref=ref, spec=None, needs=tuple(needs))
+    return Change(verb=verb, ref=ref, wanted=wanted, found=None if verb is Verb.CREATE else Found(ref=ref))
+
+
+def walk(
+    calls: Calls, *changes: Change, keep_going: bool = False, batch: bool = False, limit: int = 1
+) -> tuple[bool, set[str]]:
+    """Carry changes out; return whether all were, and the names of those that failed."""
+    kinds = {kind: Toy(calls, batch=batch, limit=limit) for kind in STAGES}
+    failed: set[Ref] = set()
+    good = asyncio.run(Walk(changes, kinds, STAGES, together, keep_going=keep_going, failed=failed).run())
+    return good, {ref.name for ref in failed}
+
+
+def test_what_goes_goes_first_and_in_reverse_order() -> None:
+    calls = Calls()
+    changes = [
+        change("lamp", "new", Verb.CREATE),
+        change("floor", "old floor", Verb.REMOVE),
+        change("lamp", "lamp", Verb.RESTART),
+        change("wall", "wall", Verb.UPDATE),
+        change("floor", "floor", Verb.REPLACE),
+        change("lamp", "old lamp", Verb.REMOVE),
+    ]
+    assert walk(calls, *changes) == (True, set())
+    assert calls.done == [
+        *("-lamp", "-old lamp", "-old floor", "-floor"),
+        *("+floor", "+wall", "+new", "+lamp"),
+    ]
+
+
+def test_what_only_changes_is_not_taken_away() -> None:
+    calls = Calls()
+    verbs = (Verb.CREATE, Verb.UPDATE, Verb.REPAIR)
+    walk(calls, *(change("wall", verb.value, verb) for verb in verbs))
+    assert calls.done == ["+create", "+update", "+repair"]
+
+
+def test_what_is_moved_leaves_its_old_host_and_comes_on_the_new_one() -> None:
+    calls = Calls()
+    seen: list[tuple[str, str]] = []
+
+    class Mover(Toy):
+        def limit(self, host: str, *, removing: bool) -> int:
+            seen.append((host, "from" if removing else "to"))
+            return 1
+
+    ref, before = Ref("lamp", "a", "two"), Ref("lamp", "a", "one")
+    moved = Change(verb=Verb.MOVE, ref=ref, wanted=Resource(ref=ref, spec=None), found=Found(ref=before))
+    kinds = {"lamp": Mover(calls)}
+    assert asyncio.run(Walk([moved], kinds, STAGES, together, keep_going=False, failed=set()).run())
+    assert seen == [("one", "from"), ("two", "to")]
+
+
+def test_after_a_failure_its_stage_is_ended_and_no_other_begun() -> None:
+    calls = Calls("+wall")
+    floor, wall = change("floor", "floor", Verb.CREATE), change("wall", "wall", Verb.CREATE)
+    other, lamp = change("wall", "other", Verb.CREATE), change("lamp", "lamp", Verb.CREATE)
+    assert walk(calls, floor, wall, other, lamp) == (False, {"wall"})
+    assert calls.done == ["+floor", "+wall", "+other"]
+
+
+def test_with_keep_going_all_is_done_but_what_needs_what_failed() -> None:
+    calls = Calls("+floor")
+    floor = change("floor", "floor", Verb.CREATE)
+    wall = change("wall", "wall", Verb.CREATE, needs=[floor.ref])
+    changes = [
+        floor,
+        wall,
+        change("lamp", "on the wall", Verb.CREATE, needs=[wall.ref]),
+        change("lamp", "hanging", Verb.CREATE),
+    ]
+    assert walk(calls, *changes, keep_going=True) == (False, {"floor", "wall", "on the wall"})
+    assert calls.done == ["+floor", "+hanging"]
+
+
+def test_what_is_needed_in_the_same_stage_blocks_without_keep_going_too() -> None:
+    calls = Calls("+floor")
+    floor = change("floor", "floor", Verb.CREATE)
+    assert walk(calls, floor, change("wall", "wall", Verb.CREATE, needs=[floor.ref])) == (
+        False,
+        {"floor", "wall"},
+    )
+    assert calls.done == ["+floor"]
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_where_something_did_not_go_what_is_below_it_stays(keep_going: bool) -> None:
+    calls = Calls("-lamp")
+    changes = [
+        change("floor", "floor", Verb.REMOVE),
+        change("lamp", "lamp", Verb.REMOVE),
+        change("lamp", "other lamp", Verb.REMOVE),
+        change("floor", "elsewhere", Verb.REMOVE, host="two"),
+        change("wall", "new", Verb.CREATE),
+    ]
+    assert walk(calls, *changes, keep_going=keep_going) == (False, {"lamp"})
+    assert sorted(calls.done) == ["-elsewhere", "-lamp", "-other lamp"]
+
+
+def test_a_batch_is_one_call_for_each_host_and_fails_as_a_whole() -> None:
+    calls = Calls("+a b")
+    changes = [change("wall", name, Verb.CREATE) for name in "ab"]
+    changes.append(change("wall", "c", Verb.CREATE, host="two"))
+    assert walk(calls, *changes, batch=True) == (False, {"a", "b"})
+    assert sorted(calls.done) == ["+a b", "+c"]
+
+
+def test_as_many_calls_at_a_time_on_each_host_as_its_limit() -> None:
+    calls = Calls()
+    changes = [change("wall", f"{host}{n}", Verb.CREATE, host=host) for host in "xy" for n in range(5)]
+    walk(calls, *changes, limit=2)
+    assert len(calls.done) == len(changes)
+    assert calls.most == 4
+
+
+def test_cancelled_it_begins_nothing_more() -> None:
+    calls = Calls()
+
+    class Slow(Toy):
+        async def apply(self, changes: Sequence[Change]) -> None:
+            await super().apply(changes)
+            await asyncio.sleep(60)
+
+    kinds = {"floor": Slow(calls), "lamp": Toy(calls)}
+    changes = [change("floor", "floor", Verb.CREATE), change("lamp", "lamp", Verb.CREATE)]
+    going = Walk(changes, kinds, STAGES, together, keep_going=True, failed=set())
+
+    async def run() -> None:
+        task = asyncio.create_task(going.run())
+        await calls.begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    assert calls.done == ["+floor"]
+
+
+def test_kinds_are_in_the_order_of_what_they_need() -> None:
+    after = {"lamp": ["wall", "window"], "wall": ["floor"], "floor": []}
+    assert in_order(after) == ["floor", "wall", "lamp"]
