@@ -188,7 +188,8 @@ def test_a_guest_is_added_and_one_removed(lab: Lab) -> None:
     lab.bench.edit("name: db", "name: database")
     lab.bench.generate()
     assert {"guest db: not in the testbed any more", "guest database: new"} <= set(lab.status().differences)
-    lab.must(Up())
+    action = lab.must(Up())
+    assert "`id: db` at database keeps its disk" in lab.text(action)
     assert lab.running() == GUESTS - {"db"} | {"database"}
     assert "lab-db" not in lab.world.domains
     kept = started.keys() - {"lab-db"}

@@ -13,6 +13,7 @@ from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change, Found, Ref, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.transfer_plan import read_sent
+from kvmcompose.pipeline.renames import renames
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.libvirt.interface import HypervisorFacts
 from kvmcompose.reconcile.wording import left_lines, sentence
@@ -189,6 +190,7 @@ class BringUp:
             reasons += await provider.refusals(work, mine)
         if not reasons:
             warn_of_memory(work)
+            self._warn_of_renames(choice)
         return Examined(work=work, found=found, choice=choice, refusals=list(dict.fromkeys(reasons)))
 
     @property
@@ -221,6 +223,20 @@ class BringUp:
             for name, host in after.items()
             if name in before and before[name].ip != host.ip
         ]
+
+    def _warn_of_renames(self, choice: Choice) -> None:
+        """Say which line keeps the data of a guest that looks renamed: without it, that is another guest."""
+        new = {change.guest for change in choice.due if change.verb is Verb.CREATE}
+        if self._deployed is None or not new:
+            return
+        for each in renames(self._deployed.state, self._testbed.state):
+            if each.new in new:
+                self._log.say(
+                    f"{each.old} is gone, and {each.new} is like it: if it was renamed, `{each.line}` at {each.new}"
+                    f" keeps its disk and addresses; without that, they stay under {each.old}",
+                    Level.WARNING,
+                    stage="check",
+                )
 
     async def _warn_of_leftovers(self, step: RunningStep) -> None:
         sent = await in_thread(read_sent, self._testbed.folder)
