@@ -232,8 +232,8 @@ class BringUp:
         for each in renames(self._deployed.state, self._testbed.state):
             if each.new in new:
                 self._log.say(
-                    f"{each.old} is gone, and {each.new} is like it: if it was renamed, `{each.line}` at {each.new}"
-                    f" keeps its disk and addresses; without that, they stay under {each.old}",
+                    f"{each.old} is gone, and {each.new} is like it: if it was renamed, `{each.line}` at"
+                    f" {each.new} keeps its disk and addresses; without that, they stay under {each.old}",
                     Level.WARNING,
                     stage="check",
                 )
