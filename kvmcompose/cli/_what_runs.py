@@ -28,6 +28,10 @@ class UnseenError(KvmComposeError):
     """What runs cannot be seen from here."""
 
 
+class NothingUpError(UnseenError):
+    """There is nothing to see: nothing of the project was ever up."""
+
+
 def ask(arguments: argparse.Namespace, project: Project, plan: Plan) -> TestbedPlan:
     """Return what ``up`` would change on hosts. Raises UnseenError."""
     from kvmcompose.build.to_be_made import plan_request
@@ -36,7 +40,7 @@ def ask(arguments: argparse.Namespace, project: Project, plan: Plan) -> TestbedP
 
     name = project.compiled.state.project_name
     if arguments.server is None and not was_used():
-        raise UnseenError("no server has run for this user")
+        raise NothingUpError("no server has run for this user")
     try:
         target = Target(server_of(arguments), name, project.folder.resolve())
         known = find_deployment(target)
@@ -50,7 +54,7 @@ def ask(arguments: argparse.Namespace, project: Project, plan: Plan) -> TestbedP
             return found if arguments.allow_moves else _with_moves(found, target, project, known)
     except KvmComposeError as error:
         raise UnseenError(error.message, hint=error.hint) from error
-    raise UnseenError(f"the server has no deployment {name!r}: up brings up all of it")
+    raise NothingUpError(f"the server has no deployment {name!r}: up brings up all of it")
 
 
 def _guests(arguments: argparse.Namespace, project: Project) -> list[str]:

@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kvmcompose.cli import _what_runs as what_runs
 from kvmcompose.cli._labels import add_labels
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from kvmcompose.build.decision import Decision, Disposition
     from kvmcompose.build.project import Plan, Project
-    from kvmcompose.core.planned import TestbedPlan
+    from kvmcompose.cli._what_runs import UnseenError
+    from kvmcompose.core.planned import PlanDocument, PlannedFile, TestbedPlan
 
 NAME = "plan"
 HELP = "show what up would do and why, to files and to what runs; change nothing"
@@ -71,8 +72,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         unseen = error
     diffs = files.diffs() if arguments.diff else {}
     if arguments.json:
-        reason = unseen.message if unseen is not None else None
-        console.json({"files": files.rows(diffs), "testbed": testbed, "unseen": reason})
+        console.json(document(project, files.rows(diffs), testbed, unseen))
     else:
         files.show(diffs, console)
         if testbed is None:
@@ -80,11 +80,27 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         else:
             what_runs.show(testbed, console)
         if unseen is not None:
-            console.say(f"what runs is not seen: {unseen.message}")
+            quiet = isinstance(unseen, what_runs.NothingUpError)
+            (console.detail if quiet else console.say)(f"what runs is not seen: {unseen.message}")
         if not selected:
             _show_word(project, arguments.allow_path, files.to_write, console)
     changes = files.changes or (testbed is not None and _is_up(testbed) and bool(testbed.due))
     return _CHANGES if arguments.detailed_exitcode and changes else 0
+
+
+def document(
+    project: Project, files: tuple[PlannedFile, ...], testbed: TestbedPlan | None, unseen: UnseenError | None
+) -> PlanDocument:
+    """Return a plan as data."""
+    from kvmcompose.core.planned import PLAN_VERSION, PlanDocument
+
+    return PlanDocument(
+        version=PLAN_VERSION,
+        project=project.compiled.state.project_name,
+        files=files,
+        testbed=testbed,
+        unseen=unseen.message if unseen is not None else None,
+    )
 
 
 def _is_up(testbed: TestbedPlan) -> bool:
@@ -131,13 +147,16 @@ class FilePlan:
 
         return {each.path: difference(self._project, each) for each in self._decisions}
 
-    def rows(self, diffs: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Return all artefacts for JSON."""
-        return [
-            {"action": action.value, "path": path, "task": task, "reasons": reasons}
-            | ({"diff": diffs[path]} if diffs.get(path) else {})
+    def rows(self, diffs: Mapping[str, str]) -> tuple[PlannedFile, ...]:
+        """Return all images and artefacts."""
+        from kvmcompose.core.planned import PlannedFile
+
+        return tuple(
+            PlannedFile(
+                action=action.value, path=path, task=task, reasons=reasons, diff=diffs.get(path) or None
+            )
             for action, path, task, reasons in self._all()
-        ]
+        )
 
     def show(self, diffs: Mapping[str, str], console: Console) -> None:
         """Print what a build would do."""

@@ -7,7 +7,7 @@ import argparse
 from kvmcompose.monitor.console import Console
 
 NAME = "schema"
-HELP = "print the JSON Schema of kvm-compose.yaml (or of the config), for editors"
+HELP = "print the JSON Schema of kvm-compose.yaml (or of the config, or of plan --json)"
 EXAMPLE = """\
 examples:
   kvm-compose schema > kvm-compose.schema.json
@@ -22,14 +22,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
         "--of",
-        choices=("testbed", "config"),
+        choices=("testbed", "config", "plan"),
         default="testbed",
-        help="kvm-compose.yaml or the config (default: testbed)",
+        help="kvm-compose.yaml, the config, or what plan --json prints (default: testbed)",
     )
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the schema."""
+    if arguments.of == "plan":
+        import msgspec
+
+        from kvmcompose.core.planned import PlanDocument
+
+        console.json(msgspec.json.schema(PlanDocument))
+        return 0
     from kvmcompose.effects.resources import schemas
     from kvmcompose.pipeline.schemas import complete_schema
 

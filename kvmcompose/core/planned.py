@@ -130,3 +130,33 @@ class TestbedPlan(msgspec.Struct, frozen=True, kw_only=True):
     def due(self) -> tuple[PlannedChange, ...]:
         """The changes that ``up`` carries out."""
         return tuple(each for each in self.changes if not each.pending)
+
+
+class PlannedFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a build would do with a file: ``keep``, ``create``, ``rebuild``, ``remove``, ``conflict`` …
+
+    ``task`` makes the file. ``diff`` is a unified diff of a text.
+    """
+
+    action: str
+    path: str
+    task: str
+    reasons: tuple[str, ...]
+    diff: str | None = None
+
+
+class PlanDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan, as ``kvm-compose plan --json`` prints it and ``plan --out`` stores it.
+
+    ``testbed`` is null where what runs cannot be seen; ``unseen`` says why.
+    """
+
+    version: int
+    project: str
+    files: tuple[PlannedFile, ...]
+    testbed: TestbedPlan | None
+    unseen: str | None = None
+
+
+#: Of a plan that is stored. Others are refused.
+PLAN_VERSION = 1

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
+
 if TYPE_CHECKING:
     from conftest import Lab
 
@@ -85,7 +87,8 @@ def test_a_build_that_changes_nothing_is_no_change_of_what_runs(up: Lab) -> None
 
 def test_what_is_down_is_created_but_is_no_difference(lab: Lab) -> None:
     lab.must("generate")
-    assert "what runs is not seen: the server has no deployment 'lab'" in lab.must("plan").err
+    assert "what runs is not seen: the server has no deployment 'lab'" in lab.must("plan", "-v").err
+    assert "what runs" not in lab.must("plan").err
     lab.must("up")
     lab.must("down")
     assert ("create", "guest web") in due(lab)
@@ -114,7 +117,8 @@ def test_what_up_would_refuse_is_said(up: Lab) -> None:
 def test_the_json_is_that_of_the_api(running: Lab) -> None:
     ran = running.must("plan", "--json")
     found = json.loads(ran.out)
-    assert set(found) == {"files", "testbed", "unseen"}
+    assert set(found) == {"version", "project", "files", "testbed", "unseen"}
+    jsonschema.validate(found, running.must("schema", "--of", "plan").json)
     assert found["testbed"]["deployment"]["state"] == "up"
     (host,) = found["testbed"]["hosts"]
     assert (host["memory_mb_before"], host["memory_mb_after"], host["cpus_after"]) == (256, 256, 2)

@@ -68,8 +68,8 @@ def compare(wanted: Resource, found: Found) -> Change | None:
 
 def noticed_by(testbed: LoadedTestbed, change: Change) -> Iterable[str]:
     """Return the guests on the bridges that the pair connects."""
-    specs = [each.spec for each in (change.wanted, change.found) if each is not None]
-    names = {name for each in specs for name in (each.left_bridge, each.right_bridge)}
+    pairs = [each for each in testbed.network_plan.veths if each.left == change.ref.name]
+    names = {name for each in pairs for name in (each.left_bridge, each.right_bridge)}
     return guests_on(testbed, change.ref.host, names)
 
 
