@@ -41,6 +41,13 @@ def add_up_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="rebuild clones whose golden image has changed: their data is lost",
     )
+    parser.add_argument(
+        "--abandon",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="give up a host that has left the testbed and is gone, with the disks on it (may be repeated)",
+    )
 
 
 def up_command(arguments: argparse.Namespace, guests: Iterable[str]) -> Up:
@@ -57,4 +64,5 @@ def up_command(arguments: argparse.Namespace, guests: Iterable[str]) -> Up:
         no_repair=arguments.no_repair,
         no_restart=arguments.no_restart,
         guests=tuple(guests),
+        abandon=tuple(arguments.abandon),
     )

@@ -90,7 +90,8 @@ class Up(
     makes disks. ``restart``: restart guests that only an upgrade of kvm-compose would have changed, too.
     ``no_repair``: leave what was changed outside of kvm-compose. ``no_restart``: leave
     changes for which a guest has to be off. ``guests``: change these guests alone, and what they need; none:
-    all. A guest that ``stop`` or ``pause`` was used for is left, unless it is named.
+    all. A guest that ``stop`` or ``pause`` was used for is left, unless it is named. ``abandon``: hosts that
+    have left the testbed and no longer exist; they are not contacted, and their guests get new disks.
     """
 
     rerun_scripts: bool = False
@@ -102,6 +103,7 @@ class Up(
     no_repair: bool = False
     no_restart: bool = False
     guests: tuple[GuestName, ...] = ()
+    abandon: Annotated[tuple[HostName, ...], msgspec.Meta(max_length=1000)] = ()
 
     def reruns(self, guest: str | None) -> bool:
         """Return whether the scripts of a guest are run again."""

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from kvmcompose.core.deployment import PROJECT_PATTERN
-from kvmcompose.hosts.blob_store import Inventory
+from kvmcompose.hosts.blob_store import FileSize, Inventory
 from kvmcompose.hosts.command import CommandRunner, Completed
 from kvmcompose.hosts.errors import DriverError, HostLostError
 
@@ -277,6 +277,29 @@ class StoreCommands:
 
     async def remove(self, path: Path) -> None:
         await self._run(["rm", "-f", "--", str(path)])
+
+    async def measure(self, path: Path) -> FileSize:
+        """Return the size of a regular file that is no link."""
+        argv = ["find", str(path), "-maxdepth", "0", "-type", "f", "-printf", "%s %b"]
+        done = await self._run(argv, privileged=True, check=False)
+        words = done.text.split()
+        if done.status != 0 or len(words) != 2:  # noqa: PLR2004 (length and blocks)
+            raise DriverError(f"{path} on {self._runner.name} is not there, or no regular file")
+        return FileSize(int(words[0]), int(words[1]) * _BLOCK)
+
+    async def digest(self, path: Path, size: int) -> str:
+        argv = ["sh", "-c", 'sha256sum <"$1"', "sh", str(path)]
+        done = await self._run(argv, privileged=True, seconds=60 + size / _SLOWEST)
+        found = done.text.partition(" ")[0]
+        if not _DIGEST.fullmatch(found):
+            raise DriverError(f"sha256sum on {self._runner.name} printed no SHA-256 of {path}")
+        return found
+
+    async def read_piece(self, path: Path, offset: int, length: int) -> bytes:
+        """Return a piece of a file of root's; less than ``length`` bytes at its end."""
+        words = ["bs=1M", "iflag=skip_bytes,count_bytes,fullblock,nofollow", "status=none"]
+        argv = ["dd", f"if={path}", *words, f"skip={offset}", f"count={length}"]
+        return (await self._run(argv, privileged=True, seconds=_PIECE_SECONDS)).stdout
 
     # -- transfers
 

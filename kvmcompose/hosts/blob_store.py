@@ -32,6 +32,13 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     room: int = 0
 
 
+class FileSize(msgspec.Struct, frozen=True):
+    """The size of a file: its length, and the space that it takes, in bytes."""
+
+    length: int
+    allocated: int
+
+
 class Blob(msgspec.Struct, frozen=True):
     """A local file, and the SHA-256 of its content."""
 
@@ -64,6 +71,21 @@ class BlobStore(Protocol):
 
     async def put(self, project: str, files: Mapping[str, Blob], progress: Callable[[int], None]) -> None:
         """Send files that are the project's own, by path, and replace what is there."""
+
+    async def measure(self, project: str, path: str) -> FileSize:
+        """Return the size of a file of the project. Raises DriverError for a missing file."""
+
+    async def digest(self, project: str, path: str, size: FileSize) -> str:
+        """Return the SHA-256 of a file of the project, read there."""
+
+    async def fetch(
+        self, project: str, path: str, blob: Blob, size: FileSize, progress: Callable[[int], None]
+    ) -> None:
+        """Copy a file of the project to ``blob.source`` on the main host, which only its owner may read.
+
+        The transfer resumes where an earlier one was interrupted, as ``store``. Afterwards the file has the
+        digest of the blob, or is not there at all. At most ``size.length`` bytes are read.
+        """
 
     async def note(self, project: str, path: str, digest: str) -> None:
         """Record that a file of the project was changed there into what would be sent."""

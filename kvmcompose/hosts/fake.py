@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import fnmatch
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from kvmcompose.hosts.blob_store import HOSTED, Blob, Inventory
+from kvmcompose.hosts.blob_store import HOSTED, Blob, FileSize, Inventory
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake_journal import Journal
 from kvmcompose.images.qcow2 import read_header
@@ -71,7 +73,8 @@ class FakeDisk(msgspec.Struct):
     """A disk: ``markers`` are files in the guest that record which scripts have run, with their contents.
 
     ``sent`` is the digest of what was sent for ``/etc/nocloud`` since cloud-init unpacked the seed ``seed``,
-    ``files`` are digests of its members. ``size`` and ``backing`` are those of its header, where it was sent.
+    ``files`` are digests of its members. ``size``, ``backing`` and ``backing_format`` are those of its
+    header, where it was sent.
     """
 
     written: bool = False
@@ -83,6 +86,7 @@ class FakeDisk(msgspec.Struct):
     files: dict[str, str] = {}
     size: int = 0
     backing: str | None = None
+    backing_format: str | None = None
 
 
 class FakePort(msgspec.Struct):
@@ -291,6 +295,15 @@ class SimulatedHost:
         """Save what has changed, or everything."""
         self._worlds.keep(self._name, *places)
 
+    def main_disk(self, path: Path) -> FakeDisk | None:
+        """Return a copy of a disk of the main host."""
+        return copy.deepcopy(self._worlds.world.disks.get(str(path)))
+
+    def arrive(self, path: Path, disk: FakeDisk) -> None:
+        """Put a copy of a disk on the main host."""
+        self._worlds.world.disks[str(path)] = copy.deepcopy(disk)
+        self._worlds.keep(MAIN, ("disks", str(path)))
+
     async def call(self, method: str, target: str = "") -> None:
         """See ``Worlds.call``."""
         await self._worlds.call(f"{self._prefix}{method}", target)
@@ -332,15 +345,45 @@ class FakeBlobStore:
     async def put(self, project: str, files: Mapping[str, Blob], progress: Callable[[int], None]) -> None:
         for path, blob in files.items():
             await self._host.call("put", path)
-            progress(blob.source.stat().st_size)
             self._host.world.delivered[project][path] = blob.digest
             there = str(HOSTED / project / path)
             self._host.world.disks.pop(there, None)
-            header = read_header(blob.source)
-            if header.format == "qcow2":
-                disk = FakeDisk(size=header.virtual_size, backing=header.backing_file)
-                self._host.world.disks[there] = disk
+            known = self._host.main_disk(blob.source)  # with what a guest has written to it
+            if blob.source.exists():  # one that was fetched does not
+                progress(blob.source.stat().st_size)
+                header = read_header(blob.source)
+                if header.format == "qcow2" and (known is None or not known.size):
+                    known = known or FakeDisk()
+                    known.size, known.backing = header.virtual_size, header.backing_file
+                    known.backing_format = header.backing_format
+            if known is not None:
+                self._host.world.disks[there] = known
             self._host.keep(("delivered", project, path), ("disks", there))
+
+    async def measure(self, project: str, path: str) -> FileSize:
+        await self._host.call("measure", path)
+        size = len(self._content(project, path))
+        return FileSize(size, size)
+
+    async def digest(self, project: str, path: str, size: FileSize) -> str:  # noqa: ARG002
+        await self._host.call("digest", path)
+        return hashlib.sha256(self._content(project, path)).hexdigest()
+
+    async def fetch(
+        self, project: str, path: str, blob: Blob, size: FileSize, progress: Callable[[int], None]
+    ) -> None:
+        await self._host.call("fetch", path)
+        progress(size.length)
+        self._host.arrive(blob.source, self._disk(project, path))
+
+    def _disk(self, project: str, path: str) -> FakeDisk:
+        disk = self._host.world.disks.get(str(HOSTED / project / path))
+        if disk is None:
+            raise DriverError(f"{path} is not there")
+        return disk
+
+    def _content(self, project: str, path: str) -> bytes:
+        return msgspec.json.encode(self._disk(project, path))
 
     async def note(self, project: str, path: str, digest: str) -> None:
         await self._host.call("note", path)

@@ -7,6 +7,7 @@ interrupted transfer continues.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import os
 import tarfile
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.blob_commands import OTHER_CONTENT, StoreCommands, encode_notes
-from kvmcompose.hosts.blob_store import HOSTED, STORE, Blob, Inventory
+from kvmcompose.hosts.blob_store import HOSTED, STORE, Blob, FileSize, Inventory
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
 
@@ -24,6 +25,8 @@ from kvmcompose.hosts.errors import DriverError
 PIECE = 8 << 20
 #: Files up to this size are sent together with others, in bytes.
 _SMALL = 1 << 20
+
+_NO_LINK = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _ROOM_HINT = "is there enough free space, and does {} change while it is sent?"
 
@@ -116,6 +119,38 @@ class RemoteBlobStore:
                 hint=_ROOM_HINT.format("one of them"),
             )
 
+    async def measure(self, project: str, path: str) -> FileSize:
+        """Ask find(1)."""
+        return await self._once.measure(self._inside(project, path))
+
+    async def digest(self, project: str, path: str, size: FileSize) -> str:
+        """Ask sha256sum(1)."""
+        return await self._patient.digest(self._inside(project, path), size.length)
+
+    async def fetch(
+        self, project: str, path: str, blob: Blob, size: FileSize, progress: Callable[[int], None]
+    ) -> None:
+        """Read it in pieces; the length of the local part tells where an interrupted transfer continues."""
+        source = self._inside(project, path)
+        if await in_thread(_is_there, blob):
+            return
+        part = blob.source.with_name(f"{blob.source.name}.part")
+        for _attempt in range(2):
+            begin = await in_thread(_arrived, part)
+            for offset in range(begin, size.length, PIECE):
+                data = await self._patient.read_piece(source, offset, min(PIECE, size.length - offset))
+                await in_thread(_write_piece, part, offset, data)
+                progress(len(data))
+            if await in_thread(_finish, part, blob, size.length):
+                return
+        raise DriverError(
+            f"cannot fetch {source} from {self._runner.name}: its digest differs",
+            hint="is it used by a guest that runs?",
+        )
+
+    def _inside(self, project: str, path: str) -> Path:
+        return self._once.inside(self._once.folder(project), path)
+
     async def note(self, project: str, path: str, digest: str) -> None:
         """Record it like a delivery."""
         await self._note(self._once.folder(project), path, digest)
@@ -169,6 +204,41 @@ class RemoteBlobStore:
 
 def _pieces(descriptor: int, begin: int) -> list[tuple[int, int]]:
     return list(pieces(descriptor, begin))
+
+
+def _is_there(blob: Blob) -> bool:
+    try:
+        with os.fdopen(os.open(blob.source, _NO_LINK), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == blob.digest
+    except FileNotFoundError:
+        return False
+
+
+def _arrived(part: Path) -> int:
+    """Return where a transfer continues: the last piece may be incomplete. Others may not read the part."""
+    os.close(os.open(part, _NO_LINK | os.O_CREAT, 0o600))
+    return max(0, part.stat().st_size - 1) // PIECE * PIECE
+
+
+def _write_piece(part: Path, offset: int, data: bytes) -> None:
+    """Write a piece; one of zeros becomes a hole."""
+    with os.fdopen(os.open(part, _NO_LINK), "r+b") as file:
+        file.truncate(offset + len(data))
+        if any(data):
+            file.seek(offset)
+            file.write(data)
+
+
+def _finish(part: Path, blob: Blob, length: int) -> bool:
+    """Verify a part and put it in its place; remove it if it is not what was announced."""
+    with os.fdopen(os.open(part, _NO_LINK), "r+b") as file:
+        file.truncate(length)
+        if hashlib.file_digest(file, "sha256").hexdigest() != blob.digest:
+            part.unlink()
+            return False
+        os.fsync(file.fileno())
+    part.replace(blob.source)
+    return True
 
 
 def _has_moved(then: str, now: str) -> bool:

@@ -5,11 +5,11 @@ On the main host the project folder has everything.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -91,7 +91,7 @@ def _file_to_be_made(
     if made.backing is None:
         return
     below = os.path.normpath(os.path.join(os.path.dirname(path), made.backing))  # noqa: PTH118, PTH120
-    with suppress(OSError):  # it is made, or downloaded, by the build
+    with contextlib.suppress(OSError):  # it is made, or downloaded, by the build
         for each in (below, *_chain(folder, below, files)):
             yield each, _needed_file(folder, each, files, shared=True)
 
@@ -171,25 +171,66 @@ class Digests:
             private.write(self._path, msgspec.json.encode(self._known))
 
 
-class Sent(msgspec.Struct, frozen=True):
-    """What a host had after the last transfer: digests of blobs, and of the project's own files by path."""
+class Sent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a host had after the last transfer: digests of blobs, and of the project's own files by path.
+
+    ``stale`` are the paths of disks that were moved to another host since, or that have not arrived as a
+    whole: what is there under these paths is never used, and removed.
+    """
 
     contents: frozenset[str] = frozenset()
     files: dict[str, str] = {}
+    stale: frozenset[str] = frozenset()
 
 
 def note_sent(folder: Path, host: str, sent: Sent) -> None:
     """Record what a host was sent. Raises OSError."""
-    with _writing:
-        noted = read_sent(folder) | {host: sent}
-        private.write(folder / _SENT, msgspec.json.encode(noted, order="deterministic"))
+    with _changed(folder) as noted:
+        noted[host] = sent
+
+
+def note_file(folder: Path, host: str, path: str, digest: str) -> None:
+    """Record the digest of a file that a host has now. Raises OSError."""
+    with _changed(folder) as noted:
+        known = noted.get(host, Sent())
+        noted[host] = msgspec.structs.replace(known, files=known.files | {path: digest})
+
+
+def note_moved(folder: Path, path: str, before: str, after: str, digest: str | None) -> None:
+    """Record that a disk moved from one host to another, in one step. Raises OSError.
+
+    ``digest`` is that of what the host has now, None for the main host.
+    """
+    with _changed(folder) as noted:
+        there, here = noted.get(before, Sent()), noted.get(after, Sent())
+        rest = {each: known for each, known in there.files.items() if each != path}
+        noted[before] = msgspec.structs.replace(there, files=rest, stale=there.stale | {path})
+        files = here.files if digest is None else here.files | {path: digest}
+        noted[after] = msgspec.structs.replace(here, files=files, stale=here.stale - {path})
+
+
+def note_stale(folder: Path, host: str, path: str, *, stale: bool) -> None:
+    """Record whether what a host has under the path of a disk is never to be used. Raises OSError."""
+    with _changed(folder) as noted:
+        known = noted.get(host, Sent())
+        after = known.stale | {path} if stale else known.stale - {path}
+        noted[host] = msgspec.structs.replace(known, stale=after)
 
 
 def forget_sent(folder: Path, host: str) -> None:
     """Remove the record of a host. Raises OSError."""
+    with _changed(folder) as noted:
+        noted.pop(host, None)
+
+
+@contextlib.contextmanager
+def _changed(folder: Path) -> Iterator[dict[str, Sent]]:
+    """Change the record; transfers to several hosts end at the same time."""
     with _writing:
         noted = read_sent(folder)
-        if noted.pop(host, None) is not None:
+        before = dict(noted)
+        yield noted
+        if noted != before:
             private.write(folder / _SENT, msgspec.json.encode(noted, order="deterministic"))
 
 

@@ -21,6 +21,7 @@ _NOUNS = {
     "set-up": "set-up of",
     "run-scripts": "run scripts of",
     "files": "files on",
+    "disk": "disk of",
     "project-folder": "project folder on",
 }
 

@@ -167,6 +167,17 @@ class HostDisks:
             await self._runner.run(["rm", "-f", "--", str(staged)], check=False)
             raise
 
+    async def replace(self, path: Path, staged: Path) -> None:
+        near = path.with_name(f".kvm-compose-staged-{uuid.uuid4().hex}")
+        try:
+            await self._runner.run(["mv", "-fT", "--", str(staged), str(near)], privileged=True)
+            argv = _inside(_REPLACE, path, near.name)
+            done = await self._runner.run(argv, privileged=True, check=False)
+            self._expect(path, argv, done, privileged=True)
+        except BaseException:
+            await self._runner.run(["rm", "-f", "--", str(near)], privileged=True, check=False)
+            raise
+
     async def header(self, path: Path) -> qcow2.ImageHeader:
         head = await self._bytes(path, 0, qcow2.HEAD_BYTES)
         try:

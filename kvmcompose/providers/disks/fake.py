@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from kvmcompose.hosts.blob_store import HOSTED
 from kvmcompose.hosts.fake import FakeDisk, SimulatedHost
-from kvmcompose.images.qcow2 import ImageHeader
+from kvmcompose.images.qcow2 import ImageHeader, read_header
 
 _CONSOLE = b"(a fake console)\r\n\x1b[32mOK\x1b[0m\x1b]0;title\x07 \x9b31mready\xff\r\nlogin: "
 
@@ -43,14 +44,31 @@ class FakeDisks:
     async def reset_overlay(self, path: Path) -> None:
         await self._host.call("reset_overlay", path.name)
         old = self._disk(path)
-        new = FakeDisk(version=old.version + 1, size=old.size, backing=old.backing)
+        new = FakeDisk(
+            version=old.version + 1,
+            size=old.size,
+            backing=old.backing,
+            backing_format=old.backing_format,
+        )
         self._host.world.disks[str(path)] = new
         self._host.keep(("disks", str(path)))
+
+    async def replace(self, path: Path, staged: Path) -> None:
+        await self._host.call("replace_disk", path.name)
+        self._host.world.disks[str(path)] = self._host.world.disks.pop(str(staged))
+        self._host.keep(("disks", str(path)), ("disks", str(staged)))
 
     async def header(self, path: Path) -> ImageHeader:
         await self._host.call("header", path.name)
         disk = self._disk(path)
-        return ImageHeader(format="qcow2", virtual_size=disk.size, backing_file=disk.backing)
+        if not disk.size and path.is_file():  # noqa: ASYNC240 (one that was built here)
+            return read_header(path)
+        return ImageHeader(
+            format="qcow2",
+            virtual_size=disk.size,
+            backing_file=disk.backing,
+            backing_format=disk.backing_format,
+        )
 
     async def grow(self, path: Path, size: int) -> None:
         await self._host.call("grow", path.name)
@@ -70,6 +88,10 @@ class FakeDisks:
         await self._host.call("remove_disk", path.name)
         self._host.world.disks.pop(str(path), None)
         self._host.keep(("disks", str(path)))
+        if path.is_relative_to(HOSTED):  # a record counts while its file exists
+            project, *rest = path.relative_to(HOSTED).parts
+            if self._host.world.delivered.get(project, {}).pop("/".join(rest), None) is not None:
+                self._host.keep(("delivered", project, "/".join(rest)))
 
     async def read_from(self, path: Path, after: int | None, most: int) -> tuple[int, bytes]:
         await self._host.call("read_from", path.name)

@@ -31,6 +31,9 @@ class Disks(Protocol):
     async def reset_overlay(self, path: Path) -> None:
         """Replace an overlay by an empty one of the same size and backing file: all data is lost."""
 
+    async def replace(self, path: Path, staged: Path) -> None:
+        """Put another file, from the same file system, in the place of a disk, with its owner and mode."""
+
     async def header(self, path: Path) -> ImageHeader:
         """Return the header of a disk. Raises DriverError for one that is missing or invalid."""
 

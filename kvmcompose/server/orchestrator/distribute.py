@@ -16,10 +16,20 @@ from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.blob_store import Blob, BlobStore, Inventory
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.transfer_plan import Digests, NeededFile, Sent, needed_files, note_sent
+from kvmcompose.hosts.transfer_plan import (
+    Digests,
+    NeededFile,
+    Sent,
+    needed_files,
+    note_file,
+    note_sent,
+    note_stale,
+    read_sent,
+)
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.action_log import ActionLog, RunningStep
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.disk_places import DiskPlaces
 from kvmcompose.server.orchestrator.growth import GrowingDisk, HostedDisks, WantedFile
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
@@ -55,6 +65,9 @@ class Distribution:
         self._context = context
         self.testbed = testbed
         self._digests = Digests(testbed.folder)
+        self._provision = provision
+        #: Where disks are that are not where their guests are placed.
+        self.places = DiskPlaces()
         task = _Task(context=context, testbed=testbed, digests=self._digests, provision=provision)
         self._main = context.host(testbed.main_host)
         self.main = self._main.name
@@ -71,6 +84,18 @@ class Distribution:
     def to(self, name: str) -> OtherHost | None:
         """Return the transfers to a host; None for a main host that uses the project folder itself."""
         return self._delivery if name == self._main.name else self._others.get(name)
+
+    def arrive(self, places: DiskPlaces) -> None:
+        """Take in where disks are, before hosts are looked at. New disks do not depend on old ones."""
+        self.places = DiskPlaces(stale=places.stale, left_over=places.left_over)
+        if not self._provision:
+            self.places = places
+        for name, other in self._others.items():
+            other.expect(self.places.incoming(name, self.testbed.guests))
+
+    def digest_of(self, path: Path) -> str:
+        """Return the SHA-256 of a file of the main host. Reads it: call it in a thread. Raises OSError."""
+        return self._digests.of(path)
 
     async def recheck(self) -> None:
         """Look at files again: golden images may have been rebuilt."""
@@ -95,6 +120,8 @@ class Distribution:
         other = self._others.get(guest.state.testbed_host)
         if guest.run is None or guest.run.disk is None:
             return False
+        if guest.name in self.places.moving:
+            return True
         if other is not None and other.has(guest.run.disk):
             return await other.has_data(guest.run.disk)
         if self.is_to_be_put(guest):
@@ -105,11 +132,20 @@ class Distribution:
     async def renew(self, guest: LoadedGuest) -> None:
         """Give a guest an empty disk: all data on it is lost."""
         other = self._others.get(guest.state.testbed_host)
+        source = self.places.moving.get(guest.name)
+        if source is not None:
+            await in_thread(note_stale, self.testbed.folder, source, _disk(guest), stale=True)
+            if source in self._others:
+                await self._others[source].drop(_disk(guest))
+            moving = {name: host for name, host in self.places.moving.items() if name != guest.name}
+            self.arrive(msgspec.structs.replace(self.places, moving=moving))
         if other is not None:
             await other.drop(_disk(guest))  # a new one is sent
         here = self.testbed.folder / _disk(guest)
         if other is None or not await self._main.disks.pristine(here):
             await self._main.disks.reset_overlay(here)
+        if source is not None:
+            await in_thread(note_stale, self.testbed.folder, source, _disk(guest), stale=False)
 
 
 class OtherHost:
@@ -129,6 +165,8 @@ class OtherHost:
         self._disks = drivers.disks
         self._blobs = blobs
         self._delivered: dict[str, str] = {}
+        #: Disks that move here: they are not sent as they were built.
+        self._incoming: frozenset[str] = frozenset()
         self._stored: frozenset[str] = frozenset()
         self._growing: dict[str, GrowingDisk] = {}
         self._golden: frozenset[str | None] = frozenset()  # on other hosts they are images
@@ -146,13 +184,17 @@ class OtherHost:
 
     # -- before anything is changed
 
-    async def look(self, running: Collection[str]) -> list[str]:
+    def expect(self, disks: frozenset[str]) -> None:
+        """Leave out disks that move here from another host."""
+        self._incoming = disks
+
+    async def look(self, running: Collection[str], held: Inventory) -> list[str]:
         """Return the paths of what the host lacks; disks of ``running`` guests stay as they are.
 
-        Raises DriverError when the host cannot be used.
+        ``held`` is what it has. Raises DriverError when the host cannot be used.
         """
-        held = await self._blobs.inspect(self._project, await self._context.read_home())
-        self._delivered, self._stored = dict(held.delivered), held.stored
+        self._delivered = await in_thread(self._usable, held)
+        self._stored = held.stored
         # before a member's main host was sent anything
         wanted = await self._wanted(first=True)
         self._growing = await self._find_growing(wanted, self._context.member)
@@ -160,6 +202,11 @@ class OtherHost:
         if not self._provision:
             self.refusals += await self._check_disks(wanted)
         return self._lacking(wanted, running)
+
+    def _usable(self, held: Inventory) -> dict[str, str]:
+        """Return what was delivered, without copies of disks that are not to be used."""
+        stale = read_sent(self._folder).get(self.name, Sent()).stale
+        return {path: digest for path, digest in held.delivered.items() if path not in stale}
 
     def _lacking(self, wanted: Mapping[str, WantedFile], running: Collection[str]) -> list[str]:
         in_use = self._in_use(running)
@@ -192,7 +239,7 @@ class OtherHost:
             )
 
     async def _check_disks(self, wanted: Mapping[str, WantedFile]) -> list[Reason]:
-        """Find disks with data that would be lost, or left behind."""
+        """Find disks with data that would be lost."""
         lost = [
             guest.name
             for guest in self._guests
@@ -209,14 +256,6 @@ class OtherHost:
                     "kvm-compose up --provision replaces them: what the guests wrote is lost",
                 )
             )
-        for guest in self._elsewhere:
-            disk = _disk_or_none(guest)
-            if disk in self._delivered and disk is not None and await self.has_data(disk):
-                place = guest.state.testbed_host
-                hint = f"pin it (placement: {{pin: {{{guest.name}: {self.name}}}}}), or lose what it wrote"
-                reasons.append(
-                    (f"{guest.name} has data here, and is placed on {place} now", f"{hint}: up --provision")
-                )
         return reasons
 
     # -- disks
@@ -295,10 +334,33 @@ class OtherHost:
                 step.skip()
 
     async def _finish(self, wanted: Mapping[str, WantedFile]) -> None:
-        """Record what was sent."""
-        files = {path: each.digest for path, each in wanted.items() if not each.file.shared}
-        noted = Sent(frozenset(_shared(wanted)), files)
-        await in_thread(note_sent, self._folder, self.name, noted)
+        """Record what was sent, beside disks that stay here."""
+        here = {path: each for path, each in wanted.items() if path not in self._incoming}
+        files = {path: each.digest for path, each in here.items() if not each.file.shared}
+
+        def note() -> None:
+            before = read_sent(self._folder).get(self.name, Sent())
+            kept = {path: each for path, each in before.files.items() if path in self._delivered}
+            after = Sent(frozenset(_shared(wanted)), kept | files, before.stale - files.keys())
+            note_sent(self._folder, self.name, after)
+
+        await in_thread(note)
+
+    async def take_in(self, guest: LoadedGuest, digest: str, step: RunningStep) -> None:
+        """Record a disk that has moved here as what would be sent. It grows, if that is larger.
+
+        ``digest`` is that of its content.
+        """
+        path = _disk(guest)
+        held = await self._blobs.inspect(self._project, await self._context.read_home())
+        self._delivered = await in_thread(self._usable, held) | {path: digest}
+        self._incoming -= {path}
+        wanted = await self._wanted(only=guest.name)
+        self._growing = await self._find_growing({path: wanted[path]} | _below(path, wanted))
+        await self._grow(wanted, (), step)
+        if path not in self._growing:
+            await shielded(self._blobs.note(self._project, path, wanted[path].digest))
+        await in_thread(note_file, self._folder, self.name, path, wanted[path].digest)
 
     async def _send_image(self, digest: str, file: NeededFile, log: ActionLog) -> int:
         name = Path(file.path).name
@@ -349,14 +411,20 @@ class OtherHost:
             await self._blobs.put(self._project, files, sent.append)
         return sum(sent)
 
-    async def _wanted(self, but: Collection[str] = (), *, first: bool = False) -> dict[str, WantedFile]:
-        """Return what the host's guests need, by path, except guests ``but``.
+    async def _wanted(
+        self, but: Collection[str] = (), *, first: bool = False, only: str | None = None
+    ) -> dict[str, WantedFile]:
+        """Return what the host's guests need, by path, except guests ``but``, or what one of them needs.
 
         ``first``: of a member's project, as it is in the member's folder.
         """
         member = self._context.member if first else None
         folder = self._folder if member is None else self._context.location
-        runs = [guest.run for guest in self._guests if guest.run is not None and guest.name not in but]
+        runs = [
+            guest.run
+            for guest in self._guests
+            if guest.run is not None and guest.name not in but and only in (None, guest.name)
+        ]
 
         def find() -> dict[str, WantedFile]:
             try:
@@ -378,7 +446,7 @@ class OtherHost:
         return await in_thread(find)
 
     def _is_to_be_put(self, path: str, wanted: WantedFile) -> bool:
-        if wanted.file.shared or path in self._growing:
+        if wanted.file.shared or path in self._growing or path in self._incoming:
             return False
         there = self._delivered.get(path)
         return there != wanted.digest or (wanted.file.disk and self._provision)
@@ -396,12 +464,16 @@ class Delivery(OtherHost):
         self._reader = task.context.member
         self._to_come: set[str] = set()
 
-    async def look(self, running: Collection[str]) -> list[str]:
+    async def look(self, running: Collection[str], held: Inventory) -> list[str]:
         """As for any host."""
-        lacking = await super().look(running)
+        lacking = await super().look(running, held)
         wanted = await self._wanted(first=True)
         self._to_come = {path for path, each in wanted.items() if self._is_to_be_put(path, each)}
         return lacking
+
+    def _usable(self, held: Inventory) -> dict[str, str]:
+        """Everything: what is not to be used is reset where it is."""
+        return dict(held.delivered)
 
     def lacks(self, disk: str) -> bool:
         """Whether the host has no such disk, or will be sent another one."""
@@ -411,9 +483,11 @@ class Delivery(OtherHost):
         """Golden images do not count: scripts set them up again; clones in the way are found elsewhere."""
         return disk not in self._golden and await super().has_data(disk)
 
-    async def _wanted(self, but: Collection[str] = (), *, first: bool = False) -> dict[str, WantedFile]:
+    async def _wanted(
+        self, but: Collection[str] = (), *, first: bool = False, only: str | None = None
+    ) -> dict[str, WantedFile]:
         del first
-        return await super()._wanted(but, first=True)
+        return await super()._wanted(but, first=True, only=only)
 
     async def _finish(self, wanted: Mapping[str, WantedFile]) -> None:
         """Check what was delivered, where it cannot change any more."""
@@ -424,6 +498,11 @@ class Delivery(OtherHost):
 def _shared(wanted: Mapping[str, WantedFile]) -> dict[str, NeededFile]:
     """Return what is sent as a blob, by digest."""
     return {each.digest: each.file for each in wanted.values() if each.file.shared}
+
+
+def _below(path: str, wanted: Mapping[str, WantedFile]) -> dict[str, WantedFile]:
+    """Return the backing files of a disk."""
+    return {each: wanted[each] for each in wanted[path].file.below}
 
 
 def _disk_or_none(guest: LoadedGuest) -> str | None:

@@ -132,8 +132,12 @@ def choose(changes: Sequence[Change], options: Up, testbed: LoadedTestbed) -> Ch
         else:
             due.append(change)
     lost = {change.ref for change in left if change.verb in STOPPING}
+    # what needs a disk that would move with its data waits for it
+    moves = {change.ref for change in left if change.verb is Verb.MOVE}
+    waiting = [each for each in due if each.wanted is not None and not moves.isdisjoint(each.wanted.needs)]
+    due = [each for each in due if each not in waiting]
     # what follows from a change that is left is left with it
-    return Choice(due=[each for each in due if not _follows(each, lost)], left=left)
+    return Choice(due=[each for each in due if not _follows(each, lost)], left=[*left, *waiting])
 
 
 def _follows(change: Change, lost: set[Ref]) -> bool:

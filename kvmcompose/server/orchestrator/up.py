@@ -9,10 +9,11 @@ import msgspec
 
 from kvmcompose.core.deployable import VethPair
 from kvmcompose.core.deployment import Fault, Level, Phase, Power, PowerVerb, Up
+from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change, Found, Ref, Verb
 from kvmcompose.effects.threads import in_thread
-from kvmcompose.hosts.transfer_plan import read_sent
+from kvmcompose.hosts.transfer_plan import forget_sent, read_sent
 from kvmcompose.pipeline.renames import renames
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.libvirt.interface import HypervisorFacts
@@ -80,14 +81,17 @@ class BringUp:
         hosts = dict(self._context.hosts(self._testbed))
         if self._deployed is not None:
             for name, host in self._context.hosts(self._deployed).items():
-                hosts.setdefault(name, host)
+                if name not in self._options.abandon:
+                    hosts.setdefault(name, host)
         return hosts
 
     async def run(self) -> Phase | None:
         """Raises RefusedError when nothing was changed, StepFailedError when something failed."""
         check_names([*self._options.guests, *self._options.rerun_guests], self._testbed.guests)
         await in_thread(self.check_privileges)
+        await self._check_abandoned()
         work, choice = await self._check()
+        await self._abandon()
         await self._settle(work)
         self._keep_intents()
         self._say(choice.left)
@@ -95,7 +99,7 @@ class BringUp:
             if _is_said(change):
                 self._log.say(sentence(change))
         if not choice.due:
-            if any(self._going()):
+            if any(self._going()) or self._options.abandon:
                 await self._note_what_is_up(self._found.found)
             nothing = "nothing else is to be done" if choice.left else "nothing to do"
             self._log.say(f"{self._context.project} is up already: {self._count()}, {nothing}")
@@ -158,6 +162,24 @@ class BringUp:
                 if guest.run is not None:
                     domain_xml(context, testbed, guest)
 
+    async def _check_abandoned(self) -> None:
+        """Raise RefusedError for hosts to be abandoned that are none, or that the testbed still has."""
+        sent = await in_thread(read_sent, self._context.folder)
+        deployed = self._deployed.state.testbed_hosts if self._deployed is not None else {}
+        known = {*sent, *deployed} - self._testbed.state.testbed_hosts.keys()
+        if not known.issuperset(self._options.abandon):
+            left = ", ".join(sorted(known)) or "none"
+            raise RefusedError(
+                "only hosts that have left the testbed can be abandoned",
+                hint=f"there are: {left}; remove a host from kvm-compose-config.json first",
+            )
+
+    async def _abandon(self) -> None:
+        """Forget what hosts have that are given up."""
+        for name in self._options.abandon:
+            await in_thread(forget_sent, self._context.folder, name)
+            self._log.say(f"{name} is abandoned: whatever is there stays there", Level.WARNING)
+
     async def _check(self) -> tuple[Work, Choice]:
         """Find what to change, and what is in the way of it, on all hosts. Raises Refusals."""
         with self._log.step("check", "check") as step:
@@ -175,7 +197,8 @@ class BringUp:
         facts: dict[str, HypervisorFacts] = {}
         work = Work(self._view, self._testbed, self._command, self._log, facts)
         reasons: list[Refusal] = [
-            (f"{name}: {error.message}", error.hint) for name, error in found.silent.items()
+            (f"{name}: {error.message}", self._hint_for_silent(name, error.hint))
+            for name, error in found.silent.items()
         ]
         if reasons:
             return Examined(work=work, found=found, choice=choice, refusals=reasons)
@@ -193,6 +216,12 @@ class BringUp:
             self._warn_of_renames(choice)
         return Examined(work=work, found=found, choice=choice, refusals=list(dict.fromkeys(reasons)))
 
+    def _hint_for_silent(self, host: str, hint: str | None) -> str | None:
+        """Return what to do about a host that does not answer."""
+        if host in self._testbed.state.testbed_hosts:
+            return hint
+        return f"if {host} is gone for good, give it up with what is on it: kvm-compose up --abandon {host}"
+
     @property
     def _restarted(self) -> Collection[str]:
         """The guests that are to be restarted even if nothing of them has changed."""
@@ -208,7 +237,7 @@ class BringUp:
 
     async def _look(self, options: Up | None = None) -> Differences:
         testbeds = [each for each in (self._testbed, self._deployed) if each is not None]
-        self._view = View(self._context, testbeds, self._hosts, self._files)
+        self._view = View(self._context, testbeds, self._hosts, self._files, self._options.abandon)
         return await plan(self._view, self._testbed, options, restart=self._restarted if options else ())
 
     def _moved_hosts(self) -> list[Refusal]:
@@ -261,11 +290,14 @@ class BringUp:
         hosts = {
             name: host
             for name, host in before.state["testbed_hosts"].items()
-            if not host.get("is_main_host") and name not in testbed.state.testbed_hosts
+            if not host.get("is_main_host")
+            and name not in testbed.state.testbed_hosts
+            and name not in self._options.abandon
         }
         had = self._deployed.network_plan.veths if self._deployed is not None else ()
         wanted = set(testbed.network_plan.veths)
-        return hosts, tuple(dict.fromkeys(each for each in (*before.links, *had) if each not in wanted))
+        links = [each for each in (*before.links, *had) if each.host not in self._options.abandon]
+        return hosts, tuple(dict.fromkeys(each for each in links if each not in wanted))
 
     async def _note_what_is_up(self, found: Sequence[Found]) -> None:
         """Store what is up, and of what was to be taken away that which exists yet."""

@@ -68,7 +68,8 @@ def note(work: Work, change: Change, mark: str | None = None) -> None:
 def forget(work: Work, changes: Sequence[Change]) -> None:
     """Forget it."""
     for change in changes:
-        work.view.put_mark(change.ref.kind, change.ref.name, None)
+        if not work.is_second(change):
+            work.view.put_mark(change.ref.kind, change.ref.name, None)
 
 
 def limit(work: Work, host: str, *, removing: bool) -> int:  # noqa: ARG001

@@ -15,7 +15,8 @@ async def observe(view: View, host: HostDrivers, kind: str) -> list[Found]:
     if view.files is None or transfers is None or view.golden is None:
         return []
     running = {each.guest for each in (await view.domains(host)).values() if each.state != "shut off"}
-    lacking = await transfers.look(running)
+    await view.disks()  # before it is looked for what is to be sent
+    lacking = await transfers.look(running, await view.inventory(host))
     made = await view.golden.made()
     stale = {
         each.name

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from kvmcompose.core.deployable import VethPair
 from kvmcompose.core.once import once
+from kvmcompose.hosts.blob_store import Inventory
+from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.iplink.interface import FoundLink
 from kvmcompose.providers.libvirt.interface import DomainState, ObservedDomain
 from kvmcompose.providers.ovs.interface import FoundBridge
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.disk_places import DiskPlaces, find_places
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.golden import GoldenImages
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
@@ -34,13 +38,18 @@ class View:
         testbeds: Sequence[LoadedTestbed],
         hosts: Mapping[str, HostDrivers],
         files: Distribution | None = None,
+        abandoned: Sequence[str] = (),
     ) -> None:
-        """Without ``files``, neither files nor golden images are looked at: that takes long."""
+        """Without ``files``, neither files nor golden images are looked at: that takes long.
+
+        What the ``abandoned`` hosts have is given up.
+        """
         self.context = context
         self.testbeds = testbeds
         self.deployed = next((each for each in testbeds if not each.has_files), None)
         self.hosts = hosts
         self.files = files
+        self._abandoned = abandoned
         self.golden = GoldenImages(context, files.testbed, files) if files is not None else None
         self._seen: dict[tuple[str, str], Any] = {}
         self._marks: dict[str, Mapping[str, str]] = {}
@@ -80,7 +89,7 @@ class View:
                 for name, each in found.items()
             }
 
-        return await self._once("domains", host, ask)
+        return await self._once("domains", host.name, ask)
 
     async def observed(self, host: HostDrivers) -> Mapping[str, ObservedDomain]:
         """Return the project's domains on a host with what to compare, and the names of their guests now."""
@@ -92,11 +101,11 @@ class View:
                 for name, each in found.items()
             }
 
-        return await self._once("observed", host, ask)
+        return await self._once("observed", host.name, ask)
 
     async def bridges(self, host: HostDrivers) -> Mapping[str, FoundBridge]:
         """Return the project's Open vSwitch bridges on a host, by name."""
-        return await self._once("bridges", host, lambda: host.switches.observe(self.context.project))
+        return await self._once("bridges", host.name, lambda: host.switches.observe(self.context.project))
 
     def pairs(self, host: str) -> list[VethPair]:
         """Return the veth pairs that the project has, or had, on a host: nothing on one says whose it is."""
@@ -107,10 +116,31 @@ class View:
     async def links(self, host: HostDrivers) -> Mapping[str, FoundLink]:
         """Return the ends of the project's veth pairs that exist on a host, by name."""
         ends = {end for each in self.pairs(host.name) for end in (each.left, each.right)}
-        return await self._once("links", host, lambda: host.links.observe(sorted(ends)))
+        return await self._once("links", host.name, lambda: host.links.observe(sorted(ends)))
 
-    async def _once(self, what: str, host: HostDrivers, call: Callable[[], Awaitable[_T]]) -> _T:
-        key = what, host.name
+    async def inventory(self, host: HostDrivers) -> Inventory:
+        """Return what a host has of the project's files. Raises DriverError, also for one without a store."""
+        blobs = host.blobs
+        if blobs is None:
+            raise DriverError(f"{host.name} has no store: the project folder is there")
+        home = await self.context.read_home()
+        return await self._once("inventory", host.name, lambda: blobs.inspect(self.context.project, home))
+
+    async def disks(self) -> DiskPlaces:
+        """Return where disks are that are not where their guests are placed."""
+        files = self.files
+        assert files is not None  # noqa: S101 (asked for only where files are looked at)
+
+        async def find() -> DiskPlaces:
+            found = await find_places(self, files.testbed.runnable, self._abandoned)
+            files.arrive(found)
+            return found
+
+        return await self._once("disks", "", find)
+
+    async def _once(self, what: str, host: str, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """Call it once, also when several ask for it at the same time."""
+        key = what, host
         if key not in self._seen:
-            self._seen[key] = await call()
-        return self._seen[key]  # type: ignore[no-any-return]
+            self._seen[key] = asyncio.ensure_future(call())
+        return await self._seen[key]  # type: ignore[no-any-return]

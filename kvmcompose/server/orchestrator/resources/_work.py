@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from kvmcompose.core.deployment import Down, Power, Up
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.core.resource import Ref
+from kvmcompose.core.resource import Change, Ref, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.libvirt.interface import HypervisorFacts
 from kvmcompose.server.action_log import ActionLog, RunningStep
@@ -85,6 +85,16 @@ class Work:
         """Return how many guests may boot at a time on a host: a boot under emulation keeps a CPU busy."""
         virt_type = self.testbed.state.testbed_hosts[host].virt_type
         return max(2, self.facts[host].cpus * BOOTS_PER_CPU.get(virt_type, 2))
+
+    def is_second(self, change: Change) -> bool:
+        """Return whether a change removes what a guest also has on the host that it is placed on.
+
+        A host that was given up may come back, with the guests that ran on it.
+        """
+        guest = self._testbed.guests.get(change.guest or "") if self._testbed is not None else None
+        return (
+            change.verb is Verb.REMOVE and guest is not None and guest.state.testbed_host != change.ref.host
+        )
 
     @property
     def failed_guests(self) -> set[str]:

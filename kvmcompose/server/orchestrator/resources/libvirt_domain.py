@@ -28,7 +28,7 @@ from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 KINDS = ("libvirt-domain",)
-AFTER = ("files",)
+AFTER = ("files", "disk")
 STAGE = "guests"
 #: The option of ``up`` that carries out changes that can wait.
 AGAIN = "restart"
@@ -45,6 +45,8 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
     for guest in testbed.runnable:
         ref = Ref(KINDS[0], guest.state.domain, guest.state.testbed_host)
         needs = [Ref("files", ref.host, ref.host)]
+        if guest.run is not None and guest.run.disk is not None:
+            needs.append(Ref("disk", guest.name, ref.host))
         if guest.golden is not None:
             needs.append(Ref("golden-image", guest.golden, testbed.main_host.name))
         spec = DomainWanted(made=spec_of(testbed, guest), state=testbed.intents.get(guest.name, "running"))
@@ -224,14 +226,16 @@ async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> No
     assert found is not None  # noqa: S101 (what is removed was found)
     domain = found.detail.name
     with work.step(STAGE, f"stop:{name}", guest=name, host=host.name) as step:
-        await _keep_snapshots(work, host, domain, work.view.identity(name))
+        if not work.is_second(change):
+            await _keep_snapshots(work, host, domain, work.view.identity(name))
         if found.state == "running":
             limit = work.timeout
             if not await host.hypervisor.shut_down_domain(domain, limit):
                 step.say(f"did not shut down within {limit:g} s, is switched off", Level.WARNING)
         if found.state not in OFF:
             await shielded(host.hypervisor.destroy_domain(domain))
-        work.running.discard(name)
+        if not work.is_second(change):
+            work.running.discard(name)
         if change.verb in (Verb.REMOVE, Verb.MOVE):
             await shielded(host.hypervisor.undefine_domain(domain))
 

@@ -97,6 +97,8 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
 def _dead(port: FoundPort, spec: object, links: Mapping[str, FoundLink]) -> str:
     """Open vSwitch keeps the device of a pair open that was deleted, and does not notice another one."""
     link = links.get(port.name)
+    if port.type == GENEVE:  # it was a link before
+        return ""
     return "" if not isinstance(spec, LinkPort) or (link is not None and link.attached) else "dead"
 
 

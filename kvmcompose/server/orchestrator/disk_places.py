@@ -1,0 +1,161 @@
+"""Which host has the disk of a guest.
+
+A disk is on the host that its guest ran on last: with its data it moves to where the guest is placed. The
+main host records what it sent to others (``Sent``), and which copies are not to be used: those of a disk that
+has moved on, and those that have not arrived as a whole. A host's own record says what it still has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.effects.threads import in_thread
+from kvmcompose.hosts.blob_store import Inventory
+from kvmcompose.hosts.transfer_plan import Sent, read_sent
+from kvmcompose.server.orchestrator.testbed import LoadedGuest
+
+if TYPE_CHECKING:
+    from kvmcompose.server.orchestrator.resources._view import View
+
+
+class DiskPlaces(msgspec.Struct, frozen=True, kw_only=True):
+    """Where disks are that are not where their guests are placed. Keys are names of guests.
+
+    ``moving``: the host that has the disk. ``stale``: hosts with a copy that is not to be used.
+    ``contested``: the hosts that have different disks, none of which is known to be the right one. ``lost``:
+    the host that has the disk, and belongs to the testbed no more. ``left_over``: disks of no guest, by host.
+    """
+
+    moving: Mapping[str, str] = {}
+    stale: Mapping[str, Sequence[str]] = {}
+    contested: Mapping[str, Sequence[str]] = {}
+    lost: Mapping[str, str] = {}
+    left_over: Mapping[str, Sequence[str]] = {}
+
+    def incoming(self, host: str, guests: Mapping[str, LoadedGuest]) -> frozenset[str]:
+        """Return the paths of the disks that move to a host."""
+        names = {*self.moving, *self.contested, *self.lost}
+        found = (guests[name] for name in names if guests[name].state.testbed_host == host)
+        return frozenset(guest.run.disk for guest in found if guest.run is not None and guest.run.disk)
+
+
+async def find_places(view: View, guests: Sequence[LoadedGuest], abandoned: Sequence[str]) -> DiskPlaces:
+    """Return where disks are. Hosts that do not answer are left out."""
+    search = _Search(view, abandoned)
+    await search.look()
+    for guest in guests:
+        if guest.run is not None and guest.run.disk is not None:
+            await search.place(guest, guest.run.disk)
+    return search.found(guests)
+
+
+class _Search:
+    def __init__(self, view: View, abandoned: Sequence[str]) -> None:
+        assert view.files is not None  # noqa: S101 (disks are looked for only where files are)
+        self._view = view
+        self._main = view.files.main
+        self._abandoned = abandoned
+        self._sent: Mapping[str, Sent] = {}
+        self._held: dict[str, Inventory] = {}
+        self._on: dict[str, set[str]] = {}
+        self._moving: dict[str, str] = {}
+        self._stale: dict[str, list[str]] = {}
+        self._contested: dict[str, list[str]] = {}
+        self._lost: dict[str, str] = {}
+
+    async def look(self) -> None:
+        """Ask all hosts what they have, and what runs on them."""
+        sent = await in_thread(read_sent, self._view.context.folder)
+        self._sent = {name: each for name, each in sent.items() if name not in self._abandoned}
+        for name, host in self._view.hosts.items():
+            try:
+                domains = await self._view.domains(host)
+                if name != self._main and host.blobs is not None:
+                    self._held[name] = await self._view.inventory(host)
+            except KvmComposeError:
+                continue
+            self._on[name] = {each.guest for each in domains.values() if each.state != "shut off"}
+
+    async def place(self, guest: LoadedGuest, path: str) -> None:
+        """Find out which host has a guest's disk."""
+        wanted = guest.state.testbed_host
+        self._stale[guest.name] = [name for name in (*self._held, self._main) if self._is_stale(name, path)]
+        having = [name for name in self._held if self._has(name, path)]
+        gone = [name for name, each in self._sent.items() if path in each.files and self._is_gone(name)]
+        if having == [wanted] or not (having or gone or wanted != self._main):
+            return
+        data = [name for name in having if name != wanted and await self._has_data(name, guest, path)]
+        if wanted in having and (not data or await self._has_data(wanted, guest, path)):
+            data.append(wanted)
+        noted = [name for name in data if path in self._sent.get(name, Sent()).files]
+        if noted:
+            holders = [wanted] if wanted in noted else noted
+        elif gone:
+            self._lost[guest.name] = gone[0]
+            return
+        elif wanted in data:
+            holders = [wanted]
+        elif await self._main_has_data(guest, path):
+            holders = [self._main]
+        else:
+            holders = data
+        if len(holders) > 1 or (wanted in data and holders != [wanted]):
+            self._contested[guest.name] = list(dict.fromkeys((*holders, *data)))
+        elif holders and holders != [wanted]:
+            self._moving[guest.name] = holders[0]
+
+    def found(self, guests: Sequence[LoadedGuest]) -> DiskPlaces:
+        """Return what was found."""
+        known = {guest.run.disk for guest in guests if guest.run is not None}
+        left = {
+            name: sorted(
+                path
+                for path in each.files
+                if path in held.delivered and path not in known and not path.endswith(".iso")
+            )
+            for name, held in self._held.items()
+            if (each := self._sent.get(name)) is not None
+        }
+        return DiskPlaces(
+            moving=self._moving,
+            stale={name: hosts for name, hosts in self._stale.items() if hosts},
+            contested=self._contested,
+            lost=self._lost,
+            left_over={name: paths for name, paths in left.items() if paths},
+        )
+
+    def _is_stale(self, host: str, path: str) -> bool:
+        return path in self._sent.get(host, Sent()).stale
+
+    async def _has_data(self, host: str, guest: LoadedGuest, path: str) -> bool:
+        if guest.name in self._on.get(host, ()):
+            return True
+        drivers = self._view.hosts[host]
+        return not await drivers.disks.pristine(self._view.context.folder_on(drivers) / path)
+
+    def _has(self, host: str, path: str) -> bool:
+        return path in self._held[host].delivered and not self._is_stale(host, path)
+
+    def _is_gone(self, host: str) -> bool:
+        return host not in self._view.hosts and host != self._main
+
+    async def _main_has_data(self, guest: LoadedGuest, path: str) -> bool:
+        """Return whether the main host's disk is more than what was built.
+
+        That a disk without a backing file has data says nothing: it may be a copy of an image.
+        """
+        main = self._view.hosts[self._main]
+        if self._is_stale(self._main, path):
+            return False
+        if guest.name in self._on.get(self._main, ()):
+            return True
+        if main.blobs is not None and path not in (await self._view.inventory(main)).delivered:
+            return False  # it is delivered by this action
+        disk = self._view.context.folder_on(main) / path
+        return (
+            not await main.disks.pristine(disk) and (await main.disks.header(disk)).backing_file is not None
+        )
