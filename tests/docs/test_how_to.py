@@ -16,7 +16,7 @@ from test_tutorial import BIN, REPOSITORY, pattern, run_all, steps
 GUIDES = REPOSITORY / "docs" / "how-to"
 
 
-@pytest.mark.parametrize("name", ["up-and-down", "snapshots", "capture"])
+@pytest.mark.parametrize("name", ["up-and-down", "change-what-runs", "snapshots", "capture"])
 def test_a_guide_is_what_happens(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = {"KVM_COMPOSE_STORE": str(tmp_path / "store")}
     image = tmp_path / "tiny.qcow2"

@@ -96,7 +96,7 @@ class BringUp:
         self._keep_intents()
         self._say(choice.left)
         for change in choice.due:
-            if _is_said(change):
+            if isinstance(self._command, Up) and _is_said(change):
                 self._log.say(sentence(change))
         if not choice.due:
             if any(self._going()) or self._options.abandon:
