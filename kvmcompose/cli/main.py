@@ -22,6 +22,7 @@ from typing import Any, NoReturn, Protocol, cast
 import kvmcompose.cli
 from kvmcompose import __version__
 from kvmcompose.cli._meanings import LEVELS, MEANINGS, OPTIONS, VERBS
+from kvmcompose.cli._reports import report
 from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.core.plain import plain
 from kvmcompose.effects.environment import is_on
@@ -316,14 +317,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         console = _console(arguments)
         status: int = arguments.run(arguments, console)
         sys.stdout.flush()
-    except InputError as error:
-        for problem in error.problems:
-            console.problem(problem)
-        return error.exit_code
     except KvmComposeError as error:
-        console.error(error.message)
-        if error.hint:
-            console.say(f"    hint: {error.hint}")
+        report(error, console)
         return error.exit_code
     except KeyboardInterrupt:
         console.error("interrupted")

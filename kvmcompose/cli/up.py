@@ -32,6 +32,7 @@ examples:
   kvm-compose up --provision        make new disks: data that guests wrote is lost
   kvm-compose up --keep-going       continue with other guests when one fails
   kvm-compose up --detach           do not wait; follow with kvm-compose logs -f
+  kvm-compose up --watch            and again whenever a file of the project is saved
 
 What differs from the YAML is changed, and nothing else: guests that did not change keep
 running. After a failure, up continues from the current state. Ctrl-C cancels and waits
@@ -60,12 +61,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust", action="store_true", help="consent to what the testbed does to the host (see trust)"
     )
+    parser.add_argument(
+        "-w", "--watch", action="store_true", help="follow the files of the project, and do so at each edit"
+    )
     add_action_options(parser)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Build, bring the testbed up, and return the exit status."""
     command = up_command(arguments, arguments.guests)
+    if arguments.watch:
+        from kvmcompose.cli._watch import watch
+
+        return watch(arguments, console, lambda: _build_and_act(arguments, console, command))
     if arguments.no_generate:
         target = open_target(arguments, register=True)
         settle(_built_in(target), arguments.allow_path, console, yes=arguments.trust)

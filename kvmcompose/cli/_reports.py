@@ -1,0 +1,21 @@
+"""Prints errors for people: the only place that turns one into text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvmcompose.core.errors import InputError, KvmComposeError
+
+if TYPE_CHECKING:
+    from kvmcompose.monitor.console import Console
+
+
+def report(error: KvmComposeError, console: Console) -> None:
+    """Print an error: all problems of an input, or the message and the hint."""
+    if isinstance(error, InputError):
+        for problem in error.problems:
+            console.problem(problem)
+        return
+    console.error(error.message)
+    if error.hint:
+        console.say(f"    hint: {error.hint}")
