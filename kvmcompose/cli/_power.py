@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from kvmcompose.cli._server import act, add_action_options, open_target
+from kvmcompose.cli._server import act, add_action_options, add_guest, open_target
 
 if TYPE_CHECKING:
     from kvmcompose.core.deployment import PowerVerb
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser, *, stops: bool) -> None:
     """Declare the command line. ``stops``: guests are shut down."""
-    parser.add_argument("guests", nargs="*", metavar="GUEST", help="the guests; all of them without any")
+    add_guest(parser, "guests", nargs="*", help="the guests; all of them without any")
     if stops:
         from kvmcompose.cli.down import seconds
 

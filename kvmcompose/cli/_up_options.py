@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from kvmcompose.cli._server import add_guest
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -29,11 +31,11 @@ def add_up_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let guests that were not edited change their host or address",
     )
-    parser.add_argument(
+    add_guest(
+        parser,
         "-r",
         "--rerun-scripts",
         nargs="*",
-        metavar="GUEST",
         help="also run setup scripts that have run before, as they are now: those of all guests, or of these",
     )
     parser.add_argument(

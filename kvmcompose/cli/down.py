@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from kvmcompose.cli._server import act, add_action_options, open_target, unknown_name
+from kvmcompose.cli._server import act, add_action_options, add_guest, open_target, unknown_name
 
 if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
@@ -28,7 +28,7 @@ another name for down, without --purge: it never removes disks.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("guests", nargs="*", metavar="GUEST", help="take down these guests alone")
+    add_guest(parser, "guests", nargs="*", help="take down these guests alone")
     parser.add_argument("--purge", action="store_true", help="remove the guests' disks: their data is lost")
     parser.add_argument(
         "--timeout",

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmcompose.cli._moves import refuse_moves
-from kvmcompose.cli._server import Target, act, add_action_options, find_deployment, make_known, open_target
+from kvmcompose.cli._server import (
+    Target,
+    act,
+    add_action_options,
+    add_guest,
+    find_deployment,
+    make_known,
+    open_target,
+)
 from kvmcompose.cli._trust import settle
 from kvmcompose.cli._up_options import add_up_options, up_command
 from kvmcompose.core.errors import RefusedError
@@ -42,9 +50,7 @@ until the action has stopped; a second Ctrl-C leaves that to the server.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument(
-        "guests", nargs="*", metavar="GUEST", help="change these guests alone, and what they need"
-    )
+    add_guest(parser, "guests", nargs="*", help="change these guests alone, and what they need")
     parser.add_argument(
         "-p",
         "--provision",

@@ -45,6 +45,15 @@ def complete(running: Lab, line: str) -> list[str]:
         ("cp w", ["web:"]),
         ("logs --guest ", ["web", "db"]),
         ("snapshot create --guest ", ["web", "db"]),
+        ("start ", ["web", "db"]),
+        ("stop w", ["web"]),
+        ("stop web d", ["db"]),
+        ("restart ", ["web", "db"]),
+        ("pause ", ["web", "db"]),
+        ("resume w", ["web"]),
+        ("up ", ["web", "db"]),
+        ("up --rerun-scripts w", ["web"]),
+        ("down d", ["db"]),
     ],
 )
 def test_guests(running: Lab, line: str, found: list[str]) -> None:
@@ -52,6 +61,8 @@ def test_guests(running: Lab, line: str, found: list[str]) -> None:
 
 
 def test_options_come_where_there_is_nothing_to_name(running: Lab) -> None:
-    assert "--purge" in complete(running, "down ")
+    assert "--exit-status" in complete(running, "status ")
     assert not [each for each in complete(running, "") if each.startswith("-")]
-    assert {"ps", "status", "exec"} <= set(complete(running, ""))
+    assert {"ps", "status", "exec", "start", "stop", "restart", "pause", "resume"} <= set(
+        complete(running, "")
+    )
