@@ -11,7 +11,7 @@ from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.deployment import Fault, Level, Step
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.planned import PlannedChange, PlannedHost, PlannedRefusal, PlanRequest, TestbedPlan
-from kvmcompose.core.resource import Change, Ref, Verb
+from kvmcompose.core.resource import STOPPING, Change, Ref, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.reconcile.wording import because, subject
 from kvmcompose.server.action_log import ActionLog
@@ -25,6 +25,8 @@ from kvmcompose.server.orchestrator.resources.libvirt_domain import SHUT_DOWNS
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed, read_testbed
 from kvmcompose.server.orchestrator.up import BringUp, Examined
 
+#: The states of a guest that takes memory.
+_ON = ("running", "paused")
 #: How many of the latest steps are looked at for how long guests take to start.
 _TIMED_STEPS = 4000
 
@@ -87,7 +89,8 @@ def _planned(seen: Examined, testbed: LoadedTestbed) -> Iterable[PlannedChange]:
     due = {change.ref: change for change in seen.choice.due}
     chosen = {**due, **{change.ref: change for change in seen.choice.left}}
     all_changes = {change.ref: chosen[change.ref] for change in seen.found.changes if change.ref in chosen}
-    running = {each.guest for each in seen.found.found if each.guest and each.state == "running"}
+    running = {each.guest for each in seen.found.found if each.guest and each.state in _ON}
+    running -= {change.guest for change in seen.choice.due if change.verb in STOPPING}
     deployed = seen.work.view.deployed
     testbeds = [testbed, *([deployed] if deployed is not None else [])]
     touched = Touched(providers(), seen.found.wanted, testbeds, running)
@@ -104,14 +107,8 @@ def _planned(seen: Examined, testbed: LoadedTestbed) -> Iterable[PlannedChange]:
             reasons=change.reasons,
             because=tuple(because(each) for each in change.reasons),
             touches=touched.by(change),
-            waits_for=_option(change) if ref not in due and change.pending else None,
+            waits_for=providers()[ref.kind].WAITS_FOR or None if ref not in due and change.pending else None,
         )
-
-
-def _option(change: Change) -> str | None:
-    """Return the option of ``up`` that carries out a change that can wait."""
-    again = providers()[change.ref.kind].AGAIN
-    return f"--{again.replace('_', '-')}" if again else None
 
 
 def _follows(change: Change, changes: Mapping[Ref, Change]) -> bool:
@@ -133,7 +130,7 @@ def _price(
     before: dict[str, dict[str, DomainGuest]] = {}
     for each in seen.found.found:
         known = (deployed or testbed).guests.get(each.guest or "")
-        if known is not None and known.run is not None and each.state == "running":
+        if known is not None and known.run is not None and each.state in _ON:
             before.setdefault(each.ref.host, {})[known.name] = known.run
     price = Price(providers(), seen.choice.due, before, testbed)
     files = seen.work.view.files

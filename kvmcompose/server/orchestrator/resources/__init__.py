@@ -16,6 +16,7 @@ A module (also one in ``resources/`` of a plug-in folder) offers:
 ``BATCH``                         True: all changes on a host in one call; otherwise each has its own
 ``limit(work, host, removing)``   how many calls may run at a time on a host; optional
 ``AGAIN``                         the option of ``up`` that carries out changes that can wait; optional
+``WAITS_FOR``                     that option as it is typed, for messages; optional
 ``asked(options, wanted)``        what the options of an ``up`` want to be done with one, and which; optional
 ``LOOKS_AT_FILES``                True: observing takes long, and is left out of ``status``; optional
 ``LOST_WITH_NEEDS``               True: gone when what they need is stopped; optional
@@ -56,6 +57,7 @@ class Provider(Protocol):
     STAGE: str
     BATCH: bool
     AGAIN: str
+    WAITS_FOR: str
     LOOKS_AT_FILES: bool
     LOST_WITH_NEEDS: bool
     RUNS: bool
@@ -119,6 +121,7 @@ def _module(name: str) -> Provider:
     defaults = {
         "BATCH": False,
         "AGAIN": "",
+        "WAITS_FOR": "",
         "LOOKS_AT_FILES": False,
         "LOST_WITH_NEEDS": False,
         "RUNS": False,

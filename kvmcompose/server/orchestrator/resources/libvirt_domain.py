@@ -32,6 +32,7 @@ AFTER = ("files", "disk")
 STAGE = "guests"
 #: The option of ``up`` that carries out changes that can wait.
 AGAIN = "restart"
+WAITS_FOR = "--restart"
 RUNS = True
 #: Guests that shut down at a time, on one host.
 SHUT_DOWNS = 16

@@ -1,0 +1,319 @@
+"""What a plan says before anything is built is what ``up`` then does, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from golden.bench import Bench, environment, new_bench
+from kvmcompose.build.ledger import close_ledgers
+from kvmcompose.build.project import Project
+from kvmcompose.build.project_inputs import Where
+from kvmcompose.build.to_be_made import plan_request
+from kvmcompose.cli._what_runs import show
+from kvmcompose.core.deployment import Action, StepState, Up
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.planned import PlannedChange, PlanRequest, TestbedPlan
+from kvmcompose.core.resource import Verb
+from kvmcompose.monitor.console import Console
+from kvmcompose.server.orchestrator.resources import providers
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+YAML = """\
+machines:
+  - name: web
+    interfaces: [{bridge: br0}]
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      libvirt_type: {cloud_image: {name: debian_12, setup_script: setup.sh, run_script: run.sh}}
+  - name: db
+    interfaces: [{bridge: br1}]
+    libvirt: {cpus: 1, memory_mb: 128, libvirt_type: {cloud_image: {name: debian_12}}}
+  - name: far
+    interfaces: [{bridge: br2}]
+    libvirt: {cpus: 2, memory_mb: 128, libvirt_type: {cloud_image: {name: debian_12}}}
+  - name: worker
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      libvirt_type: {cloud_image: {name: debian_12}}
+      scaling:
+        count: 2
+        shared_setup: shared.sh
+        interfaces: [{bridge: br0, clones: [0, 1]}]
+network:
+  bridges: [{name: br0}, {name: br1}, {name: br2}]
+  bridge_connections: {br0: br1}
+  external_bridge: br0
+testbed_options:
+  placement: {pin: {br0: one, br1: one, br2: two}}
+"""
+CONFIG = """\
+{"testbed_host_ssh_config": {
+   "one": {"ip": "192.0.2.11", "is_main_host": true, "virt_type": "qemu"},
+   "two": {"ip": "192.0.2.12", "user": "root", "virt_type": "qemu"}},
+ "ssh_public_key_location": "keys/id_ed25519.pub", "ssh_private_key_location": "keys/id_ed25519"}
+"""
+SCRIPT = "#!/bin/sh\ntrue\n"
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The project, built once."""
+    files = {
+        "kvm-compose.yaml": YAML,
+        "kvm-compose-config.json": CONFIG,
+        "keys/id_ed25519": "not a key\n",
+        **{f"{name}.sh": SCRIPT for name in ("setup", "run", "shared")},
+    }
+    bench = new_bench(tmp_path_factory.mktemp("two"), "lab", files)
+    bench.generate()
+    return bench
+
+
+@pytest.fixture
+def fresh(
+    two: Bench, tmp_path_factory: pytest.TempPathFactory, new_lab: type[Lab], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], Lab]]:
+    """Returns labs that are up, one for each example."""
+    for name, value in environment(two.root).items():
+        monkeypatch.setenv(name, value)
+    labs = []
+
+    def make() -> Lab:
+        folder = tmp_path_factory.mktemp("lab") / "lab"
+        shutil.copytree(two.folder, folder, symlinks=True)
+        lab = new_lab(Bench(two.root, folder), folder.parent)
+        labs.append(lab)
+        lab.must(Up())
+        return lab
+
+    yield make
+    for lab in labs:
+        lab.store.close()
+
+
+def planned(lab: Lab, options: Up = Up(), *, built: bool = False) -> TestbedPlan:  # noqa: B008 (frozen)
+    """The plan of what is in the folder (``built``), or of what the build would make of the YAML."""
+    request = PlanRequest(options=options, state=b"null")  # type: ignore[arg-type] # as a client encodes it
+    if not built:
+        close_ledgers()
+        project = Project(Where(directory=lab.folder))
+        request = plan_request(project, project.plan(), options, compared=True)
+        close_ledgers()
+    return asyncio.run(lab.orchestrator.plan(lab.deployment, request))
+
+
+Document = dict[str, Any]
+
+
+def machine(document: Document, name: str) -> Document:
+    return next(each for each in document["machines"] if each["name"] == name)
+
+
+def more_memory(document: Document) -> None:
+    machine(document, "web")["libvirt"]["memory_mb"] = 256
+
+
+def other_bridge(document: Document) -> None:
+    machine(document, "db")["interfaces"] = [{"bridge": "br0"}]
+
+
+def guest_more(document: Document) -> None:
+    new = {"cpus": 1, "memory_mb": 128, "libvirt_type": {"cloud_image": {"name": "debian_12"}}}
+    document["machines"].append({"name": "new", "interfaces": [{"bridge": "br2"}], "libvirt": new})
+
+
+def guest_less(document: Document) -> None:
+    document["machines"].remove(machine(document, "far"))
+
+
+def no_connection(document: Document) -> None:
+    del document["network"]["bridge_connections"]
+
+
+def bridge_more(document: Document) -> None:
+    document["network"]["bridges"].append({"name": "br3"})
+    document["testbed_options"]["placement"]["pin"]["br3"] = "one"
+
+
+def controller(document: Document) -> None:
+    document["network"]["bridges"][1]["controller"] = "tcp:127.0.0.1:6653"
+
+
+def other_script(document: Document) -> None:
+    machine(document, "web")["libvirt"]["libvirt_type"]["cloud_image"]["run_script"] = "setup.sh"
+
+
+def clone_more(document: Document) -> None:
+    scaling = machine(document, "worker")["libvirt"]["scaling"]
+    scaling |= {"count": 3, "interfaces": [{"bridge": "br0", "clones": [0, 1, 2]}]}
+
+
+EDITS: tuple[Callable[[Document], None], ...] = (
+    more_memory, other_bridge, guest_more, guest_less, no_connection, bridge_more, controller, other_script,
+    clone_more,
+)  # fmt: skip
+OPTIONS = (Up(), Up(no_restart=True), Up(no_repair=True), Up(rerun_scripts=True), Up(guests=("web",)))
+
+
+def edit(lab: Lab, edits: tuple[Callable[[Document], None], ...]) -> None:
+    document = yaml.safe_load(lab.bench.yaml.read_text())
+    for each in edits:
+        each(document)
+    lab.bench.yaml.write_text(yaml.safe_dump(document, sort_keys=False))
+
+
+def done(lab: Lab, action: Action) -> set[str]:
+    """The steps of guests that an action did: starts and stops of golden images are part of making these."""
+    steps = lab.store.steps(action.uuid)
+    return {
+        step.name
+        for step in steps
+        if step.name.partition(":")[0] in ("start", "stop", "update") and step.state is StepState.DONE
+    }
+
+
+def said(plan: TestbedPlan) -> set[str]:
+    """The steps that a plan stands for."""
+    found = set()
+    for change in plan.due:
+        if change.kind == "golden-image":
+            found.add(f"start:{change.name}")
+        if change.kind != "libvirt-domain":
+            continue
+        if change.verb in (Verb.RESTART, Verb.REPLACE, Verb.MOVE, Verb.REMOVE):
+            found.add(f"stop:{change.guest}")
+        if boots(change):
+            found.add(f"start:{change.guest}")
+        elif change.verb is not Verb.REMOVE:
+            found.add(f"update:{change.guest}")
+    return found
+
+
+def boots(change: PlannedChange) -> bool:
+    off = any(reason.before == "shut off" for reason in change.reasons)
+    new = any(reason.code in ("new", "missing") for reason in change.reasons)
+    return change.verb in (Verb.CREATE, Verb.RESTART, Verb.REPLACE, Verb.MOVE) or (
+        change.verb is Verb.REPAIR and (off or new)
+    )
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    edits=st.lists(st.sampled_from(EDITS), min_size=1, max_size=3, unique=True).map(tuple),
+    options=st.sampled_from(OPTIONS),
+)
+def test_up_does_what_the_plan_said(
+    fresh: Callable[[], Lab], edits: tuple[Callable[[Document], None], ...], options: Up
+) -> None:
+    lab = fresh()
+    edit(lab, edits)
+    before = planned(lab, options)
+    lab.bench.generate()
+    after = planned(lab, options, built=True)
+    assert (before.changes, before.refusals, before.digest) == (after.changes, after.refusals, after.digest)
+    action = lab.do(options)
+    if before.refusals:
+        assert action.refused
+        return
+    assert action.state == "succeeded", action.faults
+    assert done(lab, action) == said(before)
+    stages = {step.stage for step in lab.store.steps(action.uuid)} - {"check", "verify"}
+    assert stages <= {providers()[change.kind].STAGE for change in before.due}
+    assert planned(lab, options, built=True).due == () or options.rerun_scripts
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_plan_changes_nothing(fresh: Callable[[], Lab]) -> None:
+    lab = fresh()
+    edit(lab, EDITS)
+    before = msgspec.json.encode(lab.drivers.worlds)
+    deployed, files = lab.store.deployed("lab"), contents(lab.folder)
+    events = lab.store.last_number("lab")
+    planned(lab)
+    assert msgspec.json.encode(lab.drivers.worlds) == before
+    assert contents(lab.folder) == files
+    assert (lab.store.deployed("lab"), lab.store.last_number("lab")) == (deployed, events)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state.replace(b'"lab-web"', b'"../../etc"'),
+        lambda state: state.replace(b'"br0"', b'"br0;reboot"'),
+        lambda state: b'{"version": 1}',
+        lambda state: b"[]",
+    ],
+)
+def test_a_state_that_no_build_wrote_is_refused(
+    fresh: Callable[[], Lab], damage: Callable[[bytes], bytes]
+) -> None:
+    lab = fresh()
+    state = damage((lab.folder / "state.json").read_bytes())
+    with pytest.raises(KvmComposeError):
+        asyncio.run(lab.orchestrator.plan(lab.deployment, PlanRequest(state=state)))  # type: ignore[arg-type]
+
+
+GOLDEN = """\
+update   bridge lab-br1 on one  (controller: (none) -> tcp:127.0.0.1:6653)
+         touches db
+update   golden image worker on one  (its image or its scripts changed)
+         touches worker-0, worker-1
+update   files on two  (artefacts/new-cloud-init.img, artefacts/new-cloud-init.iso is missing)
+restart  guest web on one  (memory_mb: 128 -> 256)
+update   guest db on one  (bridge: br1 -> br0)
+repair   guest worker-0 on one  (is paused (I/O error: no space for vda))
+repair   guest worker-1 on one  (its port on the bridge br0 is missing)
+create   guest new on two
+pending  update of set-up of web on one, waits for up --rerun-scripts  (setup script setup.sh has changed)
+remove   link lab-br0-br1 on one  (not in the testbed any more)
+         touches db, worker-0, worker-1
+remove   port lab-br0-br1 on one  (not in the testbed any more)
+         touches db, worker-0, worker-1
+remove   port lab-br1-br0 on one  (not in the testbed any more)
+         touches db
+remove   guest far on two  (not in the testbed any more)
+---
+on hosts: 1 to create, 4 to update, 1 to restart, 4 to remove, 2 to repair, 1 pending, 3 guests boot
+one: memory 512 -> 640 of 1048576 MiB
+two: CPUs 2 -> 1 of 64, 0.1 MiB to send
+warning: cannot be reached from the main host: new; started, but not waited for
+up would refuse: the golden image worker has to be set up again, and clones have data: worker-0, worker-1
+    hint: up --reset-clones recreates these clones: what they wrote is lost
+"""
+
+
+def test_a_plan_with_all_verbs_in_words(fresh: Callable[[], Lab], capsys: pytest.CaptureFixture[str]) -> None:
+    lab = fresh()
+    edit(lab, (more_memory, other_bridge, guest_more, guest_less, no_connection, controller))
+    for name in ("setup", "shared"):
+        lab.bench.write(f"{name}.sh", "#!/bin/sh\nexit 0\n")
+    bridge = lab.world.bridges["lab"]["lab-br0"]
+    del bridge.ports[next(name for name in bridge.ports if name in lab.world.domains["lab-worker-1"].taps)]
+    lab.world.domains["lab-worker-0"].paused = "I/O error: no space for vda"
+    show(planned(lab), Console(colour=False))
+    told = capsys.readouterr()
+    text = re.sub(r"about [0-9.]+ s", "about … s", f"{told.out}---\n{told.err}")
+    assert text == GOLDEN
