@@ -28,6 +28,7 @@ def difference(
     lost_with_needs: Collection[str] = (),
     restart: Collection[str] = (),
     asked: Mapping[Ref, Asked] = MappingProxyType({}),
+    no_waiting: Collection[str] = (),
 ) -> tuple[Change, ...]:
     """Return the changes: those to wanted resources in their order, then removals.
 
@@ -35,7 +36,7 @@ def difference(
     specifications: what differs from one that has not changed since is repaired. A resource that exists on
     another host than it is wanted on is moved. One of a kind in ``lost_with_needs`` does not outlive what it
     needs. The guests in ``restart`` are restarted, if they are on. What is ``asked`` for is done, whether
-    something differs or not.
+    something differs or not. For the kinds in ``no_waiting`` no change is pending.
     """
     there = {each.ref: each for each in found}
     desired = {each.ref: each for each in wanted}
@@ -65,6 +66,7 @@ def difference(
             change = _create(resource, earlier)
         if change is None:
             continue
+        change = msgspec.structs.replace(change, pending=change.pending and ref.kind not in no_waiting)
         changes.append(change)
         if change.verb in STOPPING and not change.pending:
             stopped.add(ref)

@@ -71,10 +71,19 @@ CREATE TABLE IF NOT EXISTS marks (
 """
 
 
+#: A mark of a deployment that was up when its server became one that has marks: all had run in its guests.
+COMPLETE_MARK = "complete"
+
+
 def migrate(db: sqlite3.Connection, version: int) -> None:
     """Bring the tables of an older version up to date, within the caller's transaction."""
     if version < 2:  # noqa: PLR2004
         _add_owners(db)
+        db.execute(MARKS)
+        db.execute(
+            "INSERT INTO marks SELECT name, ?, '', state FROM deployments WHERE state = 'up'",
+            (COMPLETE_MARK,),
+        )
     _add_events(db)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 from edited import draw, edit, meddle
-from test_failures import _cancel_at, _die_at
+from test_failures import _cancel_at, _kill_at
 
 from golden.bench import Bench, new_bench
 from kvmcompose.core.deployment import Action, ActionState, Up
@@ -164,18 +163,7 @@ class _Story:
 
     def _kill_at(self, at: int) -> None:
         """In a process of its own, which ends there as if killed, or does all of it."""
-        self.lab.store.close()
-        child = os.fork()
-        if child == 0:
-            try:
-                self.lab.restart()
-                _die_at(self.lab, Up(), at)
-                os._exit(0)
-            finally:
-                os._exit(1)
-        _, status = os.waitpid(child, 0)
-        assert os.waitstatus_to_exitcode(status) in (0, -signal.SIGKILL), self.story
-        self.lab.restart()
+        _kill_at(self.lab, Up(), at, may_end=True)
 
     def _do(self) -> None:
         self._accept(self.lab.do(Up()))
@@ -231,7 +219,7 @@ class _Story:
         again = self.lab.must(Up())
         assert "is up already" in self.lab.text(again), self.story
         made = self.lab.drivers.calls[calls:]
-        assert not [each for each in made if _changes(each)], self.story
+        assert not [each for each in made if changes(each)], self.story
         asked = {each.split("/")[0] for each in made if "/" in each.partition(":")[0]}
         assert asked <= set(self.testbed.hosts), (self.story, asked)
 
@@ -303,7 +291,7 @@ def _without_scripts(value: Any) -> Any:
     return value
 
 
-def _changes(call: str) -> bool:
+def changes(call: str) -> bool:
     verb = call.rpartition("/")[2].partition(":")[0]
     return verb.partition("_")[0] in {
         "start", "define", "stamp", "change", "apply", "remove", "destroy", "shut", "undefine", "update",

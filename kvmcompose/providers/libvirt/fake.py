@@ -35,7 +35,8 @@ def _state(domain: FakeDomain) -> str:
     return "paused" if domain.paused else "running"
 
 
-def _hardware(domain: ET.Element) -> FakeHardware:
+def hardware(domain: ET.Element) -> FakeHardware:
+    """Return what a domain has, by its XML."""
     vcpu = domain.find("vcpu")
     most = _mib(domain.find("memory")) or 64
     return FakeHardware(
@@ -176,9 +177,9 @@ class FakeHypervisor(FakeNetworks):
             raise DriverError(f"there already is a domain {name} of the project {domain.project}")
         source = tree.find("devices/disk/source")
         if domain.started:
-            domain.next_hardware = _hardware(tree)
+            domain.next_hardware = hardware(tree)
         else:
-            domain.hardware, domain.next_hardware = _hardware(tree), None
+            domain.hardware, domain.next_hardware = hardware(tree), None
             domain.disk = self._disk_path(project, source.attrib["file"] if source is not None else "")
         domain.defined, domain.edited = made, False
         return domain

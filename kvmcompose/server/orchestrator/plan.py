@@ -67,6 +67,7 @@ def _compare(
         lost_with_needs=[kind for kind, provider in providers().items() if provider.LOST_WITH_NEEDS],
         restart=restart,
         asked=_asked(wanted, options) if options is not None else {},
+        no_waiting=[kind for kind, each in providers().items() if getattr(options, each.AGAIN or "-", False)],
     )
     return Differences(wanted=wanted, found=found, changes=changes, silent=silent)
 
@@ -125,9 +126,7 @@ def choose(changes: Sequence[Change], options: Up, testbed: LoadedTestbed) -> Ch
     for change in changes:
         if not _is_in(scope, change):
             continue
-        if change.pending and getattr(options, providers()[change.ref.kind].AGAIN or "-", False):
-            due.append(msgspec.structs.replace(change, pending=False))
-        elif change.pending or _is_left(change, options):
+        if change.pending or _is_left(change, options):
             left.append(change)
         else:
             due.append(change)

@@ -230,8 +230,11 @@ class BringUp:
         return ()
 
     async def _settle(self, work: Work) -> None:
-        """Let resources bear what they were made from, before the server's own record changes."""
-        for provider in dict.fromkeys(providers().values()):
+        """Let resources bear what they were made from, before the server's own record changes.
+
+        What is inside goes first: what is known of it may be seen from what it is in.
+        """
+        for provider in dict.fromkeys(reversed([*providers().values()])):
             mine = [each for each in self._found.found if each.ref.kind in provider.KINDS]
             await provider.settle(work, mine)
 

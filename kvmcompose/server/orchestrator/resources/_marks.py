@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from kvmcompose.core.deployment import Phase, Up
+from kvmcompose.core.deployment import Up
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.reconcile.difference import Asked
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+from kvmcompose.server.schema import COMPLETE_MARK
 
 #: Guests that are worked in at a time, on one host.
 _SIDE_BY_SIDE = 16
@@ -42,7 +43,7 @@ async def observe(
     on = [each.guest for each in domains if each.state in ("running", "paused")]
     marks = view.marks(kind)
     unmarked = {each.guest for each in domains if not each.made}
-    if unmarked and view.deployed is not None and view.context.deployment.state is Phase.UP:
+    if unmarked and view.deployed is not None and view.marks(COMPLETE_MARK):
         # brought up by version 0.1, which had no marks
         names = view.names
         known = {names.get(each.ref.name, each.ref.name): each.spec for each in earlier(view.deployed)}
@@ -63,6 +64,14 @@ def note(work: Work, change: Change, mark: str | None = None) -> None:
     """Remember that it is so; with a ``mark``, that it is as that says."""
     assert change.wanted is not None  # noqa: S101 (what is removed is forgotten)
     work.view.put_mark(change.ref.kind, change.ref.name, mark or change.wanted.spec)
+
+
+async def settle(work: Work, found: Sequence[Found]) -> None:
+    """Keep what is known of guests that version 0.1 brought up: soon their domains do not show it."""
+    marks = {kind: work.view.marks(kind) for kind in {each.ref.kind for each in found}}
+    for each in found:
+        if each.ref.name not in marks[each.ref.kind]:
+            work.view.put_mark(each.ref.kind, each.ref.name, each.spec)
 
 
 def forget(work: Work, changes: Sequence[Change]) -> None:

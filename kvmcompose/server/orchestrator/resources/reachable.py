@@ -17,6 +17,7 @@ STAGE = "guests"
 LOST_WITH_NEEDS = True
 
 limit = _marks.limit
+settle = _marks.settle
 
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:

@@ -22,6 +22,7 @@ LOST_WITH_NEEDS = True
 NOUN = "run script"
 
 limit = _marks.limit
+settle = _marks.settle
 asked = _marks.asked
 
 

@@ -35,6 +35,7 @@ NOUN = "setup script"
 _WHY_NONE = {True: "a golden image is set up again when its scripts change: kvm-compose up"}
 
 limit = _marks.limit
+settle = _marks.settle
 asked = _marks.asked
 
 
