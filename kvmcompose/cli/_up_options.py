@@ -39,6 +39,13 @@ def add_up_options(parser: argparse.ArgumentParser) -> None:
         help="also run setup scripts that have run before, as they are now: those of all guests, or of these",
     )
     parser.add_argument(
+        "--recreate",
+        action="append",
+        default=[],
+        metavar="GUEST",
+        help="give this guest an empty disk, and set it up as a new one: its data is lost",
+    )
+    parser.add_argument(
         "--reset-clones",
         action="store_true",
         help="rebuild clones whose golden image has changed: their data is lost",
@@ -59,6 +66,7 @@ def up_command(arguments: argparse.Namespace, guests: Iterable[str]) -> Up:
     return Up(
         rerun_scripts=arguments.rerun_scripts is not None,
         rerun_guests=tuple(arguments.rerun_scripts or ()),
+        recreate=tuple(arguments.recreate),
         reset_clones=arguments.reset_clones,
         keep_going=getattr(arguments, "keep_going", False),
         provision=arguments.provision,

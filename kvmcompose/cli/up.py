@@ -37,6 +37,7 @@ examples:
   kvm-compose up --rerun-scripts    also run setup scripts that have run before
   kvm-compose up --rerun-scripts web
                                     those of one guest, as they are now
+  kvm-compose up --recreate web     a new disk for one guest: data that it wrote is lost
   kvm-compose up --provision        make new disks: data that guests wrote is lost
   kvm-compose up --keep-going       continue with other guests when one fails
   kvm-compose up --detach           do not wait; follow with kvm-compose logs -f

@@ -84,7 +84,8 @@ class Up(
     """Bring the testbed up.
 
     ``rerun_scripts``: run setup scripts again that have already run, as they are now; with ``rerun_guests``
-    those of these guests alone. ``reset_clones``: recreate clones whose
+    those of these guests alone. ``recreate``: give these guests an empty disk and set them up as new ones,
+    losing what they wrote. ``reset_clones``: recreate clones whose
     golden image has changed, losing what they wrote. ``keep_going``: when a guest fails, continue with the
     others. ``provision``: recreate disks on other hosts, losing what guests wrote; on the main host the build
     makes disks. ``restart``: restart guests that only an upgrade of kvm-compose would have changed, too.
@@ -96,6 +97,7 @@ class Up(
 
     rerun_scripts: bool = False
     rerun_guests: tuple[GuestName, ...] = ()
+    recreate: tuple[GuestName, ...] = ()
     reset_clones: bool = False
     keep_going: bool = False
     provision: bool = False

@@ -308,6 +308,23 @@ def test_a_disk_built_anew_does_not_overwrite_data(labs: Lab) -> None:
     assert markers  # its set-up script has run on the new one
 
 
+def test_a_guest_on_another_host_is_recreated_there(labs: Lab) -> None:
+    labs.must(Up())
+    disks = labs.drivers.worlds["two"].disks
+    disk = labs.disk("db-cloud-init.img", "two")
+    first = disks[disk].version
+    labs.drivers.calls.clear()
+    labs.must(Up(recreate=("db",)))
+    assert labs.drivers.calls.count("two/reset_overlay:db-cloud-init.img") == 1
+    assert not [call for call in labs.drivers.calls if verb(call) == "put"]
+    assert disks[disk].version > first
+    assert disks[disk].markers
+    assert running(labs) == PLACES
+    labs.drivers.calls.clear()
+    labs.must(Up())
+    assert {verb(call) for call in labs.drivers.calls} <= LOOKING
+
+
 def test_disks_that_hold_no_data_are_sent_anew_without_a_word(labs: Lab) -> None:
     labs.drivers.failures = [Failure("two/start_domain:lab-db")]
     labs.do(Up())

@@ -92,3 +92,10 @@ def test_a_set_up_that_changed(project: Project) -> None:
     project.run("up")
     assert project.inside("web", "tail", "-n", "1", "/etc/setups") == "mended"
     assert "differs" not in project.run("status").stdout
+
+    # another life
+    other = project.inside("other", "cat", "/proc/sys/kernel/random/boot_id")
+    project.run("up", "--recreate", "web")
+    assert project.inside("web", "cat", "/etc/setups", "/etc/runs") == "mended\none"
+    assert project.inside("other", "cat", "/proc/sys/kernel/random/boot_id") == other
+    assert "differs" not in project.run("status").stdout

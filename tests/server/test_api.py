@@ -67,6 +67,7 @@ def test_a_deployment_from_first_to_last(stub: StubServer) -> None:
     assert action.options == {
         "rerun_scripts": False,
         "rerun_guests": [],
+        "recreate": [],
         "reset_clones": False,
         "keep_going": True,
         "provision": False,

@@ -155,8 +155,9 @@ def _scope(options: Up, testbed: LoadedTestbed) -> set[str] | None:
     """The guests that are changed, with their golden images; None for all."""
     if not options.guests:
         return None
-    golden = {testbed.guests[name].golden for name in options.guests}
-    return {*options.guests, *filter(None, golden)}
+    named = {*options.guests, *options.rerun_guests, *options.recreate}
+    golden = {testbed.guests[name].golden for name in named}
+    return {*named, *filter(None, golden)}
 
 
 def check_names(names: Collection[str], known: Collection[str]) -> None:

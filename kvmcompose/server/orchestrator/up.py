@@ -87,7 +87,10 @@ class BringUp:
 
     async def run(self) -> Phase | None:
         """Raises RefusedError when nothing was changed, StepFailedError when something failed."""
-        check_names([*self._options.guests, *self._options.rerun_guests], self._testbed.guests)
+        check_names(
+            [*self._options.guests, *self._options.rerun_guests, *self._options.recreate],
+            self._testbed.guests,
+        )
         await in_thread(self.check_privileges)
         await self._check_abandoned()
         work, choice = await self._check()

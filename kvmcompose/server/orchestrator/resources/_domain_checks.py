@@ -22,6 +22,7 @@ async def refusals(work: Work, changes: Sequence[Change]) -> list[Refusal]:  # n
         *_check_reach(work),
         *await _check_key(work),
         *_check_disks(work),
+        *await _check_recreated(work),
     ]
 
 
@@ -69,6 +70,32 @@ def _check_disks(work: Work) -> list[Refusal]:
         running = ", ".join(sorted(work.running))
         return [(f"no new disks while guests run on them: {running}", "kvm-compose down")]
     return []
+
+
+async def _check_recreated(work: Work) -> list[Refusal]:
+    """Return the guests that are to have another disk, and cannot."""
+    found: list[Refusal] = []
+    for name in dict.fromkeys(work.up.recreate):
+        guest = work.testbed.guests[name]
+        clones = [each.name for each in work.testbed.clones(name)]
+        disk = guest.run.disk if guest.run is not None else None
+        if guest.state.is_golden_image:
+            why = f"{name} is a golden image, and disks of clones are on top of its disk"
+            found.append((why, f"recreate these: kvm-compose up {_options('--recreate', clones)}"))
+        elif disk is None:
+            found.append((f"{name} has no disk of its own to recreate", None))
+        elif await in_thread(work.testbed.source.backing_file, disk) is None:
+            why = f"{name} cannot be recreated: the content of its disk exists nowhere else"
+            found.append((why, f"kvm-compose down && kvm-compose generate --provision {name}"))
+        elif name in work.testbed.intents:
+            found.append(
+                (f"{name} is {work.testbed.intents[name]}, as was asked for", f"kvm-compose start {name}")
+            )
+    return found
+
+
+def _options(option: str, names: Sequence[str]) -> str:
+    return " ".join(f"{option} {name}" for name in names[:20])
 
 
 async def _check_key(work: Work) -> list[Refusal]:

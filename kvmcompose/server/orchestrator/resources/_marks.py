@@ -56,7 +56,9 @@ async def observe(
 
 
 def asked(options: Up, wanted: Resource) -> Asked | None:
-    """Scripts can be run again."""
+    """Scripts can be run again, and are run in a guest that is recreated."""
+    if wanted.guest in options.recreate:
+        return Verb.UPDATE, "up --recreate"
     return (Verb.UPDATE, "up --rerun-scripts") if options.reruns(wanted.guest) else None
 
 

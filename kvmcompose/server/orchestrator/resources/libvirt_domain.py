@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from kvmcompose.core.deployment import Level
+from kvmcompose.core.deployment import Level, Up
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.libvirt.interface import ObservedDomain
 from kvmcompose.providers.ovs.interface import GuestPort, SwitchChange
+from kvmcompose.reconcile.difference import Asked
 from kvmcompose.render.domain import DOMAIN_FORMAT
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.privileges import domain_xml
@@ -114,6 +115,11 @@ def _described(
     return found
 
 
+def asked(options: Up, wanted: Resource) -> Asked | None:
+    """Guests can be recreated."""
+    return (Verb.REPLACE, "up --recreate") if wanted.guest in options.recreate else None
+
+
 async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:
     """Return names that others use, guests that cannot be reached, and disks in use."""
     return await _domain_checks.refusals(work, changes)
@@ -136,6 +142,8 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
         return
     if change.wanted.spec.state != "running":
         return  # it is off, and is to stay so
+    if guest.name in work.up.recreate:
+        await _reset_disk(work, host, guest)
     work.running.add(guest.name)
     await work.starter.start(guest, STAGE, made)
     if reachable.is_waited_for(guest):
@@ -143,6 +151,18 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
         await work.starter.wait(guest, STAGE)
         work.waited_for.add(guest.name)
         work.view.put_mark(reachable.KINDS[0], guest.name, "yes")
+
+
+async def _reset_disk(work: Work, host: HostDrivers, guest: LoadedGuest) -> None:
+    """Give a guest that is off an empty disk; its next start is the first of another life."""
+    assert guest.run is not None  # noqa: S101 (see refusals)
+    assert guest.run.disk is not None  # noqa: S101 (see refusals)
+    disk = work.context.folder_on(host) / guest.run.disk
+    with work.step(STAGE, f"recreate:{guest.name}", guest=guest.name, host=host.name) as step:
+        if await host.disks.pristine(disk):
+            step.skip()
+        else:
+            await shielded(host.disks.reset_overlay(disk))
 
 
 def _step_name(state: str, change: Change) -> str:
@@ -237,7 +257,7 @@ async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> No
             await shielded(host.hypervisor.destroy_domain(domain))
         if not work.is_second(change):
             work.running.discard(name)
-        if change.verb in (Verb.REMOVE, Verb.MOVE):
+        if change.verb in (Verb.REMOVE, Verb.MOVE, Verb.REPLACE):
             await shielded(host.hypervisor.undefine_domain(domain))
 
 
