@@ -43,11 +43,13 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
     refusals: list[Refusal]
 
 
-def _is_said(change: Change) -> bool:
+def _is_said(change: Change, changed: Collection[Ref]) -> bool:
     """Return whether the log has a change and its reasons: not what is new, nor what follows from others."""
     provider = providers()[change.ref.kind]
-    follows = provider.LOST_WITH_NEEDS and change.verb is not Verb.UPDATE
-    return change.verb is not Verb.CREATE and not follows and not provider.LOOKS_AT_FILES
+    needs = change.wanted.needs if change.wanted is not None else ()
+    follows = any(ref in changed and not providers()[ref.kind].LOOKS_AT_FILES for ref in needs)
+    lost = provider.LOST_WITH_NEEDS and change.verb is not Verb.UPDATE
+    return change.verb is not Verb.CREATE and not follows and not lost and not provider.LOOKS_AT_FILES
 
 
 class BringUp:
@@ -98,8 +100,9 @@ class BringUp:
         await self._settle(work)
         self._keep_intents()
         self._say(choice.left)
+        changed = {change.ref for change in choice.due}
         for change in choice.due:
-            if isinstance(self._command, Up) and _is_said(change):
+            if isinstance(self._command, Up) and _is_said(change, changed):
                 self._log.say(sentence(change))
         if not choice.due:
             if any(self._going()) or self._options.abandon:
