@@ -6,6 +6,8 @@ import json
 import os
 import re
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,10 +32,11 @@ def shown() -> dict[str, list[str]]:
 def lab(tmp_path: Path) -> Path:
     """The page's files in a plug-in folder, and its testbed in a project beside it."""
     blocks = shown()
-    (tree,), (schema,), (guest_type, strategy) = blocks["text"], blocks["json"], blocks["python"]
+    (tree,), (schema,), code = blocks["text"], blocks["json"], blocks["python"]
     template, _ = blocks["xml"]
     named = re.findall(r"^  (\S+)", tree, re.MULTILINE)
-    for name, text in zip(named, [guest_type, schema, template, strategy], strict=True):
+    guest_type, provider, strategy = code
+    for name, text in zip(named, [guest_type, provider, schema, template, strategy], strict=True):
         path = tmp_path / "plug-ins" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -46,7 +49,11 @@ def lab(tmp_path: Path) -> Path:
 
 def kvm_compose(lab: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
+        "NOTICE_BOARD": str(lab.parent / "board"),
         "KVM_COMPOSE_PLUGINS": str(lab.parent / "plug-ins"),
+        "KVM_COMPOSE_SERVER_FAKE": "1",
+        "KVM_COMPOSE_SERVER_IDLE": "1",
+        "KVM_COMPOSE_STATE_DIR": os.environ.get("KVM_COMPOSE_STATE_DIR", str(lab.parent / "state")),
         "XDG_DATA_HOME": str(lab.parent / "data"),
     }
     argv = [str(BIN / "kvm-compose"), *words]
@@ -77,3 +84,51 @@ def test_the_strategy_places(lab: Path) -> None:
     ran = kvm_compose(lab, "placement", "--json")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert json.loads(ran.stdout)["guests"]["readme"]["host"] == "last"
+
+
+@pytest.fixture
+def server_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder with a path short enough for a socket."""
+    with tempfile.TemporaryDirectory(prefix="kc") as folder:
+        monkeypatch.setenv("KVM_COMPOSE_STATE_DIR", folder)
+        yield
+
+
+@pytest.mark.usefixtures("server_place")
+def test_its_resources_are_brought_up_changed_repaired_and_taken_down(lab: Path) -> None:
+    board = lab.parent / "board/lab/main"
+
+    def must(*words: str) -> str:
+        ran = kvm_compose(lab, *words)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout + ran.stderr
+
+    def shown() -> tuple[str, list[str]]:
+        status = json.loads(must("status", "--json"))
+        (guest,) = status["guests"]
+        return guest["state"], status["differences"]
+
+    said = must("up")
+    assert "note readme" in said
+    assert (board / "readme").read_text() == "Mind the <gap> & run"
+    assert shown() == ("on board", [])
+    assert "up already" in must("up")
+
+    (board / "readme").write_text("all is well")  # drift
+    assert shown() == ("on board", ["note readme: text: all is well -> Mind the <gap> & run"])
+    assert "note readme" in must("plan")
+    must("up")
+    assert (board / "readme").read_text() == "Mind the <gap> & run"
+    (board / "readme").unlink()
+    assert shown()[0] == "absent"
+    must("up")
+    assert shown() == ("on board", [])
+
+    yaml = lab / "kvm-compose.yaml"
+    yaml.write_text(yaml.read_text().replace("Mind", "Leap over"))
+    assert "text: Mind the <gap> & run -> Leap over the <gap> & run" in must("plan")
+    assert "note readme" in must("up")
+    assert (board / "readme").read_text() == "Leap over the <gap> & run"
+    assert "note readme" in must("logs")
+    must("down")
+    assert not list(board.iterdir())

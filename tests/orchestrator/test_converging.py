@@ -40,7 +40,11 @@ _AT_START = {"ip", "mtu", "gateway", "prefix_length"}
 #: What happens to an ``up``.
 _FATES = ("ends", "fails", "is cancelled", "is killed")
 #: Why an ``up`` may be refused: data would have to move, or would be lost.
-_DATA = ("has data here, and is placed on", "has to be set up again, and clones have data")
+_DATA = (
+    "has data here, and is placed on",
+    "has to be set up again, and clones have data",
+    "which is no host of the testbed any more",
+)
 
 
 def _seeds() -> list[int]:

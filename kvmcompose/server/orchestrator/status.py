@@ -55,9 +55,13 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
     for name, host in hosts.items():
         if name not in planned.silent:
             domains |= {each.guest: each for each in (await view.domains(host)).values()}
+    others = dict.fromkeys((each.guest for each in testbed.resources), "absent")
+    others |= {each.guest: each.state for each in planned.found if each.guest in others and each.state}
     outdated = {change.guest: change for change in planned.changes if is_outdated(change)}
     guests = [
-        await _guest_status(context, testbed, guest, domains.get(name), meter, outdated.get(name))
+        await _guest_status(
+            context, testbed, guest, domains.get(name) or others.get(name), meter, outdated.get(name)
+        )
         if guest.run is None or guest.state.testbed_host not in planned.silent
         else _unknown(guest)
         for name, guest in testbed.guests.items()
@@ -105,12 +109,16 @@ async def _guest_status(
     context: Context,
     testbed: LoadedTestbed,
     guest: LoadedGuest,
-    domain: DomainState | None,
+    there: DomainState | str | None,
     meter: Meter,
     outdated: Change | None,
 ) -> GuestStatus:
+    """The status of a guest; of one that libvirt does not run, ``there`` is only its state."""
+    domain = there if isinstance(there, DomainState) else None
     if domain is not None:
         state = domain.state
+    elif isinstance(there, str):
+        state = there
     elif guest.run is None:
         state = "unsupported"
     else:
