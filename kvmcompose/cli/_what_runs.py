@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
     from kvmcompose.build.project import Plan, Project
-    from kvmcompose.core.deployment import Deployment
+    from kvmcompose.core.deployment import Deployment, Up
     from kvmcompose.core.planned import PlannedChange, PlannedHost, TestbedPlan
     from kvmcompose.monitor.console import Console
 
@@ -32,8 +32,10 @@ class NothingUpError(UnseenError):
     """There is nothing to see: nothing of the project was ever up."""
 
 
-def ask(arguments: argparse.Namespace, project: Project, plan: Plan) -> TestbedPlan:
-    """Return what ``up`` would change on hosts. Raises UnseenError."""
+def ask(
+    arguments: argparse.Namespace, project: Project, plan: Plan, command: Up | None = None
+) -> TestbedPlan:
+    """Return what ``up`` would change on hosts; ``command`` has its options. Raises UnseenError."""
     from kvmcompose.build.to_be_made import plan_request
     from kvmcompose.core.deployment import Phase
     from kvmcompose.effects.server_places import was_used
@@ -47,9 +49,10 @@ def ask(arguments: argparse.Namespace, project: Project, plan: Plan) -> TestbedP
         if known is not None:
             check_folder(known, target.here)
             compared = known.state is not Phase.DOWN
-            guests = _guests(arguments, project)
-            command = up_command(arguments, guests)
-            plan = project.plan() if guests else plan  # up builds all files, whatever it is limited to
+            if command is None:
+                command = command_of(arguments, project)
+                # up builds all files, whatever it is limited to
+                plan = project.plan() if command.guests else plan
             found = target.server.plan(name, plan_request(project, plan, command, compared=compared))
             return found if arguments.allow_moves else _with_moves(found, target, project, known)
     except KvmComposeError as error:
@@ -57,13 +60,13 @@ def ask(arguments: argparse.Namespace, project: Project, plan: Plan) -> TestbedP
     raise NothingUpError(f"the server has no deployment {name!r}: up brings up all of it")
 
 
-def _guests(arguments: argparse.Namespace, project: Project) -> list[str]:
-    """Return the guests that the plan is limited to; none: it is not. Raises UnseenError."""
+def command_of(arguments: argparse.Namespace, project: Project) -> Up:
+    """Return the options of the ``up`` that is planned. Raises UnseenError for names of files."""
     names = names_of(arguments, project)
     others = [name for name in names if name not in project.compiled.state.testbed_guests]
     if others:
         raise UnseenError(f"{first_few(others)} selects files, not guests")
-    return names
+    return up_command(arguments, names)
 
 
 def _with_moves(found: TestbedPlan, target: Target, project: Project, known: Deployment) -> TestbedPlan:

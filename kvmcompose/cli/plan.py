@@ -8,11 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvmcompose.cli import _stored_plan as stored_plan
 from kvmcompose.cli import _what_runs as what_runs
 from kvmcompose.cli._labels import add_labels
 from kvmcompose.cli._project import add_names, names_of, open_project
-from kvmcompose.cli._server import add_server_options
-from kvmcompose.cli._up_options import add_up_options
+from kvmcompose.cli._server import add_server_options, unknown_name
+from kvmcompose.cli._up_options import add_up_options, up_command
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.monitor.build import line
 from kvmcompose.monitor.console import Console
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 
     from kvmcompose.build.decision import Decision, Disposition
     from kvmcompose.build.project import Plan, Project
-    from kvmcompose.cli._what_runs import UnseenError
-    from kvmcompose.core.planned import PlanDocument, PlannedFile, TestbedPlan
+    from kvmcompose.core.planned import PlannedFile, TestbedPlan
 
 NAME = "plan"
 HELP = "show what up would do and why, to files and to what runs; change nothing"
@@ -32,6 +32,7 @@ examples:
   kvm-compose plan
   kvm-compose plan --diff                changes in XML, network and state
   kvm-compose plan --detailed-exitcode   exit with status 2 if there are changes (for CI)
+  kvm-compose plan --out lab.plan && kvm-compose up --plan lab.plan
 """
 
 #: With --detailed-exitcode, as in Terraform.
@@ -55,6 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--verify", action="store_true", help="read every artefact, regardless of its time stamp"
     )
     add_up_options(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the plan, for up --plan FILE")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_server_options(parser)
 
@@ -71,8 +73,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     except what_runs.UnseenError as error:
         unseen = error
     diffs = files.diffs() if arguments.diff else {}
+    if arguments.out is not None:
+        _store(arguments, project, testbed, unseen)
     if arguments.json:
-        console.json(document(project, files.rows(diffs), testbed, unseen))
+        command = up_command(arguments, arguments.names)
+        rows = files.rows(diffs)
+        console.json(stored_plan.document(arguments, project, command, rows, testbed, unseen))
     else:
         files.show(diffs, console)
         if testbed is None:
@@ -88,19 +94,19 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     return _CHANGES if arguments.detailed_exitcode and changes else 0
 
 
-def document(
-    project: Project, files: tuple[PlannedFile, ...], testbed: TestbedPlan | None, unseen: UnseenError | None
-) -> PlanDocument:
-    """Return a plan as data."""
-    from kvmcompose.core.planned import PLAN_VERSION, PlanDocument
-
-    return PlanDocument(
-        version=PLAN_VERSION,
-        project=project.compiled.state.project_name,
-        files=files,
-        testbed=testbed,
-        unseen=unseen.message if unseen is not None else None,
-    )
+def _store(
+    arguments: argparse.Namespace,
+    project: Project,
+    testbed: TestbedPlan | None,
+    unseen: what_runs.UnseenError | None,
+) -> None:
+    """Write the plan. It has all files: up builds them, whatever it is limited to."""
+    if arguments.overwrite:
+        raise unknown_name("--out excludes --overwrite: up overwrites nothing")
+    command = up_command(arguments, names_of(arguments, project))
+    rows = FilePlan(project, project.plan()).rows({})
+    made = stored_plan.document(arguments, project, command, rows, testbed, unseen)
+    stored_plan.store(arguments.out, made, unseen)
 
 
 def _is_up(testbed: TestbedPlan) -> bool:

@@ -15,12 +15,15 @@ from kvmcompose.cli._server import (
     find_deployment,
     make_known,
     open_target,
+    unknown_name,
 )
 from kvmcompose.cli._trust import settle
 from kvmcompose.cli._up_options import add_up_options, up_command
 from kvmcompose.core.errors import RefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kvmcompose.build.project import Project
     from kvmcompose.core.deployment import Up
     from kvmcompose.core.event import Listener
@@ -41,6 +44,7 @@ examples:
   kvm-compose up --provision        make new disks: data that guests wrote is lost
   kvm-compose up --keep-going       continue with other guests when one fails
   kvm-compose up --detach           do not wait; follow with kvm-compose logs -f
+  kvm-compose up --dry-run          show what would be done, as plan does
   kvm-compose up --watch            and again whenever a file of the project is saved
 
 What differs from the YAML is changed, and nothing else: guests that did not change keep
@@ -69,6 +73,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--trust", action="store_true", help="consent to what the testbed does to the host (see trust)"
     )
     parser.add_argument(
+        "--plan", type=Path, metavar="FILE", help="do what this plan says (plan --out FILE), or nothing"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be done, as plan does")
+    parser.add_argument(
         "-w", "--watch", action="store_true", help="follow the files of the project, and do so at each edit"
     )
     add_action_options(parser)
@@ -76,6 +84,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Build, bring the testbed up, and return the exit status."""
+    if arguments.plan is not None:
+        return _carry_out(arguments, console)
+    if arguments.dry_run:
+        return _only_plan(arguments, console)
     command = up_command(arguments, arguments.guests)
     if arguments.watch:
         from kvmcompose.cli._watch import watch
@@ -88,7 +100,44 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     return _build_and_act(arguments, console, command)
 
 
-def _build_and_act(arguments: argparse.Namespace, console: Console, command: Up) -> int:
+def _only_plan(arguments: argparse.Namespace, console: Console) -> int:
+    """Show what ``up`` would do with these options."""
+    from kvmcompose.cli import plan
+
+    if arguments.watch or arguments.no_generate:
+        raise unknown_name("--dry-run excludes --watch and --no-generate")
+    arguments.names = arguments.guests
+    arguments.labels, arguments.out = [], None
+    for name in ("diff", "detailed_exitcode", "overwrite", "verify"):
+        setattr(arguments, name, False)
+    return plan.run(arguments, console)
+
+
+def _carry_out(arguments: argparse.Namespace, console: Console) -> int:
+    """Do what a plan says. Raises RefusedError where that is not what would be done now."""
+    from msgspec.structs import replace
+
+    from kvmcompose.cli import _stored_plan
+
+    planned = _stored_plan.load(arguments)
+    arguments.allow_moves, arguments.provision = planned.allow_moves, planned.options.provision
+    command = replace(planned.options, keep_going=arguments.keep_going)
+    if planned.testbed is not None:
+        command = replace(command, expected=planned.testbed.digest)
+    if arguments.dry_run:
+        raise unknown_name("--dry-run and --plan exclude each other")
+    return _build_and_act(
+        arguments, console, command, lambda project: _stored_plan.check(arguments, project, planned)
+    )
+
+
+def _build_and_act(
+    arguments: argparse.Namespace,
+    console: Console,
+    command: Up,
+    check: Callable[[Project], None] | None = None,
+) -> int:
+    """``check`` raises RefusedError for a project that is not brought up."""
     from kvmcompose.cli._project import open_project
     from kvmcompose.cli._server import server_of
     from kvmcompose.core.deployment import Phase
@@ -96,6 +145,8 @@ def _build_and_act(arguments: argparse.Namespace, console: Console, command: Up)
     project = open_project(arguments, console)  # report problems of the YAML before a server is started
     name = project.compiled.state.project_name
     target = Target(server_of(arguments), name, project.folder.resolve())
+    if check is not None:
+        check(project)
     known = find_deployment(target)
     # nothing is built while an action is running: the server will refuse anyway
     if known is None or known.state is not Phase.RUNNING:

@@ -93,6 +93,7 @@ class Up(
     changes for which a guest has to be off. ``guests``: change these guests alone, and what they need; none:
     all. A guest that ``stop`` or ``pause`` was used for is left, unless it is named. ``abandon``: hosts that
     have left the testbed and no longer exist; they are not contacted, and their guests get new disks.
+    ``expected``: the ``digest`` of a plan; refuse to change anything else than it says.
     """
 
     rerun_scripts: bool = False
@@ -106,6 +107,8 @@ class Up(
     no_restart: bool = False
     guests: tuple[GuestName, ...] = ()
     abandon: Annotated[tuple[HostName, ...], msgspec.Meta(max_length=1000)] = ()
+
+    expected: Annotated[str, msgspec.Meta(max_length=64)] | msgspec.UnsetType = msgspec.UNSET
 
     def reruns(self, guest: str | None) -> bool:
         """Return whether the scripts of a guest are run again."""

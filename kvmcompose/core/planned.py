@@ -148,11 +148,15 @@ class PlannedFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 class PlanDocument(msgspec.Struct, frozen=True, kw_only=True):
     """A plan, as ``kvm-compose plan --json`` prints it and ``plan --out`` stores it.
 
-    ``testbed`` is null where what runs cannot be seen; ``unseen`` says why.
+    ``options`` and ``allow_moves`` are those that it was made with. ``recipes`` is a digest of all that the
+    files are made of. ``testbed`` is null where what runs cannot be seen; ``unseen`` says why.
     """
 
     version: int
     project: str
+    options: Up
+    allow_moves: bool
+    recipes: str
     files: tuple[PlannedFile, ...]
     testbed: TestbedPlan | None
     unseen: str | None = None

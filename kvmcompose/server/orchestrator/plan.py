@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -109,6 +110,12 @@ async def _of_host(view: View, host: HostDrivers) -> list[Found] | KvmComposeErr
 def _earlier(deployed: LoadedTestbed | None) -> dict[Ref, Any]:
     wanted: list[Resource] = wanted_by(deployed) if deployed is not None else []
     return {each.ref: each.spec for each in wanted}
+
+
+def digest_of(changes: Iterable[Change]) -> str:
+    """Return what identifies changes and the reasons for them."""
+    each = [(change.verb, change.ref, change.reasons) for change in changes]
+    return hashlib.sha256(msgspec.json.encode(each, order="deterministic")).hexdigest()
 
 
 class Choice(msgspec.Struct, frozen=True):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
-
-import msgspec
 
 from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.deployment import Fault, Level, Step
@@ -16,7 +13,7 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.reconcile.wording import because, subject
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.context import Context
-from kvmcompose.server.orchestrator.plan import check_names
+from kvmcompose.server.orchestrator.plan import check_names, digest_of
 from kvmcompose.server.orchestrator.planned_folder import PlannedFolder
 from kvmcompose.server.orchestrator.price import Price, Touched, durations
 from kvmcompose.server.orchestrator.resources import providers
@@ -77,12 +74,6 @@ def _read(context: Context, request: PlanRequest) -> tuple[LoadedTestbed, list[R
     if context.deployed is not None:
         _ = context.current  # what is up may be refused now
     return testbed, refusals
-
-
-def digest_of(changes: Iterable[Change]) -> str:
-    """Return what identifies changes and the reasons for them."""
-    each = [(change.verb, change.ref, change.reasons) for change in changes]
-    return hashlib.sha256(msgspec.json.encode(each, order="deterministic")).hexdigest()
 
 
 def _planned(seen: Examined, testbed: LoadedTestbed) -> Iterable[PlannedChange]:

@@ -22,7 +22,7 @@ from kvmcompose.server.action_log import ActionLog, Refusals, RunningStep, StepF
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.perform import perform
-from kvmcompose.server.orchestrator.plan import Choice, Differences, check_names, choose, plan
+from kvmcompose.server.orchestrator.plan import Choice, Differences, check_names, choose, digest_of, plan
 from kvmcompose.server.orchestrator.privileges import check_state, domain_xml, network_xml
 from kvmcompose.server.orchestrator.resources import providers
 from kvmcompose.server.orchestrator.resources._domain_checks import warn_of_memory
@@ -191,6 +191,10 @@ class BringUp:
         with self._log.step("check", "check") as step:
             await self._warn_of_leftovers(step)
             seen = await self.examine()
+            expected = self._options.expected
+            if expected is not msgspec.UNSET and expected != digest_of(seen.choice.due):
+                text = "what runs has changed since the plan was made"
+                raise Refusals([(text, "kvm-compose plan shows what would change now")])
             if seen.refusals:
                 raise Refusals(seen.refusals)
         self._found = seen.found

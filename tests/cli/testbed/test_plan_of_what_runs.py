@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
 
+from kvmcompose.client.address import Address
+from kvmcompose.client.remote import RemoteServer
+from kvmcompose.core.deployment import Up
+
 if TYPE_CHECKING:
     from conftest import Lab
 
+DOWN = {"web": "absent", "db": "absent"}
 MEMORY = "memory_mb: 128\n      libvirt_type"
 MORE_MEMORY = "memory_mb: 256\n      libvirt_type"
 
@@ -117,8 +123,61 @@ def test_what_up_would_refuse_is_said(up: Lab) -> None:
 def test_the_json_is_that_of_the_api(running: Lab) -> None:
     ran = running.must("plan", "--json")
     found = json.loads(ran.out)
-    assert set(found) == {"version", "project", "files", "testbed", "unseen"}
+    assert {"version", "project", "options", "files", "testbed", "unseen"} <= set(found)
     jsonschema.validate(found, running.must("schema", "--of", "plan").json)
     assert found["testbed"]["deployment"]["state"] == "up"
     (host,) = found["testbed"]["hosts"]
     assert (host["memory_mb_before"], host["memory_mb_after"], host["cpus_after"]) == (256, 256, 2)
+
+
+def test_up_carries_out_a_plan_that_was_stored(up: Lab) -> None:
+    up.bench.edit(MEMORY, MORE_MEMORY)
+    stored = up.bench.root / "lab.plan"
+    up.must("plan", "--out", str(stored))
+    assert stored.stat().st_mode & 0o777 == 0o600
+    ran = up.must("up", "--plan", str(stored))
+    assert "done     start web" in ran.err
+    assert lines(up) == []
+    refused = up.must("up", "--plan", str(stored), status=3).err
+    assert "  not any more: restart guest web: memory_mb: 128 -> 256\n" in refused
+    assert "hint: make another plan: kvm-compose plan --out FILE" in refused
+
+
+def test_a_plan_is_refused_when_files_or_hosts_differ_from_then(up: Lab) -> None:
+    stored = up.bench.root / "lab.plan"
+    up.bench.edit(MEMORY, MORE_MEMORY)
+    up.must("plan", "--out", str(stored))
+    up.bench.write("setup.sh", "#!/bin/sh\nexit 0\n")
+    assert "new: rebuild artefacts/web-cloud-init.iso" in up.must("up", "--plan", str(stored), status=3).err
+    up.bench.write("setup.sh", "#!/bin/sh\ntrue\n")
+    up.must("plan", "--out", str(stored))
+    up.must("down")
+    assert "new: create network lab-network: new" in up.must("up", "--plan", str(stored), status=3).err
+    assert up.guests() == DOWN
+
+
+def test_what_is_no_plan_is_refused(up: Lab) -> None:
+    up.bench.write("other", '{"version": 1}')
+    for name in ("other", "none"):
+        assert "error" in up.must("up", "--plan", str(up.folder / name), status=2).err
+    up.must("plan", "--out", str(up.folder / "lab.plan"), "--no-restart")
+    assert "--plan excludes" in up.must("up", "web", "--plan", str(up.folder / "lab.plan"), status=2).err
+    assert "no plan is written" in up.must("plan", "domain-xml", "--out", "x", status=1).err
+
+
+def test_the_server_checks_the_plan_again(up: Lab) -> None:
+    """Between the check of the client and the action, hosts may change."""
+    server = RemoteServer(Address.parse(f"unix:{up.bench.root}/state/server.sock"))
+    uuid = server.act("lab", Up(expected="0" * 64))
+    while (action := next(each for each in server.actions("lab") if each.uuid == uuid)).state == "running":
+        time.sleep(0.05)
+    assert action.refused
+    assert action.faults[0].message == "what runs has changed since the plan was made"
+
+
+def test_a_dry_run_is_a_plan(up: Lab) -> None:
+    up.bench.edit(MEMORY, MORE_MEMORY)
+    assert up.must("up", "--dry-run").out == up.must("plan").out
+    assert up.must("up", "db", "--dry-run").out == up.must("plan", "db").out
+    assert up.must("up", "--dry-run", "--json").json["testbed"]["changes"]
+    assert lines(up) == ["restart  guest web  (memory_mb: 128 -> 256)"]
