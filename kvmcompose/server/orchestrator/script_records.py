@@ -58,8 +58,8 @@ def decode_record(text: str) -> Record | None:
 
 
 def encode_ran(ran: Ran) -> str:
-    """Return the content of the file in a guest."""
-    return msgspec.json.encode(ran).decode()
+    """Return the content of the file in a guest; what is not known counts as what is then."""
+    return msgspec.json.encode(ran).decode() if ran.script != UNKNOWN else ""
 
 
 def decode_ran(text: str) -> Ran | None:
@@ -109,9 +109,9 @@ def _label(name: str) -> str:
 
 
 def _changes(name: str, before: Ran, after: Ran, noun: str) -> Iterator[Reason]:
-    if before == after:
+    if before == after or after.script == UNKNOWN:
         return
-    if UNKNOWN in (before.script, after.script):
+    if before.script == UNKNOWN:
         yield Reason(ReasonCode.OUTDATED, f"{noun} {_label(name)}, its context or its environment")
         return
     if before.script != after.script:

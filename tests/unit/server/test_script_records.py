@@ -70,6 +70,11 @@ def test_what_is_not_known_is_said_so() -> None:
     ]
 
 
+def test_what_cannot_be_read_now_is_no_change() -> None:
+    assert texts(dict(record_of(None, ["/etc/nocloud/setup/00-a.sh"])), {"00-a.sh": A}) == [[], []]
+    assert decode_ran(encode_ran(Ran("?", "?"))) is None
+
+
 def test_records_are_of_the_scripts_that_are_named() -> None:
     contents = SeedContents(scripts={"setup/00-a.sh": "a", "run/00-a.sh": "r"}, context="c")
     assert record_of(contents, ["/etc/nocloud/run/00-a.sh"]) == {"00-a.sh": Ran("r", "c")}

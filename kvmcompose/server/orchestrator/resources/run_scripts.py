@@ -47,6 +47,8 @@ def compare(wanted: Resource, found: Found) -> Change | None:
         return None
     now, then = decode_record(wanted.spec), decode_record(found.spec)
     new, changed = reasons(now or {}, then or {}, NOUN)
+    if not new and not changed and (now or {}).keys() == (then or {}).keys():
+        return None
     return Change(verb=Verb.UPDATE, ref=wanted.ref, reasons=(*new, *changed), wanted=wanted, found=found)
 
 
