@@ -87,9 +87,38 @@ def test_nothing_to_do_costs_the_same_for_any_number_of_guests(lab_of: Callable[
         found.append(counts)
         lab.store.close()
     assert growth(*found) == {}
+    assert not found[1].guests, "nothing is asked by SSH"
     for host in (MAIN, "two"):
         assert found[0].of(host)["observe_bridges"] == 1
         assert found[0].of(host)["domains"] == 1
+
+
+def test_status_costs_the_same_for_any_number_of_guests(lab_of: Callable[[int], Lab]) -> None:
+    found: list[HostCalls] = []
+    for guests in (2, 12):
+        lab = lab_of(guests)
+        with counted_calls(lab.drivers) as counts:
+            lab.status()
+        found.append(counts)
+        lab.store.close()
+    assert growth(*found) == {}
+    assert not found[1].guests
+
+
+def test_one_guest_that_changes_costs_the_same_among_few_and_among_many(lab_of: Callable[[int], Lab]) -> None:
+    found: list[HostCalls] = []
+    for guests in (2, 12):
+        lab = lab_of(guests)
+        (lab.folder / "kvm-compose.yaml").write_text(yaml(guests).replace("cpus: 1", "cpus: 2", 1))
+        lab.bench.generate()
+        with counted_calls(lab.drivers) as counts:
+            lab.must(Up())
+        found.append(counts)
+        lab.store.close()
+    assert growth(*found) == {}
+    assert found[1].of(MAIN)["start_domain"] == 1
+    assert found[1].of("two")["start_domain"] == 0
+    assert set(found[1].guests) <= {"wait_ready"}
 
 
 def test_guests_more_cost_the_same_among_few_and_among_many(lab_of: Callable[[int], Lab]) -> None:
