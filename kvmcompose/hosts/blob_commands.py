@@ -159,6 +159,7 @@ class StoreListing(msgspec.Struct, frozen=True):
             parts={name.removesuffix(".part"): int(blocks) * _BLOCK for name, blocks in parts},
             # a record counts while its file exists; a link says by itself what it points to
             delivered={path: links.get(path) or notes.get(path, "") for path in found["file"]},
+            linked=frozenset(links),
             room=int("".join(found["room"]) or 0),
         )
         return StoreListing(found["missing"], next(iter(found["home"]), None), inventory)

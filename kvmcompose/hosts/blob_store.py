@@ -22,13 +22,14 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     """What a host has, in bytes where it is a size.
 
     ``stored`` are digests of blobs, ``parts`` those in transfer, with the space that they take. ``delivered``
-    maps existing files of the project to the digests of what was delivered (empty if unknown). ``room`` is
-    free space.
+    maps existing files of the project to the digests of what was delivered (empty if unknown). ``linked`` are
+    those that are links to blobs. ``room`` is free space.
     """
 
     stored: frozenset[str] = frozenset()
     parts: Mapping[str, int] = {}
     delivered: Mapping[str, str] = {}
+    linked: frozenset[str] = frozenset()
     room: int = 0
 
 

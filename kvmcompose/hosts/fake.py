@@ -320,8 +320,12 @@ class FakeBlobStore:
         world = self._host.world
         if world.homes.get(project, home) != home:
             raise DriverError(f"{project} belongs to another main host")
+        delivered = world.delivered.get(project, {})
         return Inventory(
-            stored=frozenset(world.blobs), delivered=dict(world.delivered.get(project, {})), room=1 << 50
+            stored=frozenset(world.blobs),
+            delivered=dict(delivered),
+            linked=frozenset(path for path in delivered if str(HOSTED / project / path) not in world.disks),
+            room=1 << 50,
         )
 
     async def open(self, project: str, home: str) -> None:
@@ -397,4 +401,7 @@ class FakeBlobStore:
         await self._host.call("clear_depot", project)
         self._host.world.delivered.pop(project, None)
         self._host.world.homes.pop(project, None)
-        self._host.keep(("delivered", project), ("homes", project))
+        gone = [path for path in self._host.world.disks if Path(path).is_relative_to(HOSTED / project)]
+        for path in gone:
+            del self._host.world.disks[path]
+        self._host.keep(("delivered", project), ("homes", project), *(("disks", path) for path in gone))

@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -175,12 +175,14 @@ class Sent(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a host had after the last transfer: digests of blobs, and of the project's own files by path.
 
     ``stale`` are the paths of disks that were moved to another host since, or that have not arrived as a
-    whole: what is there under these paths is never used, and removed.
+    whole: what is there under these paths is never used, and removed. ``left`` are disks of guests that were
+    removed, on the main host.
     """
 
     contents: frozenset[str] = frozenset()
     files: dict[str, str] = {}
     stale: frozenset[str] = frozenset()
+    left: frozenset[str] = frozenset()
 
 
 def note_sent(folder: Path, host: str, sent: Sent) -> None:
@@ -206,7 +208,7 @@ def note_moved(folder: Path, path: str, before: str, after: str, digest: str | N
         rest = {each: known for each, known in there.files.items() if each != path}
         noted[before] = msgspec.structs.replace(there, files=rest, stale=there.stale | {path})
         files = here.files if digest is None else here.files | {path: digest}
-        noted[after] = msgspec.structs.replace(here, files=files, stale=here.stale - {path})
+        _put(noted, after, msgspec.structs.replace(here, files=files, stale=here.stale - {path}))
 
 
 def note_stale(folder: Path, host: str, path: str, *, stale: bool) -> None:
@@ -214,13 +216,30 @@ def note_stale(folder: Path, host: str, path: str, *, stale: bool) -> None:
     with _changed(folder) as noted:
         known = noted.get(host, Sent())
         after = known.stale | {path} if stale else known.stale - {path}
-        noted[host] = msgspec.structs.replace(known, stale=after)
+        _put(noted, host, msgspec.structs.replace(known, stale=after))
+
+
+def note_left(folder: Path, host: str, paths: Collection[str], known: Collection[str | None]) -> None:
+    """Record disks of removed guests on the main host; those in ``known`` belong to guests again.
+
+    Raises OSError.
+    """
+    with _changed(folder) as noted:
+        before = noted.get(host, Sent())
+        _put(noted, host, msgspec.structs.replace(before, left=(before.left | set(paths)) - set(known)))
 
 
 def forget_sent(folder: Path, host: str) -> None:
     """Remove the record of a host. Raises OSError."""
     with _changed(folder) as noted:
         noted.pop(host, None)
+
+
+def _put(noted: dict[str, Sent], host: str, sent: Sent) -> None:
+    """Change the record of a host, which has none if nothing is known of it."""
+    noted[host] = sent
+    if sent == Sent():
+        del noted[host]
 
 
 @contextlib.contextmanager

@@ -15,6 +15,14 @@ from kvmcompose.hosts.transfer_plan import note_stale, read_sent
 if TYPE_CHECKING:
     from conftest import Lab
 
+MACHINE = """\
+  - name: %s
+    interfaces: [{bridge: %s}]
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      libvirt_type: {cloud_image: {name: debian_12%s}}
+"""
 FAR = "far-cloud-init.img"
 NOTE = "/root/note"
 HOSTS = ("one", "two", "three")
@@ -233,6 +241,42 @@ def test_guests_leave_a_host_that_leaves_the_testbed(labs: Lab) -> None:  # noqa
     assert_moved(labs, "two")
     gone = labs.drivers.worlds["three"]
     assert (gone.domains, gone.bridges.get("lab", {}), gone.links, gone.projects) == ({}, {}, {}, {})
+    assert gone.delivered == {}
+    begun = len(labs.drivers.calls)
+    assert "three" not in labs.text(labs.must(Up()))
+    assert not [call for call in labs.drivers.calls[begun:] if call.startswith("three/")]
+
+
+def test_disks_of_removed_guests_stay_and_are_named(labs: Lab) -> None:  # noqa: F811
+    """Also on a host that leaves with them."""
+    labs.must(Up())
+    labs.bench.edit(MACHINE % ("web", "br0", ", run_script: run.sh"), "")
+    labs.bench.edit(MACHINE % ("db", "br1", ", setup_script: setup.sh"), "")
+    labs.bench.generate()
+    said = labs.text(labs.must(Up()))
+    places = {"web": "one", "db": "two"}
+    for name, host in places.items():
+        line = f"the disk of {name} stays: artefacts/{name}-cloud-init.img on {host}"
+        assert f"{line}; kvm-compose down --purge removes it" in said
+        assert disk(labs, host, f"{name}-cloud-init.img") is not None
+    assert "stays" not in labs.text(labs.must(Up()))
+    labs.must(Down())
+    labs.must(Down(purge=True))
+    for name, host in places.items():
+        assert disk(labs, host, f"{name}-cloud-init.img") is None
+    assert read_sent(labs.folder) == {}
+
+
+def test_a_host_leaves_with_the_disk_of_a_removed_guest(labs: Lab) -> None:  # noqa: F811
+    labs.must(Up())
+    yaml = (labs.folder / "kvm-compose.yaml").read_text()
+    far = yaml[yaml.index("  - name: far") : yaml.index("  - name: worker")]
+    labs.bench.edit(far, "")
+    leave(labs)
+    said = labs.text(labs.must(Up()))
+    assert f"three has left the testbed; disks stay there: artefacts/{FAR}" in said
+    assert disk(labs, "three") is not None
+    assert "three is no host of the testbed any more" in labs.text(labs.must(Up()))
 
 
 def test_a_host_that_is_gone_is_abandoned_with_the_disks_on_it(labs: Lab) -> None:  # noqa: F811

@@ -18,6 +18,7 @@ from kvmcompose.render.domain import console_log
 from kvmcompose.server.action_log import ActionLog, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.golden import RECORD
+from kvmcompose.server.orchestrator.left_behind import disks_left
 from kvmcompose.server.orchestrator.perform import perform
 from kvmcompose.server.orchestrator.plan import Differences, check_names, plan
 from kvmcompose.server.orchestrator.resources._view import View
@@ -131,7 +132,7 @@ class TakeDown:
 
     async def _purge(self, hosts: dict[str, HostDrivers]) -> None:
         with self._log.step("purge", "disks") as step:
-            paths = self._disks()
+            paths = await in_thread(self._disks)
             # other hosts first: a golden image is on the main host, and what lies on it is not to outlive it
             for host in sorted(hosts.values(), key=lambda host: host.blobs is None):
                 if host.blobs is not None:
@@ -140,6 +141,7 @@ class TakeDown:
                     continue
                 for path in paths:
                     await shielded(host.disks.remove(self._context.folder / path))
+                await in_thread(forget_sent, self._context.folder, host.name)
             for path in (RECORD, KNOWN_HOSTS):
                 await in_thread(private.remove, self._context.folder / path)
             for identity in {each for testbed in self._testbeds for each in testbed.names}:
@@ -152,4 +154,6 @@ class TakeDown:
         ordered = sorted(guests, key=lambda guest: guest.golden is None)
         disks = [guest.run.disk for guest in ordered if guest.run is not None and guest.run.disk is not None]
         consoles = [console_log(guest.state.identity) for guest in guests]
-        return dict.fromkeys([*disks, *consoles])
+        mains = {each.main_host.name for each in self._testbeds}
+        left = [path for main in sorted(mains) for path in disks_left(self._context.folder, main)]
+        return dict.fromkeys([*disks, *left, *consoles])

@@ -21,6 +21,7 @@ from kvmcompose.reconcile.wording import left_lines, sentence
 from kvmcompose.server.action_log import ActionLog, Refusals, RunningStep, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.distribute import Distribution
+from kvmcompose.server.orchestrator.left_behind import leave, name_left
 from kvmcompose.server.orchestrator.perform import perform
 from kvmcompose.server.orchestrator.plan import Choice, Differences, check_names, choose, digest_of, plan
 from kvmcompose.server.orchestrator.privileges import check_state, domain_xml, network_xml
@@ -110,6 +111,8 @@ class BringUp:
             nothing = "nothing else is to be done" if choice.left else "nothing to do"
             self._log.say(f"{self._context.project} is up already: {self._count()}, {nothing}")
             return self._end()
+        if self._deployed is not None:
+            await name_left(self._context, self._deployed, self._testbed, self._log)
         store, project = self._context.store, self._context.project
         store.set_deployed(project, await in_thread(lambda: self._to_be_deployed().encode()))
         failed = await perform(work, choice.due, keep_going=self._options.keep_going)
@@ -319,6 +322,9 @@ class BringUp:
         noted = await in_thread(self._to_be_deployed)
         for name in gone:
             noted.state["testbed_hosts"].pop(name, None)
+        for name in sorted(gone):
+            host = self._hosts[name]
+            await leave(self._context, host, await self._view.inventory(host), self._log)
         links = tuple(pair for pair in noted.links if (pair.host, pair.left) in there)
         document = await in_thread(msgspec.structs.replace(noted, links=links).encode)
         self._context.store.set_deployed(self._context.project, document)

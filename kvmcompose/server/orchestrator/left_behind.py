@@ -1,0 +1,61 @@
+"""Disks that no guest has any more: they are kept and named, until ``down --purge`` removes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from kvmcompose.core.deployment import Level
+from kvmcompose.core.names import first_few
+from kvmcompose.effects.threads import in_thread
+from kvmcompose.hosts.blob_store import Inventory
+from kvmcompose.hosts.transfer_plan import forget_sent, note_left, read_sent
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.server.action_log import ActionLog
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.stages import shielded
+from kvmcompose.server.orchestrator.testbed import LoadedTestbed
+
+
+async def name_left(context: Context, before: LoadedTestbed, after: LoadedTestbed, log: ActionLog) -> None:
+    """Name the disks of guests that are removed, and record those on the main host."""
+    known = {guest.run.disk for guest in after.guests.values() if guest.run is not None}
+    main = after.main_host.name
+    left: set[str] = set()
+    for guest in before.guests.values():
+        disk = guest.run.disk if guest.run is not None else None
+        if disk is None or disk in known:
+            continue
+        host = guest.state.testbed_host
+        log.say(f"the disk of {guest.name} stays: {disk} on {host}; kvm-compose down --purge removes it")
+        if host == main:
+            left.add(disk)
+    await in_thread(note_left, context.folder, main, left, known)
+
+
+def disks_left(folder: Path, host: str) -> list[str]:
+    """Return the recorded disks of removed guests on the main host.
+
+    A lab from elsewhere may contain the record: other paths are left out.
+    """
+    return [path for path in sorted(_left(folder, host)) if _is_disk(path)]
+
+
+def _left(folder: Path, host: str) -> Iterable[str]:
+    known = read_sent(folder).get(host)
+    return known.left if known is not None else ()
+
+
+def _is_disk(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return parts[:1] == ("artefacts",) and ".." not in parts and "\0" not in path
+
+
+async def leave(context: Context, host: HostDrivers, held: Inventory, log: ActionLog) -> None:
+    """Remove the project's folder on a host that has left the testbed, unless it has disks."""
+    disks = sorted(path for path in held.delivered.keys() - held.linked if not path.endswith(".iso"))
+    if disks:
+        log.say(f"{host.name} has left the testbed; disks stay there: {first_few(disks, 3)}", Level.WARNING)
+    elif host.blobs is not None:
+        await shielded(host.blobs.clear(context.project))
+        await in_thread(forget_sent, context.folder, host.name)
