@@ -19,6 +19,7 @@ from kvmcompose.core.names import first_few
 from kvmcompose.core.plain import plain
 from kvmcompose.effects import process
 from kvmcompose.effects.files import is_readable, unreadable
+from kvmcompose.hosts.in_use import WHY
 from kvmcompose.hosts.transfer_plan import read_sent
 from kvmcompose.images.qcow2 import IN_USE_TO_READ, reading_command
 
@@ -32,8 +33,9 @@ def clean_file(
     decision = None
     if is_behind_link(project.folder, path) or not os.path.lexists(file):
         return
-    if file.is_dir() and not file.is_symlink():
-        sys.stdout.write(f"{path}: kept, it is a folder\n")
+    in_use = path in project.decider.in_use
+    if in_use or (file.is_dir() and not file.is_symlink()):
+        _say(f"{path}: kept, {WHY if in_use else 'it is a folder'}")
         return
     if not force:
         if record is None:
@@ -128,7 +130,9 @@ def _near(names: Sequence[str]) -> str | None:
 
 
 def _refuse_use(project: Project, path: str, record: LedgerEntry) -> None:
-    """Raise RefusedError for a disk that a guest uses: one may run although the YAML no longer has it."""
+    """Raise RefusedError for a file that a guest uses: one may run although the YAML no longer has it."""
+    if path in project.decider.in_use:
+        raise RefusedError(f"{path} is in use: its guest is up", hint="kvm-compose up, or down, stops it")
     file = project.folder / path
     if record.policy is not Policy.MUTABLE or file.is_symlink() or not file.is_file():
         return

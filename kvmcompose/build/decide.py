@@ -22,6 +22,7 @@ from kvmcompose.core.artefact import Artefact, Overlay, Policy
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.files import digest_file, digest_link, is_readable, unreadable
 from kvmcompose.effects.stat_cache import Signature
+from kvmcompose.hosts.in_use import WHY, read_in_use
 from kvmcompose.images.qcow2 import ImageHeader, read_header
 from kvmcompose.pipeline.compile import STATE_PATH
 
@@ -46,6 +47,8 @@ class Decider:
         self._is_at = is_at
         self._options = options
         self._sizes = Sizes(folder, recipes)
+        #: The files of guests that are up.
+        self.in_use = read_in_use(folder)
         #: Unchanged files whose ``stat`` has changed, with their new signatures.
         self.refreshed: list[tuple[str, Signature]] = []
         #: Files with secrets that others may read, as version 0.1 or a clone of the project left them.
@@ -306,6 +309,8 @@ class Decider:
         gone = Decision(record.path, record.task, policy, Disposition.REMOVE, ())
         if status is None:
             return msgspec.structs.replace(gone, reasons=("it is not there any more",))
+        if record.path in self.in_use:
+            return _as(gone, Disposition.LEFT_OVER, WHY)
         if is_behind_link(self._folder, record.path):
             return _as(gone, Disposition.LEFT_OVER, "a folder on the way to it is a link")
         gone = msgspec.structs.replace(gone, seen=Signature.of(status))

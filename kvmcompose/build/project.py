@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -316,6 +317,14 @@ class Project:
                 yield ImageStep(name, image, Disposition.CREATE)
             else:
                 yield ImageStep(name, image, Disposition.KEEP)
+
+    def held(self) -> list[str]:
+        """Return the files that are kept only because guests use them that the testbed no longer has."""
+        return sorted(
+            path
+            for path in self.decider.in_use
+            if path not in self.artefacts and os.path.lexists(self.folder / path)
+        )
 
     def record_signatures(self) -> None:
         """Record new signatures of files that were found unchanged, so that they need not be read again."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +21,15 @@ from kvmcompose.cli._server import (
 )
 from kvmcompose.cli._trust import settle
 from kvmcompose.cli._up_options import add_up_options, up_command
-from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.core.names import first_few
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvmcompose.build.project import Project
     from kvmcompose.core.deployment import Up
-    from kvmcompose.core.event import Listener
+    from kvmcompose.core.event import Event, Listener
     from kvmcompose.monitor.console import Console
 
 NAME = "up"
@@ -158,7 +161,27 @@ def _build_and_act(
             return 1
     settle(project.folder, arguments.allow_path, console, yes=arguments.trust)
     make_known(target)
-    return _act(target, command, arguments, console)
+    held = project.held()
+    status = _act(target, command, arguments, console)
+    if held and status == 0 and not arguments.detach:
+        _remove_released(project, held, console)
+    return status
+
+
+def _remove_released(project: Project, held: Sequence[str], console: Console) -> None:
+    """Remove what the build had to keep, as guests used it that the testbed does not have any more."""
+    from kvmcompose.build.generate import generate
+    from kvmcompose.core.event import Done
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Done) and event.path in held and event.reasons:
+            console.say(f"{event.action}: {event.path}  ({'; '.join(event.reasons)})")
+
+    with suppress(KvmComposeError):  # the next build reports it
+        generate(project.read_again(), (), listener=listen, waiting=None)
+    gone = [path for path in held if not (project.folder / path).exists()]
+    if gone:
+        console.say(f"removed, as nothing uses it any more: {first_few(gone)}")
 
 
 def _act(target: Target, command: Up, arguments: argparse.Namespace, console: Console) -> int:

@@ -22,7 +22,7 @@ _OURS = frozenset(
     {
         ".gitignore", "digests.json", "golden.json", "known_hosts", "known_hosts.lock", "ledger.lock",
         "ledger.new", "ledger.new-journal", "ledger.new-shm", "ledger.new-wal", "ledger.sqlite",
-        "ledger.sqlite-journal", "ledger.sqlite-shm", "ledger.sqlite-wal", "lock", "sent.json",
+        "ledger.sqlite-journal", "ledger.sqlite-shm", "ledger.sqlite-wal", "lock", "sent.json", "in-use.json",
     }
 )  # fmt: skip
 #: Files that a build can do without; ``build.stamp`` checks them.

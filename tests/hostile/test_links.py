@@ -276,7 +276,7 @@ def test_purge_forgets_nothing_elsewhere(lab: Lab, tmp_path: Path) -> None:
 def test_a_build_goes_on_beside_notes_of_roots_server(place: Path) -> None:
     folder = place / "lab" / ".kvm-compose"
     folder.mkdir(parents=True)
-    for name in ("golden.json", "known_hosts", "sent.json"):
+    for name in ("golden.json", "in-use.json", "known_hosts", "sent.json"):
         (folder / name).write_text("{}")
         (folder / name).chmod(0o600)
     for each in (folder.parent, folder):

@@ -44,7 +44,7 @@ LOOKING = [
 ACTING = [("generate",), ("clean",), ("forget",), ("generate", "--overwrite", "--provision")]
 FILES = [
     "ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "ledger.lock", "ledger.new", "lock",
-    "standing", "standing.new", ".gitignore", "digests.json", "sent.json",
+    "standing", "standing.new", ".gitignore", "digests.json", "sent.json", "in-use.json",
 ]  # fmt: skip
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: How many are tried: at each run, and under ``make test-long``.
 _SOME, _MANY = 60, 600
 #: What the server and the transfers note in a project: a first ``up`` has none of it.
-_NOTES = ("golden.json", "sent.json", "known_hosts")
+_NOTES = ("golden.json", "sent.json", "known_hosts", "in-use.json")
 #: Keys of a guest that its domain does not depend on, or that change while it runs.
 _ALIVE = {"guest_id", "labels", "extra_info"}
 _OF_SCRIPTS = {"setup_script", "run_script", "setup_scripts", "run_scripts", "environment"}

@@ -18,6 +18,7 @@ from kvmcompose.render.domain import console_log
 from kvmcompose.server.action_log import ActionLog, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.golden import RECORD
+from kvmcompose.server.orchestrator.kept_files import release_files
 from kvmcompose.server.orchestrator.left_behind import disks_left
 from kvmcompose.server.orchestrator.perform import perform
 from kvmcompose.server.orchestrator.plan import Differences, check_names, plan
@@ -113,6 +114,7 @@ class TakeDown:
         store.set_deployed(project, None)
         store.forget_marks(project)
         store.set_intents(project, {})
+        await in_thread(release_files, self._context, self._log)
         self._log.say(f"{project} is down")
         return Phase.DOWN
 

@@ -21,6 +21,7 @@ from kvmcompose.reconcile.wording import left_lines, sentence
 from kvmcompose.server.action_log import ActionLog, Refusals, RunningStep, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.distribute import Distribution
+from kvmcompose.server.orchestrator.kept_files import keep_files
 from kvmcompose.server.orchestrator.left_behind import leave, name_left
 from kvmcompose.server.orchestrator.perform import perform
 from kvmcompose.server.orchestrator.plan import Choice, Differences, check_names, choose, digest_of, plan
@@ -108,6 +109,7 @@ class BringUp:
         if not choice.due:
             if any(self._going()) or self._options.abandon:
                 await self._note_what_is_up(self._found.found)
+            await in_thread(keep_files, self._context, self._testbed, self._log, added=self._is_partial)
             nothing = "nothing else is to be done" if choice.left else "nothing to do"
             self._log.say(f"{self._context.project} is up already: {self._count()}, {nothing}")
             return self._end()
@@ -115,12 +117,19 @@ class BringUp:
             await name_left(self._context, self._deployed, self._testbed, self._log)
         store, project = self._context.store, self._context.project
         store.set_deployed(project, await in_thread(lambda: self._to_be_deployed().encode()))
+        await in_thread(keep_files, self._context, self._testbed, self._log, added=True)
         failed = await perform(work, choice.due, keep_going=self._options.keep_going)
         if failed:
             raise StepFailedError(f"{first_few(sorted(failed))} did not come up")
         await self._note_what_is_up(await self._check_result())
+        await in_thread(keep_files, self._context, self._testbed, self._log, added=self._is_partial)
         self._log.say(f"{project} is up: {self._count()}")
         return self._end()
+
+    @property
+    def _is_partial(self) -> bool:
+        """Whether guests that are not in the testbed any more are left as they are."""
+        return bool(self._options.guests) or isinstance(self._command, Power)
 
     def _say(self, left: Sequence[Change]) -> None:
         """Name what is left, each once."""
