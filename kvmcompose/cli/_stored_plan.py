@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmcompose.cli import _what_runs as what_runs
+from kvmcompose.cli._file_plan import FilePlan
 from kvmcompose.cli._server import unknown_name
 from kvmcompose.cli._up_options import up_command
 from kvmcompose.core.errors import KvmComposeError, RefusedError
@@ -93,8 +94,6 @@ def load(arguments: argparse.Namespace) -> PlanDocument:
 
 def check(arguments: argparse.Namespace, project: Project, planned: PlanDocument) -> None:
     """Raise RefusedError when a plan that is made now would differ from one that was made before."""
-    from kvmcompose.cli.plan import FilePlan
-
     plan = project.plan()
     testbed, unseen = None, None
     try:

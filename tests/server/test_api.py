@@ -75,6 +75,7 @@ def test_a_deployment_from_first_to_last(stub: StubServer) -> None:
         "no_repair": False,
         "no_restart": False,
         "guests": [],
+        "abandon": [],
     }
     assert client.deployment("demo").state is Phase.UP
     assert [step.name for step in client.steps("demo", uuid)] == ["step"]
