@@ -111,7 +111,9 @@ class View:
         """Return the veth pairs that the project has, or had, on a host: nothing on one says whose it is."""
         plans = [each for testbed in reversed(self.testbeds) for each in testbed.network_plan.veths]
         earlier = self.context.deployed.links if self.context.deployed is not None else ()
-        return list({pair.left: pair for pair in (*earlier, *plans) if pair.host == host}.values())
+        # a connection that was turned round is the same pair
+        ends = {frozenset((pair.left, pair.right)): pair for pair in (*earlier, *plans) if pair.host == host}
+        return list(ends.values())
 
     async def links(self, host: HostDrivers) -> Mapping[str, FoundLink]:
         """Return the ends of the project's veth pairs that exist on a host, by name."""
