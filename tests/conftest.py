@@ -220,6 +220,8 @@ _GUESTS = ("tests/real/", "tests/hostile/test_members.py")
 _LONGEST = (
     "tests/real/test_cloud_init.py",
     "tests/real/test_several_hosts.py",
+    "tests/real/test_converge.py",
+    "tests/real/test_converge_hosts.py",
     "tests/real/test_up.py",
     "tests/real/test_micro.py",
     "tests/real/test_remote_host.py",
