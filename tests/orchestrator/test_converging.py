@@ -121,6 +121,7 @@ class _Story:
         assert ran.status == 0, (self.story, ran.said)
         guests = self.lab.bench.state()["testbed_guests"]
         known = {name: each for name, each in self._guests.items() if name in guests}
+        self._touched |= guests.keys() - known.keys()  # one that was taken away and is back
         self._touched |= {name for name, each in known.items() if _may_restart(each, guests[name])}
         self._guests = guests
 
