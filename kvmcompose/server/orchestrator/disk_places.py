@@ -8,7 +8,7 @@ has moved on, and those that have not arrived as a whole. A host's own record sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
@@ -16,10 +16,23 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.blob_store import Inventory
 from kvmcompose.hosts.transfer_plan import Sent, read_sent
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.libvirt.interface import DomainState
+from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.testbed import LoadedGuest
 
-if TYPE_CHECKING:
-    from kvmcompose.server.orchestrator.resources._view import View
+
+class SeenHosts(Protocol):
+    """What the search needs of a ``View``, which has its result."""
+
+    context: Context
+    hosts: Mapping[str, HostDrivers]
+
+    async def domains(self, host: HostDrivers) -> Mapping[str, DomainState]:
+        """Return the project's domains on a host, by name."""
+
+    async def inventory(self, host: HostDrivers) -> Inventory:
+        """Return what a host has of the project's files."""
 
 
 class DiskPlaces(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,9 +56,11 @@ class DiskPlaces(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset(guest.run.disk for guest in found if guest.run is not None and guest.run.disk)
 
 
-async def find_places(view: View, guests: Sequence[LoadedGuest], abandoned: Sequence[str]) -> DiskPlaces:
+async def find_places(
+    view: SeenHosts, main: str, guests: Sequence[LoadedGuest], abandoned: Sequence[str]
+) -> DiskPlaces:
     """Return where disks are. Hosts that do not answer are left out."""
-    search = _Search(view, abandoned)
+    search = _Search(view, main, abandoned)
     await search.look()
     for guest in guests:
         if guest.run is not None and guest.run.disk is not None:
@@ -54,10 +69,9 @@ async def find_places(view: View, guests: Sequence[LoadedGuest], abandoned: Sequ
 
 
 class _Search:
-    def __init__(self, view: View, abandoned: Sequence[str]) -> None:
-        assert view.files is not None  # noqa: S101 (disks are looked for only where files are)
+    def __init__(self, view: SeenHosts, main: str, abandoned: Sequence[str]) -> None:
         self._view = view
-        self._main = view.files.main
+        self._main = main
         self._abandoned = abandoned
         self._sent: Mapping[str, Sent] = {}
         self._held: dict[str, Inventory] = {}
