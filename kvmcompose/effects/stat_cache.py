@@ -7,10 +7,12 @@ the file last changed: two changes within one tick of the file system's clock ca
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -18,6 +20,8 @@ from kvmcompose.effects.files import digest_file
 
 #: The clock for time stamps of files ticks every 1 to 10 ms in Linux; some file systems store coarser times.
 _TICK_NS = 20_000_000
+
+T = TypeVar("T")
 
 
 class Signature(msgspec.Struct, frozen=True, array_like=True):
@@ -49,6 +53,36 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True):
     digest: str
 
 
+class StatMemo(Generic[T]):
+    """What was read from files, by path, for a process that asks for it again and again.
+
+    ``read`` is called with a path only if the file may have changed since. At most ``most`` are kept.
+    """
+
+    def __init__(self, read: Callable[[Path], T], most: int) -> None:
+        self._read = read
+        self._most = most
+        self._known: dict[str, tuple[Signature, T]] = {}
+        self._guard = threading.Lock()
+
+    def get(self, path: Path) -> T:
+        """Return what is in a file. Raises OSError, and what ``read`` raises."""
+        name = os.fspath(path)
+        signature = Signature.of(os.stat(name))  # noqa: PTH116
+        known = self._known.get(name)
+        if known is not None and known[0] == signature:
+            return known[1]
+        started = time.time_ns()
+        found = self._read(path)
+        if signature.settled(started) and Signature.of(os.stat(name)) == signature:  # noqa: PTH116
+            with self._guard:
+                self._known.pop(name, None)  # so that it is the newest
+                self._known[name] = signature, found
+                while len(self._known) > self._most:
+                    del self._known[next(iter(self._known))]
+        return found
+
+
 class StatCache:
     """Digests by absolute path. ``fresh`` contains those that the next build may use."""
 
@@ -63,7 +97,10 @@ class StatCache:
 
     def digest(self, path: Path) -> str:
         """Return the SHA-256 of a file's content. Raises OSError."""
-        name = str(path.resolve())
+        return self.digest_of(str(path.resolve()))
+
+    def digest_of(self, name: str) -> str:
+        """Return the SHA-256 of the content of a file, by its path without links. Raises OSError."""
         if name in self._this_run:
             return self._this_run[name]
         signature = Signature.of(os.stat(name))  # noqa: PTH116

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from kvmcompose.core.state import State
 from kvmcompose.effects import private
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.effects.owner_files import OwnerFiles
-from kvmcompose.effects.stat_cache import Remembered, StatCache
+from kvmcompose.effects.stat_cache import Remembered, StatCache, StatMemo
 from kvmcompose.guests import guest_kind
 from kvmcompose.images.qcow2 import HEAD_BYTES, is_pristine, parse_header, read_header
 
@@ -36,6 +37,7 @@ _BLOCK = 512
 _LONGEST_CHAIN = 64
 #: Held while a record is read, changed and written.
 _writing = threading.Lock()
+_backing_files = StatMemo(lambda path: read_header(path).backing_file, 100_000)
 
 
 class NeededFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +67,7 @@ def needed_files(
     file.
     """
     found: dict[str, NeededFile] = {}
+    look = _Look(folder, files)
     for guest in guests:
         for path in guest.files:
             if path == guest.domain_xml:  # the server passes it to libvirt
@@ -72,14 +75,13 @@ def needed_files(
             if path in to_be_made:
                 found.update(_file_to_be_made(folder, path, files, to_be_made[path], disk=path == guest.disk))
                 continue
-            # a link points to an image
-            shared = files.see(folder / path).linked if files else (folder / path).is_symlink()
-            file = _needed_file(folder, path, files, shared=shared, disk=path == guest.disk)
+            file = look.at(path, disk=path == guest.disk)
             if path == guest.disk:
                 file = msgspec.structs.replace(file, below=tuple(_chain(folder, path, files)))
             found[path] = file
             for below in file.below:
-                found.setdefault(below, _needed_file(folder, below, files, shared=True))
+                if below not in found:
+                    found[below] = look.at(below, below=True)
     return found
 
 
@@ -93,20 +95,37 @@ def _file_to_be_made(
     below = os.path.normpath(os.path.join(os.path.dirname(path), made.backing))  # noqa: PTH118, PTH120
     with contextlib.suppress(OSError):  # it is made, or downloaded, by the build
         for each in (below, *_chain(folder, below, files)):
-            yield each, _needed_file(folder, each, files, shared=True)
+            yield each, _Look(folder, files).at(each, below=True)
 
 
-def _needed_file(
-    folder: Path, path: str, files: OwnerFiles | None, *, shared: bool = False, disk: bool = False
-) -> NeededFile:
-    if files is not None:
-        seen = files.see(folder / path)
-        size = min(seen.size, seen.allocated)
-        return NeededFile(path=path, source=folder / path, size=size, shared=shared, disk=disk)
-    source = (folder / path).resolve()
-    status = source.stat()
-    size = min(status.st_size, status.st_blocks * _BLOCK)
-    return NeededFile(path=path, source=source, size=size, shared=shared, disk=disk)
+class _Look:
+    """One look at files of a project, perhaps with the rights of another user."""
+
+    def __init__(self, folder: Path, files: OwnerFiles | None) -> None:
+        self._folder = folder
+        self._files = files
+        self._folders: dict[str, str] = {}
+
+    def at(self, path: str, *, disk: bool = False, below: bool = False) -> NeededFile:
+        """Return a file; ``below`` is that of a disk. A link points to an image. Raises OSError."""
+        if self._files is not None:
+            seen = self._files.see(self._folder / path)
+            size = min(seen.size, seen.allocated)
+            shared = below or seen.linked
+            return NeededFile(path=path, source=self._folder / path, size=size, shared=shared, disk=disk)
+        source = os.path.join(self._folder, path)  # noqa: PTH118 (pathlib takes most of the time)
+        status = os.lstat(source)
+        linked = stat.S_ISLNK(status.st_mode)
+        if linked:
+            source = os.path.realpath(source, strict=True)
+            status = os.stat(source)  # noqa: PTH116
+        else:
+            parent, name = os.path.split(source)
+            if parent not in self._folders:
+                self._folders[parent] = os.path.realpath(parent, strict=True)
+            source = os.path.join(self._folders[parent], name)  # noqa: PTH118
+        size = min(status.st_size, status.st_blocks * _BLOCK)
+        return NeededFile(path=path, source=Path(source), size=size, shared=below or linked, disk=disk)
 
 
 def _chain(folder: Path, disk: str, files: OwnerFiles | None) -> Iterator[str]:
@@ -124,8 +143,7 @@ def _chain(folder: Path, disk: str, files: OwnerFiles | None) -> Iterator[str]:
 def backing_file(path: Path, files: OwnerFiles | None) -> str | None:
     """Return the backing file of a disk, as it names it. Raises KvmComposeError, or OSError."""
     if files is None:
-        path.stat()  # raises OSError for a missing file, as reading by ``files`` does
-        return read_header(path).backing_file
+        return _backing_files.get(path)
     try:
         header = parse_header(files.read(path, HEAD_BYTES))
     except ValueError as error:

@@ -47,7 +47,7 @@ class TakeDown:
             try:
                 found.append(await self._context.read_current())
             except KvmComposeError as error:
-                self._sound = sound_hosts(deployed.state, schemas())
+                self._sound = sound_hosts({"testbed_hosts": deployed.hosts}, schemas())
                 hosts = ", ".join(self._sound) or "this host"
                 self._log.say(
                     f"{error.message}: what was brought up is found by the project's name, on {hosts}",

@@ -15,11 +15,14 @@ from kvmcompose.effects.artefacts import Inspection, inspect
 from kvmcompose.effects.files import digest_file, expand
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, open_regular, read_regular
 from kvmcompose.effects.owner_files import OwnerFiles
+from kvmcompose.effects.stat_cache import StatMemo
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.transfer_plan import backing_file
 from kvmcompose.providers.guest.interface import Secret
 
 _LARGEST_KEY = 1 << 20
+#: Artefacts are asked for by every look at what is up.
+_digests = StatMemo(digest_file, 100_000)
 #: A member's file that is read at several offsets is copied: in memory up to this size, at most up to that.
 _IN_MEMORY, _LARGEST_COPY = 1 << 23, 1 << 32
 
@@ -82,7 +85,7 @@ class ProjectFolder:
         """The SHA-256 of a file. Raises OSError."""
         if self.member is not None:
             return self.member.digest(self.location / path)
-        return digest_file(self.location / path)
+        return _digests.get(self.location / path)
 
     def backing_file(self, path: str) -> str | None:
         """What a disk lies on. Raises KvmComposeError, or OSError."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 import shlex
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -41,6 +43,10 @@ KNOWN_HOSTS = f"{PRIVATE}/known_hosts"
 _sound: dict[tuple[str, bool], None] = {}
 _sound_guard = threading.Lock()
 _MOST_SOUND = 256
+#: What documents say, by digest, the newest last: of so many bytes of documents, or of one. It takes fifteen
+#: times as much memory.
+_contents: dict[str, _Content] = {}
+_MOST_CONTENT = 24 << 20
 
 
 _T = TypeVar("_T")
@@ -64,27 +70,15 @@ class LoadedGuest(msgspec.Struct, frozen=True, kw_only=True):
         return self.state.extra_info.reference_image
 
 
-class LoadedTestbed:
-    """What ``state.json`` and the artefacts of a project folder say."""
+class _Content:
+    """What a sound document says. It does not change, and is shared by all that read the same document."""
 
-    __test__ = False  # not a test, whatever its name
-
-    def __init__(
-        self, folder: Path | ProjectFolder, document: bytes, files: dict[str, str] | None = None
-    ) -> None:
-        """``files`` are the digests of what it was started from, where that is known already: it was checked
-        as a whole then, and what is up may be more than the project has now.
-
-        Raises KvmComposeError when the document is no state that a build could have written.
-        """
-        self.source = folder if isinstance(folder, ProjectFolder) else ProjectFolder(folder)
-        self.folder = self.source.work
-        self.document = document
-        self._files = files
-        #: What guests were asked to be, where that is not to run: ``shut off`` or ``paused``.
-        self.intents: Mapping[str, str] = {}
-        self.state: State = _read(document, whole=files is None)
-        self.project = self.state.project_name
+    def __init__(self, document: bytes) -> None:
+        """Raises KvmComposeError when its parts do not fit together."""
+        self._document = document
+        #: Of the document, in bytes.
+        self.size = len(document)
+        self.state: State = decode_state(document)
         try:
             self.network_plan: NetworkPlan = dialect(self.state.network["dialect"]).network_plan(self.state)
             self._subnet = IPv4Network(self.network_plan.network.subnet)
@@ -109,6 +103,38 @@ class LoadedTestbed:
             None,
         )
         return LoadedGuest(state=state, run=guest_kind(state.kind).deployable(state, shared), address=address)
+
+    @once
+    def documents(self) -> Mapping[str, dict[str, Any]]:
+        """The guests as they are in the document."""
+        return msgspec.json.decode(self._document)["testbed_guests"]  # type: ignore[no-any-return]
+
+
+class LoadedTestbed:
+    """What ``state.json`` and the artefacts of a project folder say."""
+
+    __test__ = False  # not a test, whatever its name
+
+    def __init__(
+        self, folder: Path | ProjectFolder, document: bytes, files: dict[str, str] | None = None
+    ) -> None:
+        """``files`` are the digests of what it was started from, where that is known already: it was checked
+        as a whole then, and what is up may be more than the project has now.
+
+        Raises KvmComposeError when the document is no state that a build could have written.
+        """
+        self.source = folder if isinstance(folder, ProjectFolder) else ProjectFolder(folder)
+        self.folder = self.source.work
+        self.document = document
+        self._files = files
+        #: What guests were asked to be, where that is not to run: ``shut off`` or ``paused``.
+        self.intents: Mapping[str, str] = {}
+        content = _content(document, whole=files is None)
+        self.state: State = content.state
+        self.project = self.state.project_name
+        self.network_plan: NetworkPlan = content.network_plan
+        self.guests: Mapping[str, LoadedGuest] = content.guests
+        self._content = content
 
     @property
     def main_host(self) -> Host:
@@ -138,10 +164,10 @@ class LoadedTestbed:
         """The guests' names by the identities that domains, notes and marks have."""
         return {guest.identity: name for name, guest in self.state.testbed_guests.items()}
 
-    @once
-    def documents(self) -> dict[str, dict[str, Any]]:
+    @property
+    def documents(self) -> Mapping[str, dict[str, Any]]:
         """The guests as they are in ``state.json``."""
-        return msgspec.json.decode(self.document)["testbed_guests"]  # type: ignore[no-any-return]
+        return self._content.documents
 
     @property
     def has_files(self) -> bool:
@@ -283,19 +309,33 @@ def _grouped(guests: Iterable[LoadedGuest], key: Callable[[LoadedGuest], _T]) ->
     return found
 
 
-def _read(document: bytes, *, whole: bool) -> State:
-    """What ``read_state`` gives, with the checks done once for the same bytes: they take most of its time."""
-    key = digest_bytes(document), whole
+def _content(document: bytes, *, whole: bool) -> _Content:
+    """Return what a document says, with the checks done once for the same bytes.
+
+    Raises KvmComposeError when the document is no state that a build could have written.
+    """
+    digest = digest_bytes(document)
     with _sound_guard:
-        known = key in _sound
-    if known:
-        return decode_state(document)
-    state = read_state(document, schemas(), whole=whole)
+        sound = (digest, whole) in _sound
+        found = _contents.get(digest)
+    if not sound:
+        read_state(document, schemas(), whole=whole)
+    found = found or _Content(document)
     with _sound_guard:
-        _sound[key] = None
+        _sound[digest, whole] = None
         while len(_sound) > _MOST_SOUND:
             del _sound[next(iter(_sound))]
-    return state
+        _contents.pop(digest, None)  # so that it is the newest
+        _contents[digest] = found
+        while len(_contents) > 1 and sum(each.size for each in _contents.values()) > _MOST_CONTENT:
+            del _contents[next(iter(_contents))]
+    return found
+
+
+class _Hosts(msgspec.Struct, frozen=True):
+    """The part of a state that is looked at alone."""
+
+    testbed_hosts: Any = None
 
 
 class Deployed(msgspec.Struct, frozen=True, kw_only=True):
@@ -306,14 +346,27 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
     wanted and may exist yet, as an ``up`` has not ended: their names tell that they are the project's.
     """
 
-    state: Any
+    state: msgspec.Raw
     files: dict[str, str]
     links: tuple[VethPair, ...] = ()
 
     @staticmethod
-    def of(testbed: LoadedTestbed) -> Deployed:
-        """The testbed as it lies there now."""
-        return Deployed(state=msgspec.json.decode(testbed.document), files=testbed.digests)
+    def of(testbed: LoadedTestbed, hosts: Mapping[str, Any] = MappingProxyType({})) -> Deployed:
+        """The testbed as it lies there now, with other ``hosts`` of what was up before."""
+        document = testbed.document
+        if hosts:
+            state = msgspec.json.decode(document)
+            state["testbed_hosts"] |= hosts
+            document = msgspec.json.encode(state)
+        return Deployed(state=msgspec.Raw(document), files=testbed.digests)
+
+    @property
+    def hosts(self) -> dict[str, Any]:
+        """The hosts, as they are in the document; none where it has none."""
+        with suppress(msgspec.ValidationError):
+            hosts = msgspec.json.decode(self.state, type=_Hosts).testbed_hosts
+            return hosts if isinstance(hosts, dict) else {}
+        return {}
 
     def encode(self) -> bytes:
         """For the store."""
@@ -321,7 +374,7 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
 
     def testbed(self, folder: ProjectFolder) -> LoadedTestbed:
         """What was brought up, as a testbed. Raises KvmComposeError for what no build could have written."""
-        return LoadedTestbed(folder, msgspec.json.encode(self.state), self.files)
+        return LoadedTestbed(folder, bytes(self.state), self.files)
 
 
 def decode_deployed(document: bytes | None) -> Deployed | None:

@@ -300,11 +300,13 @@ class BringUp:
                 Level.WARNING,
             )
 
-    def _to_be_deployed(self) -> Deployed:
-        """What is stored as being up: of what has to be taken away yet, how it is reached."""
-        built = Deployed.of(self._testbed)
+    def _to_be_deployed(self, gone: Collection[str] = ()) -> Deployed:
+        """What is stored as being up: of what has to be taken away yet, how it is reached.
+
+        ``gone`` are hosts from which all was taken away.
+        """
         hosts, links = self._going()
-        built.state["testbed_hosts"].update(hosts)
+        built = Deployed.of(self._testbed, {name: each for name, each in hosts.items() if name not in gone})
         return msgspec.structs.replace(built, links=links)
 
     def _going(self) -> tuple[dict[str, Any], tuple[VethPair, ...]]:
@@ -314,7 +316,7 @@ class BringUp:
             return {}, ()
         hosts = {
             name: host
-            for name, host in before.state["testbed_hosts"].items()
+            for name, host in before.hosts.items()
             if not host.get("is_main_host")
             and name not in testbed.state.testbed_hosts
             and name not in self._options.abandon
@@ -328,9 +330,7 @@ class BringUp:
         """Store what is up, and of what was to be taken away that which exists yet."""
         there = {(each.ref.host, each.ref.name) for each in found}
         gone = self._hosts.keys() - {host for host, _ in there} - self._testbed.state.testbed_hosts.keys()
-        noted = await in_thread(self._to_be_deployed)
-        for name in gone:
-            noted.state["testbed_hosts"].pop(name, None)
+        noted = await in_thread(self._to_be_deployed, gone)
         for name in sorted(gone):
             host = self._hosts[name]
             await leave(self._context, host, await self._view.inventory(host), self._log)
