@@ -36,7 +36,10 @@ class ServerDatabase(sqlite3.Connection):
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Do all that the block does, or nothing of it."""
+        """Do all that the block does, or nothing of it; with the block around it, if there is one."""
+        if self.in_transaction:
+            yield
+            return
         self.execute("BEGIN IMMEDIATE")
         try:
             yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from uuid import uuid4
 
@@ -258,6 +259,17 @@ class Store(EventTables):
             " AND (guest = ? OR ? IS NULL)",
             (name, SEED_MARK, guest, guest),
         )
+
+    def mark(self, name: str, kind: str, guest: str) -> str | None:
+        """Return the digest of what has run in a guest, None if that is not known."""
+        row = self._db.execute(
+            "SELECT digest FROM marks WHERE deployment = ? AND kind = ? AND guest = ?", (name, kind, guest)
+        ).fetchone()
+        return row[0] if row else None
+
+    def in_one(self) -> AbstractContextManager[None]:
+        """Store all that a block does in one transaction: each takes a write to disk."""
+        return self._db.transaction()
 
     def marks(self, name: str, kind: str) -> dict[str, str]:
         """Return the digests of what has run in guests."""

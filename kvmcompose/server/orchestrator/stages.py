@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from kvmcompose.server.action_log import StepFailedError
 
 Job = Callable[[], Awaitable[None]]
 _T = TypeVar("_T")
+#: Jobs that begin in one round of the event loop. Between two rounds requests are answered.
+_BEGIN_AT_ONCE = 16
+
+
+class _Turns:
+    """Lets jobs begin a few at a time: each does some milliseconds of work before it waits for something."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def take(self) -> None:
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._next)
+        await turn
+
+    def _next(self) -> None:
+        for _ in range(min(_BEGIN_AT_ONCE, len(self._waiting))):
+            turn = self._waiting.popleft()
+            if not turn.done():  # cancelled
+                turn.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._next)
+
+
+#: Those of all actions together, by event loop.
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = WeakKeyDictionary()
 
 
 async def together(jobs: Sequence[Job], *, limit: int) -> list[bool]:
@@ -19,10 +50,12 @@ async def together(jobs: Sequence[Job], *, limit: int) -> list[bool]:
     """
     errors: list[Exception | None] = [None] * len(jobs)
     waiting = iter(enumerate(jobs))
+    turns = _turns.setdefault(asyncio.get_running_loop(), _Turns())
 
     async def work() -> None:
         for number, job in waiting:
             try:
+                await turns.take()
                 await job()
             except Exception as error:  # noqa: BLE001 (raised when all have ended)
                 errors[number] = error

@@ -56,18 +56,20 @@ class Starter:
         store, project = self._context.store, self._context.project
         login = self._testbed.login(guest, guest.address or "")
         seed = self._testbed.seed_digest(guest)
-        booted = store.marks(project, SEED_MARK).get(guest.state.identity, seed)
-        if run.disk is not None and await host.disks.pristine(self._context.folder_on(host) / run.disk):
-            # the disk is new: with it a life of the guest begins
-            await self._context.shell.forget(login)
-            store.keep_snapshots(project, guest.state.identity, [])
-            store.forget_marks(project, guest.state.identity)
-        elif booted != seed:
+        booted = store.mark(project, SEED_MARK, guest.state.identity)
+        disk = run.disk
+        is_new = disk is not None and await host.disks.pristine(self._context.folder_on(host) / disk)
+        if is_new or booted not in (None, seed):
             # to cloud-init another seed is a new instance, which makes new host keys
             await self._context.shell.forget(login)
-        store.put_mark(project, SEED_MARK, guest.state.identity, seed or None)
-        for kind in ("reachable", "run-scripts", *(() if run.setup_scripts else ("set-up",))):
-            store.put_mark(project, kind, guest.state.identity, None)
+        with store.in_one():
+            if is_new:
+                # the disk is new: with it a life of the guest begins
+                store.keep_snapshots(project, guest.state.identity, [])
+                store.forget_marks(project, guest.state.identity)
+            store.put_mark(project, SEED_MARK, guest.state.identity, seed or None)
+            for kind in ("reachable", "run-scripts", *(() if run.setup_scripts else ("set-up",))):
+                store.put_mark(project, kind, guest.state.identity, None)
         xml = await in_thread(domain_xml, self._context, self._testbed, guest)
         await host.hypervisor.start_domain(xml, made)
         for _name, xml in store.snapshots(project, guest.state.identity):
