@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 
-class DomainGuest(msgspec.Struct, frozen=True, kw_only=True):
+class DomainGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A guest that libvirt runs. Paths are relative to the project folder.
 
     ``files`` are all artefacts that it needs to start. ``disk`` is the one it writes to, None for a guest
@@ -31,7 +31,7 @@ class DomainGuest(msgspec.Struct, frozen=True, kw_only=True):
     cpus: int = 0
 
 
-class SwitchBridge(msgspec.Struct, frozen=True, kw_only=True):
+class SwitchBridge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An Open vSwitch bridge. ``protocol`` and ``controller`` are in the syntax of ovs-vsctl(8).
 
     ``segment`` is its name in the YAML.
@@ -44,7 +44,7 @@ class SwitchBridge(msgspec.Struct, frozen=True, kw_only=True):
     segment: str = ""
 
 
-class VethPair(msgspec.Struct, frozen=True, kw_only=True):
+class VethPair(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A pair of virtual Ethernet devices that connects two bridges of a host.
 
     Each end is a port of an Open vSwitch bridge; with ``right_is_linux`` the right end is a port of a Linux
@@ -59,7 +59,7 @@ class VethPair(msgspec.Struct, frozen=True, kw_only=True):
     right_is_linux: bool = False
 
 
-class TunnelPort(msgspec.Struct, frozen=True, kw_only=True):
+class TunnelPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One end of a GENEVE tunnel (RFC 8926). ``key`` is the virtual network identifier."""
 
     host: str
@@ -69,7 +69,7 @@ class TunnelPort(msgspec.Struct, frozen=True, kw_only=True):
     key: int
 
 
-class NicPort(msgspec.Struct, frozen=True, kw_only=True):
+class NicPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A network interface of the host that becomes a port of a bridge."""
 
     host: str
@@ -77,7 +77,7 @@ class NicPort(msgspec.Struct, frozen=True, kw_only=True):
     nic: str
 
 
-class LibvirtNetwork(msgspec.Struct, frozen=True, kw_only=True):
+class LibvirtNetwork(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The NAT network.
 
     ``xml`` is the path of its definition, ``bridge`` the Linux bridge that libvirt creates for it, ``subnet``
@@ -93,7 +93,7 @@ class LibvirtNetwork(msgspec.Struct, frozen=True, kw_only=True):
     subnet_is_derived: bool
 
 
-class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True):
+class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """All networks, bridges, ports and tunnels that a testbed needs on its hosts.
 
     The main host can reach the guests on the bridges in ``reachable``. ``mtu`` is in bytes.

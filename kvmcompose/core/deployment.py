@@ -278,7 +278,7 @@ class StepState(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One step of an action, in the group ``stage``. Times are in RFC 3339 format, UTC."""
 
     name: str
@@ -299,7 +299,7 @@ class Level(StrEnum):
     ERROR = "error"
 
 
-class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One line of an action's log. ``sequence`` counts from 1 in each action; ``time`` is as in RFC 3339."""
 
     sequence: int
@@ -318,7 +318,7 @@ class ActionAccepted(msgspec.Struct, frozen=True):
     uuid: str
 
 
-class GuestStatus(msgspec.Struct, frozen=True, kw_only=True):
+class GuestStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The live status of a guest.
 
     ``state`` is libvirt's (``running``, ``shut off``, ``paused``, ``crashed``), ``absent`` when its host has

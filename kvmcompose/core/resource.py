@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 
-class Ref(msgspec.Struct, frozen=True, order=True):
+class Ref(msgspec.Struct, frozen=True, order=True, gc=False):
     """Identifies a resource. ``name`` is unique within ``kind`` and ``host``.
 
     ``kind`` names its provider. ``host`` is empty for a resource of the testbed as a whole.
@@ -28,7 +28,7 @@ class Ref(msgspec.Struct, frozen=True, order=True):
         return f"{self.kind} {self.name}" + (f" on {self.host}" if self.host else "")
 
 
-class Resource(msgspec.Struct, frozen=True, kw_only=True):
+class Resource(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A wanted resource.
 
     ``spec`` is all that it should be, in a type of its provider. The resources in ``needs`` must exist before
@@ -41,7 +41,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     guest: str | None = None
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class Found(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A resource of the project that exists.
 
     ``spec`` is what it was made from, as far as that is known. ``state`` is a term of its provider
@@ -104,7 +104,7 @@ class ReasonCode(StrEnum):
     OUTDATED = "outdated"
 
 
-class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
+class Reason(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A reason for a change. ``subject`` is a term of the YAML (``memory_mb``, ``environment GREETING``)."""
 
     code: ReasonCode
@@ -113,7 +113,7 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
     after: str | None = None
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A change to one resource. ``wanted`` is None for a removal, ``found`` for a creation.
 
     A ``pending`` change is carried out only when the user asks for it: nothing that the user edited needs it.

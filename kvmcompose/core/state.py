@@ -17,7 +17,7 @@ from kvmcompose.core.model import Host, SshKeys
 STATE_VERSION = 1
 
 
-class Interface(msgspec.Struct, frozen=True, omit_defaults=True):
+class Interface(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A network interface with all names and addresses.
 
     ``source`` is the name, on the host, of the bridge or network that it is connected to; ``attach`` is
@@ -36,7 +36,7 @@ class Interface(msgspec.Struct, frozen=True, omit_defaults=True):
     gateway: str | None = None
 
 
-class ExtraInfo(msgspec.Struct, frozen=True):
+class ExtraInfo(msgspec.Struct, frozen=True, gc=False):
     """``reference_image``: for a clone, the guest that is its golden image; ``reference_id``: its ``id``."""
 
     reference_image: str | None = None
@@ -48,7 +48,7 @@ class ExtraInfo(msgspec.Struct, frozen=True):
         return self.reference_image if self.reference_id is msgspec.UNSET else self.reference_id
 
 
-class GuestState(msgspec.Struct, frozen=True, kw_only=True):
+class GuestState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A guest with all names, addresses and its host.
 
     ``kind`` names its module in ``kvmcompose.guests``. ``definition`` is the YAML's ``section`` with the
@@ -83,14 +83,14 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True):
         return self.hostname.removesuffix(self.name) + self.identity
 
 
-class HostSharedConfig(msgspec.Struct, frozen=True):
+class HostSharedConfig(msgspec.Struct, frozen=True, gc=False):
     """Settings of all hosts. ``project_folder`` is the path of the project on each of them."""
 
     external_bridge: str | None
     project_folder: str
 
 
-class Shared(msgspec.Struct, frozen=True):
+class Shared(msgspec.Struct, frozen=True, gc=False):
     """What the artefacts of a guest may depend on besides the guest itself.
 
     Other guests are not part of it, so that a change of one guest does not affect the artefacts of others.

@@ -24,7 +24,7 @@ _TICK_NS = 20_000_000
 T = TypeVar("T")
 
 
-class Signature(msgspec.Struct, frozen=True, array_like=True):
+class Signature(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Results of ``stat``; times in nanoseconds. Users cannot set a ctime back."""
 
     size: int
@@ -46,7 +46,7 @@ class Signature(msgspec.Struct, frozen=True, array_like=True):
         return self if self.settled(time.time_ns()) else Signature(self.size, -1, -1, -1)
 
 
-class Remembered(msgspec.Struct, frozen=True, array_like=True):
+class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A digest, and the signature of the file when it was taken."""
 
     signature: Signature

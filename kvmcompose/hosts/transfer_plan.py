@@ -40,7 +40,7 @@ _writing = threading.Lock()
 _backing_files = StatMemo(lambda path: read_header(path).backing_file, 100_000)
 
 
-class NeededFile(msgspec.Struct, frozen=True, kw_only=True):
+class NeededFile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A file that a host needs. ``path`` is relative to the project folder, ``source`` is the local file.
 
     ``shared``: read-only, so that it is sent once as a blob. ``disk``: a guest writes to it. ``size`` is the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -51,6 +52,7 @@ def serve(settings: ServerSettings) -> None:
     """
     check(settings)
     _raise_limit()
+    gc.freeze()  # what is imported stays: the collector need not look at it again and again
     with held(settings):
         store = Store(settings.state_dir / (_DATABASE if settings.fake is None else _FAKE_DATABASE))
         try:

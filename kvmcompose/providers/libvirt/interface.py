@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 
-class DomainState(msgspec.Struct, frozen=True, kw_only=True):
+class DomainState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A domain of a project. ``state`` is libvirt's term: ``running``, ``shut off``, ``paused``, ``crashed``.
 
     ``reason`` says why it is paused, off or crashed, where libvirt knows: ``by user``, ``starting up``,
@@ -33,7 +33,7 @@ class DomainState(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int | None = None
 
 
-class DomainNic(msgspec.Struct, frozen=True, kw_only=True):
+class DomainNic(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A NIC of a domain: its MAC address in lower case, its tap, and the bridge or network it is in."""
 
     mac: str
@@ -41,7 +41,7 @@ class DomainNic(msgspec.Struct, frozen=True, kw_only=True):
     source: str
 
 
-class ObservedDomain(msgspec.Struct, frozen=True, kw_only=True):
+class ObservedDomain(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A domain of a project, compared with what it was made from. See ``DomainState``.
 
     ``made`` is what it runs as; ``defined`` is what its definition was made from, which its next start has.
@@ -67,7 +67,7 @@ class ObservedDomain(msgspec.Struct, frozen=True, kw_only=True):
 GONE = "gone"
 
 
-class DomainEvent(msgspec.Struct, frozen=True, kw_only=True):
+class DomainEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The state that a domain has got into, as in ``DomainState``; or ``GONE``."""
 
     name: str

@@ -51,7 +51,7 @@ class Edit(msgspec.Struct, frozen=True):
 _Form = tuple[str, tuple[tuple[str, str], ...], str, tuple[Any, ...]]
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A DHCP or DNS entry: ``keys`` are its MAC, addresses and names, ``form`` is all of it."""
 
     form: _Form

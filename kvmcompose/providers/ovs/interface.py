@@ -48,7 +48,7 @@ class SwitchChange(SwitchPlan, frozen=True, kw_only=True):
     removed_ports: tuple[str, ...] = ()
 
 
-class FoundPort(msgspec.Struct, frozen=True, kw_only=True):
+class FoundPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A port, as Open vSwitch has it (``Port`` and ``Interface`` in ovs-vswitchd.conf.db(5)).
 
     ``type`` is empty for an interface of the host: an end of a veth pair, a NIC, the tap of a guest. ``mac``

@@ -18,7 +18,7 @@ _GIB = 1 << 30
 _MOST = 1 << 22
 
 
-class WantedFile(msgspec.Struct, frozen=True):
+class WantedFile(msgspec.Struct, frozen=True, gc=False):
     """A file that a host needs, and the digest of its content."""
 
     file: NeededFile

@@ -52,7 +52,7 @@ _MOST_CONTENT = 24 << 20
 _T = TypeVar("_T")
 
 
-class LoadedGuest(msgspec.Struct, frozen=True, kw_only=True):
+class LoadedGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A guest and how it is run; ``run`` is None for a kind that cannot run yet."""
 
     state: GuestState

@@ -31,7 +31,7 @@ _guard = threading.Lock()
 _MOST_FRAMES = 50_000
 
 
-class DomainSpec(msgspec.Struct, frozen=True, kw_only=True):
+class DomainSpec(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a domain is made from. It is stored in the metadata of the domain.
 
     ``version`` is that of the XML, 0 for what version 0.1 made.
@@ -51,14 +51,14 @@ class DomainSpec(msgspec.Struct, frozen=True, kw_only=True):
     waiting: bool = False
 
 
-class DomainWanted(msgspec.Struct, frozen=True, kw_only=True):
+class DomainWanted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A domain as it is wanted. ``state`` is ``running``, or what the user asked for since."""
 
     made: DomainSpec
     state: str = "running"
 
 
-class DomainDetail(msgspec.Struct, frozen=True, kw_only=True):
+class DomainDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A domain as it is now. ``reason`` says why it is in its state.
 
     ``taps`` are the tap devices of its NICs by MAC address, ``bridges`` the bridges that these are ports of.
@@ -75,7 +75,7 @@ class DomainDetail(msgspec.Struct, frozen=True, kw_only=True):
     stamped: bool = True
 
 
-class Frame(msgspec.Struct, frozen=True):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """What of a definition cannot change while its guest runs: a digest, and the targets of the disks."""
 
     digest: str

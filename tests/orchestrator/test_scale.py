@@ -1,0 +1,206 @@
+"""Work grows as the number of guests does, and the event loop is never held for long."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from golden.bench import new_bench
+from kvmcompose.core.deployment import ActionState, Down, Up
+from kvmcompose.effects import stat_cache
+from kvmcompose.reconcile import difference as difference_module
+from kvmcompose.server.actions import Actions
+from kvmcompose.server.orchestrator import plan, stages
+from kvmcompose.server.orchestrator.resources import providers
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+GUESTS = 150
+MACHINE = """\
+  - name: g{number}
+    interfaces: [{{bridge: br{bridge}}}]
+    libvirt: {{cpus: 1, memory_mb: 128, libvirt_type: {{cloud_image: {{name: debian_12}}}}}}
+"""
+NETWORK = """\
+network:
+  bridges: [{name: br0}, {name: br1}, {name: br2}]
+  bridge_connections: {br0: br1, br1: br2}
+  external_bridge: br0
+"""
+CONFIG = """\
+{"testbed_host_ssh_config": {
+   "one": {"ip": "192.0.2.11", "is_main_host": true, "virt_type": "kvm"},
+   "two": {"ip": "192.0.2.12", "user": "root", "virt_type": "kvm"},
+   "three": {"ip": "192.0.2.13", "user": "root", "virt_type": "kvm"}},
+ "ssh_public_key_location": "keys/id_ed25519.pub", "ssh_private_key_location": "keys/id_ed25519"}
+"""
+
+
+@pytest.fixture
+def lab_of(tmp_path_factory: pytest.TempPathFactory, new_lab: type[Lab]) -> Callable[[int], Lab]:
+    """A testbed of so many guests on three hosts that is built."""
+
+    def make(guests: int) -> Lab:
+        machines = "".join(MACHINE.format(number=number, bridge=number % 3) for number in range(guests))
+        files = {
+            "kvm-compose.yaml": f"machines:\n{machines}{NETWORK}",
+            "kvm-compose-config.json": CONFIG,
+            "keys/id_ed25519": "not a key\n",
+        }
+        root = tmp_path_factory.mktemp("scale")
+        bench = new_bench(root, "lab", files)
+        bench.generate()
+        return new_lab(bench, root)
+
+    return make
+
+
+def test_no_round_of_the_event_loop_grows_with_the_guests(lab_of: Callable[[int], Lab]) -> None:
+    """In processor time of the loop's own thread, so that other load on the machine does not count."""
+    longest: dict[str, list[float]] = {}
+    for guests in (GUESTS // 10, GUESTS):
+        lab = lab_of(guests)
+
+        async def run(lab: Lab, name: str) -> float:
+            rounds: list[float] = []
+
+            async def tick() -> None:
+                last = time.thread_time()
+                while True:
+                    await asyncio.sleep(0)
+                    now = time.thread_time()
+                    rounds.append(now - last)
+                    last = now
+
+            ticker = asyncio.create_task(tick())
+            if name == "status":
+                assert len((await lab.orchestrator.status(lab.deployment)).guests) >= GUESTS // 10
+            else:
+                actions = Actions(lab.store, lab.orchestrator)
+                action = actions.begin(lab.deployment, Down() if name == "down" else Up(), "a test")
+                await actions.wait(action.uuid)
+                found = lab.store.action(action.uuid)
+                assert found is not None
+                assert found.state is ActionState.SUCCEEDED, found.faults
+            ticker.cancel()
+            return max(rounds)
+
+        asyncio.run(run(lab, "up"))  # what is done once in a process is done
+        asyncio.run(run(lab, "down"))
+        gc.freeze()  # as the server does, which has not imported pytest
+        for name in ("up", "up again", "status", "down"):
+            longest.setdefault(name, []).append(asyncio.run(run(lab, name)))
+        lab.store.close()
+    gc.unfreeze()
+    # ten times the guests: work on all of them at once would take ten times as long; 10 ms are the clock's
+    assert {name: times for name, times in longest.items() if times[1] > 5 * times[0] + 0.01} == {}
+
+
+def test_all_guests_are_compared_in_threads(
+    lab_of: Callable[[int], Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = lab_of(3)
+    seen: list[bool] = []
+
+    def difference(*arguments: object, **options: object) -> object:
+        seen.append(threading.current_thread() is threading.main_thread())
+        return real(*arguments, **options)  # type: ignore[arg-type]
+
+    real = difference_module.difference
+    monkeypatch.setattr(plan, "difference", difference)
+    lab.must(Up())
+    lab.status()
+    assert seen == [False, False, False]  # before, after, and for the status
+    lab.store.close()
+
+
+def test_a_guest_is_looked_at_as_often_among_many(
+    lab_of: Callable[[int], Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each provider describes what is wanted once for each testbed, whatever the number of hosts."""
+    calls: dict[int, int] = {}
+    domains = providers()["libvirt-domain"]
+    marks = providers()["reachable"]
+    for guests in (3, 30):
+        lab = lab_of(guests)
+        lab.must(Up())
+        count = 0
+        for module in (domains, marks):
+            real = module.wanted
+
+            def wanted(testbed: object, real: Callable[..., object] = real) -> object:
+                nonlocal count
+                count += 1
+                return real(testbed)
+
+            monkeypatch.setattr(module, "wanted", wanted)
+        lab.status()
+        monkeypatch.undo()
+        calls[guests] = count
+        lab.store.close()
+    assert calls[3] == calls[30] <= 4  # two providers, two testbeds: what is built and what is up
+
+
+def test_files_that_have_not_changed_are_not_read_again(
+    lab_of: Callable[[int], Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = lab_of(4)
+    lab.must(Up())
+    time.sleep(0.05)  # a change within a tick of the clock of the file system would not show
+    lab.status()
+    read: list[str] = []
+    real = stat_cache.StatMemo.get
+
+    def get(self: stat_cache.StatMemo[object], path: object) -> object:
+        before = self._read
+
+        def count(path: object) -> object:
+            read.append(getattr(path, "name", ""))
+            return before(path)  # type: ignore[arg-type]
+
+        self._read = count
+        try:
+            return real(self, path)  # type: ignore[arg-type]
+        finally:
+            self._read = before
+
+    monkeypatch.setattr(stat_cache.StatMemo, "get", get)
+    assert lab.status().differences == ()
+    assert read == []
+    xml = lab.folder / "artefacts/g1-domain.xml"
+    xml.write_text(xml.read_text().replace("<vcpu>1<", "<vcpu>2<"))
+    assert "artefacts/g1-domain.xml has changed" in " ".join(lab.status().differences)
+    assert read == ["g1-domain.xml"]
+    lab.store.close()
+
+
+def test_jobs_begin_a_few_at_a_time_and_all_of_them_do() -> None:
+    begun: list[int] = []
+    rounds: list[int] = []
+
+    async def job(number: int) -> None:
+        begun.append(number)
+        await asyncio.sleep(0)
+
+    async def run() -> None:
+        async def tick() -> None:
+            while True:
+                before = len(begun)
+                await asyncio.sleep(0)
+                rounds.append(len(begun) - before)
+
+        ticker = asyncio.create_task(tick())
+        jobs = [lambda number=number: job(number) for number in range(100)]
+        assert await stages.together(jobs, limit=100) == [True] * 100
+        ticker.cancel()
+
+    asyncio.run(run())
+    assert sorted(begun) == list(range(100))
+    assert 0 < max(rounds) <= stages._BEGIN_AT_ONCE
