@@ -49,9 +49,10 @@ hosts-down: ## stop the test hosts and everything in them
 	@PYTHONPATH=tests $(RUN) hosts down
 
 .PHONY: bench
-bench: $(READY) .cache/snakemake/bin/snakemake | bench-packages ## compare with ninja, make and doit; writes docs/benchmarks.md
+bench: $(READY) .cache/snakemake/bin/snakemake | bench-packages ## compare with ninja, make and doit, and measure large testbeds; writes docs/benchmarks*.md
 	$(RUN) pip install --quiet --disable-pip-version-check -r requirements/bench.txt
 	$(VENV)/bin/python scripts/bench
+	$(VENV)/bin/python scripts/bench-testbeds
 
 .cache/snakemake/bin/snakemake: requirements/snakemake.txt | base-packages
 	$(PYTHON) -m venv --clear .cache/snakemake

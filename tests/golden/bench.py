@@ -156,14 +156,14 @@ class Bench:
         said = [stream.detach().getvalue().decode() for stream in (out, err)]
         return Ran(status, *said)
 
-    def spawn(self, *words: str, cwd: Path | None = None, **env: str) -> Ran:
-        """Run a command in a separate process."""
+    def spawn(self, *words: str, cwd: Path | None = None, seconds: float = 120, **env: str) -> Ran:
+        """Run a command in a separate process, for at most so many seconds."""
         done = subprocess.run(
             self.argv(*words),
             env=environment(self.root) | env,
             cwd=cwd or self.root,
             capture_output=True,
-            timeout=120,
+            timeout=seconds,
             check=False,
         )
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
