@@ -400,5 +400,5 @@ def test_the_same_document_is_checked_once(lab: Lab, monkeypatch: pytest.MonkeyP
 def test_only_so_many_verdicts_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(testbed, "_sound", {})
     for count in range(testbed._MOST_SOUND + 5):
-        testbed._read(VALID + b"\n" * count, whole=True)
+        testbed._content(VALID + b"\n" * count, whole=True)
     assert len(testbed._sound) == testbed._MOST_SOUND
