@@ -630,14 +630,46 @@ def test_a_golden_image_that_failed_is_not_sent(labs: Lab) -> None:
     assert not [call for call in labs.drivers.calls if "/store:worker" in call]
 
 
-def test_down_goes_where_the_testbed_was_brought_up(labs: Lab) -> None:
+def test_a_host_at_another_address_that_is_another_machine_is_refused(labs: Lab) -> None:
     labs.must(Up())
     labs.bench.edit('"192.0.2.12"', '"192.0.2.99"', "kvm-compose-config.json")
     labs.bench.generate()
+    there = labs.drivers.worlds["two"].delivered.pop("lab")
     refused = labs.do(Up())
-    assert "host two: ip: 192.0.2.12 -> 192.0.2.99" in {each.message for each in refused.faults}
+    message = "host two: ip: 192.0.2.12 -> 192.0.2.99, which is another machine"
+    assert message in {each.message for each in refused.faults}
+    labs.drivers.worlds["two"].delivered["lab"] = there
     labs.must(Down())
     assert running(labs) == {name: set() for name in PLACES}
+
+
+def test_a_host_at_another_address_keeps_its_guests(labs: Lab) -> None:
+    labs.must(Up())
+    started = {name: domain.started for name, domain in labs.drivers.worlds["two"].domains.items()}
+    labs.bench.edit('"192.0.2.12"', '"192.0.2.99"', "kvm-compose-config.json")
+    labs.bench.generate()
+    labs.must(Up())
+    assert {name: each.started for name, each in labs.drivers.worlds["two"].domains.items()} == started
+    remotes = {
+        port.options["remote_ip"]
+        for world in labs.drivers.worlds.values()
+        for bridge in world.bridges.get("lab", {}).values()
+        for port in bridge.ports.values()
+        if "remote_ip" in port.options
+    }
+    assert "192.0.2.99" in remotes
+    assert "192.0.2.12" not in remotes
+
+
+def test_hosts_that_swap_their_addresses_are_refused(labs: Lab) -> None:
+    labs.must(Up())
+    labs.bench.edit('"192.0.2.12"', '"192.0.2.0"', "kvm-compose-config.json")
+    labs.bench.edit('"192.0.2.13"', '"192.0.2.12"', "kvm-compose-config.json")
+    labs.bench.edit('"192.0.2.0"', '"192.0.2.13"', "kvm-compose-config.json")
+    labs.bench.generate()
+    refused = labs.do(Up())
+    assert {each.message.partition(":")[0] for each in refused.faults} == {"host two", "host three"}
+    assert running(labs) == PLACES
 
 
 def test_a_host_that_is_gone_for_good_is_abandoned(labs: Lab) -> None:

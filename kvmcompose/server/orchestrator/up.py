@@ -228,7 +228,7 @@ class BringUp:
         async def ask(host: HostDrivers) -> None:
             facts[host.name] = await host.hypervisor.facts()
 
-        reasons += [*await work.on_hosts(ask), *self._moved_hosts()]
+        reasons += [*await work.on_hosts(ask), *await self._other_machines()]
         work.running |= {each.guest for each in found.found if each.guest and each.state == "running"}
         for provider in dict.fromkeys(providers().values()):
             mine = [change for change in choice.due if change.ref.kind in provider.KINDS]
@@ -265,18 +265,24 @@ class BringUp:
         self._view = View(self._context, testbeds, self._hosts, self._files, self._options.abandon)
         return await plan(self._view, self._testbed, options, restart=self._restarted if options else ())
 
-    def _moved_hosts(self) -> list[Refusal]:
-        """What is on a host with another address has to be taken down there first."""
+    async def _other_machines(self) -> list[Refusal]:
+        """Find hosts that are another machine at another address: what is up stays on the one before.
+
+        The same machine has the project's folder, which bears the mark of this main host, and is not at an
+        address that another host of the testbed had.
+        """
         before = self._deployed.state.testbed_hosts if self._deployed is not None else {}
-        after = self._testbed.state.testbed_hosts
-        return [
-            (
-                f"host {name}: ip: {before[name].ip} -> {host.ip}",
-                "if it is the same machine, or what is up there can go: kvm-compose down && kvm-compose up",
-            )
-            for name, host in after.items()
-            if name in before and before[name].ip != host.ip
-        ]
+        found: list[Refusal] = []
+        for name, host in self._testbed.state.testbed_hosts.items():
+            drivers = self._hosts[name]
+            if name not in before or before[name].ip == host.ip or drivers.blobs is None:
+                continue
+            had = {each.ip for other, each in before.items() if other != name}
+            if host.ip in had or not (await self._view.inventory(drivers)).delivered:
+                what = f"host {name}: ip: {before[name].ip} -> {host.ip}, which is another machine"
+                hint = "give it another name, so that guests leave the one before, or: kvm-compose down"
+                found.append((what, hint))
+        return found
 
     def _warn_of_renames(self, choice: Choice) -> None:
         """Say which line keeps the data of a guest that looks renamed: without it, that is another guest."""
