@@ -177,6 +177,7 @@ class DiskMoves:
         assert transfers is not None  # noqa: S101 (likewise)
         await host.blobs.put(self._project, {_disk(guest): blob}, lambda _count: None)
         await self._finish(guest, source, blob.digest)
+        await self._files.recheck()  # the main host's disk may be an empty one now
         await transfers.take_in(guest, blob.digest, step)
 
     async def _finish(self, guest: LoadedGuest, source: str, digest: str | None) -> None:
