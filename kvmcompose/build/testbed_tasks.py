@@ -29,20 +29,8 @@ from kvmcompose.client.formatting import (
     state_text,
     step_text,
 )
-from kvmcompose.core.deployment import (
-    Action,
-    Command,
-    Down,
-    Level,
-    LogLine,
-    NewDeployment,
-    Phase,
-    Snapshot,
-    SnapshotVerb,
-    Step,
-    StepState,
-    Up,
-)
+from kvmcompose.core.commands import Command, Down, Snapshot, SnapshotVerb, Up
+from kvmcompose.core.deployment import Action, Level, LogLine, NewDeployment, Phase, Step, StepState
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.plain import plain
 

@@ -9,7 +9,7 @@ import msgspec
 from kvmcompose.build.decision import Disposition, Making
 from kvmcompose.build.project import Plan, Project
 from kvmcompose.core.artefact import DeepCopy, LinkTo, Literal, Overlay, Policy, Rendered
-from kvmcompose.core.deployment import Up
+from kvmcompose.core.commands import Up
 from kvmcompose.core.planned import FileToMake, PlanRequest
 
 #: What changes a file.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import NoReturn
 
-    from kvmcompose.core.deployment import GuestAccess, HostAccess
+    from kvmcompose.core.access import GuestAccess, HostAccess
     from kvmcompose.monitor.console import Console
 
 _SSH_PORT = 22

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kvmcompose.core.deployment import GuestName
+from kvmcompose.core.commands import GuestName
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects import process
 from kvmcompose.effects.opening import open_folder, read_below

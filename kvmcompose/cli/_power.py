@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kvmcompose.cli._server import act, add_action_options, add_guest, open_target
 
 if TYPE_CHECKING:
-    from kvmcompose.core.deployment import PowerVerb
+    from kvmcompose.core.commands import PowerVerb
     from kvmcompose.monitor.console import Console
 
 
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser, *, stops: bool) -> None:
 
 def power(verb: PowerVerb, arguments: argparse.Namespace, console: Console) -> int:
     """Have the server do it, and return the exit status."""
-    from kvmcompose.core.deployment import Power
+    from kvmcompose.core.commands import Power
 
     timeout = getattr(arguments, "timeout", 60.0)
     command = Power(verb=verb, guests=tuple(arguments.guests), timeout=timeout)

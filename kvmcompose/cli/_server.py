@@ -15,7 +15,9 @@ from kvmcompose.effects.environment import is_on
 
 if TYPE_CHECKING:
     from kvmcompose.client.remote import RemoteServer
-    from kvmcompose.core.deployment import Action, Command, Deployment, GuestAccess
+    from kvmcompose.core.access import GuestAccess
+    from kvmcompose.core.commands import Command
+    from kvmcompose.core.deployment import Action, Deployment
     from kvmcompose.monitor.action import Totals
     from kvmcompose.monitor.console import Console
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
 
     from kvmcompose.build.project import Project
-    from kvmcompose.core.deployment import Up
+    from kvmcompose.core.commands import Up
     from kvmcompose.core.planned import PlanDocument, PlannedFile, TestbedPlan
 
 #: The most differences in a message.
@@ -70,7 +70,7 @@ def load(arguments: argparse.Namespace) -> PlanDocument:
     """Return the plan that ``up`` is to carry out. Raises InputError for another file, or more options."""
     import msgspec
 
-    from kvmcompose.core.deployment import Up
+    from kvmcompose.core.commands import Up
     from kvmcompose.core.planned import PLAN_VERSION, PlanDocument
     from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 

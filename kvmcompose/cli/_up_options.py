@@ -10,7 +10,7 @@ from kvmcompose.cli._server import add_guest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kvmcompose.core.deployment import Up
+    from kvmcompose.core.commands import Up
 
 
 def add_up_options(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +61,7 @@ def add_up_options(parser: argparse.ArgumentParser) -> None:
 
 def up_command(arguments: argparse.Namespace, guests: Iterable[str]) -> Up:
     """Return the command for these guests (none: all) with the options that were given."""
-    from kvmcompose.core.deployment import Up
+    from kvmcompose.core.commands import Up
 
     return Up(
         rerun_scripts=arguments.rerun_scripts is not None,

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import argparse
 
     from kvmcompose.build.project import Plan, Project
-    from kvmcompose.core.deployment import Deployment, Up
+    from kvmcompose.core.commands import Up
+    from kvmcompose.core.deployment import Deployment
     from kvmcompose.core.planned import PlannedChange, PlannedHost, TestbedPlan
     from kvmcompose.monitor.console import Console
 

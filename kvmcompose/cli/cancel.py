@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _spoken(action: Action) -> str:
-    from kvmcompose.core.deployment import spoken
+    from kvmcompose.core.commands import spoken
 
     return spoken(action.command, action.options)
 

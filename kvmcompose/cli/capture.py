@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import IO
 
     from kvmcompose.client.packets import PacketStream
-    from kvmcompose.core.deployment import Capture
+    from kvmcompose.core.commands import Capture
     from kvmcompose.monitor.console import Console
 
 NAME = "capture"
@@ -69,13 +69,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _snaplen(text: str) -> int:
-    from kvmcompose.core.deployment import MAX_SNAPLEN
+    from kvmcompose.core.commands import MAX_SNAPLEN
 
     return _number(text, MAX_SNAPLEN)
 
 
 def _count(text: str) -> int:
-    from kvmcompose.core.deployment import MAX_PACKETS
+    from kvmcompose.core.commands import MAX_PACKETS
 
     return _number(text, MAX_PACKETS)
 
@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _wanted(arguments: argparse.Namespace) -> Capture:
     """Return the request. Raises InputError for invalid arguments."""
-    from kvmcompose.core.deployment import FILTER_PATTERN, MAX_SNAPLEN, TARGET_PATTERN, Capture
+    from kvmcompose.core.commands import FILTER_PATTERN, MAX_SNAPLEN, TARGET_PATTERN, Capture
 
     for what, name in (("a guest or bridge", arguments.target), ("an interface", arguments.interface)):
         if name is not None and not re.match(TARGET_PATTERN, name):

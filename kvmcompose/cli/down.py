@@ -61,7 +61,7 @@ def seconds(text: str) -> float:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Take the testbed down, and return the exit status."""
-    from kvmcompose.core.deployment import Down
+    from kvmcompose.core.commands import Down
 
     if arguments.command != NAME and arguments.purge:
         raise unknown_name(

@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the errors."""
     from kvmcompose.client.formatting import date, failure_text, fault_text
-    from kvmcompose.core.deployment import spoken
+    from kvmcompose.core.commands import spoken
 
     target = open_target(arguments)
     action = action_named(target, arguments.action)
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _point_to_earlier(actions: list[Action], shown: Action, console: Console) -> None:
     from kvmcompose.client.formatting import date
-    from kvmcompose.core.deployment import spoken
+    from kvmcompose.core.commands import spoken
 
     earlier = (each for each in actions if each.faults and each.started <= shown.started)
     last = next(earlier, None)

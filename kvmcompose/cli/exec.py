@@ -17,7 +17,8 @@ from kvmcompose.cli._server import (
 from kvmcompose.core.errors import InputError, KvmComposeError
 
 if TYPE_CHECKING:
-    from kvmcompose.core.deployment import Action, Exec
+    from kvmcompose.core.commands import Exec
+    from kvmcompose.core.deployment import Action
     from kvmcompose.monitor.console import Console
 
 NAME = "exec"
@@ -86,7 +87,7 @@ def _nothing(**_asked: object) -> list[str]:
 def _user(text: str) -> str:
     import re
 
-    from kvmcompose.core.deployment import USER_PATTERN
+    from kvmcompose.core.commands import USER_PATTERN
 
     if re.match(USER_PATTERN, text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of a user")
@@ -165,7 +166,7 @@ def _run(arguments: argparse.Namespace, console: Console, words: list[str]) -> i
 def _command(arguments: argparse.Namespace, guest: str, words: list[str]) -> Exec:
     from msgspec import UNSET
 
-    from kvmcompose.core.deployment import Exec
+    from kvmcompose.core.commands import Exec
 
     return Exec(
         guest=guest,

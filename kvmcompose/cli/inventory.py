@@ -14,7 +14,7 @@ from kvmcompose.core.errors import KvmComposeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kvmcompose.core.deployment import GuestAccess
+    from kvmcompose.core.access import GuestAccess
     from kvmcompose.monitor.console import Console
 
 NAME = "inventory"

@@ -105,7 +105,7 @@ def _guests(target: Target, action: Action, arguments: argparse.Namespace) -> li
 
 def _list(actions: list[Action], arguments: argparse.Namespace, console: Console) -> None:
     from kvmcompose.client.formatting import date, duration, seconds_between
-    from kvmcompose.core.deployment import spoken
+    from kvmcompose.core.commands import spoken
 
     if arguments.json:
         console.json(actions)

@@ -22,7 +22,8 @@ from kvmcompose.cli._server import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kvmcompose.core.deployment import SnapshotStatus, SnapshotVerb
+    from kvmcompose.core.commands import SnapshotVerb
+    from kvmcompose.core.deployment import SnapshotStatus
     from kvmcompose.monitor.console import Console
 
 NAME = "snapshot"
@@ -110,7 +111,7 @@ def _guests(target: Target, given: Sequence[str]) -> tuple[str, ...]:
 def _act(
     target: Target, guests: tuple[str, ...], name: str | None, arguments: argparse.Namespace, console: Console
 ) -> int:
-    from kvmcompose.core.deployment import SNAPSHOT_NAMES, SNAPSHOT_PATTERN, Snapshot, SnapshotVerb
+    from kvmcompose.core.commands import SNAPSHOT_NAMES, SNAPSHOT_PATTERN, Snapshot, SnapshotVerb
 
     verb = SnapshotVerb(arguments.verb)
     if name is not None and re.search(SNAPSHOT_PATTERN, name) is None:
@@ -142,7 +143,7 @@ def _delete_all(
     target: Target, guests: tuple[str, ...], arguments: argparse.Namespace, console: Console
 ) -> int:
     """Delete all snapshots of these guests, or of all guests."""
-    from kvmcompose.core.deployment import Snapshot, SnapshotVerb
+    from kvmcompose.core.commands import Snapshot, SnapshotVerb
 
     having: dict[str, list[str]] = {}
     for each in _found(target, guests, None):

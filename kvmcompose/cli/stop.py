@@ -25,6 +25,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Do it, and return the exit status."""
-    from kvmcompose.core.deployment import PowerVerb
+    from kvmcompose.core.commands import PowerVerb
 
     return _power.power(PowerVerb.STOP, arguments, console)

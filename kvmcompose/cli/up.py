@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvmcompose.build.project import Project
-    from kvmcompose.core.deployment import Up
+    from kvmcompose.core.commands import Up
     from kvmcompose.core.event import Event, Listener
     from kvmcompose.monitor.console import Console
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, Self
 
 from kvmcompose.client.errors import ServerError
-from kvmcompose.core.deployment import Action, Command, LogLine, Step
+from kvmcompose.core.commands import Command
+from kvmcompose.core.deployment import Action, LogLine, Step
 from kvmcompose.core.deployment_event import ActionEnded, CurrentState, LineAdded, StepEnded, StepStarted
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.signals import on_signals

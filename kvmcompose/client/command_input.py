@@ -11,7 +11,7 @@ import websocket
 from kvmcompose.client.address import Address
 from kvmcompose.client.errors import ServerError, error_of
 from kvmcompose.client.websockets import open_websocket
-from kvmcompose.core.deployment import INPUT_CHUNK, INPUT_WINDOW
+from kvmcompose.core.commands import INPUT_CHUNK, INPUT_WINDOW
 
 _CONFLICT = 409
 _NORMAL_CLOSURE = 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from kvmcompose.core.commands import spoken
 from kvmcompose.core.deployment import (
     Action,
     ActionState,
@@ -13,7 +14,6 @@ from kvmcompose.core.deployment import (
     Level,
     LogLine,
     Step,
-    spoken,
 )
 
 _MINUTE = 60

@@ -28,14 +28,12 @@ from kvmcompose.client.errors import (
 from kvmcompose.client.packets import PacketStream, open_stream
 from kvmcompose.client.stream import EventStream
 from kvmcompose.client.unix import KEPT_CONNECTIONS, PlainAdapter
+from kvmcompose.core.access import ConsolePart, GuestAccess
+from kvmcompose.core.commands import Capture, Command
 from kvmcompose.core.deployment import (
     Action,
     ActionAccepted,
-    Capture,
-    Command,
-    ConsolePart,
     Deployment,
-    GuestAccess,
     Health,
     LogLine,
     NewDeployment,

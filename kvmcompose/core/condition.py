@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kvmcompose.core.deployment import ActionState, Phase, PowerVerb
+from kvmcompose.core.commands import PowerVerb
+from kvmcompose.core.deployment import ActionState, Phase
 
 #: What an action does meanwhile, by its command.
 _DOING = {

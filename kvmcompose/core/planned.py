@@ -9,7 +9,8 @@ from typing import Annotated
 
 import msgspec
 
-from kvmcompose.core.deployment import Deployment, Up
+from kvmcompose.core.commands import Up
+from kvmcompose.core.deployment import Deployment
 from kvmcompose.core.resource import Reason, Verb
 from kvmcompose.core.seed import SeedContents
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from kvmcompose.core.deployment import PROJECT_PATTERN
+from kvmcompose.core.commands import PROJECT_PATTERN
 from kvmcompose.hosts.blob_store import FileSize, Inventory
 from kvmcompose.hosts.command import CommandRunner, Completed
 from kvmcompose.hosts.errors import DriverError, HostLostError

@@ -17,7 +17,8 @@ from kvmcompose.client.formatting import (
     seconds_between,
     step_text,
 )
-from kvmcompose.core.deployment import Action, Level, LogLine, Step, StepState, spoken
+from kvmcompose.core.commands import spoken
+from kvmcompose.core.deployment import Action, Level, LogLine, Step, StepState
 from kvmcompose.monitor.console import Console
 
 _WORDS = {

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 
-from kvmcompose.core.deployment import INPUT_WINDOW
+from kvmcompose.core.commands import INPUT_WINDOW
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 
 #: How long a client may take to connect after it has started the command, in seconds.

@@ -6,19 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from kvmcompose.core.deployment import (
-    Action,
-    ActionState,
-    Command,
-    Deployment,
-    Exec,
-    Fault,
-    Level,
-    LogLine,
-    Phase,
-    command_name,
-    spoken,
-)
+from kvmcompose.core.commands import Command, Exec, command_name, spoken
+from kvmcompose.core.deployment import Action, ActionState, Deployment, Fault, Level, LogLine, Phase
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.server.action_input import ActionInput
 from kvmcompose.server.action_log import ActionLog, Refusals, StepFailedError, ending, follow

@@ -10,19 +10,9 @@ from uuid import uuid4
 
 import msgspec
 
+from kvmcompose.core.commands import Command, command_name, spoken
 from kvmcompose.core.condition import condition
-from kvmcompose.core.deployment import (
-    Action,
-    ActionState,
-    Command,
-    Deployment,
-    Fault,
-    Level,
-    NewDeployment,
-    Phase,
-    command_name,
-    spoken,
-)
+from kvmcompose.core.deployment import Action, ActionState, Deployment, Fault, Level, NewDeployment, Phase
 from kvmcompose.core.deployment_event import ActionEnded, ActionStarted
 from kvmcompose.server.clock import now
 from kvmcompose.server.database import open_database

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from kvmcompose.cli.inventory import ansible, hosts
-from kvmcompose.core.deployment import GuestAccess
+from kvmcompose.core.access import GuestAccess
 
 JUDGE = Path(sys.executable).with_name("ansible-inventory")
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 README = (REPOSITORY / "README.md").read_text()
 
 
+#: What ``plan`` prints where it has no server to ask.
+NOT_SEEN = "what runs is not seen: "
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
@@ -34,7 +38,9 @@ def test_the_sessions_are_real(tmp_path: Path, images: None) -> None:
         shell = "; ".join(f"printf '%s\\n' {quoted(each)}; {each}" for each in commands)
         path = f"PATH={BIN}:{os.environ['PATH']}"
         result = run("env", path, "bash", "-c", f"exec 2>&1; {shell}", folder=folder, check=False)
-        assert without_digests(result.stdout) == without_digests(session)
+        # whether plan sees hosts, and what is up on them, depends on the machine
+        lines = [line for line in result.stdout.splitlines(keepends=True) if not line.startswith(NOT_SEEN)]
+        assert without_digests("".join(lines)) == without_digests(session)
 
 
 def quoted(command: str) -> str:

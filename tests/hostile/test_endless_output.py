@@ -9,7 +9,8 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from kvmcompose.core.deployment import Exec, Level, NewDeployment
+from kvmcompose.core.commands import Exec
+from kvmcompose.core.deployment import Level, NewDeployment
 from kvmcompose.effects import process
 from kvmcompose.hosts import command as machine_module
 from kvmcompose.hosts.errors import DriverError

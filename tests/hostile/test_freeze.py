@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "server"))
 from daemon import Daemon
 
 from kvmcompose.client.errors import ServerError
-from kvmcompose.core.deployment import Down, NewDeployment, Phase, Up
+from kvmcompose.core.commands import Down, Up
+from kvmcompose.core.deployment import NewDeployment, Phase
 from kvmcompose.effects import process, threads
 from kvmcompose.effects.threads import PER_DEPLOYMENT, Account, UnansweredError, account, in_thread
 

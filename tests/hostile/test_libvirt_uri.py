@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from kvmcompose.cli import console
-from kvmcompose.core.deployment import GuestAccess
+from kvmcompose.core.access import GuestAccess
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.libvirt_uri import LibvirtUri, LibvirtUriError, parse_libvirt_uri
 from kvmcompose.core.model import Host

@@ -20,7 +20,8 @@ from sudoer import Sudoer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from golden.bench import tiny_qcow2
-from kvmcompose.core.deployment import ActionState, Down, Up
+from kvmcompose.core.commands import Down, Up
+from kvmcompose.core.deployment import ActionState
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects import private
 from kvmcompose.hosts.errors import DriverError

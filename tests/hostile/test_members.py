@@ -25,7 +25,8 @@ from sudoer import Sudoer
 from hosts import TestHosts
 from hosts.micro_image import micro_image as make_micro_image
 from hosts.testbed import make_key
-from kvmcompose.core.deployment import Deployment, Down, Exec, NewDeployment, Snapshot, Up
+from kvmcompose.core.commands import Down, Exec, Snapshot, Up
+from kvmcompose.core.deployment import Deployment, NewDeployment
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.hosts.errors import DriverError

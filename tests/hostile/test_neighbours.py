@@ -21,16 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from golden.bench import Bench, new_bench, tiny_qcow2
 from kvmcompose import privileges
-from kvmcompose.core.deployment import (
-    Action,
-    ActionState,
-    Capture,
-    Command,
-    Deployment,
-    Down,
-    NewDeployment,
-    Up,
-)
+from kvmcompose.core.commands import Capture, Command, Down, Up
+from kvmcompose.core.deployment import Action, ActionState, Deployment, NewDeployment
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import Failure, FakeBridge, FakeDomain, FakeLink, FakePort

@@ -14,7 +14,8 @@ from fastapi.routing import APIRoute
 from people import ALICE, BOB, Shared, ask, give, new
 
 from kvmcompose.cli.main import main
-from kvmcompose.core.deployment import Exec, Health, NewDeployment, Phase, Up
+from kvmcompose.core.commands import Exec, Up
+from kvmcompose.core.deployment import Health, NewDeployment, Phase
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.server.actions import Actions

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kvmcompose.core.deployment import ActionState, Down, Exec, Up
+from kvmcompose.core.commands import Down, Exec, Up
+from kvmcompose.core.deployment import ActionState
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.state import decode_state
 from kvmcompose.effects.resources import schemas

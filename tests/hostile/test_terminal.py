@@ -16,7 +16,7 @@ from golden.bench import Bench, new_bench
 from kvmcompose.cli import main
 from kvmcompose.cli._access import destination, ssh_options, through
 from kvmcompose.cli.inventory import ansible, hosts, ssh_config
-from kvmcompose.core.deployment import GuestAccess, HostAccess
+from kvmcompose.core.access import GuestAccess, HostAccess
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.plain import plain, plain_json
 from kvmcompose.monitor.console import Console

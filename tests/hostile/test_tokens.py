@@ -21,7 +21,8 @@ from stub import TOKEN, StubServer, running
 
 from kvmcompose.cli.main import main
 from kvmcompose.client.remote import RemoteServer
-from kvmcompose.core.deployment import Exec, NewDeployment
+from kvmcompose.core.commands import Exec
+from kvmcompose.core.deployment import NewDeployment
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.server.people import Role
 from kvmcompose.server.tokens import PREFIX, Tokens, expiry

@@ -15,15 +15,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from golden.bench import Bench, new_bench
-from kvmcompose.core.deployment import (
-    Action,
-    ActionState,
-    Command,
-    Deployment,
-    LogLine,
-    NewDeployment,
-    TestbedStatus,
-)
+from kvmcompose.core.commands import Command
+from kvmcompose.core.deployment import Action, ActionState, Deployment, LogLine, NewDeployment, TestbedStatus
 from kvmcompose.hosts.blob_store import HOSTED
 from kvmcompose.hosts.fake import World
 from kvmcompose.providers.fake import FakeDrivers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvmcompose.core.deployment import Up
+from kvmcompose.core.commands import Up
 
 if TYPE_CHECKING:
     from conftest import Lab

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvmcompose.core.deployment import Capture, Up
+from kvmcompose.core.commands import Capture, Up
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import Failure

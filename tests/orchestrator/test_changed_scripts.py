@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvmcompose.core.deployment import ActionState, Down, Snapshot, SnapshotVerb, Up
+from kvmcompose.core.commands import Down, Snapshot, SnapshotVerb, Up
+from kvmcompose.core.deployment import ActionState
 from kvmcompose.hosts.fake import Failure
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from edited import draw, edit, meddle
 from test_failures import _cancel_at, _kill_at
 
 from golden.bench import Bench, new_bench
-from kvmcompose.core.deployment import Action, ActionState, Up
+from kvmcompose.core.commands import Up
+from kvmcompose.core.deployment import Action, ActionState
 from kvmcompose.hosts.fake import Failure, World
 
 if TYPE_CHECKING:

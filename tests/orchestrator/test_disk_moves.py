@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from test_several_hosts_faked import PLACES, assert_clean, kill_at, labs, running, three  # noqa: F401 (fixtures)
 
-from kvmcompose.core.deployment import ActionState, Down, Up
+from kvmcompose.core.commands import Down, Up
+from kvmcompose.core.deployment import ActionState
 from kvmcompose.hosts.fake import Failure, FakeDisk
 from kvmcompose.hosts.transfer_plan import note_stale, read_sent
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvmcompose.core.deployment import ActionState, Down, Exec, Phase, StepState, Up
+from kvmcompose.core.commands import Down, Exec, Up
+from kvmcompose.core.deployment import ActionState, Phase, StepState
 from kvmcompose.hosts.fake import Failure
 from kvmcompose.server.actions import Actions, BusyError
 

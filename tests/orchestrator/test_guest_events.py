@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from kvmcompose.core.deployment import Action, Down, Up
+from kvmcompose.core.commands import Down, Up
+from kvmcompose.core.deployment import Action
 from kvmcompose.hosts.fake import Failure
 from kvmcompose.server import guest_watch
 from kvmcompose.server.actions import Actions

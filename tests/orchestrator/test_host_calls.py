@@ -9,7 +9,7 @@ import pytest
 from host_calls import HostCalls, counted_calls, growth
 
 from golden.bench import new_bench
-from kvmcompose.core.deployment import Up
+from kvmcompose.core.commands import Up
 from kvmcompose.hosts.fake import MAIN
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from kvmcompose.build.project import Project
 from kvmcompose.build.project_inputs import Where
 from kvmcompose.build.to_be_made import plan_request
 from kvmcompose.cli._what_runs import show
-from kvmcompose.core.deployment import Action, StepState, Up
+from kvmcompose.core.commands import Up
+from kvmcompose.core.deployment import Action, StepState
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.planned import PlannedChange, PlanRequest, TestbedPlan
 from kvmcompose.core.resource import Verb

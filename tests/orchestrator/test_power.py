@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvmcompose.core.deployment import Down, Phase, Power, PowerVerb, Up
+from kvmcompose.core.commands import Down, Power, PowerVerb, Up
+from kvmcompose.core.deployment import Phase
 
 if TYPE_CHECKING:
     from conftest import Lab

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvmcompose.core.deployment import ActionState, Power, PowerVerb, Snapshot, SnapshotVerb, Up
+from kvmcompose.core.commands import Power, PowerVerb, Snapshot, SnapshotVerb, Up
+from kvmcompose.core.deployment import ActionState
 from kvmcompose.hosts.fake import Failure
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from kvmcompose.core.deployment import Down, Snapshot, SnapshotVerb, Up
+from kvmcompose.core.commands import Down, Snapshot, SnapshotVerb, Up
 
 if TYPE_CHECKING:
     from conftest import Lab

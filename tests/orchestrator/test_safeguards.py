@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from kvmcompose.core.deployment import ActionState, Down, Level, Phase, Snapshot, SnapshotVerb, Up
+from kvmcompose.core.commands import Down, Snapshot, SnapshotVerb, Up
+from kvmcompose.core.deployment import ActionState, Level, Phase
 from kvmcompose.hosts.fake import Failure, FakeDisk
 from kvmcompose.providers.guest.fake import FakeShell
 from kvmcompose.providers.guest.interface import Login

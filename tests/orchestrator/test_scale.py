@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from golden.bench import new_bench
-from kvmcompose.core.deployment import ActionState, Down, Up
+from kvmcompose.core.commands import Down, Up
+from kvmcompose.core.deployment import ActionState
 from kvmcompose.effects import stat_cache
 from kvmcompose.reconcile import difference as difference_module
 from kvmcompose.server.actions import Actions

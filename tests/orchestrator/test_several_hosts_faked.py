@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 from golden.bench import Bench, new_bench
-from kvmcompose.core.deployment import Action, ActionState, Down, Phase, StepState, Up
+from kvmcompose.core.commands import Down, Up
+from kvmcompose.core.deployment import Action, ActionState, Phase, StepState
 from kvmcompose.effects.resources import schemas
 from kvmcompose.hosts.blob_store import Inventory
 from kvmcompose.hosts.fake import Failure, FakeBlobStore, FakeDisk, World

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvmcompose.core.deployment import ActionState, Down, Exec, Level, Phase, Snapshot, SnapshotVerb, Up
+from kvmcompose.core.commands import Down, Exec, Snapshot, SnapshotVerb, Up
+from kvmcompose.core.deployment import ActionState, Level, Phase
 from kvmcompose.hosts.fake import Failure, FakeBridge
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from test_converging import changes
 from test_failures import _kill_at
 
 from golden.bench import new_bench
-from kvmcompose.core.deployment import Phase, Up
+from kvmcompose.core.commands import Up
+from kvmcompose.core.deployment import Phase
 from kvmcompose.effects.files import digest_bytes
 from kvmcompose.hosts.blob_store import HOSTED
 from kvmcompose.providers.libvirt.fake import hardware

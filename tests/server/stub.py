@@ -11,20 +11,16 @@ from typing import Any
 
 from kvmcompose.client.address import Address
 from kvmcompose.client.remote import RemoteServer
+from kvmcompose.core.access import ConsolePart, GuestAccess
+from kvmcompose.core.commands import Capture, Command, Exec, Up
 from kvmcompose.core.deployment import (
-    Capture,
-    Command,
-    ConsolePart,
     Deployment,
-    Exec,
-    GuestAccess,
     GuestStatus,
     Health,
     Level,
     Phase,
     SnapshotStatus,
     TestbedStatus,
-    Up,
 )
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.planned import PlanRequest, TestbedPlan

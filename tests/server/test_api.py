@@ -11,7 +11,8 @@ import requests
 from stub import SECRET_STATE, TOKEN, StubServer
 
 from kvmcompose.client.unix import PlainAdapter
-from kvmcompose.core.deployment import ActionState, Exec, NewDeployment, Phase, ProblemDetails, Up
+from kvmcompose.core.commands import Exec, Up
+from kvmcompose.core.deployment import ActionState, NewDeployment, Phase, ProblemDetails
 
 
 def session(server: StubServer) -> requests.Session:

@@ -16,7 +16,8 @@ from kvmcompose.client.address import Address
 from kvmcompose.client.connect import connect
 from kvmcompose.client.errors import RefusedByServerError, ServerError, WrongInputError
 from kvmcompose.client.remote import RemoteServer, read_token
-from kvmcompose.core.deployment import Exec, NewDeployment, Up
+from kvmcompose.core.commands import Exec, Up
+from kvmcompose.core.deployment import NewDeployment
 from kvmcompose.core.errors import RefusedError
 
 

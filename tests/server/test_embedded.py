@@ -16,7 +16,8 @@ import pytest
 from kvmcompose.client import embedded
 from kvmcompose.client.connect import connect
 from kvmcompose.client.errors import RefusedByServerError, ServerError
-from kvmcompose.core.deployment import ActionState, NewDeployment, Phase, Up
+from kvmcompose.core.commands import Up
+from kvmcompose.core.deployment import ActionState, NewDeployment, Phase
 from kvmcompose.effects import server_places
 
 
@@ -75,7 +76,8 @@ def test_threads_that_need_one_at_once_get_the_same(own_place: Path, monkeypatch
 _BEGIN_UP = """
 import sys
 from kvmcompose.client.connect import connect
-from kvmcompose.core.deployment import NewDeployment, Up
+from kvmcompose.core.commands import Up
+from kvmcompose.core.deployment import NewDeployment
 server = connect()
 server.put(NewDeployment("demo", sys.argv[1]))
 uuid = server.act("demo", Up())

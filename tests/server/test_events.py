@@ -19,16 +19,8 @@ from stub import StubServer
 
 from kvmcompose.client.errors import ServerError
 from kvmcompose.client.stream import EventStream
-from kvmcompose.core.deployment import (
-    ActionState,
-    Deployment,
-    Down,
-    Exec,
-    NewDeployment,
-    Phase,
-    StepState,
-    Up,
-)
+from kvmcompose.core.commands import Down, Exec, Up
+from kvmcompose.core.deployment import ActionState, Deployment, NewDeployment, Phase, StepState
 from kvmcompose.core.deployment_event import (
     ActionEnded,
     ActionStarted,

@@ -12,7 +12,8 @@ import websocket
 from stub import TOKEN, StubServer
 
 from kvmcompose.client.errors import ServerError
-from kvmcompose.core.deployment import INPUT_WINDOW, ActionState, Exec, NewDeployment
+from kvmcompose.core.commands import INPUT_WINDOW, Exec
+from kvmcompose.core.deployment import ActionState, NewDeployment
 from kvmcompose.server import action_input
 from kvmcompose.server.people import Role
 from kvmcompose.server.tokens import Tokens, expiry

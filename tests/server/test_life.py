@@ -18,7 +18,8 @@ from daemon import Daemon
 from kvmcompose.client.address import Address
 from kvmcompose.client.errors import RefusedByServerError, ServerError
 from kvmcompose.client.remote import RemoteServer, read_token
-from kvmcompose.core.deployment import ActionState, Down, LogLine, NewDeployment, Phase, Up
+from kvmcompose.core.commands import Down, Up
+from kvmcompose.core.deployment import ActionState, LogLine, NewDeployment, Phase
 
 Start = Callable[..., Daemon]
 

@@ -12,7 +12,8 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from stub import TOKEN, StubServer
 
-from kvmcompose.core.deployment import Exec, NewDeployment
+from kvmcompose.core.commands import Exec
+from kvmcompose.core.deployment import NewDeployment
 
 _EXAMPLES = 25
 #: What is asked well and refused all the same, as a schema cannot say all: no such folder,

@@ -15,7 +15,8 @@ from kvmcompose.client.address import Address
 from kvmcompose.client.errors import RefusedByServerError, ServerError, WrongInputError
 from kvmcompose.client.packets import Cutter
 from kvmcompose.client.remote import RemoteServer
-from kvmcompose.core.deployment import Capture, NewDeployment
+from kvmcompose.core.commands import Capture
+from kvmcompose.core.deployment import NewDeployment
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from stub import TOKEN, StubServer
 
 from kvmcompose.client.address import Address
 from kvmcompose.client.errors import RefusedByServerError, ServerError
-from kvmcompose.core.deployment import ActionState, Exec, LogLine, NewDeployment
+from kvmcompose.core.commands import Exec
+from kvmcompose.core.deployment import ActionState, LogLine, NewDeployment
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
 

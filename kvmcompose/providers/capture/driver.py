@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from kvmcompose.core.deployment import Capture
+from kvmcompose.core.commands import Capture
 from kvmcompose.hosts.command import CommandRunner, failure
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.capture.interface import Mirrors

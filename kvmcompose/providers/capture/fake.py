@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator
 from ipaddress import IPv4Address
 
-from kvmcompose.core.deployment import Capture
+from kvmcompose.core.commands import Capture
 from kvmcompose.hosts.fake import FakePort, SimulatedHost
 
 _MAGIC = 0xA1B2C3D4  # times in microseconds

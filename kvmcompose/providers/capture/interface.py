@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from kvmcompose.core.deployment import Capture
+from kvmcompose.core.commands import Capture
 
 
 class Captures(Protocol):

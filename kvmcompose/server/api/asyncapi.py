@@ -7,7 +7,7 @@ from typing import Any, get_args
 import msgspec
 
 from kvmcompose import __version__
-from kvmcompose.core.deployment import PROJECT_PATTERN
+from kvmcompose.core.commands import PROJECT_PATTERN
 from kvmcompose.core.deployment_event import DeploymentEvent
 from kvmcompose.server.api.openapi import COMPONENTS
 from kvmcompose.server.api.streaming import MAX_SEQUENCE

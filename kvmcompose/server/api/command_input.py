@@ -8,7 +8,7 @@ from contextlib import suppress
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from kvmcompose.core.deployment import INPUT_WINDOW
+from kvmcompose.core.commands import INPUT_WINDOW
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.server.action_input import ActionInput, WindowExceededError
 from kvmcompose.server.api.problems import problem_of

@@ -10,13 +10,12 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from kvmcompose import __version__
+from kvmcompose.core.access import ConsolePart, GuestAccess
+from kvmcompose.core.commands import Command
 from kvmcompose.core.deployment import (
     Action,
     ActionAccepted,
-    Command,
-    ConsolePart,
     Deployment,
-    GuestAccess,
     Health,
     LogLine,
     NewDeployment,

@@ -8,7 +8,8 @@ from http import HTTPStatus
 import msgspec
 from starlette.types import Message, Scope
 
-from kvmcompose.core.deployment import Command, Exec, ProblemDetails, command_name
+from kvmcompose.core.commands import Command, Exec, command_name
+from kvmcompose.core.deployment import ProblemDetails
 from kvmcompose.server.api.authentication import address_of
 from kvmcompose.server.audit import Audit, AuditRecord, short, source_of
 from kvmcompose.server.clock import now

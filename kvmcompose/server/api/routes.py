@@ -9,18 +9,17 @@ import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
-from kvmcompose.core.deployment import (
+from kvmcompose.core.commands import (
     FILTER_PATTERN,
     GUEST_PATTERN,
     MAX_PACKETS,
     MAX_SNAPLEN,
     PROJECT_PATTERN,
     TARGET_PATTERN,
-    ActionAccepted,
     Capture,
     Command,
-    NewDeployment,
 )
+from kvmcompose.core.deployment import ActionAccepted, NewDeployment
 from kvmcompose.core.planned import PlanRequest
 from kvmcompose.server.api.event_reader import Wanted
 from kvmcompose.server.api.openapi import Alive, described

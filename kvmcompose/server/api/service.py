@@ -8,17 +8,8 @@ from collections.abc import AsyncIterator
 from http import HTTPStatus
 from pathlib import Path
 
-from kvmcompose.core.deployment import (
-    PROJECT_PATTERN,
-    Action,
-    Capture,
-    Command,
-    Deployment,
-    Health,
-    LogLine,
-    NewDeployment,
-    Step,
-)
+from kvmcompose.core.commands import PROJECT_PATTERN, Capture, Command
+from kvmcompose.core.deployment import Action, Deployment, Health, LogLine, NewDeployment, Step
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, in_thread

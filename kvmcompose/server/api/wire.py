@@ -10,7 +10,7 @@ import msgspec
 from fastapi import Request
 from starlette.responses import Response
 
-from kvmcompose.core.deployment import readable
+from kvmcompose.core.commands import readable
 from kvmcompose.server.api.problems import ApiError
 
 

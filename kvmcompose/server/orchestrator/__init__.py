@@ -6,21 +6,9 @@ from collections.abc import AsyncGenerator, AsyncIterable
 
 import msgspec
 
-from kvmcompose.core.deployment import (
-    CONSOLE_BYTES,
-    Capture,
-    Command,
-    ConsolePart,
-    Deployment,
-    Down,
-    Exec,
-    GuestAccess,
-    Phase,
-    Power,
-    SnapshotStatus,
-    TestbedStatus,
-    Up,
-)
+from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart, GuestAccess
+from kvmcompose.core.commands import Capture, Command, Down, Exec, Power, Up
+from kvmcompose.core.deployment import Deployment, Phase, SnapshotStatus, TestbedStatus
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, in_thread

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import AsyncGenerator, AsyncIterator
 
+from kvmcompose.core.commands import Capture
 from kvmcompose.core.deployable import SwitchBridge
-from kvmcompose.core.deployment import Capture
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.state import Interface
 from kvmcompose.hosts.errors import DriverError

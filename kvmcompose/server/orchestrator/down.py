@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kvmcompose.core.deployment import Down, Level, Phase
+from kvmcompose.core.commands import Down
+from kvmcompose.core.deployment import Level, Phase
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.core.names import first_few

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from kvmcompose.core.deployment import Up
+from kvmcompose.core.commands import Up
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import STOPPING, Change, Found, ReasonCode, Ref, Resource, Verb

@@ -7,7 +7,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 
-from kvmcompose.core.deployment import Snapshot, SnapshotStatus, SnapshotVerb
+from kvmcompose.core.commands import Snapshot, SnapshotVerb
+from kvmcompose.core.deployment import SnapshotStatus
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.server.action_log import ActionLog, Refusals, StepFailedError

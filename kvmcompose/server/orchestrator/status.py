@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from kvmcompose.core.access import GuestAccess, HostAccess
 from kvmcompose.core.condition import DEGRADED
-from kvmcompose.core.deployment import GuestAccess, GuestStatus, HostAccess, Phase, TestbedStatus
+from kvmcompose.core.deployment import GuestStatus, Phase, TestbedStatus
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host
 from kvmcompose.core.resource import Change

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
+from kvmcompose.core.commands import Power, PowerVerb, Up
 from kvmcompose.core.deployable import VethPair
-from kvmcompose.core.deployment import Fault, Level, Phase, Power, PowerVerb, Up
+from kvmcompose.core.deployment import Fault, Level, Phase
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change, Found, Ref, Verb

@@ -11,7 +11,7 @@ import jsonschema
 
 from kvmcompose.client.address import Address
 from kvmcompose.client.remote import RemoteServer
-from kvmcompose.core.deployment import Up
+from kvmcompose.core.commands import Up
 
 if TYPE_CHECKING:
     from conftest import Lab

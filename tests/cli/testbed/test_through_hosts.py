@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 from kvmcompose.cli._access import through
-from kvmcompose.core.deployment import HostAccess
+from kvmcompose.core.access import HostAccess
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINpJiAsVh75GvqGj3zFq+XzRSGRw/U502CeGtPiJ39dR"
 

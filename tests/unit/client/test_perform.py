@@ -13,7 +13,8 @@ import pytest
 from kvmcompose.client.action import perform, replay, watch
 from kvmcompose.client.errors import ServerError
 from kvmcompose.client.remote import RemoteServer
-from kvmcompose.core.deployment import Action, ActionState, Command, Down, Level, LogLine, Step, StepState
+from kvmcompose.core.commands import Command, Down
+from kvmcompose.core.deployment import Action, ActionState, Level, LogLine, Step, StepState
 from kvmcompose.core.deployment_event import ActionEnded, DeploymentEvent, LineAdded, StepEnded, StepStarted
 
 UUID = "00000000-0000-4000-8000-000000000001"

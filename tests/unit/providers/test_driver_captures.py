@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from recorder import Recorder
 
-from kvmcompose.core.deployment import Capture
+from kvmcompose.core.commands import Capture
 from kvmcompose.hosts.command import Completed
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.capture.driver import TcpdumpCaptures, arguments

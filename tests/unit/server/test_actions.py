@@ -5,20 +5,8 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 
 import pytest
 
-from kvmcompose.core.deployment import (
-    ActionState,
-    Command,
-    Deployment,
-    Down,
-    Exec,
-    Level,
-    NewDeployment,
-    Phase,
-    Snapshot,
-    SnapshotVerb,
-    StepState,
-    Up,
-)
+from kvmcompose.core.commands import Command, Down, Exec, Snapshot, SnapshotVerb, Up
+from kvmcompose.core.deployment import ActionState, Deployment, Level, NewDeployment, Phase, StepState
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.server.action_log import LONGEST_LINE, ActionLog
 from kvmcompose.server.actions import Actions, BusyError

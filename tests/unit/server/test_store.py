@@ -7,17 +7,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from kvmcompose.core.commands import Exec, Up
 from kvmcompose.core.deployment import (
     Action,
     ActionState,
-    Exec,
     Fault,
     Level,
     NewDeployment,
     Phase,
     Step,
     StepState,
-    Up,
 )
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.database import StoreError

@@ -41,7 +41,7 @@ from kvmcompose.effects.resources import plugin_folders
 from kvmcompose.reconcile.walk import in_order
 
 if TYPE_CHECKING:
-    from kvmcompose.core.deployment import Up
+    from kvmcompose.core.commands import Up
     from kvmcompose.providers.drivers import HostDrivers
     from kvmcompose.reconcile.difference import Asked
     from kvmcompose.server.orchestrator.resources._view import View

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from kvmcompose.core.deployment import Up
+from kvmcompose.core.commands import Up
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.reconcile.difference import Asked

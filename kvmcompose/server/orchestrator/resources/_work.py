@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from kvmcompose.core.deployment import Down, Power, Up
+from kvmcompose.core.commands import Down, Power, Up
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.resource import Change, Ref, Verb
 from kvmcompose.providers.drivers import HostDrivers

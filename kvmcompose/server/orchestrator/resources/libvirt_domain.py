@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from kvmcompose.core.deployment import Level, Up
+from kvmcompose.core.commands import Up
+from kvmcompose.core.deployment import Level
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError

@@ -1,0 +1,69 @@
+"""How guests are reached: types of the API, checked strictly, as the server may be hostile."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from kvmcompose.core.commands import GuestName, HostName, UserName
+
+#: The most of a guest's console in one response, in bytes.
+CONSOLE_BYTES = 1 << 18
+
+
+#: These values become arguments of ssh, scp and virsh, and lines of files that they read, and the server may
+#: be hostile. Every path begins with ``/``, no value begins with ``-``, and none contains a line break.
+ADDRESS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,254}$(?!\n)"
+PATH_PATTERN = r"^/[^\x00-\x1f\x7f-\x9f\u2028\u2029]{0,4095}$(?!\n)"
+KEY_PATTERN = r"^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]+={0,2}$(?!\n)"
+URI_PATTERN = r"^[a-z][!-~]{0,1023}$(?!\n)"
+
+Address = Annotated[str, msgspec.Meta(pattern=ADDRESS_PATTERN)]
+ServerPath = Annotated[str, msgspec.Meta(pattern=PATH_PATTERN)]
+HostKey = Annotated[str, msgspec.Meta(pattern=KEY_PATTERN, max_length=4096)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
+class HostAccess(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach a testbed host from the main host by SSH. Paths are on the server's machine."""
+
+    address: Address
+    user: UserName | None = None
+    port: Port | None = None
+    identity_file: ServerPath | None = None
+    host_key: HostKey | None = None
+
+
+class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach a guest from the main host: by SSH and through libvirt.
+
+    Paths are on the server's machine. ``hostname`` is what the guest calls itself; None, as from an earlier
+    server, stands for ``domain``. ``address`` is None for a guest that has no connection to the main host.
+    ``via`` is set for a guest on another host than the main host: ``libvirt_uri`` is then a URI on that host.
+    """
+
+    name: GuestName
+    host: HostName
+    domain: GuestName
+    libvirt_uri: Annotated[str, msgspec.Meta(pattern=URI_PATTERN)]
+    user: UserName | None
+    address: Address | None
+    port: Port = 22
+    identity_file: ServerPath | None = None
+    known_hosts: ServerPath | None = None
+    host_key_alias: GuestName | None = None
+    groups: tuple[GuestName, ...] = ()
+    hostname: GuestName | None = None
+    via: HostAccess | None = None
+
+
+class ConsolePart(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of what a guest's serial console has printed since its last start: base64 in JSON.
+
+    ``start`` is the offset of its first byte. It is less than what was asked for when the guest was started
+    since.
+    """
+
+    start: int
+    data: bytes
