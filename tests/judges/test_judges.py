@@ -37,6 +37,11 @@ def files(bench: Bench, pattern: str) -> list[Path]:
     return sorted(path for path in (bench.folder / "artefacts").glob(pattern) if not path.is_symlink())
 
 
+def identity(guest: dict[str, Any]) -> str:
+    """What a guest's files and its domain are called after."""
+    return str(guest.get("id", guest["name"]))
+
+
 @pytest.fixture(params=cases())
 def project(request: pytest.FixtureRequest, projects: dict[str, Bench]) -> Bench:
     return projects[request.param]
@@ -61,7 +66,7 @@ def test_libvirt_s_schema_is_one_that_refuses(project: Bench, tmp_path: Path) ->
     """That a judge accepts everything would show in no other test."""
     path = files(project, "*-domain.xml")[0]
     wrong = tmp_path / "wrong.xml"
-    wrong.write_text(path.read_text().replace("<vcpu>", "<vcpu><evil/>"))
+    wrong.write_text(re.sub(r"<vcpu[^>]*>", r"\g<0><evil/>", path.read_text()))
     program = shutil.which("virt-xml-validate")
     assert program is not None
     assert subprocess.run([program, wrong, "domain"], capture_output=True, check=False).returncode != 0
@@ -98,7 +103,9 @@ def test_a_libvirt_daemon_takes_every_domain_and_network(
     assert set(defined) <= set(known)
     state = project.state()
     names = {
-        guest["hostname"]: guest for guest in state["testbed_guests"].values() if guest["kind"] != "docker"
+        guest["hostname"].removesuffix(guest["name"]) + identity(guest): guest
+        for guest in state["testbed_guests"].values()
+        if guest["kind"] != "docker"
     }
     assert set(defined) == set(names)
     for name, guest in names.items():
@@ -206,7 +213,7 @@ def test_cloud_init_accepts_every_user_data(project: Bench, tmp_path: Path) -> N
 
 def test_cloud_init_makes_of_every_network_config_what_was_meant(project: Bench, tmp_path: Path) -> None:
     """Its own converter reads the file and writes what Debian's guests are configured by."""
-    guests = project.state()["testbed_guests"]
+    guests = {identity(guest): guest for guest in project.state()["testbed_guests"].values()}
 
     def judge(iso: Path) -> None:
         guest = guests[iso.name.removesuffix("-cloud-init.iso")]
