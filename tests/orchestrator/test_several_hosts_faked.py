@@ -19,7 +19,7 @@ from kvmcompose.core.commands import Down, Up
 from kvmcompose.core.deployment import Action, ActionState, Phase, StepState
 from kvmcompose.effects.resources import schemas
 from kvmcompose.hosts.blob_store import Inventory
-from kvmcompose.hosts.fake import Failure, FakeBlobStore, FakeDisk, World
+from kvmcompose.hosts.fake import Failure, FakeBlobStore, FakeBridge, FakeDisk, World
 from kvmcompose.hosts.transfer_plan import plan_transfers
 from kvmcompose.pipeline.stored import read_state
 from kvmcompose.server.actions import Actions
@@ -821,3 +821,16 @@ def test_a_host_that_was_taken_out_of_the_config_is_not_asked_any_more(labs: Lab
     labs.drivers.calls.clear()
     labs.must(Up())
     assert not [call for call in labs.drivers.calls if call.startswith("three/")]
+
+
+def test_what_is_in_the_way_on_other_hosts_is_told_beside_a_host_that_does_not_answer(labs: Lab) -> None:
+    labs.must(Up())
+    labs.must(Down())
+    labs.drivers.failures = [Failure("two/*")]
+    labs.drivers.worlds["three"].bridges["other"] = {"lab-br2": FakeBridge()}
+    refused = labs.do(Up())
+    assert refused.refused
+    assert [fault.message for fault in refused.faults] == [
+        "two: two/linked_folder:lab was made to fail",
+        "three: names are taken by other Open vSwitch bridges: lab-br2",
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from kvmcompose.core.commands import Power, PowerVerb, Up
 from kvmcompose.core.deployable import VethPair
 from kvmcompose.core.deployment import Fault, Level, Phase
-from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change, Found, Ref, Verb
 from kvmcompose.effects.threads import in_thread
@@ -223,17 +224,20 @@ class BringUp:
             (f"{name}: {error.message}", self._hint_for_silent(name, error.hint))
             for name, error in found.silent.items()
         ]
-        if reasons:
-            return Examined(work=work, found=found, choice=choice, refusals=reasons)
+        work.silent = frozenset(found.silent)
 
         async def ask(host: HostDrivers) -> None:
             facts[host.name] = await host.hypervisor.facts()
 
-        reasons += [*await work.on_hosts(ask), *await self._other_machines()]
+        reasons += await work.on_hosts(ask)
+        if not reasons:
+            reasons += await self._other_machines()
         work.running |= {each.guest for each in found.found if each.guest and each.state == "running"}
         for provider in dict.fromkeys(providers().values()):
             mine = [change for change in choice.due if change.ref.kind in provider.KINDS]
-            reasons += await provider.refusals(work, mine)
+            with suppress(KvmComposeError) if work.silent else nullcontext():
+                # what cannot be checked without the hosts that do not answer, is checked when they do
+                reasons += await provider.refusals(work, mine)
         if not reasons:
             warn_of_memory(work)
             self._warn_of_renames(choice)

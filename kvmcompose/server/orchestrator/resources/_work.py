@@ -44,6 +44,8 @@ class Work:
         self.log = log
         self.facts = facts
         self.running: set[str] = set()
+        #: The hosts that do not answer.
+        self.silent: frozenset[str] = frozenset()
         self.waited_for: set[str] = set()
         self.current: set[str] = set()
         self.failed: set[Ref] = set()
@@ -68,7 +70,7 @@ class Work:
         return self.command.timeout if isinstance(self.command, Down | Power) else Down().timeout
 
     async def on_hosts(self, check: Callable[[HostDrivers], Awaitable[None]]) -> list[Refusal]:
-        """Run a check on all hosts of the testbed side by side, and return what they raise."""
+        """Run a check on all hosts of the testbed that answer, side by side, and return what they raise."""
 
         async def on_host(name: str, host: HostDrivers) -> list[Refusal]:
             try:
@@ -77,7 +79,8 @@ class Work:
                 return [(f"{name}: {error.message}", error.hint)]
             return []
 
-        hosts = {name: self.view.hosts[name] for name in self.testbed.state.testbed_hosts}
+        names = [name for name in self.testbed.state.testbed_hosts if name not in self.silent]
+        hosts = {name: self.view.hosts[name] for name in names}
         found = await side_by_side(on_host(name, host) for name, host in hosts.items())
         return [each for refusals in found for each in refusals]
 
