@@ -214,10 +214,17 @@ class BringUp:
         self._found = seen.found
         return seen.work, seen.choice
 
+    def _choose(self, found: Differences) -> Choice:
+        """The changes that are carried out. What only stops or pauses guests sends no files for them."""
+        changes = found.changes
+        if isinstance(self._command, Power) and self._command.verb in _INTENTS:
+            changes = [each for each in changes if not providers()[each.ref.kind].LOOKS_AT_FILES]
+        return choose(changes, self._options, self._testbed)
+
     async def examine(self) -> Examined:
         """Look at all hosts; return what would change, and what is in the way of it. Changes nothing."""
         found = await self._look(self._options)
-        choice = choose(found.changes, self._options, self._testbed)
+        choice = self._choose(found)
         facts: dict[str, HypervisorFacts] = {}
         work = Work(self._view, self._testbed, self._command, self._log, facts)
         reasons: list[Refusal] = [
@@ -358,7 +365,7 @@ class BringUp:
         """
         with self._log.step("verify", "verify"):
             left = await self._look()
-            choice = choose(left.changes, self._options, self._testbed)
+            choice = self._choose(left)
             reasons = [(f"{name}: {error.message}", error.hint) for name, error in left.silent.items()]
             reasons += [
                 (f"{sentence(change)} (seen after all was done)", "kvm-compose up tries again")
