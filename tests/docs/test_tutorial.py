@@ -68,6 +68,8 @@ def run_all(commands: list[str], folder: Path) -> list[tuple[str, int]]:
         f"{block}printf '%s %s\\n' '{mark}' $?\n" for block, mark in zip(commands, marks, strict=True)
     )
     environment = {
+        # a server of its own, which tests of other processes do not see
+        "KVM_COMPOSE_STATE_DIR": str(folder / "s"),
         **os.environ,
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "KVM_COMPOSE_STORE": str(folder / "store"),

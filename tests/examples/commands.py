@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -17,8 +18,11 @@ Run = subprocess.CompletedProcess[str]
 
 
 def run(*argv: str | Path, folder: Path, check: bool = True) -> Run:
-    """Run a program in a folder."""
-    return subprocess.run([*argv], cwd=folder, check=check, capture_output=True, text=True, timeout=300)
+    """Run a program in a folder. It has a server of its own, which tests of other processes do not see."""
+    own = {"KVM_COMPOSE_STATE_DIR": str(folder / ".server"), **os.environ}
+    return subprocess.run(
+        [*argv], cwd=folder, env=own, check=check, capture_output=True, text=True, timeout=300
+    )
 
 
 def kvm_compose(*words: str, folder: Path, check: bool = True) -> Run:

@@ -62,8 +62,9 @@ async def grow_and_shrink(folder: str) -> None:
         await up.start("one")
         for mib in (240, 140):
             await hypervisor.set_memory(DOMAIN, mib)
-            await asyncio.sleep(1)  # the balloon inflates as the guest gives memory away
-            assert (await observed(up)).memory_mb == mib
+            async with asyncio.timeout(60):  # the balloon inflates as the guest gives memory away
+                while (await observed(up)).memory_mb != mib:
+                    await asyncio.sleep(0.5)
             assert f"<currentMemory unit='KiB'>{mib << 10}<" in virsh("dumpxml", DOMAIN, "--inactive")
         _, (line,) = await up.run("one", "grep", "MemTotal", "/proc/meminfo")
         assert int(line.split()[1]) < 140 << 10
