@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from edited import Lab
 from kvm import Project
+from running_lab import Lab
 
 if TYPE_CHECKING:
     from hosts import TestHost

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from edited import Lab
+from running_lab import Lab
 from test_several_hosts import make_project
 
 from hosts import TestHosts
