@@ -19,10 +19,15 @@ class Lab:
     """The testbed, and what is known of it: which process each guest is, how far the pings have got."""
 
     def __init__(self, project: Project, hosts: Sequence[TestHost] = ()) -> None:
-        """``hosts`` are those of the testbed, the project's alone if there are none."""
+        """``hosts`` are those of the testbed, the project's alone if there are none.
+
+        Two switches in userspace and two emulated guests beside other tests: half a second of pings through
+        a tunnel may go missing while ports change.
+        """
         self.project, self.host = project, project.host
         self.hosts = hosts or [project.host]
         self.lost = 0
+        self.tolerated = 5 if hosts else 0
 
     def qemu(self) -> dict[str, str]:
         """The process of each guest, which is another one once it was off."""
@@ -71,7 +76,8 @@ class Lab:
         assert all(after[name] != before.get(name) for name in restarted), said
         assert self.differences() == [], said
         self.project.run("status", "--exit-status")
-        assert self.lost_pings() <= lost, said
+        missing = self.lost_pings()
+        assert missing <= lost + self.tolerated, f"{missing} pings lost: {said}"
         return said
 
     def repaired(self, drift: str, **options: int | Collection[str]) -> str:
