@@ -58,6 +58,8 @@ def store(path: Path, made: PlanDocument, unseen: KvmComposeError | None) -> Non
 
     if unseen is not None and not isinstance(unseen, what_runs.NothingUpError):
         raise KvmComposeError(f"no plan is written: what runs is not seen: {unseen.message}")
+    if not path.absolute().parent.is_dir():
+        raise KvmComposeError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}")
     files = tuple(msgspec.structs.replace(each, diff=None) for each in made.files)
     data = msgspec.json.encode(msgspec.structs.replace(made, files=files))
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -148,6 +149,7 @@ def _build_and_act(
     project = open_project(arguments, console)  # report problems of the YAML before a server is started
     name = project.compiled.state.project_name
     target = Target(server_of(arguments), name, project.folder.resolve())
+    check_names(project, command)
     if check is not None:
         check(project)
     known = find_deployment(target)
@@ -166,6 +168,16 @@ def _build_and_act(
     if held and status == 0 and not arguments.detach:
         _remove_released(project, held, console)
     return status
+
+
+def check_names(project: Project, command: Up) -> None:
+    """Raise RefusedError for guests that there are not, before anything is built for the others."""
+    known = project.compiled.state.testbed_guests
+    for name in (*command.guests, *command.rerun_guests, *command.recreate):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {first_few(list(known), 20)}"
+            raise RefusedError(f"there is no guest {name!r}", hint=hint)
 
 
 def _remove_released(project: Project, held: Sequence[str], console: Console) -> None:

@@ -9,10 +9,13 @@ ignores it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from kvmcompose.hosts.command import CommandRunner
 
+#: Names that Linux gives to no interface (dev_valid_name() in net/core/dev.c) are left out, and a dot first.
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,14}")
 #: 1: answer only for addresses of the interface itself (arp_ignore in the kernel's ip-sysctl.rst).
 _SCRIPT = """\
 for interface do
@@ -23,6 +26,8 @@ done
 
 async def leave_arp_to_bridges(runner: CommandRunner, interfaces: Sequence[str]) -> None:
     """Have these interfaces answer no ARP request; one that is gone is left out."""
-    if interfaces:
-        argv = ["sh", "-c", _SCRIPT, "sh", *interfaces]
+    # the names are part of a path, and those of definitions may have been edited
+    names = [each for each in interfaces if _NAME.fullmatch(each) and each not in ("all", "default")]
+    if names:
+        argv = ["sh", "-c", _SCRIPT, "sh", *names]
         await runner.run(argv, privileged=True, check=False)

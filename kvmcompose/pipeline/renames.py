@@ -30,7 +30,7 @@ class Rename(msgspec.Struct, frozen=True):
 def renames(before: State, after: State) -> tuple[Rename, ...]:
     """Return the machines that look renamed, in the order of ``after``.
 
-    Machines that are like each other are told apart by their order; if more of them are gone than were added,
+    Machines that are like each other are paired in their order; if more of them are gone than were added,
     or fewer, no pair is certain, and none is returned. Clones go with their machine.
     """
     there = {guest.identity for guest in before.testbed_guests.values()}

@@ -288,7 +288,7 @@ async def guest_moves(folder: str) -> None:
             FoundPort(name=nic.target, mac=nic.mac) in (await switches.observe(testbed.project))[home].ports
         )
 
-        # moved to a bridge of somebody else by hand: taken back, as it has the guest's MAC address
+        # moved by hand to another bridge, not ours: taken back, as it has the MAC address of the guest
         printed("ovs-vsctl", "add-br", "t-else", "--", "set", "bridge", "t-else", "datapath_type=netdev")
         await switches.change(change(away))
         row = printed("ovs-vsctl", "get", "port", nic.target, "_uuid").strip()

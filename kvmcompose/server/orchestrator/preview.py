@@ -29,7 +29,7 @@ _TIMED_STEPS = 4000
 
 
 async def preview(context: Context, request: PlanRequest) -> TestbedPlan:
-    """Return what an ``up`` would change. Raises RefusedError where that cannot be told.
+    """Return what an ``up`` would change. Raises RefusedError where that cannot be found out.
 
     It is found by the code of ``up`` itself.
     """

@@ -299,3 +299,10 @@ def test_config_is_the_state_that_would_be_built(lab: Lab) -> None:
 def test_pull_fetches_what_the_project_needs(lab: Lab) -> None:
     assert lab.must("pull").err.startswith("debian_12 is here already, sha256 ")
     assert "no image" in lab.must("pull", "no-such-image", status=2).err
+
+
+def test_nothing_is_built_for_guests_that_there_are_not(lab: Lab) -> None:
+    for words in (["up", "wbe"], ["up", "--recreate", "wbe"], ["up", "--rerun-scripts", "wbe"]):
+        ran = lab.must(*words, status=3)
+        assert "there is no guest 'wbe'\n    hint: did you mean web?" in ran.err
+    assert not lab.bench.path("web-domain.xml").exists()
