@@ -117,7 +117,7 @@ async def network_is_made() -> None:
             await links.apply(PLAN.veths, up=["t-nic"], mtu=1442)
             await switches.apply(PLAN)
             await links.apply([], up=["t-br0"], mtu=1442)
-        assert await links.present([*ENDS, "t-none"]) == set(ENDS)
+        assert (await links.observe([*ENDS, "t-none"])).keys() == set(ENDS)
         assert await switches.bridges("t-net") == {
             "t-br0": ["t-a", "t-veth0"],
             "t-br1": ["t-b", "t-nic", "t-tunnel"],
@@ -161,7 +161,7 @@ async def network_is_made() -> None:
             host="main", left="t-nic", left_bridge="t-br0", right="t-x", right_bridge="t-br1"
         )], up=[], mtu=1442))  # fmt: skip
         assert error.message.startswith("there already is an interface t-nic")
-        assert await links.present(["t-x"]) == set()
+        assert await links.observe(["t-x"]) == {}
     finally:
         for _ in range(2):
             await links.remove(ENDS)

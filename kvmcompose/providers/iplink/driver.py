@@ -61,9 +61,6 @@ class IpLinks:
         done = await self._runner.run(["ip", "-json", "-4", "route", "show"])
         return parse_routes(done.stdout)
 
-    async def present(self, names: Sequence[str]) -> frozenset[str]:
-        return frozenset(names) & (await self._list()).keys()
-
     async def observe(self, names: Collection[str]) -> Mapping[str, FoundLink]:
         there = await self._list()
         return {name: _found(there[name]) for name in names if name in there}

@@ -20,10 +20,6 @@ class FakeLinks:
         await self._host.call("attached")
         return [Attached(IPv4Network(each), name) for each, name in self._host.world.subnets.items()]
 
-    async def present(self, names: Sequence[str]) -> frozenset[str]:
-        await self._host.call("present")
-        return frozenset(names) & frozenset(self._host.world.links)
-
     async def observe(self, names: Collection[str]) -> Mapping[str, FoundLink]:
         await self._host.call("observe_links")
         links = self._host.world.links

@@ -40,9 +40,6 @@ class Links(Protocol):
     async def attached(self) -> Sequence[Attached]:
         """Return the IPv4 subnets and gateways of the host's interfaces."""
 
-    async def present(self, names: Sequence[str]) -> frozenset[str]:
-        """Return which of these interfaces exist."""
-
     async def observe(self, names: Collection[str]) -> Mapping[str, FoundLink]:
         """Return those of these interfaces that exist, in one command, whatever the number."""
 

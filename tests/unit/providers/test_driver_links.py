@@ -141,7 +141,7 @@ def test_nothing_to_do_asks_nothing() -> None:
     links = IpLinks(machine)
     asyncio.run(links.remove(["gone"]))
     asyncio.run(links.apply([], up=["lo"], mtu=1500))
-    assert asyncio.run(links.present(["lo", "gone"])) == {"lo"}
+    assert asyncio.run(links.observe(["lo", "gone"])).keys() == {"lo"}
     assert machine.scripts == []
 
 
