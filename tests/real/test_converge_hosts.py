@@ -40,12 +40,14 @@ ADDED = GUEST.format(name="added", bridge="br1", memory=128)
 
 
 @pytest.fixture
-def lab(tmp_path: Path, micro_image: Path, ssh_key: Path) -> Iterator[Lab]:
+def lab(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, micro_image: Path, ssh_key: Path
+) -> Iterator[Lab]:
     """Two guests on two hosts, which ping each other through a tunnel."""
     shutil.copy(ssh_key, tmp_path / "key")
     shutil.copy(ssh_key.with_suffix(".pub"), tmp_path / "key.pub")
     (tmp_path / "micro.qcow2").symlink_to(micro_image)
-    with TestHosts(2, directory=tmp_path / "hosts", ssh=True, tunnels=True) as hosts:
+    with TestHosts(2, directory=tmp_path_factory.mktemp("hosts"), ssh=True, tunnels=True) as hosts:
         project = make_project(hosts, tmp_path, "far", 2, yaml=YAML)
         project.run("up")
         lab = Lab(project, list(hosts))
