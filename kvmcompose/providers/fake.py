@@ -8,12 +8,8 @@ from __future__ import annotations
 
 from kvmcompose.core.model import Host
 from kvmcompose.effects.owner_files import OwnerFiles
-from kvmcompose.hosts.fake import (
-    MAIN,
-    FakeBlobStore,
-    SimulatedHost,
-    Worlds,
-)
+from kvmcompose.hosts.fake import MAIN, SimulatedHost, Worlds
+from kvmcompose.hosts.fake_blobs import FakeBlobStore
 from kvmcompose.providers.capture.fake import FakeCaptures
 from kvmcompose.providers.disks.fake import FakeDisks
 from kvmcompose.providers.drivers import HostDrivers

@@ -25,7 +25,8 @@ from kvmcompose.core.commands import Capture, Command, Down, Up
 from kvmcompose.core.deployment import Action, ActionState, Deployment, NewDeployment
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.fake import Failure, FakeBridge, FakeDomain, FakeLink, FakePort
+from kvmcompose.hosts.fake import Failure
+from kvmcompose.hosts.fake_world import FakeBridge, FakeDomain, FakeLink, FakePort
 from kvmcompose.hosts.local_blobs import check_images
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.providers.iplink.driver import parse_routes

@@ -18,7 +18,7 @@ from golden.bench import Bench, new_bench
 from kvmcompose.core.commands import Command
 from kvmcompose.core.deployment import Action, ActionState, Deployment, LogLine, NewDeployment, TestbedStatus
 from kvmcompose.hosts.blob_store import HOSTED
-from kvmcompose.hosts.fake import World
+from kvmcompose.hosts.fake_world import World
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.orchestrator import Orchestrator

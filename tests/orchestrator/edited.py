@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from kvmcompose.hosts.fake import World, Worlds
+from kvmcompose.hosts.fake import Worlds
+from kvmcompose.hosts.fake_world import World
 
 HOSTS = ("one", "two", "three")
 SCRIPT = "#!/bin/sh\ntrue\n"

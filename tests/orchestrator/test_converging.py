@@ -24,7 +24,8 @@ from test_failures import _cancel_at, _kill_at
 from golden.bench import Bench, new_bench
 from kvmcompose.core.commands import Up
 from kvmcompose.core.deployment import Action, ActionState
-from kvmcompose.hosts.fake import Failure, World
+from kvmcompose.hosts.fake import Failure
+from kvmcompose.hosts.fake_world import World
 
 if TYPE_CHECKING:
     from conftest import Lab

@@ -10,7 +10,8 @@ from test_several_hosts_faked import PLACES, assert_clean, kill_at, labs, runnin
 
 from kvmcompose.core.commands import Down, Up
 from kvmcompose.core.deployment import ActionState
-from kvmcompose.hosts.fake import Failure, FakeDisk
+from kvmcompose.hosts.fake import Failure
+from kvmcompose.hosts.fake_world import FakeDisk
 from kvmcompose.hosts.transfer_plan import note_stale, read_sent
 
 if TYPE_CHECKING:

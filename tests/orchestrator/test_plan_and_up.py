@@ -26,7 +26,7 @@ from kvmcompose.core.deployment import Action, StepState
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.planned import PlannedChange, PlanRequest, TestbedPlan
 from kvmcompose.core.resource import Verb
-from kvmcompose.hosts.fake import FakeDisk
+from kvmcompose.hosts.fake_world import FakeDisk
 from kvmcompose.monitor.console import Console
 from kvmcompose.server.orchestrator.resources import providers
 

@@ -9,7 +9,8 @@ import pytest
 
 from kvmcompose.core.commands import Down, Snapshot, SnapshotVerb, Up
 from kvmcompose.core.deployment import ActionState, Level, Phase
-from kvmcompose.hosts.fake import Failure, FakeDisk
+from kvmcompose.hosts.fake import Failure
+from kvmcompose.hosts.fake_world import FakeDisk
 from kvmcompose.providers.guest.fake import FakeShell
 from kvmcompose.providers.guest.interface import Login
 from kvmcompose.providers.libvirt.fake import FakeHypervisor

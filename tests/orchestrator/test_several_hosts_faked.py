@@ -19,7 +19,9 @@ from kvmcompose.core.commands import Down, Up
 from kvmcompose.core.deployment import Action, ActionState, Phase, StepState
 from kvmcompose.effects.resources import schemas
 from kvmcompose.hosts.blob_store import Inventory
-from kvmcompose.hosts.fake import Failure, FakeBlobStore, FakeBridge, FakeDisk, World
+from kvmcompose.hosts.fake import Failure
+from kvmcompose.hosts.fake_blobs import FakeBlobStore
+from kvmcompose.hosts.fake_world import FakeBridge, FakeDisk, World
 from kvmcompose.hosts.transfer_plan import plan_transfers
 from kvmcompose.pipeline.stored import read_state
 from kvmcompose.server.actions import Actions

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from kvmcompose.core.commands import Down, Exec, Snapshot, SnapshotVerb, Up
 from kvmcompose.core.deployment import ActionState, Level, Phase
-from kvmcompose.hosts.fake import Failure, FakeBridge
+from kvmcompose.hosts.fake import Failure
+from kvmcompose.hosts.fake_world import FakeBridge
 
 if TYPE_CHECKING:
     from conftest import Lab

@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator
 from ipaddress import IPv4Address
 
 from kvmcompose.core.commands import Capture
-from kvmcompose.hosts.fake import FakePort, SimulatedHost
+from kvmcompose.hosts.fake import SimulatedHost
+from kvmcompose.hosts.fake_world import FakePort
 
 _MAGIC = 0xA1B2C3D4  # times in microseconds
 _ETHERNET = 1

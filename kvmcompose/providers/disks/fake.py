@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kvmcompose.hosts.blob_store import HOSTED
-from kvmcompose.hosts.fake import FakeDisk, SimulatedHost
+from kvmcompose.hosts.fake import SimulatedHost
+from kvmcompose.hosts.fake_world import FakeDisk
 from kvmcompose.images.qcow2 import ImageHeader, read_header
 
 _CONSOLE = b"(a fake console)\r\n\x1b[32mOK\x1b[0m\x1b]0;title\x07 \x9b31mready\xff\r\nlogin: "

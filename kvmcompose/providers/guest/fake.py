@@ -9,7 +9,8 @@ import tarfile
 from collections.abc import Sequence
 
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.fake import FakeDisk, FakeDomain, Worlds
+from kvmcompose.hosts.fake import Worlds
+from kvmcompose.hosts.fake_world import FakeDisk, FakeDomain
 from kvmcompose.providers.guest.interface import Input, Login, OnLine
 
 _USERS = frozenset({"root", "postgres"})

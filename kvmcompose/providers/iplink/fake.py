@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from ipaddress import IPv4Network
 
 from kvmcompose.core.deployable import VethPair
-from kvmcompose.hosts.fake import FakeLink, Place, SimulatedHost
+from kvmcompose.hosts.fake import SimulatedHost
+from kvmcompose.hosts.fake_world import FakeLink, Place
 from kvmcompose.providers.iplink.interface import Attached, FoundLink
 
 

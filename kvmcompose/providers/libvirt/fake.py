@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from kvmcompose.core.model import PROJECTS_ROOT
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.fake import FakeDisk, FakeDomain, FakeHardware, FakeNic, Place, SimulatedHost
+from kvmcompose.hosts.fake import SimulatedHost
+from kvmcompose.hosts.fake_world import FakeDisk, FakeDomain, FakeHardware, FakeNic, Place
 from kvmcompose.providers.libvirt.definitions import cpus, disk_targets, nics
 from kvmcompose.providers.libvirt.fake_networks import FakeNetworks
 from kvmcompose.providers.libvirt.interface import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.fake import SimulatedHost, World
+from kvmcompose.hosts.fake import SimulatedHost
+from kvmcompose.hosts.fake_world import World
 from kvmcompose.providers.libvirt.definitions import Ownership, network_identity, refuse_foreign, with_digest
 from kvmcompose.providers.libvirt.interface import FoundNetwork
 from kvmcompose.providers.libvirt.network_entries import difference

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from kvmcompose.hosts.fake import FakeBridge, FakePort, SimulatedHost
+from kvmcompose.hosts.fake import SimulatedHost
+from kvmcompose.hosts.fake_world import FakeBridge, FakePort
 from kvmcompose.providers.ovs.database import Database, PortRow
 from kvmcompose.providers.ovs.interface import (
     FAIL_MODE,

@@ -13,7 +13,7 @@ import pytest
 from kvmcompose.core.model import Host
 from kvmcompose.hosts import fake_journal
 from kvmcompose.hosts.blob_store import Blob
-from kvmcompose.hosts.fake import FakeBridge, FakeDisk, FakePort, World
+from kvmcompose.hosts.fake_world import FakeBridge, FakeDisk, FakePort, World
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.providers.guest.interface import Login

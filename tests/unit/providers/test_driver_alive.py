@@ -12,7 +12,7 @@ from libvirt_bench import Bench, domain_xml, fails_with, network_xml
 
 from kvmcompose.core.model import Host
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.fake import World
+from kvmcompose.hosts.fake_world import World
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.providers.libvirt import driver as driver_module
 from kvmcompose.providers.libvirt.interface import DomainState, Hypervisor

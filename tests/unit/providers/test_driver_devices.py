@@ -12,7 +12,7 @@ from libvirt_bench import Bench, domain_xml, fails_with
 from test_driver_alive import hypervisor
 
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.fake import FakeBridge
+from kvmcompose.hosts.fake_world import FakeBridge
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.providers.libvirt import alive
 from kvmcompose.providers.libvirt import driver as driver_module

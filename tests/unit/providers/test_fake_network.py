@@ -11,7 +11,7 @@ import pytest
 from kvmcompose.core.deployable import NicPort, SwitchBridge, TunnelPort, VethPair
 from kvmcompose.core.model import Host
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.fake import FakeBridge, FakePort
+from kvmcompose.hosts.fake_world import FakeBridge, FakePort
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.providers.iplink.interface import FoundLink

@@ -1,0 +1,210 @@
+"""What exists on a simulated host, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import msgspec
+
+from kvmcompose.hosts.errors import DriverError
+
+#: Where something is in a world: the name of a field of ``World``, then keys or names of fields.
+Place = tuple[str, ...]
+
+
+class FakeNic(msgspec.Struct, frozen=True):
+    """A NIC of a domain: a port of an Open vSwitch bridge, unless it is in a libvirt ``network``."""
+
+    tap: str
+    bridge: str
+    mac: str
+    network: bool = False
+
+
+class FakeHardware(msgspec.Struct):
+    """What a domain has. Memory in MiB; ``disks`` are targets."""
+
+    memory_mb: int = 64
+    most_memory_mb: int = 64
+    cpus: int = 1
+    most_cpus: int = 1
+    nics: list[FakeNic] = []
+    disks: list[str] = []
+
+
+class FakeDomain(msgspec.Struct):
+    """A domain. ``started`` in seconds since 1970, 0 while it is off.
+
+    ``taps`` are the names of its ports while it runs. ``paused`` is why it is paused, "" when it is not;
+    ``off`` why it is off, where that is known. ``made`` is what it runs as, ``defined`` what its definition
+    says, and its next start; likewise ``hardware`` and ``next_hardware``. ``edited``: its definition was, by
+    hand. ``clings``: its guest lets go of no device.
+    """
+
+    project: str
+    guest: str
+    started: float = 0
+    disk: str = ""
+    snapshots: dict[str, str] = {}
+    taps: list[str] = []
+    paused: str = ""
+    off: str = ""
+    made: str = ""
+    defined: str = ""
+    hardware: FakeHardware = msgspec.field(default_factory=FakeHardware)
+    next_hardware: FakeHardware | None = None
+    edited: bool = False
+    clings: bool = False
+
+
+class FakeDisk(msgspec.Struct):
+    """A disk: ``markers`` are files in the guest that record which scripts have run, with their contents.
+
+    ``sent`` is the digest of what was sent for ``/etc/nocloud`` since cloud-init unpacked the seed ``seed``,
+    ``files`` are digests of its members. ``size``, ``backing`` and ``backing_format`` are those of its
+    header, where it was sent.
+    """
+
+    written: bool = False
+    frozen: bool = False
+    version: int = 0
+    markers: dict[str, str] = {}
+    seed: str = ""
+    sent: str = ""
+    files: dict[str, str] = {}
+    size: int = 0
+    backing: str | None = None
+    backing_format: str | None = None
+
+
+class FakePort(msgspec.Struct):
+    """A port of a bridge; see ``FoundPort``."""
+
+    type: str = ""
+    options: dict[str, str] = {}
+    mac: str | None = None
+    marked: bool = True
+    capture: bool = False
+
+
+class FakeBridge(msgspec.Struct):
+    """An Open vSwitch bridge with its ports, by name; see ``FoundBridge``."""
+
+    datapath_type: str = ""
+    protocol: str | None = None
+    controller: str | None = None
+    fail_mode: str | None = None
+    ports: dict[str, FakePort] = {}
+
+
+class FakeLink(msgspec.Struct):
+    """One end of a veth pair; see ``FoundLink``."""
+
+    peer: str
+    up: bool = True
+    mtu: int = 1500
+    master: str | None = None
+    attached: bool = False
+
+
+class World(msgspec.Struct):
+    """Everything on one simulated host. ``blobs``: what was sent to it, by digest; ``delivered``: by path.
+
+    ``bridges``: by project and name; those of no project are under the empty name. ``subnets``: those that
+    the host is attached to, each with its interface. ``networks`` have their project,
+    ``network_definitions`` the XML where it is known, ``stopped_networks`` those that are not active.
+    """
+
+    domains: dict[str, FakeDomain] = {}
+    networks: dict[str, str] = {}
+    network_definitions: dict[str, str] = {}
+    stopped_networks: list[str] = []
+    bridges: dict[str, dict[str, FakeBridge]] = {}
+    links: dict[str, FakeLink] = {}
+    subnets: dict[str, str] = {}
+    projects: dict[str, str] = {}
+    disks: dict[str, FakeDisk] = {}
+    blobs: dict[str, int] = msgspec.field(name="depot", default_factory=dict)
+    delivered: dict[str, dict[str, str]] = {}
+    homes: dict[str, str] = {}
+
+    def plug(self, name: str, nics: Iterable[FakeNic]) -> list[Place]:
+        """Create the ports of a domain's NICs, as libvirt does. Returns what changed. Raises DriverError."""
+        changed: list[Place] = []
+        for nic in nics:
+            if nic.network:
+                continue
+            project = next((each for each in self.bridges if nic.bridge in self.bridges[each]), None)
+            if project is None:
+                raise DriverError(f"{name}: cannot add the port {nic.tap}: no bridge named {nic.bridge}")
+            changed += self._remove_port(nic.tap)
+            self.bridges[project][nic.bridge].ports[nic.tap] = FakePort(mac=nic.mac, marked=False)
+            changed.append(("bridges", project, nic.bridge, "ports", nic.tap))
+            if nic.tap not in self.domains[name].taps:
+                self.domains[name].taps.append(nic.tap)
+        return changed
+
+    def unplug(self, name: str, taps: Collection[str] | None = None) -> list[Place]:
+        """Remove the ports of a domain from whichever bridge they are on, as libvirt does; None: all.
+
+        Returns what changed.
+        """
+        domain = self.domains[name]
+        gone = domain.taps if taps is None else taps
+        changed = [place for tap in gone for place in self._remove_port(tap)]
+        domain.taps = [] if taps is None else [tap for tap in domain.taps if tap not in taps]
+        return changed
+
+    def drop_network(self, name: str) -> None:
+        """Remove a network with its Linux bridge: what was a port of that is one of none."""
+        self.networks.pop(name, None)
+        xml = self.network_definitions.pop(name, "")
+        for link in self.links.values():
+            if link.master is not None and f'<bridge name="{link.master}"' in xml:
+                link.master = None
+
+    def _remove_port(self, name: str) -> list[Place]:
+        found = [
+            (project, each)
+            for project, bridges in self.bridges.items()
+            for each, bridge in bridges.items()
+            if name in bridge.ports
+        ]
+        for project, each in found:
+            del self.bridges[project][each].ports[name]
+        return [("bridges", project, each, "ports", name) for project, each in found]
+
+    def at(self, place: Place) -> tuple[Place, Any]:
+        """Return the place in JSON, and what is there; None when nothing is."""
+        first, *rest = place
+        value: Any = getattr(self, first)
+        for key in rest:
+            value = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
+        return (_IN_JSON[first], *rest), value
+
+
+_IN_JSON = {field.name: field.encode_name for field in msgspec.structs.fields(World)}
+
+
+def decode_worlds(saved: dict[str, Any]) -> dict[str, World]:
+    """Decode saved worlds. Up to version 0.1 bridges have the names of their ports, links and markers are
+    names.
+    """
+    for world in saved.values():
+        for disk in world.get("disks", {}).values():
+            if isinstance(markers := disk.get("markers"), list):
+                disk["markers"] = dict.fromkeys(markers, "")
+        for bridges in world.get("bridges", {}).values():
+            for name, ports in bridges.items():
+                if isinstance(ports, list):
+                    bridges[name] = {"fail_mode": "standalone", "ports": {port: {} for port in ports}}
+        links = world.get("links")
+        if isinstance(links, list):  # pairs were created together, the left end first
+            pairs = zip(links[::2], links[1::2], strict=True)
+            world["links"] = {
+                end: {"peer": other, "attached": True}
+                for left, right in pairs
+                for end, other in ((left, right), (right, left))
+            }
+    return msgspec.convert(saved, dict[str, World])
