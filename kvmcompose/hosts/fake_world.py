@@ -114,12 +114,14 @@ class World(msgspec.Struct):
     ``bridges``: by project and name; those of no project are under the empty name. ``subnets``: those that
     the host is attached to, each with its interface. ``networks`` have their project,
     ``network_definitions`` the XML where it is known, ``stopped_networks`` those that are not active.
+    ``leases``: the addresses that their DHCP servers have given, by MAC.
     """
 
     domains: dict[str, FakeDomain] = {}
     networks: dict[str, str] = {}
     network_definitions: dict[str, str] = {}
     stopped_networks: list[str] = []
+    leases: dict[str, str] = {}
     bridges: dict[str, dict[str, FakeBridge]] = {}
     links: dict[str, FakeLink] = {}
     subnets: dict[str, str] = {}
@@ -156,13 +158,20 @@ class World(msgspec.Struct):
         domain.taps = [] if taps is None else [tap for tap in domain.taps if tap not in taps]
         return changed
 
-    def drop_network(self, name: str) -> None:
-        """Remove a network with its Linux bridge: what was a port of that is one of none."""
+    def drop_network(self, name: str) -> list[Place]:
+        """Remove a network with its Linux bridge: what was a port of that is one of none.
+
+        Returns what changed.
+        """
         self.networks.pop(name, None)
         xml = self.network_definitions.pop(name, "")
-        for link in self.links.values():
+        self.stopped_networks = [each for each in self.stopped_networks if each != name]
+        changed: list[Place] = network_places(name)
+        for end, link in self.links.items():
             if link.master is not None and f'<bridge name="{link.master}"' in xml:
                 link.master = None
+                changed.append(("links", end))
+        return changed
 
     def _remove_port(self, name: str) -> list[Place]:
         found = [
@@ -182,6 +191,11 @@ class World(msgspec.Struct):
         for key in rest:
             value = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
         return (_IN_JSON[first], *rest), value
+
+
+def network_places(name: str) -> list[Place]:
+    """Return where a network is in a world."""
+    return [("networks", name), ("network_definitions", name), ("stopped_networks",)]
 
 
 _IN_JSON = {field.name: field.encode_name for field in msgspec.structs.fields(World)}

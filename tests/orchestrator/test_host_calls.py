@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -103,6 +105,39 @@ def test_status_costs_the_same_for_any_number_of_guests(lab_of: Callable[[int], 
         lab.store.close()
     assert growth(*found) == {}
     assert not found[1].guests
+
+
+def test_addresses_by_dhcp_are_asked_for_once(new_lab: type[Lab], tmp_path: Path) -> None:
+    text = yaml(6).replace("bridge: br0}", "bridge: br0, ip: dynamic}")
+    files = {
+        "kvm-compose.yaml": text,
+        "kvm-compose-config.json": CONFIG,
+        "keys/id_ed25519": "not a key\n",
+    }
+    bench = new_bench(tmp_path, "lab", files)
+    bench.generate()
+    lab = new_lab(bench, tmp_path)
+    guests = bench.state()["testbed_guests"]
+    dynamic = {
+        name: guest["interfaces"][0]["mac"]
+        for name, guest in guests.items()
+        if guest["interfaces"][0]["ip"] == "dynamic"
+    }
+    assert set(dynamic) == {"g0", "g2", "g4"}
+    lab.world.leases = {mac: f"10.9.9.{number}" for number, mac in enumerate(dynamic.values())}
+    lab.must(Up())
+    with counted_calls(lab.drivers) as counts:
+        found = {each.name: each.address for each in lab.status().guests}
+    assert counts.of(MAIN)["leases"] == 1
+    assert [found[name] for name in dynamic] == ["10.9.9.0", "10.9.9.1", "10.9.9.2"]
+    assert found["g1"] == guests["g1"]["interfaces"][0]["ip"]
+    with counted_calls(lab.drivers) as counts:
+        access = asyncio.run(lab.orchestrator.access(lab.deployment))
+    assert counts.of(MAIN)["leases"] == 1
+    assert {each.name: each.address for each in access} == found
+    lab.world.domains["lab-g2"].started = 0  # what is off has no address
+    assert {each.name: each.address for each in lab.status().guests} == {**found, "g2": None}
+    lab.store.close()
 
 
 def test_one_guest_that_changes_costs_the_same_among_few_and_among_many(lab_of: Callable[[int], Lab]) -> None:

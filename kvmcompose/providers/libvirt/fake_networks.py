@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
-from kvmcompose.hosts.fake_world import World
+from kvmcompose.hosts.fake_world import World, network_places
 from kvmcompose.providers.libvirt.definitions import Ownership, network_identity, refuse_foreign, with_digest
 from kvmcompose.providers.libvirt.interface import FoundNetwork
 from kvmcompose.providers.libvirt.network_entries import difference
@@ -57,7 +57,7 @@ class FakeNetworks:
         world.networks[wanted.name] = wanted.project or ""
         world.network_definitions[wanted.name] = marked
         world.stopped_networks = [name for name in world.stopped_networks if name != wanted.name]
-        self._host.keep()
+        self._host.keep(*network_places(wanted.name))
 
     async def update_network(self, xml: str) -> bool:
         marked, _ = with_digest(xml)
@@ -73,15 +73,13 @@ class FakeNetworks:
         stopped = list(self._world.stopped_networks)
         self._define_network(wanted, marked)
         self._world.stopped_networks = stopped
+        self._host.keep(("stopped_networks",))
         return True
 
     async def leases(self, network: str) -> Mapping[str, str]:
         await self._host.call("leases", network)
-        return {}
+        return dict(self._world.leases)
 
     async def remove_network(self, name: str) -> None:
         await self._host.call("remove_network", name)
-        self._world.drop_network(name)
-        if name in self._world.stopped_networks:
-            self._world.stopped_networks.remove(name)
-        self._host.keep()
+        self._host.keep(*self._world.drop_network(name))

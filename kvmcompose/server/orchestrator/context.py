@@ -184,13 +184,26 @@ class Context:
 
     async def address(self, guest: LoadedGuest, testbed: LoadedTestbed) -> str | None:
         """A guest's address; None when no connection leads to it, or when it has not been given one yet."""
-        if guest.address != "dynamic":
-            return guest.address
-        network = testbed.network_plan.network
-        hypervisor = self.host(testbed.state.testbed_hosts[network.host]).hypervisor
-        leases = await hypervisor.leases(network.name)
-        macs = [nic.mac for nic in guest.state.interfaces if nic.bridge in testbed.network_plan.reachable]
-        return next((leases[mac] for mac in macs if mac in leases), None)
+        return (await self.addresses([guest], testbed))[guest.name]
+
+    async def addresses(
+        self, guests: Collection[LoadedGuest], testbed: LoadedTestbed
+    ) -> dict[str, str | None]:
+        """The addresses of guests, by name, as ``address``. The network is asked once, if at all."""
+        leases: Mapping[str, str] = {}
+        if any(guest.address == "dynamic" for guest in guests):
+            network = testbed.network_plan.network
+            hypervisor = self.host(testbed.state.testbed_hosts[network.host]).hypervisor
+            leases = await hypervisor.leases(network.name)
+        reachable = testbed.network_plan.reachable
+
+        def leased(guest: LoadedGuest) -> str | None:
+            macs = (nic.mac for nic in guest.state.interfaces if nic.bridge in reachable)
+            return next((leases[mac] for mac in macs if mac in leases), None)
+
+        return {
+            guest.name: leased(guest) if guest.address == "dynamic" else guest.address for guest in guests
+        }
 
     def guest(self, testbed: LoadedTestbed, name: str) -> LoadedGuest:
         """A guest that runs, by name. Raises RefusedError."""

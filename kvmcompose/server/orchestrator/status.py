@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -59,9 +60,16 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
     others = dict.fromkeys((each.guest for each in testbed.resources), "absent")
     others |= {each.guest: each.state for each in planned.found if each.guest in others and each.state}
     outdated = {change.guest: change for change in planned.changes if is_outdated(change)}
+    addresses = await _addresses(context, testbed, domains, planned.silent)
+    share = functools.partial(meter.share, context.project)
     guests = [
-        await _guest_status(
-            context, testbed, guest, domains.get(name) or others.get(name), meter, outdated.get(name)
+        _guest_status(
+            testbed,
+            guest,
+            domains.get(name) or others.get(name),
+            addresses.get(name),
+            share,
+            outdated.get(name),
         )
         if guest.run is None or guest.state.testbed_host not in planned.silent
         else _unknown(guest)
@@ -94,6 +102,21 @@ async def _built(context: Context) -> tuple[LoadedTestbed | None, list[str]]:
         return None, [error.message]
 
 
+async def _addresses(
+    context: Context, testbed: LoadedTestbed, domains: Mapping[str, DomainState], silent: Collection[str]
+) -> Mapping[str, str | None]:
+    """The addresses of guests; of those with ``ip: dynamic`` as they run, if the network can be asked."""
+    asks = testbed.network_plan.network.host not in silent
+    return await context.addresses(
+        [
+            guest
+            for name, guest in testbed.guests.items()
+            if guest.address != "dynamic" or (asks and name in domains and domains[name].state == "running")
+        ],
+        testbed,
+    )
+
+
 def _unknown(guest: LoadedGuest) -> GuestStatus:
     """A guest whose host does not answer."""
     return GuestStatus(
@@ -106,12 +129,12 @@ def _unknown(guest: LoadedGuest) -> GuestStatus:
     )
 
 
-async def _guest_status(
-    context: Context,
+def _guest_status(
     testbed: LoadedTestbed,
     guest: LoadedGuest,
     there: DomainState | str | None,
-    meter: Meter,
+    address: str | None,
+    share: Callable[[DomainState], float | None],
     outdated: Change | None,
 ) -> GuestStatus:
     """The status of a guest; of one that libvirt does not run, ``there`` is only its state."""
@@ -125,9 +148,6 @@ async def _guest_status(
     else:
         state = "golden" if guest.state.is_golden_image else "absent"
     runs = domain is not None and domain.state == "running"
-    address = guest.address
-    if address == "dynamic":
-        address = await context.address(guest, testbed) if runs else None
     return GuestStatus(
         name=guest.name,
         kind=guest.state.kind,
@@ -138,7 +158,7 @@ async def _guest_status(
         address=address,
         golden_image=guest.golden,
         uptime=domain.uptime if domain is not None and runs else None,
-        cpu=meter.share(context.project, domain) if domain is not None and runs else None,
+        cpu=share(domain) if domain is not None and runs else None,
         memory_mb=domain.memory_mb if domain is not None and runs else None,
         outdated=tuple(because(each) for each in outdated.reasons) if outdated is not None else (),
         given_mb=(guest.run.memory_mb or None) if guest.run is not None else None,
@@ -160,12 +180,10 @@ async def access(context: Context) -> list[GuestAccess]:
     """How each guest is reached. Raises RefusedError when nothing was ever built."""
     testbed = await context.read_current()
     found = []
+    addresses = await context.addresses(testbed.guests.values(), testbed)
     for guest in testbed.guests.values():
         if guest.run is None:
             continue
-        address = guest.address
-        if address == "dynamic":
-            address = await context.address(guest, testbed)
         host = testbed.state.testbed_hosts[guest.state.testbed_host]
         found.append(
             GuestAccess(
@@ -174,7 +192,7 @@ async def access(context: Context) -> list[GuestAccess]:
                 domain=guest.state.domain,
                 libvirt_uri=host.libvirt_uri,
                 user=guest.run.username,
-                address=address,
+                address=addresses[guest.name],
                 identity_file=str(testbed.identity_file),
                 known_hosts=str(testbed.folder / KNOWN_HOSTS),
                 via=None if host.is_main_host else _via(context, host),
