@@ -88,8 +88,10 @@ def asked_of(
             found += privileges.of_domain(text, guest, run, state, network_plan) if text is not None else ()
             disks += privileges.disks_of(text or "", state)
             disks += [path for path in run.files if path != run.domain_xml and path not in unwritten]
-    text = _text(folder, network_plan.network.xml) if network_plan.network.xml not in unwritten else None
-    found += privileges.of_network(text, state, network_plan) if text is not None else ()
+    network = network_plan.network
+    if network is not None and network.xml not in unwritten:
+        text = _text(folder, network.xml)
+        found += privileges.of_network(text, state, network) if text is not None else ()
     found += _disks(folder, disks)
     listed = tuple(sorted(set(found)))
     return Asked(state.project_name, listed, _new(folder, state.project_name, listed))

@@ -6,7 +6,14 @@ these types, and the server sees only these.
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import TypeVar
+
 import msgspec
+
+from kvmcompose.core.resource import Resource
+
+_T = TypeVar("_T")
 
 
 class DomainGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -59,6 +66,21 @@ class VethPair(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     right_is_linux: bool = False
 
 
+class VethSpec(msgspec.Struct, frozen=True, gc=False):
+    """A pair, and the MTU of its ends in bytes."""
+
+    pair: VethPair
+    mtu: int
+
+
+class LinkPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An end of a veth pair that is a port of an Open vSwitch bridge."""
+
+    host: str
+    bridge: str
+    name: str
+
+
 class TunnelPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One end of a GENEVE tunnel (RFC 8926). ``key`` is the virtual network identifier."""
 
@@ -93,16 +115,32 @@ class LibvirtNetwork(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     subnet_is_derived: bool
 
 
-class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """All networks, bridges, ports and tunnels that a testbed needs on its hosts.
+class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """What a testbed's network needs on its hosts.
 
-    The main host can reach the guests on the bridges in ``reachable``. ``mtu`` is in bytes.
+    ``network`` is the NAT network, where there is one; everything else is in ``resources``. The main host can
+    reach the guests on the bridges and networks in ``reachable``. ``mtu`` is in bytes.
     """
 
-    network: LibvirtNetwork
-    bridges: tuple[SwitchBridge, ...]
-    veths: tuple[VethPair, ...]
-    tunnels: tuple[TunnelPort, ...]
-    nics: tuple[NicPort, ...]
+    network: LibvirtNetwork | None
+    resources: tuple[Resource, ...]
     reachable: frozenset[str]
     mtu: int
+
+    @cached_property
+    def bridges(self) -> tuple[SwitchBridge, ...]:
+        """The Open vSwitch bridges."""
+        return self._specs(SwitchBridge)
+
+    @cached_property
+    def veths(self) -> tuple[VethPair, ...]:
+        """The pairs that connect bridges."""
+        return tuple(each.pair for each in self._specs(VethSpec))
+
+    @cached_property
+    def nics(self) -> tuple[NicPort, ...]:
+        """The network interfaces of hosts that are ports of bridges."""
+        return self._specs(NicPort)
+
+    def _specs(self, kind: type[_T]) -> tuple[_T, ...]:
+        return tuple(each.spec for each in self.resources if isinstance(each.spec, kind))

@@ -10,13 +10,16 @@ import msgspec
 
 from kvmcompose.core.deployable import (
     LibvirtNetwork,
+    LinkPort,
     NetworkPlan,
     NicPort,
     SwitchBridge,
     TunnelPort,
     VethPair,
+    VethSpec,
 )
 from kvmcompose.core.model import Link, Segment, Topology
+from kvmcompose.core.resource import Ref, Resource
 from kvmcompose.core.state import State
 from kvmcompose.networks._addresses import is_derived_subnet
 from kvmcompose.networks._connected import connected
@@ -50,20 +53,6 @@ def network_plan(state: State) -> NetworkPlan:
     # "" is the network of golden images alone
     home = _homes(by_name, connections, external)[external] if external is not None else ""
     subnet = ipaddress.IPv4Network(network["libvirt_network_subnet"])
-    veths = [*_veths(network)]
-    if external is not None:
-        veths.insert(
-            0,
-            VethPair(
-                host=by_name[external].testbed_host,
-                left=network["veth_peer_left"],
-                left_bridge=by_name[external].ovs_name,
-                right=network["veth_peer_right"],
-                right_bridge=network["libvirt_network_bridge_name"],
-                right_is_linux=True,
-            ),
-        )
-    nics = msgspec.convert(network["network_interfaces"], tuple[HostNic, ...])
     return NetworkPlan(
         network=LibvirtNetwork(
             host=main,
@@ -73,25 +62,57 @@ def network_plan(state: State) -> NetworkPlan:
             subnet=str(subnet),
             subnet_is_derived=is_derived_subnet(state.project_name, home, subnet),
         ),
-        bridges=tuple(
-            SwitchBridge(
-                name=bridge.ovs_name,
-                host=bridge.testbed_host,
-                protocol=bridge.protocol,
-                controller=bridge.controller,
-                segment=bridge.name,
-            )
-            for bridge in bridges
-        ),
-        veths=tuple(veths),
-        tunnels=tuple(_tunnels(network)),
-        nics=tuple(
-            NicPort(host=nic.testbed_host, bridge=by_name[nic.testbed_bridge].ovs_name, nic=nic.nic_name)
-            for nic in nics
-        ),
+        resources=(*_bridges(bridges), *_links(network, by_name, external)),
         # golden images are on the libvirt network itself
         reachable=frozenset({name, *served(by_name, connections, external)}),
         mtu=network["mtu"],
+    )
+
+
+def _bridges(bridges: Iterable[BridgeState]) -> Iterator[Resource]:
+    for bridge in bridges:
+        spec = SwitchBridge(
+            name=bridge.ovs_name,
+            host=bridge.testbed_host,
+            protocol=bridge.protocol,
+            controller=bridge.controller,
+            segment=bridge.name,
+        )
+        yield Resource(ref=Ref("ovs-bridge", spec.name, spec.host), spec=spec)
+
+
+def _links(
+    network: dict[str, Any], bridges: Mapping[str, BridgeState], external: str | None
+) -> Iterator[Resource]:
+    """The ports of bridges that are no guest's, each after the pair that it is an end of."""
+    veths = [*_veths(network)]
+    if external is not None:
+        veths.insert(
+            0,
+            VethPair(
+                host=bridges[external].testbed_host,
+                left=network["veth_peer_left"],
+                left_bridge=bridges[external].ovs_name,
+                right=network["veth_peer_right"],
+                right_bridge=network["libvirt_network_bridge_name"],
+                right_is_linux=True,
+            ),
+        )
+    for pair in veths:
+        yield Resource(ref=Ref("veth", pair.left, pair.host), spec=VethSpec(pair, network["mtu"]))
+        yield _port(LinkPort(host=pair.host, bridge=pair.left_bridge, name=pair.left), pair.left)
+        if not pair.right_is_linux:
+            yield _port(LinkPort(host=pair.host, bridge=pair.right_bridge, name=pair.right), pair.right)
+    for tunnel in _tunnels(network):
+        yield _port(tunnel, tunnel.name)
+    for nic in msgspec.convert(network["network_interfaces"], tuple[HostNic, ...]):
+        name = bridges[nic.testbed_bridge].ovs_name
+        yield _port(NicPort(host=nic.testbed_host, bridge=name, nic=nic.nic_name), nic.nic_name)
+
+
+def _port(spec: LinkPort | TunnelPort | NicPort, name: str) -> Resource:
+    return Resource(
+        ref=Ref("ovs-port", name, spec.host), spec=spec, needs=(Ref("ovs-bridge", spec.bridge, spec.host),)
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvmcompose.core.deployable import DomainGuest, NetworkPlan
+from kvmcompose.core.deployable import DomainGuest, LibvirtNetwork, NetworkPlan
 from kvmcompose.core.libvirt_uri import parse_libvirt_uri
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.state import GuestState, State
@@ -44,19 +44,19 @@ def of_domain(
         artefacts=f"{folder}/artefacts/",
         logs=frozenset({f"{folder}/{console_log(guest.identity)}"}),
         bridges=frozenset(bridge.name for bridge in network_plan.bridges),
-        networks=frozenset({network_plan.network.name}),
+        networks=frozenset({network_plan.network.name} if network_plan.network is not None else ()),
         taps=frozenset(nic.target for nic in guest.interfaces),
     )
     yield from privileges_in(xml, _domain.GRAMMAR, _domain.checks(owned), run.domain_xml)
     yield from _domain.raw_disks(xml, run.domain_xml)
 
 
-def of_network(xml: str, state: State, network_plan: NetworkPlan) -> Iterator[Privilege]:
+def of_network(xml: str, state: State, network: LibvirtNetwork) -> Iterator[Privilege]:
     """Yield what the network's XML requests."""
-    checks = _network.checks(state.project_name, network_plan.network)
-    yield from privileges_in(xml, _network.GRAMMAR, checks, network_plan.network.xml)
+    checks = _network.checks(state.project_name, network)
+    yield from privileges_in(xml, _network.GRAMMAR, checks, network.xml)
     for path in _network.missing_parts(xml):
-        yield Privilege(PrivilegeKind.XML, f"no <network/{path}>", network_plan.network.xml)
+        yield Privilege(PrivilegeKind.XML, f"no <network/{path}>", network.xml)
 
 
 def of_disks(xml: str, run: DomainGuest, state: State) -> Iterator[Privilege]:
@@ -73,9 +73,9 @@ def of_disks(xml: str, run: DomainGuest, state: State) -> Iterator[Privilege]:
             yield Privilege(PrivilegeKind.FILE, f"{path} as {taken_for}{wanted}", run.domain_xml)
 
 
-def has_subnet(xml: str, network_plan: NetworkPlan) -> bool:
+def has_subnet(xml: str, network: LibvirtNetwork) -> bool:
     """Return whether the network's XML has the subnet of the state, whatever else it has."""
-    return _network.has_subnet(xml, network_plan.network)
+    return _network.has_subnet(xml, network)
 
 
 def disks_of(xml: str, state: State) -> Iterator[str]:

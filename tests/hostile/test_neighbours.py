@@ -281,9 +281,9 @@ def test_what_is_built_may(bench: Bench) -> None:
 def test_a_network_that_would_not_be_found_again_is_named(bench: Bench, lost: str) -> None:
     testbed = read_testbed_here(bench)
     xml = testbed.read(testbed.network_plan.network.xml)
-    assert list(privileges.of_network(xml, testbed.state, testbed.network_plan)) == []
+    assert list(privileges.of_network(xml, testbed.state, testbed.network_plan.network)) == []
     line = next(each for each in xml.splitlines() if lost in each)
-    assert list(privileges.of_network(xml.replace(line, ""), testbed.state, testbed.network_plan))
+    assert list(privileges.of_network(xml.replace(line, ""), testbed.state, testbed.network_plan.network))
 
 
 def test_a_seed_is_no_image_that_others_are_made_from(tmp_path: Path) -> None:

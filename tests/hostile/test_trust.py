@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from kvmcompose import privileges
-from kvmcompose.core.deployable import NetworkPlan
+from kvmcompose.core.deployable import LibvirtNetwork, NetworkPlan
 from kvmcompose.core.deployment import Deployment, Phase
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
@@ -38,6 +38,11 @@ class Built(NamedTuple):
     folder: Path
     state: State
     network_plan: NetworkPlan
+
+    @property
+    def network(self) -> LibvirtNetwork:
+        assert self.network_plan.network is not None
+        return self.network_plan.network
 
     def domains(self) -> Iterator[tuple[str, str]]:
         """Every guest that runs, with its XML."""
@@ -66,8 +71,8 @@ def test_our_own_xml_asks_for_nothing(case: str) -> None:
         assert project.of(name, xml) == []
         count += 1
     assert count
-    network = (project.folder / project.network_plan.network.xml).read_text()
-    assert list(privileges.of_network(network, project.state, project.network_plan)) == []
+    network = (project.folder / project.network.xml).read_text()
+    assert list(privileges.of_network(network, project.state, project.network)) == []
 
 
 #: What is put into a domain's <devices>, or in the place of something; and the kind that it is named as.
@@ -273,9 +278,9 @@ def test_a_peaceful_edit_asks_for_nothing(one: tuple[Built, str, str], before: s
 )
 def test_what_a_network_can_say_is_named(one: tuple[Built, str, str], before: str, after: str) -> None:
     project = one[0]
-    xml = (project.folder / project.network_plan.network.xml).read_text()
+    xml = (project.folder / project.network.xml).read_text()
     assert before in xml
-    assert list(privileges.of_network(xml.replace(before, after, 1), project.state, project.network_plan))
+    assert list(privileges.of_network(xml.replace(before, after, 1), project.state, project.network))
 
 
 # -- the word of the user --------------------------------------------------------------------------------
@@ -426,7 +431,8 @@ def test_the_server_refuses_a_members_testbed(lab: Bench) -> None:
     with pytest.raises(RefusedError, match=r"mallory.*\n.*/opt/evil"):
         enforced.domain_xml(context(Role.USER), testbed, hostile)
     assert "/opt/evil" in enforced.domain_xml(context(Role.ADMIN), testbed, hostile)
-    assert enforced.network_xml(context(Role.USER), testbed)
+    assert testbed.network_plan.network is not None
+    assert enforced.network_xml(context(Role.USER), testbed, testbed.network_plan.network)
     # peaceful only on a machine of one's own
     with pytest.raises(RefusedError, match="OpenFlow controller tcp:127"):
         enforced.check_state(context(Role.USER), testbed)

@@ -129,7 +129,6 @@ def plan_of(testbed: LoadedTestbed) -> SwitchPlan:
         datapath_type="netdev",
         bridges=network_plan.bridges,
         veths=network_plan.veths,
-        tunnels=network_plan.tunnels,
         nics=network_plan.nics,
     )
 

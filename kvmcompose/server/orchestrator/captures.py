@@ -6,7 +6,7 @@ import difflib
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from kvmcompose.core.commands import Capture
-from kvmcompose.core.deployable import SwitchBridge
+from kvmcompose.core.deployable import LibvirtNetwork, SwitchBridge
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.state import Interface
 from kvmcompose.hosts.errors import DriverError
@@ -50,14 +50,15 @@ async def capture(context: Context, wanted: Capture) -> Packets:
     bridge = next(
         (each for each in testbed.network_plan.bridges if wanted.target in (each.segment, each.name)), None
     )
+    network = testbed.network_plan.network
     if guest is not None:
         stream = await _guest(context, testbed, guest, wanted)
     elif wanted.interface is not None:
         raise WrongCaptureError(f"{wanted.target} is not a guest: it has no interface {wanted.interface}")
     elif bridge is not None:
         stream = await _bridge(context, testbed, bridge, wanted)
-    elif wanted.target in (testbed.network_plan.network.name, testbed.network_plan.network.bridge):
-        stream = await _network(context, testbed, wanted)
+    elif network is not None and wanted.target in (network.name, network.bridge):
+        stream = await _network(context, testbed, network, wanted)
     else:
         raise _unknown(testbed, wanted.target)
     try:
@@ -113,8 +114,9 @@ async def _bridge(
     return host.captures.bridge(testbed.project, bridge.name, wanted)
 
 
-async def _network(context: Context, testbed: LoadedTestbed, wanted: Capture) -> AsyncGenerator[bytes]:
-    network = testbed.network_plan.network
+async def _network(
+    context: Context, testbed: LoadedTestbed, network: LibvirtNetwork, wanted: Capture
+) -> AsyncGenerator[bytes]:
     host = context.host(testbed.state.testbed_hosts[network.host])
     if not (await host.hypervisor.networks(testbed.project)).get(network.name, False):
         raise _down(wanted.target)
@@ -138,8 +140,9 @@ def _down(name: str) -> RefusedError:
 
 
 def _unknown(testbed: LoadedTestbed, name: str) -> WrongCaptureError:
-    bridges = [bridge.segment for bridge in testbed.network_plan.bridges]
-    known = [*testbed.guests, *bridges, testbed.network_plan.network.name]
+    plan = testbed.network_plan
+    known = [*testbed.guests, *(bridge.segment for bridge in plan.bridges)]
+    known += [plan.network.name] if plan.network is not None else []
     near = difflib.get_close_matches(name, known, 3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known[:20])}"
     return WrongCaptureError(f"there is no guest or bridge {name!r} in {testbed.project}", hint=hint)

@@ -191,8 +191,8 @@ class Context:
     ) -> dict[str, str | None]:
         """The addresses of guests, by name, as ``address``. The network is asked once, if at all."""
         leases: Mapping[str, str] = {}
-        if any(guest.address == "dynamic" for guest in guests):
-            network = testbed.network_plan.network
+        network = testbed.network_plan.network
+        if network is not None and any(guest.address == "dynamic" for guest in guests):
             hypervisor = self.host(testbed.state.testbed_hosts[network.host]).hypervisor
             leases = await hypervisor.leases(network.name)
         reachable = testbed.network_plan.reachable

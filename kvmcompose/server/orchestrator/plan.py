@@ -79,9 +79,10 @@ def _asked(wanted: Sequence[Resource], options: Up) -> dict[Ref, Asked]:
 
 
 def wanted_by(testbed: LoadedTestbed) -> list[Resource]:
-    """Return the resources that a testbed needs."""
+    """Return the resources that a testbed needs, kind by kind."""
     found = [each for provider in dict.fromkeys(providers().values()) for each in provider.wanted(testbed)]
-    return [*found, *testbed.resources]
+    order = {kind: number for number, kind in enumerate(providers())}
+    return sorted([*found, *testbed.resources], key=lambda each: order[each.ref.kind])
 
 
 async def _look(view: View) -> tuple[list[Found], dict[str, KvmComposeError]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kvmcompose import privileges
+from kvmcompose.core.deployable import LibvirtNetwork
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.server.orchestrator.context import Context
@@ -29,19 +30,18 @@ def domain_xml(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> 
     return text
 
 
-def network_xml(context: Context, testbed: LoadedTestbed) -> str:
+def network_xml(context: Context, testbed: LoadedTestbed, network: LibvirtNetwork) -> str:
     """The XML to start the network from, as checked. Raises RefusedError, KvmComposeError.
 
     Whoever owns it: guests are logged into by their addresses, which elsewhere are those of other machines.
     """
-    network = testbed.network_plan.network
     text = testbed.read(network.xml)
-    if not privileges.has_subnet(text, testbed.network_plan):
+    if not privileges.has_subnet(text, network):
         raise RefusedError(
             f"{network.xml}: it has no <ip> with the subnet of state.json ({network.subnet})",
             hint=f"rebuild it: kvm-compose generate --overwrite {network.xml} (yours is kept as .orig)",
         )
-    _refuse(context, privileges.of_network(text, testbed.state, testbed.network_plan))
+    _refuse(context, privileges.of_network(text, testbed.state, network))
     return text
 
 

@@ -57,7 +57,7 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
     for name, host in hosts.items():
         if name not in planned.silent:
             domains |= {each.guest: each for each in (await view.domains(host)).values()}
-    others = dict.fromkeys((each.guest for each in testbed.resources), "absent")
+    others = dict.fromkeys((each.guest for each in testbed.resources if each.guest), "absent")
     others |= {each.guest: each.state for each in planned.found if each.guest in others and each.state}
     outdated = {change.guest: change for change in planned.changes if is_outdated(change)}
     addresses = await _addresses(context, testbed, domains, planned.silent)
@@ -106,7 +106,8 @@ async def _addresses(
     context: Context, testbed: LoadedTestbed, domains: Mapping[str, DomainState], silent: Collection[str]
 ) -> Mapping[str, str | None]:
     """The addresses of guests; of those with ``ip: dynamic`` as they run, if the network can be asked."""
-    asks = testbed.network_plan.network.host not in silent
+    network = testbed.network_plan.network
+    asks = network is not None and network.host not in silent
     return await context.addresses(
         [
             guest
@@ -199,11 +200,7 @@ async def access(context: Context) -> list[GuestAccess]:
                 host_key_alias=guest.state.domain,
                 hostname=guest.state.hostname,
                 groups=tuple(
-                    dict.fromkeys(
-                        nic.bridge
-                        for nic in guest.state.interfaces
-                        if nic.bridge != testbed.network_plan.network.name
-                    )
+                    dict.fromkeys(nic.bridge for nic in guest.state.interfaces if nic.attach != "network")
                 ),
             )
         )

@@ -81,7 +81,8 @@ class _Content:
         self.state: State = decode_state(document)
         try:
             self.network_plan: NetworkPlan = dialect(self.state.network["dialect"]).network_plan(self.state)
-            self._subnet = IPv4Network(self.network_plan.network.subnet)
+            network = self.network_plan.network
+            self._subnet = IPv4Network(network.subnet) if network is not None else None
             shared = self.state.shared
             self.guests: Mapping[str, LoadedGuest] = {
                 name: self._guest(state, shared) for name, state in self.state.testbed_guests.items()
@@ -98,7 +99,7 @@ class _Content:
                 for nic in state.interfaces
                 if nic.bridge in self.network_plan.reachable
                 # no other machine is logged into in its name
-                and (nic.ip == "dynamic" or IPv4Address(nic.ip) in self._subnet)
+                and (nic.ip == "dynamic" or self._subnet is None or IPv4Address(nic.ip) in self._subnet)
             ),
             None,
         )
@@ -176,7 +177,8 @@ class LoadedTestbed:
 
     @property
     def resources(self) -> Iterator[Resource]:
-        """The resources that guest types describe themselves."""
+        """The resources that the network dialect and guest types describe."""
+        yield from self.network_plan.resources
         shared = self.state.shared
         for guest in self.guests.values():
             yield from guest_kind(guest.state.kind).resources(guest.state, shared)
@@ -241,15 +243,20 @@ class LoadedTestbed:
         """The digests of what guests and networks are started from, by path; disks are left out."""
         if self._files is not None:
             return self._files
-        paths = [self.network_plan.network.xml]
+        paths = self._network_files
         for guest in self.guests.values():
             if guest.run is not None:
                 paths += [path for path in guest.run.files if path != guest.run.disk]
         return {path: self.source.digest(path) for path in paths if self.source.is_file(path)}
 
+    @property
+    def _network_files(self) -> list[str]:
+        network = self.network_plan.network
+        return [network.xml] if network is not None else []
+
     def inspect(self) -> Inspection:
         """What the state speaks of and is not there, or is not as a build leaves it. Raises OSError."""
-        paths = {self.network_plan.network.xml: None}
+        paths = dict.fromkeys(self._network_files)
         for guest in self.guests.values():
             if guest.run is not None:
                 paths.update(dict.fromkeys(guest.run.files))

@@ -175,7 +175,8 @@ class BringUp:
     def check_privileges(self) -> None:
         """All at once, before any host is asked; each text is checked again when it is used."""
         context, testbed = self._context, self._testbed
-        network_xml(context, testbed)
+        if testbed.network_plan.network is not None:
+            network_xml(context, testbed, testbed.network_plan.network)
         if not context.owner.is_admin:
             check_state(context, testbed)
             for guest in testbed.guests.values():

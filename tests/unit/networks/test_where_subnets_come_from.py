@@ -82,7 +82,8 @@ def test_a_conflict_names_the_cause(
     host: Any = SimpleNamespace(hypervisor=Taken())
     monkeypatch.setattr(libvirt_network, "network_xml", lambda *_: "")
     work: Any = SimpleNamespace(context=None, testbed=testbed)
-    change: Any = SimpleNamespace(found=None)
+    wanted_network: Any = SimpleNamespace(spec=libvirt_network.NetworkSpec(plan.network, ""))
+    change: Any = SimpleNamespace(found=None, wanted=wanted_network)
     with pytest.raises(SubnetTakenError) as raised:
         asyncio.run(libvirt_network._start(work, host, change, None))  # type: ignore[arg-type]
     assert raised.value.hint is not None

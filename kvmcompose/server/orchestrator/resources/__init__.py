@@ -6,7 +6,7 @@ A module (also one in ``resources/`` of a plug-in folder) offers:
 ``AFTER``                         the kinds that must exist before these do
 ``STAGE``                         the stage of the log that its steps are in
 ``wanted(testbed)``               the resources that a testbed needs; optional where all of them come from
-                                  guest types (``resources``)
+                                  guest types (``resources``) and network dialects (``network_plan``)
 ``observe(view, host)``           those of the project that exist on a host in a few calls, for any number
 ``compare(wanted, found)``        the change to one that exists, None for none; pure, as its arguments
 ``apply(work, host, changes)``    makes resources what they should be; each call is whole or not begun
@@ -140,7 +140,7 @@ def _module(name: str) -> Provider:
 
 
 def _nothing_wanted(_testbed: LoadedTestbed) -> tuple[Resource, ...]:
-    """Return nothing: the default where guest types describe the resources."""
+    """Return nothing: the default where guest types or network dialects describe the resources."""
     return ()
 
 

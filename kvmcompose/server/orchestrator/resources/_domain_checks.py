@@ -31,7 +31,7 @@ async def _check_names(work: Work, host: HostDrivers) -> None:
     guests = testbed.by_host.get(host.name, ())
     domains = [guest.state.domain for guest in guests if guest.run is not None]
     network = testbed.network_plan.network
-    networks = [network.name] if network.host == host.name else []
+    networks = [network.name] if network is not None and network.host == host.name else []
     foreign = await host.hypervisor.foreign(work.context.project, domains, networks)
     if foreign:
         raise DriverError(

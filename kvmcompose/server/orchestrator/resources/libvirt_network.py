@@ -33,8 +33,10 @@ class NetworkSpec(msgspec.Struct, frozen=True):
 
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
-    """Yield the network."""
+    """Yield the network, where there is one."""
     network = testbed.network_plan.network
+    if network is None:
+        return
     xml = testbed.read(network.xml) if testbed.has_files else ""
     yield Resource(ref=Ref(KINDS[0], network.name, network.host), spec=NetworkSpec(network, xml))
 
@@ -84,7 +86,7 @@ async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]: 
     network = work.testbed.network_plan.network
 
     async def check(host: HostDrivers) -> None:
-        if host.name == network.host and not work.context.owner.is_admin:
+        if network is not None and host.name == network.host and not work.context.owner.is_admin:
             await check_subnet(host, network)
 
     return await work.on_hosts(check)
@@ -98,8 +100,9 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
 
 
 async def _start(work: Work, host: HostDrivers, change: Change, step: RunningStep) -> None:
-    network = work.testbed.network_plan.network
-    xml = await in_thread(network_xml, work.context, work.testbed)
+    assert change.wanted is not None  # noqa: S101 (what is applied is wanted)
+    network: LibvirtNetwork = change.wanted.spec.network
+    xml = await in_thread(network_xml, work.context, work.testbed, network)
     active = change.found is not None and change.found.state == "active"
     try:
         if active and change.verb is not Verb.REPLACE:

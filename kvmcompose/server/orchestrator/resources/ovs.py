@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from kvmcompose.core.deployable import NicPort, SwitchBridge, TunnelPort
+from kvmcompose.core.deployable import LinkPort, NicPort, SwitchBridge, TunnelPort
 from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.hosts.errors import DriverError
@@ -35,42 +35,12 @@ BATCH = True
 _BRIDGE, _PORT = KINDS
 
 
-class LinkPort(msgspec.Struct, frozen=True, kw_only=True):
-    """An end of a veth pair that is a port of a bridge."""
-
-    host: str
-    bridge: str
-    name: str
-
-
-def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
-    """Yield the bridges, then their ports: ends of links, tunnels, NICs of hosts."""
-    plan = testbed.network_plan
-    for bridge in plan.bridges:
-        normal = msgspec.structs.replace(bridge, protocol=normal_protocol(bridge.protocol))
-        yield Resource(ref=Ref(_BRIDGE, bridge.name, bridge.host), spec=normal)
-    for port in _ports(testbed):
-        name = port.nic if isinstance(port, NicPort) else port.name
-        needs = (Ref(_BRIDGE, port.bridge, port.host),)
-        yield Resource(ref=Ref(_PORT, name, port.host), spec=port, needs=needs)
-
-
-def _ports(testbed: LoadedTestbed) -> Iterator[LinkPort | TunnelPort | NicPort]:
-    plan = testbed.network_plan
-    for pair in plan.veths:
-        yield LinkPort(host=pair.host, bridge=pair.left_bridge, name=pair.left)
-        if not pair.right_is_linux:
-            yield LinkPort(host=pair.host, bridge=pair.right_bridge, name=pair.right)
-    yield from plan.tunnels
-    yield from plan.nics
-
-
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     """Return the project's bridges on a host, and those of their ports that are no guest's."""
     known = {
         each.ref.name: each.spec
         for testbed in view.testbeds
-        for each in wanted(testbed)
+        for each in testbed.network_plan.resources
         if each.ref.kind == _PORT and each.ref.host == host.name
     }
     links = await view.links(host)
@@ -142,6 +112,8 @@ def _kind(spec: object) -> str:
 
 def _text(spec: object, key: str) -> str | None:
     value = getattr(spec, key, None)
+    if key == "protocol":
+        value = normal_protocol(value)
     return None if value is None else str(value)
 
 
@@ -165,7 +137,9 @@ async def _check(work: Work, host: HostDrivers) -> None:
     await _refuse_foreign(work, host)
     # names of interfaces are short: two projects may derive the same one
     ports = [
-        each.ref.name for each in wanted(work.testbed) if (each.ref.kind, each.ref.host) == (_PORT, host.name)
+        each.ref.name
+        for each in work.testbed.network_plan.resources
+        if (each.ref.kind, each.ref.host) == (_PORT, host.name)
     ]
     pairs = [veth.right for veth in work.testbed.network_plan.veths if veth.host == host.name]
     taps = [nic.target for guest in work.testbed.by_host.get(host.name, ()) for nic in guest.state.interfaces]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
-import msgspec
-
-from kvmcompose.core.deployable import VethPair
+from kvmcompose.core.deployable import VethSpec
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.network import guests_on
@@ -19,20 +17,6 @@ KINDS = ("veth",)
 AFTER = ("libvirt-network",)
 STAGE = "network"
 BATCH = True
-
-
-class VethSpec(msgspec.Struct, frozen=True):
-    """A pair, and the MTU of its ends in bytes."""
-
-    pair: VethPair
-    mtu: int
-
-
-def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
-    """Yield a pair by the name of its left end."""
-    plan = testbed.network_plan
-    for pair in plan.veths:
-        yield Resource(ref=Ref(KINDS[0], pair.left, pair.host), spec=VethSpec(pair, plan.mtu))
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
