@@ -73,18 +73,32 @@ class SshKeys(msgspec.Struct, frozen=True):
 
 
 class Attachment(msgspec.Struct, frozen=True):
-    """A network interface of a guest, as written: ``segment`` is a bridge of the YAML."""
+    """A network interface of a guest, as written: ``segment`` is a bridge or a logical switch of the YAML.
+
+    ``own`` is what only the network dialect knows of it, in its own type.
+    """
 
     segment: str
     mac: str | None = None
     ip: str | None = None
+    own: Any = None
 
 
 class ScaledAttachment(msgspec.Struct, frozen=True):
-    """An interface of some of a machine's clones, which are counted from 0."""
+    """An interface of some of a machine's clones, which are counted from 0.
+
+    ``key`` is its place in ``scaling.interfaces``. ``each`` are the interfaces one by one, in the order of
+    ``clones``, where they differ; there may be fewer of them than clones if the YAML has a problem.
+    """
 
     attachment: Attachment
     clones: tuple[int, ...]
+    key: str | int = 0
+    each: tuple[Attachment, ...] = ()
+
+    def of(self, position: int) -> Attachment:
+        """Return the interface of the clone at a position of ``clones``."""
+        return self.each[position] if position < len(self.each) else self.attachment
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -92,7 +106,8 @@ class Machine(msgspec.Struct, frozen=True):
 
     ``kind`` names its module in ``kvmcompose.guests``; ``body`` is that module's own type. ``index`` is
     its place in the list. ``scaled`` are the interfaces of its clones, when it has any. ``labels`` are those
-    of all its guests. ``id`` is the name that it keeps its data under; None for its own.
+    of all its guests. ``id`` is the name that it keeps its data under; None for its own. ``interfaces_key`` is
+    the key of its interfaces in the YAML.
     """
 
     name: str
@@ -103,6 +118,7 @@ class Machine(msgspec.Struct, frozen=True):
     index: int
     labels: dict[str, str] = {}
     id: str | None = None
+    interfaces_key: str = "interfaces"
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,9 +42,9 @@ def attachments_of(machine: Machine) -> list[list[Attachment]]:
     count: int = machine.body.scaling.count
     found: list[list[Attachment]] = [[] for _ in range(count)]
     for scaled in machine.scaled:
-        for number in scaled.clones:
+        for position, number in enumerate(scaled.clones):
             if number < count:
-                found[number].append(scaled.attachment)
+                found[number].append(scaled.of(position))
     return found
 
 
@@ -53,15 +53,15 @@ def check(machine: Machine, scaling: Scaling) -> Iterator[Complaint]:
     if machine.attachments:
         yield Complaint(
             code="scaling-with-interfaces",
-            path=("interfaces",),
+            path=(machine.interfaces_key,),
             message="a machine with scaling has no interfaces of its own: its clones have them",
             hint=f"move them to {machine.kind}.scaling.interfaces, each with the numbers of its clones",
             at_key=True,
         )
     at = (machine.kind, "scaling")
     seen: set[tuple[str, int]] = set()
-    for index, scaled in enumerate(machine.scaled):
-        path = (*at, "interfaces", index, "clones")
+    for scaled in machine.scaled:
+        path = (*at, "interfaces", scaled.key, "clones")
         yield from _check_ids(path, scaled.clones, scaling.count)
         for number in scaled.clones:
             if (scaled.attachment.segment, number) in seen and scaled.clones.count(number) == 1:

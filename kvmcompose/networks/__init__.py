@@ -2,6 +2,7 @@
 
 A module offers:
 
+``INTERFACES``                    the key of a machine's interfaces in the YAML
 ``attachments(machine)``          the interfaces of a machine's YAML entry
 ``scaled(entries)``               the interfaces of its clones
 ``parse(section)``                the network section as the dialect's own type
@@ -80,11 +81,13 @@ class AddressKeeper(Protocol):
 class Dialect(Protocol):
     """What a module in this package offers; see above."""
 
+    INTERFACES: str
+
     def attachments(self, machine: dict[str, Any]) -> tuple[Attachment, ...]:
         """Return the interfaces of a machine, from its entry in the YAML."""
 
-    def scaled(self, entries: Sequence[dict[str, Any]]) -> tuple[ScaledAttachment, ...]:
-        """Return the interfaces of a machine's clones, from ``scaling.interfaces``."""
+    def scaled(self, entries: Any) -> tuple[ScaledAttachment, ...]:
+        """Return the interfaces of a machine's clones, from ``scaling.interfaces`` of the dialect's schema."""
 
     def parse(self, section: dict[str, Any]) -> Any:
         """Return the network section as the dialect's own type."""

@@ -41,6 +41,9 @@ def _attachment(entry: dict[str, Any]) -> Attachment:
     return Attachment(entry["bridge"], mac.lower() if mac is not None else None, entry.get("ip"))
 
 
+INTERFACES = "interfaces"
+
+
 def attachments(machine: dict[str, Any]) -> tuple[Attachment, ...]:
     """Return the ``interfaces`` of a machine."""
     return tuple(_attachment(entry) for entry in machine.get("interfaces", ()))
@@ -48,7 +51,10 @@ def attachments(machine: dict[str, Any]) -> tuple[Attachment, ...]:
 
 def scaled(entries: Sequence[dict[str, Any]]) -> tuple[ScaledAttachment, ...]:
     """Return the ``scaling.interfaces`` of a machine."""
-    return tuple(ScaledAttachment(_attachment(entry), tuple(entry["clones"])) for entry in entries)
+    return tuple(
+        ScaledAttachment(_attachment(entry), tuple(entry["clones"]), index)
+        for index, entry in enumerate(entries)
+    )
 
 
 def parse(section: dict[str, Any]) -> Network:

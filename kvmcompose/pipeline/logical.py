@@ -156,6 +156,7 @@ def machine(entry: dict[str, Any], index: int, network: Dialect) -> Machine:
         index=index,
         labels=entry.get("labels") or {},
         id=None if entry.get("id") == entry["name"] else entry.get("id"),
+        interfaces_key=network.INTERFACES,
     )
 
 

@@ -630,36 +630,39 @@ def test_a_new_kind_of_guest_is_one_file_more() -> None:
     assert problem_of("machines: [{name: a, unikernel: {image: a}}]").code == "unknown-key"
 
 
-OVN: Schema = {
+FABRIC: Schema = {
     "type": "object",
-    "properties": {"ovn": {"type": "object", "properties": {"switches": {"type": "object"}}}},
-    "required": ["ovn"],
+    "properties": {"fabric": {"type": "object", "properties": {"switches": {"type": "object"}}}},
+    "required": ["fabric"],
     "additionalProperties": False,
     "$defs": {
         "machine_keys": {
             "properties": {"network": {"type": "array", "items": {"type": "object", "required": ["switch"]}}}
         },
-        "scaling_interface": {
-            "type": "object",
-            "properties": {"switch": {"type": "string"}, "vlan": {"type": "integer"}},
-            "required": ["switch"],
-            "additionalProperties": False,
+        "scaling_interfaces": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"switch": {"type": "string"}, "vlan": {"type": "integer"}},
+                "required": ["switch"],
+                "additionalProperties": False,
+            },
         },
     },
 }
-WITH_OVN = Schemas(FILES | {"networks/ovn.json": OVN})
+WITH_FABRIC = Schemas(FILES | {"networks/fabric.json": FABRIC})
 
 
 def test_a_new_network_dialect_is_one_file_more() -> None:
-    text = in_docker("scaling: {count: 1, interfaces: [{switch: 010, vlan: 5}]}") + "network: {ovn: {}}\n"
-    value = shaped(text.replace("name: a", "name: a\n  network: [{switch: sw0}]"), WITH_OVN)
+    text = in_docker("scaling: {count: 1, interfaces: [{switch: 010, vlan: 5}]}") + "network: {fabric: {}}\n"
+    value = shaped(text.replace("name: a", "name: a\n  network: [{switch: sw0}]"), WITH_FABRIC)
     assert value["machines"][0]["docker"]["scaling"]["interfaces"] == [{"switch": "010", "vlan": 5}]
-    shaped(EVERYTHING, WITH_OVN)
+    shaped(EVERYTHING, WITH_FABRIC)
 
 
 def test_a_dialect_brings_the_keys_of_its_machines() -> None:
     found = problems_of(
-        MACHINE + "  interfaces: [{bridge: a}]\n  network: [{}]\nnetwork: {ovn: {}}\n", WITH_OVN
+        MACHINE + "  interfaces: [{bridge: a}]\n  network: [{}]\nnetwork: {fabric: {}}\n", WITH_FABRIC
     )
     assert [each.path for each in found] == ["machines[0].interfaces", "machines[0].network[0]"]
 
@@ -672,7 +675,7 @@ def is_valid(value: Any, schemas: Schemas = SCHEMAS) -> bool:
 
 
 def test_the_complete_schema_stands_alone() -> None:
-    for schemas in (SCHEMAS, WITH_OVN):
+    for schemas in (SCHEMAS, WITH_FABRIC):
         schema = complete_schema(schemas)
         Draft202012Validator.check_schema(schema)
         text = json.dumps(schema)
@@ -684,13 +687,13 @@ def test_the_complete_schema_stands_alone() -> None:
 
 def test_the_complete_schema_takes_what_we_take() -> None:
     assert is_valid(shaped(EVERYTHING))
-    assert is_valid(shaped(EVERYTHING), WITH_OVN)
-    ovn = {
+    assert is_valid(shaped(EVERYTHING), WITH_FABRIC)
+    fabric = {
         "machines": [{"name": "a", "network": [{"switch": "s"}], "docker": {"image": "x"}}],
-        "network": {"ovn": {}},
+        "network": {"fabric": {}},
     }
-    assert is_valid(ovn, WITH_OVN)
-    assert not is_valid(ovn)
+    assert is_valid(fabric, WITH_FABRIC)
+    assert not is_valid(fabric)
 
 
 def test_the_complete_schema_wants_exactly_one_kind() -> None:
