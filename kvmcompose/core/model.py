@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from kvmcompose.core.chassis import Chassis, Remotes
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.libvirt_uri import LibvirtUri, parse_libvirt_uri
 
@@ -49,6 +50,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     libvirt_uri: str = "qemu:///system"
     cpus: int | None = None
     memory_mb: int | None = None
+    ovn: Chassis | None = None
 
     def __post_init__(self) -> None:
         """Normalise ``libvirt_uri``, so that no host has one that is not permitted. Raises ValueError."""
@@ -63,6 +65,19 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def libvirt(self) -> LibvirtUri:
         """``libvirt_uri``, parsed."""
         return parse_libvirt_uri(self.libvirt_uri)
+
+    @property
+    def chassis(self) -> Chassis:
+        """Its part in OVN, with the defaults filled in that follow from the host."""
+        given = self.ovn or Chassis()
+        return msgspec.structs.replace(
+            given, chassis_name=given.chassis_name or self.name, encap_ip=given.encap_ip or self.ip
+        )
+
+    @property
+    def chassis_name(self) -> str:
+        """Its name in OVN: the ``system-id`` of its Open vSwitch."""
+        return self.chassis.chassis_name or self.name
 
 
 class SshKeys(msgspec.Struct, frozen=True):
@@ -106,8 +121,8 @@ class Machine(msgspec.Struct, frozen=True):
 
     ``kind`` names its module in ``kvmcompose.guests``; ``body`` is that module's own type. ``index`` is
     its place in the list. ``scaled`` are the interfaces of its clones, when it has any. ``labels`` are those
-    of all its guests. ``id`` is the name that it keeps its data under; None for its own. ``interfaces_key`` is
-    the key of its interfaces in the YAML.
+    of all its guests. ``id`` is the name that it keeps its data under; None for its own.
+    ``interfaces_key`` is the key of its interfaces in the YAML.
     """
 
     name: str
@@ -146,7 +161,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A part of the network that guests attach to and that is on exactly one host: a bridge."""
+    """A part of the network that guests attach to: a bridge, on exactly one host, or a logical switch."""
 
     name: str
 
@@ -161,12 +176,17 @@ class Link(msgspec.Struct, frozen=True, order=True):
 class Topology(msgspec.Struct, frozen=True):
     """What a placement strategy sees of a network: its segments, in file order, and the links between them.
 
-    ``external`` is the segment through which guests reach the network of the main host.
+    ``external`` is the segment through which guests reach the network of the main host. Segments that are
+    ``everywhere`` have no host, and the guests on them are placed one by one. ``noun`` is the word for a
+    segment; ``stands_for`` are names for several segments.
     """
 
     segments: tuple[Segment, ...]
     links: tuple[Link, ...]
     external: str | None
+    everywhere: bool = False
+    noun: str = "bridge"
+    stands_for: dict[str, tuple[str, ...]] = {}
 
 
 class Constraints(msgspec.Struct, frozen=True):
@@ -193,6 +213,7 @@ class LogicalTestbed(msgspec.Struct, frozen=True, kw_only=True):
     keys: SshKeys
     strategy: str
     constraints: Constraints = Constraints()
+    ovn: Remotes | None = None
 
     @property
     def main_host(self) -> Host:
@@ -201,7 +222,7 @@ class LogicalTestbed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """The host of each segment and guest, and the reasons."""
+    """The host of each segment and guest, and the reasons. Segments that are on all hosts are left out."""
 
     segments: dict[str, str]
     guests: dict[str, str]

@@ -21,8 +21,13 @@ class Interface(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A network interface with all names and addresses.
 
     ``source`` is the name, on the host, of the bridge or network that it is connected to; ``attach`` is
-    ``ovs`` for an Open vSwitch bridge and ``network`` for a libvirt network. ``ip`` is an IPv4 address or
-    ``dynamic`` (DHCP). ``target`` is the tap device's name on the host. ``mtu`` is in bytes.
+    ``ovs`` for an Open vSwitch bridge, ``ovn`` for OVN's integration bridge, and ``network`` for a libvirt
+    network. ``bridge`` is the bridge or logical switch of the YAML. ``ip`` is an address or ``dynamic``
+    (DHCP). ``target`` is the tap device's name on the host. ``mtu`` is in bytes.
+
+    With OVN only: ``ip`` is an IPv6 address where the logical switch has no IPv4 subnet; ``ipv6`` is the
+    second address, with its prefix length, or ``dynamic``. ``interface_id`` is the name of the logical port.
+    ``leases`` are the addresses that DHCP gives it, ``nameservers`` those of the resolvers.
     """
 
     bridge: str
@@ -34,6 +39,17 @@ class Interface(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     prefix_length: int
     mtu: int
     gateway: str | None = None
+    ipv6: str | None = None
+    ipv6_gateway: str | None = None
+    interface_id: str | None = None
+    leases: tuple[str, ...] = ()
+    nameservers: tuple[str, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All addresses that it has, those by DHCP included as far as they are known. IPv4 comes first."""
+        given = (self.ip, (self.ipv6 or "dynamic").partition("/")[0], *self.leases)
+        return tuple(sorted((each for each in given if each != "dynamic"), key=lambda each: ":" in each))
 
 
 class ExtraInfo(msgspec.Struct, frozen=True, gc=False):

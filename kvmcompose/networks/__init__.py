@@ -87,7 +87,7 @@ class Dialect(Protocol):
         """Return the interfaces of a machine, from its entry in the YAML."""
 
     def scaled(self, entries: Any) -> tuple[ScaledAttachment, ...]:
-        """Return the interfaces of a machine's clones, from ``scaling.interfaces`` of the dialect's schema."""
+        """Return the interfaces of a machine's clones, from ``scaling.interfaces``."""
 
     def parse(self, section: dict[str, Any]) -> Any:
         """Return the network section as the dialect's own type."""

@@ -101,7 +101,7 @@ def _macs(project: str, requests: Sequence[AddressRequest]) -> dict[tuple[str, i
         mac = request.mac
         attempt = 0
         while mac is None:
-            derived = _derived_mac(project, request.identity or request.guest, request.index, attempt)
+            derived = derived_mac(project, request.identity or request.guest, request.index, attempt)
             if derived not in given:
                 given.add(derived)
                 mac = derived
@@ -272,10 +272,11 @@ def could_be_derived(project: str, guest: str, index: int, ip: str, subnet: ipad
 
 def could_be_derived_mac(project: str, guest: str, index: int, mac: str) -> bool:
     """Return whether a MAC address is derived from names, not written in the YAML."""
-    return any(_derived_mac(project, guest, index, attempt) == mac for attempt in range(_LIKELY_ATTEMPTS))
+    return any(derived_mac(project, guest, index, attempt) == mac for attempt in range(_LIKELY_ATTEMPTS))
 
 
-def _derived_mac(project: str, guest: str, index: int, attempt: int) -> str:
+def derived_mac(project: str, guest: str, index: int, attempt: int) -> str:
+    """Return the MAC address that is derived from names. Another ``attempt`` gives another one."""
     number = stable_number("mac", project, guest, index, attempt) % 2**24
     return (_MAC_PREFIX | number).to_bytes(6, "big").hex(":")
 

@@ -27,6 +27,7 @@ from kvmcompose.core.state import (
 )
 from kvmcompose.guests import guest_kind
 from kvmcompose.networks import dialect
+from kvmcompose.pipeline.ignored import ignored_keys
 from kvmcompose.pipeline.logical import Documents, InputFile, Settings, logical_testbed
 from kvmcompose.pipeline.schemas import Schemas
 from kvmcompose.pipeline.shape import Shaped, shape_config, shape_testbed
@@ -105,7 +106,8 @@ def understand(
     """Return the testbed before placement, and warnings. Raises InputError with all problems."""
     documents, value, config_value, network = _read(testbed, config, schemas)
     logical, warnings = logical_testbed(value, config_value, network, settings, documents, files)
-    return documents, logical, warnings
+    ignored = [*ignored_keys(value, schemas.testbed(network)), *ignored_keys(config_value, schemas.config())]
+    return documents, logical, (*warnings, *documents.refuse(ignored))
 
 
 def _read(

@@ -16,11 +16,27 @@ from kvmcompose.core.names import HOSTNAME_LIMIT, first_few
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.guests import guest_kind, kinds
 from kvmcompose.networks import Dialect, dialect
-from kvmcompose.pipeline.config import check_hosts, check_keys, parse_hosts, parse_keys
+from kvmcompose.pipeline.config import (
+    OVN_KEYS,
+    check_hosts,
+    check_keys,
+    parse_hosts,
+    parse_keys,
+    parse_remotes,
+)
 from kvmcompose.pipeline.read import read_document
 from kvmcompose.placement import check_constraints, strategies
 
-_CONFIG_KEYS = frozenset({"testbed_host_ssh_config", "ssh_public_key_location", "ssh_private_key_location"})
+_CONFIG_KEYS = frozenset(
+    {
+        "testbed_host_ssh_config",
+        "ssh_public_key_location",
+        "ssh_private_key_location",
+        "ovn_northbound",
+        "ovn_southbound",
+        *OVN_KEYS,
+    }
+)
 
 
 class InputFile(msgspec.Struct, frozen=True):
@@ -133,6 +149,7 @@ def logical_testbed(
         keys=keys,
         strategy=chosen,
         constraints=constraints,
+        ovn=parse_remotes(config) if config is not None else None,
     )
     return testbed, warnings
 

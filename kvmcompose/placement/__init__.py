@@ -21,14 +21,16 @@ from kvmcompose.core.errors import ComplaintsError, RefusedError
 from kvmcompose.core.model import LogicalTestbed, Placement
 from kvmcompose.placement._capacity_check import check, used_by
 from kvmcompose.placement._constraints import Names, check_constraints
+from kvmcompose.placement._everywhere import guests_only, one_by_one
 from kvmcompose.placement._follow import guests_follow, segments_of
-from kvmcompose.placement._groups import inseparable
+from kvmcompose.placement._groups import GUEST, inseparable
 
 __all__ = [
     "Names",
     "check_constraints",
     "guests_follow",
     "inseparable",
+    "one_by_one",
     "place",
     "segments_of",
     "strategies",
@@ -63,11 +65,12 @@ def place(testbed: LogicalTestbed, name: str) -> Placement:
     Raises ComplaintsError when the strategy finds no placement, or one that exceeds a capacity or violates a
     constraint; RefusedError when it needs a package that is not installed.
     """
-    placement = strategy(name).place(testbed)
-    if complaints := list(check(testbed, placement, name)):
-        hint = what_would_work(testbed, name)
+    view = one_by_one(testbed) if testbed.topology.everywhere else testbed
+    placement = strategy(name).place(view)
+    if complaints := list(check(view, placement, name)):
+        hint = what_would_work(view, name)
         raise ComplaintsError(msgspec.structs.replace(each, hint=hint) for each in complaints)
-    return placement
+    return placement if view is testbed else guests_only(testbed, placement)
 
 
 def what_would_work(testbed: LogicalTestbed, but: str) -> str:
@@ -83,5 +86,6 @@ def what_would_work(testbed: LogicalTestbed, but: str) -> str:
         if not any(check(testbed, placement, name)):
             working.append(name)
     if not working:
-        return "no strategy can place this testbed: give the hosts more capacity, or the guest fewer bridges"
+        fewer = ", or the guest fewer bridges" if testbed.topology.noun != GUEST else ""
+        return f"no strategy can place this testbed: give the hosts more capacity{fewer}"
     return f"set testbed_options.load_balancing to {' or '.join(working)}, which can place this testbed"

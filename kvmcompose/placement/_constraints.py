@@ -1,7 +1,7 @@
 """The user's constraints on every strategy: ``pin``, ``together`` and ``apart``.
 
 A name is that of a guest, of a machine (meaning all its clones) or of a bridge. A guest is on the host of its
-bridges, so every constraint is one on bridges.
+bridges, so every constraint is one on bridges. A logical switch means the guests on it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class Names:
 
     def __init__(self, guests: Sequence[Guest], topology: Topology) -> None:
         self.segments = {segment.name for segment in topology.segments}
+        self._stands_for = topology.stands_for
         self.guests: dict[str, tuple[str, ...]] = {}
         for guest in guests:
             for name in dict.fromkeys((guest.machine.name, guest.name)):
@@ -30,7 +31,8 @@ class Names:
 
     def reach(self, name: str) -> tuple[str, ...]:
         """Return the segments that a name refers to; none for an unknown name."""
-        return self.guests.get(name) or ((name,) if name in self.segments else ())
+        found = self.guests.get(name) or self._stands_for.get(name)
+        return found or ((name,) if name in self.segments else ())
 
 
 def names_in(constraints: Constraints) -> Iterator[tuple[str, Path]]:
@@ -50,6 +52,7 @@ def check_constraints(
     if constraints == Constraints():
         return
     names = Names(guests, topology)
+    noun = topology.noun
     known = [*names.guests, *sorted(names.segments)]
     for name, path in names_in(constraints):
         at_key = path[2] == "pin"
@@ -57,9 +60,9 @@ def check_constraints(
             yield Complaint(
                 code="ambiguous-name",
                 path=path,
-                message=f"{name!r} is the name of a guest and of a bridge",
+                message=f"{name!r} is the name of a guest and of a {noun}",
                 wanted="a name that only one of them has",
-                hint="name a bridge that the guest is on, or a guest that is on the bridge",
+                hint=f"name a {noun} that the guest is on, or a guest that is on the {noun}",
                 at_key=at_key,
             )
         elif not names.reach(name):
@@ -67,8 +70,8 @@ def check_constraints(
             yield Complaint(
                 code="unknown-placed-name",
                 path=path,
-                message=f"there is no guest and no bridge {name!r}",
-                wanted="the name of a guest, of a machine (for all its clones) or of a bridge",
+                message=f"there is no guest and no {noun} {name!r}",
+                wanted=f"the name of a guest, of a machine (for all its clones) or of a {noun}",
                 hint=f"did you mean {near[0]!r}?" if near else None,
                 at_key=at_key,
             )

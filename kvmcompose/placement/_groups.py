@@ -13,6 +13,9 @@ from kvmcompose.core.model import Host, LogicalTestbed
 from kvmcompose.placement._constraints import PLACEMENT, Names, place_of
 from kvmcompose.placement._follow import segments_of
 
+#: The word for a segment where each guest is placed for itself.
+GUEST = "guest"
+
 
 class Group(msgspec.Struct, frozen=True):
     """Segments that must be on the same host, and what their guests need (memory in MiB).
@@ -36,12 +39,19 @@ class Group(msgspec.Struct, frozen=True):
 class Task(msgspec.Struct, frozen=True):
     """The problem that a strategy solves: groups, and hosts, the main host first.
 
-    ``links`` is, for each group, the number of links to other groups, by their numbers.
+    ``links`` is, for each group, the number of links to other groups, by their numbers. ``noun`` is the word
+    for a segment.
     """
 
     groups: tuple[Group, ...]
     links: tuple[dict[int, int], ...]
     hosts: tuple[Host, ...]
+    noun: str = "bridge"
+
+    def occupants(self, group: Group) -> str:
+        """Return the guests of a group, for messages."""
+        names = ", ".join(group.segments)
+        return names if self.noun == GUEST else f"the guests on {names}"
 
     def permits(self, group: Group, host: Host) -> bool:
         """Return whether an empty host has room for a group, and the group's pin permits the host."""
@@ -143,7 +153,7 @@ def task_of(testbed: LogicalTestbed) -> Task:
         for number, members in enumerate(bonds.members)
     )
     order = (testbed.main_host, *(host for host in testbed.hosts if not host.is_main_host))
-    return Task(groups, tuple(links), order)
+    return Task(groups, tuple(links), order, testbed.topology.noun)
 
 
 def _pairs_apart(testbed: LogicalTestbed, names: Names) -> Iterator[tuple[str, str, tuple[int, str, str]]]:

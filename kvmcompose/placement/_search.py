@@ -140,7 +140,7 @@ def _no_host(task: Task, group: Group) -> Complaint:
     return Complaint(
         code="no-room",
         path=("network",),
-        message=f"{where} room for the guests on {', '.join(group.segments)}",
+        message=f"{where} room for {task.occupants(group)}",
         wanted=f"{group.needs} of memory on one host",
         found="; ".join(
             f"{host.name}: {_left(host.cpus, 0)} CPUs, {_left(host.memory_mb, 0)} MiB" for host in hosts
@@ -164,7 +164,7 @@ def _stuck(load: Load, group: Group) -> Complaint:
     return Complaint(
         code="no-room",
         path=PLACEMENT if constrained or because else ("network",),
-        message=f"no host has room for the guests on {', '.join(group.segments)}{because}; {total}",
+        message=f"no host has room for {load.task.occupants(group)}{because}; {total}",
         wanted=f"{group.needs} of memory on one host",
         found=load.room(),
     )

@@ -5,6 +5,9 @@ neighbours. If the walk cuts no more connections than the capacities require, it
 Otherwise the solver HiGHS looks for a better one: for everything at once in a small testbed, so that no
 placement has fewer tunnels, and for two hosts at a time in a large one. Its result is used only if it is
 better, so that another version of HiGHS hardly ever moves a guest.
+
+A logical switch has no host. There, each guest is linked to its switches, so that as few guests as possible
+are away from the host with most of the others.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from kvmcompose.core.errors import ComplaintsError
 from kvmcompose.core.model import LogicalTestbed, Placement
 from kvmcompose.placement._follow import guests_follow
-from kvmcompose.placement._groups import Group, Task, task_of
+from kvmcompose.placement._groups import GUEST, Group, Task, task_of
 from kvmcompose.placement._search import (
     PLENTY,
     Load,
@@ -42,6 +45,7 @@ def place(testbed: LogicalTestbed) -> Placement:
     segments = host_names(testbed, task, at)
     guests, reasons = guests_follow(testbed, segments)
     cut = _cut(task, at)
+    guests_alone = task.noun == GUEST
     total = f"{cut} tunnels in all, " + (
         "and no placement has fewer" if proven else "the fewest that were found"
     )
@@ -52,8 +56,11 @@ def place(testbed: LogicalTestbed) -> Placement:
         there = sum(task.links[group.number].values()) - here
         host = task.hosts[at[group.number]]
         why = (
-            f"{here} connections within {host.name}, {there} tunnels ({total}){constraint_note(group, host)}"
-        )
+            f"{here} of {here + there} interfaces on a switch with most guests on {host.name} "
+            f"({cut} interfaces of guests elsewhere in all)"
+            if guests_alone
+            else f"{here} connections within {host.name}, {there} tunnels ({total})"
+        ) + constraint_note(group, host)
         reasons |= dict.fromkeys(group.segments, why)
     return Placement(segments, guests, reasons)
 

@@ -1,4 +1,5 @@
-"""Assign bridges to the hosts in turn, both in file order. A guest is on the host of its bridges.
+"""Assign bridges to the hosts in turn, both in file order. A guest is on the host of its bridges. Guests on
+logical switches are assigned in turn themselves.
 
 Pinned bridges, and those that must be on the same host, go to the pinned host; the others go where they
 would go without any pin. All other constraints and the capacity of hosts are ignored: a result that
@@ -22,7 +23,7 @@ def place(testbed: LogicalTestbed) -> Placement:
     for index, segment in enumerate(testbed.topology.segments):
         segments[segment.name] = hosts[index % len(hosts)]
         reasons[segment.name] = (
-            f"bridge {index + 1}, assigned to host {index % len(hosts) + 1} of {len(hosts)}"
+            f"{testbed.topology.noun} {index + 1}, assigned to host {index % len(hosts) + 1} of {len(hosts)}"
         )
     for group in task_of(testbed).groups if testbed.constraints.pin else ():
         if group.pinned:
@@ -33,7 +34,7 @@ def place(testbed: LogicalTestbed) -> Placement:
         hint = what_would_work(testbed, "round_robin")
         raise ComplaintsError(_complaint(guest, segments, hint) for guest in torn)
     guests, guest_reasons = guests_follow(testbed, segments)
-    return Placement(segments, guests, reasons | guest_reasons)
+    return Placement(segments, guests, guest_reasons | reasons)
 
 
 def _complaint(guest: Guest, segments: dict[str, str], hint: str) -> Complaint:

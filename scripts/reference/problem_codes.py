@@ -77,7 +77,10 @@ _DISK = "existing_disk: {path: setup.sh, driver_type: raw, readonly: true}"
 
 CODES: dict[str, tuple[str, Example | None]] = {
     "address-outside-subnet": (
-        "A guest's `ip` is outside the `subnet` that a bridge of its connected network has.",
+        (
+            "An address is outside its subnet: that of a logical switch, or the `subnet` that a bridge of "
+            "its connected network has."
+        ),
         _yaml(
             (_WEB, "interfaces: [{bridge: br0, ip: 10.0.0.5}]"),
             ("{name: br1}]", "{name: br1, subnet: 10.20.0.0/24}]"),
@@ -471,7 +474,7 @@ CODES: dict[str, tuple[str, Example | None]] = {
     ),
     "unsupported-dialect": (
         "This version does not support the dialect of the `network` section.",
-        _yaml((BASE[BASE.index("network:") :], "network: {ovn: {switches: {}}}\n")),
+        _yaml((BASE[BASE.index("network:") :], "network: {ovs: {}}\n")),
     ),
     "wrong-type": (
         "A value has the wrong type: text instead of a number, a single value instead of a list.",

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from markdown_text import document
+from ovn_codes import OVN_CODES
 from problem_codes import BASE, CODES, CONFIG, PUBLIC_KEY, Example
 
 import kvmcompose
@@ -18,6 +19,7 @@ from kvmcompose.cli.main import main
 from kvmcompose.effects.resources import schemas
 from kvmcompose.pipeline import messages
 
+EVERY = CODES | OVN_CODES
 _INTRO = """\
 # Problems
 
@@ -33,11 +35,11 @@ The examples show the output of `kvm-compose` for a testbed of two machines with
 def page() -> str:
     """Return the page. Raises ValueError for a code without explanation, or an explanation without code."""
     known = set(_codes())
-    if known != set(CODES):
-        raise ValueError(f"explain in problem_codes.py, or remove there: {sorted(known ^ set(CODES))}")
+    if known != set(EVERY):
+        raise ValueError(f"explain in problem_codes.py, or remove there: {sorted(known ^ set(EVERY))}")
     parts = [_INTRO]
-    for name in sorted(CODES):
-        meaning, example = CODES[name]
+    for name in sorted(EVERY):
+        meaning, example = EVERY[name]
         parts += [f"## {name}", meaning]
         if example is not None:
             parts.append(f"```text\n{_provoke(name, example)}\n```")

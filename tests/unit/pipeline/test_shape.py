@@ -341,12 +341,19 @@ def test_what_is_wrong_is_kept_as_it_was_written() -> None:
             ),
         ),
         (
-            in_network("ovn: {switches: {}}"),
+            in_network("ovs: {}"),
             (
-                "kvm-compose.yaml:8:3: network.ovn: error: "
-                "networks of the dialect 'ovn' are not supported yet (wanted bridges) [unsupported-dialect]\n"
-                "    hint: describe the network with 'bridges', and give each machine 'interfaces' "
-                "(see 'Migrate from TestbedOS' in the documentation)"
+                "kvm-compose.yaml:8:3: network.ovs: error: "
+                "networks of the dialect 'ovs' are not supported yet (wanted bridges or ovn) "
+                "[unsupported-dialect]\n"
+                "    hint: use 'bridges' for bridges of Open vSwitch, or 'ovn' for logical switches"
+            ),
+        ),
+        (
+            in_network("ovn: {switches: {}}").replace("interfaces: [{bridge: br0}]", ""),
+            (
+                "kvm-compose.yaml:8:19: network.ovn.switches: error: there is no logical switch "
+                "(found nothing, wanted at least one switch, such as sw0: {subnet: 10.0.0.0/24}) [too-few]"
             ),
         ),
         (
@@ -371,14 +378,14 @@ def test_messages(text: str, message: str) -> None:
     assert str(problem_of(text)) == message
 
 
-def test_all_that_keeps_a_file_for_ovn_from_being_read_is_reported() -> None:
-    text = in_network("ovn: {switches: {}}").replace(
+def test_all_that_keeps_a_file_for_another_dialect_from_being_read_is_reported() -> None:
+    text = in_network("ovs: {switches: {}}").replace(
         "- name: a\n", "- name: a\n  network: [{switch: sw0}]\n", 1
     )
     found = problems_of(text)
     assert [(each.code, each.path) for each in found] == [
         ("unknown-key", "machines[0].network"),
-        ("unsupported-dialect", "network.ovn"),
+        ("unsupported-dialect", "network.ovs"),
     ]
 
 
@@ -486,17 +493,17 @@ def test_each_problem_has_a_code_and_a_path(text: str, code: str, path: str) -> 
         ("machines: [{name: a, avd: {}}]", "Android guests are not supported"),
         ("machines: [{name: a, android: }]", "Android guests are not supported"),
         ("machines: [{name: a, libvrt: {}}]", "did you mean 'libvirt'?"),
-        (MACHINE + "  network: []", "with bridges, a machine has 'interfaces': [{bridge: br0}]"),
+        (
+            MACHINE + "  network: []",
+            "with bridges, a machine has 'interfaces': [{bridge: br0}]; 'network' belongs to networks of OVN",
+        ),
         (
             MACHINE + "  interfaces: [{bridge: a, switch: b}]",
-            "switches belong to the OVN dialect, which is not supported yet; name a 'bridge'",
+            "switches belong to networks of OVN; name a 'bridge'",
         ),
         (
             in_network("{ovn: {}, bridges: []}"),
-            (
-                "describe the network with 'bridges', and give each machine 'interfaces' "
-                "(see 'Migrate from TestbedOS' in the documentation)"
-            ),
+            "a network has either bridges or 'ovn'",
         ),
     ],
 )

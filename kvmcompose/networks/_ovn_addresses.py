@@ -1,0 +1,138 @@
+"""Assign addresses to guests on logical switches: those of the YAML, otherwise unique ones, from names.
+
+A derived address depends only on the names of project and guest, and so does that which DHCP gives: OVN
+answers a request with the address of the logical port. So names can be resolved, and rules checked, before
+anything runs.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from itertools import count
+
+import msgspec
+
+from kvmcompose.core.errors import Complaint
+from kvmcompose.core.model import Guest
+from kvmcompose.core.names import stable_number
+from kvmcompose.networks._addresses import derived_mac
+from kvmcompose.networks._ovn_model import DYNAMIC, Network, Nic, Path, Range, Subnet, by_family
+
+#: Derived IPv6 addresses are among the first 2**32 of their subnet.
+_MOST = 2**32
+#: The addresses of subnet and first router, and the broadcast address.
+_KEPT = 3
+
+
+class Assigned(msgspec.Struct, frozen=True):
+    """The address of an interface in one family. With ``is_lease`` the guest gets it by DHCP."""
+
+    address: str
+    subnet: Subnet
+    is_lease: bool
+
+
+class SwitchAddresses:
+    """The addresses of one switch, by family."""
+
+    def __init__(self, network: Network, switch: str) -> None:
+        self.subnets = by_family(network.switches[switch].subnets)
+        self._taken: set[int] = set()
+        self._spans: list[tuple[int, int]] = []
+        for router in network.routers.values():
+            for port in router.ports:
+                if port.switch == switch:
+                    self._take(*(str(ipaddress.ip_interface(each).ip) for each in port.gateway_ip))
+            self._take(*(nat.external_ip for nat in router.nat))
+            self._take(*(route.nexthop for route in router.static_routes))
+            self._spans += [
+                _span(each.exclude_ips)
+                for each in router.dhcp
+                if each.switch == switch and each.exclude_ips is not None
+            ]
+        for switch_port in network.switches[switch].ports:
+            if switch_port.internal is not None:
+                self._take(*(each.partition("/")[0] for each in switch_port.internal.ip))
+
+    def give(self, nic: Nic) -> None:
+        """Keep the addresses of an interface from others. All those of the YAML come first."""
+        self._take(*(each for each in nic.ips if each != DYNAMIC), *nic.gateways)
+
+    def _take(self, *addresses: str) -> None:
+        self._taken.update(int(ipaddress.ip_address(each)) for each in addresses)
+
+    def assign(self, project: str, guest: Guest, index: int, nic: Nic) -> Iterator[Assigned | None]:
+        """Yield the address in each family that the interface has; None where there is no room."""
+        given = {ipaddress.ip_address(each).version: each for each in nic.ips if each != DYNAMIC}
+        for version, subnet in self.subnets.items():
+            if given and version not in given:
+                continue
+            if version in given:
+                yield Assigned(given[version], subnet, is_lease=False)
+                continue
+            address = self._derived(project, guest.identity, index, subnet)
+            yield Assigned(address, subnet, is_lease=DYNAMIC in nic.ips) if address is not None else None
+
+    def _derived(self, project: str, identity: str, index: int, subnet: Subnet) -> str | None:
+        room = min(subnet.num_addresses - _KEPT, _MOST)
+        if room < 1:
+            return None
+        first = int(subnet.network_address) + 2
+        start = stable_number("ip", project, identity, index) % room
+        offset = start
+        while True:
+            number = first + offset
+            beyond = self._beyond(number)
+            if beyond is None and number not in self._taken:
+                self._taken.add(number)
+                return str(subnet[number - int(subnet.network_address)])
+            step = 1 if beyond is None else min(beyond - number, room - offset)
+            passed = (offset - start) % room + step
+            if passed >= room:
+                return None
+            offset = (start + passed) % room
+
+    def _beyond(self, number: int) -> int | None:
+        """Return the first number after the excluded range that contains a number; None if none does."""
+        return next((last + 1 for first, last in self._spans if first <= number <= last), None)
+
+
+def _span(excluded: Range) -> tuple[int, int]:
+    return int(ipaddress.ip_address(excluded.first)), int(ipaddress.ip_address(excluded.last))
+
+
+def macs(project: str, network: Network, guests: tuple[Guest, ...]) -> dict[tuple[str, int], str]:
+    """Return the MAC addresses of all interfaces. A golden image has one interface."""
+    taken = {port.mac for router in network.routers.values() for port in router.ports}
+    taken |= {
+        port.internal.mac
+        for switch in network.switches.values()
+        for port in switch.ports
+        if port.internal is not None
+    }
+    taken |= {each.mac for guest in guests for each in guest.attachments if each.mac is not None}
+    found: dict[tuple[str, int], str] = {}
+    for guest in guests:
+        given = [each.mac for each in guest.attachments] or [None]
+        for index, mac in enumerate(given):
+            attempts = (derived_mac(project, guest.identity, index, attempt) for attempt in count())
+            found[guest.name, index] = mac or next(each for each in attempts if each not in taken)
+            taken.add(found[guest.name, index])
+    return found
+
+
+def no_room(path: Path, guest: Guest, subnet: str) -> Complaint:
+    """Return the problem of an interface that no address is left for."""
+    return Complaint(
+        code="subnet-too-small",
+        path=path,
+        message=f"{subnet} has no address left for {guest.name!r}",
+        wanted="a larger subnet, or fewer excluded addresses",
+    )
+
+
+def interface_path(guest: Guest, nic: Nic) -> Path:
+    """Return where the YAML has an interface."""
+    at: Path = ("machines", guest.machine.index)
+    return (*at, *nic.at) if nic.at[0] != "scaling" else (*at, guest.machine.kind, *nic.at)

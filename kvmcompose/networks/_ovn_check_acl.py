@@ -1,0 +1,127 @@
+"""Check access control lists."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+
+from kvmcompose.core.errors import Complaint, Severity
+from kvmcompose.core.model import Machine
+from kvmcompose.networks._ovn_check_guests import interfaces
+from kvmcompose.networks._ovn_deny import LOWEST
+from kvmcompose.networks._ovn_match import MatchError, parse_match
+from kvmcompose.networks._ovn_model import Network, Path, Rule
+
+
+def check_acl(network: Network, machines: Sequence[Machine], at: Path) -> Iterator[Complaint]:
+    """Yield the problems of all rules."""
+    ports = _port_names(network, machines)
+    for switch, rules in network.acl.switches.items():
+        path: Path = (*at, "switches", switch)
+        if switch not in network.switches:
+            near = difflib.get_close_matches(switch, network.switches, 1)
+            yield Complaint(
+                code="unknown-switch",
+                path=path,
+                message=f"there is no switch {switch!r}",
+                wanted="a switch of network.ovn.switches",
+                hint=f"did you mean {near[0]!r}?" if near else None,
+                at_key=True,
+            )
+            continue
+        seen: dict[tuple[str, int, str], int] = {}
+        for index, rule in enumerate(rules):
+            yield from _rule(rule, ports[switch], (*path, index))
+            other = seen.setdefault((rule.direction, rule.priority, " ".join(rule.match.split())), index)
+            if other != index:
+                same = rules[other].action == rule.action
+                yield Complaint(
+                    code="duplicate-rule",
+                    path=(*path, index),
+                    message=f"the rule {other} of {switch!r} has the same direction, priority and match"
+                    + ("" if same else f", but the action {rules[other].action!r}"),
+                )
+            if network.acl.apply_deny_all and rule.priority < LOWEST:
+                yield Complaint(
+                    code="out-of-range",
+                    path=(*path, index, "priority"),
+                    message="the rules of 'apply_deny_all' have the priorities 0 and 1",
+                    found=str(rule.priority),
+                    wanted=f"{LOWEST} to 32767",
+                )
+        if network.acl.apply_deny_all:
+            yield from _one_way(switch, rules, path)
+
+
+def _one_way(switch: str, rules: Sequence[Rule], path: Path) -> Iterator[Complaint]:
+    allowed = {rule.direction for rule in rules if rule.action.startswith("allow")}
+    if len(allowed) == 1:
+        lacking = "from-lport" if "to-lport" in allowed else "to-lport"
+        what = "send" if lacking == "from-lport" else "receive"
+        yield Complaint(
+            code="one-way-rules",
+            path=path,
+            message=f"with 'apply_deny_all', guests on {switch!r} can {what} nothing but replies: "
+            f"no rule allows {lacking}",
+            hint=f"add a rule such as {{direction: {lacking}, priority: 10, match: ip, "
+            "action: allow-related}",
+            at_key=True,
+            severity=Severity.WARNING,
+        )
+
+
+def _port_names(network: Network, machines: Sequence[Machine]) -> dict[str, set[str]]:
+    """Return what ports of each switch may be called, without the project's name."""
+    found: dict[str, set[str]] = {
+        name: {port.name for port in switch.ports} for name, switch in network.switches.items()
+    }
+    for router in network.routers.values():
+        for port in router.ports:
+            found.get(port.switch, set()).add(port.name)
+    for machine in machines:
+        count: dict[str, int] = {}
+        on: dict[tuple[str, str], int] = {}
+        for _, guest, attachment in interfaces(machine):
+            index = count.get(guest, 0)
+            count[guest] = index + 1
+            switch = attachment.segment
+            on[switch, guest] = on.get((switch, guest), 0) + 1
+            found.get(switch, set()).add(f"{switch}-{guest}-{index}")
+        for (switch, guest), times in on.items():
+            if times == 1:
+                found.get(switch, set()).add(guest)
+    return found
+
+
+def _rule(rule: Rule, ports: set[str], path: Path) -> Iterator[Complaint]:
+    at: Path = (*path, "match")
+    try:
+        match = parse_match(rule.match)
+    except MatchError as error:
+        column = f" (at character {error.position + 1})" if error.position is not None else ""
+        yield Complaint(
+            code="bad-match",
+            path=at,
+            message=f"{error.message}{column}",
+            found=repr(rule.match),
+            wanted="an expression of OVN, such as ip4.src == 10.0.0.10 && tcp.dst == 80",
+            hint=error.hint,
+        )
+        return
+    for name in match.ports:
+        if name not in ports and not any(name.endswith(f"-{port}") for port in ports):
+            near = difflib.get_close_matches(name, sorted(ports), 1)
+            yield Complaint(
+                code="bad-match",
+                path=at,
+                message=f"the switch has no port {name!r}",
+                wanted=f"one of: {', '.join(sorted(ports)[:40])}" if ports else "a port of the switch",
+                hint=f"did you mean {near[0]!r}?" if near else None,
+            )
+    if rule.direction == "from-lport" and match.uses_outport:
+        yield Complaint(
+            code="bad-match",
+            path=at,
+            message="'outport' is not known where packets enter the switch",
+            wanted="'inport', or the direction to-lport",
+        )

@@ -1,0 +1,60 @@
+"""Names of logical ports: how the YAML calls them, and how OVN does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kvmcompose.core.northbound import RowRef
+from kvmcompose.core.state import GuestState, Interface, State
+from kvmcompose.networks._ovn_model import NetworkState
+
+#: Marks the interfaces of guests that are logical ports.
+OVN = "ovn"
+
+
+def guest_port(identity: str, index: int) -> RowRef:
+    """Return the logical port of a guest's interface. It is the same on another switch, and in another name.
+
+    Its name in OVN is the row's UUID: libvirt requires one as ``interfaceid``, and OVN binds ports by name.
+    """
+    return RowRef("Logical_Switch_Port", f"{identity} network[{index}]")
+
+
+def logical_interfaces(state: State) -> Iterator[tuple[GuestState, int, Interface]]:
+    """Yield the guests' interfaces that are logical ports, with their numbers."""
+    for guest in state.testbed_guests.values():
+        for index, nic in enumerate(guest.interfaces):
+            if nic.attach == OVN:
+                yield guest, index, nic
+
+
+def readable_name(project: str, guest: GuestState, index: int, nic: Interface) -> str:
+    """Return the name of a guest's port that says what it is, as TestbedOS names it."""
+    return f"{project}-{nic.bridge}-{guest.name}-{index}"
+
+
+def port_names(state: State, network: NetworkState) -> dict[str, dict[str, str]]:
+    """Return, for every switch, what its ports may be called in a match, with the names in OVN.
+
+    That is the readable name, with and without the project's; of a guest with one interface on the switch its
+    name, too.
+    """
+    found: dict[str, dict[str, str]] = {name: {} for name in network.switches}
+    prefix = f"{state.project_name}-"
+    for port in network.switch_ports.values():
+        found[port.parent_switch] |= dict.fromkeys((port.name, port.name.removeprefix(prefix)), port.name)
+    for each in network.router_ports.values():
+        found[each.switch] |= dict.fromkeys(
+            (each.lsp_name, each.lsp_name.removeprefix(prefix)), each.lsp_name
+        )
+    once: dict[tuple[str, str], str | None] = {}
+    for guest, index, nic in logical_interfaces(state):
+        name = str(guest_port(guest.identity, index).uuid(state.project_name))
+        readable = readable_name(state.project_name, guest, index, nic)
+        found[nic.bridge] |= dict.fromkeys((readable, readable.removeprefix(prefix)), name)
+        key = (nic.bridge, guest.name)
+        once[key] = None if key in once else name
+    for (switch, guest_name), only in once.items():
+        if only is not None:
+            found[switch].setdefault(guest_name, only)
+    return found

@@ -1,0 +1,335 @@
+"""Specialise OVN's dialect: names in OVN, addresses, chassis, MTU."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from kvmcompose.core.errors import Complaint, ComplaintsError
+from kvmcompose.core.model import GUEST_MTU, Guest, Host, PlacedTestbed
+from kvmcompose.core.names import UniqueNames
+from kvmcompose.core.state import Interface
+from kvmcompose.networks import _addresses
+from kvmcompose.networks._ovn_addresses import (
+    Assigned,
+    SwitchAddresses,
+    interface_path,
+    macs,
+    no_room,
+)
+from kvmcompose.networks._ovn_model import (
+    DYNAMIC,
+    IPV6,
+    DhcpState,
+    Network,
+    NetworkState,
+    Nic,
+    OvsPortState,
+    RouterPortState,
+    RouterState,
+    SwitchPortState,
+    SwitchState,
+    by_family,
+)
+from kvmcompose.networks._ovn_northbound import RESOLVERS
+from kvmcompose.networks._ovn_ports import OVN, guest_port
+
+#: How much longer or shorter than a GENEVE header with options the header of another encapsulation is.
+_SAVED = {"geneve": 0, "vxlan": 8}
+#: How much longer the IPv6 header of a tunnel is.
+_IPV6_HEADER = 20
+#: Names of the main host in files of TestbedOS.
+MAIN_NAMES = ("main", "master")
+
+_Interfaces = dict[str, tuple[Interface, ...]]
+
+
+def host_of(name: str, hosts: Sequence[Host]) -> Host | None:
+    """Return the host that a file means: by its name, its chassis' name, or ``main``; None for none."""
+    by_name = (host for host in hosts if host.name == name)
+    by_chassis = (host for host in hosts if host.chassis_name == name)
+    main = (host for host in hosts if host.is_main_host and name in MAIN_NAMES)
+    return next(by_name, None) or next(by_chassis, None) or next(main, None)
+
+
+def mtu(hosts: Sequence[Host]) -> int:
+    """Return the MTU of all guests, whose packets fit into each tunnel of these hosts.
+
+    It depends on the hosts only, and not on where guests are (decision 5).
+    """
+    saved = min(_SAVED.get(host.chassis.encap_type, 0) for host in hosts)
+    ipv6 = sum(_is_ipv6(host.chassis.encap_ip or host.ip) for host in hosts) > 1
+    return GUEST_MTU + saved - (_IPV6_HEADER if ipv6 else 0)
+
+
+def _is_ipv6(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).version == IPV6
+    except ValueError:
+        return False
+
+
+def specialise(placed: PlacedTestbed) -> tuple[NetworkState, _Interfaces, str | None]:
+    """Return the network section of the state, every guest's interfaces, and no external bridge."""
+    logical = placed.logical
+    network: Network = logical.network
+    project = logical.project
+    names = UniqueNames()
+    golden = [guest for guest in logical.guests if guest.is_golden_image]
+    bridge = names.name(f"{project}-prjbr0") if golden else None
+    addresses = _golden_addresses(project, golden, network) if golden else None
+    nat = addresses.subnets[""] if addresses is not None else None
+    router_ports = dict(_router_ports(project, network, logical.hosts))
+    state = NetworkState(
+        dialect=logical.dialect,
+        mtu=mtu(logical.hosts),
+        chassis={host.name: host.chassis_name for host in logical.hosts},
+        switches={
+            name: SwitchState(f"{project}-{name}", switch.subnets)
+            for name, switch in network.switches.items()
+        },
+        switch_ports=dict(_switch_ports(project, network)),
+        ovs_ports=dict(_ovs_ports(placed, names)),
+        routers={
+            name: RouterState(f"{project}-{name}", router.static_routes, router.nat)
+            for name, router in network.routers.items()
+        },
+        router_ports=router_ports,
+        dhcp_options=tuple(_dhcp(network, router_ports)),
+        acl=network.acl,
+        remotes=logical.ovn,
+        libvirt_network_name=f"{project}-network" if golden else None,
+        libvirt_network_bridge_name=bridge,
+        libvirt_network_subnet=str(nat.network) if nat else None,
+        libvirt_network_gateway=nat.gateway if nat else None,
+    )
+    return state, _interfaces(placed, state, names, addresses), None
+
+
+def _golden_addresses(project: str, golden: Sequence[Guest], network: Network) -> _addresses.Addresses:
+    """Assign the addresses of golden images, in a subnet that no switch has."""
+    requests = [
+        _addresses.AddressRequest(
+            guest.name, 0, "", None, None, ("machines", guest.machine.index), guest.identity
+        )
+        for guest in golden
+    ]
+    others = {
+        name: _addresses.WrittenSubnet(subnet, ("network", OVN, "switches", name, "subnet"))
+        for name, switch in network.switches.items()
+        for subnet in by_family(switch.subnets).values()
+        if isinstance(subnet, ipaddress.IPv4Network)
+    }
+    found, complaints = _addresses.assign(project, requests, "", others)
+    if complaints:
+        raise ComplaintsError(complaints)
+    return found
+
+
+def _switch_ports(project: str, network: Network) -> Iterator[tuple[str, SwitchPortState]]:
+    for name, switch in network.switches.items():
+        for port in switch.ports:
+            of = port.internal
+            yield (
+                port.name,
+                SwitchPortState(
+                    name=f"{project}-{port.name}",
+                    parent_switch=name,
+                    provider_network_name=port.localnet if of is None else of.network_name,
+                    ip=tuple(each.partition("/")[0] for each in of.ip) if of is not None else (),
+                    mac_address=of.mac if of is not None else None,
+                ),
+            )
+
+
+def _ovs_ports(placed: PlacedTestbed, names: UniqueNames) -> Iterator[tuple[str, OvsPortState]]:
+    logical = placed.logical
+    network: Network = logical.network
+    for switch in network.switches.values():
+        subnets = by_family(switch.subnets)
+        for port in switch.ports:
+            if port.internal is None:
+                continue
+            host = host_of(port.chassis, logical.hosts) if port.chassis else None
+            host = host or logical.main_host
+            lengths = {version: subnet.prefixlen for version, subnet in subnets.items()}
+            ips = [ipaddress.ip_address(each.partition("/")[0]) for each in port.internal.ip]
+            yield (
+                port.name,
+                OvsPortState(
+                    name=names.name(f"{logical.project}-{port.name}"),
+                    integration_bridge_name=host.chassis.bridge,
+                    lsp_name=f"{logical.project}-{port.name}",
+                    testbed_host=host.name,
+                    mac_address=port.internal.mac,
+                    ip=tuple(f"{each}/{lengths[each.version]}" for each in ips),
+                    mtu=mtu(logical.hosts),
+                ),
+            )
+
+
+def _router_ports(
+    project: str, network: Network, hosts: Sequence[Host]
+) -> Iterator[tuple[str, RouterPortState]]:
+    for name, router in network.routers.items():
+        for port in router.ports:
+            gateway = host_of(port.set_gateway_chassis, hosts) if port.set_gateway_chassis else None
+            yield (
+                port.name,
+                RouterPortState(
+                    name=f"rp-{project}-{port.name}",
+                    lsp_name=f"{project}-{port.name}",
+                    parent_router=name,
+                    switch=port.switch,
+                    mac_address=port.mac,
+                    ip=port.gateway_ip,
+                    chassis_name=gateway.chassis_name if gateway is not None else None,
+                ),
+            )
+
+
+def _dhcp(network: Network, router_ports: Mapping[str, RouterPortState]) -> Iterator[DhcpState]:
+    for name, router in network.routers.items():
+        for dhcp in router.dhcp:
+            ports = (
+                port
+                for port in router_ports.values()
+                if port.parent_router == name and port.switch == dhcp.switch
+            )
+            port = next(ports)
+            ips = {each.version: str(each.ip) for each in map(ipaddress.ip_interface, port.ip)}
+            for version, subnet in by_family(network.switches[dhcp.switch].subnets).items():
+                if version in ips:
+                    yield DhcpState(dhcp.switch, str(subnet), ips[version], port.mac_address)
+
+
+def _interfaces(
+    placed: PlacedTestbed, state: NetworkState, names: UniqueNames, golden: _addresses.Addresses | None
+) -> _Interfaces:
+    logical = placed.logical
+    network: Network = logical.network
+    pools = {name: SwitchAddresses(network, name) for name in network.switches}
+    for guest in logical.guests:
+        for attachment in guest.attachments:
+            pools[attachment.segment].give(attachment.own)
+    hardware = macs(logical.project, network, logical.guests)
+    hosts = {host.name: host for host in logical.hosts}
+    complaints: list[Complaint] = []
+    found: _Interfaces = {}
+    for guest in logical.guests:
+        if guest.is_golden_image and golden is not None:
+            found[guest.name] = (_golden(guest, state, names, golden, hardware, logical.project),)
+            continue
+        nics = []
+        routed: set[int] = set()
+        for index, attachment in enumerate(guest.attachments):
+            nic: Nic = attachment.own
+            pool = pools[attachment.segment]
+            assigned = list(pool.assign(logical.project, guest, index, nic))
+            if not assigned or None in assigned:
+                subnets = ", ".join(state.switches[attachment.segment].subnet)
+                complaints.append(no_room(interface_path(guest, nic), guest, subnets))
+                continue
+            base = Interface(
+                bridge=attachment.segment,
+                attach=OVN,
+                source=hosts[placed.placement.guests[guest.name]].chassis.bridge,
+                target=names.name(f"{logical.project}-{guest.identity}-{index}"),
+                mac=hardware[guest.name, index],
+                ip=DYNAMIC,
+                prefix_length=0,
+                mtu=state.mtu,
+                interface_id=str(guest_port(guest.identity, index).uuid(logical.project)),
+            )
+            nics.append(_addressed(base, nic, [each for each in assigned if each], state, routed))
+        found[guest.name] = tuple(nics)
+    if complaints:
+        raise ComplaintsError(complaints)
+    return found
+
+
+def _golden(
+    guest: Guest,
+    state: NetworkState,
+    names: UniqueNames,
+    addresses: _addresses.Addresses,
+    hardware: Mapping[tuple[str, int], str],
+    project: str,
+) -> Interface:
+    """Return the interface of a golden image, in the NAT network of the main host."""
+    subnet = addresses.subnets[""]
+    name = str(state.libvirt_network_name)
+    return Interface(
+        bridge=name,
+        attach="network",
+        source=name,
+        target=names.name(f"{project}-{guest.identity}-0"),
+        mac=hardware[guest.name, 0],
+        ip=addresses.ips[guest.name, 0],
+        prefix_length=subnet.prefix_length,
+        mtu=state.mtu,
+        gateway=subnet.gateway,
+    )
+
+
+def _addressed(
+    base: Interface, nic: Nic, assigned: Sequence[Assigned], state: NetworkState, routed: set[int]
+) -> Interface:
+    """Return an interface with its addresses. ``routed`` has the families that have a default route.
+
+    A second default route would compete with the first.
+    """
+    gateways: dict[int, str] = {ipaddress.ip_address(each).version: each for each in nic.gateways}
+    for dhcp in state.dhcp_options:
+        version = ipaddress.ip_network(dhcp.cidr).version
+        if dhcp.switch == base.bridge and any(
+            each.is_lease and each.subnet.version == version for each in assigned
+        ):
+            gateways.setdefault(version, dhcp.router)
+    gateways = {version: each for version, each in gateways.items() if version not in routed}
+    routed.update(gateways)
+    first, second = assigned[0], assigned[1] if len(assigned) > 1 else None
+    resolver = _resolver(base.bridge, gateways, assigned, state)
+    return msgspec.structs.replace(
+        base,
+        ip=DYNAMIC if first.is_lease else first.address,
+        prefix_length=first.subnet.prefixlen,
+        gateway=gateways.get(first.subnet.version),
+        ipv6=_second(second),
+        ipv6_gateway=gateways.get(second.subnet.version) if second is not None else None,
+        leases=tuple(each.address for each in assigned if each.is_lease),
+        nameservers=(resolver,) if resolver is not None else (),
+    )
+
+
+def _second(assigned: Assigned | None) -> str | None:
+    if assigned is None:
+        return None
+    return DYNAMIC if assigned.is_lease else f"{assigned.address}/{assigned.subnet.prefixlen}"
+
+
+def _resolver(
+    switch: str, gateways: Mapping[int, str], assigned: Sequence[Assigned], state: NetworkState
+) -> str | None:
+    """Return the address that a guest sends questions for names to; None where DHCP says it.
+
+    OVN answers on the way, whatever the address, if the guest can send a packet there: without a default
+    route that is a router on the switch.
+    """
+    static = [each for each in assigned if not each.is_lease]
+    if len(static) < len(assigned):
+        return None
+    for each in static:
+        if each.subnet.version in gateways:
+            return RESOLVERS[each.subnet.version]
+    versions = {each.subnet.version for each in static}
+    near = (
+        str(ip.ip)
+        for port in state.router_ports.values()
+        if port.switch == switch
+        for ip in map(ipaddress.ip_interface, port.ip)
+        if ip.version in versions
+    )
+    return next(near, None)
