@@ -20,6 +20,9 @@ class PrivilegeKind(StrEnum):
     DEVICE = "device"
     FILE = "file"
     XML = "XML"
+    PROVIDER = "provider network"
+    HOST_PORT = "interface of the host"
+    DATABASE = "OVN database"
 
 
 _REASONS = {
@@ -31,6 +34,9 @@ _REASONS = {
     PrivilegeKind.DEVICE: "gives a guest a device of the host",
     PrivilegeKind.FILE: "is a file outside the project",
     PrivilegeKind.XML: "is not known to be harmless",
+    PrivilegeKind.PROVIDER: "guests can reach what is connected to that bridge",
+    PrivilegeKind.HOST_PORT: "guests can reach the host at it",
+    PrivilegeKind.DATABASE: "the hosts connect to it, and it controls their integration bridges",
 }
 
 

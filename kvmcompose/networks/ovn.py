@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from kvmcompose.core.artefact import Artefact
+from kvmcompose.core.deployable import NetworkPlan
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Host, Machine, PlacedTestbed, Segment, Topology
+from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.state import Interface, State
-from kvmcompose.networks import _ovn_check, _ovn_parse, _ovn_specialise
+from kvmcompose.networks import (
+    _ovn_artefacts,
+    _ovn_check,
+    _ovn_parse,
+    _ovn_privileges,
+    _ovn_specialise,
+    _ovn_stored,
+)
 from kvmcompose.networks._ovn_model import Network, NetworkState
 from kvmcompose.networks._ovn_northbound import northbound
 
@@ -36,6 +47,28 @@ def check(network: Network, machines: Sequence[Machine], hosts: Sequence[Host]) 
     return _ovn_check.check(network, machines, hosts)
 
 
-def artefacts(_state: State) -> Iterator[Artefact]:
-    """Yield nothing."""
-    yield from ()
+def artefacts(state: State) -> Iterator[Artefact]:
+    """Yield the rows of the network, and the libvirt network of golden images, if there are any."""
+    return _ovn_artefacts.artefacts(state)
+
+
+def check_state(state: State) -> Iterator[Complaint]:
+    """Check by the rules of the YAML, and that names and addresses are as ``specialise`` assigns them."""
+    return _ovn_stored.check_state(state)
+
+
+def network_plan(state: State) -> NetworkPlan:
+    """Return the network of golden images, if there are any; rows are not yet resources."""
+    network = msgspec.convert(state.network, NetworkState, from_attributes=True)
+    return NetworkPlan(
+        network=_ovn_artefacts.libvirt_network(state, network),
+        resources=(),
+        reachable=frozenset(filter(None, (network.libvirt_network_name,))),
+        mtu=network.mtu,
+    )
+
+
+def privileges(state: State, *, for_member: bool) -> Iterator[Privilege]:  # noqa: ARG001 (as other dialects)
+    """Yield provider networks, interfaces of hosts on switches, and databases that exist already."""
+    network = msgspec.convert(state.network, NetworkState, from_attributes=True)
+    return _ovn_privileges.privileges(state, network)

@@ -69,7 +69,7 @@ def _likeness(guest: GuestState) -> bytes:
     if not isinstance(definition, dict):  # it has not been in a file yet, where digests replace values
         definition = msgspec.json.decode(msgspec.json.encode(without_values(definition)))
     interfaces = [
-        (nic.bridge if nic.attach == "ovs" else "", nic.ip == "dynamic") for nic in guest.interfaces
+        (nic.bridge if nic.attach != "network" else "", nic.ip == "dynamic") for nic in guest.interfaces
     ]
     return msgspec.json.encode(
         (guest.kind, guest.is_golden_image, definition, interfaces, guest.labels), order="deterministic"

@@ -43,9 +43,16 @@ def of_domain(
         name=guest.domain,
         artefacts=f"{folder}/artefacts/",
         logs=frozenset({f"{folder}/{console_log(guest.identity)}"}),
-        bridges=frozenset(bridge.name for bridge in network_plan.bridges),
+        # only the port's name leads from OVN's bridge into a network
+        bridges=frozenset(
+            (
+                *(bridge.name for bridge in network_plan.bridges),
+                *(nic.source for nic in guest.interfaces if nic.interface_id is not None),
+            )
+        ),
         networks=frozenset({network_plan.network.name} if network_plan.network is not None else ()),
         taps=frozenset(nic.target for nic in guest.interfaces),
+        ports=frozenset(nic.interface_id for nic in guest.interfaces if nic.interface_id is not None),
     )
     yield from privileges_in(xml, _domain.GRAMMAR, _domain.checks(owned), run.domain_xml)
     yield from _domain.raw_disks(xml, run.domain_xml)

@@ -24,6 +24,7 @@ class Owned(msgspec.Struct, frozen=True, kw_only=True):
     bridges: frozenset[str]
     networks: frozenset[str]
     taps: frozenset[str]
+    ports: frozenset[str]
 
 
 def checks(owned: Owned) -> Checks:
@@ -36,6 +37,7 @@ def checks(owned: Owned) -> Checks:
         "bridge": owned.bridges.__contains__,
         "network": owned.networks.__contains__,
         "tap": owned.taps.__contains__,
+        "port": owned.ports.__contains__,
         "disk": lambda path: _is_below(path, owned.artefacts),
     }
 
@@ -136,7 +138,7 @@ _BANDWIDTH = Element("average peak burst floor")
 _INTERFACE = Element(
     "type=bridge|network",
     source=Element("bridge=@bridge network=@network"),
-    virtualport=Element("type=openvswitch"),
+    virtualport=Element("type=openvswitch", parameters=Element("interfaceid=@port")),
     mac=Element("address type"),
     target=Element("dev=@tap"),
     model=Element("type"), driver=_DRIVER, mtu=Element(f"size={_NUMBER}"), link=Element("state"), boot=_BOOT,

@@ -26,8 +26,8 @@ def console_log(identity: str) -> str:
     return f".kvm-compose/consoles/{identity}.log"
 
 
-class Nic(msgspec.Struct, frozen=True):
-    """One interface; ``attach`` is ``ovs`` or ``network``.
+class Nic(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One interface; ``attach`` is ``ovs``, ``ovn`` or ``network``. ``interface_id`` is OVN's logical port.
 
     Without ``checksums`` the guest computes those of its packets itself: what leaves it through a bridge
     in userspace gets none on the way.
@@ -39,6 +39,7 @@ class Nic(msgspec.Struct, frozen=True):
     mac: str
     mtu: int
     checksums: bool
+    interface_id: str | None = None
 
 
 class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +113,8 @@ def domain_xml(
                 nic.target,
                 nic.mac,
                 nic.mtu,
-                checksums=nic.attach != "ovs" or guest.datapath_type != "netdev",
+                checksums=nic.attach == "network" or guest.datapath_type != "netdev",
+                interface_id=nic.interface_id,
             )
             for nic in guest.interfaces
         ),

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 import msgspec
 
 from kvmcompose.core.artefact import Artefact, Policy, Rendered
-from kvmcompose.core.state import GuestState, Shared
+from kvmcompose.core.state import GuestState, Interface, Shared
 
 #: The names by which the seed's renderer knows its files.
 KEY_FILE = "ssh_public_key"
@@ -22,8 +22,29 @@ ENVIRONMENT_FILE = "environment_file"
 TEMPLATES = ("user-data.j2", "network-config.j2", "meta-data.j2")
 
 
-class SeedInterface(msgspec.Struct, frozen=True):
-    """An interface as the guest's system is told of it."""
+class SeedRoute(msgspec.Struct, frozen=True):
+    """A route: destination, and the address of the router."""
+
+    to: str
+    via: str
+
+
+class SeedAddresses(msgspec.Struct, frozen=True):
+    """What an interface has on a logical switch, where there can be two families of addresses.
+
+    ``dhcp`` are the versions of IP with DHCP; ``routed`` is whether DHCP's default route counts.
+    ``addresses`` have prefix lengths.
+    """
+
+    dhcp: tuple[int, ...]
+    routed: bool
+    addresses: tuple[str, ...]
+    routes: tuple[SeedRoute, ...]
+    nameservers: tuple[str, ...]
+
+
+class SeedInterface(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An interface as the guest's system configures it. ``ovn`` is in place of the addresses before it."""
 
     name: str
     mac: str
@@ -31,6 +52,7 @@ class SeedInterface(msgspec.Struct, frozen=True):
     prefix_length: int
     mtu: int
     gateway: str | None
+    ovn: SeedAddresses | None = None
 
 
 class SeedValues(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -71,6 +93,25 @@ def script_paths(folder: str, scripts: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"/etc/nocloud/{path}" for path in _numbered(folder, scripts))
 
 
+def _on_switch(nic: Interface) -> SeedAddresses | None:
+    """Return what an interface has on a logical switch; None for one that is on a bridge or network."""
+    if nic.attach != "ovn":
+        return None
+    static = [f"{nic.ip}/{nic.prefix_length}", nic.ipv6]
+    routers = [
+        each
+        for each, is_static in ((nic.gateway, nic.ip != "dynamic"), (nic.ipv6_gateway, nic.ipv6 != "dynamic"))
+        if each is not None and is_static
+    ]
+    return SeedAddresses(
+        dhcp=tuple(sorted({6 if ":" in lease else 4 for lease in nic.leases})),
+        routed=nic.gateway is not None or nic.ipv6_gateway is not None,
+        addresses=tuple(each for each in static if each and not each.startswith("dynamic")),
+        routes=tuple(SeedRoute("::/0" if ":" in via else "0.0.0.0/0", via) for via in routers),
+        nameservers=nic.nameservers,
+    )
+
+
 def seed_iso(
     guest: GuestState,
     shared: Shared,
@@ -92,7 +133,9 @@ def seed_iso(
         hostname=guest.domain if by_id else guest.hostname,
         username=username,
         interfaces=tuple(
-            SeedInterface(f"eth{index}", nic.mac, nic.ip, nic.prefix_length, nic.mtu, nic.gateway)
+            SeedInterface(
+                f"eth{index}", nic.mac, nic.ip, nic.prefix_length, nic.mtu, nic.gateway, _on_switch(nic)
+            )
             for index, nic in enumerate(guest.interfaces)
         ),
         environment=dict(environment),
