@@ -16,7 +16,7 @@ import time
 import uuid
 from pathlib import Path
 
-from hosts import agent, daemons
+from hosts import agent, daemons, ovn
 from hosts.spec import WIRE_PREFIX, Spec
 
 MS_NOSUID, MS_NODEV, MS_BIND, MS_MOVE, MS_REC = 2, 4, 4096, 8192, 16384
@@ -30,6 +30,9 @@ OWN_FOLDERS = (
     "/etc/openvswitch",
     "/var/lib/openvswitch",
     "/var/log/openvswitch",
+    "/etc/ovn",
+    "/var/lib/ovn",
+    "/var/log/ovn",
 )
 PROJECTS = Path("/var/lib/kvm-compose")
 
@@ -132,11 +135,20 @@ def bring_up(spec: Spec, name: str) -> None:
     daemons.start_openvswitch(folder, name)
     if spec.tunnels:
         daemons.put_underlay_on_openvswitch(f"{spec.address(name)}/{WIRE_PREFIX}")
+    if spec.ovn:
+        start_ovn(spec, name)
     if spec.authorized_key:
         daemons.configure_sshd(spec.authorized_key)
         daemons.start_sshd(folder)
     daemons.wait_for_libvirt()
     agent.listen(folder / "control", spec.owner)
+
+
+def start_ovn(spec: Spec, name: str) -> None:
+    """Start OVN: its central part on the first host, ovn-controller on each."""
+    if name == spec.names[0]:
+        ovn.start_central(spec.folder(name))
+    ovn.start_controller(spec.folder(name))
 
 
 def main() -> None:

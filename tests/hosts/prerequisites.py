@@ -32,6 +32,13 @@ HOST_PROGRAMS = {
     "virtlogd": "libvirt-daemon-system",
 }
 
+OVN_PROGRAMS = {
+    "ethtool": "ethtool",
+    "ovn-controller": "ovn-host",
+    "ovn-nbctl": "ovn-common",
+    "ovn-northd": "ovn-central",
+}
+
 IMAGE_PROGRAMS = {
     "debootstrap": "debootstrap",
     "mcopy": "mtools",

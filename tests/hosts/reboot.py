@@ -17,7 +17,7 @@ from pathlib import Path
 from hosts import daemons, inside
 from hosts.spec import WIRE_PREFIX, Spec
 
-GONE = ("libvirt", "openvswitch", "sshd", "libvirtd.pid", "virtlogd.pid", "sshd.pid")
+GONE = ("libvirt", "openvswitch", "ovn", "sshd", "libvirtd.pid", "virtlogd.pid", "sshd.pid")
 SECONDS = 15
 
 
@@ -80,6 +80,8 @@ def main() -> None:
         daemons.put_underlay_on_openvswitch(f"{spec.address(name)}/{WIRE_PREFIX}")
     else:
         inside.configure_network(spec, name)
+    if spec.ovn:
+        inside.start_ovn(spec, name)
     if spec.authorized_key:
         daemons.start_sshd(folder)
     daemons.wait_for_libvirt()

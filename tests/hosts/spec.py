@@ -19,6 +19,7 @@ class Spec:
     count: int
     authorized_key: str | None = None
     tunnels: bool = False
+    ovn: bool = False
     stay: bool = False
 
     @staticmethod

@@ -165,6 +165,7 @@ class TestHosts:
         directory: Path,
         ssh: bool = False,
         tunnels: bool = False,
+        ovn: bool = False,
         stay: bool = False,
     ) -> None:
         """Describe the run.
@@ -172,11 +173,12 @@ class TestHosts:
         ``directory``: for sockets, keys and logs; a short path, not below /run or /var/lib/libvirt.
         ``ssh``: an sshd in each host, for root and the key ``identity_file``.
         ``tunnels``: the underlay address lies on an Open vSwitch bridge, as userspace tunnels need it.
+        ``ovn``: OVN's central part on the first host, ovn-controller on each; needs ``tunnels``.
         ``stay``: the hosts outlive this process, until `down` (python -m hosts).
         """
         self.directory = directory.resolve()
         self.identity_file = self.directory / "id_ed25519" if ssh else None
-        self._count, self._tunnels, self._stay = count, tunnels, stay
+        self._count, self._tunnels, self._ovn, self._stay = count, tunnels, ovn, stay
         self._launcher: subprocess.Popen[str] | None = None
         self._hosts: list[TestHost] = []
 
@@ -198,7 +200,8 @@ class TestHosts:
 
     def start(self) -> None:
         """Start the hosts. Raises HostError or MissingPrograms, after cleaning up."""
-        prerequisites.require(prerequisites.HOST_PROGRAMS)
+        programs = prerequisites.OVN_PROGRAMS if self._ovn else {}
+        prerequisites.require({**prerequisites.HOST_PROGRAMS, **programs})
         spec = self._prepare()
         try:
             self._launch(spec)
@@ -254,6 +257,7 @@ class TestHosts:
             count=self._count,
             authorized_key=authorized_key,
             tunnels=self._tunnels,
+            ovn=self._ovn,
             stay=self._stay,
         )
         for name in spec.names:
