@@ -98,7 +98,7 @@ format: $(READY) ## format the Python code
 
 # pip-tools is installed apart from what it pins. The files contain no index addresses, which depend on the machine.
 PIN = CUSTOM_COMPILE_COMMAND='make requirements' .cache/pip-tools/bin/pip-compile --quiet --upgrade \
-	--strip-extras --generate-hashes --no-emit-options --no-emit-index-url \
+	--strip-extras --generate-hashes --allow-unsafe --no-emit-options --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host
 
 .PHONY: requirements
