@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from kvmcompose.core.ovn_hosts import Databases
 from kvmcompose.core.resource import Resource
 
 _T = TypeVar("_T")
@@ -119,13 +120,15 @@ class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What a testbed's network needs on its hosts.
 
     ``network`` is the NAT network, where there is one; everything else is in ``resources``. The main host can
-    reach the guests on the bridges and networks in ``reachable``. ``mtu`` is in bytes.
+    reach the guests on the bridges and networks in ``reachable``. ``mtu`` is in bytes. ``databases`` are
+    those of OVN, where the network is one.
     """
 
     network: LibvirtNetwork | None
     resources: tuple[Resource, ...]
     reachable: frozenset[str]
     mtu: int
+    databases: Databases | None = None
 
     @cached_property
     def bridges(self) -> tuple[SwitchBridge, ...]:

@@ -14,6 +14,19 @@ import msgspec
 #: RFC 4122, section 4.3: identities of rows derive from the project and the row's own name.
 _NAMESPACE = uuid.UUID("c2b9c9b6-6f1c-5f0e-9d0a-6b766d636f6d")
 
+#: What rows are called, by table.
+NOUNS = {
+    "ACL": "rule",
+    "DHCP_Options": "DHCP options",
+    "DNS": "names",
+    "Gateway_Chassis": "gateway chassis",
+    "Logical_Router": "router",
+    "Logical_Router_Port": "router port",
+    "Logical_Router_Static_Route": "route",
+    "Logical_Switch": "switch",
+    "Logical_Switch_Port": "port",
+}
+
 
 class RowRef(msgspec.Struct, frozen=True, order=True, gc=False):
     """Identifies a row. ``name`` is unique within table and project, even where the table has no names."""
@@ -26,8 +39,8 @@ class RowRef(msgspec.Struct, frozen=True, order=True, gc=False):
         return uuid.uuid5(_NAMESPACE, f"{project}/{self.table}/{self.name}")
 
     def __str__(self) -> str:
-        """Return the reference for a message."""
-        return f"{self.table} {self.name}"
+        """Return the reference for a message, in the words of the YAML."""
+        return f"{NOUNS.get(self.table, self.table)} {self.name}"
 
 
 #: A tuple is a set, a mapping a map of texts.
@@ -46,3 +59,22 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     columns: Mapping[str, Value]
     parent: RowRef | None = None
     parent_column: str = ""
+
+
+def normal(columns: Mapping[str, Value]) -> dict[str, Value]:
+    """Return columns in one form: sets sorted, a set of one as its element, nothing that is empty.
+
+    OVSDB does not distinguish the first two (RFC 7047, section 5.1).
+    """
+    found = {name: _normal(value) for name, value in columns.items()}
+    return {name: found[name] for name in sorted(found) if found[name] not in ((), {})}
+
+
+def _normal(value: Value) -> Value:
+    if isinstance(value, Mapping):
+        return {key: value[key] for key in sorted(value)}
+    if isinstance(value, tuple):
+        unique: dict[str | int | RowRef, None] = dict.fromkeys(value)
+        ordered = tuple(sorted(unique, key=str))
+        return ordered[0] if len(ordered) == 1 else ordered  # type: ignore[return-value] # of one type each
+    return value

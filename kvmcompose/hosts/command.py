@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.errors import DriverError, NotInstalledError
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _PACKAGES = {
     "ethtool": "ethtool",
     "ip": "iproute2",
+    "nft": "nftables",
+    "ovn-appctl": "ovn-common",
     "ovs-appctl": "openvswitch-switch",
     "ovs-vsctl": "openvswitch-switch",
     "pkill": "procps",
@@ -210,10 +212,10 @@ def is_not_installed(completed: Completed) -> bool:
     return completed.status == _NO_SUCH_PROGRAM and "No such file" in completed.complaint
 
 
-def not_installed(program: str, host: str) -> DriverError:
+def not_installed(program: str, host: str) -> NotInstalledError:
     """Return the error of a missing program, and the package that has it."""
     package = _PACKAGES.get(program)
-    return DriverError(
+    return NotInstalledError(
         f"the program {program!r} is not installed on {host}",
         hint=f"sudo apt-get install {package}" if package else None,
     )

@@ -9,6 +9,10 @@ class DriverError(KvmComposeError):
     """Something failed on a host or in a guest."""
 
 
+class NotInstalledError(DriverError):
+    """A program is not installed on a host."""
+
+
 class SubnetTakenError(DriverError):
     """A host uses the subnet of a testbed already. The caller knows where that subnet comes from."""
 

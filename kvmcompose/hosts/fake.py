@@ -101,6 +101,10 @@ class SimulatedHost:
         self._worlds.world.disks[str(path)] = copy.deepcopy(disk)
         self._worlds.keep(MAIN, ("disks", str(path)))
 
+    def beside(self, name: str) -> World:
+        """Return the world of a host by its name; the main host's is under ``MAIN``."""
+        return self._worlds.worlds.get(name, self._worlds.world)
+
     async def call(self, method: str, target: str = "") -> None:
         """See ``Worlds.call``."""
         await self._worlds.call(f"{self._prefix}{method}", target)

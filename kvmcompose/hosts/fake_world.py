@@ -14,12 +14,16 @@ Place = tuple[str, ...]
 
 
 class FakeNic(msgspec.Struct, frozen=True):
-    """A NIC of a domain: a port of an Open vSwitch bridge, unless it is in a libvirt ``network``."""
+    """A NIC of a domain: a port of an Open vSwitch bridge, unless it is in a libvirt ``network``.
+
+    ``interface_id`` is the logical port of OVN that it is.
+    """
 
     tap: str
     bridge: str
     mac: str
     network: bool = False
+    interface_id: str | None = None
 
 
 class FakeHardware(msgspec.Struct):
@@ -84,6 +88,7 @@ class FakePort(msgspec.Struct):
     type: str = ""
     options: dict[str, str] = {}
     mac: str | None = None
+    interface_id: str | None = None
     marked: bool = True
     capture: bool = False
 
@@ -108,6 +113,55 @@ class FakeLink(msgspec.Struct):
     attached: bool = False
 
 
+class FakeRow(msgspec.Struct):
+    """A row of OVN's northbound database: its table and name, its columns; the row that holds it.
+
+    A reference to a row is a list of table and name, in a mapping with the key ``row``.
+    """
+
+    owner: str
+    table: str
+    name: str
+    columns: dict[str, Any]
+    parent: list[str] | None = None
+    parent_column: str = ""
+
+
+class FakeChassis(msgspec.Struct):
+    """A host's part in OVN: settings, those made by kvm-compose, the projects that need them, mappings."""
+
+    settings: dict[str, str] = {}
+    made: list[str] = []
+    users: list[str] = []
+    mappings: dict[str, str] = {}
+    keys: bool = False
+    runs: bool = True
+
+
+class FakeOutside(msgspec.Struct):
+    """A way to the outside of OVN's networks; see ``Outside``."""
+
+    project: str
+    network: str
+    address: str
+    datapath_type: str
+
+
+class FakeOvn(msgspec.Struct):
+    """OVN on one simulated host: ``rows`` by project and reference, ``changes`` counts transactions.
+
+    ``host_ports`` are by project and name. The southbound database listens at ``address`` for ``users``.
+    """
+
+    rows: dict[str, dict[str, FakeRow]] = {}
+    changes: int = 0
+    address: str = ""
+    users: list[str] = []
+    chassis: FakeChassis = msgspec.field(default_factory=FakeChassis)
+    outsides: dict[str, FakeOutside] = {}
+    host_ports: dict[str, dict[str, dict[str, Any]]] = {}
+
+
 class World(msgspec.Struct):
     """Everything on one simulated host. ``blobs``: what was sent to it, by digest; ``delivered``: by path.
 
@@ -130,6 +184,7 @@ class World(msgspec.Struct):
     blobs: dict[str, int] = msgspec.field(name="depot", default_factory=dict)
     delivered: dict[str, dict[str, str]] = {}
     homes: dict[str, str] = {}
+    ovn: FakeOvn = msgspec.field(default_factory=FakeOvn)
 
     def plug(self, name: str, nics: Iterable[FakeNic]) -> list[Place]:
         """Create the ports of a domain's NICs, as libvirt does. Returns what changed. Raises DriverError."""
@@ -141,7 +196,8 @@ class World(msgspec.Struct):
             if project is None:
                 raise DriverError(f"{name}: cannot add the port {nic.tap}: no bridge named {nic.bridge}")
             changed += self._remove_port(nic.tap)
-            self.bridges[project][nic.bridge].ports[nic.tap] = FakePort(mac=nic.mac, marked=False)
+            port = FakePort(mac=nic.mac, interface_id=nic.interface_id, marked=False)
+            self.bridges[project][nic.bridge].ports[nic.tap] = port
             changed.append(("bridges", project, nic.bridge, "ports", nic.tap))
             if nic.tap not in self.domains[name].taps:
                 self.domains[name].taps.append(nic.tap)

@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 
 from kvmcompose.core.model import Host
+from kvmcompose.core.ovn_hosts import Databases
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.hosts.blob_store import BlobStore
 from kvmcompose.providers.capture.interface import Captures
@@ -14,7 +15,18 @@ from kvmcompose.providers.disks.interface import Disks
 from kvmcompose.providers.guest.interface import GuestShell
 from kvmcompose.providers.iplink.interface import Links
 from kvmcompose.providers.libvirt.interface import Hypervisor
+from kvmcompose.providers.ovn.interface import Northbound, Southbound
+from kvmcompose.providers.ovs.chassis import Chassis
+from kvmcompose.providers.ovs.host_ports import HostPorts
 from kvmcompose.providers.ovs.interface import Switches
+from kvmcompose.providers.ovs.outside import Outsides
+
+
+class OvnDrivers(msgspec.Struct, frozen=True):
+    """The databases of an OVN."""
+
+    northbound: Northbound
+    southbound: Southbound
 
 
 class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +42,9 @@ class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
     links: Links
     disks: Disks
     captures: Captures
+    chassis: Chassis
+    outsides: Outsides
+    host_ports: HostPorts
     blobs: BlobStore | None = None
 
 
@@ -45,6 +60,9 @@ class Drivers(Protocol):
         With ``member``, root works for a user who is no administrator: the main host is sent files like any
         other host, and other hosts are reached only with that user's keys.
         """
+
+    def ovn(self, main: Host, databases: Databases) -> OvnDrivers:
+        """Return the databases of an OVN; the same ones each time."""
 
     def shell(self) -> GuestShell:
         """Return the shell into guests."""

@@ -7,16 +7,19 @@ Each call has a name, ``start_domain:web``: the method and its object. Calls tha
 from __future__ import annotations
 
 from kvmcompose.core.model import Host
+from kvmcompose.core.ovn_hosts import Databases
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.hosts.fake import MAIN, SimulatedHost, Worlds
 from kvmcompose.hosts.fake_blobs import FakeBlobStore
 from kvmcompose.providers.capture.fake import FakeCaptures
 from kvmcompose.providers.disks.fake import FakeDisks
-from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
 from kvmcompose.providers.guest.fake import FakeShell
 from kvmcompose.providers.iplink.fake import FakeLinks
 from kvmcompose.providers.libvirt.fake import FakeHypervisor
+from kvmcompose.providers.ovn.fake import FakeNorthbound, FakeSouthbound
 from kvmcompose.providers.ovs.fake import FakeSwitches
+from kvmcompose.providers.ovs.fake_chassis import FakeHostChassis, FakeHostPorts, FakeOutsides
 
 
 class FakeDrivers(Worlds):
@@ -33,8 +36,15 @@ class FakeDrivers(Worlds):
             links=FakeLinks(fake),
             disks=FakeDisks(fake),
             captures=FakeCaptures(fake),
+            chassis=FakeHostChassis(fake, host.name),
+            outsides=FakeOutsides(fake, host.name),
+            host_ports=FakeHostPorts(fake),
             blobs=None if host.is_main_host and member is None else FakeBlobStore(fake),
         )
+
+    def ovn(self, main: Host, databases: Databases) -> OvnDrivers:  # noqa: ARG002 (there is one)
+        fake = SimulatedHost(self, MAIN)
+        return OvnDrivers(FakeNorthbound(fake), FakeSouthbound(fake))
 
     def shell(self) -> FakeShell:
         return FakeShell(self)

@@ -8,6 +8,7 @@ from pathlib import Path
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.libvirt_uri import Instance, LibvirtUri
 from kvmcompose.core.model import Host
+from kvmcompose.core.ovn_hosts import Databases
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.connection import HostConnection
@@ -18,13 +19,19 @@ from kvmcompose.hosts.remote import SshRunner
 from kvmcompose.hosts.remote_blobs import RemoteBlobStore
 from kvmcompose.providers.capture.driver import TcpdumpCaptures
 from kvmcompose.providers.disks.driver import HostDisks
-from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
 from kvmcompose.providers.guest.driver import SshShell
 from kvmcompose.providers.guest.interface import GuestShell
 from kvmcompose.providers.iplink.driver import IpLinks
 from kvmcompose.providers.libvirt.driver import Libvirt
+from kvmcompose.providers.ovn.central import OvnCentral
+from kvmcompose.providers.ovn.driver import OvnNorthbound
+from kvmcompose.providers.ovn.session import Tls
+from kvmcompose.providers.ovs.chassis import OvsChassis
 from kvmcompose.providers.ovs.driver import OvsSwitches
+from kvmcompose.providers.ovs.host_ports import OvsHostPorts
 from kvmcompose.providers.ovs.mirrors import OvsMirrors
+from kvmcompose.providers.ovs.outside import OvsOutsides
 
 #: Where libvirtd listens, or virtqemud where libvirt is split up (libvirt.org, "Daemons").
 _LIBVIRT_SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
@@ -42,6 +49,7 @@ class RealDrivers:
         self._connections: list[HostConnection] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._shell = SshShell()
+        self._ovn: dict[tuple[Host, Databases], tuple[OvnNorthbound, OvnCentral]] = {}
 
     def host(self, host: Host, member: OwnerFiles | None = None) -> HostDrivers:
         """Return the drivers of this machine for the main host, else of another one; the same ones each time.
@@ -82,6 +90,18 @@ class RealDrivers:
         self.host(host)
         return self._runners[host]
 
+    def ovn(self, main: Host, databases: Databases) -> OvnDrivers:
+        """Return the databases of an OVN; connections are opened when they are needed."""
+        key = main, databases
+        if key not in self._ovn:
+            tls = None
+            if databases.private_key:
+                paths = (databases.private_key, databases.certificate, databases.ca_certificate)
+                tls = Tls(*map(Path, paths))
+            north = OvnNorthbound(databases.northbound, databases.southbound, tls)
+            self._ovn[key] = north, OvnCentral(LocalRunner(main.name), north.south)
+        return OvnDrivers(*self._ovn[key])
+
     def shell(self) -> GuestShell:
         return self._shell
 
@@ -90,6 +110,8 @@ class RealDrivers:
         for host in hosts:
             await host.hypervisor.close()
         await self._shell.close()
+        for northbound, _ in self._ovn.values():
+            await northbound.close()
         for socket in self._sockets:
             await socket.close()
         for connection in self._connections:
@@ -106,6 +128,9 @@ def _drive(runner: CommandRunner, hypervisor: Libvirt, blobs: RemoteBlobStore | 
         links=IpLinks(runner),
         disks=HostDisks(runner),
         captures=TcpdumpCaptures(runner, OvsMirrors(runner)),
+        chassis=OvsChassis(runner),
+        outsides=OvsOutsides(runner),
+        host_ports=OvsHostPorts(runner),
         blobs=blobs,
     )
 

@@ -59,7 +59,11 @@ def _mib(element: ET.Element | None) -> int:
 
 def _nic(xml: ET.Element) -> FakeNic:
     (nic,) = nics(xml)
-    return FakeNic(nic.target, nic.source, nic.mac, network=xml.find(_OPENVSWITCH) is None)
+    parameters = xml.find("virtualport/parameters")
+    interface_id = None if parameters is None else parameters.get("interfaceid")
+    return FakeNic(
+        nic.target, nic.source, nic.mac, network=xml.find(_OPENVSWITCH) is None, interface_id=interface_id
+    )
 
 
 def _both(domain: FakeDomain) -> list[FakeHardware]:

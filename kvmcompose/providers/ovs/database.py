@@ -5,7 +5,7 @@ The tables and columns are those of ovs-vswitchd.conf.db(5), their values as in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -19,6 +19,8 @@ PROJECT_KEY = "kvm-compose-project"
 CAPTURE_KEY = "kvm-compose-capture"
 #: The key in an interface's ``external_ids`` where libvirt notes the guest's MAC address.
 MAC_KEY = "attached-mac"
+#: The key there that names the logical port of OVN that it is (ovn-architecture(7)).
+INTERFACE_KEY = "iface-id"
 
 _Rows = list[dict[str, Any]]
 
@@ -58,9 +60,13 @@ class Database(msgspec.Struct, frozen=True):
     bridges: Mapping[str, FoundBridge]
     ports: Mapping[str, PortRow]
 
-    def of(self, project: str) -> dict[str, FoundBridge]:
-        """Return the project's bridges; ``marked`` ports are those of this project."""
-        return {name: self.bridges[name] for name in sorted(self.bridges) if self.owners[name] == project}
+    def of(self, project: str, also: Collection[str] = ()) -> dict[str, FoundBridge]:
+        """Return the project's bridges, and others by name; ``marked`` ports are those of this project."""
+        return {
+            name: self.bridges[name]
+            for name in sorted(self.bridges)
+            if self.owners[name] == project or name in also
+        }
 
 
 def parse_database(output: bytes) -> Database:
@@ -109,11 +115,13 @@ def _database(bridges: _Rows, ports: _Rows, interfaces: _Rows, controllers: _Row
 
 
 def _port(port: dict[str, Any], interface: dict[str, Any], project: str | None) -> FoundPort:
+    ids = _map(interface.get("external_ids", ["map", []]))
     return FoundPort(
         name=port["name"],
         type=interface.get("type", ""),
         options=_map(interface.get("options", ["map", []])),
-        mac=_map(interface.get("external_ids", ["map", []])).get(MAC_KEY),
+        mac=ids.get(MAC_KEY),
+        interface_id=ids.get(INTERFACE_KEY),
         marked=project is not None and _map(port["external_ids"]).get(PROJECT_KEY) == project,
         error=next(iter(_values(interface.get("error", ["set", []]))), None),
     )

@@ -12,7 +12,7 @@ such a bridge arrives at the host, too: see ``hosts.arp``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from kvmcompose.hosts.arp import leave_arp_to_bridges
 from kvmcompose.hosts.command import CommandRunner, Completed, failure
@@ -62,8 +62,8 @@ class OvsSwitches:
                 ports[bridge].append(name)
         return ports
 
-    async def observe(self, project: str) -> Mapping[str, FoundBridge]:
-        return (await self._read()).of(project)
+    async def observe(self, project: str, also: Collection[str] = ()) -> Mapping[str, FoundBridge]:
+        return (await self._read()).of(project, also)
 
     async def apply(self, plan: SwitchPlan) -> None:
         arguments = arguments_to_apply(plan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeBridge, FakePort
@@ -52,9 +52,9 @@ class FakeSwitches:
         await self._host.call("bridges", project)
         return {name: sorted(found.ports) for name, found in self._bridges(project).items()}
 
-    async def observe(self, project: str) -> Mapping[str, FoundBridge]:
+    async def observe(self, project: str, also: Collection[str] = ()) -> Mapping[str, FoundBridge]:
         await self._host.call("observe_bridges", project)
-        return {name: _found(name, found) for name, found in sorted(self._bridges(project).items())}
+        return self._database().of(project, also)
 
     async def apply(self, plan: SwitchPlan) -> None:
         await self._host.call("apply_bridges", plan.project)
@@ -78,12 +78,15 @@ class FakeSwitches:
         bridges = self._bridges(change.project)
         for guest in change.guests:
             port = moved.get(guest.name) or FakePort(marked=False)
-            bridges[guest.bridge].ports.setdefault(guest.name, port).mac = guest.mac
+            bridge = bridges.get(guest.bridge) or self._bridges("")[guest.bridge]
+            there = bridge.ports.setdefault(guest.name, port)
+            there.mac, there.interface_id = guest.mac, guest.interface_id or there.interface_id
         for name in set(change.removed_bridges) - {bridge.name for bridge in change.bridges}:
             bridges.pop(name, None)
         if not bridges:
             self._host.world.bridges.pop(change.project, None)
         others = {found.owners[found.ports[name].bridge] or "" for name in moved}
+        others |= {""} if any(guest.interface_id for guest in change.guests) else set()
         self._keep({change.project} | others, [*wanted, *change.removed_ports])
 
     async def remove(self, names: Sequence[str]) -> None:
@@ -167,4 +170,11 @@ def _found(name: str, bridge: FakeBridge) -> FoundBridge:
 
 
 def _found_port(name: str, port: FakePort) -> FoundPort:
-    return FoundPort(name=name, type=port.type, options=dict(port.options), mac=port.mac, marked=port.marked)
+    return FoundPort(
+        name=name,
+        type=port.type,
+        options=dict(port.options),
+        mac=port.mac,
+        interface_id=port.interface_id,
+        marked=port.marked,
+    )

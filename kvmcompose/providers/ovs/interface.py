@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -27,11 +27,16 @@ class SwitchPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GuestPort(msgspec.Struct, frozen=True, kw_only=True):
-    """The tap of a running guest, and the bridge that it is to be a port of. ``mac`` is the guest's."""
+    """The tap of a running guest, and the bridge that it is to be a port of. ``mac`` is the guest's.
+
+    ``interface_id`` is the logical port that it is of, with OVN: then the bridge is the integration bridge,
+    which is no project's.
+    """
 
     bridge: str
     name: str
     mac: str
+    interface_id: str | None = None
 
 
 class SwitchChange(SwitchPlan, frozen=True, kw_only=True):
@@ -52,7 +57,7 @@ class FoundPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A port, as Open vSwitch has it (``Port`` and ``Interface`` in ovs-vswitchd.conf.db(5)).
 
     ``type`` is empty for an interface of the host: an end of a veth pair, a NIC, the tap of a guest. ``mac``
-    is the guest's, written there by libvirt. ``marked`` is whether it was created for the project by
+    and ``interface_id`` are written there by libvirt. ``marked`` is whether it was created for the project by
     kvm-compose; a guest's port is not. ``error`` is why the switch could not set it up.
     """
 
@@ -60,6 +65,7 @@ class FoundPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     type: str = ""
     options: Mapping[str, str] = {}
     mac: str | None = None
+    interface_id: str | None = None
     marked: bool = False
     error: str | None = None
 
@@ -101,8 +107,11 @@ class Switches(Protocol):
     async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
         """Return the project's bridges and the ports of each."""
 
-    async def observe(self, project: str) -> Mapping[str, FoundBridge]:
-        """Return the project's bridges with all their ports, in one command, whatever the number."""
+    async def observe(self, project: str, also: Collection[str] = ()) -> Mapping[str, FoundBridge]:
+        """Return the project's bridges, and ``also`` others by name, with all their ports.
+
+        It is one command, whatever the number.
+        """
 
     async def foreign_ports(self, project: str, ports: Sequence[str]) -> Sequence[str]:
         """Return which of these interfaces are ports of bridges that are not the project's."""

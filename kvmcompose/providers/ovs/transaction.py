@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from kvmcompose.core.deployable import SwitchBridge
 from kvmcompose.core.names import first_few
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.ovs.database import MAC_KEY, PROJECT_KEY, Database, PortRow
+from kvmcompose.providers.ovs.database import INTERFACE_KEY, MAC_KEY, PROJECT_KEY, Database, PortRow
 from kvmcompose.providers.ovs.interface import (
     FAIL_MODE,
     GENEVE,
@@ -31,6 +31,7 @@ _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _PROTOCOLS = re.compile(r"OpenFlow1[0-5](,OpenFlow1[0-5])*")
 _CONTROLLER = re.compile(r"p?(tcp|ssl|unix):[^\s,\"]*")
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]+")
+_INTERFACE_ID = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 
 
@@ -159,7 +160,8 @@ def refuse_foreign(change: SwitchChange, found: Database) -> None:
     """Raise DriverError for bridges and ports that are not the project's, and for missing bridges."""
     named = {bridge.name for bridge in change.bridges}
     kept = {name for name, owner in found.owners.items() if owner == change.project}
-    allowed = kept - set(change.removed_bridges) | named
+    integration = {guest.bridge for guest in change.guests if guest.interface_id is not None}
+    allowed = kept - set(change.removed_bridges) | named | integration & found.owners.keys()
     others = sorted(name for name in named if found.owners.get(name, change.project) != change.project)
     if others:
         raise DriverError(f"names are taken by other Open vSwitch bridges: {first_few(others)}")
@@ -262,6 +264,9 @@ def _of_guest(guest: GuestPort, row: PortRow | None) -> Iterator[str]:
             "--", "set", "interface", guest.name,
             f'external_ids:{MAC_KEY}="{mac}"', "external_ids:iface-status=active",
         )  # fmt: skip
+    if guest.interface_id is not None and (row is None or row.port.interface_id != guest.interface_id):
+        identity = _checked(_INTERFACE_ID, guest.interface_id, "name of a logical port")
+        yield from ("--", "set", "interface", guest.name, f'external_ids:{INTERFACE_KEY}="{identity}"')
 
 
 def _del_port(name: str) -> tuple[str, ...]:

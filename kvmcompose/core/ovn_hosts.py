@@ -1,0 +1,77 @@
+"""What OVN needs on hosts beside its rows: databases, each host's part, the way to the outside."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Databases(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The databases of an OVN, in the syntax of ovsdb(7); empty for those on the main host.
+
+    The keys are paths of PEM files, for ``ssl``.
+    """
+
+    northbound: str = ""
+    southbound: str = ""
+    private_key: str = ""
+    certificate: str = ""
+    ca_certificate: str = ""
+
+
+class Central(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The southbound database on the main host, which other hosts reach at ``address`` by TLS."""
+
+    address: str
+
+
+class ChassisSpec(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A host's part in an OVN (ovn-controller(8)).
+
+    ``remote`` is the southbound database, in the syntax of ovsdb(7). With ``keys``, kvm-compose makes a TLS
+    identity for the host. ``encap_ip`` is the address where tunnels end. ``name`` is for a host whose Open
+    vSwitch has no ``system-id`` yet.
+    """
+
+    name: str
+    remote: str
+    encap_ip: str
+    encap_type: str
+    bridge: str
+    datapath_type: str
+    keys: bool = False
+
+
+class Outside(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A bridge on a host that a physical network of OVN leads to.
+
+    ``network`` is the physical network's name in OVN, ``address`` that of the bridge, in CIDR notation. What
+    comes from its subnet leaves the host with the host's own address.
+    """
+
+    network: str
+    bridge: str
+    address: str
+    datapath_type: str
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """A TLS identity: PEM texts of its private key, its certificate, and that of the authority."""
+
+    key: str
+    certificate: str
+    ca: str
+
+
+class HostPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An interface of a host that is a logical port: an internal port of the integration bridge.
+
+    ``interface_id`` is the logical port's name, ``addresses`` have prefix lengths, ``mtu`` is in bytes.
+    """
+
+    name: str
+    bridge: str
+    interface_id: str
+    mac: str
+    addresses: tuple[str, ...]
+    mtu: int
+    datapath_type: str

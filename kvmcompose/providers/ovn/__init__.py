@@ -1,0 +1,1 @@
+"""OVN: its databases on the main host, and what makes a host one of its chassis."""

@@ -1,0 +1,283 @@
+"""What makes a host a chassis of an OVN: settings in the host's own Open vSwitch database.
+
+The keys are those of ovn-controller(8), in ``external_ids`` of the table ``Open_vSwitch``. They are
+the host's, and shared by all projects: each that needs them is noted, and the last one that leaves takes away
+what kvm-compose has set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from kvmcompose.core.ovn_hosts import ChassisSpec, Identity
+from kvmcompose.hosts.command import CommandRunner
+from kvmcompose.hosts.errors import DriverError, NotInstalledError
+from kvmcompose.providers.ovs.database import OvsdbTable
+from kvmcompose.providers.ovs.driver import VSCTL, run_ovs
+
+#: The key that names what kvm-compose has set, and the beginning of those that name projects.
+MADE_KEY, USER_KEY = "kvm-compose-ovn-made", "kvm-compose-ovn-user-"
+_REMOTE, _NAME, _MAPPINGS = "ovn-remote", "system-id", "ovn-bridge-mappings"
+_LIST = ("--format=json", "--", "--columns=external_ids,ssl", "list", "Open_vSwitch")
+
+
+class FoundChassis(msgspec.Struct, frozen=True, kw_only=True):
+    """A host's settings for OVN, empty where it has none. ``name`` is its ``system-id``.
+
+    ``made`` are the keys that kvm-compose has set, ``users`` the projects that need them. ``mappings`` are
+    the bridges of physical networks. ``has_identity`` is whether it has a TLS identity.
+    """
+
+    remote: str = ""
+    encap_ip: str = ""
+    encap_type: str = ""
+    bridge: str = ""
+    datapath_type: str = ""
+    name: str = ""
+    made: frozenset[str] = frozenset()
+    users: frozenset[str] = frozenset()
+    mappings: Mapping[str, str] = {}
+    has_identity: bool = False
+
+
+class Chassis(Protocol):
+    """One host's part in an OVN."""
+
+    async def observe(self) -> FoundChassis:
+        """Return the settings."""
+
+    async def join(self, project: str, wanted: ChassisSpec, identity: Identity | None = None) -> None:
+        """Set what differs, in one transaction. Raises DriverError, and changes nothing, for what
+        ``obstacle`` finds.
+        """
+
+    async def leave(self, project: str) -> None:
+        """Forget that a project needs the settings. The last one takes away what kvm-compose has set."""
+
+    async def map_bridge(self, network: str, bridge: str | None) -> None:
+        """Set the bridge of a physical network, or remove it."""
+
+    async def check(self) -> None:
+        """Raise DriverError when ovn-controller does not run."""
+
+    async def connected(self) -> bool:
+        """Return whether ovn-controller runs and is connected to the southbound database."""
+
+
+def obstacle(project: str, wanted: ChassisSpec, found: FoundChassis) -> str | None:
+    """Return the setting that is not kvm-compose's, or that another project needs, and is in the way."""
+    others = found.users - {project}
+    for key, value in settings(wanted).items():
+        there = settings_found(found)[key]
+        if not there or there == value or key == _NAME:  # any name will do
+            continue
+        if key == "ovn-encap-type" and value in there.split(","):
+            continue
+        if key not in found.made:
+            return f"{key} is {there} already, which kvm-compose has not set; the testbed needs {value}"
+        if others:
+            return f"{key} is {there} for {', '.join(sorted(others))}; this testbed needs {value}"
+    return None
+
+
+def settings(wanted: ChassisSpec) -> dict[str, str]:
+    """Return the keys and values of settings."""
+    return {
+        _REMOTE: wanted.remote,
+        "ovn-encap-type": wanted.encap_type,
+        "ovn-encap-ip": wanted.encap_ip,
+        "ovn-bridge": wanted.bridge,
+        "ovn-bridge-datapath-type": wanted.datapath_type,
+        _NAME: wanted.name,
+    }
+
+
+def settings_found(found: FoundChassis) -> dict[str, str]:
+    """Return the keys and values of the settings that a host has."""
+    return {
+        _REMOTE: found.remote,
+        "ovn-encap-type": found.encap_type,
+        "ovn-encap-ip": found.encap_ip,
+        "ovn-bridge": found.bridge,
+        "ovn-bridge-datapath-type": found.datapath_type,
+        _NAME: found.name,
+    }
+
+
+def to_set(wanted: ChassisSpec, found: FoundChassis) -> dict[str, str]:
+    """Return the settings that differ and are to be set."""
+    there = settings_found(found)
+    return {
+        key: value
+        for key, value in settings(wanted).items()
+        if value != there[key]
+        and not (key == _NAME and there[key])
+        and not (key == "ovn-encap-type" and value in there[key].split(","))
+    }
+
+
+class OvsChassis:
+    """See ``Chassis``: through ovs-vsctl(8)."""
+
+    def __init__(self, runner: CommandRunner, folder: str = "/var/lib/kvm-compose/.ovn") -> None:
+        """``folder`` is where the host has its TLS identity."""
+        self._runner = runner
+        self._folder = folder
+
+    async def observe(self) -> FoundChassis:
+        done = await run_ovs(self._runner, [*VSCTL, *_LIST])
+        try:
+            row = next(iter(msgspec.json.decode(done.stdout, type=OvsdbTable).rows()))
+            return _found(dict(row["external_ids"][1]), row["ssl"])
+        except (ValueError, LookupError, TypeError, StopIteration) as error:
+            raise DriverError(f"ovs-vsctl printed invalid output: {error}") from error
+
+    async def join(self, project: str, wanted: ChassisSpec, identity: Identity | None = None) -> None:
+        found = await self.observe()
+        why = obstacle(project, wanted, found)
+        if why is not None:
+            raise refusal(why, self._runner.name)
+        if identity is not None:
+            if found.has_identity and "ssl" not in found.made:
+                raise refusal(
+                    "Open vSwitch has a TLS identity that kvm-compose has not set", self._runner.name
+                )
+            await self._write(identity)
+        changed = to_set(wanted, found)
+        made = found.made | changed.keys() | ({"ssl"} if identity is not None else set())
+        changed |= {MADE_KEY: " ".join(sorted(made)), f"{USER_KEY}{project}": "yes"}
+        words = [f"external_ids:{key}={_quoted(value)}" for key, value in changed.items()]
+        arguments = ["--", "set", "Open_vSwitch", ".", *words]
+        if identity is not None:
+            paths = [f"{self._folder}/{name}" for name in _FILES]
+            arguments = ["--", "set-ssl", *paths, *arguments]
+        await run_ovs(self._runner, [*VSCTL, "--no-wait", *arguments])
+
+    async def leave(self, project: str) -> None:
+        found = await self.observe()
+        gone = [f"{USER_KEY}{project}"]
+        arguments: list[str] = []
+        if found.users <= {project}:
+            gone += [*sorted(found.made - {"ssl"}), MADE_KEY]
+            # ovn-controller leaves them when it has no database any more
+            arguments = [
+                word for port in await self._tunnels() for word in ("--", "--if-exists", "del-port", port)
+            ]
+            if "ssl" in found.made:
+                arguments += ["--", "del-ssl"]
+        arguments = ["--", "remove", "Open_vSwitch", ".", "external_ids", *gone, *arguments]
+        await run_ovs(self._runner, [*VSCTL, "--no-wait", *arguments])
+        if "ssl" in found.made and found.users <= {project}:
+            folder = f"{self._folder}/chassis"
+            await self._runner.run(["rm", "-rf", "--", folder], privileged=True)
+            argv = ["rmdir", "--ignore-fail-on-non-empty", "--", self._folder]
+            await self._runner.run(argv, privileged=True, check=False)
+
+    async def map_bridge(self, network: str, bridge: str | None) -> None:
+        mappings = dict((await self.observe()).mappings)
+        if mappings.get(network) == bridge:
+            return
+        mappings.pop(network, None)
+        if bridge is not None:
+            mappings[network] = bridge
+        text = ",".join(f"{each}:{mappings[each]}" for each in sorted(mappings))
+        words = ["set", "Open_vSwitch", ".", f"external_ids:{_MAPPINGS}={_quoted(text)}"]
+        if not mappings:
+            words = ["remove", "Open_vSwitch", ".", "external_ids", _MAPPINGS]
+        await run_ovs(self._runner, [*VSCTL, "--no-wait", "--", *words])
+
+    async def check(self) -> None:
+        if await self._controller("version") is None:
+            raise DriverError(
+                f"ovn-controller does not run on {self._runner.name}",
+                hint="sudo apt-get install --no-install-recommends ovn-host; "
+                "sudo systemctl enable --now ovn-controller",
+            )
+
+    async def connected(self) -> bool:
+        return await self._controller("connection-status") == "connected"
+
+    async def _controller(self, command: str) -> str | None:
+        """Return the answer of ovn-controller, None if it does not run or is not installed."""
+        argv = ["ovn-appctl", "--timeout=5", "-t", "ovn-controller", command]
+        try:
+            done = await self._runner.run(argv, privileged=True, check=False)
+        except NotInstalledError:
+            return None
+        return done.text.strip() if done.status == 0 else None
+
+    async def _tunnels(self) -> list[str]:
+        """Return the tunnels that ovn-controller has made."""
+        argv = [*VSCTL, "--format=json", "--columns=name,external_ids", "list", "Port"]
+        done = await run_ovs(self._runner, argv)
+        try:
+            rows = list(msgspec.json.decode(done.stdout, type=OvsdbTable).rows())
+            return [row["name"] for row in rows if "ovn-chassis-id" in dict(row["external_ids"][1])]
+        except (ValueError, LookupError, TypeError) as error:
+            raise DriverError(f"ovs-vsctl printed invalid output: {error}") from error
+
+    async def _write(self, identity: Identity) -> None:
+        """Store the identity. The key is readable for root alone."""
+        texts = (identity.key, identity.certificate, identity.ca)
+        for name, text in zip(_FILES, texts, strict=True):
+            argv = ["sh", "-c", _STORE, "sh", f"{self._folder}/{name}"]
+            await self._runner.run(argv, stdin=text.encode(), privileged=True)
+
+
+_FILES = ("chassis/key.pem", "chassis/certificate.pem", "chassis/ca.pem")
+#: Stores standard input as a file, whole or not at all.
+_STORE = """\
+umask 077
+mkdir -p -- "$(dirname -- "$1")" && cat >"$1.new" && mv -f -- "$1.new" "$1"
+"""
+
+
+def _found(ids: dict[str, str], ssl: Any) -> FoundChassis:
+    mappings = (each.partition(":") for each in ids.get(_MAPPINGS, "").split(",") if each)
+    return from_settings(
+        ids,
+        ids.get(MADE_KEY, "").split(),
+        (key.removeprefix(USER_KEY) for key in ids if key.startswith(USER_KEY)),
+        {network: bridge for network, _, bridge in mappings},
+        has_identity=ssl[0] == "uuid",
+    )
+
+
+def from_settings(
+    ids: Mapping[str, str],
+    made: Iterable[str],
+    users: Iterable[str],
+    mappings: Mapping[str, str],
+    *,
+    has_identity: bool,
+) -> FoundChassis:
+    """Return what a host has, by the keys of ovn-controller(8)."""
+    return FoundChassis(
+        remote=ids.get(_REMOTE, ""),
+        encap_ip=ids.get("ovn-encap-ip", ""),
+        encap_type=ids.get("ovn-encap-type", ""),
+        bridge=ids.get("ovn-bridge", ""),
+        datapath_type=ids.get("ovn-bridge-datapath-type", ""),
+        name=ids.get(_NAME, ""),
+        made=frozenset(made),
+        users=frozenset(users),
+        mappings=mappings,
+        has_identity=has_identity,
+    )
+
+
+def refusal(why: str, host: str) -> DriverError:
+    """Return the error of settings that are not kvm-compose's."""
+    return DriverError(
+        f"{host} is a chassis of another OVN: {why}",
+        hint="to use that OVN: ovn_northbound and ovn_southbound in kvm-compose-config.json; "
+        "to give the host up there: ovs-vsctl remove open . external_ids ovn-remote",
+    )
+
+
+def _quoted(value: str) -> str:
+    """Return a value as ovs-vsctl(8) reads it: a string of JSON."""
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,150 @@
+"""Chassis of OVN, and ways to the outside, on a simulated host."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+import msgspec
+
+from kvmcompose.core.ovn_hosts import ChassisSpec, HostPort, Identity, Outside
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.fake import SimulatedHost
+from kvmcompose.hosts.fake_world import FakeBridge, FakeOutside
+from kvmcompose.providers.ovs.chassis import FoundChassis, from_settings, obstacle, refusal, to_set
+from kvmcompose.providers.ovs.outside import FoundOutside, another_subnet
+
+
+class FakeHostChassis:
+    """See ``Chassis``."""
+
+    def __init__(self, host: SimulatedHost, name: str) -> None:
+        self._host = host
+        self._name = name
+
+    def _found(self) -> FoundChassis:
+        chassis = self._host.world.ovn.chassis
+        return from_settings(
+            chassis.settings, chassis.made, chassis.users, chassis.mappings, has_identity=chassis.keys
+        )
+
+    async def observe(self) -> FoundChassis:
+        await self._host.call("observe_chassis")
+        return self._found()
+
+    async def join(self, project: str, wanted: ChassisSpec, identity: Identity | None = None) -> None:
+        await self._host.call("join_ovn", project)
+        found, chassis = self._found(), self._host.world.ovn.chassis
+        why = obstacle(project, wanted, found)
+        if why is not None:
+            raise refusal(why, self._name)
+        changed = to_set(wanted, found)
+        chassis.settings |= changed
+        chassis.made = sorted({*chassis.made, *changed})
+        chassis.users = sorted({*chassis.users, project})
+        chassis.keys = chassis.keys or identity is not None
+        self._host.world.bridges.setdefault("", {}).setdefault(wanted.bridge, FakeBridge())
+        self._host.keep(("ovn",), ("bridges", ""))
+
+    async def leave(self, project: str) -> None:
+        await self._host.call("leave_ovn", project)
+        chassis = self._host.world.ovn.chassis
+        chassis.users = [each for each in chassis.users if each != project]
+        if not chassis.users:
+            chassis.settings = {
+                key: each for key, each in chassis.settings.items() if key not in chassis.made
+            }
+            chassis.made, chassis.keys = [], False
+        self._host.keep(("ovn",))
+
+    async def map_bridge(self, network: str, bridge: str | None) -> None:
+        await self._host.call("map_bridge", network)
+        self._host.world.ovn.chassis.mappings.pop(network, None)
+        if bridge is not None:
+            self._host.world.ovn.chassis.mappings[network] = bridge
+        self._host.keep(("ovn",))
+
+    async def check(self) -> None:
+        await self._host.call("check_chassis")
+        if not self._host.world.ovn.chassis.runs:
+            raise DriverError(f"ovn-controller does not run on {self._name}")
+
+    async def connected(self) -> bool:
+        await self._host.call("chassis_connected")
+        return self._host.world.ovn.chassis.runs
+
+
+class FakeOutsides:
+    """See ``Outsides``."""
+
+    def __init__(self, host: SimulatedHost, name: str) -> None:
+        self._host = host
+        self._name = name
+
+    async def observe(self, project: str) -> Sequence[FoundOutside]:
+        await self._host.call("observe_outsides", project)
+        return [
+            FoundOutside(
+                Outside(
+                    network=each.network, bridge=name, address=each.address, datapath_type=each.datapath_type
+                )
+            )
+            for name, each in self._host.world.ovn.outsides.items()
+            if each.project == project
+        ]
+
+    async def foreign(self, project: str, wanted: Outside) -> str | None:
+        await self._host.call("foreign_outside", wanted.bridge)
+        return self._obstacle(project, wanted)
+
+    def _obstacle(self, project: str, wanted: Outside) -> str | None:
+        subnet = ipaddress.ip_interface(wanted.address).network
+        for name, each in self._host.world.ovn.outsides.items():
+            other = ipaddress.ip_interface(each.address).network
+            if name == wanted.bridge and each.project != project:
+                return f"the bridge {name} is that of the project {each.project}"
+            if name != wanted.bridge and other.version == subnet.version and other.overlaps(subnet):
+                return f"the subnet {subnet} overlaps {other}, which is reached by {name}"
+        return None
+
+    async def create(self, project: str, wanted: Outside) -> None:
+        await self._host.call("create_outside", wanted.bridge)
+        why = self._obstacle(project, wanted)
+        if why is not None:
+            raise DriverError(f"no way out on {self._name}: {why}", hint=another_subnet(wanted))
+        self._host.world.ovn.outsides[wanted.bridge] = FakeOutside(
+            project, wanted.network, wanted.address, wanted.datapath_type
+        )
+        self._host.keep(("ovn",))
+
+    async def remove(self, bridge: str) -> None:
+        await self._host.call("remove_outside", bridge)
+        self._host.world.ovn.outsides.pop(bridge, None)
+        self._host.keep(("ovn",))
+
+
+class FakeHostPorts:
+    """See ``HostPorts``."""
+
+    def __init__(self, host: SimulatedHost) -> None:
+        self._host = host
+
+    async def observe(self, project: str) -> Sequence[HostPort]:
+        await self._host.call("observe_host_ports", project)
+        ports = self._host.world.ovn.host_ports.get(project, {})
+        return [msgspec.convert(each, HostPort) for each in ports.values()]
+
+    async def create(self, project: str, wanted: HostPort) -> None:
+        await self._host.call("create_host_port", wanted.name)
+        port = msgspec.to_builtins(msgspec.structs.replace(wanted, datapath_type=""))
+        self._host.world.ovn.host_ports.setdefault(project, {})[wanted.name] = port
+        self._host.keep(("ovn",))
+
+    async def remove(self, name: str) -> None:
+        await self._host.call("remove_host_port", name)
+        everyones = self._host.world.ovn.host_ports
+        for project in [*everyones]:
+            everyones[project].pop(name, None)
+            if not everyones[project]:
+                del everyones[project]
+        self._host.keep(("ovn",))
