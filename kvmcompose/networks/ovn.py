@@ -16,6 +16,7 @@ from kvmcompose.networks import (
     _ovn_artefacts,
     _ovn_check,
     _ovn_parse,
+    _ovn_plan,
     _ovn_privileges,
     _ovn_specialise,
     _ovn_stored,
@@ -58,14 +59,8 @@ def check_state(state: State) -> Iterator[Complaint]:
 
 
 def network_plan(state: State) -> NetworkPlan:
-    """Return the network of golden images, if there are any; rows are not yet resources."""
-    network = msgspec.convert(state.network, NetworkState, from_attributes=True)
-    return NetworkPlan(
-        network=_ovn_artefacts.libvirt_network(state, network),
-        resources=(),
-        reachable=frozenset(filter(None, (network.libvirt_network_name,))),
-        mtu=network.mtu,
-    )
+    """Return the chassis, ways out, rows and host interfaces of the network."""
+    return _ovn_plan.network_plan(state)
 
 
 def privileges(state: State, *, for_member: bool) -> Iterator[Privilege]:  # noqa: ARG001 (as other dialects)

@@ -22,6 +22,8 @@ class Kind(Protocol):
 
     #: Whether changes on one host are carried out in one call.
     BATCH: bool
+    #: Whether removals come with other changes, in the same call, so that there is nothing in between.
+    AT_ONCE: bool
 
     def limit(self, host: str, *, removing: bool) -> int:
         """Return how many calls may run at a time on a host."""
@@ -69,6 +71,10 @@ class Walk:
         order = list(self._kinds)
         going = _by_kind(change for change in self._changes if change.verb in STOPPING)
         coming = _by_kind(change for change in self._changes if change.verb is not Verb.REMOVE)
+        for kind in order:
+            if self._kinds[kind].AT_ONCE and coming[kind]:
+                coming[kind] += [each for each in going[kind] if each.verb is Verb.REMOVE]
+                going[kind] = [each for each in going[kind] if each.verb is not Verb.REMOVE]
         left: set[str] = set()
         for kind in reversed(order):
             mine = [each for each in going[kind] if _host(each, removing=True) not in left]

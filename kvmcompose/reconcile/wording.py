@@ -12,6 +12,11 @@ _MOST_LINES = 20
 _NOUNS = {
     "libvirt-domain": "guest",
     "libvirt-network": "network",
+    "ovn-central": "OVN's databases at",
+    "ovn-chassis": "chassis",
+    "ovn-host-port": "interface",
+    "ovn-outside": "way out",
+    "ovn-row": "",
     "ovs-bridge": "bridge",
     "ovs-port": "port",
     "veth": "link",
@@ -30,7 +35,7 @@ def subject(change: Change) -> str:
     """Return what a change is about: ``guest web``, ``bridge br0 on two``."""
     noun = _NOUNS.get(change.ref.kind, change.ref.kind)
     name = change.guest or change.ref.name
-    return f"{noun} {name}"
+    return f"{noun} {name}".strip()
 
 
 #: A reason by its code; ``CHANGED`` and ``STATE`` have parts that may be missing.

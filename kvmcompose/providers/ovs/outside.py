@@ -1,8 +1,8 @@
 """The way out of an OVN on one host: a bridge with an address, behind which guests are masqueraded.
 
-The bridge is mapped to a physical network, to which a ``localnet`` port belongs. Its mark in Open vSwitch names
-its project. A bridge that exists already, without a mark, is used as it is: its address and where it leads to
-are the administrator's.
+The bridge is mapped to a physical network, to which a ``localnet`` port belongs. Its mark in Open vSwitch
+names its project. A bridge that exists already, without a mark, is used as it is: its address, and where it
+leads to, are the administrator's.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ class _Bound:
 
     def __init__(self, provider: Provider, work: Work) -> None:
         self.BATCH = provider.BATCH
+        self.AT_ONCE = provider.AT_ONCE
         self._provider = provider
         self._work = work
 

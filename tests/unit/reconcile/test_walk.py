@@ -38,8 +38,9 @@ class Calls:
 class Toy:
     """A kind of this test."""
 
-    def __init__(self, calls: Calls, *, batch: bool = False, limit: int = 1) -> None:
+    def __init__(self, calls: Calls, *, batch: bool = False, limit: int = 1, at_once: bool = False) -> None:
         self.BATCH = batch
+        self.AT_ONCE = at_once
         self._calls = calls
         self._limit = limit
 
@@ -98,6 +99,22 @@ def test_what_goes_goes_first_and_in_reverse_order() -> None:
         *("-lamp", "-old lamp", "-old floor", "-floor"),
         *("+floor", "+wall", "+new", "+lamp"),
     ]
+
+
+def test_what_changes_at_once_is_removed_with_what_comes() -> None:
+    calls = Calls()
+    kinds = {kind: Toy(calls, batch=True, at_once=kind == "wall") for kind in STAGES}
+    changes = [
+        change("lamp", "old lamp", Verb.REMOVE),
+        change("wall", "old wall", Verb.REMOVE),
+        change("wall", "wall", Verb.CREATE),
+        change("floor", "floor", Verb.CREATE),
+    ]
+    assert asyncio.run(Walk(changes, kinds, STAGES, together, keep_going=False, failed=set()).run())
+    assert calls.done == ["-old lamp", "+floor", "+wall old wall"]
+    calls.done.clear()
+    assert asyncio.run(Walk(changes[:2], kinds, STAGES, together, keep_going=False, failed=set()).run())
+    assert calls.done == ["-old lamp", "-old wall"]
 
 
 def test_what_only_changes_is_not_taken_away() -> None:

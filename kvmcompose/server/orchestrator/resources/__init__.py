@@ -14,6 +14,7 @@ A module (also one in ``resources/`` of a plug-in folder) offers:
 ``refusals(work, changes)``       what is in the way, before anything is changed; optional
 ``settle(work, found)``           stores on resources what they were made from, if it is not there; optional
 ``BATCH``                         True: all changes on a host in one call; otherwise each has its own
+``AT_ONCE``                       True: removals come with other changes, in one call of ``apply``; optional
 ``limit(work, host, removing)``   how many calls may run at a time on a host; optional
 ``AGAIN``                         the option of ``up`` that carries out changes that can wait; optional
 ``WAITS_FOR``                     that option as it is typed, for messages; optional
@@ -56,6 +57,7 @@ class Provider(Protocol):
     AFTER: Sequence[str]
     STAGE: str
     BATCH: bool
+    AT_ONCE: bool
     AGAIN: str
     WAITS_FOR: str
     LOOKS_AT_FILES: bool
@@ -120,6 +122,7 @@ def _module(name: str) -> Provider:
     module: Any = importlib.import_module(f"{__name__}.{name}")
     defaults = {
         "BATCH": False,
+        "AT_ONCE": False,
         "AGAIN": "",
         "WAITS_FOR": "",
         "LOOKS_AT_FILES": False,

@@ -170,9 +170,10 @@ def alive(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Li
     before, after = nics(made), nics(spec)
     for mac, nic in after.items():
         known, tap = before.get(mac), detail.taps.get(mac)
-        if tap is None or nic["attach"] != "ovs":
+        if tap is None or nic["attach"] not in ("ovs", "ovn"):
             continue
-        there = detail.bridges.get(tap) == nic["source"]
+        logical = nic.get("interface_id") or detail.interface_ids.get(tap)
+        there = detail.bridges.get(tap) == nic["source"] and detail.interface_ids.get(tap) == logical
         if not there:
             place.append(mac)
         if known is not None and known["source"] != nic["source"]:

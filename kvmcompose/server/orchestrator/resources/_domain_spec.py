@@ -54,8 +54,9 @@ class DomainWanted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class DomainDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A domain as it is now. ``reason`` says why it is in its state.
 
-    ``taps`` are the tap devices of its NICs by MAC address, ``bridges`` the bridges that these are ports of.
-    ``disks`` are the targets of its disks. ``edited``: its definition was changed by other means than ours.
+    ``taps`` are the tap devices of its NICs by MAC address, ``bridges`` the bridges that these are ports of,
+    ``interface_ids`` the logical ports of OVN that they are. ``disks`` are the targets of its disks.
+    ``edited``: its definition was changed by other means than ours.
     ``stamped`` is whether it bears what it was made from.
     """
 
@@ -63,6 +64,7 @@ class DomainDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reason: str | None = None
     taps: Mapping[str, str] = {}
     bridges: Mapping[str, str] = {}
+    interface_ids: Mapping[str, str] = {}
     disks: tuple[str, ...] = ()
     edited: bool = False
     stamped: bool = True

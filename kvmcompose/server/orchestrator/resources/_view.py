@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from kvmcompose.core.deployable import VethPair
+from kvmcompose.core.model import Host
 from kvmcompose.core.once import once
+from kvmcompose.core.ovn_hosts import ChassisSpec, Databases
 from kvmcompose.hosts.blob_store import Inventory
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
 from kvmcompose.providers.iplink.interface import FoundLink
 from kvmcompose.providers.libvirt.interface import DomainState, ObservedDomain
+from kvmcompose.providers.ovs.chassis import FoundChassis
 from kvmcompose.providers.ovs.interface import FoundBridge
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.disk_places import DiskPlaces, find_places
@@ -105,7 +108,53 @@ class View:
 
     async def bridges(self, host: HostDrivers) -> Mapping[str, FoundBridge]:
         """Return the project's Open vSwitch bridges on a host, by name."""
-        return await self._once("bridges", host.name, lambda: host.switches.observe(self.context.project))
+        shared = self.integration_bridges(host.name)
+        return {name: each for name, each in (await self.switches(host)).items() if name not in shared}
+
+    async def switches(self, host: HostDrivers) -> Mapping[str, FoundBridge]:
+        """Return the bridges that guests of the project can be on: its own, and OVN's integration bridge."""
+        also = self.integration_bridges(host.name)
+        return await self._once(
+            "bridges", host.name, lambda: host.switches.observe(self.context.project, also)
+        )
+
+    def integration_bridges(self, host: str) -> Collection[str]:
+        """Return the bridges of OVN on a host, which are no project's."""
+        return {each.bridge for each in self._specs(ChassisSpec, host)}
+
+    def _specs(self, kind: type[_T], host: str | None = None) -> list[_T]:
+        """Return the specifications of resources of a type, of what is built and of what was brought up."""
+        return [
+            each.spec
+            for testbed in self.testbeds
+            for each in testbed.network_plan.resources
+            if isinstance(each.spec, kind) and host in (None, each.ref.host)
+        ]
+
+    @once
+    def ovn(self) -> OvnDrivers | None:
+        """The databases of OVN, None where nothing of the project can be in them."""
+        for testbed in self.testbeds:
+            if testbed.network_plan.databases is not None:
+                return self.context.drivers.ovn(testbed.main_host, testbed.network_plan.databases)
+        if self.testbeds:
+            return None
+        # what was brought up is not known: look in the OVN of this host, if there is one
+        main = Host(name="main", ip="127.0.0.1", is_main_host=True)
+        drivers = self.context.drivers.ovn(main, Databases())
+        return drivers if drivers.northbound.is_there() else None
+
+    async def chassis(self, host: HostDrivers) -> FoundChassis:
+        """Return a host's settings for OVN."""
+        return await self._once("chassis", host.name, host.chassis.observe)
+
+    def chassis_names(self, chassis: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the names that rows have for chassis, by those that these have.
+
+        ``chassis`` are hosts, by the names that they have in OVN.
+        """
+        wanted = {host: each.name for host in chassis.values() for each in self._specs(ChassisSpec, host)[:1]}
+        return {name: wanted.get(host, host) for name, host in chassis.items() if name}
 
     def pairs(self, host: str) -> list[VethPair]:
         """Return the veth pairs that the project has, or had, on a host: nothing on one says whose it is."""

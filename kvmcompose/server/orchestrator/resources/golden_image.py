@@ -11,7 +11,7 @@ from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 KINDS = ("golden-image",)
-AFTER = ("ovs-port", "delivery")
+AFTER = ("ovs-port", "ovn-row", "delivery")
 STAGE = "golden"
 LOOKS_AT_FILES = True
 

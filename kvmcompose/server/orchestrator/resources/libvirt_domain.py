@@ -85,14 +85,19 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     if not domains:
         return ()
     ports = {
-        port.name: bridge.name for bridge in (await view.bridges(host)).values() for port in bridge.ports
+        port.name: (bridge.name, port.interface_id)
+        for bridge in (await view.switches(host)).values()
+        for port in bridge.ports
     }
     # in a thread: a host may have hundreds
     return await in_thread(_described, view.deployed, host.name, domains, ports)
 
 
 def _described(
-    earlier: LoadedTestbed | None, host: str, domains: Mapping[str, ObservedDomain], ports: Mapping[str, str]
+    earlier: LoadedTestbed | None,
+    host: str,
+    domains: Mapping[str, ObservedDomain],
+    ports: Mapping[str, tuple[str, str | None]],
 ) -> list[Found]:
     found = []
     for name, domain in domains.items():
@@ -106,7 +111,8 @@ def _described(
             name=name,
             reason=domain.reason,
             taps=taps,
-            bridges={tap: ports[tap] for tap in taps.values() if tap in ports},
+            bridges={tap: ports[tap][0] for tap in taps.values() if tap in ports},
+            interface_ids={tap: each for tap in taps.values() if (each := ports.get(tap, ("", None))[1])},
             disks=domain.disks,
             edited=domain.edited,
             stamped=bool(domain.made),
@@ -217,7 +223,12 @@ async def _place(
 ) -> None:
     """Make taps of a running guest ports of their bridges."""
     moved = tuple(
-        GuestPort(bridge=nic.source, name=detail.taps[nic.mac.lower()], mac=nic.mac)
+        GuestPort(
+            bridge=nic.source,
+            name=detail.taps[nic.mac.lower()],
+            mac=nic.mac,
+            interface_id=nic.interface_id,
+        )
         for nic in guest.state.interfaces
         if nic.mac.lower() in macs
     )

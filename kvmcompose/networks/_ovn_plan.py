@@ -1,0 +1,123 @@
+"""Derive what OVN needs on hosts from the state, as read back from ``state.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from kvmcompose.core.deployable import NetworkPlan
+from kvmcompose.core.model import Host
+from kvmcompose.core.ovn_hosts import Central, ChassisSpec, Databases, HostPort, Outside
+from kvmcompose.core.resource import Ref, Resource
+from kvmcompose.core.state import State
+from kvmcompose.networks._ovn_artefacts import libvirt_network
+from kvmcompose.networks._ovn_model import NetworkState
+from kvmcompose.networks._ovn_northbound import northbound
+
+#: Where OVN's southbound database listens on its own host, and for others (ovn-ctl(8)).
+_SOCKET, _PORT = "unix:/run/ovn/ovnsb_db.sock", 6642
+
+
+def network_plan(state: State) -> NetworkPlan:
+    """See ``Dialect.network_plan``."""
+    network = msgspec.convert(state.network, NetworkState, from_attributes=True)
+    libvirt = libvirt_network(state, network)
+    return NetworkPlan(
+        network=libvirt,
+        resources=tuple(_resources(state, network)),
+        # golden images are on the libvirt network
+        reachable=frozenset({libvirt.name} if libvirt is not None else ()),
+        mtu=network.mtu,
+        databases=_databases(network),
+    )
+
+
+def _main(state: State) -> Host:
+    return next(host for host in state.testbed_hosts.values() if host.is_main_host)
+
+
+def _databases(network: NetworkState) -> Databases:
+    remotes = network.remotes
+    if remotes is None:
+        return Databases()
+    return Databases(
+        northbound=",".join(remotes.ovn_northbound),
+        southbound=",".join(remotes.ovn_southbound),
+        private_key=remotes.ovn_private_key or "",
+        certificate=remotes.ovn_certificate or "",
+        ca_certificate=remotes.ovn_ca_certificate or "",
+    )
+
+
+def _resources(state: State, network: NetworkState) -> Iterator[Resource]:
+    main = _main(state)
+    if network.remotes is None and len(state.testbed_hosts) > 1:
+        yield Resource(ref=Ref("ovn-central", main.ip, main.name), spec=Central(address=main.ip))
+    for host in state.testbed_hosts.values():
+        yield Resource(ref=Ref("ovn-chassis", host.name, host.name), spec=_chassis(host, main, network))
+    yield from _outsides(state, network)
+    for row in northbound(state):
+        yield Resource(ref=Ref("ovn-row", str(row.ref), main.name), spec=row)
+    for port in network.ovs_ports.values():
+        spec = HostPort(
+            name=port.name,
+            bridge=port.integration_bridge_name,
+            interface_id=port.lsp_name,
+            mac=port.mac_address,
+            addresses=port.ip,
+            mtu=port.mtu,
+            datapath_type=state.testbed_hosts[port.testbed_host].datapath_type,
+        )
+        yield Resource(ref=Ref("ovn-host-port", port.name, port.testbed_host), spec=spec)
+
+
+def _chassis(host: Host, main: Host, network: NetworkState) -> ChassisSpec:
+    settings = host.chassis
+    if network.remotes is not None:
+        remote = ",".join(network.remotes.ovn_southbound)
+    elif host.is_main_host:
+        remote = _SOCKET
+    else:
+        remote = f"ssl:[{main.ip}]:{_PORT}" if ":" in main.ip else f"ssl:{main.ip}:{_PORT}"
+    return ChassisSpec(
+        name=host.chassis_name,
+        remote=remote,
+        encap_ip=settings.encap_ip or host.ip,
+        encap_type=settings.encap_type,
+        bridge=settings.bridge,
+        datapath_type=host.datapath_type,
+        keys=network.remotes is None and not host.is_main_host,
+    )
+
+
+def _outsides(state: State, network: NetworkState) -> Iterator[Resource]:
+    """Yield the bridges of provider networks, on the hosts whose packets go there."""
+    for port in network.switch_ports.values():
+        provider = port.provider_network_name
+        if provider is None or port.mac_address is not None:
+            continue
+        for name in _leaving(state, network, port.parent_switch):
+            host = state.testbed_hosts[name]
+            for physical, bridge, address in host.chassis.bridge_mappings:
+                if physical == provider:
+                    spec = Outside(
+                        network=physical, bridge=bridge, address=address, datapath_type=host.datapath_type
+                    )
+                    yield Resource(ref=Ref("ovn-outside", bridge, name), spec=spec)
+
+
+def _leaving(state: State, network: NetworkState, switch: str) -> list[str]:
+    """Return the hosts where packets leave a switch: gateways of its routers, hosts of guests on it."""
+    gateways = {
+        port.chassis_name
+        for port in network.router_ports.values()
+        if port.switch == switch and port.chassis_name is not None
+    }
+    found = {name for name, chassis in network.chassis.items() if chassis in gateways}
+    found |= {
+        guest.testbed_host
+        for guest in state.testbed_guests.values()
+        if any(nic.bridge == switch and nic.attach == "ovn" for nic in guest.interfaces)
+    }
+    return sorted(found) or [_main(state).name]

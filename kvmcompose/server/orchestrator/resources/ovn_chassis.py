@@ -1,0 +1,135 @@
+"""Hosts as chassis of OVN: settings that are the host's, and shared by projects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
+
+from kvmcompose.core.ovn_hosts import ChassisSpec
+from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.ovs.chassis import FoundChassis, obstacle, refusal, to_set
+from kvmcompose.server.orchestrator.resources._ovn import databases
+from kvmcompose.server.orchestrator.resources._view import View
+from kvmcompose.server.orchestrator.resources._work import Refusal, Work
+from kvmcompose.server.orchestrator.stages import shielded
+
+KINDS = ("ovn-chassis",)
+AFTER = ("ovn-central",)
+STAGE = "network"
+#: What settings are called in the config, by their keys in Open vSwitch.
+_TERMS = {
+    "ovn-encap-ip": "encap_ip",
+    "ovn-encap-type": "encap_type",
+    "ovn-bridge": "bridge",
+    "ovn-bridge-datapath-type": "datapath_type",
+    "system-id": "chassis_name",
+}
+
+
+async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
+    """Return the host's settings, if the project needs them."""
+    if view.ovn is None:
+        return ()
+    found = await view.chassis(host)
+    if view.context.project not in found.users:
+        return ()
+    state = "" if await host.chassis.connected() else "not connected"
+    return [Found(ref=Ref(KINDS[0], host.name, host.name), state=state, detail=found)]
+
+
+def compare(wanted: Resource, found: Found) -> Change | None:
+    """Settings change while guests run."""
+    spec: ChassisSpec = wanted.spec
+    there: FoundChassis = found.detail
+    reasons = [
+        Reason(ReasonCode.CHANGED, _TERMS.get(key, key), _there(there, key), value)
+        for key, value in to_set(spec, there).items()
+    ]
+    verb = Verb.UPDATE
+    if spec.keys and not there.has_identity:
+        reasons.append(Reason(ReasonCode.MISSING, "its TLS key"))
+    if found.state and not reasons:
+        reasons, verb = [Reason(ReasonCode.STATE, "ovn-controller", before=found.state)], Verb.REPAIR
+    if not reasons:
+        return None
+    return Change(verb=verb, ref=wanted.ref, reasons=tuple(reasons), wanted=wanted, found=found)
+
+
+def _there(found: FoundChassis, key: str) -> str | None:
+    values = {
+        "ovn-remote": found.remote,
+        "ovn-encap-ip": found.encap_ip,
+        "ovn-encap-type": found.encap_type,
+        "ovn-bridge": found.bridge,
+        "ovn-bridge-datapath-type": found.datapath_type,
+        "system-id": found.name,
+    }
+    return values[key] or None
+
+
+async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:  # noqa: ARG001
+    """Return hosts without ovn-controller, those of another OVN, and those that are one chassis."""
+    wanted = {
+        each.ref.host: each.spec
+        for each in work.testbed.network_plan.resources
+        if isinstance(each.spec, ChassisSpec)
+    }
+    names: dict[str, str] = {}
+
+    async def check(host: HostDrivers) -> None:
+        if host.name not in wanted:
+            return
+        _check_address(wanted[host.name], several=len(wanted) > 1)
+        await host.chassis.check()
+        found = await work.view.chassis(host)
+        why = obstacle(work.context.project, wanted[host.name], found)
+        if why is not None:
+            raise refusal(why, host.name)
+        name = found.name or wanted[host.name].name
+        if names.setdefault(name, host.name) != host.name:
+            raise DriverError(
+                f"its system-id is {name}, as that of {names[name]}: one of them is a copy of the other",
+                hint=f"give it another one: ovs-vsctl set open . external_ids:system-id={host.name} "
+                "(Debian: in /etc/openvswitch/system-id.conf, too)",
+            )
+
+    return await work.on_hosts(check)
+
+
+def _check_address(spec: ChassisSpec, *, several: bool) -> None:
+    """Raise DriverError for an end of tunnels that Open vSwitch does not accept, or nobody reaches."""
+    hint = "give the host an address that the other hosts reach: `ip`, or `encap_ip` of its `ovn`"
+    try:
+        address = ip_address(spec.encap_ip)
+    except ValueError:
+        raise DriverError(f"tunnels need an address, not the name {spec.encap_ip}", hint=hint) from None
+    if several and address.is_loopback:
+        raise DriverError(f"other hosts cannot send to {address}", hint=hint)
+
+
+async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
+    """Make a host a chassis."""
+    (change,) = changes
+    assert change.wanted is not None  # noqa: S101 (removals are the other function's)
+    spec: ChassisSpec = change.wanted.spec
+    with work.step(STAGE, "ovn-chassis", host=host.name) as step:
+        found = await host.chassis.observe()
+        identity = None
+        if spec.keys and not (found.has_identity and found.name):
+            identity = await databases(work.view).southbound.identity(found.name or spec.name)
+        await shielded(host.chassis.join(work.context.project, spec, identity))
+        step.say(f"{host.name} is the chassis {found.name or spec.name}")
+
+
+async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
+    """Forget the project's need for it."""
+    (change,) = changes
+    if change.verb is not Verb.REMOVE:
+        return
+    with work.step(STAGE, "ovn-chassis", host=host.name):
+        found = await host.chassis.observe()
+        await shielded(host.chassis.leave(work.context.project))
+        if found.users <= {work.context.project} and "ovn-remote" in found.made:
+            await shielded(databases(work.view).southbound.forget([found.name]))

@@ -1,0 +1,64 @@
+"""Interfaces of hosts that are logical ports of OVN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_interface
+
+from kvmcompose.core.ovn_hosts import HostPort
+from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.server.orchestrator.resources._view import View
+from kvmcompose.server.orchestrator.resources._work import Work
+from kvmcompose.server.orchestrator.stages import shielded
+
+KINDS = ("ovn-host-port",)
+AFTER = ("ovn-row",)
+STAGE = "network"
+
+
+async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
+    """Return the project's interfaces of a host."""
+    if view.ovn is None:
+        return ()
+    found = await host.host_ports.observe(view.context.project)
+    return [Found(ref=Ref(KINDS[0], each.name, host.name), spec=each) for each in found]
+
+
+def compare(wanted: Resource, found: Found) -> Change | None:
+    """All of it changes in use."""
+    before, after = _texts(found.spec), _texts(wanted.spec)
+    reasons = tuple(
+        Reason(ReasonCode.CHANGED, key, before[key] or None, each)
+        for key, each in after.items()
+        if before[key] != each
+    )
+    if not reasons:
+        return None
+    return Change(verb=Verb.UPDATE, ref=wanted.ref, reasons=reasons, wanted=wanted, found=found)
+
+
+def _texts(port: HostPort) -> dict[str, str]:
+    """Return what an interface is like, in the words of the YAML."""
+    return {
+        "bridge": port.bridge,
+        "port": port.interface_id,
+        "mac": port.mac.lower(),
+        "ip": " ".join(sorted(str(ip_interface(each)) for each in port.addresses)),
+        "mtu": str(port.mtu),
+    }
+
+
+async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
+    """Create an interface, or set what differs."""
+    (change,) = changes
+    assert change.wanted is not None  # noqa: S101 (removals are the other function's)
+    with work.step(STAGE, f"ovn-host-port:{change.ref.name}", host=host.name):
+        await shielded(host.host_ports.create(work.context.project, change.wanted.spec))
+
+
+async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
+    """Remove an interface."""
+    (change,) = changes
+    with work.step(STAGE, f"ovn-host-port:{change.ref.name}", host=host.name):
+        await shielded(host.host_ports.remove(change.ref.name))

@@ -1,0 +1,140 @@
+"""Rows of OVN's northbound database: switches, routers, ports, rules.
+
+All changes are one transaction, removals included: a rule that is replaced leaves no gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from kvmcompose.core.deployment import Level
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.names import first_few
+from kvmcompose.core.northbound import Row, Value, normal
+from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.ovn.interface import LateError, Mark, RowChange
+from kvmcompose.server.action_log import RunningStep
+from kvmcompose.server.orchestrator.resources._ovn import databases, is_main
+from kvmcompose.server.orchestrator.resources._view import View
+from kvmcompose.server.orchestrator.resources._work import Work
+from kvmcompose.server.orchestrator.stages import shielded
+
+KINDS = ("ovn-row",)
+AFTER = ("ovn-outside",)
+STAGE = "network"
+BATCH = True
+AT_ONCE = True
+#: How long hosts may take to carry out a change, in seconds, and how many rows more take a second more.
+_SECONDS, _ROWS = 30.0, 200
+#: The column of each table that has the name of a chassis, which the YAML calls by its host.
+_CHASSIS = {"Gateway_Chassis": "chassis_name"}
+
+
+async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
+    """Return the project's rows. Raises DriverError for those of another main host."""
+    if view.ovn is None or not is_main(view, host):
+        return ()
+    found = await view.ovn.northbound.observe(await _mark(view))
+    if found.foreign:
+        others = first_few(sorted(found.foreign))
+        raise DriverError(
+            f"OVN has a project {view.context.project} of another main host: {others}",
+            hint="give this project another name: --project-name",
+        )
+    hosts: dict[str, str] = {}
+    for each in view.hosts.values():
+        with suppress(KvmComposeError):  # one that does not answer is said elsewhere
+            hosts[(await view.chassis(each)).name] = each.name
+    names = view.chassis_names(hosts)
+    rows = (_with_chassis(row, names) for row in found.rows.values())
+    return [Found(ref=Ref(KINDS[0], str(row.ref), host.name), spec=row) for row in rows]
+
+
+async def _mark(view: View) -> Mark:
+    return Mark(view.context.project, await view.context.read_home())
+
+
+def _with_chassis(row: Row, names: Mapping[str, str]) -> Row:
+    """Return a row with other names of chassis."""
+    column = _CHASSIS.get(row.ref.table, "")
+    there = row.columns.get(column)
+    if not isinstance(there, str) or there not in names:
+        return row
+    return msgspec.structs.replace(row, columns={**row.columns, column: names[there]})
+
+
+def compare(wanted: Resource, found: Found) -> Change | None:
+    """Every column changes in use, and so does the row that holds it."""
+    spec: Row = wanted.spec
+    before, after = normal(found.spec.columns), normal(spec.columns)
+    reasons = [
+        Reason(ReasonCode.CHANGED, column, _text(before.get(column)), _text(after.get(column)))
+        for column in sorted({*before, *after})
+        if before.get(column) != after.get(column)
+    ]
+    if (found.spec.parent, found.spec.parent_column) != (spec.parent, spec.parent_column):
+        parents = [None if each is None else str(each) for each in (found.spec.parent, spec.parent)]
+        reasons.append(Reason(ReasonCode.CHANGED, "part of", *parents))
+    if not reasons:
+        return None
+    return Change(verb=Verb.UPDATE, ref=wanted.ref, reasons=tuple(reasons), wanted=wanted, found=found)
+
+
+def _text(value: Value | None) -> str | None:
+    """Return a value of a column for a message."""
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={each}" for key, each in value.items())
+    if isinstance(value, tuple):
+        return first_few([str(each) for each in value])
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
+    """Carry out all changes, and wait until the hosts have."""
+    with work.step(STAGE, "ovn", host=host.name) as step:
+        await _change(work, changes, step)
+
+
+async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
+    """Remove rows. What hosts have not carried out is a warning: one may be off, or be gone for good."""
+    with work.step(STAGE, "ovn", host=host.name) as step:
+        try:
+            await _change(work, changes, step)
+        except LateError as error:
+            step.say(error.message, Level.WARNING)
+
+
+async def _change(work: Work, changes: Sequence[Change], step: RunningStep) -> None:
+    northbound = databases(work.view).northbound
+    chassis = await _chassis(work)
+    names = {each: name for name, each in work.view.chassis_names(chassis).items()}
+    change = RowChange(
+        mark=await _mark(work.view),
+        put=tuple(_with_chassis(each.wanted.spec, names) for each in changes if each.wanted is not None),
+        removed=tuple(
+            each.found.spec.ref for each in changes if each.wanted is None and each.found is not None
+        ),
+    )
+    number = await shielded(northbound.change(change))
+    step.say(f"changed: {first_few([each.ref.name for each in changes], 20)}")
+    await northbound.in_force(number, chassis, _SECONDS + len(changes) / _ROWS)
+
+
+async def _chassis(work: Work) -> dict[str, str]:
+    """Return the hosts that are chassis for the project now, by the names that they have in OVN."""
+    found: dict[str, str] = {}
+    for name, host in work.view.hosts.items():
+        try:
+            settings = await host.chassis.observe()  # not as it was before this action
+        except KvmComposeError:
+            continue  # it does not answer, which is said elsewhere
+        if settings.name and work.context.project in settings.users:
+            found[settings.name] = name
+    return found
