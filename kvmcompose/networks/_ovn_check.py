@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterator, Sequence
 
 from kvmcompose.core.errors import Complaint, Severity
 from kvmcompose.core.model import Host, Machine
+from kvmcompose.networks._ovn_chassis import MAIN_NAMES, check_chassis, host_of
 from kvmcompose.networks._ovn_check_acl import check_acl
 from kvmcompose.networks._ovn_check_guests import check_guests, known_addresses
 from kvmcompose.networks._ovn_check_routers import check_router
 from kvmcompose.networks._ovn_model import Network, Path, Switch, SwitchPort
 from kvmcompose.networks._ovn_owners import Owners, check_subnet
-from kvmcompose.networks._ovn_specialise import MAIN_NAMES, host_of
 
 #: The path of the section.
 AT: Path = ("network", "ovn")
@@ -25,6 +25,7 @@ def check(network: Network, machines: Sequence[Machine], hosts: Sequence[Host]) 
     if found:  # all other checks are about addresses in them
         yield from found
         return
+    yield from check_chassis(hosts)
     owners = Owners(network)
     yield from _port_names(network)
     for switch in network.switches.values():

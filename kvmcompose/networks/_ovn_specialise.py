@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from kvmcompose.core.errors import Complaint, ComplaintsError
-from kvmcompose.core.model import GUEST_MTU, Guest, Host, PlacedTestbed
+from kvmcompose.core.model import Guest, Host, PlacedTestbed
 from kvmcompose.core.names import UniqueNames
 from kvmcompose.core.state import Interface
 from kvmcompose.networks import _addresses
@@ -19,9 +19,9 @@ from kvmcompose.networks._ovn_addresses import (
     macs,
     no_room,
 )
+from kvmcompose.networks._ovn_chassis import host_of, mtu
 from kvmcompose.networks._ovn_model import (
     DYNAMIC,
-    IPV6,
     DhcpState,
     Network,
     NetworkState,
@@ -36,39 +36,7 @@ from kvmcompose.networks._ovn_model import (
 from kvmcompose.networks._ovn_northbound import RESOLVERS
 from kvmcompose.networks._ovn_ports import OVN, guest_port
 
-#: How much longer or shorter than a GENEVE header with options the header of another encapsulation is.
-_SAVED = {"geneve": 0, "vxlan": 8}
-#: How much longer the IPv6 header of a tunnel is.
-_IPV6_HEADER = 20
-#: Names of the main host in files of TestbedOS.
-MAIN_NAMES = ("main", "master")
-
 _Interfaces = dict[str, tuple[Interface, ...]]
-
-
-def host_of(name: str, hosts: Sequence[Host]) -> Host | None:
-    """Return the host that a file means: by its name, its chassis' name, or ``main``; None for none."""
-    by_name = (host for host in hosts if host.name == name)
-    by_chassis = (host for host in hosts if host.chassis_name == name)
-    main = (host for host in hosts if host.is_main_host and name in MAIN_NAMES)
-    return next(by_name, None) or next(by_chassis, None) or next(main, None)
-
-
-def mtu(hosts: Sequence[Host]) -> int:
-    """Return the MTU of all guests, whose packets fit into each tunnel of these hosts.
-
-    It depends on the hosts only, and not on where guests are (decision 5).
-    """
-    saved = min(_SAVED.get(host.chassis.encap_type, 0) for host in hosts)
-    ipv6 = sum(_is_ipv6(host.chassis.encap_ip or host.ip) for host in hosts) > 1
-    return GUEST_MTU + saved - (_IPV6_HEADER if ipv6 else 0)
-
-
-def _is_ipv6(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).version == IPV6
-    except ValueError:
-        return False
 
 
 def specialise(placed: PlacedTestbed) -> tuple[NetworkState, _Interfaces, str | None]:

@@ -11,6 +11,7 @@ from kvmcompose.core.errors import Complaint, Severity
 from kvmcompose.core.model import Attachment, Machine
 from kvmcompose.core.names import is_derived
 from kvmcompose.core.state import Interface, State
+from kvmcompose.networks._ovn_chassis import mtu
 from kvmcompose.networks._ovn_check import AT, check
 from kvmcompose.networks._ovn_model import (
     DYNAMIC,
@@ -27,7 +28,6 @@ from kvmcompose.networks._ovn_model import (
     by_family,
 )
 from kvmcompose.networks._ovn_ports import OVN, guest_port
-from kvmcompose.networks._ovn_specialise import mtu
 
 _Complaints = Iterator[Complaint]
 

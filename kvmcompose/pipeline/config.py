@@ -10,16 +10,15 @@ from typing import Any
 import msgspec
 
 from kvmcompose.core import libvirt_uri
-from kvmcompose.core.chassis import Remotes
 from kvmcompose.core.errors import Complaint, KvmComposeError, Severity
 from kvmcompose.core.libvirt_uri import LibvirtUri, parse_libvirt_uri
 from kvmcompose.core.model import Host, SshKeys
 from kvmcompose.core.project import FileKind, ProjectFiles
 from kvmcompose.core.public_keys import LARGEST_KEY_FILE, parse_public_keys
+from kvmcompose.pipeline.ovn_config import check_mappings
 
 _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
-OVN_KEYS = ("ovn_private_key", "ovn_certificate", "ovn_ca_certificate")
 _HOST_AND_PORT = re.compile(r"[^:]+:\d+")
 
 
@@ -31,21 +30,6 @@ def parse_hosts(config: dict[str, Any]) -> tuple[Host, ...]:
         )
         for name, entry in (config.get("testbed_host_ssh_config") or {}).items()
     )
-
-
-def parse_remotes(config: dict[str, Any]) -> Remotes | None:
-    """Return the databases of an OVN that exist already, if the config names them."""
-    north, south = (_members(config.get(key)) for key in ("ovn_northbound", "ovn_southbound"))
-    if not (north and south):
-        return None
-    keys = {key: config[key] for key in OVN_KEYS if config.get(key) is not None}
-    return Remotes(ovn_northbound=north, ovn_southbound=south, **keys)
-
-
-def _members(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return the members of a cluster: a list, or separated by commas."""
-    texts = value.split(",") if isinstance(value, str) else value or ()
-    return tuple(each.strip() for each in texts if each.strip())
 
 
 def _given(entry: dict[str, Any]) -> dict[str, Any]:
@@ -100,6 +84,7 @@ def check_hosts(
             message=f"{main[0]!r} is already the main host",
             wanted="`is_main_host: true` at exactly one host",
         )
+    yield from check_mappings(hosts)
     owners: dict[str, str] = {}
     for host in hosts:
         address = _spelling(host.ip)

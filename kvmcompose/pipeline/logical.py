@@ -16,14 +16,8 @@ from kvmcompose.core.names import HOSTNAME_LIMIT, first_few
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.guests import guest_kind, kinds
 from kvmcompose.networks import Dialect, dialect
-from kvmcompose.pipeline.config import (
-    OVN_KEYS,
-    check_hosts,
-    check_keys,
-    parse_hosts,
-    parse_keys,
-    parse_remotes,
-)
+from kvmcompose.pipeline.config import check_hosts, check_keys, parse_hosts, parse_keys
+from kvmcompose.pipeline.ovn_config import OVN_KEYS, check_remotes, parse_remotes
 from kvmcompose.pipeline.read import read_document
 from kvmcompose.placement import check_constraints, strategies
 
@@ -124,6 +118,7 @@ def logical_testbed(
     complaints: list[Complaint] = [
         *check_hosts(hosts, config, files),
         *check_keys(keys, settings.keys, config, files),
+        *check_remotes(config, files),
         *_check_strategy(chosen),
         *network_module.check(network, machines, hosts),
     ]

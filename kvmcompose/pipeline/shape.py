@@ -213,7 +213,7 @@ def _one_host(document: Document) -> Problem:
         message="this is one testbed host, without the key 'testbed_host_ssh_config' around it",
         location=document.locate(()),
         hint='write {"testbed_host_ssh_config": {"NAME": …}} around it, with "is_main_host": true'
-        " and without 'ovn' (see 'Migrate from TestbedOS' in the documentation)",
+        " (see 'Migrate from TestbedOS' in the documentation)",
     )
 
 

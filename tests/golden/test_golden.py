@@ -91,7 +91,7 @@ def observed(bench: Bench) -> Iterator[tuple[str, bytes]]:
     yield "state.json", (bench.folder / "state.json").read_bytes()
     yield "disks.txt", disks(bench).encode()
     for path in sorted((bench.folder / "artefacts").iterdir()):
-        if path.suffix == ".xml":
+        if path.suffix in (".xml", ".json"):
             yield f"artefacts/{path.name}", path.read_bytes()
         elif path.suffix == ".iso" and not path.is_symlink():
             files = seed_files(path)
