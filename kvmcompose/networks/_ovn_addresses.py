@@ -23,6 +23,8 @@ from kvmcompose.networks._ovn_model import DYNAMIC, Network, Nic, Path, Range, S
 _MOST = 2**32
 #: The addresses of subnet and first router, and the broadcast address.
 _KEPT = 3
+#: So many attempts at the most find an address for nearly every guest.
+_LIKELY = 16
 
 
 class Assigned(msgspec.Struct, frozen=True):
@@ -92,6 +94,26 @@ class SwitchAddresses:
             if passed >= room:
                 return None
             offset = (start + passed) % room
+
+    def could_be_derived(self, project: str, identity: str, index: int, ip: str) -> bool:
+        """Return whether an address is derived from names, not written in the YAML.
+
+        One that dozens of others displaced counts as written.
+        """
+        address = ipaddress.ip_address(ip)
+        subnet = self.subnets.get(address.version)
+        if subnet is None or address not in subnet:
+            return False
+        room = min(subnet.num_addresses - _KEPT, _MOST)
+        first = int(subnet.network_address) + 2
+        offset = int(address) - first
+        if room < 1 or not 0 <= offset < room or self._beyond(int(address)) is not None:
+            return False
+        start = stable_number("ip", project, identity, index) % room
+        passed = self._beyond(first + start)
+        if passed is not None:  # the range that was excluded begins there
+            start = passed - first
+        return (offset - start) % room < _LIKELY
 
     def _beyond(self, number: int) -> int | None:
         """Return the first number after the excluded range that contains a number; None if none does."""

@@ -9,12 +9,13 @@ import msgspec
 from kvmcompose.core.artefact import Artefact
 from kvmcompose.core.deployable import NetworkPlan
 from kvmcompose.core.errors import Complaint
-from kvmcompose.core.model import Host, Machine, PlacedTestbed, Segment, Topology
+from kvmcompose.core.model import Host, LogicalTestbed, Machine, PlacedTestbed, Segment, Topology
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.state import Interface, State
 from kvmcompose.networks import (
     _ovn_artefacts,
     _ovn_check,
+    _ovn_hold,
     _ovn_parse,
     _ovn_plan,
     _ovn_privileges,
@@ -61,6 +62,11 @@ def check_state(state: State) -> Iterator[Complaint]:
 def network_plan(state: State) -> NetworkPlan:
     """Return the chassis, ways out, rows and host interfaces of the network."""
     return _ovn_plan.network_plan(state)
+
+
+def keeper(before: State, logical: LogicalTestbed) -> _ovn_hold.Keeper:
+    """Return what keeps addresses by ``ip`` and ``mac``."""
+    return _ovn_hold.Keeper(before, logical)
 
 
 def privileges(state: State, *, for_member: bool) -> Iterator[Privilege]:  # noqa: ARG001 (as other dialects)

@@ -27,10 +27,10 @@ import msgspec
 
 from kvmcompose.core.errors import ComplaintsError
 from kvmcompose.core.model import LogicalTestbed, PlacedTestbed
-from kvmcompose.core.state import GuestState, State
+from kvmcompose.core.state import GuestState, Interface, State
 from kvmcompose.networks import Drift, dialect, keeper
 from kvmcompose.pipeline.compile import Compiled, specialised
-from kvmcompose.placement import Names, inseparable, place, segments_of
+from kvmcompose.placement import Names, inseparable, one_by_one, place, segments_of
 
 #: How often lines are added for what changes because of the lines before.
 _ROUNDS = 20
@@ -144,12 +144,15 @@ class _Edit:
         self._before = msgspec.structs.replace(before, network=msgspec.to_builtins(before.network))
         self._logical = logical
         self.keeper = keeper(self._before, logical)
-        self._names = Names(logical.guests, logical.topology)
+        self._everywhere = logical.topology.everywhere
+        view = one_by_one(logical) if self._everywhere else logical
+        self._names = Names(view.guests, view.topology)
         self._pinned = {each for name in logical.constraints.pin for each in self._names.reach(name)}
         self._hosts = {host.name for host in logical.hosts}
         plan = dialect(self._before.network["dialect"]).network_plan(self._before)
         self._segments = {each.segment: each.host for each in plan.bridges}
-        self._on = {guest.name: segments_of(guest) for guest in logical.guests}
+        #: On segments that are on all hosts, a guest is placed by itself.
+        self._on = {guest.name: () if self._everywhere else segments_of(guest) for guest in logical.guests}
 
     def shifts(self, placed: PlacedTestbed) -> list[_Shift]:
         """Return the bridges and guests on other hosts than before, without those that the edit names."""
@@ -162,12 +165,15 @@ class _Edit:
         found += [
             _Shift(name, self._on[name], old.testbed_host, placement.guests[name])
             for name, old in self._both()
-            if {each.bridge for each in old.interfaces} == set(self._on[name])
+            if self._everywhere or {each.bridge for each in old.interfaces} == set(self._on[name])
         ]
         return [
             each
             for each in found
-            if each.old != each.new and each.old in self._hosts and self._pinned.isdisjoint(each.segments)
+            if each.old != each.new
+            and each.old in self._hosts
+            and self._pinned.isdisjoint(each.segments)
+            and not (self._everywhere and each.guest in self._pinned)
         ]
 
     def drifts(self, state: State) -> list[Drift]:
@@ -308,11 +314,17 @@ def _changes(drifts: Iterable[Drift], why: Callable[[Drift], str | None] = lambd
             yield Move(fact, old, new, drift.guest, drift.new.bridge, drift.index, why(drift))
 
 
+def _address(nic: Interface) -> str:
+    """Return the address of an interface, with those that OVN's DHCP gives it, and that of IPv6."""
+    more = (*nic.leases, nic.ipv6)
+    return " ".join((f"{nic.ip}/{nic.prefix_length}", *(each for each in more if each is not None)))
+
+
 def _facts(drift: Drift) -> Iterator[tuple[Fact, str, str]]:
     """Yield what differs between the two."""
     old, new = drift.old, drift.new
     pairs = (
-        (Fact.ADDRESS, f"{old.ip}/{old.prefix_length}", f"{new.ip}/{new.prefix_length}"),
+        (Fact.ADDRESS, _address(old), _address(new)),
         # a first gateway, or none any more, follows from what is connected to the external bridge
         (Fact.GATEWAY, old.gateway or new.gateway, new.gateway or old.gateway),
         (Fact.MAC, old.mac, new.mac),
