@@ -38,10 +38,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the survey; return the exit status."""
     from kvmcompose.effects.survey import survey
+    from kvmcompose.effects.survey_ovn import survey_ovn
     from kvmcompose.images.store import default_store
 
     others = _other_hosts(arguments)
-    findings = survey(default_store().root)
+    findings = [*survey(default_store().root), *survey_ovn()]
     elsewhere = _survey_all(others) if others else {}
     can_generate = _lacks_nothing(findings, "generate")
     can_up = can_generate and _lacks_nothing(findings, "up")
@@ -136,7 +137,7 @@ def _survey_all(hosts: Sequence[Host]) -> Mapping[str, list[Finding]]:
             found = [(host, drivers.host(host)) for host in hosts]
             return await asyncio.gather(
                 *(
-                    survey_host(host, drivers.runner(host), on_it.hypervisor, on_it.switches)
+                    survey_host(host, drivers.runner(host), on_it.hypervisor, on_it.switches, on_it.chassis)
                     for host, on_it in found
                 )
             )

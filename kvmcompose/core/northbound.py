@@ -40,7 +40,8 @@ class RowRef(msgspec.Struct, frozen=True, order=True, gc=False):
 
     def __str__(self) -> str:
         """Return the reference for a message, in the words of the YAML."""
-        return f"{NOUNS.get(self.table, self.table)} {self.name}"
+        noun = NOUNS.get(self.table, self.table)
+        return self.name if self.name.startswith(f"{noun} ") else f"{noun} {self.name}"
 
 
 #: A tuple is a set, a mapping a map of texts.

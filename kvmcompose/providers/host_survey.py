@@ -13,6 +13,7 @@ from kvmcompose.effects.capabilities import BOOT_SECTOR, PROBE_SECONDS, PROBE_SU
 from kvmcompose.effects.survey import ENOUGH_SPACE, Finding
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.providers.libvirt.interface import Hypervisor
+from kvmcompose.providers.ovs.chassis import Chassis
 from kvmcompose.providers.ovs.interface import Switches
 
 #: Programs with their packages (Debian's), the option that prints a version, and what needs them.
@@ -50,7 +51,7 @@ _LONGEST = 200
 
 
 async def survey_host(
-    host: Host, runner: CommandRunner, hypervisor: Hypervisor, switches: Switches
+    host: Host, runner: CommandRunner, hypervisor: Hypervisor, switches: Switches, chassis: Chassis
 ) -> list[Finding]:
     """Check everything; a host that cannot be reached has one finding."""
     try:
@@ -68,6 +69,7 @@ async def survey_host(
         "KVM": lambda: _kvm(host, runner),
         "libvirt": lambda: _libvirt(hypervisor),
         "Open vSwitch": lambda: _open_vswitch(switches),
+        "OVN controller": lambda: _ovn(host, runner, chassis),
         "disk space": lambda: _space(runner),
     }
     for name, check in checks.items():
@@ -133,6 +135,38 @@ async def _libvirt(hypervisor: Hypervisor) -> Finding:
 async def _open_vswitch(switches: Switches) -> Finding:
     await switches.check()
     return Finding(name="Open vSwitch", ok=True, detail="database and switch answer", needed_for="up")
+
+
+async def _ovn(host: Host, runner: CommandRunner, chassis: Chassis) -> Finding:
+    """Check what networks of OVN require: the daemon, no other OVN, the address where tunnels end."""
+    needs = "networks of OVN"
+    name = "OVN controller"
+    try:
+        await chassis.check()
+        found = await chassis.observe()
+    except KvmComposeError as error:
+        return Finding(
+            name=name, ok=False, detail=f"{error.message} ({needs})", needed_for="extras", mend=error.hint
+        )
+    if found.remote and "ovn-remote" not in found.made:
+        return Finding(
+            name=name,
+            ok=False,
+            detail=f"a chassis of another OVN: {found.remote} ({needs})",
+            needed_for="extras",
+            mend="ovn_northbound and ovn_southbound in kvm-compose-config.json, to use that OVN",
+        )
+    end = host.chassis.encap_ip or host.ip
+    addresses = await runner.run(["ip", "-json", "address", "show", "to", end], check=False)
+    if f'"{end}"' not in addresses.text:
+        return Finding(
+            name=name,
+            ok=False,
+            detail=f"no interface has the address {end}, where tunnels end ({needs})",
+            needed_for="extras",
+            mend=f"set `encap_ip` of {host.name}'s `ovn` in kvm-compose-config.json",
+        )
+    return Finding(name=name, ok=True, detail=f"runs, tunnels end at {end} ({needs})", needed_for="extras")
 
 
 async def _space(runner: CommandRunner) -> Finding:

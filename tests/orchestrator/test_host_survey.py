@@ -6,6 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from other_host import OtherHost
 
@@ -18,13 +19,18 @@ from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.hosts.remote import SshRunner
 from kvmcompose.providers.host_survey import survey_host
 from kvmcompose.providers.libvirt.interface import HypervisorFacts
+from kvmcompose.providers.ovs.chassis import FoundChassis
 
 
 class Answering:
-    """libvirt and Open vSwitch, which answer or do not."""
+    """libvirt, Open vSwitch and ovn-controller, which answer or do not; ``remote``: set by somebody else."""
 
-    def __init__(self, error: DriverError | None = None) -> None:
+    def __init__(self, error: DriverError | None = None, remote: str = "") -> None:
         self._error = error
+        self._remote = remote
+
+    async def observe(self) -> FoundChassis:
+        return FoundChassis(remote=self._remote)
 
     async def facts(self) -> HypervisorFacts:
         if self._error is not None:
@@ -37,7 +43,7 @@ class Answering:
 
 
 def survey(runner: object, host: Host, services: Answering) -> dict[str, Finding]:
-    found = asyncio.run(survey_host(host, runner, services, services))  # type: ignore[arg-type]
+    found = asyncio.run(survey_host(host, runner, services, services, services))  # type: ignore[arg-type]
     return {each.name: each for each in found}
 
 
@@ -55,6 +61,21 @@ def test_what_a_host_lacks_is_named_with_what_mends_it() -> None:
     assert "version" in found["qemu-img"].detail
     assert found["KVM"].needed_for == "extras"
     assert "GiB free" in found["disk space"].detail
+
+
+def test_what_networks_of_ovn_lack_is_named_with_what_mends_it() -> None:
+    def found(services: Answering, ip: str = "127.0.0.1") -> Finding:
+        return survey(LocalRunner("two"), msgspec.structs.replace(HOST, ip=ip), services)["OVN controller"]
+
+    assert found(Answering()).ok
+    silent = found(Answering(DriverError("ovn-controller does not run on two", hint="start it")))
+    assert (silent.ok, silent.mend, silent.needed_for) == (False, "start it", "extras")
+    foreign = found(Answering(remote="tcp:198.51.100.1:6642"))
+    assert not foreign.ok
+    assert foreign.detail.startswith("a chassis of another OVN: tcp:198.51.100.1:6642")
+    elsewhere = found(Answering(), "198.51.100.77")
+    assert not elsewhere.ok
+    assert elsewhere.detail.startswith("no interface has the address 198.51.100.77")
 
 
 def test_kvm_is_needed_where_the_config_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +120,7 @@ def test_a_host_that_is_not_reached_is_one_finding(tmp_path: Path) -> None:
         connection = HostConnection(stranger)
         services = Answering()
         try:
-            return await survey_host(stranger, SshRunner(connection), services, services)  # type: ignore[arg-type]
+            return await survey_host(stranger, SshRunner(connection), services, services, services)  # type: ignore[arg-type]
         finally:
             await connection.close()
             other.halt()

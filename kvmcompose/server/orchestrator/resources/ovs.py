@@ -142,7 +142,12 @@ async def _check(work: Work, host: HostDrivers) -> None:
         if (each.ref.kind, each.ref.host) == (_PORT, host.name)
     ]
     pairs = [veth.right for veth in work.testbed.network_plan.veths if veth.host == host.name]
-    taps = [nic.target for guest in work.testbed.by_host.get(host.name, ()) for nic in guest.state.interfaces]
+    taps = [
+        nic.target
+        for guest in work.testbed.by_host.get(host.name, ())
+        for nic in guest.state.interfaces
+        if nic.attach == "ovs"  # OVN's integration bridge is no project's
+    ]
     nics = {nic.nic for nic in work.testbed.network_plan.nics}
     names = [name for name in (*ports, *pairs, *taps) if name not in nics]
     taken = await host.switches.foreign_ports(work.context.project, names)
