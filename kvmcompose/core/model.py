@@ -12,6 +12,7 @@ import msgspec
 
 from kvmcompose.core.chassis import Chassis, Remotes
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.expectation import Expectation
 from kvmcompose.core.libvirt_uri import LibvirtUri, parse_libvirt_uri
 
 #: The GENEVE header (RFC 8926: 8 bytes, plus UDP, IPv4 and an inner Ethernet header, plus room for
@@ -214,6 +215,7 @@ class LogicalTestbed(msgspec.Struct, frozen=True, kw_only=True):
     strategy: str
     constraints: Constraints = Constraints()
     ovn: Remotes | None = None
+    expectations: tuple[Expectation, ...] = ()
 
     @property
     def main_host(self) -> Host:

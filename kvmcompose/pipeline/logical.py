@@ -11,12 +11,14 @@ import msgspec
 
 from kvmcompose.core.document import Document, show_path
 from kvmcompose.core.errors import Complaint, InputError, Problem, Severity
+from kvmcompose.core.expectation import parse_expectations
 from kvmcompose.core.model import Constraints, Guest, Host, LogicalTestbed, Machine, SshKeys
 from kvmcompose.core.names import HOSTNAME_LIMIT, first_few
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.guests import guest_kind, kinds
 from kvmcompose.networks import Dialect, dialect
 from kvmcompose.pipeline.config import check_hosts, check_keys, parse_hosts, parse_keys
+from kvmcompose.pipeline.expectations import check_expectations
 from kvmcompose.pipeline.ovn_config import OVN_KEYS, check_remotes, parse_remotes
 from kvmcompose.pipeline.read import read_document
 from kvmcompose.placement import check_constraints, strategies
@@ -114,6 +116,8 @@ def logical_testbed(
     options = value.get("testbed_options") or {}
     chosen = options.get("load_balancing", "round_robin")
     constraints = msgspec.convert(options.get("placement") or {}, Constraints)
+    lines = value.get("expect") or ()
+    expectations = parse_expectations(lines)
     guests: list[Guest] = []
     complaints: list[Complaint] = [
         *check_hosts(hosts, config, files),
@@ -133,6 +137,7 @@ def logical_testbed(
     complaints += _cannot_run(machines)
     topology = network_module.topology(network)
     complaints += check_constraints(constraints, guests, topology, hosts)
+    complaints += check_expectations(lines, expectations, guests)
     warnings = documents.refuse(complaints)
     testbed = LogicalTestbed(
         project=settings.project,
@@ -145,6 +150,7 @@ def logical_testbed(
         strategy=chosen,
         constraints=constraints,
         ovn=parse_remotes(config) if config is not None else None,
+        expectations=expectations,
     )
     return testbed, warnings
 

@@ -104,7 +104,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
         None,
     ),
     "ambiguous-name": (
-        "A name in `testbed_options.placement` refers to both a guest and a bridge.",
+        (
+            "A name in `testbed_options.placement` refers to both a guest and a bridge, or `internet` in "
+            "`expect` is the name of a guest, too."
+        ),
         _yaml(
             ("name: db", "name: br1"),
             ("network:", "testbed_options: {placement: {pin: {br1: two}}}\nnetwork:"),
@@ -213,6 +216,18 @@ CODES: dict[str, tuple[str, Example | None]] = {
         "No entry of `scaling.interfaces` names these clones, so nothing could reach them.",
         _scaled("count: 3, interfaces: [{bridge: br1, clones: [0, 1]}]"),
     ),
+    "contradiction": (
+        "Two lines of `expect` cannot both hold.",
+        _yaml(
+            (
+                "network:",
+                (
+                    "expect:\n  - {from: web, to: db, tcp: 5432, is: allowed}\n"
+                    "  - {from: web, to: db, is: denied}\nnetwork:"
+                ),
+            )
+        ),
+    ),
     "control-character": (
         "A control character that neither YAML nor XML permits, at the given place.",
         _yaml(("name: web", 'name: "web\\u0007"')),
@@ -309,6 +324,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
         _yaml((BASE[: BASE.index("network:")], "machines: []\n")),
     ),
     "no-main-host": ("No testbed host is the main host.", _config((', "is_main_host": true', ""))),
+    "no-pair": (
+        "A line of `expect` is about one guest and itself.",
+        _yaml(("network:", "expect: [{from: web, to: web, is: allowed}]\nnetwork:")),
+    ),
     "no-room": (
         (
             "Guests that must be on one host need more capacity than any host has left, or the strategy "
@@ -391,6 +410,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
         "The file contains more than one YAML document.",
         _yaml(("network:", "---\nnetwork:")),
     ),
+    "several-protocols": (
+        "A line of `expect` is about one protocol, or without any about all traffic.",
+        _yaml(("network:", "expect: [{from: web, to: db, tcp: 53, udp: 53, is: allowed}]\nnetwork:")),
+    ),
     "shared-address": (
         "An interface of several clones has an `ip` or a `mac`, which only one of them can have.",
         _scaled("count: 2, interfaces: [{bridge: br1, clones: [0, 1], ip: 10.0.0.5}]"),
@@ -436,6 +459,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
     "unknown-bridge": (
         "A bridge is not in `network.bridges`.",
         _yaml((_WEB, "interfaces: [{bridge: br7}]")),
+    ),
+    "unknown-guest": (
+        "A name or pattern in `expect` is that of no guest or machine.",
+        _yaml(("network:", "expect: [{from: web, to: dbb, is: allowed}]\nnetwork:")),
     ),
     "unknown-host": (
         "`network_interfaces` or `placement.pin` names a testbed host that is not in the config.",

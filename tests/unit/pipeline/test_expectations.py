@@ -1,0 +1,153 @@
+"""``expect``: its shape, the guests that a line is about, and lines that make no sense."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the golden projects are a package there
+
+from golden.memory import compile_text
+from kvmcompose.core.errors import InputError, Problem
+from kvmcompose.core.expectation import Expectation, Probe
+from kvmcompose.core.model import LogicalTestbed
+from kvmcompose.core.state import encode_state
+from kvmcompose.pipeline.expectations import Names
+
+LAB = """\
+machines:
+  - {name: web, docker: {image: a}, interfaces: [{bridge: br0}]}
+  - {name: db, docker: {image: a}, interfaces: [{bridge: br0}]}
+  - name: client
+    docker:
+      image: a
+      scaling: {count: 2, interfaces: [{bridge: br0, clones: [0, 1]}]}
+network: {bridges: [{name: br0}]}
+"""
+
+
+def lab_with(*lines: str, lab: str = LAB) -> LogicalTestbed:
+    text = lab + ("expect:\n" + "".join(f"  - {{{line}}}\n" for line in lines) if lines else "")
+    return compile_text(text).placed.logical
+
+
+def problems(*lines: str, lab: str = LAB) -> tuple[Problem, ...]:
+    with pytest.raises(InputError) as caught:
+        lab_with(*lines, lab=lab)
+    return tuple(each for each in caught.value.problems if each.code != "cannot-run-yet")
+
+
+def pairs(line: str) -> list[tuple[str, str]]:
+    logical = lab_with(line)
+    return list(Names(logical.guests).pairs(logical.expectations[0]))
+
+
+def test_a_line_is_read_as_written() -> None:
+    found = lab_with(
+        "from: web, to: [db, internet], tcp: 5432, is: allowed", "from: db, to: web, icmp: true, is: denied"
+    )
+    assert found.expectations == (
+        Expectation(
+            index=0, sources=("web",), targets=("db", "internet"), probe=Probe("tcp", 5432), is_allowed=True
+        ),
+        Expectation(index=1, sources=("db",), targets=("web",), probe=Probe("icmp"), is_allowed=False),
+    )
+
+
+def test_without_a_protocol_a_line_is_about_all_traffic() -> None:
+    assert lab_with("from: db, to: internet, is: denied").expectations[0].probe is None
+
+
+def test_expectations_are_no_part_of_the_state() -> None:
+    lines = "expect: [{from: web, to: db, is: denied}]\n"
+    assert encode_state(compile_text(LAB + lines).state) == encode_state(compile_text(LAB).state)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("from: web, to: db, is: denied", [("web", "db")]),
+        ("from: client, to: db, is: denied", [("client-0", "db"), ("client-1", "db")]),
+        ("from: 'client-*', to: db, is: denied", [("client-0", "db"), ("client-1", "db")]),
+        ("from: client-1, to: internet, is: denied", [("client-1", "internet")]),
+        ("from: 'client-*', to: client, is: denied", [("client-0", "client-1"), ("client-1", "client-0")]),
+        ("from: [web, 'w?b'], to: [web, db], is: denied", [("web", "db")]),
+        ("from: '*b', to: db, is: denied", [("web", "db")]),
+    ],
+)
+def test_names_machines_and_patterns_mean_guests(line: str, expected: list[tuple[str, str]]) -> None:
+    assert pairs(line) == expected
+
+
+def test_an_unknown_guest_is_an_error_at_its_word_with_the_nearest_name() -> None:
+    (found,) = problems("from: [web, dbb], to: web, is: denied")
+    assert (found.code, found.path, found.hint) == (
+        "unknown-guest",
+        "expect[0].from[1]",
+        "did you mean 'db'?",
+    )
+    assert (found.location.line, found.location.column) == (10, 18)
+
+
+def test_a_pattern_that_matches_nothing_is_an_error_that_lists_guests() -> None:
+    (found,) = problems("from: 'server-*', to: web, is: denied")
+    assert found.code == "unknown-guest"
+    assert found.hint == "guests: web, db, client-0, client-1"
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("from: web, to: web, is: denied", "no-pair"),
+        ("from: internet, to: internet, is: denied", "no-pair"),
+        ("from: web, to: db, tcp: 1, udp: 1, is: denied", "several-protocols"),
+        ("from: web, to: db, tcp: 0, is: denied", "out-of-range"),
+        ("from: web, to: db, tcp: 65536, is: denied", "out-of-range"),
+        ("from: web, to: db, tcp: http, is: denied", "wrong-type"),
+        ("from: web, to: db, icmp: false, is: denied", "bad-value"),
+        ("from: web, to: db, is: forbidden", "bad-value"),
+        ("from: web, to: db", "missing-key"),
+        ("from: web, to: [], is: denied", "too-few"),
+        ("from: '', to: db, is: denied", "empty-value"),
+        ("from: {name: web}, to: db, is: denied", "wrong-type"),
+        ("from: web, to: db, port: 80, is: denied", "unknown-key"),
+    ],
+)
+def test_lines_that_make_no_sense(line: str, code: str) -> None:
+    assert [each.code for each in problems(line)] == [code]
+
+
+def test_a_guest_called_internet_cannot_be_told_from_the_outside() -> None:
+    lab = LAB.replace("name: db,", "name: internet,")
+    (found,) = problems("from: web, to: internet, is: denied", lab=lab)
+    assert found.code == "ambiguous-name"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("from: web, to: db, tcp: 5432, is: allowed", "from: web, to: db, tcp: 5432, is: denied"),
+        ("from: web, to: db, tcp: 5432, is: allowed", "from: '*', to: [db, internet], is: denied"),
+        ("from: client, to: internet, is: denied", "from: client-1, to: internet, udp: 53, is: allowed"),
+    ],
+)
+def test_lines_that_contradict_each_other(first: str, second: str) -> None:
+    (found,) = problems(first, second)
+    assert (found.code, found.path) == ("contradiction", "expect[1].is")
+    assert found.message.startswith("this contradicts expect[0] (")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("from: web, to: db, tcp: 5432, is: allowed", "from: web, to: db, tcp: 80, is: denied"),
+        ("from: web, to: db, tcp: 5432, is: allowed", "from: web, to: db, udp: 5432, is: denied"),
+        ("from: web, to: db, is: allowed", "from: db, to: web, is: denied"),
+        # the only guest in common would be paired with itself
+        ("from: web, to: [db, web], is: allowed", "from: [web, client], to: web, is: denied"),
+    ],
+)
+def test_lines_that_are_about_different_traffic(first: str, second: str) -> None:
+    assert len(lab_with(first, second).expectations) == 2
