@@ -20,6 +20,7 @@ from doit.exceptions import TaskFailed
 
 from kvmcompose.build.doit_store import errors_for_doit
 from kvmcompose.build.doit_tasks import Session, TaskDict
+from kvmcompose.build.expectation_task import expectation_tasks
 from kvmcompose.build.overview import GROUP
 from kvmcompose.build.project import Project, ledger_path
 from kvmcompose.build.project_inputs import Where
@@ -69,6 +70,7 @@ def project_tasks(
             )
         session = Session(Project(where), _to_stderr)
         yield from session.all_tasks()
+        yield from expectation_tasks(session.project)
         name = session.project.compiled.state.project_name
         yield from TestbedTasks(name, session.project.folder, session.release, allow_paths).tasks(
             GROUP, down_at_end=down_at_end

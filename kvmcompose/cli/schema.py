@@ -7,7 +7,7 @@ import argparse
 from kvmcompose.monitor.console import Console
 
 NAME = "schema"
-HELP = "print the JSON Schema of kvm-compose.yaml (or of the config, or of plan --json)"
+HELP = "print the JSON Schema of kvm-compose.yaml (or of the config, plan --json, check --json)"
 EXAMPLE = """\
 examples:
   kvm-compose schema > kvm-compose.schema.json
@@ -22,20 +22,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
         "--of",
-        choices=("testbed", "config", "plan"),
+        choices=("testbed", "config", "plan", "check"),
         default="testbed",
-        help="kvm-compose.yaml, the config, or what plan --json prints (default: testbed)",
+        help="kvm-compose.yaml, the config, or what plan --json or check --json prints (default: testbed)",
     )
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the schema."""
-    if arguments.of == "plan":
+    if arguments.of in ("plan", "check"):
         import msgspec
 
+        from kvmcompose.core.checked import CheckDocument
         from kvmcompose.core.planned import PlanDocument
 
-        console.json(msgspec.json.schema(PlanDocument))
+        console.json(msgspec.json.schema(PlanDocument if arguments.of == "plan" else CheckDocument))
         return 0
     from kvmcompose.effects.resources import schemas
     from kvmcompose.pipeline.schemas import complete_schema

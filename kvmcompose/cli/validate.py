@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,11 +11,15 @@ from kvmcompose.cli._project import where
 from kvmcompose.core.errors import InputError, Problem
 from kvmcompose.monitor.console import Console
 
+if TYPE_CHECKING:
+    from kvmcompose.build.project import Project
+
 NAME = "validate"
 HELP = "check kvm-compose.yaml and the config, and show all problems"
 EXAMPLE = """\
 examples:
   kvm-compose validate
+  kvm-compose validate --expect     also prove the lines of expect, as check does
   kvm-compose validate --json | jq -r '.problems[].location.line'
 
 The exit status is 2 if there are errors, 0 if there are only warnings.
@@ -23,6 +28,7 @@ The exit status is 2 if there are errors, 0 if there are only warnings.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
+    parser.add_argument("--expect", action="store_true", help="also prove each line of expect")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -37,8 +43,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         project = Project(where(arguments))
         compiled = project.compiled
         refusals = project.refusals()
-        problems = (*refusals, *compiled.warnings, *project.hints())
-        status = InputError.exit_code if refusals else 0
+        broken = _broken(project) if arguments.expect else ()
+        problems = (*refusals, *compiled.warnings, *project.hints(), *broken)
+        status = InputError.exit_code if refusals or broken else 0
         guests = len(compiled.state.testbed_guests)
     except InputError as error:
         problems, status = error.problems, error.exit_code
@@ -52,3 +59,23 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     else:
         console.say(f"{len(problems)} problem{'s' if len(problems) != 1 else ''}")
     return status
+
+
+def _broken(project: Project) -> tuple[Problem, ...]:
+    """Return the lines of ``expect`` that do not hold. Raises RefusedError where OVN is missing."""
+    from kvmcompose.reachability.check import check
+    from kvmcompose.reachability.junit import traffic_text
+
+    return tuple(
+        Problem(
+            code="broken-expectation",
+            message=f"this does not hold: {traffic_text(line.broken[0])}",
+            location=line.at,
+            path=line.path,
+            hint=None
+            if len(line.broken) == 1
+            else f"{len(line.broken)} of {line.pairs} pairs: kvm-compose check",
+        )
+        for line in check(project.compiled, project.testbed).expectations
+        if not line.holds
+    )

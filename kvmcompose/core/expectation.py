@@ -16,7 +16,7 @@ INTERNET = "internet"
 PROTOCOLS = ("icmp", "tcp", "udp")
 
 
-class Probe(msgspec.Struct, frozen=True, order=True):
+class Traffic(msgspec.Struct, frozen=True, order=True):
     """What is sent: an ICMP echo request, or a packet to a TCP or UDP port."""
 
     protocol: str
@@ -27,7 +27,7 @@ class Probe(msgspec.Struct, frozen=True, order=True):
         return f"{self.protocol} {self.port}" if self.port else self.protocol
 
 
-PING = Probe("icmp")
+PING = Traffic("icmp")
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,15 +40,18 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     sources: tuple[str, ...]
     targets: tuple[str, ...]
-    probe: Probe | None
+    probe: Traffic | None
     is_allowed: bool
 
     def __str__(self) -> str:
         """Return the line in words."""
-        ends = f"{', '.join(self.sources)} to {', '.join(self.targets)}"
-        return (
-            f"{ends}{f', {self.probe}' if self.probe else ''}: {'allowed' if self.is_allowed else 'denied'}"
-        )
+        what = f", {self.probe}" if self.probe else ""
+        return f"{', '.join(self.sources)} to {', '.join(self.targets)}{what}: {self.word}"
+
+    @property
+    def word(self) -> str:
+        """The word of the YAML for what must hold."""
+        return "allowed" if self.is_allowed else "denied"
 
 
 def parse_expectations(lines: Sequence[Mapping[str, Any]]) -> tuple[Expectation, ...]:
@@ -63,7 +66,7 @@ def _expectation(index: int, line: Mapping[str, Any]) -> Expectation:
         index=index,
         sources=_words(line["from"]),
         targets=_words(line["to"]),
-        probe=None if protocol is None else Probe(protocol, port if isinstance(port, int) else 0),
+        probe=None if protocol is None else Traffic(protocol, port if isinstance(port, int) else 0),
         is_allowed=line["is"] == "allowed",
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from kvmcompose.core.chassis import Chassis, Remotes
+from kvmcompose.core.document import Path
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.expectation import Expectation
 from kvmcompose.core.libvirt_uri import LibvirtUri, parse_libvirt_uri
@@ -159,6 +160,14 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     def identity(self) -> str:
         """The name that its disk, addresses and names on hosts derive from."""
         return self.id or self.name
+
+    @property
+    def interfaces_path(self) -> Path:
+        """The place of its interfaces in the YAML; for a clone, that of all clones' interfaces."""
+        at: Path = ("machines", self.machine.index)
+        if self.name == self.machine.name:
+            return (*at, self.machine.interfaces_key)
+        return (*at, self.kind, "scaling", "interfaces")
 
 
 class Segment(msgspec.Struct, frozen=True):

@@ -32,6 +32,10 @@ _PACKAGES = {
     "dot": "graphviz",
     "tcpdump": "tcpdump",
     "gpgv": "gpgv",
+    "ovn-northd": "ovn-central",
+    "ovn-trace": "ovn-central",
+    "ovsdb-server": "ovn-central",
+    "ovsdb-tool": "ovn-central",
 }
 
 
@@ -189,6 +193,14 @@ class Coprocess:
     def has_ended(self) -> bool:
         """Return whether the program has ended."""
         return self._process.poll() is not None
+
+    def finish(self, seconds: float) -> None:
+        """Close its standard input, and wait until it has ended; after ``seconds`` it is killed."""
+        with contextlib.suppress(OSError):
+            self.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        self.end()
 
     def end(self, seconds: float | None = None) -> int | None:
         """Kill the program and close its pipes.

@@ -14,6 +14,9 @@ A module offers:
 ``network_plan(state)``           what to create on the hosts, from the state as read back
 ``privileges(state, ...)``        what it reaches on the hosts beyond the testbed's own, likewise
 ``keeper(before, logical)``       finds the lines that keep addresses when the YAML changes; optional
+``connectivity(logical)``         knows what reaches what (an ``Oracle``), for ``check``; or the next two
+``northbound(state)``             the rows of OVN's northbound database that the network is made of
+``row_path(network, ref)``        the place in the YAML that such a row comes from
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from kvmcompose.core.model import (
 )
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.state import Interface, State
-from kvmcompose.networks import _addresses, _hold, _plan, _privileges, _specialise, _stored
+from kvmcompose.networks import _addresses, _connectivity, _hold, _plan, _privileges, _specialise, _stored
 from kvmcompose.networks._connected import DisjointSets, connected
 from kvmcompose.networks._specialise import Bridge, HostNic, Network, NetworkState
 from kvmcompose.render.network import network_xml
@@ -333,6 +333,11 @@ def check_state(state: State) -> Iterator[Complaint]:
 def keeper(before: State, logical: LogicalTestbed) -> _hold.Keeper:
     """Return what keeps addresses by ``subnet``, ``ip`` and ``mac``."""
     return _hold.Keeper(before, logical)
+
+
+def connectivity(logical: LogicalTestbed) -> _connectivity.Connectivity:
+    """Return what knows which guests the connections of bridges join."""
+    return _connectivity.of_bridges(logical)
 
 
 def network_plan(state: State) -> NetworkPlan:

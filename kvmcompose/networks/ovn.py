@@ -24,8 +24,9 @@ from kvmcompose.networks import (
 )
 from kvmcompose.networks._ovn_model import Network, NetworkState
 from kvmcompose.networks._ovn_northbound import northbound
+from kvmcompose.networks._ovn_places import row_path
 
-__all__ = ["INTERFACES", "attachments", "northbound", "parse", "scaled"]
+__all__ = ["INTERFACES", "attachments", "northbound", "parse", "row_path", "scaled"]
 
 INTERFACES = "network"
 attachments = _ovn_parse.attachments

@@ -8,14 +8,14 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from kvmcompose.core.errors import Complaint
-from kvmcompose.core.expectation import INTERNET, PROTOCOLS, Expectation, Probe
+from kvmcompose.core.expectation import INTERNET, PROTOCOLS, Expectation, Traffic
 from kvmcompose.core.model import Guest
 from kvmcompose.core.names import first_few
 
 _WILDCARDS = frozenset("*?[")
 
 
-class Names:
+class GuestNames:
     """The guests that run, by the names that the YAML has for them: their own, and those of machines."""
 
     def __init__(self, guests: Iterable[Guest]) -> None:
@@ -64,7 +64,7 @@ def check_expectations(
     """Yield what a schema cannot express: unknown guests, no pair of guests, contradicting lines."""
     if not expectations:
         return
-    names = Names(guests)
+    names = GuestNames(guests)
     for line, expectation in zip(lines, expectations, strict=True):
         at = ("expect", expectation.index)
         several = [each for each in PROTOCOLS if each in line]
@@ -96,7 +96,7 @@ def check_expectations(
 
 
 def _check_words(
-    key: str, written: object, words: Sequence[str], names: Names, at: tuple[str | int, ...]
+    key: str, written: object, words: Sequence[str], names: GuestNames, at: tuple[str | int, ...]
 ) -> Iterator[Complaint]:
     for number, word in enumerate(words):
         path = (*at, key, number) if isinstance(written, list) else (*at, key)
@@ -119,7 +119,7 @@ def _check_words(
             )
 
 
-def _contradictions(expectations: Sequence[Expectation], names: Names) -> Iterator[Complaint]:
+def _contradictions(expectations: Sequence[Expectation], names: GuestNames) -> Iterator[Complaint]:
     """Yield each line that cannot hold together with an earlier one, once."""
     ends = [
         (frozenset(names.all_meant(each.sources)), frozenset(names.all_meant(each.targets)))
@@ -143,7 +143,7 @@ def _contradictions(expectations: Sequence[Expectation], names: Names) -> Iterat
                 break
 
 
-def _overlap(one: Probe | None, other: Probe | None) -> bool:
+def _overlap(one: Traffic | None, other: Traffic | None) -> bool:
     return one is None or other is None or one == other
 
 

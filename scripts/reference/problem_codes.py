@@ -173,6 +173,13 @@ CODES: dict[str, tuple[str, Example | None]] = {
         "Connected bridges form a loop, in which frames would circulate for ever.",
         _yaml(("{br0: br1}", "{br0: br0}")),
     ),
+    "broken-expectation": (
+        "A line of `expect` does not hold (`validate --expect`). `check` shows all pairs of guests.",
+        Example(
+            yaml=(("network:", "expect: [{from: web, to: db, is: denied}]\nnetwork:"),),
+            argv=("validate", "--expect"),
+        ),
+    ),
     "cannot-run-yet": (
         "`up` cannot start guests of this type. It starts the others, and then fails.",
         _yaml(

@@ -11,10 +11,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the golden proje
 
 from golden.memory import compile_text
 from kvmcompose.core.errors import InputError, Problem
-from kvmcompose.core.expectation import Expectation, Probe
+from kvmcompose.core.expectation import Expectation, Traffic
 from kvmcompose.core.model import LogicalTestbed
 from kvmcompose.core.state import encode_state
-from kvmcompose.pipeline.expectations import Names
+from kvmcompose.pipeline.expectations import GuestNames
 
 LAB = """\
 machines:
@@ -41,7 +41,7 @@ def problems(*lines: str, lab: str = LAB) -> tuple[Problem, ...]:
 
 def pairs(line: str) -> list[tuple[str, str]]:
     logical = lab_with(line)
-    return list(Names(logical.guests).pairs(logical.expectations[0]))
+    return list(GuestNames(logical.guests).pairs(logical.expectations[0]))
 
 
 def test_a_line_is_read_as_written() -> None:
@@ -50,9 +50,9 @@ def test_a_line_is_read_as_written() -> None:
     )
     assert found.expectations == (
         Expectation(
-            index=0, sources=("web",), targets=("db", "internet"), probe=Probe("tcp", 5432), is_allowed=True
+            index=0, sources=("web",), targets=("db", "internet"), probe=Traffic("tcp", 5432), is_allowed=True
         ),
-        Expectation(index=1, sources=("db",), targets=("web",), probe=Probe("icmp"), is_allowed=False),
+        Expectation(index=1, sources=("db",), targets=("web",), probe=Traffic("icmp"), is_allowed=False),
     )
 
 

@@ -1,0 +1,40 @@
+"""Check a compiled project: choose the oracle for its network, and judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+from kvmcompose.core.answers import Oracle
+from kvmcompose.core.checked import CheckDocument
+from kvmcompose.core.expectation import Traffic
+from kvmcompose.core.model import LogicalTestbed
+from kvmcompose.networks import dialect
+from kvmcompose.pipeline.compile import Compiled
+from kvmcompose.pipeline.logical import Documents, InputFile
+from kvmcompose.reachability.judge import Judge
+from kvmcompose.reachability.ovn_check import Described, ovn_oracle
+
+
+def check(compiled: Compiled, testbed: InputFile, matrix: Traffic | None = None) -> CheckDocument:
+    """Return what holds of a project; ``testbed`` is its YAML.
+
+    Raises RefusedError when a program is missing that the dialect needs for it, InputError for rules that OVN
+    does not understand, KvmComposeError when OVN fails.
+    """
+    documents = Documents(testbed, None)
+    with _oracle(compiled, documents) as oracle:
+        return Judge(compiled.placed.logical, documents, oracle).document(matrix)
+
+
+@contextmanager
+def _oracle(compiled: Compiled, documents: Documents) -> Iterator[Oracle]:
+    logical = compiled.placed.logical
+    module = dialect(logical.dialect)
+    connectivity = getattr(module, "connectivity", None)
+    if connectivity is not None:
+        yield cast(Callable[[LogicalTestbed], Oracle], connectivity)(logical)
+        return
+    with ovn_oracle(compiled, documents, cast(Described, module)) as oracle:
+        yield oracle
