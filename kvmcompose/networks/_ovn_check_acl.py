@@ -70,6 +70,23 @@ def _one_way(switch: str, rules: Sequence[Rule], path: Path) -> Iterator[Complai
         )
 
 
+def foreign_ports(
+    network: Network, machines: Sequence[Machine], project: str, at: Path
+) -> Iterator[Complaint]:
+    """Yield the ports in valid rules that have the name of another project before their own."""
+    ports = _port_names(network, machines)
+    for switch, rules in network.acl.switches.items():
+        for index, rule in enumerate(rules):
+            for name in parse_match(rule.match).ports:
+                if name not in ports[switch] and name.removeprefix(f"{project}-") not in ports[switch]:
+                    yield Complaint(
+                        code="bad-match",
+                        path=(*at, "switches", switch, index, "match"),
+                        message=f"the switch has no port {name!r} in the project {project!r}",
+                        wanted="the name of a port, without that of the project",
+                    )
+
+
 def _port_names(network: Network, machines: Sequence[Machine]) -> dict[str, set[str]]:
     """Return what ports of each switch may be called, without the project's name."""
     found: dict[str, set[str]] = {
@@ -109,6 +126,7 @@ def _rule(rule: Rule, ports: set[str], path: Path) -> Iterator[Complaint]:
         )
         return
     for name in match.ports:
+        # the project's name, which is not known here, may come before: see `foreign_ports`
         if name not in ports and not any(name.endswith(f"-{port}") for port in ports):
             near = difflib.get_close_matches(name, sorted(ports), 1)
             yield Complaint(

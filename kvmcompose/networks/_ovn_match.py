@@ -21,24 +21,34 @@ _NUMBERS = {
     "tcp.src": 16, "tcp.dst": 16, "tcp.flags": 12, "udp.src": 16, "udp.dst": 16,
     "sctp.src": 16, "sctp.dst": 16, "pkt.mark": 32, "ct_mark": 32, "ct_label": 128, "ct_state": 32,
 }  # fmt: skip
-#: Words that are true or false by themselves.
-_PREDICATES = frozenset(
+#: Fields that OVN only compares for equality, because Open vSwitch has no masks for them.
+_NOMINAL = frozenset(
     (
-        "eth.bcast", "eth.mcast", "eth.mcastv6", "vlan.present", "ip", "ip4", "ip6", "ip4.mcast", "ip6.mcast",
-        "icmp", "icmp4", "icmp6", "igmp", "arp", "rarp", "nd", "nd_ns", "nd_ns_mcast", "nd_na", "nd_rs",
-        "nd_ra", "mldv1", "mldv2", "tcp", "udp", "sctp", "ip.is_frag", "ip.later_frag", "ip.first_frag",
-        "ct.trk", "ct.new", "ct.est", "ct.rel", "ct.rpl", "ct.inv",
+        "inport", "outport", "eth.type", "ip.proto", "ip.dscp", "ip.ecn", "ip.ttl", "icmp4.type",
+        "icmp4.code", "icmp6.type", "icmp6.code", "arp.op",
     )
 )  # fmt: skip
+#: Words that are true or false by themselves. Those of protocols cannot be negated.
+_PROTOCOLS = frozenset(
+    (
+        "ip", "ip4", "ip6", "icmp", "icmp4", "icmp6", "igmp", "arp", "rarp", "nd", "nd_ns", "nd_na", "nd_rs",
+        "nd_ra", "mldv1", "mldv2", "tcp", "udp", "sctp",
+    )
+)  # fmt: skip
+_BITS = frozenset(("eth.mcast", "ct.trk", "ct.new", "ct.est", "ct.rel", "ct.rpl", "ct.inv"))
+_PREDICATES = _BITS | _PROTOCOLS | {
+    "eth.bcast", "eth.mcastv6", "vlan.present", "ip4.mcast", "ip6.mcast", "ip.is_frag", "ip.later_frag",
+    "ip.first_frag",
+}  # fmt: skip
 _PORTS = ("inport", "outport")
-_KNOWN = (*_NUMBERS, *_PREDICATES, *_PORTS)
+_KNOWN = (*_NUMBERS, *sorted(_PREDICATES), *_PORTS)
 _TOKEN = re.compile(
     r"""\s*(?:
       (?P<string>"(?:[^"\\]|\\.)*")
     | (?P<constant>[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(?:/[0-9A-Fa-f:.]+)?     # MAC and IPv6 addresses
         | [0-9]+(?:\.[0-9]+){3}(?:/[0-9.]+)?                           # IPv4 addresses
         | 0[xX][0-9A-Fa-f]+(?:/0[xX][0-9A-Fa-f]+)?
-        | [0-9]+(?:/[0-9]+)?(?![\w.:]) )
+        | [0-9]+(?:/[0-9]+)?(?![\w:]|\.(?!\.)) )
     | (?P<set>[$@][A-Za-z_.][\w.]*)
     | (?P<word>[A-Za-z_][\w.]*)
     | (?P<operator>&&|\|\||==|!=|<=|>=|\.\.|[<>!(){},\[\]])
@@ -46,6 +56,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _RELATIONS = frozenset(("==", "!=", "<", "<=", ">", ">="))
+_NEGATED = "give what is meant a rule of its own, and what is left one with a lower priority"
 #: As deep as OVN nests, more or less.
 _DEEPEST = 100
 _MAC = re.compile(r"[0-9A-Fa-f]{1,2}(:[0-9A-Fa-f]{1,2}){5}")
@@ -101,7 +112,7 @@ def _bad_character(text: str, position: int) -> NoReturn:
     rest = text[position:]
     if rest.startswith("'"):
         inside = rest[1:].partition("'")[0]
-        quoted = inside if re.fullmatch(r"[0-9A-Fa-f:./]+", inside) else f'"{inside}"'
+        quoted = inside if re.fullmatch(r"[0-9]+|[0-9A-Fa-f]*[:.][0-9A-Fa-f:./]+", inside) else f'"{inside}"'
         raise MatchError("OVN knows no single quotes", position, hint=f"write {quoted}")
     if rest.startswith('"'):
         raise MatchError("the quotation mark is not closed", position)
@@ -116,6 +127,7 @@ class _Parser:
     def __init__(self, tokens: list[_Token]) -> None:
         self._tokens = tokens
         self._next = 0
+        self._negated = False
         self.ports: list[str] = []
         self.uses_outport = False
 
@@ -142,7 +154,7 @@ class _Parser:
     def _term(self, depth: int) -> None:
         token = self._take("an expression")
         if token.text == "!":
-            self._term(depth + 1) if depth < _DEEPEST else self._fail("too many '!'", token, None)
+            self._not(token, depth)
         elif token.text == "(":
             self.expression(depth + 1)
             self._require(")")
@@ -157,17 +169,27 @@ class _Parser:
         else:
             self._reversed(token)
 
+    def _not(self, token: _Token, depth: int) -> None:
+        if depth > _DEEPEST:
+            self._fail("too many '!'", token)
+        start = self._next
+        self._negated = not self._negated
+        self._term(depth + 1)
+        self._negated = not self._negated
+        operand = self._tokens[start : self._next]
+        if operand[0].text not in ("(", "!") and any(each.text in _RELATIONS for each in operand):
+            self._fail("the comparison after '!' needs parentheses", operand[0])
+
     def _relation(self, token: _Token) -> None:
         """Parse ``field == value``, or a word that is true or false."""
         width = self._field(token)
         if self._peek() in _RELATIONS:
-            operator = self._take()
-            if token.text in _PREDICATES:
-                self._fail(f"{token.text!r} is true or false: it has no value", operator)
-            self._values(token, operator, width)
-        elif token.text not in _PREDICATES and width != 1:
+            self._values(token, self._take(), width)
+        elif width != 1 and not (self._negated and width):
             wanted = f'{token.text} == "port"' if token.text in _PORTS else f"{token.text} == …"
             self._fail(f"{token.text!r} needs a value", token, f"write {wanted}")
+        elif token.text in _PROTOCOLS and self._negated:
+            self._fail(f"OVN cannot negate {token.text!r}", token, _NEGATED)
 
     def _field(self, token: _Token) -> int:
         """Return the width in bits of a field, or of the part of it in brackets; 0 for a port."""
@@ -207,9 +229,7 @@ class _Parser:
             self._fail(f"{operator.text!r} is not expected here", operator)
         field = self._take("a field", "word")
         width = self._field(field)
-        if field.text in _PREDICATES:
-            self._fail(f"{field.text!r} is true or false: it has no value", field)
-        self._check(field, operator, width, values)
+        self._check(field, operator, width, values, is_set=token.text == "{")
         if self._peek() in _RELATIONS:
             second = self._take()
             if operator.text[0] != second.text[0] or operator.text[0] not in "<>":
@@ -217,7 +237,8 @@ class _Parser:
             self._values(field, second, width)
 
     def _values(self, field: _Token, operator: _Token, width: int) -> None:
-        self._check(field, operator, width, self._set(self._take("a value")))
+        token = self._take("a value")
+        self._check(field, operator, width, self._set(token), is_set=token.text == "{")
 
     def _set(self, token: _Token) -> list[_Token]:
         """Return a value, or the values in braces."""
@@ -239,10 +260,18 @@ class _Parser:
                 self._take()
                 return found
 
-    def _check(self, field: _Token, operator: _Token, width: int, values: list[_Token]) -> None:
+    def _check(
+        self, field: _Token, operator: _Token, width: int, values: list[_Token], *, is_set: bool
+    ) -> None:
         is_equality = operator.text in ("==", "!=")
-        if not is_equality and (width == 0 or len(values) > 1):
+        ordered = width > 0 and field.text not in _NOMINAL
+        ordered &= field.text not in _PREDICATES or field.text in _BITS
+        if not is_equality and (is_set or not ordered):
             self._fail(f"{field.text!r} is compared here with == or != only", operator)
+        if field.text in _NOMINAL and (operator.text == "!=") != self._negated:
+            self._fail(
+                f"OVN compares {field.text!r} with == only, and cannot negate that", operator, _NEGATED
+            )
         for value in values:
             if value.kind == "set":
                 self._fail(f"there is no set {value.text!r}", value, "write the values in braces: {a, b}")
@@ -253,10 +282,13 @@ class _Parser:
                 self.ports.append(value.text[1:-1])
             else:
                 self._fits(field, width, value, is_equality=is_equality)
+            negative = (value.text == "0") ^ (operator.text == "!=") ^ self._negated
+            if field.text in _PROTOCOLS and negative:
+                self._fail(f"OVN cannot negate {field.text!r}", value, _NEGATED)
 
     def _fits(self, field: _Token, width: int, value: _Token, *, is_equality: bool) -> None:
-        text, slash, mask = value.text.partition("/")
-        if slash and (_number(mask) is None or not is_equality):
+        text, slash, mask_text = value.text.partition("/")
+        if slash and not (is_equality and _is_mask(text, mask_text)):
             self._fail(f"{value.text} is not a value of {field.text!r}", value)
         number = _number(text)
         if number is None:
@@ -291,6 +323,14 @@ class _Parser:
 
     def _fail(self, message: str, token: _Token, hint: str | None = None) -> NoReturn:
         raise MatchError(message, token.position, hint)
+
+
+def _is_mask(text: str, mask: str) -> bool:
+    """Return whether a mask, or a prefix length, goes with a value."""
+    bits = {"IPv4": 32, "IPv6": 128}.get(_kind(text))
+    if bits is not None and mask.isdecimal():
+        return int(mask) <= bits
+    return _kind(mask) == _kind(text) and _number(mask) is not None
 
 
 def _kind(text: str) -> str:

@@ -36,8 +36,8 @@ def readable_name(project: str, guest: GuestState, index: int, nic: Interface) -
 def port_names(state: State, network: NetworkState) -> dict[str, dict[str, str]]:
     """Return, for every switch, what its ports may be called in a match, with the names in OVN.
 
-    That is the readable name, with and without the project's; of a guest with one interface on the switch its
-    name, too.
+    That is the readable name, and of a guest with one interface on the switch its name; each with and without
+    that of the project.
     """
     found: dict[str, dict[str, str]] = {name: {} for name in network.switches}
     prefix = f"{state.project_name}-"
@@ -57,4 +57,5 @@ def port_names(state: State, network: NetworkState) -> dict[str, dict[str, str]]
     for (switch, guest_name), only in once.items():
         if only is not None:
             found[switch].setdefault(guest_name, only)
+            found[switch].setdefault(f"{prefix}{guest_name}", only)
     return found

@@ -20,6 +20,7 @@ from kvmcompose.networks._ovn_addresses import (
     no_room,
 )
 from kvmcompose.networks._ovn_chassis import host_of, mtu
+from kvmcompose.networks._ovn_check_acl import foreign_ports
 from kvmcompose.networks._ovn_model import (
     DYNAMIC,
     DhcpState,
@@ -44,6 +45,10 @@ def specialise(placed: PlacedTestbed) -> tuple[NetworkState, _Interfaces, str | 
     logical = placed.logical
     network: Network = logical.network
     project = logical.project
+    machines = {guest.machine.index: guest.machine for guest in logical.guests}
+    foreign = [*foreign_ports(network, [*machines.values()], project, ("network", OVN, "acl"))]
+    if foreign:
+        raise ComplaintsError(foreign)
     names = UniqueNames()
     golden = [guest for guest in logical.guests if guest.is_golden_image]
     bridge = names.name(f"{project}-prjbr0") if golden else None
