@@ -230,7 +230,9 @@ def _values(state: State, network: NetworkState) -> _Complaints:
     for guest in state.testbed_guests.values():
         for index, nic in enumerate(guest.interfaces):
             at: Path = ("testbed_guests", guest.name, "interfaces", index)
-            if nic.attach == OVN and guest.testbed_host in hosts:
+            if nic.attach == OVN and (guest.testbed_host not in hosts or nic.bridge not in network.switches):
+                continue  # which is reported already
+            if nic.attach == OVN:
                 yield from _interface(nic, network, hosts[guest.testbed_host].chassis.bridge, at)
             elif nic.attach == "network" and guest.is_golden_image:
                 name_there = str(network.libvirt_network_name)

@@ -27,6 +27,9 @@ PUBLIC = (
 )
 DEFAULT = "{prefix: 0.0.0.0/0, nexthop: 172.16.1.1}"
 SNAT = "{nat_type: snat, external_ip: 172.16.1.200, logical_ip: 10.0.0.0/16}"
+WEB_RULE = (
+    "{switches: {sw0: [{direction: to-lport, priority: 100, match: tcp.dst == 80, action: allow-related}]}}"
+)
 DHCP = "[{switch: sw0, exclude_ips: {from: 10.0.0.1, to: 10.0.0.20}}]"
 
 
