@@ -114,6 +114,7 @@ class World(msgspec.Struct):
     ``bridges``: by project and name; those of no project are under the empty name. ``subnets``: those that
     the host is attached to, each with its interface. ``networks`` have their project,
     ``network_definitions`` the XML where it is known, ``stopped_networks`` those that are not active.
+    ``unleased``: MAC addresses whose lease was forgotten with a network, until their guests start.
     ``leases``: the addresses that their DHCP servers have given, by MAC.
     """
 
@@ -121,6 +122,7 @@ class World(msgspec.Struct):
     networks: dict[str, str] = {}
     network_definitions: dict[str, str] = {}
     stopped_networks: list[str] = []
+    unleased: list[str] = []
     leases: dict[str, str] = {}
     bridges: dict[str, dict[str, FakeBridge]] = {}
     links: dict[str, FakeLink] = {}

@@ -18,6 +18,7 @@ _NOUNS = {
     "geneve-port": "tunnel",
     "golden-image": "golden image",
     "reachable": "guest",
+    "dns-name": "DNS name of",
     "set-up": "set-up of",
     "run-scripts": "run scripts of",
     "files": "files on",

@@ -29,6 +29,8 @@ SELECT name, project_location, deployments.state, failed_command, last_action_uu
 FROM deployments LEFT JOIN actions ON uuid = last_action_uuid"""
 #: Kind of a mark: the digest of the seed that a guest was last started with. It is true as long as its disk.
 SEED_MARK = "seed"
+#: Kind of a mark: the address that DHCP assigned last to a guest.
+ADDRESS_MARK = "address"
 
 
 class Store(EventTables):

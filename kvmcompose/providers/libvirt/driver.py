@@ -8,7 +8,7 @@ import functools
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +19,7 @@ from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt import (
     alive,
+    neighbours,
     snapshot_tables,
     snapshots,
     stale_network,
@@ -239,12 +240,17 @@ class Libvirt:
     async def found_networks(self, project: str) -> Mapping[str, FoundNetwork]:
         return await self._connection.call("inspect networks", network_calls.found, project=project)
 
-    async def update_network(self, xml: str) -> bool:
+    async def update_network(self, xml: str, names: Collection[str] = ()) -> bool:
         """Each entry is a call: 1 ms for DNS, some 0.3 s for DHCP, as libvirt reloads its firewall rules."""
         marked, _ = xmls.with_digest(xml)
         wanted = xmls.network_identity(marked)
         doing = f"update the network {wanted.name}"
-        return await self._connection.call(doing, network_calls.update, xml=xml, marked=marked, wanted=wanted)
+        update = functools.partial(network_calls.update, xml=xml, marked=marked, wanted=wanted, names=names)
+        return await self._connection.call(doing, update)
+
+    async def put_names(self, network: str, names: Mapping[str, str | None]) -> None:
+        doing = f"change names in the network {network}"
+        await self._connection.call(doing, network_calls.put_names, name=network, names=names)
 
     async def leases(self, network: str) -> Mapping[str, str]:
         """Return the addresses that the network's DHCP server assigned, by MAC address in lower case.
@@ -253,6 +259,9 @@ class Libvirt:
         """
         doing = f"list the leases of the network {network}"
         return await self._connection.call(doing, network_calls.leases, name=network)
+
+    async def answers(self, mac: str, address: str) -> bool:
+        return await neighbours.answers(self._runner, mac, address)
 
     async def remove_network(self, name: str) -> None:
         doing = f"remove the network {name}"

@@ -154,6 +154,7 @@ class FakeHypervisor(FakeNetworks):
         if held.frozen:
             raise DriverError(f"{name}: its disk is frozen")
         domain.started, domain.paused, domain.made = time.time(), "", domain.defined
+        self._host.renew(nic.mac for nic in domain.hardware.nics)
         held.written = True
         held.version += 1
         seed = "".join(_SEED.findall(made)[:1])
@@ -280,6 +281,7 @@ class FakeHypervisor(FakeNetworks):
         if domain is not None and domain.started:
             domain.started, domain.paused, domain.off = 0, "", why
             domain.hardware, domain.next_hardware = domain.next_hardware or domain.hardware, None
+            self._host.renew(nic.mac for nic in domain.hardware.nics)
             ports = self._world.unplug(name)
             self._host.keep(("domains", name), *ports)
 

@@ -7,7 +7,7 @@ Names are those on the host, from ``state.json``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -198,14 +198,24 @@ class Hypervisor(Protocol):
     async def found_networks(self, project: str) -> Mapping[str, FoundNetwork]:
         """Return the project's networks by name. ``network_entries.difference`` compares them with XML."""
 
-    async def update_network(self, xml: str) -> bool:
+    async def update_network(self, xml: str, names: Collection[str] = ()) -> bool:
         """Give a network the DHCP and DNS entries of its XML, while it is active.
 
-        Return False, having done nothing, when anything else differs: then it has to be made again.
+        DNS entries of one of ``names`` alone stay: ``put_names`` made them. Return False, having done
+        nothing, when anything else differs: then it has to be made again.
+        """
+
+    async def put_names(self, network: str, names: Mapping[str, str | None]) -> None:
+        """Give names an address in the DNS server of a network while it is active; None: the name goes.
+
+        The definition stays as it is. Raises DriverError for a name that another entry has.
         """
 
     async def leases(self, network: str) -> Mapping[str, str]:
         """Return the addresses that the network's DHCP server assigned, by MAC address in lower case."""
+
+    async def answers(self, mac: str, address: str) -> bool:
+        """Return whether the host finds a machine with this MAC address at this IPv4 address, by ARP."""
 
     async def remove_network(self, name: str) -> None:
         """Stop and undefine the network."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import libvirt
@@ -80,10 +81,11 @@ def start(connection: Any, *, xml: str, wanted: xmls.Ownership, digest: str) -> 
         raise _failure(xml, wanted, error) from None
 
 
-def update(connection: Any, *, xml: str, marked: str, wanted: xmls.Ownership) -> bool:
+def update(connection: Any, *, xml: str, marked: str, wanted: xmls.Ownership, names: Collection[str]) -> bool:
     """Give a live network the entries of its XML, then define it as the XML says.
 
-    ``marked`` is the XML with its digest. Interrupted, the digest still is that of before.
+    ``marked`` is the XML with its digest. Interrupted, the digest still is that of before. DNS entries of one
+    of ``names`` alone stay.
     """
     network = _lookup(connection, wanted.name)
     if network is None:
@@ -93,20 +95,40 @@ def update(connection: Any, *, xml: str, marked: str, wanted: xmls.Ownership) ->
         there = FoundNetwork(
             name=wanted.name, active=True, digest=_recorded(network).digest, xml=network.XMLDesc()
         )
-        differs = entries.difference(xml, there)
+        differs = entries.difference(xml, there, names)
         if differs is not None and differs.other:
             return False
-        changes = entries.edits(xml, there.xml)
-        for edit in changes or ():
-            network.update(
-                _COMMANDS[edit.command],
-                _SECTIONS[edit.section],
-                edit.ip,
-                edit.xml,
-                libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE,
-            )
+        _carry_out(network, entries.edits(xml, there.xml, names) or ())
     connection.networkDefineXML(xmls.with_uuid(marked, network.UUIDString()))
     return True
+
+
+def put_names(connection: Any, *, name: str, names: Mapping[str, str | None]) -> None:
+    """Give names an address in the DNS server of a network that is active, or take them away."""
+    network = _lookup(connection, name)
+    if network is None or not network.isActive():
+        return
+    there = network.XMLDesc()
+    edits = entries.name_edits(there, names)
+    if edits is None:
+        known = entries.addresses(there)
+        taken = [f"{each} {ip}" for each, ip in known.items() if each in names or ip in names.values()]
+        raise DriverError(
+            f"cannot change names in the network {name}: in the way are {', '.join(taken)}",
+            hint=f"virsh net-dumpxml {name} shows them",
+        )
+    _carry_out(network, edits)
+
+
+def _carry_out(network: Any, edits: Sequence[entries.Edit]) -> None:
+    for edit in edits:
+        network.update(
+            _COMMANDS[edit.command],
+            _SECTIONS[edit.section],
+            edit.ip,
+            edit.xml,
+            libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE,
+        )
 
 
 def remains_of_inactive(connection: Any, *, name: str, xml: str | None) -> xmls.NetworkRemains | None:

@@ -151,6 +151,11 @@ class LoadedTestbed:
             if guest.run is not None and not guest.state.is_golden_image
         ]
 
+    @once
+    def dynamic(self) -> list[LoadedGuest]:
+        """The guests that are started and can be reached at an address that DHCP assigns."""
+        return [guest for guest in self.runnable if guest.address == "dynamic"]
+
     @property
     def golden(self) -> list[LoadedGuest]:
         """The golden images that have to be set up before their clones start."""

@@ -16,7 +16,7 @@ from kvmcompose.hosts.fake_world import World
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.providers.libvirt import driver as driver_module
 from kvmcompose.providers.libvirt.interface import DomainState, Hypervisor
-from kvmcompose.providers.libvirt.network_entries import difference
+from kvmcompose.providers.libvirt.network_entries import addresses, difference
 
 NO_SPACE = {"vda": libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE, "vdb": libvirt.VIR_DOMAIN_DISK_ERROR_UNSPEC}
 HOSTS = "<dns><host ip='10.1.0.9'><hostname>web</hostname></host></dns>"
@@ -106,6 +106,15 @@ async def change_entries(driver: Hypervisor) -> None:
     (found,) = (await driver.found_networks("p")).values()
     assert difference(wanted, found) is None
     await driver.start_network(wanted)
+    await driver.put_names("p-network", {"late": "10.1.0.77"})
+    (found,) = (await driver.found_networks("p")).values()
+    assert addresses(found.xml)["late"] == "10.1.0.77"
+    assert difference(wanted, found, ["late"]) is None
+    # the address is that of an entry of the definition
+    with pytest.raises(DriverError, match="cannot change names in the network p-network"):
+        await driver.put_names("p-network", {"other": "10.1.0.9"})
+    await driver.put_names("p-network", {"late": None, "never": None})
+    await driver.put_names("p-gone", {"late": None})
     assert not await driver.update_network(network_xml(address="10.2.0.1"))
     (found,) = (await driver.found_networks("p")).values()
     assert difference(wanted, found) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from kvmcompose.hosts.blob_store import Inventory
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.iplink.interface import FoundLink
-from kvmcompose.providers.libvirt.interface import DomainState, ObservedDomain
+from kvmcompose.providers.libvirt.interface import DomainState, FoundNetwork, ObservedDomain
 from kvmcompose.providers.ovs.interface import FoundBridge
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.disk_places import DiskPlaces, find_places
@@ -106,6 +107,16 @@ class View:
     async def bridges(self, host: HostDrivers) -> Mapping[str, FoundBridge]:
         """Return the project's Open vSwitch bridges on a host, by name."""
         return await self._once("bridges", host.name, lambda: host.switches.observe(self.context.project))
+
+    async def networks(self, host: HostDrivers) -> Mapping[str, FoundNetwork]:
+        """Return the project's libvirt networks on a host, by name."""
+        call = functools.partial(host.hypervisor.found_networks, self.context.project)
+        return await self._once("networks", host.name, call)
+
+    async def leases(self, host: HostDrivers, network: str) -> Mapping[str, str]:
+        """Return the addresses that a libvirt network has assigned, by MAC address."""
+        call = functools.partial(host.hypervisor.leases, network)
+        return await self._once(f"leases of {network}", host.name, call)
 
     def pairs(self, host: str) -> list[VethPair]:
         """Return the veth pairs that the project has, or had, on a host: nothing on one says whose it is."""
