@@ -23,7 +23,7 @@ _NOUNS = {
     "run-scripts": "run scripts of",
     "files": "files on",
     "disk": "disk of",
-    "project-folder": "project folder on",
+    "project-folder": "link to the project folder",
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kvmcompose.hosts.blob_store import HOSTED
+from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeDisk
 from kvmcompose.images.qcow2 import ImageHeader, read_header
@@ -40,6 +41,8 @@ class FakeDisks:
 
     async def pristine(self, path: Path) -> bool:
         await self._host.call("pristine", path.name)
+        if not path.is_relative_to(HOSTED) and not path.exists():  # noqa: ASYNC240 (built by the real build)
+            raise DriverError(f"{path} does not exist")
         return not self._disk(path).written
 
     async def reset_overlay(self, path: Path) -> None:

@@ -7,7 +7,7 @@ has moved on, and those that have not arrived as a whole. A host's own record sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -19,7 +19,7 @@ from kvmcompose.hosts.transfer_plan import Sent, read_sent
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.server.orchestrator.context import Context
-from kvmcompose.server.orchestrator.testbed import LoadedGuest
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 
 class SeenHosts(Protocol):
@@ -57,10 +57,11 @@ class DiskPlaces(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def find_places(
-    view: SeenHosts, main: str, guests: Sequence[LoadedGuest], abandoned: Sequence[str]
+    view: SeenHosts, main: str, testbed: LoadedTestbed, abandoned: Sequence[str]
 ) -> DiskPlaces:
-    """Return where disks are. Hosts that do not answer are left out."""
-    search = _Search(view, main, abandoned)
+    """Return where the disks of a testbed are. Hosts that do not answer are left out."""
+    guests = testbed.runnable
+    search = _Search(view, main, abandoned, testbed.source.to_be_made)
     await search.look()
     for guest in guests:
         if guest.run is not None and guest.run.disk is not None:
@@ -69,10 +70,13 @@ async def find_places(
 
 
 class _Search:
-    def __init__(self, view: SeenHosts, main: str, abandoned: Sequence[str]) -> None:
+    def __init__(
+        self, view: SeenHosts, main: str, abandoned: Sequence[str], to_be_made: Collection[str]
+    ) -> None:
         self._view = view
         self._main = main
         self._abandoned = abandoned
+        self._to_be_made = to_be_made
         self._sent: Mapping[str, Sent] = {}
         self._held: dict[str, Inventory] = {}
         self._on: dict[str, set[str]] = {}
@@ -163,7 +167,7 @@ class _Search:
         That a disk without a backing file has data says nothing: it may be a copy of an image.
         """
         main = self._view.hosts[self._main]
-        if self._is_stale(self._main, path):
+        if self._is_stale(self._main, path) or path in self._to_be_made:
             return False
         if guest.name in self._on.get(self._main, ()):
             return True

@@ -103,14 +103,15 @@ def _planned(seen: Examined, testbed: LoadedTestbed) -> Iterable[PlannedChange]:
 
 
 def _follows(change: Change, changes: Mapping[Ref, Change]) -> bool:
-    """Return whether something comes or goes with what it needs, of the same guest or of no guest."""
+    """Return whether something comes, goes or moves with what it needs, of the same guest or of no guest."""
     if change.verb is Verb.REMOVE:
         kinds = providers()
         return not kinds[change.ref.kind].RUNS and any(
             each.verb is Verb.REMOVE and each.guest == change.guest and kinds[each.ref.kind].RUNS
             for each in changes.values()
         )
-    needs = change.wanted.needs if change.wanted is not None and change.found is None else ()
+    moves = change.verb is Verb.MOVE and not providers()[change.ref.kind].RUNS
+    needs = change.wanted.needs if change.wanted is not None and (change.found is None or moves) else ()
     return any(ref in changes and changes[ref].guest == change.guest for ref in needs)
 
 

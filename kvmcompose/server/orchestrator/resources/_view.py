@@ -145,7 +145,7 @@ class View:
         assert files is not None  # noqa: S101 (asked for only where files are looked at)
 
         async def find() -> DiskPlaces:
-            found = await find_places(self, files.main, files.testbed.runnable, self._abandoned)
+            found = await find_places(self, files.main, files.testbed, self._abandoned)
             files.arrive(found)
             return found
 
