@@ -274,15 +274,6 @@ class LoadedTestbed:
         except (OSError, UnicodeDecodeError) as error:
             raise KvmComposeError(f"{path}: {error}", hint="build it again: kvm-compose generate") from error
 
-    def golden_recipe(self, guest: LoadedGuest) -> str:
-        """What a golden image is made from: its seed, with scripts and context in it, and its base image.
-
-        The base image is named by its content, as links to images carry their digest.
-        """
-        assert guest.run is not None  # noqa: S101 (a golden image runs)
-        base = (self.source.backing_file(guest.run.disk) or "") if guest.run.disk else ""
-        return digest_bytes(f"{self.seed_digest(guest)}\n{base}".encode())
-
     def seed_digest(self, guest: LoadedGuest) -> str:
         """The digest of what a guest is set up with, empty without cloud-init."""
         return self.digests.get(self.seed_path(guest) or "", "")
