@@ -69,6 +69,20 @@ def test_interfaces_come_and_go(lab: Lab) -> None:
     assert lab.status().differences == ()
 
 
+def test_another_mac_address_restarts_the_guest_which_then_has_its_address(lab: Lab) -> None:
+    lab.must(Up())
+    before = started(lab)
+    old = lab.world.domains["lab-db"].hardware.nics[0].mac
+    bridge = "name: db\n    interfaces: [{bridge: br1"
+    edit(lab, bridge, f'{bridge}, mac: "52:54:00:11:22:33"')
+    why = f"guest db: mac of interface 0: {old} -> 52:54:00:11:22:33"
+    assert why in lab.status().differences
+    lab.must(Up())
+    assert {name for name, each in started(lab).items() if before[name] != each} == {"lab-db"}
+    assert [nic.mac for nic in lab.world.domains["lab-db"].hardware.nics] == ["52:54:00:11:22:33"]
+    assert lab.status().differences == ()
+
+
 def test_memory_changes_alive_up_to_its_maximum(lab: Lab) -> None:
     machine = "name: db\n    interfaces: [{bridge: br1}]\n    libvirt: {cpus: 1, memory_mb: 128"
     lab.bench.edit(machine, f"{machine}, max_memory_mb: 512")

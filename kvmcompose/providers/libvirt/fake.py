@@ -229,6 +229,10 @@ class FakeHypervisor(FakeNetworks):
         nic = _nic(ET.fromstring(xml))  # noqa: S314 (see above)
         ports: list[Place] = []
         if all(each.mac != nic.mac for each in domain.hardware.nics):
+            if any(each.tap == nic.tap for each in domain.hardware.nics):
+                raise DriverError(
+                    f"cannot attach a NIC to the domain {name}: The {nic.tap} interface already exists"
+                )
             ports = self._world.plug(name, [nic])
         for hardware in _both(domain):
             if all(each.mac != nic.mac for each in hardware.nics):

@@ -128,8 +128,8 @@ def _of_nics(made: DomainSpec, spec: DomainSpec, *, same_frame: bool) -> Judgeme
     if not same_frame and before.keys() != after.keys():
         interfaces = {"interfaces": list(before.values())}, {"interfaces": list(after.values())}
         return Judgement(restart=True, reasons=tuple(changes_of(*interfaces)))
-    reasons: list[Reason] = []
-    pending = True
+    reasons = _of_macs(before, after)
+    pending = not reasons
     for number, (mac, nic) in enumerate(after.items()):
         known = before.get(mac)
         keys = (
@@ -144,6 +144,20 @@ def _of_nics(made: DomainSpec, spec: DomainSpec, *, same_frame: bool) -> Judgeme
             for key in sorted(keys - (_PORT if same_frame else frozenset()))
         ]
     return Judgement(restart=bool(reasons), pending=pending, reasons=tuple(reasons))
+
+
+def _of_macs(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> list[Reason]:
+    """Return why a guest restarts for another MAC address of an interface.
+
+    Its tap keeps its name, so the old one would have to go first, and with it the address that the guest
+    learns again only when it starts.
+    """
+    gone = {nic["target"]: mac for mac, nic in before.items() if mac not in after}
+    return [
+        Reason(ReasonCode.CHANGED, f"interfaces[{number}].mac", gone[nic["target"]], mac)
+        for number, (mac, nic) in enumerate(after.items())
+        if mac not in before and nic["target"] in gone
+    ]
 
 
 def _text(nic: Mapping[str, Any] | None, key: str) -> str | None:

@@ -70,7 +70,7 @@ def worded(reasons: list[Reason]) -> list[Reason]:
         subject = _INTERNAL.sub("", _INTERNAL.sub("", each.subject))
         match = re.match(r"^interfaces\[(\d+)\](?:\.(\w+))?$", subject)
         if match:
-            if match[2] in ("source", "target", "prefix_length", "gateway"):
+            if match[2] in ("source", "target", "prefix_length"):
                 continue  # follows from the others
             subject = f"{match[2]} of interface {match[1]}" if match[2] else f"interface {match[1]}"
         subject = re.sub(r"^environment\.", "environment ", subject)

@@ -182,29 +182,27 @@ async def _update(work: Work, host: HostDrivers, change: Change, step: RunningSt
     changes = _domain_difference.alive(made, spec, detail)
     await _place(work, host, guest, detail, changes.place, step)
     xml = await in_thread(domain_xml, work.context, work.testbed, guest)
-    for mac in changes.attach:
-        await shielded(host.hypervisor.attach_nic(detail.name, _domain_spec.nic_xml(xml, mac)))
-        step.say(f"{guest.name} has the interface {mac}")
     for mac in changes.detach:
         if not await host.hypervisor.detach_nic(detail.name, mac, _DETACH_SECONDS):
             raise DriverError(
-                f"{guest.name} has not let go of the interface {mac} within {_DETACH_SECONDS:g} s",
+                f"{guest.name} has not released the interface {mac} within {_DETACH_SECONDS:g} s",
                 hint=f"kvm-compose restart {guest.name}",
             )
-        step.say(f"{guest.name} has let go of the interface {mac}")
+        step.say(f"interface {mac} is detached")
+    for mac in changes.attach:
+        await shielded(host.hypervisor.attach_nic(detail.name, _domain_spec.nic_xml(xml, mac)))
+        step.say(f"interface {mac} is attached; it is configured at the latest when the guest starts again")
     if changes.memory_mb is not None:
         await shielded(host.hypervisor.set_memory(detail.name, changes.memory_mb))
     if changes.cpus is not None:
         await shielded(host.hypervisor.set_vcpus(detail.name, changes.cpus))
-    await _set_state(host, change.wanted.spec.state, change.found, guest, step)
+    await _set_state(host, change.wanted.spec.state, change.found, step)
     if made is not None and (made != spec or detail.edited):
         await shielded(host.hypervisor.define_domain(xml, _domain_spec.encode(spec)))
         now = _domain_difference.after_alive(made, spec)
         await shielded(host.hypervisor.stamp_domain(detail.name, _domain_spec.encode(now)))
         if now.waiting:
-            step.say(
-                f"{guest.name} learns its address and MTU when it starts: kvm-compose restart {guest.name}"
-            )
+            step.say(f"its new address or MTU is used from its next start: kvm-compose restart {guest.name}")
 
 
 async def _place(
@@ -230,15 +228,13 @@ async def _place(
         step.say(f"{port.name} is a port of {port.bridge}")
 
 
-async def _set_state(
-    host: HostDrivers, wanted: str, found: Found, guest: LoadedGuest, step: RunningStep
-) -> None:
+async def _set_state(host: HostDrivers, wanted: str, found: Found, step: RunningStep) -> None:
     if found.state == "paused" and wanted == "running":
         await host.hypervisor.resume_domain(found.detail.name)
-        step.say(f"{guest.name} runs on")
+        step.say("resumed")
     elif found.state == "running" and wanted == "paused":
         await shielded(host.hypervisor.suspend_domain(found.detail.name))
-        step.say(f"{guest.name} is paused")
+        step.say("paused")
 
 
 async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
