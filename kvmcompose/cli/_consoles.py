@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kvmcompose.cli._server import INTERRUPTED, Target, access_to, unknown_name
+from kvmcompose.cli._server import INTERRUPTED, Target, access_to, usage_error
 from kvmcompose.core.plain import without_controls
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def show_console(target: Target, arguments: argparse.Namespace, console: Console
     given |= {"--action": arguments.action, "--json": arguments.json, "--timestamps": arguments.timestamps}
     for option, value in given.items():
         if value:
-            raise unknown_name(f"{option} is for logs of actions: it excludes a guest's console")
+            raise usage_error(f"{option} is for logs of actions: it excludes a guest's console")
     guest = access_to(target, arguments.console).name
     cut = ConsoleLines()
     part = target.server.console(target.name, guest)

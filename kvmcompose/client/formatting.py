@@ -20,7 +20,11 @@ _MINUTE = 60
 _HOUR = 60 * _MINUTE
 _DAY = 24 * _HOUR
 #: States that guests are asked to be in, and the command for that.
-_ASKED = {"shut off": "stopped (kvm-compose stop)", "paused": "paused (kvm-compose pause)"}
+_ASKED = {
+    "shut off": "stopped (kvm-compose stop)",
+    "paused": "paused (kvm-compose pause)",
+    "absent": "absent (kvm-compose down)",
+}
 #: Reasons of libvirt that say little by themselves.
 _WORDS = {"shutdown": "it shut down", "destroyed": "switched off", "failed": "it did not start"}
 

@@ -18,7 +18,7 @@ from kvmcompose.client.formatting import (
     step_text,
 )
 from kvmcompose.core.commands import spoken
-from kvmcompose.core.deployment import Action, Level, LogLine, Step, StepState
+from kvmcompose.core.deployment import Action, ActionState, Level, LogLine, Step, StepState
 from kvmcompose.monitor.console import Console
 
 _WORDS = {
@@ -124,7 +124,8 @@ class ActionLines:
                 return
             reported = action.refused or not action.faults  # the reasons are right above
             hint = "" if reported else "\n    hint: kvm-compose errors shows what went wrong"
-            self._console.error(f"{trouble}, after {took}{hint}")
+            ran = not action.refused and action.state is not ActionState.INTERRUPTED
+            self._console.error(f"{trouble}{f' after {took}' if ran else ''}{hint}")
 
     def _show_step(self, step: Step) -> None:
         if self._only is not None and step.guest not in self._only:

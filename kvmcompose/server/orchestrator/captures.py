@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from kvmcompose.core.commands import Capture
 from kvmcompose.core.deployable import LibvirtNetwork, SwitchBridge
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.core.names import near_names
 from kvmcompose.core.state import Interface
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
@@ -143,6 +143,6 @@ def _unknown(testbed: LoadedTestbed, name: str) -> WrongCaptureError:
     plan = testbed.network_plan
     known = [*testbed.guests, *(bridge.segment for bridge in plan.bridges)]
     known += [plan.network.name] if plan.network is not None else []
-    near = difflib.get_close_matches(name, known, 3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known[:20])}"
-    return WrongCaptureError(f"there is no guest or bridge {name!r} in {testbed.project}", hint=hint)
+    return WrongCaptureError(
+        f"there is no guest or bridge {name!r} in {testbed.project}", hint=near_names(name, known)
+    )

@@ -13,6 +13,7 @@ import msgspec
 from kvmcompose.core.deployment import Deployment
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
+from kvmcompose.core.names import near_names
 from kvmcompose.core.once import once
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.effects.server_places import this_machine
@@ -223,8 +224,7 @@ class Context:
         """A guest that runs, by name. Raises RefusedError."""
         found = testbed.guests.get(name)
         if found is None:
-            known = ", ".join(list(testbed.guests)[:20]) or "none"
-            raise RefusedError(f"there is no guest {name!r}", hint=f"there are: {known}")
+            raise RefusedError(f"there is no guest {name!r}", hint=near_names(name, testbed.guests))
         if found.run is None:
             raise RefusedError(f"{name} is a {found.state.kind} guest, and cannot run yet")
         return found

@@ -10,10 +10,10 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.planned import PlannedChange, PlannedHost, PlannedRefusal, PlanRequest, TestbedPlan
 from kvmcompose.core.resource import STOPPING, Change, Ref, Verb
 from kvmcompose.effects.threads import in_thread
-from kvmcompose.reconcile.wording import because, subject
+from kvmcompose.reconcile.wording import reasons_text, subject
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.context import Context
-from kvmcompose.server.orchestrator.plan import check_names, digest_of
+from kvmcompose.server.orchestrator.plan import check_names, digest_of, named_guests
 from kvmcompose.server.orchestrator.planned_folder import PlannedFolder
 from kvmcompose.server.orchestrator.price import Price, Touched, durations
 from kvmcompose.server.orchestrator.resources import providers
@@ -35,10 +35,11 @@ async def preview(context: Context, request: PlanRequest) -> TestbedPlan:
     """
     testbed, refusals = await in_thread(_read, context, request)
     log = _Unwritten()
-    check_names(request.options.guests, testbed.guests)
+    check_names(named_guests(request.options), testbed.guests)
     bring_up = BringUp(context, testbed, request.options, log)
     try:
         await in_thread(bring_up.check_privileges)
+        await bring_up.check_abandoned()
     except KvmComposeError as error:
         refusals.append((error.message, error.hint))
     seen = await bring_up.examine()
@@ -96,16 +97,21 @@ def _planned(seen: Examined, testbed: LoadedTestbed) -> Iterable[PlannedChange]:
             pending=ref not in due,
             follows=_follows(change, all_changes),
             reasons=change.reasons,
-            because=tuple(because(each) for each in change.reasons),
+            because=reasons_text(change),
             touches=touched.by(change),
             waits_for=providers()[ref.kind].WAITS_FOR or None if ref not in due and change.pending else None,
         )
 
 
 def _follows(change: Change, changes: Mapping[Ref, Change]) -> bool:
-    """Return whether something comes, goes or moves with what it needs, of the same guest or of no guest."""
+    """Return whether something comes, goes or moves with what it needs, of the same guest or of no guest.
+
+    What is only known of a guest is forgotten with the reason for knowing it: nothing on a host changes.
+    """
     if change.verb is Verb.REMOVE:
         kinds = providers()
+        if kinds[change.ref.kind].ONLY_KNOWN:
+            return True
         return not kinds[change.ref.kind].RUNS and any(
             each.verb is Verb.REMOVE and each.guest == change.guest and kinds[each.ref.kind].RUNS
             for each in changes.values()

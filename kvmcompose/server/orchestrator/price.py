@@ -19,10 +19,15 @@ _START, _STOP = ("start", "wait"), ("stop",)
 
 
 def durations(steps: Iterable[Step]) -> dict[str, float]:
-    """Return how long steps took, in seconds, by name. ``steps`` begin with the latest, which counts."""
+    """Return how long steps took, in seconds, by name. ``steps`` begin with the latest, which counts.
+
+    Of the waits for a guest it is the one after its start: others are short, as the guest was there already.
+    """
     found: dict[str, float] = {}
     for step in steps:
-        if step.state is StepState.DONE and step.ended is not None and step.name not in found:
+        part, _, guest = step.name.partition(":")
+        is_sooner = part == "wait" and f"start:{guest}" not in found
+        if step.state is StepState.DONE and step.ended is not None and (is_sooner or step.name not in found):
             began, ended = (datetime.fromisoformat(each) for each in (step.started, step.ended))
             found[step.name] = (ended - began).total_seconds()
     return found

@@ -107,11 +107,11 @@ def test_timestamps_stand_before_lines(capsys: Captured) -> None:
         (action(ActionState.SUCCEEDED), 3, "up: 3 guests in 41 s\n"),
         (action(ActionState.SUCCEEDED), 1, "up: 1 guest in 41 s\n"),
         (action(ActionState.SUCCEEDED, command="down"), None, "down: done in 41 s\n"),
-        (action(ActionState.CANCELLED), None, "error: up was cancelled, after 41 s\n"),
+        (action(ActionState.CANCELLED), None, "error: up was cancelled after 41 s\n"),
         (
             action(ActionState.FAILED, faults=(Fault(step="boot", message="no"),)),
             None,
-            "error: up failed, after 41 s\n    hint: kvm-compose errors shows what went wrong\n",
+            "error: up failed after 41 s\n    hint: kvm-compose errors shows what went wrong\n",
         ),
     ],
 )

@@ -16,6 +16,7 @@ from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 KINDS = ("run-scripts",)
 AFTER = ("set-up",)
 STAGE = "run"
+ONLY_KNOWN = True
 #: They are lost when their guest stops.
 LOST_WITH_NEEDS = True
 #: What they are called in reasons.

@@ -28,6 +28,7 @@ from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 KINDS = ("set-up",)
 AFTER = ("reachable",)
 STAGE = "setup"
+ONLY_KNOWN = True
 WAITS_FOR = "--rerun-scripts"
 #: What its scripts are called in reasons.
 NOUN = "setup script"
