@@ -29,6 +29,8 @@ SELECT name, project_location, deployments.state, failed_command, last_action_uu
 FROM deployments LEFT JOIN actions ON uuid = last_action_uuid"""
 #: Kind of a mark: the digest of the seed that a guest was last started with. It is true as long as its disk.
 SEED_MARK = "seed"
+#: What the kind of a mark begins with that describes a guest at a snapshot; its name follows.
+SNAPSHOT_MARK = "snapshot:"
 #: Kind of a mark: the address that DHCP assigned last to a guest.
 ADDRESS_MARK = "address"
 
@@ -245,11 +247,19 @@ class Store(EventTables):
             self._db.insert("marks", replace=True, deployment=name, kind=kind, guest=guest, digest=digest)
 
     def forget_marks(self, name: str, guest: str | None = None) -> None:
-        """Forget what has run in a guest, or in all of them; not the seed, which is that of its disk."""
+        """Forget what has run in a guest, or in all of them; not what is as old as its disk."""
         self._db.execute(
-            "DELETE FROM marks WHERE deployment = ? AND kind NOT IN ('intent', ?)"
+            "DELETE FROM marks WHERE deployment = ? AND kind NOT IN ('intent', ?) AND kind NOT GLOB ?"
             " AND (guest = ? OR ? IS NULL)",
-            (name, SEED_MARK, guest, guest),
+            (name, SEED_MARK, f"{SNAPSHOT_MARK}*", guest, guest),
+        )
+
+    def forget_snapshots(self, name: str, guest: str) -> None:
+        """Forget the snapshots of a guest, whose disk is a new one."""
+        self.keep_snapshots(name, guest, [])
+        self._db.execute(
+            "DELETE FROM marks WHERE deployment = ? AND kind GLOB ? AND guest = ?",
+            (name, f"{SNAPSHOT_MARK}*", guest),
         )
 
     def mark(self, name: str, kind: str, guest: str) -> str | None:
