@@ -219,7 +219,7 @@ def _refuse_running_guests(target: Target) -> None:
     running = [
         guest.name
         for guest in target.server.status(target.name).guests
-        if guest.state in ("running", "paused")
+        if guest.state in ("running", "paused", "pmsuspended")
     ]
     if running:
         raise RefusedError(

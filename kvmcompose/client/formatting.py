@@ -81,10 +81,10 @@ def guest_state_text(guest: GuestStatus) -> str:
 
 
 def memory_text(guest: GuestStatus) -> str:
-    """Return the memory of a guest that is on: ``120 of 128 MiB``, ``-`` where that is unknown."""
-    if guest.memory_mb is None:
+    """Return the memory that a guest uses: ``48 of 128 MiB``, ``-`` where that is unknown."""
+    if guest.used_mb is None:
         return "-"
-    return f"{guest.memory_mb} of {guest.given_mb} MiB" if guest.given_mb else f"{guest.memory_mb} MiB"
+    return f"{guest.used_mb} of {guest.given_mb} MiB" if guest.given_mb else f"{guest.used_mb} MiB"
 
 
 def failure_text(action: Action) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from kvmcompose.core.libvirt_uri import LibvirtUri
-from kvmcompose.hosts.arp import leave_arp_to_bridges
+from kvmcompose.hosts import arp
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt import (
@@ -129,7 +129,7 @@ class Libvirt:
                 await self.destroy_domain(wanted.name)
             elif not await stale_start.clear(self._runner):
                 await asyncio.sleep(_START_LOOK_SECONDS)
-        await leave_arp_to_bridges(self._runner, xmls.switch_taps(xml))
+        await arp.leave_arp_to_bridges(self._runner, xmls.switch_taps(xml))
 
     async def define_domain(self, xml: str, made: str = "") -> None:
         xml, wanted = _defined(xml, made)
@@ -157,6 +157,12 @@ class Libvirt:
     async def suspend_domain(self, name: str) -> None:
         await self._on_domain(f"suspend the domain {name}", name, domain_calls.suspend)
 
+    async def arp_answering(self, taps: Collection[str]) -> Sequence[str]:
+        return await arp.answering(self._runner, taps)
+
+    async def leave_arp(self, taps: Sequence[str]) -> None:
+        await arp.leave_arp_to_bridges(self._runner, taps)
+
     async def set_memory(self, name: str, mib: int) -> None:
         await self._on_domain(f"change the memory of the domain {name}", name, alive.set_memory, mib=mib)
 
@@ -166,7 +172,7 @@ class Libvirt:
 
     async def attach_nic(self, name: str, xml: str) -> None:
         await self._on_domain(f"attach a NIC to the domain {name}", name, alive.attach_nic, xml=xml)
-        await leave_arp_to_bridges(self._runner, xmls.switch_taps(xml))
+        await arp.leave_arp_to_bridges(self._runner, xmls.switch_taps(xml))
 
     async def detach_nic(self, name: str, mac: str, seconds: float) -> bool:
         doing = f"detach the NIC {mac} of the domain {name}"
@@ -304,7 +310,7 @@ class Libvirt:
         await self._on_domain(doing, domain, snapshots.restore, name=name)
         for argv in corrections:
             await self._runner.run(argv, privileged=True, seconds=_SNAPSHOT_SECONDS)
-        await leave_arp_to_bridges(self._runner, await self._on_domain(doing, domain, alive.taps))
+        await arp.leave_arp_to_bridges(self._runner, await self._on_domain(doing, domain, alive.taps))
 
     async def delete_snapshot(self, domain: str, name: str) -> None:
         doing = f"delete the snapshot {name} of {domain}"

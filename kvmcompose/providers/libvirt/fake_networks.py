@@ -44,7 +44,8 @@ class FakeNetworks:
         xml = self._world.network_definitions.get(name, "")
         active = name not in self._world.stopped_networks
         digest = network_identity(xml).digest if xml else None
-        return FoundNetwork(name=name, active=active, digest=digest, xml=xml)
+        edited = name in self._world.edited_networks
+        return FoundNetwork(name=name, active=active, digest=digest, xml=xml, edited=edited)
 
     async def start_network(self, xml: str) -> None:
         marked, digest = with_digest(xml)
@@ -64,6 +65,7 @@ class FakeNetworks:
         world.networks[wanted.name] = wanted.project or ""
         world.network_definitions[wanted.name] = marked
         world.stopped_networks = [name for name in world.stopped_networks if name != wanted.name]
+        world.edited_networks = [name for name in world.edited_networks if name != wanted.name]
         self._host.keep(*network_places(wanted.name))
 
     async def update_network(self, xml: str, names: Collection[str] = ()) -> bool:

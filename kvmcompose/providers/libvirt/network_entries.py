@@ -72,11 +72,14 @@ class NetworkDifference(msgspec.Struct, frozen=True, kw_only=True):
     """How a network differs from its XML.
 
     ``hosts`` are the names whose DHCP or DNS entries differ. ``other``: all else does, too, or libvirt cannot
-    change those entries alive; the network has to be made again.
+    change those entries alive; the network has to be made again. ``edited``: its definition in libvirt was.
+    ``outside``: the XML is the one that it was made from, so the difference was made by other means.
     """
 
     hosts: tuple[str, ...]
     other: bool
+    edited: bool
+    outside: bool
 
 
 def difference(xml: str, found: FoundNetwork, names: Collection[str] = ()) -> NetworkDifference | None:
@@ -89,9 +92,12 @@ def difference(xml: str, found: FoundNetwork, names: Collection[str] = ()) -> Ne
     wanted, there = _without(xml, names), _without(found.xml, names)
     hosts = sorted({_title(entry) for entry in _entries(wanted) ^ _entries(there)})
     # libvirt leaves out what it does not know: what was made from the same XML counts as the same
-    other = found.digest != network_digest(xml) and not _same_frame(wanted, there)
+    outside = found.digest == network_digest(xml)
+    other = (found.edited or not outside) and not _same_frame(wanted, there)
     other = other or (bool(hosts) and _edits(wanted, there) is None)
-    return NetworkDifference(hosts=tuple(hosts), other=other) if hosts or other else None
+    if not (hosts or other or found.edited):
+        return None
+    return NetworkDifference(hosts=tuple(hosts), other=other, edited=found.edited, outside=outside)
 
 
 def edits(wanted: str, there: str, names: Collection[str] = ()) -> list[Edit] | None:

@@ -9,6 +9,7 @@ from typing import Any
 import libvirt
 
 from kvmcompose.hosts.errors import DriverError, SubnetTakenError
+from kvmcompose.providers.libvirt import definition_record
 from kvmcompose.providers.libvirt import definitions as xmls
 from kvmcompose.providers.libvirt import network_entries as entries
 from kvmcompose.providers.libvirt.connection import failure, unless_so_already
@@ -41,13 +42,29 @@ def found(connection: Any, *, project: str) -> dict[str, FoundNetwork]:
         with unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
             xml = network.XMLDesc()
             if xmls.network_identity(xml).project == project:
-                there[network.name()] = FoundNetwork(
-                    name=network.name(),
-                    active=bool(network.isActive()),
-                    digest=_recorded(network).digest,
-                    xml=xml,
-                )
+                there[network.name()] = _found(network, xml)
     return there
+
+
+def _found(network: Any, xml: str) -> FoundNetwork:
+    inactive = network.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE)
+    recorded = xmls.network_identity(inactive)
+    version = network.connect().getLibVersion()
+    return FoundNetwork(
+        name=network.name(),
+        active=bool(network.isActive()),
+        digest=recorded.digest,
+        xml=xml,
+        edited=definition_record.is_edited(inactive, recorded.definition, version),
+    )
+
+
+def _define(connection: Any, xml: str) -> Any:
+    """Define a network and return it. Records what libvirt makes of the definition."""
+    network = connection.networkDefineXML(xml)
+    inactive = network.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE)
+    digest = definition_record.digest(inactive, connection.getLibVersion())
+    return connection.networkDefineXML(xmls.with_definition(inactive, digest))
 
 
 def _recorded(network: Any) -> xmls.Ownership:
@@ -70,7 +87,7 @@ def start(connection: Any, *, xml: str, wanted: xmls.Ownership, digest: str) -> 
         if active and network.isPersistent():
             return
         xml = xmls.with_uuid(xml, network.UUIDString())
-    network = connection.networkDefineXML(xml)
+    network = _define(connection, xml)
     if network.isActive():
         return
     try:
@@ -92,14 +109,12 @@ def update(connection: Any, *, xml: str, marked: str, wanted: xmls.Ownership, na
         raise DriverError(f"there is no network {wanted.name}", hint="kvm-compose up creates the networks")
     xmls.refuse_foreign("network", wanted, _recorded(network).project)
     if network.isActive():
-        there = FoundNetwork(
-            name=wanted.name, active=True, digest=_recorded(network).digest, xml=network.XMLDesc()
-        )
+        there = _found(network, network.XMLDesc())
         differs = entries.difference(xml, there, names)
         if differs is not None and differs.other:
             return False
         _carry_out(network, entries.edits(xml, there.xml, names) or ())
-    connection.networkDefineXML(xmls.with_uuid(marked, network.UUIDString()))
+    _define(connection, xmls.with_uuid(marked, network.UUIDString()))
     return True
 
 

@@ -78,7 +78,8 @@ class FakeSwitches:
         bridges = self._bridges(change.project)
         for guest in change.guests:
             port = moved.get(guest.name) or FakePort(marked=False)
-            bridges[guest.bridge].ports.setdefault(guest.name, port).mac = guest.mac
+            port = bridges[guest.bridge].ports.setdefault(guest.name, port)
+            port.mac, port.interface_id = guest.mac, guest.interface_id or port.interface_id
         for name in set(change.removed_bridges) - {bridge.name for bridge in change.bridges}:
             bridges.pop(name, None)
         if not bridges:
@@ -167,4 +168,11 @@ def _found(name: str, bridge: FakeBridge) -> FoundBridge:
 
 
 def _found_port(name: str, port: FakePort) -> FoundPort:
-    return FoundPort(name=name, type=port.type, options=dict(port.options), mac=port.mac, marked=port.marked)
+    return FoundPort(
+        name=name,
+        type=port.type,
+        options=dict(port.options),
+        mac=port.mac,
+        interface_id=port.interface_id,
+        marked=port.marked,
+    )

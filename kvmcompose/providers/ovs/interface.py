@@ -27,11 +27,16 @@ class SwitchPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GuestPort(msgspec.Struct, frozen=True, kw_only=True):
-    """The tap of a running guest, and the bridge that it is to be a port of. ``mac`` is the guest's."""
+    """The tap of a running guest, and the bridge that it is to be a port of. ``mac`` is the guest's.
+
+    ``interface_id`` and ``vm_id`` are the UUIDs of the NIC and of its domain in libvirt, "" where unknown.
+    """
 
     bridge: str
     name: str
     mac: str
+    interface_id: str = ""
+    vm_id: str = ""
 
 
 class SwitchChange(SwitchPlan, frozen=True, kw_only=True):
@@ -52,14 +57,16 @@ class FoundPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A port, as Open vSwitch has it (``Port`` and ``Interface`` in ovs-vswitchd.conf.db(5)).
 
     ``type`` is empty for an interface of the host: an end of a veth pair, a NIC, the tap of a guest. ``mac``
-    is the guest's, written there by libvirt. ``marked`` is whether it was created for the project by
-    kvm-compose; a guest's port is not. ``error`` is why the switch could not set it up.
+    is the guest's and ``interface_id`` its NIC's, written there by libvirt. ``marked`` is whether it was
+    created for the project by kvm-compose; a guest's port is not. ``error`` is why the switch could not set
+    it up.
     """
 
     name: str
     type: str = ""
     options: Mapping[str, str] = {}
     mac: str | None = None
+    interface_id: str | None = None
     marked: bool = False
     error: str | None = None
 

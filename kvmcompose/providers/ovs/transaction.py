@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from kvmcompose.core.deployable import SwitchBridge
 from kvmcompose.core.names import first_few
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.ovs.database import MAC_KEY, PROJECT_KEY, Database, PortRow
+from kvmcompose.providers.ovs.database import ID_KEY, MAC_KEY, PROJECT_KEY, Database, PortRow
 from kvmcompose.providers.ovs.interface import (
     FAIL_MODE,
     GENEVE,
@@ -31,6 +31,7 @@ _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _PROTOCOLS = re.compile(r"OpenFlow1[0-5](,OpenFlow1[0-5])*")
 _CONTROLLER = re.compile(r"p?(tcp|ssl|unix):[^\s,\"]*")
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]+")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 
 
@@ -255,13 +256,17 @@ def _settings(change: SwitchChange, ports: dict[str, PortRow]) -> Iterator[str]:
 
 
 def _of_guest(guest: GuestPort, row: PortRow | None) -> Iterator[str]:
-    """Write what libvirt writes, where the row was lost with its bridge."""
+    """Write what libvirt writes, where the row was lost (virNetDevOpenvswitchAddPort)."""
     mac = _checked(_MAC, guest.mac, "MAC address")
-    if row is None or (row.port.mac or "").lower() != mac.lower():
-        yield from (
-            "--", "set", "interface", guest.name,
-            f'external_ids:{MAC_KEY}="{mac}"', "external_ids:iface-status=active",
-        )  # fmt: skip
+    is_its_own = row is not None and (row.port.mac or "").lower() == mac.lower()
+    if row is not None and is_its_own and guest.interface_id in ("", row.port.interface_id):
+        return
+    ids = {ID_KEY: guest.interface_id, "vm-id": guest.vm_id}
+    yield from (
+        "--", "set", "interface", guest.name,
+        f'external_ids:{MAC_KEY}="{mac}"', "external_ids:iface-status=active",
+        *(f'external_ids:{key}="{_checked(_UUID, each, "UUID")}"' for key, each in ids.items() if each),
+    )  # fmt: skip
 
 
 def _del_port(name: str) -> tuple[str, ...]:

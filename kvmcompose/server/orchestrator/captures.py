@@ -14,7 +14,7 @@ from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
-_ON = ("running", "paused")
+_ON = ("running", "paused", "pmsuspended")
 
 
 class WrongCaptureError(KvmComposeError):

@@ -23,7 +23,7 @@ from kvmcompose.server.orchestrator.testbed import LoadedTestbed, read_testbed
 from kvmcompose.server.orchestrator.up import BringUp, Examined
 
 #: The states of a guest that takes memory.
-_ON = ("running", "paused")
+_ON = ("running", "paused", "pmsuspended")
 #: How many of the latest steps are looked at for how long guests take to start.
 _TIMED_STEPS = 4000
 

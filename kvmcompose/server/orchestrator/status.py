@@ -165,6 +165,7 @@ def _guest_status(
         uptime=domain.uptime if domain is not None and runs else None,
         cpu=share(domain) if domain is not None and runs else None,
         memory_mb=domain.memory_mb if domain is not None and runs else None,
+        used_mb=domain.used_mb if domain is not None and runs else None,
         outdated=tuple(because(each) for each in outdated.reasons) if outdated is not None else (),
         given_mb=(guest.run.memory_mb or None) if guest.run is not None else None,
     )

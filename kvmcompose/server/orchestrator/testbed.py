@@ -151,6 +151,11 @@ class LoadedTestbed:
             if guest.run is not None and not guest.state.is_golden_image
         ]
 
+    def is_in_userspace(self, host: str) -> bool:
+        """Whether the switches of a host have their datapath in userspace."""
+        found = self.state.testbed_hosts.get(host)
+        return found is not None and found.datapath_type == "netdev"
+
     @once
     def dynamic(self) -> list[LoadedGuest]:
         """The guests that are started and can be reached at an address that DHCP assigns."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import libvirt
@@ -138,11 +139,26 @@ def test_entries_of_a_live_network_follow_its_xml(bench: Bench, monkeypatch: pyt
     describe = libvirt.virNetwork.XMLDesc
 
     def xml_desc(network: libvirt.virNetwork, flags: int = 0) -> str:
-        return recorded[-1] if flags else str(describe(network, flags))
+        if not flags:
+            return str(describe(network, flags))
+        root = ET.fromstring(recorded[-1])  # noqa: S314 (ours)
+        ET.indent(root)
+        return ET.tostring(root, encoding="unicode")
 
     monkeypatch.setattr(libvirt.virConnect, "networkDefineXML", define_inactive)
     monkeypatch.setattr(libvirt.virNetwork, "XMLDesc", xml_desc)
     bench.run(lambda: change_entries(bench.driver))
+    # virsh net-edit keeps the metadata
+    recorded.append(recorded[-1].replace("</network>", "<route address='10.8.0.0' prefix='16'/></network>"))
+    (found,) = bench.run(lambda: bench.driver.found_networks("p")).values()
+    assert found.edited
+    wanted = network_xml().replace("<ip", f"{HOSTS}<ip")
+    differs = difference(wanted, found)
+    assert differs is not None
+    assert (differs.edited, differs.outside, differs.other, differs.hosts) == (True, True, False, ())
+    assert bench.run(lambda: bench.driver.update_network(wanted))
+    (found,) = bench.run(lambda: bench.driver.found_networks("p")).values()
+    assert not found.edited
 
 
 def test_so_do_those_of_a_fake_one() -> None:

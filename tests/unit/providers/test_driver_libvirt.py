@@ -56,6 +56,26 @@ def test_how_long_a_guest_is_up_and_what_it_uses(bench: Bench) -> None:
     assert (states["p-off"].uptime, states["p-off"].cpu_seconds, states["p-off"].guest) == (None, None, "off")
 
 
+@pytest.mark.parametrize(
+    ("stats", "used"),
+    [
+        ({}, None),
+        ({"balloon.available": 110000, "balloon.unused": 61000, "balloon.usable": 70000}, 39),
+        ({"balloon.available": 110000, "balloon.unused": 61000}, 47),
+        ({"balloon.available": 110000}, None),
+        ({"balloon.available": 0, "balloon.usable": 0}, None),
+    ],
+)
+def test_what_a_guest_uses_is_what_it_reports(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, stats: dict[str, int], used: int | None
+) -> None:
+    bench.start()
+    running = {"state.state": libvirt.VIR_DOMAIN_RUNNING, "balloon.rss": 356 << 10, **stats}
+    monkeypatch.setattr(libvirt.virConnect, "getAllDomainStats", lambda *_: [(bench.domain(), running)])
+    (found,) = bench.run(lambda: bench.driver.domains("p")).values()
+    assert (found.memory_mb, found.used_mb) == (356, used)
+
+
 def test_a_guest_that_hears_the_button_is_off_soon(bench: Bench) -> None:
     bench.start()
     assert bench.run(lambda: bench.driver.shut_down_domain("p-web", 10))

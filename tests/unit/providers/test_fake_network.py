@@ -11,7 +11,7 @@ import pytest
 from kvmcompose.core.deployable import NicPort, SwitchBridge, TunnelPort, VethPair
 from kvmcompose.core.model import Host
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.fake_world import FakeBridge, FakePort
+from kvmcompose.hosts.fake_world import FakeBridge, FakePort, interface_id
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.providers.iplink.interface import FoundLink
@@ -82,7 +82,10 @@ def test_all_is_observed_with_the_ports_of_guests(host: HostDrivers) -> None:
             protocol="OpenFlow10,OpenFlow13",
             controller="tcp:127.0.0.1:1",
             fail_mode="standalone",
-            ports=(FoundPort(name="tap0", mac=MAC), FoundPort(name="v0", marked=True)),
+            ports=(
+                FoundPort(name="tap0", mac=MAC, interface_id=interface_id(MAC)),
+                FoundPort(name="v0", marked=True),
+            ),
         ),
         "br1": FoundBridge(
             name="br1",

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Resource, Verb
-from kvmcompose.server.orchestrator.resources._domain_spec import OFF, DomainDetail, DomainSpec
+from kvmcompose.server.orchestrator.resources._domain_spec import ASLEEP, OFF, DomainDetail, DomainSpec
 from kvmcompose.server.orchestrator.resources._guest_changes import changes_of, worded
 
 #: Keys of a guest that only scripts in it see.
@@ -62,14 +62,14 @@ def compare(wanted: Resource, found: Found) -> Change | None:
     judged = judge(made, spec, detail)
     verb, pending, reasons = Verb.RESTART, judged.pending, judged.reasons
     if state == "shut off":
-        verb, pending, reasons = Verb.UPDATE, False, (asked,) if current != state else ()
+        verb, pending, reasons = Verb.REPAIR, False, (asked,) if current != state else ()
     elif current == "shut off":
         verb, pending, reasons = Verb.REPAIR, False, (asked, *judged.reasons)
     elif not judged.restart or judged.pending:
         changes = alive(made, spec, detail)
         repairs = (
             (*changes.repairs, asked)
-            if "paused" in (current, state) and current != state
+            if (current == ASLEEP or "paused" in (current, state)) and current != state
             else changes.repairs
         )
         if changes.edits or repairs:
@@ -187,12 +187,16 @@ def alive(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Li
         if tap is None or nic["attach"] != "ovs":
             continue
         there = detail.bridges.get(tap) == nic["source"]
-        if not there:
+        if not there or tap in detail.nameless:
             place.append(mac)
         if known is not None and known["source"] != nic["source"]:
             edits.append(Reason(ReasonCode.CHANGED, "bridge", known["bridge"], nic["bridge"]))
         elif not there:
             repairs.append(Reason(ReasonCode.MISSING, f"its port on the bridge {nic['bridge']}"))
+        elif tap in detail.nameless:
+            repairs.append(Reason(ReasonCode.MISSING, f"iface-id of its port on the bridge {nic['bridge']}"))
+        if tap in detail.answering:
+            repairs.append(Reason(ReasonCode.MISSING, f"arp_ignore of its interface on {nic['bridge']}"))
     plugged, missing = _plugged(before, after, detail)
     edits += plugged
     repairs += missing

@@ -40,7 +40,7 @@ async def observe(
 ) -> list[Found]:
     """Return what is known of guests of a host that are on."""
     domains = (await view.domains(host)).values()
-    on = [each.guest for each in domains if each.state in ("running", "paused")]
+    on = [each.guest for each in domains if each.state in ("running", "paused", "pmsuspended")]
     marks = view.marks(kind)
     unmarked = {each.guest for each in domains if not each.made}
     if unmarked and view.deployed is not None and view.marks(COMPLETE_MARK):

@@ -63,8 +63,13 @@ def compare(wanted: Resource, found: Found) -> Change | None:
     reasons: list[Reason] = []
     verb = Verb.UPDATE
     if differs is not None:
+        if differs.outside:
+            verb = Verb.REPAIR
+        if differs.edited:
+            reasons.append(Reason(ReasonCode.EDITED, "its definition in libvirt"))
         if differs.other:
             verb = Verb.REPLACE
+        if differs.other and not differs.edited:
             reasons.append(Reason(ReasonCode.CHANGED, spec.network.xml))
         reasons += [Reason(ReasonCode.CHANGED, f"addresses and names of {name}") for name in differs.hosts]
     if found.state != "active":
