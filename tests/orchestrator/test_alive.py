@@ -95,6 +95,23 @@ def test_memory_changes_alive_up_to_its_maximum(lab: Lab) -> None:
     assert lab.status().differences == ()
 
 
+def test_processors_come_while_it_runs_and_go_when_it_restarts(lab: Lab) -> None:
+    machine = "name: db\n    interfaces: [{bridge: br1}]\n    libvirt: {cpus: 1, memory_mb: 128"
+    edit(lab, machine, machine.replace("cpus: 1", "cpus: 1, max_cpus: 4"))
+    lab.must(Up())
+    db = lab.world.domains["lab-db"]
+    started = db.started
+    machine = machine.replace("cpus: 1", "cpus: 1, max_cpus: 4")
+    edit(lab, machine, machine.replace("cpus: 1", "cpus: 3"))
+    lab.must(Up())
+    assert (db.started, db.hardware.cpus) == (started, 3)
+    edit(lab, machine.replace("cpus: 1", "cpus: 3"), machine.replace("cpus: 1", "cpus: 2"))
+    assert "guest db: restart: cpus: 3 -> 2" in lab.text(lab.must(Up()))
+    db = lab.world.domains["lab-db"]
+    assert db.started > started
+    assert db.hardware.cpus == 2
+
+
 def test_bridges_and_connections_come_and_go(lab: Lab) -> None:
     lab.must(Up())
     edit(
