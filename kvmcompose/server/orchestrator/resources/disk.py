@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.server.orchestrator import distribute
+from kvmcompose.server.orchestrator import host_transfers
 from kvmcompose.server.orchestrator.disk_moves import DiskMoves
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
@@ -14,7 +14,7 @@ from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 KINDS = ("disk",)
 AFTER = ("files",)
-STAGE = distribute.STAGE
+STAGE = host_transfers.STAGE
 LOOKS_AT_FILES = True
 
 #: The state of a copy that is not to be used: its disk has moved on, or it has not arrived as a whole.
