@@ -172,7 +172,7 @@ class Up:
             await hypervisor.destroy_domain(name)
             await hypervisor.undefine_domain(name)
         await self.host.links.remove([end for pair in network_plan.veths for end in (pair.left, pair.right)])
-        await self.host.switches.remove(list(await self.host.switches.bridges(self.testbed.project)))
+        await self.host.switches.remove(list(await self.host.switches.observe(self.testbed.project)))
         await hypervisor.remove_network(network_plan.network.name)
         await self.host.disks.unlink_project(self.testbed.project, self.testbed.folder)
 

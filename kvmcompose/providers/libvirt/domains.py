@@ -73,7 +73,7 @@ def foreign(
     there = {domain.name() for domain in connection.listAllDomains()}
     found = [f"domain {name}" for name in domain_names if name in there - own]
     there = {network.name() for network in connection.listAllNetworks()}
-    there -= networks.of_project(connection, project=project).keys()
+    there -= networks.of_project(connection, project=project)
     return found + [f"network {name}" for name in network_names if name in there]
 
 

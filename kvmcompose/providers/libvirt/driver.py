@@ -228,9 +228,6 @@ class Libvirt:
         # a libvirtd that is killed while it switches off a domain leaves these files
         await self._remove_leftovers(f"qemu/{name}.xml", f"qemu/{name}.pid")
 
-    async def networks(self, project: str) -> Mapping[str, bool]:
-        return await self._connection.call("list networks", network_calls.of_project, project=project)
-
     async def start_network(self, xml: str) -> None:
         marked, digest = xmls.with_digest(xml)
         wanted = xmls.network_identity(marked)

@@ -29,10 +29,6 @@ class FakeNetworks:
     def _world(self) -> World:
         return self._host.world
 
-    async def networks(self, project: str) -> Mapping[str, bool]:
-        await self._host.call("networks", project)
-        return {name: network.active for name, network in self._networks(project).items()}
-
     async def found_networks(self, project: str) -> Mapping[str, FoundNetwork]:
         await self._host.call("found_networks", project)
         return self._networks(project)

@@ -207,9 +207,6 @@ class Hypervisor(Protocol):
     async def undefine_domain(self, name: str) -> None:
         """Undefine a domain that is off, and the metadata of its snapshots (the data stays)."""
 
-    async def networks(self, project: str) -> Mapping[str, bool]:
-        """Return the project's networks by name, and whether each is active."""
-
     async def start_network(self, xml: str) -> None:
         """Define the network and start it. Raises DriverError for one that is active with other XML."""
 

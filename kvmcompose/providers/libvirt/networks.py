@@ -27,13 +27,14 @@ _SECTIONS = {
 _SUBNET_TAKEN = re.compile(r"[Nn]etwork is already in use by interface (\S+)")
 
 
-def of_project(connection: Any, *, project: str) -> dict[str, bool]:
-    found = {}
+def of_project(connection: Any, *, project: str) -> set[str]:
+    """Return the names of the project's networks."""
+    names = set()
     for network in connection.listAllNetworks():
         with unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
             if xmls.network_identity(network.XMLDesc()).project == project:
-                found[network.name()] = bool(network.isActive())
-    return found
+                names.add(network.name())
+    return names
 
 
 def found(connection: Any, *, project: str) -> dict[str, FoundNetwork]:

@@ -54,14 +54,6 @@ class OvsSwitches:
         others |= {name for name, row in found.ports.items() if row.bridge in others}
         return sorted(others & set(ports))
 
-    async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
-        found = await self._read()
-        ports: dict[str, list[str]] = {name: [] for name in found.of(project)}
-        for name in sorted(found.ports):
-            if (bridge := found.ports[name].bridge) in ports:
-                ports[bridge].append(name)
-        return ports
-
     async def observe(self, project: str) -> Mapping[str, FoundBridge]:
         return (await self._read()).of(project)
 

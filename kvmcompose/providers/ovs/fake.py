@@ -48,10 +48,6 @@ class FakeSwitches:
         }
         return sorted(others & set(ports))
 
-    async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
-        await self._host.call("bridges", project)
-        return {name: sorted(found.ports) for name, found in self._bridges(project).items()}
-
     async def observe(self, project: str) -> Mapping[str, FoundBridge]:
         await self._host.call("observe_bridges", project)
         return {name: _found(name, found) for name, found in sorted(self._bridges(project).items())}

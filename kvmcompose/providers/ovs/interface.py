@@ -105,9 +105,6 @@ class Switches(Protocol):
     async def foreign(self, plan: SwitchPlan) -> Sequence[str]:
         """Return the names of the plan's bridges that exist and are not the project's."""
 
-    async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
-        """Return the project's bridges and the ports of each."""
-
     async def observe(self, project: str) -> Mapping[str, FoundBridge]:
         """Return the project's bridges with all their ports, in one command, whatever the number."""
 

@@ -108,7 +108,7 @@ async def _bridge(
     context: Context, testbed: LoadedTestbed, bridge: SwitchBridge, wanted: Capture
 ) -> AsyncGenerator[bytes]:
     host = context.host(testbed.state.testbed_hosts[bridge.host])
-    if bridge.name not in await host.switches.bridges(testbed.project):
+    if bridge.name not in await host.switches.observe(testbed.project):
         raise _down(wanted.target)
     await _check_filter(host, wanted)
     return host.captures.bridge(testbed.project, bridge.name, wanted)
@@ -118,7 +118,8 @@ async def _network(
     context: Context, testbed: LoadedTestbed, network: LibvirtNetwork, wanted: Capture
 ) -> AsyncGenerator[bytes]:
     host = context.host(testbed.state.testbed_hosts[network.host])
-    if not (await host.hypervisor.networks(testbed.project)).get(network.name, False):
+    found = (await host.hypervisor.found_networks(testbed.project)).get(network.name)
+    if found is None or not found.active:
         raise _down(wanted.target)
     await _check_filter(host, wanted)
     return host.captures.interface(network.bridge, wanted)
