@@ -256,13 +256,14 @@ def test_disks_of_removed_guests_stay_and_are_named(labs: Lab) -> None:  # noqa:
     labs.bench.edit(MACHINE % ("db", "br1", ", setup_script: setup.sh"), "")
     labs.bench.generate()
     said = labs.text(labs.must(Up()))
-    removes = "removes it, with all other disks of the testbed"
-    places = {
-        "web": ("one", "kvm-compose clean --left-over web removes it"),
-        "db": ("two", f"kvm-compose down --purge {removes}"),
+    places = {"web": "one", "db": "two"}
+    removes = {
+        "web": "kvm-compose clean --left-over web removes it",
+        "db": "kvm-compose down --purge removes it, with all other disks of the testbed",
     }
-    for name, (host, hint) in places.items():
-        assert f"the disk of {name} stays: artefacts/{name}-cloud-init.img on {host}; {hint}" in said
+    for name, host in places.items():
+        line = f"the disk of {name} stays: artefacts/{name}-cloud-init.img on {host}"
+        assert f"{line}; {removes[name]}" in said
         assert disk(labs, host, f"{name}-cloud-init.img") is not None
     assert "stays" not in labs.text(labs.must(Up()))
     labs.must(Down())

@@ -29,8 +29,9 @@ async def name_left(context: Context, before: LoadedTestbed, after: LoadedTestbe
         host = guest.state.testbed_host
         if host == main:
             left.add(disk)
+        if host == main and context.member is None:
             removes = f"kvm-compose clean --left-over {guest.name} removes it"
-        else:
+        else:  # clean is of the project folder
             removes = "kvm-compose down --purge removes it, with all other disks of the testbed"
         log.say(f"the disk of {guest.name} stays: {disk} on {host}; {removes}")
     await in_thread(note_left, context.folder, main, left, known)
