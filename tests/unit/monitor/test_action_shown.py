@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import NoReturn
 
 import pytest
 
@@ -138,6 +139,20 @@ def test_of_a_command_only_its_output_is_data(capsys: Captured) -> None:
     captured = capsys.readouterr()
     assert captured.out == "output text\n"
     assert captured.err == "warning: warning text\nerror: error text\n"
+
+
+def test_without_a_terminal_nothing_is_counted(capsys: Captured) -> None:
+    """Thousands of steps may run at a time, and each that ends is reported."""
+
+    class Untouched(tuple[Step, ...]):
+        __slots__ = ()
+
+        def __iter__(self) -> NoReturn:
+            raise AssertionError
+
+    shown = ActionLines(Console(), totals={"start guests": (3, "guest")})
+    shown.steps([step("boot", guest="web")], Untouched([step("boot", StepState.RUNNING, guest="db")]))
+    assert "web: boot" in capsys.readouterr().err
 
 
 def test_a_terminal_shows_how_many_of_how_many(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
