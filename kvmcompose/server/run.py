@@ -50,9 +50,10 @@ def serve(settings: ServerSettings) -> None:
 
     Raises RefusedError (HeldError among them) and StoreError when it cannot start.
     """
+    gc.freeze()  # what is imported stays: the collector need not look at it again and again
+    gc.enable()  # off in commands, which end before cycles pile up
     check(settings)
     _raise_limit()
-    gc.freeze()  # what is imported stays: the collector need not look at it again and again
     with held(settings):
         store = Store(settings.state_dir / (_DATABASE if settings.fake is None else _FAKE_DATABASE))
         try:
