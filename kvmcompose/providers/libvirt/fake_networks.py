@@ -72,7 +72,7 @@ class FakeNetworks:
             raise DriverError(f"there is no network {wanted.name}")
         refuse_foreign("network", wanted, self._world.networks[wanted.name])
         known = self._found(wanted.name)
-        differs = difference(xml, known, names)
+        differs = difference(xml, known, tuple(names))
         if known.active and differs is not None and differs.other:
             return False
         stopped = list(self._world.stopped_networks)

@@ -12,6 +12,7 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -82,14 +83,16 @@ class NetworkDifference(msgspec.Struct, frozen=True, kw_only=True):
     outside: bool
 
 
-def difference(xml: str, found: FoundNetwork, names: Collection[str] = ()) -> NetworkDifference | None:
+@lru_cache(maxsize=4)  # each look at a testbed asks, with thousands of entries, and seldom of other texts
+def difference(xml: str, found: FoundNetwork, names: tuple[str, ...] = ()) -> NetworkDifference | None:
     """Return how a network on a host differs from its XML, or None. Raises DriverError for broken XML.
 
     DNS entries of one of ``names`` alone are left out.
     """
     if not found.xml:
         return None
-    wanted, there = _without(xml, names), _without(found.xml, names)
+    left_out = frozenset(names)
+    wanted, there = _without(xml, left_out), _without(found.xml, left_out)
     hosts = sorted({_title(entry) for entry in _entries(wanted) ^ _entries(there)})
     # libvirt leaves out what it does not know: what was made from the same XML counts as the same
     outside = found.digest == network_digest(xml)

@@ -111,7 +111,7 @@ def update(connection: Any, *, xml: str, marked: str, wanted: xmls.Ownership, na
     xmls.refuse_foreign("network", wanted, _recorded(network).project)
     if network.isActive():
         there = _found(network, network.XMLDesc())
-        differs = entries.difference(xml, there, names)
+        differs = entries.difference(xml, there, tuple(names))
         if differs is not None and differs.other:
             return False
         _carry_out(network, entries.edits(xml, there.xml, names) or ())

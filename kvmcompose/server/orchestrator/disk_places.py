@@ -79,6 +79,11 @@ class _Search:
         self._to_be_made = to_be_made
         self._sent: Mapping[str, Sent] = {}
         self._held: dict[str, Inventory] = {}
+        #: By path of a disk: the hosts with a copy that is not to be used, with one that is, and the hosts
+        #: that are gone and had it.
+        self._stale_on: dict[str, list[str]] = {}
+        self._usable_on: dict[str, list[str]] = {}
+        self._gone_with: dict[str, list[str]] = {}
         self._on: dict[str, set[str]] = {}
         self._moving: dict[str, str] = {}
         self._stale: dict[str, list[str]] = {}
@@ -97,13 +102,28 @@ class _Search:
             except KvmComposeError:
                 continue
             self._on[name] = {each.guest for each in domains.values() if each.state != "shut off"}
+        self._index()
+
+    def _index(self) -> None:
+        """Note by path who has it: there are as many paths on each host as guests."""
+        for name in (*self._held, self._main):
+            for path in self._sent.get(name, Sent()).stale:
+                self._stale_on.setdefault(path, []).append(name)
+        for name, held in self._held.items():
+            for path in held.delivered.keys() - self._sent.get(name, Sent()).stale:
+                self._usable_on.setdefault(path, []).append(name)
+        for name in self._sent:
+            if name in self._view.hosts or name == self._main:
+                continue
+            for path in self._sent[name].files:
+                self._gone_with.setdefault(path, []).append(name)
 
     async def place(self, guest: LoadedGuest, path: str) -> None:
         """Find out which host has a guest's disk."""
         wanted = guest.state.testbed_host
-        self._stale[guest.name] = [name for name in (*self._held, self._main) if self._is_stale(name, path)]
-        having = [name for name in self._held if self._has(name, path)]
-        gone = [name for name, each in self._sent.items() if path in each.files and self._is_gone(name)]
+        self._stale[guest.name] = self._stale_on.get(path, [])
+        having = self._usable_on.get(path, [])
+        gone = self._gone_with.get(path, [])
         if having == [wanted] or not (having or gone or wanted != self._main):
             return
         data = [name for name in having if name != wanted and await self._has_data(name, guest, path)]
@@ -154,12 +174,6 @@ class _Search:
             return True
         drivers = self._view.hosts[host]
         return not await drivers.disks.pristine(self._view.context.folder_on(drivers) / path)
-
-    def _has(self, host: str, path: str) -> bool:
-        return path in self._held[host].delivered and not self._is_stale(host, path)
-
-    def _is_gone(self, host: str) -> bool:
-        return host not in self._view.hosts and host != self._main
 
     async def _main_has_data(self, guest: LoadedGuest, path: str) -> bool:
         """Return whether the main host's disk is more than what was built.

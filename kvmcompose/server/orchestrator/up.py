@@ -22,6 +22,7 @@ from kvmcompose.providers.libvirt.interface import HypervisorFacts
 from kvmcompose.reconcile.wording import left_lines, sentence
 from kvmcompose.server.action_log import ActionLog, Refusals, RunningStep, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.deployed import Deployed
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.kept_files import keep_files
 from kvmcompose.server.orchestrator.left_behind import leave, name_left
@@ -41,7 +42,7 @@ from kvmcompose.server.orchestrator.resources import providers
 from kvmcompose.server.orchestrator.resources._domain_checks import warn_of_memory
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
-from kvmcompose.server.orchestrator.testbed import Deployed, LoadedTestbed
+from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 #: What guests are to be, where that is not to run.
 _INTENTS = {PowerVerb.STOP: "shut off", PowerVerb.PAUSE: "paused"}

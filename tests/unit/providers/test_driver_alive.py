@@ -110,7 +110,7 @@ async def change_entries(driver: Hypervisor) -> None:
     await driver.put_names("p-network", {"late": "10.1.0.77"})
     (found,) = (await driver.found_networks("p")).values()
     assert addresses(found.xml)["late"] == "10.1.0.77"
-    assert difference(wanted, found, ["late"]) is None
+    assert difference(wanted, found, ("late",)) is None
     # the address is that of an entry of the definition
     with pytest.raises(DriverError, match="cannot change names in the network p-network"):
         await driver.put_names("p-network", {"other": "10.1.0.9"})

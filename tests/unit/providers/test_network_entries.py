@@ -230,7 +230,7 @@ def test_a_name_is_added_changed_and_taken_away() -> None:
 def test_names_that_are_not_in_the_definition_are_no_difference_and_stay() -> None:
     plain = network(A)
     live = found(plain, live=named(with_digest(plain)[0], "c", "10.1.0.12"))
-    assert difference(plain, live, ["c"]) is None
+    assert difference(plain, live, ("c",)) is None
     seen = difference(plain, live)
     assert seen is not None
     assert seen.hosts == ("c",)

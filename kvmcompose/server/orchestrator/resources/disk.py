@@ -41,8 +41,11 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     await view.disks()
     places = view.files.places
     found = []
-    for guest in view.files.testbed.runnable:
-        if guest.run is None or guest.run.disk is None:
+    testbed = view.files.testbed
+    here = [guest.name for guest in testbed.by_host.get(host.name, ())]
+    for name in dict.fromkeys([*here, *places.moving, *places.stale]):
+        guest = testbed.guests[name]
+        if guest.run is None or guest.run.disk is None or guest.state.is_golden_image:
             continue
         placed, ref = guest.state.testbed_host, Ref(KINDS[0], guest.name, host.name)
         stale = host.name in places.stale.get(guest.name, ())
