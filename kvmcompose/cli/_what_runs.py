@@ -26,6 +26,7 @@ _NAMES = 8
 #: The most reasons of a change on its line.
 _REASONS = 3
 _MIB = 1 << 20
+_GIB = 1 << 30
 
 
 class UnseenError(KvmComposeError):
@@ -139,6 +140,10 @@ def _summary(found: TestbedPlan) -> str:
     return f"on hosts: {text}{busy}"
 
 
+def _size(count: int) -> str:
+    return f"{count / _MIB:.1f} MiB" if count < _GIB else f"{count / _GIB:.1f} GiB"
+
+
 def _host(host: PlannedHost) -> str:
     parts = []
     for what, before, after, there, unit in (
@@ -149,5 +154,8 @@ def _host(host: PlannedHost) -> str:
             of = f" of {there}" if there is not None else ""
             parts.append(f"{what} {before} -> {after}{of}{unit}")
     if host.bytes_to_send:
-        parts.append(f"{host.bytes_to_send / _MIB:.1f} MiB to send")
+        parts.append(f"{_size(host.bytes_to_send)} to send")
+    if host.disk_bytes:
+        of = f" of {_size(host.disk_free)} free" if host.disk_free is not None else ""
+        parts.append(f"disk {_size(host.disk_bytes)}{of}")
     return ", ".join(parts)

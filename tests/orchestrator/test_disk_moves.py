@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import glob
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from test_several_hosts_faked import PLACES, assert_clean, kill_at, labs, running, three  # noqa: F401 (fixtures)
 
 from kvmcompose.core.commands import Down, Up
 from kvmcompose.core.deployment import ActionState
+from kvmcompose.core.planned import PlanRequest
 from kvmcompose.hosts.fake import Failure
 from kvmcompose.hosts.fake_world import FakeDisk
 from kvmcompose.hosts.transfer_plan import note_stale, read_sent
@@ -26,6 +29,7 @@ MACHINE = """\
       libvirt_type: {cloud_image: {name: debian_12%s}}
 """
 FAR = "far-cloud-init.img"
+CLONE = "worker-3-linked-clone.qcow2"
 NOTE = "/root/note"
 HOSTS = ("one", "two", "three")
 MOVED = PLACES["three"]
@@ -335,3 +339,19 @@ def test_of_two_disks_that_may_be_the_right_one_none_is_used(labs: Lab) -> None:
     assert running(labs) == expected("two")
     labs.must(Down())
     assert_clean(labs)
+
+
+def test_a_plan_counts_the_disks_that_move_and_the_room_that_they_take(labs: Lab) -> None:  # noqa: F811
+    labs.must(Up())
+    write_note(labs, "three")
+    place(labs, "three", "two")
+    request = PlanRequest(state=b"null")  # type: ignore[arg-type] # as a client encodes it
+    hosts = {each.name: each for each in asyncio.run(labs.orchestrator.plan(labs.deployment, request)).hosts}
+    moved = sum(len(msgspec.json.encode(disk(labs, "three", name))) for name in (FAR, CLONE))
+    # by way of the main host, where they do not stay
+    assert (hosts["one"].bytes_to_send, hosts["one"].disk_bytes) == (moved, 0)
+    assert hosts["two"].bytes_to_send >= moved
+    assert hosts["two"].disk_bytes == hosts["two"].bytes_to_send
+    assert (hosts["three"].bytes_to_send, hosts["three"].disk_bytes) == (0, 0)
+    assert all(each.disk_free for each in hosts.values())
+    assert "is up" in labs.text(labs.must(Up()))

@@ -312,7 +312,7 @@ remove   guest far on two  (not in the testbed any more)
 ---
 on hosts: 1 to create, 4 to update, 1 to restart, 4 to remove, 2 to repair, 1 pending, 3 guests boot
 one: memory 512 -> 640 of 1048576 MiB
-two: CPUs 2 -> 1 of 64, 0.1 MiB to send
+two: CPUs 2 -> 1 of 64, 0.1 MiB to send, disk 0.1 MiB of 1048576.0 GiB free
 warning: cannot be reached from the main host: new; started, but not waited for
 up would refuse: the golden image worker has to be set up again, and clones have data: worker-0, worker-1
     hint: up --reset-clones recreates these clones: what they wrote is lost

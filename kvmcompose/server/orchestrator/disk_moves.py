@@ -59,6 +59,7 @@ class DiskMoves:
                 hint = error.hint if isinstance(error, KvmComposeError) else None
                 found.append((f"{guest.name} cannot move from {source}: {error}", hint))
                 continue
+            self._files.weigh(source, change.ref.host, size)
             if change.ref.host != self._main.name:
                 arriving[change.ref.host] = arriving.get(change.ref.host, 0) + size.allocated
         return [*found, *await self._check_room(arriving)]

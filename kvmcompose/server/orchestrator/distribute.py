@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from kvmcompose.effects.threads import in_thread
+from kvmcompose.hosts.blob_store import FileSize
 from kvmcompose.hosts.transfer_plan import Digests, note_stale
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.context import Context
@@ -39,6 +40,8 @@ class Distribution:
         self._provision = provision
         #: Where disks are that are not where their guests are placed.
         self.places = DiskPlaces()
+        #: Sizes of disks that move, in bytes: what is sent to a host for them, and the room that they take.
+        self.moving: dict[str, FileSize] = {}
         task = TransferTask(context=context, testbed=testbed, digests=self._digests, provision=provision)
         self._main = context.host(testbed.main_host)
         self.main = self._main.name
@@ -55,6 +58,13 @@ class Distribution:
     def to(self, name: str) -> HostTransfers | None:
         """Return the transfers to a host; None for a main host that uses the project folder itself."""
         return self._delivery if name == self._main.name else self._others.get(name)
+
+    def weigh(self, source: str, target: str, size: FileSize) -> None:
+        """Count a disk that moves: all go by way of the main host."""
+        for host in {self.main, target} - {source}:
+            known = self.moving.get(host, FileSize(0, 0))
+            taken = size.allocated if host == target else 0
+            self.moving[host] = FileSize(known.length + size.length, known.allocated + taken)
 
     def arrive(self, places: DiskPlaces) -> None:
         """Take in where disks are, before hosts are looked at. New disks do not depend on old ones."""

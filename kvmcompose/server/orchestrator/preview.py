@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.deployment import Fault, Level, Step
@@ -10,12 +12,13 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.planned import PlannedChange, PlannedHost, PlannedRefusal, PlanRequest, TestbedPlan
 from kvmcompose.core.resource import STOPPING, Change, Ref, Verb
 from kvmcompose.effects.threads import in_thread
+from kvmcompose.hosts.blob_store import FileSize
 from kvmcompose.reconcile.wording import reasons_text, subject
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.plan import check_names, digest_of, named_guests
 from kvmcompose.server.orchestrator.planned_folder import PlannedFolder
-from kvmcompose.server.orchestrator.price import Price, Touched, durations
+from kvmcompose.server.orchestrator.price import Price, Touched, Transfer, durations
 from kvmcompose.server.orchestrator.resources import providers
 from kvmcompose.server.orchestrator.resources._work import Refusal
 from kvmcompose.server.orchestrator.resources.libvirt_domain import SHUT_DOWNS
@@ -44,7 +47,7 @@ async def preview(context: Context, request: PlanRequest) -> TestbedPlan:
         refusals.append((error.message, error.hint))
     seen = await bring_up.examine()
     refusals += seen.refusals
-    hosts, seconds = _price(context, testbed, seen)
+    hosts, seconds = _price(context, testbed, seen, await _transfers(context, seen))
     return TestbedPlan(
         deployment=context.deployment,
         changes=tuple(_planned(seen, testbed)),
@@ -121,8 +124,26 @@ def _follows(change: Change, changes: Mapping[Ref, Change]) -> bool:
     return any(ref in changes and changes[ref].guest == change.guest for ref in needs)
 
 
+async def _transfers(context: Context, seen: Examined) -> dict[str, Transfer]:
+    """Return what would be sent to each host, and the room that it has."""
+    view, found = seen.work.view, dict[str, Transfer]()
+    for name, host in view.hosts.items():
+        other = view.files.to(name) if view.files is not None else None
+        lacking = other.lacking_bytes if other is not None else 0
+        moving = view.files.moving.get(name, FileSize(0, 0)) if view.files is not None else FileSize(0, 0)
+        free: int | None = None
+        if name not in seen.found.silent:
+            with suppress(KvmComposeError, OSError):
+                if host.blobs is None:
+                    free = (await in_thread(shutil.disk_usage, context.folder)).free
+                else:
+                    free = (await view.inventory(host)).room
+        found[name] = Transfer(lacking + moving.length, lacking + moving.allocated, free)
+    return found
+
+
 def _price(
-    context: Context, testbed: LoadedTestbed, seen: Examined
+    context: Context, testbed: LoadedTestbed, seen: Examined, transfers: Mapping[str, Transfer]
 ) -> tuple[tuple[PlannedHost, ...], float | None]:
     deployed, facts = seen.work.view.deployed, seen.work.facts
     before: dict[str, dict[str, DomainGuest]] = {}
@@ -131,12 +152,7 @@ def _price(
         if known is not None and known.run is not None and each.state in _ON:
             before.setdefault(each.ref.host, {})[known.name] = known.run
     price = Price(providers(), seen.choice.due, before, testbed)
-    files = seen.work.view.files
-    hosts = []
-    for name in seen.work.view.hosts:
-        transfers = files.to(name) if files is not None else None
-        to_send = transfers.lacking_bytes if transfers is not None else 0
-        hosts.append(price.of_host(name, facts.get(name), to_send))
+    hosts = [price.of_host(name, facts.get(name), transfers[name]) for name in seen.work.view.hosts]
     limits = {name: seen.work.boots(name) for name in testbed.state.testbed_hosts if name in facts}
     earlier = durations(context.store.ended_steps(context.project, _TIMED_STEPS))
     return tuple(hosts), price.seconds(earlier, limits, SHUT_DOWNS)
