@@ -21,9 +21,9 @@ from kvmcompose.core.state import State, decode_state
 from kvmcompose.guests import guest_kind
 from kvmcompose.networks import dialect
 from kvmcompose.server.orchestrator import privileges as enforced
+from kvmcompose.server.orchestrator.built_testbed import read_testbed
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
-from kvmcompose.server.orchestrator.testbed import read_testbed
 from kvmcompose.server.people import Person, Role
 from kvmcompose.server.store import Store
 

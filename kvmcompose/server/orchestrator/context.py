@@ -22,10 +22,11 @@ from kvmcompose.hosts.blob_store import HOSTED
 from kvmcompose.providers.drivers import Drivers, HostDrivers
 from kvmcompose.providers.guest.interface import GuestShell
 from kvmcompose.providers.libvirt.interface import DomainState
+from kvmcompose.server.orchestrator.built_testbed import read_testbed
 from kvmcompose.server.orchestrator.deployed import Deployed, decode_deployed
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
 from kvmcompose.server.orchestrator.stages import side_by_side
-from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed, read_testbed
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 from kvmcompose.server.people import Person
 from kvmcompose.server.store import ADDRESS_MARK, Store
 

@@ -15,6 +15,7 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.blob_store import FileSize
 from kvmcompose.reconcile.wording import reasons_text, subject
 from kvmcompose.server.action_log import ActionLog
+from kvmcompose.server.orchestrator.built_testbed import read_testbed
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.plan import check_names, digest_of, named_guests
 from kvmcompose.server.orchestrator.planned_folder import PlannedFolder
@@ -22,7 +23,7 @@ from kvmcompose.server.orchestrator.price import Price, Touched, Transfer, durat
 from kvmcompose.server.orchestrator.resources import providers
 from kvmcompose.server.orchestrator.resources._work import Refusal
 from kvmcompose.server.orchestrator.resources.libvirt_domain import SHUT_DOWNS
-from kvmcompose.server.orchestrator.testbed import LoadedTestbed, read_testbed
+from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 from kvmcompose.server.orchestrator.up import BringUp, Examined
 
 #: The states of a guest that takes memory.
