@@ -210,7 +210,10 @@ class BringUp:
         """Forget what hosts have that are given up."""
         for name in self._options.abandon:
             await in_thread(forget_sent, self._context.folder, name)
-            self._log.say(f"{name} is abandoned: whatever is there stays there", Level.WARNING)
+            guests = self._deployed.guests.values() if self._deployed is not None else ()
+            lost = [each.name for each in guests if each.state.testbed_host == name and each.run is not None]
+            disks = f", with the disks of {first_few(lost, 5)}" if lost else ""
+            self._log.say(f"{name} is abandoned: whatever is there stays there{disks}", Level.WARNING)
 
     async def _check(self) -> tuple[Work, Choice]:
         """Find what to change, and what is in the way of it, on all hosts. Raises Refusals."""
