@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -97,8 +98,12 @@ class FakeDisks:
             if self._host.world.delivered.get(project, {}).pop("/".join(rest), None) is not None:
                 self._host.keep(("delivered", project, "/".join(rest)))
 
-    async def read_from(self, path: Path, after: int | None, most: int) -> tuple[int, bytes]:
+    async def read_from(
+        self, path: Path, after: int | None, most: int, *, wait: int = 0
+    ) -> tuple[int, bytes]:
         await self._host.call("read_from", path.name)
+        if after == len(_CONSOLE):  # it prints nothing more
+            await asyncio.sleep(wait)
         start = after if after is not None and after <= len(_CONSOLE) else 0
         return start, _CONSOLE[start : start + most]
 

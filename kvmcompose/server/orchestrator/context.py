@@ -222,5 +222,8 @@ class Context:
         if found is None:
             raise RefusedError(f"there is no guest {name!r}", hint=near_names(name, testbed.guests))
         if found.run is None:
-            raise RefusedError(f"{name} is a {found.state.kind} guest, and cannot run yet")
+            kind = found.state.kind
+            if any(each.guest == name for each in testbed.resources):
+                raise RefusedError(f"{name} is a {kind} guest: this works with libvirt guests only")
+            raise RefusedError(f"{name} is a {kind} guest, and cannot run yet")
         return found

@@ -153,7 +153,8 @@ class BringUp:
     def _count(self) -> str:
         """How many guests are as they were asked to be."""
         off = len(self._intents)
-        count = len(self._testbed.runnable) - off
+        others = {each.guest for each in self._testbed.resources if each.guest}
+        count = len(others.union(guest.name for guest in self._testbed.runnable)) - off
         text = "1 guest runs" if count == 1 else f"{count} guests run"
         return f"{text}, {off} stopped or paused" if off else text
 
