@@ -20,7 +20,6 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.ovs.database import LIST_ALL, Database, parse_database
 from kvmcompose.providers.ovs.interface import FoundBridge, SwitchChange, SwitchPlan
 from kvmcompose.providers.ovs.transaction import (
-    arguments_to_apply,
     arguments_to_change,
     arguments_to_remove,
     bridges_moved_to,
@@ -56,12 +55,6 @@ class OvsSwitches:
 
     async def observe(self, project: str) -> Mapping[str, FoundBridge]:
         return (await self._read()).of(project)
-
-    async def apply(self, plan: SwitchPlan) -> None:
-        arguments = arguments_to_apply(plan)
-        if arguments:
-            await self._prepare_pairs(plan)
-            await self._commit(arguments)
 
     async def change(self, change: SwitchChange) -> None:
         found = await self._read()

@@ -52,11 +52,6 @@ class FakeSwitches:
         await self._host.call("observe_bridges", project)
         return {name: _found(name, found) for name, found in sorted(self._bridges(project).items())}
 
-    async def apply(self, plan: SwitchPlan) -> None:
-        await self._host.call("apply_bridges", plan.project)
-        self._set(plan)
-        self._keep({plan.project}, dict(marked_ports(plan)))
-
     async def change(self, change: SwitchChange) -> None:
         await self._host.call("change_bridges", change.project)
         found = self._database()

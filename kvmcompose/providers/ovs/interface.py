@@ -111,20 +111,14 @@ class Switches(Protocol):
     async def foreign_ports(self, project: str, ports: Sequence[str]) -> Sequence[str]:
         """Return which of these interfaces are ports of bridges that are not the project's."""
 
-    async def apply(self, plan: SwitchPlan) -> None:
-        """Create all bridges and ports in one transaction; existing ones stay.
-
-        The interfaces that become ports must exist: create the veth pairs before, and set up the bridges' own
-        interfaces, which are created here, afterwards.
-        """
-
     async def change(self, change: SwitchChange) -> None:
         """Create, set, move and remove bridges and ports, in one transaction.
 
         A port that moves keeps its columns, and its interface stays up. Bridges and ports that are not the
         project's are never changed: removal passes over them, anything else raises DriverError before
         anything is changed. A guest's port is the project's wherever it is, if its MAC address is the
-        guest's. The interfaces that become ports must exist.
+        guest's. The interfaces that become ports must exist: create veth pairs before, and set up the
+        bridges' own interfaces afterwards.
         """
 
     async def remove(self, names: Sequence[str]) -> None:

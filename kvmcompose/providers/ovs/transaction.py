@@ -35,28 +35,6 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 
 
-# -- a whole plan, whatever exists
-
-
-def arguments_to_apply(plan: SwitchPlan) -> list[str]:
-    """Return the arguments of ``ovs-vsctl``. Raises DriverError for values that it would misinterpret."""
-    mark = project_mark(plan.project)
-    datapath = _datapath(plan)
-    arguments: list[str] = []
-    for bridge in plan.bridges:
-        arguments += _bridge(bridge, datapath, mark)
-    for port, bridge_name in _device_ports(plan):
-        arguments += _port(bridge_name, port, mark)
-    for tunnel in plan.tunnels:
-        remote = _checked(_ADDRESS, tunnel.remote_ip, "tunnel's remote address")
-        arguments += _port(tunnel.bridge, tunnel.name, mark)
-        arguments += [
-            "--", "set", "interface", tunnel.name, f"type={GENEVE}",
-            f'options:remote_ip="{remote}"', f"options:key={tunnel.key:d}",
-        ]  # fmt: skip
-    return arguments
-
-
 def arguments_to_remove(names: Iterable[str]) -> list[str]:
     """Return the arguments of ``ovs-vsctl`` that remove bridges with their ports."""
     return [
@@ -85,16 +63,6 @@ def _device_ports(plan: SwitchPlan) -> Iterator[tuple[str, str]]:
         yield nic.nic, nic.bridge
 
 
-def _bridge(bridge: SwitchBridge, datapath: str, mark: str) -> list[str]:
-    name = _checked(_NAME, bridge.name, "bridge")
-    arguments = [
-        "--", "--may-exist", "add-br", name,
-        "--", "set", "bridge", name,
-        f"datapath_type={datapath}", _protocols(bridge), f"fail_mode={FAIL_MODE}", mark,
-    ]  # fmt: skip
-    return [*arguments, *_controller(bridge)]
-
-
 def _protocols(bridge: SwitchBridge) -> str:
     protocols = _checked(_PROTOCOLS, bridge.protocol, "protocol") if bridge.protocol else "[]"
     return f"protocols={protocols}"
@@ -107,18 +75,10 @@ def _controller(bridge: SwitchBridge) -> list[str]:
     return ["--", "set-controller", bridge.name, controller]
 
 
-def _port(bridge: str, port: str, mark: str) -> list[str]:
-    bridge, port = _checked(_NAME, bridge, "bridge"), _checked(_NAME, port, "port")
-    return ["--", "--may-exist", "add-port", bridge, port, "--", "set", "port", port, mark]
-
-
 def _checked(pattern: re.Pattern[str], text: str, what: str) -> str:
     if not pattern.fullmatch(text):
         raise DriverError(f"invalid {what} for Open vSwitch: {text!r}")
     return text
-
-
-# -- a change, given what exists
 
 
 def arguments_to_change(change: SwitchChange, found: Database) -> list[list[str]]:

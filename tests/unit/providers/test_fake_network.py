@@ -19,7 +19,6 @@ from kvmcompose.providers.ovs.interface import (
     FoundBridge,
     FoundPort,
     SwitchChange,
-    SwitchPlan,
     tunnel_options,
 )
 
@@ -27,7 +26,7 @@ EXTERNAL = VethPair(
     host="main", left="v0", left_bridge="br0", right="v1", right_bridge="lin", right_is_linux=True
 )
 TUNNEL = TunnelPort(host="main", bridge="br1", name="t", remote_ip="192.0.2.12", key=7)
-PLAN = SwitchPlan(
+PLAN = SwitchChange(
     project="p",
     datapath_type="netdev",
     bridges=(
@@ -61,7 +60,7 @@ def host(drivers: FakeDrivers) -> HostDrivers:
 
 async def brought_up(host: HostDrivers) -> None:
     await host.links.apply(PLAN.veths, up=[], mtu=1442)
-    await host.switches.apply(PLAN)
+    await host.switches.change(PLAN)
     await host.hypervisor.start_domain(DOMAIN)
 
 
