@@ -45,6 +45,8 @@ def test_an_interface_goes_to_another_bridge_of_its_network(lab: Lab) -> None:
 def test_an_interface_in_another_network_has_its_address_from_the_next_start(lab: Lab) -> None:
     lab.must(Up())
     edit(lab, "name: alone\n    interfaces: [{bridge: br2}]", "name: alone\n    interfaces: [{bridge: br0}]")
+    planned = "guest alone: bridge: br2 -> br0, ip of interface 0 (from its next start): "
+    assert [each for each in lab.status().differences if each.startswith(planned)]
     assert "update:alone" in up_alive(lab)
     (left,) = lab.status().differences
     assert left.startswith("guest alone: ip of interface 0: ")

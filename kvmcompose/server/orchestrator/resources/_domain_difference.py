@@ -74,10 +74,19 @@ def compare(wanted: Resource, found: Found) -> Change | None:
         )
         if changes.edits or repairs:
             verb, pending = Verb.UPDATE if changes.edits else Verb.REPAIR, False
-            reasons = (*changes.edits, *repairs)
+            reasons = (*changes.edits, *_from_the_next_start(judged, changes), *repairs)
     if not reasons:
         return None
     return Change(verb=verb, ref=wanted.ref, reasons=reasons, wanted=wanted, found=found, pending=pending)
+
+
+def _from_the_next_start(judged: Judgement, changes: LiveChange) -> list[Reason]:
+    """Return what an edit of a guest that runs changes only when it starts again: its address, its MTU."""
+    return [
+        msgspec.structs.replace(each, subject=f"{each.subject} (from its next start)")
+        for each in judged.reasons
+        if changes.edits and each.code is ReasonCode.CHANGED
+    ]
 
 
 def judge(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Judgement:
