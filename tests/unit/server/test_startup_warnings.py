@@ -49,6 +49,7 @@ def test_garbage_is_collected_in_a_server_unlike_in_other_commands(tmp_path: Pat
     settings = ServerSettings(
         state_dir=tmp_path / "file", socket=tmp_path / "file/socket", project_roots=(tmp_path,)
     )
+    before = gc.get_threshold()
     gc.disable()  # as every command does at first
     try:
         with pytest.raises((KvmComposeError, OSError)):
@@ -56,4 +57,5 @@ def test_garbage_is_collected_in_a_server_unlike_in_other_commands(tmp_path: Pat
         assert gc.isenabled()
     finally:
         gc.enable()
+        gc.set_threshold(*before)
         gc.unfreeze()
