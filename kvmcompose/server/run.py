@@ -42,8 +42,7 @@ _RESULT_SECONDS = 0.5
 _DATABASE = "server.db"
 #: Of simulated testbeds, which a server for real hosts must not list.
 _FAKE_DATABASE = "fake-server.db"
-#: Thresholds of the garbage collector: it stops all threads, so it looks at the objects of thousands of guests
-#: seldom.
+#: Thresholds of the garbage collector, which stops all threads: objects of thousands of guests are many.
 _COLLECT = (10_000, 10, 10)
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 

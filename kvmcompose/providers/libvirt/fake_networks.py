@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from ipaddress import IPv4Network
 from zlib import crc32
 
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import World, network_places
@@ -17,6 +19,16 @@ from kvmcompose.providers.libvirt.network_entries import EditCommand, addresses,
 
 def _lease(subnet: IPv4Network, mac: str) -> str:
     return str(subnet[2 + crc32(mac.encode()) % (subnet.num_addresses - 3)])
+
+
+#: Each look asks for it.
+_identity = lru_cache(maxsize=4)(network_identity)
+
+
+def _marked(xml: str) -> tuple[Ownership, str, str]:
+    """Return whose a network is, its definition as it is started, and the digest of that."""
+    marked, digest = with_digest(xml)
+    return _identity(marked), marked, digest
 
 
 class FakeNetworks:
@@ -39,13 +51,12 @@ class FakeNetworks:
     def _found(self, name: str) -> FoundNetwork:
         xml = self._world.network_definitions.get(name, "")
         active = name not in self._world.stopped_networks
-        digest = network_identity(xml).digest if xml else None
+        digest = _identity(xml).digest if xml else None
         edited = name in self._world.edited_networks
         return FoundNetwork(name=name, active=active, digest=digest, xml=xml, edited=edited)
 
     async def start_network(self, xml: str) -> None:
-        marked, digest = with_digest(xml)
-        wanted = network_identity(marked)
+        wanted, marked, digest = await in_thread(_marked, xml)
         await self._host.call("start_network", wanted.name)
         if wanted.name in self._world.networks:
             refuse_foreign("network", wanted, self._world.networks[wanted.name])
@@ -65,14 +76,13 @@ class FakeNetworks:
         self._host.keep(*network_places(wanted.name))
 
     async def update_network(self, xml: str, names: Collection[str] = ()) -> bool:
-        marked, _ = with_digest(xml)
-        wanted = network_identity(marked)
+        wanted, marked, _ = await in_thread(_marked, xml)
         await self._host.call("update_network", wanted.name)
         if wanted.name not in self._world.networks:
             raise DriverError(f"there is no network {wanted.name}")
         refuse_foreign("network", wanted, self._world.networks[wanted.name])
         known = self._found(wanted.name)
-        differs = difference(xml, known, tuple(names))
+        differs = await in_thread(difference, xml, known, tuple(names))
         if known.active and differs is not None and differs.other:
             return False
         stopped = list(self._world.stopped_networks)
@@ -81,14 +91,14 @@ class FakeNetworks:
         if known.active and known.xml:
             there = addresses(known.xml, alone=True)
             self._name(wanted.name, {name: there[name] for name in names if name in there})
-        self._host.keep(("stopped_networks",))
+        self._host.keep(*network_places(wanted.name))
         return True
 
     async def put_names(self, network: str, names: Mapping[str, str | None]) -> None:
         await self._host.call("put_names", network)
         if network in self._world.networks and network not in self._world.stopped_networks:
             self._name(network, names)
-            self._host.keep()
+            self._host.keep(*network_places(network))
 
     def _name(self, network: str, names: Mapping[str, str | None]) -> None:
         """Do to the definition what libvirt does to what it has of it in memory."""
