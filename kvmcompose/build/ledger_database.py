@@ -65,6 +65,10 @@ _NOT_DAMAGE = frozenset(
 )
 
 
+def _is_full(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+
+
 def _is_damage(error: sqlite3.Error) -> bool:
     """Return whether an error is about the content of the ledger, so that it has to be replaced."""
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) not in _NOT_DAMAGE
@@ -297,7 +301,9 @@ class LedgerDatabase:
                 self._transact(todo)
             except sqlite3.DatabaseError as error:
                 if not _is_damage(error):
-                    raise KvmComposeError(f"cannot write the ledger: {error}") from error
+                    hint = "free space on that file system" if _is_full(error) else None
+                    where = self.path or "the ledger in memory"
+                    raise KvmComposeError(f"cannot write {where}: {error}", hint=hint) from error
                 self._replace(error)
                 self._transact(todo)
 

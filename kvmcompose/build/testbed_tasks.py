@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,7 @@ class _StderrReport:
         word = f"{line.level}: " if trouble else ""
         self.notice(f"{word}{line_text(line)}")
 
-    def steps(self, ended: Sequence[Step], running: Sequence[Step]) -> None:  # noqa: ARG002 (a log has no last line)
+    def steps(self, ended: Sequence[Step], running: Collection[Step]) -> None:  # noqa: ARG002 (a log has no last line)
         """Write what has ended."""
         for step in ended:
             if step.state is not StepState.SKIPPED:

@@ -84,14 +84,15 @@ def asked_of(
     for guest in state.testbed_guests.values():
         run = guest_kind(guest.kind).deployable(guest, state.shared)
         if run is not None:
-            text = _text(folder, run.domain_xml) if run.domain_xml not in unwritten else None
-            found += privileges.of_domain(text, guest, run, state, network_plan) if text is not None else ()
-            disks += privileges.disks_of(text or "", state)
+            xml = _xml(folder, run.domain_xml) if run.domain_xml not in unwritten else None
+            if xml is not None:
+                found += privileges.of_domain(xml, guest, run, state, network_plan)
+                disks += privileges.disks_of(xml, state)
             disks += [path for path in run.files if path != run.domain_xml and path not in unwritten]
     network = network_plan.network
     if network is not None and network.xml not in unwritten:
-        text = _text(folder, network.xml)
-        found += privileges.of_network(text, state, network) if text is not None else ()
+        xml = _xml(folder, network.xml)
+        found += privileges.of_network(xml, state, network) if xml is not None else ()
     found += _disks(folder, disks)
     listed = tuple(sorted(set(found)))
     return Asked(state.project_name, listed, _new(folder, state.project_name, listed))
@@ -169,14 +170,14 @@ def _new(folder: Path, project: str, found: tuple[Privilege, ...]) -> tuple[Priv
 # -- the folder ------------------------------------------------------------------------------------------
 
 
-def _text(folder: Path, path: str) -> str | None:
-    """Return the text of an artefact; None if it does not exist, which ``up`` refuses."""
+def _xml(folder: Path, path: str) -> privileges.Xml | None:
+    """Return an artefact; None if it does not exist, which ``up`` refuses."""
     try:
-        return read_regular(folder / path, limit=_XML_LIMIT).decode()
+        return privileges.Xml(read_regular(folder / path, limit=_XML_LIMIT).decode())
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:
-        return ""  # not XML, so it has no privileges that could be shown
+        return privileges.Xml("")  # not XML, so it has no privileges that could be shown
     except OSError as error:
         raise KvmComposeError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kvmcompose.cli._server import INTERRUPTED, Target, access_to, unknown_name
+from kvmcompose.cli._server import INTERRUPTED, Target, access_to, usage_error
 from kvmcompose.core.plain import without_controls
 
 if TYPE_CHECKING:
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
     from kvmcompose.monitor.console import Console
 
-_POLL_SECONDS = 0.5
-#: After so many polls without news a line is shown that has no end: a prompt, most likely.
-_QUIET_POLLS = 4
+#: How long the server waits for news, in seconds: until a line is shown that has no end (a prompt, most
+#: likely), and after that.
+_QUIET_SECONDS, _WAIT_SECONDS = 2, 20
+#: A guest that has not started yet is asked so often, in seconds: there is no file to wait for.
+_PAUSE = 0.5
 #: A longer line is split, in bytes.
 _LONGEST = 1 << 16
 
@@ -52,7 +54,7 @@ def show_console(target: Target, arguments: argparse.Namespace, console: Console
     given |= {"--action": arguments.action, "--json": arguments.json, "--timestamps": arguments.timestamps}
     for option, value in given.items():
         if value:
-            raise unknown_name(f"{option} is for logs of actions: it excludes a guest's console")
+            raise usage_error(f"{option} is for logs of actions: it excludes a guest's console")
     guest = access_to(target, arguments.console).name
     cut = ConsoleLines()
     part = target.server.console(target.name, guest)
@@ -74,16 +76,17 @@ def show_console(target: Target, arguments: argparse.Namespace, console: Console
 
 
 def _follow(target: Target, guest: str, after: int, cut: ConsoleLines, console: Console) -> None:
-    quiet = 0
+    wait = _QUIET_SECONDS
     while True:
-        part = target.server.console(target.name, guest, after)
+        asked = time.monotonic()
+        part = target.server.console(target.name, guest, after, wait)
         if part.start < after:  # it was started again
             _print(cut.flush(), console)
-        quiet = 0 if part.data else quiet + 1
-        _print(cut.feed(part.data) + (cut.flush() if quiet == _QUIET_POLLS else []), console)
+        _print(cut.feed(part.data) if part.data else cut.flush(), console)
         after = part.start + len(part.data)
+        wait = _QUIET_SECONDS if part.data else _WAIT_SECONDS
         if not part.data:
-            time.sleep(_POLL_SECONDS)
+            time.sleep(max(0.0, asked + _PAUSE - time.monotonic()))
 
 
 def _print(lines: list[str], console: Console) -> None:

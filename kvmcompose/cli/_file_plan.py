@@ -65,14 +65,14 @@ class FilePlan:
             for action, path, task, reasons in self._all()
         )
 
-    def show(self, diffs: Mapping[str, str], console: Console) -> None:
-        """Print what a build would do."""
+    def show(self, diffs: Mapping[str, str], console: Console, label: str = "") -> None:
+        """Print what a build would do. ``label`` begins the summary."""
         for action, path, _task, reasons in self._all() if console.verbosity > 0 else self._pending():
             console.data(line(console, action.value, path, reasons))
             if diffs.get(path):
                 console.verbatim(_coloured(console, diffs[path]))
         steps = [step.action for step in self._images if not step.settled]
-        console.say(_summary([*steps, *(each.action for each in self._decisions)]))
+        console.say(label + _summary([*steps, *(each.action for each in self._decisions)]))
 
 
 def _summary(actions: list[Disposition]) -> str:

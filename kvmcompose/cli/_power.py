@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser, *, stops: bool) -> None:
     """Declare the command line. ``stops``: guests are shut down."""
-    add_guest(parser, "guests", nargs="*", help="the guests; all of them without any")
+    add_guest(parser, "guests", nargs="*", help="the guests (default: all)")
     if stops:
         from kvmcompose.cli.down import seconds
 

@@ -64,13 +64,13 @@ def add_names(
 def names_of(arguments: argparse.Namespace, project: Project) -> list[str]:
     """Return the NAMES, or the guests that ``--label`` selects. Raises InputError."""
     from kvmcompose.cli._labels import labelled_in
-    from kvmcompose.cli._server import unknown_name
+    from kvmcompose.cli._server import usage_error
 
     names: list[str] = arguments.names
     if not arguments.labels:
         return names
     if names:
-        raise unknown_name("--label and NAME exclude each other")
+        raise usage_error("--label and NAME exclude each other")
     return labelled_in(project.compiled.state, arguments.labels)
 
 

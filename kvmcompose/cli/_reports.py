@@ -18,4 +18,10 @@ def report(error: KvmComposeError, console: Console) -> None:
         return
     console.error(error.message)
     if error.hint:
-        console.say(f"    hint: {error.hint}")
+        console.say(hint_line(error.message, error.hint))
+
+
+def hint_line(message: str, hint: str) -> str:
+    """Return the line below a message, set apart from a message of several lines, which may be YAML."""
+    apart = "\n" if "\n" in message else ""
+    return f"{apart}    hint: {hint}"

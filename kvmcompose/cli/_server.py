@@ -156,7 +156,7 @@ def _name(arguments: argparse.Namespace) -> tuple[str, Path | None]:
     here = folder if any((folder / file).is_file() for file in files) else None
     if arguments.project_name is not None:
         if PROJECT_NAME.fullmatch(arguments.project_name) is None:
-            raise unknown_name(f"invalid project name {arguments.project_name!r}")
+            raise usage_error(f"invalid project name {arguments.project_name!r}")
         return arguments.project_name, here
     return name_of(folder), here
 
@@ -271,9 +271,14 @@ def access_to(target: Target, given: str) -> GuestAccess:
 
 def unknown_name(message: str, hint: str | None = None) -> InputError:
     """Return the error for a wrong name on the command line."""
-    return InputError(
-        [Problem(code="unknown-name", message=message, location=Location("command line"), hint=hint)]
-    )
+    where = Location("command line")
+    return InputError([Problem(code="unknown-name", message=message, location=where, hint=hint)])
+
+
+def usage_error(message: str, hint: str | None = None) -> InputError:
+    """Return the error for arguments that are invalid, or exclude each other."""
+    where = Location("command line")
+    return InputError([Problem(code="usage", message=message, location=where, hint=hint)])
 
 
 def add_guest(parser: argparse.ArgumentParser, *words: str, **options: Any) -> None:

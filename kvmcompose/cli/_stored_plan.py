@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kvmcompose.cli import _what_runs as what_runs
 from kvmcompose.cli._file_plan import FilePlan
-from kvmcompose.cli._server import unknown_name
+from kvmcompose.cli._server import usage_error
 from kvmcompose.cli._up_options import up_command
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.names import first_few
@@ -80,17 +80,17 @@ def load(arguments: argparse.Namespace) -> PlanDocument:
     given = up_command(arguments, arguments.guests)
     extra = arguments.no_generate or arguments.watch or arguments.allow_moves
     if extra or given != Up(keep_going=given.keep_going):
-        raise unknown_name("--plan excludes names and options that select changes: the plan has them")
+        raise usage_error("--plan excludes names and options that select changes: the plan has them")
     try:
         found = msgspec.json.decode(read_regular(path, limit=DOCUMENT_LIMIT), type=PlanDocument)
     except OSError as error:
-        raise unknown_name(f"cannot read {str(path)!r}: {error.strerror}") from error
+        raise usage_error(f"cannot read {str(path)!r}: {error.strerror}") from error
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise unknown_name(
+        raise usage_error(
             f"{str(path)!r} is no plan: {error}", "kvm-compose plan --out writes one"
         ) from error
     if found.version != PLAN_VERSION:
-        raise unknown_name(f"{str(path)!r} was made by another version of kvm-compose")
+        raise usage_error(f"{str(path)!r} was made by another version of kvm-compose")
     return found
 
 
@@ -107,7 +107,7 @@ def check(arguments: argparse.Namespace, project: Project, planned: PlanDocument
     found = list(_differences(planned, now))
     if found:
         raise RefusedError(
-            f"it is not as it was when {str(arguments.plan)!r} was made:\n"
+            f"something has changed since {str(arguments.plan)!r} was made:\n"
             + "\n".join(f"  {each}" for each in found[:_SHOWN])
             + (f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""),
             hint="make another plan: kvm-compose plan --out FILE",
@@ -118,8 +118,8 @@ def _differences(planned: PlanDocument, now: PlanDocument) -> list[str]:
     if planned.project != now.project:
         return [f"it is a plan of {planned.project}, and this is {now.project}"]
     before, after = _lines(planned), _lines(now)
-    found = [f"not any more: {line}" for line in before if line not in after]
-    found += [f"new: {line}" for line in after if line not in before]
+    found = [f"no longer planned: {line}" for line in before if line not in after]
+    found += [f"now planned: {line}" for line in after if line not in before]
     if not found and planned.recipes != now.recipes:
         found.append("what files are made of has changed")
     digests = [each.testbed.digest if each.testbed is not None else None for each in (planned, now)]

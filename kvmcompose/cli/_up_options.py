@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 def add_up_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which changes are carried out."""
-    parser.add_argument(
+    restarts = parser.add_mutually_exclusive_group()
+    restarts.add_argument(
         "--no-restart", action="store_true", help="leave changes for which a guest has to restart"
     )
     parser.add_argument(
         "--no-repair", action="store_true", help="leave what was changed outside of kvm-compose"
     )
-    parser.add_argument(
+    restarts.add_argument(
         "--restart",
         action="store_true",
         help="also restart guests that an upgrade of kvm-compose would change",
@@ -36,14 +37,14 @@ def add_up_options(parser: argparse.ArgumentParser) -> None:
         "-r",
         "--rerun-scripts",
         nargs="*",
-        help="also run setup scripts that have run before, as they are now: those of all guests, or of these",
+        help="run setup scripts again that have run before, as they are now: of all guests, or of these",
     )
     parser.add_argument(
         "--recreate",
         action="append",
         default=[],
         metavar="GUEST",
-        help="give this guest an empty disk, and set it up as a new one: its data is lost",
+        help="give this guest an empty disk, and set it up again: its data is lost (may be repeated)",
     )
     parser.add_argument(
         "--reset-clones",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kvmcompose.cli._project import find_project, where
 from kvmcompose.cli._reports import report
-from kvmcompose.cli._server import INTERRUPTED, unknown_name
+from kvmcompose.cli._server import INTERRUPTED, usage_error
 from kvmcompose.cli._watched import Signatures, input_files, library, named_files, signatures, wait_for_edit
 from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.core.names import first_few
@@ -33,7 +33,7 @@ def watch(arguments: argparse.Namespace, console: Console, up: Callable[[], int]
     """
     for name in _EXCLUDED:
         if getattr(arguments, name):
-            raise unknown_name(f"--watch and --{name.replace('_', '-')} exclude each other")
+            raise usage_error(f"--watch and --{name.replace('_', '-')} exclude each other")
     library()
     with suppress(KeyboardInterrupt):
         _follow(arguments, console, up)

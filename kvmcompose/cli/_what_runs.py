@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kvmcompose.cli._moves import refuse_moves
 from kvmcompose.cli._project import names_of
+from kvmcompose.cli._reports import hint_line
 from kvmcompose.cli._server import Target, check_folder, find_deployment, server_of
 from kvmcompose.cli._up_options import up_command
 from kvmcompose.core.errors import KvmComposeError, RefusedError
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 #: The most names of guests in a line.
 _NAMES = 8
+#: The most reasons of a change on its line.
+_REASONS = 3
 _MIB = 1 << 20
+_GIB = 1 << 30
 
 
 class UnseenError(KvmComposeError):
@@ -92,7 +96,7 @@ def show(found: TestbedPlan, console: Console) -> None:
         if change.follows and console.verbosity <= 0:
             continue
         action = "pending" if change.pending else str(change.verb)
-        console.data(line(console, action, _subject(change, several=several), change.because))
+        console.data(line(console, action, _subject(change, several=several), change.because, most=_REASONS))
         if change.touches:
             console.data(f"         touches {first_few(list(change.touches), _NAMES)}")
     console.say(_summary(found))
@@ -103,7 +107,7 @@ def show(found: TestbedPlan, console: Console) -> None:
     for warning in found.warnings:
         console.say(f"warning: {warning}")
     for refusal in found.refusals:
-        hint = f"\n    hint: {refusal.hint}" if refusal.hint else ""
+        hint = f"\n{hint_line(refusal.message, refusal.hint)}" if refusal.hint else ""
         console.say(f"up would refuse: {refusal.message}{hint}")
 
 
@@ -136,6 +140,10 @@ def _summary(found: TestbedPlan) -> str:
     return f"on hosts: {text}{busy}"
 
 
+def _size(count: int) -> str:
+    return f"{count / _MIB:.1f} MiB" if count < _GIB else f"{count / _GIB:.1f} GiB"
+
+
 def _host(host: PlannedHost) -> str:
     parts = []
     for what, before, after, there, unit in (
@@ -146,5 +154,8 @@ def _host(host: PlannedHost) -> str:
             of = f" of {there}" if there is not None else ""
             parts.append(f"{what} {before} -> {after}{of}{unit}")
     if host.bytes_to_send:
-        parts.append(f"{host.bytes_to_send / _MIB:.1f} MiB to send")
+        parts.append(f"{_size(host.bytes_to_send)} to send")
+    if host.disk_bytes:
+        of = f" of {_size(host.disk_free)} free" if host.disk_free is not None else ""
+        parts.append(f"disk {_size(host.disk_bytes)}{of}")
     return ", ".join(parts)

@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from kvmcompose.cli._server import add_server_options, complete_guests, open_target, unknown_name
+from kvmcompose.cli._server import add_server_options, complete_guests, open_target, usage_error
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.signals import on_signals
 
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.write is None:
         find_program(_PRINTER[0])
     if arguments.write == "-" and sys.stdout.isatty():
-        raise unknown_name(
+        raise usage_error(
             "refusing to write binary data to the terminal",
             "omit -w to print packets, use -w FILE, or pipe them: -w - | wireshark -k -i -",
         )
@@ -127,9 +127,9 @@ def _wanted(arguments: argparse.Namespace) -> Capture:
 
     for what, name in (("a guest or bridge", arguments.target), ("an interface", arguments.interface)):
         if name is not None and not re.match(TARGET_PATTERN, name):
-            raise unknown_name(f"{name!r} is not a valid name of {what}")
+            raise usage_error(f"{name!r} is not a valid name of {what}")
     if arguments.filter and not re.match(FILTER_PATTERN, arguments.filter):
-        raise unknown_name("invalid filter: at most 1024 ASCII characters are allowed")
+        raise usage_error("invalid filter: at most 1024 ASCII characters are allowed")
     return Capture(
         target=arguments.target,
         interface=arguments.interface,

@@ -6,7 +6,7 @@ import argparse
 
 from kvmcompose.cli._labels import add_labels
 from kvmcompose.cli._project import add_names, names_of, open_project
-from kvmcompose.cli._server import unknown_name
+from kvmcompose.cli._server import usage_error
 from kvmcompose.monitor.console import Console
 
 NAME = "clean"
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from kvmcompose.build.doit_runner import clean, clean_left_over
 
     if arguments.left_over and (arguments.names or arguments.labels or arguments.force):
-        raise unknown_name("--left-over excludes NAME, --label and --force")
+        raise usage_error("--left-over excludes NAME, --label and --force")
     project = open_project(arguments, console)
     if arguments.left_over:
         return clean_left_over(project, arguments.left_over, dry_run=arguments.dry_run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, NamedTuple
 
-from kvmcompose.cli._server import add_server_options, complete_guests, guest_named, open_target, unknown_name
+from kvmcompose.cli._server import add_server_options, complete_guests, guest_named, open_target, usage_error
 
 if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
@@ -54,10 +54,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     ends = [_end(word) for word in (*arguments.source, arguments.target)]
     guests = {end.guest for end in ends if end.guest is not None}
     if not guests:
-        raise unknown_name("no guest given", "kvm-compose cp FILE GUEST:PATH, or GUEST:PATH FILE")
+        raise usage_error("no guest given", "kvm-compose cp FILE GUEST:PATH, or GUEST:PATH FILE")
     sources = {end.guest for end in ends[:-1]}
     if len(guests) > 1 or len(sources) > 1 or ends[-1].guest in sources:
-        raise unknown_name("one side must be in one guest, the other local", "copy in two steps")
+        raise usage_error("one side must be in one guest, the other local", "copy in two steps")
     deployment = open_target(arguments)
     known = {guest.name: guest for guest in deployment.server.access(deployment.name)}
     guest = known[guest_named(deployment, known, guests.pop())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from kvmcompose.cli._server import act, add_action_options, add_guest, open_target, unknown_name
+from kvmcompose.cli._server import act, add_action_options, add_guest, open_target, usage_error
 
 if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from kvmcompose.core.commands import Down
 
     if arguments.command != NAME and arguments.purge:
-        raise unknown_name(
+        raise usage_error(
             f"{arguments.command} never removes disks", "to lose guests' data: kvm-compose down --purge"
         )
     target = open_target(arguments, register=True)  # it may be up, and the server's database lost

@@ -18,7 +18,7 @@ from kvmcompose.cli._server import (
     exit_status,
     guest_named,
     open_target,
-    unknown_name,
+    usage_error,
 )
 from kvmcompose.core.errors import KvmComposeError
 
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
         return show_console(target, arguments, console)
     if arguments.tail is not None:
-        raise unknown_name("--tail is for the console of a guest", "kvm-compose logs --tail N GUEST")
+        raise usage_error("--tail is for the console of a guest", "kvm-compose logs --tail N GUEST")
     if arguments.list:
         _list(target.server.actions(target.name), arguments, console)
         return 0
@@ -96,7 +96,7 @@ def _guests(target: Target, action: Action, arguments: argparse.Namespace) -> li
     if given is None:
         return labelled(target, arguments.labels) if arguments.labels else None
     if arguments.labels:
-        raise unknown_name("--guest and --label exclude each other")
+        raise usage_error("--guest and --label exclude each other")
     known = [step.guest for step in target.server.steps(target.name, action.uuid) if step.guest]
     with suppress(KvmComposeError):
         known += [guest.name for guest in target.server.access(target.name)]

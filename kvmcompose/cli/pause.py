@@ -1,4 +1,4 @@
-"""``kvm-compose pause``: freeze guests where they are; up leaves them so until they are resumed."""
+"""``kvm-compose pause``: pause guests; up leaves them paused until they are resumed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "pause"
-HELP = "freeze guests where they are; up leaves them so until they are resumed"
+HELP = "pause guests; up leaves them paused until they are resumed"
 EXAMPLE = """\
 examples:
   kvm-compose pause web             it stays paused until it is resumed, or named by up

@@ -12,7 +12,7 @@ from kvmcompose.cli import _what_runs as what_runs
 from kvmcompose.cli._file_plan import FilePlan
 from kvmcompose.cli._labels import add_labels
 from kvmcompose.cli._project import add_names, names_of, open_project
-from kvmcompose.cli._server import add_server_options, unknown_name
+from kvmcompose.cli._server import add_server_options, usage_error
 from kvmcompose.cli._up_options import add_up_options, up_command
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.monitor.console import Console
@@ -30,7 +30,11 @@ examples:
   kvm-compose plan
   kvm-compose plan --diff                changes in XML, network and state
   kvm-compose plan --detailed-exitcode   exit with status 2 if there are changes (for CI)
-  kvm-compose plan --out lab.plan && kvm-compose up --plan lab.plan
+  kvm-compose plan --out lab.plan        and, once it was read:
+  kvm-compose up --plan lab.plan         carries out exactly this, or nothing
+
+Files come first, then what runs on the hosts, if the testbed is or was up. "pending" waits
+for the option that is named. kvm-compose up --dry-run shows both in any case.
 """
 
 #: With --detailed-exitcode, as in Terraform.
@@ -48,13 +52,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="exit with status 2 when there are changes, 0 when there are none",
     )
-    parser.add_argument("--overwrite", action="store_true", help="plan a generate --overwrite")
-    parser.add_argument("--provision", action="store_true", help="plan a generate --provision")
+    parser.add_argument("--overwrite", action="store_true", help="show what generate --overwrite would do")
+    parser.add_argument(
+        "--provision",
+        action="store_true",
+        help="show what --provision would do: new disks, data of guests is lost",
+    )
     parser.add_argument(
         "--verify", action="store_true", help="read every artefact, regardless of its time stamp"
     )
     add_up_options(parser)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the plan, for up --plan FILE")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="also write the plan to a file, for up --plan FILE"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_server_options(parser)
 
@@ -78,7 +88,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         rows = files.rows(diffs)
         console.json(stored_plan.document(arguments, project, command, rows, testbed, unseen))
     else:
-        files.show(diffs, console)
+        files.show(diffs, console, label="" if testbed is None else "files: ")
         if testbed is None:
             _show_loads(project, console)
         else:
@@ -100,7 +110,7 @@ def _store(
 ) -> None:
     """Write the plan. It has all files: up builds them, whatever it is limited to."""
     if arguments.overwrite:
-        raise unknown_name("--out excludes --overwrite: up overwrites nothing")
+        raise usage_error("--out excludes --overwrite: up overwrites nothing")
     command = up_command(arguments, names_of(arguments, project))
     rows = FilePlan(project, project.plan()).rows({})
     made = stored_plan.document(arguments, project, command, rows, testbed, unseen)

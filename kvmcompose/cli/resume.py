@@ -1,4 +1,4 @@
-"""``kvm-compose resume``: let paused guests run on."""
+"""``kvm-compose resume``: resume guests that are paused."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "resume"
-HELP = "let paused guests run on"
+HELP = "resume guests that are paused"
 EXAMPLE = """\
 examples:
-  kvm-compose resume web            it runs on where it was
+  kvm-compose resume web            it continues where it was paused
 """
 
 

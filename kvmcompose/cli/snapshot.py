@@ -17,6 +17,7 @@ from kvmcompose.cli._server import (
     guest_named,
     open_target,
     unknown_name,
+    usage_error,
 )
 
 if TYPE_CHECKING:
@@ -81,11 +82,11 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Run a verb."""
     if arguments.named and arguments.snapshot:
-        raise unknown_name("two names given for the snapshot")
+        raise usage_error("two names given for the snapshot")
     name = arguments.snapshot or arguments.named
     target = open_target(arguments)
     if arguments.guests and arguments.labels:
-        raise unknown_name("--guest and --label exclude each other")
+        raise usage_error("--guest and --label exclude each other")
     guests = _guests(target, arguments.guests)
     if arguments.labels:
         guests = tuple(labelled(target, arguments.labels))
@@ -93,7 +94,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         return _show(_found(target, guests, name), arguments, console)
     if arguments.verb == "info":
         if name is None and not guests:
-            raise unknown_name("no snapshot named", "kvm-compose snapshot list shows all")
+            raise usage_error("no snapshot named", "kvm-compose snapshot list shows all")
         found = _found(target, guests, name)
         if not found:
             raise unknown_name(f"no such snapshot: {name!r}", "kvm-compose snapshot list shows all")
@@ -115,16 +116,16 @@ def _act(
 
     verb = SnapshotVerb(arguments.verb)
     if name is not None and re.search(SNAPSHOT_PATTERN, name) is None:
-        raise unknown_name(f"{name!r} is not {SNAPSHOT_NAMES}")
+        raise usage_error(f"{name!r} is not {SNAPSHOT_NAMES}")
     if guests and arguments.all and (verb is not SnapshotVerb.DELETE or name is not None):
-        raise unknown_name(f"--all and {'--label' if arguments.labels else '--guest'} exclude each other")
+        raise usage_error(f"--all and {'--label' if arguments.labels else '--guest'} exclude each other")
     if name is not None:
         return act(target, Snapshot(verb=verb, name=name, guests=guests), arguments, console)
     if verb is SnapshotVerb.CREATE and arguments.all:
         return act(target, Snapshot(verb=verb, name=_fresh_name()), arguments, console)
     if verb is SnapshotVerb.DELETE and arguments.all:
         return _delete_all(target, guests, arguments, console)
-    raise unknown_name(f"no snapshot named to {verb}", _newest(target, guests, verb))
+    raise usage_error(f"no snapshot named to {verb}", _newest(target, guests, verb))
 
 
 def _newest(target: Target, guests: tuple[str, ...], verb: SnapshotVerb) -> str:

@@ -14,7 +14,7 @@ NAME = "start"
 HELP = "start guests that are off"
 EXAMPLE = """\
 examples:
-  kvm-compose start web             and up leaves it running
+  kvm-compose start web             it also ends a stop or a pause of it
 """
 
 

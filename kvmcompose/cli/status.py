@@ -28,9 +28,9 @@ examples:
   kvm-compose status --json
   kvm-compose status --quiet --exit-status   for scripts: is it up?
 
-CPU is relative to one CPU: 200 % means that two are busy. MEMORY is what the guest uses of
-the host's memory, of what it has. "degraded" means: up, but something was changed outside of
-kvm-compose, or a host does not respond.
+CPU is relative to one CPU: 200 % means that two are busy. MEMORY is the host's memory that the guest
+uses, of the memory that it was given. "degraded" means: up, but something was changed outside
+of kvm-compose, or a host does not respond.
 """
 
 

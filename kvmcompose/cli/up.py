@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,12 +17,12 @@ from kvmcompose.cli._server import (
     find_deployment,
     make_known,
     open_target,
-    unknown_name,
+    usage_error,
 )
 from kvmcompose.cli._trust import settle
 from kvmcompose.cli._up_options import add_up_options, up_command
 from kvmcompose.core.errors import KvmComposeError, RefusedError
-from kvmcompose.core.names import first_few
+from kvmcompose.core.names import first_few, near_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +48,7 @@ examples:
   kvm-compose up --keep-going       continue with other guests when one fails
   kvm-compose up --detach           do not wait; follow with kvm-compose logs -f
   kvm-compose up --dry-run          show what would be done, as plan does
-  kvm-compose up --watch            and again whenever a file of the project is saved
+  kvm-compose up --watch            again whenever a file of the project is saved
 
 What differs from the YAML is changed, and nothing else: guests that did not change keep
 running. After a failure, up continues from the current state. Ctrl-C cancels and waits
@@ -77,11 +76,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--trust", action="store_true", help="consent to what the testbed does to the host (see trust)"
     )
     parser.add_argument(
-        "--plan", type=Path, metavar="FILE", help="do what this plan says (plan --out FILE), or nothing"
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="carry out this plan (of plan --out FILE), or nothing if something has changed since",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only show what would be done, as plan does")
     parser.add_argument(
-        "-w", "--watch", action="store_true", help="follow the files of the project, and do so at each edit"
+        "--dry-run", action="store_true", help="show what would be done, as plan does; change nothing"
+    )
+    parser.add_argument(
+        "-w",
+        "--watch",
+        action="store_true",
+        help="bring the testbed up again whenever one of the project's files is saved",
     )
     add_action_options(parser)
 
@@ -109,7 +116,7 @@ def _only_plan(arguments: argparse.Namespace, console: Console) -> int:
     from kvmcompose.cli import plan
 
     if arguments.watch or arguments.no_generate:
-        raise unknown_name("--dry-run excludes --watch and --no-generate")
+        raise usage_error("--dry-run excludes --watch and --no-generate")
     arguments.names = arguments.guests
     arguments.labels, arguments.out = [], None
     for name in ("diff", "detailed_exitcode", "overwrite", "verify"):
@@ -129,7 +136,7 @@ def _carry_out(arguments: argparse.Namespace, console: Console) -> int:
     if planned.testbed is not None:
         command = replace(command, expected=planned.testbed.digest)
     if arguments.dry_run:
-        raise unknown_name("--dry-run and --plan exclude each other")
+        raise usage_error("--dry-run and --plan exclude each other")
     return _build_and_act(
         arguments, console, command, lambda project: _stored_plan.check(arguments, project, planned)
     )
@@ -175,9 +182,7 @@ def check_names(project: Project, command: Up) -> None:
     known = project.compiled.state.testbed_guests
     for name in (*command.guests, *command.rerun_guests, *command.recreate):
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {first_few(list(known), 20)}"
-            raise RefusedError(f"there is no guest {name!r}", hint=hint)
+            raise RefusedError(f"there is no guest {name!r}", hint=near_names(name, known))
 
 
 def _remove_released(project: Project, held: Sequence[str], console: Console) -> None:
@@ -214,7 +219,7 @@ def _refuse_running_guests(target: Target) -> None:
     running = [
         guest.name
         for guest in target.server.status(target.name).guests
-        if guest.state in ("running", "paused")
+        if guest.state in ("running", "paused", "pmsuspended")
     ]
     if running:
         raise RefusedError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, Self
 
 from kvmcompose.client.errors import ServerError
@@ -36,7 +36,7 @@ class Watcher(Protocol):
     def line(self, line: LogLine) -> None:
         """Receive a line of the log."""
 
-    def steps(self, ended: Sequence[Step], running: Sequence[Step]) -> None:
+    def steps(self, ended: Sequence[Step], running: Collection[Step]) -> None:
         """Receive the steps that have ended since the last call, and those that are running."""
 
     def notice(self, text: str) -> None:
@@ -166,7 +166,7 @@ class _Steps:
 
     def _report(self, *ended: Step) -> None:
         if self._watcher.wants_steps:
-            self._watcher.steps(ended, tuple(self._running.values()))
+            self._watcher.steps(ended, self._running.values())
 
     def _tick(self) -> None:
         while not self._over.wait(_TICK_SECONDS):

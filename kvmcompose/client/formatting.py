@@ -20,7 +20,11 @@ _MINUTE = 60
 _HOUR = 60 * _MINUTE
 _DAY = 24 * _HOUR
 #: States that guests are asked to be in, and the command for that.
-_ASKED = {"shut off": "stopped (kvm-compose stop)", "paused": "paused (kvm-compose pause)"}
+_ASKED = {
+    "shut off": "stopped (kvm-compose stop)",
+    "paused": "paused (kvm-compose pause)",
+    "absent": "absent (kvm-compose down)",
+}
 #: Reasons of libvirt that say little by themselves.
 _WORDS = {"shutdown": "it shut down", "destroyed": "switched off", "failed": "it did not start"}
 
@@ -77,10 +81,10 @@ def guest_state_text(guest: GuestStatus) -> str:
 
 
 def memory_text(guest: GuestStatus) -> str:
-    """Return the memory of a guest that is on: ``120 of 128 MiB``, ``-`` where that is unknown."""
-    if guest.memory_mb is None:
+    """Return the memory that a guest uses: ``48 of 128 MiB``, ``-`` where that is unknown."""
+    if guest.used_mb is None:
         return "-"
-    return f"{guest.memory_mb} of {guest.given_mb} MiB" if guest.given_mb else f"{guest.memory_mb} MiB"
+    return f"{guest.used_mb} of {guest.given_mb} MiB" if guest.given_mb else f"{guest.used_mb} MiB"
 
 
 def failure_text(action: Action) -> str | None:

@@ -259,9 +259,13 @@ class RemoteServer:
         query: dict[str, str | int] | None = None if guest is None else {"guest": guest}
         return self._get(_path(name, "snapshots"), list[SnapshotStatus], query)
 
-    def console(self, name: str, guest: str, after: int | None = None) -> ConsolePart:
-        """Return what a guest's console has printed from an offset, or the end of it."""
+    def console(self, name: str, guest: str, after: int | None = None, wait: int = 0) -> ConsolePart:
+        """Return what a guest's console has printed from an offset, or the end of it.
+
+        Where it has printed nothing since, this waits for it, at most ``wait`` seconds.
+        """
         query: dict[str, str | int] = {"guest": guest} | ({} if after is None else {"after": after})
+        query |= {"wait": wait} if wait else {}
         return self._get(_path(name, "console"), ConsolePart, query)
 
     def capture(self, name: str, wanted: Capture) -> PacketStream:

@@ -149,7 +149,8 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ``unsupported`` for a guest type that cannot run yet. ``reason`` says why it is in that state, where
     libvirt knows. ``asked`` is what ``stop`` or ``pause`` asked it to be: ``shut off`` or ``paused``.
     ``uptime`` is in seconds; ``cpu`` is the share of one CPU (1.0 is one busy CPU) since the previous query;
-    ``memory_mb`` is the resident memory on the host, ``given_mb`` what the guest has, in MiB.
+    ``memory_mb`` is the resident memory on the host, which can exceed ``given_mb``, what the guest has;
+    ``used_mb`` is what it uses of that, None where its balloon driver does not report it; all in MiB.
     ``outdated`` is what changed since the guest was set up (``environment GREETING added``); empty when
     nothing did, and while nothing is known of what ran.
     """
@@ -165,6 +166,7 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     uptime: float | None = None
     cpu: float | None = None
     memory_mb: int | None = None
+    used_mb: int | None = None
     given_mb: int | None = None
     outdated: tuple[str, ...] = ()
 

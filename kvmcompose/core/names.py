@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
 
 #: Linux network interfaces: IFNAMSIZ is 16 bytes with the closing zero (linux/if.h).
@@ -37,6 +38,15 @@ def first_few(names: Sequence[str | int], most: int = 6) -> str:
     """Return the first ``most`` names for a message: ``a, b, c and 40 more``."""
     text = ", ".join(str(name) for name in names[:most])
     return text if len(names) <= most else f"{text} and {len(names) - most} more"
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """Return a hint for a name that is not among ``known``: those like it, or else all."""
+    every = sorted(known)
+    near = difflib.get_close_matches(name, every, 3)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"there are: {first_few(every, 20)}" if every else "there are none"
 
 
 class UniqueNames:

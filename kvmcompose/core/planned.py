@@ -93,8 +93,9 @@ class PlannedHost(msgspec.Struct, frozen=True, kw_only=True):
     """What the testbed uses of a host, before and after.
 
     ``memory_mb`` and ``cpus`` are what the host has, None where it does not respond; memory is in MiB.
-    ``boots`` is the number of guests that start. ``bytes_to_send`` are of files that it lacks, where their
-    size is known.
+    ``boots`` is the number of guests that start. ``bytes_to_send`` are of files that it lacks, and of disks
+    that move there or through it, where their size is known. ``disk_bytes`` is the room that these take for
+    good, ``disk_free`` what the host has, None where it does not respond.
     """
 
     name: str
@@ -106,6 +107,8 @@ class PlannedHost(msgspec.Struct, frozen=True, kw_only=True):
     cpus_after: int
     boots: int
     bytes_to_send: int
+    disk_bytes: int = 0
+    disk_free: int | None = None
 
 
 class TestbedPlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,11 +8,12 @@ import msgspec
 class SeedContents(msgspec.Struct, frozen=True, kw_only=True):
     """What is in a seed. ``scripts`` are digests by path below ``/etc/nocloud``, ``environment`` by name.
 
-    ``context`` is empty without one. ``archive`` is the digest of all of it, empty when the seed cannot be
-    read.
+    ``user_data`` is the digest of cloud-init's; ``context`` is empty without one. ``archive`` is the digest
+    of all that scripts see, empty when the seed cannot be read.
     """
 
     scripts: dict[str, str] = {}
     context: str = ""
+    user_data: str = ""
     environment: dict[str, str] = {}
     archive: str = ""

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 import msgspec
 
@@ -35,10 +36,10 @@ def inspect(folder: Path, paths: Iterable[str]) -> Inspection:
         top = open_folder(folder, follow=True)
     except FileNotFoundError:
         return Inspection(tuple(paths), {})
-    try:
+    with _Folders(top) as folders:
         for path in paths:
             try:
-                what = _wrong(top, path)
+                what = _wrong(folders, path)
             except FileNotFoundError:
                 missing.append(path)
             except NotADirectoryError:
@@ -47,21 +48,39 @@ def inspect(folder: Path, paths: Iterable[str]) -> Inspection:
             else:
                 if what is not None:
                     foreign[path] = what
-    finally:
-        os.close(top)
     return Inspection(tuple(missing), foreign)
 
 
-def _wrong(top: int, path: str) -> str | None:
+class _Folders:
+    """The folders below an open one, each opened once without following links; all are closed at the end."""
+
+    def __init__(self, top: int) -> None:
+        self._open = {"": top}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for handle in self._open.values():
+            os.close(handle)
+
+    def of(self, path: str) -> tuple[int, str]:
+        """Return the folder of a path below the top, and the name in it. Raises OSError."""
+        parent, _, name = path.rpartition("/")
+        if name in ("", ".", "..") or path.startswith("/"):
+            raise OSError(errno.EINVAL, "it is not a path below the folder", path)
+        if parent not in self._open:
+            self._open[parent] = open_below(self._open[""], parent, os.O_PATH | os.O_DIRECTORY)
+        return self._open[parent], name
+
+
+def _wrong(folders: _Folders, path: str) -> str | None:
     """Describe why a file is not as a build creates it, or return None. Raises OSError."""
-    handle = open_below(top, path, os.O_PATH)
-    try:
-        status = os.fstat(handle)
-        if stat.S_ISLNK(status.st_mode) and path.endswith(_MEDIUM):
-            status = os.stat(path, dir_fd=top)
-            return None if stat.S_ISREG(status.st_mode) else f"points to {kind_of(status.st_mode)}"
-    finally:
-        os.close(handle)
+    folder, name = folders.of(path)
+    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if stat.S_ISLNK(status.st_mode) and path.endswith(_MEDIUM):
+        status = os.stat(name, dir_fd=folder)
+        return None if stat.S_ISREG(status.st_mode) else f"points to {kind_of(status.st_mode)}"
     return flaw(status)
 
 

@@ -10,7 +10,7 @@ ignores it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from kvmcompose.hosts.command import CommandRunner
 
@@ -22,6 +22,19 @@ for interface do
     echo 1 >"/proc/sys/net/ipv4/conf/$interface/arp_ignore"
 done
 """
+
+
+#: In one command for all interfaces of the host: there may be thousands.
+_SHOW = "cd /proc/sys/net/ipv4/conf && grep -lx 0 */arp_ignore"
+
+
+async def answering(runner: CommandRunner, interfaces: Collection[str]) -> list[str]:
+    """Return at which of these interfaces Linux answers ARP requests for any of its addresses."""
+    if not interfaces:
+        return []
+    shown = await runner.run(["sh", "-c", _SHOW], check=False)  # grep fails where there is none
+    found = {line.partition("/")[0] for line in shown.text.splitlines()}
+    return sorted(found.intersection(interfaces))
 
 
 async def leave_arp_to_bridges(runner: CommandRunner, interfaces: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -91,6 +91,23 @@ class SimulatedHost:
     def keep(self, *places: Place) -> None:
         """Save what has changed, or everything."""
         self._worlds.keep(self._name, *places)
+
+    def macs_on(self) -> set[str]:
+        """Return the MAC addresses of all guests that are on, on any host."""
+        return {
+            nic.mac
+            for world in self._worlds.worlds.values()
+            for domain in world.domains.values()
+            if domain.started
+            for nic in domain.hardware.nics
+        }
+
+    def renew(self, macs: Iterable[str]) -> None:
+        """Note that guests have no address from an earlier network: they ask when they start."""
+        asking, main = set(macs), self._worlds.world
+        if not asking.isdisjoint(main.unleased):
+            main.unleased = [mac for mac in main.unleased if mac not in asking]
+            self._worlds.keep()
 
     def main_disk(self, path: Path) -> FakeDisk | None:
         """Return a copy of a disk of the main host."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 import msgspec
 
@@ -43,7 +44,7 @@ class FakeDomain(msgspec.Struct):
     ``taps`` are the names of its ports while it runs. ``paused`` is why it is paused, "" when it is not;
     ``off`` why it is off, where that is known. ``made`` is what it runs as, ``defined`` what its definition
     says, and its next start; likewise ``hardware`` and ``next_hardware``. ``edited``: its definition was, by
-    hand. ``clings``: its guest lets go of no device.
+    hand. ``clings``: its guest lets go of no device. ``answers_arp``: taps at which the host answers.
     """
 
     project: str
@@ -60,6 +61,7 @@ class FakeDomain(msgspec.Struct):
     next_hardware: FakeHardware | None = None
     edited: bool = False
     clings: bool = False
+    answers_arp: list[str] = []
 
 
 class FakeDisk(msgspec.Struct):
@@ -80,6 +82,11 @@ class FakeDisk(msgspec.Struct):
     size: int = 0
     backing: str | None = None
     backing_format: str | None = None
+
+
+def interface_id(mac: str) -> str:
+    """Return the ID that a simulated libvirt gives a NIC."""
+    return str(uuid5(NAMESPACE_OID, mac))
 
 
 class FakePort(msgspec.Struct):
@@ -167,7 +174,9 @@ class World(msgspec.Struct):
 
     ``bridges``: by project and name; those of no project are under the empty name. ``subnets``: those that
     the host is attached to, each with its interface. ``networks`` have their project,
-    ``network_definitions`` the XML where it is known, ``stopped_networks`` those that are not active.
+    ``network_definitions`` the XML where it is known, ``stopped_networks`` those that are not active,
+    ``edited_networks`` those whose definition was edited by hand.
+    ``unleased``: MAC addresses whose lease was forgotten with a network, until their guests start.
     ``leases``: the addresses that their DHCP servers have given, by MAC.
     """
 
@@ -175,6 +184,8 @@ class World(msgspec.Struct):
     networks: dict[str, str] = {}
     network_definitions: dict[str, str] = {}
     stopped_networks: list[str] = []
+    edited_networks: list[str] = []
+    unleased: list[str] = []
     leases: dict[str, str] = {}
     bridges: dict[str, dict[str, FakeBridge]] = {}
     links: dict[str, FakeLink] = {}
@@ -196,7 +207,7 @@ class World(msgspec.Struct):
             if project is None:
                 raise DriverError(f"{name}: cannot add the port {nic.tap}: no bridge named {nic.bridge}")
             changed += self._remove_port(nic.tap)
-            port = FakePort(mac=nic.mac, interface_id=nic.interface_id, marked=False)
+            port = FakePort(mac=nic.mac, interface_id=nic.interface_id or interface_id(nic.mac), marked=False)
             self.bridges[project][nic.bridge].ports[nic.tap] = port
             changed.append(("bridges", project, nic.bridge, "ports", nic.tap))
             if nic.tap not in self.domains[name].taps:
@@ -222,6 +233,7 @@ class World(msgspec.Struct):
         self.networks.pop(name, None)
         xml = self.network_definitions.pop(name, "")
         self.stopped_networks = [each for each in self.stopped_networks if each != name]
+        self.edited_networks = [each for each in self.edited_networks if each != name]
         changed: list[Place] = network_places(name)
         for end, link in self.links.items():
             if link.master is not None and f'<bridge name="{link.master}"' in xml:
@@ -251,7 +263,7 @@ class World(msgspec.Struct):
 
 def network_places(name: str) -> list[Place]:
     """Return where a network is in a world."""
-    return [("networks", name), ("network_definitions", name), ("stopped_networks",)]
+    return [("networks", name), ("network_definitions", name), ("stopped_networks",), ("edited_networks",)]
 
 
 _IN_JSON = {field.name: field.encode_name for field in msgspec.structs.fields(World)}

@@ -170,10 +170,13 @@ class Digests:
         return StatCache(self._known.items())
 
     def of(self, source: Path) -> str:
-        """Return the digest of a file. An image in the store has it as its name. Raises OSError."""
+        """Return the digest of a file, by its path without links. Raises OSError.
+
+        An image in the store has it as its name.
+        """
         if _DIGEST.fullmatch(source.name):
             return source.name
-        return self._cache.digest(source)
+        return self._cache.digest_of(str(source))
 
     def recheck(self) -> None:
         """Check again whether files have changed."""

@@ -23,6 +23,7 @@ from kvmcompose.images.iso9660 import find_file
 
 #: The name of the archive in a seed.
 ARCHIVE = "context.tar"
+USER_DATA = "user-data"
 #: What takes the place of digests that are not known.
 UNKNOWN = "?"
 
@@ -89,7 +90,18 @@ def _read(image: BinaryIO) -> SeedContents:
         found = _unpack(_Bounded(source, 0 if pieces else start, size), digest)
         if pieces:
             _remember(digest, found)
-    return found
+    return msgspec.structs.replace(found, user_data=_digest_of_file(image, USER_DATA))
+
+
+def _digest_of_file(image: BinaryIO, name: str) -> str:
+    try:
+        start, size = find_file(image, name)
+    except ValueError:
+        return ""
+    digest = hashlib.sha256()
+    for data in _pieces(image, start, size):
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def archive_pieces(image: BinaryIO) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import TextIO
 
@@ -18,7 +19,7 @@ from kvmcompose.client.formatting import (
     step_text,
 )
 from kvmcompose.core.commands import spoken
-from kvmcompose.core.deployment import Action, Level, LogLine, Step, StepState
+from kvmcompose.core.deployment import Action, ActionState, Level, LogLine, Step, StepState
 from kvmcompose.monitor.console import Console
 
 _WORDS = {
@@ -59,7 +60,9 @@ class ActionLines:
         self._timestamps = timestamps
         self._only = only
         self._totals = totals or {}
-        self._done: dict[str, list[Step]] = {}
+        #: How many steps of each stage have ended, and of which guests.
+        self._steps_done: Counter[str] = Counter()
+        self._guests_done: defaultdict[str, set[str | None]] = defaultdict(set)
         self._guard = threading.RLock()
         self._stage: str | None = None
         self._colours: dict[str, str] = {}
@@ -84,27 +87,29 @@ class ActionLines:
                 text = f"{self._paint(f'{line.guest} |', self._colour(line.guest))} {line.text}".rstrip()
             self._show(line.stage, line.time, text)
 
-    def steps(self, ended: Sequence[Step], running: Sequence[Step]) -> None:
+    def steps(self, ended: Sequence[Step], running: Collection[Step]) -> None:
         """Print the steps that have ended and, on a terminal, those that are running."""
         if self._console.verbosity < 0:
             return
         with self._guard:
             for step in ended:
-                self._done.setdefault(step.stage, []).append(step)
+                self._steps_done[step.stage] += 1
+                self._guests_done[step.stage].add(step.guest)
                 self._show_step(step)
-            self._console.status(_running_text(running, self._progress(running)))
+            if self._console.on_terminal:
+                self._console.status(_running_text(running, self._progress(running)))
 
-    def _progress(self, running: Sequence[Step]) -> str:
+    def _progress(self, running: Collection[Step]) -> str:
         """Return how much of the stage that runs is done: ``12 of 40 guests``; '' if that is unknown."""
         stage = min(running, key=lambda step: step.started).stage if running else ""
         total, unit = self._totals.get(stage, (0, ""))
         if not total:
             return ""
-        done = self._done.get(stage, [])
         if unit == "guest":  # of several steps
-            count = len({step.guest for step in done} - {step.guest for step in running})
+            done = self._guests_done[stage]
+            count = len(done) - len(done & {step.guest for step in running})
         else:
-            count = len(done)
+            count = self._steps_done[stage]
         return f"{min(count, total)} of {total} {unit}{'' if total == 1 else 's'}"
 
     def notice(self, text: str) -> None:
@@ -124,7 +129,8 @@ class ActionLines:
                 return
             reported = action.refused or not action.faults  # the reasons are right above
             hint = "" if reported else "\n    hint: kvm-compose errors shows what went wrong"
-            self._console.error(f"{trouble}, after {took}{hint}")
+            ran = not action.refused and action.state is not ActionState.INTERRUPTED
+            self._console.error(f"{trouble}{f' after {took}' if ran else ''}{hint}")
 
     def _show_step(self, step: Step) -> None:
         if self._only is not None and step.guest not in self._only:
@@ -174,7 +180,7 @@ class ActionJson:
         with self._guard:
             self._console.json_line(line)
 
-    def steps(self, ended: Sequence[Step], running: Sequence[Step]) -> None:
+    def steps(self, ended: Sequence[Step], running: Collection[Step]) -> None:
         """Steps are not asked for."""
 
     def notice(self, text: str) -> None:
@@ -219,7 +225,7 @@ class ActionOutput:
             case Level.ERROR:
                 self._console.error(line.text if label is None else line_text(line))
 
-    def steps(self, ended: Sequence[Step], running: Sequence[Step]) -> None:
+    def steps(self, ended: Sequence[Step], running: Collection[Step]) -> None:
         """Steps are not asked for."""
 
     def notice(self, text: str) -> None:
@@ -227,7 +233,7 @@ class ActionOutput:
         self._console.say(text)
 
 
-def _running_text(running: Sequence[Step], progress: str = "") -> str:
+def _running_text(running: Collection[Step], progress: str = "") -> str:
     """Return a line about the running steps: stage, progress, the oldest step, how many more; '' if none."""
     if not running:
         return ""

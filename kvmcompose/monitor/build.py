@@ -98,16 +98,22 @@ class BuildLines(contextlib.AbstractContextManager["BuildLines"]):
 
 
 def line(
-    console: Console, action: str, path: str, reasons: tuple[str, ...], stream: TextIO | None = None
+    console: Console,
+    action: str,
+    path: str,
+    reasons: tuple[str, ...],
+    stream: TextIO | None = None,
+    *,
+    most: int = 1,
 ) -> str:
-    """Return ``rebuild  artefacts/x.xml  (why)``, with all reasons only with ``-v``."""
+    """Return ``rebuild  artefacts/x.xml  (why)``. Only with ``-v`` it has more than ``most`` reasons."""
     word = console.paint(f"{action:8}", _COLOURS.get(action, "bold"), stream)
     if not reasons or reasons == ("new",):
         return f"{word} {path}"
-    if console.verbosity > 0 or len(reasons) == 1:
+    if console.verbosity > 0 or len(reasons) <= most:
         why = "; ".join(reasons)
     else:
-        why = f"{reasons[0]}; and {len(reasons) - 1} more"
+        why = f"{'; '.join(reasons[:most])}; and {len(reasons) - most} more"
     return f"{word} {path}  ({why})"
 
 

@@ -15,8 +15,10 @@ from kvmcompose.core.state import GuestState, State
 from kvmcompose.guests import guest_kind
 from kvmcompose.networks import dialect
 from kvmcompose.privileges import _domain, _network
-from kvmcompose.privileges._grammar import privileges_in
+from kvmcompose.privileges._grammar import Xml, privileges_in
 from kvmcompose.render.domain import console_log
+
+__all__ = ["Xml", "disks_of", "has_subnet", "of_disks", "of_domain", "of_network", "of_state"]
 
 
 def of_state(state: State, *, for_member: bool = False) -> Iterator[Privilege]:
@@ -33,7 +35,7 @@ def of_state(state: State, *, for_member: bool = False) -> Iterator[Privilege]:
 
 
 def of_domain(
-    xml: str, guest: GuestState, run: DomainGuest, state: State, network_plan: NetworkPlan
+    xml: Xml, guest: GuestState, run: DomainGuest, state: State, network_plan: NetworkPlan
 ) -> Iterator[Privilege]:
     """Yield what a guest's domain XML requests."""
     folder = state.testbed_host_shared_config.project_folder
@@ -58,7 +60,7 @@ def of_domain(
     yield from _domain.raw_disks(xml, run.domain_xml)
 
 
-def of_network(xml: str, state: State, network: LibvirtNetwork) -> Iterator[Privilege]:
+def of_network(xml: Xml, state: State, network: LibvirtNetwork) -> Iterator[Privilege]:
     """Yield what the network's XML requests."""
     checks = _network.checks(state.project_name, network)
     yield from privileges_in(xml, _network.GRAMMAR, checks, network.xml)
@@ -66,7 +68,7 @@ def of_network(xml: str, state: State, network: LibvirtNetwork) -> Iterator[Priv
         yield Privilege(PrivilegeKind.XML, f"no <network/{path}>", network.xml)
 
 
-def of_disks(xml: str, run: DomainGuest, state: State) -> Iterator[Privilege]:
+def of_disks(xml: Xml, run: DomainGuest, state: State) -> Iterator[Privilege]:
     """Yield disks that are not the guest's own, or that QEMU would read in another format than theirs.
 
     A guest can write the header of an image to a raw disk, and the header can name any file of the host. So
@@ -80,12 +82,12 @@ def of_disks(xml: str, run: DomainGuest, state: State) -> Iterator[Privilege]:
             yield Privilege(PrivilegeKind.FILE, f"{path} as {taken_for}{wanted}", run.domain_xml)
 
 
-def has_subnet(xml: str, network: LibvirtNetwork) -> bool:
+def has_subnet(xml: Xml, network: LibvirtNetwork) -> bool:
     """Return whether the network's XML has the subnet of the state, whatever else it has."""
     return _network.has_subnet(xml, network)
 
 
-def disks_of(xml: str, state: State) -> Iterator[str]:
+def disks_of(xml: Xml, state: State) -> Iterator[str]:
     """Yield the artefacts that are a domain's disks, relative to the project. ``of_disks`` lists others."""
     folder = f"{state.testbed_host_shared_config.project_folder}/"
     for path in _domain.sources(xml):

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import msgspec
 
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
-from kvmcompose.privileges._grammar import Checks, Element, parsed
+from kvmcompose.privileges._grammar import Checks, Element, Xml
 
 _GUEST = "{urn:kvmcompose:guest:1}guest"
 
@@ -42,14 +42,14 @@ def checks(owned: Owned) -> Checks:
     }
 
 
-def sources(xml: str) -> tuple[str, ...]:
+def sources(xml: Xml) -> tuple[str, ...]:
     """Return the files of a domain's disks."""
     return tuple(path for path, _ in disks(xml))
 
 
-def disks(xml: str) -> tuple[tuple[str, str], ...]:
+def disks(xml: Xml) -> tuple[tuple[str, str], ...]:
     """Return the files of a domain's disks, each with the format in which QEMU opens it."""
-    root = parsed(xml)
+    root = xml.root
     return tuple(
         (path, driver.get("type", "raw") if (driver := disk.find("driver")) is not None else "raw")
         for disk in (root.iterfind("devices/disk") if root is not None else ())
@@ -58,13 +58,13 @@ def disks(xml: str) -> tuple[tuple[str, str], ...]:
     )
 
 
-def raw_disks(xml: str, where: str) -> Iterator[Privilege]:
+def raw_disks(xml: Xml, where: str) -> Iterator[Privilege]:
     """Yield disks that their guest writes as raw, including the header.
 
     A guest that can write every byte of a file can turn it into a qcow2 image that refers to files of the
     host; and another disk, or another guest, may open the same file as qcow2.
     """
-    root = parsed(xml)
+    root = xml.root
     for disk in root.iterfind("devices/disk") if root is not None else ():
         formats = {driver.get("type") for driver in disk.iterfind("driver")} or {None}
         if formats != {"qcow2"} and disk.get("device") != "cdrom" and disk.find("readonly") is None:

@@ -7,6 +7,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 
@@ -45,22 +46,46 @@ class Element:
         **children: Element,
     ) -> None:
         pairs = (each.partition("=") for each in attributes.split())
-        self.attributes = {name: pattern or "@token" for name, _, pattern in pairs}
-        self.text = text
+        self.attributes = {name: _check(pattern or "@token") for name, _, pattern in pairs}
+        self.text = _check(text) if text is not None else None
+        # to libvirt, a name with blanks around it is another name
+        self.exact = text is not None and text.startswith("@") and text != "@token"
         self.children = {**children, **others}
 
 
-def privileges_in(text: str, root: tuple[str, Element], checks: Checks, where: str) -> Iterator[Privilege]:
+def _check(pattern: str) -> Check | str:
+    """Return what checks a value, or its name in ``Checks``."""
+    if pattern == "@token":
+        return lambda value: TOKEN.fullmatch(value) is not None
+    if pattern.startswith("@"):
+        return pattern[1:]
+    matches = re.compile(pattern, re.ASCII).fullmatch
+    return lambda value: matches(value) is not None
+
+
+class Xml:
+    """Some XML, parsed once for all that is asked about it.
+
+    ``root`` is None for XML that is invalid, too large, or that parsers may read differently.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.root = _parsed(text)
+
+
+def privileges_in(xml: Xml, root: tuple[str, Element], checks: Checks, where: str) -> Iterator[Privilege]:
     """Yield everything in some XML that is not known to be harmless, each item once."""
-    tree = parsed(text)
+    tree = xml.root
     if tree is None or tree.tag != root[0]:
-        yield Privilege(PrivilegeKind.XML, f"that is no plain <{root[0]}>", where, _digest(text))
+        yield Privilege(PrivilegeKind.XML, f"that is no plain <{root[0]}>", where, _digest(xml.text))
         return
-    yield from dict.fromkeys(_walk(tree, root[1], checks, where, tree.tag))
+    found: list[Privilege] = []
+    _walk(tree, root[1], _Walk(checks, where, found), tree.tag)
+    yield from dict.fromkeys(found)
 
 
-def parsed(text: str) -> ET.Element | None:
-    """Return the root, or None for XML that is invalid, too large, or that parsers may read differently."""
+def _parsed(text: str) -> ET.Element | None:
     if len(text) > _LIMIT or "<!DOCTYPE" in text or "<!ENTITY" in text:
         return None
     prologue = _PROLOGUE.match(text)
@@ -81,39 +106,40 @@ def _is_deeper(tree: ET.Element, most: int) -> bool:
     return bool(level)
 
 
-def _walk(
-    element: ET.Element, allowed: Element, checks: Checks, where: str, path: str
-) -> Iterator[Privilege]:
-    for name, value in element.attrib.items():
-        pattern = allowed.attributes.get(name)
-        if pattern is None or not _fits(value, pattern, checks):
-            yield Privilege(_kind(path, value), f"<{path} {name}={_shown(value)}>", where, _digest(value))
-    text = "".join([element.text or "", *(child.tail or "" for child in element)])
-    if not _is_exact(allowed.text):
-        text = text.strip()
-    if text and (allowed.text is None or not _fits(text, allowed.text, checks)):
-        yield Privilege(_kind(path, text), f"<{path}> {_shown(text)}", where, _digest(text))
+class _Walk(NamedTuple):
+    """What is the same for all elements of some XML; ``found`` grows."""
+
+    checks: Checks
+    where: str
+    found: list[Privilege]
+
+    def fits(self, value: str, check: Check | str | None) -> bool:
+        if check is None:
+            return False
+        return self.checks[check](value) if isinstance(check, str) else check(value)
+
+    def report(self, path: str, what: str, value: str) -> None:
+        self.found.append(Privilege(_kind(path, value), what, self.where, _digest(value)))
+
+
+def _walk(element: ET.Element, allowed: Element, walk: _Walk, path: str) -> None:
+    for name, value in element.items():
+        if not walk.fits(value, allowed.attributes.get(name)):
+            walk.report(path, f"<{path} {name}={_shown(value)}>", value)
+    text = element.text or ""
     for child in element:
+        text += child.tail or ""
         inside = f"{path}/{child.tag}"
         known = allowed.children.get(child.tag)
         if known is None:
             whole = ET.tostring(child, encoding="unicode").strip()
-            yield Privilege(_kind(inside, whole), f"<{inside}>: {_shown(whole)}", where, _digest(whole))
+            walk.report(inside, f"<{inside}>: {_shown(whole)}", whole)
         else:
-            yield from _walk(child, known, checks, where, inside)
-
-
-def _is_exact(pattern: str | None) -> bool:
-    """Return whether blanks around the text matter: to libvirt, a name with blanks is another name."""
-    return pattern is not None and pattern.startswith("@") and pattern != "@token"
-
-
-def _fits(value: str, pattern: str, checks: Checks) -> bool:
-    if pattern == "@token":
-        return TOKEN.fullmatch(value) is not None
-    if pattern.startswith("@"):
-        return checks[pattern[1:]](value)
-    return re.fullmatch(pattern, value, re.ASCII) is not None
+            _walk(child, known, walk, inside)
+    if not allowed.exact:
+        text = text.strip()
+    if text and not walk.fits(text, allowed.text):
+        walk.report(path, f"<{path}> {_shown(text)}", text)
 
 
 def _kind(path: str, value: str) -> PrivilegeKind:

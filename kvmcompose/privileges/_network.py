@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from kvmcompose.core.deployable import LibvirtNetwork
-from kvmcompose.privileges._grammar import Checks, Element, parsed
+from kvmcompose.privileges._grammar import Checks, Element, Xml
 
 _MARK = "{urn:kvmcompose:network:1}network"
 _NUMBER = "[0-9]{1,6}"
@@ -33,12 +33,12 @@ def checks(project: str, network: LibvirtNetwork) -> Checks:
     }
 
 
-def has_subnet(xml: str, network: LibvirtNetwork) -> bool:
+def has_subnet(xml: Xml, network: LibvirtNetwork) -> bool:
     """Return whether libvirt gives the network the subnet of the state, in which its guests' addresses are.
 
     As in libvirt, an ``<ip>`` without prefix and netmask has a netmask by the class of its address.
     """
-    tree = parsed(xml)
+    tree = xml.root
     if tree is None or tree.tag != "network":
         return False
     subnet = ipaddress.IPv4Network(network.subnet)
@@ -53,9 +53,9 @@ def has_subnet(xml: str, network: LibvirtNetwork) -> bool:
     return False
 
 
-def missing_parts(xml: str) -> tuple[str, ...]:
+def missing_parts(xml: Xml) -> tuple[str, ...]:
     """Return the parts of the XML that are missing and by which kvmcompose later finds the network."""
-    root = parsed(xml)
+    root = xml.root
     if root is None:
         return ()
     mark = root.find(f"metadata/{_MARK}")

@@ -11,7 +11,7 @@ import msgspec
 from kvmcompose.core.resource import STOPPING, Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 
 #: States of what belongs to a guest in which it is on.
-_ON = ("running", "paused")
+_ON = ("running", "paused", "pmsuspended")
 
 #: What the user wants to be done with a resource, and how it was asked for.
 Asked = tuple[Verb, str]

@@ -23,11 +23,12 @@ _NOUNS = {
     "geneve-port": "tunnel",
     "golden-image": "golden image",
     "reachable": "guest",
+    "dns-name": "DNS name of",
     "set-up": "set-up of",
     "run-scripts": "run scripts of",
     "files": "files on",
     "disk": "disk of",
-    "project-folder": "project folder on",
+    "project-folder": "link to the project folder",
 }
 
 
@@ -64,20 +65,6 @@ def because(reason: Reason) -> str:
     return _REASONS[reason.code].format(subject=reason.subject).strip()
 
 
-def is_outdated(change: Change) -> bool:
-    """Return whether it is that something that ran in a guest has changed since."""
-    return change.ref.kind == "set-up" and change.pending
-
-
-def sentence(change: Change) -> str:
-    """Return a change on one line: ``guest web: restart: memory_mb: 128 -> 256``."""
-    reasons = ", ".join(because(each) for each in change.reasons)
-    if is_outdated(change):
-        return difference_text(change)
-    verb = f"{change.verb} pending" if change.pending else str(change.verb)
-    return f"{subject(change)}: {verb}" + (f": {reasons}" if reasons else "")
-
-
 #: What is wrong where nothing is known of what is in a guest.
 _NOT_SEEN = {
     "reachable": "not seen to be ready since it was started",
@@ -86,11 +73,33 @@ _NOT_SEEN = {
 }
 
 
+def reasons_text(change: Change) -> tuple[str, ...]:
+    """Return the reasons for a change in words."""
+    unseen = change.found is None and any(each.code is ReasonCode.MISSING for each in change.reasons)
+    if unseen and change.ref.kind in _NOT_SEEN:
+        return (_NOT_SEEN[change.ref.kind],)
+    return tuple(because(each) for each in change.reasons)
+
+
+def is_outdated(change: Change) -> bool:
+    """Return whether it is that something that ran in a guest has changed since."""
+    return change.ref.kind == "set-up" and change.pending
+
+
+def sentence(change: Change) -> str:
+    """Return a change on one line: ``guest web: restart: memory_mb: 128 -> 256``."""
+    reasons = ", ".join(reasons_text(change))
+    if is_outdated(change):
+        return difference_text(change)
+    verb = f"{change.verb} pending" if change.pending else str(change.verb)
+    return f"{subject(change)}: {verb}" + (f": {reasons}" if reasons else "")
+
+
 def difference_text(change: Change) -> str:
     """Return how something differs from what it should be: ``guest web: memory_mb: 128 -> 256``."""
-    why = ", ".join(because(each) for each in change.reasons)
     if change.ref.kind in _NOT_SEEN and change.found is None:
         return f"{subject(change)}: {_NOT_SEEN[change.ref.kind]}"
+    why = ", ".join(reasons_text(change))
     if is_outdated(change):
         return f"{subject(change)} is out of date: {why}"
     return f"{subject(change)}: {why}"
@@ -109,13 +118,13 @@ def is_drift(change: Change) -> bool:
 def left_lines(changes: Sequence[Change]) -> list[str]:
     """Return what an ``up`` leaves as it is, a line each, and what would do it."""
     outdated = [each for each in changes if is_outdated(each)]
-    lines = [f"left: {sentence(each)}" for each in changes if not is_outdated(each)]
-    lines += [f"left: {sentence(each)}" for each in outdated[:_MOST_LINES]]
+    lines = [f"left as it is: {sentence(each)}" for each in changes if not is_outdated(each)]
+    lines += [sentence(each) for each in outdated[:_MOST_LINES]]
     if len(outdated) > _MOST_LINES:
-        lines.append(f"left: {len(outdated) - _MOST_LINES} other guests whose set-up is out of date")
+        lines.append(f"the set-up of {len(outdated) - _MOST_LINES} other guests is out of date")
     if outdated:
         names = " ".join(each.guest or "" for each in outdated) if len(outdated) <= _MOST_LINES else ""
-        lines.append(f"to set up again what is out of date: kvm-compose up --rerun-scripts {names}".rstrip())
+        lines.append(f"to run these scripts again: kvm-compose up --rerun-scripts {names}".rstrip())
     return lines
 
 

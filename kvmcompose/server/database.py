@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.server.schema import MARKS, SCHEMA, VERSION, migrate
+from kvmcompose.server.schema import MARKS, MARKS_INDEX, SCHEMA, VERSION, migrate
 
 
 class StoreError(KvmComposeError):
@@ -80,6 +80,7 @@ def open_database(path: Path | None) -> ServerDatabase:
         db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;")
         _make_schema(db)
         db.execute(MARKS)
+        db.execute(MARKS_INDEX)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"cannot open the server's database {path}: {error}") from error
     return db

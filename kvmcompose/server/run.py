@@ -42,6 +42,8 @@ _RESULT_SECONDS = 0.5
 _DATABASE = "server.db"
 #: Of simulated testbeds, which a server for real hosts must not list.
 _FAKE_DATABASE = "fake-server.db"
+#: Thresholds of the garbage collector, which stops all threads: objects of thousands of guests are many.
+_COLLECT = (10_000, 10, 10)
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -50,9 +52,11 @@ def serve(settings: ServerSettings) -> None:
 
     Raises RefusedError (HeldError among them) and StoreError when it cannot start.
     """
+    gc.freeze()  # what is imported stays: the collector need not look at it again and again
+    gc.set_threshold(*_COLLECT)
+    gc.enable()  # off in commands, which end before cycles pile up
     check(settings)
     _raise_limit()
-    gc.freeze()  # what is imported stays: the collector need not look at it again and again
     with held(settings):
         store = Store(settings.state_dir / (_DATABASE if settings.fake is None else _FAKE_DATABASE))
         try:

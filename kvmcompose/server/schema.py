@@ -14,7 +14,7 @@ from kvmcompose.core.deployment import Level, LogLine, Step, StepState
 from kvmcompose.core.deployment_event import LineAdded, StepEnded, StepStarted
 from kvmcompose.server.people import login_name
 
-VERSION = 3
+VERSION = 4
 #: ``sequence`` is that of a line in the log of its action, and the negative number of a step. ``output`` is
 #: set for lines that a program printed. ``document`` is the event. ``dropped`` of a deployment and of an
 #: action is the highest number of an event that is no longer kept. ``guests`` has the last event of each
@@ -37,11 +37,16 @@ CREATE TABLE guests (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE removed (number INTEGER NOT NULL) STRICT;
 INSERT INTO removed VALUES (0)"""
+#: What was brought up, perhaps megabytes: not in the rows of deployments, which change all the time.
+_BROUGHT_UP = """
+CREATE TABLE brought_up (
+    deployment TEXT PRIMARY KEY REFERENCES deployments (name) ON DELETE CASCADE, document BLOB NOT NULL
+) STRICT"""
 SCHEMA = (
     """
 CREATE TABLE deployments (
     name TEXT PRIMARY KEY, project_location TEXT NOT NULL, state TEXT NOT NULL,
-    failed_command TEXT, last_action_uuid TEXT, deployed BLOB,
+    failed_command TEXT, last_action_uuid TEXT,
     owner_uid INTEGER NOT NULL, owner TEXT NOT NULL, dropped INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE actions (
@@ -59,6 +64,8 @@ CREATE TABLE snapshots (
 ) STRICT, WITHOUT ROWID;
 """
     + _EVENTS
+    + ";"
+    + _BROUGHT_UP
 )
 #: What is known to have run in guests: it can be lost, then guests are asked. And, of the kind ``intent``,
 #: what ``stop`` and ``pause`` were used for. Older servers do not know this table.
@@ -69,6 +76,8 @@ CREATE TABLE IF NOT EXISTS marks (
     PRIMARY KEY (deployment, kind, guest)
 ) STRICT, WITHOUT ROWID
 """
+#: A guest's marks are looked for at each of its starts.
+MARKS_INDEX = "CREATE INDEX IF NOT EXISTS marks_of ON marks (deployment, guest)"
 
 
 #: A mark of a deployment that was up when its server became one that has marks: all had run in its guests.
@@ -84,7 +93,11 @@ def migrate(db: sqlite3.Connection, version: int) -> None:
             "INSERT INTO marks SELECT name, ?, '', state FROM deployments WHERE state = 'up'",
             (COMPLETE_MARK,),
         )
-    _add_events(db)
+    if version < 3:  # noqa: PLR2004
+        _add_events(db)
+    db.execute(_BROUGHT_UP)
+    db.execute("INSERT INTO brought_up SELECT name, deployed FROM deployments WHERE deployed IS NOT NULL")
+    db.execute("ALTER TABLE deployments DROP COLUMN deployed")
 
 
 def _add_events(db: sqlite3.Connection) -> None:

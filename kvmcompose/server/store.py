@@ -21,14 +21,17 @@ from kvmcompose.server.people import Person, this_user
 
 #: How many actions of a deployment are kept: the latest ones.
 HISTORY = 200
-#: Deployments, each with its last action but those that ran beside others. What is up, perhaps megabytes, is
-#: left out.
+#: Deployments, each with its last action but those that ran beside others.
 _DEPLOYMENTS = """
 SELECT name, project_location, deployments.state, failed_command, last_action_uuid, owner,
     command, options, actions.state AS ended_as
 FROM deployments LEFT JOIN actions ON uuid = last_action_uuid"""
 #: Kind of a mark: the digest of the seed that a guest was last started with. It is true as long as its disk.
 SEED_MARK = "seed"
+#: What the kind of a mark begins with that describes a guest at a snapshot; its name follows.
+SNAPSHOT_MARK = "snapshot:"
+#: Kind of a mark: the address that DHCP assigned last to a guest.
+ADDRESS_MARK = "address"
 
 
 class Store(EventTables):
@@ -97,12 +100,15 @@ class Store(EventTables):
 
     def deployed(self, name: str) -> bytes | None:
         """Return what was brought up last, as the orchestrator stored it; None when nothing is up."""
-        row = self._db.execute("SELECT deployed FROM deployments WHERE name = ?", (name,)).fetchone()
+        row = self._db.execute("SELECT document FROM brought_up WHERE deployment = ?", (name,)).fetchone()
         return row[0] if row else None
 
     def set_deployed(self, name: str, document: bytes | None) -> None:
         """Store what is about to be brought up; None when nothing is up any more."""
-        self._db.execute("UPDATE deployments SET deployed = ? WHERE name = ?", (document, name))
+        if document is None:
+            self._db.execute("DELETE FROM brought_up WHERE deployment = ?", (name,))
+        else:
+            self._db.insert("brought_up", replace=True, deployment=name, document=document)
 
     # -- actions
 
@@ -243,11 +249,20 @@ class Store(EventTables):
             self._db.insert("marks", replace=True, deployment=name, kind=kind, guest=guest, digest=digest)
 
     def forget_marks(self, name: str, guest: str | None = None) -> None:
-        """Forget what has run in a guest, or in all of them; not the seed, which is that of its disk."""
+        """Forget what has run in a guest, or in all of them; not what is as old as its disk."""
+        which = "deployment = ? AND kind NOT IN ('intent', ?) AND kind NOT GLOB ?"
+        values = (name, SEED_MARK, f"{SNAPSHOT_MARK}*")
+        if guest is None:
+            self._db.execute(f"DELETE FROM marks WHERE {which}", values)  # noqa: S608
+        else:
+            self._db.execute(f"DELETE FROM marks WHERE {which} AND guest = ?", (*values, guest))  # noqa: S608
+
+    def forget_snapshots(self, name: str, guest: str) -> None:
+        """Forget the snapshots of a guest, whose disk is a new one."""
+        self.keep_snapshots(name, guest, [])
         self._db.execute(
-            "DELETE FROM marks WHERE deployment = ? AND kind NOT IN ('intent', ?)"
-            " AND (guest = ? OR ? IS NULL)",
-            (name, SEED_MARK, guest, guest),
+            "DELETE FROM marks WHERE deployment = ? AND kind GLOB ? AND guest = ?",
+            (name, f"{SNAPSHOT_MARK}*", guest),
         )
 
     def mark(self, name: str, kind: str, guest: str) -> str | None:

@@ -498,6 +498,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
         ),
         Example(argv=("plan", "wbe")),
     ),
+    "usage": (
+        "On the command line: an argument is invalid, or two of them exclude each other.",
+        Example(argv=("up", "--watch", "--detach")),
+    ),
     "unknown-placed-name": (
         "A name in `testbed_options.placement` is not that of a guest, machine or bridge.",
         _yaml(("network:", "testbed_options: {placement: {apart: [[web, dbb]]}}\nnetwork:")),

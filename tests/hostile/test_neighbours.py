@@ -239,8 +239,14 @@ def hostile(testbed: LoadedTestbed, name: str, before: str, after: str) -> list[
     xml = testbed.read(guest.run.domain_xml)
     assert before in xml
     xml = xml.replace(before, after, 1)
-    found = [*privileges.of_domain(xml, guest.state, guest.run, testbed.state, testbed.network_plan)]
-    return [str(each) for each in [*found, *privileges.of_disks(xml, guest.run, testbed.state)]]
+    found = [
+        *privileges.of_domain(
+            privileges.Xml(xml), guest.state, guest.run, testbed.state, testbed.network_plan
+        )
+    ]
+    return [
+        str(each) for each in [*found, *privileges.of_disks(privileges.Xml(xml), guest.run, testbed.state)]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -281,9 +287,10 @@ def test_what_is_built_may(bench: Bench) -> None:
 def test_a_network_that_would_not_be_found_again_is_named(bench: Bench, lost: str) -> None:
     testbed = read_testbed_here(bench)
     xml = testbed.read(testbed.network_plan.network.xml)
-    assert list(privileges.of_network(xml, testbed.state, testbed.network_plan.network)) == []
+    network = testbed.network_plan.network
+    assert list(privileges.of_network(privileges.Xml(xml), testbed.state, network)) == []
     line = next(each for each in xml.splitlines() if lost in each)
-    assert list(privileges.of_network(xml.replace(line, ""), testbed.state, testbed.network_plan.network))
+    assert list(privileges.of_network(privileges.Xml(xml.replace(line, "")), testbed.state, network))
 
 
 def test_a_seed_is_no_image_that_others_are_made_from(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from golden.bench import Bench, Ran, new_bench
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects import opening
+from kvmcompose.server.orchestrator.built_testbed import read_testbed
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
-from kvmcompose.server.orchestrator.testbed import read_testbed
 
 CONFIG = """\
 {"testbed_host_ssh_config": {"a": {"ip": "192.0.2.1", "is_main_host": true, "virt_type": "qemu"}},

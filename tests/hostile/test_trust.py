@@ -21,9 +21,9 @@ from kvmcompose.core.state import State, decode_state
 from kvmcompose.guests import guest_kind
 from kvmcompose.networks import dialect
 from kvmcompose.server.orchestrator import privileges as enforced
+from kvmcompose.server.orchestrator.built_testbed import read_testbed
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
-from kvmcompose.server.orchestrator.testbed import read_testbed
 from kvmcompose.server.people import Person, Role
 from kvmcompose.server.store import Store
 
@@ -55,7 +55,7 @@ class Built(NamedTuple):
         guest = self.state.testbed_guests[name]
         run = guest_kind(guest.kind).deployable(guest, self.state.shared)
         assert run is not None
-        return list(privileges.of_domain(xml, guest, run, self.state, self.network_plan))
+        return list(privileges.of_domain(privileges.Xml(xml), guest, run, self.state, self.network_plan))
 
 
 def built(folder: Path) -> Built:
@@ -72,7 +72,7 @@ def test_our_own_xml_asks_for_nothing(case: str) -> None:
         count += 1
     assert count
     network = (project.folder / project.network.xml).read_text()
-    assert list(privileges.of_network(network, project.state, project.network)) == []
+    assert list(privileges.of_network(privileges.Xml(network), project.state, project.network)) == []
 
 
 #: What is put into a domain's <devices>, or in the place of something; and the kind that it is named as.
@@ -280,7 +280,8 @@ def test_what_a_network_can_say_is_named(one: tuple[Built, str, str], before: st
     project = one[0]
     xml = (project.folder / project.network.xml).read_text()
     assert before in xml
-    assert list(privileges.of_network(xml.replace(before, after, 1), project.state, project.network))
+    edited = privileges.Xml(xml.replace(before, after, 1))
+    assert list(privileges.of_network(edited, project.state, project.network))
 
 
 # -- the word of the user --------------------------------------------------------------------------------

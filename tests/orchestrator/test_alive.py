@@ -45,6 +45,8 @@ def test_an_interface_goes_to_another_bridge_of_its_network(lab: Lab) -> None:
 def test_an_interface_in_another_network_has_its_address_from_the_next_start(lab: Lab) -> None:
     lab.must(Up())
     edit(lab, "name: alone\n    interfaces: [{bridge: br2}]", "name: alone\n    interfaces: [{bridge: br0}]")
+    planned = "guest alone: bridge: br2 -> br0, ip of interface 0 (from its next start): "
+    assert [each for each in lab.status().differences if each.startswith(planned)]
     assert "update:alone" in up_alive(lab)
     (left,) = lab.status().differences
     assert left.startswith("guest alone: ip of interface 0: ")
@@ -69,6 +71,20 @@ def test_interfaces_come_and_go(lab: Lab) -> None:
     assert lab.status().differences == ()
 
 
+def test_another_mac_address_restarts_the_guest_which_then_has_its_address(lab: Lab) -> None:
+    lab.must(Up())
+    before = started(lab)
+    old = lab.world.domains["lab-db"].hardware.nics[0].mac
+    bridge = "name: db\n    interfaces: [{bridge: br1"
+    edit(lab, bridge, f'{bridge}, mac: "52:54:00:11:22:33"')
+    why = f"guest db: mac of interface 0: {old} -> 52:54:00:11:22:33"
+    assert why in lab.status().differences
+    lab.must(Up())
+    assert {name for name, each in started(lab).items() if before[name] != each} == {"lab-db"}
+    assert [nic.mac for nic in lab.world.domains["lab-db"].hardware.nics] == ["52:54:00:11:22:33"]
+    assert lab.status().differences == ()
+
+
 def test_memory_changes_alive_up_to_its_maximum(lab: Lab) -> None:
     machine = "name: db\n    interfaces: [{bridge: br1}]\n    libvirt: {cpus: 1, memory_mb: 128"
     lab.bench.edit(machine, f"{machine}, max_memory_mb: 512")
@@ -79,6 +95,23 @@ def test_memory_changes_alive_up_to_its_maximum(lab: Lab) -> None:
     assert "update:db" in up_alive(lab)
     assert lab.world.domains["lab-db"].hardware.memory_mb == 256
     assert lab.status().differences == ()
+
+
+def test_processors_come_while_it_runs_and_go_when_it_restarts(lab: Lab) -> None:
+    machine = "name: db\n    interfaces: [{bridge: br1}]\n    libvirt: {cpus: 1, memory_mb: 128"
+    edit(lab, machine, machine.replace("cpus: 1", "cpus: 1, max_cpus: 4"))
+    lab.must(Up())
+    db = lab.world.domains["lab-db"]
+    started = db.started
+    machine = machine.replace("cpus: 1", "cpus: 1, max_cpus: 4")
+    edit(lab, machine, machine.replace("cpus: 1", "cpus: 3"))
+    lab.must(Up())
+    assert (db.started, db.hardware.cpus) == (started, 3)
+    edit(lab, machine.replace("cpus: 1", "cpus: 3"), machine.replace("cpus: 1", "cpus: 2"))
+    assert "guest db: restart: cpus: 3 -> 2" in lab.text(lab.must(Up()))
+    db = lab.world.domains["lab-db"]
+    assert db.started > started
+    assert db.hardware.cpus == 2
 
 
 def test_bridges_and_connections_come_and_go(lab: Lab) -> None:

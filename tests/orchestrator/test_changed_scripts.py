@@ -143,9 +143,7 @@ def test_they_are_run_again_in_guests_that_are_named(lab: Lab) -> None:
         "web": ("setup script setup.sh has changed",),
         "worker-0": ("setup script clone.sh has changed",),
     }
-    assert "to set up again what is out of date: kvm-compose up --rerun-scripts web worker-0" in lab.text(
-        action
-    )
+    assert "to run these scripts again: kvm-compose up --rerun-scripts web worker-0" in lab.text(action)
 
 
 def test_guests_without_scripts_are_refused(lab: Lab) -> None:
@@ -163,7 +161,7 @@ def test_guests_without_scripts_are_refused(lab: Lab) -> None:
 def test_what_waits_is_said_once_by_up(lab: Lab) -> None:
     lab.must(Up())
     change_script(lab)
-    line = "left: set-up of web is out of date: setup script setup.sh has changed"
+    line = "set-up of web is out of date: setup script setup.sh has changed"
     again = lab.must(Up())
     lab.must(Down())
     started = lab.must(Up())

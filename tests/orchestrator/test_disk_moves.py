@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import glob
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from test_several_hosts_faked import PLACES, assert_clean, kill_at, labs, running, three  # noqa: F401 (fixtures)
 
 from kvmcompose.core.commands import Down, Up
 from kvmcompose.core.deployment import ActionState
+from kvmcompose.core.planned import PlanRequest
 from kvmcompose.hosts.fake import Failure
 from kvmcompose.hosts.fake_world import FakeDisk
 from kvmcompose.hosts.transfer_plan import note_stale, read_sent
@@ -26,6 +29,7 @@ MACHINE = """\
       libvirt_type: {cloud_image: {name: debian_12%s}}
 """
 FAR = "far-cloud-init.img"
+CLONE = "worker-3-linked-clone.qcow2"
 NOTE = "/root/note"
 HOSTS = ("one", "two", "three")
 MOVED = PLACES["three"]
@@ -257,9 +261,13 @@ def test_disks_of_removed_guests_stay_and_are_named(labs: Lab) -> None:  # noqa:
     labs.bench.generate()
     said = labs.text(labs.must(Up()))
     places = {"web": "one", "db": "two"}
+    removes = {
+        "web": "kvm-compose clean --left-over web removes it",
+        "db": "kvm-compose down --purge removes it, with all other disks of the testbed",
+    }
     for name, host in places.items():
         line = f"the disk of {name} stays: artefacts/{name}-cloud-init.img on {host}"
-        assert f"{line}; kvm-compose down --purge removes it" in said
+        assert f"{line}; {removes[name]}" in said
         assert disk(labs, host, f"{name}-cloud-init.img") is not None
     assert "stays" not in labs.text(labs.must(Up()))
     labs.must(Down())
@@ -297,7 +305,8 @@ def test_a_host_that_is_gone_is_abandoned_with_the_disks_on_it(labs: Lab) -> Non
     for name in ("two", "four"):
         assert labs.do(Up(abandon=(name,))).refused
     action = labs.must(Up(abandon=("three",)))
-    assert "three is abandoned: whatever is there stays there" in labs.text(action)
+    lost = "three is abandoned: whatever is there stays there, with the disks of far, worker-3"
+    assert lost in labs.text(action)
     assert running(labs)["two"] == PLACES["two"] | MOVED
     found = disk(labs, "two")
     assert found is not None
@@ -331,3 +340,19 @@ def test_of_two_disks_that_may_be_the_right_one_none_is_used(labs: Lab) -> None:
     assert running(labs) == expected("two")
     labs.must(Down())
     assert_clean(labs)
+
+
+def test_a_plan_counts_the_disks_that_move_and_the_room_that_they_take(labs: Lab) -> None:  # noqa: F811
+    labs.must(Up())
+    write_note(labs, "three")
+    place(labs, "three", "two")
+    request = PlanRequest(state=b"null")  # type: ignore[arg-type] # as a client encodes it
+    hosts = {each.name: each for each in asyncio.run(labs.orchestrator.plan(labs.deployment, request)).hosts}
+    moved = sum(len(msgspec.json.encode(disk(labs, "three", name))) for name in (FAR, CLONE))
+    # by way of the main host, where they do not stay
+    assert (hosts["one"].bytes_to_send, hosts["one"].disk_bytes) == (moved, 0)
+    assert hosts["two"].bytes_to_send >= moved
+    assert hosts["two"].disk_bytes == hosts["two"].bytes_to_send
+    assert (hosts["three"].bytes_to_send, hosts["three"].disk_bytes) == (0, 0)
+    assert all(each.disk_free for each in hosts.values())
+    assert "is up" in labs.text(labs.must(Up()))

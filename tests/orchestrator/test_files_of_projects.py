@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import stat
+import time
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,25 @@ def test_a_console_is_read_in_parts(disks: HostDisks, project: Path) -> None:
     assert done(disks.read_from(log, 250, 10)) == (250, data[250:])
     assert done(disks.read_from(log, 256, 10)) == (256, b"")
     assert done(disks.read_from(log, 257, 10)) == (0, data[:10])  # the guest was started again
+
+
+@pytest.mark.parametrize("started_again", [False, True])
+def test_a_console_is_waited_for(disks: HostDisks, project: Path, started_again: bool) -> None:
+    log = project / ".kvm-compose/consoles/web.log"
+    log.write_bytes(b"before")
+
+    async def scenario() -> tuple[int, bytes]:
+        reading = asyncio.create_task(disks.read_from(log, 6, 100, wait=30))
+        await asyncio.sleep(0.5)
+        assert not reading.done()
+        with log.open("wb" if started_again else "ab") as file:
+            file.write(b"new")
+        return await asyncio.wait_for(reading, 10)
+
+    assert done(scenario()) == ((0, b"new") if started_again else (6, b"new"))
+    began = time.monotonic()
+    assert done(disks.read_from(log, log.stat().st_size, 100, wait=1)) == (log.stat().st_size, b"")
+    assert 0.5 < time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("way", ["file", "folder", "hard"])

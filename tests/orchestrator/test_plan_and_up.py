@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from golden.bench import Bench, environment, new_bench
@@ -224,6 +224,7 @@ def boots(change: PlannedChange) -> bool:
     edits=st.lists(st.sampled_from(EDITS), min_size=1, max_size=3, unique=True).map(tuple),
     options=st.sampled_from(OPTIONS),
 )
+@example(edits=(guest_more,), options=Up())
 def test_up_does_what_the_plan_said(
     fresh: Callable[[], Lab], edits: tuple[Callable[[Document], None], ...], options: Up
 ) -> None:
@@ -311,7 +312,7 @@ remove   guest far on two  (not in the testbed any more)
 ---
 on hosts: 1 to create, 4 to update, 1 to restart, 4 to remove, 2 to repair, 1 pending, 3 guests boot
 one: memory 512 -> 640 of 1048576 MiB
-two: CPUs 2 -> 1 of 64, 0.1 MiB to send
+two: CPUs 2 -> 1 of 64, 0.1 MiB to send, disk 0.1 MiB of 1048576.0 GiB free
 warning: cannot be reached from the main host: new; started, but not waited for
 up would refuse: the golden image worker has to be set up again, and clones have data: worker-0, worker-1
     hint: up --reset-clones recreates these clones: what they wrote is lost
@@ -330,3 +331,27 @@ def test_a_plan_with_all_verbs_in_words(fresh: Callable[[], Lab], capsys: pytest
     told = capsys.readouterr()
     text = re.sub(r"about [0-9.]+ s", "about … s", f"{told.out}---\n{told.err}")
     assert text == GOLDEN
+
+
+def pin(lab: Lab, bridge: str, host: str) -> None:
+    document = yaml.safe_load(lab.bench.yaml.read_text())
+    document["testbed_options"]["placement"]["pin"][bridge] = host
+    lab.bench.yaml.write_text(yaml.safe_dump(document, sort_keys=False))
+
+
+def test_a_guest_that_moves_is_named_once_beside_its_disk(fresh: Callable[[], Lab]) -> None:
+    lab = fresh()
+    pin(lab, "br2", "one")
+    shown = [each for each in planned(lab, Up()).due if not each.follows and each.guest == "far"]
+    assert [(each.verb, each.kind) for each in shown] == [(Verb.MOVE, "disk"), (Verb.MOVE, "libvirt-domain")]
+
+
+def test_an_external_bridge_elsewhere_than_the_nat_network_is_refused(fresh: Callable[[], Lab]) -> None:
+    lab = fresh()
+    pin(lab, "br0", "two")
+    (refusal,) = planned(lab, Up()).refusals
+    assert "the external bridge br0 is placed on two, and the NAT network is on one" in refusal.message
+    lab.bench.generate()
+    before = worlds(lab)
+    assert lab.do(Up()).refused
+    assert worlds(lab) == before

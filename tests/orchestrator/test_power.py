@@ -79,9 +79,25 @@ def test_down_of_some_guests_leaves_the_others(lab: Lab) -> None:
     assert lab.running() == GUESTS - {"db"}
     assert lab.deployment.state is Phase.UP
     assert "lab-db" not in lab.world.domains
-    assert lab.do(Down(guests=("nobody",))).refused
+    refused = lab.do(Down(guests=("dbb",)))
+    assert refused.refused
+    assert refused.faults[0].hint == "did you mean db?"
     lab.must(Up())
     assert lab.running() == GUESTS
+
+
+def test_what_was_taken_down_alone_is_no_drift(lab: Lab) -> None:
+    lab.must(Up())
+    lab.must(Down(guests=("db",)))
+    status = lab.status()
+    assert (status.differences, status.deployment.condition) == ((), "up")
+    assert {guest.name: (guest.state, guest.asked) for guest in status.guests}["db"] == ("absent", "absent")
+    lab.must(Power(verb=PowerVerb.STOP, guests=("web",)))
+    assert "lab-db" not in lab.world.domains
+    assert lab.running() == GUESTS - {"db", "web"}
+    lab.must(Up())
+    assert lab.running() == GUESTS - {"web"}
+    assert lab.status().differences == ()
 
 
 def test_up_of_some_guests_changes_these_alone(lab: Lab) -> None:
@@ -103,7 +119,7 @@ def test_up_of_some_guests_changes_these_alone(lab: Lab) -> None:
     lab.must(Up(guests=("db",)))
     assert {name for name, each in started(lab).items() if before[name] != each} == {"lab-db"}
     action = lab.must(Up(no_restart=True))
-    assert "left: guest alone: restart: cpus: 1 -> 2" in lab.text(action)
+    assert "left as it is: guest alone: restart: cpus: 1 -> 2" in lab.text(action)
     assert lab.do(Up(guests=("nobody",))).refused
     lab.must(Up())
     assert lab.status().differences == ()

@@ -81,7 +81,7 @@ def test_what_cannot_be_recreated_is_refused_before_anything_is_done(lab: Lab) -
     for name, message, hint in (
         ("worker", "worker is a golden image", "--recreate worker-0 --recreate worker-1"),
         ("db", "db is shut off", "kvm-compose start db"),
-        ("wen", "there is no guest 'wen'", "there are:"),
+        ("wen", "there is no guest 'wen'", "did you mean web?"),
     ):
         refused = lab.do(Up(recreate=(name,)))
         assert refused.refused

@@ -373,6 +373,21 @@ def test_a_changed_golden_image_goes_to_all_hosts(labs: Lab) -> None:
         assert [call for call in labs.drivers.calls if call.startswith(f"{host}/put:") and disk in call]
 
 
+def test_a_golden_image_stays_when_its_address_changes(labs: Lab) -> None:
+    """Nobody reaches it once it is frozen, and clones have addresses of their own."""
+    labs.must(Up())
+    labs.bench.edit("{name: br0}", "{name: br0, subnet: 10.9.0.0/24}")
+    labs.bench.generate()
+    labs.drivers.calls.clear()
+    labs.must(Up())
+    assert running(labs) == PLACES
+    assert "start_domain:lab-worker" not in labs.drivers.calls
+    assert labs.drivers.calls.count("start_domain:lab-worker-0") == 1
+    labs.drivers.calls.clear()
+    labs.must(Up())
+    assert not [call for call in labs.drivers.calls if verb(call) not in LOOKING]
+
+
 # -- whatever fails ------------------------------------------------------------------------------------
 
 

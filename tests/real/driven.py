@@ -23,7 +23,7 @@ from hosts import TestHost
 from kvmcompose.core.deployable import NetworkPlan
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.guest.interface import GuestShell, Login
-from kvmcompose.providers.ovs.interface import SwitchPlan
+from kvmcompose.providers.ovs.interface import SwitchChange
 from kvmcompose.providers.real import RealDrivers
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
@@ -122,9 +122,9 @@ def make_project(
 # -- for scenarios, inside the host --------------------------------------------------------------------
 
 
-def plan_of(testbed: LoadedTestbed) -> SwitchPlan:
+def plan_of(testbed: LoadedTestbed) -> SwitchChange:
     network_plan: NetworkPlan = testbed.network_plan
-    return SwitchPlan(
+    return SwitchChange(
         project=testbed.project,
         datapath_type="netdev",
         bridges=network_plan.bridges,
@@ -153,7 +153,7 @@ class Up:
         await self.host.disks.link_project(self.testbed.project, self.testbed.folder)
         await self.host.hypervisor.start_network(self.testbed.read(network_plan.network.xml))
         await self.host.links.apply(network_plan.veths, up=[], mtu=network_plan.mtu)
-        await self.host.switches.apply(plan)
+        await self.host.switches.change(plan)
 
     async def power_on(self, *names: str) -> None:
         """Start domains, and do not wait for what boots in them."""
@@ -172,7 +172,7 @@ class Up:
             await hypervisor.destroy_domain(name)
             await hypervisor.undefine_domain(name)
         await self.host.links.remove([end for pair in network_plan.veths for end in (pair.left, pair.right)])
-        await self.host.switches.remove(list(await self.host.switches.bridges(self.testbed.project)))
+        await self.host.switches.remove(list(await self.host.switches.observe(self.testbed.project)))
         await hypervisor.remove_network(network_plan.network.name)
         await self.host.disks.unlink_project(self.testbed.project, self.testbed.folder)
 

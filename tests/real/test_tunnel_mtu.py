@@ -10,8 +10,9 @@ import pytest
 from hosts import TestHost, TestHosts
 from kvmcompose.core.deployable import SwitchBridge, TunnelPort
 from kvmcompose.core.model import GUEST_MTU, GUEST_MTU_OVER_IPV6
-from kvmcompose.providers.ovs.interface import SwitchPlan
-from kvmcompose.providers.ovs.transaction import arguments_to_apply
+from kvmcompose.providers.ovs.database import Database
+from kvmcompose.providers.ovs.interface import SwitchChange
+from kvmcompose.providers.ovs.transaction import arguments_to_change
 
 pytestmark = pytest.mark.real
 
@@ -21,7 +22,7 @@ _HEADERS = 28
 
 def lay(host: TestHost, remote: str, inner: str, mtu: int) -> None:
     """Make a bridge with an end of the tunnel, and a port of the MTU that a guest would have."""
-    plan = SwitchPlan(
+    plan = SwitchChange(
         project="mtu",
         datapath_type="netdev",
         bridges=(SwitchBridge(name="br-mtu", host=host.name),),
@@ -29,7 +30,8 @@ def lay(host: TestHost, remote: str, inner: str, mtu: int) -> None:
         tunnels=(TunnelPort(host=host.name, bridge="br-mtu", name="tun-mtu", remote_ip=remote, key=7),),
         nics=(),
     )
-    host.run(["ovs-vsctl", *arguments_to_apply(plan)])
+    (arguments,) = arguments_to_change(plan, Database({}, {}, {}))
+    host.run(["ovs-vsctl", *arguments])
     # a port of its own, as a guest's is: that of the bridge has the bridge's MTU
     host.run([
         "ovs-vsctl", "add-port", "br-mtu", "guest", "--", "set", "interface", "guest", "type=internal",

@@ -145,7 +145,7 @@ class Stub(Orchestrator):
             raise NotFoundError(f"there is no guest {guest!r}")
         return []
 
-    async def console(self, deployment: Deployment, name: str, after: int | None) -> ConsolePart:
+    async def console(self, deployment: Deployment, name: str, after: int | None, wait: int) -> ConsolePart:
         return ConsolePart(start=after or 0, data=b"")
 
     async def capture(self, deployment: Deployment, wanted: Capture) -> Packets:

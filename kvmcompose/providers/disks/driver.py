@@ -60,6 +60,11 @@ _READ_FROM = (
     + """\
 size=$(stat -L --format=%s /proc/self/fd/3) || exit
 start=$4
+if [ "$start" -eq "$size" ] && [ "$6" -gt 0 ]; then
+    # tail waits for events of the file; what it prints is read below
+    timeout "$6" tail -f -c "+$((start + 1))" -- "./$3" 2>/dev/null | head -c 1 >/dev/null
+    size=$(stat -L --format=%s /proc/self/fd/3) || exit
+fi
 [ "$start" -le "$size" ] || start=0
 [ "$start" -ge 0 ] || start=$((size > $5 ? size - $5 : 0))
 echo "$start"
@@ -214,8 +219,10 @@ class HostDisks:
         if not _is_nothing(done):
             self._expect(path, argv, done, privileged=True)
 
-    async def read_from(self, path: Path, after: int | None, most: int) -> tuple[int, bytes]:
-        argv = _inside(_READ_FROM, path, str(-1 if after is None else after), str(most))
+    async def read_from(
+        self, path: Path, after: int | None, most: int, *, wait: int = 0
+    ) -> tuple[int, bytes]:
+        argv = _inside(_READ_FROM, path, str(-1 if after is None else after), str(most), str(wait))
         done = await self._as_needed(argv)
         if _is_nothing(done):
             return 0, b""

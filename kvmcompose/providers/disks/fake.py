@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
 from kvmcompose.hosts.blob_store import HOSTED
+from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeDisk
 from kvmcompose.images.qcow2 import ImageHeader, read_header
@@ -40,6 +42,8 @@ class FakeDisks:
 
     async def pristine(self, path: Path) -> bool:
         await self._host.call("pristine", path.name)
+        if not path.is_relative_to(HOSTED) and not path.exists():  # noqa: ASYNC240 (built by the real build)
+            raise DriverError(f"{path} does not exist")
         return not self._disk(path).written
 
     async def reset_overlay(self, path: Path) -> None:
@@ -94,8 +98,12 @@ class FakeDisks:
             if self._host.world.delivered.get(project, {}).pop("/".join(rest), None) is not None:
                 self._host.keep(("delivered", project, "/".join(rest)))
 
-    async def read_from(self, path: Path, after: int | None, most: int) -> tuple[int, bytes]:
+    async def read_from(
+        self, path: Path, after: int | None, most: int, *, wait: int = 0
+    ) -> tuple[int, bytes]:
         await self._host.call("read_from", path.name)
+        if after == len(_CONSOLE):  # it prints nothing more
+            await asyncio.sleep(wait)
         start = after if after is not None and after <= len(_CONSOLE) else 0
         return start, _CONSOLE[start : start + most]
 

@@ -49,10 +49,13 @@ class Disks(Protocol):
     async def remove(self, path: Path) -> None:
         """Remove a file; no error if it is gone."""
 
-    async def read_from(self, path: Path, after: int | None, most: int) -> tuple[int, bytes]:
+    async def read_from(
+        self, path: Path, after: int | None, most: int, *, wait: int = 0
+    ) -> tuple[int, bytes]:
         """Return where a part of a file begins, and the part: at most so many bytes from offset ``after``.
 
-        The end of the file for None; the file from its start when it is shorter than ``after``. As
+        The end of the file for None; the file from its start when it is shorter than ``after``. Where nothing
+        follows ``after`` yet, this waits until something does, at most ``wait`` seconds, less than 50. As
         ``read_tail`` otherwise.
         """
 

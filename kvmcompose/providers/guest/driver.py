@@ -137,6 +137,19 @@ class SshShell:
             if guest.connection is not None:
                 guest.connection.abort()
 
+    async def host_key(self, login: Login) -> str | None:
+        try:
+            return await in_thread(known_hosts(login).key, login.alias, login.life)
+        except OSError as error:
+            raise DriverError(f"cannot read {login.known_hosts}: {error.strerror}") from error
+
+    async def expect(self, login: Login, key: str) -> None:
+        await self.disconnect(login.alias)
+        try:
+            await in_thread(known_hosts(login).note, login.alias, key, login.life)
+        except (OSError, ValueError) as error:
+            raise DriverError(f"cannot write {login.known_hosts}: {text_of(error)}") from error
+
     async def forget(self, login: Login) -> None:
         await self.disconnect(login.alias)
         try:

@@ -140,5 +140,13 @@ class FakeShell:
     async def disconnect(self, alias: str) -> None:
         await self._worlds.call("disconnect", alias)
 
+    async def host_key(self, login: Login) -> str | None:
+        """Each life of a guest has a key."""
+        await self._worlds.call("host_key", login.guest)
+        return f"ssh-fake {login.alias}:{login.life or 'none'}"
+
+    async def expect(self, login: Login, key: str) -> None:
+        await self._worlds.call("expect", f"{login.guest}:{key}")
+
     async def forget(self, login: Login) -> None:
         await self._worlds.call("forget", login.guest)

@@ -81,5 +81,11 @@ class GuestShell(Protocol):
     async def disconnect(self, alias: str) -> None:
         """Close the connections to a guest: it is no longer in the state in which they were opened."""
 
+    async def host_key(self, login: Login) -> str | None:
+        """Return the guest's host key as recorded: type and key; None if there was no contact in its life."""
+
+    async def expect(self, login: Login, key: str) -> None:
+        """Record this host key: the guest has the disk again that it had when the key was recorded."""
+
     async def forget(self, login: Login) -> None:
         """Remove the record of the guest's host key: its disk is a new one."""

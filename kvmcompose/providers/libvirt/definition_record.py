@@ -1,7 +1,7 @@
-"""Whether a domain's definition still is the one that kvm-compose made, or was edited (virsh edit).
+"""Whether a definition still is the one that kvm-compose made, or was edited (virsh edit, net-edit).
 
 libvirt completes a definition when it is made, so the two cannot be compared; but it describes an unchanged
-one always alike. So a digest of that description is kept in the domain's metadata, together with the version
+one always alike. So a digest of that description is kept in the metadata, together with the version
 of libvirt, as another one may complete more. Runs in the threads of a libvirt connection.
 """
 
@@ -26,13 +26,13 @@ def record(domain: Any) -> None:
     flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
     kind, space = libvirt.VIR_DOMAIN_METADATA_ELEMENT, xmls.GUEST_NAMESPACE
     mark = str(domain.metadata(kind, space, flags))
-    digest = _digest(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), domain.connect().getLibVersion())
-    domain.setMetadata(kind, xmls.marked(mark, definition=digest), xmls.GUEST_PREFIX, space, flags)
+    made = digest(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), domain.connect().getLibVersion())
+    domain.setMetadata(kind, xmls.marked(mark, definition=made), xmls.GUEST_PREFIX, space, flags)
 
 
 def is_edited(xml: str, recorded: str, version: int) -> bool:
     """Return whether a definition is another than the recorded one; False when that cannot be known."""
-    return recorded.startswith(f"{version}:") and recorded != _digest(xml, version)
+    return recorded.startswith(f"{version}:") and recorded != digest(xml, version)
 
 
 @contextlib.contextmanager
@@ -46,5 +46,6 @@ def own_change(domain: Any) -> Iterator[None]:
         record(domain)
 
 
-def _digest(xml: str, version: int) -> str:
+def digest(xml: str, version: int) -> str:
+    """Return what is recorded of a description of a definition by this version of libvirt."""
     return f"{version}:{hashlib.sha256(_METADATA.sub('', xml).encode()).hexdigest()}"

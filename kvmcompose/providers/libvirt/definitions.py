@@ -90,7 +90,12 @@ def network_identity(xml: str) -> Ownership:
     mark = root.find(f"metadata/{{{NETWORK_NAMESPACE}}}network")
     if mark is None:
         return Ownership(name=_name(root), project=None)
-    return Ownership(name=_name(root), project=mark.get("project"), digest=mark.get("digest"))
+    return Ownership(
+        name=_name(root),
+        project=mark.get("project"),
+        digest=mark.get("digest"),
+        definition=mark.get("definition", ""),
+    )
 
 
 def mark_identity(name: str, element: str) -> Ownership:
@@ -177,6 +182,15 @@ def with_digest(xml: str) -> tuple[str, str]:
     return ET.tostring(root, encoding="unicode"), digest
 
 
+def with_definition(xml: str, definition: str) -> str:
+    """Return a network's definition with what ``definition_record`` keeps of it in its metadata."""
+    root = parse(xml, "network")
+    mark = root.find(f"metadata/{{{NETWORK_NAMESPACE}}}network")
+    if mark is not None:
+        mark.set("definition", definition)
+    return ET.tostring(root, encoding="unicode")
+
+
 def network_address(xml: str) -> str:
     """Return a network's own address with its prefix, as a user would write it."""
     address = parse(xml, "network").find("ip")
@@ -203,12 +217,14 @@ def nics(root: ET.Element) -> Iterator[DomainNic]:
     """Return the NICs of a domain, or of an <interface>."""
     for nic in root.iter("interface"):
         mac, target, source = (nic.find(tag) for tag in ("mac", "target", "source"))
+        port = nic.find("virtualport[@type='openvswitch']/parameters")
         yield DomainNic(
             mac="" if mac is None else mac.get("address", "").lower(),
             target="" if target is None else target.get("dev", ""),
             source=""
             if source is None
             else next((source.get(key, "") for key in _SOURCES if key in source.attrib), ""),
+            interface_id="" if port is None else port.get("interfaceid", ""),
         )
 
 

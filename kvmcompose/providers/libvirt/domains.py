@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import libvirt
@@ -14,6 +15,8 @@ from kvmcompose.providers.libvirt.connection import unless_so_already
 from kvmcompose.providers.libvirt.interface import DomainEvent, DomainState, HypervisorFacts, ObservedDomain
 
 _KIB_PER_MIB = 1024
+#: How often guests report the memory that they use, in seconds.
+_STATS_SECONDS = 10
 _NANOSECONDS = 1e9
 _STATES = {
     libvirt.VIR_DOMAIN_NOSTATE: "no state",
@@ -70,7 +73,7 @@ def foreign(
     there = {domain.name() for domain in connection.listAllDomains()}
     found = [f"domain {name}" for name in domain_names if name in there - own]
     there = {network.name() for network in connection.listAllNetworks()}
-    there -= networks.of_project(connection, project=project).keys()
+    there -= networks.of_project(connection, project=project)
     return found + [f"network {name}" for name in network_names if name in there]
 
 
@@ -98,9 +101,18 @@ def of_project(connection: Any, *, project: str) -> list[DomainState]:
                 made=owner.made,
                 cpu_seconds=stats.get("cpu.time", 0) / _NANOSECONDS if on else None,
                 memory_mb=rss // _KIB_PER_MIB if on and rss is not None else None,
+                used_mb=_used(stats) if on else None,
             )
         )
     return sorted(found, key=lambda each: each.name)
+
+
+def _used(stats: Mapping[str, int]) -> int | None:
+    """Return the memory that a guest uses, in MiB; None where its balloon driver has not reported yet."""
+    total = stats.get("balloon.available")
+    # an older driver does not report what it could free
+    free = stats.get("balloon.usable", stats.get("balloon.unused"))
+    return max(0, total - free) // _KIB_PER_MIB if total and free is not None else None
 
 
 def state_of(connection: Any, *, name: str, project: str) -> DomainEvent | None:
@@ -139,6 +151,7 @@ def observed(connection: Any, *, project: str) -> list[ObservedDomain]:
             found.append(
                 ObservedDomain(
                     name=owner.name,
+                    uuid=root.findtext("uuid") or "",
                     guest=owner.guest,
                     state=state,
                     reason=_reason(domain, number, reason),
@@ -208,6 +221,8 @@ def start(connection: Any, *, xml: str, wanted: xmls.Ownership) -> bool:
             # another request may have been faster
             if not domain.isActive():
                 raise
+    with contextlib.suppress(libvirt.libvirtError):  # a definition may have no balloon, or the guest is off
+        domain.setMemoryStatsPeriod(_STATS_SECONDS, libvirt.VIR_DOMAIN_AFFECT_LIVE)
     return True
 
 
@@ -235,8 +250,12 @@ def stamp(domain: Any, *, made: str) -> None:
 
 
 def resume(domain: Any) -> bool:
-    """Let a paused domain run on; return whether it was paused."""
+    """Let a domain run on that is paused, or sleeps; return whether it was paused."""
     state, _ = domain.state()
+    if state == libvirt.VIR_DOMAIN_PMSUSPENDED:
+        with unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID):
+            domain.pMWakeup(0)
+        return False
     if state != libvirt.VIR_DOMAIN_PAUSED:
         _refuse_off(domain, "resume")
         return False

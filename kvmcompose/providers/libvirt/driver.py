@@ -8,17 +8,18 @@ import functools
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from kvmcompose.core.libvirt_uri import LibvirtUri
-from kvmcompose.hosts.arp import leave_arp_to_bridges
+from kvmcompose.hosts import arp
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt import (
     alive,
+    neighbours,
     snapshot_tables,
     snapshots,
     stale_network,
@@ -128,7 +129,7 @@ class Libvirt:
                 await self.destroy_domain(wanted.name)
             elif not await stale_start.clear(self._runner):
                 await asyncio.sleep(_START_LOOK_SECONDS)
-        await leave_arp_to_bridges(self._runner, xmls.switch_taps(xml))
+        await arp.leave_arp_to_bridges(self._runner, xmls.switch_taps(xml))
 
     async def define_domain(self, xml: str, made: str = "") -> None:
         xml, wanted = _defined(xml, made)
@@ -156,6 +157,12 @@ class Libvirt:
     async def suspend_domain(self, name: str) -> None:
         await self._on_domain(f"suspend the domain {name}", name, domain_calls.suspend)
 
+    async def arp_answering(self, taps: Collection[str]) -> Sequence[str]:
+        return await arp.answering(self._runner, taps)
+
+    async def leave_arp(self, taps: Sequence[str]) -> None:
+        await arp.leave_arp_to_bridges(self._runner, taps)
+
     async def set_memory(self, name: str, mib: int) -> None:
         await self._on_domain(f"change the memory of the domain {name}", name, alive.set_memory, mib=mib)
 
@@ -165,7 +172,7 @@ class Libvirt:
 
     async def attach_nic(self, name: str, xml: str) -> None:
         await self._on_domain(f"attach a NIC to the domain {name}", name, alive.attach_nic, xml=xml)
-        await leave_arp_to_bridges(self._runner, xmls.switch_taps(xml))
+        await arp.leave_arp_to_bridges(self._runner, xmls.switch_taps(xml))
 
     async def detach_nic(self, name: str, mac: str, seconds: float) -> bool:
         doing = f"detach the NIC {mac} of the domain {name}"
@@ -221,9 +228,6 @@ class Libvirt:
         # a libvirtd that is killed while it switches off a domain leaves these files
         await self._remove_leftovers(f"qemu/{name}.xml", f"qemu/{name}.pid")
 
-    async def networks(self, project: str) -> Mapping[str, bool]:
-        return await self._connection.call("list networks", network_calls.of_project, project=project)
-
     async def start_network(self, xml: str) -> None:
         marked, digest = xmls.with_digest(xml)
         wanted = xmls.network_identity(marked)
@@ -239,12 +243,17 @@ class Libvirt:
     async def found_networks(self, project: str) -> Mapping[str, FoundNetwork]:
         return await self._connection.call("inspect networks", network_calls.found, project=project)
 
-    async def update_network(self, xml: str) -> bool:
+    async def update_network(self, xml: str, names: Collection[str] = ()) -> bool:
         """Each entry is a call: 1 ms for DNS, some 0.3 s for DHCP, as libvirt reloads its firewall rules."""
         marked, _ = xmls.with_digest(xml)
         wanted = xmls.network_identity(marked)
         doing = f"update the network {wanted.name}"
-        return await self._connection.call(doing, network_calls.update, xml=xml, marked=marked, wanted=wanted)
+        update = functools.partial(network_calls.update, xml=xml, marked=marked, wanted=wanted, names=names)
+        return await self._connection.call(doing, update)
+
+    async def put_names(self, network: str, names: Mapping[str, str | None]) -> None:
+        doing = f"change names in the network {network}"
+        await self._connection.call(doing, network_calls.put_names, name=network, names=names)
 
     async def leases(self, network: str) -> Mapping[str, str]:
         """Return the addresses that the network's DHCP server assigned, by MAC address in lower case.
@@ -253,6 +262,9 @@ class Libvirt:
         """
         doing = f"list the leases of the network {network}"
         return await self._connection.call(doing, network_calls.leases, name=network)
+
+    async def answers(self, mac: str, address: str) -> bool:
+        return await neighbours.answers(self._runner, mac, address)
 
     async def remove_network(self, name: str) -> None:
         doing = f"remove the network {name}"
@@ -295,7 +307,7 @@ class Libvirt:
         await self._on_domain(doing, domain, snapshots.restore, name=name)
         for argv in corrections:
             await self._runner.run(argv, privileged=True, seconds=_SNAPSHOT_SECONDS)
-        await leave_arp_to_bridges(self._runner, await self._on_domain(doing, domain, alive.taps))
+        await arp.leave_arp_to_bridges(self._runner, await self._on_domain(doing, domain, alive.taps))
 
     async def delete_snapshot(self, domain: str, name: str) -> None:
         doing = f"delete the snapshot {name} of {domain}"

@@ -6,12 +6,12 @@ import asyncio
 import re
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
 from kvmcompose.core.model import PROJECTS_ROOT
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
-from kvmcompose.hosts.fake_world import FakeDisk, FakeDomain, FakeHardware, FakeNic, Place
+from kvmcompose.hosts.fake_world import FakeDisk, FakeDomain, FakeHardware, FakeNic, Place, interface_id
 from kvmcompose.providers.libvirt.definitions import cpus, disk_targets, nics
 from kvmcompose.providers.libvirt.fake_networks import FakeNetworks
 from kvmcompose.providers.libvirt.interface import (
@@ -33,7 +33,14 @@ _GUEST = "{urn:kvmcompose:guest:1}guest"
 def _state(domain: FakeDomain) -> str:
     if not domain.started:
         return "shut off"
+    if domain.paused == "pmsuspended":
+        return "pmsuspended"
     return "paused" if domain.paused else "running"
+
+
+def _reason(domain: FakeDomain) -> str | None:
+    why = domain.paused if domain.started else domain.off
+    return None if why == "pmsuspended" else why or None
 
 
 def hardware(domain: ET.Element) -> FakeHardware:
@@ -97,11 +104,12 @@ class FakeHypervisor(FakeNetworks):
                 name=name,
                 guest=domain.guest,
                 state=_state(domain),
-                reason=(domain.paused if domain.started else domain.off) or None,
+                reason=_reason(domain),
                 made=domain.made if domain.started else domain.defined,
                 uptime=now - domain.started if domain.started else None,
                 cpu_seconds=(now - domain.started) / 10 if domain.started else None,
                 memory_mb=64 if domain.started else None,
+                used_mb=48 if domain.started else None,
             )
             for name, domain in self._world.domains.items()
             if domain.project == project
@@ -112,14 +120,21 @@ class FakeHypervisor(FakeNetworks):
         return {
             name: ObservedDomain(
                 name=name,
+                uuid=interface_id(name),
                 guest=domain.guest,
                 state=_state(domain),
-                reason=(domain.paused if domain.started else domain.off) or None,
+                reason=_reason(domain),
                 made=domain.made if domain.started else domain.defined,
                 defined=domain.defined,
                 edited=domain.edited,
                 nics=tuple(
-                    DomainNic(mac=nic.mac, target=nic.tap, source=nic.bridge) for nic in domain.hardware.nics
+                    DomainNic(
+                        mac=nic.mac,
+                        target=nic.tap,
+                        source=nic.bridge,
+                        interface_id="" if nic.network else nic.interface_id or interface_id(nic.mac),
+                    )
+                    for nic in domain.hardware.nics
                 ),
                 disks=tuple(domain.hardware.disks),
                 memory_mb=domain.hardware.memory_mb,
@@ -139,7 +154,7 @@ class FakeHypervisor(FakeNetworks):
                 found = None
                 if name in there:
                     domain = there[name]
-                    reason = (domain.paused if domain.started else domain.off) or None
+                    reason = _reason(domain)
                     found = DomainEvent(name=name, guest=domain.guest, state=_state(domain), reason=reason)
                 event = following(known, name, found)
                 if event is not None:
@@ -158,6 +173,7 @@ class FakeHypervisor(FakeNetworks):
         if held.frozen:
             raise DriverError(f"{name}: its disk is frozen")
         domain.started, domain.paused, domain.made = time.time(), "", domain.defined
+        self._host.renew(nic.mac for nic in domain.hardware.nics)
         held.written = True
         held.version += 1
         seed = "".join(_SEED.findall(made)[:1])
@@ -203,8 +219,23 @@ class FakeHypervisor(FakeNetworks):
     async def suspend_domain(self, name: str) -> None:
         await self._host.call("suspend_domain", name)
         domain = self._running(name, "suspend")
+        if domain.paused == "pmsuspended":
+            raise DriverError(f"cannot suspend the domain {name}: it sleeps")
         domain.paused = domain.paused or "by user"
         self._host.keep(("domains", name))
+
+    async def arp_answering(self, taps: Collection[str]) -> Sequence[str]:
+        await self._host.call("arp_answering")
+        return [
+            each for domain in self._world.domains.values() for each in domain.answers_arp if each in taps
+        ]
+
+    async def leave_arp(self, taps: Sequence[str]) -> None:
+        await self._host.call("leave_arp")
+        for name, domain in self._world.domains.items():
+            if not set(taps).isdisjoint(domain.answers_arp):
+                domain.answers_arp = [each for each in domain.answers_arp if each not in taps]
+                self._host.keep(("domains", name))
 
     async def set_memory(self, name: str, mib: int) -> None:
         await self._host.call("set_memory", name)
@@ -232,6 +263,10 @@ class FakeHypervisor(FakeNetworks):
         nic = _nic(ET.fromstring(xml))  # noqa: S314 (see above)
         ports: list[Place] = []
         if all(each.mac != nic.mac for each in domain.hardware.nics):
+            if any(each.tap == nic.tap for each in domain.hardware.nics):
+                raise DriverError(
+                    f"cannot attach a NIC to the domain {name}: The {nic.tap} interface already exists"
+                )
             ports = self._world.plug(name, [nic])
         for hardware in _both(domain):
             if all(each.mac != nic.mac for each in hardware.nics):
@@ -265,7 +300,7 @@ class FakeHypervisor(FakeNetworks):
 
     async def shut_down_domain(self, name: str, seconds: float) -> bool:
         await self._host.call("shut_down_domain", name)
-        if self._world.domains.get(name, FakeDomain("", "")).paused:  # it does not see the button
+        if self._world.domains.get(name, FakeDomain("", "")).paused:  # or sleeps: it does not see the button
             return False
         self._stop(name, "shutdown")
         return seconds > 0
@@ -284,6 +319,7 @@ class FakeHypervisor(FakeNetworks):
         if domain is not None and domain.started:
             domain.started, domain.paused, domain.off = 0, "", why
             domain.hardware, domain.next_hardware = domain.next_hardware or domain.hardware, None
+            self._host.renew(nic.mac for nic in domain.hardware.nics)
             ports = self._world.unplug(name)
             self._host.keep(("domains", name), *ports)
 

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import xml.etree.ElementTree as ET
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from ipaddress import IPv4Network
+from zlib import crc32
 
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import World, network_places
 from kvmcompose.providers.libvirt.definitions import Ownership, network_identity, refuse_foreign, with_digest
 from kvmcompose.providers.libvirt.interface import FoundNetwork
-from kvmcompose.providers.libvirt.network_entries import difference
+from kvmcompose.providers.libvirt.network_entries import EditCommand, addresses, difference, name_edits
+
+
+def _lease(subnet: IPv4Network, mac: str) -> str:
+    return str(subnet[2 + crc32(mac.encode()) % (subnet.num_addresses - 3)])
+
+
+#: Each look asks for it.
+_identity = lru_cache(maxsize=4)(network_identity)
+
+
+def _marked(xml: str) -> tuple[Ownership, str, str]:
+    """Return whose a network is, its definition as it is started, and the digest of that."""
+    marked, digest = with_digest(xml)
+    return _identity(marked), marked, digest
 
 
 class FakeNetworks:
@@ -22,10 +41,6 @@ class FakeNetworks:
     def _world(self) -> World:
         return self._host.world
 
-    async def networks(self, project: str) -> Mapping[str, bool]:
-        await self._host.call("networks", project)
-        return {name: network.active for name, network in self._networks(project).items()}
-
     async def found_networks(self, project: str) -> Mapping[str, FoundNetwork]:
         await self._host.call("found_networks", project)
         return self._networks(project)
@@ -36,12 +51,12 @@ class FakeNetworks:
     def _found(self, name: str) -> FoundNetwork:
         xml = self._world.network_definitions.get(name, "")
         active = name not in self._world.stopped_networks
-        digest = network_identity(xml).digest if xml else None
-        return FoundNetwork(name=name, active=active, digest=digest, xml=xml)
+        digest = _identity(xml).digest if xml else None
+        edited = name in self._world.edited_networks
+        return FoundNetwork(name=name, active=active, digest=digest, xml=xml, edited=edited)
 
     async def start_network(self, xml: str) -> None:
-        marked, digest = with_digest(xml)
-        wanted = network_identity(marked)
+        wanted, marked, digest = await in_thread(_marked, xml)
         await self._host.call("start_network", wanted.name)
         if wanted.name in self._world.networks:
             refuse_foreign("network", wanted, self._world.networks[wanted.name])
@@ -57,29 +72,79 @@ class FakeNetworks:
         world.networks[wanted.name] = wanted.project or ""
         world.network_definitions[wanted.name] = marked
         world.stopped_networks = [name for name in world.stopped_networks if name != wanted.name]
+        world.edited_networks = [name for name in world.edited_networks if name != wanted.name]
         self._host.keep(*network_places(wanted.name))
 
-    async def update_network(self, xml: str) -> bool:
-        marked, _ = with_digest(xml)
-        wanted = network_identity(marked)
+    async def update_network(self, xml: str, names: Collection[str] = ()) -> bool:
+        wanted, marked, _ = await in_thread(_marked, xml)
         await self._host.call("update_network", wanted.name)
         if wanted.name not in self._world.networks:
             raise DriverError(f"there is no network {wanted.name}")
         refuse_foreign("network", wanted, self._world.networks[wanted.name])
         known = self._found(wanted.name)
-        differs = difference(xml, known)
+        differs = await in_thread(difference, xml, known, tuple(names))
         if known.active and differs is not None and differs.other:
             return False
         stopped = list(self._world.stopped_networks)
         self._define_network(wanted, marked)
         self._world.stopped_networks = stopped
-        self._host.keep(("stopped_networks",))
+        if known.active and known.xml:
+            there = addresses(known.xml, alone=True)
+            self._name(wanted.name, {name: there[name] for name in names if name in there})
+        self._host.keep(*network_places(wanted.name))
         return True
 
+    async def put_names(self, network: str, names: Mapping[str, str | None]) -> None:
+        await self._host.call("put_names", network)
+        if network in self._world.networks and network not in self._world.stopped_networks:
+            self._name(network, names)
+            self._host.keep(*network_places(network))
+
+    def _name(self, network: str, names: Mapping[str, str | None]) -> None:
+        """Do to the definition what libvirt does to what it has of it in memory."""
+        xml = self._world.network_definitions[network]
+        edits = name_edits(xml, names)
+        if edits is None:
+            raise DriverError(f"cannot change names in the network {network}")
+        root = ET.fromstring(xml)  # noqa: S314 (written by our builds and tests)
+        dns = root.find("dns")
+        if dns is None:
+            dns = ET.SubElement(root, "dns")
+        for edit in edits:
+            host = ET.fromstring(edit.xml)  # noqa: S314 (see above)
+            if edit.command is EditCommand.DELETE:
+                for each in dns.findall("host"):
+                    if {host.get("ip"), host.findtext("hostname")} & {
+                        each.get("ip"),
+                        each.findtext("hostname"),
+                    }:
+                        dns.remove(each)
+            else:
+                dns.append(host)
+        self._world.network_definitions[network] = ET.tostring(root, encoding="unicode")
+
     async def leases(self, network: str) -> Mapping[str, str]:
+        """Every guest that is on has one, from its MAC address, unless it got it from an earlier network."""
         await self._host.call("leases", network)
-        return dict(self._world.leases)
+        subnet = self._subnet(network)
+        held = [] if subnet is None else self._host.macs_on()
+        found = {mac: _lease(subnet, mac) for mac in held if subnet and mac not in self._world.unleased}
+        return {**found, **self._world.leases}
+
+    async def answers(self, mac: str, address: str) -> bool:
+        await self._host.call("answers", address)
+        subnets = map(self._subnet, self._world.networks)
+        return mac in self._host.macs_on() and address in [_lease(each, mac) for each in subnets if each]
+
+    def _subnet(self, network: str) -> IPv4Network | None:
+        xml = self._world.network_definitions.get(network)
+        ip = ET.fromstring(xml).find("ip") if xml else None  # noqa: S314 (see above)
+        if ip is None or ip.find("dhcp") is None:
+            return None
+        return IPv4Network(f"{ip.get('address')}/{ip.get('prefix')}", strict=False)
 
     async def remove_network(self, name: str) -> None:
         await self._host.call("remove_network", name)
-        self._host.keep(*self._world.drop_network(name))
+        if name in self._world.networks:
+            self._world.unleased = sorted(self._host.macs_on())
+        self._host.keep(("unleased",), *self._world.drop_network(name))

@@ -7,7 +7,7 @@ Names are those on the host, from ``state.json``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -18,9 +18,10 @@ class DomainState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     ``reason`` says why it is paused, off or crashed, where libvirt knows: ``by user``, ``starting up``,
     ``I/O error``, ``I/O error: no space for vda``; ``shutdown``, ``destroyed``, ``crashed``, ``failed``.
-    ``uptime`` in seconds, ``cpu_seconds`` used since the start, ``memory_mb`` resident, in MiB. ``made`` is
-    what it was made from, as given when it was defined or stamped, and "" without: of a running domain, what
-    it was started with.
+    ``uptime`` in seconds, ``cpu_seconds`` used since the start. ``memory_mb`` is resident on the host and
+    ``used_mb`` used in the guest, as its balloon driver reports every ten seconds, in MiB. ``made`` is what
+    it was made from, as given when it was defined or stamped, and "" without: of a running domain, what it
+    was started with.
     """
 
     name: str
@@ -31,14 +32,19 @@ class DomainState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     uptime: float | None = None
     cpu_seconds: float | None = None
     memory_mb: int | None = None
+    used_mb: int | None = None
 
 
 class DomainNic(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A NIC of a domain: its MAC address in lower case, its tap, and the bridge or network it is in."""
+    """A NIC of a domain: its MAC address in lower case, its tap, and the bridge or network it is in.
+
+    ``interface_id`` is the ID that libvirt gives its port in Open vSwitch (``external_ids:iface-id``).
+    """
 
     mac: str
     target: str
     source: str
+    interface_id: str = ""
 
 
 class ObservedDomain(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -51,6 +57,7 @@ class ObservedDomain(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
 
     name: str
+    uuid: str
     guest: str
     state: str
     reason: str | None
@@ -102,12 +109,14 @@ class FoundNetwork(msgspec.Struct, frozen=True, kw_only=True):
     """A network of a project. ``xml`` is the live definition if it is active, "" where it is not known.
 
     ``digest`` is that of the XML that the network has been brought to (``definitions.network_digest``).
+    ``edited``: the definition was changed since by other means, such as virsh net-edit.
     """
 
     name: str
     active: bool
     digest: str | None
     xml: str
+    edited: bool = False
 
 
 class HypervisorFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,10 +166,19 @@ class Hypervisor(Protocol):
         """Set ``made`` in the metadata, of the running domain and of its definition."""
 
     async def resume_domain(self, name: str) -> None:
-        """Let a paused domain run on. Raises DriverError for one that is off, or pauses again at once."""
+        """Let a domain run on that is paused or sleeps (``pmsuspended``).
+
+        Raises DriverError for one that is off, or pauses again at once.
+        """
 
     async def suspend_domain(self, name: str) -> None:
         """Pause a domain. Raises DriverError for one that is off."""
+
+    async def arp_answering(self, taps: Collection[str]) -> Sequence[str]:
+        """Return at which of these taps the host itself answers ARP requests: see ``hosts.arp``."""
+
+    async def leave_arp(self, taps: Sequence[str]) -> None:
+        """Have the host answer no ARP request at these taps."""
 
     async def set_memory(self, name: str, mib: int) -> None:
         """Change the memory of a running domain, up to its maximum. Raises DriverError beyond it."""
@@ -189,23 +207,30 @@ class Hypervisor(Protocol):
     async def undefine_domain(self, name: str) -> None:
         """Undefine a domain that is off, and the metadata of its snapshots (the data stays)."""
 
-    async def networks(self, project: str) -> Mapping[str, bool]:
-        """Return the project's networks by name, and whether each is active."""
-
     async def start_network(self, xml: str) -> None:
         """Define the network and start it. Raises DriverError for one that is active with other XML."""
 
     async def found_networks(self, project: str) -> Mapping[str, FoundNetwork]:
         """Return the project's networks by name. ``network_entries.difference`` compares them with XML."""
 
-    async def update_network(self, xml: str) -> bool:
+    async def update_network(self, xml: str, names: Collection[str] = ()) -> bool:
         """Give a network the DHCP and DNS entries of its XML, while it is active.
 
-        Return False, having done nothing, when anything else differs: then it has to be made again.
+        DNS entries of one of ``names`` alone stay: ``put_names`` made them. Return False, having done
+        nothing, when anything else differs: then it has to be made again.
+        """
+
+    async def put_names(self, network: str, names: Mapping[str, str | None]) -> None:
+        """Give names an address in the DNS server of a network while it is active; None: the name goes.
+
+        The definition stays as it is. Raises DriverError for a name that another entry has.
         """
 
     async def leases(self, network: str) -> Mapping[str, str]:
         """Return the addresses that the network's DHCP server assigned, by MAC address in lower case."""
+
+    async def answers(self, mac: str, address: str) -> bool:
+        """Return whether the host finds a machine with this MAC address at this IPv4 address, by ARP."""
 
     async def remove_network(self, name: str) -> None:
         """Stop and undefine the network."""

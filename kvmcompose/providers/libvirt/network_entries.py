@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -72,31 +73,81 @@ class NetworkDifference(msgspec.Struct, frozen=True, kw_only=True):
     """How a network differs from its XML.
 
     ``hosts`` are the names whose DHCP or DNS entries differ. ``other``: all else does, too, or libvirt cannot
-    change those entries alive; the network has to be made again.
+    change those entries alive; the network has to be made again. ``edited``: its definition in libvirt was.
+    ``outside``: the XML is the one that it was made from, so the difference was made by other means.
     """
 
     hosts: tuple[str, ...]
     other: bool
+    edited: bool
+    outside: bool
 
 
-def difference(xml: str, found: FoundNetwork) -> NetworkDifference | None:
-    """Return how a network on a host differs from its XML, or None. Raises DriverError for broken XML."""
+@lru_cache(maxsize=4)  # each look at a testbed asks, with thousands of entries, and seldom of other texts
+def difference(xml: str, found: FoundNetwork, names: tuple[str, ...] = ()) -> NetworkDifference | None:
+    """Return how a network on a host differs from its XML, or None. Raises DriverError for broken XML.
+
+    DNS entries of one of ``names`` alone are left out.
+    """
     if not found.xml:
         return None
-    wanted, there = parse(xml, "network"), parse(found.xml, "network")
+    left_out = frozenset(names)
+    wanted, there = _without(xml, left_out), _without(found.xml, left_out)
     hosts = sorted({_title(entry) for entry in _entries(wanted) ^ _entries(there)})
     # libvirt leaves out what it does not know: what was made from the same XML counts as the same
-    other = found.digest != network_digest(xml) and not _same_frame(wanted, there)
+    outside = found.digest == network_digest(xml)
+    other = (found.edited or not outside) and not _same_frame(wanted, there)
     other = other or (bool(hosts) and _edits(wanted, there) is None)
-    return NetworkDifference(hosts=tuple(hosts), other=other) if hosts or other else None
+    if not (hosts or other or found.edited):
+        return None
+    return NetworkDifference(hosts=tuple(hosts), other=other, edited=found.edited, outside=outside)
 
 
-def edits(wanted: str, there: str) -> list[Edit] | None:
+def edits(wanted: str, there: str, names: Collection[str] = ()) -> list[Edit] | None:
     """Return the edits that give a live network the entries of another definition, in their order.
 
-    None when libvirt cannot: it adds no entry that has an address or a name of another one.
+    DNS entries of one of ``names`` alone stay. None when libvirt cannot: it adds no entry that has an address
+    or a name of another one.
     """
-    return _edits(parse(wanted, "network"), parse(there, "network"))
+    return _edits(_without(wanted, names), _without(there, names))
+
+
+def addresses(xml: str, *, alone: bool = False) -> dict[str, str]:
+    """Return the addresses of names in the DNS entries of a definition; ``alone``: of entries with one name.
+
+    Raises DriverError for broken XML.
+    """
+    found = _dns(parse(xml, "network"))
+    return {name: each.address for each in found if not alone or len(each.names) == 1 for name in each.names}
+
+
+def name_edits(there: str, names: Mapping[str, str | None]) -> list[Edit] | None:
+    """Return the edits that give names an address each, in an entry of its own; None: the name goes.
+
+    None when libvirt cannot, as for ``edits``.
+    """
+    old = _dns(parse(there, "network"))
+    added = [
+        f"<host ip='{address}'><hostname>{name}</hostname></host>"
+        for name, address in names.items()
+        if address
+    ]
+    new = _dns(parse(f"<network><dns>{''.join(added)}</dns></network>", "network"))
+    return _section_edits(Section.DNS, -1, [*(each for each in old if not _is_alone(each, names)), *new], old)
+
+
+def _without(xml: str, names: Collection[str]) -> ET.Element:
+    """Parse a definition, without the DNS entries of one of these names alone."""
+    root = parse(xml, "network")
+    for holder in root.findall("dns") if names else ():
+        for host, entry in zip(holder.findall("host"), _dns_of(holder), strict=True):
+            if _is_alone(entry, names):
+                holder.remove(host)
+    return root
+
+
+def _is_alone(entry: Entry, names: Collection[str]) -> bool:
+    return len(entry.names) == 1 and entry.names[0] in names
 
 
 def _edits(wanted: ET.Element, there: ET.Element) -> list[Edit] | None:
@@ -175,6 +226,10 @@ def _dhcp(ip: ET.Element) -> list[Entry]:
 
 
 def _dns(root: ET.Element) -> list[Entry]:
+    return [entry for holder in root.iterfind("dns") for entry in _dns_of(holder)]
+
+
+def _dns_of(holder: ET.Element) -> list[Entry]:
     return [
         Entry(
             _form(host, host.attrib),
@@ -182,7 +237,7 @@ def _dns(root: ET.Element) -> list[Entry]:
             host.get("ip", ""),
             tuple((name.text or "").strip() for name in host.iterfind("hostname")),
         )
-        for host in root.iterfind("dns/host")
+        for host in holder.iterfind("host")
     ]
 
 

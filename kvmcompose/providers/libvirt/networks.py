@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import libvirt
 
 from kvmcompose.hosts.errors import DriverError, SubnetTakenError
+from kvmcompose.providers.libvirt import definition_record
 from kvmcompose.providers.libvirt import definitions as xmls
 from kvmcompose.providers.libvirt import network_entries as entries
 from kvmcompose.providers.libvirt.connection import failure, unless_so_already
@@ -25,13 +27,14 @@ _SECTIONS = {
 _SUBNET_TAKEN = re.compile(r"[Nn]etwork is already in use by interface (\S+)")
 
 
-def of_project(connection: Any, *, project: str) -> dict[str, bool]:
-    found = {}
+def of_project(connection: Any, *, project: str) -> set[str]:
+    """Return the names of the project's networks."""
+    names = set()
     for network in connection.listAllNetworks():
         with unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
             if xmls.network_identity(network.XMLDesc()).project == project:
-                found[network.name()] = bool(network.isActive())
-    return found
+                names.add(network.name())
+    return names
 
 
 def found(connection: Any, *, project: str) -> dict[str, FoundNetwork]:
@@ -40,13 +43,29 @@ def found(connection: Any, *, project: str) -> dict[str, FoundNetwork]:
         with unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
             xml = network.XMLDesc()
             if xmls.network_identity(xml).project == project:
-                there[network.name()] = FoundNetwork(
-                    name=network.name(),
-                    active=bool(network.isActive()),
-                    digest=_recorded(network).digest,
-                    xml=xml,
-                )
+                there[network.name()] = _found(network, xml)
     return there
+
+
+def _found(network: Any, xml: str) -> FoundNetwork:
+    inactive = network.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE)
+    recorded = xmls.network_identity(inactive)
+    version = network.connect().getLibVersion()
+    return FoundNetwork(
+        name=network.name(),
+        active=bool(network.isActive()),
+        digest=recorded.digest,
+        xml=xml,
+        edited=definition_record.is_edited(inactive, recorded.definition, version),
+    )
+
+
+def _define(connection: Any, xml: str) -> Any:
+    """Define a network and return it. Records what libvirt makes of the definition."""
+    network = connection.networkDefineXML(xml)
+    inactive = network.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE)
+    digest = definition_record.digest(inactive, connection.getLibVersion())
+    return connection.networkDefineXML(xmls.with_definition(inactive, digest))
 
 
 def _recorded(network: Any) -> xmls.Ownership:
@@ -69,7 +88,7 @@ def start(connection: Any, *, xml: str, wanted: xmls.Ownership, digest: str) -> 
         if active and network.isPersistent():
             return
         xml = xmls.with_uuid(xml, network.UUIDString())
-    network = connection.networkDefineXML(xml)
+    network = _define(connection, xml)
     if network.isActive():
         return
     try:
@@ -80,33 +99,52 @@ def start(connection: Any, *, xml: str, wanted: xmls.Ownership, digest: str) -> 
         raise _failure(xml, wanted, error) from None
 
 
-def update(connection: Any, *, xml: str, marked: str, wanted: xmls.Ownership) -> bool:
+def update(connection: Any, *, xml: str, marked: str, wanted: xmls.Ownership, names: Collection[str]) -> bool:
     """Give a live network the entries of its XML, then define it as the XML says.
 
-    ``marked`` is the XML with its digest. Interrupted, the digest still is that of before.
+    ``marked`` is the XML with its digest. Interrupted, the digest still is that of before. DNS entries of one
+    of ``names`` alone stay.
     """
     network = _lookup(connection, wanted.name)
     if network is None:
         raise DriverError(f"there is no network {wanted.name}", hint="kvm-compose up creates the networks")
     xmls.refuse_foreign("network", wanted, _recorded(network).project)
     if network.isActive():
-        there = FoundNetwork(
-            name=wanted.name, active=True, digest=_recorded(network).digest, xml=network.XMLDesc()
-        )
-        differs = entries.difference(xml, there)
+        there = _found(network, network.XMLDesc())
+        differs = entries.difference(xml, there, tuple(names))
         if differs is not None and differs.other:
             return False
-        changes = entries.edits(xml, there.xml)
-        for edit in changes or ():
-            network.update(
-                _COMMANDS[edit.command],
-                _SECTIONS[edit.section],
-                edit.ip,
-                edit.xml,
-                libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE,
-            )
-    connection.networkDefineXML(xmls.with_uuid(marked, network.UUIDString()))
+        _carry_out(network, entries.edits(xml, there.xml, names) or ())
+    _define(connection, xmls.with_uuid(marked, network.UUIDString()))
     return True
+
+
+def put_names(connection: Any, *, name: str, names: Mapping[str, str | None]) -> None:
+    """Give names an address in the DNS server of a network that is active, or take them away."""
+    network = _lookup(connection, name)
+    if network is None or not network.isActive():
+        return
+    there = network.XMLDesc()
+    edits = entries.name_edits(there, names)
+    if edits is None:
+        known = entries.addresses(there)
+        taken = [f"{each} {ip}" for each, ip in known.items() if each in names or ip in names.values()]
+        raise DriverError(
+            f"cannot change names in the network {name}: in the way are {', '.join(taken)}",
+            hint=f"virsh net-dumpxml {name} shows them",
+        )
+    _carry_out(network, edits)
+
+
+def _carry_out(network: Any, edits: Sequence[entries.Edit]) -> None:
+    for edit in edits:
+        network.update(
+            _COMMANDS[edit.command],
+            _SECTIONS[edit.section],
+            edit.ip,
+            edit.xml,
+            libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE,
+        )
 
 
 def remains_of_inactive(connection: Any, *, name: str, xml: str | None) -> xmls.NetworkRemains | None:

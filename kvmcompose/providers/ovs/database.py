@@ -19,8 +19,8 @@ PROJECT_KEY = "kvm-compose-project"
 CAPTURE_KEY = "kvm-compose-capture"
 #: The key in an interface's ``external_ids`` where libvirt notes the guest's MAC address.
 MAC_KEY = "attached-mac"
-#: The key there that names the logical port of OVN that it is (ovn-architecture(7)).
-INTERFACE_KEY = "iface-id"
+#: Likewise for the ID of the NIC, by which OpenFlow controllers and OVN know the port.
+ID_KEY = "iface-id"
 
 _Rows = list[dict[str, Any]]
 
@@ -115,13 +115,13 @@ def _database(bridges: _Rows, ports: _Rows, interfaces: _Rows, controllers: _Row
 
 
 def _port(port: dict[str, Any], interface: dict[str, Any], project: str | None) -> FoundPort:
-    ids = _map(interface.get("external_ids", ["map", []]))
+    noted = _map(interface.get("external_ids", ["map", []]))
     return FoundPort(
         name=port["name"],
         type=interface.get("type", ""),
         options=_map(interface.get("options", ["map", []])),
-        mac=ids.get(MAC_KEY),
-        interface_id=ids.get(INTERFACE_KEY),
+        mac=noted.get(MAC_KEY),
+        interface_id=noted.get(ID_KEY),
         marked=project is not None and _map(port["external_ids"]).get(PROJECT_KEY) == project,
         error=next(iter(_values(interface.get("error", ["set", []]))), None),
     )

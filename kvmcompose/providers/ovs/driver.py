@@ -20,7 +20,6 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.ovs.database import LIST_ALL, Database, parse_database
 from kvmcompose.providers.ovs.interface import FoundBridge, SwitchChange, SwitchPlan
 from kvmcompose.providers.ovs.transaction import (
-    arguments_to_apply,
     arguments_to_change,
     arguments_to_remove,
     bridges_moved_to,
@@ -54,22 +53,8 @@ class OvsSwitches:
         others |= {name for name, row in found.ports.items() if row.bridge in others}
         return sorted(others & set(ports))
 
-    async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
-        found = await self._read()
-        ports: dict[str, list[str]] = {name: [] for name in found.of(project)}
-        for name in sorted(found.ports):
-            if (bridge := found.ports[name].bridge) in ports:
-                ports[bridge].append(name)
-        return ports
-
     async def observe(self, project: str, also: Collection[str] = ()) -> Mapping[str, FoundBridge]:
         return (await self._read()).of(project, also)
-
-    async def apply(self, plan: SwitchPlan) -> None:
-        arguments = arguments_to_apply(plan)
-        if arguments:
-            await self._prepare_pairs(plan)
-            await self._commit(arguments)
 
     async def change(self, change: SwitchChange) -> None:
         found = await self._read()

@@ -48,18 +48,9 @@ class FakeSwitches:
         }
         return sorted(others & set(ports))
 
-    async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
-        await self._host.call("bridges", project)
-        return {name: sorted(found.ports) for name, found in self._bridges(project).items()}
-
     async def observe(self, project: str, also: Collection[str] = ()) -> Mapping[str, FoundBridge]:
         await self._host.call("observe_bridges", project)
         return self._database().of(project, also)
-
-    async def apply(self, plan: SwitchPlan) -> None:
-        await self._host.call("apply_bridges", plan.project)
-        self._set(plan)
-        self._keep({plan.project}, dict(marked_ports(plan)))
 
     async def change(self, change: SwitchChange) -> None:
         await self._host.call("change_bridges", change.project)
@@ -79,14 +70,14 @@ class FakeSwitches:
         for guest in change.guests:
             port = moved.get(guest.name) or FakePort(marked=False)
             bridge = bridges.get(guest.bridge) or self._bridges("")[guest.bridge]
-            there = bridge.ports.setdefault(guest.name, port)
-            there.mac, there.interface_id = guest.mac, guest.interface_id or there.interface_id
+            port = bridge.ports.setdefault(guest.name, port)
+            port.mac, port.interface_id = guest.mac, guest.interface_id or port.interface_id
         for name in set(change.removed_bridges) - {bridge.name for bridge in change.bridges}:
             bridges.pop(name, None)
         if not bridges:
             self._host.world.bridges.pop(change.project, None)
         others = {found.owners[found.ports[name].bridge] or "" for name in moved}
-        others |= {""} if any(guest.interface_id for guest in change.guests) else set()
+        others |= {""} if any(guest.integration for guest in change.guests) else set()
         self._keep({change.project} | others, [*wanted, *change.removed_ports])
 
     async def remove(self, names: Sequence[str]) -> None:

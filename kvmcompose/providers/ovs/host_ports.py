@@ -11,7 +11,7 @@ import msgspec
 from kvmcompose.core.ovn_hosts import HostPort
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.ovs.database import INTERFACE_KEY, OvsdbTable
+from kvmcompose.providers.ovs.database import ID_KEY, OvsdbTable
 from kvmcompose.providers.ovs.driver import VSCTL, run_ovs
 
 #: The keys in ``external_ids`` of the interface: its project and its bridge.
@@ -59,7 +59,7 @@ class OvsHostPorts:
             *VSCTL, "--", "--may-exist", "add-port", wanted.bridge, name,
             "--", "set", "interface", name, "type=internal", f'mac="{wanted.mac}"',
             f'external_ids:{PROJECT_KEY}="{project}"', f'external_ids:{BRIDGE_KEY}="{wanted.bridge}"',
-            f'external_ids:{INTERFACE_KEY}="{wanted.interface_id}"',
+            f'external_ids:{ID_KEY}="{wanted.interface_id}"',
         ])  # fmt: skip
         lines = [f"address flush dev {name} scope global"]
         lines += [f"address replace {each} dev {name}" for each in wanted.addresses]
@@ -90,7 +90,7 @@ def _found(name: str, ids: Mapping[str, str], link: Mapping[str, Any]) -> HostPo
     return HostPort(
         name=name,
         bridge=ids.get(BRIDGE_KEY, ""),
-        interface_id=ids.get(INTERFACE_KEY, ""),
+        interface_id=ids.get(ID_KEY, ""),
         mac=link.get("address", ""),
         addresses=tuple(f"{each['local']}/{each['prefixlen']}" for each in addresses),
         mtu=link.get("mtu", 0),

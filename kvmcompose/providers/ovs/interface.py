@@ -29,14 +29,16 @@ class SwitchPlan(msgspec.Struct, frozen=True, kw_only=True):
 class GuestPort(msgspec.Struct, frozen=True, kw_only=True):
     """The tap of a running guest, and the bridge that it is to be a port of. ``mac`` is the guest's.
 
-    ``interface_id`` is the logical port that it is of, with OVN: then the bridge is the integration bridge,
-    which is no project's.
+    ``interface_id`` and ``vm_id`` are the UUIDs of the NIC and of its domain in libvirt, "" where unknown.
+    With ``integration`` the bridge is OVN's, which is no project's, and ``interface_id`` the logical port.
     """
 
     bridge: str
     name: str
     mac: str
-    interface_id: str | None = None
+    interface_id: str = ""
+    vm_id: str = ""
+    integration: bool = False
 
 
 class SwitchChange(SwitchPlan, frozen=True, kw_only=True):
@@ -57,8 +59,9 @@ class FoundPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A port, as Open vSwitch has it (``Port`` and ``Interface`` in ovs-vswitchd.conf.db(5)).
 
     ``type`` is empty for an interface of the host: an end of a veth pair, a NIC, the tap of a guest. ``mac``
-    and ``interface_id`` are written there by libvirt. ``marked`` is whether it was created for the project by
-    kvm-compose; a guest's port is not. ``error`` is why the switch could not set it up.
+    is the guest's and ``interface_id`` its NIC's, written there by libvirt. ``marked`` is whether it was
+    created for the project by kvm-compose; a guest's port is not. ``error`` is why the switch could not set
+    it up.
     """
 
     name: str
@@ -104,9 +107,6 @@ class Switches(Protocol):
     async def foreign(self, plan: SwitchPlan) -> Sequence[str]:
         """Return the names of the plan's bridges that exist and are not the project's."""
 
-    async def bridges(self, project: str) -> Mapping[str, Sequence[str]]:
-        """Return the project's bridges and the ports of each."""
-
     async def observe(self, project: str, also: Collection[str] = ()) -> Mapping[str, FoundBridge]:
         """Return the project's bridges, and ``also`` others by name, with all their ports.
 
@@ -116,20 +116,14 @@ class Switches(Protocol):
     async def foreign_ports(self, project: str, ports: Sequence[str]) -> Sequence[str]:
         """Return which of these interfaces are ports of bridges that are not the project's."""
 
-    async def apply(self, plan: SwitchPlan) -> None:
-        """Create all bridges and ports in one transaction; existing ones stay.
-
-        The interfaces that become ports must exist: create the veth pairs before, and set up the bridges' own
-        interfaces, which are created here, afterwards.
-        """
-
     async def change(self, change: SwitchChange) -> None:
         """Create, set, move and remove bridges and ports, in one transaction.
 
         A port that moves keeps its columns, and its interface stays up. Bridges and ports that are not the
         project's are never changed: removal passes over them, anything else raises DriverError before
         anything is changed. A guest's port is the project's wherever it is, if its MAC address is the
-        guest's. The interfaces that become ports must exist.
+        guest's. The interfaces that become ports must exist: create veth pairs before, and set up the
+        bridges' own interfaces afterwards.
         """
 
     async def remove(self, names: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from kvmcompose.core.deployable import SwitchBridge
 from kvmcompose.core.names import first_few
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.ovs.database import INTERFACE_KEY, MAC_KEY, PROJECT_KEY, Database, PortRow
+from kvmcompose.providers.ovs.database import ID_KEY, MAC_KEY, PROJECT_KEY, Database, PortRow
 from kvmcompose.providers.ovs.interface import (
     FAIL_MODE,
     GENEVE,
@@ -31,30 +31,8 @@ _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _PROTOCOLS = re.compile(r"OpenFlow1[0-5](,OpenFlow1[0-5])*")
 _CONTROLLER = re.compile(r"p?(tcp|ssl|unix):[^\s,\"]*")
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]+")
-_INTERFACE_ID = re.compile(r"[A-Za-z0-9_.-]{1,255}")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
-
-
-# -- a whole plan, whatever exists
-
-
-def arguments_to_apply(plan: SwitchPlan) -> list[str]:
-    """Return the arguments of ``ovs-vsctl``. Raises DriverError for values that it would misinterpret."""
-    mark = project_mark(plan.project)
-    datapath = _datapath(plan)
-    arguments: list[str] = []
-    for bridge in plan.bridges:
-        arguments += _bridge(bridge, datapath, mark)
-    for port, bridge_name in _device_ports(plan):
-        arguments += _port(bridge_name, port, mark)
-    for tunnel in plan.tunnels:
-        remote = _checked(_ADDRESS, tunnel.remote_ip, "tunnel's remote address")
-        arguments += _port(tunnel.bridge, tunnel.name, mark)
-        arguments += [
-            "--", "set", "interface", tunnel.name, f"type={GENEVE}",
-            f'options:remote_ip="{remote}"', f"options:key={tunnel.key:d}",
-        ]  # fmt: skip
-    return arguments
 
 
 def arguments_to_remove(names: Iterable[str]) -> list[str]:
@@ -85,16 +63,6 @@ def _device_ports(plan: SwitchPlan) -> Iterator[tuple[str, str]]:
         yield nic.nic, nic.bridge
 
 
-def _bridge(bridge: SwitchBridge, datapath: str, mark: str) -> list[str]:
-    name = _checked(_NAME, bridge.name, "bridge")
-    arguments = [
-        "--", "--may-exist", "add-br", name,
-        "--", "set", "bridge", name,
-        f"datapath_type={datapath}", _protocols(bridge), f"fail_mode={FAIL_MODE}", mark,
-    ]  # fmt: skip
-    return [*arguments, *_controller(bridge)]
-
-
 def _protocols(bridge: SwitchBridge) -> str:
     protocols = _checked(_PROTOCOLS, bridge.protocol, "protocol") if bridge.protocol else "[]"
     return f"protocols={protocols}"
@@ -107,18 +75,10 @@ def _controller(bridge: SwitchBridge) -> list[str]:
     return ["--", "set-controller", bridge.name, controller]
 
 
-def _port(bridge: str, port: str, mark: str) -> list[str]:
-    bridge, port = _checked(_NAME, bridge, "bridge"), _checked(_NAME, port, "port")
-    return ["--", "--may-exist", "add-port", bridge, port, "--", "set", "port", port, mark]
-
-
 def _checked(pattern: re.Pattern[str], text: str, what: str) -> str:
     if not pattern.fullmatch(text):
         raise DriverError(f"invalid {what} for Open vSwitch: {text!r}")
     return text
-
-
-# -- a change, given what exists
 
 
 def arguments_to_change(change: SwitchChange, found: Database) -> list[list[str]]:
@@ -160,7 +120,7 @@ def refuse_foreign(change: SwitchChange, found: Database) -> None:
     """Raise DriverError for bridges and ports that are not the project's, and for missing bridges."""
     named = {bridge.name for bridge in change.bridges}
     kept = {name for name, owner in found.owners.items() if owner == change.project}
-    integration = {guest.bridge for guest in change.guests if guest.interface_id is not None}
+    integration = {guest.bridge for guest in change.guests if guest.integration}
     allowed = kept - set(change.removed_bridges) | named | integration & found.owners.keys()
     others = sorted(name for name in named if found.owners.get(name, change.project) != change.project)
     if others:
@@ -257,16 +217,17 @@ def _settings(change: SwitchChange, ports: dict[str, PortRow]) -> Iterator[str]:
 
 
 def _of_guest(guest: GuestPort, row: PortRow | None) -> Iterator[str]:
-    """Write what libvirt writes, where the row was lost with its bridge."""
+    """Write what libvirt writes, where the row was lost (virNetDevOpenvswitchAddPort)."""
     mac = _checked(_MAC, guest.mac, "MAC address")
-    if row is None or (row.port.mac or "").lower() != mac.lower():
-        yield from (
-            "--", "set", "interface", guest.name,
-            f'external_ids:{MAC_KEY}="{mac}"', "external_ids:iface-status=active",
-        )  # fmt: skip
-    if guest.interface_id is not None and (row is None or row.port.interface_id != guest.interface_id):
-        identity = _checked(_INTERFACE_ID, guest.interface_id, "name of a logical port")
-        yield from ("--", "set", "interface", guest.name, f'external_ids:{INTERFACE_KEY}="{identity}"')
+    is_its_own = row is not None and (row.port.mac or "").lower() == mac.lower()
+    if row is not None and is_its_own and guest.interface_id in ("", row.port.interface_id):
+        return
+    ids = {ID_KEY: guest.interface_id, "vm-id": guest.vm_id}
+    yield from (
+        "--", "set", "interface", guest.name,
+        f'external_ids:{MAC_KEY}="{mac}"', "external_ids:iface-status=active",
+        *(f'external_ids:{key}="{_checked(_UUID, each, "UUID")}"' for key, each in ids.items() if each),
+    )  # fmt: skip
 
 
 def _del_port(name: str) -> tuple[str, ...]:

@@ -61,6 +61,9 @@ ServiceParameter = Annotated[Service, Depends(_service)]
 Who = Annotated[Asker, Depends(_asker)]
 Name = Annotated[str, Path(json_schema_extra={"pattern": PROJECT_PATTERN})]
 Uuid = Annotated[str, Path(json_schema_extra={"format": "uuid"})]
+#: How long a request for a console may wait, in seconds: proxies end what is silent for a minute.
+MOST_WAITING = 30
+
 After = Annotated[int, Query(ge=0, le=MAX_SEQUENCE, description="Only lines after this one.")]
 
 router = APIRouter(prefix="/api", dependencies=[Depends(_known_parameters)])
@@ -173,9 +176,13 @@ async def get_console(
     after: Annotated[
         int | None, Query(ge=0, le=MAX_SEQUENCE, description="From this offset (default: the end).")
     ] = None,
+    wait: Annotated[
+        int,
+        Query(ge=0, le=MOST_WAITING, description="Seconds to wait, where nothing follows the offset yet."),
+    ] = 0,
 ) -> Response:
     """What the serial console of a guest has printed since its last start, at most 262144 bytes of it."""
-    return Reply(await service.orchestrator.console(service.own(who, name), guest, after))
+    return Reply(await service.console(who, name, guest, after, wait))
 
 
 @router.get("/deployments/{name}/capture", **described(None, _CONFLICT, _BAD_GATEWAY, stream=PCAP))

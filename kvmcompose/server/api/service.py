@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from http import HTTPStatus
 from pathlib import Path
 
+from kvmcompose.core.access import ConsolePart
 from kvmcompose.core.commands import PROJECT_PATTERN, Capture, Command
 from kvmcompose.core.deployment import Action, Deployment, Health, LogLine, NewDeployment, Step
 from kvmcompose.core.errors import KvmComposeError, RefusedError
@@ -178,6 +179,19 @@ class Service:
             raise
         except KvmComposeError as error:  # the state, or a file that should have been sent
             raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, error.message, hint=error.hint) from error
+
+    async def console(self, asker: Asker, name: str, guest: str, after: int | None, wait: int) -> ConsolePart:
+        """Return what a console has printed from an offset; wait for it no longer than the server runs."""
+        deployment = self.own(asker, name)
+        reading = asyncio.create_task(self.orchestrator.console(deployment, guest, after, wait))
+        stopping = asyncio.create_task(self.stopping.wait())
+        try:
+            await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
+            return await reading if reading.done() else ConsolePart(start=after or 0, data=b"")
+        finally:
+            for task in (reading, stopping):
+                task.cancel()
+            await asyncio.gather(reading, stopping, return_exceptions=True)
 
     async def capture(self, asker: Asker, name: str, wanted: Capture) -> Packets:
         """Start to capture packets of a deployment."""

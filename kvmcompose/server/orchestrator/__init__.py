@@ -133,14 +133,19 @@ class Orchestrator:
         context = self._context(deployment)
         return await Snapshots(context, await context.read_current()).shown(guest)
 
-    async def console(self, deployment: Deployment, name: str, after: int | None) -> ConsolePart:
-        """What a guest's console has printed from an offset, or the end of it. Raises RefusedError."""
+    async def console(
+        self, deployment: Deployment, name: str, after: int | None, wait: int = 0
+    ) -> ConsolePart:
+        """What a guest's console has printed from an offset, or the end of it. Raises RefusedError.
+
+        Where it has printed nothing since, this waits for it, at most ``wait`` seconds.
+        """
         context = self._context(deployment)
         testbed = await context.read_current()
         guest = context.guest(testbed, name)
         host = context.host_of(guest, testbed)
         path = context.folder_on(host) / console_log(guest.state.identity)
-        start, data = await host.disks.read_from(path, after, CONSOLE_BYTES)
+        start, data = await host.disks.read_from(path, after, CONSOLE_BYTES, wait=wait)
         return ConsolePart(start=start, data=data)
 
     async def capture(self, deployment: Deployment, wanted: Capture) -> Packets:

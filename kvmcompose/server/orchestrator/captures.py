@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from kvmcompose.core.commands import Capture
 from kvmcompose.core.deployable import LibvirtNetwork, SwitchBridge
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.core.names import near_names
 from kvmcompose.core.state import Interface
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
-_ON = ("running", "paused")
+_ON = ("running", "paused", "pmsuspended")
 
 
 class WrongCaptureError(KvmComposeError):
@@ -108,7 +108,7 @@ async def _bridge(
     context: Context, testbed: LoadedTestbed, bridge: SwitchBridge, wanted: Capture
 ) -> AsyncGenerator[bytes]:
     host = context.host(testbed.state.testbed_hosts[bridge.host])
-    if bridge.name not in await host.switches.bridges(testbed.project):
+    if bridge.name not in await host.switches.observe(testbed.project):
         raise _down(wanted.target)
     await _check_filter(host, wanted)
     return host.captures.bridge(testbed.project, bridge.name, wanted)
@@ -118,7 +118,8 @@ async def _network(
     context: Context, testbed: LoadedTestbed, network: LibvirtNetwork, wanted: Capture
 ) -> AsyncGenerator[bytes]:
     host = context.host(testbed.state.testbed_hosts[network.host])
-    if not (await host.hypervisor.networks(testbed.project)).get(network.name, False):
+    found = (await host.hypervisor.found_networks(testbed.project)).get(network.name)
+    if found is None or not found.active:
         raise _down(wanted.target)
     await _check_filter(host, wanted)
     return host.captures.interface(network.bridge, wanted)
@@ -143,6 +144,6 @@ def _unknown(testbed: LoadedTestbed, name: str) -> WrongCaptureError:
     plan = testbed.network_plan
     known = [*testbed.guests, *(bridge.segment for bridge in plan.bridges)]
     known += [plan.network.name] if plan.network is not None else []
-    near = difflib.get_close_matches(name, known, 3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known[:20])}"
-    return WrongCaptureError(f"there is no guest or bridge {name!r} in {testbed.project}", hint=hint)
+    return WrongCaptureError(
+        f"there is no guest or bridge {name!r} in {testbed.project}", hint=near_names(name, known)
+    )

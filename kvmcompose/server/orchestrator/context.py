@@ -13,6 +13,7 @@ import msgspec
 from kvmcompose.core.deployment import Deployment
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
+from kvmcompose.core.names import near_names
 from kvmcompose.core.once import once
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.effects.server_places import this_machine
@@ -21,17 +22,13 @@ from kvmcompose.hosts.blob_store import HOSTED
 from kvmcompose.providers.drivers import Drivers, HostDrivers
 from kvmcompose.providers.guest.interface import GuestShell
 from kvmcompose.providers.libvirt.interface import DomainState
+from kvmcompose.server.orchestrator.built_testbed import read_testbed
+from kvmcompose.server.orchestrator.deployed import Deployed, decode_deployed
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
 from kvmcompose.server.orchestrator.stages import side_by_side
-from kvmcompose.server.orchestrator.testbed import (
-    Deployed,
-    LoadedGuest,
-    LoadedTestbed,
-    decode_deployed,
-    read_testbed,
-)
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 from kvmcompose.server.people import Person
-from kvmcompose.server.store import Store
+from kvmcompose.server.store import ADDRESS_MARK, Store
 
 
 @functools.cache
@@ -187,30 +184,46 @@ class Context:
         return (await self.addresses([guest], testbed))[guest.name]
 
     async def addresses(
-        self, guests: Collection[LoadedGuest], testbed: LoadedTestbed
+        self,
+        guests: Collection[LoadedGuest],
+        testbed: LoadedTestbed,
+        leases: Mapping[str, str] | None = None,
     ) -> dict[str, str | None]:
         """The addresses of guests, by name, as ``address``. The network is asked once, if at all."""
-        leases: Mapping[str, str] = {}
+        found = {guest.name: guest.address for guest in guests}
+        asking = [guest for guest in guests if guest.address == "dynamic"]
         network = testbed.network_plan.network
-        if network is not None and any(guest.address == "dynamic" for guest in guests):
-            hypervisor = self.host(testbed.state.testbed_hosts[network.host]).hypervisor
-            leases = await hypervisor.leases(network.name)
+        if network is None or not asking:
+            return found
+        hypervisor = self.host(testbed.state.testbed_hosts[network.host]).hypervisor
+        given = leases if leases is not None else await hypervisor.leases(network.name)
+        known = self.store.marks(self.project, ADDRESS_MARK)
         reachable = testbed.network_plan.reachable
 
-        def leased(guest: LoadedGuest) -> str | None:
-            macs = (nic.mac for nic in guest.state.interfaces if nic.bridge in reachable)
-            return next((leases[mac] for mac in macs if mac in leases), None)
+        async def leased(guest: LoadedGuest) -> str | None:
+            identity = guest.state.identity
+            macs = [nic.mac.lower() for nic in guest.state.interfaces if nic.bridge in reachable]
+            address = next((given[mac] for mac in macs if mac in given), None)
+            before = known.get(identity)
+            if address is None and before is not None:
+                # the network was made again, and the guest has not asked since
+                answers = await side_by_side(hypervisor.answers(mac, before) for mac in macs)
+                return before if any(answers) else None
+            if address != before:
+                self.store.put_mark(self.project, ADDRESS_MARK, identity, address)
+            return address
 
-        return {
-            guest.name: leased(guest) if guest.address == "dynamic" else guest.address for guest in guests
-        }
+        names = [guest.name for guest in asking]
+        return found | dict(zip(names, await side_by_side(map(leased, asking)), strict=True))
 
     def guest(self, testbed: LoadedTestbed, name: str) -> LoadedGuest:
         """A guest that runs, by name. Raises RefusedError."""
         found = testbed.guests.get(name)
         if found is None:
-            known = ", ".join(list(testbed.guests)[:20]) or "none"
-            raise RefusedError(f"there is no guest {name!r}", hint=f"there are: {known}")
+            raise RefusedError(f"there is no guest {name!r}", hint=near_names(name, testbed.guests))
         if found.run is None:
-            raise RefusedError(f"{name} is a {found.state.kind} guest, and cannot run yet")
+            kind = found.state.kind
+            if any(each.guest == name for each in testbed.resources):
+                raise RefusedError(f"{name} is a {kind} guest: this works with libvirt guests only")
+            raise RefusedError(f"{name} is a {kind} guest, and cannot run yet")
         return found

@@ -21,7 +21,8 @@ from kvmcompose.hosts.transfer_plan import needed_files, note_moved, note_stale
 from kvmcompose.images.qcow2 import ImageHeader
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.action_log import RunningStep
-from kvmcompose.server.orchestrator.distribute import STAGE, Distribution
+from kvmcompose.server.orchestrator.distribute import Distribution
+from kvmcompose.server.orchestrator.host_transfers import STAGE
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import PRIVATE, LoadedGuest
@@ -58,6 +59,7 @@ class DiskMoves:
                 hint = error.hint if isinstance(error, KvmComposeError) else None
                 found.append((f"{guest.name} cannot move from {source}: {error}", hint))
                 continue
+            self._files.weigh(source, change.ref.host, size)
             if change.ref.host != self._main.name:
                 arriving[change.ref.host] = arriving.get(change.ref.host, 0) + size.allocated
         return [*found, *await self._check_room(arriving)]

@@ -7,7 +7,7 @@ has moved on, and those that have not arrived as a whole. A host's own record sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -19,7 +19,7 @@ from kvmcompose.hosts.transfer_plan import Sent, read_sent
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.server.orchestrator.context import Context
-from kvmcompose.server.orchestrator.testbed import LoadedGuest
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 
 class SeenHosts(Protocol):
@@ -57,10 +57,11 @@ class DiskPlaces(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def find_places(
-    view: SeenHosts, main: str, guests: Sequence[LoadedGuest], abandoned: Sequence[str]
+    view: SeenHosts, main: str, testbed: LoadedTestbed, abandoned: Sequence[str]
 ) -> DiskPlaces:
-    """Return where disks are. Hosts that do not answer are left out."""
-    search = _Search(view, main, abandoned)
+    """Return where the disks of a testbed are. Hosts that do not answer are left out."""
+    guests = testbed.runnable
+    search = _Search(view, main, abandoned, testbed.source.to_be_made)
     await search.look()
     for guest in guests:
         if guest.run is not None and guest.run.disk is not None:
@@ -69,12 +70,20 @@ async def find_places(
 
 
 class _Search:
-    def __init__(self, view: SeenHosts, main: str, abandoned: Sequence[str]) -> None:
+    def __init__(
+        self, view: SeenHosts, main: str, abandoned: Sequence[str], to_be_made: Collection[str]
+    ) -> None:
         self._view = view
         self._main = main
         self._abandoned = abandoned
+        self._to_be_made = to_be_made
         self._sent: Mapping[str, Sent] = {}
         self._held: dict[str, Inventory] = {}
+        #: By path of a disk: the hosts with a copy that is not to be used, with one that is, and the hosts
+        #: that are gone and had it.
+        self._stale_on: dict[str, list[str]] = {}
+        self._usable_on: dict[str, list[str]] = {}
+        self._gone_with: dict[str, list[str]] = {}
         self._on: dict[str, set[str]] = {}
         self._moving: dict[str, str] = {}
         self._stale: dict[str, list[str]] = {}
@@ -93,13 +102,28 @@ class _Search:
             except KvmComposeError:
                 continue
             self._on[name] = {each.guest for each in domains.values() if each.state != "shut off"}
+        self._index()
+
+    def _index(self) -> None:
+        """Note by path who has it: there are as many paths on each host as guests."""
+        for name in (*self._held, self._main):
+            for path in self._sent.get(name, Sent()).stale:
+                self._stale_on.setdefault(path, []).append(name)
+        for name, held in self._held.items():
+            for path in held.delivered.keys() - self._sent.get(name, Sent()).stale:
+                self._usable_on.setdefault(path, []).append(name)
+        for name in self._sent:
+            if name in self._view.hosts or name == self._main:
+                continue
+            for path in self._sent[name].files:
+                self._gone_with.setdefault(path, []).append(name)
 
     async def place(self, guest: LoadedGuest, path: str) -> None:
         """Find out which host has a guest's disk."""
         wanted = guest.state.testbed_host
-        self._stale[guest.name] = [name for name in (*self._held, self._main) if self._is_stale(name, path)]
-        having = [name for name in self._held if self._has(name, path)]
-        gone = [name for name, each in self._sent.items() if path in each.files and self._is_gone(name)]
+        self._stale[guest.name] = self._stale_on.get(path, [])
+        having = self._usable_on.get(path, [])
+        gone = self._gone_with.get(path, [])
         if having == [wanted] or not (having or gone or wanted != self._main):
             return
         data = [name for name in having if name != wanted and await self._has_data(name, guest, path)]
@@ -151,19 +175,13 @@ class _Search:
         drivers = self._view.hosts[host]
         return not await drivers.disks.pristine(self._view.context.folder_on(drivers) / path)
 
-    def _has(self, host: str, path: str) -> bool:
-        return path in self._held[host].delivered and not self._is_stale(host, path)
-
-    def _is_gone(self, host: str) -> bool:
-        return host not in self._view.hosts and host != self._main
-
     async def _main_has_data(self, guest: LoadedGuest, path: str) -> bool:
         """Return whether the main host's disk is more than what was built.
 
         That a disk without a backing file has data says nothing: it may be a copy of an image.
         """
         main = self._view.hosts[self._main]
-        if self._is_stale(self._main, path):
+        if self._is_stale(self._main, path) or path in self._to_be_made:
             return False
         if guest.name in self._on.get(self._main, ()):
             return True

@@ -1,4 +1,4 @@
-"""Sending other hosts what their guests need, and nothing that they have.
+"""Sending the hosts of a testbed what their guests need, and nothing that they have.
 
 Images, unmodified ones and golden ones, are sent as blobs: once per host. Seeds and disks belong to one guest
 each. A disk is sent once; from then on what its guest writes is on its host, and only there.
@@ -6,48 +6,20 @@ each. A disk is sent once; from then on what its guest writes is on its host, an
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.effects.threads import in_thread
-from kvmcompose.hosts.blob_store import Blob, BlobStore, Inventory
-from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.transfer_plan import (
-    Digests,
-    NeededFile,
-    Sent,
-    needed_files,
-    note_file,
-    note_sent,
-    note_stale,
-    read_sent,
-)
+from kvmcompose.hosts.blob_store import FileSize
+from kvmcompose.hosts.transfer_plan import Digests, note_stale
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.server.action_log import ActionLog, RunningStep
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.delivery import Delivery
 from kvmcompose.server.orchestrator.disk_places import DiskPlaces
-from kvmcompose.server.orchestrator.growth import GrowingDisk, HostedDisks, WantedFile
-from kvmcompose.server.orchestrator.stages import shielded
+from kvmcompose.server.orchestrator.host_transfers import HostTransfers, TransferTask, disk_of
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
-
-STAGE = "distribute"
-#: How often the progress of a large transfer is reported, in seconds.
-_REPORT_SECONDS = 5.0
-#: What is in the way, and a hint.
-Reason = tuple[str, str | None]
-
-
-class _Task(msgspec.Struct, frozen=True, kw_only=True):
-    """What all transfers of one ``up`` have in common."""
-
-    context: Context
-    testbed: LoadedTestbed
-    digests: Digests
-    provision: bool
 
 
 class Distribution:
@@ -68,11 +40,13 @@ class Distribution:
         self._provision = provision
         #: Where disks are that are not where their guests are placed.
         self.places = DiskPlaces()
-        task = _Task(context=context, testbed=testbed, digests=self._digests, provision=provision)
+        #: Sizes of disks that move, in bytes: what is sent to a host for them, and the room that they take.
+        self.moving: dict[str, FileSize] = {}
+        task = TransferTask(context=context, testbed=testbed, digests=self._digests, provision=provision)
         self._main = context.host(testbed.main_host)
         self.main = self._main.name
         self._others = {
-            name: OtherHost(task, drivers, drivers.blobs)
+            name: HostTransfers(task, drivers, drivers.blobs)
             for name, drivers in hosts.items()
             if name != testbed.main_host.name and drivers.blobs is not None
         }
@@ -81,9 +55,16 @@ class Distribution:
             Delivery(task, self._main, self._main.blobs) if self._main.blobs is not None else None
         )
 
-    def to(self, name: str) -> OtherHost | None:
+    def to(self, name: str) -> HostTransfers | None:
         """Return the transfers to a host; None for a main host that uses the project folder itself."""
         return self._delivery if name == self._main.name else self._others.get(name)
+
+    def weigh(self, source: str, target: str, size: FileSize) -> None:
+        """Count a disk that moves: all go by way of the main host."""
+        for host in {self.main, target} - {source}:
+            known = self.moving.get(host, FileSize(0, 0))
+            taken = size.allocated if host == target else 0
+            self.moving[host] = FileSize(known.length + size.length, known.allocated + taken)
 
     def arrive(self, places: DiskPlaces) -> None:
         """Take in where disks are, before hosts are looked at. New disks do not depend on old ones."""
@@ -95,7 +76,7 @@ class Distribution:
 
     def digest_of(self, path: Path) -> str:
         """Return the SHA-256 of a file of the main host. Reads it: call it in a thread. Raises OSError."""
-        return self._digests.of(path)
+        return self._digests.of(path.resolve())
 
     async def recheck(self) -> None:
         """Look at files again: golden images may have been rebuilt."""
@@ -107,13 +88,13 @@ class Distribution:
 
     def is_to_be_put(self, guest: LoadedGuest) -> bool:
         """Whether the main host has no disk of a guest, or will be sent another one."""
-        return self._delivery is not None and self._delivery.lacks(_disk(guest))
+        return self._delivery is not None and self._delivery.lacks(disk_of(guest))
 
     # -- disks, wherever they are
 
     def path(self, guest: LoadedGuest) -> Path:
         """Return the path of a guest's disk on its host."""
-        return self._context.folder_on(self._context.host_of(guest, self.testbed)) / _disk(guest)
+        return self._context.folder_on(self._context.host_of(guest, self.testbed)) / disk_of(guest)
 
     async def has_data(self, guest: LoadedGuest) -> bool:
         """Whether a guest has written to its disk."""
@@ -134,386 +115,15 @@ class Distribution:
         other = self._others.get(guest.state.testbed_host)
         source = self.places.moving.get(guest.name)
         if source is not None:
-            await in_thread(note_stale, self.testbed.folder, source, _disk(guest), stale=True)
+            await in_thread(note_stale, self.testbed.folder, source, disk_of(guest), stale=True)
             if source in self._others:
-                await self._others[source].drop(_disk(guest))
+                await self._others[source].drop(disk_of(guest))
             moving = {name: host for name, host in self.places.moving.items() if name != guest.name}
             self.arrive(msgspec.structs.replace(self.places, moving=moving))
         if other is not None:
-            await other.drop(_disk(guest))  # a new one is sent
-        here = self.testbed.folder / _disk(guest)
+            await other.drop(disk_of(guest))  # a new one is sent
+        here = self.testbed.folder / disk_of(guest)
         if other is None or not await self._main.disks.pristine(here):
             await self._main.disks.reset_overlay(here)
         if source is not None:
-            await in_thread(note_stale, self.testbed.folder, source, _disk(guest), stale=False)
-
-
-class OtherHost:
-    """Transfers to a host that is not the main host."""
-
-    def __init__(self, task: _Task, drivers: HostDrivers, blobs: BlobStore) -> None:
-        self.name = drivers.name
-        self._project = task.context.project
-        self._context = task.context
-        self._digests = task.digests
-        self._provision = task.provision
-        self._folder = task.testbed.folder
-        self._to_be_made = task.testbed.source.to_be_made
-        self._folder_there = task.context.folder_on(drivers)
-        self._guests = [guest for guest in task.testbed.runnable if guest.state.testbed_host == self.name]
-        self._elsewhere = [guest for guest in task.testbed.runnable if guest.state.testbed_host != self.name]
-        self._disks = drivers.disks
-        self._blobs = blobs
-        self._delivered: dict[str, str] = {}
-        #: Disks that move here: they are not sent as they were built.
-        self._incoming: frozenset[str] = frozenset()
-        self._stored: frozenset[str] = frozenset()
-        self._growing: dict[str, GrowingDisk] = {}
-        self._golden: frozenset[str | None] = frozenset()  # on other hosts they are images
-        #: Disks of the golden images that the host's guests are clones of, by name.
-        self.golden = {
-            golden.name: _disk(golden)
-            for golden in task.testbed.golden
-            if any(guest.golden == golden.name for guest in self._guests)
-        }
-        self._reader: OwnerFiles | None = None
-        #: How much ``look`` found that the host lacks, in bytes.
-        self.lacking_bytes = 0
-        #: What is in the way of the transfers, found by ``look``.
-        self.refusals: list[Reason] = []
-
-    # -- before anything is changed
-
-    def expect(self, disks: frozenset[str]) -> None:
-        """Leave out disks that move here from another host."""
-        self._incoming = disks
-
-    async def look(self, running: Collection[str], held: Inventory) -> list[str]:
-        """Return the paths of what the host lacks; disks of ``running`` guests stay as they are.
-
-        ``held`` is what it has. Raises DriverError when the host cannot be used.
-        """
-        self._delivered = await in_thread(self._usable, held)
-        self._stored = held.stored
-        # before a member's main host was sent anything
-        wanted = await self._wanted(first=True)
-        self._growing = await self._find_growing(wanted, self._context.member)
-        self.refusals = [*self._check_room(held, wanted)]
-        if not self._provision:
-            self.refusals += await self._check_disks(wanted)
-        return self._lacking(wanted, running)
-
-    def _usable(self, held: Inventory) -> dict[str, str]:
-        """Return what was delivered, without copies of disks that are not to be used."""
-        stale = read_sent(self._folder).get(self.name, Sent()).stale
-        return {path: digest for path, digest in held.delivered.items() if path not in stale}
-
-    def _lacking(self, wanted: Mapping[str, WantedFile], running: Collection[str]) -> list[str]:
-        in_use = self._in_use(running)
-        return [
-            path
-            for path, each in wanted.items()
-            if path not in in_use
-            and (
-                path in self._growing
-                or self._is_to_be_put(path, each)
-                or (each.file.shared and self._delivered.get(path) != each.digest)
-            )
-        ]
-
-    def _in_use(self, running: Collection[str]) -> set[str | None]:
-        return {_disk_or_none(guest) for guest in self._guests if guest.name in running}
-
-    def _check_room(self, held: Inventory, wanted: Mapping[str, WantedFile]) -> Iterator[Reason]:
-        needed = sum(
-            max(0, file.size - held.parts.get(digest, 0))
-            for digest, file in _shared(wanted).items()
-            if digest not in self._stored
-        )
-        needed += sum(each.file.size for path, each in wanted.items() if self._is_to_be_put(path, each))
-        self.lacking_bytes = needed
-        if needed > held.room:
-            yield (
-                f"not enough free space: {_mib(needed)} needed, {_mib(held.room)} free",
-                "images of all testbeds are in /var/lib/kvm-compose/.store there",
-            )
-
-    async def _check_disks(self, wanted: Mapping[str, WantedFile]) -> list[Reason]:
-        """Find disks with data that would be lost."""
-        lost = [
-            guest.name
-            for guest in self._guests
-            if (disk := _disk_or_none(guest)) is not None
-            and disk in self._delivered
-            and self._is_to_be_put(disk, wanted[disk])
-            and await self.has_data(disk)
-        ]
-        reasons: list[Reason] = []
-        if lost:
-            reasons.append(
-                (
-                    f"the disks of {', '.join(lost)} were rebuilt, and those on the host have data",
-                    "kvm-compose up --provision replaces them: what the guests wrote is lost",
-                )
-            )
-        return reasons
-
-    # -- disks
-
-    def has(self, disk: str) -> bool:
-        """Whether the host has a disk."""
-        return disk in self._delivered
-
-    async def has_data(self, disk: str) -> bool:
-        """Whether the host has a disk that a guest has written to."""
-        return disk in self._delivered and not await self._disks.pristine(self._folder_there / disk)
-
-    async def _find_growing(
-        self, wanted: Mapping[str, WantedFile], files: OwnerFiles | None = None
-    ) -> dict[str, GrowingDisk]:
-        if self._provision:
-            return {}
-        disks = HostedDisks(
-            delivered=self._delivered,
-            header=lambda path: self._disks.header(self._folder_there / path),
-            pristine=lambda path: self._disks.pristine(self._folder_there / path),
-            golden=self._golden,
-            files=files or self._reader,
-        )
-        there = {path: each for path, each in wanted.items() if path not in self._to_be_made}
-        return {**await disks.growing(there), **await self._to_grow(wanted)}
-
-    async def _to_grow(self, wanted: Mapping[str, WantedFile]) -> dict[str, GrowingDisk]:
-        """Return the disks with data that grow once the build has made larger ones."""
-        found = {}
-        for path, made in self._to_be_made.items():
-            if made.grows_to is None or path not in wanted or not await self.has_data(path):
-                continue
-            size = (await self._disks.header(self._folder_there / path)).virtual_size
-            if size <= made.grows_to:
-                found[path] = GrowingDisk(size, made.grows_to)
-        return found
-
-    async def _grow(
-        self, wanted: Mapping[str, WantedFile], in_use: Collection[str | None], step: RunningStep
-    ) -> None:
-        for path, each in self._growing.items():
-            if path in in_use:
-                step.say(f"{path} {each}, when its guest is off: kvm-compose down && kvm-compose up")
-                continue
-            if each.before != each.after:
-                await shielded(self._disks.grow(self._folder_there / path, each.after))
-                step.say(f"{path} {each}")
-            await shielded(self._blobs.note(self._project, path, wanted[path].digest))
-
-    async def drop(self, disk: str) -> None:
-        """Remove a disk."""
-        await self._disks.remove(self._folder_there / disk)
-        self._delivered.pop(disk, None)
-
-    # -- sending
-
-    async def send(self, running: Collection[str], failed: Collection[str], log: ActionLog) -> None:
-        """Send what the host lacks. Raises StepFailedError.
-
-        Disks of ``running`` guests stay as they are; what ``failed`` guests need is left out.
-        """
-        with log.step(STAGE, "look", host=self.name) as step:
-            wanted = await self._wanted(failed)
-            step.skip()
-        sent = 0
-        for digest, file in _shared(wanted).items():
-            if digest not in self._stored:
-                sent += await self._send_image(digest, file, log)
-        with log.step(STAGE, "files", host=self.name) as step:
-            sent += await self._send_files(wanted, running, step)
-            await self._finish(wanted)
-            if sent:
-                step.say(f"{_mib(sent)} sent to {self.name}")
-            else:
-                step.skip()
-
-    async def _finish(self, wanted: Mapping[str, WantedFile]) -> None:
-        """Record what was sent, beside disks that stay here."""
-        here = {path: each for path, each in wanted.items() if path not in self._incoming}
-        files = {path: each.digest for path, each in here.items() if not each.file.shared}
-
-        def note() -> None:
-            before = read_sent(self._folder).get(self.name, Sent())
-            kept = {path: each for path, each in before.files.items() if path in self._delivered}
-            after = Sent(frozenset(_shared(wanted)), kept | files, before.stale - files.keys())
-            note_sent(self._folder, self.name, after)
-
-        await in_thread(note)
-
-    async def take_in(self, guest: LoadedGuest, digest: str, step: RunningStep) -> None:
-        """Record a disk that has moved here as what would be sent. It grows, if that is larger.
-
-        ``digest`` is that of its content.
-        """
-        path = _disk(guest)
-        held = await self._blobs.inspect(self._project, await self._context.read_home())
-        self._delivered = await in_thread(self._usable, held) | {path: digest}
-        self._incoming -= {path}
-        wanted = await self._wanted(only=guest.name)
-        self._growing = await self._find_growing({path: wanted[path]} | _below(path, wanted))
-        await self._grow(wanted, (), step)
-        if path not in self._growing:
-            await shielded(self._blobs.note(self._project, path, wanted[path].digest))
-        await in_thread(note_file, self._folder, self.name, path, wanted[path].digest)
-
-    async def _send_image(self, digest: str, file: NeededFile, log: ActionLog) -> int:
-        name = Path(file.path).name
-        with log.step(STAGE, f"send:{name}", host=self.name) as step:
-            sent, began = 0, time.monotonic()
-            reported = began
-
-            def progress(count: int) -> None:
-                nonlocal sent, reported
-                sent += count
-                if time.monotonic() - reported > _REPORT_SECONDS:
-                    reported = time.monotonic()
-                    step.say(f"{_mib(sent)} of {_mib(file.size)}")
-
-            await self._blobs.store(digest, file.source, progress)
-            if sent:
-                step.say(f"{name}: {_mib(sent)} sent in {time.monotonic() - began:.1f} s")
-        return sent
-
-    async def _send_files(
-        self, wanted: Mapping[str, WantedFile], running: Collection[str], step: RunningStep
-    ) -> int:
-        # before links change: they say what is there
-        self._growing = await self._find_growing(wanted)
-        in_use = self._in_use(running)
-        await self._grow(wanted, in_use, step)
-        links = {
-            path: each.digest
-            for path, each in wanted.items()
-            if each.file.shared and self._delivered.get(path) != each.digest
-        }
-        if links:
-            await self._blobs.link(self._project, links)
-        if self._provision:
-            for guest in self._elsewhere:
-                if (disk := _disk_or_none(guest)) in self._delivered and disk is not None:
-                    await self.drop(disk)
-        files = {
-            path: Blob(each.digest, each.file.source)
-            for path, each in wanted.items()
-            if path not in in_use and self._is_to_be_put(path, each)
-        }
-        for path in files:
-            if wanted[path].file.disk and not self._provision and await self.has_data(path):
-                raise DriverError(f"{path} was rebuilt, and the one on {self.name} has data")
-        sent: list[int] = []
-        if files:
-            await self._blobs.put(self._project, files, sent.append)
-        return sum(sent)
-
-    async def _wanted(
-        self, but: Collection[str] = (), *, first: bool = False, only: str | None = None
-    ) -> dict[str, WantedFile]:
-        """Return what the host's guests need, by path, except guests ``but``, or what one of them needs.
-
-        ``first``: of a member's project, as it is in the member's folder.
-        """
-        member = self._context.member if first else None
-        folder = self._folder if member is None else self._context.location
-        runs = [
-            guest.run
-            for guest in self._guests
-            if guest.run is not None and guest.name not in but and only in (None, guest.name)
-        ]
-
-        def find() -> dict[str, WantedFile]:
-            try:
-                digest_of = self._digests.of if member is None else member.digest
-                made = self._to_be_made
-                found = needed_files(folder, runs, member, made)
-                return {
-                    path: WantedFile(
-                        each, digest_of(each.source) if path not in made else made[path].digest or ""
-                    )
-                    for path, each in found.items()
-                }
-            except OSError as error:
-                raise DriverError(
-                    f"cannot read {error.filename}, which guests of {self.name} need: {error.strerror}",
-                    hint="kvm-compose generate links images again",
-                ) from error
-
-        return await in_thread(find)
-
-    def _is_to_be_put(self, path: str, wanted: WantedFile) -> bool:
-        if wanted.file.shared or path in self._growing or path in self._incoming:
-            return False
-        there = self._delivered.get(path)
-        return there != wanted.digest or (wanted.file.disk and self._provision)
-
-
-class Delivery(OtherHost):
-    """Transfers to the main host of a member's testbed: what all guests need, from the member's folder."""
-
-    def __init__(self, task: _Task, drivers: HostDrivers, blobs: BlobStore) -> None:
-        super().__init__(task, drivers, blobs)
-        self._guests = list(task.testbed.guests.values())
-        self.golden = {}  # they are made here, afterwards
-        self._elsewhere = []
-        self._golden = frozenset(_disk_or_none(guest) for guest in task.testbed.golden)
-        self._reader = task.context.member
-        self._to_come: set[str] = set()
-
-    async def look(self, running: Collection[str], held: Inventory) -> list[str]:
-        """As for any host."""
-        lacking = await super().look(running, held)
-        wanted = await self._wanted(first=True)
-        self._to_come = {path for path, each in wanted.items() if self._is_to_be_put(path, each)}
-        return lacking
-
-    def _usable(self, held: Inventory) -> dict[str, str]:
-        """Everything: what is not to be used is reset where it is."""
-        return dict(held.delivered)
-
-    def lacks(self, disk: str) -> bool:
-        """Whether the host has no such disk, or will be sent another one."""
-        return disk in self._to_come
-
-    async def has_data(self, disk: str) -> bool:
-        """Golden images do not count: scripts set them up again; clones in the way are found elsewhere."""
-        return disk not in self._golden and await super().has_data(disk)
-
-    async def _wanted(
-        self, but: Collection[str] = (), *, first: bool = False, only: str | None = None
-    ) -> dict[str, WantedFile]:
-        del first
-        return await super()._wanted(but, first=True, only=only)
-
-    async def _finish(self, wanted: Mapping[str, WantedFile]) -> None:
-        """Check what was delivered, where it cannot change any more."""
-        await self._blobs.check_images(self._project, wanted.keys())
-        self._to_come = set()
-
-
-def _shared(wanted: Mapping[str, WantedFile]) -> dict[str, NeededFile]:
-    """Return what is sent as a blob, by digest."""
-    return {each.digest: each.file for each in wanted.values() if each.file.shared}
-
-
-def _below(path: str, wanted: Mapping[str, WantedFile]) -> dict[str, WantedFile]:
-    """Return the backing files of a disk."""
-    return {each: wanted[each] for each in wanted[path].file.below}
-
-
-def _disk_or_none(guest: LoadedGuest) -> str | None:
-    return guest.run.disk if guest.run is not None else None
-
-
-def _disk(guest: LoadedGuest) -> str:
-    disk = _disk_or_none(guest)
-    assert disk is not None  # noqa: S101 (golden images and their clones have one)
-    return disk
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"
+            await in_thread(note_stale, self.testbed.folder, source, disk_of(guest), stale=False)

@@ -22,7 +22,7 @@ from kvmcompose.server.orchestrator.golden import RECORD
 from kvmcompose.server.orchestrator.kept_files import release_files
 from kvmcompose.server.orchestrator.left_behind import disks_left
 from kvmcompose.server.orchestrator.perform import perform
-from kvmcompose.server.orchestrator.plan import Differences, check_names, plan
+from kvmcompose.server.orchestrator.plan import TAKEN_DOWN, Differences, check_names, plan
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
 from kvmcompose.server.orchestrator.stages import shielded
@@ -107,7 +107,9 @@ class TakeDown:
         if failed or len(good) != len(hosts):
             raise StepFailedError(f"{self._context.project} is not down altogether")
         if self._command.guests:
-            self._log.say(f"{first_few(self._command.guests)} is down; disks are kept")
+            self._note_taken_down(view)
+            verb = "is" if len(self._command.guests) == 1 else "are"
+            self._log.say(f"{first_few(self._command.guests)} {verb} down; disks are kept")
             return None
         if self._command.purge:
             await self._purge(hosts)
@@ -118,6 +120,13 @@ class TakeDown:
         await in_thread(release_files, self._context, self._log)
         self._log.say(f"{project} is down")
         return Phase.DOWN
+
+    def _note_taken_down(self, view: View) -> None:
+        """Remember which guests are not up on purpose."""
+        store, project = self._context.store, self._context.project
+        intents = dict(store.marks(project, "intent"))
+        intents |= {view.identity(name): TAKEN_DOWN for name in self._command.guests}
+        store.set_intents(project, intents)
 
     async def _look(self, name: str, host: HostDrivers, found: Differences) -> bool:
         """Log what was found on a host; whether it answered, and has nothing of another main host."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from kvmcompose.core.deployment import Level
 from kvmcompose.core.once import once
 from kvmcompose.effects import private
+from kvmcompose.effects.files import digest_bytes
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
@@ -54,8 +56,24 @@ class GoldenImages:
         for golden in self._testbed.golden:
             noted = await in_thread(self._noted, golden.state.identity)
             if noted is not None and await self._is_unchanged(golden, noted):
-                found[golden.name] = noted.recipe
+                found[golden.name] = await in_thread(self._recipe, golden, noted)
         return found
+
+    def _recipe(self, golden: LoadedGuest, made: Frozen) -> str:
+        """Return what an image was made from, as this version would record it."""
+        is_same = made.recipe == _recipe_of_seed(self._testbed, golden)
+        return golden_recipe(self._testbed, golden) if is_same else made.recipe
+
+    def settle(self, names: Collection[str]) -> None:
+        """Record images that version 0.1 made, by name, as this version does. Writes a file."""
+        before = dict(self._record)
+        for golden in self._testbed.golden:
+            made = self._noted(golden.state.identity)
+            if made is not None and golden.name in names:
+                recipe = self._recipe(golden, made)
+                self._record[golden.state.identity] = msgspec.structs.replace(made, recipe=recipe)
+        if self._record != before:
+            self._write()
 
     def _noted(self, identity: str) -> Frozen | None:
         return self._record.get(identity)
@@ -132,7 +150,7 @@ class GoldenImages:
         await in_thread(self._remember, golden, await host.disks.signature(disk))
 
     def _remember(self, golden: LoadedGuest, signature: str) -> None:
-        self._record[golden.state.identity] = Frozen(self._testbed.golden_recipe(golden), signature)
+        self._record[golden.state.identity] = Frozen(golden_recipe(self._testbed, golden), signature)
         self._write()
 
     def _forget(self, golden: LoadedGuest) -> None:
@@ -153,3 +171,26 @@ def read_record(folder: Path) -> dict[str, Frozen]:
         return msgspec.json.decode(noted, type=dict[str, Frozen])
     except (OSError, msgspec.MsgspecError):
         return {}
+
+
+def golden_recipe(testbed: LoadedTestbed, golden: LoadedGuest) -> str:
+    """Return what a golden image is made from: user-data, scripts and context, and its base image.
+
+    Its address is not part of that: clones have their own. Reads the seed at first.
+    """
+    contents = testbed.seed_contents(golden)
+    if contents is None or not contents.archive:
+        return _recipe_of_seed(testbed, golden)
+    seen = (contents.user_data, contents.scripts, contents.context, contents.environment)
+    return f"2:{digest_bytes(msgspec.json.encode((*seen, _base(testbed, golden)), order='deterministic'))}"
+
+
+def _recipe_of_seed(testbed: LoadedTestbed, golden: LoadedGuest) -> str:
+    """Return what version 0.1 recorded: all of the seed, and the base image."""
+    return digest_bytes(f"{testbed.seed_digest(golden)}\n{_base(testbed, golden)}".encode())
+
+
+def _base(testbed: LoadedTestbed, golden: LoadedGuest) -> str:
+    """Return the base image, which is named by its content: links to images carry their digest."""
+    assert golden.run is not None  # noqa: S101 (a golden image runs)
+    return (testbed.source.backing_file(golden.run.disk) or "") if golden.run.disk else ""

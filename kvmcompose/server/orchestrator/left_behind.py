@@ -1,4 +1,4 @@
-"""Disks that no guest has any more: they are kept and named, until ``down --purge`` removes them."""
+"""Disks that no guest has any more: they are kept and named, until the user has them removed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,13 @@ async def name_left(context: Context, before: LoadedTestbed, after: LoadedTestbe
         if disk is None or disk in known:
             continue
         host = guest.state.testbed_host
-        log.say(f"the disk of {guest.name} stays: {disk} on {host}; kvm-compose down --purge removes it")
         if host == main:
             left.add(disk)
+        if host == main and context.member is None:
+            removes = f"kvm-compose clean --left-over {guest.name} removes it"
+        else:  # clean is of the project folder
+            removes = "kvm-compose down --purge removes it, with all other disks of the testbed"
+        log.say(f"the disk of {guest.name} stays: {disk} on {host}; {removes}")
     await in_thread(note_left, context.folder, main, left, known)
 
 

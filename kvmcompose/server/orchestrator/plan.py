@@ -10,7 +10,7 @@ import msgspec
 
 from kvmcompose.core.commands import Up
 from kvmcompose.core.errors import KvmComposeError, RefusedError
-from kvmcompose.core.names import first_few
+from kvmcompose.core.names import near_names
 from kvmcompose.core.resource import STOPPING, Change, Found, ReasonCode, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.providers.drivers import HostDrivers
@@ -19,6 +19,9 @@ from kvmcompose.server.orchestrator.resources import providers
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.stages import side_by_side
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
+
+#: What a guest is to be after a ``down`` of it alone, until the next ``up``.
+TAKEN_DOWN = "absent"
 
 
 class Differences(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,10 +82,16 @@ def _asked(wanted: Sequence[Resource], options: Up) -> dict[Ref, Asked]:
 
 
 def wanted_by(testbed: LoadedTestbed) -> list[Resource]:
-    """Return the resources that a testbed needs, kind by kind."""
+    """Return the resources that a testbed needs, kind by kind, without guests that were taken down alone."""
     found = [each for provider in dict.fromkeys(providers().values()) for each in provider.wanted(testbed)]
     order = {kind: number for number, kind in enumerate(providers())}
-    return sorted([*found, *testbed.resources], key=lambda each: order[each.ref.kind])
+    down = {name for name, intent in testbed.intents.items() if intent == TAKEN_DOWN}
+    up = [
+        each
+        for each in (*found, *testbed.resources)
+        if each.guest not in down or not providers()[each.ref.kind].RUNS
+    ]
+    return sorted(up, key=lambda each: order[each.ref.kind])
 
 
 async def _look(view: View) -> tuple[list[Found], dict[str, KvmComposeError]]:
@@ -163,9 +172,14 @@ def _scope(options: Up, testbed: LoadedTestbed) -> set[str] | None:
     """The guests that are changed, with their golden images; None for all."""
     if not options.guests:
         return None
-    named = {*options.guests, *options.rerun_guests, *options.recreate}
+    named = set(named_guests(options))
     golden = {testbed.guests[name].golden for name in named}
     return {*named, *filter(None, golden)}
+
+
+def named_guests(options: Up) -> list[str]:
+    """Return the guests that the options of an ``up`` name."""
+    return [*options.guests, *options.rerun_guests, *options.recreate]
 
 
 def check_names(names: Collection[str], known: Collection[str]) -> None:
@@ -173,8 +187,7 @@ def check_names(names: Collection[str], known: Collection[str]) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise RefusedError(
-            f"there is no guest {', '.join(map(repr, unknown))}",
-            hint=f"there are: {first_few(list(known), 20)}",
+            f"there is no guest {', '.join(map(repr, unknown))}", hint=near_names(unknown[0], known)
         )
 
 

@@ -15,6 +15,8 @@ from kvmcompose.server.orchestrator.project_folder import ProjectFolder
 class PlannedFolder(ProjectFolder):
     """``folder`` with ``files`` in place of those that are there now."""
 
+    before_build = True
+
     def __init__(self, folder: ProjectFolder, files: Mapping[str, FileToMake]) -> None:
         super().__init__(folder.location, folder.work, folder.member)
         self.to_be_made = files

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.deployment import Fault, Level, Step
@@ -10,20 +12,22 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.planned import PlannedChange, PlannedHost, PlannedRefusal, PlanRequest, TestbedPlan
 from kvmcompose.core.resource import STOPPING, Change, Ref, Verb
 from kvmcompose.effects.threads import in_thread
-from kvmcompose.reconcile.wording import because, subject
+from kvmcompose.hosts.blob_store import FileSize
+from kvmcompose.reconcile.wording import reasons_text, subject
 from kvmcompose.server.action_log import ActionLog
+from kvmcompose.server.orchestrator.built_testbed import read_testbed
 from kvmcompose.server.orchestrator.context import Context
-from kvmcompose.server.orchestrator.plan import check_names, digest_of
+from kvmcompose.server.orchestrator.plan import check_names, digest_of, named_guests
 from kvmcompose.server.orchestrator.planned_folder import PlannedFolder
-from kvmcompose.server.orchestrator.price import Price, Touched, durations
+from kvmcompose.server.orchestrator.price import Price, Touched, Transfer, durations
 from kvmcompose.server.orchestrator.resources import providers
 from kvmcompose.server.orchestrator.resources._work import Refusal
 from kvmcompose.server.orchestrator.resources.libvirt_domain import SHUT_DOWNS
-from kvmcompose.server.orchestrator.testbed import LoadedTestbed, read_testbed
+from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 from kvmcompose.server.orchestrator.up import BringUp, Examined
 
 #: The states of a guest that takes memory.
-_ON = ("running", "paused")
+_ON = ("running", "paused", "pmsuspended")
 #: How many of the latest steps are looked at for how long guests take to start.
 _TIMED_STEPS = 4000
 
@@ -35,15 +39,16 @@ async def preview(context: Context, request: PlanRequest) -> TestbedPlan:
     """
     testbed, refusals = await in_thread(_read, context, request)
     log = _Unwritten()
-    check_names(request.options.guests, testbed.guests)
+    check_names(named_guests(request.options), testbed.guests)
     bring_up = BringUp(context, testbed, request.options, log)
     try:
         await in_thread(bring_up.check_privileges)
+        await bring_up.check_abandoned()
     except KvmComposeError as error:
         refusals.append((error.message, error.hint))
     seen = await bring_up.examine()
     refusals += seen.refusals
-    hosts, seconds = _price(context, testbed, seen)
+    hosts, seconds = _price(context, testbed, seen, await _transfers(context, seen))
     return TestbedPlan(
         deployment=context.deployment,
         changes=tuple(_planned(seen, testbed)),
@@ -96,26 +101,50 @@ def _planned(seen: Examined, testbed: LoadedTestbed) -> Iterable[PlannedChange]:
             pending=ref not in due,
             follows=_follows(change, all_changes),
             reasons=change.reasons,
-            because=tuple(because(each) for each in change.reasons),
+            because=reasons_text(change),
             touches=touched.by(change),
             waits_for=providers()[ref.kind].WAITS_FOR or None if ref not in due and change.pending else None,
         )
 
 
 def _follows(change: Change, changes: Mapping[Ref, Change]) -> bool:
-    """Return whether something comes or goes with what it needs, of the same guest or of no guest."""
+    """Return whether something comes, goes or moves with what it needs, of the same guest or of no guest.
+
+    What is only known of a guest is forgotten with the reason for knowing it: nothing on a host changes.
+    """
     if change.verb is Verb.REMOVE:
         kinds = providers()
+        if kinds[change.ref.kind].ONLY_KNOWN:
+            return True
         return not kinds[change.ref.kind].RUNS and any(
             each.verb is Verb.REMOVE and each.guest == change.guest and kinds[each.ref.kind].RUNS
             for each in changes.values()
         )
-    needs = change.wanted.needs if change.wanted is not None and change.found is None else ()
+    moves = change.verb is Verb.MOVE and not providers()[change.ref.kind].RUNS
+    needs = change.wanted.needs if change.wanted is not None and (change.found is None or moves) else ()
     return any(ref in changes and changes[ref].guest == change.guest for ref in needs)
 
 
+async def _transfers(context: Context, seen: Examined) -> dict[str, Transfer]:
+    """Return what would be sent to each host, and the room that it has."""
+    view, found = seen.work.view, dict[str, Transfer]()
+    for name, host in view.hosts.items():
+        other = view.files.to(name) if view.files is not None else None
+        lacking = other.lacking_bytes if other is not None else 0
+        moving = view.files.moving.get(name, FileSize(0, 0)) if view.files is not None else FileSize(0, 0)
+        free: int | None = None
+        if name not in seen.found.silent:
+            with suppress(KvmComposeError, OSError):
+                if host.blobs is None:
+                    free = (await in_thread(shutil.disk_usage, context.folder)).free
+                else:
+                    free = (await view.inventory(host)).room
+        found[name] = Transfer(lacking + moving.length, lacking + moving.allocated, free)
+    return found
+
+
 def _price(
-    context: Context, testbed: LoadedTestbed, seen: Examined
+    context: Context, testbed: LoadedTestbed, seen: Examined, transfers: Mapping[str, Transfer]
 ) -> tuple[tuple[PlannedHost, ...], float | None]:
     deployed, facts = seen.work.view.deployed, seen.work.facts
     before: dict[str, dict[str, DomainGuest]] = {}
@@ -124,12 +153,7 @@ def _price(
         if known is not None and known.run is not None and each.state in _ON:
             before.setdefault(each.ref.host, {})[known.name] = known.run
     price = Price(providers(), seen.choice.due, before, testbed)
-    files = seen.work.view.files
-    hosts = []
-    for name in seen.work.view.hosts:
-        transfers = files.to(name) if files is not None else None
-        to_send = transfers.lacking_bytes if transfers is not None else 0
-        hosts.append(price.of_host(name, facts.get(name), to_send))
+    hosts = [price.of_host(name, facts.get(name), transfers[name]) for name in seen.work.view.hosts]
     limits = {name: seen.work.boots(name) for name in testbed.state.testbed_hosts if name in facts}
     earlier = durations(context.store.ended_steps(context.project, _TIMED_STEPS))
     return tuple(hosts), price.seconds(earlier, limits, SHUT_DOWNS)

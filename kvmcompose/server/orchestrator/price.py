@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
+import msgspec
+
 from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.deployment import Step, StepState
 from kvmcompose.core.planned import PlannedHost
@@ -19,13 +21,26 @@ _START, _STOP = ("start", "wait"), ("stop",)
 
 
 def durations(steps: Iterable[Step]) -> dict[str, float]:
-    """Return how long steps took, in seconds, by name. ``steps`` begin with the latest, which counts."""
+    """Return how long steps took, in seconds, by name. ``steps`` begin with the latest, which counts.
+
+    Of the waits for a guest it is the one after its start: others are short, as the guest was there already.
+    """
     found: dict[str, float] = {}
     for step in steps:
-        if step.state is StepState.DONE and step.ended is not None and step.name not in found:
+        part, _, guest = step.name.partition(":")
+        is_sooner = part == "wait" and f"start:{guest}" not in found
+        if step.state is StepState.DONE and step.ended is not None and (is_sooner or step.name not in found):
             began, ended = (datetime.fromisoformat(each) for each in (step.started, step.ended))
             found[step.name] = (ended - began).total_seconds()
     return found
+
+
+class Transfer(msgspec.Struct, frozen=True):
+    """What is sent to a host, in bytes: all of it, what stays there, and the room that there is."""
+
+    sent: int = 0
+    kept: int = 0
+    free: int | None = None
 
 
 class Touched:
@@ -111,8 +126,8 @@ class Price:
             if change.ref.host == host and self._providers[change.ref.kind].boots(change)
         ]
 
-    def of_host(self, name: str, facts: HypervisorFacts | None, to_send: int) -> PlannedHost:
-        """Return what changes take of a host. ``to_send`` is in bytes."""
+    def of_host(self, name: str, facts: HypervisorFacts | None, transfer: Transfer) -> PlannedHost:
+        """Return what changes take of a host."""
         before, after = self._before.get(name, {}).values(), self._after.get(name, {}).values()
         return PlannedHost(
             name=name,
@@ -123,7 +138,9 @@ class Price:
             cpus_before=sum(each.cpus for each in before),
             cpus_after=sum(each.cpus for each in after),
             boots=len(self.booting(name)),
-            bytes_to_send=to_send,
+            bytes_to_send=transfer.sent,
+            disk_bytes=transfer.kept,
+            disk_free=transfer.free,
         )
 
     def seconds(self, durations: Mapping[str, float], limits: Mapping[str, int], stops: int) -> float | None:

@@ -32,6 +32,8 @@ class ProjectFolder:
     notes; ``location`` is the folder itself.
     """
 
+    #: Whether a build comes before anything is done with the files; it also makes the default keys.
+    before_build = False
     #: Files that a build has yet to make, by path: what is in their place is not what they will be.
     to_be_made: Mapping[str, FileToMake] = MappingProxyType({})
 

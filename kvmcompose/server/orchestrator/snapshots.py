@@ -7,19 +7,30 @@ import xml.etree.ElementTree as ET
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 
+import msgspec
+
 from kvmcompose.core.commands import Snapshot, SnapshotVerb
 from kvmcompose.core.deployment import SnapshotStatus
 from kvmcompose.core.errors import RefusedError
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.providers.libvirt.interface import DomainState
-from kvmcompose.server.action_log import ActionLog, Refusals, StepFailedError
+from kvmcompose.server.action_log import ActionLog, Refusals, RunningStep, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.stages import Job, shielded, together
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+from kvmcompose.server.store import SEED_MARK, SNAPSHOT_MARK
 
 #: Writing memory to disks gains nothing from many at a time.
 _LIMIT = 2
 #: What QEMU may give to a snapshot as its ID: it counts them. Dates (20260131) are too large for that.
 _LIKE_AN_ID = re.compile(r"[1-9][0-9]{0,5}")
+
+
+class _Then(msgspec.Struct, frozen=True):
+    """A guest at the time of a snapshot: the seed that it was started with, and its host key."""
+
+    seed: str | None = None
+    key: str | None = None
 
 
 class Snapshots:
@@ -52,9 +63,7 @@ class Snapshots:
                 ) as step:
                     work: Awaitable[None] = verbs[command.verb](guest.state.domain, command.name)
                     await shielded(work)
-                    if command.verb is SnapshotVerb.RESTORE:  # the guest knows nothing of what came later
-                        await self._context.shell.disconnect(guest.state.domain)
-                        self._context.store.forget_marks(self._context.project, guest.state.identity)
+                    await self._follow(command, guest, step)
                     step.say(f"{command.verb} {command.name}")
 
             return run
@@ -63,6 +72,34 @@ class Snapshots:
         if not all(results):
             failed = [guest.name for guest, good in zip(guests, results, strict=True) if not good]
             raise StepFailedError(f"snapshot {command.verb} failed: {', '.join(failed)}")
+
+    async def _follow(self, command: Snapshot, guest: LoadedGuest, step: RunningStep) -> None:
+        """Remember what a guest is at a snapshot, or let it be that again.
+
+        After another seed a guest has another host key; restored, it has the one of before.
+        """
+        store, project, identity = self._context.store, self._context.project, guest.state.identity
+        kind, shell = f"{SNAPSHOT_MARK}{command.name}", self._context.shell
+        login = await in_thread(self._testbed.login, guest, guest.address or "")
+        if command.verb is SnapshotVerb.CREATE:
+            then = _Then(seed=store.mark(project, SEED_MARK, identity), key=await shell.host_key(login))
+            store.put_mark(project, kind, identity, msgspec.json.encode(then).decode())
+            return
+        if command.verb is SnapshotVerb.DELETE:
+            store.put_mark(project, kind, identity, None)
+            return
+        await shell.disconnect(guest.state.domain)
+        store.forget_marks(project, identity)  # the guest knows nothing of what came later
+        noted = store.mark(project, kind, identity)
+        now = store.mark(project, SEED_MARK, identity)
+        then = msgspec.json.decode(noted, type=_Then) if noted is not None else _Then(seed=now)
+        if then.seed != now:
+            store.put_mark(project, SEED_MARK, identity, then.seed)
+            step.say(f"{guest.name} has the set-up of then, and its host key: its seed has changed since")
+        if noted is None or then.key is None:
+            await shell.forget(login)  # a snapshot of an earlier version; its key is recorded at next contact
+        else:
+            await shell.expect(login, then.key)
 
     async def _chosen(self, command: Snapshot) -> list[LoadedGuest]:
         named = [self._context.guest(self._testbed, name) for name in dict.fromkeys(command.guests)]

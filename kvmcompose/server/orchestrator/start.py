@@ -65,7 +65,7 @@ class Starter:
         with store.in_one():
             if is_new:
                 # the disk is new: with it a life of the guest begins
-                store.keep_snapshots(project, guest.state.identity, [])
+                store.forget_snapshots(project, guest.state.identity)
                 store.forget_marks(project, guest.state.identity)
             store.put_mark(project, SEED_MARK, guest.state.identity, seed or None)
             for kind in ("reachable", "run-scripts", *(() if run.setup_scripts else ("set-up",))):

@@ -60,7 +60,7 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
     others = dict.fromkeys((each.guest for each in testbed.resources if each.guest), "absent")
     others |= {each.guest: each.state for each in planned.found if each.guest in others and each.state}
     outdated = {change.guest: change for change in planned.changes if is_outdated(change)}
-    addresses = await _addresses(context, testbed, domains, planned.silent)
+    addresses = await _addresses(view, testbed, domains, planned.silent)
     share = functools.partial(meter.share, context.project)
     guests = [
         _guest_status(
@@ -103,18 +103,22 @@ async def _built(context: Context) -> tuple[LoadedTestbed | None, list[str]]:
 
 
 async def _addresses(
-    context: Context, testbed: LoadedTestbed, domains: Mapping[str, DomainState], silent: Collection[str]
+    view: View, testbed: LoadedTestbed, domains: Mapping[str, DomainState], silent: Collection[str]
 ) -> Mapping[str, str | None]:
     """The addresses of guests; of those with ``ip: dynamic`` as they run, if the network can be asked."""
     network = testbed.network_plan.network
     asks = network is not None and network.host not in silent
-    return await context.addresses(
+    leases: Mapping[str, str] = {}
+    if network is not None and asks and testbed.dynamic:
+        leases = await view.leases(view.hosts[network.host], network.name)
+    return await view.context.addresses(
         [
             guest
             for name, guest in testbed.guests.items()
             if guest.address != "dynamic" or (asks and name in domains and domains[name].state == "running")
         ],
         testbed,
+        leases,
     )
 
 
@@ -161,6 +165,7 @@ def _guest_status(
         uptime=domain.uptime if domain is not None and runs else None,
         cpu=share(domain) if domain is not None and runs else None,
         memory_mb=domain.memory_mb if domain is not None and runs else None,
+        used_mb=domain.used_mb if domain is not None and runs else None,
         outdated=tuple(because(each) for each in outdated.reasons) if outdated is not None else (),
         given_mb=(guest.run.memory_mb or None) if guest.run is not None else None,
     )

@@ -5,21 +5,19 @@ Nothing here looks at the YAML: ``state.json`` and the artefacts are all there i
 
 from __future__ import annotations
 
-import shlex
+import gc
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
 
-from kvmcompose.core.deployable import DomainGuest, NetworkPlan, VethPair
-from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.core.deployable import DomainGuest, NetworkPlan
+from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host
-from kvmcompose.core.names import first_few
 from kvmcompose.core.once import once
 from kvmcompose.core.resource import Resource
 from kvmcompose.core.seed import SeedContents
@@ -47,6 +45,8 @@ _MOST_SOUND = 256
 #: times as much memory.
 _contents: dict[str, _Content] = {}
 _MOST_CONTENT = 24 << 20
+#: From so many bytes on, the collector leaves out what a document says.
+_LARGE = 1 << 20
 
 
 _T = TypeVar("_T")
@@ -151,6 +151,16 @@ class LoadedTestbed:
             if guest.run is not None and not guest.state.is_golden_image
         ]
 
+    def is_in_userspace(self, host: str) -> bool:
+        """Whether the switches of a host have their datapath in userspace."""
+        found = self.state.testbed_hosts.get(host)
+        return found is not None and found.datapath_type == "netdev"
+
+    @once
+    def dynamic(self) -> list[LoadedGuest]:
+        """The guests that are started and can be reached at an address that DHCP assigns."""
+        return [guest for guest in self.runnable if guest.address == "dynamic"]
+
     @property
     def golden(self) -> list[LoadedGuest]:
         """The golden images that have to be set up before their clones start."""
@@ -247,7 +257,11 @@ class LoadedTestbed:
         for guest in self.guests.values():
             if guest.run is not None:
                 paths += [path for path in guest.run.files if path != guest.run.disk]
-        return {path: self.source.digest(path) for path in paths if self.source.is_file(path)}
+        found: dict[str, str] = {}
+        for path in paths:
+            with suppress(OSError):  # what is missing, or no file
+                found[path] = self.source.digest(path)
+        return found
 
     @property
     def _network_files(self) -> list[str]:
@@ -268,15 +282,6 @@ class LoadedTestbed:
             return self.source.read(path).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise KvmComposeError(f"{path}: {error}", hint="build it again: kvm-compose generate") from error
-
-    def golden_recipe(self, guest: LoadedGuest) -> str:
-        """What a golden image is made from: its seed, with scripts and context in it, and its base image.
-
-        The base image is named by its content, as links to images carry their digest.
-        """
-        assert guest.run is not None  # noqa: S101 (a golden image runs)
-        base = (self.source.backing_file(guest.run.disk) or "") if guest.run.disk else ""
-        return digest_bytes(f"{self.seed_digest(guest)}\n{base}".encode())
 
     def seed_digest(self, guest: LoadedGuest) -> str:
         """The digest of what a guest is set up with, empty without cloud-init."""
@@ -327,7 +332,12 @@ def _content(document: bytes, *, whole: bool) -> _Content:
         found = _contents.get(digest)
     if not sound:
         read_state(document, schemas(), whole=whole)
-    found = found or _Content(document)
+    if found is None:
+        found = _Content(document)
+        if found.size >= _LARGE:
+            # it stays for long and has no cycles: the collector, which stops all threads, leaves it out
+            _ = found.documents
+            gc.freeze()
     with _sound_guard:
         _sound[digest, whole] = None
         while len(_sound) > _MOST_SOUND:
@@ -337,100 +347,3 @@ def _content(document: bytes, *, whole: bool) -> _Content:
         while len(_contents) > 1 and sum(each.size for each in _contents.values()) > _MOST_CONTENT:
             del _contents[next(iter(_contents))]
     return found
-
-
-class _Hosts(msgspec.Struct, frozen=True):
-    """The part of a state that is looked at alone."""
-
-    testbed_hosts: Any = None
-
-
-class Deployed(msgspec.Struct, frozen=True, kw_only=True):
-    """What was brought up: the state's document and the digests of the files it was started from.
-
-    Noted before anything is changed, so that whatever happens then it can be taken down again. An entry of
-    a guest that was up already is what it was started from. ``links`` are veth pairs that are no longer
-    wanted and may exist yet, as an ``up`` has not ended: their names tell that they are the project's.
-    """
-
-    state: msgspec.Raw
-    files: dict[str, str]
-    links: tuple[VethPair, ...] = ()
-
-    @staticmethod
-    def of(testbed: LoadedTestbed, hosts: Mapping[str, Any] = MappingProxyType({})) -> Deployed:
-        """The testbed as it lies there now, with other ``hosts`` of what was up before."""
-        document = testbed.document
-        if hosts:
-            state = msgspec.json.decode(document)
-            state["testbed_hosts"] |= hosts
-            document = msgspec.json.encode(state)
-        return Deployed(state=msgspec.Raw(document), files=testbed.digests)
-
-    @property
-    def hosts(self) -> dict[str, Any]:
-        """The hosts, as they are in the document; none where it has none."""
-        with suppress(msgspec.ValidationError):
-            hosts = msgspec.json.decode(self.state, type=_Hosts).testbed_hosts
-            return hosts if isinstance(hosts, dict) else {}
-        return {}
-
-    def encode(self) -> bytes:
-        """For the store."""
-        return msgspec.json.encode(self)
-
-    def testbed(self, folder: ProjectFolder) -> LoadedTestbed:
-        """What was brought up, as a testbed. Raises KvmComposeError for what no build could have written."""
-        return LoadedTestbed(folder, bytes(self.state), self.files)
-
-
-def decode_deployed(document: bytes | None) -> Deployed | None:
-    """From the store."""
-    return msgspec.json.decode(document, type=Deployed) if document is not None else None
-
-
-def read_testbed(source: ProjectFolder) -> LoadedTestbed:
-    """The testbed of a project folder. Raises RefusedError when it has not been built."""
-    folder = source.location
-    try:
-        document = source.read("state.json")
-    except OSError as error:
-        raise RefusedError(
-            f"{folder / 'state.json'} cannot be read: {(error.strerror or str(error)).lower()}",
-            hint="build the testbed first: kvm-compose generate",
-        ) from error
-    try:
-        testbed = LoadedTestbed(source, document)
-    except RefusedError:
-        raise
-    except (KvmComposeError, msgspec.MsgspecError, KeyError) as error:
-        raise RefusedError(
-            f"{folder / 'state.json'}: {error}", hint="build it again: kvm-compose generate"
-        ) from error
-    _refuse_what_was_not_built(testbed, folder)
-    return testbed
-
-
-def _refuse_what_was_not_built(testbed: LoadedTestbed, folder: Path) -> None:
-    """Raise RefusedError for artefacts that are missing, or that lead elsewhere."""
-    try:
-        found = testbed.inspect()
-    except KvmComposeError as error:
-        raise RefusedError(error.message, hint=error.hint) from error
-    except OSError as error:
-        raise RefusedError(
-            f"{folder / (error.filename or 'artefacts')} cannot be looked at: {error.strerror}",
-            hint="build it again: kvm-compose generate",
-        ) from error
-    if found.foreign:
-        there = " ".join([shlex.quote(str(folder / path)) for path in found.foreign][:20])
-        raise RefusedError(
-            "artefacts that no build made, and that are not used: "
-            + first_few([f"{path} {what}" for path, what in found.foreign.items()], 3),
-            hint=f"look at them, remove them, and build: rm -r {there} && kvm-compose generate",
-        )
-    if found.missing:
-        raise RefusedError(
-            f"artefacts are missing: {first_few(list(found.missing), 3)}",
-            hint="build them: kvm-compose generate",
-        )

@@ -22,17 +22,27 @@ from kvmcompose.providers.libvirt.interface import HypervisorFacts
 from kvmcompose.reconcile.wording import left_lines, sentence
 from kvmcompose.server.action_log import ActionLog, Refusals, RunningStep, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.deployed import Deployed
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.kept_files import keep_files
 from kvmcompose.server.orchestrator.left_behind import leave, name_left
 from kvmcompose.server.orchestrator.perform import perform
-from kvmcompose.server.orchestrator.plan import Choice, Differences, check_names, choose, digest_of, plan
+from kvmcompose.server.orchestrator.plan import (
+    TAKEN_DOWN,
+    Choice,
+    Differences,
+    check_names,
+    choose,
+    digest_of,
+    named_guests,
+    plan,
+)
 from kvmcompose.server.orchestrator.privileges import check_state, domain_xml, network_xml
 from kvmcompose.server.orchestrator.resources import providers
 from kvmcompose.server.orchestrator.resources._domain_checks import warn_of_memory
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
-from kvmcompose.server.orchestrator.testbed import Deployed, LoadedTestbed
+from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 #: What guests are to be, where that is not to run.
 _INTENTS = {PowerVerb.STOP: "shut off", PowerVerb.PAUSE: "paused"}
@@ -50,6 +60,8 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
 def _is_said(change: Change, changed: Collection[Ref]) -> bool:
     """Return whether the log has a change and its reasons: not what is new, nor what follows from others."""
     provider = providers()[change.ref.kind]
+    if provider.ONLY_KNOWN and change.verb is Verb.REMOVE:
+        return False
     needs = change.wanted.needs if change.wanted is not None else ()
     follows = any(ref in changed and not providers()[ref.kind].LOOKS_AT_FILES for ref in needs)
     lost = provider.LOST_WITH_NEEDS and change.verb is not Verb.UPDATE
@@ -72,8 +84,10 @@ class BringUp:
         self._files = Distribution(context, testbed, self._hosts, provision=self._options.provision)
 
     def _new_intents(self) -> dict[str, str]:
-        """What guests are to be from now on: an ``up`` of all of them leaves those that were stopped."""
+        """What guests are to be from now on: ``up`` leaves those that were stopped, unless it names them."""
         intents = self._context.intents(self._testbed)
+        if isinstance(self._command, Up):
+            intents = {name: state for name, state in intents.items() if state != TAKEN_DOWN}
         named = self._options.guests
         if isinstance(self._command, Power):
             named = named or tuple(guest.name for guest in self._testbed.runnable)
@@ -93,12 +107,9 @@ class BringUp:
 
     async def run(self) -> Phase | None:
         """Raises RefusedError when nothing was changed, StepFailedError when something failed."""
-        check_names(
-            [*self._options.guests, *self._options.rerun_guests, *self._options.recreate],
-            self._testbed.guests,
-        )
+        check_names(named_guests(self._options), self._testbed.guests)
         await in_thread(self.check_privileges)
-        await self._check_abandoned()
+        await self.check_abandoned()
         work, choice = await self._check()
         await self._abandon()
         await self._settle(work)
@@ -142,7 +153,8 @@ class BringUp:
     def _count(self) -> str:
         """How many guests are as they were asked to be."""
         off = len(self._intents)
-        count = len(self._testbed.runnable) - off
+        others = {each.guest for each in self._testbed.resources if each.guest}
+        count = len(others.union(guest.name for guest in self._testbed.runnable)) - off
         text = "1 guest runs" if count == 1 else f"{count} guests run"
         return f"{text}, {off} stopped or paused" if off else text
 
@@ -183,23 +195,26 @@ class BringUp:
                 if guest.run is not None:
                     domain_xml(context, testbed, guest)
 
-    async def _check_abandoned(self) -> None:
+    async def check_abandoned(self) -> None:
         """Raise RefusedError for hosts to be abandoned that are none, or that the testbed still has."""
         sent = await in_thread(read_sent, self._context.folder)
         deployed = self._deployed.state.testbed_hosts if self._deployed is not None else {}
         known = {*sent, *deployed} - self._testbed.state.testbed_hosts.keys()
         if not known.issuperset(self._options.abandon):
-            left = ", ".join(sorted(known)) or "none"
+            left = f"these have: {', '.join(sorted(known))}" if known else "none has"
             raise RefusedError(
                 "only hosts that have left the testbed can be abandoned",
-                hint=f"there are: {left}; remove a host from kvm-compose-config.json first",
+                hint=f"{left}; remove a host from kvm-compose-config.json first",
             )
 
     async def _abandon(self) -> None:
         """Forget what hosts have that are given up."""
         for name in self._options.abandon:
             await in_thread(forget_sent, self._context.folder, name)
-            self._log.say(f"{name} is abandoned: whatever is there stays there", Level.WARNING)
+            guests = self._deployed.guests.values() if self._deployed is not None else ()
+            lost = [each.name for each in guests if each.state.testbed_host == name and each.run is not None]
+            disks = f", with the disks of {first_few(lost, 5)}" if lost else ""
+            self._log.say(f"{name} is abandoned: whatever is there stays there{disks}", Level.WARNING)
 
     async def _check(self) -> tuple[Work, Choice]:
         """Find what to change, and what is in the way of it, on all hosts. Raises Refusals."""

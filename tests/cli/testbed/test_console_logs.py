@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvmcompose.cli._consoles import ConsoleLines
+from kvmcompose.cli._consoles import ConsoleLines, _follow
+from kvmcompose.cli._server import Target
+from kvmcompose.core.access import ConsolePart
+from kvmcompose.monitor.console import Console
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -60,3 +63,32 @@ def test_lines_are_whole_whatever_the_parts_and_bounded() -> None:
     assert lines == ["one", "tw\u00f6", "red"]
     assert (cut.flush(), cut.flush()) == (["rest"], [])
     assert [len(line) for line in cut.feed(b"x" * 200_000)] == [65536] * 3
+
+
+class Server:
+    """Answers with these parts, then is interrupted. ``asked`` are the offsets and how long it may wait."""
+
+    def __init__(self, *parts: ConsolePart) -> None:
+        self.parts = list(parts)
+        self.asked: list[tuple[int, int]] = []
+
+    def console(self, _name: str, _guest: str, after: int, wait: int) -> ConsolePart:
+        self.asked.append((after, wait))
+        if not self.parts:
+            raise KeyboardInterrupt
+        return self.parts.pop(0)
+
+
+def test_following_waits_at_the_server_for_what_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    server = Server(
+        ConsolePart(start=0, data=b"one\nlog"),
+        ConsolePart(start=7, data=b"in: "),
+        ConsolePart(start=11, data=b""),
+        ConsolePart(start=11, data=b""),
+        ConsolePart(start=0, data=b"again\n"),
+    )
+    target = Target(server, "lab", None)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        _follow(target, "web", 0, ConsoleLines(), Console())
+    assert server.asked == [(0, 2), (7, 2), (11, 2), (11, 20), (11, 20), (6, 2)]
+    assert capsys.readouterr().out.splitlines() == ["one", "login: ", "again"]

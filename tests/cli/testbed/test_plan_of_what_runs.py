@@ -42,6 +42,13 @@ def files(folder: Path) -> dict[str, Any]:
     }
 
 
+def fake_hosts(lab: Lab) -> dict[str, bytes]:
+    """What the fake hosts have stored."""
+    found = {each.name: each.read_bytes() for each in (lab.bench.root / "state").glob("fake-host*")}
+    assert found
+    return found
+
+
 def test_nothing_differs(running: Lab) -> None:
     ran = running.must("plan", "--detailed-exitcode")
     assert ran.out == ""
@@ -50,12 +57,12 @@ def test_nothing_differs(running: Lab) -> None:
 
 def test_an_edit_restarts_that_guest_and_says_why(up: Lab) -> None:
     up.bench.edit(MEMORY, MORE_MEMORY)
-    before, world = files(up.folder), (up.bench.root / "state/fake-host.json").read_bytes()
+    before, world = files(up.folder), fake_hosts(up)
     ran = up.must("plan", "--detailed-exitcode", status=2)
     assert ran.out.splitlines()[-1] == "restart  guest web  (memory_mb: 128 -> 256)"
     assert "on hosts: 1 to restart, 1 guest boots\nmain: memory 256 -> 384 of " in ran.err
     assert files(up.folder) == before
-    assert (up.bench.root / "state/fake-host.json").read_bytes() == world
+    assert fake_hosts(up) == world
 
     said = up.must("up").err.splitlines()
     assert [line.split("(")[0].strip() for line in said if line.startswith("done")] == [
@@ -80,6 +87,26 @@ def test_a_changed_setup_script_waits_to_be_asked_for(up: Lab) -> None:
     assert lines(up) == [f"pending  update of set-up of web, waits for up --rerun-scripts  {why}"]
     assert lines(up, "--detailed-exitcode", status=2) == lines(up)  # the seed is to be built
     assert lines(up, "--rerun-scripts") == ["update   set-up of web  (up --rerun-scripts)"]
+
+
+def test_scripts_that_are_gone_from_the_yaml_change_nothing_on_hosts(up: Lab) -> None:
+    up.bench.edit(", setup_script: setup.sh", "")
+    ran = up.must("plan")
+    assert "set-up" not in ran.out
+    assert "on hosts: nothing to do" in ran.err
+    assert "set-up" not in up.must("up").err
+    assert lines(up) == []
+
+
+def test_options_that_contradict_each_other_are_refused(idle: Lab) -> None:
+    said = idle.must("plan", "--no-restart", "--restart", status=2).err
+    assert "argument --restart: not allowed with argument --no-restart" in said
+    assert "[usage]" in idle.must("up", "--dry-run", "--watch", status=2).err
+
+
+def test_a_host_that_cannot_be_abandoned_is_named_beforehand(up: Lab) -> None:
+    said = up.must("plan", "--abandon", "nowhere").err
+    assert "up would refuse: only hosts that have left the testbed can be abandoned" in said
 
 
 def test_a_build_that_changes_nothing_is_no_change_of_what_runs(up: Lab) -> None:
@@ -139,7 +166,7 @@ def test_up_carries_out_a_plan_that_was_stored(up: Lab) -> None:
     assert "done     start web" in ran.err
     assert lines(up) == []
     refused = up.must("up", "--plan", str(stored), status=3).err
-    assert "  not any more: restart guest web: memory_mb: 128 -> 256\n" in refused
+    assert "  no longer planned: restart guest web: memory_mb: 128 -> 256\n" in refused
     assert "hint: make another plan: kvm-compose plan --out FILE" in refused
 
 
@@ -148,11 +175,16 @@ def test_a_plan_is_refused_when_files_or_hosts_differ_from_then(up: Lab) -> None
     up.bench.edit(MEMORY, MORE_MEMORY)
     up.must("plan", "--out", str(stored))
     up.bench.write("setup.sh", "#!/bin/sh\nexit 0\n")
-    assert "new: rebuild artefacts/web-cloud-init.iso" in up.must("up", "--plan", str(stored), status=3).err
+    assert (
+        "now planned: rebuild artefacts/web-cloud-init.iso"
+        in up.must("up", "--plan", str(stored), status=3).err
+    )
     up.bench.write("setup.sh", "#!/bin/sh\ntrue\n")
     up.must("plan", "--out", str(stored))
     up.must("down")
-    assert "new: create network lab-network: new" in up.must("up", "--plan", str(stored), status=3).err
+    assert (
+        "now planned: create network lab-network: new" in up.must("up", "--plan", str(stored), status=3).err
+    )
     assert up.guests() == DOWN
 
 

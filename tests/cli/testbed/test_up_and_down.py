@@ -73,7 +73,7 @@ def test_a_failure_is_told_kept_and_gone_on_from(idle: Lab) -> None:
     idle.serve("--fail", "start_domain:lab-db")
     ran = idle.must("up", status=1)
     assert "error: start db: start_domain:lab-db was made to fail\n    hint: this is a fake" in ran.err
-    assert ran.err.splitlines()[-2].startswith("error: up failed, after ")
+    assert ran.err.splitlines()[-2].startswith("error: up failed after ")
     assert idle.must("status", status=0).out.startswith("lab: failed (up)\n")
 
     ran = idle.must("errors")
@@ -195,7 +195,7 @@ class TestSignals:
         process.send_signal(number)
         _out, err = process.communicate(timeout=60)
         assert "cancelling; press Ctrl-C again to leave it to the server" in err
-        assert "error: up was cancelled, after " in err
+        assert "error: up was cancelled after " in err
         assert process.returncode == 130
         assert slow.state() == "failed"
         status = slow.must("status").out

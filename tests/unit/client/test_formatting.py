@@ -135,7 +135,7 @@ def test_a_guests_state_says_why(state: str, reason: str | None, asked: str | No
 )
 def test_memory_is_used_of_given(used: int | None, given: int | None, text: str) -> None:
     guest = GuestStatus(
-        name="web", kind="libvirt", host="main", state="running", memory_mb=used, given_mb=given
+        name="web", kind="libvirt", host="main", state="running", memory_mb=356, used_mb=used, given_mb=given
     )
     assert memory_text(guest) == text
 

@@ -17,7 +17,7 @@ from kvmcompose.hosts.fake_world import FakeBridge, FakeDisk, FakePort, World
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.providers.guest.interface import Login
-from kvmcompose.providers.ovs.interface import SwitchChange, SwitchPlan
+from kvmcompose.providers.ovs.interface import SwitchChange
 
 DOMAIN = """\
 <domain><name>p-{name}</name>
@@ -36,8 +36,8 @@ VETH = {"host": "main", "left": "v0", "left_bridge": "br0", "right": "v1", "righ
 TUNNEL = {"host": "main", "bridge": "br0", "name": "t", "remote_ip": "192.0.2.2", "key": 7}
 
 
-def plan(**named: object) -> SwitchPlan:
-    return msgspec.convert({"project": "p", "datapath_type": "netdev", **named}, SwitchPlan)
+def plan(**named: object) -> SwitchChange:
+    return msgspec.convert({"project": "p", "datapath_type": "netdev", **named}, SwitchChange)
 
 
 def change(**named: object) -> SwitchChange:
@@ -77,7 +77,7 @@ async def everything(  # noqa: PLR0915 (a list)
         yield await blobs.note("p", "c", "d4")
         yield await hypervisor.start_network(NETWORK)
         yield await links.apply(veth, up=[], mtu=1442)
-        yield await switches.apply(plan(bridges=BRIDGES, veths=[VETH], tunnels=[TUNNEL]))
+        yield await switches.change(plan(bridges=BRIDGES, veths=[VETH], tunnels=[TUNNEL]))
         yield await hypervisor.define_domain(DOMAIN.format(name="web"), "made")
         yield await hypervisor.start_domain(DOMAIN.format(name="web"), "made")
         yield await hypervisor.stamp_domain("p-web", "made so")
@@ -180,7 +180,7 @@ def test_what_a_change_writes_does_not_grow_with_the_world(tmp_path: Path) -> No
         host = drivers.host(Host(name="main", ip="127.0.0.1", is_main_host=True))
 
         async def run() -> None:
-            await host.switches.apply(plan(bridges=BRIDGES))
+            await host.switches.change(plan(bridges=BRIDGES))
             for number in range(guests):
                 await host.hypervisor.start_domain(DOMAIN.format(name=f"{number:04}"))
 

@@ -111,7 +111,13 @@ OTHER_NIC = structs.replace(NIC, ip="10.0.0.9")
 def test_what_scripts_do_not_see_is_not(other: Callable[[], bytes]) -> None:
     one, two = read(seed()), read(other())
     assert seed() != other()
-    assert structs.replace(one, archive="") == structs.replace(two, archive="")
+    assert structs.replace(one, archive="", user_data="") == structs.replace(two, archive="", user_data="")
+
+
+def test_user_data_is_without_addresses() -> None:
+    found = read(seed()).user_data
+    assert found == read(seed(structs.replace(VALUES, interfaces=(OTHER_NIC,)))).user_data
+    assert found != read(seed(structs.replace(VALUES, username="me"))).user_data
 
 
 def renamed(old: str, new: str) -> tuple[ContextMember, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import NoReturn
 
 import pytest
 
@@ -107,11 +108,11 @@ def test_timestamps_stand_before_lines(capsys: Captured) -> None:
         (action(ActionState.SUCCEEDED), 3, "up: 3 guests in 41 s\n"),
         (action(ActionState.SUCCEEDED), 1, "up: 1 guest in 41 s\n"),
         (action(ActionState.SUCCEEDED, command="down"), None, "down: done in 41 s\n"),
-        (action(ActionState.CANCELLED), None, "error: up was cancelled, after 41 s\n"),
+        (action(ActionState.CANCELLED), None, "error: up was cancelled after 41 s\n"),
         (
             action(ActionState.FAILED, faults=(Fault(step="boot", message="no"),)),
             None,
-            "error: up failed, after 41 s\n    hint: kvm-compose errors shows what went wrong\n",
+            "error: up failed after 41 s\n    hint: kvm-compose errors shows what went wrong\n",
         ),
     ],
 )
@@ -138,6 +139,20 @@ def test_of_a_command_only_its_output_is_data(capsys: Captured) -> None:
     captured = capsys.readouterr()
     assert captured.out == "output text\n"
     assert captured.err == "warning: warning text\nerror: error text\n"
+
+
+def test_without_a_terminal_nothing_is_counted(capsys: Captured) -> None:
+    """Thousands of steps may run at a time, and each that ends is reported."""
+
+    class Untouched(tuple[Step, ...]):
+        __slots__ = ()
+
+        def __iter__(self) -> NoReturn:
+            raise AssertionError
+
+    shown = ActionLines(Console(), totals={"start guests": (3, "guest")})
+    shown.steps([step("boot", guest="web")], Untouched([step("boot", StepState.RUNNING, guest="db")]))
+    assert "web: boot" in capsys.readouterr().err
 
 
 def test_a_terminal_shows_how_many_of_how_many(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import libvirt
@@ -16,7 +17,7 @@ from kvmcompose.hosts.fake_world import World
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.providers.libvirt import driver as driver_module
 from kvmcompose.providers.libvirt.interface import DomainState, Hypervisor
-from kvmcompose.providers.libvirt.network_entries import difference
+from kvmcompose.providers.libvirt.network_entries import addresses, difference
 
 NO_SPACE = {"vda": libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE, "vdb": libvirt.VIR_DOMAIN_DISK_ERROR_UNSPEC}
 HOSTS = "<dns><host ip='10.1.0.9'><hostname>web</hostname></host></dns>"
@@ -106,6 +107,15 @@ async def change_entries(driver: Hypervisor) -> None:
     (found,) = (await driver.found_networks("p")).values()
     assert difference(wanted, found) is None
     await driver.start_network(wanted)
+    await driver.put_names("p-network", {"late": "10.1.0.77"})
+    (found,) = (await driver.found_networks("p")).values()
+    assert addresses(found.xml)["late"] == "10.1.0.77"
+    assert difference(wanted, found, ("late",)) is None
+    # the address is that of an entry of the definition
+    with pytest.raises(DriverError, match="cannot change names in the network p-network"):
+        await driver.put_names("p-network", {"other": "10.1.0.9"})
+    await driver.put_names("p-network", {"late": None, "never": None})
+    await driver.put_names("p-gone", {"late": None})
     assert not await driver.update_network(network_xml(address="10.2.0.1"))
     (found,) = (await driver.found_networks("p")).values()
     assert difference(wanted, found) is None
@@ -129,11 +139,26 @@ def test_entries_of_a_live_network_follow_its_xml(bench: Bench, monkeypatch: pyt
     describe = libvirt.virNetwork.XMLDesc
 
     def xml_desc(network: libvirt.virNetwork, flags: int = 0) -> str:
-        return recorded[-1] if flags else str(describe(network, flags))
+        if not flags:
+            return str(describe(network, flags))
+        root = ET.fromstring(recorded[-1])  # noqa: S314 (ours)
+        ET.indent(root)
+        return ET.tostring(root, encoding="unicode")
 
     monkeypatch.setattr(libvirt.virConnect, "networkDefineXML", define_inactive)
     monkeypatch.setattr(libvirt.virNetwork, "XMLDesc", xml_desc)
     bench.run(lambda: change_entries(bench.driver))
+    # virsh net-edit keeps the metadata
+    recorded.append(recorded[-1].replace("</network>", "<route address='10.8.0.0' prefix='16'/></network>"))
+    (found,) = bench.run(lambda: bench.driver.found_networks("p")).values()
+    assert found.edited
+    wanted = network_xml().replace("<ip", f"{HOSTS}<ip")
+    differs = difference(wanted, found)
+    assert differs is not None
+    assert (differs.edited, differs.outside, differs.other, differs.hosts) == (True, True, False, ())
+    assert bench.run(lambda: bench.driver.update_network(wanted))
+    (found,) = bench.run(lambda: bench.driver.found_networks("p")).values()
+    assert not found.edited
 
 
 def test_so_do_those_of_a_fake_one() -> None:

@@ -16,7 +16,7 @@ from kvmcompose.hosts.fake_world import FakeBridge
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.providers.libvirt import alive
 from kvmcompose.providers.libvirt import driver as driver_module
-from kvmcompose.providers.libvirt.interface import DomainEvent, DomainNic, Hypervisor, ObservedDomain
+from kvmcompose.providers.libvirt.interface import DomainEvent, Hypervisor, ObservedDomain
 
 MAC = "52:54:00:00:00:99"
 NIC = (
@@ -66,7 +66,7 @@ async def change_alive(driver: Hypervisor) -> None:
     for _ in range(2):
         await driver.attach_nic("p-web", NIC)
         (nic,) = (await observed(driver)).nics
-        assert nic == DomainNic(mac=MAC, target="tap-1", source="br")
+        assert (nic.mac, nic.target, nic.source) == (MAC, "tap-1", "br")
     for _ in range(2):
         assert await driver.detach_nic("p-web", MAC.upper(), 5)
         assert (await observed(driver)).nics == ()

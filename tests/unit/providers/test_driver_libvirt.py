@@ -56,6 +56,26 @@ def test_how_long_a_guest_is_up_and_what_it_uses(bench: Bench) -> None:
     assert (states["p-off"].uptime, states["p-off"].cpu_seconds, states["p-off"].guest) == (None, None, "off")
 
 
+@pytest.mark.parametrize(
+    ("stats", "used"),
+    [
+        ({}, None),
+        ({"balloon.available": 110000, "balloon.unused": 61000, "balloon.usable": 70000}, 39),
+        ({"balloon.available": 110000, "balloon.unused": 61000}, 47),
+        ({"balloon.available": 110000}, None),
+        ({"balloon.available": 0, "balloon.usable": 0}, None),
+    ],
+)
+def test_what_a_guest_uses_is_what_it_reports(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, stats: dict[str, int], used: int | None
+) -> None:
+    bench.start()
+    running = {"state.state": libvirt.VIR_DOMAIN_RUNNING, "balloon.rss": 356 << 10, **stats}
+    monkeypatch.setattr(libvirt.virConnect, "getAllDomainStats", lambda *_: [(bench.domain(), running)])
+    (found,) = bench.run(lambda: bench.driver.domains("p")).values()
+    assert (found.memory_mb, found.used_mb) == (356, used)
+
+
 def test_a_guest_that_hears_the_button_is_off_soon(bench: Bench) -> None:
     bench.start()
     assert bench.run(lambda: bench.driver.shut_down_domain("p-web", 10))
@@ -171,27 +191,32 @@ def test_a_start_that_never_ends_is_ended(bench: Bench, monkeypatch: pytest.Monk
     assert bench.domain().isActive()
 
 
+def activity(bench: Bench) -> dict[str, bool]:
+    found = bench.run(lambda: bench.driver.found_networks("p"))
+    return {name: network.active for name, network in found.items()}
+
+
 def test_a_network_is_made_once_and_goes(bench: Bench) -> None:
     for _ in range(2):
         bench.run(lambda: bench.driver.start_network(network_xml()))
-        assert bench.run(lambda: bench.driver.networks("p")) == {"p-network": True}
+        assert activity(bench) == {"p-network": True}
     with pytest.raises(DriverError, match="the network p-network is active with another definition"):
         bench.run(lambda: bench.driver.start_network(network_xml(address="10.2.0.1")))
     uuid = bench.connection.networkLookupByName("p-network").UUIDString()
     bench.connection.networkLookupByName("p-network").destroy()
-    assert bench.run(lambda: bench.driver.networks("p")) == {"p-network": False}
+    assert activity(bench) == {"p-network": False}
     bench.run(lambda: bench.driver.start_network(network_xml(address="10.2.0.1")))
     assert bench.connection.networkLookupByName("p-network").UUIDString() == uuid
     assert "10.2.0.1" in bench.connection.networkLookupByName("p-network").XMLDesc()
     for _ in range(2):
         bench.run(lambda: bench.driver.remove_network("p-network"))
-        assert bench.run(lambda: bench.driver.networks("p")) == {}
+        assert activity(bench) == {}
     assert bench.removed == ["/run/libvirt/network/p-network.pid"] * 2
 
 
 def test_networks_of_others_are_neither_listed_nor_touched(bench: Bench) -> None:
     bench.run(lambda: bench.driver.start_network(network_xml("q-network", project="q", address="10.3.0.1")))
-    assert bench.run(lambda: bench.driver.networks("p")) == {}
+    assert activity(bench) == {}
     for name in ("q-network", "default"):
         with pytest.raises(DriverError, match=f"network {name}") as caught:
             bench.run(lambda name=name: bench.driver.start_network(network_xml(name)))
@@ -248,7 +273,7 @@ def test_what_a_killed_libvirtd_left_of_a_network_is_cleared_away(
     machine.answers = (("ip -json", 0, links, b""), ("iptables-save", 0, rules, b""), no_dhcp_server)
     machine.commands, machine.privileged, machine.ran = [], [], clear
     bench.run(lambda: bench.driver.start_network(network_xml()))
-    assert bench.run(lambda: bench.driver.networks("p")) == {"p-network": True}
+    assert activity(bench) == {"p-network": True}
     assert machine.scripts == ["*nat\n-D LIBVIRT_PRT -s 10.1.0.0/24 -j MASQUERADE\nCOMMIT\n"]
     as_root = [argv[0] for argv, root in zip(machine.commands, machine.privileged, strict=True) if root]
     assert as_root == ["pkill", "iptables-save", "iptables-restore", "ip"]

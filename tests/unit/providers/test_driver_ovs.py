@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from recorder import Recorder
 
 from kvmcompose.core.deployable import NicPort, SwitchBridge, TunnelPort, VethPair
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.ovs.database import parse_database
+from kvmcompose.providers.ovs.database import Database, parse_database
 from kvmcompose.providers.ovs.driver import OvsSwitches
-from kvmcompose.providers.ovs.interface import FoundBridge, FoundPort, SwitchPlan
-from kvmcompose.providers.ovs.transaction import arguments_to_apply
+from kvmcompose.providers.ovs.interface import FoundBridge, FoundPort, SwitchChange
+from kvmcompose.providers.ovs.transaction import arguments_to_change
 
-PLAN = SwitchPlan(
+PLAN = SwitchChange(
     project="p",
     datapath_type="netdev",
     bridges=(
@@ -72,84 +73,92 @@ BRIDGES = b"""\
 """
 
 
+#: A database without any bridge, and what ovs-vsctl prints of it.
+EMPTY = Database({}, {}, {})
+NOTHING = b'{"data":[],"headings":[]}\n' * 4
+
+
+BRIDGE = SwitchBridge(name="b", host="main")
+
+
+def of_bridge(**named: Any) -> SwitchChange:
+    return SwitchChange(project="p", datapath_type="system", **named)
+
+
 def commands(arguments: list[str]) -> list[str]:
     return [command.strip() for command in " ".join(arguments).split("--", 1)[1].split(" -- ")]
 
 
-def test_plan_is_one_transaction() -> None:
+def test_what_is_missing_is_created_in_one_transaction() -> None:
     mark = "external_ids:kvm-compose-project=p"
-    assert commands(arguments_to_apply(PLAN)) == [
+    (arguments,) = arguments_to_change(PLAN, EMPTY)
+    assert commands(arguments) == [
         "--may-exist add-br p-br0",
-        f"set bridge p-br0 datapath_type=netdev protocols=OpenFlow13 fail_mode=standalone {mark}",
-        "set-controller p-br0 tcp:127.0.0.1:6653",
         "--may-exist add-br p-br1",
-        f"set bridge p-br1 datapath_type=netdev protocols=[] fail_mode=standalone {mark}",
-        "del-controller p-br1",
-        "--may-exist add-port p-br0 p-veth0",
-        f"set port p-veth0 {mark}",
-        "--may-exist add-port p-br0 p-a",
-        f"set port p-a {mark}",
-        "--may-exist add-port p-br1 p-b",
-        f"set port p-b {mark}",
-        "--may-exist add-port p-br1 eth1",
-        f"set port eth1 {mark}",
-        "--may-exist add-port p-br1 p-t",
-        f"set port p-t {mark}",
-        'set interface p-t type=geneve options:remote_ip="192.0.2.12" options:key=7',
+        f"set bridge p-br0 {mark} datapath_type=netdev protocols=OpenFlow13 fail_mode=standalone",
+        f"set bridge p-br1 {mark} datapath_type=netdev fail_mode=standalone",
+        "set-controller p-br0 tcp:127.0.0.1:6653",
+        f"add-port p-br0 p-veth0 {mark}",
+        f"add-port p-br0 p-a {mark}",
+        f"add-port p-br1 p-b {mark}",
+        f"add-port p-br1 eth1 {mark}",
+        f"add-port p-br1 p-t {mark}",
+        'set interface p-t type=geneve options={key="7",remote_ip="192.0.2.12"}',
     ]
 
 
 def test_ends_towards_linux_compute_checksums_for_userspace_bridges() -> None:
-    machine = Recorder()
-    asyncio.run(OvsSwitches(machine).apply(PLAN))
-    assert [command[0] for command in machine.commands] == ["ethtool", "sh", "ovs-vsctl"]
+    machine = Recorder(("list Bridge", 0, NOTHING, b""))
+    asyncio.run(OvsSwitches(machine).change(PLAN))
+    assert [command[0] for command in machine.commands] == ["ovs-vsctl", "ethtool", "sh", "ovs-vsctl"]
     # the other ends are of bridges, and must not answer for the host
-    assert "arp_ignore" in machine.commands[1][2]
-    assert machine.commands[1][4:] == ["p-veth0", "p-a", "p-b"]
-    assert machine.commands[0] == ["ethtool", "-K", "p-veth1", "tx", "off"]
-    machine = Recorder()
-    asyncio.run(OvsSwitches(machine).apply(SwitchPlan(project="p", datapath_type="system", veths=PLAN.veths)))
-    assert [command[0] for command in machine.commands] == ["ovs-vsctl"]
+    assert "arp_ignore" in machine.commands[2][2]
+    assert machine.commands[2][4:] == ["p-veth0", "p-a", "p-b"]
+    assert machine.commands[1] == ["ethtool", "-K", "p-veth1", "tx", "off"]
+    machine = Recorder(("list Bridge", 0, NOTHING, b""))
+    in_the_kernel = SwitchChange(
+        project="p", datapath_type="system", bridges=PLAN.bridges, veths=PLAN.veths[1:]
+    )
+    asyncio.run(OvsSwitches(machine).change(in_the_kernel))
+    assert [command[0] for command in machine.commands] == ["ovs-vsctl", "ovs-vsctl"]
 
 
 @pytest.mark.parametrize(
-    "plan",
+    "change",
     [
-        SwitchPlan(project="p q", datapath_type="system"),
-        SwitchPlan(project="p", datapath_type="dpdk"),
-        SwitchPlan(project="p", datapath_type="system", bridges=(SwitchBridge(name="--help", host="main"),)),
-        SwitchPlan(project="p", datapath_type="system", bridges=(SwitchBridge(name="a" * 16, host="main"),)),
-        SwitchPlan(
-            project="p",
-            datapath_type="system",
+        SwitchChange(project="p q", datapath_type="system"),
+        SwitchChange(project="p", datapath_type="dpdk"),
+        SwitchChange(
+            project="p", datapath_type="system", bridges=(SwitchBridge(name="--help", host="main"),)
+        ),
+        SwitchChange(
+            project="p", datapath_type="system", bridges=(SwitchBridge(name="a" * 16, host="main"),)
+        ),
+        of_bridge(
             bridges=(SwitchBridge(name="b", host="main", protocol="OpenFlow13 other_config:x=y"),),
         ),
-        SwitchPlan(
-            project="p",
-            datapath_type="system",
+        of_bridge(
             bridges=(SwitchBridge(name="b", host="main", controller="-- del-br x"),),
         ),
-        SwitchPlan(
-            project="p",
-            datapath_type="system",
+        of_bridge(
+            bridges=(BRIDGE,),
             tunnels=(TunnelPort(host="main", bridge="b", name="t", remote_ip='1.2.3.4" x="y', key=1),),
         ),
-        SwitchPlan(project="p", datapath_type="system", nics=(NicPort(host="main", bridge="b", nic="a b"),)),
+        SwitchChange(
+            project="p", datapath_type="system", nics=(NicPort(host="main", bridge="b", nic="a b"),)
+        ),
     ],
 )
-def test_words_that_would_mean_something_else_are_refused(plan: SwitchPlan) -> None:
+def test_words_that_would_mean_something_else_are_refused(change: SwitchChange) -> None:
     with pytest.raises(DriverError, match=r"^invalid |unknown datapath_type"):
-        arguments_to_apply(plan)
+        arguments_to_change(change, EMPTY)
 
 
 def test_bridges_are_recognised_by_their_mark() -> None:
     switches = OvsSwitches(Recorder(("list Bridge", 0, BRIDGES, b"")))
-    assert asyncio.run(switches.bridges("p")) == {
-        "p-br0": ["cap-1", "p-t", "p-tap0", "p-veth0"],
-        "p-br1": ["bond"],
-    }
-    assert asyncio.run(switches.bridges("q")) == {}
-    plan = SwitchPlan(
+    assert asyncio.run(switches.observe("p")).keys() == {"p-br0", "p-br1"}
+    assert asyncio.run(switches.observe("q")) == {}
+    plan = SwitchChange(
         project="p",
         datapath_type="system",
         bridges=tuple(SwitchBridge(name=name, host="main") for name in ("p-br0", "other", "new")),
@@ -206,9 +215,9 @@ def test_port_that_cannot_be_set_up_is_an_error_although_the_status_is_none() ->
         b"ovs-vsctl: Error detected while setting up 'p-a': could not open network device p-a"
         b" (No such device).  See ovs-vswitchd log for details.\n"
     )
-    switches = OvsSwitches(Recorder(("ovs-vsctl", 0, b"", said)))
+    switches = OvsSwitches(Recorder(("list Bridge", 0, NOTHING, b""), ("ovs-vsctl", 0, b"", said)))
     with pytest.raises(DriverError, match=r"cannot set up the port p-a: could not open network device p-a"):
-        asyncio.run(switches.apply(PLAN))
+        asyncio.run(switches.change(PLAN))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from kvmcompose.core.deployable import NicPort, SwitchBridge, TunnelPort, VethPair
 from kvmcompose.core.model import Host
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.fake_world import FakeBridge, FakePort
+from kvmcompose.hosts.fake_world import FakeBridge, FakePort, interface_id
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.providers.iplink.interface import FoundLink
@@ -19,7 +19,6 @@ from kvmcompose.providers.ovs.interface import (
     FoundBridge,
     FoundPort,
     SwitchChange,
-    SwitchPlan,
     tunnel_options,
 )
 
@@ -27,7 +26,7 @@ EXTERNAL = VethPair(
     host="main", left="v0", left_bridge="br0", right="v1", right_bridge="lin", right_is_linux=True
 )
 TUNNEL = TunnelPort(host="main", bridge="br1", name="t", remote_ip="192.0.2.12", key=7)
-PLAN = SwitchPlan(
+PLAN = SwitchChange(
     project="p",
     datapath_type="netdev",
     bridges=(
@@ -61,7 +60,7 @@ def host(drivers: FakeDrivers) -> HostDrivers:
 
 async def brought_up(host: HostDrivers) -> None:
     await host.links.apply(PLAN.veths, up=[], mtu=1442)
-    await host.switches.apply(PLAN)
+    await host.switches.change(PLAN)
     await host.hypervisor.start_domain(DOMAIN)
 
 
@@ -82,7 +81,10 @@ def test_all_is_observed_with_the_ports_of_guests(host: HostDrivers) -> None:
             protocol="OpenFlow10,OpenFlow13",
             controller="tcp:127.0.0.1:1",
             fail_mode="standalone",
-            ports=(FoundPort(name="tap0", mac=MAC), FoundPort(name="v0", marked=True)),
+            ports=(
+                FoundPort(name="tap0", mac=MAC, interface_id=interface_id(MAC)),
+                FoundPort(name="v0", marked=True),
+            ),
         ),
         "br1": FoundBridge(
             name="br1",
@@ -178,7 +180,10 @@ def test_worlds_saved_by_version_0_1_are_read(tmp_path: Path) -> None:
     path.write_bytes(msgspec.json.encode({"": old}))
     drivers = FakeDrivers(path)
     host = drivers.host(Host(name="main", ip="127.0.0.1", is_main_host=True))
-    assert asyncio.run(host.switches.bridges("p")) == {"br0": ["v0"], "br1": []}
+    found = asyncio.run(host.switches.observe("p"))
+    assert {name: [port.name for port in each.ports] for name, each in found.items()} == {
+        "br0": ["v0"], "br1": [],
+    }  # fmt: skip
     assert asyncio.run(host.links.observe(["v0", "v1"])).keys() == {"v0", "v1"}
     drivers.keep()
     assert FakeDrivers(path).worlds == drivers.worlds

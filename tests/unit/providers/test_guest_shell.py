@@ -431,6 +431,11 @@ def test_another_life_has_another_key(tmp_path: Path) -> None:
         (line,) = (tmp_path / "known_hosts").read_text().splitlines()
         assert line.endswith(" two")
         assert line.split()[2] not in noted
+        # restored from a snapshot of before: it has the first key again
+        assert await shell.host_key(second) == " ".join(line.split()[1:3])
+        await shell.expect(second, " ".join(noted.split()[1:3]))
+        with pytest.raises(DriverError, match="another host key"):
+            await shell.wait_ready(second, 20)
 
     inside(tmp_path, scenario)
 

@@ -11,7 +11,15 @@ import pytest
 
 from kvmcompose.providers.libvirt.definitions import network_digest, parse, with_digest
 from kvmcompose.providers.libvirt.interface import FoundNetwork
-from kvmcompose.providers.libvirt.network_entries import Edit, EditCommand, Section, difference, edits
+from kvmcompose.providers.libvirt.network_entries import (
+    Edit,
+    EditCommand,
+    Section,
+    addresses,
+    difference,
+    edits,
+    name_edits,
+)
 
 Host = tuple[str, str, str]  # the last parts of MAC address and IP address, and the name
 
@@ -191,3 +199,40 @@ def test_what_libvirt_changes_only_when_a_network_starts(changed: str) -> None:
 def test_what_libvirt_leaves_out_is_no_difference() -> None:
     odd = network(A, more="<unknown/>")
     assert difference(odd, found(odd, live=network(A))) is None
+
+
+# -- names that are not in the definition
+
+
+def named(xml: str, name: str, address: str) -> str:
+    return xml.replace("</dns>", f"<host ip='{address}'>\n <hostname>{name}</hostname></host></dns>")
+
+
+def test_a_name_is_added_changed_and_taken_away() -> None:
+    plain = network(A, B)
+    (added,) = name_edits(plain, {"c": "10.1.0.12"}) or ()
+    assert (added.command, added.section) == (EditCommand.ADD, Section.DNS)
+    assert "10.1.0.12" in added.xml
+    assert ">c<" in added.xml
+    there = named(plain, "c", "10.1.0.12")
+    assert name_edits(there, {"c": "10.1.0.12"}) == []
+    assert [each.command for each in name_edits(there, {"c": "10.1.0.13"}) or ()] == [
+        EditCommand.DELETE,
+        EditCommand.ADD,
+    ]
+    assert [each.command for each in name_edits(there, {"c": None}) or ()] == [EditCommand.DELETE]
+    assert name_edits(plain, {"c": None}) == []
+    assert name_edits(plain, {"a": "10.1.0.12"}) is None  # another entry has the name
+    assert (addresses(there)["c"], addresses(there)["a"]) == ("10.1.0.12", "10.1.0.10")
+    assert addresses(there, alone=True) == {"c": "10.1.0.12"}
+
+
+def test_names_that_are_not_in_the_definition_are_no_difference_and_stay() -> None:
+    plain = network(A)
+    live = found(plain, live=named(with_digest(plain)[0], "c", "10.1.0.12"))
+    assert difference(plain, live, ("c",)) is None
+    seen = difference(plain, live)
+    assert seen is not None
+    assert seen.hosts == ("c",)
+    assert edits(plain, live.xml, ["c"]) == []
+    assert [each.command for each in edits(network(A, B), live.xml, ["c"]) or ()] == [EditCommand.ADD] * 2

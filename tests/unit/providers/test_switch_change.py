@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 from recorder import Recorder
 from test_driver_ovs import BRIDGES, commands
@@ -184,3 +185,14 @@ def test_what_is_not_the_projects_is_refused(wanted: SwitchChange, message: str)
 def test_words_that_would_mean_something_else_are_refused(wanted: SwitchChange) -> None:
     with pytest.raises(DriverError, match=r"^invalid "):
         transactions(wanted)
+
+
+def test_a_row_that_was_made_again_gets_the_ids_of_libvirt() -> None:
+    nic, domain = "0a0b0c0d-0000-4000-8000-000000000001", "0a0b0c0d-0000-4000-8000-000000000002"
+    guest = GuestPort(bridge="p-br0", name="p-tap0", mac="52:54:00:00:00:01", interface_id=nic, vm_id=domain)
+    ((command,),) = transactions(change(guests=(guest,)))
+    assert 'set interface p-tap0 external_ids:attached-mac="52:54:00:00:00:01"' in command
+    assert f'external_ids:iface-id="{nic}" external_ids:vm-id="{domain}"' in command
+    bad = msgspec.structs.replace(guest, interface_id='x" -- del-br p-br0')
+    with pytest.raises(DriverError, match="UUID"):
+        transactions(change(guests=(bad,)))

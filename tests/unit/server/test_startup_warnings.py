@@ -1,13 +1,15 @@
-"""Whom a server makes powerful is said when it starts."""
+"""How a server starts: whom it makes powerful is said, and garbage is collected."""
 
 from __future__ import annotations
 
+import gc
 import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.server import run
 from kvmcompose.server.settings import ServerSettings
 
@@ -40,3 +42,20 @@ def test_whom_a_server_makes_powerful_is_said(
     } == expected
     assert len(said) == len(expected)
     assert all("testers" in text for text in said if ROOT_SERVES not in text)
+
+
+def test_garbage_is_collected_in_a_server_unlike_in_other_commands(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings = ServerSettings(
+        state_dir=tmp_path / "file", socket=tmp_path / "file/socket", project_roots=(tmp_path,)
+    )
+    before = gc.get_threshold()
+    gc.disable()  # as every command does at first
+    try:
+        with pytest.raises((KvmComposeError, OSError)):
+            run.serve(settings)
+        assert gc.isenabled()
+    finally:
+        gc.enable()
+        gc.set_threshold(*before)
+        gc.unfreeze()

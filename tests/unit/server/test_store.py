@@ -329,3 +329,50 @@ def test_only_a_state_that_is_new_is_reported(store: Store) -> None:
     ]
     assert {event["action"] for event in found} == {log.uuid}
     assert (found[2]["verb"], found[2]["kind"], found[2]["name"]) == ("create", "ovs-bridge", "br0")
+
+
+def test_what_is_up_moves_out_of_the_rows_of_deployments(tmp_path: Path) -> None:
+    path = tmp_path / "server.db"
+    store = Store(path)
+    store.put_deployment(NewDeployment("demo", "/projects/demo"))
+    store.put_deployment(NewDeployment("off", "/projects/off"))
+    store.close()
+    with sqlite3.connect(path) as memory:  # as version 3 had it
+        memory.execute("DROP TABLE brought_up")
+        memory.execute("ALTER TABLE deployments ADD COLUMN deployed BLOB")
+        memory.execute("UPDATE deployments SET deployed = x'0102' WHERE name = 'demo'")
+        memory.execute("PRAGMA user_version = 3")
+    memory.close()
+    store = Store(path)
+    assert store.deployed("demo") == b"\1\2"
+    assert store.deployed("off") is None
+    store.remove_deployment("demo")
+    assert store.deployed("demo") is None
+    store.close()
+
+
+def test_a_change_of_phase_does_not_write_what_is_up_again(tmp_path: Path) -> None:
+    path = tmp_path / "server.db"
+    store = Store(path)
+    store.put_deployment(NewDeployment("demo", "/projects/demo"))
+    store.set_deployed("demo", bytes(8 << 20))
+    log = tmp_path / "server.db-wal"
+    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert log.stat().st_size == 0
+    store.set_phase("demo", Phase.UP)
+    assert 0 < log.stat().st_size < 1 << 20
+    store.close()
+
+
+def test_marks_of_a_guest_are_found_by_an_index(store: Store) -> None:
+    rows = [("demo", kind, f"g{number}", "d") for kind in ("seed", "set-up") for number in range(100)]
+    store._db.executemany("INSERT INTO marks VALUES (?, ?, ?, ?)", rows)
+    statements: list[str] = []
+    store._db.set_trace_callback(statements.append)
+    store.forget_marks("demo", "g7")
+    store._db.set_trace_callback(None)
+    assert "g7" not in store.marks("demo", "set-up")
+    assert len(store.marks("demo", "set-up")) == 99
+    assert len(store.marks("demo", "seed")) == 100
+    (plan,) = store._db.execute(f"EXPLAIN QUERY PLAN {statements[0]}").fetchall()
+    assert "marks_of (deployment=? AND guest=?)" in plan["detail"]

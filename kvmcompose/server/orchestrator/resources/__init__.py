@@ -21,6 +21,7 @@ A module (also one in ``resources/`` of a plug-in folder) offers:
 ``asked(options, wanted)``        what the options of an ``up`` want to be done with one, and which; optional
 ``LOOKS_AT_FILES``                True: observing takes long, and is left out of ``status``; optional
 ``LOST_WITH_NEEDS``               True: gone when what they need is stopped; optional
+``ONLY_KNOWN``                    True: known of the inside of a guest; removing it only forgets it; optional
 ``RUNS``                          True: guests, which use memory and CPUs of their host; optional
 ``boots(change)``                 whether a guest starts for a change; optional
 ``noticed_by(testbed, change)``   the guests that may lose packets by a change; optional, pure
@@ -62,6 +63,7 @@ class Provider(Protocol):
     WAITS_FOR: str
     LOOKS_AT_FILES: bool
     LOST_WITH_NEEDS: bool
+    ONLY_KNOWN: bool
     RUNS: bool
 
     def wanted(self, testbed: LoadedTestbed) -> Iterable[Resource]:
@@ -127,6 +129,7 @@ def _module(name: str) -> Provider:
         "WAITS_FOR": "",
         "LOOKS_AT_FILES": False,
         "LOST_WITH_NEEDS": False,
+        "ONLY_KNOWN": False,
         "RUNS": False,
         "wanted": _nothing_wanted,
         "asked": _nothing_asked,

@@ -18,6 +18,8 @@ from kvmcompose.render.domain import DOMAIN_FORMAT
 
 #: States of libvirt in which nothing of a guest runs.
 OFF = ("shut off", "crashed", "no state")
+#: The state of libvirt of a guest that put itself to sleep.
+ASLEEP = "pmsuspended"
 #: Frames by the digest of their definition: most of them are asked for again and again.
 _frames: dict[str, Frame] = {}
 _guard = threading.Lock()
@@ -54,9 +56,10 @@ class DomainWanted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class DomainDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A domain as it is now. ``reason`` says why it is in its state.
 
-    ``taps`` are the tap devices of its NICs by MAC address, ``bridges`` the bridges that these are ports of,
-    ``interface_ids`` the logical ports of OVN that they are. ``disks`` are the targets of its disks.
-    ``edited``: its definition was changed by other means than ours.
+    ``taps`` are the tap devices of its NICs by MAC address, ``bridges`` the bridges that these are ports of.
+    ``interface_ids`` are the IDs that libvirt gave the ports, by MAC address, ``nameless`` the taps whose
+    port has another, or none. ``answering``: taps at which the host answers ARP requests.
+    ``disks`` are the targets of its disks. ``edited``: its definition was changed by other means than ours.
     ``stamped`` is whether it bears what it was made from.
     """
 
@@ -64,7 +67,10 @@ class DomainDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reason: str | None = None
     taps: Mapping[str, str] = {}
     bridges: Mapping[str, str] = {}
+    uuid: str = ""
     interface_ids: Mapping[str, str] = {}
+    nameless: tuple[str, ...] = ()
+    answering: tuple[str, ...] = ()
     disks: tuple[str, ...] = ()
     edited: bool = False
     stamped: bool = True

@@ -70,9 +70,11 @@ def worded(reasons: list[Reason]) -> list[Reason]:
         subject = _INTERNAL.sub("", _INTERNAL.sub("", each.subject))
         match = re.match(r"^interfaces\[(\d+)\](?:\.(\w+))?$", subject)
         if match:
-            if match[2] in ("source", "target", "prefix_length", "gateway"):
+            if match[2] in ("source", "target", "prefix_length"):
                 continue  # follows from the others
             subject = f"{match[2]} of interface {match[1]}" if match[2] else f"interface {match[1]}"
         subject = re.sub(r"^environment\.", "environment ", subject)
         found.append(msgspec.structs.replace(each, subject=subject))
-    return found or reasons
+    # a gateway follows from an address, but can change alone, with the external bridge
+    rest = [each for each in found if not each.subject.startswith("gateway of ")]
+    return rest or found or reasons

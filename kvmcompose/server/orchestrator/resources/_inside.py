@@ -79,7 +79,7 @@ class ScriptedGuest:
                 Level.WARNING,
             )
             return
-        step.say("what changed for its scripts is sent to the guest")
+        step.say("changed scripts and files are sent to the guest")
         await scripts.send(
             self._shell, await self.login(), self._archive(path, contents.archive), contents.archive
         )

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kvmcompose.core.commands import Up
+from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.reconcile.difference import Asked
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
+from kvmcompose.server.orchestrator.script_records import encode_record, record_of
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 from kvmcompose.server.schema import COMPLETE_MARK
 
@@ -35,12 +37,24 @@ def wanted(testbed: LoadedTestbed, kind: str, digest_of: Callable[[LoadedGuest],
             )
 
 
+def wanted_scripts(
+    testbed: LoadedTestbed, kind: str, scripts_of: Callable[[DomainGuest], Sequence[str]]
+) -> Iterator[Resource]:
+    """Yield what is wanted in guests with scripts: that these have run as they are now."""
+
+    def record(guest: LoadedGuest) -> str:
+        scripts = scripts_of(guest.run) if guest.run is not None else ()
+        return encode_record(record_of(testbed.seed_contents(guest), scripts)) if scripts else ""
+
+    return wanted(testbed, kind, record)
+
+
 async def observe(
     view: View, host: HostDrivers, kind: str, earlier: Callable[[LoadedTestbed], Iterable[Resource]]
 ) -> list[Found]:
     """Return what is known of guests of a host that are on."""
     domains = (await view.domains(host)).values()
-    on = [each.guest for each in domains if each.state in ("running", "paused")]
+    on = [each.guest for each in domains if each.state in ("running", "paused", "pmsuspended")]
     marks = view.marks(kind)
     unmarked = {each.guest for each in domains if not each.made}
     if unmarked and view.deployed is not None and view.marks(COMPLETE_MARK):

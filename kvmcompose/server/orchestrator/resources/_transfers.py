@@ -5,6 +5,7 @@ from __future__ import annotations
 from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.server.orchestrator.golden import golden_recipe
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 
@@ -21,7 +22,7 @@ async def observe(view: View, host: HostDrivers, kind: str) -> list[Found]:
     stale = {
         each.name
         for each in view.files.testbed.golden
-        if made.get(each.name) != view.files.testbed.golden_recipe(each)
+        if made.get(each.name) != golden_recipe(view.files.testbed, each)
     }
     lacking += [path for name, path in transfers.golden.items() if name in stale]
     return [Found(ref=Ref(kind, host.name, host.name), detail=tuple(lacking))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from kvmcompose.hosts.blob_store import Inventory
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
 from kvmcompose.providers.iplink.interface import FoundLink
-from kvmcompose.providers.libvirt.interface import DomainState, ObservedDomain
+from kvmcompose.providers.libvirt.interface import DomainState, FoundNetwork, ObservedDomain
 from kvmcompose.providers.ovs.chassis import FoundChassis
 from kvmcompose.providers.ovs.interface import FoundBridge
 from kvmcompose.server.orchestrator.context import Context
@@ -156,6 +157,16 @@ class View:
         wanted = {host: each.name for host in chassis.values() for each in self._specs(ChassisSpec, host)[:1]}
         return {name: wanted.get(host, host) for name, host in chassis.items() if name}
 
+    async def networks(self, host: HostDrivers) -> Mapping[str, FoundNetwork]:
+        """Return the project's libvirt networks on a host, by name."""
+        call = functools.partial(host.hypervisor.found_networks, self.context.project)
+        return await self._once("networks", host.name, call)
+
+    async def leases(self, host: HostDrivers, network: str) -> Mapping[str, str]:
+        """Return the addresses that a libvirt network has assigned, by MAC address."""
+        call = functools.partial(host.hypervisor.leases, network)
+        return await self._once(f"leases of {network}", host.name, call)
+
     def pairs(self, host: str) -> list[VethPair]:
         """Return the veth pairs that the project has, or had, on a host: nothing on one says whose it is."""
         plans = [each for testbed in reversed(self.testbeds) for each in testbed.network_plan.veths]
@@ -183,7 +194,7 @@ class View:
         assert files is not None  # noqa: S101 (asked for only where files are looked at)
 
         async def find() -> DiskPlaces:
-            found = await find_places(self, files.main, files.testbed.runnable, self._abandoned)
+            found = await find_places(self, files.main, files.testbed, self._abandoned)
             files.arrive(found)
             return found
 

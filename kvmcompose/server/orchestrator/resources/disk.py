@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.server.orchestrator import distribute
+from kvmcompose.server.orchestrator import host_transfers
 from kvmcompose.server.orchestrator.disk_moves import DiskMoves
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
@@ -14,7 +14,7 @@ from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 KINDS = ("disk",)
 AFTER = ("files",)
-STAGE = distribute.STAGE
+STAGE = host_transfers.STAGE
 LOOKS_AT_FILES = True
 
 #: The state of a copy that is not to be used: its disk has moved on, or it has not arrived as a whole.
@@ -41,8 +41,11 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     await view.disks()
     places = view.files.places
     found = []
-    for guest in view.files.testbed.runnable:
-        if guest.run is None or guest.run.disk is None:
+    testbed = view.files.testbed
+    here = [guest.name for guest in testbed.by_host.get(host.name, ())]
+    for name in dict.fromkeys([*here, *places.moving, *places.stale]):
+        guest = testbed.guests[name]
+        if guest.run is None or guest.run.disk is None or guest.state.is_golden_image:
             continue
         placed, ref = guest.state.testbed_host, Ref(KINDS[0], guest.name, host.name)
         stale = host.name in places.stale.get(guest.name, ())

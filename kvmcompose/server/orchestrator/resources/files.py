@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from kvmcompose.core.resource import Change, Found, Ref, Resource
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.server.orchestrator import distribute
+from kvmcompose.server.orchestrator import host_transfers
 from kvmcompose.server.orchestrator.resources import _transfers
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
@@ -14,7 +14,7 @@ from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 KINDS = ("files",)
 AFTER = ("golden-image",)
-STAGE = distribute.STAGE
+STAGE = host_transfers.STAGE
 LOOKS_AT_FILES = True
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.server.orchestrator.golden import golden_recipe
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
@@ -20,7 +22,7 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
     """Yield those that have to be set up, each made from its recipe, which only its files tell."""
     for guest in testbed.golden:
         ref = Ref(KINDS[0], guest.name, guest.state.testbed_host)
-        recipe = testbed.golden_recipe(guest) if testbed.has_files else None
+        recipe = golden_recipe(testbed, guest) if testbed.has_files else None
         yield Resource(ref=ref, spec=recipe, guest=guest.name)
 
 
@@ -52,6 +54,12 @@ async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:
     for change in changes:
         found += await golden.clones_in_the_way(work.testbed.guests[change.ref.name])
     return found
+
+
+async def settle(work: Work, found: Sequence[Found]) -> None:
+    """Record images of version 0.1 as this version does, before something of their seeds changes."""
+    if work.view.golden is not None and found:
+        await in_thread(work.view.golden.settle, [each.ref.name for each in found])
 
 
 async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:  # noqa: ARG001

@@ -23,7 +23,13 @@ from kvmcompose.server.orchestrator.resources import (
     _domain_spec,
     reachable,
 )
-from kvmcompose.server.orchestrator.resources._domain_spec import OFF, DomainDetail, DomainSpec, DomainWanted
+from kvmcompose.server.orchestrator.resources._domain_spec import (
+    ASLEEP,
+    OFF,
+    DomainDetail,
+    DomainSpec,
+    DomainWanted,
+)
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.stages import shielded
@@ -89,8 +95,12 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
         for bridge in (await view.switches(host)).values()
         for port in bridge.ports
     }
+    answering: Sequence[str] = ()
+    if any(testbed.is_in_userspace(host.name) for testbed in view.testbeds):
+        taps = {nic.target for each in domains.values() for nic in each.nics if nic.interface_id}
+        answering = await host.hypervisor.arp_answering(taps)
     # in a thread: a host may have hundreds
-    return await in_thread(_described, view.deployed, host.name, domains, ports)
+    return await in_thread(_described, view.deployed, host.name, domains, ports, frozenset(answering))
 
 
 def _described(
@@ -98,6 +108,7 @@ def _described(
     host: str,
     domains: Mapping[str, ObservedDomain],
     ports: Mapping[str, tuple[str, str | None]],
+    answering: Collection[str],
 ) -> list[Found]:
     found = []
     for name, domain in domains.items():
@@ -112,7 +123,14 @@ def _described(
             reason=domain.reason,
             taps=taps,
             bridges={tap: ports[tap][0] for tap in taps.values() if tap in ports},
-            interface_ids={tap: each for tap in taps.values() if (each := ports.get(tap, ("", None))[1])},
+            uuid=domain.uuid,
+            interface_ids={nic.mac: nic.interface_id for nic in domain.nics},
+            nameless=tuple(
+                nic.target
+                for nic in domain.nics
+                if nic.interface_id and nic.target in ports and ports[nic.target][1] != nic.interface_id
+            ),
+            answering=tuple(tap for tap in taps.values() if tap in answering),
             disks=domain.disks,
             edited=domain.edited,
             stamped=bool(domain.made),
@@ -147,13 +165,16 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
         with work.step(STAGE, f"{name}:{guest.name}", guest=guest.name, host=host.name) as step:
             await _update(work, host, change, step)
         return
-    if change.wanted.spec.state != "running":
+    state = change.wanted.spec.state
+    if state == "shut off":
         return  # it is off, and is to stay so
     if guest.name in work.up.recreate:
         await _reset_disk(work, host, guest)
     work.running.add(guest.name)
     await work.starter.start(guest, STAGE, made)
-    if reachable.is_waited_for(guest):
+    if state == "paused":
+        await shielded(host.hypervisor.suspend_domain(guest.state.domain))
+    elif reachable.is_waited_for(guest):
         # here, so that only so many guests boot at a time
         await work.starter.wait(guest, STAGE)
         work.waited_for.add(guest.name)
@@ -187,30 +208,30 @@ async def _update(work: Work, host: HostDrivers, change: Change, step: RunningSt
     made: DomainSpec | None = change.found.spec
     changes = _domain_difference.alive(made, spec, detail)
     await _place(work, host, guest, detail, changes.place, step)
+    if detail.answering:
+        await shielded(host.hypervisor.leave_arp(detail.answering))
     xml = await in_thread(domain_xml, work.context, work.testbed, guest)
-    for mac in changes.attach:
-        await shielded(host.hypervisor.attach_nic(detail.name, _domain_spec.nic_xml(xml, mac)))
-        step.say(f"{guest.name} has the interface {mac}")
     for mac in changes.detach:
         if not await host.hypervisor.detach_nic(detail.name, mac, _DETACH_SECONDS):
             raise DriverError(
-                f"{guest.name} has not let go of the interface {mac} within {_DETACH_SECONDS:g} s",
+                f"{guest.name} has not released the interface {mac} within {_DETACH_SECONDS:g} s",
                 hint=f"kvm-compose restart {guest.name}",
             )
-        step.say(f"{guest.name} has let go of the interface {mac}")
+        step.say(f"interface {mac} is detached")
+    for mac in changes.attach:
+        await shielded(host.hypervisor.attach_nic(detail.name, _domain_spec.nic_xml(xml, mac)))
+        step.say(f"interface {mac} is attached; it is configured at the latest when the guest starts again")
     if changes.memory_mb is not None:
         await shielded(host.hypervisor.set_memory(detail.name, changes.memory_mb))
     if changes.cpus is not None:
         await shielded(host.hypervisor.set_vcpus(detail.name, changes.cpus))
-    await _set_state(host, change.wanted.spec.state, change.found, guest, step)
+    await _set_state(host, change.wanted.spec.state, change.found, step)
     if made is not None and (made != spec or detail.edited):
         await shielded(host.hypervisor.define_domain(xml, _domain_spec.encode(spec)))
         now = _domain_difference.after_alive(made, spec)
         await shielded(host.hypervisor.stamp_domain(detail.name, _domain_spec.encode(now)))
         if now.waiting:
-            step.say(
-                f"{guest.name} learns its address and MTU when it starts: kvm-compose restart {guest.name}"
-            )
+            step.say(f"its new address or MTU is used from its next start: kvm-compose restart {guest.name}")
 
 
 async def _place(
@@ -227,7 +248,9 @@ async def _place(
             bridge=nic.source,
             name=detail.taps[nic.mac.lower()],
             mac=nic.mac,
-            interface_id=nic.interface_id,
+            interface_id=detail.interface_ids.get(nic.mac.lower(), ""),
+            vm_id=detail.uuid,
+            integration=nic.attach == "ovn",
         )
         for nic in guest.state.interfaces
         if nic.mac.lower() in macs
@@ -241,15 +264,13 @@ async def _place(
         step.say(f"{port.name} is a port of {port.bridge}")
 
 
-async def _set_state(
-    host: HostDrivers, wanted: str, found: Found, guest: LoadedGuest, step: RunningStep
-) -> None:
-    if found.state == "paused" and wanted == "running":
+async def _set_state(host: HostDrivers, wanted: str, found: Found, step: RunningStep) -> None:
+    if found.state == ASLEEP or (found.state == "paused" and wanted == "running"):
         await host.hypervisor.resume_domain(found.detail.name)
-        step.say(f"{guest.name} runs on")
-    elif found.state == "running" and wanted == "paused":
+        step.say("resumed")
+    if found.state in ("running", ASLEEP) and wanted == "paused":
         await shielded(host.hypervisor.suspend_domain(found.detail.name))
-        step.say(f"{guest.name} is paused")
+        step.say("paused")
 
 
 async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
@@ -261,7 +282,10 @@ async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> No
     with work.step(STAGE, f"stop:{name}", guest=name, host=host.name) as step:
         if not work.is_second(change):
             await _keep_snapshots(work, host, domain, work.view.identity(name))
-        if found.state == "running":
+        if found.state == ASLEEP:
+            # it does not hear the power button
+            await host.hypervisor.resume_domain(domain)
+        if found.state in ("running", ASLEEP):
             limit = work.timeout
             if not await host.hypervisor.shut_down_domain(domain, limit):
                 step.say(f"did not shut down within {limit:g} s, is switched off", Level.WARNING)

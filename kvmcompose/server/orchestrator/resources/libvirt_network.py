@@ -15,6 +15,7 @@ from kvmcompose.providers.libvirt import network_entries
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.network import another_subnet, check_subnet
 from kvmcompose.server.orchestrator.privileges import network_xml
+from kvmcompose.server.orchestrator.resources import dns_name
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.stages import shielded
@@ -26,10 +27,14 @@ STAGE = "network"
 
 
 class NetworkSpec(msgspec.Struct, frozen=True):
-    """What a network is made from: its names and its definition, empty where only its digest is known."""
+    """What a network is made from: its names and its definition, empty where only its digest is known.
+
+    ``names`` have DNS entries that are not in the definition.
+    """
 
     network: LibvirtNetwork
     xml: str
+    names: tuple[str, ...] = ()
 
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
@@ -38,12 +43,13 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
     if network is None:
         return
     xml = testbed.read(network.xml) if testbed.has_files else ""
-    yield Resource(ref=Ref(KINDS[0], network.name, network.host), spec=NetworkSpec(network, xml))
+    names = tuple(guest.name for guest in dns_name.named(testbed))
+    yield Resource(ref=Ref(KINDS[0], network.name, network.host), spec=NetworkSpec(network, xml, names))
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     """Return the project's networks on a host."""
-    networks = await host.hypervisor.found_networks(view.context.project)
+    networks = await view.networks(host)
     return [
         Found(ref=Ref(KINDS[0], name, host.name), state="active" if each.active else "inactive", detail=each)
         for name, each in networks.items()
@@ -53,12 +59,17 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
 def compare(wanted: Resource, found: Found) -> Change | None:
     """Entries for guests change alive; anything else makes another network."""
     spec: NetworkSpec = wanted.spec
-    differs = network_entries.difference(spec.xml, found.detail) if spec.xml else None
+    differs = network_entries.difference(spec.xml, found.detail, spec.names) if spec.xml else None
     reasons: list[Reason] = []
     verb = Verb.UPDATE
     if differs is not None:
+        if differs.outside:
+            verb = Verb.REPAIR
+        if differs.edited:
+            reasons.append(Reason(ReasonCode.EDITED, "its definition in libvirt"))
         if differs.other:
             verb = Verb.REPLACE
+        if differs.other and not differs.edited:
             reasons.append(Reason(ReasonCode.CHANGED, spec.network.xml))
         reasons += [Reason(ReasonCode.CHANGED, f"addresses and names of {name}") for name in differs.hosts]
     if found.state != "active":
@@ -103,10 +114,11 @@ async def _start(work: Work, host: HostDrivers, change: Change, step: RunningSte
     assert change.wanted is not None  # noqa: S101 (what is applied is wanted)
     network: LibvirtNetwork = change.wanted.spec.network
     xml = await in_thread(network_xml, work.context, work.testbed, network)
+    names = [guest.name for guest in dns_name.named(work.testbed)]
     active = change.found is not None and change.found.state == "active"
     try:
         if active and change.verb is not Verb.REPLACE:
-            if await host.hypervisor.update_network(xml):
+            if await host.hypervisor.update_network(xml, names):
                 step.say(f"network {network.name} has the addresses and names of all guests")
                 return
             await host.hypervisor.remove_network(network.name)

@@ -14,6 +14,7 @@ from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 KINDS = ("reachable",)
 AFTER = ("libvirt-domain",)
 STAGE = "guests"
+ONLY_KNOWN = True
 LOST_WITH_NEEDS = True
 
 limit = _marks.limit

@@ -10,12 +10,13 @@ from kvmcompose.server.orchestrator.resources import _marks
 from kvmcompose.server.orchestrator.resources._inside import ScriptedGuest
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
-from kvmcompose.server.orchestrator.script_records import decode_record, encode_record, reasons, record_of
-from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+from kvmcompose.server.orchestrator.script_records import decode_record, reasons
+from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 KINDS = ("run-scripts",)
 AFTER = ("set-up",)
 STAGE = "run"
+ONLY_KNOWN = True
 #: They are lost when their guest stops.
 LOST_WITH_NEEDS = True
 #: What they are called in reasons.
@@ -28,12 +29,7 @@ asked = _marks.asked
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
     """Yield the run scripts of each guest that has some."""
-
-    def record(guest: LoadedGuest) -> str:
-        scripts = guest.run.run_scripts if guest.run is not None else ()
-        return encode_record(record_of(testbed.seed_contents(guest), scripts)) if scripts else ""
-
-    return _marks.wanted(testbed, KINDS[0], record)
+    return _marks.wanted_scripts(testbed, KINDS[0], lambda run: run.run_scripts)
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:

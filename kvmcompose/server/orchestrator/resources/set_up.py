@@ -21,13 +21,13 @@ from kvmcompose.server.orchestrator.script_records import (
     encode_record,
     last_runs,
     reasons,
-    record_of,
 )
-from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 KINDS = ("set-up",)
 AFTER = ("reachable",)
 STAGE = "setup"
+ONLY_KNOWN = True
 WAITS_FOR = "--rerun-scripts"
 #: What its scripts are called in reasons.
 NOUN = "setup script"
@@ -41,12 +41,7 @@ asked = _marks.asked
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
     """Yield the set-up of each guest that has scripts for it."""
-
-    def record(guest: LoadedGuest) -> str:
-        scripts = guest.run.setup_scripts if guest.run is not None else ()
-        return encode_record(record_of(testbed.seed_contents(guest), scripts)) if scripts else ""
-
-    return _marks.wanted(testbed, KINDS[0], record)
+    return _marks.wanted_scripts(testbed, KINDS[0], lambda run: run.setup_scripts)
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:

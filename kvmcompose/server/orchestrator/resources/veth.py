@@ -9,7 +9,7 @@ from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Res
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.network import guests_on
 from kvmcompose.server.orchestrator.resources._view import View
-from kvmcompose.server.orchestrator.resources._work import Work
+from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
@@ -55,6 +55,22 @@ def noticed_by(testbed: LoadedTestbed, change: Change) -> Iterable[str]:
     pairs = [each for each in testbed.network_plan.veths if each.left == change.ref.name]
     names = {name for each in pairs for name in (each.left_bridge, each.right_bridge)}
     return guests_on(testbed, change.ref.host, names)
+
+
+async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:
+    """Return a pair that cannot connect to the NAT network, which is on another host."""
+    plan = work.testbed.network_plan
+    main = plan.network.host if plan.network is not None else None
+    segments = {bridge.name: bridge.segment for bridge in plan.bridges}
+    found: list[Refusal] = []
+    for change in changes:
+        pair = change.wanted.spec.pair if change.wanted is not None else None
+        if pair is None or not pair.right_is_linux or main in (None, pair.host):
+            continue
+        segment = segments[pair.left_bridge]
+        why = f"the external bridge {segment} is placed on {pair.host}, and the NAT network is on {main}"
+        found.append((why, f"testbed_options.placement: {{pin: {{{segment}: {main}}}}}"))
+    return found
 
 
 async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:

@@ -1,0 +1,115 @@
+"""Changes by hand on a real host that leave a guest on: ``status`` names them, and ``up`` undoes them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from kvm import Project
+from running_lab import Lab
+
+if TYPE_CHECKING:
+    from hosts import TestHost
+
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("micro_image")]
+
+YAML = """\
+machines:
+  - name: web
+    interfaces: [{bridge: br0}]
+    libvirt:
+      cpus: 1
+      max_cpus: 2
+      memory_mb: 128
+      libvirt_type: {cloud_image: {name: micro}}
+network:
+  bridges: [{name: br0}]
+  external_bridge: br0
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(real_host: TestHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    project = Project(real_host, tmp_path_factory.mktemp("drift"), "drift", {"kvm-compose.yaml": YAML})
+    try:
+        project.run("up")
+        yield Lab(project)
+    finally:
+        project.run("down", "--purge", "--timeout", "0", status=None)
+
+
+def repaired(lab: Lab, drift: str) -> None:
+    assert lab.differences() == [drift]
+    before = lab.qemu()
+    lab.project.run("up")
+    assert lab.differences() == []
+    assert lab.qemu() == before
+
+
+def test_a_port_that_was_made_again_by_hand(lab: Lab) -> None:
+    tap, bridge = lab.tap("web"), lab.bridge("br0")
+    noted = lab.ovs("get", "interface", tap, "external_ids")
+    assert "iface-id" in noted
+    lab.ovs("del-port", tap)
+    lab.ovs("add-port", bridge, tap)
+    assert lab.ovs("get", "interface", tap, "external_ids") == "{}"
+    repaired(lab, "guest web: iface-id of its port on the bridge br0 is missing")
+    assert lab.ovs("get", "interface", tap, "external_ids") == noted
+    assert lab.project.inside("web", "hostname")
+
+
+def test_a_network_whose_definition_was_edited(lab: Lab) -> None:
+    network = lab.project.state()["network"]["libvirt_network_name"]
+    xml = lab.host.virsh("net-dumpxml", "--inactive", network).stdout
+    path = lab.project.root / "edited.xml"
+    path.write_text(re.sub(r"<range [^>]*/>", "", xml))
+    lab.host.virsh("net-define", str(path))
+    repaired(lab, f"network {network}: its definition in libvirt has changed")
+    assert "<range " in lab.host.virsh("net-dumpxml", "--inactive", network).stdout
+
+
+def test_the_memory_that_a_guest_uses_is_less_than_it_has(lab: Lab) -> None:
+    end = time.monotonic() + 60
+    while (web := lab.project.json("status")["guests"][0]).get("used_mb") is None:
+        assert time.monotonic() < end
+        time.sleep(1)
+    assert 10 < web["used_mb"] < 128
+
+
+def test_processors_come_while_it_runs_and_go_when_it_restarts(lab: Lab) -> None:
+    before = lab.qemu()
+    lab.edit("cpus: 1\n      max", "cpus: 2\n      max")
+    lab.project.run("up")
+    assert lab.differences() == []
+    assert lab.qemu() == before
+    assert lab.host.virsh("vcpucount", "drift-web", "--live", "--current").stdout.strip() == "2"
+    lab.edit("cpus: 2\n      max", "cpus: 1\n      max")
+    assert "guest web: restart: cpus: 2 -> 1" in lab.project.run("up").stderr
+    assert lab.differences() == []
+    assert lab.qemu() != before
+    assert lab.host.virsh("vcpucount", "drift-web", "--live", "--current").stdout.strip() == "1"
+
+
+def test_a_guest_that_sleeps_is_woken(lab: Lab) -> None:
+    lab.project.run("exec", "web", "--", "sudo", "sh", "-c", "(sleep 1; echo mem >/sys/power/state) &")
+    end = time.monotonic() + 30
+    while lab.project.states()["web"] != "pmsuspended":
+        assert time.monotonic() < end
+        time.sleep(1)
+    repaired(lab, "guest web: is pmsuspended")
+    assert lab.project.inside("web", "hostname")
+
+
+def test_a_guest_that_was_started_by_hand(lab: Lab) -> None:
+    lab.host.virsh("destroy", "drift-web")
+    lab.host.virsh("start", "drift-web")
+    repaired(lab, "guest web: arp_ignore of its interface on br0 is missing")
+    lab.project.run("stop", "web", "--timeout", "0")
+    lab.host.virsh("start", "drift-web")
+    assert lab.differences() == ["guest web: is running"]
+    lab.project.run("up")
+    assert lab.project.states() == {"web": "shut off"}
+    assert lab.differences() == []
