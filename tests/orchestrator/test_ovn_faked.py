@@ -1,0 +1,207 @@
+"""A network of OVN on fake hosts: what is wanted, compared, carried out, and what it costs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from host_calls import counted_calls
+
+from golden.bench import Bench, new_bench
+from kvmcompose.core.commands import Down, Up
+from kvmcompose.core.deployment import ActionState
+from kvmcompose.hosts.fake_world import FakeOvn, FakeRow, World
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+GUEST = """\
+  - name: {name}
+    network: [{{switch: lan}}]
+    libvirt: {{cpus: 1, memory_mb: 128, libvirt_type: {{cloud_image: {{name: debian_12}}}}}}
+"""
+RULE = "          - {direction: to-lport, priority: 1000, match: icmp4, action: drop}\n"
+YAML = f"""\
+machines:
+{GUEST.format(name="web")}{GUEST.format(name="db")}\
+network:
+  ovn:
+    switches:
+      lan:
+        subnet: 10.66.1.0/24
+        ports:
+          - {{name: host, chassis: one, internal: {{ip: 10.66.1.2, mac: "02:00:00:00:00:02"}}}}
+      public:
+        subnet: 172.16.1.0/24
+        ports: [{{name: out, localnet: {{network_name: public}}}}]
+    routers:
+      r:
+        ports:
+          - {{name: to-lan, switch: lan, gateway_ip: 10.66.1.1/24, mac: "02:00:00:00:01:01"}}
+          - {{name: to-out, switch: public, gateway_ip: 172.16.1.200/24, mac: "02:00:00:00:01:03",
+             set_gateway_chassis: two}}
+        static_routes: [{{prefix: 0.0.0.0/0, nexthop: 172.16.1.1}}]
+    acl:
+      switches:
+        lan:
+{RULE}\
+testbed_options:
+  placement: {{pin: {{web: one, db: two}}}}
+"""
+CONFIG = """\
+{"testbed_host_ssh_config": {
+   "one": {"ip": "192.0.2.11", "is_main_host": true, "virt_type": "qemu"},
+   "two": {"ip": "192.0.2.12", "user": "root", "virt_type": "qemu"}},
+ "ssh_public_key_location": "keys/id_ed25519.pub", "ssh_private_key_location": "keys/id_ed25519"}
+"""
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The project, built once."""
+    files = {"kvm-compose.yaml": YAML, "kvm-compose-config.json": CONFIG, "keys/id_ed25519": "not a key\n"}
+    bench = new_bench(tmp_path_factory.mktemp("ovn"), "lab", files)
+    bench.generate()
+    return bench
+
+
+@pytest.fixture
+def lab(template: Bench, tmp_path: Path, new_lab: type[Lab]) -> Iterator[Lab]:
+    folder = tmp_path / "lab"
+    shutil.copytree(template.folder, folder, symlinks=True)
+    lab = new_lab(Bench(template.root, folder), tmp_path)
+    yield lab
+    lab.store.close()
+
+
+def edit(lab: Lab, before: str, after: str) -> None:
+    path = lab.folder / "kvm-compose.yaml"
+    text = path.read_text()
+    assert text.count(before) == 1
+    path.write_text(text.replace(before, after))
+    lab.bench.generate()
+
+
+def ovn(lab: Lab, host: str = "") -> FakeOvn:
+    return lab.drivers.worlds[host].ovn
+
+
+def rows(lab: Lab) -> dict[str, FakeRow]:
+    return ovn(lab).rows["lab"]
+
+
+def differences(lab: Lab) -> list[str]:
+    return list(lab.status().differences)
+
+
+def test_all_rows_come_in_one_transaction_and_nothing_is_left(lab: Lab) -> None:
+    with counted_calls(lab.drivers) as calls:
+        lab.must(Up())
+    assert calls.of()["change_rows"] == calls.of()["in_force"] == 1
+    assert ovn(lab).changes == 1
+    assert {"Logical_Switch/lan", "Logical_Router/r", "ACL/lan to-lport 1000 icmp4"} <= rows(lab).keys()
+    assert rows(lab)["Gateway_Chassis/to-out two"].columns["chassis_name"] == "two"
+    assert (ovn(lab).address, ovn(lab).users) == ("192.0.2.11", ["lab"])
+    settings = {host: ovn(lab, host).chassis.settings for host in ("", "two")}
+    assert settings[""]["ovn-remote"] == "unix:/run/ovn/ovnsb_db.sock"
+    assert settings["two"]["ovn-remote"] == "ssl:192.0.2.11:6642"
+    assert ovn(lab, "two").chassis.keys
+    assert not ovn(lab).chassis.keys
+    assert ovn(lab, "two").chassis.mappings == {"public": "br-ex"}
+    assert [*ovn(lab).host_ports["lab"]] == ["lab-host"]
+    ports = lab.drivers.worlds["two"].bridges[""]["br-int"].ports
+    assert [port.interface_id for port in ports.values()] == [
+        rows(lab)["Logical_Switch_Port/db network[0]"].columns["name"]
+    ]
+    assert differences(lab) == []
+    with counted_calls(lab.drivers) as calls:
+        lab.must(Up())
+    assert calls.of()["change_rows"] == 0
+    lab.must(Down(timeout=0))
+    for host in ("", "two"):
+        left = ovn(lab, host)
+        assert (left.rows, left.users, left.outsides, left.host_ports) == ({}, [], {}, {})
+        assert (left.chassis.settings, left.chassis.users, left.chassis.mappings) == ({}, [], {})
+
+
+def test_a_rule_that_is_replaced_leaves_no_gap(lab: Lab) -> None:
+    lab.must(Up())
+    edit(lab, RULE, RULE.replace("icmp4", "icmp4 && ip4.src == 10.66.1.2"))
+    with counted_calls(lab.drivers) as calls:
+        lab.must(Up())
+    assert calls.of()["change_rows"] == 1
+    assert calls.of()["start_domain"] == calls.of("two")["start_domain"] == 0
+    assert [key for key in rows(lab) if key.startswith("ACL")] == [
+        "ACL/lan to-lport 1000 icmp4 && ip4.src == 10.66.1.2"
+    ]
+
+
+def test_the_name_that_a_host_has_in_ovn_is_the_one_that_rows_have(lab: Lab) -> None:
+    lab.must(Up())
+    lab.must(Down(timeout=0))
+    ovn(lab, "two").chassis.settings = {"system-id": "6d1f4a4e"}  # Debian's
+    lab.must(Up())
+    assert rows(lab)["Gateway_Chassis/to-out two"].columns["chassis_name"] == "6d1f4a4e"
+    assert differences(lab) == []
+    lab.must(Down(timeout=0))
+    assert ovn(lab, "two").chassis.settings == {"system-id": "6d1f4a4e"}
+
+
+def test_what_is_changed_by_hand_is_seen_and_repaired(lab: Lab) -> None:
+    lab.must(Up())
+    del rows(lab)["Logical_Router_Static_Route/r 0.0.0.0/0 via 172.16.1.1"]
+    rows(lab)["ACL/lan to-lport 1000 icmp4"].columns["action"] = "allow"
+    (port,) = lab.drivers.worlds["two"].bridges[""]["br-int"].ports.values()
+    port.interface_id = "by-hand"
+    ovn(lab, "two").chassis.mappings.clear()
+    assert set(differences(lab)) >= {
+        "rule lan to-lport 1000 icmp4: action: allow -> drop",
+        "way out br-ex: is not mapped",
+    }
+    lab.must(Up())
+    assert differences(lab) == []
+    assert port.interface_id != "by-hand"
+
+
+@pytest.mark.parametrize(
+    ("host", "spoil", "why"),
+    [
+        (
+            "two",
+            {"ovn-remote": "tcp:198.51.100.1:6642"},
+            "two is a chassis of another OVN: ovn-remote",
+        ),
+        ("two", {"system-id": "one"}, "its system-id is one, as that of one: one of them is a copy"),
+    ],
+)
+def test_hosts_of_others_are_refused_before_anything_is_changed(
+    lab: Lab, host: str, spoil: dict[str, str], why: str
+) -> None:
+    world = lab.drivers.worlds.setdefault(host, World())
+    world.ovn.chassis.settings = dict(spoil)
+    action = lab.do(Up())
+    assert action.state is ActionState.FAILED
+    assert any(why in fault.message for fault in action.faults)
+    assert ovn(lab).rows == {}
+    assert ovn(lab, host).chassis.settings == spoil
+
+
+def test_a_controller_that_does_not_run_is_named(lab: Lab) -> None:
+    lab.must(Up())
+    ovn(lab, "two").chassis.runs = False
+    assert "chassis two: is not connected (ovn-controller)" in differences(lab)
+    action = lab.do(Up())
+    assert any("ovn-controller does not run on two" in fault.message for fault in action.faults)
+    lab.must(Down(timeout=0))
+    assert ovn(lab).rows == {}
+
+
+def test_rows_of_another_main_host_are_left_alone(lab: Lab) -> None:
+    foreign = FakeRow("elsewhere", "Logical_Switch", "lan", {"name": "lab-lan"})
+    ovn(lab).rows["lab"] = {"Logical_Switch/lan": foreign}
+    action = lab.do(Up())
+    assert any("a project lab of another main host: elsewhere" in fault.message for fault in action.faults)
+    assert ovn(lab).rows["lab"] == {"Logical_Switch/lan": foreign}
