@@ -40,8 +40,12 @@ def start_northd(folder: Path) -> None:
 
 
 def start_controller(folder: Path) -> None:
-    """Start ovn-controller, which waits until the host is configured as a chassis."""
+    """Start ovn-controller, which waits until the host is configured as a chassis.
+
+    It creates its bridge at once, in the kernel's datapath by default.
+    """
     RUN.mkdir(exist_ok=True)
+    daemons.run(["ovs-vsctl", "set", "open", ".", "external_ids:ovn-bridge-datapath-type=netdev"])
     daemons.run(["ovn-controller", "unix:/run/openvswitch/db.sock", *_daemon("ovn-controller", folder)])
 
 

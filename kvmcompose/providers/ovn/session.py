@@ -1,28 +1,27 @@
 """A connection to a database of OVN, kept open: an ``ovs.db.idl.Idl``, in a thread of ovsdbapp.
 
-The replica that it keeps is read and changed under its lock, in threads. Three traps of these libraries are
-avoided here: the poller uses select(), which takes no descriptor of 1024 or more; an API class of ovsdbapp
-has one connection for the whole process; without ``check_error`` a refused transaction raises nothing.
+The replica that it keeps is read and changed under its lock, in threads. Traps of these libraries that are
+avoided here and in ``wire``: an API class of ovsdbapp has one connection for the whole process; without
+``check_error`` a refused transaction raises nothing; select(); a slow parser.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import select
 import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import ovs.poller
 from ovs.stream import Stream
 from ovsdbapp.backend.ovs_idl import connection, idlutils, transaction
 from ovsdbapp.exceptions import TimeoutException
 
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.ovn import wire
 
 _T = TypeVar("_T")
 #: An operation of RFC 7047, section 5.2.
@@ -30,26 +29,13 @@ Operation = dict[str, Any]
 
 #: How long a database may take to answer, in seconds.
 SECONDS = 20.0
+#: How much longer a thread may take before it is abandoned, in seconds.
+_HANGING = 120.0
+#: So many operations of a transaction may take a second more.
+_OPERATIONS = 200
 
 
-class _Poll:
-    """What the library waits with, by poll(2). It registers a descriptor once for each kind of event."""
-
-    def __init__(self) -> None:
-        self._events: dict[int, int] = {}
-
-    def register(self, source: Any, events: int) -> None:
-        descriptor = source if isinstance(source, int) else source.fileno()
-        self._events[descriptor] = self._events.get(descriptor, 0) | events
-
-    def poll(self, timeout: int) -> list[tuple[int, int]]:
-        waiting = select.poll()
-        for descriptor, events in self._events.items():
-            waiting.register(descriptor, events)
-        return waiting.poll(timeout)
-
-
-ovs.poller.SelectPoll = _Poll
+wire.install()
 
 
 class Tls(msgspec.Struct, frozen=True):
@@ -144,7 +130,7 @@ class Session:
         with opened.lock:
             operations = plan(opened.idl)
         if operations:
-            self._commit(opened, operations, seconds)
+            self._commit(opened, operations, seconds + len(operations) / _OPERATIONS)
         with opened.lock:
             return after(opened.idl)
 
@@ -218,11 +204,12 @@ class Session:
 
     async def _in_time(self, work: Callable[[], _T], seconds: float = SECONDS) -> _T:
         """Run work in a thread. One that hangs for longer than all its own limits is abandoned."""
+        limit = _HANGING + seconds
         try:
-            async with asyncio.timeout(2 * SECONDS + seconds):
+            async with asyncio.timeout(limit):
                 return await in_thread(work)
         except TimeoutError as error:
-            raise self._silent(f"no answer within {2 * SECONDS + seconds:g} s") from error
+            raise self._silent(f"no answer within {limit:g} s") from error
 
 
 def _reason(text: str) -> str:
