@@ -53,26 +53,29 @@ class OvnNorthbound:
 
     async def in_force(self, number: int, chassis: Mapping[str, str], seconds: float) -> None:
         end = time.monotonic() + seconds
+        await self.compiled(number, seconds)
         await self.south.read(lambda _: None)
         while True:
-            compiled, reached = await self._progress()
+            reached = await self.south.read(_reached, fresh=False)
             behind = {name for name in chassis if reached.get(name, -1) < number}
             if not behind:
                 return
             if time.monotonic() > end:
                 break
             await in_thread(time.sleep, _PAUSE)
-        if compiled < number:
-            raise LateError(
-                f"ovn-northd has not carried the change to the southbound database within {seconds:g} s",
-                hint="does it run? sudo systemctl status ovn-northd",
-            )
         missing = {chassis[name] for name in behind if name not in reached}
         raise late(missing, {chassis[name] for name in behind} - missing, seconds)
 
-    async def _progress(self) -> tuple[int, Mapping[str, int]]:
-        compiled = await self._north.read(_compiled, fresh=False)
-        return compiled, await self.south.read(_reached, fresh=False)
+    async def compiled(self, number: int, seconds: float) -> None:
+        """Wait until ovn-northd has carried a change to the southbound database. Raises LateError."""
+        end = time.monotonic() + seconds
+        while await self._north.read(_compiled, fresh=False) < number:
+            if time.monotonic() > end:
+                raise LateError(
+                    f"ovn-northd has not carried the change to the southbound database within {seconds:g} s",
+                    hint="does it run? sudo systemctl status ovn-northd",
+                )
+            await in_thread(time.sleep, _PAUSE)
 
     async def close(self) -> None:
         await self._north.close()
