@@ -8,7 +8,7 @@ import msgspec
 USUAL_MAPPINGS = (("public", "br-ex", "172.16.1.1/24"),)
 
 
-class Chassis(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ChassisConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The ``ovn`` section of a host. None is for what follows from the host's own name and address.
 
     ``bridge`` is the integration bridge. ``bridge_mappings`` are provider networks: the network's name, the

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from kvmcompose.core.chassis import Chassis, Remotes
+from kvmcompose.core.chassis import ChassisConfig, Remotes
 from kvmcompose.core.document import Path
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.expectation import Expectation
@@ -52,7 +52,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     libvirt_uri: str = "qemu:///system"
     cpus: int | None = None
     memory_mb: int | None = None
-    ovn: Chassis | None = None
+    ovn: ChassisConfig | None = None
 
     def __post_init__(self) -> None:
         """Normalise ``libvirt_uri``, so that no host has one that is not permitted. Raises ValueError."""
@@ -69,9 +69,9 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return parse_libvirt_uri(self.libvirt_uri)
 
     @property
-    def chassis(self) -> Chassis:
+    def chassis(self) -> ChassisConfig:
         """Its part in OVN, with the defaults filled in that follow from the host."""
-        given = self.ovn or Chassis()
+        given = self.ovn or ChassisConfig()
         return msgspec.structs.replace(
             given, chassis_name=given.chassis_name or self.name, encap_ip=given.encap_ip or self.ip
         )

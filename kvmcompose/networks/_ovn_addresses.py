@@ -17,7 +17,7 @@ from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Guest
 from kvmcompose.core.names import stable_number
 from kvmcompose.networks._addresses import derived_mac
-from kvmcompose.networks._ovn_model import DYNAMIC, Network, Nic, Path, Range, Subnet, by_family
+from kvmcompose.networks._ovn_model import DYNAMIC, Nic, OvnNetwork, Path, Range, Subnet, by_family
 
 #: Derived IPv6 addresses are among the first 2**32 of their subnet.
 _MOST = 2**32
@@ -38,7 +38,7 @@ class Assigned(msgspec.Struct, frozen=True):
 class SwitchAddresses:
     """The addresses of one switch, by family."""
 
-    def __init__(self, network: Network, switch: str) -> None:
+    def __init__(self, network: OvnNetwork, switch: str) -> None:
         self.subnets = by_family(network.switches[switch].subnets)
         self._taken: set[int] = set()
         self._spans: list[tuple[int, int]] = []
@@ -124,7 +124,7 @@ def _span(excluded: Range) -> tuple[int, int]:
     return int(ipaddress.ip_address(excluded.first)), int(ipaddress.ip_address(excluded.last))
 
 
-def macs(project: str, network: Network, guests: tuple[Guest, ...]) -> dict[tuple[str, int], str]:
+def macs(project: str, network: OvnNetwork, guests: tuple[Guest, ...]) -> dict[tuple[str, int], str]:
     """Return the MAC addresses of all interfaces. A golden image has one interface."""
     taken = {port.mac for router in network.routers.values() for port in router.ports}
     taken |= {

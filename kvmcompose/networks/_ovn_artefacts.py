@@ -11,7 +11,7 @@ from kvmcompose.core.artefact import Artefact, Literal, Policy
 from kvmcompose.core.deployable import LibvirtNetwork
 from kvmcompose.core.northbound import Row, RowRef, Value
 from kvmcompose.core.state import State
-from kvmcompose.networks._ovn_model import NetworkState
+from kvmcompose.networks._ovn_model import OvnState
 from kvmcompose.networks._ovn_northbound import northbound
 from kvmcompose.render.network import network_xml
 
@@ -29,7 +29,7 @@ def artefacts(state: State) -> Iterator[Artefact]:
     )
 
 
-def libvirt_network(state: State, network: NetworkState) -> LibvirtNetwork | None:
+def libvirt_network(state: State, network: OvnState) -> LibvirtNetwork | None:
     """Return the network that golden images are set up in."""
     name, subnet = network.libvirt_network_name, network.libvirt_network_subnet
     if name is None or subnet is None:

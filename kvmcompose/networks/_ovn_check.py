@@ -12,14 +12,14 @@ from kvmcompose.networks._ovn_chassis import MAIN_NAMES, check_chassis, host_of
 from kvmcompose.networks._ovn_check_acl import check_acl
 from kvmcompose.networks._ovn_check_guests import check_guests, known_addresses
 from kvmcompose.networks._ovn_check_routers import check_router
-from kvmcompose.networks._ovn_model import Network, Path, Switch, SwitchPort
+from kvmcompose.networks._ovn_model import OvnNetwork, Path, Switch, SwitchPort
 from kvmcompose.networks._ovn_owners import Owners, check_subnet
 
 #: The path of the section.
 AT: Path = ("network", "ovn")
 
 
-def check(network: Network, machines: Sequence[Machine], hosts: Sequence[Host]) -> Iterator[Complaint]:
+def check(network: OvnNetwork, machines: Sequence[Machine], hosts: Sequence[Host]) -> Iterator[Complaint]:
     """Yield the problems of the network and of the interfaces attached to it."""
     found = list(_subnets(network))
     if found:  # all other checks are about addresses in them
@@ -58,7 +58,7 @@ def unknown(name: str, switches: Collection[str], path: Path, *, at_key: bool = 
         )
 
 
-def _subnets(network: Network) -> Iterator[Complaint]:
+def _subnets(network: OvnNetwork) -> Iterator[Complaint]:
     for name, switch in network.switches.items():
         at: Path = (*AT, "switches", name, "subnet")
         found = [complaint for text in switch.subnets for complaint in check_subnet(text, at)]
@@ -74,7 +74,7 @@ def _subnets(network: Network) -> Iterator[Complaint]:
             )
 
 
-def _port_names(network: Network) -> Iterator[Complaint]:
+def _port_names(network: OvnNetwork) -> Iterator[Complaint]:
     first: dict[str, str] = {}
     every = [("switches", name, switch.ports) for name, switch in network.switches.items()]
     every += [("routers", name, router.ports) for name, router in network.routers.items()]  # type: ignore[misc]
@@ -158,7 +158,7 @@ def _chassis(name: str, hosts: Sequence[Host], path: Path) -> Iterator[Complaint
         )
 
 
-def _gateways(network: Network, hosts: Sequence[Host]) -> Iterator[Complaint]:
+def _gateways(network: OvnNetwork, hosts: Sequence[Host]) -> Iterator[Complaint]:
     """Check that the host of a gateway has the provider network of its switch."""
     for name, router in network.routers.items():
         for index, port in enumerate(router.ports):

@@ -10,10 +10,10 @@ from kvmcompose.core.model import Machine
 from kvmcompose.networks._ovn_check_guests import interfaces
 from kvmcompose.networks._ovn_deny import LOWEST
 from kvmcompose.networks._ovn_match import MatchError, parse_match
-from kvmcompose.networks._ovn_model import Network, Path, Rule
+from kvmcompose.networks._ovn_model import OvnNetwork, Path, Rule
 
 
-def check_acl(network: Network, machines: Sequence[Machine], at: Path) -> Iterator[Complaint]:
+def check_acl(network: OvnNetwork, machines: Sequence[Machine], at: Path) -> Iterator[Complaint]:
     """Yield the problems of all rules."""
     ports = _port_names(network, machines)
     for switch, rules in network.acl.switches.items():
@@ -71,7 +71,7 @@ def _one_way(switch: str, rules: Sequence[Rule], path: Path) -> Iterator[Complai
 
 
 def foreign_ports(
-    network: Network, machines: Sequence[Machine], project: str, at: Path
+    network: OvnNetwork, machines: Sequence[Machine], project: str, at: Path
 ) -> Iterator[Complaint]:
     """Yield the ports in valid rules that have the name of another project before their own."""
     ports = _port_names(network, machines)
@@ -87,7 +87,7 @@ def foreign_ports(
                     )
 
 
-def _port_names(network: Network, machines: Sequence[Machine]) -> dict[str, set[str]]:
+def _port_names(network: OvnNetwork, machines: Sequence[Machine]) -> dict[str, set[str]]:
     """Return what ports of each switch may be called, without the project's name."""
     found: dict[str, set[str]] = {
         name: {port.name for port in switch.ports} for name, switch in network.switches.items()

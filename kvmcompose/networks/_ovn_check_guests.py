@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Attachment, Machine, ScaledAttachment
-from kvmcompose.networks._ovn_model import DYNAMIC, Address, Network, Nic, Path, Range, ScaledNic
+from kvmcompose.networks._ovn_model import DYNAMIC, Address, Nic, OvnNetwork, Path, Range, ScaledNic
 from kvmcompose.networks._ovn_owners import Owners, parse_address
 from kvmcompose.networks._ovn_parse import mac_number
 
@@ -23,7 +23,7 @@ def interfaces(machine: Machine) -> Iterator[tuple[Path, str, Attachment]]:
             yield (*at, machine.kind, *attachment.own.at), f"{machine.name}-{number}", attachment
 
 
-def known_addresses(network: Network, machines: Sequence[Machine]) -> set[tuple[str, Address]]:
+def known_addresses(network: OvnNetwork, machines: Sequence[Machine]) -> set[tuple[str, Address]]:
     """Return all addresses that the YAML gives to something, each with its switch."""
     found: set[tuple[str, str]] = set()
     for router in network.routers.values():
@@ -43,7 +43,7 @@ def known_addresses(network: Network, machines: Sequence[Machine]) -> set[tuple[
 
 
 def check_guests(
-    network: Network, machines: Sequence[Machine], owners: Owners, known: set[tuple[str, Address]]
+    network: OvnNetwork, machines: Sequence[Machine], owners: Owners, known: set[tuple[str, Address]]
 ) -> Iterator[Complaint]:
     """Yield the problems of the interfaces of all machines."""
     served = {dhcp.switch for router in network.routers.values() for dhcp in router.dhcp}
@@ -72,7 +72,7 @@ def check_guests(
 
 
 def _unknown_switch(
-    attachment: Attachment, network: Network, path: Path, *, at_key: bool
+    attachment: Attachment, network: OvnNetwork, path: Path, *, at_key: bool
 ) -> Iterator[Complaint]:
     near = difflib.get_close_matches(attachment.segment, network.switches, 1)
     yield Complaint(
@@ -118,7 +118,7 @@ def _interface(owners: Owners, attachment: Attachment, guest: str, path: Path) -
 
 
 def _common(
-    network: Network,
+    network: OvnNetwork,
     owners: Owners,
     attachment: Attachment,
     path: Path,

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Collection, Generator, Iterator
 
 from kvmcompose.core.errors import Complaint, Severity
-from kvmcompose.networks._ovn_model import Address, Nat, Network, Path, Router, RouterPort, Subnet
+from kvmcompose.networks._ovn_model import Address, Nat, OvnNetwork, Path, Router, RouterPort, Subnet
 from kvmcompose.networks._ovn_owners import Owners, parse_address
 
 Known = Collection[tuple[str, Address]]
@@ -14,7 +14,7 @@ Known = Collection[tuple[str, Address]]
 
 
 def check_router(
-    router: Router, network: Network, owners: Owners, known: Known, at: Path
+    router: Router, network: OvnNetwork, owners: Owners, known: Known, at: Path
 ) -> Iterator[Complaint]:
     """Yield the problems of a router."""
     yield from _ports(router, network, owners, at)
@@ -23,7 +23,7 @@ def check_router(
     yield from _dhcp(router, network, owners, at)
 
 
-def _ports(router: Router, network: Network, owners: Owners, at: Path) -> Iterator[Complaint]:
+def _ports(router: Router, network: OvnNetwork, owners: Owners, at: Path) -> Iterator[Complaint]:
     linked: dict[str, str] = {}
     spans: list[tuple[str, Subnet]] = []
     for index, port in enumerate(router.ports):
@@ -243,7 +243,7 @@ def _nat_addresses(
         )
 
 
-def _dhcp(router: Router, network: Network, owners: Owners, at: Path) -> Iterator[Complaint]:
+def _dhcp(router: Router, network: OvnNetwork, owners: Owners, at: Path) -> Iterator[Complaint]:
     for index, dhcp in enumerate(router.dhcp):
         path: Path = (*at, "dhcp", index)
         if dhcp.switch not in network.switches:

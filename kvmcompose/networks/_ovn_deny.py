@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvmcompose.networks._ovn_model import NetworkState, Rule
+from kvmcompose.networks._ovn_model import OvnState, Rule
 
 #: Rules of the YAML have higher priorities than these.
 DROP, ASIDE = 0, 1
@@ -21,7 +21,7 @@ _DHCP = "(udp.src == 68 && udp.dst == 67) || (udp.src == 546 && udp.dst == 547)"
 _DHCP_REPLY = "(udp.src == 67 && udp.dst == 68) || (udp.src == 547 && udp.dst == 546)"
 
 
-def deny_all(switch: str, network: NetworkState) -> Iterator[tuple[str, Rule]]:
+def deny_all(switch: str, network: OvnState) -> Iterator[tuple[str, Rule]]:
     """Yield the rules of a switch, with the names of their rows."""
 
     def rule(direction: str, what: str, priority: int, match: str, action: str) -> tuple[str, Rule]:

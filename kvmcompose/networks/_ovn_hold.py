@@ -16,26 +16,26 @@ from kvmcompose.core.state import Interface, State
 from kvmcompose.networks import Drift
 from kvmcompose.networks._addresses import could_be_derived_mac
 from kvmcompose.networks._ovn_addresses import SwitchAddresses
-from kvmcompose.networks._ovn_model import DYNAMIC, Network, Nic
+from kvmcompose.networks._ovn_model import DYNAMIC, Nic, OvnNetwork
 
 _Key = tuple[str, int]
 
 
-class Hold(msgspec.Struct, frozen=True):
+class OvnHold(msgspec.Struct, frozen=True):
     """Lines that keep addresses, by interface: the guest, and the number."""
 
     ips: dict[_Key, tuple[str, ...]] = {}
     macs: dict[_Key, str] = {}
 
 
-class Keeper:
+class OvnKeeper:
     """An ``AddressKeeper``: ``before`` is the state to keep, ``logical`` the testbed as it is written."""
 
-    nothing = Hold()
+    nothing = OvnHold()
 
     def __init__(self, before: State, logical: LogicalTestbed) -> None:
         self._logical = logical
-        self._network: Network = logical.network
+        self._network: OvnNetwork = logical.network
         self._guests: dict[str, Guest] = {guest.name: guest for guest in logical.guests}
         switches = before.network.get("switches", {})
         self._subnets = {name: set(each["subnet"]) for name, each in switches.items()}
@@ -79,7 +79,7 @@ class Keeper:
     def _could_be_derived(self, guest: Guest, index: int, switch: str, ip: str) -> bool:
         return self._pools[switch].could_be_derived(self._logical.project, guest.identity, index, ip)
 
-    def more(self, drifts: Sequence[Drift], hold: Hold) -> Hold:
+    def more(self, drifts: Sequence[Drift], hold: OvnHold) -> OvnHold:
         """Return the lines, with those that these changes require."""
         ips, macs = dict(hold.ips), dict(hold.macs)
         for drift in drifts:
@@ -93,12 +93,12 @@ class Keeper:
                 and self._is_free(drift.old)
             ):
                 ips[drift.key] = drift.old.addresses
-        return Hold(ips, macs)
+        return OvnHold(ips, macs)
 
     def _is_free(self, old: Interface) -> bool:
         return all((old.bridge, ip) not in self._ips for ip in old.addresses)
 
-    def held(self, logical: LogicalTestbed, hold: Hold) -> LogicalTestbed:
+    def held(self, logical: LogicalTestbed, hold: OvnHold) -> LogicalTestbed:
         """Return the testbed as if the YAML had these lines."""
         changed = {guest for guest, _ in (*hold.ips, *hold.macs)}
         guests = tuple(
@@ -114,18 +114,18 @@ class Keeper:
         )
         return msgspec.structs.replace(logical, guests=guests)
 
-    def lines(self, hold: Hold) -> dict[str, Any]:
+    def lines(self, hold: OvnHold) -> dict[str, Any]:
         """Return the lines as they are in the YAML: ``network`` of machines."""
         names = sorted({guest for guest, _ in (*hold.ips, *hold.macs)})
         if not names:
             return {}
         return {"machines": [{"name": name, "network": self._interfaces(name, hold)} for name in names]}
 
-    def _interfaces(self, name: str, hold: Hold) -> list[dict[str, Any]]:
+    def _interfaces(self, name: str, hold: OvnHold) -> list[dict[str, Any]]:
         attachments = self._guests[name].attachments
         return [_written(_held(each, hold, (name, index))) for index, each in enumerate(attachments)]
 
-    def obstacle(self, drift: Drift, hold: Hold) -> str:  # noqa: ARG002 (part of the protocol)
+    def obstacle(self, drift: Drift, hold: OvnHold) -> str:  # noqa: ARG002 (part of the protocol)
         """Return why no line keeps an interface as it was."""
         if drift.old.mac != drift.new.mac and drift.old.mac in self._macs:
             return f"{self._macs[drift.old.mac]} has the `mac` {drift.old.mac} now"
@@ -139,7 +139,7 @@ class Keeper:
         return "no line of the YAML can"
 
 
-def _held(attachment: Attachment, hold: Hold, key: _Key) -> Attachment:
+def _held(attachment: Attachment, hold: OvnHold, key: _Key) -> Attachment:
     nic: Nic = attachment.own
     ips = hold.ips.get(key, nic.ips)
     own = msgspec.structs.replace(nic, ips=ips)

@@ -133,7 +133,7 @@ class Acl(msgspec.Struct, frozen=True):
     switches: dict[str, tuple[Rule, ...]] = {}
 
 
-class Network(msgspec.Struct, frozen=True):
+class OvnNetwork(msgspec.Struct, frozen=True):
     """The network section as written."""
 
     switches: dict[str, Switch]
@@ -210,7 +210,7 @@ class DhcpState(msgspec.Struct, frozen=True):
     server_mac: str
 
 
-class NetworkState(msgspec.Struct, frozen=True, kw_only=True):
+class OvnState(msgspec.Struct, frozen=True, kw_only=True):
     """The network section of the state, by the names of the YAML. ``chassis`` has OVN's name of each host.
 
     The ``libvirt_network`` exists where there are golden images: they are set up in it.

@@ -15,7 +15,7 @@ from kvmcompose.networks._ovn_deny import deny_all
 from kvmcompose.networks._ovn_model import (
     IPV6,
     DhcpState,
-    NetworkState,
+    OvnState,
     RouterPortState,
     Rule,
 )
@@ -30,7 +30,7 @@ _STRING = re.compile(r'"([^"]*)"')
 
 def northbound(state: State) -> tuple[Row, ...]:
     """Return the rows of a testbed's network. ``state.network`` may be plain data, as read back."""
-    network = msgspec.convert(state.network, NetworkState, from_attributes=True)
+    network = msgspec.convert(state.network, OvnState, from_attributes=True)
     return tuple(_Rows(state, network))
 
 
@@ -42,7 +42,7 @@ def dhcp_ref(dhcp: DhcpState) -> RowRef:
 class _Rows:
     """Makes the rows; an iterable of them."""
 
-    def __init__(self, state: State, network: NetworkState) -> None:
+    def __init__(self, state: State, network: OvnState) -> None:
         self._state = state
         self._network = network
         self._names = port_names(state, network)

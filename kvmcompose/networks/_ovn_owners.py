@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from kvmcompose.core.errors import Complaint
-from kvmcompose.networks._ovn_model import IPV6, Address, Network, Path, Subnet
+from kvmcompose.networks._ovn_model import IPV6, Address, OvnNetwork, Path, Subnet
 
 _SMALLEST = {4: 30, IPV6: 126}
 _LARGEST = {4: 8, IPV6: 16}
@@ -68,7 +68,7 @@ def is_usable(address: Address) -> bool:
 class Owners:
     """Which machine, router or port has which address on which switch, and which MAC address."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: OvnNetwork) -> None:
         self.subnets = {name: _valid(switch.subnets) for name, switch in network.switches.items()}
         #: The switches that lead to other networks, where machines may have any address.
         self.outside = {

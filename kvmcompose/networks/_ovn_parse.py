@@ -19,8 +19,8 @@ from kvmcompose.networks._ovn_model import (
     Dhcp,
     Internal,
     Nat,
-    Network,
     Nic,
+    OvnNetwork,
     Range,
     Router,
     RouterPort,
@@ -128,14 +128,14 @@ def macs_of(span: Range, most: int = _MOST) -> list[str]:
     return [number.to_bytes(6, "big").hex(":") for number in islice(numbers, most)]
 
 
-def parse(section: _Entry) -> Network:
+def parse(section: _Entry) -> OvnNetwork:
     """Return the ``network`` section. Switches and routers are sorted: the order of keys has no meaning."""
     ovn = section.get("ovn") or {}
     acl = ovn.get("acl") or {}
     switches = sorted((ovn.get("switches") or {}).items())
     routers = sorted((ovn.get("routers") or {}).items())
     rules = sorted((acl.get("switches") or {}).items())
-    return Network(
+    return OvnNetwork(
         switches={name: _switch(name, each) for name, each in switches},
         routers={name: _router(name, each or {}) for name, each in routers},
         acl=Acl(

@@ -7,12 +7,12 @@ from typing import Any
 
 from kvmcompose.core.document import Path
 from kvmcompose.core.northbound import RowRef
-from kvmcompose.networks._ovn_model import Network
+from kvmcompose.networks._ovn_model import OvnNetwork
 
 _AT: Path = ("network", "ovn")
 
 
-def row_path(network: Network, ref: RowRef) -> Path:
+def row_path(network: OvnNetwork, ref: RowRef) -> Path:
     """Return the path of what ``northbound`` has made a row from; empty if that is no line of the YAML."""
     match ref.table:
         case "Logical_Switch":
@@ -38,7 +38,7 @@ def row_path(network: Network, ref: RowRef) -> Path:
     return ()
 
 
-def _of_router(network: Network, key: str, is_it: Callable[[str, Any], bool]) -> Path:
+def _of_router(network: OvnNetwork, key: str, is_it: Callable[[str, Any], bool]) -> Path:
     for name, router in network.routers.items():
         for index, entry in enumerate(getattr(router, key)):
             if is_it(name, entry):
@@ -46,7 +46,7 @@ def _of_router(network: Network, key: str, is_it: Callable[[str, Any], bool]) ->
     return ()
 
 
-def _rule_path(network: Network, ref: RowRef) -> Path:
+def _rule_path(network: OvnNetwork, ref: RowRef) -> Path:
     for switch, rules in network.acl.switches.items():
         for index, rule in enumerate(rules):
             if f"{switch} {rule.direction} {rule.priority} {rule.match}" == ref.name:

@@ -12,7 +12,7 @@ from kvmcompose.core.ovn_hosts import Central, ChassisSpec, Databases, HostPort,
 from kvmcompose.core.resource import Ref, Resource
 from kvmcompose.core.state import State
 from kvmcompose.networks._ovn_artefacts import libvirt_network
-from kvmcompose.networks._ovn_model import NetworkState
+from kvmcompose.networks._ovn_model import OvnState
 from kvmcompose.networks._ovn_northbound import northbound
 
 #: Where OVN's southbound database listens on its own host, and for others (ovn-ctl(8)).
@@ -21,7 +21,7 @@ _SOCKET, _PORT = "unix:/run/ovn/ovnsb_db.sock", 6642
 
 def network_plan(state: State) -> NetworkPlan:
     """See ``Dialect.network_plan``."""
-    network = msgspec.convert(state.network, NetworkState, from_attributes=True)
+    network = msgspec.convert(state.network, OvnState, from_attributes=True)
     libvirt = libvirt_network(state, network)
     return NetworkPlan(
         network=libvirt,
@@ -37,7 +37,7 @@ def _main(state: State) -> Host:
     return next(host for host in state.testbed_hosts.values() if host.is_main_host)
 
 
-def _databases(network: NetworkState) -> Databases:
+def _databases(network: OvnState) -> Databases:
     remotes = network.remotes
     if remotes is None:
         return Databases()
@@ -50,7 +50,7 @@ def _databases(network: NetworkState) -> Databases:
     )
 
 
-def _resources(state: State, network: NetworkState) -> Iterator[Resource]:
+def _resources(state: State, network: OvnState) -> Iterator[Resource]:
     main = _main(state)
     if network.remotes is None and len(state.testbed_hosts) > 1:
         yield Resource(ref=Ref("ovn-central", main.ip, main.name), spec=Central(address=main.ip))
@@ -72,7 +72,7 @@ def _resources(state: State, network: NetworkState) -> Iterator[Resource]:
         yield Resource(ref=Ref("ovn-host-port", port.name, port.testbed_host), spec=spec)
 
 
-def _chassis(host: Host, main: Host, network: NetworkState) -> ChassisSpec:
+def _chassis(host: Host, main: Host, network: OvnState) -> ChassisSpec:
     settings = host.chassis
     if network.remotes is not None:
         remote = ",".join(network.remotes.ovn_southbound)
@@ -91,7 +91,7 @@ def _chassis(host: Host, main: Host, network: NetworkState) -> ChassisSpec:
     )
 
 
-def _outsides(state: State, network: NetworkState) -> Iterator[Resource]:
+def _outsides(state: State, network: OvnState) -> Iterator[Resource]:
     """Yield the bridges of provider networks, on the hosts whose packets go there."""
     for port in network.switch_ports.values():
         provider = port.provider_network_name
@@ -107,7 +107,7 @@ def _outsides(state: State, network: NetworkState) -> Iterator[Resource]:
                     yield Resource(ref=Ref("ovn-outside", bridge, name), spec=spec)
 
 
-def _leaving(state: State, network: NetworkState, switch: str) -> list[str]:
+def _leaving(state: State, network: OvnState, switch: str) -> list[str]:
     """Return the hosts where packets leave a switch: gateways of its routers, hosts of guests on it."""
     gateways = {
         port.chassis_name

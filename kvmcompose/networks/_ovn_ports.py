@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from kvmcompose.core.northbound import RowRef
 from kvmcompose.core.state import GuestState, Interface, State
-from kvmcompose.networks._ovn_model import NetworkState
+from kvmcompose.networks._ovn_model import OvnState
 
 #: Marks the interfaces of guests that are logical ports.
 OVN = "ovn"
@@ -33,7 +33,7 @@ def readable_name(project: str, guest: GuestState, index: int, nic: Interface) -
     return f"{project}-{nic.bridge}-{guest.name}-{index}"
 
 
-def port_names(state: State, network: NetworkState) -> dict[str, dict[str, str]]:
+def port_names(state: State, network: OvnState) -> dict[str, dict[str, str]]:
     """Return, for every switch, what its ports may be called in a match, with the names in OVN.
 
     That is the readable name, and of a guest with one interface on the switch its name; each with and without

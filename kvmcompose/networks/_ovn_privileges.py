@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from kvmcompose.core.chassis import USUAL_MAPPINGS, Remotes
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.state import State
-from kvmcompose.networks._ovn_model import NetworkState
+from kvmcompose.networks._ovn_model import OvnState
 
 
-def privileges(state: State, network: NetworkState) -> Iterator[Privilege]:
+def privileges(state: State, network: OvnState) -> Iterator[Privilege]:
     """Yield provider networks, interfaces of hosts, and databases.
 
     The usual provider network is not listed: kvm-compose makes its bridge, which leads outside by NAT, as

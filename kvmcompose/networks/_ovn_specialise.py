@@ -24,9 +24,9 @@ from kvmcompose.networks._ovn_check_acl import foreign_ports
 from kvmcompose.networks._ovn_model import (
     DYNAMIC,
     DhcpState,
-    Network,
-    NetworkState,
     Nic,
+    OvnNetwork,
+    OvnState,
     OvsPortState,
     RouterPortState,
     RouterState,
@@ -40,10 +40,10 @@ from kvmcompose.networks._ovn_ports import OVN, guest_port
 _Interfaces = dict[str, tuple[Interface, ...]]
 
 
-def specialise(placed: PlacedTestbed) -> tuple[NetworkState, _Interfaces, str | None]:
+def specialise(placed: PlacedTestbed) -> tuple[OvnState, _Interfaces, str | None]:
     """Return the network section of the state, every guest's interfaces, and no external bridge."""
     logical = placed.logical
-    network: Network = logical.network
+    network: OvnNetwork = logical.network
     project = logical.project
     machines = {guest.machine.index: guest.machine for guest in logical.guests}
     foreign = [*foreign_ports(network, [*machines.values()], project, ("network", OVN, "acl"))]
@@ -55,7 +55,7 @@ def specialise(placed: PlacedTestbed) -> tuple[NetworkState, _Interfaces, str | 
     addresses = _golden_addresses(project, golden, network) if golden else None
     nat = addresses.subnets[""] if addresses is not None else None
     router_ports = dict(_router_ports(project, network, logical.hosts))
-    state = NetworkState(
+    state = OvnState(
         dialect=logical.dialect,
         mtu=mtu(logical.hosts),
         chassis={host.name: host.chassis_name for host in logical.hosts},
@@ -81,7 +81,7 @@ def specialise(placed: PlacedTestbed) -> tuple[NetworkState, _Interfaces, str | 
     return state, _interfaces(placed, state, names, addresses), None
 
 
-def _golden_addresses(project: str, golden: Sequence[Guest], network: Network) -> _addresses.Addresses:
+def _golden_addresses(project: str, golden: Sequence[Guest], network: OvnNetwork) -> _addresses.Addresses:
     """Assign the addresses of golden images, in a subnet that no switch has."""
     requests = [
         _addresses.AddressRequest(
@@ -101,7 +101,7 @@ def _golden_addresses(project: str, golden: Sequence[Guest], network: Network) -
     return found
 
 
-def _switch_ports(project: str, network: Network) -> Iterator[tuple[str, SwitchPortState]]:
+def _switch_ports(project: str, network: OvnNetwork) -> Iterator[tuple[str, SwitchPortState]]:
     for name, switch in network.switches.items():
         for port in switch.ports:
             of = port.internal
@@ -119,7 +119,7 @@ def _switch_ports(project: str, network: Network) -> Iterator[tuple[str, SwitchP
 
 def _ovs_ports(placed: PlacedTestbed, names: UniqueNames) -> Iterator[tuple[str, OvsPortState]]:
     logical = placed.logical
-    network: Network = logical.network
+    network: OvnNetwork = logical.network
     for switch in network.switches.values():
         subnets = by_family(switch.subnets)
         for port in switch.ports:
@@ -144,7 +144,7 @@ def _ovs_ports(placed: PlacedTestbed, names: UniqueNames) -> Iterator[tuple[str,
 
 
 def _router_ports(
-    project: str, network: Network, hosts: Sequence[Host]
+    project: str, network: OvnNetwork, hosts: Sequence[Host]
 ) -> Iterator[tuple[str, RouterPortState]]:
     for name, router in network.routers.items():
         for port in router.ports:
@@ -163,7 +163,7 @@ def _router_ports(
             )
 
 
-def _dhcp(network: Network, router_ports: Mapping[str, RouterPortState]) -> Iterator[DhcpState]:
+def _dhcp(network: OvnNetwork, router_ports: Mapping[str, RouterPortState]) -> Iterator[DhcpState]:
     for name, router in network.routers.items():
         for dhcp in router.dhcp:
             ports = (
@@ -179,10 +179,10 @@ def _dhcp(network: Network, router_ports: Mapping[str, RouterPortState]) -> Iter
 
 
 def _interfaces(
-    placed: PlacedTestbed, state: NetworkState, names: UniqueNames, golden: _addresses.Addresses | None
+    placed: PlacedTestbed, state: OvnState, names: UniqueNames, golden: _addresses.Addresses | None
 ) -> _Interfaces:
     logical = placed.logical
-    network: Network = logical.network
+    network: OvnNetwork = logical.network
     pools = {name: SwitchAddresses(network, name) for name in network.switches}
     for guest in logical.guests:
         for attachment in guest.attachments:
@@ -225,7 +225,7 @@ def _interfaces(
 
 def _golden(
     guest: Guest,
-    state: NetworkState,
+    state: OvnState,
     names: UniqueNames,
     addresses: _addresses.Addresses,
     hardware: Mapping[tuple[str, int], str],
@@ -248,7 +248,7 @@ def _golden(
 
 
 def _addressed(
-    base: Interface, nic: Nic, assigned: Sequence[Assigned], state: NetworkState, routed: set[int]
+    base: Interface, nic: Nic, assigned: Sequence[Assigned], state: OvnState, routed: set[int]
 ) -> Interface:
     """Return an interface with its addresses. ``routed`` has the families that have a default route.
 
@@ -284,7 +284,7 @@ def _second(assigned: Assigned | None) -> str | None:
 
 
 def _resolver(
-    switch: str, gateways: Mapping[int, str], assigned: Sequence[Assigned], state: NetworkState
+    switch: str, gateways: Mapping[int, str], assigned: Sequence[Assigned], state: OvnState
 ) -> str | None:
     """Return the address that a guest sends questions for names to; None where DHCP says it.
 

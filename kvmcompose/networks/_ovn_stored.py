@@ -17,9 +17,9 @@ from kvmcompose.networks._ovn_model import (
     DYNAMIC,
     Dhcp,
     Internal,
-    Network,
-    NetworkState,
     Nic,
+    OvnNetwork,
+    OvnState,
     Path,
     Router,
     RouterPort,
@@ -34,7 +34,7 @@ _Complaints = Iterator[Complaint]
 
 def check_state(state: State) -> _Complaints:
     """See ``Dialect.check_state``."""
-    network = msgspec.convert(state.network, NetworkState, from_attributes=True)
+    network = msgspec.convert(state.network, OvnState, from_attributes=True)
     found = [*_references(state, network)]
     if not found:  # otherwise the other checks would meet unknown names
         hosts = tuple(state.testbed_hosts.values())
@@ -64,7 +64,7 @@ def _placed(complaint: Complaint, guests: list[str]) -> Complaint:
     return msgspec.structs.replace(complaint, path=path)
 
 
-def _references(state: State, network: NetworkState) -> _Complaints:
+def _references(state: State, network: OvnState) -> _Complaints:
     at: Path = ("network",)
     for name, port in network.switch_ports.items():
         yield from _known(port.parent_switch, network.switches, (*at, "switch_ports", name, "parent_switch"))
@@ -96,7 +96,7 @@ def _known(name: str, names: dict[str, object] | object, path: Path) -> _Complai
         yield _wrong(path, f"there is no {name!r}", f"one of: {', '.join(names)}")  # type: ignore[arg-type]
 
 
-def _router_of(network: NetworkState, switch: str, address: str, mac: str) -> str | None:
+def _router_of(network: OvnState, switch: str, address: str, mac: str) -> str | None:
     """Return the router that serves DHCP on a switch."""
     for port in network.router_ports.values():
         ips = {each.partition("/")[0] for each in port.ip}
@@ -105,13 +105,13 @@ def _router_of(network: NetworkState, switch: str, address: str, mac: str) -> st
     return None
 
 
-def _written(network: NetworkState) -> Network:
+def _written(network: OvnState) -> OvnNetwork:
     """Return the network as the YAML would have it."""
     dhcp: dict[tuple[str, str], None] = {}
     for each in network.dhcp_options:
         router = _router_of(network, each.switch, each.router, each.server_mac)
         dhcp[str(router), each.switch] = None
-    return Network(
+    return OvnNetwork(
         switches={
             name: Switch(name, switch.subnet, tuple(_ports(name, network)))
             for name, switch in network.switches.items()
@@ -134,7 +134,7 @@ def _written(network: NetworkState) -> Network:
     )
 
 
-def _ports(switch: str, network: NetworkState) -> Iterator[SwitchPort]:
+def _ports(switch: str, network: OvnState) -> Iterator[SwitchPort]:
     for name, port in network.switch_ports.items():
         if port.parent_switch != switch:
             continue
@@ -164,7 +164,7 @@ def _nic(nic: Interface, index: int) -> Nic:
     return Nic(("interfaces", index), nic.addresses, gateways)
 
 
-def _names(state: State, network: NetworkState) -> _Complaints:
+def _names(state: State, network: OvnState) -> _Complaints:
     """Check that names contain the project's name, so that no state refers to another project."""
     for path, found, wanted in (*_exact(state, network), *_port_ids(state)):
         if found != wanted:
@@ -178,7 +178,7 @@ def _names(state: State, network: NetworkState) -> _Complaints:
         taken.add(given)
 
 
-def _exact(state: State, network: NetworkState) -> Iterator[tuple[Path, str | None, str | None]]:
+def _exact(state: State, network: OvnState) -> Iterator[tuple[Path, str | None, str | None]]:
     project = state.project_name
     for kind in ("switches", "routers", "switch_ports"):
         for key, each in getattr(network, kind).items():
@@ -201,7 +201,7 @@ def _port_ids(state: State) -> Iterator[tuple[Path, str | None, str | None]]:
             yield at, nic.interface_id, wanted if nic.attach == OVN else None
 
 
-def _derived(state: State, network: NetworkState) -> Iterator[tuple[Path, str, str]]:
+def _derived(state: State, network: OvnState) -> Iterator[tuple[Path, str, str]]:
     project = state.project_name
     for key, own in network.ovs_ports.items():
         yield ("network", "ovs_ports", key, "name"), own.name, f"{project}-{key}"
@@ -214,7 +214,7 @@ def _derived(state: State, network: NetworkState) -> Iterator[tuple[Path, str, s
             yield at, nic.target, f"{project}-{guest.identity}-{index}"
 
 
-def _values(state: State, network: NetworkState) -> _Complaints:
+def _values(state: State, network: OvnState) -> _Complaints:
     """Check what follows from other values: sources, MTU, prefix lengths, leases."""
     hosts = state.testbed_hosts
     most = mtu(tuple(hosts.values()))
@@ -241,7 +241,7 @@ def _values(state: State, network: NetworkState) -> _Complaints:
                 yield _wrong(at, f"{nic.attach!r} does not lead to this network", "a logical switch")
 
 
-def _golden(nic: Interface, network: NetworkState, name: str, at: Path) -> _Complaints:
+def _golden(nic: Interface, network: OvnState, name: str, at: Path) -> _Complaints:
     subnet = ipaddress.ip_network(network.libvirt_network_subnet or "0.0.0.0/32", strict=False)
     if (nic.bridge, nic.source) != (name, name):
         yield _wrong((*at, "source"), f"{nic.source!r} is not the network of golden images", name)
@@ -249,7 +249,7 @@ def _golden(nic: Interface, network: NetworkState, name: str, at: Path) -> _Comp
         yield _wrong((*at, "ip"), f"{nic.ip} is outside its network", str(subnet))
 
 
-def _interface(nic: Interface, network: NetworkState, bridge: str, at: Path) -> _Complaints:
+def _interface(nic: Interface, network: OvnState, bridge: str, at: Path) -> _Complaints:
     if nic.source != bridge:
         yield _wrong((*at, "source"), f"{nic.source!r} is not the integration bridge", bridge)
     if nic.mtu != network.mtu:

@@ -22,7 +22,7 @@ from kvmcompose.networks import (
     _ovn_specialise,
     _ovn_stored,
 )
-from kvmcompose.networks._ovn_model import Network, NetworkState
+from kvmcompose.networks._ovn_model import OvnNetwork, OvnState
 from kvmcompose.networks._ovn_northbound import northbound
 from kvmcompose.networks._ovn_places import row_path
 
@@ -34,18 +34,18 @@ scaled = _ovn_parse.scaled
 parse = _ovn_parse.parse
 
 
-def topology(network: Network) -> Topology:
+def topology(network: OvnNetwork) -> Topology:
     """Return every switch as a segment that is on all hosts."""
     segments = tuple(Segment(name) for name in network.switches)
     return Topology(segments, (), None, everywhere=True, noun="switch")
 
 
-def specialise(placed: PlacedTestbed) -> tuple[NetworkState, dict[str, tuple[Interface, ...]], str | None]:
+def specialise(placed: PlacedTestbed) -> tuple[OvnState, dict[str, tuple[Interface, ...]], str | None]:
     """See ``Dialect.specialise``."""
     return _ovn_specialise.specialise(placed)
 
 
-def check(network: Network, machines: Sequence[Machine], hosts: Sequence[Host]) -> Iterator[Complaint]:
+def check(network: OvnNetwork, machines: Sequence[Machine], hosts: Sequence[Host]) -> Iterator[Complaint]:
     """Yield the problems of the network and of the interfaces attached to it."""
     return _ovn_check.check(network, machines, hosts)
 
@@ -65,12 +65,12 @@ def network_plan(state: State) -> NetworkPlan:
     return _ovn_plan.network_plan(state)
 
 
-def keeper(before: State, logical: LogicalTestbed) -> _ovn_hold.Keeper:
+def keeper(before: State, logical: LogicalTestbed) -> _ovn_hold.OvnKeeper:
     """Return what keeps addresses by ``ip`` and ``mac``."""
-    return _ovn_hold.Keeper(before, logical)
+    return _ovn_hold.OvnKeeper(before, logical)
 
 
 def privileges(state: State, *, for_member: bool) -> Iterator[Privilege]:  # noqa: ARG001 (as other dialects)
     """Yield provider networks, interfaces of hosts on switches, and databases that exist already."""
-    network = msgspec.convert(state.network, NetworkState, from_attributes=True)
+    network = msgspec.convert(state.network, OvnState, from_attributes=True)
     return _ovn_privileges.privileges(state, network)

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the golden projects are a package there
 
 from golden.memory import PUBLIC_KEY, SCHEMAS, MemoryFiles
-from kvmcompose.core.chassis import Chassis, Remotes
+from kvmcompose.core.chassis import ChassisConfig, Remotes
 from kvmcompose.core.errors import InputError
 from kvmcompose.core.model import LogicalTestbed, SshKeys
 from kvmcompose.pipeline.compile import InputFile, understand
@@ -61,7 +61,7 @@ def refused(*hosts: Any, **more: Any) -> list[tuple[str, str]]:
 
 def test_a_host_of_the_existing_system_is_understood_as_it_is_written() -> None:
     logical, warnings = understood(OVN)
-    assert logical.hosts[0].ovn == Chassis(chassis_name="main", encap_ip="127.0.0.1")
+    assert logical.hosts[0].ovn == ChassisConfig(chassis_name="main", encap_ip="127.0.0.1")
     assert warnings == [("ignored-key", "testbed_host_ssh_config.h0.ovn.main_ovn_remote")]
 
 
