@@ -17,7 +17,7 @@ from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Guest
 from kvmcompose.core.names import stable_number
 from kvmcompose.networks._addresses import derived_mac
-from kvmcompose.networks._ovn_model import DYNAMIC, Nic, OvnNetwork, Path, Range, Subnet, by_family
+from kvmcompose.networks._ovn_model import DYNAMIC, OvnNetwork, Path, Range, Subnet, SwitchNic, by_family
 
 #: Derived IPv6 addresses are among the first 2**32 of their subnet.
 _MOST = 2**32
@@ -57,14 +57,14 @@ class SwitchAddresses:
             if switch_port.internal is not None:
                 self._take(*(each.partition("/")[0] for each in switch_port.internal.ip))
 
-    def give(self, nic: Nic) -> None:
+    def give(self, nic: SwitchNic) -> None:
         """Keep the addresses of an interface from others. All those of the YAML come first."""
         self._take(*(each for each in nic.ips if each != DYNAMIC), *nic.gateways)
 
     def _take(self, *addresses: str) -> None:
         self._taken.update(int(ipaddress.ip_address(each)) for each in addresses)
 
-    def assign(self, project: str, guest: Guest, index: int, nic: Nic) -> Iterator[Assigned | None]:
+    def assign(self, project: str, guest: Guest, index: int, nic: SwitchNic) -> Iterator[Assigned | None]:
         """Yield the address in each family that the interface has; None where there is no room."""
         given = {ipaddress.ip_address(each).version: each for each in nic.ips if each != DYNAMIC}
         for version, subnet in self.subnets.items():
@@ -154,7 +154,7 @@ def no_room(path: Path, guest: Guest, subnet: str) -> Complaint:
     )
 
 
-def interface_path(guest: Guest, nic: Nic) -> Path:
+def interface_path(guest: Guest, nic: SwitchNic) -> Path:
     """Return where the YAML has an interface."""
     at: Path = ("machines", guest.machine.index)
     return (*at, *nic.at) if nic.at[0] != "scaling" else (*at, guest.machine.kind, *nic.at)

@@ -49,22 +49,20 @@ def check_acl(network: OvnNetwork, machines: Sequence[Machine], at: Path) -> Ite
                     found=str(rule.priority),
                     wanted=f"{LOWEST} to 32767",
                 )
-        if network.acl.apply_deny_all:
-            yield from _one_way(switch, rules, path)
+    if network.acl.apply_deny_all:
+        yield from _one_way([rule for rules in network.acl.switches.values() for rule in rules], at)
 
 
-def _one_way(switch: str, rules: Sequence[Rule], path: Path) -> Iterator[Complaint]:
+def _one_way(rules: Sequence[Rule], at: Path) -> Iterator[Complaint]:
+    """Yield a warning where guests may receive, but none may send: rules for one direction only."""
     allowed = {rule.direction for rule in rules if rule.action.startswith("allow")}
-    if len(allowed) == 1:
-        lacking = "from-lport" if "to-lport" in allowed else "to-lport"
-        what = "send" if lacking == "from-lport" else "receive"
+    if allowed == {"to-lport"}:
         yield Complaint(
             code="one-way-rules",
-            path=path,
-            message=f"with 'apply_deny_all', guests on {switch!r} can {what} nothing but replies: "
-            f"no rule allows {lacking}",
-            hint=f"add a rule such as {{direction: {lacking}, priority: 10, match: ip, "
-            "action: allow-related}",
+            path=(*at, "apply_deny_all"),
+            message="guests can send nothing but replies: no rule allows from-lport",
+            hint="add a rule to each switch with guests that send, such as {direction: from-lport, "
+            "priority: 10, match: ip, action: allow-related}",
             at_key=True,
             severity=Severity.WARNING,
         )

@@ -8,7 +8,15 @@ from collections.abc import Iterator, Sequence
 
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Attachment, Machine, ScaledAttachment
-from kvmcompose.networks._ovn_model import DYNAMIC, Address, Nic, OvnNetwork, Path, Range, ScaledNic
+from kvmcompose.networks._ovn_model import (
+    DYNAMIC,
+    Address,
+    OvnNetwork,
+    Path,
+    Range,
+    ScaledSwitchNic,
+    SwitchNic,
+)
 from kvmcompose.networks._ovn_owners import Owners, parse_address
 from kvmcompose.networks._ovn_parse import mac_number
 
@@ -93,7 +101,7 @@ def _keys(path: Path) -> tuple[Path, Path]:
 
 
 def _interface(owners: Owners, attachment: Attachment, guest: str, path: Path) -> Iterator[Complaint]:
-    nic: Nic = attachment.own
+    nic: SwitchNic = attachment.own
     at_ip, at_mac = _keys(path)
     owner = f"the guest {guest!r}, interface {nic.at[-1]}" if isinstance(nic.at[-1], int) else repr(guest)
     if attachment.mac is not None:
@@ -125,7 +133,7 @@ def _common(
     served: set[str],
     known: set[tuple[str, Address]],
 ) -> Iterator[Complaint]:
-    nic: Nic = attachment.own
+    nic: SwitchNic = attachment.own
     switch = network.switches[attachment.segment]
     if DYNAMIC in nic.ips and switch.name not in served:
         yield Complaint(
@@ -163,7 +171,7 @@ def _common(
 
 
 def _ranges(machine: Machine, scaled: ScaledAttachment) -> Iterator[Complaint]:
-    own: ScaledNic = scaled.attachment.own
+    own: ScaledSwitchNic = scaled.attachment.own
     at: Path = ("machines", machine.index, machine.kind, "scaling", "interfaces", scaled.key)
     count = len(scaled.clones)
     if own.macs is not None:

@@ -16,7 +16,7 @@ from kvmcompose.core.state import Interface, State
 from kvmcompose.networks import Drift
 from kvmcompose.networks._addresses import could_be_derived_mac
 from kvmcompose.networks._ovn_addresses import SwitchAddresses
-from kvmcompose.networks._ovn_model import DYNAMIC, Nic, OvnNetwork
+from kvmcompose.networks._ovn_model import DYNAMIC, OvnNetwork, SwitchNic
 
 _Key = tuple[str, int]
 
@@ -59,7 +59,7 @@ class OvnKeeper:
         old, new = drift.old, drift.new
         guest = self._guests[drift.guest]
         written = guest.attachments[drift.index]
-        nic: Nic = written.own
+        nic: SwitchNic = written.own
         old = msgspec.structs.replace(old, gateway=new.gateway, ipv6_gateway=new.ipv6_gateway)
         is_kept = (
             self._subnets.get(old.bridge) == set(self._network.switches[new.bridge].subnets)
@@ -140,7 +140,7 @@ class OvnKeeper:
 
 
 def _held(attachment: Attachment, hold: OvnHold, key: _Key) -> Attachment:
-    nic: Nic = attachment.own
+    nic: SwitchNic = attachment.own
     ips = hold.ips.get(key, nic.ips)
     own = msgspec.structs.replace(nic, ips=ips)
     mac = hold.macs.get(key, attachment.mac)
@@ -148,7 +148,7 @@ def _held(attachment: Attachment, hold: OvnHold, key: _Key) -> Attachment:
 
 
 def _written(attachment: Attachment) -> dict[str, Any]:
-    nic: Nic = attachment.own
+    nic: SwitchNic = attachment.own
     written = {
         "switch": attachment.segment,
         "mac": attachment.mac,

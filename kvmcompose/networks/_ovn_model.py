@@ -27,7 +27,7 @@ class Range(msgspec.Struct, frozen=True, rename={"first": "from", "last": "to"})
 # As written
 
 
-class Nic(msgspec.Struct, frozen=True):
+class SwitchNic(msgspec.Struct, frozen=True):
     """What the YAML says of a guest's interface beside switch and MAC address; ``ips`` of each family.
 
     ``at`` is its place in the machine; for clones, below the key of the machine's type.
@@ -39,7 +39,7 @@ class Nic(msgspec.Struct, frozen=True):
     network_name: str | None = None
 
 
-class ScaledNic(msgspec.Struct, frozen=True):
+class ScaledSwitchNic(msgspec.Struct, frozen=True):
     """What the YAML says of the interfaces of clones on a switch: the ranges of their addresses.
 
     ``ips`` has one range for each family; ``macs`` and it are None or empty where addresses are derived.

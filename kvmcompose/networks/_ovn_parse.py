@@ -19,15 +19,15 @@ from kvmcompose.networks._ovn_model import (
     Dhcp,
     Internal,
     Nat,
-    Nic,
     OvnNetwork,
     Range,
     Router,
     RouterPort,
     Rule,
-    ScaledNic,
+    ScaledSwitchNic,
     StaticRoute,
     Switch,
+    SwitchNic,
     SwitchPort,
 )
 
@@ -65,7 +65,9 @@ def attachments(machine: _Entry) -> tuple[Attachment, ...]:
 
 def _attachment(entry: _Entry, at: tuple[str | int, ...]) -> Attachment:
     mac = entry.get("mac")
-    nic = Nic(at, _spellings(entry.get("ip")), _spellings(entry.get("gateway")), entry.get("network_name"))
+    nic = SwitchNic(
+        at, _spellings(entry.get("ip")), _spellings(entry.get("gateway")), entry.get("network_name")
+    )
     ip = nic.ips[0] if nic.ips else None
     return Attachment(entry["switch"], mac.lower() if mac is not None else None, ip, nic)
 
@@ -84,14 +86,14 @@ def _scaled(switch: str, entry: _Entry) -> ScaledAttachment:
     gateways = _spellings(entry.get("gateway"))
     clones = tuple(entry["clones"])
     at = ("scaling", "interfaces", switch)
-    own = ScaledNic(is_dynamic, tuple(ranges), macs)
+    own = ScaledSwitchNic(is_dynamic, tuple(ranges), macs)
     whole = Attachment(switch, None, DYNAMIC if is_dynamic else None, own)
     ips = [addresses_of(each) for each in ranges]
     mac_list = macs_of(macs, len(clones)) if macs is not None else []
     each = []
     for position, _ in enumerate(clones):
         of_clone = tuple(found[position] for found in ips if position < len(found))
-        nic = Nic(at, (DYNAMIC,) if is_dynamic else of_clone, gateways)
+        nic = SwitchNic(at, (DYNAMIC,) if is_dynamic else of_clone, gateways)
         mac = mac_list[position] if position < len(mac_list) else None
         each.append(Attachment(switch, mac, nic.ips[0] if nic.ips else None, nic))
     return ScaledAttachment(whole, clones, switch, tuple(each))

@@ -24,12 +24,12 @@ from kvmcompose.networks._ovn_check_acl import foreign_ports
 from kvmcompose.networks._ovn_model import (
     DYNAMIC,
     DhcpState,
-    Nic,
     OvnNetwork,
     OvnState,
     OvsPortState,
     RouterPortState,
     RouterState,
+    SwitchNic,
     SwitchPortState,
     SwitchState,
     by_family,
@@ -198,7 +198,7 @@ def _interfaces(
         nics = []
         routed: set[int] = set()
         for index, attachment in enumerate(guest.attachments):
-            nic: Nic = attachment.own
+            nic: SwitchNic = attachment.own
             pool = pools[attachment.segment]
             assigned = list(pool.assign(logical.project, guest, index, nic))
             if not assigned or None in assigned:
@@ -248,7 +248,7 @@ def _golden(
 
 
 def _addressed(
-    base: Interface, nic: Nic, assigned: Sequence[Assigned], state: OvnState, routed: set[int]
+    base: Interface, nic: SwitchNic, assigned: Sequence[Assigned], state: OvnState, routed: set[int]
 ) -> Interface:
     """Return an interface with its addresses. ``routed`` has the families that have a default route.
 

@@ -17,13 +17,13 @@ from kvmcompose.networks._ovn_model import (
     DYNAMIC,
     Dhcp,
     Internal,
-    Nic,
     OvnNetwork,
     OvnState,
     Path,
     Router,
     RouterPort,
     Switch,
+    SwitchNic,
     SwitchPort,
     by_family,
 )
@@ -159,9 +159,9 @@ def _machines(state: State) -> tuple[Machine, ...]:
     return tuple(found)
 
 
-def _nic(nic: Interface, index: int) -> Nic:
+def _nic(nic: Interface, index: int) -> SwitchNic:
     gateways = tuple(each for each in (nic.gateway, nic.ipv6_gateway) if each is not None)
-    return Nic(("interfaces", index), nic.addresses, gateways)
+    return SwitchNic(("interfaces", index), nic.addresses, gateways)
 
 
 def _names(state: State, network: OvnState) -> _Complaints:

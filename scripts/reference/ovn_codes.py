@@ -112,7 +112,7 @@ OVN_CODES: dict[str, tuple[str, Example | None]] = {
         _ovn(("        dhcp: [{switch: sw1}]\n", "")),
     ),
     "one-way-rules": (
-        "A warning: with `apply_deny_all`, rules of one direction allow nothing but replies.",
+        "A warning: with `apply_deny_all` and without a rule `from-lport`, guests can send only replies.",
         _ovn(("    acl:\n", "    acl:\n      apply_deny_all: true\n")),
     ),
     "overlapping-subnets": (

@@ -74,6 +74,7 @@ def yaml_page() -> str:
         [
             _YAML_INTRO,
             *_sections(schema, ""),
+            *(part for dialect in schemas().dialects[1:] for part in _dialect(dialect, schema)),
             "## Placement strategies",
             table(["name", "description"], chosen),
             "## Images by name",
@@ -81,6 +82,27 @@ def yaml_page() -> str:
             table(["name", "image"], images),
         ]
     )
+
+
+def _dialect(name: str, usual: Schema) -> Iterator[str]:
+    """Yield the sections of another network dialect: what differs from the usual one."""
+    schema = schemas().testbed(name)
+    network, machine = schema["properties"]["network"], schema["properties"]["machines"]["items"]
+    known = usual["properties"]["machines"]["items"]["properties"]
+    yield f"## Networks with `{name}`"
+    yield prose(network["description"])
+    parts = {f"network.{key}": each for key, each in network["properties"].items()}
+    parts |= {
+        # one entry may be written without its list, which has no section of its own
+        f"machines[].{key}": {one: other for one, other in each.items() if one != "properties"}
+        for key, each in machine["properties"].items()
+        if key not in known
+    }
+    scaling = machine["properties"]["libvirt"]["properties"]["scaling"]["properties"]
+    parts["machines[].libvirt.scaling.interfaces"] = scaling["interfaces"]
+    for path, part in parts.items():
+        for inner, inner_path in _mappings(part, path):
+            yield from _sections(inner, inner_path)
 
 
 def config_page() -> str:

@@ -226,8 +226,9 @@ CASES: dict[str, tuple[str, list[tuple[str, str]]]] = {
     ),
     "one way": (
         lab(WEB, acl=rules("to-lport|10|ip|allow-related", deny=True)),
-        [("one-way-rules", "network.ovn.acl.switches.sw0")],
+        [("one-way-rules", "network.ovn.acl.apply_deny_all")],
     ),
+    "one way out": (lab(WEB, acl=rules("from-lport|10|ip|allow-related", deny=True)), []),
 }
 
 
