@@ -20,14 +20,13 @@ from kvmcompose.core.answers import Answer, Cause
 from kvmcompose.core.expectation import INTERNET, PING, Traffic
 from kvmcompose.core.northbound import Row
 from kvmcompose.reachability import packets
+from kvmcompose.reachability.behind_routers import OUTSIDE_MAC, BehindRouters
 from kvmcompose.reachability.causes import Causes, Places
 from kvmcompose.reachability.logical_network import Address, GuestNic, LogicalNetwork
 from kvmcompose.reachability.packets import Packet
 from kvmcompose.reachability.throwaway import Neighbour, Throwaway
-from kvmcompose.reachability.trace import Output, Trace, Translation, read_trace
+from kvmcompose.reachability.trace import Output, Trace, read_trace
 
-#: The MAC address of everything outside.
-OUTSIDE_MAC = "0a:00:00:00:00:01"
 #: Addresses reserved for documentation (RFC 5737, RFC 3849): no real network is meant.
 _OUTSIDE = ("203.0.113.1", "198.51.100.1", "192.0.2.1", "2001:db8:ffff:ffff::1", "3fff:ffff::1")
 NEW, REPLY = "new", "est,rpl"
@@ -85,6 +84,7 @@ class OvnOracle:
         self._by_port = {nic.port: nic for each in self._nics.values() for nic in each}
         self._causes = Causes(rows, self._network, ovn.hints(), ovn.datapaths(), self._by_port, places)
         self._neighbours: dict[tuple[str, Address], str | Cause] = {}
+        self._behind = BehindRouters(self._network)
         self._outside = _outside_addresses(self._network)
         self.probes = (PING, *sorted(_probes(rows)))
 
@@ -202,9 +202,11 @@ class OvnOracle:
             trace = self._reply(packet, known, probe)
             if any(self._is_home(output, source, arrived.sent) for output in trace.outputs):
                 return
-            last = restorable.pop() if restorable else None
-            following = last and self._restored(packet, trace, last, what)
-            if not following:
+            following = self._behind.sent_to(packet, trace, arrived.trace)
+            following = following or self._behind.untranslated(packet, trace, arrived.trace, probe)
+            if following is None and restorable:
+                following = self._behind.restored(packet, trace, restorable.pop())
+            if following is None or following == packet:
                 raise _LostError(self._causes.unanswered(trace, source, arrived.sent))
             packet = following
 
@@ -247,16 +249,6 @@ class OvnOracle:
             return self._is_localnet(output.port)
         nic = self._by_port.get(output.port)
         return nic is not None and nic.guest == source and fields["eth.dst"] == nic.mac
-
-    def _restored(self, packet: Packet, trace: Trace, made: Translation, what: str) -> Packet | None:
-        """Return the answer behind the router that restores an address; None when it does not get there."""
-        port = self._network.router_ports.get(made.place.outport)
-        for lookup in trace.translations:
-            if lookup.place.datapath == made.place.datapath and not lookup.field and port is not None:
-                source = ipaddress.ip_address(lookup.before[f"{packet.ip}.src"])
-                target = ipaddress.ip_address(made.before[f"{packet.ip}.src"])
-                return Packet(port.router, port.name, OUTSIDE_MAC, port.mac, source, target, what)
-        return None
 
     # -- what a guest does -----------------------------------------------------------------------------
 

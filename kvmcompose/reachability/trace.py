@@ -68,12 +68,13 @@ class FlowStep(msgspec.Struct, frozen=True):
 class Translation(msgspec.Struct, frozen=True):
     """An address that a router replaced. ``field`` is empty where it found no connection to restore.
 
-    ``before`` are the fields of the packet until then.
+    ``before`` are the fields of the packet until then, ``value`` is the new address.
     """
 
     place: Pipeline
     is_source: bool
     field: str
+    value: str
     before: Mapping[str, str]
 
 
@@ -115,8 +116,8 @@ def read_trace(text: str, fields: Mapping[str, str]) -> Trace:
         steps += _steps(place, body)
     outputs, blocks = _minimal(minimal, fields)
     translations = [
-        Translation(place, kind == "snat", field, before)
-        for place, (kind, field, before) in zip(places, blocks, strict=False)
+        Translation(place, kind == "snat", field, value, before)
+        for place, (kind, field, value, before) in zip(places, blocks, strict=False)
     ]
     return Trace(tuple(outputs), tuple(steps), tuple(lookups), tuple(translations))
 
@@ -158,11 +159,11 @@ def _step(place: Pipeline, flow: re.Match[str], actions: Sequence[str]) -> FlowS
     return FlowStep(place, flow["stage"], flow["match"], flow["uuid"] or "", tuple(filter(None, actions)))
 
 
-_Block = tuple[str, str, dict[str, str]]
+_Block = tuple[str, str, str, dict[str, str]]
 
 
 def _minimal(text: str, fields: Mapping[str, str]) -> tuple[list[Output], list[_Block]]:
-    """Return where packets leave, and the translations: kind, field, and the fields before."""
+    """Return where packets leave, and the translations: kind, field, value, and the fields before."""
     outputs: list[Output] = []
     blocks: list[_Block] = []
     stack: list[tuple[str, dict[str, str]]] = [("", dict(fields))]
@@ -172,7 +173,8 @@ def _minimal(text: str, fields: Mapping[str, str]) -> tuple[list[Output], list[_
             translation = _TRANSLATION.match(line)
             inner = dict(now)
             if translation is not None:
-                blocks.append((translation["kind"], translation["field"] or "", now))
+                field, value = translation["field"] or "", translation["value"] or ""
+                blocks.append((translation["kind"], field, value, now))
                 if translation["field"]:
                     inner[translation["field"]] = translation["value"]
             stack.append((re.split(r"[ ({]", line, maxsplit=1)[0], inner))
