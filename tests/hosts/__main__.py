@@ -49,7 +49,12 @@ def up(arguments: argparse.Namespace) -> int:
     if note.exists() and is_running(read_spec(arguments.directory)):
         raise HostError(f"hosts are up in {arguments.directory}\nhint: python -m hosts down")
     hosts = TestHosts(
-        arguments.count, directory=arguments.directory, ssh=True, tunnels=arguments.tunnels, stay=True
+        arguments.count,
+        directory=arguments.directory,
+        ssh=True,
+        tunnels=arguments.tunnels,
+        ovn=arguments.ovn,
+        stay=True,
     )
     hosts.start()
     for host in hosts:
@@ -104,6 +109,7 @@ def main() -> int:
         if name == "up":
             command.add_argument("--count", type=int, default=1)
             command.add_argument("--tunnels", action="store_true", help="underlay on br-phy")
+            command.add_argument("--ovn", action="store_true", help="OVN's daemons; needs --tunnels")
         if name == "exec":
             command.add_argument("host")
             command.add_argument("argv", nargs=argparse.REMAINDER)

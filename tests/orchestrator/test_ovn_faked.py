@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from host_calls import counted_calls
 
 from golden.bench import Bench, new_bench
 from kvmcompose.core.commands import Down, Up
 from kvmcompose.core.deployment import ActionState
+from kvmcompose.hosts.fake import Failure
 from kvmcompose.hosts.fake_world import FakeOvn, FakeRow, World
 
 if TYPE_CHECKING:
@@ -205,3 +208,77 @@ def test_rows_of_another_main_host_are_left_alone(lab: Lab) -> None:
     action = lab.do(Up())
     assert any("a project lab of another main host: elsewhere" in fault.message for fault in action.faults)
     assert ovn(lab).rows["lab"] == {"Logical_Switch/lan": foreign}
+
+
+def calls_of_up(lab: Lab) -> list[str]:
+    begun = len(lab.drivers.calls)
+    lab.must(Up())
+    return patterns(lab, begun)
+
+
+def patterns(lab: Lab, begun: int) -> list[str]:
+    """Return the calls of OVN since then, as patterns: changes have other numbers each time."""
+    calls = lab.drivers.calls[begun:]
+    named = dict.fromkeys(re.sub(r"(in_force):.*", r"\1:*", call) for call in calls)
+    return [each for each in named if any(word in each for word in OVNS)]
+
+
+#: Parts of the names of calls that are OVN's.
+OVNS = ("ovn", "rows", "southbound", "in_force", "identity", "outside", "map_bridge", "host_port", "chassis")
+
+
+def test_wherever_up_fails_the_next_one_goes_on(lab: Lab) -> None:
+    calls = calls_of_up(lab)
+    assert {each.partition(":")[0].rpartition("/")[2] for each in calls} >= {
+        "open_southbound", "join_ovn", "make_identity", "create_outside", "map_bridge", "change_rows",
+        "in_force", "create_host_port",
+    }  # fmt: skip
+    for call in calls:
+        lab.must(Down(timeout=0))
+        assert_nothing_left(lab)
+        lab.drivers.failures = [Failure.parse(f"{call}=1")]
+        assert lab.do(Up()).state is ActionState.FAILED, call
+        lab.must(Up())
+        assert differences(lab) == [], call
+
+
+def test_wherever_down_fails_the_next_one_goes_on(lab: Lab) -> None:
+    lab.must(Up())
+    begun = len(lab.drivers.calls)
+    lab.must(Down(timeout=0))
+    calls = patterns(lab, begun)
+    assert any(each.startswith("close_southbound") for each in calls)
+    for call in calls:
+        lab.must(Up())
+        lab.drivers.failures = [Failure.parse(f"{call}=1")]
+        lab.do(Down(timeout=0))
+        lab.must(Down(timeout=0))
+        assert_nothing_left(lab)
+
+
+def assert_nothing_left(lab: Lab) -> None:
+    for host in ("", "two"):
+        left = ovn(lab, host)
+        assert msgspec.structs.replace(left, changes=0) == FakeOvn(), host
+
+
+def test_two_projects_share_the_hosts_and_not_the_way_out(
+    lab: Lab, template: Bench, tmp_path: Path, new_lab: type[Lab]
+) -> None:
+    lab.must(Up())
+    theirs = ovn(lab, "two").outsides["br-ex"]
+    theirs.project = "other"
+    action = lab.do(Up())
+    why = "two: no way out by br-ex: the bridge br-ex is that of the project other"
+    assert [fault.message for fault in action.faults] == [why]
+    assert "bridge_mappings" in (action.faults[0].hint or "")
+    theirs.project = "lab"
+    # another project needs what is the hosts'
+    for host in ("", "two"):
+        ovn(lab, host).chassis.users.append("other")
+    ovn(lab).users.append("other")
+    lab.must(Down(timeout=0))
+    assert ovn(lab).address == "192.0.2.11"
+    assert ovn(lab, "two").chassis.settings["ovn-remote"] == "ssl:192.0.2.11:6642"
+    assert ovn(lab, "two").chassis.users == ["other"]
+    assert ovn(lab).rows == {}

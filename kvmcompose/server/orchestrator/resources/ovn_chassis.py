@@ -117,7 +117,8 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
     with work.step(STAGE, "ovn-chassis", host=host.name) as step:
         found = await host.chassis.observe()
         identity = None
-        if spec.keys and not (found.has_identity and found.name):
+        lost = change.found is not None and change.found.state  # its key may be of an earlier authority
+        if spec.keys and (lost or not found.has_identity):
             identity = await databases(work.view).southbound.identity(found.name or spec.name)
         await shielded(host.chassis.join(work.context.project, spec, identity))
         step.say(f"{host.name} is the chassis {found.name or spec.name}")
