@@ -135,7 +135,10 @@ class FakeRow(msgspec.Struct):
 
 
 class FakeChassis(msgspec.Struct):
-    """A host's part in OVN: settings, those made by kvm-compose, the projects that need them, mappings."""
+    """A host's part in OVN: settings, those made by kvm-compose, the projects that need them, mappings.
+
+    ``carried_out`` is the number of the last change that it has carried out.
+    """
 
     settings: dict[str, str] = {}
     made: list[str] = []
@@ -143,6 +146,7 @@ class FakeChassis(msgspec.Struct):
     mappings: dict[str, str] = {}
     keys: bool = False
     runs: bool = True
+    carried_out: int = 0
 
 
 class FakeOutside(msgspec.Struct):

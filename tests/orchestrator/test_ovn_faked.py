@@ -202,6 +202,20 @@ def test_a_controller_that_does_not_run_is_named(lab: Lab) -> None:
     assert ovn(lab).rows == {}
 
 
+def test_a_host_that_did_not_follow_is_waited_for_by_the_next_up(lab: Lab) -> None:
+    lab.must(Up())
+    edit(lab, RULE, RULE.replace("icmp4", "icmp4 && ip4.src == 10.66.1.2"))
+    lab.drivers.failures = [Failure.parse("in_force:*=1")]
+    assert lab.do(Up()).state is ActionState.FAILED
+    assert differences(lab) == [
+        "chassis one: is behind (ovn-controller)", "chassis two: is behind (ovn-controller)",
+    ]  # fmt: skip
+    with counted_calls(lab.drivers) as calls:
+        lab.must(Up())
+    assert (calls.of()["change_rows"], calls.of()["in_force"]) == (0, 2)
+    assert differences(lab) == []
+
+
 def test_rows_of_another_main_host_are_left_alone(lab: Lab) -> None:
     foreign = FakeRow("elsewhere", "Logical_Switch", "lan", {"name": "lab-lan"})
     ovn(lab).rows["lab"] = {"Logical_Switch/lan": foreign}
@@ -219,7 +233,7 @@ def calls_of_up(lab: Lab) -> list[str]:
 def patterns(lab: Lab, begun: int) -> list[str]:
     """Return the calls of OVN since then, as patterns: changes have other numbers each time."""
     calls = lab.drivers.calls[begun:]
-    named = dict.fromkeys(re.sub(r"(in_force):.*", r"\1:*", call) for call in calls)
+    named = dict.fromkeys(re.sub(r"(in_force|lagging_chassis):.*", r"\1:*", call) for call in calls)
     return [each for each in named if any(word in each for word in OVNS)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,11 @@ class OvnNorthbound:
             await in_thread(time.sleep, _PAUSE)
         missing = {chassis[name] for name in behind if name not in reached}
         raise late(missing, {chassis[name] for name in behind} - missing, seconds)
+
+    async def lagging(self, number: int, chassis: Collection[str]) -> Collection[str]:
+        last = await self._north.read(_number)  # less, where the database was created again
+        reached = await self.south.read(_reached)
+        return {name for name in chassis if reached.get(name, -1) < min(number, last)}
 
     async def compiled(self, number: int, seconds: float) -> None:
         """Wait until ovn-northd has carried a change to the southbound database. Raises LateError."""

@@ -64,8 +64,15 @@ class FakeNorthbound:
     async def in_force(self, number: int, chassis: Mapping[str, str], seconds: float) -> None:
         await self._host.call("in_force", str(number))
         silent = [host for host in chassis.values() if not self._host.beside(host).ovn.chassis.runs]
+        for host in set(chassis.values()) - {*silent}:
+            self._host.beside(host).ovn.chassis.carried_out = number
         if silent:
             raise late((), silent, seconds)
+
+    async def lagging(self, number: int, chassis: Collection[str]) -> Collection[str]:
+        await self._host.call("lagging_chassis", str(number))
+        worlds = {name: self._host.beside(name).ovn for name in chassis}
+        return [name for name, each in worlds.items() if each.chassis.carried_out < number]
 
     async def close(self) -> None:
         """There is no connection."""

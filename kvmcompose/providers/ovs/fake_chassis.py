@@ -9,7 +9,7 @@ import msgspec
 
 from kvmcompose.core.ovn_hosts import ChassisSpec, HostPort, Identity, Outside
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.fake import SimulatedHost
+from kvmcompose.hosts.fake import MAIN, SimulatedHost
 from kvmcompose.hosts.fake_world import FakeBridge, FakeOutside
 from kvmcompose.providers.ovs.chassis import FoundChassis, from_settings, obstacle, refusal, to_set
 from kvmcompose.providers.ovs.outside import FoundOutside, another_subnet
@@ -43,6 +43,7 @@ class FakeHostChassis:
         chassis.made = sorted({*chassis.made, *changed})
         chassis.users = sorted({*chassis.users, project})
         chassis.keys = chassis.keys or identity is not None
+        chassis.carried_out = chassis.carried_out or self._host.beside(MAIN).ovn.changes
         self._host.world.bridges.setdefault("", {}).setdefault(wanted.bridge, FakeBridge())
         self._host.keep(("ovn",), ("bridges", ""))
 
@@ -54,7 +55,7 @@ class FakeHostChassis:
             chassis.settings = {
                 key: each for key, each in chassis.settings.items() if key not in chassis.made
             }
-            chassis.made, chassis.keys = [], False
+            chassis.made, chassis.keys, chassis.carried_out = [], False, 0
         self._host.keep(("ovn",))
 
     async def map_bridge(self, network: str, bridge: str | None) -> None:

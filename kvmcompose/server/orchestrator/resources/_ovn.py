@@ -5,6 +5,16 @@ from __future__ import annotations
 from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
 from kvmcompose.server.orchestrator.resources._view import View
 
+#: The kind and name of the mark that is the number of the last change of rows.
+CHANGE = ("ovn-change", "rows")
+
+
+def last_change(view: View) -> int | None:
+    """Return the number of the project's last change of rows, None if there was none."""
+    kind, name = CHANGE
+    number = view.marks(kind).get(name)
+    return int(number) if number is not None else None
+
 
 def is_main(view: View, host: HostDrivers) -> bool:
     """Return whether the databases of OVN are reached from a host."""

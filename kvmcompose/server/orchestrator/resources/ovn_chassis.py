@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 
@@ -10,7 +12,7 @@ from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Res
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.ovs.chassis import FoundChassis, obstacle, refusal, to_set
-from kvmcompose.server.orchestrator.resources._ovn import databases
+from kvmcompose.server.orchestrator.resources._ovn import databases, last_change
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.stages import shielded
@@ -18,6 +20,8 @@ from kvmcompose.server.orchestrator.stages import shielded
 KINDS = ("ovn-chassis",)
 AFTER = ("ovn-central",)
 STAGE = "network"
+#: How long ovn-controller may take to connect, and to catch up, in seconds.
+_SECONDS, _PAUSE = 20.0, 0.3
 #: What settings are called in the config, by their keys in Open vSwitch.
 _TERMS = {
     "ovn-encap-ip": "encap_ip",
@@ -35,8 +39,17 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     found = await view.chassis(host)
     if view.context.project not in found.users:
         return ()
-    state = "" if await host.chassis.connected() else "not connected"
+    state = await _state(view, host, found.name)
     return [Found(ref=Ref(KINDS[0], host.name, host.name), state=state, detail=found)]
+
+
+async def _state(view: View, host: HostDrivers, name: str) -> str:
+    if not await host.chassis.connected():
+        return "not connected"
+    number = last_change(view)
+    if number is not None and await databases(view).northbound.lagging(number, [name]):
+        return "behind"
+    return ""
 
 
 def compare(wanted: Resource, found: Found) -> Change | None:
@@ -121,7 +134,26 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
         if spec.keys and (lost or not found.has_identity):
             identity = await databases(work.view).southbound.identity(found.name or spec.name)
         await shielded(host.chassis.join(work.context.project, spec, identity))
-        step.say(f"{host.name} is the chassis {found.name or spec.name}")
+        name = found.name or spec.name
+        if change.found is not None and change.found.state:
+            await _catch_up(work, host, name)
+        step.say(f"{host.name} is the chassis {name}")
+
+
+async def _catch_up(work: Work, host: HostDrivers, name: str) -> None:
+    """Wait until ovn-controller is connected, and has carried out the last change. Raises DriverError."""
+    end = time.monotonic() + _SECONDS
+    while not await host.chassis.connected():
+        if time.monotonic() > end:
+            raise DriverError(
+                f"ovn-controller on {host.name} is not connected to OVN's southbound database",
+                hint="does it reach it? On that host: ovs-vsctl get open . external_ids:ovn-remote; "
+                "tail /var/log/ovn/ovn-controller.log",
+            )
+        await asyncio.sleep(_PAUSE)
+    number = last_change(work.view)
+    if number is not None:
+        await databases(work.view).northbound.in_force(number, {name: host.name}, _SECONDS)
 
 
 async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:

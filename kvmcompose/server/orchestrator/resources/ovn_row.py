@@ -19,7 +19,7 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.ovn.interface import LateError, Mark, RowChange
 from kvmcompose.server.action_log import RunningStep
-from kvmcompose.server.orchestrator.resources._ovn import databases, is_main
+from kvmcompose.server.orchestrator.resources._ovn import CHANGE, databases, is_main
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
 from kvmcompose.server.orchestrator.stages import shielded
@@ -123,6 +123,8 @@ async def _change(work: Work, changes: Sequence[Change], step: RunningStep) -> N
         ),
     )
     number = await shielded(northbound.change(change))
+    kind, name = CHANGE
+    work.view.put_mark(kind, name, str(number))
     step.say(f"changed: {first_few([each.ref.name for each in changes], 20)}")
     await northbound.in_force(number, chassis, _SECONDS + len(changes) / _ROWS)
 
