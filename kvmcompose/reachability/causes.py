@@ -13,7 +13,8 @@ from kvmcompose.reachability.logical_network import Address, GuestNic, LogicalNe
 from kvmcompose.reachability.packets import Packet
 from kvmcompose.reachability.trace import FlowStep, Trace
 
-_RULE, _ROUTE, _NAT = "ACL", "Logical_Router_Static_Route", "NAT"
+_RULE, _ROUTE = "ACL", "Logical_Router_Static_Route"
+_RULES = ("ls_in_acl", "ls_out_acl")
 #: How an action begins that asks for a MAC address, which a router does instead of sending.
 _ASKING = ("arp {", "nd_ns {")
 _ROUTING, _RESOLVING = "lr_in_ip_routing", ("lr_in_arp_resolve", "lr_in_arp_request")
@@ -51,7 +52,7 @@ class Causes:
     def passes(self, steps: Sequence[FlowStep]) -> Cause:
         """Return what lets a packet pass: the last rule that allows it, or that none is against it."""
         for step in reversed(steps):
-            ref = self._hints.get(step.uuid)
+            ref = self._origin(step)
             if ref is not None and ref.table == _RULE:
                 return Cause(f"{self._rule(ref)} allows it", self._places.row(ref))
         return Cause("no rule is against it")
@@ -61,13 +62,11 @@ class Causes:
         if not trace.steps:
             return Cause("it is dropped at once")
         last = trace.steps[-1]
-        ref = self._hints.get(last.uuid)
-        rejected = next(
-            (step for step in trace.steps if any("reject" in each for each in step.actions)), None
-        )
-        if rejected is not None and self._hints.get(rejected.uuid) is not None:
-            ref = self._hints[rejected.uuid]
-            return Cause(f"{self._rule(ref)} rejects it", self._places.row(ref))
+        ref = self._origin(last)
+        for step in trace.steps:
+            rejecting = self._origin(step) if any("reject" in each for each in step.actions) else None
+            if rejecting is not None:
+                return Cause(f"{self._rule(rejecting)} rejects it", self._places.row(rejecting))
         if ref is not None and ref.table == _RULE:
             return Cause(f"{self._rule(ref)} drops it", self._places.row(ref))
         for output in trace.outputs:
@@ -91,6 +90,8 @@ class Causes:
             return Cause(f"nothing on the switch has its destination, for router {name}", at)
         if last.stage.startswith(("ls_in_l2", "ls_out_l2")):
             return Cause(f"no port of switch {name} has its destination", at)
+        if last.stage in _RULES:
+            return Cause(f"it belongs to no connection that switch {name} knows", at)
         if "port_sec" in last.stage:
             return Cause(f"switch {name} accepts no such address from that port", at)
         if last.stage == "lr_in_ip_input":
@@ -134,7 +135,7 @@ class Causes:
     def no_neighbour(self, trace: Trace | None, nic: GuestNic, address: Address) -> Cause:
         """Return why a guest learns no MAC address for an address on its switch."""
         last = trace.steps[-1] if trace is not None and trace.steps and not trace.outputs else None
-        ref = self._hints.get(last.uuid) if last is not None else None
+        ref = self._origin(last) if last is not None else None
         if ref is not None and ref.table == _RULE:
             return Cause(f"{self._rule(ref)} drops the question who has {address}", self._places.row(ref))
         switch = self._name(self._network.switch_of[nic.port])
@@ -146,9 +147,22 @@ class Causes:
         if not any(nic.guest == guest for nic in self._nics.values()):
             return Cause(f"{guest} has no interface", self._places.interfaces(guest))
         if source == INTERNET:
-            text = f"{target} has no dnat_and_snat and is on no provider network, so no address outside"
+            text = f"no address of {target} is known outside (no dnat_and_snat, no provider network)"
             return Cause(text, self._places.interfaces(target))
         return Cause(f"{source} and {target} have no addresses of one family", self._places.interfaces(guest))
+
+    def _origin(self, step: FlowStep) -> RowRef | None:
+        """Return the row that a logical flow comes from.
+
+        Switches share flows that are the same, which then name the rule of one of them.
+        """
+        ref = self._hints.get(step.uuid)
+        switch = self._ref(step.place.datapath)
+        if ref is None or ref.table != _RULE or self._rows[ref].parent == switch:
+            return ref
+        columns = self._rows[ref].columns
+        rules = (row for row in self._rows.values() if row.ref.table == _RULE and row.parent == switch)
+        return next((row.ref for row in rules if row.columns == columns), ref)
 
     def _rule(self, ref: RowRef) -> str:
         row = self._rows[ref]
@@ -156,7 +170,7 @@ class Causes:
         return f"rule {row.columns['direction']} {row.columns['priority']} of {switch}"
 
     def _route(self, trace: Trace) -> RowRef | None:
-        refs = (self._hints.get(step.uuid) for step in reversed(trace.steps) if step.stage == _ROUTING)
+        refs = (self._origin(step) for step in reversed(trace.steps) if step.stage == _ROUTING)
         return next((ref for ref in refs if ref is not None and ref.table == _ROUTE), None)
 
     def _nat_path(self, address: Address) -> Path:

@@ -14,6 +14,7 @@ from kvmcompose.core.northbound import Row, RowRef
 from kvmcompose.core.state import Interface, State
 from kvmcompose.pipeline.compile import Compiled
 from kvmcompose.pipeline.logical import Documents
+from kvmcompose.reachability.causes import Places
 from kvmcompose.reachability.logical_network import GuestNic
 from kvmcompose.reachability.oracle import OvnOracle, outside_neighbours
 from kvmcompose.reachability.throwaway import Throwaway, throwaway
@@ -37,7 +38,7 @@ def ovn_oracle(compiled: Compiled, documents: Documents, dialect: Described) -> 
     rows = dialect.northbound(compiled.state)
     places = _Places(logical, dialect)
     with throwaway(rows, outside_neighbours(rows)) as ovn:
-        problems = list(_unparsed(ovn, rows, places, documents))
+        problems = list(unparsed_rules(ovn, rows, places, documents))
         if problems:
             raise InputError(problems)
         guests = [guest.name for guest in logical.guests if not guest.is_golden_image]
@@ -59,8 +60,8 @@ class _Places:
         return self._guests[guest].interfaces_path
 
 
-def _unparsed(
-    ovn: Throwaway, rows: Sequence[Row], places: _Places, documents: Documents
+def unparsed_rules(
+    ovn: Throwaway, rows: Sequence[Row], places: Places, documents: Documents
 ) -> Iterator[Problem]:
     """Yield the rules that OVN does not understand, each once."""
     seen: set[RowRef] = set()

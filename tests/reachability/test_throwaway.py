@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ovn_lab import OUTSIDE, Lab, two_switches_and_the_outside
+from ovn_lab import OUTSIDE, Lab, NoPlaces, two_switches_and_the_outside
 
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.expectation import INTERNET, PING, Traffic
+from kvmcompose.pipeline.logical import Documents, InputFile
 from kvmcompose.reachability import throwaway as module
+from kvmcompose.reachability.ovn_check import unparsed_rules
 from kvmcompose.reachability.throwaway import throwaway
 
 pytestmark = pytest.mark.real
@@ -183,6 +185,31 @@ def test_a_match_that_ovn_does_not_understand_is_found() -> None:
         found = ovn.unparsed()
     assert found
     assert all("tpc.dst == 80" in match and "expecting field name" in why for match, why in found)
+
+
+def test_such_a_match_is_a_problem_of_its_line() -> None:
+    text = b"ACL:\n  '0': {match: 'tpc.dst == 80'}\n"
+    lab = two_switches_and_the_outside()
+    lab.acl("s0", "to-lport", 1000, "tpc.dst == 80", "drop")
+    lab.acl("s0", "to-lport", 1001, "tcp.dst == 80", "drop")
+    documents = Documents(InputFile("kvm-compose.yaml", text), None)
+    with throwaway(lab.rows) as ovn:
+        (problem,) = unparsed_rules(ovn, lab.rows, NoPlaces(), documents)
+    assert (problem.code, problem.found) == ("bad-match", "tpc.dst == 80")
+    assert str(problem.location) == "kvm-compose.yaml:2:16"
+    assert "expecting field name" in problem.message
+
+
+def test_a_flow_that_switches_share_is_the_rule_of_the_packets_own() -> None:
+    lab = two_switches_and_the_outside()
+    for switch in ("s0", "s1", "pub"):
+        lab.acl(switch, "to-lport", 1000, "ip4 && udp", "drop")
+    assert cause(lab, "web", "client", Traffic("udp", 1)) == (
+        "rule to-lport 1000 of s0 drops it",
+        ("ACL", "0"),
+    )
+    lab.guest("near", "s1", "10.0.1.11/24")
+    assert cause(lab, "db", "near", Traffic("udp", 1)) == ("rule to-lport 1000 of s1 drops it", ("ACL", "1"))
 
 
 def test_states_of_connections_do_not_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
