@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from host_calls import counted_calls
 from golden.bench import Bench, new_bench
 from kvmcompose.core.commands import Down, Up
 from kvmcompose.core.deployment import ActionState
+from kvmcompose.core.ovn_hosts import Databases
 from kvmcompose.hosts.fake import Failure
 from kvmcompose.hosts.fake_world import FakeOvn, FakeRow, World
 
@@ -214,6 +216,32 @@ def test_a_host_that_did_not_follow_is_waited_for_by_the_next_up(lab: Lab) -> No
         lab.must(Up())
     assert (calls.of()["change_rows"], calls.of()["in_force"]) == (0, 2)
     assert differences(lab) == []
+
+
+def test_an_ovn_that_exists_is_used_with_its_keys(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = json.loads(CONFIG)
+    config |= {
+        "ovn_northbound": "ssl:192.0.2.1:6641",
+        "ovn_southbound": "ssl:192.0.2.1:6642",
+        "ovn_private_key": "keys/ovn.pem",
+        "ovn_certificate": "keys/ovn.crt",
+        "ovn_ca_certificate": "keys/ca.crt",
+    }
+    for name in ("ovn.pem", "ovn.crt", "ca.crt"):
+        (lab.folder / "keys" / name).write_text("PEM\n")
+    (lab.folder / "kvm-compose-config.json").write_text(json.dumps(config))
+    lab.bench.generate()
+    used: list[Databases] = []
+    ovn_of = lab.drivers.ovn
+    monkeypatch.setattr(lab.drivers, "ovn", lambda main, given: (used.append(given), ovn_of(main, given))[1])
+    lab.must(Up())
+    assert {(each.northbound, each.private_key) for each in used} == {
+        ("ssl:192.0.2.1:6641", str(lab.folder / "keys/ovn.pem"))
+    }
+    assert ovn(lab).address == ""  # nothing is opened
+    for host in ("", "two"):
+        assert ovn(lab, host).chassis.settings["ovn-remote"] == "ssl:192.0.2.1:6642"
+        assert not ovn(lab, host).chassis.keys
 
 
 def test_rows_of_another_main_host_are_left_alone(lab: Lab) -> None:

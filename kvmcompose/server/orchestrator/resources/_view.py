@@ -137,13 +137,28 @@ class View:
         """The databases of OVN, None where nothing of the project can be in them."""
         for testbed in self.testbeds:
             if testbed.network_plan.databases is not None:
-                return self.context.drivers.ovn(testbed.main_host, testbed.network_plan.databases)
+                databases = self._databases(testbed.network_plan.databases)
+                return self.context.drivers.ovn(testbed.main_host, databases)
         if self.testbeds:
             return None
         # what was brought up is not known: look in the OVN of this host, if there is one
         main = Host(name="main", ip="127.0.0.1", is_main_host=True)
         drivers = self.context.drivers.ovn(main, Databases())
         return drivers if drivers.northbound.is_there() else None
+
+    def _databases(self, given: Databases) -> Databases:
+        """Return databases with the paths of their keys. Raises DriverError where a member names any."""
+        if given == Databases():
+            return given
+        if not self.context.owner.is_admin:
+            raise DriverError(
+                "only an administrator's testbed can use another OVN than that of the main host",
+                hint="remove ovn_northbound and ovn_southbound from kvm-compose-config.json",
+            )
+        keys = ("private_key", "certificate", "ca_certificate")
+        paths = {key: path for key in keys if (path := getattr(given, key))}
+        found = {key: str(self.context.files.key_path(path)) for key, path in paths.items()}
+        return msgspec.structs.replace(given, **found)
 
     async def chassis(self, host: HostDrivers) -> FoundChassis:
         """Return a host's settings for OVN."""
