@@ -18,6 +18,7 @@ from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.providers.ovn.central import OvnCentral
 from kvmcompose.providers.ovn.driver import OvnNorthbound
 from kvmcompose.providers.ovn.interface import Mark, RowChange
+from kvmcompose.providers.ovn.session import Tls
 from kvmcompose.providers.ovs.chassis import OvsChassis
 from kvmcompose.providers.ovs.outside import OvsOutsides
 
@@ -181,6 +182,7 @@ async def lags(name: str) -> None:
     ovn = OvnNorthbound()
     number = await ovn.change(RowChange(mark=MARK, put=(port("d", "02:00:00:00:00:0d", "10.7.0.13"),)))
     await ovn.in_force(number, {"h1": "h1"}, 20)
+    assert set(await ovn.lagging(number, ["h1", name])) == {name}
     with pytest.raises(DriverError, match=f"ovn-controller on {name} has not carried out the change"):
         await ovn.in_force(number, {"h1": "h1", name: name}, 0.5)
     await ovn.close()
@@ -222,6 +224,30 @@ def test_a_host_is_a_chassis_again_after_a_reboot(hosts: TestHosts) -> None:
     inside(one, catches_up)
     plug(two, ROWS[2], "10.7.0.11", "02:00:00:00:00:0b")
     assert pings(two, "b", "10.7.0.10", 10)
+
+
+async def reach_by_tls(ip: str) -> None:
+    runner = LocalRunner("h1")
+    keys = [f"/var/lib/kvm-compose/.ovn/central/{each}.pem" for each in ("key", "certificate", "ca")]
+    await runner.run(["ovn-nbctl", "set-ssl", *keys])
+    await runner.run(["ovn-nbctl", "set-connection", "pssl:6641:127.0.0.1"])
+    northbound, southbound = "ssl:127.0.0.1:9,ssl:127.0.0.1:6641", f"ssl:{ip}:6642"
+    ovn = OvnNorthbound(northbound, southbound, Tls(*map(Path, keys)))
+    assert (await ovn.observe(MARK)).rows.keys() >= {row.ref for row in ROWS}
+    await ovn.check()
+    await ovn.close()
+    other = OvnNorthbound("ssl:127.0.0.1:9", southbound, Tls(*map(Path, keys)))
+    with pytest.raises(DriverError, match="northbound database does not answer: Connection refused"):
+        await other.check()
+    without = OvnNorthbound(northbound, southbound)
+    with pytest.raises(DriverError, match="needs keys"):
+        await without.check()
+    for each in ("del-connection", "del-ssl"):
+        await runner.run(["ovn-nbctl", each])
+
+
+def test_databases_are_reached_by_tls_at_the_member_that_answers(hosts: TestHosts) -> None:
+    inside(hosts[0], reach_by_tls, ip=hosts[0].address)
 
 
 async def foreign_settings() -> None:

@@ -138,7 +138,20 @@ def test_a_network_is_brought_up_edited_repaired_and_taken_down(
     assert reaches(one, "172.16.1.201", 5)
     assert [qemu(host) for host in hosts] == running
 
+    for host in hosts:  # addresses, rules of nftables and guests are gone; databases are not
+        host.reboot()
+    said = project.run("up").stderr
+    assert differences(project) == []
+    one.run(["ip", "route", "replace", "10.66.2.0/24", "via", "10.66.1.1"])
+    for address in ("10.66.1.10", "10.66.2.10", "172.16.1.201"):
+        assert reaches(one, address), said
+
     project.run("down", "--purge", "--timeout", "0")
+    assert_nothing_left(hosts, before)
+
+
+def assert_nothing_left(hosts: TestHosts, before: list[dict[str, list[str]]]) -> None:
+    one, two = hosts
     for host, there in zip(hosts, before, strict=True):
         left = changes(there, inventory(host))
         assert left.keys() <= ({"projects"} if host is two else set()), (host.name, left)
