@@ -8,7 +8,7 @@ from __future__ import annotations
 
 #: Options of TestbedOS's kvm-compose, each with what to do instead.
 OPTIONS = {
-    "--reapply-acl": "it re-applies the ACLs of OVN networks, which are not supported yet",
+    "--reapply-acl": "not needed: up applies changed rules, and only those",
     "--verbosity": "use -v, which takes no level: -v and -vv print more, -q prints errors only",
     "--server-connection": "use --server ADDRESS, after the command",
     "-V": "use --version",

@@ -42,10 +42,15 @@ class SwitchAddresses:
         self.subnets = by_family(network.switches[switch].subnets)
         self._taken: set[int] = set()
         self._spans: list[tuple[int, int]] = []
+        #: The families that a router with DHCP on the switch has an address of.
+        self._served: set[int] = set()
         for router in network.routers.values():
+            serves = any(each.switch == switch for each in router.dhcp)
             for port in router.ports:
                 if port.switch == switch:
-                    self._take(*(str(ipaddress.ip_interface(each).ip) for each in port.gateway_ip))
+                    own = [ipaddress.ip_interface(each).ip for each in port.gateway_ip]
+                    self._take(*map(str, own))
+                    self._served.update(each.version for each in own if serves)
             self._take(*(nat.external_ip for nat in router.nat))
             self._take(*(route.nexthop for route in router.static_routes))
             self._spans += [
@@ -74,7 +79,8 @@ class SwitchAddresses:
                 yield Assigned(given[version], subnet, is_lease=False)
                 continue
             address = self._derived(project, guest.identity, index, subnet)
-            yield Assigned(address, subnet, is_lease=DYNAMIC in nic.ips) if address is not None else None
+            is_lease = DYNAMIC in nic.ips and version in self._served
+            yield Assigned(address, subnet, is_lease=is_lease) if address is not None else None
 
     def _derived(self, project: str, identity: str, index: int, subnet: Subnet) -> str | None:
         room = min(subnet.num_addresses - _KEPT, _MOST)

@@ -44,7 +44,8 @@ def check_state(state: State) -> _Complaints:
             for each in check(_written(network), _machines(state), hosts)
             if each.severity is Severity.ERROR
         ]
-        found += [*_names(state, network), *_values(state, network)]
+    if not found:
+        found = [*_names(state, network), *_values(state, network)]
     yield from found
 
 

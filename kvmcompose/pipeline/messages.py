@@ -188,6 +188,8 @@ def _missing_keys(finding: _Finding) -> Iterator[Problem]:
 
 def _wrong_choice_of_keys(finding: _Finding) -> Iterator[Problem]:
     """Explain ``oneOf``, which our schemas use for a choice between keys: one ``required`` in each branch."""
+    if not isinstance(finding.instance, dict):
+        return  # that it is no mapping is reported anyway
     choice = [key for branch in finding.argument for key in branch.get("required", ())]
     present = [key for key in choice if key in finding.instance]
     wanted = f"exactly one of {listed(choice, 'and')}"

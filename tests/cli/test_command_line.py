@@ -65,7 +65,7 @@ LEVEL = ": -v and -vv print more, -q prints errors only"
         ("cloud-images pull --refesh x", "did you mean '--refresh'?"),
         ("launch", "kvm-compose: error: unknown command 'launch'; did you mean 'up'?"),
         ("Halt", "unknown command 'Halt'; did you mean 'stop'?"),
-        ("up -a", "unknown option '-a': it re-applies the ACLs of OVN networks, which are not supported yet"),
+        ("up -a", "unknown option '-a': not needed: up applies changed rules, and only those"),
         ("status -a", "kvm-compose status: error: unknown option '-a'"),
         ("--server x status", "options of a command follow it: kvm-compose COMMAND --server"),
         ("--projct-name x up", "unknown option '--projct-name'; did you mean '--project-name'?"),

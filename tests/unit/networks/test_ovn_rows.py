@@ -125,6 +125,15 @@ def test_an_address_by_dhcp_is_known_before_it_is_given() -> None:
     assert rows[RowRef("DNS", "sw0")].columns["records"] == {"web": ip, "web.lab": ip, "lab-web": ip}
 
 
+def test_dynamic_is_static_in_the_family_that_the_router_has_not() -> None:
+    switches = 'sw0: {subnet: [10.0.0.0/24, "fd00::/64"]}'
+    state = compiled(lab(machine("web", 1, "dynamic"), dhcp=DHCP, switches=switches)).state
+    [nic] = state.testbed_guests["web"].interfaces
+    assert (nic.ip, len(nic.leases)) == ("dynamic", 1)
+    assert str(nic.ipv6).startswith("fd00::")
+    assert read_state(encode_state(state), SCHEMAS) is not None
+
+
 def test_ports_in_matches_are_translated() -> None:
     acl = WEB_RULE.replace("tcp.dst == 80", 'outport == {"web", "lr0-sw0"} && inport == "lab-sw0-web-0"')
     rows = rows_of(lab(WEB, acl=acl.replace("match: ", "match: '").replace(", action", "', action")))
@@ -326,3 +335,58 @@ def test_the_artefact_shows_rows_by_name() -> None:
         "priority": 100,
     }
     assert shown["Logical_Switch"]["sw0"] == {"dns_records": ["sw0"], "name": "lab-sw0"}
+
+
+WRONG: list[Any] = [
+    None,
+    "",
+    "x",
+    "10.0.0.0/33",
+    "fd00::1",
+    "010.0.0.1",
+    0,
+    -1,
+    True,
+    [],
+    {},
+    ["x"],
+    {"x": 1},
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_state_that_was_tampered_with_is_accepted_or_refused(data: st.DataObject) -> None:
+    """Whatever it contains, there is no other error, and what is accepted can be used."""
+    document = copy.deepcopy(TAMPERED)
+    for _ in range(data.draw(st.integers(1, 2))):
+        path = data.draw(st.sampled_from(leaves(document["network"], ("network",))))
+        path = path[: data.draw(st.integers(2, len(path)))] if len(path) > 1 else path
+        place = document
+        for step in path[:-1]:
+            place = place[step]
+        if data.draw(st.booleans()) and isinstance(place, dict):
+            place[data.draw(st.sampled_from(["x", "sw0", "lr0"]))] = place.pop(path[-1])
+        else:
+            place[path[-1]] = data.draw(st.sampled_from(WRONG))
+    try:
+        state = read_state(json.dumps(document).encode(), SCHEMAS)
+    except KvmComposeError:
+        return
+    northbound(state)
+    list(dialect("ovn").privileges(state, for_member=True))
+
+
+TAMPERED = json.loads(
+    encode_state(
+        compiled(
+            lab(
+                WEB + machine("db", 2, "dynamic"),
+                dhcp=DHCP,
+                acl=WEB_RULE,
+                switches='sw0: {subnet: [10.0.0.0/24, "fd00::/64"], ports: [{name: own, '
+                'internal: {ip: 10.0.0.250, mac: "52:54:00:00:00:01"}}]}',
+            )
+        ).state
+    )
+)
