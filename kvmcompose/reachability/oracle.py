@@ -82,6 +82,7 @@ class OvnOracle:
         for nic in nics:
             self._nics[nic.guest].append(nic)
         self._by_port = {nic.port: nic for each in self._nics.values() for nic in each}
+        self._owners = {each.ip: nic for nic in self._by_port.values() for each in nic.addresses}
         self._causes = Causes(rows, self._network, ovn.hints(), ovn.datapaths(), self._by_port, places)
         self._neighbours: dict[tuple[str, Address], str | Cause] = {}
         self._behind = BehindRouters(self._network)
@@ -289,17 +290,19 @@ class OvnOracle:
 
     def _learned(self, nic: GuestNic, source: Address, address: Address) -> str:
         switch = self._network.switch_of[nic.port]
-        owner = next((each for each in self._by_port.values() if each.has(address)), None)
+        owner = self._owners.get(address)
         if isinstance(address, ipaddress.IPv6Address):
-            return self._advertised(nic, switch, address, owner)
+            return self._nearby(nic, switch, address, owner)
         asked = self._arp(switch, *packets.arp_request(nic.port, nic.mac, source, address))
+        if asked.is_rejected:
+            return self._nearby(nic, switch, address, owner)
         for output in asked.outputs:
             if output.port == nic.port and output.fields["eth.src"] != nic.mac:
                 return output.fields["eth.src"]
         for output in asked.outputs:
             if owner is not None and output.port == owner.port:
                 told = self._arp(switch, *packets.arp_reply(owner.port, owner.mac, address, nic.mac, source))
-                if any(each.port == nic.port for each in told.outputs):
+                if told.is_rejected or any(each.port == nic.port for each in told.outputs):
                     return owner.mac
                 raise _LostError(self._causes.blocked(told, nic.guest))
         if owner is None and any(self._is_localnet(output.port) for output in asked.outputs):
@@ -309,10 +312,11 @@ class OvnOracle:
     def _arp(self, switch: str, expression: str, fields: Mapping[str, str]) -> Trace:
         return read_trace(self._ovn.tracer(NEW).trace(switch, expression), fields)
 
-    def _advertised(self, nic: GuestNic, switch: str, address: Address, owner: GuestNic | None) -> str:
-        """Return what neighbour discovery finds, which is not traced.
+    def _nearby(self, nic: GuestNic, switch: str, address: Address, owner: GuestNic | None) -> str:
+        """Return the MAC address of a neighbour without a trace of the question.
 
-        ovn-trace 23.03 fails with an assertion (``ovnact_get_ND_NA``) where a router answers.
+        ovn-trace 23.03 fails with an assertion (``ovnact_get_ND_NA``) where a router answers a neighbour
+        solicitation; and it takes ARP to be rejected, which ovn-controller never does: ``reject`` is for IP.
         """
         for end in self._network.ports_on(switch):
             if any(each.ip == address for each in end.addresses):

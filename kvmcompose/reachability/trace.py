@@ -99,6 +99,11 @@ class Trace(msgspec.Struct, frozen=True):
     lookups: tuple[str, ...]
     translations: tuple[Translation, ...]
 
+    @property
+    def is_rejected(self) -> bool:
+        """Return whether a flow rejects the packet."""
+        return any(action.startswith("reject {") for step in self.steps for action in step.actions)
+
 
 def read_trace(text: str, fields: Mapping[str, str]) -> Trace:
     """Parse a trace of a packet with these fields. Raises KvmComposeError for an error message."""

@@ -128,6 +128,13 @@ def test_questions_for_neighbours_pass_rules_too() -> None:
     assert (text, path) == ("rule from-lport 1000 of s0 drops the question who has 10.0.0.11", ("ACL", "0"))
 
 
+def test_arp_cannot_be_rejected() -> None:
+    lab = two_switches_and_the_outside()
+    lab.acl("s0", "from-lport", 1000, 'inport == "web-0" && arp', "reject")
+    lab.acl("s0", "to-lport", 1000, 'outport == "client-0" && arp', "reject")
+    assert reached(lab, ("web", "client", PING), ("client", "web", PING), ("web", "db", PING)) == [True] * 3
+
+
 def test_missing_links() -> None:
     lab = two_switches_and_the_outside()
     lab.switch("s2")
