@@ -9,6 +9,7 @@ from typing import Any
 from kvmcompose.core.names import first_few
 from kvmcompose.core.northbound import Row, RowRef, Value, normal
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.ovn import wire
 from kvmcompose.providers.ovn.interface import (
     MARKS,
     NORTHDS,
@@ -78,7 +79,7 @@ class _Replica:
         for name, columns in self.holding.items():
             for column in columns:
                 for row in self.tables[name].rows.values():
-                    for child in getattr(row, column):
+                    for child in wire.stored(row, column) if column in wire.columns(row) else ():
                         self.parents[child.uuid] = (
                             self.refs.get(row.uuid, RowRef(name, str(row.uuid))),
                             column,
@@ -89,7 +90,7 @@ class _Replica:
         for name, table in self.tables.items():
             if _IDS in table.columns:
                 for row in table.rows.values():
-                    ids = row.external_ids
+                    ids = wire.stored(row, _IDS)
                     if PROJECT_KEY in ids:
                         yield name, row, ids
 
@@ -97,12 +98,11 @@ class _Replica:
         """Return the columns that do not have their default value."""
         skipped = {*self.holding[table], *NORTHDS.get(table, ())}
         found = {
-            column.name: self._value(getattr(row, column.name))
-            for column in self.tables[table].columns.values()
-            if column.name not in skipped
+            name: self._value(wire.stored(row, name)) for name in wire.columns(row) if name not in skipped
         }
         if _IDS in found:
-            found[_IDS] = {key: each for key, each in row.external_ids.items() if key not in MARKS}
+            ids = wire.stored(row, _IDS)
+            found[_IDS] = {key: each for key, each in ids.items() if key not in MARKS}
         return {name: each for name, each in normal(found).items() if not _is_default(each)}
 
     def _value(self, value: Any) -> Value:

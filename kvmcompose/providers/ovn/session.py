@@ -8,6 +8,7 @@ avoided here and in ``wire``: an API class of ovsdbapp has one connection for th
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 from collections.abc import Callable, Collection, Sequence
@@ -159,9 +160,9 @@ class Session:
     def _connect(self) -> Any:
         remote = self._remote()
         self._use_keys(remote)
-        self._try(remote)
+        member = self._answering(remote)
         try:
-            helper = idlutils.get_schema_helper(remote, self._schema)
+            helper = idlutils.get_schema_helper(member, self._schema)
             idl = connection.OvsdbIdl.from_server(
                 remote, self._schema, helper=helper, helper_tables=self._tables, leader_only=False
             )
@@ -183,18 +184,21 @@ class Session:
         Stream.ssl_set_certificate_file(str(self._tls.certificate))
         Stream.ssl_set_ca_cert_file(str(self._tls.ca))
 
-    def _try(self, remote: str) -> None:
-        """Raise DriverError when none of the members answers, with the reason of the last."""
-        why = 0
-        for each in remote.split(","):
+    def _answering(self, remote: str) -> str:
+        """Return a member that answers. Raises DriverError when none does, with the reason of the last."""
+        why, permission = "no member", False
+        for member in (each.strip() for each in remote.split(",")):
             try:
-                why, stream = Stream.open_block(Stream.open(each.strip()), int(SECONDS * 1000))
+                number, stream = Stream.open_block(Stream.open(member), int(SECONDS * 1000))
             except (OSError, ValueError) as error:  # keys that cannot be read
                 raise self._silent(str(error)) from error
-            if not why:
+            if not number:
                 stream.close()
-                return
-        raise self._silent(os.strerror(why), permission=why in (1, 13))
+                return member
+            # the numbers of TLS are no errno
+            reason = "no TLS connection" if member.startswith("ssl:") else os.strerror(number)
+            why, permission = f"{reason} ({member})", number in (errno.EPERM, errno.EACCES)
+        raise self._silent(why, permission=permission and "unix:" in remote)
 
     def _silent(self, why: str, *, permission: bool = False) -> DriverError:
         hint = "does it run? sudo systemctl status ovn-central"

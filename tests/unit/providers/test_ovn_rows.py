@@ -45,6 +45,13 @@ class Table(msgspec.Struct):
     rows: dict[uuid.UUID, Any] = {}
 
 
+class Datum(msgspec.Struct):
+    value: Any
+
+    def to_python(self, _uuid_to_row: object) -> Any:
+        return self.value
+
+
 class Replica:
     """A replica with switches, ports and rules, as ``ovs.db.idl.Idl`` shows one."""
 
@@ -65,7 +72,9 @@ class Replica:
         ids = {"kvm-compose-project": "lab", "kvm-compose-owner": owner, "kvm-compose-row": ref.name}
         table = self.tables[ref.table]
         values = {name: [] for name in table.columns} | {"name": "", "external_ids": ids} | columns
-        row = type("Row", (), {**values, "uuid": ref.uuid("lab"), "_table": table})()
+        data = {name: Datum(value) for name, value in values.items()}
+        more = {"uuid": ref.uuid("lab"), "_table": table, "_data": data, "_uuid_to_row": None}
+        row = type("Row", (), {**values, **more})()
         table.rows[row.uuid] = row
         return row
 
