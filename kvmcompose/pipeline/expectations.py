@@ -13,6 +13,12 @@ from kvmcompose.core.model import Guest
 from kvmcompose.core.names import first_few
 
 _WILDCARDS = frozenset("*?[")
+#: Each pattern is compared with the name of every guest.
+_MOST_PATTERNS = 1000
+
+
+def _is_pattern(word: str) -> bool:
+    return not _WILDCARDS.isdisjoint(word)
 
 
 class GuestNames:
@@ -20,6 +26,7 @@ class GuestNames:
 
     def __init__(self, guests: Iterable[Guest]) -> None:
         self._meant: dict[str, tuple[str, ...]] = {}
+        self._patterns: dict[str, tuple[str, ...]] = {}
         self.guests: list[str] = []
         for guest in guests:
             if guest.is_golden_image:
@@ -34,9 +41,11 @@ class GuestNames:
             return self._meant[word]
         if word == INTERNET:
             return (INTERNET,)
-        if _WILDCARDS.isdisjoint(word):
+        if not _is_pattern(word):
             return ()
-        return tuple(name for name in self.guests if fnmatchcase(name, word))
+        if word not in self._patterns:
+            self._patterns[word] = tuple(name for name in self.guests if fnmatchcase(name, word))
+        return self._patterns[word]
 
     def all_meant(self, words: Iterable[str]) -> tuple[str, ...]:
         """Return what several words mean, each guest once."""
@@ -63,6 +72,16 @@ def check_expectations(
 ) -> Iterator[Complaint]:
     """Yield what a schema cannot express: unknown guests, no pair of guests, contradicting lines."""
     if not expectations:
+        return
+    patterns = {word for each in expectations for word in (*each.sources, *each.targets) if _is_pattern(word)}
+    if len(patterns) > _MOST_PATTERNS:
+        yield Complaint(
+            code="too-many",
+            path=("expect",),
+            message="too many patterns",
+            found=str(len(patterns)),
+            wanted=f"at most {_MOST_PATTERNS} that differ",
+        )
         return
     names = GuestNames(guests)
     for line, expectation in zip(lines, expectations, strict=True):
@@ -109,7 +128,7 @@ def _check_words(
                 hint="rename the machine; 'id' keeps its data",
             )
         elif not names.meant(word):
-            is_pattern = not _WILDCARDS.isdisjoint(word)
+            is_pattern = _is_pattern(word)
             yield Complaint(
                 code="unknown-guest",
                 path=path,

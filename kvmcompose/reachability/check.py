@@ -8,6 +8,7 @@ from typing import cast
 
 from kvmcompose.core.answers import Oracle
 from kvmcompose.core.checked import CheckDocument
+from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.expectation import Traffic
 from kvmcompose.core.model import LogicalTestbed
 from kvmcompose.networks import dialect
@@ -36,5 +37,7 @@ def _oracle(compiled: Compiled, documents: Documents) -> Iterator[Oracle]:
     if connectivity is not None:
         yield cast(Callable[[LogicalTestbed], Oracle], connectivity)(logical)
         return
+    if not hasattr(module, "northbound"):
+        raise RefusedError(f"networks of the dialect {logical.dialect!r} cannot be checked")
     with ovn_oracle(compiled, documents, cast(Described, module)) as oracle:
         yield oracle

@@ -67,7 +67,7 @@ class JsonRpc:
         return answer.get("result")
 
     def _receive(self) -> dict[str, Any]:
-        """Return the answer to the last request; OVSDB also sends ``echo`` requests, which have no result."""
+        """Return the answer to the last request. Over Unix sockets OVSDB sends nothing else."""
         data = bytearray()
         while True:
             chunk = self._socket.recv(_CHUNK)

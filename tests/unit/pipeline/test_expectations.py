@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,24 @@ def test_lines_that_contradict_each_other(first: str, second: str) -> None:
 )
 def test_lines_that_are_about_different_traffic(first: str, second: str) -> None:
     assert len(lab_with(first, second).expectations) == 2
+
+
+def test_a_hostile_number_of_lines_and_patterns_is_refused_soon() -> None:
+    (found,) = problems(*["from: web, to: db, is: allowed"] * 1001)
+    assert (found.code, found.path) == ("too-many", "expect")
+    lines = [
+        "from: [" + ", ".join(f"'x{line}-{number}*'" for number in range(100)) + "], to: web, is: allowed"
+        for line in range(11)
+    ]
+    (found,) = problems(*lines)
+    assert (found.code, found.found) == ("too-many", "1100")
+
+
+def test_many_lines_are_compared_in_little_time() -> None:
+    lines = [
+        f"from: '*', to: '*', tcp: {port}, is: {'allowed' if port % 2 else 'denied'}"
+        for port in range(1, 1001)
+    ]
+    began = time.process_time()
+    assert len(lab_with(*lines).expectations) == 1000
+    assert time.process_time() - began < 10
