@@ -354,7 +354,7 @@ WRONG: list[Any] = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_a_state_that_was_tampered_with_is_accepted_or_refused(data: st.DataObject) -> None:
     """Whatever it contains, there is no other error, and what is accepted can be used."""
