@@ -243,13 +243,18 @@ def converted(config: Path, guest: Any, goal: Path) -> dict[str, Any]:
 def assert_configured(nic: dict[str, Any], found: dict[str, Any]) -> None:
     assert found["match"]["macaddress"] == nic["mac"]
     assert found["mtu"] == nic["mtu"]
-    if nic["ip"] == "dynamic":
-        assert found["dhcp4"] is True
-        assert "addresses" not in found
-        return
-    assert found["addresses"] == [f"{nic['ip']}/{nic['prefix_length']}"]
-    routes = [route["via"] for route in found.get("routes", ())]
-    assert routes == ([nic["gateway"]] if "gateway" in nic else [])
+    given = [f"{nic['ip']}/{nic['prefix_length']}"] if nic["ip"] != "dynamic" else []
+    given += [nic["ipv6"]] if nic.get("ipv6", "dynamic") != "dynamic" else []
+    assert found.get("addresses", []) == given
+    dynamic = [f"dhcp{6 if ':' in lease else 4}" for lease in nic.get("leases", ())]
+    if nic["attach"] != "ovn" and not given:
+        dynamic = ["dhcp4"]
+    assert [key for key in ("dhcp4", "dhcp6") if found.get(key)] == dynamic
+    gateways = {4: nic.get("gateway"), 6: nic.get("ipv6_gateway")}
+    if ":" in (gateways[4] or ""):
+        gateways = {6: gateways[4]}  # the only address is one of IPv6
+    wanted = [via for version, via in gateways.items() if via and f"dhcp{version}" not in dynamic]
+    assert [route["via"] for route in found.get("routes", ())] == wanted
 
 
 def test_tar_reads_every_archive(project: Bench, tmp_path: Path) -> None:
