@@ -22,7 +22,7 @@ def destination(guest: GuestAccess) -> str:
     if guest.address is None:
         raise KvmComposeError(
             f"no connection to {guest.name}",
-            hint=f"it is on no bridge that this host reaches; kvm-compose console {guest.name} needs none",
+            hint=f"it is on no network that this host reaches; kvm-compose console {guest.name} needs none",
         )
     return guest.address if guest.user is None else f"{guest.user}@{guest.address}"
 

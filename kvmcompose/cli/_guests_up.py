@@ -59,9 +59,11 @@ def show_guests(target: Target, arguments: argparse.Namespace, console: Console)
 
 
 def _cells(guest: GuestStatus, prefix: str, *, hosts: bool) -> list[str]:
+    from kvmcompose.client.formatting import address_text
+
     way = "ssh" if guest.address is not None else "console"
     where = [guest.host] if hosts else []
-    return [guest.name, *where, guest.address or "-", f"{prefix} {way} {guest.name}"]
+    return [guest.name, *where, address_text(guest), f"{prefix} {way} {guest.name}"]
 
 
 def _command(arguments: argparse.Namespace) -> str:

@@ -38,11 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the graph."""
     from kvmcompose.effects import process
-    from kvmcompose.render.graph import to_dot, to_mermaid, topology
+    from kvmcompose.render.graph import to_dot, to_mermaid
 
     project = open_project(arguments, console)
-    placed = project.compiled.placed
-    graph = topology(placed.logical, placed.placement) if arguments.of == "topology" else _tasks(project)
+    graph = _topology(project) if arguments.of == "topology" else _tasks(project)
     match arguments.format:
         case "json":
             console.json(graph)
@@ -53,6 +52,14 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         case _:
             console.verbatim(to_dot(graph))
     return 0
+
+
+def _topology(project: Project) -> Graph:
+    from kvmcompose.networks import drawing
+    from kvmcompose.render.graph import topology
+
+    placed = project.compiled.placed
+    return topology(placed.logical, placed.placement, drawing(placed))
 
 
 def _tasks(project: Project) -> Graph:

@@ -1,4 +1,4 @@
-"""``kvm-compose placement``: shows where guests and bridges are placed, and compares strategies."""
+"""``kvm-compose placement``: shows where guests and the network are placed, and compares strategies."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from kvmcompose.cli._project import find_project, open_project
 from kvmcompose.monitor.console import Console
 
 if TYPE_CHECKING:
-    from kvmcompose.core.model import LogicalTestbed, Placement
+    from kvmcompose.core.model import LogicalTestbed, PlacedTestbed, Placement
 
 NAME = "placement"
-HELP = "show on which host each bridge and guest is placed, and why"
+HELP = "show on which host each bridge, gateway and guest is placed, and why"
 EXAMPLE = """\
 examples:
   kvm-compose placement
@@ -46,34 +46,57 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     logical, placement = placed.logical, placed.placement
     tunnels = _tunnels(logical, placement)
     kinds = (("bridge", placement.segments), ("guest", placement.guests))
+    gateways = _gateways(placed)
     if arguments.json:
         rows = {
             kind: {name: {"host": host, "reason": placement.reasons[name]} for name, host in hosts.items()}
             for kind, hosts in kinds
         }
+        everywhere = {"switches": _switches(logical, placement), "gateways": gateways}
         console.json(
             {"strategy": logical.strategy, "bridges": rows["bridge"], "guests": rows["guest"],
              "tunnels": tunnels}
+            | (everywhere if logical.topology.everywhere else {})
             | (_explained(logical, placement) if arguments.explain else {})
         )  # fmt: skip
         return 0
     if arguments.explain:
         _explain(logical, placement, console)
-    console.table(
-        [
-            [kind, name, host, placement.reasons[name]]
-            for kind, hosts in kinds
-            for name, host in hosts.items()
-        ],
-        ["KIND", "NAME", "HOST", "REASON"],
-    )
-    links = len(logical.topology.links)
+    table = [["gateway", port, host, "its gateway chassis"] for port, host in gateways.items()]
+    table += [
+        [kind, name, host, placement.reasons[name]] for kind, hosts in kinds for name, host in hosts.items()
+    ]
+    console.table(table, ["KIND", "NAME", "HOST", "REASON"])
     used = len(set(placement.segments.values()) | set(placement.guests.values()))
     console.say(
-        f"{logical.strategy}: {used} of {len(logical.hosts)} hosts used, "
-        f"{len(tunnels)} of {links} bridge connections need a tunnel"
+        f"{logical.strategy}: {used} of {len(logical.hosts)} hosts used, {_crossing(logical, placement)}"
     )
     return 0
+
+
+def _crossing(logical: LogicalTestbed, placement: Placement) -> str:
+    """Return what of the network crosses from host to host."""
+    if not logical.topology.everywhere:
+        links = len(logical.topology.links)
+        return f"{len(_tunnels(logical, placement))} of {links} bridge connections need a tunnel"
+    hosts = _switches(logical, placement).values()
+    return f"{sum(len(each) > 1 for each in hosts)} of {len(hosts)} switches have guests on several hosts"
+
+
+def _switches(logical: LogicalTestbed, placement: Placement) -> dict[str, list[str]]:
+    """Return the hosts of the guests on each switch, in the order of the config."""
+    on: dict[str, set[str]] = {each.name: set() for each in logical.topology.segments}
+    for guest in logical.guests:
+        for attachment in guest.attachments:
+            on[attachment.segment].add(placement.guests[guest.name])
+    return {name: [host.name for host in logical.hosts if host.name in used] for name, used in on.items()}
+
+
+def _gateways(placed: PlacedTestbed) -> dict[str, str]:
+    """Return the host of each port of a router that carries its traffic to other networks."""
+    from kvmcompose.networks import gateways
+
+    return gateways(placed.logical)
 
 
 def _tunnels(logical: LogicalTestbed, placement: Placement) -> list[list[str]]:
@@ -152,7 +175,8 @@ def _compare(arguments: argparse.Namespace, console: Console) -> int:
         _row(f"{name} *" if name == logical.strategy else name, outcome, logical)
         for name, outcome in found.items()
     ]
-    console.table(rows, ["STRATEGY", "HOSTS", "TUNNELS", "MOVED", "LOAD PER HOST: GUESTS, CPUS, MiB"])
+    crossing = "SWITCHES ON SEVERAL HOSTS" if logical.topology.everywhere else "TUNNELS"
+    console.table(rows, ["STRATEGY", "HOSTS", crossing, "MOVED", "LOAD PER HOST: GUESTS, CPUS, MiB"])
     for name, outcome in found.items():
         for problem in outcome.get("problems", ()):
             console.say(f"{name}: {problem}")
@@ -178,6 +202,7 @@ def _tried(name: str, logical: LogicalTestbed, before: Mapping[str, str] | None)
     return {
         "hosts_used": len(set(placement.segments.values()) | set(placement.guests.values())),
         "tunnels": len(_tunnels(logical, placement)),
+        **({"switches": _switches(logical, placement)} if logical.topology.everywhere else {}),
         "moved": moved,
         "hosts": _loads(logical, placement),
     }
@@ -198,7 +223,10 @@ def _row(name: str, outcome: Mapping[str, Any], logical: LogicalTestbed) -> Sequ
         f"{host}: {load['guests']}, {load['cpus']}, {load['memory_mb']}"
         for host, load in outcome["hosts"].items()
     )
-    return [name, hosts, str(outcome["tunnels"]), moved, loads]
+    crossing = outcome["tunnels"]
+    if logical.topology.everywhere:
+        crossing = sum(len(each) > 1 for each in outcome["switches"].values())
+    return [name, hosts, str(crossing), moved, loads]
 
 
 def _last_build(folder: Path) -> dict[str, str] | None:

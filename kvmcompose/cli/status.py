@@ -29,7 +29,8 @@ examples:
   kvm-compose status --quiet --exit-status   for scripts: is it up?
 
 CPU is relative to one CPU: 200 % means that two are busy. MEMORY is the host's memory that the guest
-uses, of the memory that it was given. "degraded" means: up, but something was changed outside
+uses, of the memory that it was given. ADDRESS may be one that this host does not reach, as on a logical
+switch: kvm-compose console needs none. "degraded" means: up, but something was changed outside
 of kvm-compose, or a host does not respond.
 """
 
@@ -133,13 +134,13 @@ def _show(status: TestbedStatus, console: Console) -> None:
 
 
 def _cells(guest: GuestStatus) -> list[str]:
-    from kvmcompose.client.formatting import duration, guest_state_text, memory_text
+    from kvmcompose.client.formatting import address_text, duration, guest_state_text, memory_text
 
     return [
         guest.name,
         guest.host,
         guest_state_text(guest),
-        guest.address or "-",
+        address_text(guest),
         "-" if guest.uptime is None else duration(guest.uptime, whole=True),
         "-" if guest.cpu is None else f"{guest.cpu:.0%}",
         memory_text(guest),

@@ -40,6 +40,11 @@ def line_text(line: LogLine) -> str:
     return f"{line.guest} | {line.text}" if line.level is Level.OUTPUT else f"{line.guest}: {line.text}"
 
 
+def address_text(guest: GuestStatus) -> str:
+    """Return the address where the main host reaches a guest, otherwise the first that it has."""
+    return guest.address or next(iter(guest.addresses), "-")
+
+
 def is_hint(line: LogLine) -> bool:
     """Return whether a line is the hint for the error in the line before it."""
     return line.level is Level.ERROR and line.text.startswith("hint: ")

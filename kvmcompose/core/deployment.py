@@ -151,6 +151,7 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ``uptime`` is in seconds; ``cpu`` is the share of one CPU (1.0 is one busy CPU) since the previous query;
     ``memory_mb`` is the resident memory on the host, which can exceed ``given_mb``, what the guest has;
     ``used_mb`` is what it uses of that, None where its balloon driver does not report it; all in MiB.
+    ``address`` is where the main host reaches it; ``addresses`` are all known ones.
     ``outdated`` is what changed since the guest was set up (``environment GREETING added``); empty when
     nothing did, and while nothing is known of what ran.
     """
@@ -162,6 +163,7 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reason: str | None = None
     asked: str | None = None
     address: str | None = None
+    addresses: tuple[str, ...] = ()
     golden_image: str | None = None
     uptime: float | None = None
     cpu: float | None = None

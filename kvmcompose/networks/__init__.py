@@ -14,6 +14,8 @@ A module offers:
 ``network_plan(state)``           what to create on the hosts, from the state as read back
 ``privileges(state, ...)``        what it reaches on the hosts beyond the testbed's own, likewise
 ``keeper(before, logical)``       finds the lines that keep addresses when the YAML changes; optional
+``drawing(placed)``               the picture of a network that is not of bridges on hosts; optional
+``gateways(logical)``             the host of each port of a router that has one; optional
 ``connectivity(logical)``         knows what reaches what (an ``Oracle``), for ``check``; or the next two
 ``northbound(state)``             the rows of OVN's northbound database that the network is made of
 ``row_path(network, ref)``        the place in the YAML that such a row comes from
@@ -41,6 +43,7 @@ from kvmcompose.core.model import (
 )
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.state import Interface, State
+from kvmcompose.render.graph import Drawing
 
 
 class Drift(msgspec.Struct, frozen=True):
@@ -152,6 +155,18 @@ def keeper(before: State, logical: LogicalTestbed) -> AddressKeeper:
     """
     make = getattr(dialect(logical.dialect), "keeper", None)
     return _NoKeeper() if make is None else cast(AddressKeeper, make(before, logical))
+
+
+def drawing(placed: PlacedTestbed) -> Drawing | None:
+    """Return the picture of a testbed's network; None if it consists of segments on hosts, and links."""
+    draw = getattr(dialect(placed.logical.dialect), "drawing", None)
+    return None if draw is None else cast(Drawing, draw(placed))
+
+
+def gateways(logical: LogicalTestbed) -> dict[str, str]:
+    """Return the host of each port of a router whose traffic one host carries to other networks."""
+    find = getattr(dialect(logical.dialect), "gateways", None)
+    return {} if find is None else cast(dict[str, str], find(logical))
 
 
 def dialect(name: str) -> Dialect:

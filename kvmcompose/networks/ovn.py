@@ -22,11 +22,12 @@ from kvmcompose.networks import (
     _ovn_specialise,
     _ovn_stored,
 )
+from kvmcompose.networks._ovn_drawing import drawing, gateways
 from kvmcompose.networks._ovn_model import OvnNetwork, OvnState
 from kvmcompose.networks._ovn_northbound import northbound
 from kvmcompose.networks._ovn_places import row_path
 
-__all__ = ["INTERFACES", "attachments", "northbound", "parse", "row_path", "scaled"]
+__all__ = ["INTERFACES", "attachments", "drawing", "gateways", "northbound", "parse", "row_path", "scaled"]
 
 INTERFACES = "network"
 attachments = _ovn_parse.attachments

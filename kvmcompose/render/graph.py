@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -10,11 +10,12 @@ from kvmcompose.core.model import LogicalTestbed, Placement
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A node; ``group`` names the box it is drawn in."""
+    """A node; ``group`` names the box it is drawn in, ``details`` are the lines below its name."""
 
     name: str
     kind: str
     group: str = ""
+    details: tuple[str, ...] = ()
 
 
 class Edge(msgspec.Struct, frozen=True):
@@ -33,36 +34,72 @@ class Graph(msgspec.Struct, frozen=True):
     directed: bool
 
 
-_DOT_SHAPES = {"bridge": "box", "guest": "ellipse", "golden image": "ellipse", "network": "hexagon"}
+class Drawing(msgspec.Struct, frozen=True):
+    """The nodes and edges of a network, without guests. ``segments`` are the names of the segments' nodes."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    segments: Mapping[str, str]
+
+
+_DOT_SHAPES = {
+    "bridge": "box",
+    "guest": "ellipse",
+    "golden image": "ellipse",
+    "network": "hexagon",
+    "router": "octagon",
+    "host interface": "cds",
+}
 _MERMAID_SHAPES = {
     "bridge": ("[", "]"),
     "guest": ("(", ")"),
     "golden image": ("([", "])"),
     "network": ("{{", "}}"),
+    "router": ("[[", "]]"),
+    "host interface": (">", "]"),
 }
 
 
-def topology(testbed: LogicalTestbed, placement: Placement) -> Graph:
-    """Guests on bridges on hosts."""
-    nodes = [Node(name, "bridge", host) for name, host in placement.segments.items()]
+def topology(testbed: LogicalTestbed, placement: Placement, drawing: Drawing | None = None) -> Graph:
+    """Return the guests on the network. Without a ``drawing`` its segments are bridges on hosts."""
+    drawing = drawing or _bridges(testbed, placement)
+    nodes, edges = [*drawing.nodes], [*drawing.edges]
+    for guest in testbed.guests:
+        kind = "golden image" if guest.is_golden_image else "guest"
+        nodes.append(Node(guest.name, kind, placement.guests[guest.name]))
+        edges += [Edge(guest.name, drawing.segments[each.segment]) for each in guest.attachments]
+        if guest.golden_image is not None:
+            edges.append(Edge(guest.golden_image, guest.name, "clone"))
+    return Graph(tuple(nodes), tuple(edges), directed=False)
+
+
+def distinct(names: Iterable[tuple[str, str]], testbed: LogicalTestbed) -> dict[tuple[str, str], str]:
+    """Return the name of a node for each kind and name: with the kind if a guest or an earlier one has it."""
+    taken = {guest.name for guest in testbed.guests}
+    found: dict[tuple[str, str], str] = {}
+    for kind, name in names:
+        found[kind, name] = f"{name} ({kind})" if name in taken else name
+        taken.add(name)
+    return found
+
+
+def _bridges(testbed: LogicalTestbed, placement: Placement) -> Drawing:
+    hosts = placement.segments
+    shown = distinct((("bridge", name) for name in hosts), testbed)
+    names = {name: shown["bridge", name] for name in hosts}
+    nodes = [Node(names[name], "bridge", host) for name, host in hosts.items()]
     edges = [
         Edge(
-            link.source,
-            link.target,
-            "" if placement.segments[link.source] == placement.segments[link.target] else "tunnel",
+            names[link.source],
+            names[link.target],
+            "" if hosts[link.source] == hosts[link.target] else "tunnel",
         )
         for link in testbed.topology.links
     ]
     if testbed.topology.external is not None:
         nodes.append(Node("NAT", "network", testbed.main_host.name))
-        edges.append(Edge("NAT", testbed.topology.external))
-    for guest in testbed.guests:
-        kind = "golden image" if guest.is_golden_image else "guest"
-        nodes.append(Node(guest.name, kind, placement.guests[guest.name]))
-        edges += [Edge(guest.name, attachment.segment) for attachment in guest.attachments]
-        if guest.golden_image is not None:
-            edges.append(Edge(guest.golden_image, guest.name, "clone"))
-    return Graph(tuple(nodes), tuple(edges), directed=False)
+        edges.append(Edge("NAT", names[testbed.topology.external]))
+    return Drawing(tuple(nodes), tuple(edges), names)
 
 
 def _groups(graph: Graph) -> Iterable[tuple[str, list[Node]]]:
@@ -85,15 +122,21 @@ def to_dot(graph: Graph) -> str:
         if group:
             lines += [f"  subgraph {_quote(f'cluster_{group}')} {{", f"    label={_quote(group)};"]
             indent = "    "
-        lines += [
-            f"{indent}{_quote(node.name)} [shape={_DOT_SHAPES.get(node.kind, 'box')}];" for node in nodes
-        ]
+        lines += [f"{indent}{_quote(node.name)} [{_dot_attributes(node)}];" for node in nodes]
         if group:
             lines.append("  }")
     for edge in graph.edges:
         label = f" [label={_quote(edge.label)}]" if edge.label else ""
         lines.append(f"  {_quote(edge.source)} {arrow} {_quote(edge.target)}{label};")
     return "\n".join([*lines, "}"])
+
+
+def _dot_attributes(node: Node) -> str:
+    shape = f"shape={_DOT_SHAPES.get(node.kind, 'box')}"
+    if not node.details:
+        return shape
+    lines = r"\n".join(_quote(line)[1:-1] for line in (node.name, *node.details))
+    return f'{shape}, label="{lines}"'
 
 
 def to_mermaid(graph: Graph) -> str:
@@ -107,7 +150,7 @@ def to_mermaid(graph: Graph) -> str:
             indent = "    "
         for node in nodes:
             left, right = _MERMAID_SHAPES.get(node.kind, ("[", "]"))
-            lines.append(f"{indent}{ids[node.name]}{left}{_mermaid_text(node.name)}{right}")
+            lines.append(f"{indent}{ids[node.name]}{left}{_mermaid_text(node.name, *node.details)}{right}")
         if group:
             lines.append("  end")
     arrow = "-->" if graph.directed else "---"
@@ -117,5 +160,5 @@ def to_mermaid(graph: Graph) -> str:
     return "\n".join(lines)
 
 
-def _mermaid_text(text: str) -> str:
-    return '"' + text.replace("&", "#amp;").replace('"', "#quot;") + '"'
+def _mermaid_text(*lines: str) -> str:
+    return '"' + "<br/>".join(line.replace("&", "#amp;").replace('"', "#quot;") for line in lines) + '"'

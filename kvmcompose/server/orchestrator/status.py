@@ -130,8 +130,13 @@ def _unknown(guest: LoadedGuest) -> GuestStatus:
         host=guest.state.testbed_host,
         state="unknown",
         address=guest.address if guest.address != "dynamic" else None,
+        addresses=_all_addresses(guest),
         golden_image=guest.golden,
     )
+
+
+def _all_addresses(guest: LoadedGuest) -> tuple[str, ...]:
+    return tuple(address for nic in guest.state.interfaces for address in nic.addresses)
 
 
 def _guest_status(
@@ -161,6 +166,7 @@ def _guest_status(
         reason=domain.reason if domain is not None else None,
         asked=testbed.intents.get(guest.name),
         address=address,
+        addresses=_all_addresses(guest),
         golden_image=guest.golden,
         uptime=domain.uptime if domain is not None and runs else None,
         cpu=share(domain) if domain is not None and runs else None,
