@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmcompose.core.errors import KvmComposeError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator, Sequence
     from typing import NoReturn
 
@@ -22,19 +25,26 @@ def destination(guest: GuestAccess) -> str:
     if guest.address is None:
         raise KvmComposeError(
             f"no connection to {guest.name}",
-            hint=f"it is on no network that this host reaches; kvm-compose console {guest.name} needs none",
+            hint="it is on no network that this host reaches: set testbed_options.management to true, or use"
+            f" kvm-compose console {guest.name}, which needs none",
         )
     return guest.address if guest.user is None else f"{guest.user}@{guest.address}"
 
 
-def ssh_options(guest: GuestAccess) -> list[str]:
+def ssh_options(guest: GuestAccess, proxy: Sequence[str] = ()) -> list[str]:
     """Return ``-o`` options with the guest's key and host key, which ignore the user's configuration."""
-    settings = dict(ssh_settings(guest))
+    settings = dict(ssh_settings(guest, proxy))
     return ["-F", "none", *(word for name, value in settings.items() for word in ("-o", f"{name}={value}"))]
 
 
-def ssh_settings(guest: GuestAccess) -> Iterator[tuple[str, str]]:
-    """Yield keywords of ssh_config(5) with their values."""
+def ssh_settings(guest: GuestAccess, proxy: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """Yield keywords of ssh_config(5) with their values.
+
+    ``proxy`` is the command that reaches a guest which only the server reaches, without the guest's name.
+    """
+    if guest.through_server:
+        # ssh expands tokens, then passes it to the user's shell
+        yield "ProxyCommand", shlex.join([*proxy, guest.name]).replace("%", "%%")
     if guest.port != _SSH_PORT:
         yield "Port", str(guest.port)
     if guest.identity_file is not None:
@@ -48,6 +58,30 @@ def ssh_settings(guest: GuestAccess) -> Iterator[tuple[str, str]]:
     if guest.host_key_alias is not None:
         yield "HostKeyAlias", guest.host_key_alias
     yield "LogLevel", "ERROR"
+
+
+def stdio_command(arguments: argparse.Namespace) -> list[str]:
+    """Return the command that connects its standard input and output to a guest, but for the guest's name.
+
+    ``arguments`` are those of this command.
+    """
+    return list(_stdio(arguments))
+
+
+def _stdio(arguments: argparse.Namespace) -> Iterator[str]:
+    yield from (sys.executable, "-P", "-m", "kvmcompose", "-C", str(arguments.directory.resolve()))
+    if arguments.project_name is not None:
+        yield from ("--project-name", arguments.project_name)
+    yield from ("ssh", "--stdio")
+    for option, value in (
+        ("--server", arguments.server),
+        ("--token-file", arguments.token_file and str(Path(arguments.token_file).absolute())),
+        ("--ca-file", arguments.ca_file and str(Path(arguments.ca_file).absolute())),
+    ):
+        if value is not None:
+            yield from (option, value)
+    if arguments.insecure:
+        yield "--insecure"
 
 
 def through(host: HostAccess, argv: Sequence[str]) -> list[str]:

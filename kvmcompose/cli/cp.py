@@ -49,7 +49,7 @@ def _complete(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Replace this process by scp."""
-    from kvmcompose.cli._access import become, destination, ssh_options
+    from kvmcompose.cli._access import become, destination, ssh_options, stdio_command
 
     ends = [_end(word) for word in (*arguments.source, arguments.target)]
     guests = {end.guest for end in ends if end.guest is not None}
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     guest = known[guest_named(deployment, known, guests.pop())]
     options = [*(["-r"] if arguments.recursive else []), *(["-O"] if arguments.legacy else [])]
     paths = [_word(end, destination(guest)) for end in ends]
-    become(["scp", *options, *ssh_options(guest), "--", *paths], console)
+    become(["scp", *options, *ssh_options(guest, stdio_command(arguments)), "--", *paths], console)
 
 
 def _end(word: str) -> _End:

@@ -60,20 +60,26 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.json:
         console.json(guests)
         return 0
-    reached = [guest for guest in guests if guest.address is not None]
+    reached = [
+        guest
+        for guest in guests
+        if guest.address is not None and not (arguments.format == "hosts" and guest.through_server)
+    ]
+    from kvmcompose.cli._access import stdio_command
+
     formats = {"ansible": ansible, "ssh_config": ssh_config, "hosts": hosts}
-    console.raw(formats[arguments.format](reached).encode())
-    left_out = [guest.name for guest in guests if guest.address is None]
+    console.raw(formats[arguments.format](reached, stdio_command(arguments)).encode())
+    left_out = [guest.name for guest in guests if guest not in reached]
     if left_out:
         console.say(f"left out, because they have no connection to the main host: {', '.join(left_out)}")
     return 0
 
 
-def ansible(guests: Sequence[GuestAccess]) -> str:
+def ansible(guests: Sequence[GuestAccess], proxy: Sequence[str] = ()) -> str:
     """Return an inventory in YAML, with guests in groups."""
     import yaml
 
-    everyone = {_host_name(guest): _variables(guest) for guest in guests}
+    everyone = {_host_name(guest): _variables(guest, proxy) for guest in guests}
     for variables in everyone.values():
         for name, value in variables.items():
             if isinstance(value, str) and _TEMPLATE.search(value):
@@ -116,7 +122,7 @@ def _group_names(guests: Sequence[GuestAccess]) -> dict[str, str]:
     return names
 
 
-def _variables(guest: GuestAccess) -> dict[str, Any]:
+def _variables(guest: GuestAccess, proxy: Sequence[str]) -> dict[str, Any]:
     from kvmcompose.cli._access import ssh_settings
 
     variables: dict[str, Any] = {"ansible_host": guest.address, "ansible_port": guest.port}
@@ -126,14 +132,16 @@ def _variables(guest: GuestAccess) -> dict[str, Any]:
         variables["ansible_ssh_private_key_file"] = guest.identity_file
     given = {"Port", "IdentityFile", "LogLevel"}
     options = [
-        f"-o {shlex.quote(f'{name}={value}')}" for name, value in ssh_settings(guest) if name not in given
+        f"-o {shlex.quote(f'{name}={value}')}"
+        for name, value in ssh_settings(guest, proxy)
+        if name not in given
     ]
     if options:
         variables["ansible_ssh_common_args"] = " ".join(options)
     return variables
 
 
-def ssh_config(guests: Sequence[GuestAccess]) -> str:
+def ssh_config(guests: Sequence[GuestAccess], proxy: Sequence[str] = ()) -> str:
     """Return an entry for each guest in the format of OpenSSH's configuration."""
     from kvmcompose.cli._access import ssh_settings
 
@@ -141,12 +149,12 @@ def ssh_config(guests: Sequence[GuestAccess]) -> str:
     for guest in guests:
         lines = [f"Host {guest.name}", f"    HostName {guest.address}"]
         lines += [f"    User {guest.user}"] if guest.user is not None else []
-        lines += [f"    {name} {value}" for name, value in ssh_settings(guest)]
+        lines += [f"    {name} {value}" for name, value in ssh_settings(guest, proxy)]
         entries.append("\n".join(lines) + "\n")
     return "\n".join(entries)
 
 
-def hosts(guests: Sequence[GuestAccess]) -> str:
+def hosts(guests: Sequence[GuestAccess], _proxy: Sequence[str] = ()) -> str:
     """Return a line for each guest in the format of /etc/hosts, with its name and its host name.
 
     A guest that is called like the machine that reads the file itself has the latter only.

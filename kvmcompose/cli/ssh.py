@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from kvmcompose.cli._server import access_to, add_guest, add_server_options, open_target
 
 if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from kvmcompose.core.access import GuestAccess
     from kvmcompose.monitor.console import Console
 
 NAME = "ssh"
@@ -19,7 +23,8 @@ examples:
   kvm-compose ssh server -- -L 8080:localhost:80 -N    options of ssh
   tar c files | kvm-compose ssh server -- tar x
 
-Runs the system's ssh with the guest's key and host key. ~/.ssh/config is ignored;
+Runs the system's ssh with the guest's key and host key, through the server where only
+that reaches the guest (testbed_options.management). ~/.ssh/config is ignored;
 kvm-compose inventory --format ssh_config prints entries for it.
 """
 
@@ -27,16 +32,30 @@ kvm-compose inventory --format ssh_config prints entries for it.
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_server_options(parser)
+    parser.add_argument(
+        "--stdio",
+        action="store_true",
+        help="connect standard input and output to the guest's SSH server, for ProxyCommand of ssh",
+    )
     add_guest(parser)
     parser.add_argument("words", metavar="-- ARGUMENT", nargs=argparse.REMAINDER, help="arguments for ssh")
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Replace this process by ssh."""
-    from kvmcompose.cli._access import become, destination, ssh_options
+    """Replace this process by ssh, or connect one to a guest."""
+    target = open_target(arguments)
+    guest = access_to(target, arguments.guest)
+    if arguments.stdio:
+        target.server.connect_guest(target.name, guest.name, sys.stdin.fileno(), sys.stdout.fileno())
+    else:
+        _become_ssh(arguments, guest, console)
+    return 0
 
-    guest = access_to(open_target(arguments), arguments.guest)
+
+def _become_ssh(arguments: argparse.Namespace, guest: GuestAccess, console: Console) -> NoReturn:
+    from kvmcompose.cli._access import become, destination, ssh_options, stdio_command
+
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     # ssh would take options after it for a command
     end = [] if words[:1] and words[0].startswith("-") else ["--"]
-    become(["ssh", *ssh_options(guest), *end, destination(guest), *words], console)
+    become(["ssh", *ssh_options(guest, stdio_command(arguments)), *end, destination(guest), *words], console)

@@ -25,6 +25,7 @@ from kvmcompose.client.errors import (
     WrongInputError,
     error_of,
 )
+from kvmcompose.client.guest_connection import connect_guest
 from kvmcompose.client.packets import PacketStream, open_stream
 from kvmcompose.client.stream import EventStream
 from kvmcompose.client.unix import KEPT_CONNECTIONS, PlainAdapter
@@ -195,6 +196,11 @@ class RemoteServer:
             source=source,
             failed=failed,
         ).start()
+
+    def connect_guest(self, name: str, guest: str, source: int, target: int) -> None:
+        """Connect two file descriptors to the SSH server of a guest, until either side ends."""
+        path = _path(name, "guests", guest, "ssh")
+        connect_guest(self.address, path, self._headers, self._ca_file, source=source, target=target)
 
     def cancel(self, name: str, uuid: str) -> None:
         """Stop an action; no error when it has ended already."""

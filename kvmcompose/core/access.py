@@ -40,6 +40,7 @@ class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
 
     Paths are on the server's machine. ``hostname`` is what the guest calls itself; None, as from an earlier
     server, stands for ``domain``. ``address`` is None for a guest that has no connection to the main host.
+    With ``through_server`` only the server reaches it: a client connects by the server's WebSocket ``ssh``.
     ``via`` is set for a guest on another host than the main host: ``libvirt_uri`` is then a URI on that host.
     """
 
@@ -56,6 +57,7 @@ class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[GuestName, ...] = ()
     hostname: GuestName | None = None
     via: HostAccess | None = None
+    through_server: bool = False
 
 
 class ConsolePart(msgspec.Struct, frozen=True, kw_only=True):

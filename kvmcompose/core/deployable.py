@@ -6,6 +6,7 @@ these types, and the server sees only these.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TypeVar
 
@@ -100,6 +101,32 @@ class NicPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     nic: str
 
 
+class ManagementPort(msgspec.Struct, frozen=True, kw_only=True):
+    """A port of a bridge through which the server, and nothing else of the host, reaches guests.
+
+    It is a veth pair: one end, ``name``, is a port of the bridge ``bridge`` of Open vSwitch. The other one is
+    in ``namespace``, a network namespace of its own (ip-netns(8)), with the MAC address ``mac`` and
+    ``address``, an IPv4 address with the length of its prefix. ``mtu`` is in bytes. ``userspace`` is whether
+    the bridge is one of Open vSwitch's userspace datapath.
+    """
+
+    host: str
+    namespace: str
+    bridge: str
+    name: str
+    mac: str
+    address: str
+    mtu: int
+    userspace: bool = False
+
+
+class ManagementAccess(msgspec.Struct, frozen=True, gc=False):
+    """The address of a guest, and the port through which it is reached."""
+
+    address: str
+    port: ManagementPort
+
+
 class LibvirtNetwork(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The NAT network.
 
@@ -121,7 +148,7 @@ class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     ``network`` is the NAT network, where there is one; everything else is in ``resources``. The main host can
     reach the guests on the bridges and networks in ``reachable``. ``mtu`` is in bytes. ``databases`` are
-    those of OVN, where the network is one.
+    those of OVN, where the network is one. ``management`` is how the main host reaches other guests, by name.
     """
 
     network: LibvirtNetwork | None
@@ -129,6 +156,7 @@ class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     reachable: frozenset[str]
     mtu: int
     databases: Databases | None = None
+    management: Mapping[str, ManagementAccess] = {}
 
     @cached_property
     def bridges(self) -> tuple[SwitchBridge, ...]:
@@ -144,6 +172,11 @@ class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def nics(self) -> tuple[NicPort, ...]:
         """The network interfaces of hosts that are ports of bridges."""
         return self._specs(NicPort)
+
+    @cached_property
+    def management_ports(self) -> tuple[ManagementPort, ...]:
+        """The ports through which guests are reached that no connection leads to."""
+        return self._specs(ManagementPort)
 
     def _specs(self, kind: type[_T]) -> tuple[_T, ...]:
         return tuple(each.spec for each in self.resources if isinstance(each.spec, kind))

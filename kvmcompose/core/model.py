@@ -211,8 +211,19 @@ class Constraints(msgspec.Struct, frozen=True):
     apart: tuple[tuple[str, ...], ...] = ()
 
 
+class Management(msgspec.Struct, frozen=True):
+    """That the server reaches guests which no connection leads to, through management ports.
+
+    ``excluded`` are the names of the guests that it does not reach.
+    """
+
+    excluded: frozenset[str] = frozenset()
+
+
 class LogicalTestbed(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole testbed with scaling expanded, before placement."""
+    """The whole testbed with scaling expanded, before placement. Without ``management``, guests that no
+    connection leads to are not reached.
+    """
 
     project: str
     guests: tuple[Guest, ...]
@@ -225,6 +236,7 @@ class LogicalTestbed(msgspec.Struct, frozen=True, kw_only=True):
     constraints: Constraints = Constraints()
     ovn: Remotes | None = None
     expectations: tuple[Expectation, ...] = ()
+    management: Management | None = None
 
     @property
     def main_host(self) -> Host:

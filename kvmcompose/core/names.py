@@ -34,6 +34,19 @@ def project_name_from(folder_name: str) -> str:
     return name[:40].rstrip("-") or "testbed"
 
 
+def management_namespace(project: str, segment: str) -> str:
+    """Return the name of the network namespace of a management port; it shows the project."""
+    return f"{management_prefix(project)}{segment}"
+
+
+def management_prefix(project: str) -> str:
+    """Return what the names of a project's namespaces begin with, and those of no other project.
+
+    Neither projects nor segments have a dot in their names.
+    """
+    return f"kvm-compose.{project}."
+
+
 def first_few(names: Sequence[str | int], most: int = 6) -> str:
     """Return the first ``most`` names for a message: ``a, b, c and 40 more``."""
     text = ", ".join(str(name) for name in names[:most])

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import shlex
+import socket
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ _PACKAGES = {
     "ip": "iproute2",
     "nft": "nftables",
     "ovn-appctl": "ovn-common",
+    "nsenter": "util-linux",
     "ovs-appctl": "openvswitch-switch",
     "ovs-vsctl": "openvswitch-switch",
     "pkill": "procps",
@@ -107,6 +109,14 @@ class CommandRunner(Protocol):
         SIGKILL, and has ended when this returns. It ends, too, when this process dies or the connection to
         the host is lost. While no chunks are read, the program blocks. Raises DriverError when it cannot be
         started or fails.
+        """
+
+    async def attach(self, argv: Sequence[str], *, privileged: bool = False) -> socket.socket:
+        """Start a program, and return a socket that is its standard input, output and error.
+
+        The socket does not block. The program has to end at the end of its input, which comes when the socket
+        is closed, this process dies or the connection to the host is lost. Raises DriverError when it cannot
+        be started.
         """
 
 

@@ -173,6 +173,16 @@ class FakeOvn(msgspec.Struct):
     host_ports: dict[str, dict[str, dict[str, Any]]] = {}
 
 
+class FakeNamespace(msgspec.Struct):
+    """The namespace of a management port; ``port`` is the end of its pair on the host."""
+
+    port: str
+    address: str
+    mac: str
+    mtu: int
+    firewall: bool = True
+
+
 class World(msgspec.Struct):
     """Everything on one simulated host. ``blobs``: what was sent to it, by digest; ``delivered``: by path.
 
@@ -193,6 +203,7 @@ class World(msgspec.Struct):
     leases: dict[str, str] = {}
     bridges: dict[str, dict[str, FakeBridge]] = {}
     links: dict[str, FakeLink] = {}
+    namespaces: dict[str, FakeNamespace] = {}
     subnets: dict[str, str] = {}
     projects: dict[str, str] = {}
     disks: dict[str, FakeDisk] = {}

@@ -62,9 +62,9 @@ class ForwardedSocket:
         """Forward in both directions until the other end closes; pass on when this one does."""
         try:
             there_reader, there_writer = await self._reach()
-            there = asyncio.create_task(_pump(reader, there_writer))
+            there = asyncio.create_task(pump(reader, there_writer))
             try:
-                await _pump(there_reader, writer)
+                await pump(there_reader, writer)
             finally:
                 there.cancel()
                 await asyncio.gather(there, return_exceptions=True)
@@ -86,10 +86,11 @@ class ForwardedSocket:
         raise last or DriverError("there is no socket to connect to")
 
 
-async def _pump(
+async def pump(
     source: asyncio.StreamReader | asyncssh.SSHReader[bytes],
     target: asyncio.StreamWriter | asyncssh.SSHWriter[bytes],
 ) -> None:
+    """Copy to the end, and pass on that end."""
     with contextlib.suppress(OSError, asyncssh.Error):
         try:
             while data := await source.read(1 << 16):

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncGenerator, Sequence
 
 from kvmcompose.hosts.command import (
@@ -43,6 +44,7 @@ class LocalRunner:
             "PATH": f"{path}:{SYSTEM_PATH}" if path else SYSTEM_PATH,
             "LC_ALL": "C",
         }
+        self._attached: set[asyncio.Task[int]] = set()
 
     async def reach(self) -> None:
         """Always reachable."""
@@ -95,14 +97,39 @@ class LocalRunner:
             await _end(process)
             complaints.cancel()
 
-    async def _start(self, command: Sequence[str], *, with_input: bool) -> asyncio.subprocess.Process:
+    async def attach(self, argv: Sequence[str], *, privileged: bool = False) -> socket.socket:
+        log.debug("$ %s", pasteable(argv, privileged=privileged))
+        rights = ["sudo", "-n", "--"] if privileged and os.geteuid() != 0 else []
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            process = await self._start([*rights, *argv], with_input=True, attached=theirs)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        ending = asyncio.create_task(process.wait())  # it is kept, and collected when it has ended
+        self._attached.add(ending)
+        ending.add_done_callback(self._attached.discard)
+        return ours
+
+    async def close(self) -> None:
+        """Wait for the programs that were attached: their sockets are closed."""
+        if self._attached:
+            await asyncio.wait(self._attached, timeout=_END_SECONDS)
+
+    async def _start(
+        self, command: Sequence[str], *, with_input: bool, attached: socket.socket | None = None
+    ) -> asyncio.subprocess.Process:
         """Start it; when cancelled, it does not keep running."""
+        pipe = asyncio.subprocess.PIPE if attached is None else attached.fileno()
         starting = asyncio.ensure_future(
             asyncio.create_subprocess_exec(
                 *command,
-                stdin=asyncio.subprocess.PIPE if with_input else asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
+                stdin=pipe if with_input else asyncio.subprocess.DEVNULL,
+                stdout=pipe,
+                stderr=pipe,
                 env=self._environment,
                 start_new_session=True,
             )

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import re
 import shlex
+import socket
 import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any
@@ -26,8 +27,9 @@ from kvmcompose.hosts.command import (
     tail,
     while_wanted,
 )
-from kvmcompose.hosts.connection import HostConnection
+from kvmcompose.hosts.connection import SESSIONS, HostConnection
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.forwarding import pump
 from kvmcompose.hosts.ssh import BEGIN_SECONDS, SILENT, text_of
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,14 @@ CHUNK = 1 << 16
 _STREAM_END_SECONDS = 5.0
 
 
+class _Carrier:
+    """A connection for attached programs, and how many it has."""
+
+    def __init__(self, connection: HostConnection) -> None:
+        self.connection = connection
+        self.count = 0
+
+
 class SshRunner:
     """See ``CommandRunner``. When the connection is lost, a program there ends by its time limit."""
 
@@ -61,6 +71,8 @@ class SshRunner:
         self.name = connection.host.name
         self._connection = connection
         self._ending: set[asyncio.Task[None]] = set()
+        self._carriers: list[_Carrier] = []
+        self._attached: set[asyncio.Task[None]] = set()
 
     async def reach(self) -> None:
         await self._connection.get()
@@ -126,6 +138,76 @@ class SshRunner:
             raise connection.lost(error) from error
         finally:
             await connection.close()
+
+    async def attach(self, argv: Sequence[str], *, privileged: bool = False) -> socket.socket:
+        """See ``CommandRunner``. Uses connections of their own, each for as many as sshd allows."""
+        log.debug("%s$ %s", self.name, pasteable(argv, privileged=privileged))
+        await self.reach()
+        rights = ["sudo", "-n", "--"] if self._is_roots(privileged=privileged) else []
+        line = f"exec {shlex.join([*rights, 'env', 'LC_ALL=C', *argv])}"
+        carrier = next((each for each in self._carriers if each.count < SESSIONS), None)
+        if carrier is None:
+            carrier = _Carrier(HostConnection(self._connection.host, self._connection.member))
+            self._carriers.append(carrier)
+        carrier.count += 1
+        try:
+            process = await self._begin_on(carrier.connection, line, argv[0])
+        except BaseException:
+            await self._release(carrier)
+            raise
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        task = asyncio.create_task(self._carry(carrier, process, theirs))
+        self._attached.add(task)
+        task.add_done_callback(self._attached.discard)
+        return ours
+
+    async def _begin_on(
+        self, connection: HostConnection, line: str, program: str
+    ) -> asyncssh.SSHClientProcess[bytes]:
+        try:
+            async with self._connection.logins:
+                opened = await connection.get()
+            async with asyncio.timeout(BEGIN_SECONDS):
+                return await opened.create_process(line, stderr=asyncssh.STDOUT, encoding=None)
+        except TimeoutError:
+            raise self._not_begun(program) from None
+        except (OSError, asyncssh.Error) as error:
+            raise connection.lost(error) from error
+
+    async def _carry(
+        self, carrier: _Carrier, process: asyncssh.SSHClientProcess[bytes], endpoint: socket.socket
+    ) -> None:
+        """Copy between a socket and a program until either ends."""
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=endpoint)
+            copying = [
+                asyncio.ensure_future(pump(reader, process.stdin)),
+                asyncio.ensure_future(pump(process.stdout, writer)),
+            ]
+            try:
+                await asyncio.wait(copying, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in copying:
+                    each.cancel()
+                await asyncio.gather(*copying, return_exceptions=True)
+                writer.close()
+        finally:
+            process.close()
+            await self._release(carrier)
+
+    async def _release(self, carrier: _Carrier) -> None:
+        carrier.count -= 1
+        if carrier.count == 0 and carrier in self._carriers:
+            self._carriers.remove(carrier)
+            await carrier.connection.close()
+
+    async def close(self) -> None:
+        """End the programs that were attached."""
+        attached = list(self._attached)
+        for task in attached:
+            task.cancel()
+        await asyncio.gather(*attached, return_exceptions=True)
 
     def _line(self, argv: Sequence[str], seconds: float, *, privileged: bool) -> tuple[str, bytes]:
         """Return the line for the user's shell, and the part of a long one that goes to standard input."""

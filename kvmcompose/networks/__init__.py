@@ -19,6 +19,7 @@ A module offers:
 ``connectivity(logical)``         knows what reaches what (an ``Oracle``), for ``check``; or the next two
 ``northbound(state)``             the rows of OVN's northbound database that the network is made of
 ``row_path(network, ref)``        the place in the YAML that such a row comes from
+``check_management(network, …)``  the guests that cannot be reached although the YAML asks for it; optional
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ from kvmcompose.core.deployable import NetworkPlan
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import (
     Attachment,
+    Guest,
     Host,
     LogicalTestbed,
     Machine,
+    Management,
     PlacedTestbed,
     ScaledAttachment,
     Topology,
@@ -167,6 +170,22 @@ def gateways(logical: LogicalTestbed) -> dict[str, str]:
     """Return the host of each port of a router whose traffic one host carries to other networks."""
     find = getattr(dialect(logical.dialect), "gateways", None)
     return {} if find is None else cast(dict[str, str], find(logical))
+
+
+def check_management(
+    dialect_name: str, network: Any, guests: Sequence[Guest], management: Management
+) -> Iterable[Complaint]:
+    """Yield the guests that are to be reached without a connection, and cannot be."""
+    check = getattr(dialect(dialect_name), "check_management", None)
+    if check is not None:
+        yield from check(network, guests, management)
+        return
+    yield Complaint(
+        code="bad-value",
+        path=("testbed_options", "management"),
+        message=f"the network dialect {dialect_name!r} has no management ports",
+        wanted="false",
+    )
 
 
 def dialect(name: str) -> Dialect:

@@ -8,7 +8,8 @@ connected network share one subnet, so that they reach each other without a rout
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import msgspec
@@ -20,6 +21,8 @@ DYNAMIC = "dynamic"
 
 #: QEMU's prefix, which packet analysers know.
 _MAC_PREFIX = 0x525400 << 24
+#: Locally administered (IEEE 802, section 8.2), and no guest's: a packet capture shows what is not of guests.
+_MANAGEMENT_PREFIX = 0x026B76 << 24
 #: The prefix lengths of subnets, and the highest number of interfaces in each: a sixteenth of its addresses,
 #: so that few names give the same address, and growth seldom changes all addresses.
 _SIZES = ((20, 256), (16, 4096), (12, 65536), (9, 524288))
@@ -255,6 +258,25 @@ def _ips(
         taken.add(number)
         ips[request.guest, request.index] = ".".join(map(str, number.to_bytes(4, "big")))
     return ips
+
+
+def free_address(project: str, bridge: str, subnet: ipaddress.IPv4Network, taken: set[int]) -> int | None:
+    """Return the address of a bridge's management port: derived from names, and not taken. None: all are."""
+    room = subnet.num_addresses - _KEPT
+    first = int(subnet.network_address) + 2
+    start = stable_number("management", project, bridge) % room
+    offsets = itertools.chain(range(start, room), range(start))
+    return next((first + offset for offset in offsets if first + offset not in taken), None)
+
+
+def management_mac(project: str, bridge: str, taken: Collection[str]) -> str:
+    """Return the MAC address of a bridge's management port: derived from names, and not taken."""
+    for attempt in itertools.count():
+        number = stable_number("management-mac", project, bridge, attempt) % 2**24
+        mac = (_MANAGEMENT_PREFIX | number).to_bytes(6, "big").hex(":")
+        if mac not in taken:
+            return mac
+    raise AssertionError  # the attempts do not end
 
 
 def could_be_derived(project: str, guest: str, index: int, ip: str, subnet: ipaddress.IPv4Network) -> bool:

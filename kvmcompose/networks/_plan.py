@@ -21,6 +21,7 @@ from kvmcompose.core.deployable import (
 from kvmcompose.core.model import Link, Segment, Topology
 from kvmcompose.core.resource import Ref, Resource
 from kvmcompose.core.state import State
+from kvmcompose.networks import _management, _specialise
 from kvmcompose.networks._addresses import is_derived_subnet
 from kvmcompose.networks._connected import connected
 from kvmcompose.networks._specialise import (
@@ -34,11 +35,8 @@ from kvmcompose.networks._specialise import (
 def served(
     bridges: Iterable[str], connections: Iterable[Sequence[str]], external: str | None
 ) -> Collection[str]:
-    """Return the bridges connected to the external one, and so to the libvirt network and the main host."""
-    if external is None:
-        return ()
-    home = _homes(bridges, connections, external)
-    return {name for name in home if home[name] == home[external]}
+    """Return the bridges connected to the external one, by the names that ``specialise`` gave them."""
+    return _specialise.served(_topology(bridges, connections, external))
 
 
 def network_plan(state: State) -> NetworkPlan:
@@ -53,6 +51,12 @@ def network_plan(state: State) -> NetworkPlan:
     # "" is the network of golden images alone
     home = _homes(by_name, connections, external)[external] if external is not None else ""
     subnet = ipaddress.IPv4Network(network["libvirt_network_subnet"])
+    management = _management.access(
+        state,
+        msgspec.convert(network.get("management_ports", ()), tuple[_management.PortState, ...]),
+        {bridge.name: (bridge.ovs_name, bridge.testbed_host) for bridge in bridges},
+        network["mtu"],
+    )
     return NetworkPlan(
         network=LibvirtNetwork(
             host=main,
@@ -62,10 +66,15 @@ def network_plan(state: State) -> NetworkPlan:
             subnet=str(subnet),
             subnet_is_derived=is_derived_subnet(state.project_name, home, subnet),
         ),
-        resources=(*_bridges(bridges), *_links(network, by_name, external)),
+        resources=(
+            *_bridges(bridges),
+            *_links(network, by_name, external),
+            *_management.resources(management),
+        ),
         # golden images are on the libvirt network itself
         reachable=frozenset({name, *served(by_name, connections, external)}),
         mtu=network["mtu"],
+        management=management,
     )
 
 
@@ -118,8 +127,12 @@ def _port(spec: LinkPort | TunnelPort | NicPort, name: str) -> Resource:
 
 def _homes(bridges: Iterable[str], connections: Iterable[Sequence[str]], external: str) -> Mapping[str, str]:
     """The connected network of each bridge, by the name that ``specialise`` gave it."""
+    return connected(_topology(bridges, connections, external))
+
+
+def _topology(bridges: Iterable[str], connections: Iterable[Sequence[str]], external: str | None) -> Topology:
     links = tuple(Link(source, target) for source, target in connections)
-    return connected(Topology(tuple(Segment(name) for name in bridges), links, external))
+    return Topology(tuple(Segment(name) for name in bridges), links, external)
 
 
 def _veths(network: dict[str, Any]) -> Iterator[VethPair]:

@@ -8,10 +8,19 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from kvmcompose.core.errors import Complaint, ComplaintsError
-from kvmcompose.core.model import GUEST_MTU, GUEST_MTU_OVER_IPV6, Attachment, Guest, Host, Link, PlacedTestbed
+from kvmcompose.core.model import (
+    GUEST_MTU,
+    GUEST_MTU_OVER_IPV6,
+    Attachment,
+    Guest,
+    Host,
+    Link,
+    PlacedTestbed,
+    Topology,
+)
 from kvmcompose.core.names import UniqueNames, stable_number
 from kvmcompose.core.state import Interface
-from kvmcompose.networks import _addresses
+from kvmcompose.networks import _addresses, _management
 from kvmcompose.networks._connected import connected
 
 #: GENEVE network identifiers have 24 bits (RFC 8926, section 3.3); 0 is left out.
@@ -99,6 +108,7 @@ class NetworkState(msgspec.Struct, frozen=True, kw_only=True):
     logical_bridge_connections: tuple[tuple[str, str], ...]
     physical_bridge_connections: dict[str, dict[str, OvsConnection | TunnelConnection]]
     network_interfaces: tuple[HostNic, ...]
+    management_ports: tuple[_management.PortState, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +167,50 @@ def specialise(placed: PlacedTestbed) -> tuple[NetworkState, dict[str, tuple[Int
     interfaces = {
         guest.name: tuple(_interfaces(plan, guest, state, addresses)) for guest in placed.logical.guests
     }
+    ports, full = _management_ports(plan, addresses, interfaces)
+    if full:
+        raise ComplaintsError(full)
+    if ports:
+        state = msgspec.structs.replace(state, management_ports=ports)
     return state, interfaces, network.external_bridge
+
+
+def _management_ports(
+    plan: _Plan, addresses: _addresses.Addresses, interfaces: dict[str, tuple[Interface, ...]]
+) -> tuple[tuple[_management.PortState, ...], list[Complaint]]:
+    logical = plan.placed.logical
+    if logical.management is None:
+        return (), []
+    network: Network = logical.network
+
+    def path(name: str) -> tuple[str | int, ...]:
+        written = (
+            index
+            for index, bridge in enumerate(network.bridges)
+            if bridge.subnet is not None and plan.home[bridge.name] == plan.home[name]
+        )
+        found = next(written, None)
+        return ("testbed_options", "management") if found is None else ("network", "bridges", found, "subnet")
+
+    return _management.Specialised(
+        project=plan.project,
+        guests=logical.guests,
+        management=logical.management,
+        served=served(logical.topology),
+        subnets={
+            name: addresses.subnets[home] for name, home in plan.home.items() if home in addresses.subnets
+        },
+        interfaces=interfaces,
+        path=path,
+    ).ports(plan.names)
+
+
+def served(topology: Topology) -> frozenset[str]:
+    """Return the bridges connected to the external one, and so to the libvirt network and the main host."""
+    if topology.external is None:
+        return frozenset()
+    home = connected(topology)
+    return frozenset(name for name in home if home[name] == home[topology.external])
 
 
 def _is_ipv6(host: Host) -> bool:
@@ -204,7 +257,7 @@ def _family(host: Host) -> str:
 def _assign(plan: _Plan) -> tuple[_addresses.Addresses, list[Complaint]]:
     """Assign addresses. Golden images, which have no interfaces of their own, are on the external network."""
     requests = []
-    paths = _Paths()
+    paths = Paths()
     for guest in plan.placed.logical.guests:
         at: tuple[str | int, ...] = ("machines", guest.machine.index)
         if guest.is_golden_image:
@@ -231,7 +284,7 @@ def _assign(plan: _Plan) -> tuple[_addresses.Addresses, list[Complaint]]:
     return addresses, list(complaints)
 
 
-class _Paths:
+class Paths:
     """Where the YAML has the interfaces of guests. Machines may have many clones."""
 
     def __init__(self) -> None:

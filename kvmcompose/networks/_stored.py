@@ -11,6 +11,7 @@ from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Host, Link, Machine, Segment, Topology
 from kvmcompose.core.names import is_derived
 from kvmcompose.core.state import GuestState, Interface, State
+from kvmcompose.networks import _management
 from kvmcompose.networks._addresses import DYNAMIC, LARGEST, SMALLEST
 from kvmcompose.networks._connected import connected
 from kvmcompose.networks._specialise import (
@@ -20,6 +21,7 @@ from kvmcompose.networks._specialise import (
     Network,
     OvsConnection,
     TunnelConnection,
+    served,
 )
 
 _Path = tuple[str | int, ...]
@@ -53,6 +55,7 @@ class StoredNetwork(msgspec.Struct, frozen=True, kw_only=True):
     logical_bridge_connections: tuple[tuple[str, str], ...]
     physical_bridge_connections: dict[str, _Connection]
     network_interfaces: tuple[HostNic, ...]
+    management_ports: tuple[_management.PortState, ...] = ()
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -79,6 +82,9 @@ def check_state(state: State, rules: Rules) -> _Complaints:
     found += _bridges(state, network)
     if not found:  # otherwise the other checks would meet unknown bridges
         found += [*_names(state, network), *_connections(state, network), *_Addresses(state, network, rules)]
+        segments = tuple(Segment(each.name) for each in network.bridges)
+        reached = served(Topology(segments, links, written.external_bridge))
+        found += _management.check_stored(state, network.management_ports, reached)
     yield from found
 
 

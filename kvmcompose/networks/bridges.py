@@ -13,10 +13,12 @@ from kvmcompose.core.deployable import NetworkPlan
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import (
     Attachment,
+    Guest,
     Host,
     Link,
     LogicalTestbed,
     Machine,
+    Management,
     PlacedTestbed,
     ScaledAttachment,
     Segment,
@@ -24,7 +26,16 @@ from kvmcompose.core.model import (
 )
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.state import Interface, State
-from kvmcompose.networks import _addresses, _connectivity, _hold, _plan, _privileges, _specialise, _stored
+from kvmcompose.networks import (
+    _addresses,
+    _connectivity,
+    _hold,
+    _management,
+    _plan,
+    _privileges,
+    _specialise,
+    _stored,
+)
 from kvmcompose.networks._connected import DisjointSets, connected
 from kvmcompose.networks._specialise import Bridge, HostNic, Network, NetworkState
 from kvmcompose.render.network import network_xml
@@ -309,6 +320,14 @@ def _check_ip(ip: str, path: _Path, taken_by: str | None) -> Iterator[Complaint]
             path=path,
             message=f"{taken_by!r} already has the address {ip}, on a connected bridge",
         )
+
+
+def check_management(
+    network: Network, guests: Sequence[Guest], management: Management
+) -> Iterator[Complaint]:
+    """See ``networks.check_management``."""
+    served = _specialise.served(topology(network))
+    yield from _management.check(guests, management, served, _specialise.Paths().interface)
 
 
 def specialise(placed: PlacedTestbed) -> tuple[NetworkState, dict[str, tuple[Interface, ...]], str | None]:

@@ -16,9 +16,10 @@ from kvmcompose.core.model import Constraints, Guest, Host, LogicalTestbed, Mach
 from kvmcompose.core.names import HOSTNAME_LIMIT, first_few
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.guests import guest_kind, kinds
-from kvmcompose.networks import Dialect, dialect
+from kvmcompose.networks import Dialect, check_management, dialect
 from kvmcompose.pipeline.config import check_hosts, check_keys, parse_hosts, parse_keys
 from kvmcompose.pipeline.expectations import check_expectations
+from kvmcompose.pipeline.management import check_exceptions, management
 from kvmcompose.pipeline.ovn_config import OVN_KEYS, check_remotes, parse_remotes
 from kvmcompose.pipeline.read import read_document
 from kvmcompose.placement import check_constraints, strategies
@@ -138,6 +139,10 @@ def logical_testbed(
     topology = network_module.topology(network)
     complaints += check_constraints(constraints, guests, topology, hosts)
     complaints += check_expectations(lines, expectations, guests)
+    complaints += check_exceptions(options.get("management"), guests)
+    managed = management(options.get("management"), guests)
+    if managed is not None:
+        complaints += check_management(network_dialect, network, guests, managed)
     warnings = documents.refuse(complaints)
     testbed = LogicalTestbed(
         project=settings.project,
@@ -151,6 +156,7 @@ def logical_testbed(
         constraints=constraints,
         ovn=parse_remotes(config) if config is not None else None,
         expectations=expectations,
+        management=managed,
     )
     return testbed, warnings
 

@@ -15,6 +15,7 @@ from kvmcompose.providers.disks.interface import Disks
 from kvmcompose.providers.guest.interface import GuestShell
 from kvmcompose.providers.iplink.interface import Links
 from kvmcompose.providers.libvirt.interface import Hypervisor
+from kvmcompose.providers.netns.interface import ManagementPorts
 from kvmcompose.providers.ovn.interface import Northbound, Southbound
 from kvmcompose.providers.ovs.chassis import Chassis
 from kvmcompose.providers.ovs.host_ports import HostPorts
@@ -45,6 +46,7 @@ class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
     chassis: Chassis
     outsides: Outsides
     host_ports: HostPorts
+    management: ManagementPorts
     blobs: BlobStore | None = None
 
 

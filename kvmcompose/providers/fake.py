@@ -17,6 +17,7 @@ from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
 from kvmcompose.providers.guest.fake import FakeShell
 from kvmcompose.providers.iplink.fake import FakeLinks
 from kvmcompose.providers.libvirt.fake import FakeHypervisor
+from kvmcompose.providers.netns.fake import FakeNamespaces
 from kvmcompose.providers.ovn.fake import FakeNorthbound, FakeSouthbound
 from kvmcompose.providers.ovs.fake import FakeSwitches
 from kvmcompose.providers.ovs.fake_chassis import FakeHostChassis, FakeHostPorts, FakeOutsides
@@ -39,6 +40,7 @@ class FakeDrivers(Worlds):
             chassis=FakeHostChassis(fake, host.name),
             outsides=FakeOutsides(fake, host.name),
             host_ports=FakeHostPorts(fake),
+            management=FakeNamespaces(fake),
             blobs=None if host.is_main_host and member is None else FakeBlobStore(fake),
         )
 

@@ -24,6 +24,7 @@ from kvmcompose.providers.guest.driver import SshShell
 from kvmcompose.providers.guest.interface import GuestShell
 from kvmcompose.providers.iplink.driver import IpLinks
 from kvmcompose.providers.libvirt.driver import Libvirt
+from kvmcompose.providers.netns.driver import Namespaces
 from kvmcompose.providers.ovn.central import OvnCentral
 from kvmcompose.providers.ovn.driver import OvnNorthbound
 from kvmcompose.providers.ovn.session import Tls
@@ -45,6 +46,7 @@ class RealDrivers:
     def __init__(self) -> None:
         self._hosts: dict[tuple[Host, int | None], HostDrivers] = {}
         self._runners: dict[Host, CommandRunner] = {}
+        self._started: list[LocalRunner | SshRunner] = []
         self._sockets: list[ForwardedSocket] = []
         self._connections: list[HostConnection] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -60,6 +62,7 @@ class RealDrivers:
         if key not in self._hosts:
             if host.is_main_host:
                 runner = LocalRunner(host.name)
+                self._started.append(runner)
                 blobs = LocalBlobStore(runner, member) if member is not None else None
                 drivers = _drive(runner, Libvirt(host.libvirt, runner), blobs)
             else:
@@ -71,6 +74,7 @@ class RealDrivers:
         connection = HostConnection(host, member)
         self._connections.append(connection)
         runner = SshRunner(connection)
+        self._started.append(runner)
         if member is None:
             self._runners[host] = runner
         hypervisor = Libvirt(self._forward_libvirt(connection), runner, f"on {host.name}")
@@ -112,6 +116,8 @@ class RealDrivers:
         await self._shell.close()
         for northbound, _ in self._ovn.values():
             await northbound.close()
+        for runner in self._started:
+            await runner.close()
         for socket in self._sockets:
             await socket.close()
         for connection in self._connections:
@@ -131,6 +137,7 @@ def _drive(runner: CommandRunner, hypervisor: Libvirt, blobs: RemoteBlobStore | 
         chassis=OvsChassis(runner),
         outsides=OvsOutsides(runner),
         host_ports=OvsHostPorts(runner),
+        management=Namespaces(runner),
         blobs=blobs,
     )
 

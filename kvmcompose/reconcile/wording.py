@@ -21,6 +21,7 @@ _NOUNS = {
     "ovs-port": "port",
     "veth": "link",
     "geneve-port": "tunnel",
+    "management-port": "management port",
     "golden-image": "golden image",
     "reachable": "guest",
     "dns-name": "DNS name of",

@@ -80,7 +80,7 @@ GUESTS = {"web", "db", "far", "worker-0", "worker-1", "worker-2", "worker-3"}
 LOOKING = {
     "check", "look", "facts",
     "foreign_domains", "foreign", "domains", "found_networks",
-    "observe", "observe_bridges", "observe_links", "linked_folder", "foreign_ports",
+    "observe", "observe_bridges", "observe_links", "observe_management", "linked_folder", "foreign_ports",
     "pristine", "header", "measure", "signature", "leases", "snapshots",
 }  # fmt: skip
 

@@ -53,7 +53,7 @@ async def connect(login: Login) -> asyncssh.SSHClientConnection:
     except OSError as error:
         raise DriverError(f"cannot read {login.known_hosts}: {error.strerror}") from error
     client = _HostKeyCheck(noted)
-    endpoint = await _reach(login.address, login.port)
+    endpoint = await reach(login)
     try:
         connection = await asyncssh.connect(
             login.address,
@@ -101,14 +101,16 @@ def _identity(login: Login) -> asyncssh.SSHKey:
         ) from error
 
 
-async def _reach(address: str, port: int) -> socket.socket:
-    """Return a connected socket, with a shorter timeout than that of a login. Raises OSError."""
+async def reach(login: Login) -> socket.socket:
+    """Return a connected socket, with a shorter timeout than that of a login. Raises OSError, DriverError."""
+    if login.gate is not None:
+        return await login.gate.connect(login.address, login.port)
     endpoint = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         endpoint.setblocking(False)
         endpoint.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         async with asyncio.timeout(_CONNECT_SECONDS):
-            await asyncio.get_running_loop().sock_connect(endpoint, (address, port))
+            await asyncio.get_running_loop().sock_connect(endpoint, (login.address, login.port))
     except BaseException:
         endpoint.close()
         raise

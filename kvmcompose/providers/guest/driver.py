@@ -10,6 +10,7 @@ import errno
 import itertools
 import logging
 import shlex
+import socket
 import time
 from collections.abc import Sequence
 
@@ -20,7 +21,7 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.ssh import SILENT, text_of
 from kvmcompose.providers.guest.command import GuestCommand
-from kvmcompose.providers.guest.connection import KEEPALIVE_SECONDS, connect
+from kvmcompose.providers.guest.connection import KEEPALIVE_SECONDS, connect, reach
 from kvmcompose.providers.guest.interface import Input, Login, OnLine
 from kvmcompose.providers.guest.known_hosts import known_hosts
 
@@ -129,6 +130,12 @@ class SshShell:
         except BaseException:  # cancelled, or raised by on_line
             await command.end()
             raise
+
+    async def reach(self, login: Login) -> socket.socket:
+        try:
+            return await reach(login)
+        except OSError as error:
+            raise _unreachable(login, error) from error
 
     async def disconnect(self, alias: str) -> None:
         """Close the connections to a guest."""

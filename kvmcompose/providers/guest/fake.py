@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import socket
 import tarfile
 from collections.abc import Sequence
 
@@ -100,9 +101,22 @@ class FakeShell:
                 return host, domain
         raise DriverError(f"{login.guest} is not running")
 
+    async def _enter(self, login: Login) -> tuple[str, FakeDomain]:
+        """Return the same, by the way that leads to the guest."""
+        if login.gate is not None:
+            (await login.gate.connect(login.address, login.port)).close()
+        return self._find(login)
+
+    async def reach(self, login: Login) -> socket.socket:
+        await self._worlds.call("reach", login.guest)
+        self._find(login)
+        if login.gate is None:
+            raise DriverError("a fake guest is on no network")
+        return await login.gate.connect(login.address, login.port)
+
     async def wait_ready(self, login: Login, seconds: float) -> None:  # noqa: ARG002 (fakes are ready at once)
         await self._worlds.call("wait_ready", login.guest)
-        self._find(login)
+        await self._enter(login)
 
     async def run(
         self,
@@ -116,7 +130,7 @@ class FakeShell:
         user, words = _unwrapped(login, argv)
         is_script = words[:2] == ["sh", "-c"] and 'exec sh "$1"' in words[2]
         await self._worlds.call("run", f"{login.guest}:{words[4] if is_script else words[-1]}")
-        host, domain = self._find(login)
+        host, domain = await self._enter(login)
         disk = self._worlds.worlds[host].disks.setdefault(domain.disk, FakeDisk())
         if user not in _USERS | {login.user}:
             on_line(f"sudo: unknown user: {user}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -25,12 +26,24 @@ class Secret:
         return "Secret()"
 
 
+class Gate(Protocol):
+    """Connects to guests in another way than by the network of this machine."""
+
+    async def connect(self, address: str, port: int) -> socket.socket:
+        """Return a connection that does not block.
+
+        Raises OSError when the guest does not answer, DriverError when there is no way to it.
+        """
+
+
 class Login(msgspec.Struct, frozen=True, kw_only=True):
     """How to log in to a guest. ``alias`` is the name under which its host key is recorded.
 
     ``notes`` is the name under which the guest's disk records what has run; None is for its own.
 
     ``identity`` is the private key where the server must not read ``identity_file`` itself.
+
+    ``gate`` is the way to a guest that this machine's own network does not reach.
 
     ``life`` changes when the guest is re-provisioned with another seed, and so generates new host keys.
     """
@@ -45,6 +58,7 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     life: str = ""
     port: int = 22
     notes: str | None = None
+    gate: Gate | None = None
 
 
 #: Called with each line that a command prints.
@@ -77,6 +91,9 @@ class GuestShell(Protocol):
         Raises DriverError when the guest cannot be reached or ``seconds`` have passed. What ``stdin`` raises
         ends the command, and is raised here.
         """
+
+    async def reach(self, login: Login) -> socket.socket:
+        """Return a connection to the guest's SSH server. Raises DriverError when it does not answer."""
 
     async def disconnect(self, alias: str) -> None:
         """Close the connections to a guest: it is no longer in the state in which they were opened."""

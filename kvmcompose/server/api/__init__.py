@@ -7,7 +7,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kvmcompose import __version__
-from kvmcompose.server.api import asyncapi, command_input, events, logs, openapi, problems, routes
+from kvmcompose.server.api import (
+    asyncapi,
+    command_input,
+    events,
+    guest_connection,
+    logs,
+    openapi,
+    problems,
+    routes,
+)
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.api.wire import Reply
 
@@ -27,6 +36,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(logs.router)
     app.include_router(events.router)
     app.include_router(command_input.router)
+    app.include_router(guest_connection.router)
     problems.install(app)
 
     async def description(_request: Request) -> Response:

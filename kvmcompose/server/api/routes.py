@@ -60,6 +60,7 @@ async def _asker(request: Request) -> Asker:
 ServiceParameter = Annotated[Service, Depends(_service)]
 Who = Annotated[Asker, Depends(_asker)]
 Name = Annotated[str, Path(json_schema_extra={"pattern": PROJECT_PATTERN})]
+Guest = Annotated[str, Path(json_schema_extra={"pattern": GUEST_PATTERN})]
 Uuid = Annotated[str, Path(json_schema_extra={"format": "uuid"})]
 #: How long a request for a console may wait, in seconds: proxies end what is silent for a minute.
 MOST_WAITING = 30
@@ -353,3 +354,18 @@ async def get_input(service: ServiceParameter, who: Who, name: Name, uuid: Uuid)
     """
     service.input(who, name, uuid)
     raise ApiError(HTTPStatus.UPGRADE_REQUIRED, "the input of a command requires a WebSocket")
+
+
+@router.get(
+    "/deployments/{name}/guests/{guest}/ssh",
+    **described(
+        None, HTTPStatus.UPGRADE_REQUIRED, _CONFLICT, _BAD_GATEWAY, status=HTTPStatus.SWITCHING_PROTOCOLS
+    ),
+)
+async def get_ssh(service: ServiceParameter, who: Who, name: Name, guest: Guest) -> Response:
+    """A connection to the SSH server of a guest, as a WebSocket: binary messages are the bytes, both ways.
+
+    Closed with 1000 when the guest has closed the connection.
+    """
+    service.own(who, name)
+    raise ApiError(HTTPStatus.UPGRADE_REQUIRED, f"a connection to {guest} requires a WebSocket")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from pathlib import Path
@@ -247,6 +248,12 @@ class Service:
         check_change(asker)
         asker.note.action = uuid
         return self._actions.input(action.uuid)
+
+    async def reach(self, asker: Asker, name: str, guest: str) -> socket.socket:
+        """Return a connection to the SSH server of a guest. Raises RefusedError, DriverError."""
+        deployment = self._own_to_change(asker, name)
+        asker.note.command = {"name": "ssh", "guest": guest}
+        return await self.orchestrator.reach(deployment, guest)
 
     def steps(self, asker: Asker, name: str, uuid: str) -> list[Step]:
         """An action's steps so far."""

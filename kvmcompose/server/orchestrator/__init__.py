@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncGenerator, AsyncIterable
 
 import msgspec
@@ -97,7 +98,7 @@ class Orchestrator:
         if address is None:
             raise RefusedError(f"{guest.name} has no address that can be reached from here")
         with log.step("exec", f"exec:{guest.name}", guest=guest.name) as step:
-            login = await in_thread(testbed.login, guest, address)
+            login = await in_thread(testbed.login, guest, address, context.gate(guest, testbed))
             user = command.user or None
             await check_user(context.shell, login, user)
             return await context.shell.run(
@@ -107,6 +108,17 @@ class Orchestrator:
                 seconds=command.timeout,
                 stdin=stdin,
             )
+
+    async def reach(self, deployment: Deployment, name: str) -> socket.socket:
+        """A connection to the SSH server of a guest that is up. Raises RefusedError, DriverError."""
+        context = self._context(deployment)
+        testbed = await context.read_current()
+        guest = context.guest(testbed, name)
+        address = await context.address(guest, testbed)
+        if address is None:
+            raise RefusedError(f"{name} has no address that can be reached from here")
+        gate = context.gate(guest, testbed)
+        return await context.shell.reach(await in_thread(testbed.login, guest, address, gate))
 
     async def state(self, deployment: Deployment) -> bytes:
         """The ``state.json`` of what is up, or of the project folder when nothing is."""

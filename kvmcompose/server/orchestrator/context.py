@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import socket
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from kvmcompose.effects.server_places import this_machine
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.blob_store import HOSTED
 from kvmcompose.providers.drivers import Drivers, HostDrivers
-from kvmcompose.providers.guest.interface import GuestShell
+from kvmcompose.providers.guest.interface import Gate, GuestShell
 from kvmcompose.providers.libvirt.interface import DomainState
+from kvmcompose.providers.netns.interface import ManagementPorts
 from kvmcompose.server.orchestrator.built_testbed import read_testbed
 from kvmcompose.server.orchestrator.deployed import Deployed, decode_deployed
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
@@ -29,6 +31,17 @@ from kvmcompose.server.orchestrator.stages import side_by_side
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 from kvmcompose.server.people import Person
 from kvmcompose.server.store import ADDRESS_MARK, Store
+
+
+class _ManagementGate(msgspec.Struct, frozen=True):
+    """Leads to the guests on the bridge of a management port. Equal ones lead to the same."""
+
+    ports: ManagementPorts
+    namespace: str
+
+    async def connect(self, address: str, port: int) -> socket.socket:
+        """See ``Gate``."""
+        return await self.ports.connect(self.namespace, address, port)
 
 
 @functools.cache
@@ -215,6 +228,14 @@ class Context:
 
         names = [guest.name for guest in asking]
         return found | dict(zip(names, await side_by_side(map(leased, asking)), strict=True))
+
+    def gate(self, guest: LoadedGuest, testbed: LoadedTestbed) -> Gate | None:
+        """The way through a guest's management port; None where a connection leads to it."""
+        port = guest.management
+        if port is None:
+            return None
+        host = self.host(testbed.state.testbed_hosts[port.host])
+        return _ManagementGate(host.management, port.namespace)
 
     def guest(self, testbed: LoadedTestbed, name: str) -> LoadedGuest:
         """A guest that runs, by name. Raises RefusedError."""

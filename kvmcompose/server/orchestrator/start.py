@@ -54,7 +54,7 @@ class Starter:
         run = guest.run
         assert run is not None  # noqa: S101 (only guests that run are started)
         store, project = self._context.store, self._context.project
-        login = self._testbed.login(guest, guest.address or "")
+        login = self._login(guest, guest.address or "")
         seed = self._testbed.seed_digest(guest)
         booted = store.mark(project, SEED_MARK, guest.state.identity)
         disk = run.disk
@@ -102,6 +102,9 @@ class Starter:
         login = await self.login(guest, end)
         await self._context.shell.wait_ready(login, max(1.0, end - loop.time()))
 
+    def _login(self, guest: LoadedGuest, address: str) -> Login:
+        return self._testbed.login(guest, address, self._context.gate(guest, self._testbed))
+
     async def login(self, guest: LoadedGuest, end: float = 0) -> Login:
         """How to get into a guest, waiting for its address until the loop's clock says ``end``.
 
@@ -110,7 +113,7 @@ class Starter:
         while True:
             address = await self._context.address(guest, self._testbed)
             if address is not None:
-                return self._testbed.login(guest, address)
+                return self._login(guest, address)
             if asyncio.get_running_loop().time() >= end:
                 raise DriverError(
                     f"{guest.name} has not asked for an address by DHCP",

@@ -210,6 +210,7 @@ async def access(context: Context) -> list[GuestAccess]:
                 via=None if host.is_main_host else _via(context, host),
                 host_key_alias=guest.state.domain,
                 hostname=guest.state.hostname,
+                through_server=guest.management is not None,
                 groups=tuple(
                     dict.fromkeys(nic.bridge for nic in guest.state.interfaces if nic.attach != "network")
                 ),

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kvmcompose.core.deployable import DomainGuest, NetworkPlan
+from kvmcompose.core.deployable import DomainGuest, ManagementPort, NetworkPlan
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host
 from kvmcompose.core.once import once
@@ -30,7 +30,7 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.images.seeds import known_contents, seed_contents
 from kvmcompose.networks import dialect
 from kvmcompose.pipeline.stored import read_state
-from kvmcompose.providers.guest.interface import Login, Secret
+from kvmcompose.providers.guest.interface import Gate, Login, Secret
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
 
 #: What the server keeps in a project folder, beside what the build keeps there.
@@ -53,11 +53,15 @@ _T = TypeVar("_T")
 
 
 class LoadedGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A guest and how it is run; ``run`` is None for a kind that cannot run yet."""
+    """A guest and how it is run; ``run`` is None for a kind that cannot run yet.
+
+    ``management`` is the port through which ``address`` is reached, None where a connection leads to it.
+    """
 
     state: GuestState
     run: DomainGuest | None
     address: str | None
+    management: ManagementPort | None = None
 
     @property
     def name(self) -> str:
@@ -103,7 +107,11 @@ class _Content:
             ),
             None,
         )
-        return LoadedGuest(state=state, run=guest_kind(state.kind).deployable(state, shared), address=address)
+        run = guest_kind(state.kind).deployable(state, shared)
+        access = self.network_plan.management.get(state.name) if address is None else None
+        if access is None:
+            return LoadedGuest(state=state, run=run, address=address)
+        return LoadedGuest(state=state, run=run, address=access.address, management=access.port)
 
     @once
     def documents(self) -> Mapping[str, dict[str, Any]]:
@@ -233,8 +241,8 @@ class LoadedTestbed:
         except DriverError:
             return False
 
-    def login(self, guest: LoadedGuest, address: str) -> Login:
-        """How to get into a guest."""
+    def login(self, guest: LoadedGuest, address: str, gate: Gate | None = None) -> Login:
+        """How to get into a guest; ``gate`` is the way through its management port."""
         assert guest.run is not None  # noqa: S101 (only guests that run are logged into)
         return Login(
             guest=guest.name,
@@ -246,6 +254,7 @@ class LoadedTestbed:
             identity=self.identity,
             known_hosts=self.folder / KNOWN_HOSTS,
             life=self.seed_digest(guest)[:16],
+            gate=gate,
         )
 
     @once

@@ -53,7 +53,7 @@ def test_a_guest_in_another_life_may_show_another_key(
 ) -> None:
     asked = []
 
-    async def reach(_address: str, _port: int) -> socket.socket:
+    async def reach(_login: Login) -> socket.socket:
         return socket.socket()
 
     async def ssh(_address: str, **options: object) -> None:
@@ -62,7 +62,7 @@ def test_a_guest_in_another_life_may_show_another_key(
         client.shown = _OTHER
         options["sock"].close()  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(connection, "_reach", reach)
+    monkeypatch.setattr(connection, "reach", reach)
     monkeypatch.setattr(connection, "_identity", lambda _login: None)
     monkeypatch.setattr(asyncssh, "connect", ssh)
     known.note("lab-web", _KEY, "one")

@@ -51,7 +51,7 @@ def _check_reach(work: Work) -> list[Refusal]:
             reasons.append(
                 (
                     f"{guest.name} has scripts to run, but cannot be reached from the main host",
-                    "connect one of its bridges to the external_bridge, or take its scripts away",
+                    "set testbed_options.management to true, or connect its bridge to the external_bridge",
                 )
             )
         elif run.cloud_init:

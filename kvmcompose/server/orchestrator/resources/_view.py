@@ -193,6 +193,8 @@ class View:
     async def links(self, host: HostDrivers) -> Mapping[str, FoundLink]:
         """Return the ends of the project's veth pairs that exist on a host, by name."""
         ends = {end for each in self.pairs(host.name) for end in (each.left, each.right)}
+        ports = [each for testbed in self.testbeds for each in testbed.network_plan.management_ports]
+        ends |= {each.name for each in ports if each.host == host.name}
         return await self._once("links", host.name, lambda: host.links.observe(sorted(ends)))
 
     async def inventory(self, host: HostDrivers) -> Inventory:

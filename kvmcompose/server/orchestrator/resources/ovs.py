@@ -28,7 +28,7 @@ from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 KINDS = ("ovs-bridge", "ovs-port")
-AFTER = ("veth",)
+AFTER = ("veth", "management-port")
 STAGE = "network"
 BATCH = True
 
@@ -189,7 +189,7 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
             )
         else:
             change = await _port_change(work, host, changes)
-            up = [nic.nic for nic in change.nics]
+            up = [each.nic for each in specs if isinstance(each, NicPort)]
             if up:
                 await shielded(host.links.apply((), up=up, mtu=work.testbed.network_plan.mtu))
         await shielded(host.switches.change(change))
@@ -201,6 +201,8 @@ async def _port_change(work: Work, host: HostDrivers, changes: Sequence[Change])
     tunnels = [each for each in specs if isinstance(each, TunnelPort)]
     names = {name: address for address, name in (await addresses_of(tunnels)).items()}
     veths = [each for each in work.testbed.network_plan.veths if each.host == host.name]
+    # the other end of these is in a namespace of its own
+    managed = {each.name for each in work.testbed.network_plan.management_ports}
     return SwitchChange(
         project=work.context.project,
         datapath_type=_datapath(work, host),
@@ -208,7 +210,14 @@ async def _port_change(work: Work, host: HostDrivers, changes: Sequence[Change])
             msgspec.structs.replace(each, remote_ip=names.get(each.remote_ip, each.remote_ip))
             for each in tunnels
         ),
-        nics=tuple(each for each in specs if isinstance(each, NicPort)),
+        nics=(
+            *(each for each in specs if isinstance(each, NicPort)),
+            *(
+                NicPort(host=each.host, bridge=each.bridge, nic=each.name)
+                for each in specs
+                if isinstance(each, LinkPort) and each.name in managed
+            ),
+        ),
         veths=tuple(
             each for each in veths if {each.left, each.right} & {change.ref.name for change in changes}
         ),

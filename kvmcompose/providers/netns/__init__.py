@@ -1,0 +1,1 @@
+"""Management ports: a network namespace with a single interface, that of a guest network (ip-netns(8))."""

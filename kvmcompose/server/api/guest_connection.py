@@ -1,0 +1,71 @@
+"""Connects a client to the SSH server of a guest, over a WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+
+from fastapi import APIRouter, WebSocket
+from starlette.websockets import WebSocketDisconnect
+
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.server.api.problems import problem_of
+from kvmcompose.server.api.service import Service
+from kvmcompose.server.api.streaming import NORMAL_CLOSURE
+
+_CHUNK = 1 << 16
+_POLICY_VIOLATION = 1008
+
+router = APIRouter()
+
+
+@router.websocket("/api/deployments/{name}/guests/{guest}/ssh")
+async def connect_guest(websocket: WebSocket, name: str, guest: str) -> None:
+    """Copy bytes until either side ends; see ``get_ssh`` in ``routes``.
+
+    Nothing is read from one side before the other has taken what came before.
+    """
+    service: Service = websocket.app.state.service
+    try:
+        endpoint = await service.reach(websocket.scope["kvmcompose.asker"], name, guest)
+    except KvmComposeError as error:
+        await websocket.send_denial_response(problem_of(error))
+        return
+    with endpoint:
+        await websocket.accept()
+        copying = (
+            asyncio.create_task(_to_guest(websocket, endpoint)),
+            asyncio.create_task(_from_guest(websocket, endpoint)),
+            asyncio.create_task(service.stopping.wait()),
+        )
+        try:
+            await asyncio.wait(copying, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in copying:
+                task.cancel()
+            ended = await asyncio.gather(*copying, return_exceptions=True)
+        with suppress(WebSocketDisconnect, OSError, RuntimeError):  # the client may have disconnected
+            if any(isinstance(each, TypeError) for each in ended):
+                await websocket.close(_POLICY_VIOLATION, "the client sent text, not bytes")
+            else:
+                await websocket.close(NORMAL_CLOSURE)
+
+
+async def _to_guest(websocket: WebSocket, endpoint: socket.socket) -> None:
+    """Raises TypeError for text."""
+    loop = asyncio.get_running_loop()
+    while True:
+        message = await websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        data = message.get("bytes")
+        if data is None:
+            raise TypeError
+        await loop.sock_sendall(endpoint, data)
+
+
+async def _from_guest(websocket: WebSocket, endpoint: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    while data := await loop.sock_recv(endpoint, _CHUNK):
+        await websocket.send_bytes(data)

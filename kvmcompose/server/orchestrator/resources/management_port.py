@@ -1,0 +1,82 @@
+"""Management ports: the namespaces through which the server reaches guests that no connection leads to.
+
+Their ends that are ports of bridges are resources of Open vSwitch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from kvmcompose.core.deployable import ManagementPort
+from kvmcompose.core.names import first_few
+from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.netns.interface import FoundNamespace
+from kvmcompose.server.orchestrator.resources._view import View
+from kvmcompose.server.orchestrator.resources._work import Refusal, Work
+from kvmcompose.server.orchestrator.stages import shielded
+
+KINDS = ("management-port",)
+AFTER = ("libvirt-network",)
+STAGE = "network"
+BATCH = True
+
+
+async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
+    """Return the project's namespaces on a host."""
+    found = await host.management.observe(view.context.project)
+    return [Found(ref=Ref(KINDS[0], name, host.name), detail=each) for name, each in found.items()]
+
+
+def compare(wanted: Resource, found: Found) -> Change | None:
+    """Everything is set while it is in use."""
+    spec: ManagementPort = wanted.spec
+    there: FoundNamespace = found.detail
+    lost = [
+        name
+        for name, is_there in (
+            ("its interface", there.mac is not None and there.up),
+            ("its address", there.mac is None or bool(there.addresses)),
+            ("its firewall", there.firewall),
+        )
+        if not is_there
+    ]
+    reasons = [Reason(ReasonCode.MISSING, name) for name in lost]
+    changed = [
+        Reason(ReasonCode.CHANGED, name, before, after)
+        for name, before, after in (
+            ("address", ", ".join(there.addresses), spec.address),
+            ("MAC address", there.mac, spec.mac),
+            ("MTU", str(there.mtu), str(spec.mtu)),
+        )
+        if there.mac is not None and before and before != after
+    ]
+    if not reasons and not changed:
+        return None
+    verb = Verb.REPAIR if not changed else Verb.UPDATE
+    return Change(verb=verb, ref=wanted.ref, reasons=(*reasons, *changed), wanted=wanted, found=found)
+
+
+async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:  # noqa: ARG001
+    """Return the hosts that lack a program."""
+    hosts = {each.host for each in work.testbed.network_plan.management_ports}
+
+    async def check(host: HostDrivers) -> None:
+        if host.name in hosts:
+            await host.management.check()
+
+    return await work.on_hosts(check) if hosts else ()
+
+
+async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
+    """Create and set the namespaces, in one call."""
+    ports = [change.wanted.spec for change in changes if change.wanted is not None]
+    with work.step(STAGE, "management", host=host.name) as step:
+        await shielded(host.management.apply(ports))
+        step.say(f"management ports: {first_few([each.namespace for each in ports])}")
+
+
+async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
+    """Remove the namespaces, in one call."""
+    with work.step(STAGE, "management", host=host.name):
+        await shielded(host.management.remove(sorted(change.ref.name for change in changes)))
