@@ -10,8 +10,8 @@ import websocket
 from kvmcompose.client.address import Address
 from kvmcompose.client.errors import ServerError, error_of
 from kvmcompose.client.websockets import open_websocket
+from kvmcompose.core.commands import INPUT_CHUNK
 
-_CHUNK = 1 << 16
 _NORMAL_CLOSURE = 1000
 
 
@@ -45,7 +45,7 @@ def connect_guest(
 
 def _send(connection: websocket.WebSocket, source: int) -> None:
     try:
-        while data := os.read(source, _CHUNK):
+        while data := os.read(source, INPUT_CHUNK):
             connection.send_binary(data)
         connection.send(_NORMAL_CLOSURE.to_bytes(2, "big"), websocket.ABNF.OPCODE_CLOSE)
     except (websocket.WebSocketException, OSError):

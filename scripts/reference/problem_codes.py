@@ -502,6 +502,28 @@ CODES: dict[str, tuple[str, Example | None]] = {
         "On the command line: an argument is invalid, or two of them exclude each other.",
         Example(argv=("up", "--watch", "--detach")),
     ),
+    "no-free-address": (
+        "The `subnet` of a bridge has no address left for its management port.",
+        _yaml(
+            (
+                "  bridges: [{name: br0}, {name: br1}]\n  bridge_connections: {br0: br1}\n",
+                "  bridges: [{name: br0}, {name: br1, subnet: 10.20.0.0/30}]\n",
+            ),
+            ("network:", "testbed_options: {management: true}\nnetwork:"),
+        ),
+    ),
+    "unmanaged-guest": (
+        "`testbed_options.management` is on, and a guest has no address by which it can be reached (a warning).",
+        _yaml(
+            ("{bridge: br1}", "{bridge: br1, ip: dynamic}"),
+            ("  bridge_connections: {br0: br1}\n", ""),
+            ("network:", "testbed_options: {management: true}\nnetwork:"),
+        ),
+    ),
+    "unknown-guest": (
+        "A name or pattern in `testbed_options.management.except` is that of no guest.",
+        _yaml(("network:", "testbed_options: {management: {except: [wbe]}}\nnetwork:")),
+    ),
     "unknown-placed-name": (
         "A name in `testbed_options.placement` is not that of a guest, machine or bridge.",
         _yaml(("network:", "testbed_options: {placement: {apart: [[web, dbb]]}}\nnetwork:")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
 from contextlib import contextmanager
@@ -145,6 +146,15 @@ class Stub(Orchestrator):
             raise NotFoundError(f"there is no guest {guest!r}")
         return []
 
+    async def reach(self, deployment: Deployment, name: str) -> socket.socket:
+        """Connect to a guest whose name is what it does: ``silent``, ``leaves``; others echo."""
+        if name == "silent":
+            raise DriverError("nothing answers")
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        threading.Thread(target=_talk, args=(theirs, name), daemon=True).start()
+        return ours
+
     async def console(self, deployment: Deployment, name: str, after: int | None, wait: int) -> ConsolePart:
         return ConsolePart(start=after or 0, data=b"")
 
@@ -182,6 +192,12 @@ class Stub(Orchestrator):
     def check_removal(self, deployment: Deployment) -> None:
         if deployment.state is not Phase.DOWN:
             raise RefusedError(f"{deployment.name} is {deployment.state}")
+
+
+def _talk(endpoint: socket.socket, name: str) -> None:
+    with endpoint:
+        while name != "leaves" and (data := endpoint.recv(1 << 16)):
+            endpoint.sendall(data)
 
 
 class StubServer:

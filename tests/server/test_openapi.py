@@ -22,6 +22,7 @@ _MORE_THAN_A_SCHEMA = {
     "GET /api/deployments/{name}/actions/{uuid}/input",
     "GET /api/deployments/{name}/actions/{uuid}/logs",
     "GET /api/deployments/{name}/events",
+    "GET /api/deployments/{name}/guests/{guest}/ssh",
     "POST /api/deployments",
     "POST /api/deployments/{name}/plan",
     "PUT /api/deployments/{name}",
@@ -92,9 +93,10 @@ def test_answers_about_what_there_is_are_as_described(stub: StubServer) -> None:
             uuid = client.act("demo", Exec(guest="web", argv=("say", "20", "fail")))
     _no_faults(statuses)
     for name, found in statuses.items():
-        if name.startswith("GET") and not name.endswith(("/input", "/logs", "/events", "/snapshots")):
+        if name.startswith("GET") and not name.endswith(("/input", "/logs", "/events", "/ssh", "/snapshots")):
             assert found == {200}, name
     assert statuses["GET /api/deployments/{name}/actions/{uuid}/logs"] == {426}
     assert statuses["GET /api/deployments/{name}/actions/{uuid}/input"] == {409}
+    assert statuses["GET /api/deployments/{name}/guests/{guest}/ssh"] == {426}
     assert 202 in statuses["POST /api/deployments/{name}/action"]
     assert stub.stub.ran

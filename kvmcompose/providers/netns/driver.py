@@ -88,7 +88,7 @@ for name do
 done
 """
 #: Prints an empty line once it is connected, else why not; then copies until either side has ended. bash
-#: has it without another package (/dev/tcp in bash(1)); a process in the background has no standard input
+#: connects without another package (/dev/tcp in bash(1)). A process in the background has no standard input
 #: unless it is given one.
 _RELAY = """\
 if { exec 3<>"/dev/tcp/$1/$2"; } 2>&1; then
@@ -158,7 +158,8 @@ class Namespaces:
     async def connect(self, namespace: str, address: str, port: int) -> socket.socket:
         path = f"{_FOLDER}/{_checked(_NAME, namespace)}"
         enter = ["nsenter", f"--net={path}", "--setgid", _NOBODY, "--setuid", _NOBODY, "--"]
-        argv = [*enter, "bash", "-c", _RELAY, "bash", address, str(port)]
+        # started by sshd, bash would read root's .bashrc
+        argv = [*enter, "bash", "--norc", "-c", _RELAY, "bash", address, str(port)]
         endpoint = await self._runner.attach(argv, privileged=True)
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):

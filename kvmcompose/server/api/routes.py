@@ -365,6 +365,8 @@ async def get_input(service: ServiceParameter, who: Who, name: Name, uuid: Uuid)
 async def get_ssh(service: ServiceParameter, who: Who, name: Name, guest: Guest) -> Response:
     """A connection to the SSH server of a guest, as a WebSocket: binary messages are the bytes, both ways.
 
+    A message from the client has at most 4096 bytes.
+
     Closed with 1000 when the guest has closed the connection.
     """
     service.own(who, name)
