@@ -468,7 +468,7 @@ CODES: dict[str, tuple[str, Example | None]] = {
         _yaml((_WEB, "interfaces: [{bridge: br7}]")),
     ),
     "unknown-guest": (
-        "A name or pattern in `expect` is that of no guest or machine.",
+        "A name or pattern in `expect` or `testbed_options.management.except` is that of no guest or machine.",
         _yaml(("network:", "expect: [{from: web, to: dbb, is: allowed}]\nnetwork:")),
     ),
     "unknown-host": (
@@ -513,16 +513,12 @@ CODES: dict[str, tuple[str, Example | None]] = {
         ),
     ),
     "unmanaged-guest": (
-        "`testbed_options.management` is on, and a guest has no address by which it can be reached (a warning).",
+        "`testbed_options.management` is on, and a guest has no known address (a warning).",
         _yaml(
             ("{bridge: br1}", "{bridge: br1, ip: dynamic}"),
             ("  bridge_connections: {br0: br1}\n", ""),
             ("network:", "testbed_options: {management: true}\nnetwork:"),
         ),
-    ),
-    "unknown-guest": (
-        "A name or pattern in `testbed_options.management.except` is that of no guest.",
-        _yaml(("network:", "testbed_options: {management: {except: [wbe]}}\nnetwork:")),
     ),
     "unknown-placed-name": (
         "A name in `testbed_options.placement` is not that of a guest, machine or bridge.",
