@@ -76,7 +76,7 @@ def test_isolated_guests_are_entered_and_reach_nothing(project: Project, hosts: 
     for guest in ("near", "far"):
         assert project.inside(guest, "cat", "/made") == "made"
         (project.folder / "given").write_text("x" * 3_000_000)
-        project.run("cp", "given", f"{guest}:taken")
+        project.run("cp", str(project.folder / "given"), f"{guest}:taken")
         said = project.run("ssh", guest, "--", "wc", "-c", "<taken;", "ip", "route")
         assert said.stdout.split()[0] == "3000000"
         assert "default" not in said.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncGenerator, Sequence
 
 from kvmcompose.hosts.command import Completed, failure
@@ -39,6 +40,9 @@ class Recorder:
                     raise failure(argv, completed, self.name)
                 return completed
         return Completed(0, b"", b"")
+
+    async def attach(self, argv: Sequence[str], *, privileged: bool = False) -> socket.socket:
+        raise AssertionError(argv)
 
     async def stream(self, argv: Sequence[str], *, privileged: bool = False) -> AsyncGenerator[bytes]:
         completed = await self.run(argv, privileged=privileged)
