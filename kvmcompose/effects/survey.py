@@ -62,6 +62,7 @@ def survey(store: Path, cache_dir: Path | None = None) -> list[Finding]:
         _space(store),
         _passage(store),
         _program("xorriso", "extras", "xorriso", version="--version"),
+        _program("nft", "extras", "nftables", version="--version"),
         _program("tcpdump", "extras", "tcpdump", version="--version"),
         _program("dot", "extras", "graphviz", version="-V"),
     ]

@@ -23,6 +23,7 @@ _PROGRAMS: tuple[tuple[str, str, str, Literal["up", "extras"]], ...] = (
     ("ovs-vsctl", "openvswitch-switch", "--version", "up"),
     ("ip", "iproute2", "-V", "up"),
     ("ethtool", "ethtool", "--version", "up"),
+    ("nft", "nftables", "--version", "extras"),
     ("tcpdump", "tcpdump", "--version", "extras"),
 )
 #: Arguments: pairs of a program and its option. Prints a line for each: the version, or nothing without it.

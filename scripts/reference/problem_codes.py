@@ -468,7 +468,7 @@ CODES: dict[str, tuple[str, Example | None]] = {
         _yaml((_WEB, "interfaces: [{bridge: br7}]")),
     ),
     "unknown-guest": (
-        "A name or pattern in `expect` or `testbed_options.management.except` is that of no guest or machine.",
+        "A name or pattern in `expect` or `management.except` is that of no guest or machine.",
         _yaml(("network:", "expect: [{from: web, to: dbb, is: allowed}]\nnetwork:")),
     ),
     "unknown-host": (

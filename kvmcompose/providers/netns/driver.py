@@ -53,7 +53,8 @@ for name do
 done
 """
 #: The first argument is the filter; each port has six. A file without a namespace behind it is what a crash
-#: leaves. A guest that is off is not waited for: two packets in three seconds are enough on one bridge.
+#: leaves. A namespace that lost its name lives on while a connection uses it, and its pair with it, which
+#: makes room. A guest that is off is not waited for: two packets in three seconds are enough on one bridge.
 _APPLY = f"""\
 set -e
 filter=$1
@@ -71,8 +72,10 @@ while [ $# -gt 0 ]; do
         echo 1 >tcp_syn_retries
         [ ! -d ../ipv6 ] || echo 1 >../ipv6/conf/all/disable_ipv6'
     printf %s "$filter" | inside nft -f -
-    ip link show dev "$port" >/dev/null 2>&1 ||
+    if ! ip -n "$name" link show dev {_INSIDE} >/dev/null 2>&1; then
+        [ -z "$(ip link show dev "$port" type veth 2>/dev/null)" ] || ip link delete dev "$port"
         ip link add name "$port" type veth peer name {_INSIDE} netns "$name"
+    fi
     ip link set dev "$port" mtu "$mtu" up
     echo 1 >"/proc/sys/net/ipv4/conf/$port/arp_ignore"
     ip -n "$name" link set dev {_INSIDE} address "$mac" mtu "$mtu"
@@ -82,18 +85,22 @@ while [ $# -gt 0 ]; do
     ip -n "$name" link set dev {_INSIDE} up
 done
 """
+#: Connections through it end, or it would live on.
 _REMOVE = f"""\
 for name do
-    [ ! -e "{_FOLDER}/$name" ] || ip netns delete "$name" || [ ! -e "{_FOLDER}/$name" ] || exit
+    [ -e "{_FOLDER}/$name" ] || continue
+    ip -n "$name" link delete dev {_INSIDE} 2>/dev/null
+    for pid in $(ip netns pids "$name" 2>/dev/null); do kill "$pid" 2>/dev/null; done
+    ip netns delete "$name" || [ ! -e "{_FOLDER}/$name" ] || exit
 done
 """
-#: Prints an empty line once it is connected, else why not; then copies until either side has ended. bash
+#: Prints a line once it is connected, else why not; then copies until either side has ended. bash
 #: connects without another package (/dev/tcp in bash(1)). A process in the background has no standard input
 #: unless it is given one.
 _RELAY = """\
 if { exec 3<>"/dev/tcp/$1/$2"; } 2>&1; then
     exec 2>/dev/null 4<&0
-    echo
+    echo kvm-compose: connected
     cat <&3 &
     cat <&4 >&3 &
     wait -n
@@ -102,7 +109,9 @@ fi
 """
 #: How long a connection may take, in seconds: the relay gives up after three.
 _CONNECT_SECONDS = 10.0
-_LONGEST_LINE = 4096
+#: The line of the relay once it is connected, and the most that is printed before it, in bytes.
+_READY = b"kvm-compose: connected\n"
+_MOST_BEFORE = 1 << 14
 _NOBODY = "65534"
 _ERRORS = {
     "Connection refused": errno.ECONNREFUSED,
@@ -163,7 +172,7 @@ class Namespaces:
         endpoint = await self._runner.attach(argv, privileged=True)
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                said = await _first_line(endpoint)
+                said = await _connected(endpoint)
         except BaseException:
             endpoint.close()
             raise
@@ -195,18 +204,23 @@ def _words(port: ManagementPort) -> Iterator[str]:
     yield from (port.name, port.mac, port.address, str(port.mtu), "yes" if port.userspace else "no")
 
 
-async def _first_line(endpoint: socket.socket) -> str:
-    """Return the first line that arrives, without its end: byte by byte, as what follows is for others."""
+async def _connected(endpoint: socket.socket) -> str:
+    """Wait for the relay's line. Return "" once it has come, else what was printed last.
+
+    The shell that sshd starts may print something before. Bytes are read one by one: those that follow the
+    line are the guest's.
+    """
     loop = asyncio.get_running_loop()
-    found = bytearray()
-    while len(found) < _LONGEST_LINE:
+    printed = bytearray()
+    while len(printed) < _MOST_BEFORE:
         byte = await loop.sock_recv(endpoint, 1)
-        if byte == b"\n":
-            return found.decode(errors="replace")
         if not byte:
             break
-        found += byte
-    return found.decode(errors="replace") or "it ended without a message"
+        printed += byte
+        if byte == b"\n" and printed.endswith(_READY):
+            return ""
+    lines = printed.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it ended without a message"
 
 
 def parse_namespaces(output: str) -> dict[str, FoundNamespace]:

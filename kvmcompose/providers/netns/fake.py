@@ -48,11 +48,13 @@ class FakeNamespaces:
     async def apply(self, ports: Sequence[ManagementPort]) -> None:
         await self._host.call("apply_management")
         changed: list[Place] = []
+        known = set(self._host.world.namespaces)
         for port in ports:
             self._host.world.namespaces[port.namespace] = FakeNamespace(
                 port=port.name, address=port.address, mac=port.mac, mtu=port.mtu
             )
-            self._host.world.links.setdefault(port.name, FakeLink(f"{port.namespace}/eth0")).up = True
+            if port.name not in self._host.world.links or port.namespace not in known:
+                self._host.world.links[port.name] = FakeLink(f"{port.namespace}/eth0", mtu=port.mtu)
             changed += [("namespaces", port.namespace), ("links", port.name)]
         self._host.keep(*changed)
 

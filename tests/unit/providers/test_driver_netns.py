@@ -105,3 +105,45 @@ def test_all_ports_are_set_in_one_command() -> None:
     assert recorder.privileged == [True]
     asyncio.run(Namespaces(recorder).apply([]))
     assert len(recorder.commands) == 1
+
+
+def connect(printed: bytes) -> bytes:
+    """What the guest sends, after a program has printed this."""
+
+    async def run() -> bytes:
+        with await Namespaces(Recorder(("bash", 0, printed, b""))).connect(NAME, "10.9.0.3", 22) as endpoint:
+            return await asyncio.get_running_loop().sock_recv(endpoint, 1000)
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("before", [b"", b"a shell says hello\n", b"no end of line", b"\n\n"])
+def test_what_a_shell_prints_before_is_not_the_guests(before: bytes) -> None:
+    assert connect(before + b"kvm-compose: connected\nSSH-2.0-x\r\n") == b"SSH-2.0-x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ("bash: line 1: /dev/tcp/10.9.0.3/22: Connection refused", ConnectionRefusedError),
+        ("bash: line 1: /dev/tcp/10.9.0.3/22: Connection timed out", TimeoutError),
+        ("bash: line 1: /dev/tcp/10.9.0.3/22: No route to host", OSError),
+    ],
+)
+def test_a_guest_that_does_not_answer_is_an_error_of_the_system(said: str, error: type[OSError]) -> None:
+    with pytest.raises(error):
+        connect(f"bash: connect: …\n{said}\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (f"nsenter: cannot open /run/netns/{NAME}: No such file or directory", "is not there on main"),
+        ("sudo: a password is required", "sudo: a password is required"),
+        ("", "it ended without a message"),
+        ("x" * 100_000, "cannot use the management port"),
+    ],
+)
+def test_no_way_to_a_guest_is_an_error_of_the_host(said: str, message: str) -> None:
+    with pytest.raises(DriverError, match=message):
+        connect(said.encode())

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from kvmcompose.core.deployable import ManagementPort
+from kvmcompose.core.deployable import ManagementPort, NicPort
 from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.netns.interface import FoundNamespace
+from kvmcompose.providers.ovs.interface import SwitchChange
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.stages import shielded
@@ -70,10 +71,42 @@ async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]: 
 
 async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
     """Create and set the namespaces, in one call."""
-    ports = [change.wanted.spec for change in changes if change.wanted is not None]
+    ports: list[ManagementPort] = [change.wanted.spec for change in changes if change.wanted is not None]
     with work.step(STAGE, "management", host=host.name) as step:
         await shielded(host.management.apply(ports))
+        await shielded(_open_again(work, host, [each for each in changes if _is_new(each)]))
+        # connections through an earlier namespace of that name lead nowhere, and do not notice
+        through = set(ports)
+        for guest in work.testbed.guests.values():
+            if guest.management in through:
+                await work.context.shell.disconnect(guest.state.domain)
         step.say(f"management ports: {first_few([each.namespace for each in ports])}")
+
+
+def _is_new(change: Change) -> bool:
+    """Return whether the pair is created."""
+    return change.found is None or change.found.detail.mac is None
+
+
+async def _open_again(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
+    """Let Open vSwitch open pairs that take the place of others: it keeps the earlier one open."""
+    bridges = await host.switches.observe(work.context.project)
+    known = {port.name for bridge in bridges.values() for port in bridge.ports}
+    ports: list[ManagementPort] = [each.wanted.spec for each in changes if each.wanted is not None]
+    again = [
+        NicPort(host=each.host, bridge=each.bridge, nic=each.name) for each in ports if each.name in known
+    ]
+    if again:
+        datapath_type = work.testbed.state.testbed_hosts[host.name].datapath_type
+        names = tuple(each.nic for each in again)
+        await host.switches.change(
+            SwitchChange(
+                project=work.context.project,
+                datapath_type=datapath_type,
+                nics=tuple(again),
+                removed_ports=names,
+            )
+        )
 
 
 async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:

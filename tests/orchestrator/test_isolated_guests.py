@@ -126,6 +126,10 @@ def test_what_is_gone_is_seen_and_repaired_and_nobody_restarts(cut_off: Lab) -> 
     cut_off.must(Up())
     assert differences(cut_off) == ()
     assert cut_off.must(Exec(guest="cut", argv=("true",))).exit_status == 0
+    # a namespace that lost its name lives on while a connection uses it
+    del cut_off.world.namespaces[LAB]
+    cut_off.must(Up())
+    assert differences(cut_off) == ()
     assert {name: each.started for name, each in cut_off.world.domains.items()} == started
 
 
