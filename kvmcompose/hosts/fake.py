@@ -118,6 +118,11 @@ class SimulatedHost:
         self._worlds.world.disks[str(path)] = copy.deepcopy(disk)
         self._worlds.keep(MAIN, ("disks", str(path)))
 
+    @property
+    def everywhere(self) -> Iterable[World]:
+        """The worlds of all hosts."""
+        return self._worlds.worlds.values()
+
     def beside(self, name: str) -> World:
         """Return the world of a host by its name; the main host's is under ``MAIN``."""
         return self._worlds.worlds.get(name, self._worlds.world)

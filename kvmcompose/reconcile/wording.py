@@ -12,6 +12,7 @@ _MOST_LINES = 20
 _NOUNS = {
     "libvirt-domain": "guest",
     "libvirt-network": "network",
+    "ovn-binding": "guest",
     "ovn-central": "OVN's databases at",
     "ovn-chassis": "chassis",
     "ovn-host-port": "interface",
@@ -68,6 +69,7 @@ def because(reason: Reason) -> str:
 
 #: What is wrong where nothing is known of what is in a guest.
 _NOT_SEEN = {
+    "ovn-binding": "its logical ports are not bound",
     "reachable": "not seen to be ready since it was started",
     "set-up": "not known to have run",
     "run-scripts": "not known to have run since the guest started",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.ovn import wire
 from kvmcompose.providers.ovn.interface import FoundRows, LateError, Mark, RowChange
 from kvmcompose.providers.ovn.rows import found_rows, late, operations
 from kvmcompose.providers.ovn.session import Session, Tls
@@ -66,6 +68,9 @@ class OvnNorthbound:
         missing = {chassis[name] for name in behind if name not in reached}
         raise late(missing, {chassis[name] for name in behind} - missing, seconds)
 
+    async def bound(self, ports: Collection[str]) -> set[str]:
+        return await self._north.read(lambda idl: _bound(idl, ports))
+
     async def lagging(self, number: int, chassis: Collection[str]) -> Collection[str]:
         last = await self._north.read(_number)  # less, where the database was created again
         reached = await self.south.read(_reached)
@@ -122,6 +127,12 @@ def _number(idl: Any) -> int:
 def _compiled(idl: Any) -> int:
     row = _global(idl, "NB_Global")
     return int(row.sb_cfg) if row is not None else 0
+
+
+def _bound(idl: Any, ports: Collection[str]) -> set[str]:
+    rows = idl.tables["Logical_Switch_Port"].rows
+    known = {each: rows.get(uuid.UUID(each)) for each in ports}
+    return {each for each, row in known.items() if row is not None and True in wire.stored(row, "up")}
 
 
 def _reached(idl: Any) -> dict[str, int]:

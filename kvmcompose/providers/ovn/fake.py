@@ -69,6 +69,17 @@ class FakeNorthbound:
         if silent:
             raise late((), silent, seconds)
 
+    async def bound(self, ports: Collection[str]) -> set[str]:
+        await self._host.call("bound_ports")
+        there = {
+            port.interface_id
+            for world in self._host.everywhere
+            for bridge in world.bridges.get("", {}).values()
+            for port in bridge.ports.values()
+            if world.ovn.chassis.runs and port.interface_id is not None
+        }
+        return there & {*ports}
+
     async def lagging(self, number: int, chassis: Collection[str]) -> Collection[str]:
         await self._host.call("lagging_chassis", str(number))
         worlds = {name: self._host.beside(name).ovn for name in chassis}

@@ -81,6 +81,9 @@ class Northbound(Protocol):
         Raises DriverError, with the hosts, when some have not within ``seconds``, or are not there.
         """
 
+    async def bound(self, ports: Collection[str]) -> set[str]:
+        """Return those of these logical ports that are in force on a chassis (``up``); by their UUIDs."""
+
     async def lagging(self, number: int, chassis: Collection[str]) -> Collection[str]:
         """Return those of these chassis that have not carried out a change."""
 
