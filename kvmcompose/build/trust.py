@@ -14,9 +14,11 @@ from pathlib import Path
 import msgspec
 
 from kvmcompose import privileges
+from kvmcompose.build.harmless import HarmlessFiles
+from kvmcompose.core.deployable import DomainGuest, NetworkPlan
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.privilege import Privilege, PrivilegeKind, privileges_digest
-from kvmcompose.core.state import State
+from kvmcompose.core.state import GuestState, State
 from kvmcompose.effects.environment import is_on
 from kvmcompose.effects.files import digest_bytes, write_atomic
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
@@ -77,23 +79,26 @@ def asked_of(
 
     ``unwritten`` are artefacts that are not read, as templates are yet to write them.
     """
+    folder = folder.resolve()
     network_plan = dialect(state.network["dialect"]).network_plan(state)
     found = [*privileges.of_state(state), *_templates(folder)]
     found += [Privilege(PrivilegeKind.FILE, repr(path), "--allow-path") for path in allow_paths]
+    harmless = HarmlessFiles(folder, default_store().root.resolve())
     disks: list[str] = []
     for guest in state.testbed_guests.values():
         run = guest_kind(guest.kind).deployable(guest, state.shared)
         if run is not None:
-            xml = _xml(folder, run.domain_xml) if run.domain_xml not in unwritten else None
-            if xml is not None:
-                found += privileges.of_domain(xml, guest, run, state, network_plan)
-                disks += privileges.disks_of(xml, state)
+            if run.domain_xml not in unwritten:
+                asks, named = _of_domain(folder, guest, run, state, network_plan, harmless)
+                found += asks
+                disks += named
             disks += [path for path in run.files if path != run.domain_xml and path not in unwritten]
     network = network_plan.network
     if network is not None and network.xml not in unwritten:
         xml = _xml(folder, network.xml)
         found += privileges.of_network(xml, state, network) if xml is not None else ()
-    found += _disks(folder, disks)
+    found += _disks(folder, disks, harmless)
+    harmless.keep()
     listed = tuple(sorted(set(found)))
     return Asked(state.project_name, listed, _new(folder, state.project_name, listed))
 
@@ -157,7 +162,7 @@ def _new(folder: Path, project: str, found: tuple[Privilege, ...]) -> tuple[Priv
     """Return what no consent covers: all that is new since consent to this project in this folder."""
     if not found or _path(project, found).is_file():
         return ()
-    here = str(folder.resolve())
+    here = str(folder)
     known = [
         set(consent.privileges)
         for _, consent in _recorded()
@@ -182,6 +187,31 @@ def _xml(folder: Path, path: str) -> privileges.Xml | None:
         raise KvmComposeError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def _of_domain(
+    folder: Path,
+    guest: GuestState,
+    run: DomainGuest,
+    state: State,
+    network_plan: NetworkPlan,
+    harmless: HarmlessFiles,
+) -> tuple[Sequence[Privilege], Sequence[str]]:
+    """Return what a guest's domain XML asks for, and the artefacts that are its disks."""
+    path = f"{folder}/{run.domain_xml}"
+    owned = privileges.owned_by(guest, state, network_plan)
+    context = digest_bytes(msgspec.json.encode(owned, order="deterministic"))
+    disks = harmless.names(path, context)
+    if disks is not None:
+        return (), disks
+    xml = _xml(folder, run.domain_xml)
+    if xml is None:
+        return (), ()
+    asks = list(privileges.of_domain(xml, guest, run, state, network_plan))
+    disks = tuple(privileges.disks_of(xml, state))
+    if not asks:
+        harmless.add(path, disks, context)
+    return asks, disks
+
+
 def _templates(folder: Path) -> Iterator[Privilege]:
     """Yield the project's templates for libvirt's XML, and those that they may include."""
     found = {path.name: path for path in sorted((folder / "templates").glob("*.j2"))}
@@ -194,16 +224,21 @@ def _templates(folder: Path) -> Iterator[Privilege]:
                 yield Privilege(PrivilegeKind.TEMPLATE, name, f"templates/{name}", digest)
 
 
-def _disks(folder: Path, disks: Iterable[str]) -> Iterator[Privilege]:
+def _disks(folder: Path, disks: Iterable[str], harmless: HarmlessFiles) -> Iterator[Privilege]:
     """Yield files outside the project and the image store that disks reach by links and backing files."""
-    roots = (folder.resolve(), default_store().root.resolve())
-    waiting = [(path, folder / path, 0) for path in dict.fromkeys(disks)]
-    seen: set[Path] = set()
+    roots = (folder, default_store().root.resolve())
+    waiting = [(path, f"{folder}/{path}", 0) for path in dict.fromkeys(disks)]
+    seen: set[str] = set()
     while waiting:
-        where, path, depth = waiting.pop()
-        if path in seen:
+        where, name, depth = waiting.pop()
+        if name in seen:
             continue
-        seen.add(path)
+        seen.add(name)
+        backing = harmless.names(name) if depth < _CHAIN else None
+        if backing is not None:
+            waiting += [(f"{where}, backing file", each, depth + 1) for each in backing]
+            continue
+        path = Path(name)
         real = _resolved(path)
         if real is None or not any(real.is_relative_to(root) for root in roots):
             yield Privilege(PrivilegeKind.FILE, f"{str(real or path)!r}", where)
@@ -216,8 +251,11 @@ def _disks(folder: Path, disks: Iterable[str]) -> Iterator[Privilege]:
         header = read_header(real)
         named = list(_named_in(header, depth))
         yield from (Privilege(PrivilegeKind.FILE, each, where) for each in named)
-        if header.backing_file is not None and not named:
-            waiting.append((f"{where}, backing file", path.parent / header.backing_file, depth + 1))
+        if named:
+            continue
+        backing = () if header.backing_file is None else (str(path.parent / header.backing_file),)
+        waiting += [(f"{where}, backing file", each, depth + 1) for each in backing]
+        harmless.add(name, backing)
 
 
 def _hidden(path: Path) -> str | None:

@@ -253,9 +253,11 @@ def guest_named(target: Target, known: Iterable[str], given: str) -> str:
         if name in names:
             return name
     for guest in target.server.status(project).guests:
-        if guest.name in candidates and guest.state == "unsupported":
+        if guest.name in candidates:
+            cannot = guest.state == "unsupported"
+            why = "kvm-compose cannot run these yet" if cannot else "this works with libvirt guests only"
             raise RefusedError(
-                f"{guest.name} is a {guest.kind} guest: kvm-compose cannot run these yet",
+                f"{guest.name} is a {guest.kind} guest: {why}",
                 hint=f"guests: {', '.join(names) or 'none'}",
             )
     near = difflib.get_close_matches(given, names, 3)

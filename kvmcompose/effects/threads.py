@@ -12,6 +12,7 @@ import asyncio
 import importlib
 import pkgutil
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
@@ -28,10 +29,15 @@ from kvmcompose.core.errors import KvmComposeError
 PER_DEPLOYMENT, PER_OWNER = 4, 16
 #: How long a request may wait for files, in seconds. Actions wait without limit: they can be cancelled.
 ANSWER_SECONDS = 20.0
+#: Threads that use at least this part of a processor meanwhile compute: they do not wait for files.
+_COMPUTES = 0.01
 
 
 class Account(msgspec.Struct, frozen=True):
-    """The deployment and owner that a thread counts for, and its time limit (None: none)."""
+    """The deployment and owner that a thread counts for, and how long its files may take, in seconds.
+
+    None: as long as they like. Threads that compute may take longer.
+    """
 
     deployment: str = ""
     owner: int = -1
@@ -43,7 +49,27 @@ account: ContextVar[Account] = ContextVar("account", default=Account())  # noqa:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_Limits = dict[object, asyncio.Semaphore]
+
+
+class _Slots(asyncio.Semaphore):
+    """The threads that a deployment, or an owner, may have."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        #: The processor time of threads that have ended, in seconds, and the clocks of the others.
+        self.ended = 0.0
+        self.clocks: set[int] = set()
+
+    def used(self) -> float:
+        """Return the processor time of all threads until now, in seconds."""
+        used = self.ended
+        for clock in tuple(self.clocks):
+            with suppress(OSError):  # the thread has just ended
+                used += time.clock_gettime(clock)
+        return used
+
+
+_Limits = dict[object, _Slots]
 _limits: WeakKeyDictionary[asyncio.AbstractEventLoop, _Limits] = WeakKeyDictionary()
 
 
@@ -54,27 +80,37 @@ class UnansweredError(KvmComposeError):
 async def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Call ``work`` in a thread, and return or raise what it does. Cancelling abandons the thread.
 
-    Raises UnansweredError when the account's time limit expires.
+    Raises UnansweredError when the account's time limit expires and no thread of the deployment computes.
     """
     whose = account.get()
+    mine = _slots((whose.deployment, whose.owner), PER_DEPLOYMENT)
+    running = _run(whose, mine, lambda: work(*args, **kwargs))
+    if whose.seconds is None:
+        return await running
+    task = asyncio.ensure_future(running)
+    used = mine.used()
     try:
-        async with asyncio.timeout(whose.seconds):
-            return await _run(whose, lambda: work(*args, **kwargs))
-    except TimeoutError as error:
-        if isinstance(error, OSError) and error.errno is not None:  # ETIMEDOUT, raised by the work
-            raise
-        what = f"files of {whose.deployment!r}" if whose.deployment else "files"
-        raise UnansweredError(
-            f"{what} do not answer: their file system is slow, or hangs",
-            hint="does `ls` work in its folder? Is the server of a network file system down?",
-        ) from None
+        while not (await asyncio.wait([task], timeout=whose.seconds))[0]:
+            before, used = used, mine.used()
+            if used - before < _COMPUTES * whose.seconds:
+                what = f"files of {whose.deployment!r}" if whose.deployment else "files"
+                raise UnansweredError(
+                    f"{what} do not answer: their file system is slow, or hangs",
+                    hint="does `ls` work in its folder? Is the server of a network file system down?",
+                )
+        return task.result()
+    finally:
+        task.cancel()
 
 
-async def _run(whose: Account, work: Callable[[], T]) -> T:
+def _slots(whose: object, count: int) -> _Slots:
+    limits = _limits.setdefault(asyncio.get_running_loop(), {})
+    return limits.setdefault(whose, _Slots(count))
+
+
+async def _run(whose: Account, mine: _Slots, work: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
-    limits = _limits.setdefault(loop, {})
-    mine = limits.setdefault((whose.deployment, whose.owner), asyncio.Semaphore(PER_DEPLOYMENT))
-    owners = limits.setdefault(whose.owner, asyncio.Semaphore(PER_OWNER))
+    owners = _slots(whose.owner, PER_OWNER)
     answer: asyncio.Future[T] = loop.create_future()
     context = copy_context()
 
@@ -82,8 +118,10 @@ async def _run(whose: Account, work: Callable[[], T]) -> T:
         mine.release()
         owners.release()
 
-    def end(result: T | None, error: BaseException | None) -> None:
+    def end(clock: int, seconds: float, result: T | None, error: BaseException | None) -> None:
         free()
+        mine.clocks.discard(clock)
+        mine.ended += seconds
         if answer.done():  # cancelled
             return
         if error is not None:
@@ -93,12 +131,14 @@ async def _run(whose: Account, work: Callable[[], T]) -> T:
 
     def run() -> None:
         result, trouble = None, None
+        clock = time.pthread_getcpuclockid(threading.get_ident())
+        mine.clocks.add(clock)
         try:
             result = context.run(work)
         except BaseException as error:  # noqa: BLE001 (raised in the waiting task)
             trouble = error
         with suppress(RuntimeError):  # the event loop has ended meanwhile
-            loop.call_soon_threadsafe(end, result, trouble)
+            loop.call_soon_threadsafe(end, clock, time.thread_time(), result, trouble)
 
     _complete_structs()
     # the thread, which may outlive this task, releases both

@@ -17,10 +17,11 @@ from typing import Protocol, cast
 
 import msgspec
 
-from kvmcompose.core.errors import ComplaintsError, RefusedError
+from kvmcompose.core.document import Path
+from kvmcompose.core.errors import Complaint, ComplaintsError, RefusedError
 from kvmcompose.core.model import LogicalTestbed, Placement
 from kvmcompose.placement._capacity_check import check, used_by
-from kvmcompose.placement._constraints import Names, check_constraints
+from kvmcompose.placement._constraints import PLACEMENT, Names, check_constraints
 from kvmcompose.placement._everywhere import guests_only, one_by_one
 from kvmcompose.placement._follow import guests_follow, segments_of
 from kvmcompose.placement._groups import GUEST, inseparable
@@ -66,11 +67,44 @@ def place(testbed: LogicalTestbed, name: str) -> Placement:
     constraint; RefusedError when it needs a package that is not installed.
     """
     view = one_by_one(testbed) if testbed.topology.everywhere else testbed
-    placement = strategy(name).place(view)
+    placement = _placed(view, name)
     if complaints := list(check(view, placement, name)):
         hint = what_would_work(view, name)
         raise ComplaintsError(msgspec.structs.replace(each, hint=hint) for each in complaints)
     return placement if view is testbed else guests_only(testbed, placement)
+
+
+def _placed(testbed: LogicalTestbed, name: str) -> Placement:
+    """Place a testbed so that its external bridge is where the NAT network is: on the main host.
+
+    Strategies need not know this. One that chooses another host is asked again with the bridge pinned, so
+    that a placement that was right already is the same as ever.
+    """
+    placement = strategy(name).place(testbed)
+    external, main = testbed.topology.external, testbed.main_host.name
+    if external is None or placement.segments[external] == main:
+        return placement
+    names = Names(testbed.guests, testbed.topology)
+    (group,) = (set(each) for each in inseparable(testbed) if external in each)
+    for pinned, host in testbed.constraints.pin.items():
+        if host != main and not group.isdisjoint(names.reach(pinned)):
+            raise ComplaintsError([_away(testbed, (*PLACEMENT, "pin", pinned), f"the pin of {pinned!r}")])
+    pin = testbed.constraints.pin | {external: main}
+    constraints = msgspec.structs.replace(testbed.constraints, pin=pin)
+    placement = strategy(name).place(msgspec.structs.replace(testbed, constraints=constraints))
+    if placement.segments[external] != main:
+        raise ComplaintsError([_away(testbed, ("network", "external_bridge"), name)])
+    return placement
+
+
+def _away(testbed: LogicalTestbed, path: Path, what: str) -> Complaint:
+    return Complaint(
+        code="placement-conflict",
+        path=path,
+        message=f"{what} puts the external bridge {testbed.topology.external!r} on another host than the NAT "
+        f"network, which is on the main host, {testbed.main_host.name!r}",
+        wanted="the external bridge on the main host",
+    )
 
 
 def what_would_work(testbed: LogicalTestbed, but: str) -> str:
@@ -80,7 +114,7 @@ def what_would_work(testbed: LogicalTestbed, but: str) -> str:
         if name == but:
             continue
         try:
-            placement = strategy(name).place(testbed)
+            placement = _placed(testbed, name)
         except (ComplaintsError, RefusedError):  # it cannot, or lacks a package
             continue
         if not any(check(testbed, placement, name)):

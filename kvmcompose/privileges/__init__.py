@@ -18,7 +18,7 @@ from kvmcompose.privileges import _domain, _network
 from kvmcompose.privileges._grammar import Xml, privileges_in
 from kvmcompose.render.domain import console_log
 
-__all__ = ["Xml", "disks_of", "has_subnet", "of_disks", "of_domain", "of_network", "of_state"]
+__all__ = ["Xml", "disks_of", "has_subnet", "of_disks", "of_domain", "of_network", "of_state", "owned_by"]
 
 
 def of_state(state: State, *, for_member: bool = False) -> Iterator[Privilege]:
@@ -38,8 +38,15 @@ def of_domain(
     xml: Xml, guest: GuestState, run: DomainGuest, state: State, network_plan: NetworkPlan
 ) -> Iterator[Privilege]:
     """Yield what a guest's domain XML requests."""
+    checks = _domain.checks(owned_by(guest, state, network_plan))
+    yield from privileges_in(xml, _domain.GRAMMAR, checks, run.domain_xml)
+    yield from _domain.raw_disks(xml, run.domain_xml)
+
+
+def owned_by(guest: GuestState, state: State, network_plan: NetworkPlan) -> _domain.Owned:
+    """Return what the domain XML of a guest may refer to: what that requests depends on this and the XML."""
     folder = state.testbed_host_shared_config.project_folder
-    owned = _domain.Owned(
+    return _domain.Owned(
         project=state.project_name,
         guest=guest.identity,
         name=guest.domain,
@@ -56,8 +63,6 @@ def of_domain(
         taps=frozenset(nic.target for nic in guest.interfaces),
         ports=frozenset(nic.interface_id for nic in guest.interfaces if nic.interface_id is not None),
     )
-    yield from privileges_in(xml, _domain.GRAMMAR, _domain.checks(owned), run.domain_xml)
-    yield from _domain.raw_disks(xml, run.domain_xml)
 
 
 def of_network(xml: Xml, state: State, network: LibvirtNetwork) -> Iterator[Privilege]:

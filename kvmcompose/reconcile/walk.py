@@ -13,7 +13,7 @@ from typing import Protocol
 
 from kvmcompose.core.resource import STOPPING, Change, Ref, Verb
 
-#: Runs jobs side by side, at most so many at a time; tells which of them succeeded.
+#: Runs jobs side by side, at most so many at a time; returns which of them succeeded.
 Together = Callable[[Sequence[Callable[[], Awaitable[None]]], int], Awaitable[list[bool]]]
 
 

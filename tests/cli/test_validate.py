@@ -829,12 +829,12 @@ def placed(golden: Callable[[str], Bench]) -> Any:
 
 def test_placement_says_where_everything_goes_and_why(placed: Any) -> None:
     assert {name: row["host"] for name, row in placed["bridges"].items()} == {
-        "br0": "testbed-host-one",
+        "br0": "testbed-host-two",  # the external bridge, on the main host
         "br1": "testbed-host-two",
         "br2": "testbed-host-three",
     }
-    assert placed["guests"]["nginx"]["host"] == "testbed-host-one"
-    assert placed["tunnels"] == [["br0", "br1"], ["br1", "br2"]]
+    assert placed["guests"]["nginx"]["host"] == "testbed-host-two"
+    assert placed["tunnels"] == [["br1", "br2"]]
     assert all(row["reason"] for row in [*placed["bridges"].values(), *placed["guests"].values()])
 
 

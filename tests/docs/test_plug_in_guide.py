@@ -110,6 +110,10 @@ def test_its_resources_are_brought_up_changed_repaired_and_taken_down(lab: Path)
 
     said = must("up")
     assert "note readme" in said
+    assert "lab is up: 1 guest runs" in said
+    refused = kvm_compose(lab, "exec", "readme", "--", "true")
+    assert refused.returncode == 255
+    assert "readme is a notes guest: this works with libvirt guests only" in refused.stderr
     assert (board / "readme").read_text() == "Mind the <gap> & run"
     assert shown() == ("on board", [])
     assert "up already" in must("up")

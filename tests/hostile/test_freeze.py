@@ -6,6 +6,7 @@ A FIFO in place of a file stands for a file system that hangs: whoever opens it 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import sys
@@ -197,6 +198,35 @@ def test_hung_reads_of_one_deployment_leave_threads_to_others() -> None:
         assert await in_thread(lambda: 42) == 42
 
     asyncio.run(run())
+
+
+def test_what_computes_is_not_taken_for_files_that_do_not_answer() -> None:
+    """It has as long as it takes, and so has what waits for one of its threads; what hangs then has not."""
+    release = threading.Event()
+
+    def compute() -> int:
+        until = time.thread_time() + 0.5
+        while time.thread_time() < until:
+            pass
+        return 42
+
+    async def run() -> None:
+        account.set(Account("large", 1, 0.2))
+        work = [in_thread(compute) for _ in range(PER_DEPLOYMENT + 1)]
+        assert await asyncio.gather(*work) == [42] * len(work)
+        with pytest.raises(UnansweredError, match="files of 'large' do not answer"):
+            await in_thread(release.wait)
+        with pytest.raises(TimeoutError):  # of the work itself
+            await in_thread(_time_out)
+
+    try:
+        asyncio.run(run())
+    finally:
+        release.set()
+
+
+def _time_out() -> None:
+    raise TimeoutError(errno.ETIMEDOUT, "a file server")
 
 
 def test_one_owner_has_not_all_threads() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -398,6 +399,60 @@ def test_a_link_among_the_images_is_named(lab: Bench, env: dict[str, str]) -> No
         tiny_qcow2(backing="images/innocent")
     )
     assert "/etc/shadow" in lab.run("trust", **env).out
+
+
+def test_what_was_found_harmless_is_judged_again_once_it_changes(lab: Bench, env: dict[str, str]) -> None:
+    """Also where size and times are as before, and a link or the folder of a link leads elsewhere."""
+    artefacts = lab.folder / "artefacts"
+    xml = next(artefacts.glob("*-domain.xml"))
+    text = xml.read_text()
+    time.sleep(0.03)  # what has just changed is not remembered
+    assert lab.run("trust", **env).status == 0
+    record = next((lab.root / "cache/kvm-compose/harmless").iterdir())
+    assert record.stat().st_mode & 0o777 == 0o600
+    assert str(xml) in record.read_text()
+    assert lab.run("trust", **env).status == 0
+    before = xml.stat()
+    xml.write_text(text.replace("<on_reboot>restart", "<on_reboot>rest/rt"))
+    os.utime(xml, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert xml.stat().st_size == before.st_size
+    assert "rest/rt" in lab.run("trust", **env).out
+    xml.write_text(text)
+    disk = next(artefacts.glob("*-cloud-init.img"))
+    content = disk.read_bytes()
+    outside = lab.root / "outside"
+    outside.mkdir()
+    (outside / disk.name).write_bytes(content)
+    time.sleep(0.03)
+    assert lab.run("trust", **env).status == 0
+    disk.unlink()
+    disk.symlink_to(outside / disk.name)
+    assert str(outside) in lab.run("trust", **env).out
+
+
+def test_a_verdict_of_another_user_or_another_version_does_not_count(lab: Bench, env: dict[str, str]) -> None:
+    edit(lab)
+    xml = next((lab.folder / "artefacts").glob("*-domain.xml"))
+    evil = xml.read_text()
+    edit(lab, "")
+    time.sleep(0.03)
+    assert lab.run("trust", **env).status == 0
+    record = next((lab.root / "cache/kvm-compose/harmless").iterdir())
+    xml.write_text(evil)
+    status = xml.stat()
+    listed = json.loads(record.read_text())
+    listed["files"][str(xml)][0] = [
+        status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino,
+    ]  # fmt: skip
+    record.write_text(json.dumps(listed))
+    assert lab.run("trust", **env).status == 0  # the record is believed
+    record.write_text(json.dumps(listed | {"code": "another"}))
+    assert lab.run("trust", **env).status == 3
+    record.write_text(json.dumps(listed))
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give the record to another user")
+    os.chown(record, 12345, -1)
+    assert lab.run("trust", **env).status == 3
 
 
 def test_a_pipe_in_the_place_of_the_xml_does_not_hang(lab: Bench, env: dict[str, str]) -> None:

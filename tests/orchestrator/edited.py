@@ -137,7 +137,9 @@ def draw(random: Random) -> Testbed:
     testbed = Testbed(hosts=list(HOSTS[: random.randint(1, 3)]))
     for _ in range(random.randint(1, 3)):
         testbed.bridges[testbed.new_name("br")] = random.choice(testbed.hosts)
-    testbed.external = next(iter(testbed.bridges)) if random.random() < 0.8 else None
+    if random.random() < 0.8:
+        testbed.external = next(iter(testbed.bridges))
+        testbed.bridges[testbed.external] = "one"  # where the NAT network is
     for _ in range(random.randint(0, 2)):
         _connect(testbed, random)
     for _ in range(random.randint(1, 4)):
@@ -250,7 +252,7 @@ def _remove_bridge(testbed: Testbed, random: Random) -> None:
 
 
 def _external(testbed: Testbed, random: Random) -> None:
-    names: list[str | None] = [*testbed.bridges]
+    names: list[str | None] = [name for name, host in testbed.bridges.items() if host == "one"]
     testbed.external = random.choice(names if testbed.clones else [*names, None])
 
 
@@ -301,8 +303,6 @@ def _remove_host(testbed: Testbed, random: Random) -> None:
         del testbed.bridges[name]
     testbed.clones = [each for each in testbed.clones if each not in gone]
     testbed.connections = [pair for pair in testbed.connections if not gone & set(pair)]
-    if testbed.external in gone:
-        testbed.external = next(iter(testbed.bridges))
 
 
 _EDITS = (

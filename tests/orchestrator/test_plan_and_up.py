@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -347,11 +348,13 @@ def test_a_guest_that_moves_is_named_once_beside_its_disk(fresh: Callable[[], La
 
 
 def test_an_external_bridge_elsewhere_than_the_nat_network_is_refused(fresh: Callable[[], Lab]) -> None:
+    """No build places it there; a state may have been built by an earlier version."""
     lab = fresh()
-    pin(lab, "br0", "two")
-    (refusal,) = planned(lab, Up()).refusals
-    assert "the external bridge br0 is placed on two, and the NAT network is on one" in refusal.message
     lab.bench.generate()
+    state = json.loads((lab.folder / "state.json").read_text())
+    (bridge,) = (each for each in state["network"]["bridges"] if each["name"] == "br0")
+    bridge["testbed_host"] = "two"
+    (lab.folder / "state.json").write_text(json.dumps(state, indent=2) + "\n")
     before = worlds(lab)
     assert lab.do(Up()).refused
     assert worlds(lab) == before

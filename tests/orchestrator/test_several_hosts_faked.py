@@ -82,6 +82,7 @@ LOOKING = {
     "foreign_domains", "foreign", "domains", "found_networks",
     "observe", "observe_bridges", "observe_links", "observe_management", "linked_folder", "foreign_ports",
     "pristine", "header", "measure", "signature", "leases", "snapshots",
+    "arp_answering", "answers",
 }  # fmt: skip
 
 

@@ -71,11 +71,11 @@ class Project:
         assert "Traceback" not in done.stderr, said
         return done
 
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
+    def start(self, *words: str, stderr: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         """Start a command in the background."""
         environment = [f"{key}={value}" for key, value in self.env.items()]
         return self.host.popen(
-            ["env", *environment, *self.argv(*words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ["env", *environment, *self.argv(*words)], stdout=subprocess.DEVNULL, stderr=stderr
         )
 
     def json(self, *words: str) -> Any:

@@ -103,6 +103,22 @@ def test_a_guest_that_sleeps_is_woken(lab: Lab) -> None:
     assert lab.project.inside("web", "hostname")
 
 
+def test_a_guest_restored_from_before_another_seed_is_entered(lab: Lab) -> None:
+    key = ("sh", "-c", "cat /etc/dropbear/*_host_key | sha256sum")
+    before = lab.project.inside("web", "sudo", *key)
+    lab.project.run("snapshot", "create", "before")
+    lab.project.write("setup.sh", "true\n")
+    lab.edit("{name: micro}", "{name: micro, setup_script: setup.sh}")
+    lab.project.run("up")
+    lab.project.run("restart", "web")
+    assert lab.project.inside("web", "sudo", *key) != before
+    said = lab.project.run("snapshot", "restore", "before").stderr
+    assert "its seed has changed since" in said
+    assert lab.project.inside("web", "sudo", *key) == before
+    lab.project.run("restart", "web")
+    assert lab.project.inside("web", "sudo", *key) != before
+
+
 def test_a_guest_that_was_started_by_hand(lab: Lab) -> None:
     lab.host.virsh("destroy", "drift-web")
     lab.host.virsh("start", "drift-web")

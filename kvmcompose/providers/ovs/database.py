@@ -54,7 +54,7 @@ class PortRow(msgspec.Struct, frozen=True):
 
 
 class Database(msgspec.Struct, frozen=True):
-    """All bridges, whosever they are, with the project of each (None: of no project), and all ports."""
+    """All bridges with the project of each (None: of no project), and all ports."""
 
     owners: Mapping[str, str | None]
     bridges: Mapping[str, FoundBridge]

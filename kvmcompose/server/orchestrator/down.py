@@ -131,7 +131,7 @@ class TakeDown:
     async def _look(self, name: str, host: HostDrivers, found: Differences) -> bool:
         """Log what was found on a host; whether it answered, and has nothing of another main host."""
         try:
-            with self._log.step("guests", "look", host=name) as step:
+            with self._log.step("check", "check", host=name) as step:
                 if name in found.silent:
                     raise found.silent[name]
                 if host.blobs is not None:

@@ -88,7 +88,7 @@ def test_a_renamed_guest_can_have_moved() -> None:
     text = """\
 machines:
   - {{{name}, interfaces: [{{bridge: br0}}], docker: {{image: x}}}}
-network: {{bridges: [{bridges}{{name: br0}}], external_bridge: br0}}
+network: {{bridges: [{bridges}{{name: br0}}]}}
 """
     before = compile_text(text.format(name="name: alice", bridges=""), on=hosts(2))
     after = compile_text(text.format(name="name: bob, id: alice", bridges="{name: first}, "), on=hosts(2))

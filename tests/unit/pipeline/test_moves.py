@@ -106,9 +106,7 @@ def test_a_bridge_put_first_is_reported_with_its_lines() -> None:
         moves_text(found)
         == """\
 this edit also changes what it does not name:
-  bridge lan: host h0 -> h1
   bridge wan: host h1 -> h0
-  web: host h0 -> h1
   db: host h1 -> h0
   web: address 10.112.137.14/20 -> 10.87.249.14/20 (interface 0, on lan)
   web: gateway 10.112.128.1 -> 10.87.240.1 (interface 0, on lan)
@@ -118,7 +116,6 @@ to keep everything as it is, add these lines to kvm-compose.yaml:
 testbed_options:
   placement:
     pin:
-      lan: h0
       wan: h1
 network:
   bridges:

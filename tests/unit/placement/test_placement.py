@@ -125,3 +125,25 @@ def test_where_nothing_works_it_says_so() -> None:
     with pytest.raises(InputError) as caught:
         compile_text(lab([[0, 1]], 2, "round_robin"), on=on)
     assert "no strategy" in str(caught.value.problems[0].hint)
+
+
+@pytest.mark.parametrize("strategy", strategies())
+def test_the_external_bridge_is_on_the_main_host(strategy: str) -> None:
+    text = lab([[0], [1], [1, 2], [3]], 4, strategy).replace("bridges: [", "external_bridge: b2, bridges: [")
+    if strategy == "round_robin":
+        text = text.replace("interfaces: [{bridge: b1}, {bridge: b2}]", "interfaces: [{bridge: b2}]")
+    placement = placed(text, 3)
+    assert placement.segments["b2"] == "h0"
+    assert placement.guests["g2"] == "h0"
+    if strategy == "round_robin":  # the others are dealt as without it
+        assert placement.segments == {"b0": "h0", "b1": "h1", "b2": "h0", "b3": "h0"}
+
+
+def test_an_external_bridge_is_not_pinned_elsewhere() -> None:
+    text = lab([[0], [1, 2]], 3, "pack").replace("bridges: [", "external_bridge: b2, bridges: [")
+    pinned = text.replace("load_balancing: pack", "load_balancing: pack, placement: {pin: {g1: h1}}")
+    with pytest.raises(InputError) as caught:
+        placed(pinned, 2)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.path) == ("placement-conflict", "testbed_options.placement.pin.g1")
+    assert "the NAT network, which is on the main host, 'h0'" in problem.message
