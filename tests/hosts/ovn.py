@@ -18,21 +18,26 @@ DATABASES = {
 def start_central(folder: Path) -> None:
     """Start both databases and ovn-northd. The databases are on disk, and outlive a reboot."""
     RUN.mkdir(exist_ok=True)
-    for short, (schema, name, table) in DATABASES.items():
-        database = STATE / f"ovn{short}_db.db"
-        if not database.exists():
-            daemons.run(["ovsdb-tool", "create", str(database), str(SCHEMAS / schema)])
-        keys = ("private_key", "certificate", "ca_cert")
-        daemons.run([
-            "ovsdb-server", str(database), f"--remote=punix:{RUN}/ovn{short}_db.sock",
-            f"--remote=db:{name},{table},connections",
-            *(f"--{key.replace('_', '-')}=db:{name},SSL,{key}" for key in keys),
-            f"--unixctl={RUN}/ovn{short}_db.ctl", f"--pidfile={RUN}/ovn{short}_db.pid", "--detach",
-            f"--log-file={folder / f'ovn{short}.log'}", "-vconsole:off",
-        ])  # fmt: skip
+    for short in DATABASES:
+        start_database(short, folder)
     daemons.run(["ovn-nbctl", "init"])
     daemons.run(["ovn-sbctl", "init"])
     start_northd(folder)
+
+
+def start_database(short: str, folder: Path) -> None:
+    schema, name, table = DATABASES[short]
+    database = STATE / f"ovn{short}_db.db"
+    if not database.exists():
+        daemons.run(["ovsdb-tool", "create", str(database), str(SCHEMAS / schema)])
+    keys = ("private_key", "certificate", "ca_cert")
+    daemons.run([
+        "ovsdb-server", str(database), f"--remote=punix:{RUN}/ovn{short}_db.sock",
+        f"--remote=db:{name},{table},connections",
+        *(f"--{key.replace('_', '-')}=db:{name},SSL,{key}" for key in keys),
+        f"--unixctl={RUN}/ovn{short}_db.ctl", f"--pidfile={RUN}/ovn{short}_db.pid", "--detach",
+        f"--log-file={folder / f'ovn{short}.log'}", "-vconsole:off",
+    ])  # fmt: skip
 
 
 def start_northd(folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from driven import inside
 
 from hosts import TestHost, TestHosts
+from hosts import ovn as daemons
 from kvmcompose.core.northbound import Row, RowRef
 from kvmcompose.core.ovn_hosts import ChassisSpec, Identity, Outside
 from kvmcompose.hosts.errors import DriverError
@@ -248,6 +251,29 @@ async def reach_by_tls(ip: str) -> None:
 
 def test_databases_are_reached_by_tls_at_the_member_that_answers(hosts: TestHosts) -> None:
     inside(hosts[0], reach_by_tls, ip=hosts[0].address)
+
+
+async def survive_the_database(folder: str) -> None:
+    ovn = OvnNorthbound()
+    before = await ovn.observe(MARK)
+    await LocalRunner("h1").run(["sh", "-c", "kill -9 $(cat /run/ovn/ovnnb_db.pid)"])
+    await asyncio.sleep(0.5)
+    begun = time.monotonic()
+    with pytest.raises(DriverError, match="northbound database does not answer: Connection refused"):
+        await ovn.observe(MARK)
+    assert time.monotonic() - begun < 10
+    daemons.start_database("nb", Path(folder))
+    assert await ovn.observe(MARK) == before
+    rows = [
+        port(f"many-{number}", f"02:00:00:00:01:{number:02x}", f"10.7.0.{number}") for number in range(20)
+    ]
+    await asyncio.gather(*(ovn.change(RowChange(mark=MARK, put=(row,))) for row in rows))
+    assert len((await ovn.observe(MARK)).rows) == len(before.rows) + 20
+    await ovn.close()
+
+
+def test_a_database_that_is_killed_is_said_at_once_and_used_when_it_is_back(hosts: TestHosts) -> None:
+    inside(hosts[0], survive_the_database, folder=hosts[0].folder)
 
 
 async def foreign_settings() -> None:

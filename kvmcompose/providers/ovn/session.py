@@ -155,6 +155,8 @@ class Session:
         with self._guard:
             if self._connection is None:
                 self._connection = self._connect()
+            elif not wire.is_connected(self._connection.idl):
+                self._answering(self._remote())  # otherwise each call would wait for its time limit
             return self._connection
 
     def _connect(self) -> Any:

@@ -118,3 +118,8 @@ def stored(row: Any, column: str) -> Any:
 def columns(row: Any) -> Iterable[str]:
     """Return the columns that the server has sent: all others have their default values."""
     return dict.keys(row._data)  # noqa: SLF001 (as above)
+
+
+def is_connected(idl: Any) -> bool:
+    """Return whether a replica is connected at the moment; it connects again by itself."""
+    return bool(idl._session.is_connected())  # noqa: SLF001 (there is no other way to ask)
