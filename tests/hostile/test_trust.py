@@ -305,13 +305,25 @@ def edit(bench: Bench, text: str = "<emulator>/opt/evil</emulator>") -> None:
     xml.write_text(re.sub("(<emulator>.*?</emulator>)?</devices>", f"{text}</devices>", xml.read_text()))
 
 
-@pytest.mark.parametrize("case", sorted(set(PEACEFUL) - {"host-nics", "disks"}))
+@pytest.mark.parametrize("case", sorted(set(PEACEFUL) - {"host-nics", "disks", "ovn-three-hosts"}))
 def test_a_peaceful_lab_notices_nothing(tmp_path: Path, env: dict[str, str], case: str) -> None:
     bench = golden_bench(tmp_path, case)
     bench.generate()
     ran = bench.run("trust", **env)
     assert (ran.status, ran.out) == (0, "")
     assert not (tmp_path / "state").exists()
+
+
+def test_of_a_network_of_ovn_only_the_host_s_own_interface_is_listed(
+    tmp_path: Path, env: dict[str, str]
+) -> None:
+    bench = golden_bench(tmp_path, "ovn-three-hosts")
+    bench.generate()
+    ran = bench.run("trust", **env)
+    assert ran.status == 3
+    assert "port probe" in ran.out
+    assert ran.out.count("interface of the host") == ran.out.count("10.0.0.250") == 1
+    assert not {"XML", "provider network", "file"} & set(ran.out.split())
 
 
 def test_the_list_names_it_and_the_status_tells(lab: Bench, env: dict[str, str]) -> None:
