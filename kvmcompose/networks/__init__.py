@@ -183,8 +183,9 @@ def check_management(
     yield Complaint(
         code="bad-value",
         path=("testbed_options", "management"),
-        message=f"the network dialect {dialect_name!r} has no management ports",
+        message=f"guests of the network dialect {dialect_name!r} cannot be reached by management ports",
         wanted="false",
+        hint="they exist for the dialect 'bridges'",
     )
 
 

@@ -152,6 +152,20 @@ def test_ssh_reads_awkward_paths_as_they_are_and_runs_nothing(tmp_path: Path, pa
     assert not (tmp_path / "marker").exists()
 
 
+@pytest.mark.parametrize("folder", ["plain", "a b", "100%h", "it's $(touch marker)`touch marker`"])
+def test_the_proxy_command_is_these_words_whatever_is_in_them(tmp_path: Path, folder: str) -> None:
+    guest = msgspec.convert({**ACCESS, "via": None, "through_server": True}, GuestAccess)
+    script = "import sys, pathlib; pathlib.Path('said').write_text(repr(sys.argv[1:]))"
+    proxy = [sys.executable, "-c", script, folder]
+    config = tmp_path / "config"
+    config.write_text(ssh_config([guest], proxy))
+    for argv in (["-F", str(config), "web"], [*ssh_options(guest, proxy), "--", destination(guest)]):
+        subprocess.run(["ssh", *argv, "true"], capture_output=True, cwd=tmp_path, check=False, timeout=30)  # noqa: S607
+        assert (tmp_path / "said").read_text() == repr([folder, guest.name])
+        (tmp_path / "said").unlink()
+    assert not (tmp_path / "marker").exists()
+
+
 def test_another_host_is_reached_by_words_that_are_no_options() -> None:
     argv = through(HostAccess(address="192.0.2.1", user="root", identity_file="/keys/a b %h"), ["virsh"])
     assert argv[argv.index("--") + 1] == "root@192.0.2.1"

@@ -168,3 +168,20 @@ def test_a_state_that_no_build_wrote_is_refused(change: dict[str, Any]) -> None:
     state["network"]["management_ports"][0] |= change
     with pytest.raises(KvmComposeError):
         read_state(json.dumps(state).encode(), SCHEMAS)
+
+
+def test_a_dialect_without_management_ports_says_so() -> None:
+    text = """\
+machines:
+  - name: web
+    network: [{switch: sw0, ip: 10.0.0.5}]
+    libvirt: {cpus: 1, memory_mb: 64, libvirt_type: {cloud_image: {name: debian_12}}}
+network:
+  ovn:
+    switches: {sw0: {subnet: 10.0.0.0/24}}
+testbed_options: {management: true}
+"""
+    with pytest.raises(InputError) as caught:
+        compile_text(text)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.path) == ("bad-value", "testbed_options.management")
