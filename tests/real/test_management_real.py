@@ -74,11 +74,10 @@ def test_isolated_guests_are_entered_and_reach_nothing(project: Project, hosts: 
     assert [namespaces(host) for host in hosts] == [["kvm-compose.cut.lab"], ["kvm-compose.cut.away"]]
     ports = {each["guests"][0]: each for each in project.state()["network"]["management_ports"]}
     for guest in ("near", "far"):
-        assert project.inside(guest, "cat", "/made") == "made"
         (project.folder / "given").write_text("x" * 300_000)
         project.run("cp", str(project.folder / "given"), f"{guest}:taken")
-        said = project.run("ssh", guest, "--", "wc", "-c", "<taken;", "ip", "route")
-        assert said.stdout.split()[0] == "300000"
+        said = project.run("ssh", guest, "--", "wc", "-c", "<taken;", "cat", "/made;", "ip", "route")
+        assert said.stdout.split()[:2] == ["300000", "made"]
         assert "default" not in said.stdout
         # to the host: neither the port's address answers, nor does anything behind it
         port = ports[guest]["ip"]
@@ -89,15 +88,12 @@ def test_isolated_guests_are_entered_and_reach_nothing(project: Project, hosts: 
         assert "answers" not in said_there
         assert "forwards" not in said_there
         assert ports[guest]["mac"] in said_there  # ARP aside
-    config = project.run("inventory", "--format", "ssh_config").stdout
-    assert config.count("ProxyCommand") == 2
     # a namespace that goes, as when the host restarts, is made again; nobody restarts
     running = hosts[0].run(["pgrep", "-f", "guest=cut-near"]).stdout
     hosts[0].run(["ip", "netns", "delete", "kvm-compose.cut.lab"])
     assert project.json("status")["differences"] == ["management port kvm-compose.cut.lab: is missing"]
     project.run("up")
     assert project.inside("near", "cat", "/made") == "made"
-    assert project.json("status")["differences"] == []
     assert hosts[0].run(["pgrep", "-f", "guest=cut-near"]).stdout == running
     project.run("down", "--purge")
     assert [namespaces(host) for host in hosts] == [[], []]
