@@ -17,7 +17,7 @@ from kvmcompose.providers.iplink.interface import Links
 from kvmcompose.providers.libvirt.interface import Hypervisor
 from kvmcompose.providers.netns.interface import ManagementPorts
 from kvmcompose.providers.ovn.interface import Northbound, Southbound
-from kvmcompose.providers.ovs.chassis import Chassis
+from kvmcompose.providers.ovs.chassis import HostChassis
 from kvmcompose.providers.ovs.host_ports import HostPorts
 from kvmcompose.providers.ovs.interface import Switches
 from kvmcompose.providers.ovs.outside import Outsides
@@ -43,7 +43,7 @@ class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
     links: Links
     disks: Disks
     captures: Captures
-    chassis: Chassis
+    chassis: HostChassis
     outsides: Outsides
     host_ports: HostPorts
     management: ManagementPorts

@@ -13,7 +13,7 @@ from kvmcompose.effects.capabilities import BOOT_SECTOR, PROBE_SECONDS, PROBE_SU
 from kvmcompose.effects.survey import ENOUGH_SPACE, Finding
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.providers.libvirt.interface import Hypervisor
-from kvmcompose.providers.ovs.chassis import Chassis
+from kvmcompose.providers.ovs.chassis import HostChassis
 from kvmcompose.providers.ovs.interface import Switches
 
 #: Programs with their packages (Debian's), the option that prints a version, and what needs them.
@@ -52,7 +52,7 @@ _LONGEST = 200
 
 
 async def survey_host(
-    host: Host, runner: CommandRunner, hypervisor: Hypervisor, switches: Switches, chassis: Chassis
+    host: Host, runner: CommandRunner, hypervisor: Hypervisor, switches: Switches, chassis: HostChassis
 ) -> list[Finding]:
     """Check everything; a host that cannot be reached has one finding."""
     try:
@@ -138,7 +138,7 @@ async def _open_vswitch(switches: Switches) -> Finding:
     return Finding(name="Open vSwitch", ok=True, detail="database and switch answer", needed_for="up")
 
 
-async def _ovn(host: Host, runner: CommandRunner, chassis: Chassis) -> Finding:
+async def _ovn(host: Host, runner: CommandRunner, chassis: HostChassis) -> Finding:
     """Check what networks of OVN require: the daemon, no other OVN, the address where tunnels end."""
     needs = "networks of OVN"
     name = "OVN controller"

@@ -20,14 +20,14 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.providers.ovn.central import OvnCentral
 from kvmcompose.providers.ovn.driver import OvnNorthbound
-from kvmcompose.providers.ovn.interface import Mark, RowChange
+from kvmcompose.providers.ovn.interface import RowChange, RowOwner
 from kvmcompose.providers.ovn.session import Tls
 from kvmcompose.providers.ovs.chassis import OvsChassis
 from kvmcompose.providers.ovs.outside import OvsOutsides
 
 pytestmark = pytest.mark.real
 
-MARK = Mark("lab", "here")
+MARK = RowOwner("lab", "here")
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ async def bring_in() -> None:
     with pytest.raises(DriverError, match="no chassis for three"):
         await ovn.in_force(number, {"h1": "h1", "h3": "three"}, 0.3)
     with pytest.raises(DriverError, match="belongs to the project lab of another main host: here"):
-        await ovn.change(RowChange(mark=Mark("lab", "elsewhere"), put=ROWS[:1]))
+        await ovn.change(RowChange(mark=RowOwner("lab", "elsewhere"), put=ROWS[:1]))
     bad = Row(ref=RowRef("ACL", "x"), columns={"direction": "up"}, parent=switch(), parent_column="acls")
     with pytest.raises(DriverError, match="refuses the change: constraint violation: up is not one of"):
         await ovn.change(RowChange(mark=MARK, put=(bad,)))

@@ -15,7 +15,7 @@ from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.ovn.interface import FoundCentral
 from kvmcompose.providers.ovn.keys import make_authority, make_identity
-from kvmcompose.providers.ovn.session import Operation, Session
+from kvmcompose.providers.ovn.session import DatabaseSession, Operation
 
 PORT = 6642
 _ROLE = "ovn-controller"
@@ -32,7 +32,7 @@ class OvnCentral:
     """See ``Central`` in the interface. ``folder`` is where root has the keys."""
 
     def __init__(
-        self, runner: CommandRunner, south: Session, folder: str = "/var/lib/kvm-compose/.ovn"
+        self, runner: CommandRunner, south: DatabaseSession, folder: str = "/var/lib/kvm-compose/.ovn"
     ) -> None:
         self._runner = runner
         self._south = south

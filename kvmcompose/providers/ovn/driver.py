@@ -11,9 +11,9 @@ from typing import Any
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.ovn import wire
-from kvmcompose.providers.ovn.interface import FoundRows, LateError, Mark, RowChange
+from kvmcompose.providers.ovn.interface import FoundRows, LateError, RowChange, RowOwner
 from kvmcompose.providers.ovn.rows import found_rows, late, operations
-from kvmcompose.providers.ovn.session import Session, Tls
+from kvmcompose.providers.ovn.session import DatabaseSession, Tls
 
 #: Where ovn-ctl(8) puts the sockets: Debian's, and those of an OVN that was built by hand.
 _FOLDERS = ("/run/ovn", "/var/run/ovn", "/usr/local/var/run/ovn", "/run/openvswitch")
@@ -28,8 +28,8 @@ class OvnNorthbound:
 
     def __init__(self, northbound: str = "", southbound: str = "", tls: Tls | None = None) -> None:
         self._remote = _remote(northbound, NORTHBOUND_SOCKET)
-        self._north = Session("OVN's northbound database", "OVN_Northbound", self._remote, (), tls)
-        self.south = Session(
+        self._north = DatabaseSession("OVN's northbound database", "OVN_Northbound", self._remote, (), tls)
+        self.south = DatabaseSession(
             "OVN's southbound database",
             "OVN_Southbound",
             _remote(southbound, SOUTHBOUND_SOCKET),
@@ -47,7 +47,7 @@ class OvnNorthbound:
         await self._north.read(lambda _: None)
         await self.south.read(lambda _: None)
 
-    async def observe(self, mark: Mark) -> FoundRows:
+    async def observe(self, mark: RowOwner) -> FoundRows:
         return await self._north.read(lambda idl: found_rows(idl, mark))
 
     async def change(self, change: RowChange) -> int:

@@ -10,7 +10,7 @@ from kvmcompose.core.ovn_hosts import Identity
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeRow
-from kvmcompose.providers.ovn.interface import FoundCentral, FoundRows, Mark, RowChange
+from kvmcompose.providers.ovn.interface import FoundCentral, FoundRows, RowChange, RowOwner
 from kvmcompose.providers.ovn.rows import another_owner, late
 
 _ROW = "row"
@@ -28,7 +28,7 @@ class FakeNorthbound:
     async def check(self) -> None:
         await self._host.call("check_northbound")
 
-    async def observe(self, mark: Mark) -> FoundRows:
+    async def observe(self, mark: RowOwner) -> FoundRows:
         await self._host.call("observe_rows", mark.project)
         rows = self._host.world.ovn.rows.get(mark.project, {}).values()
         mine = (_row(each) for each in rows if each.owner == mark.owner)

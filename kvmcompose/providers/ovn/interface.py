@@ -28,7 +28,7 @@ class LateError(DriverError):
     """A change is in the database, and has not been carried out by all that have to."""
 
 
-class Mark(msgspec.Struct, frozen=True):
+class RowOwner(msgspec.Struct, frozen=True):
     """Whose rows are: a project of this name may also be another main host's (``owner``)."""
 
     project: str
@@ -51,7 +51,7 @@ class RowChange(msgspec.Struct, frozen=True, kw_only=True):
     Rows in ``put`` are inserted or, where they exist, become the same in all columns and their parent.
     """
 
-    mark: Mark
+    mark: RowOwner
     put: tuple[Row, ...] = ()
     removed: tuple[RowRef, ...] = ()
 
@@ -65,7 +65,7 @@ class Northbound(Protocol):
     async def check(self) -> None:
         """Raise DriverError when the database does not answer."""
 
-    async def observe(self, mark: Mark) -> FoundRows:
+    async def observe(self, mark: RowOwner) -> FoundRows:
         """Return all rows of a project, in one pass, whatever their number."""
 
     async def change(self, change: RowChange) -> int:

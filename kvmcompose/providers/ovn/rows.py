@@ -18,15 +18,15 @@ from kvmcompose.providers.ovn.interface import (
     ROW_KEY,
     FoundRows,
     LateError,
-    Mark,
     RowChange,
+    RowOwner,
 )
 from kvmcompose.providers.ovn.session import Operation
 
 _IDS = "external_ids"
 
 
-def found_rows(idl: Any, mark: Mark) -> FoundRows:
+def found_rows(idl: Any, mark: RowOwner) -> FoundRows:
     """Return a project's rows in a replica of the northbound database."""
     replica = _Replica(idl)
     rows: dict[RowRef, Row] = {}

@@ -69,7 +69,7 @@ class _Api(msgspec.Struct):
     idl: Any
 
 
-class Session:
+class DatabaseSession:
     """A connection to one database. ``remote`` finds its address, in the syntax of ovsdb(7).
 
     ``what`` is what the database is called in messages. Only ``tables`` are replicated, if given.

@@ -43,7 +43,7 @@ class FoundChassis(msgspec.Struct, frozen=True, kw_only=True):
     has_identity: bool = False
 
 
-class Chassis(Protocol):
+class HostChassis(Protocol):
     """One host's part in an OVN."""
 
     async def observe(self) -> FoundChassis:
@@ -120,7 +120,7 @@ def to_set(wanted: ChassisSpec, found: FoundChassis) -> dict[str, str]:
 
 
 class OvsChassis:
-    """See ``Chassis``: through ovs-vsctl(8)."""
+    """See ``HostChassis``: through ovs-vsctl(8)."""
 
     def __init__(self, runner: CommandRunner, folder: str = "/var/lib/kvm-compose/.ovn") -> None:
         """``folder`` is where the host has its TLS identity."""

@@ -16,7 +16,7 @@ from kvmcompose.providers.ovs.outside import FoundOutside, another_subnet
 
 
 class FakeHostChassis:
-    """See ``Chassis``."""
+    """See ``HostChassis``."""
 
     def __init__(self, host: SimulatedHost, name: str) -> None:
         self._host = host

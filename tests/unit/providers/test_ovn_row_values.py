@@ -12,10 +12,10 @@ import pytest
 from kvmcompose.core.northbound import Row, RowRef, normal
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.ovn.central import is_open
-from kvmcompose.providers.ovn.interface import Mark, RowChange
+from kvmcompose.providers.ovn.interface import RowChange, RowOwner
 from kvmcompose.providers.ovn.rows import found_rows, operations
 
-MARK = Mark("lab", "here")
+MARK = RowOwner("lab", "here")
 SWITCH = RowRef("Logical_Switch", "sw")
 
 

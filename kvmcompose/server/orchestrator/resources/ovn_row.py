@@ -17,7 +17,7 @@ from kvmcompose.core.northbound import Row, Value, normal
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.providers.ovn.interface import LateError, Mark, RowChange
+from kvmcompose.providers.ovn.interface import LateError, RowChange, RowOwner
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.resources._ovn import CHANGE, databases, is_main
 from kvmcompose.server.orchestrator.resources._view import View
@@ -55,8 +55,8 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     return [Found(ref=Ref(KINDS[0], str(row.ref), host.name), spec=row) for row in rows]
 
 
-async def _mark(view: View) -> Mark:
-    return Mark(view.context.project, await view.context.read_home())
+async def _mark(view: View) -> RowOwner:
+    return RowOwner(view.context.project, await view.context.read_home())
 
 
 def _with_chassis(row: Row, names: Mapping[str, str]) -> Row:
