@@ -78,7 +78,7 @@ def test_a_conflict_names_the_cause(
     )
     compiled = compile_text(text, on=hosts(1), files=MemoryFiles({"key", "key.pub"}))
     plan = dialect("bridges").network_plan(decode_state(encode_state(compiled.state)))
-    testbed: Any = SimpleNamespace(network_plan=plan, digests={})
+    testbed: Any = SimpleNamespace(network_plan=plan, digests={}, dynamic=())
     host: Any = SimpleNamespace(hypervisor=Taken())
     monkeypatch.setattr(libvirt_network, "network_xml", lambda *_: "")
     work: Any = SimpleNamespace(context=None, testbed=testbed)
