@@ -29,7 +29,7 @@ from kvmcompose.reachability.jsonrpc import JsonRpc
 GUESTS, NICS = 5, 2
 #: The next hops of the provider network, and the address outside that is asked.
 HOPS, OUTSIDE = ("172.16.1.1/24", "172.16.1.77/24"), "203.0.113.1"
-ROOTS = ("Logical_Switch", "Logical_Router")
+ROOTS = ("Logical_Switch", "Logical_Router", "Static_MAC_Binding")
 #: When packets are sent again, and when what has not arrived never will, in seconds.
 AGAIN, DEADLINE = (0.3, 0.7), 1.5
 STEP_SECONDS = 30
@@ -134,8 +134,21 @@ class Network:
         self._southbound = JsonRpc(Path("/run/ovn/ovnsb_db.sock"), STEP_SECONDS)
         self._generation = 100
 
-    def load(self, inserts: list[Any], nics: list[dict[str, Any]]) -> None:
-        """Bring rows into force, and give guests their interfaces."""
+    def load(self, inserts: list[Any], nics: list[dict[str, Any]], neighbours: list[list[str]]) -> None:
+        """Bring rows into force, and give guests their interfaces.
+
+        Routers are given the MAC address of the outside: when networks follow each other this fast, they do
+        not always learn it in time.
+        """
+        mac = Path("/sys/class/net/br-ex/address").read_text().strip()
+        inserts += [
+            {
+                "op": "insert",
+                "table": "Static_MAC_Binding",
+                "row": {"logical_port": port, "ip": address, "mac": mac},
+            }
+            for port, address in neighbours
+        ]
         self.transact([*({"op": "delete", "table": table, "where": []} for table in ROOTS), *inserts])
         self.attach(nics)
         if not any(self.is_in_force() for _ in range(3)):
@@ -325,7 +338,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         began = time.monotonic()
-        network.load(request["inserts"], request["nics"])
+        network.load(request["inserts"], request["nics"], request["neighbours"])
         loaded = time.monotonic()
         answered = Probes([(*each,) for each in request["questions"]]).answers()
         took = {"load": loaded - began, "probe": time.monotonic() - loaded}

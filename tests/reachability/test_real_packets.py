@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ovn_lab import OUTSIDE, Lab
 
 from kvmcompose.core.expectation import INTERNET, PING, Traffic
-from kvmcompose.reachability.oracle import OvnOracle
+from kvmcompose.reachability.oracle import OvnOracle, outside_neighbours
 from kvmcompose.reachability.rows import insertion
 
 pytestmark = [pytest.mark.real, pytest.mark.long]
@@ -65,7 +65,12 @@ class RealPackets:
             [spaces[source], address, spaces[target], own, probe.protocol, probe.port]
             for source, address, target, own, probe in questions
         ]
-        request = {"inserts": insertion(lab.rows)[2:], "nics": nics, "questions": asked}
+        request = {
+            "inserts": insertion(lab.rows)[2:],
+            "nics": nics,
+            "neighbours": [(each.router_port, each.address) for each in outside_neighbours(lab.rows)],
+            "questions": asked,
+        }
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
