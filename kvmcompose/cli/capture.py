@@ -1,4 +1,4 @@
-"""``kvm-compose capture``: captures packets of a guest or a bridge."""
+"""``kvm-compose capture``: captures packets of a guest, a bridge, or a logical switch or port."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kvmcompose.monitor.console import Console
 
 NAME = "capture"
-HELP = "capture the packets of a guest or a bridge, on any host"
+HELP = "capture the packets of a guest, a bridge or a logical switch, on any host"
 EXAMPLE = """\
 examples:
   kvm-compose capture server                                print packets
@@ -30,6 +30,8 @@ examples:
   kvm-compose capture server --interface br1 -w server.pcap
   kvm-compose capture br0 -w - | wireshark -k -i -          everything that passes a bridge
   kvm-compose capture br0 --count 100 --snaplen 96 -w heads.pcap
+  kvm-compose capture sw0 -w sw0.pcap                       a logical switch, on all hosts
+  kvm-compose capture sw0-server-0                          a logical port
 
 Ctrl-C ends the capture, with status 0 and a complete file.
 """
@@ -42,14 +44,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_server_options(parser)
     target = parser.add_argument(
-        "target", metavar="GUEST|BRIDGE", help="a guest, a bridge, or the NAT network (PROJECT-network)"
+        "target",
+        metavar="GUEST|BRIDGE|SWITCH|PORT",
+        help="a guest, a bridge, a logical switch or port, or the NAT network (PROJECT-network)",
     )
-    target.completer = complete_guests  # type: ignore[attr-defined] # argcomplete looks for it
+    target.completer = _complete  # type: ignore[attr-defined] # argcomplete looks for it
     parser.add_argument(
         "-i",
         "--interface",
-        metavar="N|BRIDGE",
-        help="the interface, for a guest with several: its number, from 0, or its bridge",
+        metavar="N|BRIDGE|SWITCH",
+        help="the interface, for a guest with several: its number, from 0, or its bridge or switch",
     )
     parser.add_argument("--filter", metavar="EXPRESSION", help="a pcap-filter(7) expression, as for tcpdump")
     parser.add_argument(
@@ -66,6 +70,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="capture only the first BYTES of each packet (default: 262144)",
     )
     parser.add_argument("-c", "--count", type=_count, metavar="N", help="stop after this number of packets")
+
+
+def _complete(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
+    """Return the names of guests, bridges and logical switches, for the shell."""
+    from kvmcompose.client.built_project import segments_of
+
+    return [*complete_guests(parsed_args), *segments_of(parsed_args.directory)]
 
 
 def _snaplen(text: str) -> int:
@@ -125,7 +136,10 @@ def _wanted(arguments: argparse.Namespace) -> Capture:
     """Return the request. Raises InputError for invalid arguments."""
     from kvmcompose.core.commands import FILTER_PATTERN, MAX_SNAPLEN, TARGET_PATTERN, Capture
 
-    for what, name in (("a guest or bridge", arguments.target), ("an interface", arguments.interface)):
+    for what, name in (
+        ("a guest, bridge or logical switch", arguments.target),
+        ("an interface", arguments.interface),
+    ):
         if name is not None and not re.match(TARGET_PATTERN, name):
             raise usage_error(f"{name!r} is not a valid name of {what}")
     if arguments.filter and not re.match(FILTER_PATTERN, arguments.filter):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.names import PROJECT_NAME, project_name_from
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 
@@ -25,6 +26,20 @@ def read_built(folder: Path) -> BuiltProject | None:
         )
     except (OSError, msgspec.MsgspecError):
         return None
+
+
+def segments_of(folder: Path) -> list[str]:
+    """Return the bridges or logical switches of what was built in a folder, as far as it can be read."""
+    from kvmcompose.core.state import decode_state  # noqa: PLC0415 (only a shell's completion needs them)
+    from kvmcompose.networks import dialect, logical_targets  # noqa: PLC0415
+
+    try:
+        state = decode_state(read_regular(folder / "state.json", limit=DOCUMENT_LIMIT))
+        bridges = dialect(state.network["dialect"]).network_plan(state).bridges
+        switches = [each.switch for each in logical_targets(state).values() if each.port is None]
+    except (OSError, LookupError, ValueError, StopIteration, msgspec.MsgspecError, KvmComposeError):
+        return []
+    return [*(each.segment for each in bridges), *dict.fromkeys(switches)]
 
 
 def name_of(folder: Path) -> str:

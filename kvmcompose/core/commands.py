@@ -23,8 +23,9 @@ HOST_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$(?!\n)"
 _HIDDEN = r"\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
 _SPACES = r"\u0020\u00a0\u2000-\u200d\u202f\u205f-\u2065\u206a-\u206f\u3000"
 SNAPSHOT_PATTERN = rf'^[^{_HIDDEN}{_SPACES}/"\\.-]([^{_HIDDEN}/"\\]{{0,61}}[^{_HIDDEN}{_SPACES}/"\\])?$(?!\n)'
-#: What to capture: a guest, one of its interfaces, a bridge. Both patterns are for query parameters of a URL.
-TARGET_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$(?!\n)"
+#: What to capture: a guest, one of its interfaces, a bridge, a logical switch or port, whose name may consist
+#: of those of project, switch and guest. Both patterns are for query parameters of a URL.
+TARGET_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,190}$(?!\n)"
 FILTER_PATTERN = r"^[ -~]{1,1024}$(?!\n)"
 #: The limits of tcpdump(8): bytes of a packet (also its default), and packets.
 MAX_SNAPLEN = 262144
@@ -52,7 +53,7 @@ _MEANINGS = {
     GUEST_PATTERN: "the name of a guest: at most 63 of a-z, 0-9 and hyphens, a letter first",
     HOST_PATTERN: "the name of a host: at most 63 letters, digits, dots, underscores and hyphens",
     SNAPSHOT_PATTERN: SNAPSHOT_NAMES,
-    TARGET_PATTERN: "the name of a guest, a bridge or a network",
+    TARGET_PATTERN: "the name of a guest, a bridge, a network, a logical switch or port",
     FILTER_PATTERN: "at most 1024 printable ASCII characters",
     ARGUMENT_PATTERN: "text without NUL characters",
 }

@@ -143,6 +143,27 @@ class LibvirtNetwork(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     subnet_is_derived: bool
 
 
+class Tap(msgspec.Struct, frozen=True, gc=False):
+    """An interface on a host, on ``bridge``: the logical port ``port`` of a guest or of the host."""
+
+    host: str
+    name: str
+    bridge: str
+    port: str
+    guest: str | None = None
+
+
+class LogicalTarget(msgspec.Struct, frozen=True, gc=False):
+    """What a name of a logical switch or port means: ``taps`` are the interfaces on hosts that belong to it.
+
+    ``port`` is None for the switch itself. Ports of routers and provider networks have no interface.
+    """
+
+    switch: str
+    port: str | None
+    taps: tuple[Tap, ...]
+
+
 class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What a testbed's network needs on its hosts.
 

@@ -15,6 +15,7 @@ A module offers:
 ``privileges(state, ...)``        what it reaches on the hosts beyond the testbed's own, likewise
 ``keeper(before, logical)``       finds the lines that keep addresses when the YAML changes; optional
 ``drawing(placed)``               the picture of a network that is not of bridges on hosts; optional
+``logical_targets(state)``        the logical switches and ports by their names, for captures; optional
 ``gateways(logical)``             the host of each port of a router that has one; optional
 ``connectivity(logical)``         knows what reaches what (an ``Oracle``), for ``check``; or the next two
 ``northbound(state)``             the rows of OVN's northbound database that the network is made of
@@ -31,7 +32,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from kvmcompose.core.artefact import Artefact
-from kvmcompose.core.deployable import NetworkPlan
+from kvmcompose.core.deployable import LogicalTarget, NetworkPlan
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import (
     Attachment,
@@ -158,6 +159,12 @@ def keeper(before: State, logical: LogicalTestbed) -> AddressKeeper:
     """
     make = getattr(dialect(logical.dialect), "keeper", None)
     return _NoKeeper() if make is None else cast(AddressKeeper, make(before, logical))
+
+
+def logical_targets(state: State) -> dict[str, LogicalTarget]:
+    """Return logical switches and ports by their names; the state's network is plain data."""
+    find = getattr(dialect(state.network["dialect"]), "logical_targets", None)
+    return {} if find is None else cast(dict[str, LogicalTarget], find(state))
 
 
 def drawing(placed: PlacedTestbed) -> Drawing | None:

@@ -26,8 +26,19 @@ from kvmcompose.networks._ovn_drawing import drawing, gateways
 from kvmcompose.networks._ovn_model import OvnNetwork, OvnState
 from kvmcompose.networks._ovn_northbound import northbound
 from kvmcompose.networks._ovn_places import row_path
+from kvmcompose.networks._ovn_taps import logical_targets
 
-__all__ = ["INTERFACES", "attachments", "drawing", "gateways", "northbound", "parse", "row_path", "scaled"]
+__all__ = [
+    "INTERFACES",
+    "attachments",
+    "drawing",
+    "gateways",
+    "logical_targets",
+    "northbound",
+    "parse",
+    "row_path",
+    "scaled",
+]
 
 INTERFACES = "network"
 attachments = _ovn_parse.attachments

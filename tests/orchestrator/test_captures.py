@@ -32,7 +32,8 @@ def capture(lab: Lab, target: str, interface: str | None = None, *, packets: int
 
     before = len(lab.drivers.calls)
     assert asyncio.run(run()).startswith(PCAP)
-    return [call for call in lab.drivers.calls[before:] if call.startswith(("capture", "mirror"))]
+    calls = lab.drivers.calls[before:]
+    return [call for call in calls if call.rpartition("/")[2].startswith(("capture", "mirror"))]
 
 
 PROXY = "  - {name: proxy, interfaces: [{bridge: br0}], docker: {image: nginx}}\n"
