@@ -36,6 +36,7 @@ from kvmcompose.effects.stat_cache import Remembered, StatCache
 from kvmcompose.images.store import default_store, read_catalogue
 from kvmcompose.pipeline.compile import Compiled, compile_project, understand
 from kvmcompose.pipeline.hints import exposed_key_warnings, secret_warnings
+from kvmcompose.pipeline.logical import InputFile
 from kvmcompose.render.templates import Templates
 
 #: Folders that builds write to; a lab may have links in their place.
@@ -114,6 +115,10 @@ class Project:
     def compiled(self) -> Compiled:
         """The result of compiling the two files. Raises InputError with all problems."""
         return compile_project(self.testbed, self._config, schemas(), self.settings, self.files)
+
+    def compiled_from(self, testbed: InputFile) -> Compiled:
+        """Compile another YAML in this project. Raises InputError with all problems."""
+        return compile_project(testbed, self._config, schemas(), self.settings, self.files)
 
     @cached_property
     def logical(self) -> tuple[LogicalTestbed, tuple[Problem, ...]]:

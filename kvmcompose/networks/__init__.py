@@ -15,6 +15,7 @@ A module offers:
 ``privileges(state, ...)``        what it reaches on the hosts beyond the testbed's own, likewise
 ``keeper(before, logical)``       finds the lines that keep addresses when the YAML changes; optional
 ``drawing(placed)``               the picture of a network that is not of bridges on hosts; optional
+``as_ovn(logical, state)``        the same network in OVN's dialect; optional
 ``logical_targets(state)``        the logical switches and ports by their names, for captures; optional
 ``gateways(logical)``             the host of each port of a router that has one; optional
 ``connectivity(logical)``         knows what reaches what (an ``Oracle``), for ``check``; or the next two
@@ -62,6 +63,20 @@ class Drift(msgspec.Struct, frozen=True):
     def key(self) -> tuple[str, int]:
         """The guest's name and the interface's number."""
         return self.guest, self.index
+
+
+class AsOvn(msgspec.Struct, frozen=True):
+    """A network of OVN, and what follows for guests.
+
+    ``switch_of`` has the switch of each bridge, ``section`` is the ``network`` section as plain data.
+    ``static`` are addresses of interfaces whose ``dynamic`` has no counterpart, by guest and number.
+    ``notes`` are warnings, with paths in the YAML of bridges.
+    """
+
+    switch_of: dict[str, str]
+    section: dict[str, Any]
+    static: dict[tuple[str, int], str]
+    notes: tuple[Complaint, ...]
 
 
 class AddressKeeper(Protocol):
@@ -159,6 +174,12 @@ def keeper(before: State, logical: LogicalTestbed) -> AddressKeeper:
     """
     make = getattr(dialect(logical.dialect), "keeper", None)
     return _NoKeeper() if make is None else cast(AddressKeeper, make(before, logical))
+
+
+def as_ovn(logical: LogicalTestbed, state: State) -> AsOvn | None:
+    """Return a network in OVN's dialect, with the addresses of the state; None if it cannot be converted."""
+    convert = getattr(dialect(logical.dialect), "as_ovn", None)
+    return None if convert is None else cast(AsOvn, convert(logical, state))
 
 
 def logical_targets(state: State) -> dict[str, LogicalTarget]:

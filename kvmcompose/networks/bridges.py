@@ -28,6 +28,7 @@ from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.state import Interface, State
 from kvmcompose.networks import (
     _addresses,
+    _as_ovn,
     _connectivity,
     _hold,
     _management,
@@ -53,6 +54,7 @@ def _attachment(entry: dict[str, Any]) -> Attachment:
 
 
 INTERFACES = "interfaces"
+as_ovn = _as_ovn.as_ovn
 
 
 def attachments(machine: dict[str, Any]) -> tuple[Attachment, ...]:

@@ -21,16 +21,18 @@ from kvmcompose.core.document import Path
 from kvmcompose.core.errors import Complaint, ComplaintsError, RefusedError
 from kvmcompose.core.model import LogicalTestbed, Placement
 from kvmcompose.placement._capacity_check import check, used_by
-from kvmcompose.placement._constraints import PLACEMENT, Names, check_constraints
+from kvmcompose.placement._constraints import PLACEMENT, Names, check_constraints, names_in
 from kvmcompose.placement._everywhere import guests_only, one_by_one
 from kvmcompose.placement._follow import guests_follow, segments_of
 from kvmcompose.placement._groups import GUEST, inseparable
 
 __all__ = [
+    "PLACEMENT",
     "Names",
     "check_constraints",
     "guests_follow",
     "inseparable",
+    "names_in",
     "one_by_one",
     "place",
     "segments_of",

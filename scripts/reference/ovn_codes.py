@@ -58,6 +58,28 @@ _NAT = "{nat_type: snat, external_ip: 172.16.1.200, logical_ip: 10.0.0.0/16}"
 _RULE = "{direction: to-lport, priority: 100, match: tcp.dst == 80, action: allow-related}"
 
 OVN_CODES: dict[str, tuple[str, Example | None]] = {
+    "no-counterpart": (
+        "A warning of `convert`: logical switches do not have this, or it becomes something else.",
+        Example(
+            yaml=(("{name: br0}", "{name: br0, controller: 'tcp:192.0.2.1:6653'}"),),
+            argv=("convert", "-o", "ovn.yaml"),
+        ),
+    ),
+    "not-bridges": (
+        "`convert` needs a testbed with bridges.",
+        Example(yaml=((BASE, NETWORK),), argv=("convert", "-o", "ovn.yaml")),
+    ),
+    "shared-by-alias": (
+        "An alias repeats interfaces, and `convert` would have to write them differently in the two places.",
+        Example(
+            yaml=(
+                ("interfaces: [{bridge: br0}]", "interfaces: &nics [{bridge: br0, ip: dynamic}]"),
+                ("interfaces: [{bridge: br1}]", "interfaces: *nics"),
+                ("  external_bridge: br0\n", ""),
+            ),
+            argv=("convert", "-o", "ovn.yaml"),
+        ),
+    ),
     "bad-match": (
         (
             "The `match` of a rule is not an expression of OVN, or names a port that the switch does not "
