@@ -57,11 +57,12 @@ def convert(
             )
         ])  # fmt: skip
     conversion = _Conversion(testbed, compiled, plan)
+    name = f"converted {testbed.name}"  # of which the lines are, if there are problems
     text = conversion.text({})
-    changed = _changed(compiled, compile_text(InputFile(testbed.name, text.encode())))
+    changed = _changed(compiled, compile_text(InputFile(name, text.encode())))
     if changed:
         text = conversion.text(changed)
-        changed = _changed(compiled, compile_text(InputFile(testbed.name, text.encode())))
+        changed = _changed(compiled, compile_text(InputFile(name, text.encode())))
     notes = [*plan.notes, *conversion.notes, *_differences(logical, changed, plan)]
     return Converted(text, tuple(documents.problem(each) for each in dict.fromkeys(notes)))
 
@@ -113,6 +114,7 @@ class _Conversion:
             for machine in {guest.machine.index: guest.machine for guest in self._logical.guests}.values():
                 self._machine(edits, machine, changed)
             self._placement(edits)
+            self._management(edits)
             edits.replace(("network",), self._plan.section)
         except SharedError as error:
             raise InputError([
@@ -238,6 +240,13 @@ class _Conversion:
             longer = [names for names in lists if len(names) > 1]
             rewritten |= {key: longer} if longer else {}
         edits.replace(PLACEMENT, rewritten)
+
+    def _management(self, edits: TextEdits) -> None:
+        path: Path = ("testbed_options", "management")
+        if self._logical.management is not None:
+            edits.replace(path, value=False)
+            message = "logical networks have no management ports: guests are reached by their consoles"
+            self.notes.append(msgspec.structs.replace(_note(path, message), at_key=True))
 
     def _is_apart(self, number: int, names: Sequence[str], on: Mapping[str, Sequence[str]]) -> bool:
         """Return whether guests can take the place of bridges that are kept apart."""

@@ -140,6 +140,8 @@ def flow(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {flow(each)}" for key, each in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(flow, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, str) and (not _PLAIN.fullmatch(value) or value.lower() in _WORDS):
         return json.dumps(value, ensure_ascii=False)
     return str(value)

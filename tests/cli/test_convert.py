@@ -233,6 +233,19 @@ def test_aliases_are_followed_or_refused(tmp_path: Path) -> None:
     assert not refused.out
 
 
+def test_management_ports_are_left_out(tmp_path: Path) -> None:
+    text = (
+        f"machines: [{{name: a, interfaces: [{{bridge: b}}], {BODY}}}]\nnetwork: {{bridges: [{{name: b}}]}}\n"
+        "testbed_options:\n  management:\n    except: [a]\n"
+    )
+    bench = bench_of(tmp_path, text)
+    before = addresses(bench)
+    _, notes = converted(bench)
+    assert [shortened(note)[:42] for note in notes] == ["4:3 logical networks have no management po"]
+    assert bench.run("validate").status == 0
+    assert addresses(bench) == before
+
+
 def random_testbed(seed: int) -> str:
     """Bridges, some of them connected, and guests with up to three interfaces."""
     rng = random.Random(seed)  # noqa: S311 (a seeded test)
