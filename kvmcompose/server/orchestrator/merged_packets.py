@@ -11,6 +11,7 @@ import hashlib
 import struct
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -116,45 +117,52 @@ async def merged(
         async for chunk in capture:
             await queue.put((number, chunk))
 
-    begun = [asyncio.ensure_future(first(each)) for each in captures]
-    running: set[asyncio.Future[None]] = set()
+    begun = [asyncio.create_task(first(each)) for each in captures]
+    running: set[asyncio.Task[None]] = set()
     try:
         heads = await asyncio.gather(*begun)
-        running = {asyncio.ensure_future(follow(*each)) for each in enumerate(captures)}
+        running = {asyncio.create_task(follow(*each)) for each in enumerate(captures)}
         yield file_header(snaplen)
-        readers, once, written = [PacketReader() for _ in captures], Once(), 0
+        readers, once, left = [PacketReader() for _ in captures], Once(), count
         chunks = [*enumerate(heads)]
         while chunks:
-            for number, chunk in chunks:
-                for packet in readers[number].read(chunk):
-                    if once.is_new(number, packet):
-                        yield packet.record()
-                        written += 1
-                        if written == count:
-                            return
+            found = [
+                packet.record()
+                for number, chunk in chunks
+                for packet in readers[number].read(chunk)
+                if once.is_new(number, packet)
+            ][:left]
+            if found:
+                yield b"".join(found)
+            if left is not None:
+                left -= len(found)
+                if not left:
+                    return
             chunks = await _next(queue, running)
     finally:
-        for task in (*begun, *running):
+        tasks: list[asyncio.Task[Any]] = [*begun, *running]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*begun, *running, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(capture.aclose() for capture in captures), return_exceptions=True)
 
 
 async def _next(
-    queue: asyncio.Queue[tuple[int, bytes]], running: set[asyncio.Future[None]]
+    queue: asyncio.Queue[tuple[int, bytes]], running: set[asyncio.Task[None]]
 ) -> list[tuple[int, bytes]]:
     """Return the next chunk; none once all captures have ended. Raises what one of them raised."""
-    while queue.empty():
+    while True:
+        for task in [each for each in running if each.done()]:
+            running.discard(task)
+            task.result()
+        if not queue.empty():
+            return [queue.get_nowait()]
         if not running:
             return []
-        waiting = asyncio.ensure_future(queue.get())
+        waiting = asyncio.create_task(queue.get())
         try:
             await asyncio.wait({waiting, *running}, return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():
                 return [waiting.result()]
         finally:
             waiting.cancel()
-        for task in [each for each in running if each.done()]:
-            running.discard(task)
-            task.result()
-    return [queue.get_nowait()]
