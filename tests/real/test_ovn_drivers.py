@@ -23,6 +23,7 @@ from kvmcompose.providers.ovn.driver import OvnNorthbound
 from kvmcompose.providers.ovn.interface import RowChange, RowOwner
 from kvmcompose.providers.ovn.session import Tls
 from kvmcompose.providers.ovs.chassis import OvsChassis
+from kvmcompose.providers.ovs.driver import run_ovs
 from kvmcompose.providers.ovs.outside import OvsOutsides
 
 pytestmark = pytest.mark.real
@@ -338,6 +339,12 @@ async def go_out() -> None:
     assert [each.spec for each in await outsides.observe("lab")] == [kept]
     await outsides.remove("br-phy")
     assert await outsides.observe("lab") == []
+    # not without a config that names it
+    await run_ovs(LocalRunner("h1"), ["ovs-vsctl", "--", "add-br", "br-ex"])
+    usual = Outside(network="public", bridge="br-ex", address="172.16.1.1/24", datapath_type="netdev")
+    with pytest.raises(DriverError, match="a bridge br-ex that kvm-compose has not made"):
+        await outsides.create("lab", usual)
+    await run_ovs(LocalRunner("h1"), ["ovs-vsctl", "--", "del-br", "br-ex"])
 
 
 def test_the_way_out_is_a_bridge_and_rules_of_one_project(hosts: TestHosts) -> None:

@@ -12,7 +12,7 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import MAIN, SimulatedHost
 from kvmcompose.hosts.fake_world import FakeBridge, FakeOutside
 from kvmcompose.providers.ovs.chassis import FoundChassis, from_settings, obstacle, refusal, to_set
-from kvmcompose.providers.ovs.outside import FoundOutside, another_subnet
+from kvmcompose.providers.ovs.outside import FoundOutside, another_subnet, refused_as_it_is
 
 
 class FakeHostChassis:
@@ -102,6 +102,8 @@ class FakeOutsides:
         subnet = ipaddress.ip_interface(wanted.address).network
         for name, each in self._host.world.ovn.outsides.items():
             other = ipaddress.ip_interface(each.address).network
+            if name == wanted.bridge and not each.project:
+                return refused_as_it_is(wanted)
             if name == wanted.bridge and each.project != project:
                 return f"the bridge {name} is that of the project {each.project}"
             if name != wanted.bridge and other.version == subnet.version and other.overlaps(subnet):

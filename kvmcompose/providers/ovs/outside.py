@@ -2,7 +2,7 @@
 
 The bridge is mapped to a physical network, to which a ``localnet`` port belongs. Its mark in Open vSwitch
 names its project. A bridge that exists already, without a mark, is used as it is: its address, and where it
-leads to, are the administrator's.
+leads to, are the administrator's. That is for bridges that the config names, which takes the user's consent.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from kvmcompose.core.chassis import USUAL_MAPPINGS
 from kvmcompose.core.ovn_hosts import Outside
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
@@ -87,7 +88,9 @@ class OvsOutsides:
             owner = there.get(PROJECT_KEY)
             if owner not in (None, project):
                 return f"the bridge {wanted.bridge} is that of the project {owner}"
-            if owner is None or KEPT_KEY in there:
+            if owner is None:
+                return refused_as_it_is(wanted)
+            if KEPT_KEY in there:
                 return None
         subnet = ipaddress.ip_interface(wanted.address).network
         for interface in await self._interfaces():
@@ -161,6 +164,16 @@ class OvsOutsides:
     async def _has_rules(self, bridge: str) -> bool:
         done = await self._runner.run(["nft", "list", "tables"], privileged=True)
         return any(line.endswith(f" {_table(bridge)}") for line in done.text.splitlines())
+
+
+def refused_as_it_is(wanted: Outside) -> str | None:
+    """Return why a bridge that kvm-compose has not made is not used: no config names it.
+
+    The usual mapping needs no consent, because its bridge leads outside by NAT only.
+    """
+    if (wanted.network, wanted.bridge, wanted.address) not in USUAL_MAPPINGS:
+        return None
+    return f"there is a bridge {wanted.bridge} that kvm-compose has not made"
 
 
 def another_subnet(wanted: Outside) -> str:
