@@ -116,7 +116,7 @@ def test_nobody_to_ask(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        "", "target=", "target=-w", "target=a%20b", "target=web%0a", f"target={'a' * 64}",
+        "", "target=", "target=-w", "target=a%20b", "target=web%0a", f"target={'a' * 192}",
         "target=web&interface=-i", "target=web&filter=", "target=web&filter=a%00b",
         "target=web&filter=%C3%A4", "target=web&snaplen=0", "target=web&snaplen=262145",
         "target=web&count=0", "target=web&count=2147483648", "target=web&count=x", "target=web&user=root",

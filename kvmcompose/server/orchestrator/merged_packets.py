@@ -32,7 +32,7 @@ _REMEMBERED = 4096
 _WAITING = 64
 
 
-class Packet(msgspec.Struct, frozen=True, gc=False):
+class Captured(msgspec.Struct, frozen=True, gc=False):
     """A packet as captured: its time, its first bytes, and its length on the wire in bytes."""
 
     seconds: int
@@ -53,7 +53,7 @@ class PacketReader:
         self._order: str | None = None
         self._units = 1
 
-    def read(self, chunk: bytes) -> Iterator[Packet]:
+    def read(self, chunk: bytes) -> Iterator[Captured]:
         """Yield the packets that a chunk completes. Raises DriverError for other formats."""
         data = self._rest + chunk
         at = 0
@@ -71,7 +71,7 @@ class PacketReader:
             end = at + _RECORD + kept
             if end > len(data):
                 break
-            yield Packet(seconds, part // self._units, data[at + _RECORD : end], length)
+            yield Captured(seconds, part // self._units, data[at + _RECORD : end], length)
             at = end
         self._rest = data[at:]
 
@@ -83,7 +83,7 @@ class Once:
         self._now: dict[bytes, Counter[int]] = {}
         self._before: dict[bytes, Counter[int]] = {}
 
-    def is_new(self, interface: int, packet: Packet) -> bool:
+    def is_new(self, interface: int, packet: Captured) -> bool:
         """Return whether this interface has seen the packet more often than every other one."""
         key = hashlib.blake2b(packet.data, digest_size=16, salt=packet.length.to_bytes(8, "little")).digest()
         seen = self._now.get(key)
