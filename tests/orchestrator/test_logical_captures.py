@@ -11,6 +11,8 @@ import pytest
 from test_captures import capture
 from test_ovn_faked import lab, template  # noqa: F401 (fixtures)
 
+from kvmcompose.client.built_project import segments_of
+from kvmcompose.client.formatting import address_text
 from kvmcompose.core.commands import Up
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.hosts.errors import DriverError
@@ -127,3 +129,14 @@ def test_failures_and_other_formats_end_it() -> None:
     for wrong in (b"no capture, but long enough", header(link=113)):
         with pytest.raises(DriverError, match="invalid capture"):
             packets([chunks(header()), chunks(wrong)])
+
+
+def test_names_and_addresses_are_known(lab: Lab) -> None:  # noqa: F811
+    assert segments_of(lab.folder) == ["lan", "public"]
+    assert segments_of(lab.folder / "nowhere") == []
+    lab.must(Up())
+    guests = {guest.name: guest for guest in lab.status().guests}
+    assert guests["web"].address is None
+    (address,) = guests["web"].addresses
+    assert address.startswith("10.66.1.")
+    assert address_text(guests["web"]) == address
