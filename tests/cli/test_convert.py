@@ -288,3 +288,57 @@ def test_random_testbeds_reach_the_same(tmp_path: Path, seed: int) -> None:
     before = matrix(bench)
     converted(bench)
     assert matrix(bench) == before
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("golden", ["addresses", "clones-two-hosts", "room"], indirect=True)
+def test_golden_projects_reach_the_same(golden: Bench) -> None:
+    before = matrix(golden)
+    converted(golden)
+    assert matrix(golden) == before
+
+
+SPELLINGS = {
+    "flow": json.dumps(
+        {
+            "machines": [
+                {
+                    "name": "a",
+                    "libvirt": {
+                        "cpus": 1,
+                        "memory_mb": 64,
+                        "libvirt_type": {"cloud_image": {"name": "debian_12"}},
+                        "scaling": {"count": 1, "interfaces": [{"bridge": "b", "clones": [0]}]},
+                    },
+                }
+            ],
+            "network": {"bridges": [{"name": "b"}], "external_bridge": "b"},
+        }
+    ),
+    "no indentation": (
+        f"# Grüße 世界 😀\nmachines:\n- name: a\n  interfaces:\n  - bridge: b\n  {BODY}\n"
+        "- name: herd\n  libvirt:\n    cpus: 1\n    memory_mb: 64\n"
+        "    libvirt_type: {cloud_image: {name: debian_12}}\n"
+        "    scaling:\n      count: 2\n      interfaces:\n"
+        "      - bridge: b\n        clones: [0, 1]\n"
+        "network:  # of bridges\n  bridges:\n  - name: b\n  external_bridge: b # the way out"
+    ),
+    "merged": (
+        f"machines:\n  - {{name: a, interfaces: [&b {{bridge: b}}], {BODY}}}\n"
+        f"  - {{name: c, interfaces: [{{<<: *b, ip: 10.3.0.9}}], {BODY}}}\n"
+        "network: {bridges: [{name: b}], external_bridge: b}\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+@pytest.mark.parametrize("spelling", sorted(SPELLINGS))
+def test_all_spellings_of_yaml(tmp_path: Path, spelling: str, line_break: str) -> None:
+    bench = bench_of(tmp_path, "")
+    bench.yaml.write_bytes(b"\xef\xbb\xbf" + SPELLINGS[spelling].replace("\n", line_break).encode())
+    before = addresses(bench)
+    text = bench.run("convert").out
+    bench.yaml.write_bytes(text.encode())
+    assert bench.run("validate").status == 0
+    assert addresses(bench) == before
+    assert text.count("\n") == text.count(line_break)
