@@ -48,16 +48,22 @@ async def preview(context: Context, request: PlanRequest) -> TestbedPlan:
         refusals.append((error.message, error.hint))
     seen = await bring_up.examine()
     refusals += seen.refusals
-    hosts, seconds = _price(context, testbed, seen, await _transfers(context, seen))
-    return TestbedPlan(
-        deployment=context.deployment,
-        changes=tuple(_planned(seen, testbed)),
-        refusals=tuple(PlannedRefusal(message=text, hint=hint) for text, hint in dict.fromkeys(refusals)),
-        warnings=tuple(log.warnings),
-        digest=digest_of(seen.choice.due),
-        hosts=hosts,
-        seconds=seconds,
-    )
+    transfers = await _transfers(context, seen)
+    steps = context.store.ended_steps(context.project, _TIMED_STEPS)
+
+    def found() -> TestbedPlan:
+        hosts, seconds = _price(testbed, seen, transfers, durations(steps))
+        return TestbedPlan(
+            deployment=context.deployment,
+            changes=tuple(_planned(seen, testbed)),
+            refusals=tuple(PlannedRefusal(message=text, hint=hint) for text, hint in dict.fromkeys(refusals)),
+            warnings=tuple(log.warnings),
+            digest=digest_of(seen.choice.due),
+            hosts=hosts,
+            seconds=seconds,
+        )
+
+    return await in_thread(found)
 
 
 def _read(context: Context, request: PlanRequest) -> tuple[LoadedTestbed, list[Refusal]]:
@@ -144,7 +150,10 @@ async def _transfers(context: Context, seen: Examined) -> dict[str, Transfer]:
 
 
 def _price(
-    context: Context, testbed: LoadedTestbed, seen: Examined, transfers: Mapping[str, Transfer]
+    testbed: LoadedTestbed,
+    seen: Examined,
+    transfers: Mapping[str, Transfer],
+    earlier: Mapping[str, float],
 ) -> tuple[tuple[PlannedHost, ...], float | None]:
     deployed, facts = seen.work.view.deployed, seen.work.facts
     before: dict[str, dict[str, DomainGuest]] = {}
@@ -155,7 +164,6 @@ def _price(
     price = Price(providers(), seen.choice.due, before, testbed)
     hosts = [price.of_host(name, facts.get(name), transfers[name]) for name in seen.work.view.hosts]
     limits = {name: seen.work.boots(name) for name in testbed.state.testbed_hosts if name in facts}
-    earlier = durations(context.store.ended_steps(context.project, _TIMED_STEPS))
     return tuple(hosts), price.seconds(earlier, limits, SHUT_DOWNS)
 
 
