@@ -19,7 +19,7 @@ from kvmcompose.server.orchestrator.built_testbed import read_testbed
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.plan import check_names, digest_of, named_guests
 from kvmcompose.server.orchestrator.planned_folder import PlannedFolder
-from kvmcompose.server.orchestrator.price import Price, Touched, Transfer, durations
+from kvmcompose.server.orchestrator.price import Price, ToSend, Touched, durations
 from kvmcompose.server.orchestrator.resources import providers
 from kvmcompose.server.orchestrator.resources._work import Refusal
 from kvmcompose.server.orchestrator.resources.libvirt_domain import SHUT_DOWNS
@@ -131,9 +131,9 @@ def _follows(change: Change, changes: Mapping[Ref, Change]) -> bool:
     return any(ref in changes and changes[ref].guest == change.guest for ref in needs)
 
 
-async def _transfers(context: Context, seen: Examined) -> dict[str, Transfer]:
+async def _transfers(context: Context, seen: Examined) -> dict[str, ToSend]:
     """Return what would be sent to each host, and the room that it has."""
-    view, found = seen.work.view, dict[str, Transfer]()
+    view, found = seen.work.view, dict[str, ToSend]()
     for name, host in view.hosts.items():
         other = view.files.to(name) if view.files is not None else None
         lacking = other.lacking_bytes if other is not None else 0
@@ -145,14 +145,14 @@ async def _transfers(context: Context, seen: Examined) -> dict[str, Transfer]:
                     free = (await in_thread(shutil.disk_usage, context.folder)).free
                 else:
                     free = (await view.inventory(host)).room
-        found[name] = Transfer(lacking + moving.length, lacking + moving.allocated, free)
+        found[name] = ToSend(lacking + moving.length, lacking + moving.allocated, free)
     return found
 
 
 def _price(
     testbed: LoadedTestbed,
     seen: Examined,
-    transfers: Mapping[str, Transfer],
+    transfers: Mapping[str, ToSend],
     earlier: Mapping[str, float],
 ) -> tuple[tuple[PlannedHost, ...], float | None]:
     deployed, facts = seen.work.view.deployed, seen.work.facts
