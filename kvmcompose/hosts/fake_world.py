@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
@@ -84,6 +85,7 @@ class FakeDisk(msgspec.Struct):
     backing_format: str | None = None
 
 
+@lru_cache(100_000)
 def interface_id(mac: str) -> str:
     """Return the ID that a simulated libvirt gives a NIC."""
     return str(uuid5(NAMESPACE_OID, mac))

@@ -24,6 +24,7 @@ from kvmcompose.core.state import decode_state
 from kvmcompose.effects.resources import schemas
 from kvmcompose.pipeline.stored import read_state
 from kvmcompose.server.orchestrator import testbed
+from kvmcompose.server.orchestrator.deployed import unpacked
 from orchestrator.conftest import Lab, lab, new_lab, template
 
 __all__ = ["lab", "new_lab", "template"]
@@ -285,7 +286,7 @@ def test_up_refuses_and_changes_nothing(lab: Lab, attack: tuple[str, int]) -> No
 def test_what_is_refused_now_can_be_taken_down(lab: Lab, attack: tuple[str, int], built: str) -> None:
     """As after an upgrade of a server that knew no such rules."""
     lab.must(Up())
-    document = json.loads(lab.store.deployed("lab") or b"")
+    document = json.loads(unpacked(lab.store.deployed("lab") or b""))
     _attacked(*attack, document["state"])
     lab.store.set_deployed("lab", json.dumps(document).encode())
     if built == "not":
@@ -301,7 +302,7 @@ def test_what_is_refused_now_can_be_taken_down(lab: Lab, attack: tuple[str, int]
 
 def test_an_address_elsewhere_is_not_logged_into_even_if_it_was_noted(lab: Lab) -> None:
     lab.must(Up())
-    document = json.loads(lab.store.deployed("lab") or b"")
+    document = json.loads(unpacked(lab.store.deployed("lab") or b""))
     document["state"]["testbed_guests"]["web"]["interfaces"][0]["ip"] = "192.0.2.66"
     lab.store.set_deployed("lab", json.dumps(document).encode())
     action = lab.do(Exec(guest="web", argv=("true",)))

@@ -85,43 +85,20 @@ class FakeNetworks:
         differs = await in_thread(difference, xml, known, tuple(names))
         if known.active and differs is not None and differs.other:
             return False
+        if known.active and known.xml:
+            marked = await in_thread(_with_names_of, wanted.name, marked, known.xml, names)
         stopped = list(self._world.stopped_networks)
         self._define_network(wanted, marked)
         self._world.stopped_networks = stopped
-        if known.active and known.xml:
-            there = addresses(known.xml, alone=True)
-            self._name(wanted.name, {name: there[name] for name in names if name in there})
         self._host.keep(*network_places(wanted.name))
         return True
 
     async def put_names(self, network: str, names: Mapping[str, str | None]) -> None:
         await self._host.call("put_names", network)
         if network in self._world.networks and network not in self._world.stopped_networks:
-            self._name(network, names)
+            xml = self._world.network_definitions[network]
+            self._world.network_definitions[network] = _with_names(network, xml, names)
             self._host.keep(*network_places(network))
-
-    def _name(self, network: str, names: Mapping[str, str | None]) -> None:
-        """Do to the definition what libvirt does to what it has of it in memory."""
-        xml = self._world.network_definitions[network]
-        edits = name_edits(xml, names)
-        if edits is None:
-            raise DriverError(f"cannot change names in the network {network}")
-        root = ET.fromstring(xml)  # noqa: S314 (written by our builds and tests)
-        dns = root.find("dns")
-        if dns is None:
-            dns = ET.SubElement(root, "dns")
-        for edit in edits:
-            host = ET.fromstring(edit.xml)  # noqa: S314 (see above)
-            if edit.command is EditCommand.DELETE:
-                for each in dns.findall("host"):
-                    if {host.get("ip"), host.findtext("hostname")} & {
-                        each.get("ip"),
-                        each.findtext("hostname"),
-                    }:
-                        dns.remove(each)
-            else:
-                dns.append(host)
-        self._world.network_definitions[network] = ET.tostring(root, encoding="unicode")
 
     async def leases(self, network: str) -> Mapping[str, str]:
         """Every guest that is on has one, from its MAC address, unless it got it from an earlier network."""
@@ -148,3 +125,29 @@ class FakeNetworks:
         if name in self._world.networks:
             self._world.unleased = sorted(self._host.macs_on())
         self._host.keep(("unleased",), *self._world.drop_network(name))
+
+
+def _with_names_of(network: str, xml: str, there: str, names: Collection[str]) -> str:
+    """Return a definition with those of some names that are in another one."""
+    known = addresses(there, alone=True)
+    return _with_names(network, xml, {name: known[name] for name in names if name in known})
+
+
+def _with_names(network: str, xml: str, names: Mapping[str, str | None]) -> str:
+    """Do to a definition what libvirt does to what it has of it in memory."""
+    edits = name_edits(xml, names)
+    if edits is None:
+        raise DriverError(f"cannot change names in the network {network}")
+    root = ET.fromstring(xml)  # noqa: S314 (written by our builds and tests)
+    dns = root.find("dns")
+    if dns is None:
+        dns = ET.SubElement(root, "dns")
+    for edit in edits:
+        host = ET.fromstring(edit.xml)  # noqa: S314 (see above)
+        if edit.command is EditCommand.DELETE:
+            for each in dns.findall("host"):
+                if {host.get("ip"), host.findtext("hostname")} & {each.get("ip"), each.findtext("hostname")}:
+                    dns.remove(each)
+        else:
+            dns.append(host)
+    return ET.tostring(root, encoding="unicode")

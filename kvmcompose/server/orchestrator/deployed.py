@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -51,8 +52,8 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
         return {}
 
     def encode(self) -> bytes:
-        """For the store."""
-        return msgspec.json.encode(self)
+        """For the store: compressed, as the event loop waits until it is written."""
+        return zlib.compress(msgspec.json.encode(self), 1)
 
     def testbed(self, folder: ProjectFolder) -> LoadedTestbed:
         """What was brought up, as a testbed. Raises KvmComposeError for what no build could have written."""
@@ -61,4 +62,9 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
 
 def decode_deployed(document: bytes | None) -> Deployed | None:
     """From the store."""
-    return msgspec.json.decode(document, type=Deployed) if document is not None else None
+    return msgspec.json.decode(unpacked(document), type=Deployed) if document is not None else None
+
+
+def unpacked(document: bytes) -> bytes:
+    """Return the JSON of what the store has; earlier versions stored that itself."""
+    return document if document.startswith(b"{") else zlib.decompress(document)

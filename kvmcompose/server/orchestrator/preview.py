@@ -19,7 +19,7 @@ from kvmcompose.server.orchestrator.built_testbed import read_testbed
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.plan import check_names, digest_of, named_guests
 from kvmcompose.server.orchestrator.planned_folder import PlannedFolder
-from kvmcompose.server.orchestrator.price import Price, Touched, Transfer, durations
+from kvmcompose.server.orchestrator.price import Price, ToSend, Touched, durations
 from kvmcompose.server.orchestrator.resources import providers
 from kvmcompose.server.orchestrator.resources._work import Refusal
 from kvmcompose.server.orchestrator.resources.libvirt_domain import SHUT_DOWNS
@@ -48,16 +48,22 @@ async def preview(context: Context, request: PlanRequest) -> TestbedPlan:
         refusals.append((error.message, error.hint))
     seen = await bring_up.examine()
     refusals += seen.refusals
-    hosts, seconds = _price(context, testbed, seen, await _transfers(context, seen))
-    return TestbedPlan(
-        deployment=context.deployment,
-        changes=tuple(_planned(seen, testbed)),
-        refusals=tuple(PlannedRefusal(message=text, hint=hint) for text, hint in dict.fromkeys(refusals)),
-        warnings=tuple(log.warnings),
-        digest=digest_of(seen.choice.due),
-        hosts=hosts,
-        seconds=seconds,
-    )
+    transfers = await _transfers(context, seen)
+    steps = context.store.ended_steps(context.project, _TIMED_STEPS)
+
+    def found() -> TestbedPlan:
+        hosts, seconds = _price(testbed, seen, transfers, durations(steps))
+        return TestbedPlan(
+            deployment=context.deployment,
+            changes=tuple(_planned(seen, testbed)),
+            refusals=tuple(PlannedRefusal(message=text, hint=hint) for text, hint in dict.fromkeys(refusals)),
+            warnings=tuple(log.warnings),
+            digest=digest_of(seen.choice.due),
+            hosts=hosts,
+            seconds=seconds,
+        )
+
+    return await in_thread(found)
 
 
 def _read(context: Context, request: PlanRequest) -> tuple[LoadedTestbed, list[Refusal]]:
@@ -125,9 +131,9 @@ def _follows(change: Change, changes: Mapping[Ref, Change]) -> bool:
     return any(ref in changes and changes[ref].guest == change.guest for ref in needs)
 
 
-async def _transfers(context: Context, seen: Examined) -> dict[str, Transfer]:
+async def _transfers(context: Context, seen: Examined) -> dict[str, ToSend]:
     """Return what would be sent to each host, and the room that it has."""
-    view, found = seen.work.view, dict[str, Transfer]()
+    view, found = seen.work.view, dict[str, ToSend]()
     for name, host in view.hosts.items():
         other = view.files.to(name) if view.files is not None else None
         lacking = other.lacking_bytes if other is not None else 0
@@ -139,12 +145,15 @@ async def _transfers(context: Context, seen: Examined) -> dict[str, Transfer]:
                     free = (await in_thread(shutil.disk_usage, context.folder)).free
                 else:
                     free = (await view.inventory(host)).room
-        found[name] = Transfer(lacking + moving.length, lacking + moving.allocated, free)
+        found[name] = ToSend(lacking + moving.length, lacking + moving.allocated, free)
     return found
 
 
 def _price(
-    context: Context, testbed: LoadedTestbed, seen: Examined, transfers: Mapping[str, Transfer]
+    testbed: LoadedTestbed,
+    seen: Examined,
+    transfers: Mapping[str, ToSend],
+    earlier: Mapping[str, float],
 ) -> tuple[tuple[PlannedHost, ...], float | None]:
     deployed, facts = seen.work.view.deployed, seen.work.facts
     before: dict[str, dict[str, DomainGuest]] = {}
@@ -155,7 +164,6 @@ def _price(
     price = Price(providers(), seen.choice.due, before, testbed)
     hosts = [price.of_host(name, facts.get(name), transfers[name]) for name in seen.work.view.hosts]
     limits = {name: seen.work.boots(name) for name in testbed.state.testbed_hosts if name in facts}
-    earlier = durations(context.store.ended_steps(context.project, _TIMED_STEPS))
     return tuple(hosts), price.seconds(earlier, limits, SHUT_DOWNS)
 
 

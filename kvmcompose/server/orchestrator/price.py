@@ -35,7 +35,7 @@ def durations(steps: Iterable[Step]) -> dict[str, float]:
     return found
 
 
-class Transfer(msgspec.Struct, frozen=True):
+class ToSend(msgspec.Struct, frozen=True):
     """What is sent to a host, in bytes: all of it, what stays there, and the room that there is."""
 
     sent: int = 0
@@ -126,7 +126,7 @@ class Price:
             if change.ref.host == host and self._providers[change.ref.kind].boots(change)
         ]
 
-    def of_host(self, name: str, facts: HypervisorFacts | None, transfer: Transfer) -> PlannedHost:
+    def of_host(self, name: str, facts: HypervisorFacts | None, transfer: ToSend) -> PlannedHost:
         """Return what changes take of a host."""
         before, after = self._before.get(name, {}).values(), self._after.get(name, {}).values()
         return PlannedHost(

@@ -14,10 +14,11 @@ from kvmcompose.core.deployment import GuestStatus, Phase, TestbedStatus
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host
 from kvmcompose.core.resource import Change
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.reconcile.wording import because, causes, difference_text, is_drift, is_outdated, left_text
 from kvmcompose.server.orchestrator.context import Context
-from kvmcompose.server.orchestrator.plan import plan
+from kvmcompose.server.orchestrator.plan import Differences, plan
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, LoadedGuest, LoadedTestbed
 
@@ -59,10 +60,33 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
             domains |= {each.guest: each for each in (await view.domains(host)).values()}
     others = dict.fromkeys((each.guest for each in testbed.resources if each.guest), "absent")
     others |= {each.guest: each.state for each in planned.found if each.guest in others and each.state}
-    outdated = {change.guest: change for change in planned.changes if is_outdated(change)}
     addresses = await _addresses(view, testbed, domains, planned.silent)
     share = functools.partial(meter.share, context.project)
-    guests = [
+    # in a thread: a testbed may have thousands
+    guests = await in_thread(_guests, testbed, planned, domains, others, addresses, share)
+    differences = [f"host {name}: {error.message}" for name, error in planned.silent.items()]
+    differences += problem
+    found: Sequence[Change] = ()
+    if context.deployment.state in (Phase.UP, Phase.FAILED) and not problem:
+        found = await in_thread(causes, planned.changes)
+        differences += [left_text(each) if is_going else difference_text(each) for each in found]
+    deployment = context.deployment
+    if deployment.state is Phase.UP and (planned.silent or any(map(is_drift, found))):
+        deployment = msgspec.structs.replace(deployment, condition=DEGRADED)
+    return TestbedStatus(deployment=deployment, guests=guests, differences=tuple(differences))
+
+
+def _guests(
+    testbed: LoadedTestbed,
+    planned: Differences,
+    domains: Mapping[str, DomainState],
+    others: Mapping[str, str],
+    addresses: Mapping[str, str | None],
+    share: Callable[[DomainState], float | None],
+) -> tuple[GuestStatus, ...]:
+    """The status of each guest; of those that libvirt does not run, ``others`` are the states."""
+    outdated = {change.guest: change for change in planned.changes if is_outdated(change)}
+    return tuple(
         _guest_status(
             testbed,
             guest,
@@ -74,17 +98,7 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
         if guest.run is None or guest.state.testbed_host not in planned.silent
         else _unknown(guest)
         for name, guest in testbed.guests.items()
-    ]
-    differences = [f"host {name}: {error.message}" for name, error in planned.silent.items()]
-    differences += problem
-    found: Sequence[Change] = ()
-    if context.deployment.state in (Phase.UP, Phase.FAILED) and not problem:
-        found = causes(planned.changes)
-        differences += [left_text(each) if is_going else difference_text(each) for each in found]
-    deployment = context.deployment
-    if deployment.state is Phase.UP and (planned.silent or any(map(is_drift, found))):
-        deployment = msgspec.structs.replace(deployment, condition=DEGRADED)
-    return TestbedStatus(deployment=deployment, guests=tuple(guests), differences=tuple(differences))
+    )
 
 
 def _is_going(context: Context) -> bool:

@@ -221,7 +221,8 @@ def alive(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Li
     repairs += missing
     if detail.edited:
         repairs.append(Reason(ReasonCode.EDITED, "its definition in libvirt"))
-    sizes = {key: (_size(made, key), _size(spec, key)) for key in ("memory_mb", "cpus")}
+    keys = ("memory_mb", "cpus") if made.guest != spec.guest else ()
+    sizes = {key: (_size(made, key), _size(spec, key)) for key in keys}
     changed = {key: after for key, (was, after) in sizes.items() if was != after and after is not None}
     edits += [Reason(ReasonCode.CHANGED, key, str(sizes[key][0]), str(size)) for key, size in changed.items()]
     return LiveChange(
