@@ -25,8 +25,8 @@ def destination(guest: GuestAccess) -> str:
     if guest.address is None:
         raise KvmComposeError(
             f"no connection to {guest.name}",
-            hint="it is on no network that this host reaches: with bridges, set testbed_options.management to"
-            f" true; kvm-compose console {guest.name} needs none",
+            hint="it is on no network that this host reaches: set testbed_options.management to true;"
+            f" kvm-compose console {guest.name} needs none",
         )
     return guest.address if guest.user is None else f"{guest.user}@{guest.address}"
 

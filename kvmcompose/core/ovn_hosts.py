@@ -65,7 +65,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 class HostPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An interface of a host that is a logical port: an internal port of the integration bridge.
 
-    ``interface_id`` is the logical port's name, ``addresses`` have prefix lengths, ``mtu`` is in bytes.
+    ``interface_id`` is the logical port's name, ``addresses`` have prefix lengths, ``mtu`` is in bytes. With
+    ``is_pair`` it is an end of a veth pair that exists already: neither ``mac`` nor ``addresses`` are set.
     """
 
     name: str
@@ -75,3 +76,4 @@ class HostPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     addresses: tuple[str, ...]
     mtu: int
     datapath_type: str
+    is_pair: bool = False

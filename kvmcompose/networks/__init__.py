@@ -19,7 +19,7 @@ A module offers:
 ``logical_targets(state)``        the logical switches and ports by their names, for captures; optional
 ``gateways(logical)``             the host of each port of a router that has one; optional
 ``connectivity(logical)``         knows what reaches what (an ``Oracle``), for ``check``; or the next two
-``northbound(state)``             the rows of OVN's northbound database that the network is made of
+``northbound(state, ...)``        the rows of OVN's northbound database that the network is made of
 ``row_path(network, ref)``        the place in the YAML that such a row comes from
 ``check_management(network, …)``  the guests that cannot be reached although the YAML asks for it; optional
 """
@@ -213,7 +213,7 @@ def check_management(
         path=("testbed_options", "management"),
         message=f"guests of the network dialect {dialect_name!r} cannot be reached by management ports",
         wanted="false",
-        hint="they exist for the dialect 'bridges'",
+        hint="they exist for the dialects 'bridges' and 'ovn'",
     )
 
 

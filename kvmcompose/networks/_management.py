@@ -142,14 +142,19 @@ def access(
         for name in port.guests:
             nic = _nic(state.testbed_guests.get(name), port)
             if nic is not None:
-                found[name] = ManagementAccess(nic.ip, made)
+                found[name] = ManagementAccess(str(ipv4(nic)), made)
     return found
 
 
 def _nic(guest: GuestState | None, port: PortState) -> Interface | None:
     """Return the interface by which a guest is reached through a port."""
     nics = guest.interfaces if guest is not None else ()
-    return next((nic for nic in nics if nic.bridge == port.bridge and nic.ip != _addresses.DYNAMIC), None)
+    return next((nic for nic in nics if nic.bridge == port.bridge and ipv4(nic) is not None), None)
+
+
+def ipv4(nic: Interface) -> str | None:
+    """Return the IPv4 address of an interface, as far as it is known."""
+    return next((each for each in nic.addresses if ":" not in each), None)
 
 
 def resources(ways: Mapping[str, ManagementAccess]) -> Iterator[Resource]:
@@ -167,11 +172,24 @@ def resources(ways: Mapping[str, ManagementAccess]) -> Iterator[Resource]:
 # -- a state that is read back
 
 
-def check_stored(state: State, ports: Sequence[PortState], served: Collection[str]) -> Iterator[Complaint]:
-    """Yield what ``Specialised.ports`` could not have written."""
+def check_stored(
+    state: State,
+    ports: Sequence[PortState],
+    served: Collection[str],
+    *,
+    attach: str = "ovs",
+    other_macs: Collection[str] = (),
+    other_names: Collection[str] = (),
+) -> Iterator[Complaint]:
+    """Yield what ``Specialised.ports`` could not have written.
+
+    ``attach`` is how guests are attached to what the ports are on; the others are what else has names and MAC
+    addresses.
+    """
     project = state.project_name
     nics = [nic for guest in state.testbed_guests.values() for nic in guest.interfaces]
-    macs, names = {nic.mac for nic in nics}, {nic.target for nic in nics}
+    macs = {*(nic.mac for nic in nics), *other_macs}
+    names = {*(nic.target for nic in nics), *other_names}
     taken = {nic.ip for nic in nics}
     reached: set[str] = set()
     seen: set[str] = set()
@@ -192,22 +210,22 @@ def check_stored(state: State, ports: Sequence[PortState], served: Collection[st
             yield _wrong((*at, "ip"), f"{port.ip} is the address of a guest or another port", "a free one")
         taken.add(port.ip)
         for number, name in enumerate(port.guests):
-            if name in reached or not _fits(state.testbed_guests.get(name), port, served):
+            if name in reached or not _fits(state.testbed_guests.get(name), port, served, attach):
                 yield _wrong(
                     (*at, "guests", number), f"{name!r} is not reached by this port", "a guest there"
                 )
             reached.add(name)
 
 
-def _fits(guest: GuestState | None, port: PortState, served: Collection[str]) -> bool:
+def _fits(guest: GuestState | None, port: PortState, served: Collection[str], attach: str) -> bool:
     """Return whether a guest is reached through a port, which has another address of the same subnet."""
     nic = _nic(guest, port)
     if guest is None or nic is None or guest.is_golden_image:
         return False
-    if any(each.bridge in served or each.attach != "ovs" for each in guest.interfaces):
+    if any(each.bridge in served or each.attach != attach for each in guest.interfaces):
         return False
     try:
-        subnet = ipaddress.IPv4Network((nic.ip, nic.prefix_length), strict=False)
+        subnet = ipaddress.IPv4Network((str(ipv4(nic)), nic.prefix_length), strict=False)
         own = ipaddress.IPv4Address(port.ip)
     except ValueError:
         return False

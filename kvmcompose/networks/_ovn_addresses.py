@@ -19,6 +19,7 @@ from kvmcompose.core.names import stable_number
 from kvmcompose.networks._addresses import derived_mac
 from kvmcompose.networks._ovn_model import DYNAMIC, OvnNetwork, Path, Range, Subnet, SwitchNic, by_family
 
+_IPV4 = 4
 #: Derived IPv6 addresses are among the first 2**32 of their subnet.
 _MOST = 2**32
 #: The addresses of subnet and first router, and the broadcast address.
@@ -86,8 +87,27 @@ class SwitchAddresses:
         room = min(subnet.num_addresses - _KEPT, _MOST)
         if room < 1:
             return None
-        first = int(subnet.network_address) + 2
-        start = stable_number("ip", project, identity, index) % room
+        return self._free(subnet, stable_number("ip", project, identity, index) % room)
+
+    def management_address(self, project: str, switch: str) -> str | None:
+        """Return the IPv4 address of the switch's management port; None where there is no room."""
+        subnet = self.subnets[_IPV4]
+        room = subnet.num_addresses - _KEPT
+        if room < 1:
+            return None
+        return self._free(subnet, stable_number("management", project, switch) % room)
+
+    def is_free(self, ip: str) -> bool:
+        """Return whether nothing has an IPv4 address of the switch. False for texts that are none."""
+        try:
+            address = ipaddress.IPv4Address(ip)
+        except ValueError:
+            return False
+        return _IPV4 in self.subnets and address in self.subnets[_IPV4] and int(address) not in self._taken
+
+    def _free(self, subnet: Subnet, start: int) -> str | None:
+        """Take the first free address, beginning with a number among those that can be derived."""
+        first, room = int(subnet.network_address) + 2, min(subnet.num_addresses - _KEPT, _MOST)
         offset = start
         while True:
             number = first + offset

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from kvmcompose.core.chassis import Remotes
+from kvmcompose.networks._management import PortState
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -210,10 +211,11 @@ class DhcpState(msgspec.Struct, frozen=True):
     server_mac: str
 
 
-class OvnState(msgspec.Struct, frozen=True, kw_only=True):
+class OvnState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The network section of the state, by the names of the YAML. ``chassis`` has OVN's name of each host.
 
-    The ``libvirt_network`` exists where there are golden images: they are set up in it.
+    The ``libvirt_network`` exists where there are golden images: they are set up in it. ``management_ports``
+    have the name of a switch as that of their bridge, and the same interface on each host.
     """
 
     dialect: str
@@ -231,6 +233,7 @@ class OvnState(msgspec.Struct, frozen=True, kw_only=True):
     libvirt_network_bridge_name: str | None
     libvirt_network_subnet: str | None
     libvirt_network_gateway: str | None
+    management_ports: tuple[PortState, ...] = ()
 
 
 def by_family(subnets: Iterable[str]) -> dict[int, Subnet]:

@@ -10,6 +10,7 @@ import msgspec
 
 from kvmcompose.core.northbound import Row, RowRef, Value
 from kvmcompose.core.state import State
+from kvmcompose.networks import _ovn_management
 from kvmcompose.networks._connected import DisjointSets
 from kvmcompose.networks._ovn_deny import deny_all
 from kvmcompose.networks._ovn_model import (
@@ -28,9 +29,14 @@ RESOLVERS = {4: "1.1.1.1", IPV6: "2606:4700:4700::1111"}
 _STRING = re.compile(r'"([^"]*)"')
 
 
-def northbound(state: State) -> tuple[Row, ...]:
-    """Return the rows of a testbed's network. ``state.network`` may be plain data, as read back."""
+def northbound(state: State, *, management: bool = True) -> tuple[Row, ...]:
+    """Return the rows of a testbed's network. ``state.network`` may be plain data, as read back.
+
+    Without ``management`` those of management ports are left out, which change nothing between guests.
+    """
     network = msgspec.convert(state.network, OvnState, from_attributes=True)
+    if not management:
+        network = msgspec.structs.replace(network, management_ports=())
     return tuple(_Rows(state, network))
 
 
@@ -57,6 +63,7 @@ class _Rows:
         yield from self._switch_ports()
         yield from self._router_ports()
         yield from self._guest_ports()
+        yield from self._management_ports()
         yield from self._acls()
         for switch, names in records.items():
             columns: dict[str, Value] = {"records": names}
@@ -226,18 +233,35 @@ class _Rows:
                     columns[column] = dhcp_ref(served)
             yield self._port(ref, nic.bridge, columns)
 
+    def _management_ports(self) -> Iterator[Row]:
+        project = self._state.project_name
+        for port in self._network.management_ports:
+            ref = _ovn_management.port_ref(port.bridge)
+            columns: dict[str, Value] = {
+                "name": str(ref.uuid(project)),
+                "type": "localport",
+                "addresses": (f"{port.mac} {port.ip}",),
+                "external_ids": {"kvmcompose-name": f"{project}-{port.bridge}-management"},
+            }
+            yield self._port(ref, port.bridge, columns)
+
     def _port(self, ref: RowRef, switch: str, columns: dict[str, Value]) -> Row:
         parent = RowRef("Logical_Switch", switch)
         return Row(ref=ref, columns=columns, parent=parent, parent_column="ports")
 
     def _acls(self) -> Iterator[Row]:
         acl = self._network.acl
+        managed = {port.bridge: port for port in self._network.management_ports}
         for switch in self._network.switches:
             for rule in acl.switches.get(switch, ()):
                 name = f"{switch} {rule.direction} {rule.priority} {rule.match}"
                 yield self._acl(name, switch, rule)
             if acl.apply_deny_all:
                 for name, rule in deny_all(switch, self._network):
+                    yield self._acl(name, switch, rule)
+            if switch in managed and (acl.apply_deny_all or acl.switches.get(switch)):
+                own = str(_ovn_management.port_ref(switch).uuid(self._state.project_name))
+                for name, rule in _ovn_management.rules(managed[switch], own):
                     yield self._acl(name, switch, rule)
 
     def _acl(self, name: str, switch: str, rule: Rule) -> Row:

@@ -47,6 +47,8 @@ def _of_router(network: OvnNetwork, key: str, is_it: Callable[[str, Any], bool])
 
 
 def _rule_path(network: OvnNetwork, ref: RowRef) -> Path:
+    if ref.name.partition(" ")[2].startswith("management "):  # names of switches have no blanks
+        return ("testbed_options", "management")
     for switch, rules in network.acl.switches.items():
         for index, rule in enumerate(rules):
             if f"{switch} {rule.direction} {rule.priority} {rule.match}" == ref.name:

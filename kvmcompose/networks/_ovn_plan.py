@@ -11,6 +11,7 @@ from kvmcompose.core.model import Host
 from kvmcompose.core.ovn_hosts import Central, ChassisSpec, Databases, HostPort, Outside
 from kvmcompose.core.resource import Ref, Resource
 from kvmcompose.core.state import State
+from kvmcompose.networks import _ovn_management
 from kvmcompose.networks._ovn_artefacts import libvirt_network
 from kvmcompose.networks._ovn_model import OvnState
 from kvmcompose.networks._ovn_northbound import northbound
@@ -23,13 +24,15 @@ def network_plan(state: State) -> NetworkPlan:
     """See ``Dialect.network_plan``."""
     network = msgspec.convert(state.network, OvnState, from_attributes=True)
     libvirt = libvirt_network(state, network)
+    ways = _ovn_management.access(state, network)
     return NetworkPlan(
         network=libvirt,
-        resources=tuple(_resources(state, network)),
+        resources=(*_resources(state, network), *_ovn_management.resources(state, network, ways)),
         # golden images are on the libvirt network
         reachable=frozenset({libvirt.name} if libvirt is not None else ()),
         mtu=network.mtu,
         databases=_databases(network),
+        management=ways,
     )
 
 

@@ -11,7 +11,7 @@ from kvmcompose.core.errors import Complaint, ComplaintsError
 from kvmcompose.core.model import Guest, Host, PlacedTestbed
 from kvmcompose.core.names import UniqueNames
 from kvmcompose.core.state import Interface
-from kvmcompose.networks import _addresses
+from kvmcompose.networks import _addresses, _ovn_management
 from kvmcompose.networks._ovn_addresses import (
     Assigned,
     SwitchAddresses,
@@ -78,7 +78,17 @@ def specialise(placed: PlacedTestbed) -> tuple[OvnState, _Interfaces, str | None
         libvirt_network_subnet=str(nat.network) if nat else None,
         libvirt_network_gateway=nat.gateway if nat else None,
     )
-    return state, _interfaces(placed, state, names, addresses), None
+    pools = {name: SwitchAddresses(network, name) for name in network.switches}
+    interfaces = _interfaces(placed, state, names, addresses, pools)
+    if logical.management is not None:
+        managed = _ovn_management.ManagedSwitches(
+            project, network, logical.guests, logical.management, pools, interfaces
+        )
+        ports, full = managed.ports(state, names)
+        if full:
+            raise ComplaintsError(full)
+        state = msgspec.structs.replace(state, management_ports=ports)
+    return state, interfaces, None
 
 
 def _golden_addresses(project: str, golden: Sequence[Guest], network: OvnNetwork) -> _addresses.Addresses:
@@ -179,11 +189,14 @@ def _dhcp(network: OvnNetwork, router_ports: Mapping[str, RouterPortState]) -> I
 
 
 def _interfaces(
-    placed: PlacedTestbed, state: OvnState, names: UniqueNames, golden: _addresses.Addresses | None
+    placed: PlacedTestbed,
+    state: OvnState,
+    names: UniqueNames,
+    golden: _addresses.Addresses | None,
+    pools: Mapping[str, SwitchAddresses],
 ) -> _Interfaces:
     logical = placed.logical
     network: OvnNetwork = logical.network
-    pools = {name: SwitchAddresses(network, name) for name in network.switches}
     for guest in logical.guests:
         for attachment in guest.attachments:
             pools[attachment.segment].give(attachment.own)

@@ -11,6 +11,7 @@ from kvmcompose.core.errors import Complaint, Severity
 from kvmcompose.core.model import Attachment, Machine
 from kvmcompose.core.names import is_derived
 from kvmcompose.core.state import Interface, State
+from kvmcompose.networks import _ovn_management
 from kvmcompose.networks._ovn_chassis import mtu
 from kvmcompose.networks._ovn_check import AT, check
 from kvmcompose.networks._ovn_model import (
@@ -46,6 +47,8 @@ def check_state(state: State) -> _Complaints:
         ]
     if not found:
         found = [*_names(state, network), *_values(state, network)]
+    if not found:
+        found = [*_ovn_management.check_stored(state, network, _written(network))]
     yield from found
 
 

@@ -9,13 +9,23 @@ import msgspec
 from kvmcompose.core.artefact import Artefact
 from kvmcompose.core.deployable import NetworkPlan
 from kvmcompose.core.errors import Complaint
-from kvmcompose.core.model import Host, LogicalTestbed, Machine, PlacedTestbed, Segment, Topology
+from kvmcompose.core.model import (
+    Guest,
+    Host,
+    LogicalTestbed,
+    Machine,
+    Management,
+    PlacedTestbed,
+    Segment,
+    Topology,
+)
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.state import Interface, State
 from kvmcompose.networks import (
     _ovn_artefacts,
     _ovn_check,
     _ovn_hold,
+    _ovn_management,
     _ovn_parse,
     _ovn_plan,
     _ovn_privileges,
@@ -60,6 +70,13 @@ def specialise(placed: PlacedTestbed) -> tuple[OvnState, dict[str, tuple[Interfa
 def check(network: OvnNetwork, machines: Sequence[Machine], hosts: Sequence[Host]) -> Iterator[Complaint]:
     """Yield the problems of the network and of the interfaces attached to it."""
     return _ovn_check.check(network, machines, hosts)
+
+
+def check_management(
+    network: OvnNetwork, guests: Sequence[Guest], management: Management
+) -> Iterator[Complaint]:
+    """Yield the guests that cannot be reached, and rules that are in the way."""
+    return _ovn_management.check(network, guests, management)
 
 
 def artefacts(state: State) -> Iterator[Artefact]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -27,15 +27,18 @@ _IPV6 = 6
 class Described(Protocol):
     """The part of a dialect that describes its network as rows."""
 
-    northbound: Callable[[State], tuple[Row, ...]]
-    row_path: Callable[[Any, RowRef], Path]
+    def northbound(self, state: State, *, management: bool) -> tuple[Row, ...]:
+        """Return the rows; without ``management`` those that are between guests."""
+
+    def row_path(self, network: Any, ref: RowRef) -> Path:
+        """Return where the YAML has what a row is made from."""
 
 
 @contextmanager
 def ovn_oracle(compiled: Compiled, documents: Documents, dialect: Described) -> Iterator[OvnOracle]:
     """Load the network into a throw-away OVN. Raises InputError for rules that OVN does not understand."""
     logical = compiled.placed.logical
-    rows = dialect.northbound(compiled.state)
+    rows = dialect.northbound(compiled.state, management=False)
     places = _Places(logical, dialect)
     with throwaway(rows, outside_neighbours(rows)) as ovn:
         problems = list(unparsed_rules(ovn, rows, places, documents))

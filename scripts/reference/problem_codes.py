@@ -503,7 +503,7 @@ CODES: dict[str, tuple[str, Example | None]] = {
         Example(argv=("up", "--watch", "--detach")),
     ),
     "no-free-address": (
-        "The `subnet` of a bridge has no address left for its management port.",
+        "The `subnet` of a bridge or switch has no address left for its management port.",
         _yaml(
             (
                 "  bridges: [{name: br0}, {name: br1}]\n  bridge_connections: {br0: br1}\n",
@@ -513,7 +513,7 @@ CODES: dict[str, tuple[str, Example | None]] = {
         ),
     ),
     "unmanaged-guest": (
-        "`testbed_options.management` is on, and a guest has no known address (a warning).",
+        "`testbed_options.management` is on, and a guest has no known IPv4 address (a warning).",
         _yaml(
             ("{bridge: br1}", "{bridge: br1, ip: dynamic}"),
             ("  bridge_connections: {br0: br1}\n", ""),

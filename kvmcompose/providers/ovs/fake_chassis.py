@@ -135,13 +135,26 @@ class FakeHostPorts:
     async def observe(self, project: str) -> Sequence[HostPort]:
         await self._host.call("observe_host_ports", project)
         ports = self._host.world.ovn.host_ports.get(project, {})
-        return [msgspec.convert(each, HostPort) for each in ports.values()]
+        return [self._seen(msgspec.convert(each, HostPort)) for each in ports.values()]
+
+    def _seen(self, port: HostPort) -> HostPort:
+        if not port.is_pair:
+            return port
+        link = self._host.world.links.get(port.name)
+        if link is None or not link.attached:
+            return msgspec.structs.replace(port, bridge="", mtu=link.mtu if link is not None else 0)
+        return msgspec.structs.replace(port, mtu=link.mtu)
 
     async def create(self, project: str, wanted: HostPort) -> None:
         await self._host.call("create_host_port", wanted.name)
         port = msgspec.to_builtins(msgspec.structs.replace(wanted, datapath_type=""))
         self._host.world.ovn.host_ports.setdefault(project, {})[wanted.name] = port
         self._host.keep(("ovn",))
+        if wanted.is_pair:
+            if wanted.name not in self._host.world.links:
+                raise DriverError(f"there is no interface {wanted.name}")
+            self._host.world.links[wanted.name].attached = True
+            self._host.keep(("links", wanted.name))
 
     async def remove(self, name: str) -> None:
         await self._host.call("remove_host_port", name)

@@ -1,4 +1,4 @@
-"""Interfaces of a host that are logical ports of OVN: internal ports of the integration bridge."""
+"""Interfaces of a host that are logical ports of OVN: ports of the integration bridge."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from kvmcompose.providers.ovs.driver import VSCTL, run_ovs
 
 #: The keys in ``external_ids`` of the interface: its project and its bridge.
 PROJECT_KEY, BRIDGE_KEY = "kvm-compose-host-port", "kvm-compose-bridge"
-_LIST = ("--format=json", "--columns=name,external_ids,mac", "list", "Interface")
+_LIST = ("--format=json", "--columns=name,external_ids,type", "list", "Interface")
 
 
 class HostPorts(Protocol):
     """The interfaces of one host that are logical ports."""
 
     async def observe(self, project: str) -> Sequence[HostPort]:
-        """Return those of a project; without ``datapath_type``, which is the bridge's."""
+        """Return those of a project; without ``datapath_type``, which is the bridge's.
+
+        The end of a pair that the switch has not open, because it is gone or another one, has no bridge.
+        """
 
     async def create(self, project: str, wanted: HostPort) -> None:
         """Create it, or set what differs. Raises DriverError for an interface of another owner."""
@@ -45,7 +48,7 @@ class OvsHostPorts:
             if (ids := dict(row["external_ids"][1])).get(PROJECT_KEY) == project
         }
         links = {each["ifname"]: each for each in await self._links()} if ours else {}
-        return [_found(name, ids, links.get(name, {})) for name, (_, ids) in ours.items()]
+        return [_found(row, ids, links.get(name, {})) for name, (row, ids) in ours.items()]
 
     async def create(self, project: str, wanted: HostPort) -> None:
         name = wanted.name
@@ -55,12 +58,17 @@ class OvsHostPorts:
                     f"the interface {name} is a port of Open vSwitch already",
                     hint="give the project another name: --project-name",
                 )
+        if wanted.is_pair:  # otherwise the switch keeps an earlier pair open, also if it is deleted
+            await self.remove(name)
+        kind = [] if wanted.is_pair else ["type=internal", f'mac="{wanted.mac}"']
         await run_ovs(self._runner, [
             *VSCTL, "--", "--may-exist", "add-port", wanted.bridge, name,
-            "--", "set", "interface", name, "type=internal", f'mac="{wanted.mac}"',
+            "--", "set", "interface", name, *kind,
             f'external_ids:{PROJECT_KEY}="{project}"', f'external_ids:{BRIDGE_KEY}="{wanted.bridge}"',
             f'external_ids:{ID_KEY}="{wanted.interface_id}"',
         ])  # fmt: skip
+        if wanted.is_pair:
+            return
         lines = [f"address flush dev {name} scope global"]
         lines += [f"address replace {each} dev {name}" for each in wanted.addresses]
         lines += [f"link set dev {name} mtu {wanted.mtu} up"]
@@ -85,10 +93,22 @@ class OvsHostPorts:
         return found
 
 
-def _found(name: str, ids: Mapping[str, str], link: Mapping[str, Any]) -> HostPort:
+def _found(row: Mapping[str, Any], ids: Mapping[str, str], link: Mapping[str, Any]) -> HostPort:
+    if row["type"] != "internal":
+        is_open = "master" in link or "PROMISC" in link.get("flags", ())  # of either datapath
+        return HostPort(
+            name=row["name"],
+            bridge=ids.get(BRIDGE_KEY, "") if is_open else "",
+            interface_id=ids.get(ID_KEY, ""),
+            mac="",
+            addresses=(),
+            mtu=link.get("mtu", 0),
+            datapath_type="",
+            is_pair=True,
+        )
     addresses = (each for each in link.get("addr_info", ()) if each.get("scope") == "global")
     return HostPort(
-        name=name,
+        name=row["name"],
         bridge=ids.get(BRIDGE_KEY, ""),
         interface_id=ids.get(ID_KEY, ""),
         mac=link.get("address", ""),

@@ -51,7 +51,7 @@ def _check_reach(work: Work) -> list[Refusal]:
             reasons.append(
                 (
                     f"{guest.name} has scripts to run, but cannot be reached from the main host",
-                    "set testbed_options.management to true (with bridges), or take its scripts away",
+                    "set testbed_options.management to true, or take its scripts away",
                 )
             )
         elif run.cloud_init:

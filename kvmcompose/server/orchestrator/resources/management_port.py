@@ -1,14 +1,15 @@
 """Management ports: the namespaces through which the server reaches guests that no connection leads to.
 
-Their ends that are ports of bridges are resources of Open vSwitch.
+Their ends that are ports of bridges are resources of Open vSwitch; with OVN, interfaces of hosts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from kvmcompose.core.deployable import ManagementPort, NicPort
 from kvmcompose.core.names import first_few
+from kvmcompose.core.ovn_hosts import HostPort
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.netns.interface import FoundNamespace
@@ -90,6 +91,14 @@ def _is_new(change: Change) -> bool:
 
 async def _open_again(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
     """Let Open vSwitch open pairs that take the place of others: it keeps the earlier one open."""
+    logical = _logical_ports(work, host)
+    if logical:
+        there = {each.name for each in await host.host_ports.observe(work.context.project)}
+        for change in changes:
+            port = logical.get(change.wanted.spec.name) if change.wanted is not None else None
+            if port is not None and port.name in there:
+                await host.host_ports.create(work.context.project, port)
+        return
     bridges = await host.switches.observe(work.context.project)
     known = {port.name for bridge in bridges.values() for port in bridge.ports}
     ports: list[ManagementPort] = [each.wanted.spec for each in changes if each.wanted is not None]
@@ -107,6 +116,12 @@ async def _open_again(work: Work, host: HostDrivers, changes: Sequence[Change]) 
                 removed_ports=names,
             )
         )
+
+
+def _logical_ports(work: Work, host: HostDrivers) -> Mapping[str, HostPort]:
+    """Return the management ports on a host that are logical ports of OVN."""
+    specs = [each.spec for each in work.testbed.network_plan.resources if each.ref.host == host.name]
+    return {each.name: each for each in specs if isinstance(each, HostPort) and each.is_pair}
 
 
 async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:

@@ -1,4 +1,4 @@
-"""Interfaces of hosts that are logical ports of OVN."""
+"""Interfaces of hosts that are logical ports of OVN: those of the YAML, and of management ports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kvmcompose.server.orchestrator.resources._work import Work
 from kvmcompose.server.orchestrator.stages import shielded
 
 KINDS = ("ovn-host-port",)
-AFTER = ("ovn-row",)
+AFTER = ("ovn-row", "management-port")
 STAGE = "network"
 
 
