@@ -63,12 +63,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def normal(columns: Mapping[str, Value]) -> dict[str, Value]:
-    """Return columns in one form: sets sorted, a set of one as its element, nothing that is empty.
+    """Return columns in one form: sets sorted, a set of one as its element, no default values.
 
-    OVSDB does not distinguish the first two (RFC 7047, section 5.1).
+    OVSDB does not distinguish the first two (RFC 7047, section 5.1), nor a column that was set to its default
+    value (section 5.2.1) from one that was not set: the priority of a rule may be 0.
     """
     found = {name: _normal(value) for name, value in columns.items()}
-    return {name: found[name] for name in sorted(found) if found[name] not in ((), {})}
+    return {name: found[name] for name in sorted(found) if found[name] not in ((), {}, "", 0)}
 
 
 def _normal(value: Value) -> Value:

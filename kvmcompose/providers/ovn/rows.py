@@ -103,7 +103,7 @@ class _Replica:
         if _IDS in found:
             ids = wire.stored(row, _IDS)
             found[_IDS] = {key: each for key, each in ids.items() if key not in MARKS}
-        return {name: each for name, each in normal(found).items() if not _is_default(each)}
+        return normal(found)
 
     def _value(self, value: Any) -> Value:
         if isinstance(value, list | tuple):
@@ -114,10 +114,6 @@ class _Replica:
         if hasattr(value, "uuid"):
             return self.refs.get(value.uuid, RowRef(value._table.name, str(value.uuid)))  # noqa: SLF001
         return str(value) if isinstance(value, uuid.UUID) else value
-
-
-def _is_default(value: Value) -> bool:
-    return value is False or value == "" or (value == 0 and not isinstance(value, bool))
 
 
 def _ref(table: str, row: Any, ids: Mapping[str, str]) -> RowRef:

@@ -10,10 +10,12 @@ import msgspec
 import pytest
 
 from kvmcompose.core.northbound import Row, RowRef, normal
+from kvmcompose.core.resource import Found, Ref, Resource
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.ovn.central import is_open
 from kvmcompose.providers.ovn.interface import RowChange, RowOwner
 from kvmcompose.providers.ovn.rows import found_rows, operations
+from kvmcompose.server.orchestrator.resources import ovn_row
 
 MARK = RowOwner("lab", "here")
 SWITCH = RowRef("Logical_Switch", "sw")
@@ -173,8 +175,21 @@ def test_what_cannot_be_done_is_refused_before_anything_is() -> None:
 
 
 def test_sets_and_maps_have_one_form() -> None:
-    columns = {"a": ("y", "x", "y"), "b": ("x",), "c": (), "d": {"z": "1", "y": "2"}, "e": {}, "f": False}
-    assert normal(columns) == {"a": ("x", "y"), "b": "x", "d": {"y": "2", "z": "1"}, "f": False}  # type: ignore[arg-type]
+    columns = {"a": ("y", "x", "y"), "b": ("x",), "c": (), "d": {"z": "1", "y": "2"}, "e": {}, "f": True}
+    assert normal(columns) == {"a": ("x", "y"), "b": "x", "d": {"y": "2", "z": "1"}, "f": True}  # type: ignore[arg-type]
+
+
+def test_a_value_that_is_the_default_is_as_if_it_were_not_given() -> None:
+    """As the priority of the rules of ``apply_deny_all``: the server does not send what is a default."""
+    assert normal({"priority": 0, "log": False, "name": "", "action": "drop"}) == {"action": "drop"}
+    replica = Replica()
+    ref = RowRef("ACL", "sw apply_deny_all to-lport drop")
+    rule = replica.add(ref, action="drop")
+    replica.add(SWITCH, name="lab-sw", acls=[rule])
+    wanted = Row(ref=ref, columns={"action": "drop", "priority": 0}, parent=SWITCH, parent_column="acls")
+    assert put(replica, Row(ref=SWITCH, columns={"name": "lab-sw"}), wanted) == []
+    found = Found(ref=Ref("ovn-row", str(ref), "one"), spec=found_rows(replica, MARK).rows[ref])
+    assert ovn_row.compare(Resource(ref=found.ref, spec=wanted), found) is None
 
 
 @pytest.mark.parametrize(
