@@ -33,6 +33,7 @@ ROOTS = ("Logical_Switch", "Logical_Router", "Static_MAC_Binding")
 #: When packets are sent again, and when what has not arrived never will, in seconds.
 AGAIN, DEADLINE = (0.3, 0.7), 1.5
 STEP_SECONDS = 30
+SWITCH = Path("/run/openvswitch/ovs-vswitchd.pid")
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -334,6 +335,7 @@ def say(line: str) -> None:
 def main() -> None:
     start()
     network = Network()
+    switch = SWITCH.read_text()
     say("ready")
     for line in sys.stdin:
         request = json.loads(line)
@@ -341,6 +343,8 @@ def main() -> None:
         network.load(request["inserts"], request["nics"], request["neighbours"])
         loaded = time.monotonic()
         answered = Probes([(*each,) for each in request["questions"]]).answers()
+        if SWITCH.read_text() != switch:  # it crashed, and the guests' interfaces are gone
+            sys.exit("ovs-vswitchd crashed")
         took = {"load": loaded - began, "probe": time.monotonic() - loaded}
         say(json.dumps({"answered": answered, "took": took}))
 
