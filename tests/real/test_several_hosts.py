@@ -443,7 +443,7 @@ def assert_known_to_be_gone(hosts: TestHosts, project: Project) -> None:
     assert refused.returncode != 0
     assert "three: cannot reach three (root@192.0.2.13) by SSH" in refused.stderr
     failed = project.run("down", status=1)
-    assert "error: look: cannot reach three (root@192.0.2.13) by SSH" in failed.stderr
+    assert "error: check: cannot reach three (root@192.0.2.13) by SSH" in failed.stderr
     for host in (hosts[0], hosts[1]):
         assert host.virsh("list", "--all", "--name").stdout.split() == []
         assert switches(host, project.name) == {}

@@ -109,7 +109,7 @@ def test_packets_are_nothing_for_a_terminal(running: Lab) -> None:
     ("words", "status", "message"),
     [
         (("wbe",), 2, "did you mean web?"),
-        (("no such",), 2, "not a valid name of a guest or bridge"),
+        (("no such",), 2, "not a valid name of a guest, bridge or logical switch"),
         (("web", "--interface", "7"), 2, "name one with --interface: 0 (on br0)"),
         (("web", "--interface", "a b"), 2, "not a valid name of an interface"),
         (("br0", "--interface", "0"), 2, "br0 is not a guest"),
