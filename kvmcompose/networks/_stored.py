@@ -264,6 +264,10 @@ class _Addresses:
         return self._home[bridge.name]
 
     def _in_subnet(self, segment: str, nic: Interface, at: _Path) -> _Complaints:
+        if nic.prefix_length > ipaddress.IPV4LENGTH:
+            length = str(nic.prefix_length)
+            yield _wrong((*at, "prefix_length"), f"{length} is longer than an IPv4 address", "a shorter one")
+            return
         own = ipaddress.IPv4Network((nic.ip, nic.prefix_length), strict=False)
         subnet = self._subnets.setdefault(segment, own)
         if own != subnet or own.prefixlen < LARGEST:

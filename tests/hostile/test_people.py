@@ -39,6 +39,7 @@ ROUTES: list[tuple[str, str, object]] = [
     ("GET", "/deployments/alices/snapshots", None),
     ("GET", "/deployments/alices/console?guest=a", None),
     ("GET", "/deployments/alices/capture?target=br0", None),
+    ("GET", "/deployments/alices/guests/a/ssh", None),
     ("GET", "/deployments/alices/events", None),
     ("GET", "/deployments/alices/events?after=0&status=true", None),
     ("GET", "/deployments/alices/actions", None),
@@ -75,7 +76,11 @@ def test_no_route_is_left_out() -> None:
     tried = {
         (
             method,
-            "/api" + target.partition("?")[0].replace("alices", "{name}").replace(str(NOWHERE), "{uuid}"),
+            "/api"
+            + target.partition("?")[0]
+            .replace("alices", "{name}")
+            .replace(str(NOWHERE), "{uuid}")
+            .replace("guests/a/", "guests/{guest}/"),
         )
         for method, target, _body in ROUTES
     }

@@ -13,7 +13,7 @@ import pytest
 import microimage
 from kvmcompose.cli import cloud_images, doctor
 from kvmcompose.core.errors import InputError, KvmComposeError, RefusedError
-from kvmcompose.effects import survey
+from kvmcompose.effects import survey, survey_ovn
 from kvmcompose.effects.survey import Finding
 
 if TYPE_CHECKING:
@@ -185,6 +185,7 @@ def test_the_doctor_says_what_can_be_done(
     console: FakeConsole, monkeypatch: pytest.MonkeyPatch, findings: list[Finding], status: int, said: str
 ) -> None:
     monkeypatch.setattr(survey, "survey", lambda _store: findings)
+    monkeypatch.setattr(survey_ovn, "survey_ovn", list)
     monkeypatch.setattr(doctor, "_other_hosts", lambda _arguments: [])
     assert call(doctor, console) == status
     *mends, last = [text for text in console.out if isinstance(text, str)]
