@@ -156,14 +156,18 @@ async def networks_are_left_or_mended(folder: str) -> None:
 
         # nothing is begun of what libvirt cannot do alive
         other = grown.replace('localOnly="yes"', 'localOnly="no"')
-        assert await network.difference(other) == NetworkDifference(hosts=("virt-two",), other=True)
+        assert await network.difference(other) == NetworkDifference(
+            hosts=("virt-two",), other=True, edited=False, outside=False
+        )
         assert not await hypervisor.update_network(other)
         assert await network.difference(network.xml) is None
 
         # by hand
         entry = f"<host ip='{network.one[1]}'/>"
         virsh("net-update", NETWORK, "delete", "dns-host", entry, "--live")
-        assert await network.difference(network.xml) == NetworkDifference(hosts=("virt-one",), other=False)
+        assert await network.difference(network.xml) == NetworkDifference(
+            hosts=("virt-one",), other=False, edited=False, outside=True
+        )
         assert await hypervisor.update_network(network.xml)
         assert answers(network.server, "virt-one.virt", network.one[1])
 
