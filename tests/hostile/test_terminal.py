@@ -207,7 +207,7 @@ _WORDS = {
     "cloud-images": [["list"], ["check", _FILE], ["add", "mine", _FILE], ["add", _EVIL, _FILE]],
     "completion": [["bash"], [_EVIL]],
     "console": [[_FILE]],
-    "convert": [["--out", _FILE], ["--out", "made.yaml"], [_FILE]],  # a pipe gets the YAML as it is
+    "convert": [["--out", f"/nowhere/{_FILE}"], [_FILE]],  # a pipe gets the YAML as it is
     "cp": [[_FILE, f"{_EVIL}:"], [_FILE, "web:"]],
     "deployments": [[], ["delete", _EVIL]],
     "errors": [[], [_EVIL]],
