@@ -421,6 +421,9 @@ def test_a_host_is_rebooted_on_the_way_up_and_then_gone(hosts: TestHosts, root: 
     assert_all_talk(project)
     # and once more when all was well
     hosts[2].reboot()
+    deadline = time.monotonic() + 30
+    while project.states()["worker-2"] == "unknown":  # its daemons may not answer at once
+        assert time.monotonic() < deadline, project.run("status").stdout
     assert project.states()["worker-2"] == "shut off"
     shown = project.run("status").stdout
     assert "guest worker-2: is shut off" in shown
