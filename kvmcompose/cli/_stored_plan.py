@@ -54,18 +54,13 @@ def store(path: Path, made: PlanDocument, unseen: KvmComposeError | None) -> Non
     """Write a plan, for its user alone. Raises KvmComposeError where it does not say all that is needed."""
     import msgspec
 
-    from kvmcompose.effects.files import write_atomic
+    from kvmcompose.cli._output_file import write_output
 
     if unseen is not None and not isinstance(unseen, what_runs.NothingUpError):
         raise KvmComposeError(f"no plan is written: what runs is not seen: {unseen.message}")
-    if not path.absolute().parent.is_dir():
-        raise KvmComposeError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}")
     files = tuple(msgspec.structs.replace(each, diff=None) for each in made.files)
     data = msgspec.json.encode(msgspec.structs.replace(made, files=files))
-    try:
-        write_atomic(path, msgspec.json.format(data, indent=2) + b"\n", mode=0o600)
-    except OSError as error:
-        raise KvmComposeError(f"cannot write {str(path)!r}: {error.strerror}") from error
+    write_output(path, msgspec.json.format(data, indent=2) + b"\n", mode=0o600)
 
 
 def load(arguments: argparse.Namespace) -> PlanDocument:

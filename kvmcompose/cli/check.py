@@ -60,7 +60,7 @@ def _port(text: str) -> int:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print what holds."""
-    from kvmcompose.effects.files import write_atomic
+    from kvmcompose.cli._output_file import write_output
     from kvmcompose.reachability.check import check
     from kvmcompose.reachability.junit import junit
 
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     project = open_project(arguments, console)
     found = check(project.compiled, project.testbed, probe if wants_matrix else None)
     if arguments.junit is not None:
-        write_atomic(arguments.junit, junit(found))
+        write_output(arguments.junit, junit(found))
     if is_picture:
         _draw(found, arguments.format, console)
     elif arguments.format == "json":

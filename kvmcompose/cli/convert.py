@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmcompose.cli._project import open_project
-from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.core.errors import RefusedError
 from kvmcompose.monitor.console import Console
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print or write the converted YAML."""
-    from kvmcompose.effects.files import write_atomic
+    from kvmcompose.cli._output_file import write_output
 
     out: Path | None = arguments.out
     if out is not None and not arguments.force and (out.exists() or out.is_symlink()):
@@ -50,10 +50,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if out is None:
         console.raw(converted.text.encode())
         return 0
-    try:
-        write_atomic(out, converted.text.encode(), mode=0o644)
-    except OSError as error:
-        raise KvmComposeError(f"cannot write {out}: {error.strerror}") from error
+    write_output(out, converted.text.encode())
     console.say(f"{out} is written; compare what guests reach: kvm-compose --input {out} check --matrix")
     return 0
 
