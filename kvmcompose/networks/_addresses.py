@@ -97,6 +97,21 @@ def assign(
     return Addresses(_macs(project, requests), ips, subnets), tuple(complaints)
 
 
+def check_mac(mac: str, path: tuple[str | int, ...], taken_by: str | None) -> Iterator[Complaint]:
+    """Yield the problem of a MAC address as written; ``taken_by`` is what has it already, if anything."""
+    if taken_by is not None:
+        yield Complaint(
+            code="duplicate-mac", path=path, message=f"{taken_by} has the MAC address {mac} already"
+        )
+    elif int(mac[:2], 16) & 1 or set(mac) <= {"0", ":"}:
+        yield Complaint(
+            code="bad-mac",
+            path=path,
+            message=f"{mac} is not a valid address of an interface (it is multicast or zero)",
+            hint="use an even first byte, for example 52:54:00:…",
+        )
+
+
 def _macs(project: str, requests: Sequence[AddressRequest]) -> dict[tuple[str, int], str]:
     given = {request.mac for request in requests if request.mac is not None}
     macs: dict[tuple[str, int], str] = {}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from kvmcompose.core.errors import Complaint, Severity
 from kvmcompose.core.model import Host, Machine
@@ -13,6 +12,7 @@ from kvmcompose.networks._ovn_check_acl import check_acl
 from kvmcompose.networks._ovn_check_guests import check_guests, known_addresses
 from kvmcompose.networks._ovn_check_routers import check_router
 from kvmcompose.networks._ovn_model import OvnNetwork, Path, Switch, SwitchPort
+from kvmcompose.networks._ovn_names import check_switch
 from kvmcompose.networks._ovn_owners import Owners, check_subnet
 
 #: The path of the section.
@@ -33,7 +33,7 @@ def check(network: OvnNetwork, machines: Sequence[Machine], hosts: Sequence[Host
     for router in network.routers.values():
         for index, port in enumerate(router.ports):
             path = (*AT, "routers", router.name, "ports", index)
-            yield from unknown(port.switch, network.switches, (*path, "switch"))
+            yield from check_switch(port.switch, network.switches, (*path, "switch"))
             if port.set_gateway_chassis is not None:
                 yield from _chassis(port.set_gateway_chassis, hosts, (*path, "set_gateway_chassis"))
     yield from _gateways(network, hosts)
@@ -42,20 +42,6 @@ def check(network: OvnNetwork, machines: Sequence[Machine], hosts: Sequence[Host
         yield from check_router(router, network, owners, known, (*AT, "routers", router.name))
     yield from check_guests(network, machines, owners, known)
     yield from check_acl(network, machines, (*AT, "acl"))
-
-
-def unknown(name: str, switches: Collection[str], path: Path, *, at_key: bool = False) -> Iterator[Complaint]:
-    """Yield the problem of a switch that does not exist."""
-    if name not in switches:
-        near = difflib.get_close_matches(name, switches, 1)
-        yield Complaint(
-            code="unknown-switch",
-            path=path,
-            message=f"there is no switch {name!r}",
-            wanted="a switch of network.ovn.switches",
-            hint=f"did you mean {near[0]!r}?" if near else None,
-            at_key=at_key,
-        )
 
 
 def _subnets(network: OvnNetwork) -> Iterator[Complaint]:

@@ -11,6 +11,7 @@ from kvmcompose.networks._ovn_check_guests import interfaces
 from kvmcompose.networks._ovn_deny import LOWEST
 from kvmcompose.networks._ovn_match import MatchError, parse_match
 from kvmcompose.networks._ovn_model import OvnNetwork, Path, Rule
+from kvmcompose.networks._ovn_names import check_switch
 
 
 def check_acl(network: OvnNetwork, machines: Sequence[Machine], at: Path) -> Iterator[Complaint]:
@@ -19,15 +20,7 @@ def check_acl(network: OvnNetwork, machines: Sequence[Machine], at: Path) -> Ite
     for switch, rules in network.acl.switches.items():
         path: Path = (*at, "switches", switch)
         if switch not in network.switches:
-            near = difflib.get_close_matches(switch, network.switches, 1)
-            yield Complaint(
-                code="unknown-switch",
-                path=path,
-                message=f"there is no switch {switch!r}",
-                wanted="a switch of network.ovn.switches",
-                hint=f"did you mean {near[0]!r}?" if near else None,
-                at_key=True,
-            )
+            yield from check_switch(switch, network.switches, path, at_key=True)
             continue
         seen: dict[tuple[str, int, str], int] = {}
         for index, rule in enumerate(rules):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 from collections.abc import Iterator, Sequence
 
@@ -17,6 +16,7 @@ from kvmcompose.networks._ovn_model import (
     ScaledSwitchNic,
     SwitchNic,
 )
+from kvmcompose.networks._ovn_names import check_switch
 from kvmcompose.networks._ovn_owners import Owners, parse_address
 from kvmcompose.networks._ovn_parse import mac_number
 
@@ -69,7 +69,9 @@ def check_guests(
         for path, guest, attachment in interfaces(machine):
             if attachment.segment not in network.switches:
                 if path not in seen:
-                    yield from _unknown_switch(attachment, network, path, at_key=bool(machine.scaled))
+                    at_key = bool(machine.scaled)
+                    at = path if at_key else (*path, "switch")
+                    yield from check_switch(attachment.segment, network.switches, at, at_key=at_key)
                 seen.add(path)
                 continue
             is_first = path not in seen
@@ -77,20 +79,6 @@ def check_guests(
             yield from _interface(owners, attachment, guest, path)
             if is_first:  # of clones: the same for all of them
                 yield from _common(network, owners, attachment, path, served, known)
-
-
-def _unknown_switch(
-    attachment: Attachment, network: OvnNetwork, path: Path, *, at_key: bool
-) -> Iterator[Complaint]:
-    near = difflib.get_close_matches(attachment.segment, network.switches, 1)
-    yield Complaint(
-        code="unknown-switch",
-        path=path if at_key else (*path, "switch"),
-        message=f"there is no switch {attachment.segment!r}",
-        wanted="a switch of network.ovn.switches",
-        hint=f"did you mean {near[0]!r}?" if near else None,
-        at_key=at_key,
-    )
 
 
 def _keys(path: Path) -> tuple[Path, Path]:

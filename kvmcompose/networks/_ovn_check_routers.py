@@ -7,7 +7,7 @@ from collections.abc import Collection, Generator, Iterator
 
 from kvmcompose.core.errors import Complaint, Severity
 from kvmcompose.networks._ovn_model import Address, Nat, OvnNetwork, Path, Router, RouterPort, Subnet
-from kvmcompose.networks._ovn_owners import Owners, parse_address
+from kvmcompose.networks._ovn_owners import Owners, not_an_address, parse_address
 
 Known = Collection[tuple[str, Address]]
 """Addresses that something has, each with its switch."""
@@ -96,13 +96,7 @@ def _routes(router: Router, owners: Owners, known: Known, at: Path) -> Iterator[
         prefix = yield from _network_of(route.prefix, (*path, "prefix"), "a destination: 0.0.0.0/0")
         hop = parse_address(route.nexthop)
         if hop is None:
-            yield Complaint(
-                code="bad-address",
-                path=(*path, "nexthop"),
-                message="not an address",
-                found=repr(route.nexthop),
-                wanted="the address of a router",
-            )
+            yield not_an_address(route.nexthop, (*path, "nexthop"), "the address of a router")
             continue
         if (route.prefix, route.nexthop) in seen:
             yield Complaint(
@@ -198,13 +192,7 @@ def _nat_addresses(
 ) -> Iterator[Complaint]:
     external = parse_address(nat.external_ip)
     if external is None:
-        yield Complaint(
-            code="bad-address",
-            path=(*path, "external_ip"),
-            message="not an address",
-            found=repr(nat.external_ip),
-            wanted="an address",
-        )
+        yield not_an_address(nat.external_ip, (*path, "external_ip"), "an address")
     logical = yield from _network_of(
         nat.logical_ip,
         (*path, "logical_ip"),

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from kvmcompose.core.errors import Complaint
+from kvmcompose.networks._addresses import check_mac
 from kvmcompose.networks._ovn_model import IPV6, Address, OvnNetwork, Path, Subnet
 
 _SMALLEST = {4: 30, IPV6: 126}
@@ -18,6 +19,13 @@ def parse_address(text: str) -> Address | None:
         return ipaddress.ip_address(text)
     except ValueError:
         return None
+
+
+def not_an_address(text: str, path: Path, wanted: str, hint: str | None = None) -> Complaint:
+    """Return the problem of a text for which ``parse_address`` returns None."""
+    return Complaint(
+        code="bad-address", path=path, message="not an address", found=repr(text), wanted=wanted, hint=hint
+    )
 
 
 def check_subnet(text: str, path: Path) -> Iterator[Complaint]:
@@ -84,14 +92,7 @@ class Owners:
         address = parse_address(text)
         if address is None:
             hint = "the subnet has the prefix length: leave it out" if "/" in text else None
-            yield Complaint(
-                code="bad-address",
-                path=path,
-                message="not an address",
-                found=repr(text),
-                wanted=self._wanted(switch),
-                hint=hint,
-            )
+            yield not_an_address(text, path, self._wanted(switch), hint)
             return
         problem = next(self._place(switch, address, path), None)
         other = self._addresses.setdefault((switch, address), owner)
@@ -131,17 +132,7 @@ class Owners:
     def mac(self, mac: str, owner: str, path: Path) -> Iterator[Complaint]:
         """Note a MAC address; yield its problem. They are unique in the whole network."""
         other = self._macs.setdefault(mac, owner)
-        if other != owner:
-            yield Complaint(
-                code="duplicate-mac", path=path, message=f"{other} has the MAC address {mac} already"
-            )
-        elif int(mac[:2], 16) & 1 or set(mac) <= {"0", ":"}:
-            yield Complaint(
-                code="bad-mac",
-                path=path,
-                message=f"{mac} is not a valid address of an interface (it is multicast or zero)",
-                hint="use an even first byte, for example 52:54:00:…",
-            )
+        yield from check_mac(mac, path, other if other != owner else None)
 
 
 def _valid(texts: tuple[str, ...]) -> dict[int, Subnet]:

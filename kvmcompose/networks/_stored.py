@@ -12,7 +12,7 @@ from kvmcompose.core.model import Host, Link, Machine, Segment, Topology
 from kvmcompose.core.names import is_derived
 from kvmcompose.core.state import GuestState, Interface, State
 from kvmcompose.networks import _management
-from kvmcompose.networks._addresses import DYNAMIC, LARGEST, SMALLEST
+from kvmcompose.networks._addresses import DYNAMIC, LARGEST, SMALLEST, check_mac
 from kvmcompose.networks._connected import connected
 from kvmcompose.networks._specialise import (
     Bridge,
@@ -59,11 +59,10 @@ class StoredNetwork(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """The rules of the YAML: of the network section, of an address, of a MAC address."""
+    """The rules of the YAML: of the network section, and of an address."""
 
     section: Callable[[Network, Sequence[Machine], Sequence[Host]], _Complaints]
     ip: Callable[[str, _Path, str | None], _Complaints]
-    mac: Callable[[str, _Path, dict[str, str]], _Complaints]
 
 
 def check_state(state: State, rules: Rules) -> _Complaints:
@@ -242,8 +241,8 @@ class _Addresses:
                 "a bridge on the guest's host, or the network of the project",
             )
             return
-        yield from self._rules.mac(nic.mac, (*at, "mac"), self._macs)
-        self._macs.setdefault(nic.mac, guest.name)
+        yield from check_mac(nic.mac, (*at, "mac"), self._macs.get(nic.mac))
+        self._macs.setdefault(nic.mac, repr(guest.name))
         gateway = self._network.libvirt_network_gateway if segment == self._external else None
         if nic.gateway not in (None, gateway):
             yield _wrong((*at, "gateway"), f"{nic.gateway} is not the gateway there", gateway or "none")

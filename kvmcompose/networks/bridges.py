@@ -265,28 +265,14 @@ def _check_addresses(network: Network, machines: Sequence[Machine]) -> Iterator[
     for machine in machines:
         for path, attachment in _interfaces(machine):
             if attachment.mac is not None:
-                yield from _check_mac(attachment.mac, (*path, "mac"), macs)
-                macs.setdefault(attachment.mac, machine.name)
+                yield from _addresses.check_mac(attachment.mac, (*path, "mac"), macs.get(attachment.mac))
+                macs.setdefault(attachment.mac, repr(machine.name))
             ip = attachment.ip
             if ip is None or ip == _addresses.DYNAMIC:
                 continue
             place = (home.get(attachment.segment, attachment.segment), ip)
             yield from _check_ip(ip, (*path, "ip"), ips.get(place))
             ips.setdefault(place, machine.name)
-
-
-def _check_mac(mac: str, path: _Path, taken: dict[str, str]) -> Iterator[Complaint]:
-    if mac in taken:
-        yield Complaint(
-            code="duplicate-mac", path=path, message=f"{taken[mac]!r} has the MAC address {mac} already"
-        )
-    elif int(mac[:2], 16) & 1 or set(mac) <= {"0", ":"}:
-        yield Complaint(
-            code="bad-mac",
-            path=path,
-            message=f"{mac} is not a valid address of an interface (it is multicast or zero)",
-            hint="use an even first byte, for example 52:54:00:…",
-        )
 
 
 def _is_usable(address: ipaddress.IPv4Address) -> bool:
@@ -348,7 +334,7 @@ def artefacts(state: State) -> Iterator[Artefact]:
 
 def check_state(state: State) -> Iterator[Complaint]:
     """Check by the rules of the YAML, and that names and addresses are as ``specialise`` assigns them."""
-    return _stored.check_state(state, _stored.Rules(section=check, ip=_check_ip, mac=_check_mac))
+    return _stored.check_state(state, _stored.Rules(section=check, ip=_check_ip))
 
 
 def keeper(before: State, logical: LogicalTestbed) -> _hold.Keeper:
