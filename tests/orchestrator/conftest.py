@@ -6,7 +6,9 @@ import asyncio
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import pytest
@@ -14,7 +16,7 @@ import pytest
 # The golden projects are a package in the parent folder.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from golden.bench import Bench, new_bench
+from golden.bench import Bench
 from kvmcompose.core.commands import Command
 from kvmcompose.core.deployment import Action, ActionState, Deployment, LogLine, NewDeployment, TestbedStatus
 from kvmcompose.hosts.blob_store import HOSTED
@@ -23,6 +25,7 @@ from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.store import Store
+from orchestrator.projects import built_project
 
 YAML = """\
 machines:
@@ -61,21 +64,12 @@ CONFIG = """\
  "ssh_public_key_location": "keys/id_ed25519.pub", "ssh_private_key_location": "keys/id_ed25519"}
 """
 
-SCRIPT = "#!/bin/sh\ntrue\n"
-
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The project, built once."""
-    files = {
-        "kvm-compose.yaml": YAML,
-        "kvm-compose-config.json": CONFIG,
-        "keys/id_ed25519": "not a key\n",
-        **{f"{name}.sh": SCRIPT for name in ("setup", "run", "shared", "clone")},
-    }
-    bench = new_bench(tmp_path_factory.mktemp("template"), "lab", files)
-    bench.generate()
-    return bench
+    scripts = ("setup", "run", "shared", "clone")
+    return built_project(tmp_path_factory.mktemp("template"), YAML, CONFIG, scripts)
 
 
 class Lab:
@@ -89,6 +83,18 @@ class Lab:
         self.store = Store(directory / "server.sqlite")
         self.store.put_deployment(NewDeployment("lab", str(self.folder)))
         self.orchestrator = Orchestrator(self.drivers, self.store)
+
+    @classmethod
+    @contextmanager
+    def copied(cls, project: Bench, directory: Path) -> Iterator[Self]:
+        """A lab with a copy of a project that was built before."""
+        folder = directory / "lab"
+        shutil.copytree(project.folder, folder, symlinks=True)
+        lab = cls(Bench(project.root, folder), directory)
+        try:
+            yield lab
+        finally:
+            lab.store.close()
 
     def restart(self) -> None:
         """Simulate that the server was killed, and restart it."""
@@ -107,6 +113,11 @@ class Lab:
     @property
     def world(self) -> World:
         return self.drivers.world
+
+    def edit(self, before: str, after: str) -> None:
+        """Replace a part of the YAML that occurs exactly once, and write the artefacts."""
+        self.bench.edit(before, after)
+        self.bench.generate()
 
     def do(self, command: Command, *, meanwhile: Callable[[Actions, str], None] | None = None) -> Action:
         """Run an action to its end, and return it with its failures."""
@@ -160,8 +171,5 @@ def new_lab() -> type[Lab]:
 
 @pytest.fixture
 def lab(template: Bench, tmp_path: Path) -> Iterator[Lab]:
-    folder = tmp_path / "lab"
-    shutil.copytree(template.folder, folder, symlinks=True)
-    lab = Lab(Bench(template.root, folder), tmp_path)
-    yield lab
-    lab.store.close()
+    with Lab.copied(template, tmp_path) as lab:
+        yield lab

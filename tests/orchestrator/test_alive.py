@@ -26,15 +26,10 @@ def up_alive(lab: Lab, **options: bool) -> list[str]:
     return [step.name for step in lab.store.steps(action.uuid)]
 
 
-def edit(lab: Lab, old: str, new: str) -> None:
-    lab.bench.edit(old, new)
-    lab.bench.generate()
-
-
 def test_an_interface_goes_to_another_bridge_of_its_network(lab: Lab) -> None:
     lab.must(Up())
     tap = lab.world.domains["lab-db"].taps[0]
-    edit(lab, "name: db\n    interfaces: [{bridge: br1}]", "name: db\n    interfaces: [{bridge: br0}]")
+    lab.edit("name: db\n    interfaces: [{bridge: br1}]", "name: db\n    interfaces: [{bridge: br0}]")
     assert lab.status().differences == ("guest db: bridge: br1 -> br0",)
     assert "update:db" in up_alive(lab)
     assert tap in ports(lab)["lab-br0"]
@@ -44,7 +39,7 @@ def test_an_interface_goes_to_another_bridge_of_its_network(lab: Lab) -> None:
 
 def test_an_interface_in_another_network_has_its_address_from_the_next_start(lab: Lab) -> None:
     lab.must(Up())
-    edit(lab, "name: alone\n    interfaces: [{bridge: br2}]", "name: alone\n    interfaces: [{bridge: br0}]")
+    lab.edit("name: alone\n    interfaces: [{bridge: br2}]", "name: alone\n    interfaces: [{bridge: br0}]")
     planned = "guest alone: bridge: br2 -> br0, ip of interface 0 (from its next start): "
     assert [each for each in lab.status().differences if each.startswith(planned)]
     assert "update:alone" in up_alive(lab)
@@ -61,11 +56,11 @@ def test_interfaces_come_and_go(lab: Lab) -> None:
         "name: db\n    interfaces: [{bridge: br1}]",
         "name: db\n    interfaces: [{bridge: br1}, {bridge: br2}]",
     )
-    edit(lab, one, two)
+    lab.edit(one, two)
     assert "update:db" in up_alive(lab)
     assert len(lab.world.domains["lab-db"].taps) == 2
     assert lab.status().differences == ()
-    edit(lab, two, one)
+    lab.edit(two, one)
     assert "update:db" in up_alive(lab)
     assert len(lab.world.domains["lab-db"].taps) == 1
     assert lab.status().differences == ()
@@ -76,7 +71,7 @@ def test_another_mac_address_restarts_the_guest_which_then_has_its_address(lab: 
     before = started(lab)
     old = lab.world.domains["lab-db"].hardware.nics[0].mac
     bridge = "name: db\n    interfaces: [{bridge: br1"
-    edit(lab, bridge, f'{bridge}, mac: "52:54:00:11:22:33"')
+    lab.edit(bridge, f'{bridge}, mac: "52:54:00:11:22:33"')
     why = f"guest db: mac of interface 0: {old} -> 52:54:00:11:22:33"
     assert why in lab.status().differences
     lab.must(Up())
@@ -90,7 +85,7 @@ def test_memory_changes_alive_up_to_its_maximum(lab: Lab) -> None:
     lab.bench.edit(machine, f"{machine}, max_memory_mb: 512")
     lab.bench.generate()
     lab.must(Up())
-    edit(lab, "memory_mb: 128, max_memory_mb: 512", "memory_mb: 256, max_memory_mb: 512")
+    lab.edit("memory_mb: 128, max_memory_mb: 512", "memory_mb: 256, max_memory_mb: 512")
     assert lab.status().differences == ("guest db: memory_mb: 128 -> 256",)
     assert "update:db" in up_alive(lab)
     assert lab.world.domains["lab-db"].hardware.memory_mb == 256
@@ -99,15 +94,15 @@ def test_memory_changes_alive_up_to_its_maximum(lab: Lab) -> None:
 
 def test_processors_come_while_it_runs_and_go_when_it_restarts(lab: Lab) -> None:
     machine = "name: db\n    interfaces: [{bridge: br1}]\n    libvirt: {cpus: 1, memory_mb: 128"
-    edit(lab, machine, machine.replace("cpus: 1", "cpus: 1, max_cpus: 4"))
+    lab.edit(machine, machine.replace("cpus: 1", "cpus: 1, max_cpus: 4"))
     lab.must(Up())
     db = lab.world.domains["lab-db"]
     started = db.started
     machine = machine.replace("cpus: 1", "cpus: 1, max_cpus: 4")
-    edit(lab, machine, machine.replace("cpus: 1", "cpus: 3"))
+    lab.edit(machine, machine.replace("cpus: 1", "cpus: 3"))
     lab.must(Up())
     assert (db.started, db.hardware.cpus) == (started, 3)
-    edit(lab, machine.replace("cpus: 1", "cpus: 3"), machine.replace("cpus: 1", "cpus: 2"))
+    lab.edit(machine.replace("cpus: 1", "cpus: 3"), machine.replace("cpus: 1", "cpus: 2"))
     assert "guest db: restart: cpus: 3 -> 2" in lab.text(lab.must(Up()))
     db = lab.world.domains["lab-db"]
     assert db.started > started
@@ -116,19 +111,19 @@ def test_processors_come_while_it_runs_and_go_when_it_restarts(lab: Lab) -> None
 
 def test_bridges_and_connections_come_and_go(lab: Lab) -> None:
     lab.must(Up())
-    edit(
-        lab, "{name: br2}]", "{name: br2}, {name: br3, protocol: OpenFlow13, controller: tcp:127.0.0.1:6653}]"
+    lab.edit(
+        "{name: br2}]", "{name: br2}, {name: br3, protocol: OpenFlow13, controller: tcp:127.0.0.1:6653}]"
     )
     up_alive(lab)
     assert lab.world.bridges["lab"]["lab-br3"].controller == "tcp:127.0.0.1:6653"
-    edit(lab, "{br0: br1}", "{br0: br1, br1: br3}")
+    lab.edit("{br0: br1}", "{br0: br1, br1: br3}")
     steps = up_alive(lab)
     assert {"links", "ports"} <= set(steps)
     assert len(lab.world.links) == 6
-    edit(lab, "{br0: br1, br1: br3}", "{br0: br1}")
+    lab.edit("{br0: br1, br1: br3}", "{br0: br1}")
     up_alive(lab)
     assert len(lab.world.links) == 4
-    edit(lab, ", {name: br3, protocol: OpenFlow13, controller: tcp:127.0.0.1:6653}]", "]")
+    lab.edit(", {name: br3, protocol: OpenFlow13, controller: tcp:127.0.0.1:6653}]", "]")
     up_alive(lab)
     assert "lab-br3" not in lab.world.bridges["lab"]
     assert lab.status().differences == ()
@@ -161,6 +156,6 @@ def test_what_was_changed_outside_is_repaired(lab: Lab) -> None:
 
 def test_a_comment_changes_nothing(lab: Lab) -> None:
     lab.must(Up())
-    edit(lab, "machines:\n", "# a comment\nmachines:\n")
+    lab.edit("machines:\n", "# a comment\nmachines:\n")
     assert lab.status().differences == ()
     assert "is up already" in lab.text(lab.must(Up()))

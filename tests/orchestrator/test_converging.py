@@ -66,13 +66,8 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.mark.long
 @pytest.mark.parametrize("seed", _seeds())
 def test_edits_and_ups_that_are_cut_off(seed: int, empty: Bench, tmp_path: Path, new_lab: type[Lab]) -> None:
-    folder = tmp_path / "lab"
-    shutil.copytree(empty.folder, folder, symlinks=True)
-    lab = new_lab(Bench(empty.root, folder), tmp_path)
-    try:
+    with new_lab.copied(empty, tmp_path) as lab:
         _Story(lab, tmp_path, Random(seed), seed).run()  # noqa: S311 (to be repeated)
-    finally:
-        lab.store.close()
 
 
 class _Story:

@@ -53,13 +53,6 @@ def address(lab: Lab, name: str) -> str | None:
     return next(guest.address for guest in lab.status().guests if guest.name == name)
 
 
-def edit(lab: Lab, before: str, after: str) -> None:
-    path = lab.folder / "kvm-compose.yaml"
-    assert before in path.read_text()
-    path.write_text(path.read_text().replace(before, after))
-    lab.bench.generate()
-
-
 def test_it_has_its_name_in_dns_like_others(lab: Lab) -> None:
     found = address(lab, "web")
     assert found is not None
@@ -87,7 +80,7 @@ def test_a_name_that_is_gone_or_old_is_drift_that_up_repairs(lab: Lab) -> None:
 
 def test_another_edit_of_the_network_leaves_it(lab: Lab) -> None:
     found = names(lab)["web"]
-    edit(lab, "  - name: db\n", f"  - name: more{STATIC}  - name: db\n")
+    lab.edit("  - name: db\n", f"  - name: more{STATIC}  - name: db\n")
     action = lab.must(Up())
     assert names(lab) == {**names(lab), "web": found, "more": address(lab, "more")}
     assert "DNS name" not in lab.text(action)
@@ -98,10 +91,10 @@ def test_it_goes_with_its_guest_and_with_the_address(lab: Lab) -> None:
     assert "web" not in names(lab)
     lab.must(Power(verb=PowerVerb.START, guests=("web",)))
     assert names(lab)["web"] == address(lab, "web")
-    edit(lab, f"web{DYNAMIC}", f"web{STATIC}")
+    lab.edit(f"web{DYNAMIC}", f"web{STATIC}")
     lab.must(Up(restart=True))
     assert names(lab)["web"] == names(lab)["lab-web"] == address(lab, "web")
-    edit(lab, f"web{STATIC}", f"web{DYNAMIC}")
+    lab.edit(f"web{STATIC}", f"web{DYNAMIC}")
     lab.must(Up(restart=True))
     assert "lab-web" not in names(lab)
     assert names(lab)["web"] == address(lab, "web")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import glob
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +11,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from golden.bench import Bench, new_bench
+from golden.bench import Bench
 from kvmcompose.core.commands import Down, Exec, Up
 from kvmcompose.core.deployment import ActionState
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.planned import PlanRequest
 from kvmcompose.hosts.fake import Failure
+from orchestrator.projects import built_project
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -40,44 +40,19 @@ YAML = (
     "testbed_options:\n  placement: {pin: {home: one, lab: one, away: two}}\n"
     "  management: {except: [dark]}\n"
 )
-CONFIG = """\
-{"testbed_host_ssh_config": {
-   "one": {"ip": "192.0.2.11", "is_main_host": true, "virt_type": "qemu"},
-   "two": {"ip": "192.0.2.12", "user": "root", "virt_type": "qemu"}},
- "ssh_public_key_location": "keys/id_ed25519.pub", "ssh_private_key_location": "keys/id_ed25519"}
-"""
 LAB, AWAY = "kvm-compose.lab.lab", "kvm-compose.lab.away"
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The project, built once."""
-    files = {
-        "kvm-compose.yaml": YAML,
-        "kvm-compose-config.json": CONFIG,
-        "keys/id_ed25519": "not a key\n",
-        **{f"{name}.sh": "#!/bin/sh\ntrue\n" for name in ("setup", "run")},
-    }
-    bench = new_bench(tmp_path_factory.mktemp("management"), "lab", files)
-    bench.generate()
-    return bench
+    return built_project(tmp_path_factory.mktemp("management"), YAML, scripts=("setup", "run"))
 
 
 @pytest.fixture
 def cut_off(built: Bench, tmp_path: Path, new_lab: type[Lab]) -> Iterator[Lab]:
-    folder = tmp_path / "lab"
-    shutil.copytree(built.folder, folder, symlinks=True)
-    lab = new_lab(Bench(built.root, folder), tmp_path)
-    yield lab
-    lab.store.close()
-
-
-def edit(lab: Lab, before: str, after: str) -> None:
-    path = lab.folder / "kvm-compose.yaml"
-    text = path.read_text()
-    assert before in text
-    path.write_text(text.replace(before, after))
-    lab.bench.generate()
+    with new_lab.copied(built, tmp_path) as lab:
+        yield lab
 
 
 def ports(lab: Lab, host: str = "") -> list[str]:
@@ -134,12 +109,12 @@ def test_what_is_gone_is_seen_and_repaired_and_nobody_restarts(cut_off: Lab) -> 
 
 
 def test_it_is_switched_on_and_off_and_nobody_restarts(cut_off: Lab) -> None:
-    edit(cut_off, "  management: {except: [dark]}\n", "  management: {except: ['*']}\n")
-    edit(cut_off, ", setup_script: setup.sh, run_script: run.sh", "")
+    cut_off.edit("  management: {except: [dark]}\n", "  management: {except: ['*']}\n")
+    cut_off.edit(", setup_script: setup.sh, run_script: run.sh", "")
     cut_off.must(Up())
     assert not cut_off.world.namespaces
     started = {name: each.started for name, each in cut_off.world.domains.items()}
-    edit(cut_off, "{except: ['*']}", "true")
+    cut_off.edit("{except: ['*']}", "true")
     request = PlanRequest(state=msgspec.Raw(b"null"))
     planned = asyncio.run(cut_off.orchestrator.plan(cut_off.deployment, request))
     kinds = {each.kind for each in planned.changes}
@@ -148,7 +123,7 @@ def test_it_is_switched_on_and_off_and_nobody_restarts(cut_off: Lab) -> None:
     cut_off.must(Up())
     assert set(cut_off.world.namespaces) == {LAB}
     assert cut_off.must(Exec(guest="dark", argv=("true",))).exit_status == 0
-    edit(cut_off, "management: true", "management: {except: [cut, dark]}")
+    cut_off.edit("management: true", "management: {except: [cut, dark]}")
     cut_off.must(Up())
     assert not cut_off.world.namespaces
     assert ports(cut_off) == []

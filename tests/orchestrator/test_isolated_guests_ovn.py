@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,12 @@ import msgspec
 import pytest
 from host_calls import counted_calls
 
-from golden.bench import Bench, new_bench
+from golden.bench import Bench
 from kvmcompose.core.commands import Down, Exec, Up
 from kvmcompose.core.deployment import ActionState
 from kvmcompose.core.planned import PlanRequest
 from kvmcompose.hosts.fake import Failure
+from orchestrator.projects import built_project
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -48,44 +48,19 @@ testbed_options:
   management: {except: [dark]}
 """
 )
-CONFIG = """\
-{"testbed_host_ssh_config": {
-   "one": {"ip": "192.0.2.11", "is_main_host": true, "virt_type": "qemu"},
-   "two": {"ip": "192.0.2.12", "user": "root", "virt_type": "qemu"}},
- "ssh_public_key_location": "keys/id_ed25519.pub", "ssh_private_key_location": "keys/id_ed25519"}
-"""
 LAN, PORT = "kvm-compose.lab.lan", "lab-lan-mgmt"
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The project, built once."""
-    files = {
-        "kvm-compose.yaml": YAML,
-        "kvm-compose-config.json": CONFIG,
-        "keys/id_ed25519": "not a key\n",
-        "setup.sh": "#!/bin/sh\ntrue\n",
-    }
-    bench = new_bench(tmp_path_factory.mktemp("management"), "lab", files)
-    bench.generate()
-    return bench
+    return built_project(tmp_path_factory.mktemp("management"), YAML, scripts=("setup",))
 
 
 @pytest.fixture
 def cut_off(built: Bench, tmp_path: Path, new_lab: type[Lab]) -> Iterator[Lab]:
-    folder = tmp_path / "lab"
-    shutil.copytree(built.folder, folder, symlinks=True)
-    lab = new_lab(Bench(built.root, folder), tmp_path)
-    yield lab
-    lab.store.close()
-
-
-def edit(lab: Lab, before: str, after: str) -> None:
-    path = lab.folder / "kvm-compose.yaml"
-    text = path.read_text()
-    assert text.count(before) == 1
-    path.write_text(text.replace(before, after))
-    lab.bench.generate()
+    with new_lab.copied(built, tmp_path) as lab:
+        yield lab
 
 
 def differences(lab: Lab) -> tuple[str, ...]:
@@ -167,12 +142,12 @@ def test_what_is_gone_is_seen_and_repaired_and_nobody_restarts(cut_off: Lab) -> 
 
 
 def test_it_is_switched_on_and_off_and_nobody_restarts(cut_off: Lab) -> None:
-    edit(cut_off, "{except: [dark]}", "{except: ['*']}")
-    edit(cut_off, ", setup_script: setup.sh", "")
+    cut_off.edit("{except: [dark]}", "{except: ['*']}")
+    cut_off.edit(", setup_script: setup.sh", "")
     cut_off.must(Up())
     assert not cut_off.world.namespaces
     before = started(cut_off)
-    edit(cut_off, "{except: ['*']}", "true")
+    cut_off.edit("{except: ['*']}", "true")
     request = PlanRequest(state=msgspec.Raw(b"null"))
     planned = asyncio.run(cut_off.orchestrator.plan(cut_off.deployment, request))
     kinds = {each.kind for each in planned.changes}
@@ -180,7 +155,7 @@ def test_it_is_switched_on_and_off_and_nobody_restarts(cut_off: Lab) -> None:
     cut_off.must(Up())
     assert set(cut_off.drivers.worlds["two"].namespaces) == {LAN, "kvm-compose.lab.lone"}
     assert cut_off.must(Exec(guest="dark", argv=("true",))).exit_status == 0
-    edit(cut_off, "management: true", "management: false")
+    cut_off.edit("management: true", "management: false")
     cut_off.must(Up())
     for host in ("", "two"):
         world = cut_off.drivers.worlds[host]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +12,13 @@ import msgspec
 import pytest
 from host_calls import counted_calls
 
-from golden.bench import Bench, new_bench
+from golden.bench import Bench
 from kvmcompose.core.commands import Down, Up
 from kvmcompose.core.deployment import ActionState
 from kvmcompose.core.ovn_hosts import Databases
 from kvmcompose.hosts.fake import Failure
 from kvmcompose.hosts.fake_world import FakeOvn, FakeRow, World
+from orchestrator.projects import TWO_HOSTS, built_project
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -56,38 +56,18 @@ network:
 testbed_options:
   placement: {{pin: {{web: one, db: two}}}}
 """
-CONFIG = """\
-{"testbed_host_ssh_config": {
-   "one": {"ip": "192.0.2.11", "is_main_host": true, "virt_type": "qemu"},
-   "two": {"ip": "192.0.2.12", "user": "root", "virt_type": "qemu"}},
- "ssh_public_key_location": "keys/id_ed25519.pub", "ssh_private_key_location": "keys/id_ed25519"}
-"""
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The project, built once."""
-    files = {"kvm-compose.yaml": YAML, "kvm-compose-config.json": CONFIG, "keys/id_ed25519": "not a key\n"}
-    bench = new_bench(tmp_path_factory.mktemp("ovn"), "lab", files)
-    bench.generate()
-    return bench
+    return built_project(tmp_path_factory.mktemp("ovn"), YAML)
 
 
 @pytest.fixture
 def lab(template: Bench, tmp_path: Path, new_lab: type[Lab]) -> Iterator[Lab]:
-    folder = tmp_path / "lab"
-    shutil.copytree(template.folder, folder, symlinks=True)
-    lab = new_lab(Bench(template.root, folder), tmp_path)
-    yield lab
-    lab.store.close()
-
-
-def edit(lab: Lab, before: str, after: str) -> None:
-    path = lab.folder / "kvm-compose.yaml"
-    text = path.read_text()
-    assert text.count(before) == 1
-    path.write_text(text.replace(before, after))
-    lab.bench.generate()
+    with new_lab.copied(template, tmp_path) as lab:
+        yield lab
 
 
 def ovn(lab: Lab, host: str = "") -> FakeOvn:
@@ -134,7 +114,7 @@ def test_all_rows_come_in_one_transaction_and_nothing_is_left(lab: Lab) -> None:
 
 def test_a_rule_that_is_replaced_leaves_no_gap(lab: Lab) -> None:
     lab.must(Up())
-    edit(lab, RULE, RULE.replace("icmp4", "icmp4 && ip4.src == 10.66.1.2"))
+    lab.edit(RULE, RULE.replace("icmp4", "icmp4 && ip4.src == 10.66.1.2"))
     with counted_calls(lab.drivers) as calls:
         lab.must(Up())
     assert calls.of()["change_rows"] == 1
@@ -208,7 +188,7 @@ def test_a_controller_that_does_not_run_is_named(lab: Lab) -> None:
 
 def test_a_host_that_did_not_follow_is_waited_for_by_the_next_up(lab: Lab) -> None:
     lab.must(Up())
-    edit(lab, RULE, RULE.replace("icmp4", "icmp4 && ip4.src == 10.66.1.2"))
+    lab.edit(RULE, RULE.replace("icmp4", "icmp4 && ip4.src == 10.66.1.2"))
     lab.drivers.failures = [Failure.parse("in_force:*=1")]
     assert lab.do(Up()).state is ActionState.FAILED
     assert differences(lab) == [
@@ -221,7 +201,7 @@ def test_a_host_that_did_not_follow_is_waited_for_by_the_next_up(lab: Lab) -> No
 
 
 def test_an_ovn_that_exists_is_used_with_its_keys(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = json.loads(CONFIG)
+    config = json.loads(TWO_HOSTS)
     config |= {
         "ovn_northbound": "ssl:192.0.2.1:6641",
         "ovn_southbound": "ssl:192.0.2.1:6642",
@@ -317,9 +297,7 @@ def assert_nothing_left(lab: Lab) -> None:
         assert msgspec.structs.replace(left, changes=0) == FakeOvn(), host
 
 
-def test_two_projects_share_the_hosts_and_not_the_way_out(
-    lab: Lab, template: Bench, tmp_path: Path, new_lab: type[Lab]
-) -> None:
+def test_two_projects_share_the_hosts_and_not_the_way_out(lab: Lab) -> None:
     lab.must(Up())
     theirs = ovn(lab, "two").outsides["br-ex"]
     theirs.project = "other"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from golden.bench import Bench, environment, new_bench
+from golden.bench import Bench, environment
 from kvmcompose.build.ledger import close_ledgers
 from kvmcompose.build.project import Project
 from kvmcompose.build.project_inputs import Where
@@ -30,6 +30,7 @@ from kvmcompose.core.resource import Verb
 from kvmcompose.hosts.fake_world import FakeDisk
 from kvmcompose.monitor.console import Console
 from kvmcompose.server.orchestrator.resources import providers
+from orchestrator.projects import built_project
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -64,27 +65,12 @@ network:
 testbed_options:
   placement: {pin: {br0: one, br1: one, br2: two}}
 """
-CONFIG = """\
-{"testbed_host_ssh_config": {
-   "one": {"ip": "192.0.2.11", "is_main_host": true, "virt_type": "qemu"},
-   "two": {"ip": "192.0.2.12", "user": "root", "virt_type": "qemu"}},
- "ssh_public_key_location": "keys/id_ed25519.pub", "ssh_private_key_location": "keys/id_ed25519"}
-"""
-SCRIPT = "#!/bin/sh\ntrue\n"
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The project, built once."""
-    files = {
-        "kvm-compose.yaml": YAML,
-        "kvm-compose-config.json": CONFIG,
-        "keys/id_ed25519": "not a key\n",
-        **{f"{name}.sh": SCRIPT for name in ("setup", "run", "shared")},
-    }
-    bench = new_bench(tmp_path_factory.mktemp("two"), "lab", files)
-    bench.generate()
-    return bench
+    return built_project(tmp_path_factory.mktemp("two"), YAML, scripts=("setup", "run", "shared"))
 
 
 @pytest.fixture
@@ -94,19 +80,14 @@ def fresh(
     """Returns labs that are up, one for each example."""
     for name, value in environment(two.root).items():
         monkeypatch.setenv(name, value)
-    labs = []
+    with ExitStack() as labs:
 
-    def make() -> Lab:
-        folder = tmp_path_factory.mktemp("lab") / "lab"
-        shutil.copytree(two.folder, folder, symlinks=True)
-        lab = new_lab(Bench(two.root, folder), folder.parent)
-        labs.append(lab)
-        lab.must(Up())
-        return lab
+        def make() -> Lab:
+            lab = labs.enter_context(new_lab.copied(two, tmp_path_factory.mktemp("lab")))
+            lab.must(Up())
+            return lab
 
-    yield make
-    for lab in labs:
-        lab.store.close()
+        yield make
 
 
 def planned(lab: Lab, options: Up = Up(), *, built: bool = False) -> TestbedPlan:  # noqa: B008 (frozen)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import glob
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from golden.bench import Bench, new_bench
+from golden.bench import Bench
 from kvmcompose.core.commands import Down, Up
 from kvmcompose.core.deployment import Action, ActionState, Phase, StepState
 from kvmcompose.effects.resources import schemas
@@ -25,6 +24,7 @@ from kvmcompose.hosts.fake_world import FakeBridge, FakeDisk, World
 from kvmcompose.hosts.transfer_plan import plan_transfers
 from kvmcompose.pipeline.stored import read_state
 from kvmcompose.server.actions import Actions
+from orchestrator.projects import SCRIPT, built_project
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -74,7 +74,6 @@ CONFIG = """\
  "ssh_public_key_location": "keys/id_ed25519.pub", "ssh_private_key_location": "keys/id_ed25519"}
 """
 
-SCRIPT = "#!/bin/sh\ntrue\n"
 GUESTS = {"web", "db", "far", "worker-0", "worker-1", "worker-2", "worker-3"}
 #: Calls of the server that only look; what is refused has made no others.
 LOOKING = {
@@ -89,24 +88,13 @@ LOOKING = {
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The project, built once."""
-    files = {
-        "kvm-compose.yaml": YAML,
-        "kvm-compose-config.json": CONFIG,
-        "keys/id_ed25519": "not a key\n",
-        **{f"{name}.sh": SCRIPT for name in ("setup", "run", "shared")},
-    }
-    bench = new_bench(tmp_path_factory.mktemp("three"), "lab", files)
-    bench.generate()
-    return bench
+    return built_project(tmp_path_factory.mktemp("three"), YAML, CONFIG, scripts=("setup", "run", "shared"))
 
 
 @pytest.fixture
 def labs(three: Bench, tmp_path: Path, new_lab: type[Lab]) -> Iterator[Lab]:
-    folder = tmp_path / "lab"
-    shutil.copytree(three.folder, folder, symlinks=True)
-    lab = new_lab(Bench(three.root, folder), tmp_path)
-    yield lab
-    lab.store.close()
+    with new_lab.copied(three, tmp_path) as lab:
+        yield lab
 
 
 def running(lab: Lab) -> dict[str, set[str]]:
