@@ -114,7 +114,6 @@ class _Conversion:
             for machine in {guest.machine.index: guest.machine for guest in self._logical.guests}.values():
                 self._machine(edits, machine, changed)
             self._placement(edits)
-            self._management(edits)
             edits.replace(("network",), self._plan.section)
         except SharedError as error:
             raise InputError([
@@ -240,13 +239,6 @@ class _Conversion:
             longer = [names for names in lists if len(names) > 1]
             rewritten |= {key: longer} if longer else {}
         edits.replace(PLACEMENT, rewritten)
-
-    def _management(self, edits: TextEdits) -> None:
-        path: Path = ("testbed_options", "management")
-        if self._logical.management is not None:
-            edits.replace(path, value=False)
-            message = "logical networks have no management ports: guests are reached by their consoles"
-            self.notes.append(msgspec.structs.replace(_note(path, message), at_key=True))
 
     def _is_apart(self, number: int, names: Sequence[str], on: Mapping[str, Sequence[str]]) -> bool:
         """Return whether guests can take the place of bridges that are kept apart."""

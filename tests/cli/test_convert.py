@@ -58,6 +58,11 @@ def addresses(bench: Bench) -> dict[str, list[tuple[Any, ...]]]:
     }
 
 
+def management_ports(bench: Bench) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = bench.run("config", "--json").json["network"]["management_ports"]
+    return found
+
+
 def matrix(bench: Bench) -> dict[tuple[str, str], bool]:
     found = bench.run("check", "--matrix", "--json")
     assert found.status == 0, found.err
@@ -233,17 +238,22 @@ def test_aliases_are_followed_or_refused(tmp_path: Path) -> None:
     assert not refused.out
 
 
-def test_management_ports_are_left_out(tmp_path: Path) -> None:
+def test_guests_with_management_ports_keep_them(tmp_path: Path) -> None:
     text = (
-        f"machines: [{{name: a, interfaces: [{{bridge: b}}], {BODY}}}]\nnetwork: {{bridges: [{{name: b}}]}}\n"
+        f"machines: [{{name: a, interfaces: [{{bridge: b}}], {BODY}}},\n"
+        f"           {{name: c, interfaces: [{{bridge: b}}], {BODY}}}]\nnetwork: {{bridges: [{{name: b}}]}}\n"
         "testbed_options:\n  management:\n    except: [a]\n"
     )
     bench = bench_of(tmp_path, text)
     before = addresses(bench)
-    _, notes = converted(bench)
-    assert [shortened(note)[:42] for note in notes] == ["4:3 logical networks have no management po"]
+    (was,) = management_ports(bench)
+    text, notes = converted(bench)
+    assert "management:\n    except: [a]" in text
+    assert notes == []
     assert bench.run("validate").status == 0
     assert addresses(bench) == before
+    (now,) = management_ports(bench)
+    assert now["guests"] == was["guests"] == ["c"]
 
 
 def random_testbed(seed: int) -> str:
