@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from kvmcompose.core.ovn_hosts import Central
-from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
+from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.server.orchestrator.resources import _in_use
 from kvmcompose.server.orchestrator.resources._ovn import databases, is_main
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
@@ -31,10 +32,7 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
 
 def compare(wanted: Resource, found: Found) -> Change | None:
     """The keys may have gone; another address is another resource."""
-    if not found.state:
-        return None
-    reasons = (Reason(ReasonCode.STATE, before=found.state),)
-    return Change(verb=Verb.REPAIR, ref=wanted.ref, reasons=reasons, wanted=wanted, found=found)
+    return _in_use.change(wanted, found)
 
 
 async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:  # noqa: ARG001

@@ -12,6 +12,7 @@ from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Res
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.ovs.chassis import FoundChassis, obstacle, refusal, to_set
+from kvmcompose.server.orchestrator.resources import _in_use
 from kvmcompose.server.orchestrator.resources._ovn import databases, last_change
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
@@ -60,14 +61,9 @@ def compare(wanted: Resource, found: Found) -> Change | None:
         Reason(ReasonCode.CHANGED, _TERMS.get(key, key), _there(there, key), value)
         for key, value in to_set(spec, there).items()
     ]
-    verb = Verb.UPDATE
     if spec.keys and not there.has_identity:
         reasons.append(Reason(ReasonCode.MISSING, "its TLS key"))
-    if found.state and not reasons:
-        reasons, verb = [Reason(ReasonCode.STATE, "ovn-controller", before=found.state)], Verb.REPAIR
-    if not reasons:
-        return None
-    return Change(verb=verb, ref=wanted.ref, reasons=tuple(reasons), wanted=wanted, found=found)
+    return _in_use.change(wanted, found, reasons, "ovn-controller")
 
 
 def _there(found: FoundChassis, key: str) -> str | None:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from ipaddress import ip_interface
 
 from kvmcompose.core.ovn_hosts import HostPort
-from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
+from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource
 from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.server.orchestrator.resources import _in_use
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
 from kvmcompose.server.orchestrator.stages import shielded
@@ -28,14 +29,12 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
 def compare(wanted: Resource, found: Found) -> Change | None:
     """All of it changes in use."""
     before, after = _texts(found.spec), _texts(wanted.spec)
-    reasons = tuple(
+    reasons = (
         Reason(ReasonCode.CHANGED, key, before[key] or None, each)
         for key, each in after.items()
         if before[key] != each
     )
-    if not reasons:
-        return None
-    return Change(verb=Verb.UPDATE, ref=wanted.ref, reasons=reasons, wanted=wanted, found=found)
+    return _in_use.change(wanted, found, reasons)
 
 
 def _texts(port: HostPort) -> dict[str, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from kvmcompose.core.ovn_hosts import Outside
-from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
+from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.ovs.outside import another_subnet
+from kvmcompose.server.orchestrator.resources import _in_use
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.stages import shielded
@@ -40,12 +41,7 @@ def compare(wanted: Resource, found: Found) -> Change | None:
         for key in ("network", "address", "datapath_type")
         if getattr(found.spec, key) != getattr(wanted.spec, key)
     ]
-    verb = Verb.UPDATE
-    if found.state and not reasons:
-        reasons, verb = [Reason(ReasonCode.STATE, before=found.state)], Verb.REPAIR
-    if not reasons:
-        return None
-    return Change(verb=verb, ref=wanted.ref, reasons=tuple(reasons), wanted=wanted, found=found)
+    return _in_use.change(wanted, found, reasons)
 
 
 async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:

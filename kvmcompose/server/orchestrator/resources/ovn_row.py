@@ -14,11 +14,12 @@ from kvmcompose.core.deployment import Level
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.names import first_few
 from kvmcompose.core.northbound import Row, Value, normal
-from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
+from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.ovn.interface import LateError, RowChange, RowOwner
 from kvmcompose.server.action_log import RunningStep
+from kvmcompose.server.orchestrator.resources import _in_use
 from kvmcompose.server.orchestrator.resources._ovn import CHANGE, databases, is_main
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
@@ -80,9 +81,7 @@ def compare(wanted: Resource, found: Found) -> Change | None:
     if (found.spec.parent, found.spec.parent_column) != (spec.parent, spec.parent_column):
         parents = [None if each is None else str(each) for each in (found.spec.parent, spec.parent)]
         reasons.append(Reason(ReasonCode.CHANGED, "part of", *parents))
-    if not reasons:
-        return None
-    return Change(verb=Verb.UPDATE, ref=wanted.ref, reasons=tuple(reasons), wanted=wanted, found=found)
+    return _in_use.change(wanted, found, reasons)
 
 
 def _text(value: Value | None) -> str | None:

@@ -22,6 +22,7 @@ from kvmcompose.providers.ovs.interface import (
     normal_protocol,
 )
 from kvmcompose.server.orchestrator.network import addresses_of, guests_on
+from kvmcompose.server.orchestrator.resources import _in_use
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.stages import shielded
@@ -98,12 +99,7 @@ def compare(wanted: Resource, found: Found) -> Change | None:
         for key in keys
         if _text(found.spec, key) != _text(wanted.spec, key)
     ]
-    verb = Verb.UPDATE
-    if found.state and not reasons:
-        reasons, verb = [Reason(ReasonCode.STATE, before=found.state)], Verb.REPAIR
-    if not reasons:
-        return None
-    return Change(verb=verb, ref=wanted.ref, reasons=tuple(reasons), wanted=wanted, found=found)
+    return _in_use.change(wanted, found, reasons)
 
 
 def _kind(spec: object) -> str:
