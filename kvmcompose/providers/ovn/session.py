@@ -32,7 +32,7 @@ Operation = dict[str, Any]
 SECONDS = 20.0
 #: How much longer a thread may take before it is abandoned, in seconds.
 _HANGING = 120.0
-#: So many operations of a transaction may take a second more.
+#: How many operations of a transaction add a second to its time limit.
 _OPERATIONS = 200
 
 
@@ -180,7 +180,8 @@ class DatabaseSession:
         if self._tls is None:
             raise DriverError(
                 f"{self._what} at {remote} needs keys",
-                hint="name them in kvm-compose-config.json: private_key, certificate, ca_cert",
+                hint="name them in kvm-compose-config.json: ovn_private_key, ovn_certificate, "
+                "ovn_ca_certificate",
             )
         Stream.ssl_set_private_key_file(str(self._tls.key))
         Stream.ssl_set_certificate_file(str(self._tls.certificate))
