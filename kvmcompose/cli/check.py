@@ -18,7 +18,7 @@ HELP = "prove which guests reach which: the lines of expect, or every pair of gu
 EXAMPLE = """\
 examples:
   kvm-compose check
-  kvm-compose check --matrix                      who can ping whom
+  kvm-compose check --matrix                      which guests can ping which
   kvm-compose check --matrix --tcp 443 --verbose  and why
   kvm-compose check --junit report.xml
   kvm-compose check --format svg > reach.svg      (needs graphviz)

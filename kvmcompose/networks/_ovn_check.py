@@ -122,7 +122,7 @@ def _localnet(port: SwitchPort, hosts: Sequence[Host], at: Path, other: str | No
 
 
 def check_network_name(name: str | None, switch: Switch, path: Path) -> Iterator[Complaint]:
-    """Yield the problem of a provider network that a switch does not lead to."""
+    """Yield the problem of a provider network to which a switch has no port."""
     known = [port.localnet for port in switch.ports if port.localnet is not None]
     if name is not None and name not in known:
         yield Complaint(
@@ -159,6 +159,6 @@ def _gateways(network: OvnNetwork, hosts: Sequence[Host]) -> Iterator[Complaint]
                         code="unknown-network",
                         path=(*AT, "routers", name, "ports", index, "set_gateway_chassis"),
                         message=f"the host {host.name!r} has no provider network {switch_port.localnet!r}, "
-                        f"which the switch {switch.name!r} leads to",
+                        f"to which the switch {switch.name!r} is connected",
                         hint="name a host that has it in 'ovn.bridge_mappings'",
                     )

@@ -109,7 +109,7 @@ def _routes(router: Router, owners: Owners, known: Known, at: Path) -> Iterator[
             yield Complaint(
                 code="bad-address",
                 path=(*path, "nexthop"),
-                message=f"{hop} and {prefix} are not of one family",
+                message=f"{hop} and {prefix} belong to different address families",
                 wanted=f"an IPv{prefix.version} address",
             )
         yield from _next_hop(router, hop, owners, known, (*path, "nexthop"))
@@ -204,7 +204,7 @@ def _nat_addresses(
         yield Complaint(
             code="bad-address",
             path=(*path, "logical_ip"),
-            message=f"{nat.logical_ip} and {nat.external_ip} are not of one family",
+            message=f"{nat.logical_ip} and {nat.external_ip} belong to different address families",
         )
     if nat.nat_type == "dnat_and_snat" and logical.num_addresses != 1:
         yield Complaint(

@@ -56,7 +56,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _RELATIONS = frozenset(("==", "!=", "<", "<=", ">", ">="))
-_NEGATED = "give what is meant a rule of its own, and what is left one with a lower priority"
+_NEGATED = "write a rule for it, and one of a lower priority for everything else"
 #: As deep as OVN nests, more or less.
 _DEEPEST = 100
 _MAC = re.compile(r"[0-9A-Fa-f]{1,2}(:[0-9A-Fa-f]{1,2}){5}")
@@ -309,7 +309,7 @@ class _Parser:
             raise MatchError(f"the expression ends where {wanted} is expected")
         token = self._tokens[self._next]
         if kind is not None and token.kind != kind:
-            self._fail(f"{token.text!r} stands where {wanted} is expected", token)
+            self._fail(f"{wanted} is expected, not {token.text!r}", token)
         self._next += 1
         return token
 

@@ -55,7 +55,7 @@ class Causes:
             ref = self._origin(step)
             if ref is not None and ref.table == _RULE:
                 return Cause(f"{self._rule(ref)} allows it", self._places.row(ref))
-        return Cause("no rule is against it")
+        return Cause("no rule drops it")
 
     def blocked(self, trace: Trace, target: str) -> Cause:
         """Return why a packet does not arrive."""
@@ -137,7 +137,9 @@ class Causes:
         last = trace.steps[-1] if trace is not None and trace.steps and not trace.outputs else None
         ref = self._origin(last) if last is not None else None
         if ref is not None and ref.table == _RULE:
-            return Cause(f"{self._rule(ref)} drops the question who has {address}", self._places.row(ref))
+            return Cause(
+                f"{self._rule(ref)} drops the request for the MAC address of {address}", self._places.row(ref)
+            )
         switch = self._name(self._network.switch_of[nic.port])
         return Cause(f"nothing on switch {switch} answers for {address}", self._places.interfaces(nic.guest))
 

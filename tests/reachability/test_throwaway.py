@@ -125,7 +125,8 @@ def test_questions_for_neighbours_pass_rules_too() -> None:
     lab = two_switches_and_the_outside()
     lab.acl("s0", "from-lport", 1000, "arp", "drop")
     text, path = cause(lab, "web", "client")
-    assert (text, path) == ("rule from-lport 1000 of s0 drops the question who has 10.0.0.11", ("ACL", "0"))
+    dropped = "rule from-lport 1000 of s0 drops the request for the MAC address of 10.0.0.11"
+    assert (text, path) == (dropped, ("ACL", "0"))
 
 
 def test_arp_cannot_be_rejected() -> None:
