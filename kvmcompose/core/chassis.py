@@ -11,8 +11,8 @@ USUAL_MAPPINGS = (("public", "br-ex", "172.16.1.1/24"),)
 class ChassisConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The ``ovn`` section of a host. None is for what follows from the host's own name and address.
 
-    ``bridge`` is the integration bridge. ``bridge_mappings`` are provider networks: the network's name, the
-    bridge that leads to it, and the address of the host on that bridge, with its prefix length.
+    ``bridge`` is the integration bridge. ``bridge_mappings`` are provider networks: the network's name, its
+    bridge, and the address of the host on that bridge, with its prefix length.
     """
 
     chassis_name: str | None = None

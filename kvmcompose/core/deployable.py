@@ -196,7 +196,7 @@ class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def management_ports(self) -> tuple[ManagementPort, ...]:
-        """The ports through which guests are reached that no connection leads to."""
+        """The ports through which the server reaches isolated guests."""
         return self._specs(ManagementPort)
 
     def _specs(self, kind: type[_T]) -> tuple[_T, ...]:

@@ -212,17 +212,14 @@ class Constraints(msgspec.Struct, frozen=True):
 
 
 class Management(msgspec.Struct, frozen=True):
-    """That the server reaches guests which no connection leads to, through management ports.
-
-    ``excluded`` are the names of the guests that it does not reach.
-    """
+    """Makes the server reach isolated guests through management ports, except those in ``excluded``."""
 
     excluded: frozenset[str] = frozenset()
 
 
 class LogicalTestbed(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole testbed with scaling expanded, before placement. Without ``management``, guests that no
-    connection leads to are not reached.
+    """The whole testbed with scaling expanded, before placement. Without ``management``, the server does not
+    reach isolated guests.
     """
 
     project: str

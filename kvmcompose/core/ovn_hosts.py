@@ -42,7 +42,7 @@ class ChassisSpec(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Outside(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A bridge on a host that a physical network of OVN leads to.
+    """The bridge of a physical network of OVN on a host.
 
     ``network`` is the physical network's name in OVN, ``address`` that of the bridge, in CIDR notation. What
     comes from its subnet leaves the host with the host's own address.

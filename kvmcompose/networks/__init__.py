@@ -18,9 +18,9 @@ A module offers:
 ``as_ovn(logical, state)``        the same network in OVN's dialect; optional
 ``logical_targets(state)``        the logical switches and ports by their names, for captures; optional
 ``gateways(logical)``             the host of each port of a router that has one; optional
-``connectivity(logical)``         knows what reaches what (an ``Oracle``), for ``check``; or the next two
-``northbound(state, ...)``        the rows of OVN's northbound database that the network is made of
-``row_path(network, ref)``        the place in the YAML that such a row comes from
+``connectivity(logical)``         knows what reaches what (an ``Oracle``), for ``check``; optional
+``northbound(state, ...)``        the network as rows of OVN's northbound database, for ``check``; optional
+``row_path(network, ref)``        the place in the YAML that such a row comes from; with ``northbound``
 ``check_management(network, …)``  the guests that cannot be reached although the YAML asks for it; optional
 """
 

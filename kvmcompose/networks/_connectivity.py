@@ -85,7 +85,7 @@ class Connectivity:
         return Cause(f"connections join {' - '.join(reversed(way))}", self._links[first])
 
     def _from(self, bridge: str) -> dict[str, Link | None]:
-        """Return the bridges that a bridge is connected with, each with the link that leads back to it."""
+        """Return the bridges that a bridge is connected with, each with the link back to it."""
         if bridge not in self._known:
             found: dict[str, Link | None] = {bridge: None}
             waiting = deque([bridge])

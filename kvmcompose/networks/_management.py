@@ -1,8 +1,9 @@
-"""Management ports of bridges: through them the server reaches guests that no connection leads to.
+"""Management ports of bridges, through which the server reaches isolated guests.
 
-Each bridge with such a guest has one, on its own host, so that it does not depend on links between bridges,
-and no packet of the server's passes one. Its address is derived from names and is one that no guest has: a
-guest more may give the port another address, never the port a guest.
+A guest is isolated if none of its bridges is connected to the external one. Each bridge with such a guest has
+a port, on its own host: it does not depend on links between bridges, and the server's packets pass none of
+them. Its address is derived from names after those of the guests. A new guest may change the address of the
+port; the port never changes that of a guest.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ class PortState(msgspec.Struct, frozen=True):
 def managed(
     guests: Sequence[Guest], management: Management, served: Collection[str]
 ) -> Iterator[tuple[Guest, int | None]]:
-    """Yield the guests to reach that no connection leads to, with the interface to use.
+    """Yield the isolated guests to reach, with the interface to use.
 
-    That is the first one with an address that is known: None if there is none. ``served`` are the bridges
-    that the main host reaches.
+    That is the first interface with a known address, None if there is none. ``served`` are the bridges that
+    the main host reaches.
     """
     for guest in guests:
         bridges = [each.segment for each in guest.attachments]

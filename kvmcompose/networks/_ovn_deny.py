@@ -1,9 +1,9 @@
 """``apply_deny_all``: the rules that drop what no rule of the YAML allows.
 
-A packet passes two lists: ``from-lport`` of the port that it comes from, ``to-lport`` of the one that it goes
-to. Both drop by default at guests, so that both have to allow. OVN tracks no connections at the ports of
-routers and provider networks, where replies could not be told from other packets; and what passes there has
-a guest at its other end. So these ports drop nothing.
+A packet passes two lists: ``from-lport`` of the port where it enters the switch, ``to-lport`` of the port
+where it leaves. At guests both drop by default, so a connection needs a rule in each. Ports of routers and
+provider networks drop nothing: OVN tracks no connections there, so a rule could not distinguish replies from
+other packets; and the lists of the guest at the other end apply anyway.
 """
 
 from __future__ import annotations

@@ -153,8 +153,10 @@ class SwitchState(msgspec.Struct, frozen=True):
 
 
 class SwitchPortState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A port of a logical switch that no guest has: with ``provider_network_name`` it leads to that network,
-    otherwise it is an interface of a host, of which ``ovs_ports`` has the rest.
+    """A port of a logical switch that is not a guest's.
+
+    With ``provider_network_name`` it is the port of that network, otherwise an interface of a host, which
+    ``ovs_ports`` describes.
     """
 
     name: str

@@ -209,7 +209,7 @@ class _Rows:
                 )
 
     def _is_outside(self, switch: str) -> bool:
-        """Return whether a switch leads to a network outside, where other routers advertise."""
+        """Return whether a switch has a provider network, where other routers advertise."""
         return any(
             port.parent_switch == switch and port.mac_address is None
             for port in self._network.switch_ports.values()

@@ -1,4 +1,4 @@
-"""The addresses of a network of OVN: who has which, and the problems of single ones."""
+"""The addresses of a network of OVN: the owner of each, and the problems of single ones."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Owners:
 
     def __init__(self, network: OvnNetwork) -> None:
         self.subnets = {name: _valid(switch.subnets) for name, switch in network.switches.items()}
-        #: The switches that lead to other networks, where machines may have any address.
+        #: The switches with a provider network, where other machines may have any address.
         self.outside = {
             name
             for name, switch in network.switches.items()

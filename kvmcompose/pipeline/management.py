@@ -1,4 +1,4 @@
-"""``testbed_options.management``: which guests the server reaches that no connection leads to."""
+"""``testbed_options.management``: the isolated guests that the server reaches."""
 
 from __future__ import annotations
 

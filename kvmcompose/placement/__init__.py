@@ -5,6 +5,9 @@ guest, with reasons. It raises ComplaintsError when it cannot place the testbed,
 ``definition``, which belongs to the guest's kind. The result of every strategy is checked against the
 capacity of the hosts and the constraints of the YAML.
 
+Where a network's segments are on all hosts (``Topology.everywhere``), a strategy gets a testbed in which each
+guest has a segment of its own, and needs no code for it.
+
 A strategy does not know the current placement, so the same input always gives the same result.
 """
 

@@ -1,4 +1,4 @@
-"""The logical network that rows describe, as questions about it need it: ports, and who has which address."""
+"""The logical network that rows describe: its ports, and the owner of each address."""
 
 from __future__ import annotations
 

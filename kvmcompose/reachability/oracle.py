@@ -301,10 +301,12 @@ class OvnOracle:
                 return output.fields["eth.src"]
         for output in asked.outputs:
             if owner is not None and output.port == owner.port:
-                told = self._arp(switch, *packets.arp_reply(owner.port, owner.mac, address, nic.mac, source))
-                if told.is_rejected or any(each.port == nic.port for each in told.outputs):
+                answered = self._arp(
+                    switch, *packets.arp_reply(owner.port, owner.mac, address, nic.mac, source)
+                )
+                if answered.is_rejected or any(each.port == nic.port for each in answered.outputs):
                     return owner.mac
-                raise _LostError(self._causes.blocked(told, nic.guest))
+                raise _LostError(self._causes.blocked(answered, nic.guest))
         if owner is None and any(self._is_localnet(output.port) for output in asked.outputs):
             return OUTSIDE_MAC
         raise _LostError(self._causes.no_neighbour(asked, nic, address))

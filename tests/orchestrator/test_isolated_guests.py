@@ -1,4 +1,4 @@
-"""Guests that no connection leads to are reached through management ports, on simulated hosts."""
+"""Isolated guests are reached through management ports, on simulated hosts."""
 
 from __future__ import annotations
 

@@ -305,7 +305,7 @@ def test_two_projects_share_the_hosts_and_not_the_way_out(lab: Lab) -> None:
     why = "two: no way out by br-ex: the bridge br-ex is that of the project other"
     assert [fault.message for fault in action.faults] == [why]
     assert "bridge_mappings" in (action.faults[0].hint or "")
-    theirs.project = ""  # of nobody: no consent was asked for where it leads to
+    theirs.project = ""  # kvm-compose has not made it, and the config does not name it
     why = "two: no way out by br-ex: there is a bridge br-ex that kvm-compose has not made"
     assert [fault.message for fault in lab.do(Up()).faults] == [why]
     theirs.project = "lab"

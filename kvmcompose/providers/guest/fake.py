@@ -102,7 +102,7 @@ class FakeShell:
         raise DriverError(f"{login.guest} is not running")
 
     async def _enter(self, login: Login) -> tuple[str, FakeDomain]:
-        """Return the same, by the way that leads to the guest."""
+        """Return what ``_find`` does, after connecting through the guest's gate, if it has one."""
         if login.gate is not None:
             (await login.gate.connect(login.address, login.port)).close()
         return self._find(login)

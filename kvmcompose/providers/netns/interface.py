@@ -1,4 +1,4 @@
-"""Management ports of one host: the server's way to guests that no connection leads to."""
+"""Management ports of one host, through which the server reaches isolated guests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the library of OVSDB is given instead of two parts of its own, which it looks up in its modules.
+"""Replacements for two parts of the OVSDB library, which finds them in its own modules.
 
 Its poller uses select(), which takes no descriptor of 1024 or more. Its parser of JSON, where it
 was installed without a compiler, takes a character at a time: the answer to a change of 10,000 ports
@@ -48,7 +48,7 @@ class Parser:
         self._pieces: list[str] = []
         self._depth = 0
         self._in_string = False
-        #: How many characters of the piece mean nothing.
+        #: Marks before this position of the piece belong to an escape sequence.
         self._skipped = 0
         self._done = False
 

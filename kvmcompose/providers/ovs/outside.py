@@ -1,8 +1,8 @@
 """The way out of an OVN on one host: a bridge with an address, behind which guests are masqueraded.
 
 The bridge is mapped to a physical network, to which a ``localnet`` port belongs. Its mark in Open vSwitch
-names its project. A bridge that exists already, without a mark, is used as it is: its address, and where it
-leads to, are the administrator's. That is for bridges that the config names, which takes the user's consent.
+names its project. A bridge that exists already, without a mark, is used as it is: its address and its other
+ports are the administrator's. The config must name such a bridge, which requires the user's consent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LIST = ("--format=json", "--", "--columns=name,external_ids,datapath_type", "li
 
 
 class FoundOutside(msgspec.Struct, frozen=True):
-    """A way out, as it is. ``wrong`` is what of it is missing, in words."""
+    """A way out, as it is. ``wrong`` says what is missing, in words."""
 
     spec: Outside
     wrong: str = ""

@@ -34,7 +34,7 @@ from kvmcompose.server.store import ADDRESS_MARK, Store
 
 
 class _ManagementGate(msgspec.Struct, frozen=True):
-    """Leads to the guests on the bridge of a management port. Equal ones lead to the same."""
+    """Connects to the guests of a management port. Equal gates have the same port."""
 
     ports: ManagementPorts
     namespace: str
@@ -193,7 +193,7 @@ class Context:
         return found, silent
 
     async def address(self, guest: LoadedGuest, testbed: LoadedTestbed) -> str | None:
-        """A guest's address; None when no connection leads to it, or when it has not been given one yet."""
+        """A guest's address; None if it cannot be reached, or has none yet."""
         return (await self.addresses([guest], testbed))[guest.name]
 
     async def addresses(
@@ -230,7 +230,7 @@ class Context:
         return found | dict(zip(names, await side_by_side(map(leased, asking)), strict=True))
 
     def gate(self, guest: LoadedGuest, testbed: LoadedTestbed) -> Gate | None:
-        """The way through a guest's management port; None where a connection leads to it."""
+        """The way through a guest's management port; None for a guest without one."""
         port = guest.management
         if port is None:
             return None

@@ -55,7 +55,7 @@ _T = TypeVar("_T")
 class LoadedGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A guest and how it is run; ``run`` is None for a kind that cannot run yet.
 
-    ``management`` is the port through which ``address`` is reached, None where a connection leads to it.
+    ``management`` is the port through which ``address`` is reached, None if it is reached without one.
     """
 
     state: GuestState

@@ -1,4 +1,4 @@
-"""Management ports of logical switches: who needs one, its addresses, rows and rules, and spoilt states."""
+"""Management ports of logical switches: which have one, addresses, rows, rules, and invalid states."""
 
 from __future__ import annotations
 

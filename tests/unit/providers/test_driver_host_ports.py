@@ -1,4 +1,4 @@
-"""Interfaces of hosts that are logical ports: what ovs-vsctl is told, and what its tables say."""
+"""Interfaces of hosts that are logical ports: the commands of ovs-vsctl, and what its tables contain."""
 
 from __future__ import annotations
 

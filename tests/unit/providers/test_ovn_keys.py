@@ -1,4 +1,4 @@
-"""Keys of OVN: who signs what, in what name."""
+"""Keys of OVN: signatures and names of certificates."""
 
 from __future__ import annotations
 

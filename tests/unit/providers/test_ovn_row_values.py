@@ -1,4 +1,4 @@
-"""Rows of the northbound database: what a change comes to, given what is there."""
+"""Rows of the northbound database: the operations of a change to what exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the library of OVSDB is given instead of parts of its own."""
+"""The replacements for parts of the OVSDB library."""
 
 from __future__ import annotations
 

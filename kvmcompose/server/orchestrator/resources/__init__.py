@@ -21,7 +21,7 @@ A module (also one in ``resources/`` of a plug-in folder) offers:
 ``asked(options, wanted)``        what the options of an ``up`` want to be done with one, and which; optional
 ``LOOKS_AT_FILES``                True: observing takes long, and is left out of ``status``; optional
 ``LOST_WITH_NEEDS``               True: gone when what they need is stopped; optional
-``ONLY_KNOWN``                    True: known of the inside of a guest; removing it only forgets it; optional
+``ONLY_KNOWN``                    True: only observed, as what is in a guest; removing only forgets; optional
 ``RUNS``                          True: guests, which use memory and CPUs of their host; optional
 ``boots(change)``                 whether a guest starts for a change; optional
 ``noticed_by(testbed, change)``   the guests that may lose packets by a change; optional, pure

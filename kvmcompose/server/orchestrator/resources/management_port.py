@@ -1,4 +1,4 @@
-"""Management ports: the namespaces through which the server reaches guests that no connection leads to.
+"""Management ports: the namespaces through which the server reaches isolated guests.
 
 Their ends that are ports of bridges are resources of Open vSwitch; with OVN, interfaces of hosts.
 """
