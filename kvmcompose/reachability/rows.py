@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.northbound import Row, RowRef, Value
 
 _NORTHBOUND = "OVN_Northbound"
@@ -38,6 +39,16 @@ def compiled(seconds: float) -> list[Any]:
         "timeout": int(seconds * 1000),
     }
     return [_NORTHBOUND, wait]
+
+
+def is_compiled(results: Sequence[Any]) -> bool:
+    """Return whether northd had compiled the rows in time. Raises KvmComposeError for any other answer."""
+    (result,) = results
+    if "error" not in result:
+        return True
+    if result["error"] == "timed out":
+        return False
+    raise KvmComposeError(f"ovn-northd did not compile the network: {result['error']}")
 
 
 def selection(database: str, table: str, columns: Sequence[str]) -> list[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,12 +21,14 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.northbound import Row, RowRef
 from kvmcompose.effects.process import Coprocess, find_program, run
 from kvmcompose.reachability.jsonrpc import JsonRpc
-from kvmcompose.reachability.rows import compiled, insertion, selection
+from kvmcompose.reachability.rows import compiled, insertion, is_compiled, selection
 
 #: What the start of one daemon, and one question, may take.
 _SECONDS = 30.0
 #: What northd may take: on the machine of the benchmarks 10,000 ports take 3 s.
 _COMPILE_SECONDS = 300.0
+#: How often it is asked meanwhile whether it can work at all.
+_STEP_SECONDS = 1.0
 _SCHEMA_FOLDERS = ("/usr/share/ovn", "/usr/local/share/ovn")
 #: ovn-trace shortens names that are UUIDs, as those of guests' ports are.
 _WHOLE_NAMES = "--no-friendly-names"
@@ -122,7 +125,7 @@ class Throwaway:
         self._insert(rows)
         remote = f"unix:{folder}/db.sock"
         self.daemon("ovn-northd", "northd", f"--ovnnb-db={remote}", f"--ovnsb-db={remote}")
-        self._transact(compiled(_COMPILE_SECONDS), "ovn-northd did not compile the network")
+        self._compile()
         self._learn(neighbours)
 
     def tracer(self, state: str) -> Tracer:
@@ -194,6 +197,22 @@ class Throwaway:
             for each in neighbours
         ]
         self._transact(["OVN_Southbound", *inserts], "OVN does not accept a neighbour")
+
+    def _compile(self) -> None:
+        """Wait until northd has compiled the rows. It tries for ever what the databases refuse."""
+        end = time.monotonic() + _COMPILE_SECONDS
+        with JsonRpc(self.folder / "northd.ctl", _COMPILE_SECONDS) as northd:
+            while not is_compiled(self._database.call("transact", *compiled(_STEP_SECONDS))):
+                if int(northd.call("coverage/read-counter", "txn_error")):
+                    raise KvmComposeError(
+                        f"ovn-northd cannot write to the databases in {self.folder.parent}",
+                        hint=f"{shutil.disk_usage(self.folder).free >> 10} KiB are free there; "
+                        "TMPDIR=/another/folder uses another one",
+                    )
+                if time.monotonic() > end:
+                    raise KvmComposeError(
+                        f"ovn-northd did not compile the network within {_COMPILE_SECONDS:g} s"
+                    )
 
     def _transact(self, parameters: Sequence[Any], what: str) -> list[Any]:
         results: list[Any] = self._database.call("transact", *parameters)

@@ -266,6 +266,43 @@ with throwaway([]) as ovn:
 """
 
 
+#: Leaves room for the log and the process number of northd, and none for what it compiles.
+FULL = """
+from kvmcompose.reachability import throwaway as module
+from ovn_lab import two_switches_and_the_outside
+
+def fill(throwaway, program, name, *arguments, start=module.Throwaway.daemon):
+    if name == "northd":
+        try:
+            with (throwaway.folder.parent / "other").open("wb", buffering=0) as other:
+                while other.write(bytes(4096)):
+                    pass
+        except OSError:
+            with (throwaway.folder.parent / "other").open("r+b") as other:
+                other.truncate((throwaway.folder.parent / "other").stat().st_size - 8192)
+    start(throwaway, program, name, *arguments)
+
+module.Throwaway.daemon = fill
+with module.throwaway(two_switches_and_the_outside().rows):
+    pass
+"""
+
+
+def test_a_full_folder_is_said_at_once(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = 'mount -t tmpfs -o size=1m tmpfs "$TMPDIR" && exec "$@"'  # it goes with its namespace
+    done = subprocess.run(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", mount, "sh", sys.executable, "-c", FULL],  # noqa: S607
+        env={**os.environ, "TMPDIR": str(small), "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        timeout=30,  # far less than northd may take to compile
+        check=False,
+    )
+    assert f"ovn-northd cannot write to the databases in {small}" in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_leaves_nothing(folder: Path, number: signal.Signals) -> None:
     child = subprocess.Popen(
