@@ -135,12 +135,13 @@ class OvsOutsides:
             keys = (PROJECT_KEY, NETWORK_KEY, KEPT_KEY)
             await run_ovs(self._runner, [*VSCTL, "--", "remove", "bridge", bridge, "external_ids", *keys])
             return
-        await run_ovs(self._runner, [*VSCTL, "--", "--if-exists", "del-br", bridge])
+        # the bridge has the mark, so it is the last to go
         for family in ("ip", "ip6"):
             table = f"{family} {_table(bridge)}"
             # `delete` fails where there is none
             rules = f"add table {table}\ndelete table {table}\n"
             await self._runner.run(["nft", "-f", "-"], stdin=rules.encode(), privileged=True)
+        await run_ovs(self._runner, [*VSCTL, "--", "--if-exists", "del-br", bridge])
 
     async def _bridge(self, name: str) -> dict[str, str] | None:
         """Return the ``external_ids`` of a bridge, None where there is none."""
