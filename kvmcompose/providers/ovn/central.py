@@ -56,8 +56,10 @@ class OvnCentral:
                 f" the main host at {address}",
                 hint="give the main host the same `ip` in both configs",
             )
+        # noted before there are keys: a server that is killed leaves nothing that `down` misses
+        await self._south.transact(lambda idl: _noted(idl, project, address), lambda _: None)
         await self._server_identity()
-        await self._south.transact(lambda idl: self._opened(idl, project, address), lambda _: None)
+        await self._south.transact(self._with_keys, lambda _: None)
 
     async def identity(self, chassis: str) -> Identity:
         """See the interface."""
@@ -83,11 +85,13 @@ class OvnCentral:
         """See the interface."""
         found = await self.observe()
         if found.users <= {project}:
-            await self._south.transact(_closed, lambda _: None)
+            # the note is the last to go, as it is what `down` looks for after a server was killed
+            await self._south.transact(_without_keys, lambda _: None)
             folders = [f"{self._folder}/{name}" for name in ("authority", "central")]
             await self._runner.run(["rm", "-rf", "--", *folders], privileged=True)
             argv = ["rmdir", "--ignore-fail-on-non-empty", "--", self._folder]
             await self._runner.run(argv, privileged=True, check=False)
+            await self._south.transact(_closed, lambda _: None)
         else:
             await self._south.transact(lambda idl: _left(idl, project), lambda _: None)
 
@@ -123,35 +127,38 @@ class OvnCentral:
         argv = ["sh", "-c", _STORE, "sh", path]
         await self._runner.run(argv, stdin=text.encode(), privileged=True)
 
-    def _opened(self, idl: Any, project: str, address: str) -> list[Operation]:
-        """Return the operations that open the database, and note the project."""
-        done: list[Operation] = []
-        mark = ["map", [[MARK_KEY, "yes"], [f"{USER_KEY}{project}", "yes"]]]
+    def _with_keys(self, idl: Any) -> list[Operation]:
+        """Return the operations that give the database its keys."""
+        if any(_is_ours(row) for row in idl.tables["SSL"].rows.values()):
+            return []
         keys = [f"{self._folder}/central/{name}.pem" for name in ("key", "certificate", "ca")]
-        if not any(_is_ours(row) for row in idl.tables["SSL"].rows.values()):
-            names = ("private_key", "certificate", "ca_cert")
-            files = dict(zip(names, keys, strict=True)) | {_IDS: ["map", [[MARK_KEY, "yes"]]]}
-            done += [
-                {"op": "insert", "table": "SSL", "uuid-name": "keys", "row": files},
-                {"op": "update", "table": "SB_Global", "where": [], "row": {"ssl": ["named-uuid", "keys"]}},
-            ]
-        ours = [row for row in idl.tables["Connection"].rows.values() if _is_ours(row)]
-        target = _target(address)
-        if not ours:
-            listener: Operation = {"target": target, "role": _ROLE, "inactivity_probe": 60000, _IDS: mark}
-            done += [
-                {"op": "insert", "table": "Connection", "uuid-name": "listener", "row": listener},
-                _mutation("SB_Global", [], ["connections", "insert", ["named-uuid", "listener"]]),
-            ]
-        for row in ours:
-            where = [["_uuid", "==", ["uuid", str(row.uuid)]]]
-            if f"{USER_KEY}{project}" not in row.external_ids:
-                done.append(_mutation("Connection", where, [_IDS, "insert", mark]))
-            if row.target != target:
-                done.append(
-                    {"op": "update", "table": "Connection", "where": where, "row": {"target": target}}
-                )
-        return done
+        names = ("private_key", "certificate", "ca_cert")
+        files = dict(zip(names, keys, strict=True)) | {_IDS: ["map", [[MARK_KEY, "yes"]]]}
+        return [
+            {"op": "insert", "table": "SSL", "uuid-name": "keys", "row": files},
+            {"op": "update", "table": "SB_Global", "where": [], "row": {"ssl": ["named-uuid", "keys"]}},
+        ]
+
+
+def _noted(idl: Any, project: str, address: str) -> list[Operation]:
+    """Return the operations that note the project, at the listener; without keys it refuses everyone."""
+    done: list[Operation] = []
+    mark = ["map", [[MARK_KEY, "yes"], [f"{USER_KEY}{project}", "yes"]]]
+    ours = [row for row in idl.tables["Connection"].rows.values() if _is_ours(row)]
+    target = _target(address)
+    if not ours:
+        listener: Operation = {"target": target, "role": _ROLE, "inactivity_probe": 60000, _IDS: mark}
+        done += [
+            {"op": "insert", "table": "Connection", "uuid-name": "listener", "row": listener},
+            _mutation("SB_Global", [], ["connections", "insert", ["named-uuid", "listener"]]),
+        ]
+    for row in ours:
+        where = [["_uuid", "==", ["uuid", str(row.uuid)]]]
+        if f"{USER_KEY}{project}" not in row.external_ids:
+            done.append(_mutation("Connection", where, [_IDS, "insert", mark]))
+        if row.target != target:
+            done.append({"op": "update", "table": "Connection", "where": where, "row": {"target": target}})
+    return done
 
 
 def _target(address: str) -> str:
@@ -194,15 +201,19 @@ def is_open(target: str) -> bool:
 
 
 def _closed(idl: Any) -> list[Operation]:
-    """Return the operations that take away the listener and the keys of kvm-compose."""
-    done = [
+    """Return the operations that take away the listener of kvm-compose, and the notes with it."""
+    return [
         _mutation("SB_Global", [], ["connections", "delete", ["uuid", str(row.uuid)]])
         for row in idl.tables["Connection"].rows.values()
         if _is_ours(row)
     ]
-    if any(_is_ours(row) for row in idl.tables["SSL"].rows.values()):
-        done.append({"op": "update", "table": "SB_Global", "where": [], "row": {"ssl": ["set", []]}})
-    return done
+
+
+def _without_keys(idl: Any) -> list[Operation]:
+    """Return the operations that take away the keys of kvm-compose."""
+    if not any(_is_ours(row) for row in idl.tables["SSL"].rows.values()):
+        return []
+    return [{"op": "update", "table": "SB_Global", "where": [], "row": {"ssl": ["set", []]}}]
 
 
 def _left(idl: Any, project: str) -> list[Operation]:

@@ -7,7 +7,7 @@ what kvm-compose has set.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -54,8 +54,14 @@ class HostChassis(Protocol):
         ``obstacle`` finds.
         """
 
+    async def detach(self, project: str) -> None:
+        """Take away what kvm-compose has set, unless another project needs it.
+
+        The project stays noted, and the host has its name until the last one leaves.
+        """
+
     async def leave(self, project: str) -> None:
-        """Forget that a project needs the settings. The last one takes away what kvm-compose has set."""
+        """Detach the host, and forget that the project needs the settings."""
 
     async def map_bridge(self, network: str, bridge: str | None) -> None:
         """Set the bridge of a physical network, or remove it."""
@@ -145,32 +151,45 @@ class OvsChassis:
                 raise refusal(
                     "Open vSwitch has a TLS identity that kvm-compose has not set", self._runner.name
                 )
+            # noted before there are files: a server that is killed leaves nothing that `down` misses
+            noted = {MADE_KEY: " ".join(sorted(found.made | {"ssl"})), f"{USER_KEY}{project}": "yes"}
+            await self._set(noted)
             await self._write(identity)
         changed = to_set(wanted, found)
         made = found.made | changed.keys() | ({"ssl"} if identity is not None else set())
         changed |= {MADE_KEY: " ".join(sorted(made)), f"{USER_KEY}{project}": "yes"}
-        words = [f"external_ids:{key}={_quoted(value)}" for key, value in changed.items()]
-        arguments = ["--", "set", "Open_vSwitch", ".", *words]
-        if identity is not None:
-            paths = [f"{self._folder}/{name}" for name in _FILES]
-            arguments = ["--", "set-ssl", *paths, *arguments]
-        await run_ovs(self._runner, [*VSCTL, "--no-wait", *arguments])
+        ssl = ["--", "set-ssl", *(f"{self._folder}/{name}" for name in _FILES)]
+        await self._set(changed, ssl if identity is not None else ())
+
+    async def _set(self, ids: Mapping[str, str], more: Sequence[str] = ()) -> None:
+        words = [f"external_ids:{key}={_quoted(value)}" for key, value in ids.items()]
+        await run_ovs(self._runner, [*VSCTL, "--no-wait", *more, "--", "set", "Open_vSwitch", ".", *words])
+
+    async def _unset(self, keys: Sequence[str], more: Sequence[str] = ()) -> None:
+        words = ["--", "remove", "Open_vSwitch", ".", "external_ids", *keys] if keys else []
+        await run_ovs(self._runner, [*VSCTL, "--no-wait", *words, *more])
 
     async def leave(self, project: str) -> None:
+        await self.detach(project)
+        # the notes are the last to go, as they are what `down` looks for after a server was killed
         found = await self.observe()
         gone = [f"{USER_KEY}{project}"]
-        arguments: list[str] = []
         if found.users <= {project}:
             gone += [*sorted(found.made - {"ssl"}), MADE_KEY]
-            # ovn-controller leaves them when it has no database any more
-            arguments = [
-                word for port in await self._tunnels() for word in ("--", "--if-exists", "del-port", port)
-            ]
-            if "ssl" in found.made:
-                arguments += ["--", "del-ssl"]
-        arguments = ["--", "remove", "Open_vSwitch", ".", "external_ids", *gone, *arguments]
-        await run_ovs(self._runner, [*VSCTL, "--no-wait", *arguments])
-        if "ssl" in found.made and found.users <= {project}:
+        await self._unset(gone)
+
+    async def detach(self, project: str) -> None:
+        found = await self.observe()
+        if not found.users <= {project}:
+            return
+        # ovn-controller leaves them when it has no database any more
+        more = [word for port in await self._tunnels() for word in ("--", "--if-exists", "del-port", port)]
+        if "ssl" in found.made:
+            more += ["--", "del-ssl"]
+        keys = sorted(found.made - {"ssl", _NAME})
+        if keys or more:
+            await self._unset(keys, more)
+        if "ssl" in found.made:
             folder = f"{self._folder}/chassis"
             await self._runner.run(["rm", "-rf", "--", folder], privileged=True)
             argv = ["rmdir", "--ignore-fail-on-non-empty", "--", self._folder]

@@ -49,14 +49,28 @@ class FakeHostChassis:
 
     async def leave(self, project: str) -> None:
         await self._host.call("leave_ovn", project)
+        self._detach(project)
         chassis = self._host.world.ovn.chassis
         chassis.users = [each for each in chassis.users if each != project]
         if not chassis.users:
-            chassis.settings = {
-                key: each for key, each in chassis.settings.items() if key not in chassis.made
-            }
-            chassis.made, chassis.keys, chassis.carried_out = [], False, 0
+            kept = {key: each for key, each in chassis.settings.items() if key not in chassis.made}
+            chassis.settings, chassis.made = kept, []
         self._host.keep(("ovn",))
+
+    async def detach(self, project: str) -> None:
+        await self._host.call("detach_chassis", project)
+        self._detach(project)
+        self._host.keep(("ovn",))
+
+    def _detach(self, project: str) -> None:
+        chassis = self._host.world.ovn.chassis
+        if {*chassis.users} <= {project}:
+            chassis.settings = {
+                key: each
+                for key, each in chassis.settings.items()
+                if key == "system-id" or key not in chassis.made
+            }
+            chassis.keys, chassis.carried_out = False, 0
 
     async def map_bridge(self, network: str, bridge: str | None) -> None:
         await self._host.call("map_bridge", network)

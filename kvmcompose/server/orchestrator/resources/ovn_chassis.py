@@ -159,6 +159,8 @@ async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> No
         return
     with work.step(STAGE, "ovn-chassis", host=host.name):
         found = await host.chassis.observe()
-        await shielded(host.chassis.leave(work.context.project))
         if found.users <= {work.context.project} and "ovn-remote" in found.made:
+            # the host leaves last: what is noted there is what `down` goes by after a server was killed
+            await shielded(host.chassis.detach(work.context.project))
             await shielded(databases(work.view).southbound.forget([found.name]))
+        await shielded(host.chassis.leave(work.context.project))
