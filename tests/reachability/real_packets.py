@@ -22,8 +22,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from hosts import ovn
 from kvmcompose.reachability.jsonrpc import JsonRpc
 
 GUESTS, NICS = 5, 2
@@ -34,6 +35,7 @@ ROOTS = ("Logical_Switch", "Logical_Router", "Static_MAC_Binding")
 AGAIN, DEADLINE = (0.3, 0.7), 1.5
 STEP_SECONDS = 30
 SWITCH = Path("/run/openvswitch/ovs-vswitchd.pid")
+LOGS = Path("/var/log")
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -67,27 +69,19 @@ def start() -> None:
     run(*server, "--remote=punix:/run/openvswitch/db.sock", "/etc/openvswitch/conf.db")
     run("ovs-vsctl", "--no-wait", "init")
     run("ovs-vswitchd", *quiet, "--monitor", "--pidfile")
-    for name in ("nb", "sb"):
-        run("ovsdb-tool", "create", f"/var/lib/ovn/{name}.db", f"/usr/share/ovn/ovn-{name}.ovsschema")
-        run(
-            "ovsdb-server", *quiet, f"--pidfile=/run/ovn/{name}.pid", f"--unixctl=/run/ovn/{name}.ctl",
-            f"--remote=punix:/run/ovn/ovn{name}_db.sock", f"/var/lib/ovn/{name}.db",
-        )  # fmt: skip
-        run(f"ovn-{name}ctl", "init")
-    run("ovn-northd", *quiet, "--pidfile=/run/ovn/northd.pid")
+    ovn.start_central(LOGS)
     run(
         "ovs-vsctl", "add-br", "br-ex", "--", "set", "bridge", "br-ex", "datapath_type=netdev", "--",
         "set", "open", ".", "external_ids:system-id=main",
         "external_ids:ovn-remote=unix:/run/ovn/ovnsb_db.sock", "external_ids:ovn-encap-type=geneve",
-        "external_ids:ovn-encap-ip=127.0.0.1",
-        "external_ids:ovn-bridge-datapath-type=netdev", "external_ids:ovn-bridge-mappings=public:br-ex",
+        "external_ids:ovn-encap-ip=127.0.0.1", "external_ids:ovn-bridge-mappings=public:br-ex",
     )  # fmt: skip
     for hop in HOPS:
         run("ip", "address", "add", hop, "dev", "br-ex")
     run("ip", "address", "add", f"{OUTSIDE}/32", "dev", "lo")
     run("ip", "link", "set", "br-ex", "up")
     run("ethtool", "-K", "br-ex", "tx", "off")
-    run("ovn-controller", *quiet, "--pidfile=/run/ovn/controller.pid", "unix:/run/openvswitch/db.sock")
+    ovn.start_controller(LOGS)
     run("ovn-nbctl", "--wait=hv", "--timeout=20", "sync")
     allow_pings()
     for guest in range(GUESTS):
