@@ -23,7 +23,7 @@ from kvmcompose.providers.ovs.chassis import FoundChassis
 
 
 class Answering:
-    """libvirt, Open vSwitch and ovn-controller, which answer or do not; ``remote``: set by somebody else."""
+    """libvirt, Open vSwitch, ovn-controller: they answer or do not; another program has set ``remote``."""
 
     def __init__(self, error: DriverError | None = None, remote: str = "") -> None:
         self._error = error

@@ -169,7 +169,7 @@ def test_a_host_leaves(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("line", "goal"), KILLS[:COUNT], ids=range(COUNT))
 def test_a_server_is_killed_while_guests_move(lab: Lab, line: str, goal: str) -> None:
-    """The next ``up`` does the rest; who stays has never noticed."""
+    """The next ``up`` does the rest; guests that stay have noticed nothing."""
     path = lab.project.folder / "kvm-compose.yaml"
     path.write_text(re.sub(r"br2: (one|two|three)", f"br2: {goal}", path.read_text()))
     before = lab.qemu()

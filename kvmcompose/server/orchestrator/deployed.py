@@ -16,7 +16,7 @@ from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 
 class _Hosts(msgspec.Struct, frozen=True):
-    """The part of a state that is looked at alone."""
+    """The part of a state that ``Deployed.hosts`` decodes."""
 
     testbed_hosts: Any = None
 
@@ -35,7 +35,7 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
 
     @staticmethod
     def of(testbed: LoadedTestbed, hosts: Mapping[str, Any] = MappingProxyType({})) -> Deployed:
-        """The testbed as it lies there now, with other ``hosts`` of what was up before."""
+        """Return the testbed as built last, with ``hosts`` of what was up before in place of its own."""
         document = testbed.document
         if hosts:
             state = msgspec.json.decode(document)
@@ -52,16 +52,16 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
         return {}
 
     def encode(self) -> bytes:
-        """For the store: compressed, as the event loop waits until it is written."""
+        """Return it for the store, compressed: the event loop waits until it is written."""
         return zlib.compress(msgspec.json.encode(self), 1)
 
     def testbed(self, folder: ProjectFolder) -> LoadedTestbed:
-        """What was brought up, as a testbed. Raises KvmComposeError for what no build could have written."""
+        """Return it as a testbed. Raises KvmComposeError for what no build could have written."""
         return LoadedTestbed(folder, bytes(self.state), self.files)
 
 
 def decode_deployed(document: bytes | None) -> Deployed | None:
-    """From the store."""
+    """Return what ``Deployed.encode`` has stored."""
     return msgspec.json.decode(unpacked(document), type=Deployed) if document is not None else None
 
 
