@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Sequence
 
 from kvmcompose.core.errors import Complaint
+from kvmcompose.core.ip import ip_address
 from kvmcompose.core.model import GUEST_MTU, Host
 from kvmcompose.networks._ovn_model import IPV6, Path
 
@@ -38,7 +38,7 @@ def mtu(hosts: Sequence[Host]) -> int:
 def _version(host: Host) -> int | None:
     """Return the version of IP of a host's tunnels; None for a host name, which ``up`` resolves to IPv4."""
     try:
-        return ipaddress.ip_address(host.chassis.encap_ip or host.ip).version
+        return ip_address(host.chassis.encap_ip or host.ip).version
     except ValueError:
         return None
 
@@ -73,7 +73,7 @@ def _encapsulation(host: Host, hosts: Sequence[Host], at: Path) -> Iterator[Comp
     if given is None:
         return
     try:
-        address = ipaddress.ip_address(given)
+        address = ip_address(given)
     except ValueError:
         address = None
     alone = len(hosts) == 1

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection, Generator, Iterator
 
 from kvmcompose.core.errors import Complaint, Severity
+from kvmcompose.core.ip import ip_network
 from kvmcompose.networks._ovn_model import Address, Nat, OvnNetwork, Path, Router, RouterPort, Subnet
 from kvmcompose.networks._ovn_owners import Owners, not_an_address, parse_address
 
@@ -146,7 +146,7 @@ def _next_hop(router: Router, hop: Address, owners: Owners, known: Known, path: 
 def _network_of(text: str, path: Path, wanted: str) -> Generator[Complaint, None, Subnet | None]:
     """Yield the problem of a subnet, and return it; None if it has a problem."""
     try:
-        return ipaddress.ip_network(text)
+        return ip_network(text)
     except ValueError as error:
         yield Complaint(
             code="bad-address",

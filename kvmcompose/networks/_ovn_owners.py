@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from kvmcompose.core.errors import Complaint
+from kvmcompose.core.ip import ip_address, ip_network
 from kvmcompose.networks._addresses import check_mac
 from kvmcompose.networks._ovn_model import IPV6, Address, OvnNetwork, Path, Subnet
 
@@ -16,7 +17,7 @@ _LARGEST = {4: 8, IPV6: 16}
 def parse_address(text: str) -> Address | None:
     """Return an address, or None."""
     try:
-        return ipaddress.ip_address(text)
+        return ip_address(text)
     except ValueError:
         return None
 
@@ -32,11 +33,11 @@ def check_subnet(text: str, path: Path) -> Iterator[Complaint]:
     """Yield the problem of a subnet."""
     wanted = "a subnet of one site, such as 10.0.0.0/24 or fd00:1::/64"
     try:
-        subnet = ipaddress.ip_network(text)
+        subnet = ip_network(text)
     except ValueError as error:
         hint = None
         try:
-            loose = ipaddress.ip_network(text, strict=False)
+            loose = ip_network(text, strict=False)
             hint = f"the subnet that contains it is {loose}"
         except ValueError:
             pass
@@ -139,7 +140,7 @@ def _valid(texts: tuple[str, ...]) -> dict[int, Subnet]:
     found: dict[int, Subnet] = {}
     for text in texts:
         try:
-            subnet = ipaddress.ip_network(text)
+            subnet = ip_network(text)
         except ValueError:
             continue
         found.setdefault(subnet.version, subnet)

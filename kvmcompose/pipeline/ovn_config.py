@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kvmcompose.core.chassis import Remotes
 from kvmcompose.core.errors import Complaint, Severity
+from kvmcompose.core.ip import ip_interface
 from kvmcompose.core.model import Host
 from kvmcompose.core.names import INTERFACE_NAME_LIMIT
 from kvmcompose.core.project import FileKind, ProjectFiles
@@ -20,6 +20,9 @@ _MEMBER = re.compile(
     r"(?:(?:tcp|ssl):(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})|unix:/[!-~]+)"
 )
 _LAST_PORT = 65535
+#: Of provider networks and their bridges: names of both are in one list, between ':' and ','
+#: (ovn-controller(8), ``ovn-bridge-mappings``), and those of bridges are words of nft(8).
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def parse_remotes(config: dict[str, Any]) -> Remotes | None:
@@ -95,16 +98,25 @@ def check_mappings(hosts: Sequence[Host]) -> Iterator[Complaint]:
                     message=f"the host has a provider network {name!r} already",
                 )
             seen.add(name)
-            if len(bridge) > INTERFACE_NAME_LIMIT or bridge == host.chassis.bridge:
+            if not _NAME.fullmatch(name):
+                yield Complaint(
+                    code="bad-name",
+                    path=(*at, 0),
+                    message="not the name of a provider network",
+                    found=repr(name),
+                    wanted="letters, digits, '.', '_' and '-', such as public",
+                )
+            is_name = _NAME.fullmatch(bridge) and len(bridge) <= INTERFACE_NAME_LIMIT
+            if not is_name or bridge == host.chassis.bridge:
                 yield Complaint(
                     code="bad-name",
                     path=(*at, 1),
                     message="not the name of a bridge beside the integration bridge",
                     found=repr(bridge),
-                    wanted=f"at most {INTERFACE_NAME_LIMIT} characters, such as br-ex",
+                    wanted=f"at most {INTERFACE_NAME_LIMIT} letters, digits, '.', '_' and '-', such as br-ex",
                 )
             try:
-                found = ipaddress.ip_interface(address)
+                found = ip_interface(address)
             except ValueError:
                 found = None
             if found is None or "/" not in address:

@@ -33,6 +33,29 @@ CASES: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "broadcast": (lab(machine("web", 1, "10.0.0.255")), [("reserved-address", IP)]),
     "prefix length": (lab(machine("web", 1, "10.0.0.5/24")), [("bad-address", IP)]),
     "no address": (lab(machine("web", 1, "10.0.0")), [("bad-address", IP)]),
+    "zone": (
+        lab(machine("web", 1, r'"fd00::5%a\nb"'), switches='sw0: {subnet: [10.0.0.0/24, "fd00::/64"]}'),
+        [("bad-address", IP)],
+    ),
+    "zone of an interface": (
+        lab(
+            WEB,
+            switches="sw0: {subnet: ['fd00::/64', 10.0.0.0/24], ports: [{name: probe, internal: "
+            r'{ip: "fd00::5%x dev lo\nnetns exec a b", mac: "00:00:00:00:00:77"}}]}',
+        ),
+        [("bad-address", "network.ovn.switches.sw0.ports[0].internal.ip")],
+    ),
+    "zone of a subnet": (
+        lab(WEB, switches='sw0: {subnet: [10.0.0.0/24, "fd00::%x y/64"]}'),
+        [("bad-address", "network.ovn.switches.sw0.subnet")],
+    ),
+    "zone of a route": (
+        lab(WEB, routes=(DEFAULT, '{prefix: "fd00:9::%x/64", nexthop: "fd00::9%y"}')),
+        [
+            ("bad-address", f"{ROUTER}.static_routes[1].prefix"),
+            ("bad-address", f"{ROUTER}.static_routes[1].nexthop"),
+        ],
+    ),
     "another family": (lab(machine("web", 1, '"fd00::1"')), [("address-outside-subnet", IP)]),
     "router's": (lab(machine("web", 1, "10.0.0.1")), [("duplicate-address", IP)]),
     "twice": (

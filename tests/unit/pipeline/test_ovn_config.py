@@ -81,6 +81,7 @@ def test_what_a_host_leaves_out_follows_from_its_name_and_address() -> None:
         ({"chassis_name": "h0"}, ("duplicate-name", "h1.ovn.chassis_name")),
         ({"encap_ip": "127.0.0.1"}, ("loopback-address", "h1.ovn.encap_ip")),
         ({"encap_ip": "far"}, ("bad-address", "h1.ovn.encap_ip")),
+        ({"encap_ip": "fd00::1%eth0"}, ("bad-address", "h1.ovn.encap_ip")),
         ({"encap_type": "vxlan"}, ("bad-value", "h1.ovn.encap_type")),
         ({"encap_type": "gre"}, ("bad-value", "h1.ovn.encap_type")),
         ({"bridge": "a-bridge-with-a-long-name"}, ("bad-value", "h1.ovn.bridge")),
@@ -88,6 +89,22 @@ def test_what_a_host_leaves_out_follows_from_its_name_and_address() -> None:
         (
             {"bridge_mappings": [["public", "br-ex", "172.16.1.1"]]},
             ("bad-address", "h1.ovn.bridge_mappings[0][2]"),
+        ),
+        (
+            {"bridge_mappings": [["public", "br-ex", "fd00::1%x/64"]]},
+            ("bad-address", "h1.ovn.bridge_mappings[0][2]"),
+        ),
+        (
+            {"bridge_mappings": [["public:br0,a", "br-ex", "172.16.1.1/24"]]},
+            ("bad-name", "h1.ovn.bridge_mappings[0][0]"),
+        ),
+        (
+            {"bridge_mappings": [["public", "br,a:br0", "172.16.1.1/24"]]},
+            ("bad-name", "h1.ovn.bridge_mappings[0][1]"),
+        ),
+        (
+            {"bridge_mappings": [["public", "b;include'x'", "172.16.1.1/24"]]},
+            ("bad-name", "h1.ovn.bridge_mappings[0][1]"),
         ),
         (
             {"bridge_mappings": [["public", "br-int", "172.16.1.1/24"]]},
