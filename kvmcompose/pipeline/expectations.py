@@ -25,7 +25,7 @@ class GuestNames:
     """The guests that run, by the names that the YAML has for them: their own, and those of machines."""
 
     def __init__(self, guests: Iterable[Guest]) -> None:
-        self._meant: dict[str, tuple[str, ...]] = {}
+        self._meant: dict[str, list[str]] = {}
         self._patterns: dict[str, tuple[str, ...]] = {}
         self.guests: list[str] = []
         for guest in guests:
@@ -33,9 +33,13 @@ class GuestNames:
                 continue
             self.guests.append(guest.name)
             for name in dict.fromkeys((guest.machine.name, guest.name)):
-                self._meant[name] = (*self._meant.get(name, ()), guest.name)
+                self._meant.setdefault(name, []).append(guest.name)
+        #: What may be meant, in order; its numbers are those of bits in ``set_of``.
+        self.ordered = sorted({*self.guests, INTERNET})
+        self._bits = {name: 1 << number for number, name in enumerate(self.ordered)}
+        self._sets: dict[str, int] = {}
 
-    def meant(self, word: str) -> tuple[str, ...]:
+    def meant(self, word: str) -> Sequence[str]:
         """Return the guests that a name or pattern means, or ``internet``; nothing if it is unknown."""
         if word in self._meant:
             return self._meant[word]
@@ -50,6 +54,18 @@ class GuestNames:
     def all_meant(self, words: Iterable[str]) -> tuple[str, ...]:
         """Return what several words mean, each guest once."""
         return tuple(dict.fromkeys(name for word in words for name in self.meant(word)))
+
+    def set_of(self, words: Iterable[str]) -> int:
+        """Return what several words mean as a set of bits: two of them are compared at once.
+
+        A thousand lines may each mean all of ten thousand guests.
+        """
+        found = 0
+        for word in words:
+            if word not in self._sets:
+                self._sets[word] = sum({self._bits[name] for name in self.meant(word)})
+            found |= self._sets[word]
+        return found
 
     def pairs(self, expectation: Expectation) -> Iterator[tuple[str, str]]:
         """Yield each source with each target of a line. No guest is paired with itself."""
@@ -103,7 +119,8 @@ def check_expectations(
             for complaint in _check_words(key, line[key], words, names, at)
         ]
         yield from unknown
-        if not unknown and not any(True for _ in names.pairs(expectation)):
+        ends = names.set_of(expectation.sources), names.set_of(expectation.targets)
+        if not unknown and _first_pair(*ends) is None:
             only = names.all_meant(expectation.sources)[0]
             yield Complaint(
                 code="no-pair",
@@ -140,21 +157,20 @@ def _check_words(
 
 def _contradictions(expectations: Sequence[Expectation], names: GuestNames) -> Iterator[Complaint]:
     """Yield each line that cannot hold together with an earlier one, once."""
-    ends = [
-        (frozenset(names.all_meant(each.sources)), frozenset(names.all_meant(each.targets)))
-        for each in expectations
-    ]
+    ends = [(names.set_of(each.sources), names.set_of(each.targets)) for each in expectations]
     for later, expectation in enumerate(expectations):
         for earlier in range(later):
             other = expectations[earlier]
             if other.is_allowed is expectation.is_allowed or not _overlap(other.probe, expectation.probe):
                 continue
-            pair = _common_pair(ends[later], ends[earlier])
+            common = (one & two for one, two in zip(ends[later], ends[earlier], strict=True))
+            pair = _first_pair(*common)
             if pair is not None:
+                source, target = (names.ordered[number] for number in pair)
                 yield Complaint(
                     code="contradiction",
                     path=("expect", later, "is"),
-                    message=f"this contradicts expect[{earlier}] ({other}) for {pair[0]} to {pair[1]}",
+                    message=f"this contradicts expect[{earlier}] ({other}) for {source} to {target}",
                     hint="traffic of every kind includes each protocol and port" if None in (
                         other.probe, expectation.probe
                     ) else None,
@@ -166,8 +182,16 @@ def _overlap(one: Traffic | None, other: Traffic | None) -> bool:
     return one is None or other is None or one == other
 
 
-def _common_pair(
-    one: tuple[frozenset[str], frozenset[str]], other: tuple[frozenset[str], frozenset[str]]
-) -> tuple[str, str] | None:
-    sources, targets = sorted(one[0] & other[0]), sorted(one[1] & other[1])
-    return next(((source, target) for source in sources for target in targets if source != target), None)
+def _first_pair(sources: int, targets: int) -> tuple[int, int] | None:
+    """Return the numbers of the first source and target that differ, of two sets of bits."""
+    if not sources or not targets or (sources == targets and sources.bit_count() == 1):
+        return None
+    source, target = _lowest(sources), _lowest(targets)
+    if source != target:
+        return source, target
+    others = targets & (targets - 1)  # without the lowest
+    return (source, _lowest(others)) if others else (_lowest(sources & (sources - 1)), target)
+
+
+def _lowest(bits: int) -> int:
+    return (bits & -bits).bit_length() - 1

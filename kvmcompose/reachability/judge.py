@@ -37,9 +37,12 @@ class Judge:
 
     def expectation(self, expectation: Expectation) -> CheckedExpectation:
         """Return whether a line holds."""
-        pairs = list(self._names.pairs(expectation))
-        found = (self._broken(source, target, expectation) for source, target in pairs)
-        broken = tuple(each for each in found if each is not None)
+        count, broken = 0, []
+        for source, target in self._names.pairs(expectation):  # of all guests there may be millions
+            count += 1
+            traffic = self._broken(source, target, expectation)
+            if traffic is not None:
+                broken.append(traffic)
         path: Path = ("expect", expectation.index)
         return CheckedExpectation(
             str(expectation),
@@ -47,8 +50,8 @@ class Judge:
             show_path(path),
             self._documents.testbed.locate(path),
             not broken,
-            len(pairs),
-            broken,
+            count,
+            tuple(broken),
         )
 
     def matrix(self, probe: Traffic = PING) -> Iterator[CheckedTraffic]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from kvmcompose.core.errors import InputError, Problem
 from kvmcompose.core.expectation import Expectation, Traffic
 from kvmcompose.core.model import LogicalTestbed
 from kvmcompose.core.state import encode_state
-from kvmcompose.pipeline.expectations import GuestNames
+from kvmcompose.pipeline.expectations import GuestNames, check_expectations
 
 LAB = """\
 machines:
@@ -173,3 +174,34 @@ def test_many_lines_are_compared_in_little_time() -> None:
     began = time.process_time()
     assert len(lab_with(*lines).expectations) == 1000
     assert time.process_time() - began < 10
+
+
+def test_many_lines_about_many_guests_are_compared_in_little_time() -> None:
+    clones = ", ".join(map(str, range(5000)))
+    lab = LAB.replace("count: 2", "count: 5000").replace("clones: [0, 1]", f"clones: [{clones}]")
+    lines = [
+        f"from: ['*', 'c*'], to: client-{each}, is: {'allowed' if each % 2 else 'denied'}"
+        for each in range(1000)
+    ]
+    logical = lab_with(lab=lab)
+    expectations = lab_with(*lines, lab=lab).expectations
+    written = [{"from": each.sources, "to": each.targets, "is": each.word} for each in expectations]
+    began = time.process_time()
+    assert not list(check_expectations(written, expectations, logical.guests))
+    assert time.process_time() - began < 10
+
+
+_NAMES = ("client-0", "db", "web")
+_SOME = [chosen for count in (1, 2, 3) for chosen in itertools.combinations(_NAMES, count)]
+
+
+@pytest.mark.parametrize("sources", _SOME)
+def test_the_first_pair_in_common_is_named(sources: tuple[str, ...]) -> None:
+    for targets in _SOME:
+        wanted = [(source, target) for source in sources for target in targets if source != target]
+        if not wanted:
+            continue
+        both = f"to: [{', '.join((*targets, 'internet'))}], is: allowed"
+        lines = f"from: [{', '.join(sources)}], {both}", f"from: '*', to: [{', '.join(targets)}], is: denied"
+        (found,) = problems(*lines)
+        assert found.message.endswith(f" for {wanted[0][0]} to {wanted[0][1]}")
