@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
@@ -56,6 +57,7 @@ class Stub(Orchestrator):
         self.ran: list[tuple[str, Command]] = []
         self.go_on = asyncio.Event()
         self.captures: list[str] = []
+        self.connected: list[str] = []
         self.input = b""
         self.packets = 0
         self.guests: dict[str, str] = {}
@@ -147,13 +149,27 @@ class Stub(Orchestrator):
         return []
 
     async def reach(self, deployment: Deployment, name: str) -> socket.socket:
-        """Connect to a guest whose name is what it does: ``silent``, ``leaves``; others echo."""
+        """Connect to a guest whose name is what it does: ``silent``, ``leaves``, ``stuck``; others echo.
+
+        One that is ``stuck`` reads nothing. All of them are in ``connected`` meanwhile.
+        """
         if name == "silent":
             raise DriverError("nothing answers")
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        threading.Thread(target=_talk, args=(theirs, name), daemon=True).start()
+        threading.Thread(target=self._talk, args=(theirs, name), daemon=True).start()
         return ours
+
+    def _talk(self, endpoint: socket.socket, name: str) -> None:
+        self.connected.append(name)
+        with endpoint:
+            if name == "stuck":
+                poll = select.poll()
+                poll.register(endpoint, 0)  # ends when the server closes it
+                poll.poll()
+            while name not in ("leaves", "stuck") and (data := endpoint.recv(1 << 16)):
+                endpoint.sendall(data)
+        self.connected.remove(name)
 
     async def console(self, deployment: Deployment, name: str, after: int | None, wait: int) -> ConsolePart:
         return ConsolePart(start=after or 0, data=b"")
@@ -192,12 +208,6 @@ class Stub(Orchestrator):
     def check_removal(self, deployment: Deployment) -> None:
         if deployment.state is not Phase.DOWN:
             raise RefusedError(f"{deployment.name} is {deployment.state}")
-
-
-def _talk(endpoint: socket.socket, name: str) -> None:
-    with endpoint:
-        while name != "leaves" and (data := endpoint.recv(1 << 16)):
-            endpoint.sendall(data)
 
 
 class StubServer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,24 @@ def test_text_is_refused(server: StubServer) -> None:
     opcode, data = connection.recv_data()
     assert (opcode, int.from_bytes(data[:2], "big")) == (websocket.ABNF.OPCODE_CLOSE, 1008)
     connection.shutdown()
+
+
+def send_for_ever(connection: websocket.WebSocket) -> None:
+    while True:
+        connection.send_binary(bytes(4096))
+
+
+def test_a_client_that_leaves_is_noticed_while_its_guest_reads_nothing(
+    server: StubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvmcompose.server.api.guest_connection.STALL_SECONDS", 3)
+    connection = opened(server, "stuck", TOKEN)
+    connection.settimeout(1)
+    with pytest.raises(websocket.WebSocketTimeoutException):
+        send_for_ever(connection)
+    assert server.stub.connected == ["stuck"]
+    connection.shutdown()
+    deadline = time.monotonic() + 10
+    while server.stub.connected and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert server.stub.connected == []

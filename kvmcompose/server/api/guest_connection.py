@@ -10,12 +10,16 @@ from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.server import limits
 from kvmcompose.server.api.problems import problem_of
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.api.streaming import NORMAL_CLOSURE
 
 _CHUNK = 1 << 16
 _POLICY_VIOLATION = 1008
+#: How long a guest may take none of what the client has sent. Meanwhile nothing is read from the client,
+#: not even that it has left; one whose signs of life are not read is disconnected after the same time.
+STALL_SECONDS = 2 * limits.PING_SECONDS
 
 router = APIRouter()
 
@@ -53,7 +57,7 @@ async def connect_guest(websocket: WebSocket, name: str, guest: str) -> None:
 
 
 async def _to_guest(websocket: WebSocket, endpoint: socket.socket) -> None:
-    """Raises TypeError for text."""
+    """Raises TypeError for text, TimeoutError for a guest that takes nothing."""
     loop = asyncio.get_running_loop()
     while True:
         message = await websocket.receive()
@@ -62,7 +66,8 @@ async def _to_guest(websocket: WebSocket, endpoint: socket.socket) -> None:
         data = message.get("bytes")
         if data is None:
             raise TypeError
-        await loop.sock_sendall(endpoint, data)
+        async with asyncio.timeout(STALL_SECONDS):
+            await loop.sock_sendall(endpoint, data)
 
 
 async def _from_guest(websocket: WebSocket, endpoint: socket.socket) -> None:
