@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 from kvm import Project, changes, inventory
 
+from kvmcompose.server.orchestrator.merged_packets import PacketReader
+
 if TYPE_CHECKING:
     from hosts import TestHost
 
@@ -64,6 +66,11 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def wait_for_packets(path: Path, count: int) -> None:
+    """Wait until a file has so many packets: the last ones are on their way when who sent them has ended."""
+    wait_for(lambda: len([*PacketReader().read(path.read_bytes())]) >= count)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +131,8 @@ def test_a_guest_and_its_pings(project: Project) -> None:
             Running(project, ("left", "--filter", "icmp[icmptype] == icmp-echo", "-w", str(questions))),
         ]
         ping(project)
+        wait_for_packets(everything, 2 * PINGS)
+        wait_for_packets(questions, PINGS)
         for each in captures:
             status, out = each.end()
             assert (status, out) == (0, "")

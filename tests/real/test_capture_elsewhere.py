@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from kvm import Project
-from test_capture import PINGS, Running, read, traces, wait_for
+from test_capture import PINGS, Running, read, traces, wait_for, wait_for_packets
 
 from hosts import TestHost, TestHosts
 from hosts.cluster import host_config
@@ -76,6 +76,7 @@ def test_a_guest_and_a_bridge_on_another_host(project: Project, far: TestHost) -
     assert len(traces(far)) == 4
     said = project.inside("near", "ping", "-c", str(PINGS), "-i", "0.2", project.address("far"))
     assert f"{PINGS} packets received" in said
+    wait_for_packets(path, 2 * PINGS)
     (status, out), (other_status, printed) = captures[0].end(), captures[1].end(signal.SIGTERM)
     assert (status, other_status, out) == (0, 0, "")
     for text in (read(path), printed):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_capture import PINGS, Running, read, traces, wait_for
+from test_capture import PINGS, Running, read, traces, wait_for, wait_for_packets
 from test_ovn_up import GUEST, reaches
 from test_several_hosts import make_project
 
@@ -54,6 +54,8 @@ def test_a_switch_a_port_and_a_guest(
     files = {name: project.root / f"{name}.pcap" for name in ("lan", "lan-far-0", "far", "near")}
     captures = [Running(project, (name, "--filter", "icmp", "-w", str(file))) for name, file in files.items()]
     hosts[0].run(["ping", "-c", str(PINGS), "-i", "0.2", "10.66.1.11"])
+    for name in ("lan", "lan-far-0", "far"):
+        wait_for_packets(files[name], 2 * PINGS)
     for capture in captures:
         assert capture.end()[0] == 0, capture.said
     for name in ("lan", "lan-far-0", "far"):
