@@ -45,13 +45,15 @@ class Outside(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The bridge of a physical network of OVN on a host.
 
     ``network`` is the physical network's name in OVN, ``address`` that of the bridge, in CIDR notation. What
-    comes from its subnet leaves the host with the host's own address.
+    comes from its subnet leaves the host with the host's own address. ``has_guests`` is whether guests, or
+    interfaces of hosts, are on the network itself: not behind a router.
     """
 
     network: str
     bridge: str
     address: str
     datapath_type: str
+    has_guests: bool = False
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):

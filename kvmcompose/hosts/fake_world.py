@@ -152,12 +152,12 @@ class FakeChassis(msgspec.Struct):
 
 
 class FakeOutside(msgspec.Struct):
-    """A way to the outside of OVN's networks; see ``Outside``."""
+    """A way to the outside of OVN's networks; see ``OutsideBridge``. ``users`` are ``OutsideUser``."""
 
-    project: str
-    network: str
+    users: dict[str, dict[str, Any]]
     address: str
     datapath_type: str
+    kept: bool = False
 
 
 class FakeOvn(msgspec.Struct):

@@ -15,6 +15,7 @@ from kvmcompose.networks import _ovn_management
 from kvmcompose.networks._ovn_artefacts import libvirt_network
 from kvmcompose.networks._ovn_model import OvnState
 from kvmcompose.networks._ovn_northbound import northbound
+from kvmcompose.networks._ovn_ports import logical_interfaces
 
 #: Where OVN's southbound database listens on its own host, and for others (ovn-ctl(8)).
 _SOCKET, _PORT = "unix:/run/ovn/ovnsb_db.sock", 6642
@@ -105,9 +106,20 @@ def _outsides(state: State, network: OvnState) -> Iterator[Resource]:
             for physical, bridge, address in host.chassis.bridge_mappings:
                 if physical == provider:
                     spec = Outside(
-                        network=physical, bridge=bridge, address=address, datapath_type=host.datapath_type
+                        network=physical,
+                        bridge=bridge,
+                        address=address,
+                        datapath_type=host.datapath_type,
+                        has_guests=_has_guests(state, network, port.parent_switch),
                     )
                     yield Resource(ref=Ref("ovn-outside", bridge, name), spec=spec)
+
+
+def _has_guests(state: State, network: OvnState, switch: str) -> bool:
+    """Return whether anything but routers is on a switch."""
+    return any(
+        port.parent_switch == switch and port.mac_address for port in network.switch_ports.values()
+    ) or any(nic.bridge == switch for _, _, nic in logical_interfaces(state))
 
 
 def _leaving(state: State, network: OvnState, switch: str) -> list[str]:

@@ -326,18 +326,27 @@ async def go_out() -> None:
     (found,) = await outsides.observe("lab")
     assert (found.spec, found.wrong) == (OUTSIDE, "")
     await outsides.create("lab", OUTSIDE)
-    other = msgspec.structs.replace(OUTSIDE, bridge="other-ex")
+    other = msgspec.structs.replace(OUTSIDE, network="more", bridge="other-ex")
     with pytest.raises(DriverError, match=r"the subnet 172\.16\.9\.0/24 overlaps .* is reached by lab-ex"):
         await outsides.create("other", other)
-    assert await outsides.foreign("other", OUTSIDE) == "the bridge lab-ex is that of the project lab"
-    await outsides.remove("lab-ex")
+    with pytest.raises(DriverError, match=r"has the bridge lab-ex for the network lab\.public"):
+        await outsides.check("other", msgspec.structs.replace(OUTSIDE, bridge="other-ex"))
+    # the bridge serves both projects, and goes with the last one
+    await outsides.create("other", OUTSIDE)
+    await outsides.remove("lab", "lab-ex")
     assert await outsides.observe("lab") == []
+    (found,) = await outsides.observe("other")
+    assert (found.spec, found.wrong, await outsides.users("lab-ex")) == (
+        OUTSIDE, "", {"other": OUTSIDE.network},
+    )  # fmt: skip
+    await outsides.remove("other", "lab-ex")
+    assert await outsides.observe("other") == []
     # one that is there already is used as it is, and stays
     kept = msgspec.structs.replace(OUTSIDE, bridge="br-phy")
-    assert await outsides.foreign("lab", kept) is None
     await outsides.create("lab", kept)
-    assert [each.spec for each in await outsides.observe("lab")] == [kept]
-    await outsides.remove("br-phy")
+    (found,) = await outsides.observe("lab")
+    assert (found.spec, found.wrong) == (kept, "")
+    await outsides.remove("lab", "br-phy")
     assert await outsides.observe("lab") == []
     # not without a config that names it
     await run_ovs(LocalRunner("h1"), ["ovs-vsctl", "--", "add-br", "br-ex"])
@@ -347,7 +356,7 @@ async def go_out() -> None:
     await run_ovs(LocalRunner("h1"), ["ovs-vsctl", "--", "del-br", "br-ex"])
 
 
-def test_the_way_out_is_a_bridge_and_rules_of_one_project(hosts: TestHosts) -> None:
+def test_the_way_out_is_a_bridge_and_rules(hosts: TestHosts) -> None:
     one = hosts[0]
     before = one.run(["nft", "list", "ruleset"]).stdout
     inside(one, go_out)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kvmcompose.core.northbound import Row
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.ovn import wire
 from kvmcompose.providers.ovn.interface import FoundRows, LateError, RowChange, RowOwner
-from kvmcompose.providers.ovn.rows import found_rows, late, operations
+from kvmcompose.providers.ovn.rows import found_rows, late, operations, rows_of
 from kvmcompose.providers.ovn.session import DatabaseSession, Tls
 
 #: Where ovn-ctl(8) puts the sockets: Debian's, and those of an OVN that was built by hand.
@@ -49,6 +50,9 @@ class OvnNorthbound:
 
     async def observe(self, mark: RowOwner) -> FoundRows:
         return await self._north.read(lambda idl: found_rows(idl, mark))
+
+    async def rows_of(self, projects: Collection[str]) -> Mapping[str, Sequence[Row]]:
+        return await self._north.read(lambda idl: rows_of(idl, projects))
 
     async def change(self, change: RowChange) -> int:
         return await self._north.transact(lambda idl: operations(idl, change), _number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from kvmcompose.core.northbound import Row, RowRef, Value, normal
@@ -34,6 +34,11 @@ class FakeNorthbound:
         mine = (_row(each) for each in rows if each.owner == mark.owner)
         foreign = frozenset(each.owner for each in rows if each.owner != mark.owner)
         return FoundRows({row.ref: row for row in mine}, foreign)
+
+    async def rows_of(self, projects: Collection[str]) -> Mapping[str, Sequence[Row]]:
+        await self._host.call("rows_of", ",".join(sorted(projects)))
+        rows = self._host.world.ovn.rows
+        return {each: [_row(row) for row in rows.get(each, {}).values()] for each in projects}
 
     async def change(self, change: RowChange) -> int:
         await self._host.call("change_rows", change.mark.project)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -67,6 +67,9 @@ class Northbound(Protocol):
 
     async def observe(self, mark: RowOwner) -> FoundRows:
         """Return all rows of a project, in one pass, whatever their number."""
+
+    async def rows_of(self, projects: Collection[str]) -> Mapping[str, Sequence[Row]]:
+        """Return the rows of projects of any owner."""
 
     async def change(self, change: RowChange) -> int:
         """Carry out a change in one transaction. Return its number (``NB_Global.nb_cfg``).

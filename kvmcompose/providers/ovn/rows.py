@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from kvmcompose.core.names import first_few
@@ -37,10 +37,19 @@ def found_rows(idl: Any, mark: RowOwner) -> FoundRows:
         if ids.get(OWNER_KEY) != mark.owner:
             foreign.add(ids.get(OWNER_KEY, ""))
             continue
-        ref = RowRef(table, ids.get(ROW_KEY, str(row.uuid)))
-        parent, column = replica.parents.get(row.uuid, (None, ""))
-        rows[ref] = Row(ref=ref, columns=replica.columns(table, row), parent=parent, parent_column=column)
+        found = replica.row(table, row, ids)
+        rows[found.ref] = found
     return FoundRows(rows, frozenset(foreign))
+
+
+def rows_of(idl: Any, projects: Collection[str]) -> dict[str, list[Row]]:
+    """Return the rows of projects in a replica, of any owner."""
+    replica = _Replica(idl)
+    found: dict[str, list[Row]] = {each: [] for each in projects}
+    for table, row, ids in replica.marked():
+        if ids[PROJECT_KEY] in found:
+            found[ids[PROJECT_KEY]].append(replica.row(table, row, ids))
+    return found
 
 
 def operations(idl: Any, change: RowChange) -> list[Operation]:
@@ -93,6 +102,12 @@ class _Replica:
                     ids = wire.stored(row, _IDS)
                     if PROJECT_KEY in ids:
                         yield name, row, ids
+
+    def row(self, table: str, row: Any, ids: Mapping[str, str]) -> Row:
+        """Return a marked row."""
+        parent, column = self.parents.get(row.uuid, (None, ""))
+        columns = self.columns(table, row)
+        return Row(ref=_ref(table, row, ids), columns=columns, parent=parent, parent_column=column)
 
     def columns(self, table: str, row: Any) -> dict[str, Value]:
         """Return the columns that do not have their default value."""

@@ -20,15 +20,17 @@ from kvmcompose.providers.ovs.driver import VSCTL, run_ovs
 
 #: The key that names what kvm-compose has set, and the beginning of those that name projects.
 MADE_KEY, USER_KEY = "kvm-compose-ovn-made", "kvm-compose-ovn-user-"
-_REMOTE, _NAME, _MAPPINGS = "ovn-remote", "system-id", "ovn-bridge-mappings"
+_REMOTE, _NAME = "ovn-remote", "system-id"
+#: The key of the bridges of provider networks.
+MAPPINGS = "ovn-bridge-mappings"
 _LIST = ("--format=json", "--", "--columns=external_ids,ssl", "list", "Open_vSwitch")
 
 
 class FoundChassis(msgspec.Struct, frozen=True, kw_only=True):
     """A host's settings for OVN, empty where it has none. ``name`` is its ``system-id``.
 
-    ``made`` are the keys that kvm-compose has set, ``users`` the projects that need them. ``mappings`` are
-    the bridges of physical networks. ``has_identity`` is whether it has a TLS identity.
+    ``made`` are the keys that kvm-compose has set, ``users`` the projects that need them. ``has_identity`` is
+    whether it has a TLS identity.
     """
 
     remote: str = ""
@@ -39,7 +41,6 @@ class FoundChassis(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     made: frozenset[str] = frozenset()
     users: frozenset[str] = frozenset()
-    mappings: Mapping[str, str] = {}
     has_identity: bool = False
 
 
@@ -62,9 +63,6 @@ class HostChassis(Protocol):
 
     async def leave(self, project: str) -> None:
         """Detach the host, and forget that the project needs the settings."""
-
-    async def map_bridge(self, network: str, bridge: str | None) -> None:
-        """Set the bridge of a physical network, or remove it."""
 
     async def check(self) -> None:
         """Raise DriverError when ovn-controller does not run."""
@@ -162,7 +160,7 @@ class OvsChassis:
         await self._set(changed, ssl if identity is not None else ())
 
     async def _set(self, ids: Mapping[str, str], more: Sequence[str] = ()) -> None:
-        words = [f"external_ids:{key}={_quoted(value)}" for key, value in ids.items()]
+        words = [f"external_ids:{key}={quoted(value)}" for key, value in ids.items()]
         await run_ovs(self._runner, [*VSCTL, "--no-wait", *more, "--", "set", "Open_vSwitch", ".", *words])
 
     async def _unset(self, keys: Sequence[str], more: Sequence[str] = ()) -> None:
@@ -194,19 +192,6 @@ class OvsChassis:
             await self._runner.run(["rm", "-rf", "--", folder], privileged=True)
             argv = ["rmdir", "--ignore-fail-on-non-empty", "--", self._folder]
             await self._runner.run(argv, privileged=True, check=False)
-
-    async def map_bridge(self, network: str, bridge: str | None) -> None:
-        mappings = dict((await self.observe()).mappings)
-        if mappings.get(network) == bridge:
-            return
-        mappings.pop(network, None)
-        if bridge is not None:
-            mappings[network] = bridge
-        text = ",".join(f"{each}:{mappings[each]}" for each in sorted(mappings))
-        words = ["set", "Open_vSwitch", ".", f"external_ids:{_MAPPINGS}={_quoted(text)}"]
-        if not mappings:
-            words = ["remove", "Open_vSwitch", ".", "external_ids", _MAPPINGS]
-        await run_ovs(self._runner, [*VSCTL, "--no-wait", "--", *words])
 
     async def check(self) -> None:
         if await self._controller("version") is None:
@@ -255,21 +240,24 @@ mkdir -p -- "$(dirname -- "$1")" && cat >"$1.new" && mv -f -- "$1.new" "$1"
 
 
 def _found(ids: dict[str, str], ssl: Any) -> FoundChassis:
-    mappings = (each.partition(":") for each in ids.get(_MAPPINGS, "").split(",") if each)
     return from_settings(
         ids,
         ids.get(MADE_KEY, "").split(),
         (key.removeprefix(USER_KEY) for key in ids if key.startswith(USER_KEY)),
-        {network: bridge for network, _, bridge in mappings},
         has_identity=ssl[0] == "uuid",
     )
+
+
+def bridge_mappings(ids: Mapping[str, str]) -> dict[str, str]:
+    """Return the bridges of provider networks."""
+    found = (each.partition(":") for each in ids.get(MAPPINGS, "").split(",") if each)
+    return {network: bridge for network, _, bridge in found}
 
 
 def from_settings(
     ids: Mapping[str, str],
     made: Iterable[str],
     users: Iterable[str],
-    mappings: Mapping[str, str],
     *,
     has_identity: bool,
 ) -> FoundChassis:
@@ -283,7 +271,6 @@ def from_settings(
         name=ids.get(_NAME, ""),
         made=frozenset(made),
         users=frozenset(users),
-        mappings=mappings,
         has_identity=has_identity,
     )
 
@@ -297,6 +284,6 @@ def refusal(why: str, host: str) -> DriverError:
     )
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """Return a value as ovs-vsctl(8) reads it: a string of JSON."""
     return msgspec.json.encode(value).decode()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -12,7 +11,8 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import MAIN, SimulatedHost
 from kvmcompose.hosts.fake_world import FakeBridge, FakeOutside
 from kvmcompose.providers.ovs.chassis import FoundChassis, from_settings, obstacle, refusal, to_set
-from kvmcompose.providers.ovs.outside import FoundOutside, another_subnet, refused_as_it_is
+from kvmcompose.providers.ovs.outside import FoundOutside
+from kvmcompose.providers.ovs.outside_notes import OutsideBridge, OutsideUser, check_outside
 
 
 class FakeHostChassis:
@@ -24,9 +24,7 @@ class FakeHostChassis:
 
     def _found(self) -> FoundChassis:
         chassis = self._host.world.ovn.chassis
-        return from_settings(
-            chassis.settings, chassis.made, chassis.users, chassis.mappings, has_identity=chassis.keys
-        )
+        return from_settings(chassis.settings, chassis.made, chassis.users, has_identity=chassis.keys)
 
     async def observe(self) -> FoundChassis:
         await self._host.call("observe_chassis")
@@ -72,13 +70,6 @@ class FakeHostChassis:
             }
             chassis.keys, chassis.carried_out = False, 0
 
-    async def map_bridge(self, network: str, bridge: str | None) -> None:
-        await self._host.call("map_bridge", network)
-        self._host.world.ovn.chassis.mappings.pop(network, None)
-        if bridge is not None:
-            self._host.world.ovn.chassis.mappings[network] = bridge
-        self._host.keep(("ovn",))
-
     async def check(self) -> None:
         await self._host.call("check_chassis")
         if not self._host.world.ovn.chassis.runs:
@@ -98,46 +89,74 @@ class FakeOutsides:
 
     async def observe(self, project: str) -> Sequence[FoundOutside]:
         await self._host.call("observe_outsides", project)
-        return [
-            FoundOutside(
-                Outside(
-                    network=each.network, bridge=name, address=each.address, datapath_type=each.datapath_type
-                )
+        ovn, found = self._host.world.ovn, []
+        for name, each in ovn.outsides.items():
+            if project not in each.users:
+                continue
+            user = msgspec.convert(each.users[project], OutsideUser)
+            spec = Outside(
+                network=user.network,
+                bridge=name,
+                address=user.address if each.kept else each.address,
+                datapath_type=each.datapath_type,
+                has_guests=user.has_guests,
             )
-            for name, each in self._host.world.ovn.outsides.items()
-            if each.project == project
-        ]
+            found.append(
+                FoundOutside(spec, "" if ovn.chassis.mappings.get(user.network) == name else "not mapped")
+            )
+        return found
 
-    async def foreign(self, project: str, wanted: Outside) -> str | None:
-        await self._host.call("foreign_outside", wanted.bridge)
-        return self._obstacle(project, wanted)
+    async def users(self, bridge: str) -> Mapping[str, str]:
+        await self._host.call("users_outside", bridge)
+        found = self._host.world.ovn.outsides.get(bridge)
+        return {} if found is None else {key: each["network"] for key, each in found.users.items()}
 
-    def _obstacle(self, project: str, wanted: Outside) -> str | None:
-        subnet = ipaddress.ip_interface(wanted.address).network
-        for name, each in self._host.world.ovn.outsides.items():
-            other = ipaddress.ip_interface(each.address).network
-            if name == wanted.bridge and not each.project:
-                return refused_as_it_is(wanted)
-            if name == wanted.bridge and each.project != project:
-                return f"the bridge {name} is that of the project {each.project}"
-            if name != wanted.bridge and other.version == subnet.version and other.overlaps(subnet):
-                return f"the subnet {subnet} overlaps {other}, which is reached by {name}"
-        return None
+    async def check(self, project: str, wanted: Outside) -> None:
+        await self._host.call("check_outside", wanted.bridge)
+        self._check(project, wanted)
+
+    def _check(self, project: str, wanted: Outside) -> None:
+        ovn = self._host.world.ovn
+        bridges = {
+            name: OutsideBridge(
+                {key: msgspec.convert(user, OutsideUser) for key, user in each.users.items()},
+                each.kept,
+                frozenset(user["network"] for user in each.users.values()),
+            )
+            for name, each in ovn.outsides.items()
+        }
+        subnets = [(name, each.address) for name, each in ovn.outsides.items()]
+        check_outside(project, wanted, bridges, ovn.chassis.mappings, subnets)
 
     async def create(self, project: str, wanted: Outside) -> None:
         await self._host.call("create_outside", wanted.bridge)
-        why = self._obstacle(project, wanted)
-        if why is not None:
-            raise DriverError(f"no way out on {self._name}: {why}", hint=another_subnet(wanted))
-        self._host.world.ovn.outsides[wanted.bridge] = FakeOutside(
-            project, wanted.network, wanted.address, wanted.datapath_type
-        )
+        self._check(project, wanted)
+        ovn = self._host.world.ovn
+        new = FakeOutside({}, wanted.address, wanted.datapath_type)
+        there = ovn.outsides.setdefault(wanted.bridge, new)
+        self._forget(project, wanted.bridge)
+        there.users[project] = msgspec.to_builtins(OutsideUser.of(wanted))
+        if not there.kept:
+            there.address, there.datapath_type = wanted.address, wanted.datapath_type
+        ovn.chassis.mappings[wanted.network] = wanted.bridge
         self._host.keep(("ovn",))
 
-    async def remove(self, bridge: str) -> None:
+    async def remove(self, project: str, bridge: str) -> None:
         await self._host.call("remove_outside", bridge)
-        self._host.world.ovn.outsides.pop(bridge, None)
+        ovn = self._host.world.ovn
+        self._forget(project, bridge)
+        if bridge in ovn.outsides and not ovn.outsides[bridge].users and not ovn.outsides[bridge].kept:
+            del ovn.outsides[bridge]
         self._host.keep(("ovn",))
+
+    def _forget(self, project: str, bridge: str) -> None:
+        ovn = self._host.world.ovn
+        there = ovn.outsides.get(bridge)
+        user = there.users.pop(project, None) if there is not None else None
+        if there is None or user is None:
+            return
+        if user["network"] not in {each["network"] for each in there.users.values()}:
+            ovn.chassis.mappings.pop(user["network"], None)
 
 
 class FakeHostPorts:

@@ -1,31 +1,47 @@
 """The way out of an OVN on one host: a bridge with an address, behind which guests are masqueraded.
 
-The bridge is mapped to a physical network, to which a ``localnet`` port belongs. Its mark in Open vSwitch
-names its project. A bridge that exists already, without a mark, is used as it is: its address and its other
-ports are the administrator's. The config must name such a bridge, which requires the user's consent.
+The bridge is mapped to a provider network, to which a ``localnet`` port belongs. Its notes in Open vSwitch
+name the projects that use it (``outside_notes``). A bridge that exists already, without a note, is used as it
+is: its address and its other ports are the administrator's. The config must name such a bridge, which
+requires the user's consent.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import msgspec
 
-from kvmcompose.core.chassis import USUAL_MAPPINGS
 from kvmcompose.core.ovn_hosts import Outside
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.ovs.chassis import MAPPINGS, bridge_mappings, quoted
 from kvmcompose.providers.ovs.database import OvsdbTable
 from kvmcompose.providers.ovs.driver import VSCTL, run_ovs
+from kvmcompose.providers.ovs.outside_notes import (
+    KEPT_KEY,
+    MAPPED_KEY,
+    OLD_NETWORK_KEY,
+    OLD_PROJECT_KEY,
+    USER_KEY,
+    OutsideBridge,
+    OutsideUser,
+    check_outside,
+    read_notes,
+)
 
-#: The keys in ``external_ids`` of the bridge: its project, and the physical network.
-PROJECT_KEY, NETWORK_KEY = "kvm-compose-outside", "kvm-compose-network"
-#: The key of a bridge that existed before; its value is the address that was wanted.
-KEPT_KEY = "kvm-compose-kept"
-_LIST = ("--format=json", "--", "--columns=name,external_ids,datapath_type", "list", "Bridge")
+_LIST = (
+    "--format=json",
+    "--", "--columns=name,external_ids,datapath_type", "list", "Bridge",
+    "--", "--columns=external_ids", "list", "Open_vSwitch",
+)  # fmt: skip
+#: One change at a time: mappings are one text of the host, which is read, changed and written.
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 
 class FoundOutside(msgspec.Struct, frozen=True):
@@ -41,14 +57,25 @@ class Outsides(Protocol):
     async def observe(self, project: str) -> Sequence[FoundOutside]:
         """Return those of a project."""
 
-    async def foreign(self, project: str, wanted: Outside) -> str | None:
-        """Return what is in the way of one: a bridge of this name, or a subnet that the host has."""
+    async def users(self, bridge: str) -> Mapping[str, str]:
+        """Return the projects that use a bridge, with the network that each has there."""
+
+    async def check(self, project: str, wanted: Outside) -> None:
+        """Raise DriverError for what is in the way of one; see ``check_outside``."""
 
     async def create(self, project: str, wanted: Outside) -> None:
-        """Create it, or set what differs; without the mapping."""
+        """Create it with its mapping, join those who use it, or set what differs."""
 
-    async def remove(self, bridge: str) -> None:
-        """Remove it, with its rules."""
+    async def remove(self, project: str, bridge: str) -> None:
+        """Forget a project; with the last one, remove the bridge and its rules."""
+
+
+class _Host(msgspec.Struct, frozen=True):
+    """What Open vSwitch has: bridges with their notes and datapath types, and the mappings."""
+
+    bridges: Mapping[str, OutsideBridge]
+    datapath_types: Mapping[str, str]
+    mappings: Mapping[str, str]
 
 
 class OvsOutsides:
@@ -58,131 +85,170 @@ class OvsOutsides:
         self._runner = runner
 
     async def observe(self, project: str) -> Sequence[FoundOutside]:
-        found = []
-        for row in await self._bridges():
-            ids = dict(row["external_ids"][1])
-            if ids.get(PROJECT_KEY) != project:
+        host, found = await self._host(), []
+        for name, bridge in host.bridges.items():
+            user = bridge.users.get(project)
+            if user is None:
                 continue
-            name = row["name"]
-            addresses = [
-                f"{each.get('local')}/{each.get('prefixlen')}"
-                for interface in await self._interfaces()
-                if interface.get("ifname") == name
-                for each in interface.get("addr_info", ())
-                if each.get("scope") == "global"
-            ]
-            kept = ids.get(KEPT_KEY)
-            wrong = "" if kept or await self._has_rules(name) else "without masquerading"
+            addresses = [each for interface, each in await self._addresses("global") if interface == name]
+            wrong = ""
+            if not bridge.kept and not await self._has_rules(name):
+                wrong = "without masquerading"
+            elif host.mappings.get(user.network) != name:
+                wrong = "not mapped"
             spec = Outside(
-                network=ids.get(NETWORK_KEY, ""),
+                network=user.network,
                 bridge=name,
-                address=kept or " ".join(addresses),
-                datapath_type=row["datapath_type"],
+                address=user.address if bridge.kept else " ".join(addresses),
+                datapath_type=host.datapath_types[name],
+                has_guests=user.has_guests,
             )
             found.append(FoundOutside(spec, wrong))
         return found
 
-    async def foreign(self, project: str, wanted: Outside) -> str | None:
-        there = await self._bridge(wanted.bridge)
-        if there is not None:
-            owner = there.get(PROJECT_KEY)
-            if owner not in (None, project):
-                return f"the bridge {wanted.bridge} is that of the project {owner}"
-            if owner is None:
-                return refused_as_it_is(wanted)
-            if KEPT_KEY in there:
-                return None
-        subnet = ipaddress.ip_interface(wanted.address).network
-        for interface in await self._interfaces():
-            if interface.get("ifname") == wanted.bridge:
-                continue
-            for each in interface.get("addr_info", ()):
-                other = ipaddress.ip_interface(f"{each['local']}/{each['prefixlen']}").network
-                if other.version == subnet.version and other.overlaps(subnet):
-                    return f"the subnet {subnet} overlaps {other}, which is reached by {interface['ifname']}"
-        return None
+    async def users(self, bridge: str) -> Mapping[str, str]:
+        found = (await self._host()).bridges.get(bridge, OutsideBridge())
+        return {project: each.network for project, each in found.users.items()}
+
+    async def check(self, project: str, wanted: Outside) -> None:
+        await self._check(project, wanted, await self._host())
+
+    async def _check(self, project: str, wanted: Outside, host: _Host) -> None:
+        check_outside(project, wanted, host.bridges, host.mappings, await self._addresses())
 
     async def create(self, project: str, wanted: Outside) -> None:
-        why = await self.foreign(project, wanted)
-        if why is not None:
-            raise DriverError(f"no way out on {self._runner.name}: {why}", hint=another_subnet(wanted))
-        name = wanted.bridge
-        marks = [f'external_ids:{PROJECT_KEY}="{project}"', f'external_ids:{NETWORK_KEY}="{wanted.network}"']
-        there = await self._bridge(name)
-        if there is not None and (PROJECT_KEY not in there or KEPT_KEY in there):
-            marks.append(f'external_ids:{KEPT_KEY}="{wanted.address}"')
-            await run_ovs(self._runner, [*VSCTL, "--", "set", "bridge", name, *marks])
+        async with _turn():
+            host = await self._host()
+            await self._check(project, wanted, host)
+            await self._note(project, wanted, host)
+        if wanted.bridge in host.bridges and host.bridges[wanted.bridge].kept:
             return
-        await run_ovs(self._runner, [
-            *VSCTL, "--", "--may-exist", "add-br", name,
-            "--", "set", "bridge", name, f"datapath_type={wanted.datapath_type}", *marks,
-        ])  # fmt: skip
-        interface = ipaddress.ip_interface(wanted.address)
-        batch = f"address flush dev {name} scope global\naddress replace {interface} dev {name}\n"
-        batch += f"link set dev {name} up\n"
-        argv = ["ip", "-batch", "-"]
-        await self._runner.run(argv, stdin=batch.encode(), privileged=True)
-        if (
-            wanted.datapath_type == "netdev"
-        ):  # checksums are left to hardware that a userspace bridge does not have
+        name, interface = wanted.bridge, ipaddress.ip_interface(wanted.address)
+        there = [each for other, each in await self._addresses("global") if other == name]
+        # one that is there is not set again, as other projects may use it
+        batch = [
+            f"address del {each} dev {name}" for each in there if ipaddress.ip_interface(each) != interface
+        ]
+        batch += [f"address replace {interface} dev {name}", f"link set dev {name} up"]
+        text = "".join(f"{line}\n" for line in batch)
+        await self._runner.run(["ip", "-batch", "-"], stdin=text.encode(), privileged=True)
+        if wanted.datapath_type == "netdev":
+            # checksums are left to hardware that a userspace bridge does not have
             await self._runner.run(["ethtool", "-K", name, "tx", "off"], privileged=True)
         await self._runner.run(["nft", "-f", "-"], stdin=_rules(name, interface).encode(), privileged=True)
         key = "net.ipv4.ip_forward" if interface.version == 4 else "net.ipv6.conf.all.forwarding"  # noqa: PLR2004
         await self._runner.run(["sysctl", "-q", "-w", f"{key}=1"], privileged=True)
 
-    async def remove(self, bridge: str) -> None:
-        if KEPT_KEY in (await self._bridge(bridge) or {}):
-            keys = (PROJECT_KEY, NETWORK_KEY, KEPT_KEY)
-            await run_ovs(self._runner, [*VSCTL, "--", "remove", "bridge", bridge, "external_ids", *keys])
-            return
-        # the bridge has the mark, so it is the last to go
-        for family in ("ip", "ip6"):
-            table = f"{family} {_table(bridge)}"
-            # `delete` fails where there is none
-            rules = f"add table {table}\ndelete table {table}\n"
-            await self._runner.run(["nft", "-f", "-"], stdin=rules.encode(), privileged=True)
-        await run_ovs(self._runner, [*VSCTL, "--", "--if-exists", "del-br", bridge])
+    async def _note(self, project: str, wanted: Outside, host: _Host) -> None:
+        """Create the bridge with the project's note and its mapping, in one transaction."""
+        name = wanted.bridge
+        there = host.bridges.get(name, OutsideBridge())
+        mappings, mapped = _without(project, there, host.mappings)
+        if wanted.network not in mappings:
+            mappings[wanted.network], mapped = name, mapped | {wanted.network}
+        ids = {
+            f"{USER_KEY}{project}": OutsideUser.of(wanted).text(),
+            MAPPED_KEY: " ".join(sorted(mapped)),
+        }
+        words = ["--", "--may-exist", "add-br", name, *_forget_old(project, there, name)]
+        if name in host.bridges and there.kept:
+            if not there.users:
+                ids[KEPT_KEY] = "yes"
+            words += ["--", "set", "bridge", name]
+        else:
+            words += ["--", "set", "bridge", name, f"datapath_type={wanted.datapath_type}"]
+        words += [f"external_ids:{key}={quoted(each)}" for key, each in ids.items()]
+        await run_ovs(self._runner, [*VSCTL, *words, *_map(host.mappings, mappings)])
 
-    async def _bridge(self, name: str) -> dict[str, str] | None:
-        """Return the ``external_ids`` of a bridge, None where there is none."""
-        for row in await self._bridges():
-            if row["name"] == name:
-                return dict(row["external_ids"][1])
-        return None
+    async def remove(self, project: str, bridge: str) -> None:
+        async with _turn():
+            host = await self._host()
+            there = host.bridges.get(bridge)
+            if there is None or project not in there.users:
+                return
+            mappings, mapped = _without(project, there, host.mappings)
+            unmapped = _map(host.mappings, mappings)
+            if len(there.users) > 1 or there.kept:
+                gone = [f"{USER_KEY}{project}", *([MAPPED_KEY, KEPT_KEY] if len(there.users) == 1 else ())]
+                words = _forget_old(project, there, bridge)
+                words += ["--", "remove", "bridge", bridge, "external_ids", *gone]
+                if len(there.users) > 1:
+                    note = quoted(" ".join(sorted(mapped)))
+                    words += ["--", "set", "bridge", bridge, f"external_ids:{MAPPED_KEY}={note}"]
+                await run_ovs(self._runner, [*VSCTL, *words, *unmapped])
+                return
+            # the bridge has the note, so it is the last to go
+            for family in ("ip", "ip6"):
+                table = f"{family} {_table(bridge)}"
+                # `delete` fails where there is none
+                rules = f"add table {table}\ndelete table {table}\n"
+                await self._runner.run(["nft", "-f", "-"], stdin=rules.encode(), privileged=True)
+            await run_ovs(self._runner, [*VSCTL, "--", "--if-exists", "del-br", bridge, *unmapped])
 
-    async def _bridges(self) -> Sequence[Mapping[str, Any]]:
+    async def _host(self) -> _Host:
         done = await run_ovs(self._runner, [*VSCTL, *_LIST])
         try:
-            return list(msgspec.json.decode(done.stdout, type=OvsdbTable).rows())
+            bridges, settings = (
+                list(msgspec.json.decode(line, type=OvsdbTable).rows()) for line in done.stdout.splitlines()
+            )
+            return _Host(
+                {row["name"]: read_notes(dict(row["external_ids"][1])) for row in bridges},
+                {row["name"]: row["datapath_type"] for row in bridges},
+                bridge_mappings(dict(settings[0]["external_ids"][1])),
+            )
         except (ValueError, LookupError, TypeError) as error:
             raise DriverError(f"ovs-vsctl printed invalid output: {error}") from error
 
-    async def _interfaces(self) -> Sequence[dict[str, Any]]:
+    async def _addresses(self, scope: str = "") -> Sequence[tuple[str, str]]:
+        """Return the host's addresses, or those of a scope: interface, and address with its prefix."""
         done = await self._runner.run(["ip", "-json", "address", "show"])
         found: Sequence[dict[str, Any]] = json.loads(done.stdout or b"[]")
-        return found
+        return [
+            (interface.get("ifname", ""), f"{each['local']}/{each['prefixlen']}")
+            for interface in found
+            for each in interface.get("addr_info", ())
+            if scope in ("", each.get("scope"))
+        ]
 
     async def _has_rules(self, bridge: str) -> bool:
         done = await self._runner.run(["nft", "list", "tables"], privileged=True)
         return any(line.endswith(f" {_table(bridge)}") for line in done.text.splitlines())
 
 
-def refused_as_it_is(wanted: Outside) -> str | None:
-    """Return why a bridge that kvm-compose has not made is not used: no config names it.
+def _turn() -> asyncio.Lock:
+    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
-    The usual mapping needs no consent, because its bridge leads outside by NAT only.
+
+def _without(
+    project: str, bridge: OutsideBridge, mappings: Mapping[str, str]
+) -> tuple[dict[str, str], frozenset[str]]:
+    """Return the mappings without a project's, and those of its bridge that kvm-compose has set.
+
+    A network that another project has on the bridge stays mapped, and one that was mapped by others.
     """
-    if (wanted.network, wanted.bridge, wanted.address) not in USUAL_MAPPINGS:
-        return None
-    return f"there is a bridge {wanted.bridge} that kvm-compose has not made"
+    user = bridge.users.get(project)
+    others = {each.network for name, each in bridge.users.items() if name != project}
+    if user is None or user.network in others or user.network not in bridge.mapped:
+        return dict(mappings), bridge.mapped
+    left = {network: each for network, each in mappings.items() if network != user.network}
+    return left, bridge.mapped - {user.network}
 
 
-def another_subnet(wanted: Outside) -> str:
-    """Return how to use another bridge and subnet, for a hint."""
-    return (
-        f"give the host another bridge and address for the network {wanted.network}: "
-        "`bridge_mappings` of its `ovn` in kvm-compose-config.json"
-    )
+def _map(before: Mapping[str, str], mappings: Mapping[str, str]) -> list[str]:
+    """Return the words of ovs-vsctl that set mappings, none if they do not differ."""
+    if before == mappings:
+        return []
+    if not mappings:
+        return ["--", "remove", "Open_vSwitch", ".", "external_ids", MAPPINGS]
+    text = quoted(",".join(f"{network}:{mappings[network]}" for network in sorted(mappings)))
+    return ["--", "set", "Open_vSwitch", ".", f"external_ids:{MAPPINGS}={text}"]
+
+
+def _forget_old(project: str, bridge: OutsideBridge, name: str) -> list[str]:
+    """Return the words of ovs-vsctl that remove the note of 0.1, if it is the project's."""
+    if bridge.old != project:
+        return []
+    return ["--", "remove", "bridge", name, "external_ids", OLD_PROJECT_KEY, OLD_NETWORK_KEY]
 
 
 def _table(bridge: str) -> str:

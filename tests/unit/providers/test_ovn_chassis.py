@@ -95,14 +95,14 @@ def test_the_last_project_takes_the_settings_away() -> None:
     asyncio.run(run())
 
 
-def test_two_projects_do_not_meet_outside() -> None:
+def test_two_projects_have_the_same_bridge_or_subnets_that_do_not_overlap() -> None:
     outsides = host(FakeDrivers()).outsides
     wanted = Outside(network="public", bridge="br-ex", address="172.16.1.1/24", datapath_type="system")
 
     async def run() -> None:
         await outsides.create("lab", wanted)
-        assert await outsides.foreign("other", wanted) == "the bridge br-ex is that of the project lab"
-        near = msgspec.structs.replace(wanted, bridge="br-ex2", address="172.16.0.1/16")
+        await outsides.check("other", wanted)  # they are neighbours there, by their routers
+        near = msgspec.structs.replace(wanted, network="more", bridge="br-ex2", address="172.16.0.1/16")
         with pytest.raises(DriverError, match=r"the subnet 172.16.0.0/16 overlaps 172.16.1.0/24") as caught:
             await outsides.create("other", near)
         assert "bridge_mappings" in (caught.value.hint or "")

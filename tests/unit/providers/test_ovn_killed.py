@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from recorder import Recorder
 
-from kvmcompose.core.ovn_hosts import ChassisSpec, Identity
+from kvmcompose.core.ovn_hosts import ChassisSpec, Identity, Outside
 from kvmcompose.hosts.command import Completed
 from kvmcompose.providers.ovn.central import MARK_KEY, USER_KEY, OvnCentral
 from kvmcompose.providers.ovn.session import DatabaseSession
@@ -116,7 +116,53 @@ def test_the_note_of_a_host_is_the_last_to_go() -> None:
     assert "system-id" not in settings  # by it the rows of the host are found
 
 
+def outside(mappings: str = "public:br-ex", **ids: str) -> Recorder:
+    """Return a host with a bridge of a provider network, which has these notes."""
+    bridge = f'["br-ex",["map",{json.dumps([*ids.items()])}],"system"]'
+    settings = json.dumps([["ovn-bridge-mappings", mappings]])
+    answer = (
+        f'{{"headings":["name","external_ids","datapath_type"],"data":[{bridge}]}}\n'
+        f'{{"headings":["external_ids"],"data":[[["map",{settings}]]]}}\n'
+    )
+    return Recorder(("list Bridge", 0, answer.encode(), b""), ("address show", 0, b"[]", b""))
+
+
 def test_the_bridge_outside_goes_after_its_rules() -> None:
-    runner = Recorder(("list Bridge", 0, b'{"headings":["name","external_ids"],"data":[]}', b""))
-    asyncio.run(OvsOutsides(runner).remove("br-ex"))
+    runner = outside(**{"kvm-compose-outside-user-lab": "public 172.16.1.1/24"})
+    asyncio.run(OvsOutsides(runner).remove("lab", "br-ex"))
     assert lines(runner, "nft", "del-br") == ["nft", "del-br"]
+
+
+USER = "kvm-compose-outside-user-"
+OUTSIDE = Outside(network="public", bridge="br-ex", address="172.16.1.1/24", datapath_type="system")
+
+
+def test_a_bridge_outside_stays_for_the_other_projects() -> None:
+    note = "public 172.16.1.1/24"
+    runner = outside(**{f"{USER}lab": note, f"{USER}other": note, "kvm-compose-outside-mapped": "public"})
+    asyncio.run(OvsOutsides(runner).remove("lab", "br-ex"))
+    (change,) = lines(runner, "remove bridge", "nft", "del-br")
+    assert change == "remove bridge"
+    (command,) = (each for each in runner.commands if "remove" in each)
+    assert f"{USER}lab" in command
+    assert not any("ovn-bridge-mappings" in word for word in command)
+    # and what 0.1 has noted is a note of one project
+    runner = outside(**{"kvm-compose-outside": "lab", "kvm-compose-network": "public", f"{USER}other": note})
+    asyncio.run(OvsOutsides(runner).create("third", OUTSIDE))
+    (command,) = (each for each in runner.commands if "add-br" in each)
+    assert f'external_ids:{USER}third="public 172.16.1.1/24"' in command
+    assert "kvm-compose-outside" not in command
+    runner = outside(**{"kvm-compose-outside": "lab", "kvm-compose-network": "public"})
+    asyncio.run(OvsOutsides(runner).create("lab", OUTSIDE))
+    (command,) = (each for each in runner.commands if "add-br" in each)
+    assert {"kvm-compose-outside", "kvm-compose-network"} <= {*command}
+
+
+def test_a_mapping_that_others_have_made_stays() -> None:
+    kept = {"kvm-compose-kept": "yes", f"{USER}lab": "uplink 172.16.1.1/24"}
+    runner = outside("uplink:br-ex,other:br-2", **kept)
+    asyncio.run(OvsOutsides(runner).remove("lab", "br-ex"))
+    assert lines(runner, "ovn-bridge-mappings", "del-br", "nft") == []
+    runner = outside("uplink:br-ex,other:br-2", **kept, **{"kvm-compose-outside-mapped": "uplink"})
+    asyncio.run(OvsOutsides(runner).remove("lab", "br-ex"))
+    assert any('external_ids:ovn-bridge-mappings="other:br-2"' in each for each in runner.commands)

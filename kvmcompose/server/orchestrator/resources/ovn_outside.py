@@ -6,9 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from kvmcompose.core.ovn_hosts import Outside
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource
-from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.providers.ovs.outside import another_subnet
 from kvmcompose.server.orchestrator.resources import _in_use
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
@@ -23,13 +21,8 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     """Return the project's bridges to the outside on a host."""
     if view.ovn is None:
         return ()
-    mappings = (await view.chassis(host)).mappings
     return [
-        Found(
-            ref=Ref(KINDS[0], each.spec.bridge, host.name),
-            spec=each.spec,
-            state=each.wrong or ("" if mappings.get(each.spec.network) == each.spec.bridge else "not mapped"),
-        )
+        Found(ref=Ref(KINDS[0], each.spec.bridge, host.name), spec=each.spec, state=each.wrong)
         for each in await host.outsides.observe(view.context.project)
     ]
 
@@ -41,6 +34,9 @@ def compare(wanted: Resource, found: Found) -> Change | None:
         for key in ("network", "address", "datapath_type")
         if getattr(found.spec, key) != getattr(wanted.spec, key)
     ]
+    before, after = found.spec.has_guests, wanted.spec.has_guests
+    if before != after:
+        reasons.append(Reason(ReasonCode.ADDED if after else ReasonCode.REMOVED, "guests"))
     return _in_use.change(wanted, found, reasons)
 
 
@@ -53,9 +49,7 @@ async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:
 
     async def check(host: HostDrivers) -> None:
         for each in mine.get(host.name, ()):
-            why = await host.outsides.foreign(work.context.project, each)
-            if why is not None:
-                raise DriverError(f"no way out by {each.bridge}: {why}", hint=another_subnet(each))
+            await host.outsides.check(work.context.project, each)
 
     return await work.on_hosts(check)
 
@@ -66,10 +60,7 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
     assert change.wanted is not None  # noqa: S101 (removals are the other function's)
     spec: Outside = change.wanted.spec
     with work.step(STAGE, f"ovn-outside:{spec.bridge}", host=host.name) as step:
-        if change.found is not None and change.found.spec.network != spec.network:
-            await shielded(host.chassis.map_bridge(change.found.spec.network, None))
         await shielded(host.outsides.create(work.context.project, spec))
-        await shielded(host.chassis.map_bridge(spec.network, spec.bridge))
         step.say(f"{spec.bridge} is the way out of {spec.network}, with the address {spec.address}")
 
 
@@ -79,5 +70,4 @@ async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> No
     assert change.found is not None  # noqa: S101 (what is removed was found)
     spec: Outside = change.found.spec
     with work.step(STAGE, f"ovn-outside:{spec.bridge}", host=host.name):
-        await shielded(host.chassis.map_bridge(spec.network, None))
-        await shielded(host.outsides.remove(spec.bridge))
+        await shielded(host.outsides.remove(work.context.project, spec.bridge))

@@ -13,7 +13,9 @@ import msgspec
 from kvmcompose.core.deployment import Level
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.names import first_few
-from kvmcompose.core.northbound import Row, Value, normal
+from kvmcompose.core.northbound import Row, RowRef, Value, normal
+from kvmcompose.core.ovn_hosts import Outside
+from kvmcompose.core.provider_network import outside_addresses
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
@@ -22,7 +24,7 @@ from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.resources import _in_use
 from kvmcompose.server.orchestrator.resources._ovn import CHANGE, databases, is_main
 from kvmcompose.server.orchestrator.resources._view import View
-from kvmcompose.server.orchestrator.resources._work import Work
+from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.stages import shielded
 
 KINDS = ("ovn-row",)
@@ -93,6 +95,41 @@ def _text(value: Value | None) -> str | None:
     if isinstance(value, tuple):
         return first_few([str(each) for each in value])
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:
+    """Return addresses that another project has in a provider network, by the bridge that both use."""
+    if not any(change.wanted is not None for change in changes):
+        return ()
+    rows = [each.spec for each in work.testbed.network_plan.resources if isinstance(each.spec, Row)]
+    outsides = [
+        (each.ref.host, each.spec)
+        for each in work.testbed.network_plan.resources
+        if isinstance(each.spec, Outside)
+    ]
+
+    async def check(host: HostDrivers) -> None:
+        for spec in (each for name, each in outsides if name == host.name):
+            others = {**await host.outsides.users(spec.bridge)}
+            others.pop(work.context.project, None)
+            if others:
+                theirs = await databases(work.view).northbound.rows_of(sorted(others))
+                for project, network in others.items():
+                    _check_addresses(spec, rows, project, outside_addresses(theirs[project], network))
+
+    return await work.on_hosts(check)
+
+
+def _check_addresses(spec: Outside, rows: Sequence[Row], project: str, taken: Mapping[str, RowRef]) -> None:
+    """Raise DriverError for addresses that another project has, on the same bridge."""
+    mine = outside_addresses(rows, spec.network)
+    both = sorted(mine.keys() & taken.keys())
+    if both:
+        raise DriverError(
+            f"the project {project} has addresses of this testbed on the bridge {spec.bridge}: "
+            f"{first_few([f'{each} ({mine[each]})' for each in both])}",
+            hint=f"give them others in the network {spec.network}",
+        )
 
 
 async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
