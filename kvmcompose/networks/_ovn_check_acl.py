@@ -9,7 +9,7 @@ from kvmcompose.core.errors import Complaint, Severity
 from kvmcompose.core.model import Machine
 from kvmcompose.networks._ovn_check_guests import interfaces
 from kvmcompose.networks._ovn_deny import LOWEST
-from kvmcompose.networks._ovn_match import MatchError, parse_match
+from kvmcompose.networks._ovn_match import MatchError, parse_match, without_quotes
 from kvmcompose.networks._ovn_model import OvnNetwork, Path, Rule
 from kvmcompose.networks._ovn_names import check_switch
 
@@ -25,7 +25,9 @@ def check_acl(network: OvnNetwork, machines: Sequence[Machine], at: Path) -> Ite
         seen: dict[tuple[str, int, str], int] = {}
         for index, rule in enumerate(rules):
             yield from _rule(rule, ports[switch], (*path, index))
-            other = seen.setdefault((rule.direction, rule.priority, " ".join(rule.match.split())), index)
+            other = seen.setdefault(
+                (rule.direction, rule.priority, " ".join(without_quotes(rule.match).split())), index
+            )
             if other != index:
                 same = rules[other].action == rule.action
                 yield Complaint(
@@ -116,6 +118,16 @@ def _rule(rule: Rule, ports: set[str], path: Path) -> Iterator[Complaint]:
             hint=error.hint,
         )
         return
+    plain = without_quotes(rule.match)
+    if plain != rule.match:
+        yield Complaint(
+            code="bad-match",
+            path=at,
+            message="OVN knows no single quotes: the rule is carried out without them",
+            found=repr(rule.match),
+            wanted=plain,
+            severity=Severity.WARNING,
+        )
     for name in match.ports:
         # the project's name, which is not known here, may come before: see `foreign_ports`
         if name not in ports and not any(name.endswith(f"-{port}") for port in ports):

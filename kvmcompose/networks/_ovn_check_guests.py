@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Sequence
 
-from kvmcompose.core.errors import Complaint
+from kvmcompose.core.errors import Complaint, Severity
 from kvmcompose.core.model import Attachment, Machine, ScaledAttachment
 from kvmcompose.networks._ovn_model import (
     DYNAMIC,
@@ -127,9 +127,11 @@ def _common(
         yield Complaint(
             code="no-dhcp",
             path=_keys(path)[0],
-            message=f"there is no DHCP on the switch {switch.name!r}: the guest would get no address",
+            message=f"there is no DHCP on the switch {switch.name!r}: only a guest with cloud-init "
+            "gets an address, from its seed",
             wanted="an address, or DHCP",
             hint=f"add `dhcp: [{{switch: {switch.name}}}]` to a router with a port on the switch",
+            severity=Severity.WARNING,
         )
     localnets = [port.localnet for port in switch.ports if port.localnet is not None]
     if nic.network_name is not None and nic.network_name not in localnets:

@@ -131,8 +131,10 @@ def _next_hop(router: Router, hop: Address, owners: Owners, known: Known, path: 
         yield Complaint(
             code="unknown-next-hop",
             path=path,
-            message=f"the router {router.name!r} has no port in a subnet that contains {hop}",
+            message=f"the router {router.name!r} has no port in a subnet that contains {hop}: "
+            "the route has no effect",
             wanted="an address in the subnet of a switch that the router is linked to",
+            severity=Severity.WARNING,
         )
     elif not any((name, hop) in known or name in owners.outside for name in near):
         yield Complaint(
@@ -168,10 +170,10 @@ def _nat(router: Router, owners: Owners, at: Path) -> Iterator[Complaint]:
         yield Complaint(
             code="nat-without-gateway",
             path=(*at, "nat"),
-            message=f"no port of the router {router.name!r} has a gateway chassis: "
-            "there is no place where addresses would be translated",
+            message=f"no port of the router {router.name!r} has a gateway chassis: no address is translated",
             wanted="'set_gateway_chassis' at the router's port on the switch that leads outside",
             at_key=True,
+            severity=Severity.WARNING,
         )
     seen: set[tuple[str, str]] = set()
     for index, nat in enumerate(router.nat):

@@ -55,6 +55,8 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
+#: A number or an address in single quotes, as files of TestbedOS have it. OVN knows no single quotes.
+_QUOTED = re.compile(r"'([0-9]+|[0-9A-Fa-f]*[:.][0-9A-Fa-f:./]+)'")
 _RELATIONS = frozenset(("==", "!=", "<", "<=", ">", ">="))
 _NEGATED = "write a rule for it, and one of a lower priority for everything else"
 #: As deep as OVN nests, more or less.
@@ -86,11 +88,16 @@ class _Token(msgspec.Struct, frozen=True):
 
 
 def parse_match(text: str) -> Match:
-    """Parse a match. Raises MatchError."""
-    parser = _Parser(_tokens(text))
+    """Parse a match, in which numbers and addresses may be in single quotes. Raises MatchError."""
+    parser = _Parser(_tokens(_QUOTED.sub(r" \1 ", text)))
     parser.expression(0)
     parser.end()
     return Match(tuple(dict.fromkeys(parser.ports)), parser.uses_outport)
+
+
+def without_quotes(text: str) -> str:
+    """Return a match as OVN reads it, without single quotes around numbers and addresses."""
+    return _QUOTED.sub(r"\1", text)
 
 
 def _tokens(text: str) -> list[_Token]:
@@ -112,8 +119,7 @@ def _bad_character(text: str, position: int) -> NoReturn:
     rest = text[position:]
     if rest.startswith("'"):
         inside = rest[1:].partition("'")[0]
-        quoted = inside if re.fullmatch(r"[0-9]+|[0-9A-Fa-f]*[:.][0-9A-Fa-f:./]+", inside) else f'"{inside}"'
-        raise MatchError("OVN knows no single quotes", position, hint=f"write {quoted}")
+        raise MatchError("OVN knows no single quotes", position, hint=f'write "{inside}"')
     if rest.startswith('"'):
         raise MatchError("the quotation mark is not closed", position)
     doubled = {"&": "&&", "|": "||", "=": "=="}

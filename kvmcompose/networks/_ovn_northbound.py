@@ -13,6 +13,7 @@ from kvmcompose.core.state import State
 from kvmcompose.networks import _ovn_management
 from kvmcompose.networks._connected import DisjointSets
 from kvmcompose.networks._ovn_deny import deny_all
+from kvmcompose.networks._ovn_match import without_quotes
 from kvmcompose.networks._ovn_model import (
     IPV6,
     DhcpState,
@@ -266,7 +267,7 @@ class _Rows:
 
     def _acl(self, name: str, switch: str, rule: Rule) -> Row:
         names = self._names[switch]
-        match = _STRING.sub(lambda found: f'"{names.get(found[1], found[1])}"', rule.match)
+        match = _STRING.sub(lambda found: f'"{names.get(found[1], found[1])}"', without_quotes(rule.match))
         return Row(
             ref=RowRef("ACL", name),
             columns={

@@ -83,9 +83,10 @@ OVN_CODES: dict[str, tuple[str, Example | None]] = {
     "bad-match": (
         (
             "The `match` of a rule is not an expression of OVN, or names a port that the switch does not "
-            "have. OVN itself would only log that, and ignore the rule."
+            "have. OVN itself would only log that, and ignore the rule. A warning for an address in single "
+            "quotes, which are left out."
         ),
-        _ovn(("match: tcp.dst == 80", "match: \"ip4.src == '10.0.0.10'\"")),
+        _ovn(("match: tcp.dst == 80", "match: tcp.dst = 80")),
     ),
     "bad-range": (
         "A range ends before it begins, or has not one address for each clone.",
@@ -124,13 +125,16 @@ OVN_CODES: dict[str, tuple[str, Example | None]] = {
     ),
     "nat-without-gateway": (
         (
-            "A router translates addresses where packets pass a port that one host carries. Without "
-            "`set_gateway_chassis` it has no such port, and OVN would ignore the rules."
+            "A warning: a router translates addresses where packets pass a port that one host carries. "
+            "Without `set_gateway_chassis` it has no such port, and OVN ignores the entries of `nat`."
         ),
         _ovn((", set_gateway_chassis: main", "")),
     ),
     "no-dhcp": (
-        "A guest gets its address by DHCP, but there is none on its switch.",
+        (
+            "A warning: the address is `dynamic`, but there is no DHCP on the switch. A guest with "
+            "cloud-init has a derived address in its seed; any other has to set it itself."
+        ),
         _ovn(("        dhcp: [{switch: sw1}]\n", "")),
     ),
     "one-way-rules": (
@@ -146,7 +150,10 @@ OVN_CODES: dict[str, tuple[str, Example | None]] = {
         _ovn(("network_name: public", "network_name: campus")),
     ),
     "unknown-next-hop": (
-        "Nothing has the address of a gateway or of a route's next router.",
+        (
+            "Nothing has the address of a gateway or of a route's next router. A warning if that is in no "
+            "subnet of the router: OVN ignores the route."
+        ),
         _ovn((_ROUTE, "{prefix: 10.9.0.0/16, nexthop: 10.0.1.9}")),
     ),
     "unknown-switch": (

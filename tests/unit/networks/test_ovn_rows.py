@@ -272,6 +272,7 @@ FREE = {
     "apply_deny_all",
     "provider_network_name",
     "prefix",
+    "nexthop",
     "nameservers",
     "external_ip",
     "logical_ip",
