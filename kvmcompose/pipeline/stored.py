@@ -18,7 +18,7 @@ from kvmcompose.core.document import Path, show_path
 from kvmcompose.core.errors import Complaint, KvmComposeError, Problem
 from kvmcompose.core.model import PROJECTS_ROOT, Host
 from kvmcompose.core.plain import plain
-from kvmcompose.core.state import GUEST_KEYS, GuestState, State, decode_state
+from kvmcompose.core.state import GUEST_KEYS, GuestState, State, decode_document, state_of
 from kvmcompose.guests import guest_kind, kinds
 from kvmcompose.networks import dialect
 from kvmcompose.pipeline.config import check_hosts
@@ -44,7 +44,19 @@ def read_state(data: bytes, schemas: Schemas, *, whole: bool = True) -> State:
     Without ``whole`` its parts need not be consistent with each other. That is for the record of a testbed
     that is up, which may contain guests that the project no longer has.
     """
-    document = _document(data)
+    return check_document(read_document(data), data, schemas, whole=whole)
+
+
+def read_document(data: bytes) -> Any:
+    """Decode the JSON of ``state.json``, whatever it says. Raises KvmComposeError for what is none."""
+    try:
+        return decode_document(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _refusal([str(error)]) from error
+
+
+def check_document(document: Any, data: bytes, schemas: Schemas, *, whole: bool) -> State:
+    """Return the state of a document, validated as by ``read_state``. ``data`` is where it was read from."""
     try:
         known = document["network"]["dialect"]
         if known not in schemas.dialects:
@@ -52,7 +64,7 @@ def read_state(data: bytes, schemas: Schemas, *, whole: bool = True) -> State:
     except (AttributeError, KeyError, TypeError) as error:
         raise _refusal([f"the key {error} is missing"]) from error
     _check_shape(data, document, schemas, known)
-    state = decode_state(data)
+    state = state_of(document)
     if whole:
         complaints = [*_check_parts(state), *dialect(known).check_state(state)]
         if complaints:
@@ -73,13 +85,6 @@ def sound_hosts(document: Any, schemas: Schemas) -> dict[str, Host]:
     return found
 
 
-def _document(data: bytes) -> Any:
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise _refusal([str(error)]) from error
-
-
 def _refusal(wrong: list[str]) -> KvmComposeError:
     more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
     return KvmComposeError(
@@ -98,15 +103,16 @@ def _format(problem: Problem | Complaint) -> str:
 
 def _check_shape(data: bytes, document: Any, schemas: Schemas, known: str) -> None:
     """Validate each value against the schemas. Raises KvmComposeError."""
-    text = msgspec.json.encode(document).decode()
-    if UNPRINTABLE.search(text) or _ESCAPED.search(text):
-        read_json(data, NAME)  # raises the error, with its location
     validation = Validation()
     schema = schemas.state(known)
     guests = document.get("testbed_guests")
     guests = guests if isinstance(guests, dict) else {}
     bare = {name: _bare(guest) for name, guest in guests.items()}
     checked = document if not guests else {**document, "testbed_guests": bare}
+    # part by part: in one text of megabytes, a search would stop all threads for a fifth of a second
+    others = {key: part for key, part in document.items() if part is not guests}
+    if any(map(_has_controls, (others, *guests, *guests.values()))):
+        read_json(data, NAME)  # raises the error, with its location
     errors: list[tuple[Path, ValidationError]] = [((), error) for error in validation.errors(schema, checked)]
     sections: dict[str, Schema] = {}
     for name, guest in guests.items():
@@ -125,6 +131,12 @@ def _check_shape(data: bytes, document: Any, schemas: Schemas, known: str) -> No
         located = read_json(data, NAME)
         problems = [each for base, error in errors for each in explain(error, base, located, schema)]
         raise _refusal([_format(each) for each in problems] or ["it has the wrong shape"])
+
+
+def _has_controls(value: Any) -> bool:
+    """Return whether a value has characters that no build writes."""
+    text = msgspec.json.encode(value).decode()
+    return UNPRINTABLE.search(text) is not None or ("\\" in text and _ESCAPED.search(text) is not None)
 
 
 def _bare(guest: Any) -> Any:

@@ -22,9 +22,10 @@ from kvmcompose.core.deployment import ActionState
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.state import decode_state
 from kvmcompose.effects.resources import schemas
-from kvmcompose.pipeline.stored import read_state
+from kvmcompose.pipeline.stored import check_document, read_state
 from kvmcompose.server.orchestrator import testbed
-from kvmcompose.server.orchestrator.deployed import unpacked
+from kvmcompose.server.orchestrator.deployed import decode_deployed, unpacked
+from kvmcompose.server.orchestrator.project_folder import ProjectFolder
 from orchestrator.conftest import Lab, lab, new_lab, template
 
 __all__ = ["lab", "new_lab", "template"]
@@ -381,11 +382,11 @@ def test_the_same_document_is_checked_once(lab: Lab, monkeypatch: pytest.MonkeyP
     """As ``status --watch`` has it read; one that was refused is refused again."""
     checked: list[bytes] = []
 
-    def counted(document: bytes, *rest: Any, **options: Any) -> Any:
+    def counted(decoded: Any, document: bytes, *rest: Any, **options: Any) -> Any:
         checked.append(document)
-        return read_state(document, *rest, **options)
+        return check_document(decoded, document, *rest, **options)
 
-    monkeypatch.setattr(testbed, "read_state", counted)
+    monkeypatch.setattr(testbed, "check_document", counted)
     monkeypatch.setattr(testbed, "_sound", {})
     path = lab.folder / "state.json"
     first = [lab.status() for _ in range(3)]
@@ -404,3 +405,14 @@ def test_only_so_many_verdicts_are_kept(monkeypatch: pytest.MonkeyPatch) -> None
     for count in range(testbed._MOST_SOUND + 5):
         testbed._content(VALID + b"\n" * count, whole=True)
     assert len(testbed._sound) == testbed._MOST_SOUND
+
+
+def test_what_is_up_and_what_is_built_are_one_document(lab: Lab) -> None:
+    """A large testbed takes as much memory as its documents: it is not held twice."""
+    lab.must(Up())
+    lab.must(Up())
+    deployed = decode_deployed(lab.store.deployed("lab"))
+    assert deployed is not None
+    folder = ProjectFolder(lab.folder)
+    up = deployed.testbed(folder)
+    assert up.state is testbed.LoadedTestbed(folder, (lab.folder / "state.json").read_bytes()).state

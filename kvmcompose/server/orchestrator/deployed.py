@@ -57,7 +57,8 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
 
     def testbed(self, folder: ProjectFolder) -> LoadedTestbed:
         """Return it as a testbed. Raises KvmComposeError for what no build could have written."""
-        return LoadedTestbed(folder, bytes(self.state), self.files)
+        # with the end that a build writes, so that what is up and what is built are one document
+        return LoadedTestbed(folder, bytes(self.state) + b"\n", self.files)
 
 
 def decode_deployed(document: bytes | None) -> Deployed | None:

@@ -21,7 +21,7 @@ from kvmcompose.core.model import Host
 from kvmcompose.core.once import once
 from kvmcompose.core.resource import Resource
 from kvmcompose.core.seed import SeedContents
-from kvmcompose.core.state import GuestState, Shared, State, decode_state
+from kvmcompose.core.state import GuestState, Shared, State, state_of
 from kvmcompose.effects.artefacts import Inspection
 from kvmcompose.effects.files import digest_bytes
 from kvmcompose.effects.resources import schemas
@@ -29,7 +29,7 @@ from kvmcompose.guests import guest_kind
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.images.seeds import known_contents, seed_contents
 from kvmcompose.networks import dialect
-from kvmcompose.pipeline.stored import read_state
+from kvmcompose.pipeline.stored import check_document, read_document
 from kvmcompose.providers.guest.interface import Gate, Login, Secret
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
 
@@ -41,7 +41,7 @@ KNOWN_HOSTS = f"{PRIVATE}/known_hosts"
 _sound: dict[tuple[str, bool], None] = {}
 _sound_guard = threading.Lock()
 _MOST_SOUND = 256
-#: What documents say, by digest, the newest last: of so many bytes of documents, or of one. It takes fifteen
+#: What documents say, by digest, the newest last: of so many bytes of documents, or of one. It takes ten
 #: times as much memory.
 _contents: dict[str, _Content] = {}
 _MOST_CONTENT = 24 << 20
@@ -77,12 +77,12 @@ class LoadedGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class _Content:
     """What a sound document says. It does not change, and is shared by all that read the same document."""
 
-    def __init__(self, document: bytes) -> None:
-        """Raises KvmComposeError when its parts do not fit together."""
-        self._document = document
-        #: Of the document, in bytes.
-        self.size = len(document)
-        self.state: State = decode_state(document)
+    def __init__(self, document: Any, state: State, size: int) -> None:
+        """``size`` is that of the document in bytes. Raises KvmComposeError when its parts do not fit."""
+        self.size = size
+        self.state = state
+        #: The guests as they are in the document.
+        self.documents: Mapping[str, dict[str, Any]] = document["testbed_guests"]
         try:
             self.network_plan: NetworkPlan = dialect(self.state.network["dialect"]).network_plan(self.state)
             network = self.network_plan.network
@@ -112,11 +112,6 @@ class _Content:
         if access is None:
             return LoadedGuest(state=state, run=run, address=address)
         return LoadedGuest(state=state, run=run, address=access.address, management=access.port)
-
-    @once
-    def documents(self) -> Mapping[str, dict[str, Any]]:
-        """The guests as they are in the document."""
-        return msgspec.json.decode(self._document)["testbed_guests"]  # type: ignore[no-any-return]
 
 
 class LoadedTestbed:
@@ -337,15 +332,15 @@ def _content(document: bytes, *, whole: bool) -> _Content:
     """
     digest = digest_bytes(document)
     with _sound_guard:
-        sound = (digest, whole) in _sound
+        # what fits together as a whole is sound in its parts
+        sound = (digest, True) in _sound or (digest, whole) in _sound
         found = _contents.get(digest)
-    if not sound:
-        read_state(document, schemas(), whole=whole)
-    if found is None:
-        found = _Content(document)
+    if found is None or not sound:
+        decoded = read_document(document)
+        state = state_of(decoded) if sound else check_document(decoded, document, schemas(), whole=whole)
+        found = found or _Content(decoded, state, len(document))
         if found.size >= _LARGE:
             # it stays for long and has no cycles: the collector, which stops all threads, leaves it out
-            _ = found.documents
             gc.freeze()
     with _sound_guard:
         _sound[digest, whole] = None
