@@ -7,12 +7,12 @@ src/conf/network_conf.c).
 
 from __future__ import annotations
 
-import copy
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -92,11 +92,14 @@ def difference(xml: str, found: FoundNetwork, names: tuple[str, ...] = ()) -> Ne
     if not found.xml:
         return None
     left_out = frozenset(names)
-    wanted, there = _without(xml, left_out), _without(found.xml, left_out)
-    hosts = sorted({_title(entry) for entry in _entries(wanted) ^ _entries(there)})
+    wanted, there = _read(xml, left_out), _read(found.xml, left_out)
+    hosts = sorted({_title(entry) for entry in wanted.entries ^ there.entries})
+    same_frame = _covers(there.frame, wanted.frame)
+    if not hosts and same_frame and not found.edited:
+        return None
     # libvirt leaves out what it does not know: what was made from the same XML counts as the same
     outside = found.digest == network_digest(xml)
-    other = (found.edited or not outside) and not _same_frame(wanted, there)
+    other = (found.edited or not outside) and not same_frame
     other = other or (bool(hosts) and _edits(wanted, there) is None)
     if not (hosts or other or found.edited):
         return None
@@ -109,7 +112,7 @@ def edits(wanted: str, there: str, names: Collection[str] = ()) -> list[Edit] | 
     DNS entries of one of ``names`` alone stay. None when libvirt cannot: it adds no entry that has an address
     or a name of another one.
     """
-    return _edits(_without(wanted, names), _without(there, names))
+    return _edits(_read(wanted, names), _read(there, names))
 
 
 def addresses(xml: str, *, alone: bool = False) -> dict[str, str]:
@@ -136,31 +139,40 @@ def name_edits(there: str, names: Mapping[str, str | None]) -> list[Edit] | None
     return _section_edits(Section.DNS, -1, [*(each for each in old if not _is_alone(each, names)), *new], old)
 
 
-def _without(xml: str, names: Collection[str]) -> ET.Element:
-    """Parse a definition, without the DNS entries of one of these names alone."""
+class _Definition(msgspec.Struct, frozen=True):
+    """The entries of a definition, those of DHCP by <ip> element, and the rest of it."""
+
+    dhcp: tuple[tuple[Entry, ...], ...]
+    dns: tuple[Entry, ...]
+    frame: ET.Element
+
+    @property
+    def entries(self) -> frozenset[Entry]:
+        return frozenset((*chain.from_iterable(self.dhcp), *self.dns))
+
+
+def _read(xml: str, names: Collection[str]) -> _Definition:
+    """Parse a definition, and leave out the DNS entries of one of these names alone."""
     root = parse(xml, "network")
-    for holder in root.findall("dns") if names else ():
-        for host, entry in zip(holder.findall("host"), _dns_of(holder), strict=True):
-            if _is_alone(entry, names):
-                holder.remove(host)
-    return root
+    dhcp = tuple(tuple(_dhcp(ip)) for ip in root.iterfind("ip"))
+    dns = tuple(entry for entry in _dns(root) if not _is_alone(entry, names))
+    return _Definition(dhcp, dns, _frame(root))
 
 
 def _is_alone(entry: Entry, names: Collection[str]) -> bool:
     return len(entry.names) == 1 and entry.names[0] in names
 
 
-def _edits(wanted: ET.Element, there: ET.Element) -> list[Edit] | None:
-    new_ips, old_ips = wanted.findall("ip"), there.findall("ip")
-    if len(new_ips) != len(old_ips):
+def _edits(wanted: _Definition, there: _Definition) -> list[Edit] | None:
+    if len(wanted.dhcp) != len(there.dhcp):
         return None
     found: list[Edit] = []
     for section, number, new, old in (
         *(
-            (Section.DHCP, number, _dhcp(new), _dhcp(old))
-            for number, (new, old) in enumerate(zip(new_ips, old_ips, strict=True))
+            (Section.DHCP, number, new, old)
+            for number, (new, old) in enumerate(zip(wanted.dhcp, there.dhcp, strict=True))
         ),
-        (Section.DNS, -1, _dns(wanted), _dns(there)),
+        (Section.DNS, -1, wanted.dns, there.dns),
     ):
         changes = _section_edits(section, number, new, old)
         if changes is None:
@@ -172,21 +184,23 @@ def _edits(wanted: ET.Element, there: ET.Element) -> list[Edit] | None:
 def _section_edits(
     section: Section, number: int, wanted: Sequence[Entry], there: Sequence[Entry]
 ) -> list[Edit] | None:
-    kept = set(wanted) & set(there)
-    surplus = [entry for entry in there if entry not in kept]
-    missing = [entry for entry in wanted if entry not in kept]
+    new, old = set(wanted), set(there)
+    surplus = [entry for entry in there if entry not in new]
+    missing = [entry for entry in wanted if entry not in old]
+    if not surplus and not missing:
+        return []
     taken = Counter(key for entry in there for key in entry.keys)
     found: list[Edit] = []
 
     by_mac = {entry.mac: entry for entry in surplus if entry.mac}
     for entry in tuple(missing):
-        old = by_mac.get(entry.mac)
+        known = by_mac.get(entry.mac)
         # libvirt modifies the first entry that has the MAC, the address or the name
-        if old is not None and not any(taken[key] - (key in old.keys) for key in entry.keys):
+        if known is not None and not any(taken[key] - (key in known.keys) for key in entry.keys):
             found.append(Edit(EditCommand.MODIFY, section, entry.xml, number))
-            taken.subtract(old.keys)
+            taken.subtract(known.keys)
             taken.update(entry.keys)
-            surplus.remove(old)
+            surplus.remove(known)
             missing.remove(entry)
     for entry in surplus:
         xml = entry.xml if section is Section.DHCP else _selector(entry, taken)
@@ -241,17 +255,13 @@ def _dns_of(holder: ET.Element) -> list[Entry]:
     ]
 
 
-def _entries(root: ET.Element) -> frozenset[Entry]:
-    return frozenset(entry for ip in root.iterfind("ip") for entry in _dhcp(ip)) | frozenset(_dns(root))
-
-
 def _title(entry: Entry) -> str:
     return next(iter(entry.names), "") or entry.address or entry.mac
 
 
 def _form(element: ET.Element, attributes: Mapping[str, str]) -> _Form:
     """A network of thousands of guests has as many entries: ``ET.canonicalize`` takes seconds for them."""
-    children = tuple(_form(child, child.attrib) for child in element)
+    children = tuple(_form(child, child.attrib) for child in element) if len(element) else ()
     return element.tag, tuple(sorted(attributes.items())), (element.text or "").strip(), children
 
 
@@ -263,28 +273,23 @@ def _element(form: _Form) -> ET.Element:
     return element
 
 
-def _same_frame(wanted: ET.Element, there: ET.Element) -> bool:
-    """Return whether two definitions have the same but for entries, and what libvirt adds."""
-    return _covers(_frame(there), _frame(wanted))
-
-
 def _frame(root: ET.Element) -> ET.Element:
-    bare = copy.deepcopy(root)
+    """Take out the entries, and the metadata."""
     for path in ("dns", "ip/dhcp"):
-        for holder in bare.iterfind(path):
-            for host in holder.findall("host"):
-                holder.remove(host)
-    for parent, tag in ((bare, "dns"), *((ip, "dhcp") for ip in bare.iterfind("ip"))):
+        for holder in root.iterfind(path):
+            holder[:] = [each for each in holder if each.tag != "host"]
+    for parent, tag in ((root, "dns"), *((ip, "dhcp") for ip in root.iterfind("ip"))):
         for holder in parent.findall(tag):
             if not holder.attrib and not len(holder):
                 parent.remove(holder)
-    metadata = bare.find("metadata")
+    metadata = root.find("metadata")
     if metadata is not None:
-        bare.remove(metadata)
-    return bare
+        root.remove(metadata)
+    return root
 
 
 def _covers(there: ET.Element, wanted: ET.Element) -> bool:
+    """Return whether a definition has the frame of another one, and else only what libvirt adds."""
     if not wanted.attrib.items() <= there.attrib.items():
         return False
     if (wanted.text or "").strip() != (there.text or "").strip():
