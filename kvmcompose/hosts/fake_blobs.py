@@ -30,7 +30,7 @@ class FakeBlobStore:
         return Inventory(
             stored=frozenset(world.blobs),
             delivered=dict(delivered),
-            linked=frozenset(path for path in delivered if str(HOSTED / project / path) not in world.disks),
+            linked=frozenset(path for path in delivered if f"{HOSTED}/{project}/{path}" not in world.disks),
             room=1 << 50,
         )
 

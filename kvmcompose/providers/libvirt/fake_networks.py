@@ -85,7 +85,7 @@ class FakeNetworks:
         differs = await in_thread(difference, xml, known, tuple(names))
         if known.active and differs is not None and differs.other:
             return False
-        if known.active and known.xml:
+        if known.active and known.xml and names:
             marked = await in_thread(_with_names_of, wanted.name, marked, known.xml, names)
         stopped = list(self._world.stopped_networks)
         self._define_network(wanted, marked)

@@ -8,6 +8,7 @@ from kvmcompose.hosts.blob_store import BlobStore, Inventory
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.growth import WantedFile
 from kvmcompose.server.orchestrator.host_transfers import HostTransfers, TransferTask, disk_or_none
+from kvmcompose.server.orchestrator.testbed import LoadedGuest
 
 
 class Delivery(HostTransfers):
@@ -17,7 +18,6 @@ class Delivery(HostTransfers):
         super().__init__(task, drivers, blobs)
         self._guests = list(task.testbed.guests.values())
         self.golden = {}  # they are made here, afterwards
-        self._elsewhere = []
         self._golden = frozenset(disk_or_none(guest) for guest in task.testbed.golden)
         self._reader = task.context.member
         self._to_come: set[str] = set()
@@ -32,6 +32,10 @@ class Delivery(HostTransfers):
     def _usable(self, held: Inventory) -> dict[str, str]:
         """Everything: what is not to be used is reset where it is."""
         return dict(held.delivered)
+
+    def _elsewhere(self) -> list[LoadedGuest]:
+        """None: it has the disks of all guests."""
+        return []
 
     def lacks(self, disk: str) -> bool:
         """Whether the host has no such disk, or will be sent another one."""

@@ -56,8 +56,8 @@ class HostTransfers:
         self._folder = task.testbed.folder
         self._to_be_made = task.testbed.source.to_be_made
         self._folder_there = task.context.folder_on(drivers)
-        self._guests = [guest for guest in task.testbed.runnable if guest.state.testbed_host == self.name]
-        self._elsewhere = [guest for guest in task.testbed.runnable if guest.state.testbed_host != self.name]
+        self._testbed = task.testbed
+        self._guests = [each for each in task.testbed.by_host.get(self.name, ()) if each.is_started]
         self._disks = drivers.disks
         self._blobs = blobs
         self._delivered: dict[str, str] = {}
@@ -291,7 +291,7 @@ class HostTransfers:
         if links:
             await self._blobs.link(self._project, links)
         if self._provision:
-            for guest in self._elsewhere:
+            for guest in self._elsewhere():
                 if (disk := disk_or_none(guest)) in self._delivered and disk is not None:
                     await self.drop(disk)
         files = {
@@ -306,6 +306,10 @@ class HostTransfers:
         if files:
             await self._blobs.put(self._project, files, sent.append)
         return sum(sent)
+
+    def _elsewhere(self) -> list[LoadedGuest]:
+        """The guests that are on other hosts."""
+        return [each for each in self._testbed.runnable if each.state.testbed_host != self.name]
 
     async def _wanted(
         self, but: Collection[str] = (), *, first: bool = False, only: str | None = None

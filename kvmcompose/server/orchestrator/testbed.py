@@ -73,6 +73,11 @@ class LoadedGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """The golden image it is a clone of."""
         return self.state.extra_info.reference_image
 
+    @property
+    def is_started(self) -> bool:
+        """Whether ``up`` starts it: it is no golden image, and of a kind that can run."""
+        return self.run is not None and not self.state.is_golden_image
+
 
 class _Content:
     """What a sound document says. It does not change, and is shared by all that read the same document."""
@@ -148,11 +153,7 @@ class LoadedTestbed:
     @once
     def runnable(self) -> list[LoadedGuest]:
         """The guests that are started: no golden images, none of a kind that cannot run yet."""
-        return [
-            guest
-            for guest in self.guests.values()
-            if guest.run is not None and not guest.state.is_golden_image
-        ]
+        return [guest for guest in self.guests.values() if guest.is_started]
 
     def is_in_userspace(self, host: str) -> bool:
         """Whether the switches of a host have their datapath in userspace."""
@@ -164,7 +165,7 @@ class LoadedTestbed:
         """The guests that are started and can be reached at an address that DHCP assigns."""
         return [guest for guest in self.runnable if guest.address == "dynamic"]
 
-    @property
+    @once
     def golden(self) -> list[LoadedGuest]:
         """The golden images that have to be set up before their clones start."""
         return [
