@@ -1,15 +1,17 @@
 """Run work that may block, above all on files of projects, in threads instead of the event loop.
 
 A folder may be on a file system that does not answer, perhaps on purpose (FUSE, NFS). A read there hangs in
-the kernel, and cannot be ended. So each piece of work has a daemon thread of its own, which does not keep the
-server from exiting. Threads are limited per deployment and per owner, so that a hanging file system delays
-only its own users. asyncio's thread pool serves name look-ups alone.
+the kernel, and cannot be ended. So each piece of work has a daemon thread to itself, which does not keep the
+server from exiting, and takes other work once that has ended. Threads are limited per deployment and per
+owner, so that a hanging file system delays only its own users. asyncio's thread pool serves name look-ups
+alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import pkgutil
 import threading
 import time
@@ -17,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from functools import cache
+from queue import SimpleQueue
 from typing import ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -56,17 +59,50 @@ class _Slots(asyncio.Semaphore):
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
-        #: The processor time of threads that have ended, in seconds, and the clocks of the others.
+        #: The processor time of work that has ended, in seconds; clocks of threads at work, and their times
+        #: when that began.
         self.ended = 0.0
-        self.clocks: set[int] = set()
+        self.began: dict[int, float] = {}
 
     def used(self) -> float:
-        """Return the processor time of all threads until now, in seconds."""
+        """Return the processor time of all work until now, in seconds."""
         used = self.ended
-        for clock in tuple(self.clocks):
+        for clock, began in tuple(self.began.items()):
             with suppress(OSError):  # the thread has just ended
-                used += time.clock_gettime(clock)
+                used += time.clock_gettime(clock) - began
         return used
+
+
+class _Threads:
+    """Threads for work that may hang. One takes more work when it has ended: to start one takes long."""
+
+    def __init__(self, most_idle: int) -> None:
+        self._most_idle = most_idle
+        self._idle: list[SimpleQueue[tuple[str, Callable[[], None]]]] = []
+        os.register_at_fork(after_in_child=self._idle.clear)  # there they do not run
+
+    def begin(self, name: str, work: Callable[[], None]) -> None:
+        """Have a thread of this name do some work, which raises nothing."""
+        try:
+            jobs = self._idle.pop()
+        except IndexError:
+            jobs = SimpleQueue()
+            threading.Thread(target=self._serve, args=(jobs,), daemon=True).start()
+        jobs.put((name, work))
+
+    def _serve(self, jobs: SimpleQueue[tuple[str, Callable[[], None]]]) -> None:
+        thread = threading.current_thread()
+        while True:
+            thread.name, work = jobs.get()
+            work()
+            thread.name = "idle"
+            del work
+            if len(self._idle) >= self._most_idle:
+                return
+            self._idle.append(jobs)
+
+
+_threads = _Threads(PER_OWNER)
 
 
 _Limits = dict[object, _Slots]
@@ -120,7 +156,7 @@ async def _run(whose: Account, mine: _Slots, work: Callable[[], T]) -> T:
 
     def end(clock: int, seconds: float, result: T | None, error: BaseException | None) -> None:
         free()
-        mine.clocks.discard(clock)
+        mine.began.pop(clock, None)
         mine.ended += seconds
         if answer.done():  # cancelled
             return
@@ -132,13 +168,13 @@ async def _run(whose: Account, mine: _Slots, work: Callable[[], T]) -> T:
     def run() -> None:
         result, trouble = None, None
         clock = time.pthread_getcpuclockid(threading.get_ident())
-        mine.clocks.add(clock)
+        began = mine.began[clock] = time.thread_time()
         try:
             result = context.run(work)
         except BaseException as error:  # noqa: BLE001 (raised in the waiting task)
             trouble = error
         with suppress(RuntimeError):  # the event loop has ended meanwhile
-            loop.call_soon_threadsafe(end, clock, time.thread_time(), result, trouble)
+            loop.call_soon_threadsafe(end, clock, time.thread_time() - began, result, trouble)
 
     _complete_structs()
     # the thread, which may outlive this task, releases both
@@ -149,7 +185,7 @@ async def _run(whose: Account, mine: _Slots, work: Callable[[], T]) -> T:
         mine.release()
         raise
     try:
-        threading.Thread(target=run, name=f"files of {whose.deployment}", daemon=True).start()
+        _threads.begin(f"files of {whose.deployment}", run)
     except BaseException:
         free()
         raise
