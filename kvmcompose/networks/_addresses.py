@@ -286,8 +286,17 @@ def free_address(project: str, bridge: str, subnet: ipaddress.IPv4Network, taken
 
 def management_mac(project: str, bridge: str, taken: Collection[str]) -> str:
     """Return the MAC address of a bridge's management port: derived from names, and not taken."""
+    return _own_mac("management-mac", project, bridge, taken)
+
+
+def resolver_mac(project: str, switch: str, taken: Collection[str]) -> str:
+    """Return the MAC address of the port where guests ask for names, likewise."""
+    return _own_mac("resolver-mac", project, switch, taken)
+
+
+def _own_mac(kind: str, project: str, segment: str, taken: Collection[str]) -> str:
     for attempt in itertools.count():
-        number = stable_number("management-mac", project, bridge, attempt) % 2**24
+        number = stable_number(kind, project, segment, attempt) % 2**24
         mac = (_MANAGEMENT_PREFIX | number).to_bytes(6, "big").hex(":")
         if mac not in taken:
             return mac

@@ -8,7 +8,7 @@ anything runs.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 
 import msgspec
@@ -96,6 +96,23 @@ class SwitchAddresses:
         if room < 1:
             return None
         return self._free(subnet, stable_number("management", project, switch) % room)
+
+    def keep_resolver(self, interfaces: int) -> Mapping[int, str]:
+        """Take an address in each family where guests can ask for names; none where the guests need them all.
+
+        It is the last one that nothing of the YAML has, so that a guest more leaves it.
+        """
+        found = {}
+        for version, subnet in self.subnets.items():
+            room = min(subnet.num_addresses - _KEPT, _MOST)
+            first = int(subnet.network_address) + 2
+            last = next(
+                (each for each in range(first + room - 1, first, -1) if each not in self._taken), None
+            )
+            if last is not None and room > interfaces:
+                self._taken.add(last)
+                found[version] = str(subnet[last - int(subnet.network_address)])
+        return found
 
     def is_free(self, ip: str) -> bool:
         """Return whether nothing has an IPv4 address of the switch. False for texts that are none."""

@@ -11,6 +11,7 @@ import msgspec
 from kvmcompose.core.northbound import Row, RowRef, Value
 from kvmcompose.core.state import State
 from kvmcompose.networks import _ovn_management
+from kvmcompose.networks._addresses import resolver_mac
 from kvmcompose.networks._connected import DisjointSets
 from kvmcompose.networks._ovn_deny import deny_all
 from kvmcompose.networks._ovn_match import without_quotes
@@ -21,7 +22,13 @@ from kvmcompose.networks._ovn_model import (
     RouterPortState,
     Rule,
 )
-from kvmcompose.networks._ovn_ports import guest_port, logical_interfaces, port_names, readable_name
+from kvmcompose.networks._ovn_ports import (
+    guest_port,
+    logical_interfaces,
+    port_names,
+    readable_name,
+    resolvers,
+)
 
 #: As in TestbedOS, in seconds.
 _LEASE_TIME = "3600"
@@ -65,6 +72,7 @@ class _Rows:
         yield from self._router_ports()
         yield from self._guest_ports()
         yield from self._management_ports()
+        yield from self._resolver_ports()
         yield from self._acls()
         for switch, names in records.items():
             columns: dict[str, Value] = {"records": names}
@@ -191,6 +199,9 @@ class _Rows:
                     "dnssl": self._state.project_name,
                     "rdnss": RESOLVERS[IPV6],
                 }
+            if port.chassis_name is not None and self._is_outside(port.switch):
+                # senders outside, whose MTU is larger, are told what fits into a tunnel, and to the guests
+                end["options"] = {"gateway_mtu": str(self._network.mtu)}
             yield Row(
                 ref=ref,
                 columns=end,
@@ -245,6 +256,23 @@ class _Rows:
                 "external_ids": {"kvmcompose-name": f"{project}-{port.bridge}-management"},
             }
             yield self._port(ref, port.bridge, columns)
+
+    def _resolver_ports(self) -> Iterator[Row]:
+        """Yield ports that are on no host: OVN answers ARP for a ``localport`` wherever it is asked."""
+        taken = {nic.mac for _, _, nic in logical_interfaces(self._state)}
+        taken |= {port.mac_address for port in self._network.router_ports.values()}
+        taken |= {port.mac for port in self._network.management_ports}
+        taken |= {port.mac_address for port in self._network.switch_ports.values() if port.mac_address}
+        for switch, addresses in resolvers(self._state, self._network).items():
+            mac = resolver_mac(self._state.project_name, switch, taken)
+            taken.add(mac)
+            ref = RowRef("Logical_Switch_Port", f"resolver {switch}")
+            columns: dict[str, Value] = {
+                "name": str(ref.uuid(self._state.project_name)),
+                "type": "localport",
+                "addresses": (" ".join((mac, *addresses)),),
+            }
+            yield self._port(ref, switch, columns)
 
     def _port(self, ref: RowRef, switch: str, columns: dict[str, Value]) -> Row:
         parent = RowRef("Logical_Switch", switch)

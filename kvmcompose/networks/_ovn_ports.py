@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 
 from kvmcompose.core.northbound import RowRef
 from kvmcompose.core.state import GuestState, Interface, State
-from kvmcompose.networks._ovn_model import OvnState
+from kvmcompose.networks._ovn_model import OvnState, by_family
 
 #: Marks the interfaces of guests that are logical ports.
 OVN = "ovn"
@@ -26,6 +27,30 @@ def logical_interfaces(state: State) -> Iterator[tuple[GuestState, int, Interfac
         for index, nic in enumerate(guest.interfaces):
             if nic.attach == OVN:
                 yield guest, index, nic
+
+
+def isolated_switches(network: OvnState) -> set[str]:
+    """Return the switches with neither a router nor a provider network: nothing beyond their guests."""
+    joined = {port.switch for port in network.router_ports.values()}
+    joined |= {port.parent_switch for port in network.switch_ports.values() if port.provider_network_name}
+    return network.switches.keys() - joined
+
+
+def resolvers(state: State, network: OvnState) -> dict[str, tuple[str, ...]]:
+    """Return the addresses that guests on isolated switches ask for names, by switch.
+
+    OVN answers questions for names whatever their destination, but a guest only sends them to an address
+    that something answers ARP for.
+    """
+    isolated = isolated_switches(network)
+    found: dict[str, dict[str, None]] = {}
+    for _, _, nic in logical_interfaces(state):
+        if nic.bridge in isolated:
+            subnets = by_family(network.switches[nic.bridge].subnet)
+            for each in map(ipaddress.ip_address, nic.nameservers):
+                if each.version in subnets and each in subnets[each.version]:
+                    found.setdefault(nic.bridge, {})[str(each)] = None
+    return {switch: tuple(sorted(each)) for switch, each in found.items()}
 
 
 def readable_name(project: str, guest: GuestState, index: int, nic: Interface) -> str:

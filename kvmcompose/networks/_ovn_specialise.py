@@ -35,7 +35,7 @@ from kvmcompose.networks._ovn_model import (
     by_family,
 )
 from kvmcompose.networks._ovn_northbound import RESOLVERS
-from kvmcompose.networks._ovn_ports import OVN, guest_port
+from kvmcompose.networks._ovn_ports import OVN, guest_port, isolated_switches
 
 _Interfaces = dict[str, tuple[Interface, ...]]
 
@@ -200,6 +200,12 @@ def _interfaces(
     for guest in logical.guests:
         for attachment in guest.attachments:
             pools[attachment.segment].give(attachment.own)
+    resolvers = {
+        name: pools[name].keep_resolver(
+            sum(each.segment == name for guest in logical.guests for each in guest.attachments)
+        )
+        for name in isolated_switches(state)
+    }
     hardware = macs(logical.project, network, logical.guests)
     hosts = {host.name: host for host in logical.hosts}
     complaints: list[Complaint] = []
@@ -230,10 +236,27 @@ def _interfaces(
                 interface_id=str(guest_port(guest.identity, index).uuid(logical.project)),
             )
             nics.append(_addressed(base, nic, [each for each in assigned if each], state, routed))
-        found[guest.name] = tuple(nics)
+        found[guest.name] = _with_resolvers(nics, resolvers)
     if complaints:
         raise ComplaintsError(complaints)
     return found
+
+
+def _with_resolvers(
+    nics: Sequence[Interface], resolvers: Mapping[str, Mapping[int, str]]
+) -> tuple[Interface, ...]:
+    """Return interfaces with what to ask on isolated switches, of a guest that has no other resolver.
+
+    It answers for names of guests only: for others it would be waited for in vain, before the other one.
+    """
+    if any(nic.nameservers or nic.leases for nic in nics):
+        return tuple(nics)
+    found = []
+    for nic in nics:
+        version = ipaddress.ip_address(nic.ip).version
+        near = resolvers.get(nic.bridge, {}).get(version)
+        found.append(msgspec.structs.replace(nic, nameservers=(near,)) if near is not None else nic)
+    return tuple(found)
 
 
 def _golden(

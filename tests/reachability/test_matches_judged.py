@@ -187,6 +187,15 @@ def test_ovn_takes_the_rows_of_a_golden_project() -> None:
     text = (
         (GOLDEN / "ovn-three-hosts" / "kvm-compose.yaml").read_text().replace("testbed-host-two", "ovn-one")
     )
+    alone = "machines:\n  - {name: lonely, network: [{switch: isolated}], docker: {image: x}}\n"
+    text = text.replace("machines:\n", alone, 1)
+    text = text.replace("    switches:\n", "    switches:\n      isolated: {subnet: 10.9.0.0/24}\n", 1)
     compiled = compile_text(text, files=AnyFiles(), on=(host("ovn-one"),))
     with throwaway(northbound(compiled.state)) as ovn:
         assert ovn.unparsed() == []
+        flows = ovn.select("OVN_Southbound", "Logical_Flow", ["match", "actions"])
+    assert any("dns_lookup" in flow["actions"] for flow in flows)
+    # the address to ask is that of no guest, and on no host
+    questions = [flow for flow in flows if "arp.tpa == 10.9.0.254 && arp.op == 1" in flow["match"]]
+    assert any("arp.op = 2" in flow["actions"] for flow in questions)
+    assert any("check_pkt_larger(14" in flow["actions"] for flow in flows)

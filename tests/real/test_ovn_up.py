@@ -103,6 +103,9 @@ def test_a_network_is_brought_up_edited_repaired_and_taken_down(
     assert reaches(one, "10.66.1.10"), said  # on this host
     assert reaches(one, "10.66.2.10"), said  # routed, on the other one
     assert reaches(one, "172.16.1.201", 3)  # from outside, by NAT
+    # what does not fit into a tunnel is answered, not lost
+    large = one.run(["ping", "-c1", "-W2", "-Mdo", "-s1472", "172.16.1.201"], check=False)
+    assert "mtu = 1442" in large.stdout or "mtu=1442" in large.stderr, large
     assert differences(project) == []
     assert "nothing to do" in project.run("up").stderr
 

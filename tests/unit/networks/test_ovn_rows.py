@@ -142,6 +142,49 @@ def test_ports_in_matches_are_translated() -> None:
     assert rule.columns["match"] == f'outport == {{"{name}", "lab-lr0-sw0"}} && inport == "{name}"'
 
 
+ALONE = "sw0: {subnet: 10.0.0.0/24}\n      alone: {subnet: 10.9.0.0/24}"
+ISOLATED = "  - {name: %s, network: [{switch: alone}], docker: {image: x}}\n"
+
+
+def test_guests_on_a_switch_without_a_router_have_an_address_to_ask_for_names() -> None:
+    text = lab(WEB + ISOLATED % "left" + ISOLATED % "right", switches=ALONE)
+    state = compiled(text).state
+    asked = [state.testbed_guests[name].interfaces[0].nameservers for name in ("left", "right")]
+    assert asked == [("10.9.0.254",)] * 2
+    rows = rows_of(text)
+    row = port(rows, "resolver alone")
+    mac, ip = str(row.columns["addresses"][0]).split()  # type: ignore[index]
+    assert (row.columns["type"], ip) == ("localport", "10.9.0.254")  # OVN answers ARP for it
+    assert not any(mac in str(each.columns.get("addresses")) for each in rows.values() if each != row)
+    assert "resolver sw0" not in {ref.name for ref in rows}
+    assert read_state(encode_state(state), SCHEMAS) is not None
+    # one guest more moves nobody, and one that has an address of the YAML keeps it
+    more = lab(WEB + "".join(ISOLATED % name for name in ("left", "right", "third")), switches=ALONE)
+    assert changed(rows, rows_of(more)) == {"DNS alone", "Logical_Switch_Port third network[0]"}
+    last = ISOLATED % "left" + (ISOLATED % "right").replace("alone}", "alone, ip: 10.9.0.254}")
+    assert "10.9.0.253" in str(port(rows_of(lab(WEB + last, switches=ALONE)), "resolver alone").columns)
+
+
+def test_a_guest_with_another_resolver_asks_that_one_alone() -> None:
+    both = (ISOLATED % "both").replace("{switch: alone}", "{switch: alone}, {switch: sw0, gateway: 10.0.0.1}")
+    state = compiled(lab(WEB + both, switches=ALONE)).state
+    assert [nic.nameservers for nic in state.testbed_guests["both"].interfaces] == [(), ("1.1.1.1",)]
+
+
+def test_a_switch_that_is_full_has_no_address_to_ask() -> None:
+    full = "".join(ISOLATED % f"g{number}" for number in range(5))
+    switches = ALONE.replace("10.9.0.0/24", "10.9.0.0/29")
+    state = compiled(lab(WEB + full, switches=switches)).state
+    assert [nic.nameservers for nic in state.testbed_guests["g0"].interfaces] == [()]
+
+
+def test_what_does_not_fit_into_tunnels_is_answered_at_the_gateway() -> None:
+    rows = rows_of(lab(WEB))
+    ports = {ref.name: row for ref, row in rows.items() if ref.table == "Logical_Router_Port"}
+    options = {name: row.columns.get("options") for name, row in ports.items()}
+    assert options == {"lr0-sw0": None, "lr0-public": {"gateway_mtu": "1442"}}
+
+
 def test_names_resolve_on_switches_that_routers_connect_and_on_no_others() -> None:
     switches = "sw0: {subnet: 10.0.0.0/24}\n      alone: {subnet: 10.9.0.0/24}"
     both = (
