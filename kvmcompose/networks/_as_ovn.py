@@ -15,7 +15,7 @@ import msgspec
 
 from kvmcompose.core.errors import Complaint, Severity
 from kvmcompose.core.model import LogicalTestbed
-from kvmcompose.core.names import stable_number
+from kvmcompose.core.names import INTERFACE_NAME_LIMIT, first_few, stable_number
 from kvmcompose.core.state import State
 from kvmcompose.networks import AsOvn
 from kvmcompose.networks._addresses import DYNAMIC, AddressRequest, WrittenSubnet, assign, derived_mac
@@ -35,7 +35,12 @@ def as_ovn(logical: LogicalTestbed, state: State) -> AsOvn:
     external = home[network.external_bridge] if network.external_bridge is not None else None
     subnets, static = _addresses(logical, state, home, external)
     switches: dict[str, Any] = {name: {"subnet": str(each)} for name, each in subnets.items()}
-    notes = [*_lost(network), *_unused(network, home, subnets), *_without_dhcp(logical, static)]
+    notes = [
+        *_lost(network, home),
+        *_unreached(logical, home, external),
+        *_unused(network, home, subnets),
+        *_without_dhcp(logical, static),
+    ]
     ovn: dict[str, Any] = {"switches": switches}
     if external in subnets:
         way_out = _way_out(logical, state, external, switches)
@@ -52,7 +57,7 @@ def _warning(path: tuple[str | int, ...], message: str, hint: str | None = None)
     )
 
 
-def _lost(network: Network) -> Iterator[Complaint]:
+def _lost(network: Network, home: dict[str, str]) -> Iterator[Complaint]:
     """Yield what logical switches do not have."""
     for index, bridge in enumerate(network.bridges):
         at = ("network", "bridges", index)
@@ -63,11 +68,35 @@ def _lost(network: Network) -> Iterator[Complaint]:
             message = f"{bridge.name!r} loses its OpenFlow versions: OVN uses those that it needs"
             yield _warning((*at, "protocol"), message)
     for index, nic in enumerate(network.network_interfaces):
+        name, host, switch = nic.nic_name, nic.testbed_host, home[nic.testbed_bridge]
+        bridge = f"br-{name}"[:INTERFACE_NAME_LIMIT]
         yield _warning(
             ("network", "network_interfaces", index),
-            f"{nic.nic_name} of {nic.testbed_host!r} is left out: switches reach bridges of hosts",
-            f"add the bridge that it is on to 'ovn.bridge_mappings' of {nic.testbed_host!r}, "
-            "and a port {name: …, localnet: {network_name: …}} to the switch",
+            f"{name} of {host!r} is left out: a switch reaches a bridge that the config of the host names",
+            f"on {host}: ovs-vsctl add-br {bridge} -- add-port {bridge} {name}; in 'bridge_mappings' of its "
+            f'\'ovn\': ["{name}", "{bridge}", "ADDRESS/LENGTH"]; in the switch {switch!r}: '
+            f"ports: [{{name: {name}, localnet: {{network_name: {name}}}}}]",
+        )
+
+
+def _unreached(logical: LogicalTestbed, home: dict[str, str], external: str | None) -> Iterator[Complaint]:
+    """Yield the guests that the server reaches by the NAT network, and in the new one by nothing."""
+    excepted = logical.management.excluded if logical.management is not None else None
+    lost = [
+        guest.name
+        for guest in logical.guests
+        if not guest.is_golden_image
+        and (excepted is None or guest.name in excepted)
+        and any(home[each.segment] == external for each in guest.attachments)
+    ]
+    if lost:
+        hint = "add to the YAML: testbed_options: {management: true}"
+        if excepted is not None:
+            hint = "remove them from testbed_options.management.except"
+        yield _warning(
+            ("network", "external_bridge"),
+            f"the server no longer reaches {first_few(lost)}, so `up` does not await or set them up",
+            hint,
         )
 
 

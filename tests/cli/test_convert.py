@@ -169,7 +169,8 @@ machines:
     assert [shortened(note) for note in notes] == [
         "18:19 'dmz' loses its OpenFlow versions: OVN uses those that it needs",
         "20:7 'lan' loses its controller: OVN is that of logical switches",
-        "26:24 eth1 of 'two' is left out: switches reach bridges of hosts",
+        "26:24 eth1 of 'two' is left out: a switch reaches a bridge that the config of the host names",
+        "25:3 the server no longer reaches web, asks, so `up` does not await or set them up",
         "23:7 'empty' is left out: no guest is on it, nor on a bridge connected to it",
         f"14:18 there is no DHCP on this network: 'waits' gets the address {waits}",
         "30:11 the guests on 'dmz' are pinned in its place",
@@ -181,6 +182,17 @@ machines:
     assert {name: after[name] for name in ("web", "db", "asks")} == {
         name: before[name] for name in ("web", "db", "asks")
     }
+
+
+def test_hints_are_lines_to_write(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, YAML, "one", "two")
+    said = bench.run("convert").err
+    assert "hint: add to the YAML: testbed_options: {management: true}" in said
+    assert "on two: ovs-vsctl add-br br-eth1 -- add-port br-eth1 eth1;" in said
+    assert "ports: [{name: eth1, localnet: {network_name: eth1}}]" in said
+    # with management ports they are reached
+    managed = YAML.replace("testbed_options:\n", "testbed_options:\n  management: true\n")
+    assert "no longer reaches" not in bench_of(tmp_path / "managed", managed, "one", "two").run("convert").err
 
 
 def test_clones_have_ranges_where_they_can(tmp_path: Path) -> None:
