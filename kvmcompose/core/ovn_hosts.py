@@ -57,11 +57,15 @@ class Outside(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """A TLS identity: PEM texts of its private key, its certificate, and that of the authority."""
+    """A TLS identity: PEM texts of its private key, its certificate, and that of the authority.
+
+    ``expires`` is the day of the certificate's end, as in ``2036-11-28``.
+    """
 
     key: str
     certificate: str
     ca: str
+    expires: str = ""
 
 
 class HostPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -139,7 +139,8 @@ class FakeRow(msgspec.Struct):
 class FakeChassis(msgspec.Struct):
     """A host's part in OVN: settings, those made by kvm-compose, the projects that need them, mappings.
 
-    ``carried_out`` is the number of the last change that it has carried out.
+    ``expires`` is the day on which the TLS certificate ends. ``carried_out`` is the number of the last change
+    that it has carried out.
     """
 
     settings: dict[str, str] = {}
@@ -147,6 +148,7 @@ class FakeChassis(msgspec.Struct):
     users: list[str] = []
     mappings: dict[str, str] = {}
     keys: bool = False
+    expires: str = ""
     runs: bool = True
     carried_out: int = 0
 
@@ -163,13 +165,15 @@ class FakeOutside(msgspec.Struct):
 class FakeOvn(msgspec.Struct):
     """OVN on one simulated host: ``rows`` by project and reference, ``changes`` counts transactions.
 
-    ``host_ports`` are by project and name. The southbound database listens at ``address`` for ``users``.
+    ``host_ports`` are by project and name. The southbound database listens at ``address`` for ``users``, with
+    keys that end on the day ``expires``.
     """
 
     rows: dict[str, dict[str, FakeRow]] = {}
     changes: int = 0
     address: str = ""
     users: list[str] = []
+    expires: str = ""
     chassis: FakeChassis = msgspec.field(default_factory=FakeChassis)
     outsides: dict[str, FakeOutside] = {}
     host_ports: dict[str, dict[str, dict[str, Any]]] = {}

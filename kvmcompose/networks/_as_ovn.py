@@ -69,12 +69,12 @@ def _lost(network: Network, home: dict[str, str]) -> Iterator[Complaint]:
             yield _warning((*at, "protocol"), message)
     for index, nic in enumerate(network.network_interfaces):
         name, host, switch = nic.nic_name, nic.testbed_host, home[nic.testbed_bridge]
-        bridge = f"br-{name}"[:INTERFACE_NAME_LIMIT]
+        on = f"br-{name}"[:INTERFACE_NAME_LIMIT]
         yield _warning(
             ("network", "network_interfaces", index),
             f"{name} of {host!r} is left out: a switch reaches a bridge that the config of the host names",
-            f"on {host}: ovs-vsctl add-br {bridge} -- add-port {bridge} {name}; in 'bridge_mappings' of its "
-            f'\'ovn\': ["{name}", "{bridge}", "ADDRESS/LENGTH"]; in the switch {switch!r}: '
+            f"on {host}: ovs-vsctl add-br {on} -- add-port {on} {name}; in 'bridge_mappings' of its "
+            f'\'ovn\': ["{name}", "{on}", "ADDRESS/LENGTH"]; in the switch {switch!r}: '
             f"ports: [{{name: {name}, localnet: {{network_name: {name}}}}}]",
         )
 

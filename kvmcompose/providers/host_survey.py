@@ -167,7 +167,9 @@ async def _ovn(host: Host, runner: CommandRunner, chassis: HostChassis) -> Findi
             needed_for="extras",
             mend=f"set `encap_ip` of {host.name}'s `ovn` in kvm-compose-config.json",
         )
-    return Finding(name=name, ok=True, detail=f"runs, tunnels end at {end} ({needs})", needed_for="extras")
+    key = f", its TLS key ends on {found.expires}" if found.expires else ""
+    detail = f"runs, tunnels end at {end}{key} ({needs})"
+    return Finding(name=name, ok=True, detail=detail, needed_for="extras")
 
 
 async def _space(runner: CommandRunner) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 from collections.abc import Iterator
@@ -184,6 +185,19 @@ def test_a_controller_that_does_not_run_is_named(lab: Lab) -> None:
     assert any("ovn-controller does not run on two" in fault.message for fault in action.faults)
     lab.must(Down(timeout=0))
     assert ovn(lab).rows == {}
+
+
+def test_keys_that_end_soon_are_shown_and_renewed(lab: Lab) -> None:
+    lab.must(Up())
+    soon = (dt.datetime.now(dt.UTC) + dt.timedelta(days=80)).date().isoformat()
+    ovn(lab).expires = ovn(lab, "two").chassis.expires = soon
+    assert differences(lab) == [
+        f"southbound database 192.0.2.11: is about to lose its TLS keys, which end on {soon}",
+        f"chassis two: is about to lose its TLS key, which ends on {soon} (ovn-controller)",
+    ]
+    lab.must(Up())
+    assert differences(lab) == []
+    assert ovn(lab, "two").chassis.expires == ovn(lab).expires > soon
 
 
 def test_a_host_that_did_not_follow_is_waited_for_by_the_next_up(lab: Lab) -> None:

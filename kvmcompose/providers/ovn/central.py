@@ -14,12 +14,13 @@ from kvmcompose.core.ovn_hosts import Identity
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.ovn.interface import FoundCentral
-from kvmcompose.providers.ovn.keys import make_authority, make_identity
+from kvmcompose.providers.ovn.keys import ends_soon, expiry, make_authority, make_identity
 from kvmcompose.providers.ovn.session import DatabaseSession, Operation
 
 PORT = 6642
 _ROLE = "ovn-controller"
 MARK_KEY, USER_KEY = "kvm-compose", "kvm-compose-user-"
+EXPIRES_KEY = "kvm-compose-expires"
 _IDS = "external_ids"
 #: Stores what is on standard input as a file, whole or not at all, unless it exists.
 _STORE = """\
@@ -58,8 +59,9 @@ class OvnCentral:
             )
         # noted before there are keys: a server that is killed leaves nothing that `down` misses
         await self._south.transact(lambda idl: _noted(idl, project, address), lambda _: None)
-        await self._server_identity()
+        expires = await self._server_identity()
         await self._south.transact(self._with_keys, lambda _: None)
+        await self._south.transact(lambda idl: _dated(idl, expires), lambda _: None)
 
     async def identity(self, chassis: str) -> Identity:
         """See the interface."""
@@ -109,15 +111,25 @@ class OvnCentral:
             await self._store(certificate, made.certificate)
         raise DriverError(f"cannot store keys in {self._folder}")
 
-    async def _server_identity(self) -> None:
+    async def _server_identity(self) -> str:
+        """Make the keys of the database where it has none, or they end soon; return the day of their end.
+
+        ovsdb-server reads files again that have changed. Chassis with a key of an earlier authority get
+        another one from the next `up` of their testbeds.
+        """
         paths = [f"{self._folder}/central/{name}.pem" for name in ("key", "certificate", "ca")]
         authority = await self._authority()
-        if (await self._read(paths[2])) == authority.certificate and await self._read(paths[1]):
-            return
+        if ends_soon(_expiry(authority.certificate)):
+            await self._runner.run(["rm", "-rf", "--", f"{self._folder}/authority"], privileged=True)
+            authority = await self._authority()
+        there = await self._read(paths[1])
+        if there and await self._read(paths[2]) == authority.certificate and not ends_soon(_expiry(there)):
+            return _expiry(there)
         made = make_identity("ovn-central", authority)
         await self._runner.run(["rm", "-f", "--", *paths], privileged=True)
         for path, text in zip(paths, (made.key, made.certificate, made.ca), strict=True):
             await self._store(path, text)
+        return made.expires
 
     async def _read(self, path: str) -> str:
         done = await self._runner.run(["cat", "--", path], privileged=True, check=False)
@@ -161,6 +173,27 @@ def _noted(idl: Any, project: str, address: str) -> list[Operation]:
     return done
 
 
+def _expiry(certificate: str) -> str:
+    """Return the day of a certificate's end; nothing for a text that is none, which is of no use anyway."""
+    try:
+        return expiry(certificate)
+    except ValueError:
+        return ""
+
+
+def _dated(idl: Any, expires: str) -> list[Operation]:
+    """Return the operations that note at the listener when its keys end."""
+    return [
+        _mutation("Connection", [["_uuid", "==", ["uuid", str(row.uuid)]]], [_IDS, *change])
+        for row in idl.tables["Connection"].rows.values()
+        if _is_ours(row) and row.external_ids.get(EXPIRES_KEY) != expires
+        for change in (
+            ["delete", ["set", [EXPIRES_KEY]]],
+            ["insert", ["map", [[EXPIRES_KEY, expires]]]],
+        )
+    ]
+
+
 def _target(address: str) -> str:
     return f"pssl:{PORT}:[{address}]" if ":" in address else f"pssl:{PORT}:{address}"
 
@@ -190,6 +223,7 @@ def _found(idl: Any) -> FoundCentral:
         foreign="has TLS keys" if others else "",
         open_to_all=tuple(open_ones),
         has_keys=any(_is_ours(row) for row in idl.tables["SSL"].rows.values()),
+        expires=next((row.external_ids.get(EXPIRES_KEY, "") for row in ours), ""),
     )
 
 

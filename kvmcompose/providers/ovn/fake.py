@@ -11,9 +11,11 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeRow
 from kvmcompose.providers.ovn.interface import FoundCentral, FoundRows, RowChange, RowOwner
+from kvmcompose.providers.ovn.keys import ends_soon
 from kvmcompose.providers.ovn.rows import another_owner, late
 
 _ROW = "row"
+_END = "2999-12-31"
 
 
 class FakeNorthbound:
@@ -104,12 +106,19 @@ class FakeSouthbound:
         await self._host.call("observe_southbound")
         ovn = self._host.world.ovn
         addresses = (ovn.address,) if ovn.address else ()
-        return FoundCentral(addresses=addresses, users=frozenset(ovn.users), has_keys=bool(ovn.users))
+        return FoundCentral(
+            addresses=addresses,
+            users=frozenset(ovn.users),
+            has_keys=bool(ovn.users),
+            expires=ovn.expires,
+        )
 
     async def open(self, project: str, address: str) -> None:
         await self._host.call("open_southbound", address)
         ovn = self._host.world.ovn
         ovn.address, ovn.users = address, sorted({*ovn.users, project})
+        if not ovn.expires or ends_soon(ovn.expires):
+            ovn.expires = _END
         self._host.keep(("ovn",))
 
     async def forget(self, chassis: Collection[str]) -> None:
@@ -117,13 +126,13 @@ class FakeSouthbound:
 
     async def identity(self, chassis: str) -> Identity:
         await self._host.call("make_identity", chassis)
-        return Identity(key="", certificate=chassis, ca="")
+        return Identity(key="", certificate=chassis, ca="", expires=self._host.world.ovn.expires)
 
     async def close(self, project: str) -> None:
         await self._host.call("close_southbound", project)
         ovn = self._host.world.ovn
         ovn.users = [each for each in ovn.users if each != project]
-        ovn.address = ovn.address if ovn.users else ""
+        ovn.address, ovn.expires = (ovn.address, ovn.expires) if ovn.users else ("", "")
         self._host.keep(("ovn",))
 
 

@@ -99,6 +99,7 @@ class FoundCentral(msgspec.Struct, frozen=True, kw_only=True):
 
     ``addresses`` are those where kvm-compose has it listen, ``users`` the projects that need that.
     ``foreign`` is what keeps kvm-compose from opening it, ``open_to_all`` are listeners without keys.
+    ``expires`` is the day on which the keys end, empty where that is not known.
     """
 
     addresses: tuple[str, ...] = ()
@@ -106,6 +107,7 @@ class FoundCentral(msgspec.Struct, frozen=True, kw_only=True):
     foreign: str = ""
     open_to_all: tuple[str, ...] = ()
     has_keys: bool = False
+    expires: str = ""
 
 
 class Southbound(Protocol):
@@ -115,7 +117,10 @@ class Southbound(Protocol):
         """Return how it is open."""
 
     async def open(self, project: str, address: str) -> None:
-        """Let it listen at an address of this host, by TLS, for a project. Raises DriverError."""
+        """Let it listen at an address of this host, by TLS, for a project; with new keys where they end soon.
+
+        Raises DriverError.
+        """
 
     async def forget(self, chassis: Collection[str]) -> None:
         """Remove the rows of chassis that have left: the other hosts have tunnels to them."""

@@ -21,6 +21,8 @@ from kvmcompose.providers.ovs.driver import VSCTL, run_ovs
 #: The key that names what kvm-compose has set, and the beginning of those that name projects.
 MADE_KEY, USER_KEY = "kvm-compose-ovn-made", "kvm-compose-ovn-user-"
 _REMOTE, _NAME = "ovn-remote", "system-id"
+#: The key of the day on which the host's TLS certificate ends.
+_EXPIRES = "kvm-compose-ovn-expires"
 #: The key of the bridges of provider networks.
 MAPPINGS = "ovn-bridge-mappings"
 _LIST = ("--format=json", "--", "--columns=external_ids,ssl", "list", "Open_vSwitch")
@@ -30,7 +32,7 @@ class FoundChassis(msgspec.Struct, frozen=True, kw_only=True):
     """A host's settings for OVN, empty where it has none. ``name`` is its ``system-id``.
 
     ``made`` are the keys that kvm-compose has set, ``users`` the projects that need them. ``has_identity`` is
-    whether it has a TLS identity.
+    whether it has a TLS identity, ``expires`` the day of its end, if kvm-compose has made it.
     """
 
     remote: str = ""
@@ -42,6 +44,7 @@ class FoundChassis(msgspec.Struct, frozen=True, kw_only=True):
     made: frozenset[str] = frozenset()
     users: frozenset[str] = frozenset()
     has_identity: bool = False
+    expires: str = ""
 
 
 class HostChassis(Protocol):
@@ -156,6 +159,8 @@ class OvsChassis:
         changed = to_set(wanted, found)
         made = found.made | changed.keys() | ({"ssl"} if identity is not None else set())
         changed |= {MADE_KEY: " ".join(sorted(made)), f"{USER_KEY}{project}": "yes"}
+        if identity is not None:
+            changed[_EXPIRES] = identity.expires
         ssl = ["--", "set-ssl", *(f"{self._folder}/{name}" for name in _FILES)]
         await self._set(changed, ssl if identity is not None else ())
 
@@ -173,7 +178,7 @@ class OvsChassis:
         found = await self.observe()
         gone = [f"{USER_KEY}{project}"]
         if found.users <= {project}:
-            gone += [*sorted(found.made - {"ssl"}), MADE_KEY]
+            gone += [*sorted(found.made - {"ssl"}), MADE_KEY, _EXPIRES]
         await self._unset(gone)
 
     async def detach(self, project: str) -> None:
@@ -272,6 +277,7 @@ def from_settings(
         made=frozenset(made),
         users=frozenset(users),
         has_identity=has_identity,
+        expires=ids.get(_EXPIRES, ""),
     )
 
 

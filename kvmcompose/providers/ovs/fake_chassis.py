@@ -24,7 +24,8 @@ class FakeHostChassis:
 
     def _found(self) -> FoundChassis:
         chassis = self._host.world.ovn.chassis
-        return from_settings(chassis.settings, chassis.made, chassis.users, has_identity=chassis.keys)
+        found = from_settings(chassis.settings, chassis.made, chassis.users, has_identity=chassis.keys)
+        return msgspec.structs.replace(found, expires=chassis.expires)
 
     async def observe(self) -> FoundChassis:
         await self._host.call("observe_chassis")
@@ -40,7 +41,8 @@ class FakeHostChassis:
         chassis.settings |= changed
         chassis.made = sorted({*chassis.made, *changed})
         chassis.users = sorted({*chassis.users, project})
-        chassis.keys = chassis.keys or identity is not None
+        if identity is not None:
+            chassis.keys, chassis.expires = True, identity.expires
         chassis.carried_out = chassis.carried_out or self._host.beside(MAIN).ovn.changes
         self._host.world.bridges.setdefault("", {}).setdefault(wanted.bridge, FakeBridge())
         self._host.keep(("ovn",), ("bridges", ""))
@@ -68,7 +70,7 @@ class FakeHostChassis:
                 for key, each in chassis.settings.items()
                 if key == "system-id" or key not in chassis.made
             }
-            chassis.keys, chassis.carried_out = False, 0
+            chassis.keys, chassis.expires, chassis.carried_out = False, "", 0
 
     async def check(self) -> None:
         await self._host.call("check_chassis")

@@ -6,15 +6,18 @@ What `down` looks for, the note of a project, is made first and removed last.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from recorder import Recorder
 
 from kvmcompose.core.ovn_hosts import ChassisSpec, Identity, Outside
 from kvmcompose.hosts.command import Completed
+from kvmcompose.providers.ovn import keys
 from kvmcompose.providers.ovn.central import MARK_KEY, USER_KEY, OvnCentral
 from kvmcompose.providers.ovn.session import DatabaseSession
 from kvmcompose.providers.ovs.chassis import OvsChassis
@@ -73,6 +76,9 @@ class Disk(Recorder):
     async def run(self, argv: Sequence[str], *, stdin: bytes | None = None, **options: Any) -> Completed:
         if argv[0] == "sh" and stdin is not None:
             self.files[argv[-1]] = stdin
+        if argv[0] == "rm":
+            gone = tuple(each for each in argv if each.startswith("/"))
+            self.files = {path: each for path, each in self.files.items() if not path.startswith(gone)}
         done = await super().run(argv, stdin=stdin, **options)
         if argv[0] != "cat":
             return done
@@ -83,6 +89,26 @@ def test_a_database_is_noted_before_it_has_keys() -> None:
     runner = Disk()
     asyncio.run(central(runner, ours=False).open("lab", "192.0.2.1"))
     assert lines(runner, "listener", "sh -c", "private_key") == ["listener", "sh -c", "private_key"]
+
+
+def test_keys_that_end_soon_are_made_again_with_their_authority(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Disk()
+    monkeypatch.setattr(keys, "_LIFE", dt.timedelta(days=80))
+    asyncio.run(central(runner, ours=False).open("lab", "192.0.2.1"))
+    monkeypatch.undo()
+    before = dict(runner.files)
+    asyncio.run(central(runner, ours=True).open("lab", "192.0.2.1"))
+    assert runner.files.keys() == before.keys()
+    assert all(runner.files[path] != text for path, text in before.items())
+    assert runner.files["/keys/central/ca.pem"] == runner.files["/keys/authority/certificate.pem"]
+    (note,) = (
+        each[1] for each in runner.commands if each[0] == "database" and "kvm-compose-expires" in each[1]
+    )
+    assert keys.expiry(runner.files["/keys/central/certificate.pem"].decode()) in note
+    # and those that do not are left alone
+    before = dict(runner.files)
+    asyncio.run(central(runner, ours=True).open("lab", "192.0.2.1"))
+    assert runner.files == before
 
 
 def test_the_note_of_a_database_is_the_last_to_go() -> None:

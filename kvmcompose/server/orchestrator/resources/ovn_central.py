@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from kvmcompose.core.ovn_hosts import Central
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.ovn.keys import ends_soon
 from kvmcompose.server.orchestrator.resources import _in_use
 from kvmcompose.server.orchestrator.resources._ovn import databases, is_main
 from kvmcompose.server.orchestrator.resources._view import View
@@ -26,6 +27,8 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     if view.context.project not in found.users:
         return ()
     state = "" if found.has_keys else "without keys"
+    if found.has_keys and ends_soon(found.expires):
+        state = f"about to lose its TLS keys, which end on {found.expires}"
     spec = Central(address=" ".join(found.addresses))
     return [Found(ref=Ref(KINDS[0], spec.address, host.name), spec=spec, state=state)]
 

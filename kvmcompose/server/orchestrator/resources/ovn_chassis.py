@@ -11,6 +11,7 @@ from kvmcompose.core.ovn_hosts import ChassisSpec
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.ovn.keys import ends_soon
 from kvmcompose.providers.ovs.chassis import FoundChassis, obstacle, refusal, to_set
 from kvmcompose.server.orchestrator.resources import _in_use
 from kvmcompose.server.orchestrator.resources._ovn import databases, last_change
@@ -41,6 +42,8 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     if view.context.project not in found.users:
         return ()
     state = await _state(view, host, found.name)
+    if not state and ends_soon(found.expires):
+        state = f"about to lose its TLS key, which ends on {found.expires}"
     return [Found(ref=Ref(KINDS[0], host.name, host.name), state=state, detail=found)]
 
 
