@@ -192,7 +192,7 @@ def test_keys_that_end_soon_are_shown_and_renewed(lab: Lab) -> None:
     soon = (dt.datetime.now(dt.UTC) + dt.timedelta(days=80)).date().isoformat()
     ovn(lab).expires = ovn(lab, "two").chassis.expires = soon
     assert differences(lab) == [
-        f"southbound database 192.0.2.11: is about to lose its TLS keys, which end on {soon}",
+        f"OVN's databases at 192.0.2.11: is about to lose its TLS keys, which end on {soon}",
         f"chassis two: is about to lose its TLS key, which ends on {soon} (ovn-controller)",
     ]
     lab.must(Up())
