@@ -49,6 +49,8 @@ from kvmcompose.effects.opening import read_descriptor, read_regular
 #: The limit for a response. Whatever takes the server longer is an action, which it only starts.
 ANSWER_SECONDS = 60.0
 _LINES = 1000
+#: The status of an answer to a parameter that the server does not know.
+_UNPROCESSABLE = 422
 #: Files that the shell has opened: no project can put anything there.
 _OPEN_ALREADY = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
@@ -75,6 +77,7 @@ class RemoteServer:
         self.address = address
         self._ca_file = ca_file
         self._revive = revive
+        self._can_wait = True
         self._headers = {"Host": address.authority, "X-Kvm-Compose-Who": who or _myself()}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -271,7 +274,13 @@ class RemoteServer:
         Where it has printed nothing since, this waits for it, at most ``wait`` seconds.
         """
         query: dict[str, str | int] = {"guest": guest} | ({} if after is None else {"after": after})
-        query |= {"wait": wait} if wait else {}
+        if wait and self._can_wait:
+            try:
+                return self._get(_path(name, "console"), ConsolePart, {**query, "wait": wait})
+            except ServerError as error:
+                if error.status != _UNPROCESSABLE:
+                    raise
+                self._can_wait = False  # a server of an earlier version, which answers at once
         return self._get(_path(name, "console"), ConsolePart, query)
 
     def capture(self, name: str, wanted: Capture) -> PacketStream:
