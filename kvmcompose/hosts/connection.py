@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 #: From the first packet to the end of the login, in seconds; a busy host is slow.
 _CONNECT_SECONDS = 15.0
+#: A host that was waited for in vain is not tried again so soon, in seconds: an action that looks at a host
+#: in several ways, one after the other, would wait as often.
+_AGAIN_SECONDS = 2.0
 _KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 3
 #: sshd allows ten sessions per connection (MaxSessions); forwarded sockets do not count.
 SESSIONS = 8
@@ -64,6 +67,7 @@ class HostConnection:
         self.logins = asyncio.Semaphore(_LOGINS)
         self._guard = asyncio.Lock()
         self._open: asyncssh.SSHClientConnection | None = None
+        #: Why it could not be opened, and until when that is the answer.
         self._failed: tuple[float, DriverError] | None = None
 
     @property
@@ -81,10 +85,12 @@ class HostConnection:
             if self._open is None or self._open.is_closed():
                 if self._failed is not None and self._failed[0] >= asked:
                     raise self._failed[1]  # the attempt that this one waited for has failed
+                begun = time.monotonic()
                 try:
                     self._open = await self._connect()
                 except DriverError as error:
-                    self._failed = time.monotonic(), error
+                    ended = time.monotonic()
+                    self._failed = ended + (_AGAIN_SECONDS if ended - begun > _AGAIN_SECONDS else 0), error
                     raise
             return self._open
 

@@ -13,6 +13,7 @@ import pytest
 from other_host import NAP, OtherHost, on_other_host, running, until
 
 from kvmcompose.core.model import Host
+from kvmcompose.hosts import connection as connection_module
 from kvmcompose.hosts import remote as remote_module
 from kvmcompose.hosts.connection import HostConnection
 from kvmcompose.hosts.errors import DriverError, HostLostError
@@ -282,5 +283,32 @@ def test_a_stream_does_not_wait_for_ever_for_its_start(
             ):
                 await call
         assert time.monotonic() - started < 10
+
+    on_other_host(tmp_path, scenario)
+
+
+def test_a_host_that_was_waited_for_in_vain_is_not_waited_for_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An action looks at a host in several ways, one after the other."""
+    monkeypatch.setattr(connection_module, "_CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(connection_module, "_AGAIN_SECONDS", 0.2)
+    visits: list[asyncio.StreamWriter] = []
+
+    async def scenario(host: OtherHost, _connection: HostConnection, _runner: SshRunner) -> None:
+        silent = await asyncio.start_server(lambda _, writer: visits.append(writer), "127.0.0.1", 0)
+        port = silent.sockets[0].getsockname()[1]
+        connection = HostConnection(msgspec.structs.replace(host.host, ssh_port=port))
+        for _ in range(3):
+            with pytest.raises(HostLostError, match="cannot reach two"):
+                await connection.get()
+        assert len(visits) == 1
+        await asyncio.sleep(0.25)
+        with pytest.raises(HostLostError):
+            await connection.get()
+        assert len(visits) == 2
+        for writer in visits:
+            writer.close()
+        silent.close()
 
     on_other_host(tmp_path, scenario)
