@@ -17,6 +17,7 @@ from kvmcompose.build.decision import Decision, Disposition, Making, Options
 from kvmcompose.build.growth import Sizes
 from kvmcompose.build.ledger import Ledger, LedgerEntry
 from kvmcompose.build.offers import offered_recipe
+from kvmcompose.build.recipe_words import reasons_between
 from kvmcompose.build.recipes import Recipe, Recipes, changes
 from kvmcompose.core.artefact import Artefact, Overlay, Policy
 from kvmcompose.core.errors import KvmComposeError
@@ -100,6 +101,9 @@ class Decider:
             why = self._why(record, recipe)
             if self._only_image_missing(record, recipe):
                 return _as(known, Disposition.KEEP, "its image is not in the store at present")
+            if artefact.policy is Policy.MUTABLE and artefact.path in self.in_use:
+                # what a guest writes next would go to a file that is gone
+                return self._used(known, record, path, same=False, why=why)
             resized = artefact.policy is Policy.MUTABLE and self._sizes.earlier(known, record) is not None
             there = self._sizes.elsewhere(known, record) if resized else None
             reasons = (*([there] if there else []), *why)
@@ -261,9 +265,7 @@ class Decider:
             return ("it was to be forgotten, and made again",)
         if record.path == STATE_PATH:
             return ("the testbed that it describes has changed",)
-        return tuple(str(change).removeprefix("values.") for change in changes(before, recipe.inputs)) or (
-            "kvm-compose itself changed",
-        )
+        return reasons_between(before, recipe.inputs) or ("kvm-compose itself changed",)
 
     def _only_image_missing(self, record: LedgerEntry, recipe: Recipe) -> bool:
         """Return whether the only difference is that the image is missing and cannot be compared."""

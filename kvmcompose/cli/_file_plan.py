@@ -42,6 +42,20 @@ class FilePlan:
         return any(row[0] not in (Disposition.CUSTOMISED, Disposition.LEFT_OVER) for row in self._pending())
 
     @property
+    def fails(self) -> bool:
+        """Whether a build could not make all of it."""
+        from kvmcompose.build.decision import FAILING
+
+        return any(each.action in FAILING for each in self._decisions)
+
+    @property
+    def in_use(self) -> tuple[Decision, ...]:
+        """The disks that a build would have to make, but which have data."""
+        from kvmcompose.build.decision import Disposition
+
+        return tuple(each for each in self._decisions if each.action is Disposition.IN_USE)
+
+    @property
     def to_write(self) -> set[str]:
         """The paths of artefacts that a build writes or removes."""
         from kvmcompose.build.decision import FAILING, SETTLED

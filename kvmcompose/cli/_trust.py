@@ -7,7 +7,7 @@ import termios
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from kvmcompose.build.trust import Asked
@@ -15,17 +15,25 @@ if TYPE_CHECKING:
 
 
 def settle(folder: Path, allow_paths: Sequence[str], console: Console, *, yes: bool) -> None:
-    """Return when the user has consented, now or before. Raises RefusedError."""
-    from kvmcompose.build.trust import asked_by, given_by_variable, record_consent, refuse_untrusted
+    """Return when the user has consented to what a built project does. Raises RefusedError."""
+    from kvmcompose.build.trust import asked_by, given_by_variable
 
-    asked = asked_by(folder, allow_paths)
-    if asked.trusted or given_by_variable():
+    if not given_by_variable():
+        settle_asked(folder, lambda: asked_by(folder, allow_paths), console, yes=yes)
+
+
+def settle_asked(folder: Path, asked_now: Callable[[], Asked], console: Console, *, yes: bool) -> None:
+    """Return when the user has consented, now or before. Raises RefusedError."""
+    from kvmcompose.build.trust import record_consent, refuse_untrusted
+
+    asked = asked_now()
+    if asked.trusted:
         return
     if yes:
         record_consent(folder, asked)
     elif asks(asked, console):
         record_consent(folder, asked)
-        refuse_untrusted(asked_by(folder, allow_paths))  # what was added during the question
+        refuse_untrusted(asked_now())  # what was added during the question
     else:
         refuse_untrusted(asked)
 

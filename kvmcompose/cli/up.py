@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvmcompose.cli._beforehand import refuse_beforehand
 from kvmcompose.cli._moves import refuse_moves
 from kvmcompose.cli._server import (
     Target,
@@ -166,6 +167,7 @@ def _build_and_act(
             _refuse_running_guests(target)
         if known is not None and not arguments.allow_moves:
             refuse_moves(target, project, known)
+        refuse_beforehand(target, project, known, command, arguments, console)
         if not _build(project, arguments, console):
             return 1
     settle(project.folder, arguments.allow_path, console, yes=arguments.trust)

@@ -306,3 +306,36 @@ def test_nothing_is_built_for_guests_that_there_are_not(lab: Lab) -> None:
         ran = lab.must(*words, status=3)
         assert "there is no guest 'wbe'\n    hint: did you mean web?" in ran.err
     assert not lab.bench.path("web-domain.xml").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words", "said"),
+    [
+        (
+            "memory_mb: 128\n      libvirt_type",
+            "memory_mb: 256\n      libvirt_type",
+            ("--rerun-scripts", "db"),
+            "db has no scripts to run again",
+        ),
+        (
+            "{name: br0}",
+            '{name: br0, controller: "tcp:192.0.2.9:6653", protocol: OpenFlow13}',
+            (),
+            "and you have not trusted it:\n  bridge br0: OpenFlow controller tcp:192.0.2.9:6653",
+        ),
+        (
+            "memory_mb: 128, libvirt_type: {cloud_image: {name: debian_12",
+            "memory_mb: 128, libvirt_type: {cloud_image: {name: ubuntu_22_04",
+            (),
+            "its data; image: debian_12 -> ubuntu_22_04\n    hint: to give up its data: kvm-compose down db; ",
+        ),
+    ],
+)
+def test_what_is_refused_is_refused_before_anything_is_built(
+    up: Lab, old: str, new: str, words: tuple[str, ...], said: str
+) -> None:
+    state = up.bench.folder / "state.json"
+    before = state.read_bytes()
+    up.bench.edit(old, new)
+    assert said in up.must("up", *words, status=3).err
+    assert state.read_bytes() == before
