@@ -123,12 +123,7 @@ def _show(status: TestbedStatus, console: Console) -> None:
     console.data(f"{status.deployment.name}: {state_text(status.deployment)}")
     if status.guests:
         titles = ["GUEST", "HOST", "STATE", "ADDRESS", "UPTIME", "CPU", "MEMORY"]
-        cells = [_cells(guest) for guest in status.guests]
-        if any(guest.outdated for guest in status.guests):
-            titles.append("SET-UP")
-            for guest, row in zip(status.guests, cells, strict=True):
-                row.append("out of date" if guest.outdated else "-")
-        console.table(cells, titles)
+        console.table([_cells(guest) for guest in status.guests], titles)
     for difference in status.differences:
         console.data(f"{console.paint('differs:', 'yellow')} {difference}")
 

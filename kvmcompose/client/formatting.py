@@ -21,9 +21,9 @@ _HOUR = 60 * _MINUTE
 _DAY = 24 * _HOUR
 #: States that guests are asked to be in, and the command for that.
 _ASKED = {
-    "shut off": "stopped (kvm-compose stop)",
-    "paused": "paused (kvm-compose pause)",
-    "absent": "absent (kvm-compose down)",
+    "shut off": "stopped (stop)",
+    "paused": "paused (pause)",
+    "absent": "absent (down)",
 }
 #: Reasons of libvirt that say little by themselves.
 _WORDS = {"shutdown": "it shut down", "destroyed": "switched off", "failed": "it did not start"}
@@ -79,7 +79,7 @@ def state_text(deployment: Deployment) -> str:
 
 
 def guest_state_text(guest: GuestStatus) -> str:
-    """Return a guest's state and why: ``paused: I/O error``, ``stopped (kvm-compose stop)``."""
+    """Return a guest's state and why: ``paused: I/O error``, ``stopped (stop)``."""
     if guest.asked == guest.state and guest.asked in _ASKED:
         return _ASKED[guest.asked]
     return guest.state if guest.reason is None else f"{guest.state}: {_WORDS.get(guest.reason, guest.reason)}"

@@ -54,7 +54,7 @@ def test_a_guest_that_was_stopped_says_so(up: Lab) -> None:
     first, _header, *rows = up.must("status").out.splitlines()
     assert first == "lab: up"
     states = {row.split()[0]: re.split(r"  +", row)[2] for row in rows}
-    assert states == {"web": "stopped (kvm-compose stop)", "db": "paused (kvm-compose pause)"}
+    assert states == {"web": "stopped (stop)", "db": "paused (pause)"}
     up.must("start")
     assert up.must("logs", "--list").out.splitlines()[1].split()[3:5] == ["start", "succeeded"]
 

@@ -115,9 +115,9 @@ def test_a_cancelled_command_did_not_fail() -> None:
     [
         ("running", None, None, "running"),
         ("paused", "I/O error: no space for vda", None, "paused: I/O error: no space for vda"),
-        ("paused", "by user", "paused", "paused (kvm-compose pause)"),
+        ("paused", "by user", "paused", "paused (pause)"),
         ("paused", "I/O error", "shut off", "paused: I/O error"),
-        ("shut off", "destroyed", "shut off", "stopped (kvm-compose stop)"),
+        ("shut off", "destroyed", "shut off", "stopped (stop)"),
         ("shut off", "destroyed", None, "shut off: switched off"),
         ("shut off", "shutdown", None, "shut off: it shut down"),
         ("crashed", "panicked", None, "crashed: panicked"),
