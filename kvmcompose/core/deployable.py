@@ -76,21 +76,29 @@ class VethSpec(msgspec.Struct, frozen=True, gc=False):
 
 
 class LinkPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """An end of a veth pair that is a port of an Open vSwitch bridge."""
+    """An end of a veth pair that is a port of an Open vSwitch bridge.
+
+    ``external`` is the name of that bridge in the YAML, where the pair connects it to the NAT network.
+    """
 
     host: str
     bridge: str
     name: str
+    external: str = ""
 
 
 class TunnelPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One end of a GENEVE tunnel (RFC 8926). ``key`` is the virtual network identifier."""
+    """One end of a GENEVE tunnel (RFC 8926). ``key`` is the virtual network identifier.
+
+    ``remote`` is the host at the other end.
+    """
 
     host: str
     bridge: str
     name: str
     remote_ip: str
     key: int
+    remote: str = ""
 
 
 class NicPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):

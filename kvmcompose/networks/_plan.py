@@ -109,7 +109,9 @@ def _links(
         )
     for pair in veths:
         yield Resource(ref=Ref("veth", pair.left, pair.host), spec=VethSpec(pair, network["mtu"]))
-        yield _port(LinkPort(host=pair.host, bridge=pair.left_bridge, name=pair.left), pair.left)
+        outer = (external or "") if pair.right_is_linux else ""
+        left = LinkPort(host=pair.host, bridge=pair.left_bridge, name=pair.left, external=outer)
+        yield _port(left, pair.left)
         if not pair.right_is_linux:
             yield _port(LinkPort(host=pair.host, bridge=pair.right_bridge, name=pair.right), pair.right)
     for tunnel in _tunnels(network):
@@ -158,6 +160,7 @@ def _tunnels(network: dict[str, Any]) -> Iterator[TunnelPort]:
                 name=tunnel.source_port,
                 remote_ip=tunnel.source_remote_ip,
                 key=tunnel.key,
+                remote=tunnel.testbed_host_target,
             )
             yield TunnelPort(
                 host=tunnel.testbed_host_target,
@@ -165,4 +168,5 @@ def _tunnels(network: dict[str, Any]) -> Iterator[TunnelPort]:
                 name=tunnel.target_port,
                 remote_ip=tunnel.target_remote_ip,
                 key=tunnel.key,
+                remote=tunnel.testbed_host_source,
             )

@@ -112,4 +112,4 @@ def test_an_entry_of_the_network_that_was_taken_away_is_drift(lab: Lab) -> None:
     lab.must(Up())
     xml = lab.world.network_definitions["lab-network"]
     lab.world.network_definitions["lab-network"] = re.sub(r'<host mac="[^>]*name="lab-web"[^>]*/>', "", xml)
-    repaired(lab, "network lab-network: addresses and names of lab-web changed")
+    repaired(lab, "network lab-network: addresses and names of web changed")

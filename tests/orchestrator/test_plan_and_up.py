@@ -277,7 +277,7 @@ update   bridge lab-br1 on one  (controller: (none) -> tcp:127.0.0.1:6653)
          touches db
 update   golden image worker on one  (its image or its scripts changed)
          touches worker-0, worker-1
-update   files on two  (artefacts/new-cloud-init.img, artefacts/new-cloud-init.iso is missing)
+update   files on two  (disk of new is missing; seed of new is missing)
 restart  guest web on one  (memory_mb: 128 -> 256)
 update   guest db on one  (bridge: br1 -> br0)
 repair   guest worker-0 on one  (is paused (I/O error: no space for vda))

@@ -19,6 +19,7 @@ import pytest
 from driven import Up, assert_as_before, brought_up, seen_on_the_host
 
 from hosts import TestHost
+from kvmcompose.core.resource import Reason, ReasonCode
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.providers.libvirt.network_entries import NetworkDifference, difference
@@ -157,7 +158,10 @@ async def networks_are_left_or_mended(folder: str) -> None:
         # nothing is begun of what libvirt cannot do alive
         other = grown.replace('localOnly="yes"', 'localOnly="no"')
         assert await network.difference(other) == NetworkDifference(
-            hosts=("virt-two",), other=True, edited=False, outside=False
+            entries=(Reason(ReasonCode.ADDED, "addresses and names of two"),),
+            other=True,
+            edited=False,
+            outside=False,
         )
         assert not await hypervisor.update_network(other)
         assert await network.difference(network.xml) is None
@@ -166,7 +170,10 @@ async def networks_are_left_or_mended(folder: str) -> None:
         entry = f"<host ip='{network.one[1]}'/>"
         virsh("net-update", NETWORK, "delete", "dns-host", entry, "--live")
         assert await network.difference(network.xml) == NetworkDifference(
-            hosts=("virt-one",), other=False, edited=False, outside=True
+            entries=(Reason(ReasonCode.CHANGED, "addresses and names of one"),),
+            other=False,
+            edited=False,
+            outside=True,
         )
         assert await hypervisor.update_network(network.xml)
         assert answers(network.server, "virt-one.virt", network.one[1])

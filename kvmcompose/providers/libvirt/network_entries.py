@@ -7,9 +7,10 @@ src/conf/network_conf.c).
 
 from __future__ import annotations
 
+import ipaddress
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 from itertools import chain
@@ -17,9 +18,12 @@ from typing import Any
 
 import msgspec
 
+from kvmcompose.core.resource import Reason, ReasonCode
 from kvmcompose.providers.libvirt.definitions import network_digest, parse
 from kvmcompose.providers.libvirt.interface import FoundNetwork
 
+#: What the entries of a guest are called in reasons.
+_ENTRIES = "addresses and names of "
 #: What libvirt adds to a definition by itself.
 _ADDED = {"uuid", "mac", "metadata", "nat"}
 
@@ -72,15 +76,17 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 class NetworkDifference(msgspec.Struct, frozen=True, kw_only=True):
     """How a network differs from its XML.
 
-    ``hosts`` are the names whose DHCP or DNS entries differ. ``other``: all else does, too, or libvirt cannot
-    change those entries alive; the network has to be made again. ``edited``: its definition in libvirt was.
-    ``outside``: the XML is the one that it was made from, so the difference was made by other means.
+    ``entries`` is how DHCP and DNS entries of guests differ. ``subnet`` is the one before and the one after,
+    where that differs. ``other``: all else does, too, or libvirt cannot change those entries alive; the
+    network has to be made again. ``edited``: its definition in libvirt was. ``outside``: the XML is the one
+    that it was made from, so the difference was made by other means.
     """
 
-    hosts: tuple[str, ...]
+    entries: tuple[Reason, ...]
     other: bool
     edited: bool
     outside: bool
+    subnet: tuple[str, str] | None = None
 
 
 @lru_cache(maxsize=4)  # each look at a testbed asks, with thousands of entries, and seldom of other texts
@@ -93,17 +99,24 @@ def difference(xml: str, found: FoundNetwork, names: tuple[str, ...] = ()) -> Ne
         return None
     left_out = frozenset(names)
     wanted, there = _read(xml, left_out), _read(found.xml, left_out)
-    hosts = sorted({_title(entry) for entry in wanted.entries ^ there.entries})
+    outside = found.digest == network_digest(xml)
+    entries = tuple(_reasons(there.entries, wanted.entries, outside=outside))
     same_frame = _covers(there.frame, wanted.frame)
-    if not hosts and same_frame and not found.edited:
+    if not entries and same_frame and not found.edited:
         return None
     # libvirt leaves out what it does not know: what was made from the same XML counts as the same
-    outside = found.digest == network_digest(xml)
     other = (found.edited or not outside) and not same_frame
-    other = other or (bool(hosts) and _edits(wanted, there) is None)
-    if not (hosts or other or found.edited):
+    other = other or (bool(entries) and _edits(wanted, there) is None)
+    if not (entries or other or found.edited):
         return None
-    return NetworkDifference(hosts=tuple(hosts), other=other, edited=found.edited, outside=outside)
+    subnets = _subnet(there.frame), _subnet(wanted.frame)
+    return NetworkDifference(
+        entries=entries,
+        other=other,
+        edited=found.edited,
+        outside=outside,
+        subnet=subnets if other and subnets[0] != subnets[1] else None,
+    )
 
 
 def edits(wanted: str, there: str, names: Collection[str] = ()) -> list[Edit] | None:
@@ -255,8 +268,51 @@ def _dns_of(holder: ET.Element) -> list[Entry]:
     ]
 
 
-def _title(entry: Entry) -> str:
-    return next(iter(entry.names), "") or entry.address or entry.mac
+def _reasons(before: frozenset[Entry], after: frozenset[Entry], *, outside: bool) -> Iterator[Reason]:
+    """Yield how the entries of guests differ, each guest once."""
+    if before == after:
+        return
+    differing = {entry.address for entry in before ^ after}
+    old, new = (
+        _titles(entry for entry in entries if entry.address in differing) for entries in (before, after)
+    )
+    known, wanted = set(old.values()), set(new.values())
+    renamed = {
+        new[address]: title
+        for address, title in old.items()
+        if new.get(address, title) != title and title not in wanted and new[address] not in known
+    }
+    for title in sorted((known | wanted) - set(renamed.values())):
+        if title in renamed:
+            names = (each.removeprefix(_ENTRIES) for each in (renamed[title], title))
+            yield Reason(ReasonCode.CHANGED, "name", *names)
+        elif outside or title in known & wanted:
+            yield Reason(ReasonCode.CHANGED, title)
+        else:
+            yield Reason(ReasonCode.REMOVED if title in known else ReasonCode.ADDED, title)
+
+
+def _titles(entries: Iterable[Entry]) -> dict[str, str]:
+    """Return by address what its entries are called: after a guest by its short name, if they have one."""
+    names: dict[str, list[str]] = {}
+    for entry in entries:
+        names.setdefault(entry.address or entry.mac, []).extend(entry.names)
+    return {
+        address: f"{_ENTRIES}{min(found, key=len)}" if found else f"address {address}"
+        for address, found in names.items()
+    }
+
+
+def _subnet(root: ET.Element) -> str:
+    """Return the first subnet of a network, empty where it has none."""
+    ip = root.find("ip")
+    if ip is None:
+        return ""
+    length = ip.get("prefix") or ip.get("netmask", "32")
+    try:
+        return str(ipaddress.ip_network(f"{ip.get('address')}/{length}", strict=False))
+    except ValueError:
+        return ""
 
 
 def _form(element: ET.Element, attributes: Mapping[str, str]) -> _Form:

@@ -327,7 +327,7 @@ def test_nothing_is_built_for_guests_that_there_are_not(lab: Lab) -> None:
             "memory_mb: 128, libvirt_type: {cloud_image: {name: debian_12",
             "memory_mb: 128, libvirt_type: {cloud_image: {name: ubuntu_22_04",
             (),
-            "its data; image: debian_12 -> ubuntu_22_04\n    hint: to give up its data: kvm-compose down db; ",
+            "its data; image: debian_12 -> ubuntu_22_04\n    hint: to give up its data: kvm-compose down db;",
         ),
     ],
 )

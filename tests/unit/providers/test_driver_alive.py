@@ -102,7 +102,10 @@ async def change_entries(driver: Hypervisor) -> None:
     assert (found.name, found.active, difference(first, found)) == ("p-network", True, None)
     differs = difference(wanted, found)
     assert differs is not None
-    assert (differs.hosts, differs.other) == (("web",), False)
+    assert ([each.subject for each in differs.entries], differs.other) == (
+        ["addresses and names of web"],
+        False,
+    )
     assert await driver.update_network(wanted)
     (found,) = (await driver.found_networks("p")).values()
     assert difference(wanted, found) is None
@@ -155,7 +158,7 @@ def test_entries_of_a_live_network_follow_its_xml(bench: Bench, monkeypatch: pyt
     wanted = network_xml().replace("<ip", f"{HOSTS}<ip")
     differs = difference(wanted, found)
     assert differs is not None
-    assert (differs.edited, differs.outside, differs.other, differs.hosts) == (True, True, False, ())
+    assert (differs.edited, differs.outside, differs.other, differs.entries) == (True, True, False, ())
     assert bench.run(lambda: bench.driver.update_network(wanted))
     (found,) = bench.run(lambda: bench.driver.found_networks("p")).values()
     assert not found.edited

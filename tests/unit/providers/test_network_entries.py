@@ -20,6 +20,7 @@ from kvmcompose.providers.libvirt.network_entries import (
     edits,
     name_edits,
 )
+from kvmcompose.reconcile.wording import because
 
 Host = tuple[str, str, str]  # the last parts of MAC address and IP address, and the name
 
@@ -164,17 +165,47 @@ def test_a_network_is_as_its_xml_says() -> None:
     assert difference(network(), FoundNetwork(name="p-network", active=True, digest=None, xml="")) is None
 
 
+def test_another_subnet_is_named() -> None:
+    other = network(A, B).replace("10.1.0.", "10.9.0.")
+    differs = difference(other, found(network(A, B)))
+    assert differs is not None
+    assert (differs.other, differs.subnet) == (True, ("10.1.0.0/24", "10.9.0.0/24"))
+    mode = difference(network(A).replace("nat", "route"), found(network(A)))
+    assert mode is not None
+    assert (mode.other, mode.subnet, mode.entries) == (True, None, ())
+
+
 def test_hosts_that_differ_are_named() -> None:
     differs = difference(network(A, ("0b", "19", "b"), ("0d", "13", "")), found(network(A, B, C)))
     assert differs is not None
-    assert (differs.hosts, differs.other) == (("10.1.0.13", "p-b", "p-c"), False)
+    assert ([because(each) for each in differs.entries], differs.other) == (
+        [
+            "address 10.1.0.13 added",
+            "addresses and names of b changed",
+            "addresses and names of c removed",
+        ],
+        False,
+    )
     nobody = difference(network(A), found(network()))
     assert nobody is not None
-    assert (nobody.hosts, nobody.other) == (("p-a",), False)
+    assert ([because(each) for each in nobody.entries], nobody.other) == (
+        ["addresses and names of a added"],
+        False,
+    )
+    renamed = difference(network(A, ("0b", "11", "bob")), found(network(A, B)))
+    assert renamed is not None
+    assert [because(each) for each in renamed.entries] == ["name: b -> bob"]
+    swapped = difference(network(("0a", "11", "a"), ("0b", "10", "b")), found(network(A, B)))
+    assert swapped is not None
+    assert [because(each) for each in swapped.entries] == [
+        "addresses and names of a changed",
+        "addresses and names of b changed",
+    ]
     # by hand, with virsh net-update: the digest still is that of the XML
     by_hand = difference(network(A, B), found(network(A, B), live=network(A)))
     assert by_hand is not None
-    assert (by_hand.hosts, by_hand.other) == (("p-b",), False)
+    assert [because(each) for each in by_hand.entries] == ["addresses and names of b changed"]
+    assert not by_hand.other
 
 
 @pytest.mark.parametrize(
@@ -233,6 +264,6 @@ def test_names_that_are_not_in_the_definition_are_no_difference_and_stay() -> No
     assert difference(plain, live, ("c",)) is None
     seen = difference(plain, live)
     assert seen is not None
-    assert seen.hosts == ("c",)
+    assert [each.subject for each in seen.entries] == ["addresses and names of c"]
     assert edits(plain, live.xml, ["c"]) == []
     assert [each.command for each in edits(network(A, B), live.xml, ["c"]) or ()] == [EditCommand.ADD] * 2

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.golden import golden_recipe
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
+from kvmcompose.server.orchestrator.testbed import LoadedTestbed
+
+#: The most files of a host that reasons name.
+_NAMED = 3
 
 
 async def observe(view: View, host: HostDrivers, kind: str) -> list[Found]:
-    """Return what a host has, with the paths of what it lacks. Raises DriverError."""
+    """Return what a host has, with the titles of what it lacks. Raises DriverError."""
     transfers = view.files.to(host.name) if view.files is not None else None
     if view.files is None or transfers is None or view.golden is None:
         return []
@@ -25,15 +28,29 @@ async def observe(view: View, host: HostDrivers, kind: str) -> list[Found]:
         if made.get(each.name) != golden_recipe(view.files.testbed, each)
     }
     lacking += [path for name, path in transfers.golden.items() if name in stale]
-    return [Found(ref=Ref(kind, host.name, host.name), detail=tuple(lacking))]
+    named = [_title(view.files.testbed, path) for path in lacking[:_NAMED]]
+    if len(lacking) > _NAMED:
+        named[-1] = f"the rest of {len(lacking)} files"
+    return [Found(ref=Ref(kind, host.name, host.name), detail=tuple(named))]
+
+
+def _title(testbed: LoadedTestbed, path: str) -> str:
+    """Return what a file is to a user: ``disk of web``, ``seed of web``, ``image debian_12-….qcow2``."""
+    for guest in testbed.guests.values():
+        if guest.run is not None and path in (guest.run.disk, *guest.run.files):
+            if path == guest.run.disk:
+                return f"disk of {guest.name}"
+            if path == testbed.seed_path(guest):
+                return f"seed of {guest.name}"
+    return f"image {path.rpartition('/')[2]}"
 
 
 def compare(wanted: Resource, found: Found) -> Change | None:
     """What is lacking is sent."""
     if not found.detail:
         return None
-    reason = Reason(ReasonCode.MISSING, first_few(found.detail, 3))
-    return Change(verb=Verb.UPDATE, ref=wanted.ref, reasons=(reason,), wanted=wanted, found=found)
+    reasons = tuple(Reason(ReasonCode.MISSING, each) for each in found.detail)
+    return Change(verb=Verb.UPDATE, ref=wanted.ref, reasons=reasons, wanted=wanted, found=found)
 
 
 def refusals(work: Work, *, main: bool) -> list[Refusal]:

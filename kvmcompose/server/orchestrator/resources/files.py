@@ -26,7 +26,7 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
-    """Return the files of another host, with the paths of those that it lacks."""
+    """Return the files of another host, with the titles of those that it lacks."""
     if view.files is None or host.name == view.files.main:
         return ()
     found = await _transfers.observe(view, host, KINDS[0])

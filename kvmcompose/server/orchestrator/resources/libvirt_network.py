@@ -69,9 +69,12 @@ def compare(wanted: Resource, found: Found) -> Change | None:
             reasons.append(Reason(ReasonCode.EDITED, "its definition in libvirt"))
         if differs.other:
             verb = Verb.REPLACE
-        if differs.other and not differs.edited:
-            reasons.append(Reason(ReasonCode.CHANGED, spec.network.xml))
-        reasons += [Reason(ReasonCode.CHANGED, f"addresses and names of {name}") for name in differs.hosts]
+        if differs.subnet is not None:
+            reasons.append(Reason(ReasonCode.CHANGED, "subnet", *differs.subnet))
+        else:  # otherwise all entries follow from that
+            reasons += differs.entries
+        if differs.other and not reasons:
+            reasons.append(Reason(ReasonCode.EDITED, spec.network.xml))
     if found.state != "active":
         verb = verb if reasons else Verb.REPAIR
         reasons.append(Reason(ReasonCode.STATE, before=found.state, after="active"))

@@ -91,11 +91,11 @@ def compare(wanted: Resource, found: Found) -> Change | None:
     """Bridges and ports change while they are in use, but for a link that becomes a tunnel or vice versa."""
     kinds = [_kind(each.spec) for each in (found, wanted)]
     if kinds[0] != kinds[1]:
-        reason = Reason(ReasonCode.CHANGED, "kind", *kinds)
+        reason = Reason(ReasonCode.CHANGED, "connection", *kinds)
         return Change(verb=Verb.REPLACE, ref=wanted.ref, reasons=(reason,), wanted=wanted, found=found)
     keys = ("protocol", "controller") if wanted.ref.kind == _BRIDGE else ("bridge", "remote_ip", "key")
     reasons = [
-        Reason(ReasonCode.CHANGED, key, _text(found.spec, key), _text(wanted.spec, key))
+        _worded(Reason(ReasonCode.CHANGED, key, _text(found.spec, key), _text(wanted.spec, key)), wanted.spec)
         for key in keys
         if _text(found.spec, key) != _text(wanted.spec, key)
     ]
@@ -104,6 +104,17 @@ def compare(wanted: Resource, found: Found) -> Change | None:
 
 def _kind(spec: object) -> str:
     return "tunnel" if isinstance(spec, TunnelPort) else "link"
+
+
+def _worded(reason: Reason, spec: object) -> Reason:
+    """Return a reason in the terms of the YAML and the config, where they have some."""
+    if isinstance(spec, TunnelPort) and reason.subject == "remote_ip":
+        return msgspec.structs.replace(reason, subject=f"ip of host {spec.remote}")
+    if isinstance(spec, LinkPort) and reason.subject == "bridge" and spec.external:
+        prefix = spec.bridge.removesuffix(spec.external)
+        before, after = (name and name.removeprefix(prefix) for name in (reason.before, reason.after))
+        return Reason(reason.code, "external_bridge", before, after)
+    return reason
 
 
 def _text(spec: object, key: str) -> str | None:
