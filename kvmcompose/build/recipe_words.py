@@ -132,8 +132,10 @@ def _of_files(old: _Document, new: _Document) -> Iterator[str]:
     for name in _differing(old, new):
         noun = _SCRIPTS.get(name.partition("/")[0], "file" if name != "context" else "context")
         was, now = old.get(name), new.get(name)
-        if was is None or now is None:
-            yield f"{noun} {(now or was)['path']} {'added' if was is None else 'removed'}"
+        if was is None:
+            yield f"{noun} {new[name]['path']} added"
+        elif now is None:
+            yield f"{noun} {was['path']} removed"
         elif was["path"] != now["path"]:
             yield _changed(noun, was["path"], now["path"])
         else:

@@ -99,12 +99,13 @@ def difference(xml: str, found: FoundNetwork, names: tuple[str, ...] = ()) -> Ne
         return None
     left_out = frozenset(names)
     wanted, there = _read(xml, left_out), _read(found.xml, left_out)
-    outside = found.digest == network_digest(xml)
-    entries = tuple(_reasons(there.entries, wanted.entries, outside=outside))
+    before, after = there.entries, wanted.entries
     same_frame = _covers(there.frame, wanted.frame)
-    if not entries and same_frame and not found.edited:
+    if before == after and same_frame and not found.edited:
         return None
     # libvirt leaves out what it does not know: what was made from the same XML counts as the same
+    outside = found.digest == network_digest(xml)
+    entries = tuple(_reasons(before, after, outside=outside))
     other = (found.edited or not outside) and not same_frame
     other = other or (bool(entries) and _edits(wanted, there) is None)
     if not (entries or other or found.edited):
@@ -270,8 +271,6 @@ def _dns_of(holder: ET.Element) -> list[Entry]:
 
 def _reasons(before: frozenset[Entry], after: frozenset[Entry], *, outside: bool) -> Iterator[Reason]:
     """Yield how the entries of guests differ, each guest once."""
-    if before == after:
-        return
     differing = {entry.address for entry in before ^ after}
     old, new = (
         _titles(entry for entry in entries if entry.address in differing) for entries in (before, after)
