@@ -25,11 +25,12 @@ class ChassisConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 class Remotes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Databases of an OVN that kvm-compose does not run itself, in the syntax of ovn-nbctl(8), ``--db``.
 
-    Each is the list of the members of a cluster. The keys are paths of PEM files, for ``ssl``.
+    Each is the list of the members of a cluster; empty, they are those on the main host. The keys are paths
+    of PEM files, for ``ssl``.
     """
 
-    ovn_northbound: tuple[str, ...]
-    ovn_southbound: tuple[str, ...]
+    ovn_northbound: tuple[str, ...] = ()
+    ovn_southbound: tuple[str, ...] = ()
     ovn_private_key: str | None = None
     ovn_certificate: str | None = None
     ovn_ca_certificate: str | None = None

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from kvmcompose.core.ovn_hosts import Databases
+from kvmcompose.core.chassis import Remotes
 from kvmcompose.core.resource import Resource
 
 _T = TypeVar("_T")
@@ -184,7 +184,7 @@ class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     resources: tuple[Resource, ...]
     reachable: frozenset[str]
     mtu: int
-    databases: Databases | None = None
+    databases: Remotes | None = None
     management: Mapping[str, ManagementAccess] = {}
 
     @cached_property

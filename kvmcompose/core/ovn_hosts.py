@@ -5,19 +5,6 @@ from __future__ import annotations
 import msgspec
 
 
-class Databases(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The databases of an OVN, in the syntax of ovsdb(7); empty for those on the main host.
-
-    The keys are paths of PEM files, for ``ssl``.
-    """
-
-    northbound: str = ""
-    southbound: str = ""
-    private_key: str = ""
-    certificate: str = ""
-    ca_certificate: str = ""
-
-
 class Central(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The southbound database on the main host, which other hosts reach at ``address`` by TLS."""
 

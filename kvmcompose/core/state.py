@@ -129,6 +129,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     network: Any
 
     @property
+    def main_host(self) -> Host:
+        """The main host."""
+        return next(host for host in self.testbed_hosts.values() if host.is_main_host)
+
+    @property
     def shared(self) -> Shared:
         """What the artefacts of every guest may depend on."""
         return Shared(self.project_name, self.testbed_host_shared_config, self.testbed_guest_shared_config)

@@ -35,7 +35,7 @@ def libvirt_network(state: State, network: OvnState) -> LibvirtNetwork | None:
     if name is None or subnet is None:
         return None
     return LibvirtNetwork(
-        host=next(host.name for host in state.testbed_hosts.values() if host.is_main_host),
+        host=state.main_host.name,
         name=name,
         bridge=str(network.libvirt_network_bridge_name),
         xml=f"artefacts/{state.project_name}-network.xml",

@@ -133,8 +133,8 @@ def port_ref(switch: str) -> RowRef:
     return RowRef("Logical_Switch_Port", f"management {switch}")
 
 
-def rules(port: PortState, name: str) -> Iterator[tuple[str, Rule]]:
-    """Yield the rules that a switch with others needs, with the names of their rows.
+def rules(port: PortState, name: str) -> Iterator[Rule]:
+    """Yield the rules that a switch with others needs, one for each direction.
 
     Nothing passes by them but ARP for the port, and packets between it and port 22 of guests. They are
     stateless: a rule with connection tracking would make OVN track what ``allow`` of the YAML lets pass, too,
@@ -148,8 +148,7 @@ def rules(port: PortState, name: str) -> Iterator[tuple[str, Rule]]:
         f"{answers})",
     }
     for direction, match in matches.items():
-        rule = Rule(direction, PRIORITY, match, "allow-stateless")  # type: ignore[arg-type]
-        yield f"{port.bridge} management {direction}", rule
+        yield Rule(direction, PRIORITY, match, "allow-stateless")  # type: ignore[arg-type]
 
 
 # -- on hosts

@@ -17,7 +17,6 @@ from kvmcompose.networks._ovn_deny import deny_all
 from kvmcompose.networks._ovn_match import without_quotes
 from kvmcompose.networks._ovn_model import (
     IPV6,
-    DhcpState,
     OvnState,
     RouterPortState,
     Rule,
@@ -28,6 +27,16 @@ from kvmcompose.networks._ovn_ports import (
     port_names,
     readable_name,
     resolvers,
+)
+from kvmcompose.networks._ovn_refs import (
+    dhcp_ref,
+    management_rule_ref,
+    nat_ref,
+    route_ref,
+    router_port_ref,
+    router_ref,
+    rule_ref,
+    switch_ref,
 )
 
 #: As in TestbedOS, in seconds.
@@ -46,11 +55,6 @@ def northbound(state: State, *, management: bool = True) -> tuple[Row, ...]:
     if not management:
         network = msgspec.structs.replace(network, management_ports=())
     return tuple(_Rows(state, network))
-
-
-def dhcp_ref(dhcp: DhcpState) -> RowRef:
-    """Return the row of DHCP in one subnet of a switch."""
-    return RowRef("DHCP_Options", f"{dhcp.switch} {dhcp.cidr}")
 
 
 class _Rows:
@@ -85,7 +89,7 @@ class _Rows:
             columns: dict[str, Value] = {"name": switch.name}
             if known:
                 columns["dns_records"] = known
-            yield Row(ref=RowRef("Logical_Switch", name), columns=columns)
+            yield Row(ref=switch_ref(name), columns=columns)
 
     def _connected(self) -> DisjointSets:
         """Return the switches in sets that routers connect."""
@@ -119,11 +123,11 @@ class _Rows:
 
     def _routers(self) -> Iterator[Row]:
         for name, router in self._network.routers.items():
-            parent = RowRef("Logical_Router", name)
+            parent = router_ref(name)
             yield Row(ref=parent, columns={"name": router.name})
             for route in router.routing:
                 yield Row(
-                    ref=RowRef("Logical_Router_Static_Route", f"{name} {route.prefix} via {route.nexthop}"),
+                    ref=route_ref(name, route),
                     columns={"ip_prefix": route.prefix, "nexthop": route.nexthop},
                     parent=parent,
                     parent_column="static_routes",
@@ -140,9 +144,9 @@ class _Rows:
                     "logical_ip": nat.logical_ip,
                 }
                 if len(gateways) > 1:
-                    columns["gateway_port"] = RowRef("Logical_Router_Port", _via(nat.external_ip, gateways))
+                    columns["gateway_port"] = router_port_ref(_via(nat.external_ip, gateways))
                 yield Row(
-                    ref=RowRef("NAT", f"{name} {nat.nat_type} {nat.external_ip} {nat.logical_ip}"),
+                    ref=nat_ref(name, nat),
                     columns=columns,
                     parent=parent,
                     parent_column="nat",
@@ -189,7 +193,7 @@ class _Rows:
                 "name": port.lsp_name, "type": "router", "addresses": ("router",), "options": options,
             }  # fmt: skip
             yield self._port(RowRef("Logical_Switch_Port", f"port {name}"), port.switch, columns)
-            ref = RowRef("Logical_Router_Port", name)
+            ref = router_port_ref(name)
             end: dict[str, Value] = {"name": port.name, "mac": port.mac_address, "networks": port.ip}
             if any(":" in each for each in port.ip) and not self._is_outside(port.switch):
                 end["ipv6_ra_configs"] = {
@@ -205,7 +209,7 @@ class _Rows:
             yield Row(
                 ref=ref,
                 columns=end,
-                parent=RowRef("Logical_Router", port.parent_router),
+                parent=router_ref(port.parent_router),
                 parent_column="ports",
             )
             if port.chassis_name is not None:
@@ -275,7 +279,7 @@ class _Rows:
             yield self._port(ref, switch, columns)
 
     def _port(self, ref: RowRef, switch: str, columns: dict[str, Value]) -> Row:
-        parent = RowRef("Logical_Switch", switch)
+        parent = switch_ref(switch)
         return Row(ref=ref, columns=columns, parent=parent, parent_column="ports")
 
     def _acls(self) -> Iterator[Row]:
@@ -283,25 +287,24 @@ class _Rows:
         managed = {port.bridge: port for port in self._network.management_ports}
         for switch in self._network.switches:
             for rule in acl.switches.get(switch, ()):
-                name = f"{switch} {rule.direction} {rule.priority} {rule.match}"
-                yield self._acl(name, switch, rule)
+                yield self._acl(rule_ref(switch, rule), switch, rule)
             if acl.apply_deny_all:
                 for name, rule in deny_all(switch, self._network):
-                    yield self._acl(name, switch, rule)
+                    yield self._acl(RowRef("ACL", name), switch, rule)
             if switch in managed and (acl.apply_deny_all or acl.switches.get(switch)):
                 own = str(_ovn_management.port_ref(switch).uuid(self._state.project_name))
-                for name, rule in _ovn_management.rules(managed[switch], own):
-                    yield self._acl(name, switch, rule)
+                for rule in _ovn_management.rules(managed[switch], own):
+                    yield self._acl(management_rule_ref(switch, rule.direction), switch, rule)
 
-    def _acl(self, name: str, switch: str, rule: Rule) -> Row:
+    def _acl(self, ref: RowRef, switch: str, rule: Rule) -> Row:
         names = self._names[switch]
         match = _STRING.sub(lambda found: f'"{names.get(found[1], found[1])}"', without_quotes(rule.match))
         return Row(
-            ref=RowRef("ACL", name),
+            ref=ref,
             columns={
                 "direction": rule.direction, "priority": rule.priority, "match": match, "action": rule.action,
             },
-            parent=RowRef("Logical_Switch", switch),
+            parent=switch_ref(switch),
             parent_column="acls",
         )  # fmt: skip
 

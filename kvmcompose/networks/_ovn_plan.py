@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import msgspec
 
+from kvmcompose.core.chassis import Remotes
 from kvmcompose.core.deployable import NetworkPlan
 from kvmcompose.core.model import Host
-from kvmcompose.core.ovn_hosts import Central, ChassisSpec, Databases, HostPort, Outside
+from kvmcompose.core.ovn_hosts import Central, ChassisSpec, HostPort, Outside
 from kvmcompose.core.resource import Ref, Resource
 from kvmcompose.core.state import State
 from kvmcompose.networks import _ovn_management
@@ -32,30 +33,13 @@ def network_plan(state: State) -> NetworkPlan:
         # golden images are on the libvirt network
         reachable=frozenset({libvirt.name} if libvirt is not None else ()),
         mtu=network.mtu,
-        databases=_databases(network),
+        databases=network.remotes or Remotes(),
         management=ways,
     )
 
 
-def _main(state: State) -> Host:
-    return next(host for host in state.testbed_hosts.values() if host.is_main_host)
-
-
-def _databases(network: OvnState) -> Databases:
-    remotes = network.remotes
-    if remotes is None:
-        return Databases()
-    return Databases(
-        northbound=",".join(remotes.ovn_northbound),
-        southbound=",".join(remotes.ovn_southbound),
-        private_key=remotes.ovn_private_key or "",
-        certificate=remotes.ovn_certificate or "",
-        ca_certificate=remotes.ovn_ca_certificate or "",
-    )
-
-
 def _resources(state: State, network: OvnState) -> Iterator[Resource]:
-    main = _main(state)
+    main = state.main_host
     if network.remotes is None and len(state.testbed_hosts) > 1:
         yield Resource(ref=Ref("ovn-central", main.ip, main.name), spec=Central(address=main.ip))
     for host in state.testbed_hosts.values():
@@ -135,4 +119,4 @@ def _leaving(state: State, network: OvnState, switch: str) -> list[str]:
         for guest in state.testbed_guests.values()
         if any(nic.bridge == switch and nic.attach == "ovn" for nic in guest.interfaces)
     }
-    return sorted(found) or [_main(state).name]
+    return sorted(found) or [state.main_host.name]

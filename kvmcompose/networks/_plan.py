@@ -45,7 +45,7 @@ def network_plan(state: State) -> NetworkPlan:
     bridges = msgspec.convert(network["bridges"], tuple[BridgeState, ...])
     external = state.testbed_host_shared_config.external_bridge
     by_name = {bridge.name: bridge for bridge in bridges}
-    main = next(host.name for host in state.testbed_hosts.values() if host.is_main_host)
+    main = state.main_host.name
     name = network["libvirt_network_name"]
     connections = network["logical_bridge_connections"]
     # "" is the network of golden images alone

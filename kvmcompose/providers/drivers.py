@@ -6,8 +6,8 @@ from typing import Protocol
 
 import msgspec
 
+from kvmcompose.core.chassis import Remotes
 from kvmcompose.core.model import Host
-from kvmcompose.core.ovn_hosts import Databases
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.hosts.blob_store import BlobStore
 from kvmcompose.providers.capture.interface import Captures
@@ -63,7 +63,7 @@ class Drivers(Protocol):
         other host, and other hosts are reached only with that user's keys.
         """
 
-    def ovn(self, main: Host, databases: Databases) -> OvnDrivers:
+    def ovn(self, main: Host, databases: Remotes) -> OvnDrivers:
         """Return the databases of an OVN; the same ones each time."""
 
     def shell(self) -> GuestShell:

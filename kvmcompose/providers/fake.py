@@ -6,8 +6,8 @@ Each call has a name, ``start_domain:web``: the method and its object. Calls tha
 
 from __future__ import annotations
 
+from kvmcompose.core.chassis import Remotes
 from kvmcompose.core.model import Host
-from kvmcompose.core.ovn_hosts import Databases
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.hosts.fake import MAIN, SimulatedHost, Worlds
 from kvmcompose.hosts.fake_blobs import FakeBlobStore
@@ -44,7 +44,7 @@ class FakeDrivers(Worlds):
             blobs=None if host.is_main_host and member is None else FakeBlobStore(fake),
         )
 
-    def ovn(self, main: Host, databases: Databases) -> OvnDrivers:  # noqa: ARG002 (there is one)
+    def ovn(self, main: Host, databases: Remotes) -> OvnDrivers:  # noqa: ARG002 (there is one)
         fake = SimulatedHost(self, MAIN)
         return OvnDrivers(FakeNorthbound(fake), FakeSouthbound(fake))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from kvmcompose.core.chassis import Remotes
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.libvirt_uri import Instance, LibvirtUri
 from kvmcompose.core.model import Host
-from kvmcompose.core.ovn_hosts import Databases
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.connection import HostConnection
@@ -51,7 +51,7 @@ class RealDrivers:
         self._connections: list[HostConnection] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._shell = SshShell()
-        self._ovn: dict[tuple[Host, Databases], tuple[OvnNorthbound, OvnCentral]] = {}
+        self._ovn: dict[tuple[Host, Remotes], tuple[OvnNorthbound, OvnCentral]] = {}
 
     def host(self, host: Host, member: OwnerFiles | None = None) -> HostDrivers:
         """Return the drivers of this machine for the main host, else of another one; the same ones each time.
@@ -94,15 +94,15 @@ class RealDrivers:
         self.host(host)
         return self._runners[host]
 
-    def ovn(self, main: Host, databases: Databases) -> OvnDrivers:
+    def ovn(self, main: Host, databases: Remotes) -> OvnDrivers:
         """Return the databases of an OVN; connections are opened when they are needed."""
         key = main, databases
         if key not in self._ovn:
             tls = None
-            if databases.private_key:
-                paths = (databases.private_key, databases.certificate, databases.ca_certificate)
-                tls = Tls(*map(Path, paths))
-            north = OvnNorthbound(databases.northbound, databases.southbound, tls)
+            keys = (databases.ovn_private_key, databases.ovn_certificate, databases.ovn_ca_certificate)
+            if keys[0]:
+                tls = Tls(*(Path(each or "") for each in keys))
+            north = OvnNorthbound(",".join(databases.ovn_northbound), ",".join(databases.ovn_southbound), tls)
             self._ovn[key] = north, OvnCentral(LocalRunner(main.name), north.south)
         return OvnDrivers(*self._ovn[key])
 

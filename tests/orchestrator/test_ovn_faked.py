@@ -14,9 +14,9 @@ import pytest
 from host_calls import counted_calls
 
 from golden.bench import Bench
+from kvmcompose.core.chassis import Remotes
 from kvmcompose.core.commands import Down, Up
 from kvmcompose.core.deployment import ActionState
-from kvmcompose.core.ovn_hosts import Databases
 from kvmcompose.hosts.fake import Failure
 from kvmcompose.hosts.fake_world import FakeOvn, FakeRow, World
 from orchestrator.projects import TWO_HOSTS, built_project
@@ -227,12 +227,12 @@ def test_an_ovn_that_exists_is_used_with_its_keys(lab: Lab, monkeypatch: pytest.
         (lab.folder / "keys" / name).write_text("PEM\n")
     (lab.folder / "kvm-compose-config.json").write_text(json.dumps(config))
     lab.bench.generate()
-    used: list[Databases] = []
+    used: list[Remotes] = []
     ovn_of = lab.drivers.ovn
     monkeypatch.setattr(lab.drivers, "ovn", lambda main, given: (used.append(given), ovn_of(main, given))[1])
     lab.must(Up())
-    assert {(each.northbound, each.private_key) for each in used} == {
-        ("ssl:192.0.2.1:6641", str(lab.folder / "keys/ovn.pem"))
+    assert {(each.ovn_northbound, each.ovn_private_key) for each in used} == {
+        (("ssl:192.0.2.1:6641",), str(lab.folder / "keys/ovn.pem"))
     }
     assert ovn(lab).address == ""  # nothing is opened
     for host in ("", "two"):

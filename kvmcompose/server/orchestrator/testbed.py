@@ -148,7 +148,7 @@ class LoadedTestbed:
     @property
     def main_host(self) -> Host:
         """The host that the testbed is driven from."""
-        return next(host for host in self.state.testbed_hosts.values() if host.is_main_host)
+        return self.state.main_host
 
     @once
     def runnable(self) -> list[LoadedGuest]:

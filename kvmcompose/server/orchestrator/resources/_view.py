@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from kvmcompose.core.chassis import Remotes
 from kvmcompose.core.deployable import VethPair
 from kvmcompose.core.model import Host
 from kvmcompose.core.once import once
-from kvmcompose.core.ovn_hosts import ChassisSpec, Databases
+from kvmcompose.core.ovn_hosts import ChassisSpec
 from kvmcompose.hosts.blob_store import Inventory
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
@@ -143,19 +144,19 @@ class View:
             return None
         # what was brought up is not known: look in the OVN of this host, if there is one
         main = Host(name="main", ip="127.0.0.1", is_main_host=True)
-        drivers = self.context.drivers.ovn(main, Databases())
+        drivers = self.context.drivers.ovn(main, Remotes())
         return drivers if drivers.northbound.is_there() else None
 
-    def _databases(self, given: Databases) -> Databases:
+    def _databases(self, given: Remotes) -> Remotes:
         """Return databases with the paths of their keys. Raises DriverError where a member names any."""
-        if given == Databases():
+        if given == Remotes():
             return given
         if not self.context.owner.is_admin:
             raise DriverError(
                 "only an administrator's testbed can use another OVN than that of the main host",
                 hint="remove ovn_northbound and ovn_southbound from kvm-compose-config.json",
             )
-        keys = ("private_key", "certificate", "ca_certificate")
+        keys = ("ovn_private_key", "ovn_certificate", "ovn_ca_certificate")
         paths = {key: path for key in keys if (path := getattr(given, key))}
         found = {key: str(self.context.files.key_path(path)) for key, path in paths.items()}
         return msgspec.structs.replace(given, **found)
