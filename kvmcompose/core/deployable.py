@@ -177,7 +177,8 @@ class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     ``network`` is the NAT network, where there is one; everything else is in ``resources``. The main host can
     reach the guests on the bridges and networks in ``reachable``. ``mtu`` is in bytes. ``databases`` are
-    those of OVN, where the network is one. ``management`` is how the main host reaches other guests, by name.
+    those of OVN, where the network is one. ``management`` is how the main host reaches other guests, by name,
+    ``direct`` the addresses of those that it has an interface beside.
     """
 
     network: LibvirtNetwork | None
@@ -186,6 +187,7 @@ class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     mtu: int
     databases: Remotes | None = None
     management: Mapping[str, ManagementAccess] = {}
+    direct: Mapping[str, str] = {}
 
     @cached_property
     def bridges(self) -> tuple[SwitchBridge, ...]:

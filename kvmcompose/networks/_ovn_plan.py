@@ -35,7 +35,36 @@ def network_plan(state: State) -> NetworkPlan:
         mtu=network.mtu,
         databases=network.remotes or Remotes(),
         management=ways,
+        direct=_direct(state, network),
     )
+
+
+def _direct(state: State, network: OvnState) -> dict[str, str]:
+    """Return the guests on switches that the main host has an interface on, with their IPv4 addresses.
+
+    A switch with rules that deny anything does not count: whether they let the host in is not known here.
+    """
+    main = state.main_host.name
+    near = {
+        port.parent_switch
+        for name, port in network.switch_ports.items()
+        if name in network.ovs_ports
+        and network.ovs_ports[name].testbed_host == main
+        and any(":" not in ip for ip in port.ip)
+    }
+    if network.acl.apply_deny_all:
+        return {}
+    near -= {
+        switch
+        for switch, rules in network.acl.switches.items()
+        if any(not rule.action.startswith("allow") for rule in rules)
+    }
+    found: dict[str, str] = {}
+    for guest, _, nic in logical_interfaces(state):
+        addresses = [each for each in nic.addresses if ":" not in each]
+        if nic.bridge in near and addresses:
+            found.setdefault(guest.name, addresses[0])
+    return found
 
 
 def _resources(state: State, network: OvnState) -> Iterator[Resource]:

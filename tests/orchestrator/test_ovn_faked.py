@@ -200,6 +200,23 @@ def test_keys_that_end_soon_are_shown_and_renewed(lab: Lab) -> None:
     assert ovn(lab, "two").chassis.expires == ovn(lab).expires > soon
 
 
+def test_guests_beside_an_interface_of_the_main_host_are_awaited(lab: Lab) -> None:
+    def address(name: str) -> str | None:
+        return next(guest.address for guest in lab.status().guests if guest.name == name)
+
+    lab.must(Up())
+    assert address("web") is None  # the rule that drops may be for the host
+    lab.edit(RULE, RULE.replace("action: drop", "action: allow-related"))
+    begun = len(lab.drivers.calls)
+    lab.must(Up())
+    assert str(address("web")).startswith("10.66.1.")
+    assert any(call.startswith("wait") for call in lab.drivers.calls[begun:]), lab.drivers.calls[begun:]
+    lab.edit("chassis: one", "chassis: two")
+    lab.must(Up())
+    assert address("web") is None
+    assert differences(lab) == []
+
+
 def test_a_host_that_did_not_follow_is_waited_for_by_the_next_up(lab: Lab) -> None:
     lab.must(Up())
     lab.edit(RULE, RULE.replace("icmp4", "icmp4 && ip4.src == 10.66.1.2"))

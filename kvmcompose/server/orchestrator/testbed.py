@@ -115,7 +115,8 @@ class _Content:
         run = guest_kind(state.kind).deployable(state, shared)
         access = self.network_plan.management.get(state.name) if address is None else None
         if access is None:
-            return LoadedGuest(state=state, run=run, address=address)
+            direct = self.network_plan.direct.get(state.name)
+            return LoadedGuest(state=state, run=run, address=address or direct)
         return LoadedGuest(state=state, run=run, address=access.address, management=access.port)
 
 
