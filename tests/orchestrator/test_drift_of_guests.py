@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvmcompose.core.commands import Down, Power, PowerVerb, Up
+from kvmcompose.core.deployment import ActionState
+from kvmcompose.hosts.fake import Failure
 from kvmcompose.hosts.fake_world import FakePort
 
 if TYPE_CHECKING:
@@ -113,3 +115,24 @@ def test_an_entry_of_the_network_that_was_taken_away_is_drift(lab: Lab) -> None:
     xml = lab.world.network_definitions["lab-network"]
     lab.world.network_definitions["lab-network"] = re.sub(r'<host mac="[^>]*name="lab-web"[^>]*/>', "", xml)
     repaired(lab, "network lab-network: addresses and names of web changed")
+
+
+def test_run_scripts_run_again_in_a_guest_that_was_started_again_by_hand(lab: Lab) -> None:
+    def ran(script: str) -> int:
+        return len([call for call in lab.drivers.calls if f"{script}.sh" in call])
+
+    lab.must(Up())
+    counts = ran("setup"), ran("run")
+    lab.world.domains["lab-web"].started += 7  # virsh destroy, virsh start
+    not_ready = "guest web: not seen to be ready since it was started"
+    lab.must(Up(no_repair=True))
+    assert lab.status().differences == (not_ready,)
+    assert (ran("setup"), ran("run")) == counts
+    # what failed there is tried again
+    lab.drivers.failures = [Failure("run:*run.sh*", 1)]
+    assert lab.do(Up()).state is ActionState.FAILED
+    lab.must(Up())
+    assert lab.status().differences == ()
+    assert ran("setup") == counts[0]
+    assert ran("run") > counts[1]
+    assert "nothing to do" in lab.text(lab.must(Up()))

@@ -54,7 +54,7 @@ _RESUME_SECONDS = 0.5
 _SNAPSHOT_SECONDS = 600.0
 
 #: A QEMU process that libvirt started, in the output of ps: its age in seconds and its guest's name.
-_QEMU = re.compile(r"^\s*(\d+)\s+\S*qemu\S* -name guest=([^,\s]+)", re.MULTILINE)
+_QEMU = re.compile(r"^\s*(\d+)\s+(\d+)\s+\S*qemu\S* -name guest=([^,\s]+)", re.MULTILINE)
 
 
 class Libvirt:
@@ -80,20 +80,17 @@ class Libvirt:
     async def domains(self, project: str) -> Mapping[str, DomainState]:
         """Return the project's domains by name, running or not.
 
-        libvirt does not record when a domain started: the uptime is the age of its QEMU process, and None
-        where processes of other users are hidden (/proc mounted with hidepid).
+        libvirt does not record when a domain started: the uptime is the age of its QEMU process, whose number
+        tells its starts apart. Both are unknown where processes of other users are hidden (/proc mounted with
+        hidepid).
         """
         found = await self._connection.call("list domains", domain_calls.of_project, project=project)
         if not any(state.cpu_seconds is not None for state in found):
             return {state.name: state for state in found}
-        shown = await self._runner.run(["ps", "-ww", "-e", "-o", "etimes=", "-o", "args="], check=False)
-        ages = qemu_ages(shown.text)
-        return {
-            state.name: msgspec.structs.replace(state, uptime=ages.get(state.name))
-            if state.cpu_seconds is not None
-            else state
-            for state in found
-        }
+        columns = ["-o", "pid=", "-o", "etimes=", "-o", "args="]
+        shown = await self._runner.run(["ps", "-ww", "-e", *columns], check=False)
+        processes = qemu_processes(shown.text)
+        return {state.name: _aged(state, processes.get(state.name)) for state in found}
 
     async def observe(self, project: str) -> Mapping[str, ObservedDomain]:
         found = await self._connection.call("inspect domains", domain_calls.observed, project=project)
@@ -345,6 +342,12 @@ def _defined(xml: str, made: str) -> tuple[str, xmls.Ownership]:
     return xml, xmls.domain_identity(xml)
 
 
-def qemu_ages(shown: str) -> dict[str, float]:
-    """Parse ``ps -e -o etimes= -o args=``: the ages of QEMU processes in seconds, by guest."""
-    return {match[2]: float(match[1]) for match in _QEMU.finditer(shown)}
+def qemu_processes(shown: str) -> dict[str, tuple[str, float]]:
+    """Parse ``ps -e -o pid= -o etimes= -o args=``: QEMU processes and their ages in seconds, by guest."""
+    return {match[3]: (match[1], float(match[2])) for match in _QEMU.finditer(shown)}
+
+
+def _aged(state: DomainState, process: tuple[str, float] | None) -> DomainState:
+    if state.cpu_seconds is None or process is None:
+        return state
+    return msgspec.structs.replace(state, boot=process[0], uptime=process[1])

@@ -107,6 +107,7 @@ class FakeHypervisor(FakeNetworks):
                 reason=_reason(domain),
                 made=domain.made if domain.started else domain.defined,
                 uptime=now - domain.started if domain.started else None,
+                boot=str(domain.started) if domain.started else "",
                 cpu_seconds=(now - domain.started) / 10 if domain.started else None,
                 memory_mb=64 if domain.started else None,
                 used_mb=48 if domain.started else None,

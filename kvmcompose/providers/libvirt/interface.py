@@ -18,7 +18,8 @@ class DomainState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     ``reason`` says why it is paused, off or crashed, where libvirt knows: ``by user``, ``starting up``,
     ``I/O error``, ``I/O error: no space for vda``; ``shutdown``, ``destroyed``, ``crashed``, ``failed``.
-    ``uptime`` in seconds, ``cpu_seconds`` used since the start. ``memory_mb`` is resident on the host and
+    ``uptime`` in seconds, ``boot`` tells its starts apart, "" where that is not known; ``cpu_seconds`` used
+    since the start. ``memory_mb`` is resident on the host and
     ``used_mb`` used in the guest, as its balloon driver reports every ten seconds, in MiB. ``made`` is what
     it was made from, as given when it was defined or stamped, and "" without: of a running domain, what it
     was started with.
@@ -30,6 +31,7 @@ class DomainState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reason: str | None = None
     made: str = ""
     uptime: float | None = None
+    boot: str = ""
     cpu_seconds: float | None = None
     memory_mb: int | None = None
     used_mb: int | None = None

@@ -68,7 +68,7 @@ class Starter:
                 store.forget_snapshots(project, guest.state.identity)
                 store.forget_marks(project, guest.state.identity)
             store.put_mark(project, SEED_MARK, guest.state.identity, seed or None)
-            for kind in ("reachable", "run-scripts", *(() if run.setup_scripts else ("set-up",))):
+            for kind in ("boot", "reachable", "run-scripts", *(() if run.setup_scripts else ("set-up",))):
                 store.put_mark(project, kind, guest.state.identity, None)
         xml = await in_thread(domain_xml, self._context, self._testbed, guest)
         await host.hypervisor.start_domain(xml, made)

@@ -38,7 +38,7 @@ from kvmcompose.server.orchestrator.plan import (
     plan,
 )
 from kvmcompose.server.orchestrator.privileges import check_state, domain_xml, network_xml
-from kvmcompose.server.orchestrator.resources import providers
+from kvmcompose.server.orchestrator.resources import _marks, providers
 from kvmcompose.server.orchestrator.resources._domain_checks import warn_of_memory
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
@@ -122,6 +122,8 @@ class BringUp:
         if not choice.due:
             if any(self._going()) or self._options.abandon:
                 await self._note_what_is_up(self._found.found)
+            else:
+                await _marks.note_starts(self._view, self._found.found)
             await in_thread(keep_files, self._context, self._testbed, self._log, added=self._is_partial)
             nothing = "nothing else is to be done" if choice.left else "nothing to do"
             self._log.say(f"{self._context.project} is up already: {self._count()}, {nothing}")
@@ -362,6 +364,7 @@ class BringUp:
 
     async def _note_what_is_up(self, found: Sequence[Found]) -> None:
         """Store what is up, and of what was to be taken away that which exists yet."""
+        await _marks.note_starts(self._view, found)
         there = {(each.ref.host, each.ref.name) for each in found}
         gone = self._hosts.keys() - {host for host, _ in there} - self._testbed.state.testbed_hosts.keys()
         noted = await in_thread(self._to_be_deployed, gone)

@@ -49,10 +49,11 @@ def test_how_long_a_guest_is_up_and_what_it_uses(bench: Bench) -> None:
     bench.start(name="p-off")
     bench.domain("p-off").destroy()
     bench.machine.answers = (
-        ("ps", 0, b"  42 /usr/bin/qemu-system-x86_64 -name guest=p-web,debug-threads=on\n", b""),
+        ("ps", 0, b"  7   42 /usr/bin/qemu-system-x86_64 -name guest=p-web,debug-threads=on\n", b""),
     )
     states = bench.run(lambda: bench.driver.domains("p"))
-    assert (states["p-web"].uptime, states["p-web"].cpu_seconds) == (42, 0)
+    web = states["p-web"]
+    assert (web.boot, web.uptime, web.cpu_seconds) == ("7", 42, 0)
     assert (states["p-off"].uptime, states["p-off"].cpu_seconds, states["p-off"].guest) == (None, None, "off")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt import definitions as xmls
-from kvmcompose.providers.libvirt.driver import qemu_ages
+from kvmcompose.providers.libvirt.driver import qemu_processes
 
 DOMAIN = """\
 <domain type="qemu" xmlns:qemu="http://libvirt.org/schemas/domain/qemu/1.0">
@@ -125,12 +125,12 @@ def test_snapshot_of_a_domain_that_was_defined_anew() -> None:
 
 def test_ages_of_guests_are_those_of_their_qemu() -> None:
     shown = (
-        "  5000 /sbin/init\n"
-        "     7 /usr/bin/qemu-system-x86_64 -name guest=p-one,debug-threads=on -S\n"
-        "120000 /usr/bin/qemu-system-x86_64 -name guest=p-two -S\n"
-        "     3 vim qemu -name guest=p-three\n"
+        "    1   5000 /sbin/init\n"
+        "   22      7 /usr/bin/qemu-system-x86_64 -name guest=p-one,debug-threads=on -S\n"
+        "  333 120000 /usr/bin/qemu-system-x86_64 -name guest=p-two -S\n"
+        "   44      3 vim qemu -name guest=p-three\n"
     )
-    assert qemu_ages(shown) == {"p-one": 7.0, "p-two": 120000.0}
+    assert qemu_processes(shown) == {"p-one": ("22", 7.0), "p-two": ("333", 120000.0)}
 
 
 def test_disks_are_read_whatever_is_left_out() -> None:

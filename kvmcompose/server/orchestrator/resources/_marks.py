@@ -19,6 +19,11 @@ from kvmcompose.server.orchestrator.script_records import encode_record, record_
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 from kvmcompose.server.schema import COMPLETE_MARK
 
+_ON = ("running", "paused", "pmsuspended")
+#: The kind of the marks with the start of a guest for which the others hold.
+_BOOT = "boot"
+#: The kinds that a start of their guest makes untrue.
+_SINCE_START = ("reachable", "run-scripts")
 #: Guests that are worked in at a time, on one host.
 _SIDE_BY_SIDE = 16
 
@@ -50,11 +55,24 @@ def wanted_scripts(
 
 
 async def observe(
-    view: View, host: HostDrivers, kind: str, earlier: Callable[[LoadedTestbed], Iterable[Resource]]
+    view: View,
+    host: HostDrivers,
+    kind: str,
+    earlier: Callable[[LoadedTestbed], Iterable[Resource]],
+    *,
+    since_start: bool = False,
 ) -> list[Found]:
-    """Return what is known of guests of a host that are on."""
+    """Return what is known of guests of a host that are on.
+
+    What holds ``since_start`` is not known of a guest that was started again by other means.
+    """
     domains = (await view.domains(host)).values()
-    on = [each.guest for each in domains if each.state in ("running", "paused", "pmsuspended")]
+    on = [each.guest for each in domains if each.state in _ON]
+    if since_start:
+        boots = view.marks(_BOOT)
+        known = {each.guest: boots.get(each.guest, each.boot) for each in domains}
+        again = {each.guest for each in domains if each.boot and each.boot != known[each.guest]}
+        on = [guest for guest in on if guest not in again]
     marks = view.marks(kind)
     unmarked = {each.guest for each in domains if not each.made}
     if unmarked and view.deployed is not None and view.marks(COMPLETE_MARK):
@@ -82,12 +100,29 @@ def note(work: Work, change: Change, mark: str | None = None) -> None:
     work.view.put_mark(change.ref.kind, change.ref.name, mark or change.wanted.spec)
 
 
+async def note_starts(view: View, found: Iterable[Found]) -> None:
+    """Remember which start it was after which guests were seen to be ready, and their scripts ran."""
+    known = {each.guest for each in found if each.ref.kind in _SINCE_START}
+    boots = view.marks(_BOOT)
+    domains = [each for host in view.hosts.values() for each in (await view.domains(host)).values()]
+    with view.context.store.in_one():
+        for each in domains:
+            if each.guest in known and each.boot and boots.get(each.guest) != each.boot:
+                view.put_mark(_BOOT, each.guest, each.boot)
+
+
 async def settle(work: Work, found: Sequence[Found]) -> None:
     """Keep what is known of guests that version 0.1 brought up: soon their domains do not show it."""
     marks = {kind: work.view.marks(kind) for kind in {each.ref.kind for each in found}}
     for each in found:
         if each.ref.name not in marks[each.ref.kind]:
             work.view.put_mark(each.ref.kind, each.ref.name, each.spec)
+
+
+def begin(work: Work, guest: str) -> None:
+    """Forget what was true for an earlier start of a guest, which may have been by other means."""
+    for kind in (_BOOT, *_SINCE_START):
+        work.view.put_mark(kind, guest, None)
 
 
 def forget(work: Work, changes: Sequence[Change]) -> None:

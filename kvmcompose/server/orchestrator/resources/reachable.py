@@ -34,7 +34,7 @@ def is_waited_for(guest: LoadedGuest) -> bool:
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     """Return the guests of which that is known."""
-    return await _marks.observe(view, host, KINDS[0], wanted)
+    return await _marks.observe(view, host, KINDS[0], wanted, since_start=True)
 
 
 def compare(wanted: Resource, found: Found) -> Change | None:  # noqa: ARG001
@@ -48,6 +48,7 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
     if change.ref.name in work.waited_for:
         return
     await work.starter.wait(work.testbed.guests[change.ref.name], STAGE)
+    _marks.begin(work, change.ref.name)
     _marks.note(work, change)
 
 

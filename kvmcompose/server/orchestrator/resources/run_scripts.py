@@ -34,7 +34,7 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     """Return the run scripts that have run since their guest started."""
-    return await _marks.observe(view, host, KINDS[0], wanted)
+    return await _marks.observe(view, host, KINDS[0], wanted, since_start=True)
 
 
 def compare(wanted: Resource, found: Found) -> Change | None:
