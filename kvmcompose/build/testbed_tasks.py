@@ -96,7 +96,7 @@ class TestbedTasks:
         try:
             refuse_untrusted(asked_by(self._folder, self._allow_paths))
         except KvmComposeError as error:
-            return _failed(error)
+            return failed(error)
         return self._perform(
             Up(rerun_scripts=rerun_scripts, reset_clones=reset_clones, keep_going=keep_going)
         )
@@ -110,7 +110,7 @@ class TestbedTasks:
         try:
             found = connect().deployment(self._name)
         except ServerError as error:
-            return None if error.status == _NOT_FOUND else _failed(error)
+            return None if error.status == _NOT_FOUND else failed(error)
         return None if found.state is Phase.DOWN else self.down()
 
     def snapshot(self, *, guest: Sequence[str], words: Sequence[str]) -> TaskFailed | None:
@@ -125,7 +125,7 @@ class TestbedTasks:
         try:
             status = connect().status(self._name)
         except KvmComposeError as error:
-            return _failed(error)
+            return failed(error)
         lines = [f"{self._name}: {state_text(status.deployment)}"]
         lines += [
             f"{each.name}  {each.host}  {guest_state_text(each)}  {each.address or '-'}"
@@ -139,9 +139,9 @@ class TestbedTasks:
         try:
             server = connect()
             server.put(NewDeployment(self._name, str(self._folder)))  # nothing happens if it knows it
-            return _outcome(perform(server, self._name, command, _StderrReport()))
+            return outcome(perform(server, self._name, command, StderrReport()))
         except KvmComposeError as error:
-            return _failed(error)
+            return failed(error)
 
 
 def testbed_in(folder: Path) -> TestbedTasks:
@@ -149,7 +149,7 @@ def testbed_in(folder: Path) -> TestbedTasks:
     return TestbedTasks(name_of(folder), folder)
 
 
-class _StderrReport:
+class StderrReport:
     """Writes to stderr what an action does. doit itself reports which task runs, and how it ended."""
 
     wants_steps = True
@@ -176,14 +176,16 @@ class _StderrReport:
             sys.stderr.write(f"{plain(text, lines=True)}\n")
 
 
-def _outcome(action: Action) -> TaskFailed | None:
+def outcome(action: Action) -> TaskFailed | None:
+    """Return how a task ended that was this action."""
     trouble = failure_text(action)
     if trouble is None:
         return None
     return TaskFailed(plain("\n".join([trouble, *map(fault_text, action.faults)]), lines=True))
 
 
-def _failed(error: KvmComposeError) -> TaskFailed:
+def failed(error: KvmComposeError) -> TaskFailed:
+    """Return how a task ended with this error."""
     said = f"{error.message}\nhint: {error.hint}" if error.hint else error.message
     return TaskFailed(plain(said, lines=True))
 

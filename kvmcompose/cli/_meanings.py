@@ -88,7 +88,6 @@ MEANINGS = {
     "taint": "up --provision",
     "tcpdump": "capture",
     "teardown": "down",
-    "test": "check",
     "testbed-snapshot": "snapshot create",
     "top": "status --watch",
     "undefine": "down",

@@ -7,7 +7,7 @@ import argparse
 from kvmcompose.monitor.console import Console
 
 NAME = "schema"
-HELP = "print the JSON Schema of kvm-compose.yaml (or of the config, plan --json, check --json)"
+HELP = "print the JSON Schema of kvm-compose.yaml (or of the config, plan, check and test --json)"
 EXAMPLE = """\
 examples:
   kvm-compose schema > kvm-compose.schema.json
@@ -22,21 +22,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
         "--of",
-        choices=("testbed", "config", "plan", "check"),
+        choices=("testbed", "config", "plan", "check", "test"),
         default="testbed",
-        help="kvm-compose.yaml, the config, or what plan --json or check --json prints (default: testbed)",
+        help="kvm-compose.yaml, the config, or what --json of a command prints (default: testbed)",
     )
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the schema."""
-    if arguments.of in ("plan", "check"):
+    if arguments.of in ("plan", "check", "test"):
         import msgspec
 
         from kvmcompose.core.checked import CheckDocument
         from kvmcompose.core.planned import PlanDocument
+        from kvmcompose.core.tested import TestDocument
 
-        console.json(msgspec.json.schema(PlanDocument if arguments.of == "plan" else CheckDocument))
+        documents = {"plan": PlanDocument, "check": CheckDocument, "test": TestDocument}
+        console.json(msgspec.json.schema(documents[arguments.of]))
         return 0
     from kvmcompose.effects.resources import schemas
     from kvmcompose.pipeline.schemas import complete_schema

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, Self
 
 from kvmcompose.client.errors import ServerError
 from kvmcompose.core.commands import Command
 from kvmcompose.core.deployment import Action, LogLine, Step
-from kvmcompose.core.deployment_event import ActionEnded, CurrentState, LineAdded, StepEnded, StepStarted
+from kvmcompose.core.deployment_event import (
+    ActionEnded,
+    CurrentState,
+    LineAdded,
+    ProbeAnswered,
+    StepEnded,
+    StepStarted,
+)
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.probe import Probed
 from kvmcompose.effects.signals import on_signals
 
 if TYPE_CHECKING:
@@ -25,6 +33,8 @@ _LEAVE_SECONDS = 1.0
 _SIDE_BY_SIDE = 32
 
 _STOPPING = "cancelling; press Ctrl-C again to leave it to the server"
+#: Called with each answer of a ``test``.
+OnAnswer = Callable[[Probed], None]
 
 
 class Watcher(Protocol):
@@ -44,11 +54,18 @@ class Watcher(Protocol):
 
 
 def perform(
-    server: RemoteServer, name: str, command: Command, watcher: Watcher, *, stdin: int | None = None
+    server: RemoteServer,
+    name: str,
+    command: Command,
+    watcher: Watcher,
+    *,
+    stdin: int | None = None,
+    on_answer: OnAnswer | None = None,
 ) -> Action:
     """Start an action, watch it to its end, and return how it ended. Raises ServerError.
 
-    ``stdin`` is a file descriptor whose content is the input of an ``exec``.
+    ``stdin`` is a file descriptor whose content is the input of an ``exec``. ``on_answer`` receives the
+    answers of a ``test``.
 
     SIGINT or SIGTERM cancels it and waits until it has stopped; a second signal raises KeyboardInterrupt and
     leaves the action to the server.
@@ -59,7 +76,7 @@ def perform(
         stopping.begun(uuid)
         if stdin is not None:
             server.send_input(name, uuid, stdin, stopping.failed)
-        return watch(server, name, uuid, watcher)
+        return watch(server, name, uuid, watcher, on_answer=on_answer)
 
 
 def perform_together(
@@ -105,7 +122,15 @@ def perform_together(
     return ended
 
 
-def watch(server: RemoteServer, name: str, uuid: str, watcher: Watcher, *, after: int = 0) -> Action:
+def watch(
+    server: RemoteServer,
+    name: str,
+    uuid: str,
+    watcher: Watcher,
+    *,
+    after: int = 0,
+    on_answer: OnAnswer | None = None,
+) -> Action:
     """Report an action to its end, its log from the line after number ``after``; return how it ended.
 
     Raises ServerError.
@@ -119,6 +144,8 @@ def watch(server: RemoteServer, name: str, uuid: str, watcher: Watcher, *, after
                     steps.started(event)
                 case StepEnded():
                     steps.ended(event)
+                case ProbeAnswered(answer=answer) if on_answer is not None:
+                    on_answer(answer)
                 case CurrentState():
                     steps.replace(event.steps)
                 case ActionEnded(action=action):

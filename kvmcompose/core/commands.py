@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from kvmcompose.core.probe import MOST_QUESTIONS, TRAFFIC_PATTERN, Question
+
 #: The names of deployments, guests, hosts and snapshots that the API accepts. In Python, ``$`` alone would
 #: also match before a final line break; ``$(?!\n)`` means the same there and in JSON Schema (ECMA 262).
 PROJECT_PATTERN = r"^[a-z]([a-z0-9-]{0,39}[a-z0-9])?$(?!\n)"
@@ -56,6 +58,7 @@ _MEANINGS = {
     TARGET_PATTERN: "the name of a guest, a bridge, a network, a logical switch or port",
     FILTER_PATTERN: "at most 1024 printable ASCII characters",
     ARGUMENT_PATTERN: "text without NUL characters",
+    TRAFFIC_PATTERN: "icmp, tcp PORT or udp PORT",
 }
 
 
@@ -176,7 +179,21 @@ class Snapshot(
     guests: tuple[GuestName, ...] = ()
 
 
-Command = Up | Down | Power | Exec | Snapshot
+class Test(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="command", tag="test", forbid_unknown_fields=True
+):
+    """Ask running guests by packets which of them reach which; each answer is an event ``probed``.
+
+    ``seconds`` is for how long a packet that nothing answers is sent again.
+    """
+
+    __test__ = False  # for pytest
+
+    questions: Annotated[tuple[Question, ...], msgspec.Meta(min_length=1, max_length=MOST_QUESTIONS)]
+    seconds: Annotated[float, msgspec.Meta(ge=1, le=60)] = 3
+
+
+Command = Up | Down | Power | Exec | Snapshot | Test
 
 
 def spoken(command: str, options: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from kvmcompose.core.deployment import Action, Deployment, LogLine, Phase, ProblemDetails, Step, TestbedStatus
+from kvmcompose.core.probe import Probed
 
 
 class ActionStarted(
@@ -124,6 +125,17 @@ class ResourceChanged(
     guest: str | None = None
 
 
+class ProbeAnswered(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="probed"
+):
+    """A question of the command ``test`` has its answer."""
+
+    number: int
+    time: str
+    action: str
+    answer: Probed
+
+
 class MissedReason(StrEnum):
     """Why events are missing. ``DROPPED``: they are no longer kept. ``AHEAD``: there was no such number."""
 
@@ -182,6 +194,7 @@ StoredEvent = (
     | GuestChanged
     | PhaseChanged
     | ResourceChanged
+    | ProbeAnswered
 )
 #: What a client receives.
 DeploymentEvent = StoredEvent | EventsMissed | CurrentState | StatusReport

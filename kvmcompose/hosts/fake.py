@@ -33,6 +33,16 @@ class Failure(msgspec.Struct):
         return Failure(text)
 
 
+class FakeProbe(msgspec.Struct, frozen=True):
+    """A packet that a guest sends, with the MAC address of its first NIC. ``token`` is unique."""
+
+    mac: str
+    protocol: str
+    address: str
+    port: int
+    token: str
+
+
 class Worlds:
     """All simulated hosts, and the calls made to them. ``path`` is where they are saved, None: nowhere."""
 
@@ -42,6 +52,8 @@ class Worlds:
         self.delay = delay
         self.calls: list[str] = []
         self.worlds = {MAIN: World()}
+        #: What guests have sent; while a capture runs, it shows all of it.
+        self.probes: list[FakeProbe] = []
         self._journal = None if path is None else Journal(path)
         saved = None if self._journal is None else self._journal.load()
         if saved:
@@ -117,6 +129,11 @@ class SimulatedHost:
         """Put a copy of a disk on the main host."""
         self._worlds.world.disks[str(path)] = copy.deepcopy(disk)
         self._worlds.keep(MAIN, ("disks", str(path)))
+
+    @property
+    def probes(self) -> Sequence[FakeProbe]:
+        """Return what the guests of all hosts have sent."""
+        return self._worlds.probes
 
     @property
     def everywhere(self) -> Iterable[World]:

@@ -17,6 +17,7 @@ A module offers:
 ``drawing(placed)``               the picture of a network that is not of bridges on hosts; optional
 ``as_ovn(logical, state)``        the same network in OVN's dialect; optional
 ``logical_targets(state)``        the logical switches and ports by their names, for captures; optional
+``external_addresses(state)``     the addresses that a router translates to guests'; optional
 ``gateways(logical)``             the host of each port of a router that has one; optional
 ``connectivity(logical)``         knows what reaches what (an ``Oracle``), for ``check``; optional
 ``northbound(state, ...)``        the network as rows of OVN's northbound database, for ``check``; optional
@@ -186,6 +187,12 @@ def logical_targets(state: State) -> dict[str, LogicalTarget]:
     """Return logical switches and ports by their names; the state's network is plain data."""
     find = getattr(dialect(state.network["dialect"]), "logical_targets", None)
     return {} if find is None else cast(dict[str, LogicalTarget], find(state))
+
+
+def external_addresses(state: State) -> dict[str, tuple[str, ...]]:
+    """Return the addresses by which others reach an address, by that; the state's network is plain data."""
+    find = getattr(dialect(state.network["dialect"]), "external_addresses", None)
+    return {} if find is None else cast(dict[str, tuple[str, ...]], find(state))
 
 
 def drawing(placed: PlacedTestbed) -> Drawing | None:

@@ -1,4 +1,4 @@
-"""Which interfaces on hosts are the ports of logical switches."""
+"""Which interfaces on hosts are the ports of logical switches, and by which addresses they are reached."""
 
 from __future__ import annotations
 
@@ -31,4 +31,15 @@ def logical_targets(state: State) -> dict[str, LogicalTarget]:
         for alias, known in ports.items():
             there = (taps[known],) if known in taps else ()
             found.setdefault(alias, LogicalTarget(name, alias, there))
+    return found
+
+
+def external_addresses(state: State) -> dict[str, tuple[str, ...]]:
+    """Return the external addresses of each address that routers translate both ways."""
+    network = msgspec.convert(state.network, OvnState, from_attributes=True)
+    found: dict[str, tuple[str, ...]] = {}
+    for router in network.routers.values():
+        for nat in router.nat:
+            if nat.nat_type == "dnat_and_snat":
+                found[nat.logical_ip] = (*found.get(nat.logical_ip, ()), nat.external_ip)
     return found

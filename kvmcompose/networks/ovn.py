@@ -36,12 +36,13 @@ from kvmcompose.networks._ovn_drawing import drawing, gateways
 from kvmcompose.networks._ovn_model import OvnNetwork, OvnState
 from kvmcompose.networks._ovn_northbound import northbound
 from kvmcompose.networks._ovn_places import row_path
-from kvmcompose.networks._ovn_taps import logical_targets
+from kvmcompose.networks._ovn_taps import external_addresses, logical_targets
 
 __all__ = [
     "INTERFACES",
     "attachments",
     "drawing",
+    "external_addresses",
     "gateways",
     "logical_targets",
     "northbound",

@@ -9,11 +9,12 @@ from typing import cast
 from kvmcompose.core.answers import Oracle
 from kvmcompose.core.checked import CheckDocument
 from kvmcompose.core.errors import RefusedError
-from kvmcompose.core.expectation import Traffic
+from kvmcompose.core.expectation import PING, Traffic
 from kvmcompose.core.model import LogicalTestbed
 from kvmcompose.networks import dialect
 from kvmcompose.pipeline.compile import Compiled
 from kvmcompose.pipeline.logical import Documents, InputFile
+from kvmcompose.reachability import oracle
 from kvmcompose.reachability.judge import Judge
 from kvmcompose.reachability.ovn_check import Described, ovn_oracle
 
@@ -25,8 +26,16 @@ def check(compiled: Compiled, testbed: InputFile, matrix: Traffic | None = None)
     does not understand, KvmComposeError when OVN fails.
     """
     documents = Documents(testbed, None)
-    with _oracle(compiled, documents) as oracle:
-        return Judge(compiled.placed.logical, documents, oracle).document(matrix)
+    with _oracle(compiled, documents) as known:
+        return Judge(compiled.placed.logical, documents, known).document(matrix)
+
+
+def standing_probes(compiled: Compiled) -> tuple[Traffic, ...]:
+    """Return what stands for traffic of every kind in a project's network."""
+    module = dialect(compiled.placed.logical.dialect)
+    if not hasattr(module, "northbound"):
+        return (PING,)
+    return oracle.standing_probes(cast(Described, module).northbound(compiled.state, management=False))
 
 
 @contextmanager
@@ -39,5 +48,5 @@ def _oracle(compiled: Compiled, documents: Documents) -> Iterator[Oracle]:
         return
     if not hasattr(module, "northbound"):
         raise RefusedError(f"networks of the dialect {logical.dialect!r} cannot be checked")
-    with ovn_oracle(compiled, documents, cast(Described, module)) as oracle:
-        yield oracle
+    with ovn_oracle(compiled, documents, cast(Described, module)) as known:
+        yield known

@@ -87,7 +87,7 @@ class OvnOracle:
         self._neighbours: dict[tuple[str, Address], str | Cause] = {}
         self._behind = BehindRouters(self._network)
         self._outside = _outside_addresses(self._network)
-        self.probes = (PING, *sorted(_probes(rows)))
+        self.probes = standing_probes(rows)
 
     def answer(self, source: str, target: str, probe: Traffic) -> Answer:
         """See ``Oracle``."""
@@ -358,6 +358,11 @@ def _outside_addresses(network: LogicalNetwork) -> dict[int, Address]:
         if not any(address in subnet for subnet in subnets):
             found.setdefault(address.version, address)
     return found
+
+
+def standing_probes(rows: Sequence[Row]) -> tuple[Traffic, ...]:
+    """Return what stands for traffic of every kind."""
+    return (PING, *sorted(_probes(rows)))
 
 
 def _probes(rows: Iterable[Row]) -> Iterator[Traffic]:

@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Self
 
+import msgspec
+
 from kvmcompose.core.deployment import ActionState, Fault, Level, LogLine, Step, StepState
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.plain import without_controls
+from kvmcompose.core.probe import Probed
 from kvmcompose.server.clock import now
 from kvmcompose.server.database import StoreError
 from kvmcompose.server.store import Store
@@ -122,6 +125,11 @@ class ActionLog:
             self._store.publish_guest(
                 action.deployment, name, state, host=host, reason=reason, address=address, action=self.uuid
             )
+
+    def probed(self, answer: Probed) -> None:
+        """Report the answer to a question."""
+        clean = without_controls(answer.cause)
+        self._store.publish_probe(self.uuid, msgspec.structs.replace(answer, cause=clean))
 
     def conclude(self) -> None:
         """Add the last line: how much of the output was dropped."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from kvmcompose.core.commands import Command, Exec, command_name, spoken
+from kvmcompose.core.commands import Command, Exec, Test, command_name, spoken
 from kvmcompose.core.deployment import Action, ActionState, Deployment, Fault, Level, LogLine, Phase
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.server.action_input import ActionInput
@@ -92,9 +92,9 @@ class Actions:
     ) -> Action:
         """Start an action for the user ``asked_by``, whose client calls itself ``who``. Raises BusyError.
 
-        Several ``exec`` can run side by side; every other command excludes all others.
+        Several ``exec`` and ``test`` can run side by side; every other command excludes all others.
         """
-        exclusive = not isinstance(command, Exec)
+        exclusive = not isinstance(command, Exec | Test)
         for each in self._running.values():
             if each.action.deployment == deployment.name and (exclusive or each.exclusive):
                 raise BusyError(each.action)

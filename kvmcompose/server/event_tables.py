@@ -15,11 +15,13 @@ from kvmcompose.core.deployment_event import (
     GuestChanged,
     LineAdded,
     PhaseChanged,
+    ProbeAnswered,
     ResourceChanged,
     StepEnded,
     StepStarted,
     StoredEvent,
 )
+from kvmcompose.core.probe import Probed
 from kvmcompose.server.clock import now
 from kvmcompose.server.database import ServerDatabase
 from kvmcompose.server.event_channel import Channel
@@ -222,6 +224,15 @@ class EventTables:
                 guest=guest,
             ),
             action=uuid,
+        )
+
+    def publish_probe(self, uuid: str, answer: Probed) -> None:
+        """Report the answer to a question that an action has asked."""
+        self._publish(
+            self._log(uuid).deployment,
+            lambda number: ProbeAnswered(number=number, time=now(), action=uuid, answer=answer),
+            action=uuid,
+            change=False,
         )
 
     def guests(self, name: str) -> Mapping[str, GuestChanged]:

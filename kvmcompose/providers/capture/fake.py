@@ -6,10 +6,11 @@ import asyncio
 import struct
 import time
 from collections.abc import AsyncGenerator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 
-from kvmcompose.core.commands import Capture
-from kvmcompose.hosts.fake import SimulatedHost
+from kvmcompose.core.commands import MAX_SNAPLEN, Capture
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.fake import FakeProbe, SimulatedHost
 from kvmcompose.hosts.fake_world import FakePort
 
 _MAGIC = 0xA1B2C3D4  # times in microseconds
@@ -26,7 +27,11 @@ _PING_SECONDS = 0.01
 
 
 class FakeCaptures:
-    """See ``Captures``. Guests ping each other while any is on; filters have no effect."""
+    """See ``Captures``. Guests ping each other while any is on; filters have no effect.
+
+    What a guest is made to send arrives everywhere, and is answered, unless ``arrive:TAP:PROTOCOL:PORT`` is
+    made to fail.
+    """
 
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
@@ -37,8 +42,24 @@ class FakeCaptures:
 
     async def interface(self, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
         await self._host.call("capture", name)
+        seen = len(self._host.probes)
         async for chunk in self._pings(wanted):
             yield chunk
+            while seen < len(self._host.probes):
+                yield await self._passing(name, self._host.probes[seen], seen)
+                seen += 1
+
+    async def _passing(self, name: str, probe: FakeProbe, number: int) -> bytes:
+        """Return what an interface shows of a packet and its answer."""
+        nics = (nic for domain in self._host.world.domains.values() for nic in domain.hardware.nics)
+        mac = next((nic.mac for nic in nics if nic.tap == name), probe.mac)
+        if mac != probe.mac:
+            try:
+                await self._host.call("arrive", f"{name}:{probe.protocol}:{probe.port}")
+            except DriverError:
+                return b""
+        there, back = probe_frames(probe, mac, number)
+        return _packet(there, time.time()) + _packet(back, time.time())
 
     async def bridge(self, project: str, name: str, wanted: Capture) -> AsyncGenerator[bytes]:
         await self._host.call("mirror", name)
@@ -67,10 +88,41 @@ def file_header(snaplen: int) -> bytes:
 
 def record(number: int, snaplen: int, seconds: float) -> bytes:
     """Return packet ``number``: even ones are requests, odd ones their replies."""
-    packet = _ping(number)
+    return _packet(_ping(number), seconds, snaplen)
+
+
+def _packet(packet: bytes, seconds: float, snaplen: int = MAX_SNAPLEN) -> bytes:
     kept = packet[:snaplen]
     whole, part = divmod(round(seconds * 1e6), 10**6)
     return struct.pack("<IIII", whole, part, len(kept), len(packet)) + kept
+
+
+def probe_frames(probe: FakeProbe, mac: str, number: int) -> tuple[bytes, bytes]:
+    """Return a packet as the guest with a MAC address gets it, and the answer of that guest; IPv4 only."""
+    target = ip_address(probe.address).packed[:4]
+    ports, reverse = struct.pack(">HH", 40000, probe.port), struct.pack(">HH", probe.port, 40000)
+    match probe.protocol:
+        case "tcp":
+            flags = struct.pack(">BB", 0x50, 0x02), struct.pack(">BB", 0x50, 0x14)
+            above = ports + struct.pack(">II", number, 0) + flags[0] + bytes(6)
+            answer = reverse + struct.pack(">II", 0, number + 1) + flags[1] + bytes(6)
+        case "udp":
+            above, answer = ports + bytes(4) + probe.token.encode(), reverse + bytes(4)
+        case _:
+            echo = struct.pack(">HH", 1, 1) + probe.token.encode()
+            above, answer = bytes([8, 0, 0, 0]) + echo, bytes([0, 0, 0, 0]) + echo
+    protocol = {"tcp": 6, "udp": 17}.get(probe.protocol, _ICMP)
+    source, ends = bytes([192, 0, 2, 9]), (_mac(mac), _mac(probe.mac))
+
+    def made(eth: bytes, addresses: bytes, payload: bytes) -> bytes:
+        header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0)
+        return eth + struct.pack(">H", _IPV4) + header + addresses + payload
+
+    return made(ends[0] + ends[1], source + target, above), made(ends[1] + ends[0], target + source, answer)
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
 
 
 def _ping(number: int) -> bytes:

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Sequence
 
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.fake import Worlds
+from kvmcompose.hosts.fake import FakeProbe, Worlds
 from kvmcompose.hosts.fake_world import FakeDisk, FakeDomain
 from kvmcompose.providers.guest.interface import Input, Login, OnLine
 
@@ -69,6 +69,13 @@ async def _of_scripts(words: list[str], disk: FakeDisk, on_line: OnLine, stdin: 
             }
             return 0
     return None
+
+
+def _probes(domain: FakeDomain, lines: bytes) -> list[FakeProbe]:
+    """Return what the sender of ``orchestrator.probe_sender`` sends: a line is a packet."""
+    nics = domain.hardware.nics
+    fields = [line.split() for line in lines.decode().splitlines()] if nics else []
+    return [FakeProbe(nics[0].mac, each[1], each[2], int(each[3]), each[4]) for each in fields]
 
 
 async def _print(user: str, words: list[str], on_line: OnLine, stdin: Input | None) -> None:
@@ -140,6 +147,9 @@ class FakeShell:
             self._worlds.keep(host, ("disks", domain.disk))
             return status
         match words:
+            case ["sh", "-c", _, _, sender, _] if "/dev/tcp" in sender:
+                self._worlds.probes += _probes(domain, await _all(stdin))
+                on_line("done")
             case ["false"]:
                 return 1
             case ["sleep", time_]:

@@ -8,7 +8,7 @@ from http import HTTPStatus
 import msgspec
 from starlette.types import Message, Scope
 
-from kvmcompose.core.commands import Command, Exec, command_name
+from kvmcompose.core.commands import Command, Exec, Test, command_name
 from kvmcompose.core.deployment import ProblemDetails
 from kvmcompose.server.api.authentication import address_of
 from kvmcompose.server.audit import Audit, AuditRecord, short, source_of
@@ -98,6 +98,8 @@ def summary(command: Command) -> dict[str, object]:
         digest = hashlib.sha256(msgspec.json.encode(command.argv)).hexdigest()
         found = {"name": "exec", "guest": command.guest, "words": len(command.argv), "argv_sha256": digest}
         return found | ({"user": command.user} if command.user else {})
+    if isinstance(command, Test):
+        return {"name": "test", "questions": len(command.questions)}
     options = {key: value for key, value in msgspec.to_builtins(command).items() if key != "command"}
     return {"name": command_name(command), **options}
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable
 import msgspec
 
 from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart, GuestAccess
-from kvmcompose.core.commands import Capture, Command, Down, Exec, Power, Up
+from kvmcompose.core.commands import Capture, Command, Down, Exec, Power, Test, Up
 from kvmcompose.core.deployment import Deployment, Phase, SnapshotStatus, TestbedStatus
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.planned import PlanRequest, TestbedPlan
@@ -22,6 +22,7 @@ from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.down import TakeDown
 from kvmcompose.server.orchestrator.guest_events import guest_events
 from kvmcompose.server.orchestrator.preview import preview
+from kvmcompose.server.orchestrator.probing import probe
 from kvmcompose.server.orchestrator.scripts import as_user, check_user
 from kvmcompose.server.orchestrator.snapshots import Snapshots
 from kvmcompose.server.orchestrator.status import Meter, access, status
@@ -80,6 +81,9 @@ class Orchestrator:
                 return Outcome(await TakeDown(context, command, log).run())
             case Exec():
                 return Outcome(exit_status=await self._exec(context, command, log, stdin))
+            case Test():
+                await probe(context, await context.read_current(), command, log)
+                return Outcome()
         await Snapshots(context, await context.read_current()).do(command, log)
         return Outcome()
 
