@@ -69,6 +69,9 @@ class OvsHostPorts:
         ])  # fmt: skip
         if wanted.is_pair:
             return
+        # a router of the testbed advertises itself, and would change the host's addresses and default route
+        key = f"net/ipv6/conf/{name}/accept_ra"
+        await self._runner.run(["sysctl", "-e", "-q", "-w", f"{key}=0"], privileged=True)
         lines = [f"address flush dev {name} scope global"]
         lines += [f"address replace {each} dev {name}" for each in wanted.addresses]
         lines += [f"link set dev {name} mtu {wanted.mtu} up"]

@@ -86,6 +86,15 @@ def test_an_end_of_a_pair_is_opened_again_and_nothing_is_set_on_it() -> None:
     assert "mac=" not in added
 
 
+def test_an_internal_port_takes_no_address_that_a_router_advertises() -> None:
+    """Not even at first: it is off before the interface is up."""
+    host = Recorder(("list Interface", 0, table(), b""))
+    asyncio.run(OvsHostPorts(host).create("lab", INTERNAL))
+    words = [" ".join(each) for each in host.commands]
+    off = words.index("sysctl -e -q -w net/ipv6/conf/lab-host/accept_ra=0")
+    assert off < words.index("ip -batch -")
+
+
 def test_a_port_of_another_project_stays() -> None:
     host = Recorder(("list Interface", 0, table(PAIR, project="other"), b""))
     with pytest.raises(DriverError, match="is a port of Open vSwitch already"):
