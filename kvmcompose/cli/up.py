@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -191,14 +192,20 @@ def _remove_released(project: Project, held: Sequence[str], console: Console) ->
     """Remove what the build had to keep, as guests used it that the testbed does not have any more."""
     from kvmcompose.build.generate import generate
     from kvmcompose.core.event import Done
+    from kvmcompose.monitor.build import line
+
+    kept: list[Done] = []
 
     def listen(event: Event) -> None:
-        if isinstance(event, Done) and event.path in held and event.reasons:
-            console.say(f"{event.action}: {event.path}  ({'; '.join(event.reasons)})")
+        if isinstance(event, Done) and event.path in held:
+            kept.append(event)
 
     with suppress(KvmComposeError):  # the next build reports it
         generate(project.read_again(), (), listener=listen, waiting=None)
     gone = [path for path in held if not (project.folder / path).exists()]
+    for each in kept:
+        if each.path not in gone:
+            console.say(line(console, each.action, each.path, each.reasons, sys.stderr))
     if gone:
         console.say(f"removed, as nothing uses it any more: {first_few(gone)}")
 
@@ -242,4 +249,5 @@ def _build(project: Project, arguments: argparse.Namespace, console: Console) ->
     if arguments.json:
         return build(BuildJson(console))
     with BuildLines(console, data=False) as lines:
-        return build(lines)
+        held = set(project.held())  # up removes these when their guests have stopped
+        return build(lambda event: lines(event) if getattr(event, "path", None) not in held else None)
