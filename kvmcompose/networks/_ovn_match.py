@@ -5,10 +5,14 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+from collections.abc import Sequence
 from contextlib import suppress
+from math import prod
 from typing import NoReturn
 
 import msgspec
+
+from kvmcompose.networks._ovn_match_size import MatchSize, both, compared, either
 
 #: Fields that hold a number, with their width in bits.
 _NUMBERS = {
@@ -59,16 +63,19 @@ _TOKEN = re.compile(
 _QUOTED = re.compile(r"'([0-9]+|[0-9A-Fa-f]*[:.][0-9A-Fa-f:./]+)'")
 _RELATIONS = frozenset(("==", "!=", "<", "<=", ">", ">="))
 _NEGATED = "write a rule for it, and one of a lower priority for everything else"
+#: More values than can be excluded from a field together: each multiplies the flows by its bits.
+_SEVERAL = 40
 #: As deep as OVN nests, more or less.
 _DEEPEST = 100
 _MAC = re.compile(r"[0-9A-Fa-f]{1,2}(:[0-9A-Fa-f]{1,2}){5}")
 
 
 class Match(msgspec.Struct, frozen=True):
-    """What a valid match refers to: the ports that it names."""
+    """What a valid match refers to: the ports that it names. OVN makes at most so many ``flows`` of it."""
 
     ports: tuple[str, ...]
     uses_outport: bool
+    flows: int = 1
 
 
 class MatchError(Exception):
@@ -90,9 +97,9 @@ class _Token(msgspec.Struct, frozen=True):
 def parse_match(text: str) -> Match:
     """Parse a match, in which numbers and addresses may be in single quotes. Raises MatchError."""
     parser = _Parser(_tokens(_QUOTED.sub(r" \1 ", text)))
-    parser.expression(0)
+    size = parser.expression(0)
     parser.end()
-    return Match(tuple(dict.fromkeys(parser.ports)), parser.uses_outport)
+    return Match(tuple(dict.fromkeys(parser.ports)), parser.uses_outport, size.flows)
 
 
 def without_quotes(text: str) -> str:
@@ -128,7 +135,7 @@ def _bad_character(text: str, position: int) -> NoReturn:
 
 
 class _Parser:
-    """A recursive-descent parser, without a result but the ports."""
+    """A recursive-descent parser, without a result but ports and sizes."""
 
     def __init__(self, tokens: list[_Token]) -> None:
         self._tokens = tokens
@@ -145,57 +152,59 @@ class _Parser:
             hint = f"write {words[token.text.lower()]}" if token.text.lower() in words else None
             self._fail(f"{token.text!r} is not expected here", token, hint)
 
-    def expression(self, depth: int) -> None:
+    def expression(self, depth: int) -> MatchSize:
         """Parse terms joined by one operator: OVN has no precedence between the two."""
         if depth > _DEEPEST:
             raise MatchError("the parentheses are nested too deeply")
-        self._term(depth)
+        sizes = [self._term(depth)]
         first = self._peek()
         while (operator := self._peek()) in ("&&", "||"):
             if operator != first:
                 self._fail("&& and || are mixed without parentheses", self._tokens[self._next])
             self._take()
-            self._term(depth)
+            sizes.append(self._term(depth))
+        return both(sizes) if (first == "&&") != self._negated else either(sizes)
 
-    def _term(self, depth: int) -> None:
+    def _term(self, depth: int) -> MatchSize:
         token = self._take("an expression")
         if token.text == "!":
-            self._not(token, depth)
-        elif token.text == "(":
-            self.expression(depth + 1)
+            return self._not(token, depth)
+        if token.text == "(":
+            size = self.expression(depth + 1)
             self._require(")")
-        elif token.text in ("0", "1") and self._peek() not in _RELATIONS:
-            return
-        elif token.text == "is_chassis_resident":
+            return size
+        if token.text in ("0", "1") and self._peek() not in _RELATIONS:
+            return MatchSize()
+        if token.text == "is_chassis_resident":
             self._require("(")
             self._take("the name of a port in double quotes", "string")
             self._require(")")
-        elif token.kind == "word":
-            self._relation(token)
-        else:
-            self._reversed(token)
+            return MatchSize()
+        return self._relation(token) if token.kind == "word" else self._reversed(token)
 
-    def _not(self, token: _Token, depth: int) -> None:
+    def _not(self, token: _Token, depth: int) -> MatchSize:
         if depth > _DEEPEST:
             self._fail("too many '!'", token)
         start = self._next
         self._negated = not self._negated
-        self._term(depth + 1)
+        size = self._term(depth + 1)
         self._negated = not self._negated
         operand = self._tokens[start : self._next]
         if operand[0].text not in ("(", "!") and any(each.text in _RELATIONS for each in operand):
             self._fail("the comparison after '!' needs parentheses", operand[0])
+        return size
 
-    def _relation(self, token: _Token) -> None:
+    def _relation(self, token: _Token) -> MatchSize:
         """Parse ``field == value``, or a word that is true or false."""
         width = self._field(token)
         if self._peek() in _RELATIONS:
-            self._values(token, self._take(), width)
-        elif width != 1 and not (self._negated and width):
+            return self._values(token, self._take(), width)
+        if width != 1 and not (self._negated and width):
             wanted = f'{token.text} == "port"' if token.text in _PORTS else f"{token.text} == …"
             self._fail(f"{token.text!r} needs a value", token, f"write {wanted}")
-        elif token.text in _PROTOCOLS and self._negated:
+        if token.text in _PROTOCOLS and self._negated:
             self._fail(f"OVN cannot negate {token.text!r}", token, _NEGATED)
+        return MatchSize()
 
     def _field(self, token: _Token) -> int:
         """Return the width in bits of a field, or of the part of it in brackets; 0 for a port."""
@@ -227,7 +236,7 @@ class _Parser:
             self._fail(f"the field has the bits 0 to {width - 1}", token)
         return int(token.text)
 
-    def _reversed(self, token: _Token) -> None:
+    def _reversed(self, token: _Token) -> MatchSize:
         """Parse ``value == field``, or ``low <= field <= high``."""
         values = self._set(token)
         operator = self._take("a comparison")
@@ -236,15 +245,28 @@ class _Parser:
         field = self._take("a field", "word")
         width = self._field(field)
         self._check(field, operator, width, values, is_set=token.text == "{")
+        size = self._size(field, operator, width, values)
         if self._peek() in _RELATIONS:
             second = self._take()
             if operator.text[0] != second.text[0] or operator.text[0] not in "<>":
                 self._fail("a range has the same kind of comparison twice", second, "write 1 <= tcp.dst <= 9")
-            self._values(field, second, width)
+            sizes = [size, self._values(field, second, width)]
+            return either(sizes) if self._negated else both(sizes)
+        return size
 
-    def _values(self, field: _Token, operator: _Token, width: int) -> None:
+    def _values(self, field: _Token, operator: _Token, width: int) -> MatchSize:
         token = self._take("a value")
-        self._check(field, operator, width, self._set(token), is_set=token.text == "{")
+        values = self._set(token)
+        self._check(field, operator, width, values, is_set=token.text == "{")
+        return self._size(field, operator, width, values)
+
+    def _size(self, field: _Token, operator: _Token, width: int, values: Sequence[_Token]) -> MatchSize:
+        """Return the size of a comparison. One that is not for equality has an alternative for each bit."""
+        is_apart = field.text in _NOMINAL and field.text not in _PORTS
+        if operator.text == ("!=" if self._negated else "=="):
+            return compared(field.text, len(values), is_apart=is_apart)
+        bits = prod(max(1, _compared_bits(each.text, width)) for each in values[:_SEVERAL])
+        return compared(field.text, bits, is_apart=is_apart)
 
     def _set(self, token: _Token) -> list[_Token]:
         """Return a value, or the values in braces."""
@@ -337,6 +359,16 @@ def _is_mask(text: str, mask: str) -> bool:
     if bits is not None and mask.isdecimal():
         return int(mask) <= bits
     return _kind(mask) == _kind(text) and _number(mask) is not None
+
+
+def _compared_bits(text: str, width: int) -> int:
+    """Return how many bits of a field a value is about."""
+    _, slash, mask = text.partition("/")
+    if not slash:
+        return width
+    if _kind(mask) == "number" and _kind(text.partition("/")[0]) != "number":
+        return int(mask)
+    return (_number(mask) or 0).bit_count()
 
 
 def _kind(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ovn_labs import lab, machine, problems
 
 from kvmcompose.networks._ovn_match import Match, MatchError, parse_match, without_quotes
 
@@ -28,16 +29,18 @@ from kvmcompose.networks._ovn_match import Match, MatchError, parse_match, witho
     ],
 )
 def test_expressions_of_ovn(text: str) -> None:
-    assert parse_match(text) == Match((), uses_outport=False)
+    match = parse_match(text)
+    assert (match.ports, match.uses_outport) == ((), False)
 
 
 def test_ports_are_collected() -> None:
-    assert parse_match('outport == {"a", "b"} || inport == "a"') == Match(("a", "b"), uses_outport=True)
+    assert parse_match('outport == {"a", "b"} || inport == "a"') == Match(("a", "b"), True, 3)
 
 
 def test_single_quotes_around_addresses_are_left_out() -> None:
     text = "ip4.src == '10.0.0.0/24' && tcp.dst == '80'"
-    assert parse_match(text) == Match((), uses_outport=False)
+    match = parse_match(text)
+    assert (match.ports, match.uses_outport) == ((), False)
     assert without_quotes(text) == "ip4.src == 10.0.0.0/24 && tcp.dst == 80"
     with pytest.raises(MatchError) as caught:
         parse_match(f"{text} && !")
@@ -101,3 +104,46 @@ def test_deep_expressions_are_refused(text: str) -> None:
 
 def test_long_expressions_are_read() -> None:
     assert parse_match("ip && " * 5000 + "ip").ports == ()
+
+
+#: OVN 23.03 makes 32,816 flows of fifteen of these, in seven seconds.
+MIXED = "(ip4.src[{0}] == 1 || ip4.dst[{0}] == 1)"
+
+
+@pytest.mark.parametrize(
+    ("text", "flows"),
+    [
+        ("ip4", 1),
+        ("ip4.src == {10.0.0.1, 10.0.0.2} && tcp.dst == {1, 2, 3}", 5),  # a conjunction of Open vSwitch
+        ("ip.proto == {1, 2, 3} && ip4.src == {10.0.0.1, 10.0.0.2}", 6),  # which some fields cannot be in
+        ("ip4.src != 10.0.0.1", 32),  # one for each bit
+        ("!(ip4.src == 10.0.0.1)", 32),
+        ("tcp.dst != {22, 80}", 256),
+        ("tcp.dst >= 1024 && tcp.dst < 2000", 256),
+        ("tcp.dst == 1 || tcp.dst == 2 || ip4.src == 10.0.0.1", 3),
+        (" && ".join(MIXED.format(number) for number in range(15)), 32768),
+        ("ip4.src != 10.0.0.0/8", 8),
+        ("ip4.src != {10.0.0.0/8, 172.16.0.0/255.240.0.0}", 96),
+    ],
+)
+def test_how_many_flows_ovn_makes_of_a_match(text: str, flows: int) -> None:
+    assert parse_match(text).flows == flows
+
+
+def rules(*matches: str) -> str:
+    entries = (
+        f"{{direction: to-lport, priority: {number + 10}, match: '{match}', action: drop}}"
+        for number, match in enumerate(matches)
+    )
+    return f"{{switches: {{sw0: [{', '.join(entries)}]}}}}"
+
+
+def test_a_match_that_would_keep_ovn_busy_for_ever_is_refused() -> None:
+    text = " && ".join(MIXED.format(number) for number in range(30))
+    (problem,) = problems(lab(machine("web", 1), acl=rules(text)))
+    assert problem.code == "bad-match"
+    assert "flows of this rule on each host" in problem.message
+    assert problems(lab(machine("web", 1), acl=rules(*[f"ip4.src != 10.0.0.{n}" for n in range(100)]))) == ()
+    many = [f"ip4.src != {{10.0.0.{number}, 10.0.1.{number}, 10.2.0.0}}" for number in range(4)]
+    (problem,) = problems(lab(machine("web", 1), acl=rules(*many)))
+    assert "flows of these rules on each host" in problem.message
