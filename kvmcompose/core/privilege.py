@@ -23,6 +23,7 @@ class PrivilegeKind(StrEnum):
     PROVIDER = "provider network"
     HOST_PORT = "interface of the host"
     DATABASE = "OVN database"
+    INTEGRATION = "integration bridge"
 
 
 _REASONS = {
@@ -37,6 +38,7 @@ _REASONS = {
     PrivilegeKind.PROVIDER: "guests can reach what is connected to that bridge",
     PrivilegeKind.HOST_PORT: "guests can reach the host at it",
     PrivilegeKind.DATABASE: "the hosts connect to it, and it controls their integration bridges",
+    PrivilegeKind.INTEGRATION: "OVN replaces its flows: what else is connected to it loses its network",
 }
 
 

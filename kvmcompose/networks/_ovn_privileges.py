@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvmcompose.core.chassis import USUAL_MAPPINGS, Remotes
+from kvmcompose.core.chassis import USUAL_MAPPINGS, ChassisConfig, Remotes
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.state import State
 from kvmcompose.networks._ovn_model import OvnState
 
 
 def privileges(state: State, network: OvnState) -> Iterator[Privilege]:
-    """Yield provider networks, interfaces of hosts, and databases.
+    """Yield provider networks, interfaces of hosts, integration bridges and databases.
 
     The usual provider network is not listed: kvm-compose makes its bridge, which leads outside by NAT, as
     that of bridges does. One with another name, bridge or address may lead to machines beside the host.
@@ -23,6 +23,10 @@ def privileges(state: State, network: OvnState) -> Iterator[Privilege]:
     for name, own in network.ovs_ports.items():
         what = f"{', '.join(own.ip)} of the host {own.testbed_host}"
         yield Privilege(PrivilegeKind.HOST_PORT, what, f"port {name}")
+    for host in state.testbed_hosts.values():
+        if host.chassis.bridge != ChassisConfig().bridge:
+            what = f"{host.chassis.bridge} of the host {host.name}"
+            yield Privilege(PrivilegeKind.INTEGRATION, what, "bridge")
     if network.remotes is not None:
         yield from _databases(network.remotes)
 

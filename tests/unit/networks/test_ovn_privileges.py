@@ -40,6 +40,11 @@ def test_another_bridge_or_address_is_listed(mapping: tuple[str, str, str]) -> N
     ]
 
 
+def test_another_integration_bridge_is_listed() -> None:
+    other = msgspec.structs.replace(host("h0"), ovn=ChassisConfig(bridge="br0"))
+    assert listed(state_of(lab(WEB), other)) == [(PrivilegeKind.INTEGRATION, "br0 of the host h0")]
+
+
 def test_an_interface_of_a_host_is_listed() -> None:
     switches = (
         "sw0: {subnet: 10.0.0.0/24, ports: [{name: own, chassis: h0, "
