@@ -46,11 +46,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     from kvmcompose.cli._bundle_parts import collect
     from kvmcompose.cli._bundle_secrets import find_secrets
-    from kvmcompose.core.errors import KvmComposeError
     from kvmcompose.effects.files import write_atomic
     from kvmcompose.render.archive import end, packed_files
 
     _refuse_to_replace(arguments.output)
+    _check_folder(arguments.output)
     secrets = find_secrets(arguments)
     parts = collect(arguments, console)
     lines = [f"{part.name}: {part.said}" for part in parts]
@@ -60,12 +60,29 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     try:
         write_atomic(arguments.output, gzip.compress(archive + end(len(archive)), mtime=0), mode=0o600)
     except OSError as error:
-        raise KvmComposeError(f"cannot write {arguments.output}: {error.strerror or error}") from error
+        raise _unwritable(arguments.output, error) from error
     for part in parts:
         if not part.good:
             console.talk(f"without {part.name}: {part.said}")
     console.say(f"{arguments.output}: {len(files)} files; secrets that are known are left out")
     return 0
+
+
+def _check_folder(path: Path) -> None:
+    """Raise KvmComposeError if no file can be made there, before all that goes into it is collected."""
+    import tempfile
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> Exception:
+    from kvmcompose.core.errors import KvmComposeError
+
+    return KvmComposeError(f"cannot write {path}: {error.strerror or error}")
 
 
 def _refuse_to_replace(path: Path) -> None:

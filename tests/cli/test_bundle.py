@@ -206,3 +206,4 @@ def test_a_bundle_that_cannot_be_written(lab: Bench, server: dict[str, str]) -> 
     assert ran.status == 1
     assert "Traceback" not in ran.err
     assert "cannot write" in ran.err
+    assert list(Path(server["KVM_COMPOSE_STATE_DIR"]).iterdir()) == []  # no server was asked for anything
