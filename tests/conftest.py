@@ -218,13 +218,14 @@ _TOGETHER = ("tests/real/", "tests/hostile/test_members.py", "tests/packaging/",
 _GUESTS = ("tests/real/", "tests/hostile/test_members.py")
 #: Files with minutes of work, the longest first: begun late, one of them would end alone.
 _LONGEST = (
-    "tests/real/test_cloud_init.py",
     "tests/real/test_several_hosts.py",
-    "tests/real/test_converge.py",
     "tests/real/test_converge_hosts.py",
     "tests/real/test_up.py",
-    "tests/real/test_micro.py",
+    "tests/real/test_cloud_init.py",
+    "tests/real/test_converge.py",
     "tests/real/test_remote_host.py",
+    "tests/real/test_micro.py",
+    "tests/real/test_drift_real.py",
     "tests/real/test_drivers_libvirt.py",
 )
 
