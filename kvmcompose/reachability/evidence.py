@@ -18,7 +18,7 @@ from kvmcompose.reachability.frames import FrameKind, ProbeFrame
 
 _REQUESTS = {"icmp": FrameKind.ECHO, "tcp": FrameKind.SYN, "udp": FrameKind.UDP}
 #: The most frames of an interface: a guest may send others that look like probes.
-MOST_FRAMES = 50_000
+MOST_FRAMES = 6000
 
 
 class Port(msgspec.Struct, frozen=True):
@@ -64,16 +64,20 @@ class Evidence:
 
     def __init__(self) -> None:
         self._found: dict[tuple[object, ...], list[ProbeFrame]] = {}
+        self._known: set[tuple[str, ProbeFrame]] = set()
         self._counts: dict[str, int] = {}
         #: The interfaces of which not all was kept.
         self.overflown: set[str] = set()
 
     def add(self, port: str, frame: ProbeFrame) -> None:
-        """Add a frame that an interface has shown."""
+        """Add a frame that an interface has shown. One that is sent again adds nothing."""
+        if (port, frame) in self._known:
+            return
         count = self._counts[port] = self._counts.get(port, 0) + 1
         if count > MOST_FRAMES:
             self.overflown.add(port)
             return
+        self._known.add((port, frame))
         for key in _keys(frame):
             self._found.setdefault((port, *key), []).append(frame)
 

@@ -10,8 +10,12 @@ import pytest
 from kvmcompose.core.commands import Down, Power, PowerVerb, Test, Up
 from kvmcompose.core.deployment import ActionState, Phase
 from kvmcompose.core.deployment_event import ProbeAnswered, StoredEvent
+from kvmcompose.core.expectation import PING as PING_TRAFFIC
 from kvmcompose.core.probe import Probed, ProbeOutcome, Question
 from kvmcompose.hosts.fake import Failure
+from kvmcompose.reachability.evidence import Port, Sending
+from kvmcompose.server.orchestrator.probe_sender import SentProbe
+from kvmcompose.server.orchestrator.probing import AskedProbe, waves
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -117,3 +121,18 @@ def test_a_test_that_is_cancelled_leaves_no_capture(lab: Lab) -> None:
     )
     assert action.state is ActionState.CANCELLED
     assert lab.deployment.state is Phase.UP
+
+
+def test_no_more_interfaces_are_observed_at_once_than_allowed() -> None:
+    ports = [Port(f"one/{number}", f"{number:012x}") for number in range(150)]
+    asked = [
+        AskedProbe(
+            Question("web", "db", "icmp"),
+            SentProbe(number, PING_TRAFFIC, "10.0.0.1"),
+            Sending(probe=PING_TRAFFIC, address="10.0.0.1", sources=(ports[0],), targets=(port,)),
+        )
+        for number, port in enumerate(ports[1:])
+    ]
+    found = list(waves(asked))
+    assert [each for wave in found for each in wave] == asked
+    assert [len({port for each in wave for port in each.sending.targets}) for wave in found] == [63, 63, 23]

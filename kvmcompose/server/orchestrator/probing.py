@@ -71,7 +71,7 @@ class _End(msgspec.Struct, frozen=True, kw_only=True):
     no_entry: str = ""
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class AskedProbe(msgspec.Struct, frozen=True):
     """A probe to one address of the target of a question."""
 
     question: Question
@@ -84,7 +84,7 @@ async def probe(context: Context, testbed: LoadedTestbed, command: Test, log: Ac
     if context.deployed is None:
         raise RefusedError(f"{testbed.project} is not up", hint="kvm-compose up")
     ends = await _Ends(context, testbed).all(command.questions)
-    asked: list[_Asked] = []
+    asked: list[AskedProbe] = []
     for question in dict.fromkeys(command.questions):
         why = _why_not(question, ends)
         sendings = [] if why else list(_sendings(question, ends))
@@ -95,8 +95,8 @@ async def probe(context: Context, testbed: LoadedTestbed, command: Test, log: Ac
             log.probed(Probed(question, ProbeOutcome.LOST, text))
         for sending in sendings:
             number = len(asked) + 1
-            asked.append(_Asked(question, SentProbe(number, question.traffic, sending.address), sending))
-    for wave in _waves(asked):
+            asked.append(AskedProbe(question, SentProbe(number, question.traffic, sending.address), sending))
+    for wave in waves(asked):
         await _Wave(context, testbed, command, log, ends, wave).run()
 
 
@@ -126,9 +126,9 @@ def _sendings(question: Question, ends: Mapping[str, _End]) -> Iterator[Sending]
             )
 
 
-def _waves(asked: Sequence[_Asked]) -> Iterator[list[_Asked]]:
+def waves(asked: Sequence[AskedProbe]) -> Iterator[list[AskedProbe]]:
     """Yield probes that are sent together: as many as can be observed at once."""
-    wave: list[_Asked] = []
+    wave: list[AskedProbe] = []
     ports: set[Port] = set()
     for each in asked:
         more = {*each.sending.sources, *each.sending.targets}
@@ -250,7 +250,7 @@ class _Wave:
         command: Test,
         log: ActionLog,
         ends: Mapping[str, _End],
-        asked: Sequence[_Asked],
+        asked: Sequence[AskedProbe],
     ) -> None:
         self._context = context
         self._testbed = testbed
@@ -324,7 +324,7 @@ class _Wave:
         return " or ".join(words)
 
     def _add(self, port: Port, data: bytes) -> None:
-        frame = read_frame(data)
+        frame = read_frame(data) if port.name not in self._evidence.overflown else None
         if frame is not None:
             self._evidence.add(port.name, frame)
 
@@ -370,13 +370,15 @@ class _Wave:
             outcome, cause = best(answers)
             self._log.probed(Probed(question, outcome, cause))
 
-    def _conclude(self, asked: _Asked, runs: Mapping[str, bool | None]) -> tuple[ProbeOutcome, str]:
+    def _conclude(self, asked: AskedProbe, runs: Mapping[str, bool | None]) -> tuple[ProbeOutcome, str]:
         question = asked.question
         seen = self._evidence.seen(asked.sending)
+        if not seen.sent and question.source in self._failed:
+            return ProbeOutcome.UNKNOWN, self._failed[question.source]
         known = Circumstances(
             source=question.source,
             target=question.target,
-            said=self._failed.get(question.source) or self._said.get(asked.probe.number, ""),
+            said=self._said.get(asked.probe.number, ""),
             outside=question.target == INTERNET,
             target_runs=runs.get(question.target),
         )
