@@ -256,8 +256,11 @@ def _commands() -> list[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize(("command", "words"), _commands(), ids=ascii)
-def test_no_command_says_anything_that_acts(evil: Bench, command: str, words: list[str]) -> None:
+def test_no_command_says_anything_that_acts(
+    evil: Bench, command: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also to pipes what is said is clean; data that is piped (JSON) is as it is."""
+    monkeypatch.chdir(tmp_path)  # `bundle` writes a file there
     nowhere = f"unix:{evil.root}/{_EVIL}/none.socket"
     ran = evil.run(command, *words, KVM_COMPOSE_SERVER=nowhere, TERM="xterm")
     assert plain(ran.said, lines=True) == ran.said, ascii(ran.said)
