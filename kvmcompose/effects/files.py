@@ -136,14 +136,14 @@ def digest_link(path: Path) -> str:
     return digest_bytes(os.fsencode(os.readlink(path)))  # noqa: PTH115 (the text, unresolved)
 
 
-def digest_file(path: Path) -> str:
+def digest_file(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal. Raises OSError."""
     try:
         with os.fdopen(open_regular(path), "rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_size <= _SMALL:
                 return hashlib.sha256(file.readall()).hexdigest()
             digest = hashlib.sha256()
-            for chunk in read_sparse(file.fileno(), path):
+            for chunk in read_sparse(file.fileno(), Path(path)):
                 digest.update(chunk)
             return digest.hexdigest()
     except OSError as error:

@@ -59,21 +59,20 @@ class StatMemo(Generic[T]):
     ``read`` is called with a path only if the file may have changed since. At most ``most`` are kept.
     """
 
-    def __init__(self, read: Callable[[Path], T], most: int) -> None:
+    def __init__(self, read: Callable[[str], T], most: int) -> None:
         self._read = read
         self._most = most
         self._known: dict[str, tuple[Signature, T]] = {}
         self._guard = threading.Lock()
 
-    def get(self, path: Path) -> T:
-        """Return what is in a file. Raises OSError, and what ``read`` raises."""
-        name = os.fspath(path)
+    def get(self, name: str) -> T:
+        """Return what is in a file, by its path. Raises OSError, and what ``read`` raises."""
         signature = Signature.of(os.stat(name))  # noqa: PTH116
         known = self._known.get(name)
         if known is not None and known[0] == signature:
             return known[1]
         started = time.time_ns()
-        found = self._read(path)
+        found = self._read(name)
         if signature.settled(started) and Signature.of(os.stat(name)) == signature:  # noqa: PTH116
             with self._guard:
                 self._known.pop(name, None)  # so that it is the newest
@@ -109,7 +108,7 @@ class StatCache:
             digest = known.digest
         else:
             started = time.time_ns()
-            digest = digest_file(Path(name))
+            digest = digest_file(name)
             # the ledger (SQLite) cannot store a name that is not UTF-8
             if name.isprintable() and signature.settled(started) and Signature.of(os.stat(name)) == signature:  # noqa: PTH116
                 self.fresh[name] = Remembered(signature, digest)

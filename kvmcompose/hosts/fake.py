@@ -14,6 +14,8 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake_journal import Journal
 from kvmcompose.hosts.fake_world import FakeDisk, Place, World, decode_worlds
 
+#: How many calls are remembered, for tests.
+_MOST_CALLS = 50_000
 #: The key of the main host's world, whatever the host is called.
 MAIN = ""
 
@@ -68,6 +70,8 @@ class Worlds:
         """Every method calls this first: it records the call, waits for the delay, and may fail."""
         name = f"{method}:{target}" if target else method
         self.calls.append(name)
+        if len(self.calls) > _MOST_CALLS:  # of a server that runs for long
+            del self.calls[: _MOST_CALLS // 2]
         await asyncio.sleep(self.delay)
         for failure in self.failures:
             if failure.left != 0 and fnmatch.fnmatchcase(name, failure.pattern):

@@ -37,7 +37,7 @@ _BLOCK = 512
 _LONGEST_CHAIN = 64
 #: Held while a record is read, changed and written.
 _writing = threading.Lock()
-_backing_files = StatMemo(lambda path: read_header(path).backing_file, 100_000)
+_backing_files = StatMemo(lambda path: read_header(Path(path)).backing_file, 100_000)
 
 
 class NeededFile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -48,7 +48,7 @@ class NeededFile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
 
     path: str
-    source: Path
+    source: str
     size: int
     shared: bool = False
     disk: bool = False
@@ -89,7 +89,7 @@ def _file_to_be_made(
     folder: Path, path: str, files: OwnerFiles | None, made: FileToMake, *, disk: bool
 ) -> Iterator[tuple[str, NeededFile]]:
     """Yield a file that is not there yet, and those of its backing files that are."""
-    yield path, NeededFile(path=path, source=folder / path, size=made.size, shared=made.link, disk=disk)
+    yield path, NeededFile(path=path, source=str(folder / path), size=made.size, shared=made.link, disk=disk)
     if made.backing is None:
         return
     below = os.path.normpath(os.path.join(os.path.dirname(path), made.backing))  # noqa: PTH118, PTH120
@@ -112,7 +112,8 @@ class _Look:
             seen = self._files.see(self._folder / path)
             size = min(seen.size, seen.allocated)
             shared = below or seen.linked
-            return NeededFile(path=path, source=self._folder / path, size=size, shared=shared, disk=disk)
+            source = str(self._folder / path)
+            return NeededFile(path=path, source=source, size=size, shared=shared, disk=disk)
         source = os.path.join(self._folder, path)  # noqa: PTH118 (pathlib takes most of the time)
         status = os.lstat(source)
         linked = stat.S_ISLNK(status.st_mode)
@@ -125,14 +126,14 @@ class _Look:
                 self._folders[parent] = os.path.realpath(parent, strict=True)
             source = os.path.join(self._folders[parent], name)  # noqa: PTH118
         size = min(status.st_size, status.st_blocks * _BLOCK)
-        return NeededFile(path=path, source=Path(source), size=size, shared=below or linked, disk=disk)
+        return NeededFile(path=path, source=source, size=size, shared=below or linked, disk=disk)
 
 
 def _chain(folder: Path, disk: str, files: OwnerFiles | None) -> Iterator[str]:
     """Yield the backing files of a disk; each names the next one relative to its own folder."""
     path = disk
     for _ in range(_LONGEST_CHAIN):
-        backing = backing_file(folder / path, files)
+        backing = backing_file(os.path.join(folder, path), files)  # noqa: PTH118 (see above)
         if backing is None:
             return
         path = os.path.normpath(os.path.join(os.path.dirname(path), backing))  # noqa: PTH118, PTH120
@@ -140,12 +141,12 @@ def _chain(folder: Path, disk: str, files: OwnerFiles | None) -> Iterator[str]:
     raise KvmComposeError(f"{disk} has a chain of more than {_LONGEST_CHAIN} backing files")
 
 
-def backing_file(path: Path, files: OwnerFiles | None) -> str | None:
+def backing_file(path: str, files: OwnerFiles | None) -> str | None:
     """Return the backing file of a disk, as it names it. Raises KvmComposeError, or OSError."""
     if files is None:
         return _backing_files.get(path)
     try:
-        header = parse_header(files.read(path, HEAD_BYTES))
+        header = parse_header(files.read(Path(path), HEAD_BYTES))
     except ValueError as error:
         raise KvmComposeError(f"{path} is not a valid qcow2 image: {error}") from error
     return header.backing_file if header is not None else None
@@ -169,14 +170,13 @@ class Digests:
     def _cache(self) -> StatCache:
         return StatCache(self._known.items())
 
-    def of(self, source: Path) -> str:
+    def of(self, source: str) -> str:
         """Return the digest of a file, by its path without links. Raises OSError.
 
         An image in the store has it as its name.
         """
-        if _DIGEST.fullmatch(source.name):
-            return source.name
-        return self._cache.digest_of(str(source))
+        name = source.rpartition("/")[2]
+        return name if _DIGEST.fullmatch(name) else self._cache.digest_of(source)
 
     def recheck(self) -> None:
         """Check again whether files have changed."""
@@ -329,6 +329,6 @@ def plan_transfers(folder: Path, state: State) -> list[Transfer]:
             known = there.contents if file.shared else {there.files.get(path)} - {None}
             # a large file is read only if it may have been sent
             if path not in unmade and not (known and digests.of(file.source) in known):
-                missing.setdefault(str(file.source) if file.shared else path, file)
+                missing.setdefault(file.source if file.shared else path, file)
         found.append(Transfer(host.name, tuple(missing.values()), tuple(sorted(unmade & wanted.keys()))))
     return found

@@ -24,7 +24,7 @@ def difference(
     found: Iterable[Found],
     compare: Mapping[str, Compare],
     *,
-    earlier: Mapping[Ref, Any] = MappingProxyType({}),
+    earlier: Callable[[], Mapping[Ref, Any]] = dict,
     lost_with_needs: Collection[str] = (),
     restart: Collection[str] = (),
     asked: Mapping[Ref, Asked] = MappingProxyType({}),
@@ -32,7 +32,7 @@ def difference(
 ) -> tuple[Change, ...]:
     """Return the changes: those to wanted resources in their order, then removals.
 
-    ``compare`` is by kind. ``earlier`` are the resources that were brought up before, with their
+    ``compare`` is by kind. ``earlier`` returns the resources that were brought up before, with their
     specifications: what differs from one that has not changed since is repaired. A resource that exists on
     another host than it is wanted on is moved. One of a kind in ``lost_with_needs`` does not outlive what it
     needs. The guests in ``restart`` are restarted, if they are on. What is ``asked`` for is done, whether
@@ -90,16 +90,16 @@ def _restart(wanted: Resource, found: Found, change: Change | None) -> Change:
     return Change(verb=Verb.RESTART, ref=wanted.ref, reasons=(asked, *reasons), wanted=wanted, found=found)
 
 
-def _is_repair(change: Change, earlier: Mapping[Ref, Any]) -> bool:
+def _is_repair(change: Change, earlier: Callable[[], Mapping[Ref, Any]]) -> bool:
     """Return whether a change undoes what was changed outside: what is wanted is what was brought up."""
     if change.verb is not Verb.UPDATE or change.pending or change.wanted is None:
         return False
     spec = change.wanted.spec
-    return spec is not None and earlier.get(change.ref) == spec
+    return spec is not None and earlier().get(change.ref) == spec
 
 
-def _create(wanted: Resource, earlier: Mapping[Ref, Any]) -> Change:
-    gone = wanted.ref in earlier
+def _create(wanted: Resource, earlier: Callable[[], Mapping[Ref, Any]]) -> Change:
+    gone = wanted.ref in earlier()
     reason = Reason(ReasonCode.MISSING if gone else ReasonCode.NEW)
     return Change(verb=Verb.REPAIR if gone else Verb.CREATE, ref=wanted.ref, reasons=(reason,), wanted=wanted)
 

@@ -76,7 +76,7 @@ class Distribution:
 
     def digest_of(self, path: Path) -> str:
         """Return the SHA-256 of a file of the main host. Reads it: call it in a thread. Raises OSError."""
-        return self._digests.of(path.resolve())
+        return self._digests.of(str(path.resolve()))
 
     async def recheck(self) -> None:
         """Look at files again: golden images may have been rebuilt."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -85,7 +86,7 @@ class HostedDisks(msgspec.Struct, frozen=True, kw_only=True):
     def _unused(self, file: NeededFile) -> ImageHeader | None:
         """Return the header of a disk that has no data here; what it had would have to be sent."""
         if self.files is not None:
-            head = self.files.read(file.source, _MOST)
+            head = self.files.read(Path(file.source), _MOST)
         else:
             with os.fdopen(open_regular(file.source), "rb") as opened:
                 head = opened.read(_MOST)

@@ -271,7 +271,7 @@ class HostTransfers:
                     reported = time.monotonic()
                     step.say(f"{_mib(sent)} of {_mib(file.size)}")
 
-            await self._blobs.store(digest, file.source, progress)
+            await self._blobs.store(digest, Path(file.source), progress)
             if sent:
                 step.say(f"{name}: {_mib(sent)} sent in {time.monotonic() - began:.1f} s")
         return sent
@@ -295,7 +295,7 @@ class HostTransfers:
                 if (disk := disk_or_none(guest)) in self._delivered and disk is not None:
                     await self.drop(disk)
         files = {
-            path: Blob(each.digest, each.file.source)
+            path: Blob(each.digest, Path(each.file.source))
             for path, each in wanted.items()
             if path not in in_use and self._is_to_be_put(path, each)
         }
@@ -326,9 +326,11 @@ class HostTransfers:
             if guest.run is not None and guest.name not in but and only in (None, guest.name)
         ]
 
+        def digest_of(path: str) -> str:
+            return self._digests.of(path) if member is None else member.digest(Path(path))
+
         def find() -> dict[str, WantedFile]:
             try:
-                digest_of = self._digests.of if member is None else member.digest
                 made = self._to_be_made
                 found = needed_files(folder, runs, member, made)
                 return {

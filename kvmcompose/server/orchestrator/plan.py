@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -67,7 +68,7 @@ def _compare(
         wanted,
         found,
         {kind: provider.compare for kind, provider in providers().items()},
-        earlier=_earlier(view.deployed),
+        earlier=cache(lambda: _earlier(view.deployed)),
         lost_with_needs=[kind for kind, provider in providers().items() if provider.LOST_WITH_NEEDS],
         restart=restart,
         asked=_asked(wanted, options) if options is not None else {},

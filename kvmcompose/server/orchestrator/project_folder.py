@@ -87,11 +87,11 @@ class ProjectFolder:
         """The SHA-256 of a file. Raises OSError."""
         if self.member is not None:
             return self.member.digest(self.location / path)
-        return _digests.get(self.location / path)
+        return _digests.get(os.path.join(self.location, path))  # noqa: PTH118 (pathlib takes most of the time)
 
     def backing_file(self, path: str) -> str | None:
         """What a disk lies on. Raises KvmComposeError, or OSError."""
-        return backing_file(self.location / path, self.member)
+        return backing_file(str(self.location / path), self.member)
 
     def key_path(self, path: str) -> Path:
         """Where a private key is that the state names."""

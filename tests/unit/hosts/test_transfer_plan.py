@@ -65,7 +65,7 @@ def test_a_disk_comes_with_all_that_it_lies_on(folder: Path) -> None:
         "artefacts/golden.img": (True, False),
         "artefacts/images/debian.qcow2": (True, False),
     }
-    assert found["artefacts/images/debian.qcow2"].source == folder.parent / "store" / STORED
+    assert found["artefacts/images/debian.qcow2"].source == str(folder.parent / "store" / STORED)
 
 
 def test_domain_xml_stays_here_and_what_is_linked_to_an_image_is_shared(folder: Path) -> None:
@@ -118,16 +118,16 @@ def test_what_is_not_there_is_said(folder: Path) -> None:
 
 def test_images_of_the_store_are_called_by_their_digest(folder: Path) -> None:
     (folder.parent / "store" / STORED).unlink()  # it is not even looked at
-    assert Digests(folder).of(folder.parent / "store" / STORED) == STORED
+    assert Digests(folder).of(str(folder.parent / "store" / STORED)) == STORED
 
 
 def test_digests_are_those_of_the_files_as_they_are(folder: Path) -> None:
     path = folder / "artefacts/web.iso"
     digests = Digests(folder)
-    assert digests.of(path) == hashlib.sha256(b"a seed").hexdigest()
+    assert digests.of(str(path)) == hashlib.sha256(b"a seed").hexdigest()
     path.write_text("b seed")
     digests.recheck()
-    assert digests.of(path) == hashlib.sha256(b"b seed").hexdigest()
+    assert digests.of(str(path)) == hashlib.sha256(b"b seed").hexdigest()
 
 
 def test_digests_are_remembered_for_files_that_stay_as_they_are(folder: Path) -> None:
@@ -137,15 +137,15 @@ def test_digests_are_remembered_for_files_that_stay_as_they_are(folder: Path) ->
         pass  # a change just now might not show
     (folder / ".kvm-compose").mkdir()
     first = Digests(folder)
-    first.of(path)
+    first.of(str(path))
     first.keep()
     again = Digests(folder)
-    again.of(path)
+    again.of(str(path))
     assert not again._cache.fresh  # it was not read
     path.write_text("c seed")
-    assert Digests(folder).of(path) == hashlib.sha256(b"c seed").hexdigest()
+    assert Digests(folder).of(str(path)) == hashlib.sha256(b"c seed").hexdigest()
     (folder / ".kvm-compose/digests.json").write_text("{")
-    assert Digests(folder).of(path) == hashlib.sha256(b"c seed").hexdigest()
+    assert Digests(folder).of(str(path)) == hashlib.sha256(b"c seed").hexdigest()
 
 
 def test_what_was_sent_is_noted_by_host(folder: Path) -> None:
@@ -168,5 +168,5 @@ def test_a_parcel_says_where_it_comes_from(folder: Path) -> None:
     found = needed_files(folder, [guest("web", "artefacts/web.iso")])
     source = folder / "artefacts/web.iso"
     assert found == {
-        "artefacts/web.iso": NeededFile(path="artefacts/web.iso", source=source, size=len("a seed"))
+        "artefacts/web.iso": NeededFile(path="artefacts/web.iso", source=str(source), size=len("a seed"))
     }

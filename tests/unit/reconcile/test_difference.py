@@ -40,7 +40,7 @@ def test_each_has_a_change_with_its_reasons() -> None:
         [toy("new"), toy("other", "y"), toy("gone")],
         [there("other"), there("old")],
         TOYS,
-        earlier={Ref("toy", "gone", "one"): "x"},
+        earlier=lambda: {Ref("toy", "gone", "one"): "x"},
     )
     assert verbs(*changes) == [("create", "new"), ("update", "other"), ("repair", "gone"), ("remove", "old")]
     assert [change.reasons[0].code.value for change in changes] == ["new", "changed", "missing", "unwanted"]
@@ -74,7 +74,7 @@ def test_what_differs_from_what_was_brought_up_is_repaired() -> None:
         [toy("edited", "y"), toy("same")],
         [there("edited"), there("same", "z")],
         TOYS,
-        earlier={Ref("toy", "edited", "one"): "x", Ref("toy", "same", "one"): "x"},
+        earlier=lambda: {Ref("toy", "edited", "one"): "x", Ref("toy", "same", "one"): "x"},
     )
     assert verbs(*changes) == [("update", "edited"), ("repair", "same")]
 

@@ -200,7 +200,9 @@ def alive(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Li
     edits: list[Reason] = []
     repairs: list[Reason] = []
     place: list[str] = []
-    before, after = nics(made), nics(spec)
+    same = made.guest == spec.guest
+    after = nics(spec)
+    before = after if same else nics(made)
     for mac, nic in after.items():
         known, tap = before.get(mac), detail.taps.get(mac)
         if tap is None or nic["attach"] not in ("ovs", "ovn"):
@@ -221,7 +223,7 @@ def alive(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Li
     repairs += missing
     if detail.edited:
         repairs.append(Reason(ReasonCode.EDITED, "its definition in libvirt"))
-    keys = ("memory_mb", "cpus") if made.guest != spec.guest else ()
+    keys = () if same else ("memory_mb", "cpus")
     sizes = {key: (_size(made, key), _size(spec, key)) for key in keys}
     changed = {key: after for key, (was, after) in sizes.items() if was != after and after is not None}
     edits += [Reason(ReasonCode.CHANGED, key, str(sizes[key][0]), str(size)) for key, size in changed.items()]
@@ -240,7 +242,10 @@ def _plugged(
     before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]], detail: DomainDetail
 ) -> tuple[list[Reason], list[Reason]]:
     """Return why interfaces are plugged in or out: for edits, and for what was done outside."""
-    edits, repairs = [], []
+    edits: list[Reason] = []
+    repairs: list[Reason] = []
+    if before is after and after.keys() == detail.taps.keys():
+        return edits, repairs
     for mac, nic in after.items():
         into = f"interface on {nic['bridge']}"
         if mac not in before:

@@ -7,7 +7,6 @@ import json
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -25,8 +24,6 @@ ASLEEP = "pmsuspended"
 _frames: dict[str, Frame] = {}
 _guard = threading.Lock()
 _MOST_FRAMES = 50_000
-#: How many decoded descriptions of domains are kept; each takes some kilobytes.
-_MOST_SPECS = 20_000
 
 
 class DomainSpec(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -139,11 +136,10 @@ def encode(spec: DomainSpec) -> str:
     return json.dumps(msgspec.to_builtins(spec), separators=(",", ":"))
 
 
-@lru_cache(_MOST_SPECS)
 def decode(made: str) -> DomainSpec | None:
     """Return what a domain was made from, by its metadata; None for what cannot be read.
 
-    It may have been edited: ``virsh edit`` shows it. Each look at a host asks for the same again.
+    It may have been edited: ``virsh edit`` shows it.
     """
     try:
         spec = msgspec.json.decode(made, type=DomainSpec) if made else None

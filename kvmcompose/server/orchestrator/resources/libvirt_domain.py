@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+import msgspec
+
 from kvmcompose.core.commands import Up
 from kvmcompose.core.deployment import Level
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
@@ -81,8 +83,10 @@ def spec_of(testbed: LoadedTestbed, guest: LoadedGuest) -> DomainSpec:
 
 
 def _digest(digests: Mapping[str, str], guest: LoadedGuest, end: str) -> str | None:
-    files = guest.run.files if guest.run is not None else ()
-    return next((digests[path] for path in files if path.endswith(end) and path in digests), None)
+    for path in guest.run.files if guest.run is not None else ():
+        if path.endswith(end) and path in digests:
+            return digests[path]
+    return None
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
@@ -100,11 +104,11 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
         taps = {nic.target for each in domains.values() for nic in each.nics if nic.interface_id}
         answering = await host.hypervisor.arp_answering(taps)
     # in a thread: a host may have hundreds
-    return await in_thread(_described, view.deployed, host.name, domains, ports, frozenset(answering))
+    return await in_thread(_described, view, host.name, domains, ports, frozenset(answering))
 
 
 def _described(
-    earlier: LoadedTestbed | None,
+    view: View,
     host: str,
     domains: Mapping[str, ObservedDomain],
     ports: Mapping[str, tuple[str, str | None]],
@@ -112,11 +116,7 @@ def _described(
 ) -> list[Found]:
     found = []
     for name, domain in domains.items():
-        made = _domain_spec.decode(domain.made)
-        if made is None and earlier is not None:
-            guest = earlier.by_domain.get(name)
-            if guest is not None and guest.run is not None:
-                made = spec_of(earlier, guest)  # version 0.1 stored it there
+        made = _made(view, name, domain)
         taps = {nic.mac: nic.target for nic in domain.nics}
         detail = DomainDetail(
             name=name,
@@ -138,6 +138,21 @@ def _described(
         ref = Ref(KINDS[0], name, host)
         found.append(Found(ref=ref, spec=made, state=domain.state, guest=domain.guest, detail=detail))
     return found
+
+
+def _made(view: View, name: str, domain: ObservedDomain) -> DomainSpec | None:
+    """Return what a domain was made from, None where that is not known."""
+    made = _domain_spec.decode(domain.made)
+    if made is None:
+        guest = view.deployed.by_domain.get(name) if view.deployed is not None else None
+        if view.deployed is None or guest is None or guest.run is None:
+            return None
+        return spec_of(view.deployed, guest)  # version 0.1 stored it there
+    for testbed in view.testbeds:
+        known = testbed.documents.get(domain.guest)
+        if known == made.guest:  # held once: of thousands of guests it takes much memory
+            return msgspec.structs.replace(made, guest=known)
+    return made
 
 
 def asked(options: Up, wanted: Resource) -> Asked | None:
