@@ -53,6 +53,7 @@ bench: $(READY) .cache/snakemake/bin/snakemake | bench-packages ## compare with 
 	$(RUN) pip install --quiet --disable-pip-version-check -r requirements/bench.txt
 	$(VENV)/bin/python scripts/bench
 	$(VENV)/bin/python scripts/bench-testbeds
+	$(VENV)/bin/python scripts/bench-guests
 	$(VENV)/bin/python scripts/bench-ovn
 
 .cache/snakemake/bin/snakemake: requirements/snakemake.txt | base-packages

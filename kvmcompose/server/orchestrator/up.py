@@ -286,9 +286,11 @@ class BringUp:
 
         What is inside goes first: what is known of it may be seen from what it is in.
         """
+        found: dict[str, list[Found]] = {}
+        for each in self._found.found:
+            found.setdefault(each.ref.kind, []).append(each)
         for provider in dict.fromkeys(reversed([*providers().values()])):
-            mine = [each for each in self._found.found if each.ref.kind in provider.KINDS]
-            await provider.settle(work, mine)
+            await provider.settle(work, [each for kind in provider.KINDS for each in found.get(kind, ())])
 
     async def _look(self, options: Up | None = None) -> Differences:
         testbeds = [each for each in (self._testbed, self._deployed) if each is not None]
