@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,6 +23,8 @@ from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 #: What a guest is to be after a ``down`` of it alone, until the next ``up``.
 TAKEN_DOWN = "absent"
+
+_Seen = TypeVar("_Seen", Change, Found)
 
 
 class Differences(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +129,14 @@ def digest_of(changes: Iterable[Change]) -> str:
     """Return what identifies changes and the reasons for them."""
     each = [(change.verb, change.ref, change.reasons) for change in changes]
     return hashlib.sha256(msgspec.json.encode(each, order="deterministic")).hexdigest()
+
+
+def by_kind(those: Sequence[_Seen]) -> dict[str, list[_Seen]]:
+    """Return changes, or what was found, by kind, in their order."""
+    found: dict[str, list[_Seen]] = {}
+    for each in those:
+        found.setdefault(each.ref.kind, []).append(each)
+    return found
 
 
 class Choice(msgspec.Struct, frozen=True):

@@ -31,6 +31,7 @@ from kvmcompose.server.orchestrator.plan import (
     TAKEN_DOWN,
     Choice,
     Differences,
+    by_kind,
     check_names,
     choose,
     digest_of,
@@ -258,8 +259,9 @@ class BringUp:
         if not reasons:
             reasons += await self._other_machines()
         work.running |= {each.guest for each in found.found if each.guest and each.state == "running"}
+        due = by_kind(choice.due)
         for provider in dict.fromkeys(providers().values()):
-            mine = [change for change in choice.due if change.ref.kind in provider.KINDS]
+            mine = [change for kind in provider.KINDS for change in due.get(kind, ())]
             with suppress(KvmComposeError) if work.silent else nullcontext():
                 # what cannot be checked without the hosts that do not answer, is checked when they do
                 reasons += await provider.refusals(work, mine)
@@ -286,9 +288,7 @@ class BringUp:
 
         What is inside goes first: what is known of it may be seen from what it is in.
         """
-        found: dict[str, list[Found]] = {}
-        for each in self._found.found:
-            found.setdefault(each.ref.kind, []).append(each)
+        found = by_kind(self._found.found)
         for provider in dict.fromkeys(reversed([*providers().values()])):
             await provider.settle(work, [each for kind in provider.KINDS for each in found.get(kind, ())])
 
