@@ -8,7 +8,7 @@ anything runs.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 
 import msgspec
@@ -66,6 +66,10 @@ class SwitchAddresses:
     def give(self, nic: SwitchNic) -> None:
         """Keep the addresses of an interface from others. All those of the YAML come first."""
         self._take(*(each for each in nic.ips if each != DYNAMIC), *nic.gateways)
+
+    def keep(self, addresses: Iterable[str]) -> None:
+        """Keep addresses of others from guests."""
+        self._take(*addresses)
 
     def _take(self, *addresses: str) -> None:
         self._taken.update(int(ipaddress.ip_address(each)) for each in addresses)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.ip import ip_address
 from kvmcompose.core.model import GUEST_MTU, Host
-from kvmcompose.networks._ovn_model import IPV6, Path
+from kvmcompose.networks._ovn_model import IPV6, Path, Switch
 
 #: By how many bytes the header of an encapsulation is shorter than that of GENEVE with options.
 _SAVED = {"geneve": 0, "vxlan": 8}
@@ -23,6 +23,15 @@ def host_of(name: str, hosts: Sequence[Host]) -> Host | None:
     by_chassis = (host for host in hosts if host.chassis_name == name)
     main = (host for host in hosts if host.is_main_host and name in MAIN_NAMES)
     return next(by_name, None) or next(by_chassis, None) or next(main, None)
+
+
+def bridge_addresses(switch: Switch, hosts: Sequence[Host]) -> Iterator[str]:
+    """Yield the addresses that hosts have in the provider network of a switch, without prefix lengths."""
+    physical = {port.localnet for port in switch.ports if port.localnet is not None}
+    for host in hosts:
+        for name, _, address in host.chassis.bridge_mappings:
+            if name in physical:
+                yield address.partition("/")[0]
 
 
 def mtu(hosts: Sequence[Host]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from kvmcompose.core.errors import Complaint, Severity
 from kvmcompose.core.model import Host, Machine
-from kvmcompose.networks._ovn_chassis import MAIN_NAMES, check_chassis, host_of
+from kvmcompose.networks._ovn_chassis import MAIN_NAMES, bridge_addresses, check_chassis, host_of
 from kvmcompose.networks._ovn_check_acl import check_acl
 from kvmcompose.networks._ovn_check_guests import check_guests, known_addresses
 from kvmcompose.networks._ovn_check_routers import check_router
@@ -77,6 +77,7 @@ def _port_names(network: OvnNetwork) -> Iterator[Complaint]:
 
 
 def _switch_ports(switch: Switch, owners: Owners, hosts: Sequence[Host]) -> Iterator[Complaint]:
+    owners.of_hosts(switch.name, bridge_addresses(switch, hosts))
     localnet: str | None = None
     for index, port in enumerate(switch.ports):
         at: Path = (*AT, "switches", switch.name, "ports", index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.ip import ip_address, ip_network
@@ -105,6 +105,12 @@ class Owners:
                 path=path,
                 message=f"{other} already has the address {address} on the switch {switch!r}",
             )
+
+    def of_hosts(self, switch: str, texts: Iterable[str]) -> None:
+        """Note the addresses that hosts have on the bridge of a provider network."""
+        for address in map(parse_address, texts):
+            if address is not None:
+                self._addresses.setdefault((switch, address), "the bridge of the host")
 
     def _place(self, switch: str, address: Address, path: Path) -> Iterator[Complaint]:
         subnet = self.subnets[switch].get(address.version)

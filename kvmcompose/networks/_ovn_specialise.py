@@ -19,7 +19,7 @@ from kvmcompose.networks._ovn_addresses import (
     macs,
     no_room,
 )
-from kvmcompose.networks._ovn_chassis import host_of, mtu
+from kvmcompose.networks._ovn_chassis import bridge_addresses, host_of, mtu
 from kvmcompose.networks._ovn_check_acl import foreign_ports
 from kvmcompose.networks._ovn_model import (
     DYNAMIC,
@@ -79,6 +79,8 @@ def specialise(placed: PlacedTestbed) -> tuple[OvnState, _Interfaces, str | None
         libvirt_network_gateway=nat.gateway if nat else None,
     )
     pools = {name: SwitchAddresses(network, name) for name in network.switches}
+    for name, switch in network.switches.items():
+        pools[name].keep(bridge_addresses(switch, logical.hosts))
     interfaces = _interfaces(placed, state, names, addresses, pools)
     if logical.management is not None:
         managed = _ovn_management.ManagedSwitches(

@@ -62,6 +62,14 @@ CASES: dict[str, tuple[str, list[tuple[str, str]]]] = {
         lab(WEB + machine("db", 2, "10.0.0.10")),
         [("duplicate-address", "machines[1].network.ip")],
     ),
+    "of the host's bridge": (
+        lab(nic("{switch: public, ip: 172.16.1.1}")),
+        [("duplicate-address", "machines[0].network[0].ip")],
+    ),
+    "of the host's bridge, by NAT": (
+        lab(WEB, nat=(SNAT.replace("172.16.1.200", "172.16.1.1"),)),
+        [("duplicate-address", f"{ROUTER}.nat[0].external_ip")],
+    ),
     "of NAT": (
         lab(
             nic("{switch: public, ip: 172.16.1.11}"),
