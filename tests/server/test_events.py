@@ -35,6 +35,7 @@ from kvmcompose.core.deployment_event import (
     StepEnded,
     StepStarted,
 )
+from kvmcompose.core.probe import Probed, ProbeOutcome, Question
 from kvmcompose.providers.libvirt.interface import DomainEvent
 from kvmcompose.server import action_log, event_tables, guest_watch
 from kvmcompose.server.database import StoreError
@@ -588,6 +589,8 @@ def test_every_event_is_as_described(server: StubServer) -> None:
 
     def publish() -> None:
         server.store.publish_resource(uuid, "create", "ovs-bridge", "br0", host="main", guest=None)
+        question = Question("web", "internet", "tcp 443")
+        server.store.publish_probe(uuid, Probed(question, ProbeOutcome.LOST, "it does not arrive"))
 
     uuid = client.act("demo", Exec(guest="web", argv=("wait", "fail")))
     eventually(lambda: server.inside(lambda: server.store.steps(uuid)))
