@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kvmcompose.cli._file_plan import FilePlan
-from kvmcompose.cli._reports import hint_line
+from kvmcompose.cli._reports import report
 from kvmcompose.cli._trust import settle_asked
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 
@@ -40,16 +40,16 @@ def refuse_beforehand(
     plan = project.plan()
     files = FilePlan(project, plan)
     if known is not None and known.state is not Phase.DOWN:
-        _refuse_new_disks(project, files)
+        _refuse_new_disks(project, files, console)
     if not files.changes or files.fails:
         return  # the server refuses by itself, or the build says what is wrong
     _settle(project, files, arguments, console)
     if known is not None:
         found = _refusals(target, project, known, plan, command)
-        _refuse([(each.message, each.hint) for each in found])
+        _refuse([(each.message, each.hint) for each in found], console)
 
 
-def _refuse_new_disks(project: Project, files: FilePlan) -> None:
+def _refuse_new_disks(project: Project, files: FilePlan, console: Console) -> None:
     """Raise RefusedError where disks of what is up would have to be new ones."""
     from kvmcompose.build.decision import Making
 
@@ -65,14 +65,16 @@ def _refuse_new_disks(project: Project, files: FilePlan) -> None:
         )
         hint = (isinstance(each, Making) and each.hint) or f"to give up its data: {give_up}"
         found.append((f"{each.path} is kept as it is: {'; '.join(each.reasons)}", hint))
-    _refuse(found)
+    _refuse(found, console)
 
 
-def _refuse(found: Sequence[tuple[str, str | None]]) -> None:
-    if found:
-        *others, (message, hint) = found
-        lines = [text + (f"\n{hint_line(text, other)}" if other else "") for text, other in others]
-        raise RefusedError("\n".join([*lines, message]), hint=hint)
+def _refuse(found: Sequence[tuple[str, str | None]], console: Console) -> None:
+    """Report all that is in the way, the last of it as an error that is raised."""
+    refusals = [RefusedError(message, hint=hint) for message, hint in found]
+    for each in refusals[:-1]:
+        report(each, console)
+    if refusals:
+        raise refusals[-1]
 
 
 def _refusals(

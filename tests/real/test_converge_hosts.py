@@ -134,6 +134,20 @@ def test_what_was_changed_by_hand_elsewhere_is_repaired(lab: Lab) -> None:
     lab.talks("left", "added", "right")
 
 
+def test_a_host_has_another_address(lab: Lab) -> None:
+    """The tunnels of the others follow it; nothing restarts."""
+    two, path = lab.hosts[1], lab.project.folder / "kvm-compose-config.json"
+    was = path.read_text()
+    for old, new in (("192.0.2.12", "192.0.2.32"), ("192.0.2.32", "192.0.2.12")):
+        two.run(["ip", "addr", "del", f"{old}/24", "dev", "br-phy"])
+        two.run(["ip", "addr", "add", f"{new}/24", "dev", "br-phy"])
+        path.write_text(was.replace("192.0.2.12", new))
+        said = lab.up(lost=10_000)
+        assert f"ip of host two: {old} -> {new}" in said
+        lab.talks("left", "added", "right")
+    assert path.read_text() == was
+
+
 def test_who_is_not_named_does_not_move(lab: Lab) -> None:
     path = lab.project.folder / "kvm-compose.yaml"
     was = path.read_text()

@@ -87,6 +87,10 @@ def test_a_changed_setup_script_waits_to_be_asked_for(up: Lab) -> None:
     assert lines(up) == [f"pending  update of set-up of web, waits for up --rerun-scripts  {why}"]
     assert lines(up, "--detailed-exitcode", status=2) == lines(up)  # the seed is to be built
     assert lines(up, "--rerun-scripts") == ["update   set-up of web  (up --rerun-scripts)"]
+    up.must("generate")
+    *table, differs = up.must("status").out.splitlines()
+    assert differs == "differs: set-up of web is out of date: setup script setup.sh has changed"
+    assert max(map(len, table)) < 80
 
 
 def test_scripts_that_are_gone_from_the_yaml_change_nothing_on_hosts(up: Lab) -> None:
