@@ -26,6 +26,7 @@ def difference(
     *,
     earlier: Callable[[], Mapping[Ref, Any]] = dict,
     lost_with_needs: Collection[str] = (),
+    renewing: Collection[str] = (),
     restart: Collection[str] = (),
     asked: Mapping[Ref, Asked] = MappingProxyType({}),
     no_waiting: Collection[str] = (),
@@ -35,14 +36,16 @@ def difference(
     ``compare`` is by kind. ``earlier`` returns the resources that were brought up before, with their
     specifications: what differs from one that has not changed since is repaired. A resource that exists on
     another host than it is wanted on is moved. One of a kind in ``lost_with_needs`` does not outlive what it
-    needs. The guests in ``restart`` are restarted, if they are on. What is ``asked`` for is done, whether
-    something differs or not. For the kinds in ``no_waiting`` no change is pending.
+    needs. What needs one of a kind in ``renewing`` is replaced with it, and so on. The guests in ``restart``
+    are restarted, if they are on. What is ``asked`` for is done, whether something differs or not. For the
+    kinds in ``no_waiting`` no change is pending.
     """
     there = {each.ref: each for each in found}
     desired = {each.ref: each for each in wanted}
     elsewhere = {(ref.kind, ref.name): each for ref, each in there.items() if ref not in desired}
     changes: list[Change] = []
     stopped: set[Ref] = set()
+    renewed: set[Ref] = set()
     for ref, resource in desired.items():
         known = there.pop(ref, None)
         moving = elsewhere.pop((ref.kind, ref.name), None) if known is None and ref.host else None
@@ -50,15 +53,12 @@ def difference(
         if ref in asked:
             change = _asked(resource, known, *asked[ref])
         elif known is not None:
-            change = compare[ref.kind](resource, known)
-            if resource.guest in restart and known.state in _ON:
-                change = _restart(resource, known, change)
-            elif ref.kind in lost_with_needs and not stopped.isdisjoint(resource.needs):
-                change = Change(
-                    verb=Verb.CREATE, ref=ref, reasons=(Reason(ReasonCode.NEEDED),), wanted=resource
-                )
-            elif change is not None and _is_repair(change, earlier):
-                change = msgspec.structs.replace(change, verb=Verb.REPAIR)
+            lost = ref.kind in lost_with_needs and not stopped.isdisjoint(resource.needs)
+            with_it = () if lost else renewed.intersection(resource.needs)
+            change = _of_existing(
+                resource, known, compare[ref.kind], earlier, restart=restart, lost=lost, renewed=with_it
+            )
+            renewed.update([ref] if with_it else ())
         elif moving is not None:
             del there[moving.ref]
             change = _move(resource, moving)
@@ -70,6 +70,8 @@ def difference(
         changes.append(change)
         if change.verb in STOPPING and not change.pending:
             stopped.add(ref)
+        if ref.kind in renewing and not change.pending:
+            renewed.add(ref)
     changes += (
         Change(verb=Verb.REMOVE, ref=ref, reasons=(Reason(ReasonCode.UNWANTED),), found=each)
         for ref, each in there.items()
@@ -88,6 +90,31 @@ def _restart(wanted: Resource, found: Found, change: Change | None) -> Change:
     reasons = change.reasons if change is not None and not change.pending else ()
     asked = Reason(ReasonCode.ASKED, "restart")
     return Change(verb=Verb.RESTART, ref=wanted.ref, reasons=(asked, *reasons), wanted=wanted, found=found)
+
+
+def _of_existing(
+    wanted: Resource,
+    found: Found,
+    compare: Compare,
+    earlier: Callable[[], Mapping[Ref, Any]],
+    *,
+    restart: Collection[str],
+    lost: bool,
+    renewed: Collection[Ref],
+) -> Change | None:
+    """Return the change to what exists. It is ``lost`` with what it needs, or ``renewed`` with these."""
+    if lost:
+        return Change(verb=Verb.CREATE, ref=wanted.ref, reasons=(Reason(ReasonCode.NEEDED),), wanted=wanted)
+    if renewed:
+        names = sorted(f"{each.kind.replace('-', ' ')} {each.name}" for each in renewed)
+        reasons = tuple(Reason(ReasonCode.CHANGED, name) for name in names)
+        return Change(verb=Verb.REPLACE, ref=wanted.ref, reasons=reasons, wanted=wanted, found=found)
+    change = compare(wanted, found)
+    if wanted.guest in restart and found.state in _ON:
+        return _restart(wanted, found, change)
+    if change is not None and _is_repair(change, earlier):
+        return msgspec.structs.replace(change, verb=Verb.REPAIR)
+    return change
 
 
 def _is_repair(change: Change, earlier: Callable[[], Mapping[Ref, Any]]) -> bool:

@@ -275,24 +275,24 @@ def test_a_state_that_no_build_wrote_is_refused(
 GOLDEN = """\
 update   bridge lab-br1 on one  (controller: (none) -> tcp:127.0.0.1:6653)
          touches db
-update   golden image worker on one  (its image or its scripts changed)
+replace  golden image worker on one  (its image or its scripts changed)
          touches worker-0, worker-1
 update   files on two  (disk of new is missing; seed of new is missing)
 restart  guest web on one  (memory_mb: 128 -> 256)
 update   guest db on one  (bridge: br1 -> br0)
-repair   guest worker-0 on one  (is paused (I/O error: no space for vda))
-repair   guest worker-1 on one  (its port on the bridge br0 is missing)
+replace  guest worker-0 on one  (golden image worker changed)
+replace  guest worker-1 on one  (golden image worker changed)
 create   guest new on two
 pending  update of set-up of web on one, waits for up --rerun-scripts  (setup script setup.sh has changed)
 remove   link lab-br0-br1 on one  (not in the testbed any more)
-         touches db, worker-0, worker-1
+         touches db
 remove   port lab-br0-br1 on one  (not in the testbed any more)
-         touches db, worker-0, worker-1
+         touches db
 remove   port lab-br1-br0 on one  (not in the testbed any more)
          touches db
 remove   guest far on two  (not in the testbed any more)
 ---
-on hosts: 1 to create, 4 to update, 1 to restart, 4 to remove, 2 to repair, 1 pending, 3 guests boot
+on hosts: 1 to create, 3 to update, 1 to restart, 3 to replace, 4 to remove, 1 pending, 5 guests boot
 one: memory 512 -> 640 of 1048576 MiB
 two: CPUs 2 -> 1 of 64, 0.1 MiB to send, disk 0.1 MiB of 1048576.0 GiB free
 warning: cannot be reached from the main host: new; started, but not waited for
@@ -301,7 +301,7 @@ up would refuse: the golden image worker has to be set up again, and clones have
 """
 
 
-def test_a_plan_with_all_verbs_in_words(fresh: Callable[[], Lab], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_in_words(fresh: Callable[[], Lab], capsys: pytest.CaptureFixture[str]) -> None:
     lab = fresh()
     edit(lab, (more_memory, other_bridge, guest_more, guest_less, no_connection, controller))
     for name in ("setup", "shared"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvmcompose.core.commands import Down, Exec, Snapshot, SnapshotVerb, Up
+import pytest
+
+from kvmcompose.core.commands import Down, Exec, Power, PowerVerb, Snapshot, SnapshotVerb, Up
 from kvmcompose.core.deployment import ActionState, Level, Phase
 from kvmcompose.hosts.fake import Failure
 from kvmcompose.hosts.fake_world import FakeBridge
@@ -231,6 +233,32 @@ def test_a_changed_shared_setup_makes_the_image_and_its_clones_anew_when_told(la
     lab.must(Up(reset_clones=True))
     assert lab.drivers.calls.count("start_domain:lab-worker") == 2
     assert lab.drivers.calls.count("reset_overlay:worker-0-linked-clone.qcow2") == 1
+
+
+@pytest.mark.parametrize("named", [(), ("worker-1",)])
+def test_clones_that_run_are_replaced_with_their_golden_image(lab: Lab, named: tuple[str, ...]) -> None:
+    """Their disks are overlays on it: they are off before it changes, whoever is named, and set up again."""
+    lab.must(Up())
+    before = {name: each.started for name, each in lab.world.domains.items()}
+    (lab.folder / "shared.sh").write_text("#!/bin/sh\necho another\n")
+    lab.bench.generate()
+    assert lab.do(Up()).refused
+    lab.must(Power(verb=PowerVerb.STOP, guests=("db",)))
+    calls = len(lab.drivers.calls)
+    lab.must(Up(reset_clones=True, no_restart=True, guests=named))
+    assert {name: each.started for name, each in lab.world.domains.items() if name != "lab-db"} == {
+        name: started for name, started in before.items() if name != "lab-db"
+    }
+    said = lab.text(lab.must(Up(reset_clones=True, guests=named)))
+    done = lab.drivers.calls[calls:]
+    for clone in ("worker-0", "worker-1"):
+        assert f"guest {clone}: replace: golden image worker changed" in said
+        assert done.index(f"shut_down_domain:lab-{clone}") < done.index("start_domain:lab-worker")
+        assert done.index("start_domain:lab-worker") < done.index(f"start_domain:lab-{clone}")
+    assert len([call for call in done if "/setup/00-clone.sh" in call]) == 2
+    assert lab.world.domains["lab-web"].started == before["lab-web"]
+    assert lab.status().differences == ()
+    assert "nothing to do" in lab.text(lab.must(Up()))
 
 
 def test_scripts_of_guests_that_cannot_be_reached_are_refused_before_anything_is_done(lab: Lab) -> None:

@@ -42,16 +42,18 @@ async def plan(
     options: Up | None = None,
     *,
     restart: Collection[str] = (),
+    renews: bool = True,
 ) -> Differences:
     """Compare a testbed (None: nothing at all) with what exists.
 
-    Resources on silent hosts are left out; so are files, where the view does not look at them.
+    ``renews`` is whether guests are replaced with what they are made from. Resources on silent hosts are left
+    out; so are files, where the view does not look at them.
     """
     for each in dict.fromkeys([testbed, *view.testbeds]):
         if each is not None:
             await in_thread(each.read_files)
     found, silent = await _look(view)
-    return await in_thread(_compare, view, testbed, options, found, silent, restart)
+    return await in_thread(_compare, view, testbed, options, found, silent, restart, renews=renews)
 
 
 def _compare(
@@ -61,6 +63,8 @@ def _compare(
     found: Sequence[Found],
     silent: Mapping[str, KvmComposeError],
     restart: Collection[str],
+    *,
+    renews: bool,
 ) -> Differences:
     """Compare what is wanted with what was found: for thousands of guests it takes a second."""
     wanted = [] if testbed is None else wanted_by(testbed)
@@ -72,6 +76,7 @@ def _compare(
         {kind: provider.compare for kind, provider in providers().items()},
         earlier=cache(lambda: _earlier(view.deployed)),
         lost_with_needs=[kind for kind, provider in providers().items() if provider.LOST_WITH_NEEDS],
+        renewing=[kind for kind, provider in providers().items() if provider.RENEWS] if renews else (),
         restart=restart,
         asked=_asked(wanted, options) if options is not None else {},
         no_waiting=[kind for kind, each in providers().items() if getattr(options, each.AGAIN or "-", False)],
@@ -151,13 +156,21 @@ def choose(changes: Sequence[Change], options: Up, testbed: LoadedTestbed) -> Ch
     due: list[Change] = []
     left: list[Change] = []
     scope = _scope(options, testbed)
+    renewed: set[Ref] = set()
     for change in changes:
-        if not _is_in(scope, change):
+        with_it = change.wanted is not None and not renewed.isdisjoint(change.wanted.needs)
+        if not with_it and not _is_in(scope, change):
             continue
+        if with_it or providers()[change.ref.kind].RENEWS:
+            renewed.add(change.ref)
         if change.pending or _is_left(change, options):
             left.append(change)
         else:
             due.append(change)
+    # what clones run on stays, where these are left
+    needed = {ref for each in left if each.wanted is not None for ref in each.wanted.needs}
+    kept = [each for each in due if providers()[each.ref.kind].RENEWS and each.ref in needed]
+    due, left = [each for each in due if each not in kept], [*left, *kept]
     lost = {change.ref for change in left if change.verb in STOPPING}
     # what needs a disk that would move with its data waits for it
     moves = {change.ref for change in left if change.verb is Verb.MOVE}

@@ -295,7 +295,9 @@ class BringUp:
     async def _look(self, options: Up | None = None) -> Differences:
         testbeds = [each for each in (self._testbed, self._deployed) if each is not None]
         self._view = View(self._context, testbeds, self._hosts, self._files, self._options.abandon)
-        return await plan(self._view, self._testbed, options, restart=self._restarted if options else ())
+        stops = isinstance(self._command, Power) and self._command.verb in _INTENTS
+        restart = self._restarted if options else ()
+        return await plan(self._view, self._testbed, options, restart=restart, renews=not stops)
 
     async def _other_machines(self) -> list[Refusal]:
         """Find hosts that are another machine at another address: what is up stays on the one before.

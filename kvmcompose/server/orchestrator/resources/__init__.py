@@ -21,6 +21,7 @@ A module (also one in ``resources/`` of a plug-in folder) offers:
 ``asked(options, wanted)``        what the options of an ``up`` want to be done with one, and which; optional
 ``LOOKS_AT_FILES``                True: observing takes long, and is left out of ``status``; optional
 ``LOST_WITH_NEEDS``               True: gone when what they need is stopped; optional
+``RENEWS``                        True: what needs one is replaced when it is made again; optional
 ``ONLY_KNOWN``                    True: only observed, as what is in a guest; removing only forgets; optional
 ``RUNS``                          True: guests, which use memory and CPUs of their host; optional
 ``boots(change)``                 whether a guest starts for a change; optional
@@ -63,6 +64,7 @@ class Provider(Protocol):
     WAITS_FOR: str
     LOOKS_AT_FILES: bool
     LOST_WITH_NEEDS: bool
+    RENEWS: bool
     ONLY_KNOWN: bool
     RUNS: bool
 
@@ -129,6 +131,7 @@ def _module(name: str) -> Provider:
         "WAITS_FOR": "",
         "LOOKS_AT_FILES": False,
         "LOST_WITH_NEEDS": False,
+        "RENEWS": False,
         "ONLY_KNOWN": False,
         "RUNS": False,
         "wanted": _nothing_wanted,

@@ -16,6 +16,7 @@ KINDS = ("golden-image",)
 AFTER = ("ovs-port", "ovn-row", "delivery")
 STAGE = "golden"
 LOOKS_AT_FILES = True
+RENEWS = True
 
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
@@ -37,11 +38,11 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
 
 
 def compare(wanted: Resource, found: Found) -> Change | None:
-    """One that was made from something else is made again."""
+    """One that was made from something else is made again, and its clones with it."""
     if found.spec == wanted.spec:
         return None
     reason = Reason(ReasonCode.CHANGED, "its image or its scripts")
-    return Change(verb=Verb.UPDATE, ref=wanted.ref, reasons=(reason,), wanted=wanted, found=found)
+    return Change(verb=Verb.REPLACE, ref=wanted.ref, reasons=(reason,), wanted=wanted, found=found)
 
 
 async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:
