@@ -23,7 +23,7 @@ test: check | test-packages ## check, then run every test, those against real li
 	scripts/test
 
 .PHONY: test-long
-test-long: $(READY) | test-packages ## run the random tests alone, with many more examples
+test-long: $(READY) | test-packages ## run the random tests alone, with many more examples, and those of many minutes
 	KVM_COMPOSE_TEST_LONG=1 scripts/test -m long --timeout 1800
 
 # for manual tests: the hosts that tests of several hosts use, each with its own libvirtd, Open vSwitch and sshd

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,11 @@ from hosts.testbed import make_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+#: Tests of many minutes each, for `make test-long` alone.
+collect_ignore = (
+    [] if os.environ.get("KVM_COMPOSE_TEST_LONG") else ["test_ovn_elements.py", "test_ovn_examples.py"]
+)
 
 
 @pytest.fixture(scope="session")

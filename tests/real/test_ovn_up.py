@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kvm import Project, changes, inventory
+from kvm import Project, inventory
+from logical_lab import assert_nothing_left
 from test_several_hosts import make_project
 
 from hosts import TestHost, TestHosts
@@ -150,18 +150,4 @@ def test_a_network_is_brought_up_edited_repaired_and_taken_down(
         assert reaches(one, address), said
 
     project.run("down", "--purge", "--timeout", "0")
-    assert_nothing_left(hosts, before)
-
-
-def assert_nothing_left(hosts: TestHosts, before: list[dict[str, list[str]]]) -> None:
-    one, two = hosts
-    for host, there in zip(hosts, before, strict=True):
-        left = changes(there, inventory(host))
-        assert left.keys() <= ({"projects"} if host is two else set()), (host.name, left)
-        assert ".ovn" not in host.run(["ls", "-A", "/var/lib/kvm-compose"]).stdout
-        keys = host.run(["ovs-vsctl", "get", "open", ".", "external_ids"]).stdout
-        assert not re.search(r"ovn-(remote|encap|bridge=|bridge-mappings)|kvm-compose", keys), keys
-    assert one.run(["ovn-nbctl", "show"]).stdout == ""
-    assert one.run(["ovn-sbctl", "show"]).stdout == ""
-    assert one.run(["ovn-sbctl", "get-connection"]).stdout == ""
-    assert "kvm-compose" not in one.run(["nft", "list", "tables"]).stdout
+    assert_nothing_left([*hosts], before)
