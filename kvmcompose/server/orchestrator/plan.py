@@ -222,3 +222,14 @@ def _is_in(scope: set[str] | None, change: Change) -> bool:
     if change.guest is not None:
         return change.guest in scope
     return change.verb not in STOPPING
+
+
+def is_said(change: Change, changed: Collection[Ref]) -> bool:
+    """Return whether the log has a change and its reasons: not what is new, nor what follows from others."""
+    provider = providers()[change.ref.kind]
+    if provider.ONLY_KNOWN and change.verb is Verb.REMOVE:
+        return False
+    needs = change.wanted.needs if change.wanted is not None else ()
+    follows = any(ref in changed and not providers()[ref.kind].LOOKS_AT_FILES for ref in needs)
+    lost = provider.LOST_WITH_NEEDS and change.verb is not Verb.UPDATE
+    return change.verb is not Verb.CREATE and not follows and not lost and not provider.LOOKS_AT_FILES

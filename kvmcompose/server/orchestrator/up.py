@@ -35,6 +35,7 @@ from kvmcompose.server.orchestrator.plan import (
     check_names,
     choose,
     digest_of,
+    is_said,
     named_guests,
     plan,
 )
@@ -56,17 +57,6 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
     found: Differences
     choice: Choice
     refusals: list[Refusal]
-
-
-def _is_said(change: Change, changed: Collection[Ref]) -> bool:
-    """Return whether the log has a change and its reasons: not what is new, nor what follows from others."""
-    provider = providers()[change.ref.kind]
-    if provider.ONLY_KNOWN and change.verb is Verb.REMOVE:
-        return False
-    needs = change.wanted.needs if change.wanted is not None else ()
-    follows = any(ref in changed and not providers()[ref.kind].LOOKS_AT_FILES for ref in needs)
-    lost = provider.LOST_WITH_NEEDS and change.verb is not Verb.UPDATE
-    return change.verb is not Verb.CREATE and not follows and not lost and not provider.LOOKS_AT_FILES
 
 
 class BringUp:
@@ -118,13 +108,12 @@ class BringUp:
         self._say(choice.left)
         changed = {change.ref for change in choice.due}
         for change in choice.due:
-            if isinstance(self._command, Up) and _is_said(change, changed):
+            if isinstance(self._command, Up) and is_said(change, changed):
                 self._log.say(sentence(change))
         if not choice.due:
+            await _marks.note_starts(self._view, self._found.found)
             if any(self._going()) or self._options.abandon:
                 await self._note_what_is_up(self._found.found)
-            else:
-                await _marks.note_starts(self._view, self._found.found)
             await in_thread(keep_files, self._context, self._testbed, self._log, added=self._is_partial)
             nothing = "nothing else is to be done" if choice.left else "nothing to do"
             self._log.say(f"{self._context.project} is up already: {self._count()}, {nothing}")
@@ -141,6 +130,11 @@ class BringUp:
         await in_thread(keep_files, self._context, self._testbed, self._log, added=self._is_partial)
         self._log.say(f"{project} is up: {self._count()}")
         return self._end()
+
+    @property
+    def _only_stops(self) -> bool:
+        """Whether guests are stopped or paused, and nothing else is done."""
+        return isinstance(self._command, Power) and self._command.verb in _INTENTS
 
     @property
     def _is_partial(self) -> bool:
@@ -236,7 +230,7 @@ class BringUp:
     def _choose(self, found: Differences) -> Choice:
         """The changes that are carried out. What only stops or pauses guests sends no files for them."""
         changes = found.changes
-        if isinstance(self._command, Power) and self._command.verb in _INTENTS:
+        if self._only_stops:
             changes = [each for each in changes if not providers()[each.ref.kind].LOOKS_AT_FILES]
         return choose(changes, self._options, self._testbed)
 
@@ -295,9 +289,8 @@ class BringUp:
     async def _look(self, options: Up | None = None) -> Differences:
         testbeds = [each for each in (self._testbed, self._deployed) if each is not None]
         self._view = View(self._context, testbeds, self._hosts, self._files, self._options.abandon)
-        stops = isinstance(self._command, Power) and self._command.verb in _INTENTS
         restart = self._restarted if options else ()
-        return await plan(self._view, self._testbed, options, restart=restart, renews=not stops)
+        return await plan(self._view, self._testbed, options, restart=restart, renews=not self._only_stops)
 
     async def _other_machines(self) -> list[Refusal]:
         """Find hosts that are another machine at another address: what is up stays on the one before.
