@@ -275,6 +275,11 @@ def _reasons(before: frozenset[Entry], after: frozenset[Entry], *, outside: bool
     old, new = (
         _titles(entry for entry in entries if entry.address in differing) for entries in (before, after)
     )
+    # an entry of DNS that is gone took the short name with it
+    old = {
+        address: new[address] if _is_same(title, new.get(address)) else title
+        for address, title in old.items()
+    }
     known, wanted = set(old.values()), set(new.values())
     renamed = {
         new[address]: title
@@ -289,6 +294,14 @@ def _reasons(before: frozenset[Entry], after: frozenset[Entry], *, outside: bool
             yield Reason(ReasonCode.CHANGED, title)
         else:
             yield Reason(ReasonCode.REMOVED if title in known else ReasonCode.ADDED, title)
+
+
+def _is_same(before: str, after: str | None) -> bool:
+    """Return whether two titles are of one guest: one has its short name, the other the one of its domain."""
+    if after is None or not (before.startswith(_ENTRIES) and after.startswith(_ENTRIES)):
+        return False
+    short, long = sorted((each.removeprefix(_ENTRIES) for each in (before, after)), key=len)
+    return short == long or long.endswith(f"-{short}")
 
 
 def _titles(entries: Iterable[Entry]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 
@@ -195,6 +196,13 @@ def test_hosts_that_differ_are_named() -> None:
     renamed = difference(network(A, ("0b", "11", "bob")), found(network(A, B)))
     assert renamed is not None
     assert [because(each) for each in renamed.entries] == ["name: b -> bob"]
+    no_dns = re.sub("<host ip=.*?</host>", "", network(A, B), flags=re.DOTALL)
+    unnamed = difference(network(A, B), found(network(A, B), live=no_dns))
+    assert unnamed is not None
+    assert [because(each) for each in unnamed.entries] == [
+        "addresses and names of a changed",
+        "addresses and names of b changed",
+    ]
     swapped = difference(network(("0a", "11", "a"), ("0b", "10", "b")), found(network(A, B)))
     assert swapped is not None
     assert [because(each) for each in swapped.entries] == [
