@@ -22,7 +22,7 @@ from kvmcompose.build.project import Project
 from kvmcompose.build.project_inputs import Where
 from kvmcompose.build.to_be_made import plan_request
 from kvmcompose.cli._what_runs import show
-from kvmcompose.core.commands import Up
+from kvmcompose.core.commands import Down, Up
 from kvmcompose.core.deployment import Action, StepState
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.planned import PlannedChange, PlanRequest, TestbedPlan
@@ -339,3 +339,26 @@ def test_an_external_bridge_elsewhere_than_the_nat_network_is_refused(fresh: Cal
     before = worlds(lab)
     assert lab.do(Up()).refused
     assert worlds(lab) == before
+
+
+def clones_elsewhere(document: Document) -> None:
+    machine(document, "worker")["libvirt"]["scaling"]["interfaces"] = [{"bridge": "br2", "clones": [0, 1]}]
+
+
+def larger_clones(document: Document) -> None:
+    machine(document, "worker")["libvirt"]["libvirt_type"]["cloud_image"]["expand_gigabytes"] = 2
+
+
+def test_clones_on_another_host_grow_and_their_golden_image_there_is_left(fresh: Callable[[], Lab]) -> None:
+    """It is a link to an image there, which is no disk to look at."""
+    lab = fresh()
+    edit(lab, (clones_elsewhere,))
+    lab.bench.generate()
+    lab.must(Up(reset_clones=True))
+    lab.must(Down())
+    edit(lab, (larger_clones,))
+    assert planned(lab).refusals == ()
+    lab.bench.generate()
+    lab.must(Up())
+    sizes = {disk.size for path, disk in lab.drivers.worlds["two"].disks.items() if "worker-" in path}
+    assert min(sizes) > 2 << 30

@@ -45,6 +45,8 @@ class FakeDisks:
         await self._host.call("pristine", path.name)
         if not path.is_relative_to(HOSTED) and not await in_thread(path.exists):  # built by the real build
             raise DriverError(f"{path} does not exist")
+        if path.is_relative_to(HOSTED) and str(path) not in self._host.world.disks:
+            raise DriverError(f"cannot read {path}: too many levels of symbolic links")  # what is shared
         return not self._disk(path).written
 
     async def reset_overlay(self, path: Path) -> None:

@@ -183,7 +183,9 @@ class HostTransfers:
         """Return the disks with data that grow once the build has made larger ones."""
         found = {}
         for path, made in self._to_be_made.items():
-            if made.grows_to is None or path not in wanted or not await self.has_data(path):
+            if made.grows_to is None or path not in wanted or not wanted[path].file.disk:
+                continue  # a golden image is a link there
+            if not await self.has_data(path):
                 continue
             size = (await self._disks.header(self._folder_there / path)).virtual_size
             if size <= made.grows_to:
