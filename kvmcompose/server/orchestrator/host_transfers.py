@@ -328,17 +328,20 @@ class HostTransfers:
             if guest.run is not None and guest.name not in but and only in (None, guest.name)
         ]
 
-        def digest_of(path: str) -> str:
-            return self._digests.of(path) if member is None else member.digest(Path(path))
+        def digest_of(file: NeededFile) -> str:
+            if member is None:
+                return self._digests.of(file.source)
+            made = self._folder / file.path
+            if file.path in self.golden.values() and made.is_file():
+                return self._digests.of(str(made))  # set up here: the member's is as it was built
+            return member.digest(Path(file.source))
 
         def find() -> dict[str, WantedFile]:
             try:
                 made = self._to_be_made
                 found = needed_files(folder, runs, member, made)
                 return {
-                    path: WantedFile(
-                        each, digest_of(each.source) if path not in made else made[path].digest or ""
-                    )
+                    path: WantedFile(each, digest_of(each) if path not in made else made[path].digest or "")
                     for path, each in found.items()
                 }
             except OSError as error:
