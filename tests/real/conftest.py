@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 #: Tests of many minutes each, for `make test-long` alone.
 collect_ignore = (
-    [] if os.environ.get("KVM_COMPOSE_TEST_LONG") else ["test_ovn_elements.py", "test_ovn_examples.py"]
+    []
+    if os.environ.get("KVM_COMPOSE_TEST_LONG")
+    else ["test_members_moves.py", "test_ovn_elements.py", "test_ovn_examples.py"]
 )
 
 
