@@ -8,7 +8,7 @@ target's, and neither is it needed that a program listens there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -59,6 +59,10 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
     asked_target: bool = False
 
 
+#: Whether there is an answer, and a reset, by direction and what answers are looked for by.
+_Answers = dict[tuple[bool, tuple[object, ...]], tuple[bool, bool]]
+
+
 class Evidence:
     """All frames, by interface."""
 
@@ -83,10 +87,23 @@ class Evidence:
 
     def seen(self, sending: Sending) -> Sighting:
         """Return what was seen of a probe."""
-        best = Sighting(rejected=self._is_error(sending))
+        rejected = self._is_error(sending)
+        best = Sighting(rejected=rejected)
+        # a guest may send thousands that are alike: what is the same for all of them is looked up once
+        arrivals: dict[bytes, Sighting] = {}
+        known: _Answers = {}
         for port in sending.sources:
             for request in self._requests(port, sending):
-                found = self._follow(port, request, sending)
+                if request.mark not in arrivals:
+                    arrivals[request.mark] = self._arrival(request, sending, known)
+                arrival = arrivals[request.mark]
+                back, _ = self._answered(port, request, known, towards=True)
+                found = msgspec.structs.replace(
+                    arrival,
+                    sent=True,
+                    returned=arrival.answered and back,
+                    rejected=rejected or (back and not arrival.arrived),
+                )
                 if _rank(found) > _rank(best):
                     best = found
         return best if best.sent else self._unsent(sending)
@@ -96,37 +113,37 @@ class Evidence:
         found = self._found.get((port.name, kind, sending.address, sending.probe.port), ())
         return [each for each in found if each.eth_source == port.mac]
 
-    def _follow(self, start: Port, request: ProbeFrame, sending: Sending) -> Sighting:
-        """Return what became of one packet."""
-        seen = Sighting(sent=True, rejected=self._is_error(sending))
-        back = self._answers(start, request, towards=True)
+    def _arrival(self, request: ProbeFrame, sending: Sending, known: _Answers) -> Sighting:
+        """Return what became of packets of one mark where they must arrive."""
+        seen = Sighting()
         for port in sending.targets:
             for arrived in self._found.get((port.name, request.kind, request.mark), ()):
                 if port.mac not in ("", arrived.eth_target):
                     continue
-                answers = self._answers(port, arrived, towards=False)
-                found = Sighting(
-                    sent=True,
-                    arrived=True,
-                    answered=bool(answers),
-                    returned=bool(answers and back),
-                    reset=any(each.is_reset for each in answers),
-                )
-                if _rank(found) > _rank(seen):
-                    seen = found
-        if not seen.arrived and back:
-            return msgspec.structs.replace(seen, rejected=True)
+                answered, reset = self._answered(port, arrived, known, towards=False)
+                if not seen.arrived or (answered and not seen.answered):
+                    seen = Sighting(arrived=True, answered=answered, reset=reset)
         return seen
 
-    def _answers(self, port: Port, request: ProbeFrame, *, towards: bool) -> Sequence[ProbeFrame]:
-        """Return the answers to a packet at an interface: ``towards`` it, or from it."""
+    def _answered(
+        self, port: Port, request: ProbeFrame, known: _Answers, *, towards: bool
+    ) -> tuple[bool, bool]:
+        """Return whether a packet has an answer at an interface, and a reset, ``towards`` it or from it."""
+        key: tuple[object, ...]
         if request.kind is FrameKind.UDP:
             ends = (request.target, request.target_port, request.source, request.source_port)
-            found = self._found.get((port.name, "udp", *ends), ())
+            key = (port.name, "udp", *ends)
         else:
             kind = FrameKind.ANSWER if request.kind is FrameKind.SYN else FrameKind.ECHO_REPLY
-            found = self._found.get((port.name, kind, request.mark), ())
-        return [each for each in found if port.mac in ("", each.eth_target if towards else each.eth_source)]
+            key = (port.name, kind, request.mark)
+        if (towards, key) not in known:
+            found = [
+                each
+                for each in self._found.get(key, ())
+                if port.mac in ("", each.eth_target if towards else each.eth_source)
+            ]
+            known[towards, key] = bool(found), any(each.is_reset for each in found)
+        return known[towards, key]
 
     def _is_error(self, sending: Sending) -> bool:
         """Return whether an ICMP error about the probe reached the source."""

@@ -142,9 +142,11 @@ async def send(
     if status != 0 or _DONE not in printed:
         why = printed[-1] if printed else "no reason given"
         raise DriverError(f"{login.guest} cannot send packets: {why}")
+    # a guest speaks for its own probes only
+    own = {str(probe.number): probe.number for probe in probes}
     found: dict[int, str] = {}
     for line in printed:
         number, _, said = line.partition(" ")
-        if number.isdecimal() and said:
-            found[int(number)] = said.strip()
+        if number in own and said:
+            found[own[number]] = said.strip()
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from kvmcompose.core.expectation import PING, Traffic
@@ -216,3 +218,16 @@ def test_a_guest_that_floods_its_interface_fills_no_memory() -> None:
         mark = number.to_bytes(4, "big")
         evidence.add(WEB.name, frame(FrameKind.SYN, (A, R), (HERE, THERE), (1, 80), mark))
     assert evidence.overflown == {WEB.name}
+
+
+def test_thousands_of_packets_alike_are_followed_once() -> None:
+    """A hostile guest sends them from all its ports: the server must not stand still for it."""
+    evidence = Evidence()
+    for number in range(MOST_FRAMES):
+        alike = frame(FrameKind.UDP, (A, B), (HERE, THERE), (number, UDP.port))
+        evidence.add(WEB.name, alike)
+        evidence.add(DB.name, alike)
+    begun = time.process_time()
+    seen = evidence.seen(sending(UDP))
+    assert (seen.arrived, seen.returned) == (True, False)
+    assert time.process_time() - begun < 5  # each with each takes most of a minute
