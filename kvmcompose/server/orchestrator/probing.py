@@ -20,12 +20,8 @@ import msgspec
 from kvmcompose.core.commands import Capture, Test
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.expectation import INTERNET
-from kvmcompose.core.ovn_hosts import Outside
 from kvmcompose.core.probe import Probed, ProbeOutcome, Question
-from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.networks import external_addresses
-from kvmcompose.providers.guest.interface import Login
 from kvmcompose.reachability.evidence import (
     Circumstances,
     Evidence,
@@ -39,9 +35,10 @@ from kvmcompose.reachability.frames import read_frame
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.merged_packets import PacketReader
+from kvmcompose.server.orchestrator.probe_ends import End, Ends
 from kvmcompose.server.orchestrator.probe_sender import SentProbe, send
 from kvmcompose.server.orchestrator.stages import side_by_side, together
-from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 #: How many interfaces are captured at once, each by a process on its host, and how many guests send.
 _MOST_PORTS, _MOST_SOURCES = 64, 16
@@ -53,22 +50,6 @@ _ALIVE_SECONDS = 15.0
 _SNAPLEN = 192
 #: With more ports, all are captured.
 _MOST_IN_FILTER = 40
-#: Addresses reserved for documentation (RFC 5737, RFC 3849): what stands for the outside.
-_OUTSIDE = ("203.0.113.1", "198.51.100.1", "192.0.2.1", "2001:db8:ffff:ffff::1", "3fff:ffff::1")
-
-
-class _End(msgspec.Struct, frozen=True, kw_only=True):
-    """A guest, or the outside: its interfaces by host, its addresses; ``why`` it cannot be asked, or ''.
-
-    ``login`` is None for what cannot be entered, ``no_entry`` says why.
-    """
-
-    ports: tuple[tuple[str, str, Port], ...] = ()
-    addresses: tuple[str, ...] = ()
-    gateways: tuple[str, ...] = ()
-    why: str = ""
-    login: Login | None = None
-    no_entry: str = ""
 
 
 class AskedProbe(msgspec.Struct, frozen=True):
@@ -83,7 +64,7 @@ async def probe(context: Context, testbed: LoadedTestbed, command: Test, log: Ac
     """Ask all questions, and report each answer. Raises RefusedError when nothing is up."""
     if context.deployed is None:
         raise RefusedError(f"{testbed.project} is not up", hint="kvm-compose up")
-    ends = await _Ends(context, testbed).all(command.questions)
+    ends = await Ends(context, testbed).all(command.questions)
     asked: list[AskedProbe] = []
     for question in dict.fromkeys(command.questions):
         why = _why_not(question, ends)
@@ -100,7 +81,7 @@ async def probe(context: Context, testbed: LoadedTestbed, command: Test, log: Ac
         await _Wave(context, testbed, command, log, ends, wave).run()
 
 
-def _why_not(question: Question, ends: Mapping[str, _End]) -> str:
+def _why_not(question: Question, ends: Mapping[str, End]) -> str:
     if question.source == INTERNET:
         return "nothing outside the testbed can be entered to send from"
     source, target = ends[question.source], ends[question.target]
@@ -112,7 +93,7 @@ def _why_not(question: Question, ends: Mapping[str, _End]) -> str:
     return why
 
 
-def _sendings(question: Question, ends: Mapping[str, _End]) -> Iterator[Sending]:
+def _sendings(question: Question, ends: Mapping[str, End]) -> Iterator[Sending]:
     source, target = ends[question.source], ends[question.target]
     families = {ipaddress.ip_address(each).version for each in source.addresses}
     for address in target.addresses:
@@ -141,105 +122,6 @@ def waves(asked: Sequence[AskedProbe]) -> Iterator[list[AskedProbe]]:
         yield wave
 
 
-class _Ends:
-    """Finds out what is known of guests before anything is sent."""
-
-    def __init__(self, context: Context, testbed: LoadedTestbed) -> None:
-        self._context = context
-        self._testbed = testbed
-
-    async def all(self, questions: Sequence[Question]) -> dict[str, _End]:
-        """Return all guests that questions are about, and the outside."""
-        names = {name: None for each in questions for name in (each.source, each.target)}
-        guests = [self._testbed.guests[name] for name in names if name in self._testbed.guests]
-        domains, silent = await self._context.query(
-            self._testbed, {guest.state.testbed_host for guest in guests}
-        )
-        addresses = await self._context.addresses(guests, self._testbed)
-        external = external_addresses(self._testbed.state)
-        found: dict[str, _End] = {}
-        for name in names:
-            if name == INTERNET and name not in self._testbed.guests:
-                found[name] = self._outside()
-                continue
-            guest = self._testbed.guests.get(name)
-            if guest is None:
-                found[name] = _End(why=f"{name} is not in the testbed that is up: kvm-compose up")
-                continue
-            error = silent.get(guest.state.testbed_host)
-            domain = domains.get(name)
-            state = domain.state if domain is not None else "not up"
-            why = error.message if error is not None else "" if state == "running" else f"{name} is {state}"
-            found[name] = await self._guest(guest, why, addresses[name], external)
-        return found
-
-    async def _guest(
-        self, guest: LoadedGuest, why: str, address: str | None, external: Mapping[str, Sequence[str]]
-    ) -> _End:
-        try:
-            self._context.guest(self._testbed, guest.name)
-        except RefusedError as error:
-            return _End(why=error.message)
-        own = [each for nic in guest.state.interfaces for each in nic.addresses]
-        if address is not None and guest.management is None:
-            own.append(address)
-        more = [each for one in own for each in external.get(one, ())]
-        gateways = [
-            each
-            for nic in guest.state.interfaces
-            for each in (nic.gateway, nic.ipv6_gateway, self._nat_gateway(nic.bridge))
-            if each
-        ]
-        login, no_entry = None, f"{guest.name} cannot be entered: no connection leads to it"
-        if not why and address is not None:
-            gate = self._context.gate(guest, self._testbed)
-            try:
-                login = await in_thread(self._testbed.login, guest, address, gate)
-            except KvmComposeError as error:
-                no_entry = error.message
-        return _End(
-            ports=tuple(
-                (host := guest.state.testbed_host, nic.target, Port(f"{host}/{nic.target}", nic.mac.lower()))
-                for nic in guest.state.interfaces
-            ),
-            addresses=tuple(dict.fromkeys(str(ipaddress.ip_address(each)) for each in (*own, *more))),
-            gateways=tuple(dict.fromkeys(gateways)),
-            why=why,
-            login=login,
-            no_entry=no_entry,
-        )
-
-    def _nat_gateway(self, bridge: str) -> str | None:
-        """Return the address of the main host on the bridges that its NAT serves."""
-        plan = self._testbed.network_plan
-        if plan.network is None or bridge not in plan.reachable:
-            return None
-        return str(next(ipaddress.ip_network(plan.network.subnet).hosts()))
-
-    def _outside(self) -> _End:
-        """Return where packets leave: bridges of NAT, interfaces of hosts, ways out of OVN."""
-        plan = self._testbed.network_plan
-        ways = [(plan.network.host, plan.network.bridge)] if plan.network is not None else []
-        ways += [(each.host, each.nic) for each in plan.nics]
-        ways += [
-            (each.ref.host, each.spec.bridge)
-            for each in plan.resources
-            if isinstance(each.spec, Outside) and each.ref.host is not None
-        ]
-        subnets = [
-            ipaddress.ip_network(f"{nic.ip}/{nic.prefix_length}", strict=False)
-            for guest in self._testbed.guests.values()
-            for nic in guest.state.interfaces
-            if nic.ip != "dynamic"
-        ]
-        chosen: dict[int, str] = {}
-        for each in map(ipaddress.ip_address, _OUTSIDE):
-            if not any(each in subnet for subnet in subnets):
-                chosen.setdefault(each.version, str(each))
-        ports = tuple((host, name, Port(f"{host}/{name}")) for host, name in dict.fromkeys(ways))
-        return _End(ports=ports, addresses=tuple(chosen.values()))
-
-
 class _Wave:
     """Probes that are sent and observed together."""
 
@@ -249,7 +131,7 @@ class _Wave:
         testbed: LoadedTestbed,
         command: Test,
         log: ActionLog,
-        ends: Mapping[str, _End],
+        ends: Mapping[str, End],
         asked: Sequence[AskedProbe],
     ) -> None:
         self._context = context
