@@ -84,12 +84,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         return exit_status(error.action)
     finally:
         console.status("")
-    if arguments.junit is not None:
-        write_output(arguments.junit, junit_of_test(found))
     if arguments.json:
         console.json(found)
     else:
         _print(found, console)
+    if arguments.junit is not None:  # last: what took minutes is not lost to a disk that is full
+        write_output(arguments.junit, junit_of_test(found))
     return 0 if found.holds else 1
 
 

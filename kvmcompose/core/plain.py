@@ -7,11 +7,11 @@ import re
 #: Characters that control a terminal, are invisible, or change the order of a line: control characters (C0
 #: except the tab, DEL, C1), the soft hyphen and characters without width, the bidirectional controls (Unicode
 #: Standard Annex 9, section 2), line and paragraph separators, byte order mark, annotations, tags,
-#: surrogates. Joiners (U+200C, U+200D) and variation selectors are permitted: some scripts and emoji need
-#: them.
+#: surrogates, and what XML cannot hold (U+FFFE, U+FFFF). Joiners (U+200C, U+200D) and variation selectors are
+#: permitted: some scripts and emoji need them.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f]"
 )
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from kvmcompose.cli import main
 from kvmcompose.cli._access import destination, ssh_options, through
 from kvmcompose.cli.inventory import ansible, hosts, ssh_config
 from kvmcompose.core.access import GuestAccess, HostAccess
-from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.errors import KvmComposeError, Location
 from kvmcompose.core.plain import plain, plain_json
+from kvmcompose.core.probe import ProbeOutcome
+from kvmcompose.core.tested import TestDocument, TestedExpectation, TestedTraffic, Verdict
 from kvmcompose.monitor.console import Console
+from kvmcompose.reachability.junit import junit_of_test
 
 ATTACKS = {
     "clear": "\x1b[2J",
@@ -34,6 +38,7 @@ ATTACKS = {
     "separator": "a\u2028b\u2029c",
     "zero width": "a\u200bb\ufeffc",
     "tags": "a\U000e0041",
+    "not in XML": "\ufffe\uffff",
     "colour left on": "\x1b[31mred",
 }
 
@@ -94,6 +99,26 @@ def test_what_people_write_stays_as_it_is(text: str) -> None:
 def test_cleaning_twice_is_cleaning_once() -> None:
     for text in ATTACKS.values():
         assert plain(plain(text)) == plain(text)
+
+
+@pytest.mark.parametrize("text", ATTACKS.values(), ids=ATTACKS)
+def test_a_report_is_xml_whatever_guests_print(text: str) -> None:
+    traffic = TestedTraffic("web", "db", "icmp", ProbeOutcome.UNKNOWN, text)
+    line = TestedExpectation(
+        text="web to db, icmp: allowed",
+        wanted="allowed",
+        path="expect[0]",
+        at=Location("kvm-compose.yaml", 1, 1),
+        verdict=Verdict.UNKNOWN,
+        pairs=1,
+        skipped=0,
+        broken=(),
+        unknown=(traffic,),
+        checked=None,
+    )
+    report = junit_of_test(TestDocument("lab", holds=False, expectations=(line,)))
+    (error,) = ET.fromstring(report).iter("error")  # noqa: S314 (our own)
+    assert plain(text) in str(error.text)
 
 
 ACCESS: dict[str, Any] = {

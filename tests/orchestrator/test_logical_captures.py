@@ -126,7 +126,8 @@ def test_failures_and_other_formats_end_it() -> None:
         packets([chunks(header()), broken(header(), record(b"x"))])
     with pytest.raises(DriverError, match="the host is gone"):
         packets([chunks(header()), broken()])
-    for wrong in (b"no capture, but long enough", header(link=113)):
+    endless = header() + struct.pack("<IIII", 0, 0, 1 << 31, 1 << 31)
+    for wrong in (b"no capture, but long enough", header(link=113), endless):
         with pytest.raises(DriverError, match="invalid capture"):
             packets([chunks(header()), chunks(wrong)])
 

@@ -19,6 +19,8 @@ from kvmcompose.hosts.errors import DriverError
 
 #: Sizes of the headers of a file and of a packet, in bytes.
 _HEADER, _RECORD = 24, 16
+#: The longest packet that tcpdump(8) writes, in bytes: a host that announces a longer one fills memory.
+_LONGEST = 262144
 #: By magic number: the byte order, and how many units of time are a microsecond.
 _FORMATS = {
     b"\xd4\xc3\xb2\xa1": ("<", 1), b"\x4d\x3c\xb2\xa1": ("<", 1000),
@@ -68,6 +70,8 @@ class PacketReader:
         header = struct.Struct(f"{self._order}IIII")
         while len(data) - at >= _RECORD:
             seconds, part, kept, length = header.unpack_from(data, at)
+            if kept > _LONGEST:
+                raise DriverError("tcpdump wrote an invalid capture")
             end = at + _RECORD + kept
             if end > len(data):
                 break

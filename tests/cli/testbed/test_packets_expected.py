@@ -44,6 +44,11 @@ def test_lines_that_hold_are_broken_or_cannot_be_tested(lab: Lab) -> None:
     root = ET.parse(report).getroot()  # noqa: S314 (our own)
     assert [root.get(key) for key in ("tests", "failures", "errors", "skipped")] == ["4", "1", "0", "1"]
 
+    ran = lab.run("test", "--junit", str(lab.folder / "gone" / "report.xml"))
+    assert ran.status == 1
+    assert "broken   db to web" in ran.out
+    assert "there is no folder" in ran.err
+
     lab.must("stop", "db", "--timeout", "0")
     ran = lab.run("test", "--json")
     assert ran.status == 1
