@@ -39,7 +39,7 @@ class FrameKind(Enum):
     ERROR = auto()
 
 
-class ProbeFrame(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class ProbeFrame(msgspec.Struct, frozen=True, gc=False):
     """A frame. ``source`` and ``target`` are IP addresses, of ``WHO_HAS`` and ``IS_AT`` the one in question.
 
     ``mark`` is what no translation of addresses changes, and the answer repeats: of TCP the initial sequence
@@ -91,14 +91,14 @@ def _above(eth: tuple[str, str], ends: tuple[str, str], protocol: int, rest: byt
         source, target, sequence, acknowledged = struct.unpack_from(">HHII", rest)
         flags = rest[13]
         if flags & (_SYN | _ACK | _RST) == _SYN:
-            return _made(FrameKind.SYN, eth, ends, (source, target), sequence.to_bytes(4, "big"))
+            return ProbeFrame(FrameKind.SYN, *eth, *ends, source, target, sequence.to_bytes(4, "big"))
         if flags & _ACK and flags & (_SYN | _RST):
             mark = ((acknowledged - 1) % _MODULUS).to_bytes(4, "big")
-            return _made(FrameKind.ANSWER, eth, ends, (source, target), mark, is_reset=bool(flags & _RST))
+            return ProbeFrame(FrameKind.ANSWER, *eth, *ends, source, target, mark, bool(flags & _RST))
         return None
     if protocol == _UDP:
         source, target = struct.unpack_from(">HH", rest)
-        return _made(FrameKind.UDP, eth, ends, (source, target), rest[8:][:_COMPARED])
+        return ProbeFrame(FrameKind.UDP, *eth, *ends, source, target, rest[8:][:_COMPARED])
     if protocol in (_ICMP, _ICMP6):
         return _icmp(eth, ends, rest, is_6=protocol == _ICMP6)
     return None
@@ -109,9 +109,8 @@ def _icmp(eth: tuple[str, str], ends: tuple[str, str], rest: bytes, *, is_6: boo
     kind = rest[0]
     if kind in (echo, reply):
         # the sequence number and what follows it; the identifier is translated
-        return _made(
-            FrameKind.ECHO if kind == echo else FrameKind.ECHO_REPLY, eth, ends, (0, 0), rest[6:][:_COMPARED]
-        )
+        what = FrameKind.ECHO if kind == echo else FrameKind.ECHO_REPLY
+        return ProbeFrame(what, *eth, *ends, mark=rest[6:][:_COMPARED])
     if kind in errors:
         return _error(eth, rest[8:])
     if is_6 and kind in (135, 136):
@@ -128,33 +127,11 @@ def _error(eth: tuple[str, str], about: bytes) -> ProbeFrame:
         ends = (str(ipaddress.IPv6Address(about[8:24])), str(ipaddress.IPv6Address(about[24:40])))
         protocol, rest = about[6], about[_IPV6_HEADER:]
     ports = struct.unpack_from(">HH", rest) if protocol in (_TCP, _UDP) else (0, 0)
-    return _made(FrameKind.ERROR, eth, ends, (ports[0], ports[1]), b"")
+    return ProbeFrame(FrameKind.ERROR, *eth, *ends, *ports)
 
 
 def _neighbour(eth: tuple[str, str], address: str, *, is_question: bool) -> ProbeFrame:
-    return _made(FrameKind.WHO_HAS if is_question else FrameKind.IS_AT, eth, (address, address), (0, 0), b"")
-
-
-def _made(
-    kind: FrameKind,
-    eth: tuple[str, str],
-    ends: tuple[str, str],
-    ports: tuple[int, int],
-    mark: bytes,
-    *,
-    is_reset: bool = False,
-) -> ProbeFrame:
-    return ProbeFrame(
-        kind=kind,
-        eth_source=eth[0],
-        eth_target=eth[1],
-        source=ends[0],
-        target=ends[1],
-        source_port=ports[0],
-        target_port=ports[1],
-        mark=mark,
-        is_reset=is_reset,
-    )
+    return ProbeFrame(FrameKind.WHO_HAS if is_question else FrameKind.IS_AT, *eth, address, address)
 
 
 def _mac(data: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,3 +54,12 @@ def ssh_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     identity_file = tmp_path_factory.mktemp("key") / "id_ed25519"
     make_key(identity_file)
     return identity_file
+
+
+@pytest.fixture
+def root(tmp_path: Path, micro_image: Path, ssh_key: Path) -> Path:
+    """A folder for projects of several hosts, beside the key and the image that they refer to."""
+    shutil.copy(ssh_key, tmp_path / "key")
+    shutil.copy(ssh_key.with_suffix(".pub"), tmp_path / "key.pub")
+    (tmp_path / "micro.qcow2").symlink_to(micro_image)
+    return tmp_path

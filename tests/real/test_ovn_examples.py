@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,14 +25,6 @@ CONTEXTS = ("context_folder/note", "server/note", "use_custom_server.patch", "em
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestHosts]:
     with TestHosts(3, directory=tmp_path_factory.mktemp("ex"), ssh=True, tunnels=True, ovn=True) as hosts:
         yield hosts
-
-
-@pytest.fixture
-def root(tmp_path: Path, micro_image: Path, ssh_key: Path) -> Path:
-    shutil.copy(ssh_key, tmp_path / "key")
-    shutil.copy(ssh_key.with_suffix(".pub"), tmp_path / "key.pub")
-    (tmp_path / "micro.qcow2").symlink_to(micro_image)
-    return tmp_path
 
 
 def small(example: str) -> str:

@@ -62,15 +62,6 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestHosts]:
         yield hosts
 
 
-@pytest.fixture
-def root(tmp_path: Path, micro_image: Path, ssh_key: Path) -> Path:
-    """Where a project of the test's may lie; what projects link to is beside it."""
-    shutil.copy(ssh_key, tmp_path / "key")
-    shutil.copy(ssh_key.with_suffix(".pub"), tmp_path / "key.pub")
-    (tmp_path / "micro.qcow2").symlink_to(micro_image)
-    return tmp_path
-
-
 def config(hosts: Sequence[TestHost], identity_file: Path) -> dict[str, Any]:
     return {
         "testbed_host_ssh_config": host_config(hosts, identity_file),

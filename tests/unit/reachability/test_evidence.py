@@ -30,28 +30,6 @@ def sending(probe: Traffic, address: str = THERE, *, outside: bool = False) -> S
     return Sending(probe=probe, address=address, sources=(WEB,), targets=targets, gateways=("10.0.0.1",))
 
 
-def frame(
-    kind: FrameKind,
-    eth: tuple[str, str],
-    ends: tuple[str, str],
-    ports: tuple[int, int] = (0, 0),
-    mark: bytes = b"m",
-    *,
-    reset: bool = False,
-) -> ProbeFrame:
-    return ProbeFrame(
-        kind=kind,
-        eth_source=eth[0],
-        eth_target=eth[1],
-        source=ends[0],
-        target=ends[1],
-        source_port=ports[0],
-        target_port=ports[1],
-        mark=mark,
-        is_reset=reset,
-    )
-
-
 class Scene:
     """Frames at interfaces, in the words of what happens."""
 
@@ -66,27 +44,27 @@ class Scene:
         self.outside = outside
 
     def sent(self, mark: bytes = b"m") -> Scene:
-        ends = (HERE, self.sending.address)
-        self.evidence.add(WEB.name, frame(self.kind, (A, R), ends, (4000, self.port), mark))
+        frame = ProbeFrame(self.kind, A, R, HERE, self.sending.address, 4000, self.port, mark)
+        self.evidence.add(WEB.name, frame)
         return self
 
     def arrived(self, mark: bytes = b"m", eth: str = B, source: str = HERE) -> Scene:
         port = UPLINK if self.outside else DB
-        self.evidence.add(port.name, frame(self.kind, (R, eth), (source, THERE), (4000, self.port), mark))
+        self.evidence.add(port.name, ProbeFrame(self.kind, R, eth, source, THERE, 4000, self.port, mark))
         return self
 
     def answered(self, mark: bytes = b"m", *, reset: bool = False, to: str = HERE) -> Scene:
-        answer = frame(self.back, (B, R), (THERE, to), (self.port, 4000), mark, reset=reset)
+        answer = ProbeFrame(self.back, B, R, THERE, to, self.port, 4000, mark, reset)
         self.evidence.add(DB.name, answer)
         return self
 
     def returned(self, mark: bytes = b"m", *, reset: bool = False) -> Scene:
-        ends = (self.sending.address, HERE)
-        self.evidence.add(WEB.name, frame(self.back, (R, A), ends, (self.port, 4000), mark, reset=reset))
+        frame = ProbeFrame(self.back, R, A, self.sending.address, HERE, self.port, 4000, mark, reset)
+        self.evidence.add(WEB.name, frame)
         return self
 
     def heard(self, port: Port, kind: FrameKind, address: str, eth: tuple[str, str]) -> Scene:
-        self.evidence.add(port.name, frame(kind, eth, (address, address), mark=b""))
+        self.evidence.add(port.name, ProbeFrame(kind, *eth, address, address))
         return self
 
     def end(self, said: str = "", *, runs: bool | None = None) -> tuple[ProbeOutcome, str]:
@@ -116,7 +94,7 @@ def test_a_reset_of_what_did_not_arrive_is_a_rejection() -> None:
 @pytest.mark.parametrize("probe", [UDP, PING], ids=str)
 def test_an_icmp_error_is_a_rejection(probe: Traffic) -> None:
     scene = Scene(probe).sent()
-    error = frame(FrameKind.ERROR, (R, A), (HERE, THERE), (4000, probe.port), b"")
+    error = ProbeFrame(FrameKind.ERROR, R, A, HERE, THERE, 4000, probe.port)
     scene.evidence.add(WEB.name, error)
     assert scene.end()[0] is ProbeOutcome.LOST
     assert "rejects it" in scene.end()[1]
@@ -216,7 +194,7 @@ def test_a_guest_that_floods_its_interface_fills_no_memory() -> None:
     evidence = Evidence()
     for number in range(MOST_FRAMES + 1):
         mark = number.to_bytes(4, "big")
-        evidence.add(WEB.name, frame(FrameKind.SYN, (A, R), (HERE, THERE), (1, 80), mark))
+        evidence.add(WEB.name, ProbeFrame(FrameKind.SYN, A, R, HERE, THERE, 1, 80, mark))
     assert evidence.overflown == {WEB.name}
 
 
@@ -224,7 +202,7 @@ def test_thousands_of_packets_alike_are_followed_once() -> None:
     """A hostile guest sends them from all its ports: the server must not stand still for it."""
     evidence = Evidence()
     for number in range(MOST_FRAMES):
-        alike = frame(FrameKind.UDP, (A, B), (HERE, THERE), (number, UDP.port))
+        alike = ProbeFrame(FrameKind.UDP, A, B, HERE, THERE, number, UDP.port, b"m")
         evidence.add(WEB.name, alike)
         evidence.add(DB.name, alike)
     begun = time.process_time()
