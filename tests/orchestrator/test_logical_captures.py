@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from test_captures import capture
-from test_ovn_faked import lab, template  # noqa: F401 (fixtures)
+from test_ovn_faked import template  # noqa: F401 (a fixture)
 
 from kvmcompose.client.built_project import segments_of
 from kvmcompose.client.formatting import address_text
@@ -37,12 +37,12 @@ MICROSECONDS, NANOSECONDS = 0xA1B2C3D4, 0xA1B23C4D
         ("host", ["capture:lab-host"]),
     ],
 )
-def test_what_a_name_stands_for(lab: Lab, target: str, calls: list[str]) -> None:  # noqa: F811
+def test_what_a_name_stands_for(lab: Lab, target: str, calls: list[str]) -> None:
     lab.must(Up())
     assert sorted(capture(lab, target)) == calls
 
 
-def test_what_cannot_be_captured(lab: Lab) -> None:  # noqa: F811
+def test_what_cannot_be_captured(lab: Lab) -> None:
     for target in ("web", "lan", "lan-db-0"):
         with pytest.raises(RefusedError):
             capture(lab, target)
@@ -62,7 +62,7 @@ def test_what_cannot_be_captured(lab: Lab) -> None:  # noqa: F811
     assert len(capture(lab, "lan")) == 2
 
 
-def test_a_failure_on_one_host_ends_the_whole_capture(lab: Lab) -> None:  # noqa: F811
+def test_a_failure_on_one_host_ends_the_whole_capture(lab: Lab) -> None:
     lab.must(Up())
     lab.drivers.failures = [Failure("two/capture:lab-db-0")]
     with pytest.raises(DriverError, match="made to fail"):
@@ -132,7 +132,7 @@ def test_failures_and_other_formats_end_it() -> None:
             packets([chunks(header()), chunks(wrong)])
 
 
-def test_names_and_addresses_are_known(lab: Lab) -> None:  # noqa: F811
+def test_names_and_addresses_are_known(lab: Lab) -> None:
     assert segments_of(lab.folder) == ["lan", "public"]
     assert segments_of(lab.folder / "nowhere") == []
     lab.must(Up())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,12 +43,6 @@ OTHER = {"network": "public", "address": "172.16.1.1/24"}
 def template(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The project, built once."""
     return built_project(tmp_path_factory.mktemp("shared"), YAML)
-
-
-@pytest.fixture
-def lab(template: Bench, tmp_path: Path, new_lab: type[Lab]) -> Iterator[Lab]:
-    with new_lab.copied(template, tmp_path) as lab:
-        yield lab
 
 
 def ovn(lab: Lab, host: str = "two") -> FakeOvn:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -63,12 +61,6 @@ testbed_options:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The project, built once."""
     return built_project(tmp_path_factory.mktemp("ovn"), YAML)
-
-
-@pytest.fixture
-def lab(template: Bench, tmp_path: Path, new_lab: type[Lab]) -> Iterator[Lab]:
-    with new_lab.copied(template, tmp_path) as lab:
-        yield lab
 
 
 def ovn(lab: Lab, host: str = "") -> FakeOvn:

@@ -14,8 +14,9 @@ from typing import Any, cast
 
 import pytest
 from recorder import Recorder
+from test_ovn_chassis import SPEC
 
-from kvmcompose.core.ovn_hosts import ChassisSpec, Identity, Outside
+from kvmcompose.core.ovn_hosts import Identity, Outside
 from kvmcompose.hosts.command import Completed
 from kvmcompose.providers.ovn import keys
 from kvmcompose.providers.ovn.central import MARK_KEY, USER_KEY, OvnCentral
@@ -23,15 +24,6 @@ from kvmcompose.providers.ovn.session import DatabaseSession
 from kvmcompose.providers.ovs.chassis import OvsChassis
 from kvmcompose.providers.ovs.outside import OvsOutsides
 
-SPEC = ChassisSpec(
-    name="two",
-    remote="ssl:192.0.2.1:6642",
-    encap_ip="192.0.2.2",
-    encap_type="geneve",
-    bridge="br-int",
-    datapath_type="system",
-    keys=True,
-)
 OURS = {MARK_KEY: "yes", f"{USER_KEY}lab": "yes"}
 
 
