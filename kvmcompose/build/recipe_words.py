@@ -108,12 +108,12 @@ def _of_interfaces(old: Sequence[_Document], new: Sequence[_Document], prefix: s
             yield f"interface {number} added"
             continue
         kept.add(known["mac"])
-        told = [
+        changed = [
             _changed(f"{word} of interface {number}", *(_bare(nic.get(key), prefix) for nic in (known, each)))
             for key, word in _OF_INTERFACES.items()
             if known.get(key) != each.get(key) and (key != "gateway" or known.get("ip") == each.get("ip"))
         ]
-        yield from told or ([f"interface {number} has changed"] if known != each else ())
+        yield from changed or ([f"interface {number} has changed"] if known != each else ())
     yield from (f"interface {number} removed" for number, each in enumerate(old) if each["mac"] not in kept)
 
 
@@ -122,7 +122,7 @@ def _bare(value: Any, prefix: str) -> Any:
 
 
 def _of_environment(old: _Document, new: _Document) -> Iterator[str]:
-    """Yield the names: values are no one's business."""
+    """Yield the names only: values may be secret."""
     for name in _differing(old, new):
         what = "has changed" if name in old and name in new else "added" if name in new else "removed"
         yield f"environment {name} {what}"

@@ -83,7 +83,7 @@ def _refusals(
     from kvmcompose.build.to_be_made import plan_request
     from kvmcompose.core.deployment import Phase
 
-    with suppress(KvmComposeError):  # whoever is asked next reports it
+    with suppress(KvmComposeError):  # the next request reports it
         request = plan_request(project, plan, command, compared=known.state is not Phase.DOWN)
         return target.server.plan(target.name, request).refusals
     return ()

@@ -128,7 +128,7 @@ class ResourceChanged(
 class ProbeAnswered(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="probed"
 ):
-    """A question of the command ``test`` has its answer."""
+    """A question of the command ``test`` was answered."""
 
     number: int
     time: str

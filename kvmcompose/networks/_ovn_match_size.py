@@ -12,7 +12,7 @@ from math import prod
 
 import msgspec
 
-#: What is larger is not told apart.
+#: Larger numbers count as this one.
 _MOST = 10**9
 
 

@@ -204,7 +204,7 @@ class _Rows:
                     "rdnss": RESOLVERS[IPV6],
                 }
             if port.chassis_name is not None and self._is_outside(port.switch):
-                # senders outside, whose MTU is larger, are told what fits into a tunnel, and to the guests
+                # senders outside have a larger MTU: OVN replies with the one of tunnels and guests
                 end["options"] = {"gateway_mtu": str(self._network.mtu)}
             yield Row(
                 ref=ref,

@@ -31,7 +31,7 @@ def check(compiled: Compiled, testbed: InputFile, matrix: Traffic | None = None)
 
 
 def standing_probes(compiled: Compiled) -> tuple[Traffic, ...]:
-    """Return what stands for traffic of every kind in a project's network."""
+    """Return probes that represent traffic of every kind in a project's network."""
     module = dialect(compiled.placed.logical.dialect)
     if not hasattr(module, "northbound"):
         return (PING,)

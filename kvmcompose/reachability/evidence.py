@@ -175,15 +175,15 @@ class Evidence:
         return Sighting()
 
     def _unresolved(self, sending: Sending, address: str) -> Sighting:
-        heard, told = False, False
+        asked, answered = False, False
         for port in sending.targets:
             if port.mac and address == sending.address:
-                heard |= bool(self._found.get((port.name, FrameKind.WHO_HAS, address)))
-                told |= any(
+                asked |= bool(self._found.get((port.name, FrameKind.WHO_HAS, address)))
+                answered |= any(
                     each.eth_source == port.mac
                     for each in self._found.get((port.name, FrameKind.IS_AT, address), ())
                 )
-        return Sighting(unresolved=address, asked_target=heard and not told)
+        return Sighting(unresolved=address, asked_target=asked and not answered)
 
 
 def _keys(frame: ProbeFrame) -> Iterable[tuple[object, ...]]:

@@ -361,12 +361,12 @@ def _outside_addresses(network: LogicalNetwork) -> dict[int, Address]:
 
 
 def standing_probes(rows: Sequence[Row]) -> tuple[Traffic, ...]:
-    """Return what stands for traffic of every kind."""
+    """Return probes that represent traffic of every kind."""
     return (PING, *sorted(_probes(rows)))
 
 
 def _probes(rows: Iterable[Row]) -> Iterator[Traffic]:
-    """Yield what stands for all TCP and UDP: each port in a match and its neighbours, and one in none."""
+    """Yield probes for all TCP and UDP: each port in a match and its neighbours, and one in none."""
     ports = {
         near
         for row in rows

@@ -237,7 +237,7 @@ def test_a_changed_shared_setup_makes_the_image_and_its_clones_anew_when_told(la
 
 @pytest.mark.parametrize("named", [(), ("worker-1",)])
 def test_clones_that_run_are_replaced_with_their_golden_image(lab: Lab, named: tuple[str, ...]) -> None:
-    """Their disks are overlays on it: they are off before it changes, whoever is named, and set up again."""
+    """Their disks are overlays: they are off before it changes, whichever is named, then set up again."""
     lab.must(Up())
     before = {name: each.started for name, each in lab.world.domains.items()}
     (lab.folder / "shared.sh").write_text("#!/bin/sh\necho another\n")

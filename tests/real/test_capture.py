@@ -69,7 +69,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def wait_for_packets(path: Path, count: int) -> None:
-    """Wait until a file has so many packets: the last ones are on their way when who sent them has ended."""
+    """Wait until a file has so many packets: the last ones arrive after their sender has exited."""
     wait_for(lambda: len([*PacketReader().read(path.read_bytes())]) >= count)
 
 

@@ -99,7 +99,7 @@ WAYS = ("from-lport", "to-lport")
 PORTS = range(8001, 8001 + len(ACTIONS))
 #: Ask for an address by DHCP, and do nothing with it.
 LEASE = ("sudo", "-n", "sh", "-c", "udhcpc -i eth0 -n -q -s /bin/true 2>&1")
-#: A server that tells who connects.
+#: A server that reports the address of each client.
 SERVER = """\
 import socketserver
 class Handler(socketserver.BaseRequestHandler):

@@ -153,7 +153,7 @@ class OvnCentral:
 
 
 def _noted(idl: Any, project: str, address: str) -> list[Operation]:
-    """Return the operations that note the project, at the listener; without keys it refuses everyone."""
+    """Return the operations that note the project at the listener, which without keys refuses all clients."""
     done: list[Operation] = []
     mark = ["map", [[MARK_KEY, "yes"], [f"{USER_KEY}{project}", "yes"]]]
     ours = [row for row in idl.tables["Connection"].rows.values() if _is_ours(row)]
@@ -174,7 +174,7 @@ def _noted(idl: Any, project: str, address: str) -> list[Operation]:
 
 
 def _expiry(certificate: str) -> str:
-    """Return the day of a certificate's end; nothing for a text that is none, which is of no use anyway."""
+    """Return the day of a certificate's end; empty for a text that is no certificate, and so of no use."""
     try:
         return expiry(certificate)
     except ValueError:

@@ -45,7 +45,7 @@ def make_identity(name: str, authority: Identity) -> Identity:
     if not isinstance(signer, ec.EllipticCurvePrivateKey):
         raise ValueError("the authority's key is not one of kvm-compose's")  # noqa: TRY004 (as the others)
     key = _key()
-    end = min(dt.datetime.now(dt.UTC) + _LIFE, ca.not_valid_after_utc)  # it is worth nothing after that
+    end = min(dt.datetime.now(dt.UTC) + _LIFE, ca.not_valid_after_utc)  # invalid after that
     certificate = (
         _certificate(_name(name), ca.subject, key.public_key(), end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -62,7 +62,7 @@ def expiry(certificate: str) -> str:
 
 
 def ends_soon(day: str) -> bool:
-    """Return whether an identity is to be renewed; not where its end is not known, or no date."""
+    """Return whether an identity is to be renewed. False if its end is unknown, or not a date."""
     try:
         return dt.date.fromisoformat(day) - dt.datetime.now(dt.UTC).date() < _RENEWED
     except ValueError:

@@ -64,7 +64,7 @@ class Outsides(Protocol):
         """Raise DriverError for what is in the way of one; see ``check_outside``."""
 
     async def create(self, project: str, wanted: Outside) -> None:
-        """Create it with its mapping, join those who use it, or set what differs."""
+        """Create it with its mapping, add the project to its users, or set what differs."""
 
     async def remove(self, project: str, bridge: str) -> None:
         """Forget a project; with the last one, remove the bridge and its rules."""

@@ -18,7 +18,7 @@ from kvmcompose.reachability.evidence import Port
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
-#: Addresses reserved for documentation (RFC 5737, RFC 3849): what stands for the outside.
+#: Addresses reserved for documentation (RFC 5737, RFC 3849): they represent the outside.
 _OUTSIDE = ("203.0.113.1", "198.51.100.1", "192.0.2.1", "2001:db8:ffff:ffff::1", "3fff:ffff::1")
 
 
