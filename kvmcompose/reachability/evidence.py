@@ -19,6 +19,8 @@ from kvmcompose.reachability.frames import FrameKind, ProbeFrame
 _REQUESTS = {"icmp": FrameKind.ECHO, "tcp": FrameKind.SYN, "udp": FrameKind.UDP}
 #: The most frames of an interface: a guest may send others that look like probes.
 MOST_FRAMES = 6000
+#: The most of all interfaces, about 1 KiB of memory each: a broadcast appears at all of them.
+MOST_IN_ALL = 128_000
 
 
 class Port(msgspec.Struct, frozen=True):
@@ -78,7 +80,7 @@ class Evidence:
         if (port, frame) in self._known:
             return
         count = self._counts[port] = self._counts.get(port, 0) + 1
-        if count > MOST_FRAMES:
+        if count > MOST_FRAMES or len(self._known) >= MOST_IN_ALL:
             self.overflown.add(port)
             return
         self._known.add((port, frame))

@@ -238,7 +238,12 @@ class _Wave:
         until = loop.time() + _GRACE_SECONDS
         open_ = list(self._asked)
         while loop.time() < until:
-            open_ = [each for each in open_ if not is_settled(self._evidence.seen(each.sending))]
+            settled = set()
+            for number, each in enumerate(open_):
+                await asyncio.sleep(0)  # a guest's flood makes a look take milliseconds
+                if is_settled(self._evidence.seen(each.sending)):
+                    settled.add(number)
+            open_ = [each for number, each in enumerate(open_) if number not in settled]
             if not open_:
                 return
             await asyncio.sleep(_LOOK_SECONDS)

@@ -209,3 +209,12 @@ def test_thousands_of_packets_alike_are_followed_once() -> None:
     seen = evidence.seen(sending(UDP))
     assert (seen.arrived, seen.returned) == (True, False)
     assert time.process_time() - begun < 5  # each with each takes most of a minute
+
+
+def test_broadcasts_at_all_interfaces_do_not_fill_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvmcompose.reachability.evidence.MOST_IN_ALL", 10)
+    evidence = Evidence()
+    for number in range(4):
+        for port in ("one/a", "one/b", "one/c"):
+            evidence.add(port, ProbeFrame(FrameKind.WHO_HAS, A, B, f"10.0.0.{number}", HERE))
+    assert evidence.overflown == {"one/b", "one/c"}
