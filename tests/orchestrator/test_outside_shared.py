@@ -109,10 +109,11 @@ def test_an_address_of_the_other_project_is_refused(lab: Lab, port: dict[str, ob
     assert "lab" not in ovn(lab, "").rows
 
 
-def test_another_address_of_the_bridge_is_refused(lab: Lab) -> None:
+@pytest.mark.parametrize("address", ["172.16.1.254/24", "edited by hand"])
+def test_another_address_of_the_bridge_is_refused(lab: Lab, address: str) -> None:
     theirs(lab)
-    ovn(lab).outsides["br-ex"].users["other"]["address"] = "172.16.1.254/24"
-    why = "two: no way out by br-ex: the bridge br-ex has the address 172.16.1.254/24 for the project other"
+    ovn(lab).outsides["br-ex"].users["other"]["address"] = address
+    why = f"two: no way out by br-ex: the bridge br-ex has the address {address} for the project other"
     assert refused(lab)[0] == why
 
 

@@ -120,7 +120,7 @@ def _check_sharing(project: str, wanted: Outside, bridge: OutsideBridge) -> None
     for name, other in sorted(bridge.users.items()):
         if name == project:
             continue
-        if other.address and ipaddress.ip_interface(other.address) != ipaddress.ip_interface(wanted.address):
+        if other.address and not _is_same(other.address, wanted.address):
             why = f"the bridge {wanted.bridge} has the address {other.address} for the project {name}"
             raise _refusal(wanted, why, f"use that address, or another bridge: {_WHERE}")
         if wanted.has_guests or other.has_guests:
@@ -130,6 +130,14 @@ def _check_sharing(project: str, wanted: Outside, bridge: OutsideBridge) -> None
                 why = f"this testbed has guests directly on {wanted.bridge}, which the project {name} uses"
             hint = f"connect them through a router, or name another network, bridge and address: {_WHERE}"
             raise _refusal(wanted, why, hint)
+
+
+def _is_same(noted: str, wanted: str) -> bool:
+    """Compare addresses; a note that was edited by hand may have none."""
+    try:
+        return ipaddress.ip_interface(noted) == ipaddress.ip_interface(wanted)
+    except ValueError:
+        return False
 
 
 _WHERE = "`bridge_mappings` of the host's `ovn` in kvm-compose-config.json"
