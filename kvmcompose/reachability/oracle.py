@@ -23,12 +23,11 @@ from kvmcompose.reachability import packets
 from kvmcompose.reachability.behind_routers import OUTSIDE_MAC, BehindRouters
 from kvmcompose.reachability.causes import Causes, Places
 from kvmcompose.reachability.logical_network import Address, GuestNic, LogicalNetwork
+from kvmcompose.reachability.outside import addresses_outside
 from kvmcompose.reachability.packets import Packet
 from kvmcompose.reachability.throwaway import Neighbour, Throwaway
 from kvmcompose.reachability.trace import Output, Trace, read_trace
 
-#: Addresses reserved for documentation (RFC 5737, RFC 3849): no real network is meant.
-_OUTSIDE = ("203.0.113.1", "198.51.100.1", "192.0.2.1", "2001:db8:ffff:ffff::1", "3fff:ffff::1")
 NEW, REPLY = "new", "est,rpl"
 #: Ports in a match, where the decision between two packets may lie.
 _PORTS = re.compile(r"\b(tcp|udp)\.dst\s*[=!<>]+\s*(\{[^}]*\}|\d+)")
@@ -86,7 +85,7 @@ class OvnOracle:
         self._causes = Causes(rows, self._network, ovn.hints(), ovn.datapaths(), self._by_port, places)
         self._neighbours: dict[tuple[str, Address], str | Cause] = {}
         self._behind = BehindRouters(self._network)
-        self._outside = _outside_addresses(self._network)
+        self._outside = addresses_outside(list(self._network.subnets()))
         self.probes = standing_probes(rows)
 
     def answer(self, source: str, target: str, probe: Traffic) -> Answer:
@@ -348,16 +347,6 @@ def outside_neighbours(rows: Sequence[Row]) -> tuple[Neighbour, ...]:
             if is_outside and any(hop in each.network for each in port.addresses):
                 found[port.name, hop] = Neighbour(port.name, str(hop), OUTSIDE_MAC)
     return tuple(found.values())
-
-
-def _outside_addresses(network: LogicalNetwork) -> dict[int, Address]:
-    """Return an address of each family that is in no subnet of the testbed."""
-    subnets = list(network.subnets())
-    found: dict[int, Address] = {}
-    for address in map(ipaddress.ip_address, _OUTSIDE):
-        if not any(address in subnet for subnet in subnets):
-            found.setdefault(address.version, address)
-    return found
 
 
 def standing_probes(rows: Sequence[Row]) -> tuple[Traffic, ...]:

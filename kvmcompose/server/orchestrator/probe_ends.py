@@ -15,11 +15,9 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.networks import external_addresses
 from kvmcompose.providers.guest.interface import Login
 from kvmcompose.reachability.evidence import Port
+from kvmcompose.reachability.outside import addresses_outside
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
-
-#: Addresses reserved for documentation (RFC 5737, RFC 3849): they represent the outside.
-_OUTSIDE = ("203.0.113.1", "198.51.100.1", "192.0.2.1", "2001:db8:ffff:ffff::1", "3fff:ffff::1")
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,9 +125,5 @@ class Ends:
             for nic in guest.state.interfaces
             if nic.ip != "dynamic"
         ]
-        chosen: dict[int, str] = {}
-        for each in map(ipaddress.ip_address, _OUTSIDE):
-            if not any(each in subnet for subnet in subnets):
-                chosen.setdefault(each.version, str(each))
         ports = tuple((host, name, Port(f"{host}/{name}")) for host, name in dict.fromkeys(ways))
-        return End(ports=ports, addresses=tuple(chosen.values()))
+        return End(ports=ports, addresses=tuple(map(str, addresses_outside(subnets).values())))
