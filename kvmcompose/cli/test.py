@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         type=_seconds,
         metavar="SECONDS",
-        help="how long to send again what nothing answers (default: 3)",
+        help=f"how long to send again what nothing answers: 1 to {_MOST_SECONDS} (default: 3)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--junit", metavar="FILE", type=Path, help="also write a report in JUnit's XML")
@@ -46,7 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _seconds(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) <= _MOST_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds up to {_MOST_SECONDS}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number of seconds from 1 to {_MOST_SECONDS}"
+        )
     return int(text)
 
 
