@@ -23,6 +23,8 @@ MADE_KEY, USER_KEY = "kvm-compose-ovn-made", "kvm-compose-ovn-user-"
 _REMOTE, _NAME = "ovn-remote", "system-id"
 #: The key of the day on which the host's TLS certificate ends.
 _EXPIRES = "kvm-compose-ovn-expires"
+#: Keys by which ovn-controller knows the ports that it has made.
+_CONTROLLERS = {"ovn-chassis-id", "ovn-localnet-port"}
 #: The key of the bridges of provider networks.
 MAPPINGS = "ovn-bridge-mappings"
 _LIST = ("--format=json", "--", "--columns=external_ids,ssl", "list", "Open_vSwitch")
@@ -185,8 +187,9 @@ class OvsChassis:
         found = await self.observe()
         if not found.users <= {project}:
             return
-        # ovn-controller leaves them when it has no database any more
-        more = [word for port in await self._tunnels() for word in ("--", "--if-exists", "del-port", port)]
+        # ovn-controller leaves its ports when it has no database any more; those of another OVN are not ours
+        ports = await self._controllers_ports() if _REMOTE in found.made else ()
+        more = [word for port in ports for word in ("--", "--if-exists", "del-port", port)]
         if "ssl" in found.made:
             more += ["--", "del-ssl"]
         keys = sorted(found.made - {"ssl", _NAME})
@@ -218,13 +221,13 @@ class OvsChassis:
             return None
         return done.text.strip() if done.status == 0 else None
 
-    async def _tunnels(self) -> list[str]:
-        """Return the tunnels that ovn-controller has made."""
+    async def _controllers_ports(self) -> list[str]:
+        """Return the ports that ovn-controller has made: tunnels, and patches to provider networks."""
         argv = [*VSCTL, "--format=json", "--columns=name,external_ids", "list", "Port"]
         done = await run_ovs(self._runner, argv)
         try:
             rows = list(msgspec.json.decode(done.stdout, type=OvsdbTable).rows())
-            return [row["name"] for row in rows if "ovn-chassis-id" in dict(row["external_ids"][1])]
+            return [row["name"] for row in rows if _CONTROLLERS & dict(row["external_ids"][1]).keys()]
         except (ValueError, LookupError, TypeError) as error:
             raise DriverError(f"ovs-vsctl printed invalid output: {error}") from error
 

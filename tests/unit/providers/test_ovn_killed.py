@@ -109,11 +109,21 @@ def test_the_note_of_a_database_is_the_last_to_go() -> None:
     assert lines(runner, "'ssl'", "rm -rf", "'connections'") == ["'ssl'", "rm -rf", "'connections'"]
 
 
+#: The ports of a host: a guest's, a tunnel, and both ends of the patch to a provider network.
+PORTS = {
+    "vnet0": {},
+    "ovn-two-0": {"ovn-chassis-id": "two@192.0.2.2"},
+    "patch-br-int-to-lab-out": {"ovn-localnet-port": "lab-out"},
+    "patch-lab-out-to-br-int": {"ovn-localnet-port": "lab-out"},
+}
+
+
 def chassis(**ids: str) -> Disk:
+    ports = [[name, ["map", [*keys.items()]]] for name, keys in PORTS.items()]
     columns = f'["external_ids","ssl"],"data":[[["map",{json.dumps([*ids.items()])}],["uuid","1"]]]'
     return Disk(
         ("list Open_vSwitch", 0, f'{{"headings":{columns}}}'.encode(), b""),
-        ("list Port", 0, b'{"headings":["name","external_ids"],"data":[]}', b""),
+        ("list Port", 0, json.dumps({"headings": ["name", "external_ids"], "data": ports}).encode(), b""),
     )
 
 
@@ -132,6 +142,28 @@ def test_the_note_of_a_host_is_the_last_to_go() -> None:
     (settings,) = (each for each in runner.commands if "del-ssl" in each)
     assert "ovn-remote" in settings
     assert "system-id" not in settings  # by it the rows of the host are found
+
+
+def removed_ports(runner: Recorder) -> set[str]:
+    return {
+        command[index + 1]
+        for command in runner.commands
+        for index, word in enumerate(command)
+        if word == "del-port"
+    }
+
+
+def test_what_ovn_controller_made_goes_with_the_settings_that_it_was_made_by() -> None:
+    ids = {"kvm-compose-ovn-made": "ovn-remote", "kvm-compose-ovn-user-lab": "yes"}
+    runner = chassis(**ids, **{"system-id": "two", "ovn-remote": SPEC.remote})
+    asyncio.run(OvsChassis(runner).leave("lab"))
+    assert removed_ports(runner) == PORTS.keys() - {"vnet0"}
+
+
+def test_the_tunnels_of_an_ovn_that_was_there_stay() -> None:
+    runner = chassis(**{"kvm-compose-ovn-user-lab": "yes", "system-id": "two", "ovn-remote": SPEC.remote})
+    asyncio.run(OvsChassis(runner).leave("lab"))
+    assert removed_ports(runner) == set()
 
 
 def outside(mappings: str = "public:br-ex", **ids: str) -> Recorder:
