@@ -93,7 +93,7 @@ def wait_for_libvirt() -> None:
 
 
 def start_openvswitch(folder: Path, name: str) -> None:
-    Path("/run/openvswitch").mkdir()
+    Path("/run/openvswitch").mkdir(exist_ok=True)
     database = "/etc/openvswitch/conf.db"
     if not Path(database).exists():
         run(["ovsdb-tool", "create", database, "/usr/share/openvswitch/vswitch.ovsschema"])
@@ -105,8 +105,9 @@ def start_openvswitch(folder: Path, name: str) -> None:
         "ovs-vsctl", "--no-wait", "--", "init", "--", "set", "Open_vSwitch", ".",
         f"external_ids:system-id={name}", f"external_ids:hostname={name}",
     ])  # fmt: skip
+    # In user space 3.1 aborts with some networks of OVN; it is started again, as Debian's service does it.
     run([
-        "ovs-vswitchd", "--pidfile", "--detach",
+        "prlimit", "--core=0", "ovs-vswitchd", "--pidfile", "--detach", "--monitor",
         f"--log-file={folder / 'ovs-vswitchd.log'}", "-vconsole:off",
     ])  # fmt: skip
 

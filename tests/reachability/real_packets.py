@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hosts import ovn
+from hosts import daemons, ovn
 from kvmcompose.reachability.jsonrpc import JsonRpc
 
 GUESTS, NICS = 5, 2
@@ -63,16 +63,11 @@ def start() -> None:
         run("mount", "-t", "tmpfs", "tmpfs", folder)
     run("mount", "-t", "sysfs", "sysfs", "/sys")
     run("ip", "link", "set", "lo", "up")
-    quiet = ("--detach", "--no-chdir", "-vconsole:off", "-vsyslog:off")
-    run("ovsdb-tool", "create", "/etc/openvswitch/conf.db", "/usr/share/openvswitch/vswitch.ovsschema")
-    server = ("ovsdb-server", *quiet, "--pidfile")
-    run(*server, "--remote=punix:/run/openvswitch/db.sock", "/etc/openvswitch/conf.db")
-    run("ovs-vsctl", "--no-wait", "init")
-    run("ovs-vswitchd", *quiet, "--monitor", "--pidfile")
+    daemons.start_openvswitch(LOGS, "main")
     ovn.start_central(LOGS)
     run(
         "ovs-vsctl", "add-br", "br-ex", "--", "set", "bridge", "br-ex", "datapath_type=netdev", "--",
-        "set", "open", ".", "external_ids:system-id=main",
+        "set", "open", ".",
         "external_ids:ovn-remote=unix:/run/ovn/ovnsb_db.sock", "external_ids:ovn-encap-type=geneve",
         "external_ids:ovn-encap-ip=127.0.0.1", "external_ids:ovn-bridge-mappings=public:br-ex",
     )  # fmt: skip

@@ -253,9 +253,21 @@ def test_hosts_reach_each_other_by_ssh_and_leave_nothing(tmp_path: Path) -> None
         first.run(["true"])
 
 
+def crash_open_vswitch(host: TestHost) -> None:
+    """Abort it, and wait until it runs again."""
+    pid_file = "/run/openvswitch/ovs-vswitchd.pid"
+    crashed = host.run(["cat", pid_file]).stdout
+    host.run(["kill", "-ABRT", crashed.strip()])
+    deadline = time.monotonic() + 10
+    while host.run(["cat", pid_file], check=False).stdout in ("", crashed):
+        assert time.monotonic() < deadline, "it was not started again"
+
+
 def test_rebooted_host_keeps_its_disks_and_forgets_what_ran(tmp_path: Path) -> None:
     with TestHosts(2, directory=tmp_path, ssh=True, tunnels=True) as hosts:
         host, key = hosts[1], hosts[1].host_key
+        crash_open_vswitch(host)
+        hosts[0].run(["ping", "-c", "1", "-w", "10", host.address])
         host.add_bridge("kept")
         host.run(["ip", "link", "add", "gone", "type", "veth", "peer", "name", "gone-too"])
         with host.popen(["sh", "-c", "echo runs; exec sleep 1000"], stdout=subprocess.PIPE) as sleep:
@@ -268,6 +280,8 @@ def test_rebooted_host_keeps_its_disks_and_forgets_what_ran(tmp_path: Path) -> N
         assert host.virsh("list", "--all").returncode == 0
         hosts[0].run(["ping", "-c", "1", "-W", "5", host.address])
         assert host.host_key == key
+        crash_open_vswitch(host)
+        hosts[0].run(["ping", "-c", "1", "-w", "10", host.address])
 
 
 def test_exception_leaves_nothing(tmp_path: Path) -> None:
