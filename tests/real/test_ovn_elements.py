@@ -1,89 +1,29 @@
 """Each kind of element of a logical network across two real hosts, and each edit of it, judged by packets.
 
 One testbed for all tests, in the order of the file. A guest pings another one through the router and a tunnel
-all the time, and no edit names the two: they are the same processes to the end, and lose no ping.
+all the time, and no edit names the two: they are the same processes until a host is rebooted,
+and lose no ping while edits are made.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from logical_lab import LogicalLab
+from element_lab import FIELDS, LEASED, PORTS, Elements, connections, filled, pings, wait_for_ping
+from kvm import inventory
+from logical_lab import LogicalLab, assert_nothing_left
 from running_lab import Lab
+from test_harness import crash_open_vswitch
+from test_ovn_drivers import kill, restart
 
-from hosts import TestHost, TestHosts
+from hosts import TestHosts
 
 pytestmark = [pytest.mark.real, pytest.mark.long]
 
-GUEST = """\
-  - name: {name}
-    id: {id}
-    network: [{nics}]
-    libvirt:
-      cpus: 1
-      memory_mb: 128
-      username: tester
-      libvirt_type: {{cloud_image: {{path: micro.qcow2}}}}
-"""
-NIC = '{{switch: {switch}, ip: {ip}, gateway: {gateway}, mac: "02:00:00:00:00:{mac}"}}'
-LEFT = NIC.format(switch="lan", ip='[10.66.1.10, "fd66:1::10"]', gateway="10.66.1.1", mac="0a")
-RIGHT = NIC.format(switch="far", ip='[10.66.2.10, "fd66:2::10"]', gateway="10.66.2.1", mac="0b")
-LEASED = NIC.format(switch="lan", ip="dynamic", gateway="10.66.1.1", mac="0c")
-YAML = f"""\
-machines:
-{GUEST.format(name="left", id="left", nics=LEFT)}\
-{GUEST.format(name="right", id="right", nics=RIGHT)}\
-{GUEST.format(name="<leased>", id="leased", nics="<nics>")}\
-network:
-  ovn:
-    switches:
-      lan:
-        subnet: [10.66.1.0/24, "fd66:1::/64"]
-        ports:
-          - {{name: near, chassis: one, internal: {{ip: <near>, mac: "02:00:00:00:00:02"}}}}
-      far:
-        subnet: [10.66.2.0/24, "fd66:2::/64"]
-        ports:
-          - {{name: away, chassis: two, internal: {{ip: [10.66.2.2, "fd66:2::2"], mac: "02:00:00:00:00:03"}}}}
-      public:
-        subnet: 172.16.1.0/24
-        ports: [{{name: <localnet>, localnet: {{network_name: public}}}}]
-      <switch>
-    routers:
-      r:
-        ports:
-          - {{name: to-lan, switch: lan,
-             gateway_ip: [10.66.1.1/24, "fd66:1::1/64"], mac: "02:00:00:00:01:01"}}
-          - {{name: to-far, switch: far,
-             gateway_ip: [10.66.2.1/24, "fd66:2::1/64"], mac: "02:00:00:00:01:02"}}
-          - {{name: to-out, switch: public, gateway_ip: 172.16.1.200/24, mac: "02:00:00:00:01:03",
-             set_gateway_chassis: <gateway>}}
-          <port>
-        static_routes:
-          - {{prefix: 0.0.0.0/0, nexthop: 172.16.1.1}}
-          <route>
-        nat:
-          - {{nat_type: snat, external_ip: <snat>, logical_ip: 10.66.0.0/16}}
-          - {{nat_type: dnat_and_snat, external_ip: <dnat>, logical_ip: 10.66.2.10}}
-        dhcp: [{{switch: lan, exclude_ips: {{from: 10.66.1.1, to: <excluded>}}}}]
-    acl: <acl>
-testbed_options:
-  management: true
-  placement: {{pin: {{left: one, right: two, <leased>: two}}}}
-"""
-FIELDS = {
-    "leased": "leased", "nics": LEASED, "near": "10.66.1.2", "localnet": "out", "switch": "", "port": "",
-    "route": "", "gateway": "one", "snat": "172.16.1.200", "dnat": "172.16.1.201", "excluded": "10.66.1.20",
-    "acl": "{}",
-}  # fmt: skip
 #: A switch with its port of the router and an interface of the second host.
 SWITCH = (
     "new: {subnet: 10.66.3.0/24, ports: [{name: there, chassis: two, "
@@ -96,103 +36,8 @@ ACTIONS = {
     "reject": "refused",
 }  # fmt: skip
 WAYS = ("from-lport", "to-lport")
-PORTS = range(8001, 8001 + len(ACTIONS))
 #: Ask for an address by DHCP, and do nothing with it.
 LEASE = ("sudo", "-n", "sh", "-c", "udhcpc -i eth0 -n -q -s /bin/true 2>&1")
-#: A server that reports the address of each client.
-SERVER = """\
-import socketserver
-class Handler(socketserver.BaseRequestHandler):
-    def handle(self):
-        self.request.sendall(self.client_address[0].encode())
-import threading, sys
-socketserver.ThreadingTCPServer.allow_reuse_address = True
-for port in sys.argv[1:]:
-    server = socketserver.ThreadingTCPServer(("", int(port)), Handler)
-    threading.Thread(target=server.serve_forever).start()
-"""
-#: How connections to an address end, each to one port.
-CONNECT = """\
-import socket, sys, json
-from concurrent.futures import ThreadPoolExecutor
-def end(port):
-    try:
-        with socket.create_connection((sys.argv[1], int(port)), 3) as connection:
-            return "open" if connection.recv(100) else "empty"
-    except ConnectionRefusedError:
-        return "refused"
-    except TimeoutError:
-        return "silent"
-with ThreadPoolExecutor(20) as pool:
-    print(json.dumps(list(pool.map(end, sys.argv[2:]))))
-"""
-
-
-class Elements(LogicalLab):
-    """The testbed, the values that its YAML has, and its pings."""
-
-    def start(self) -> None:
-        self.fields = dict(FIELDS)
-        self.servers: list[subprocess.Popen[bytes]] = []
-        self.project.run("up", timeout=900)
-        self.pings = Lab(self.project, self.hosts)
-        self.pings.start_pings()
-        self.join()
-
-    def join(self) -> None:
-        """Give the hosts routes to the other switch, and servers; they have neither after a reboot."""
-        one, two = self.hosts
-        one.run(["ip", "route", "replace", "10.66.2.0/23", "via", "10.66.1.1"])
-        two.run(["ip", "route", "replace", "10.66.1.0/24", "via", "10.66.2.1"])
-        two.run(["ip", "-6", "route", "replace", "fd66:1::/64", "via", "fd66:2::1"])
-        self.stop()
-        words = [sys.executable, "-c", SERVER, *map(str, PORTS)]
-        self.servers = [host.popen(words) for host in self.hosts]
-        for host in self.hosts:
-            wait_for_ping(host, "127.0.0.1")
-
-    def stop(self) -> None:
-        for server in self.servers:
-            server.terminate()
-            server.wait(10)
-
-    def edit(self, restarted: Collection[str] = (), **fields: str) -> str:
-        """Edit and `up`: nothing restarts but these guests, and no ping is lost."""
-        self.fields |= fields
-        self.project.write("kvm-compose.yaml", filled(self.fields))
-        before = self.processes()
-        said = self.project.run("up", timeout=900).stderr
-        after = self.processes()
-        other = {name for name in before if after.get(name) != before[name]}
-        assert other == set(restarted), said
-        missing = self.pings.lost_pings()
-        assert missing <= self.pings.tolerated, f"{missing} pings lost: {said}"
-        return said
-
-    def peer(self, guest: str, address: str) -> str:
-        """Return as whom a server sees a guest."""
-        return self.project.inside(guest, "sh", "-c", f"nc -w 3 {address} {PORTS[0]} </dev/null")
-
-
-def filled(fields: dict[str, str]) -> str:
-    return re.sub(r"<(\w+)>", lambda found: fields[found[1]], YAML)
-
-
-def wait_for_ping(host: TestHost, address: str, seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not pings(host, address):
-        assert time.monotonic() < end, f"{address} does not answer {host.name}"
-
-
-def pings(host: TestHost, address: str) -> bool:
-    return host.run(["ping", "-c1", "-W1", address], check=False).returncode == 0
-
-
-def connections(host: TestHost, address: str, *ports: int) -> list[str]:
-    """Return how connections from a host end: open, refused or silent."""
-    done = host.run([sys.executable, "-c", CONNECT, address, *map(str, ports)])
-    found: list[str] = json.loads(done.stdout)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +53,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory, micro_image: Path, ssh_key: Pa
             yield lab
         finally:
             lab.stop()
+
+
+@pytest.fixture(autouse=True)
+def _repaired(lab: Elements) -> None:
+    """A test in which Open vSwitch aborts fails, those after it need not."""
+    if lab.switches() != lab.running:
+        lab.fields["acl"] = "{}"
+        lab.project.write("kvm-compose.yaml", filled(lab.fields))
+        lab.repair()
 
 
 def test_every_element_carries_packets_across_hosts(lab: Elements) -> None:
@@ -314,3 +168,118 @@ def test_each_action_of_rules(lab: Elements, switch: str) -> None:
         assert connections(lab.hosts[0], "10.66.2.2", *ports) == list(ACTIONS.values())
     lab.edit(acl="{}")
     assert connections(lab.hosts[0], "10.66.2.2", *PORTS) == ["open"] * len(PORTS)
+
+
+def test_what_no_rule_allows_is_dropped_and_replies_pass(lab: Elements) -> None:
+    one, two = lab.hosts
+    ping = "{{direction: {}, priority: 500, match: icmp4, action: allow-related}}"
+    rule = "{{direction: {}, priority: 600, match: ip4.src == {} && tcp, action: allow-related}}"
+
+    def acl(source: str) -> str:
+        lists = ", ".join(
+            f"{switch}: [{', '.join(each.format(way, source) for way in WAYS for each in (ping, rule))}]"
+            for switch in ("lan", "far")
+        )
+        return f"{{apply_deny_all: true, switches: {{{lists}}}}}"
+
+    lab.edit(acl=acl("10.66.1.0/24"))
+    assert connections(one, "10.66.2.2", *PORTS[:2]) == ["open"] * 2
+    assert connections(two, "10.66.1.2", *PORTS[:2]) == ["silent"] * 2
+    assert connections(two, "10.66.1.10", 22) == ["silent"]
+    lab.edit(acl=acl("10.66.2.0/24"))
+    assert connections(one, "10.66.2.2", *PORTS[:2]) == ["silent"] * 2
+    assert connections(two, "10.66.1.2", *PORTS[:2]) == ["open"] * 2
+    assert connections(two, "10.66.1.10", 22) == ["open"]
+    lab.reaches("left", {"right"}, {"fd66:2::10"})  # ARP and DNS aside, all that has no rule is dropped
+    lab.edit(acl="{}")
+    assert connections(one, "10.66.2.2", *PORTS[:2]) == ["open"] * 2
+
+
+def test_names_follow_guests(lab: Elements) -> None:
+    lab.edit(leased="renamed")  # it has an id
+    lab.reaches("left", {"renamed"})
+    assert lab.resolves("left", "renamed")
+    assert not lab.resolves("left", "leased.elem")
+
+
+def test_another_interface(lab: Elements) -> None:
+    """It is plugged in while the guest runs, which learns its address at the next start."""
+    second = '{switch: far, ip: 10.66.2.20, mac: "02:00:00:00:00:0d"}'
+    lab.edit(nics=f"{LEASED}, {second}")
+    by_hand = "ip link set eth1 up && ip address add 10.66.2.20/24 dev eth1"
+    lab.project.inside("renamed", "sudo", "-n", "sh", "-c", by_hand)
+    lab.reaches("right", {"10.66.2.20"})
+    lab.edit(nics=LEASED)
+    lab.reaches("right", (), {"10.66.2.20"})
+    assert "eth1" not in lab.project.inside("renamed", "ls", "/sys/class/net")
+
+
+def test_northd_is_killed(lab: Elements) -> None:
+    one = lab.hosts[0]
+    rule = "{direction: to-lport, priority: 1000, match: tcp.dst == 8001, action: reject}"
+    kill(one, "ovn-northd")
+    lab.project.write("kvm-compose.yaml", filled(lab.fields | {"acl": f"{{switches: {{far: [{rule}]}}}}"}))
+    assert "ovn-northd" in lab.project.run("up", status=1, timeout=900).stderr
+    assert connections(one, "10.66.2.2", PORTS[0]) == ["open"]
+    restart(one, "northd")
+    lab.edit(acl=f"{{switches: {{far: [{rule}]}}}}")
+    assert connections(one, "10.66.2.2", *PORTS[:2]) == ["refused", "open"]
+
+
+def test_a_controller_is_killed(lab: Elements) -> None:
+    one, two = lab.hosts
+    kill(two, "ovn-controller")
+    lab.project.write("kvm-compose.yaml", filled(lab.fields | {"acl": "{}"}))
+    assert "ovn-controller does not run on two" in lab.project.run("up", status=3, timeout=900).stderr
+    # the rule holds on, but what is rejected is answered by ovn-controller itself
+    assert connections(one, "10.66.2.2", *PORTS[:2]) == ["silent", "open"]
+    restart(two, "controller")
+    lab.edit(acl="{}")
+    assert connections(one, "10.66.2.2", *PORTS[:2]) == ["open", "open"]
+
+
+def test_open_vswitch_aborts_and_is_started_again(lab: Elements) -> None:
+    before = lab.processes()
+    for host in lab.hosts:
+        crash_open_vswitch(host)
+        wait_for_ping(lab.hosts[0], lab.hosts[1].address)
+        lab.recovered()
+    assert lab.processes() == before
+
+
+def test_a_host_is_rebooted(lab: Elements) -> None:
+    lab.hosts[1].reboot()
+    lab.repair()
+
+
+def test_another_testbed_is_left_alone_and_nothing_stays(lab: Elements) -> None:
+    """A second testbed has the names, subnets and addresses of the first one, apart from those outside."""
+    one = lab.hosts[0]
+    text = re.sub(r" +ports:\n +- {name: (near|away).*\n", "", filled(FIELDS))
+    text = re.sub(r" +- {nat_type: dnat.*\n", "", text)
+    text = text.replace("172.16.1.200", "172.16.1.220").replace("02:00:00:00:01:03", "02:00:00:00:02:03")
+    other = LogicalLab(lab.all_hosts, 2, lab.project.root, "other", text)
+    other.project.run("up", timeout=900)
+    other.reaches("left", {"right", "leased", "172.16.1.1"}, {"10.66.1.2", "10.66.2.2"})
+    assert other.resolves("left", "right.other")
+    assert not other.resolves("left", "right.elem")
+    lab.reaches("left", {"right", lab.fields["leased"], "10.66.2.2", "172.16.1.1"})
+    running = other.processes()
+    pings = Lab(other.project, other.hosts)
+    pings.start_pings()
+    lab.stop()
+    lab.project.run("down", "--purge", "--timeout", "0")
+    assert pings.lost_pings() <= pings.tolerated
+    assert other.processes() == running
+    assert other.differences() == []
+    rows = one.run(["ovsdb-client", "dump", "unix:/run/ovn/ovnnb_db.sock"]).stdout
+    assert "other" in rows
+    assert not re.search(r"\belem\b", rows), rows
+    for host in lab.hosts:
+        left = " ".join(word for words in inventory(host).values() for word in words)
+        assert not re.search(r"\belem\b", left), left
+        assert host.run(["ls", "/run/netns"]).stdout.split() == [
+            f"kvm-compose.other.{switch}" for switch in (["lan"] if host is one else ["far", "lan"])
+        ]
+    other.project.run("down", "--purge", "--timeout", "0")
+    assert_nothing_left(lab.hosts, lab.before)
