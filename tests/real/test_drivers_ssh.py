@@ -21,8 +21,8 @@ from hosts import TestHost, TestHosts
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.guest.driver import SshShell
+from kvmcompose.providers.guest.entrance import SshEntrance
 from kvmcompose.providers.guest.interface import Login
-from kvmcompose.server.orchestrator.scripts import as_user, check_user
 
 pytestmark = pytest.mark.real
 
@@ -102,10 +102,12 @@ async def commands_run(up: Up) -> None:
     await input_arrives(up)
     entry = "echo 'eve:x:1234:1234::/tmp:/bin/sh' >>/etc/passwd"
     assert await up.run("one", "sudo", "-n", "sh", "-c", entry) == (0, [])
+    entrance = SshEntrance(up.shell, up.login("one"))
     for user in ("root", "eve"):
-        said = await up.run("one", *as_user(up.login("one"), user, ["sh", "-c", "id -un; exit 7"]))
-        assert said == (7, [user])
-    await error_of(check_user(up.shell, up.login("one"), "no-such-user"))
+        printed: list[str] = []
+        assert await entrance.run(["sh", "-c", "id -un; exit 7"], printed.append, user=user) == 7
+        assert printed == [user]
+    await error_of(entrance.check_user("no-such-user"))
     status, lines = await up.run("one", "sh", "-c", "head -c 200000 /dev/zero | tr '\\0' x")
     assert status == 0
     assert [len(line) for line in lines] == [65536, 65536, 65536, 3392]

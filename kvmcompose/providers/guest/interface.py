@@ -67,6 +67,47 @@ OnLine = Callable[[str], None]
 Input = AsyncIterable[bytes]
 
 
+class Entrance(Protocol):
+    """The way into one guest that runs, however its runtime enters it."""
+
+    @property
+    def guest(self) -> str:
+        """The name of the guest, for messages."""
+
+    @property
+    def notes(self) -> str:
+        """The name under which the guest records what has run in it."""
+
+    @property
+    def by_hand(self) -> str:
+        """The command that opens a shell in the guest, for hints."""
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        on_line: OnLine,
+        *,
+        user: str | None = None,
+        seconds: float | None = None,
+        stdin: Input | None = None,
+    ) -> int:
+        """Run a command and return its exit status. Cancelling ends the command in the guest, too.
+
+        ``user`` runs it, in that user's home folder; ``root`` stays in the folder of the one that enters, who
+        is the default. Raises DriverError when the guest cannot be entered or ``seconds`` have passed. What
+        ``stdin`` raises ends the command, and is raised here.
+        """
+
+    async def check_user(self, user: str | None) -> None:
+        """Raise DriverError when commands cannot run as this user."""
+
+    async def wait_ready(self, seconds: float) -> None:
+        """Wait until commands can run and the first-boot set-up is complete.
+
+        Raises DriverError after ``seconds``, and at once when waiting is of no use.
+        """
+
+
 class GuestShell(Protocol):
     """Runs commands in guests over SSH. A host key is recorded at first contact, and must not change."""
 

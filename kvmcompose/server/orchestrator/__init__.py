@@ -14,6 +14,7 @@ from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, in_thread
 from kvmcompose.providers.drivers import Drivers
+from kvmcompose.providers.guest.entrance import SshEntrance
 from kvmcompose.providers.libvirt.interface import DomainEvent
 from kvmcompose.render.domain import console_log
 from kvmcompose.server.action_log import ActionLog
@@ -23,7 +24,6 @@ from kvmcompose.server.orchestrator.down import TakeDown
 from kvmcompose.server.orchestrator.guest_events import guest_events
 from kvmcompose.server.orchestrator.preview import preview
 from kvmcompose.server.orchestrator.probing import probe
-from kvmcompose.server.orchestrator.scripts import as_user, check_user
 from kvmcompose.server.orchestrator.snapshots import Snapshots
 from kvmcompose.server.orchestrator.status import Meter, access, status
 from kvmcompose.server.orchestrator.up import BringUp
@@ -103,14 +103,11 @@ class Orchestrator:
             raise RefusedError(f"{guest.name} has no address that can be reached from here")
         with log.step("exec", f"exec:{guest.name}", guest=guest.name) as step:
             login = await in_thread(testbed.login, guest, address, context.gate(guest, testbed))
+            entrance = SshEntrance(context.shell, login)
             user = command.user or None
-            await check_user(context.shell, login, user)
-            return await context.shell.run(
-                login,
-                as_user(login, user, command.argv),
-                step.output,
-                seconds=command.timeout,
-                stdin=stdin,
+            await entrance.check_user(user)
+            return await entrance.run(
+                command.argv, step.output, user=user, seconds=command.timeout, stdin=stdin
             )
 
     async def reach(self, deployment: Deployment, name: str) -> socket.socket:

@@ -111,13 +111,13 @@ class GoldenImages:
         try:
             await starter.start(golden, STAGE)
             await starter.wait(golden, STAGE)
-            login = await starter.login(golden)
+            entrance = await starter.entrance(golden)
             for script in golden.run.setup_scripts if golden.run else ():
                 name = script.rpartition("/")[2]
                 with log.step(STAGE, f"shared_setup:{golden.name}:{name}", **where) as step:
-                    await run_script(self._context.shell, login, script, step.output)
+                    await run_script(entrance, script, step.output)
             with log.step(STAGE, f"freeze:{golden.name}", **where):
-                await seal(self._context.shell, login)
+                await seal(entrance)
                 if not await host.hypervisor.shut_down_domain(domain, _SHUT_DOWN_SECONDS):
                     raise DriverError(
                         f"{golden.name} did not shut down within {_SHUT_DOWN_SECONDS:.0f} s",

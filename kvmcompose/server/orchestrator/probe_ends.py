@@ -13,7 +13,8 @@ from kvmcompose.core.ovn_hosts import Outside
 from kvmcompose.core.probe import Question
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.networks import external_addresses
-from kvmcompose.providers.guest.interface import Login
+from kvmcompose.providers.guest.entrance import SshEntrance
+from kvmcompose.providers.guest.interface import Entrance
 from kvmcompose.reachability.evidence import Port
 from kvmcompose.reachability.outside import addresses_outside
 from kvmcompose.server.orchestrator.context import Context
@@ -23,14 +24,14 @@ from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 class End(msgspec.Struct, frozen=True, kw_only=True):
     """A guest, or the outside: its interfaces by host, its addresses; ``why`` it cannot be asked, or ''.
 
-    ``login`` is None for what cannot be entered, ``no_entry`` says why.
+    ``entrance`` is None for what cannot be entered, ``no_entry`` says why.
     """
 
     ports: tuple[tuple[str, str, Port], ...] = ()
     addresses: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
     why: str = ""
-    login: Login | None = None
+    entrance: Entrance | None = None
     no_entry: str = ""
 
 
@@ -83,11 +84,12 @@ class Ends:
             for each in (nic.gateway, nic.ipv6_gateway, self._nat_gateway(nic.bridge))
             if each
         ]
-        login, no_entry = None, f"{guest.name} cannot be entered: no connection leads to it"
+        entrance, no_entry = None, f"{guest.name} cannot be entered: no connection leads to it"
         if not why and address is not None:
             gate = self._context.gate(guest, self._testbed)
             try:
                 login = await in_thread(self._testbed.login, guest, address, gate)
+                entrance = SshEntrance(self._context.shell, login)
             except KvmComposeError as error:
                 no_entry = error.message
         return End(
@@ -98,7 +100,7 @@ class Ends:
             addresses=tuple(dict.fromkeys(str(ipaddress.ip_address(each)) for each in (*own, *more))),
             gateways=tuple(dict.fromkeys(gateways)),
             why=why,
-            login=login,
+            entrance=entrance,
             no_entry=no_entry,
         )
 

@@ -8,8 +8,7 @@ import msgspec
 
 from kvmcompose.core.expectation import Traffic
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.guest.interface import GuestShell, Login
-from kvmcompose.server.orchestrator.scripts import as_root
+from kvmcompose.providers.guest.interface import Entrance
 
 #: How many probes a guest sends at once: each is a process or two.
 AT_ONCE = 8
@@ -113,9 +112,7 @@ class SentProbe(msgspec.Struct, frozen=True):
         return f"{self.number} {what.protocol} {self.address} {what.port} {token}{self.number} {size}\n"
 
 
-async def send(
-    shell: GuestShell, login: Login, probes: Sequence[SentProbe], token: str, seconds: int
-) -> dict[int, str]:
+async def send(entrance: Entrance, probes: Sequence[SentProbe], token: str, seconds: int) -> dict[int, str]:
     """Send probes from a guest, for ``seconds`` each; return what it said about those that went wrong.
 
     ``token`` distinguishes datagrams from those of other actions. Raises DriverError when the guest could not
@@ -132,16 +129,16 @@ async def send(
         yield "".join(probe.line(token) for probe in probes).encode()
 
     rounds = 1 + len(probes) // AT_ONCE
-    status = await shell.run(
-        login,
-        as_root(login, ["sh", "-c", _BEGIN, "kvm-compose", SENDER, str(seconds)]),
+    status = await entrance.run(
+        ["sh", "-c", _BEGIN, "kvm-compose", SENDER, str(seconds)],
         keep,
+        user="root",
         seconds=rounds * (seconds + _SLACK_SECONDS),
         stdin=lines(),
     )
     if status != 0 or _DONE not in printed:
         why = printed[-1] if printed else "no reason given"
-        raise DriverError(f"{login.guest} cannot send packets: {why}")
+        raise DriverError(f"{entrance.guest} cannot send packets: {why}")
     # a guest speaks for its own probes only
     own = {str(probe.number): probe.number for probe in probes}
     found: dict[int, str] = {}

@@ -86,7 +86,7 @@ def _why_not(question: Question, ends: Mapping[str, End]) -> str:
         return "nothing outside the testbed can be entered to send from"
     source, target = ends[question.source], ends[question.target]
     why = source.why or target.why
-    if not why and source.login is None:
+    if not why and source.entrance is None:
         why = source.no_entry
     if not why and not target.ports and question.target != INTERNET:
         why = f"{question.target} has no interface where packets could be observed"
@@ -218,11 +218,11 @@ class _Wave:
         token = secrets.token_hex(8)
 
         async def job(source: str, probes: Sequence[SentProbe]) -> None:
-            login = self._ends[source].login
-            assert login is not None  # noqa: S101 (only what can be entered is asked)
+            entrance = self._ends[source].entrance
+            assert entrance is not None  # noqa: S101 (only what can be entered is asked)
             with self._log.step("test", f"probe:{source}", guest=source) as step:
                 try:
-                    self._said |= await send(self._context.shell, login, probes, token, self._seconds)
+                    self._said |= await send(entrance, probes, token, self._seconds)
                 except KvmComposeError as error:
                     self._failed[source] = error.message
                     step.say(error.message)
@@ -292,11 +292,11 @@ class _Wave:
         return dict(zip(silent, answers, strict=True))
 
     async def _runs(self, name: str) -> bool | None:
-        login = self._ends[name].login
-        if login is None:
+        entrance = self._ends[name].entrance
+        if entrance is None:
             return None
         try:
-            await self._context.shell.run(login, ["true"], lambda _line: None, seconds=_ALIVE_SECONDS)
+            await entrance.run(["true"], lambda _line: None, seconds=_ALIVE_SECONDS)
         except KvmComposeError:
             return False
         return True

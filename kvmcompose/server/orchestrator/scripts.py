@@ -7,13 +7,13 @@ it, with all else that its seed has for ``/etc/nocloud``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from pathlib import PurePosixPath
 
 import msgspec
 
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.guest.interface import GuestShell, Input, Login
+from kvmcompose.providers.guest.interface import Entrance, Input
 from kvmcompose.server.orchestrator.script_records import Ran, decode_ran, encode_ran
 
 #: Where it is noted, by guest: a clone has its golden image's disk below its own.
@@ -34,48 +34,12 @@ if [ -e ../environment ]; then set -a; . ../environment; set +a; fi
 if [ "$(head -c 2 "$1")" = "#!" ]; then exec "$1"; else exec sh "$1"; fi
 """
 
-#: The folder of the user who logged in is closed to others on many systems.
-_AT_HOME = 'cd 2>/dev/null; exec "$@"'
-
 #: Before a golden image is shut down: what must not be the same in all clones, or not be theirs already.
 _SEAL = """\
 rm -f /etc/nocloud/ready
 if [ -s /etc/machine-id ]; then : >/etc/machine-id; fi
 sync
 """
-
-
-def as_root(login: Login, argv: Sequence[str]) -> list[str]:
-    """The command for a guest that runs ``argv`` as root."""
-    return [*argv] if login.user == "root" else ["sudo", "-n", "--", *argv]
-
-
-def as_user(login: Login, user: str | None, argv: Sequence[str]) -> list[str]:
-    """The command for a guest that runs ``argv`` as a user, in that user's home folder.
-
-    Without ``user`` as the one that logs in. A guest that root logs in to may have no sudo.
-    """
-    if user is None or user == login.user:
-        return [*argv]
-    if login.user == "root":
-        return ["su", "-s", "/bin/sh", "-c", _AT_HOME, "--", user, "sh", *argv]
-    if user == "root":
-        return as_root(login, argv)
-    return ["sudo", "-n", "-u", user, "--", "sh", "-c", _AT_HOME, "sh", *argv]
-
-
-async def check_user(shell: GuestShell, login: Login, user: str | None) -> None:
-    """Raise DriverError when commands cannot run as this user: its status would look like the command's."""
-    argv = as_user(login, user, ["true"])
-    if argv == ["true"]:
-        return
-    printed: list[str] = []
-    if await shell.run(login, argv, printed.append) != 0:
-        why = printed[-1] if printed else "no reason given"
-        raise DriverError(
-            f"cannot run commands as {user} in {login.guest}: {why}",
-            hint=f"its users: kvm-compose exec {login.guest} -- cut -d: -f1 /etc/passwd",
-        )
 
 
 #: Prints what was sent, and then on a line each the names and contents of the files about what has run.
@@ -110,7 +74,7 @@ def marker(guest: str, script: str) -> str:
 
 
 async def run_script(
-    shell: GuestShell, login: Login, script: str, output: Callable[[str], None], archive: str = ""
+    entrance: Entrance, script: str, output: Callable[[str], None], archive: str = ""
 ) -> bool:
     """Run a script of the seed as root. Raises DriverError when it fails.
 
@@ -118,19 +82,19 @@ async def run_script(
     the guest: False.
     """
     argv = ["sh", "-c", _RUN, "kvm-compose", script, archive]
-    status = await shell.run(login, as_root(login, argv), output)
-    if status == _STALE and archive and (await look_inside(shell, login)).sent not in ("", archive):
+    status = await entrance.run(argv, output, user="root")
+    if status == _STALE and archive and (await look_inside(entrance)).sent not in ("", archive):
         return False
     if status != 0:
         name = PurePosixPath(script).name.partition("-")[2]
         raise DriverError(
             f"{name} ended with status {status}",
-            hint=f"to inspect the guest: kvm-compose ssh {login.guest}; the script is {script}",
+            hint=f"to inspect the guest: {entrance.by_hand}; the script is {script}",
         )
     return True
 
 
-async def look_inside(shell: GuestShell, login: Login) -> Inside:
+async def look_inside(entrance: Entrance) -> Inside:
     """Ask a guest what has run in its life, and what was sent to it. Raises DriverError."""
     printed: list[str] = []
     size = 0
@@ -140,50 +104,49 @@ async def look_inside(shell: GuestShell, login: Login) -> Inside:
         size += len(line)
         if size > _LONGEST_ANSWER:
             raise DriverError(
-                f"{login.guest} says too much about what has run in it", hint=f"see {_DONE} in it"
+                f"{entrance.guest} says too much about what has run in it", hint=f"see {_DONE} in it"
             )
         printed.append(line)
 
-    argv = ["sh", "-c", _LOOK, "kvm-compose", f"{_DONE}/{login.notes or login.guest}"]
-    await _must(shell, login, argv, keep)
+    argv = ["sh", "-c", _LOOK, "kvm-compose", f"{_DONE}/{entrance.notes}"]
+    await _must(entrance, argv, keep)
     ran = [line.rpartition("\t") for line in printed[1:]]
     return Inside({name: decode_ran(text) for name, _, text in ran if name}, "".join(printed[:1]).strip())
 
 
-async def note_run(shell: GuestShell, login: Login, script: str, ran: Ran) -> None:
+async def note_run(entrance: Entrance, script: str, ran: Ran) -> None:
     """Note what a set-up script ran as."""
 
     async def content() -> AsyncIterator[bytes]:
         yield encode_ran(ran).encode()
 
-    path = marker(login.notes or login.guest, script)
-    await _must(shell, login, ["sh", "-c", _NOTE, "kvm-compose", path], stdin=content())
+    path = marker(entrance.notes, script)
+    await _must(entrance, ["sh", "-c", _NOTE, "kvm-compose", path], stdin=content())
 
 
-async def forget_runs(shell: GuestShell, login: Login) -> None:
+async def forget_runs(entrance: Entrance) -> None:
     """Let no set-up script have run."""
-    await _must(shell, login, ["rm", "-rf", f"{_DONE}/{login.notes or login.guest}"])
+    await _must(entrance, ["rm", "-rf", f"{_DONE}/{entrance.notes}"])
 
 
-async def send(shell: GuestShell, login: Login, archive: Input, digest: str) -> None:
+async def send(entrance: Entrance, archive: Input, digest: str) -> None:
     """Put an archive in the place of the one that came with the seed."""
-    await _must(shell, login, ["sh", "-c", _SEND, "kvm-compose", digest], stdin=archive)
+    await _must(entrance, ["sh", "-c", _SEND, "kvm-compose", digest], stdin=archive)
 
 
-async def seal(shell: GuestShell, login: Login) -> None:
+async def seal(entrance: Entrance) -> None:
     """Make a golden image ready to be cloned; to be shut down next."""
-    await _must(shell, login, ["sh", "-c", _SEAL])
+    await _must(entrance, ["sh", "-c", _SEAL])
 
 
 async def _must(
-    shell: GuestShell,
-    login: Login,
+    entrance: Entrance,
     argv: list[str],
     on_line: Callable[[str], None] | None = None,
     stdin: Input | None = None,
 ) -> None:
     printed: list[str] = []
-    status = await shell.run(login, as_root(login, argv), on_line or printed.append, stdin=stdin)
+    status = await entrance.run(argv, on_line or printed.append, user="root", stdin=stdin)
     if status != 0:
         said = printed[-1] if printed else f"status {status}"
-        raise DriverError(f"a command of kvm-compose's own failed in {login.guest}: {said}")
+        raise DriverError(f"a command of kvm-compose's own failed in {entrance.guest}: {said}")

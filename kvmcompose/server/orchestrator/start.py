@@ -8,6 +8,7 @@ from kvmcompose.core.deployment import Level
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.guest.entrance import SshEntrance
 from kvmcompose.providers.guest.interface import Login
 from kvmcompose.render.domain import console_log
 from kvmcompose.server.action_log import ActionLog, StepFailedError
@@ -99,21 +100,21 @@ class Starter:
     async def _wait_ready(self, guest: LoadedGuest, limit: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + limit
-        login = await self.login(guest, end)
-        await self._context.shell.wait_ready(login, max(1.0, end - loop.time()))
+        entrance = await self.entrance(guest, end)
+        await entrance.wait_ready(max(1.0, end - loop.time()))
 
     def _login(self, guest: LoadedGuest, address: str) -> Login:
         return self._testbed.login(guest, address, self._context.gate(guest, self._testbed))
 
-    async def login(self, guest: LoadedGuest, end: float = 0) -> Login:
-        """How to get into a guest, waiting for its address until the loop's clock says ``end``.
+    async def entrance(self, guest: LoadedGuest, end: float = 0) -> SshEntrance:
+        """The way into a guest, waiting for its address until the loop's clock says ``end``.
 
         Raises DriverError when it has none by then.
         """
         while True:
             address = await self._context.address(guest, self._testbed)
             if address is not None:
-                return self._login(guest, address)
+                return SshEntrance(self._context.shell, self._login(guest, address))
             if asyncio.get_running_loop().time() >= end:
                 raise DriverError(
                     f"{guest.name} has not asked for an address by DHCP",
