@@ -88,11 +88,11 @@ def asked_of(
     for guest in state.testbed_guests.values():
         run = guest_kind(guest.kind).deployable(guest, state.shared)
         if run is not None:
-            if run.domain_xml not in unwritten:
+            if isinstance(run, DomainGuest) and run.domain_xml not in unwritten:
                 asks, named = _of_domain(folder, guest, run, state, network_plan, harmless)
                 found += asks
                 disks += named
-            disks += [path for path in run.files if path != run.domain_xml and path not in unwritten]
+            disks += [path for path in run.files if path != run.read_here and path not in unwritten]
     network = network_plan.network
     if network is not None and network.xml not in unwritten:
         xml = _xml(folder, network.xml)

@@ -18,26 +18,46 @@ from kvmcompose.core.resource import Resource
 _T = TypeVar("_T")
 
 
-class DomainGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A guest that libvirt runs. Paths are relative to the project folder.
+class DeployableGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A guest that runs. Paths are relative to the project folder.
 
-    ``files`` are all artefacts that it needs to start. ``disk`` is the one it writes to, None for a guest
-    without a disk of its own. ``up`` waits for a guest with ``cloud_init`` only, and only such a guest can
-    run scripts; ``setup_scripts`` and ``run_scripts`` are their paths inside the guest, in order.
-    ``ready_timeout`` is how long its start may take, in seconds; None means the default of its host.
+    ``runtime`` names what runs it: a module of ``server.orchestrator.runtimes``. ``files`` are all artefacts
+    that it needs to start. ``disk`` is the one it writes to, None for a guest without a disk of its own.
+    ``username`` is the user that enters it. ``setup_scripts`` and ``run_scripts`` are paths inside the guest,
+    in order. ``ready_timeout`` is how long its start may take, in seconds; None: the default of its host.
     ``memory_mb`` is its memory in MiB and ``cpus`` the number of its CPUs, 0 if unknown.
     """
 
-    domain_xml: str
-    files: tuple[str, ...]
-    disk: str | None
-    cloud_init: bool
-    username: str | None
+    runtime: str
+    files: tuple[str, ...] = ()
+    disk: str | None = None
+    username: str | None = None
     setup_scripts: tuple[str, ...] = ()
     run_scripts: tuple[str, ...] = ()
     ready_timeout: float | None = None
     memory_mb: int = 0
     cpus: int = 0
+
+    @property
+    def read_here(self) -> str | None:
+        """The artefact that the server reads and passes on, so that no host needs the file itself."""
+        return None
+
+
+class DomainGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
+    """A guest that libvirt runs.
+
+    ``up`` waits for a guest with ``cloud_init`` only, and only such a guest can run scripts.
+    """
+
+    runtime: str = "libvirt"
+    domain_xml: str
+    cloud_init: bool
+
+    @property
+    def read_here(self) -> str | None:
+        """The domain XML."""
+        return self.domain_xml
 
 
 class SwitchBridge(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -30,7 +30,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from kvmcompose.core.artefact import Artefact
-from kvmcompose.core.deployable import DomainGuest
+from kvmcompose.core.deployable import DeployableGuest
 from kvmcompose.core.errors import Complaint, KvmComposeError
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.privilege import Privilege
@@ -59,7 +59,7 @@ class GuestKind(Protocol):
     def artefacts(self, guest: GuestState, shared: Shared) -> Iterable[Artefact]:
         """Yield the files to make for one guest."""
 
-    def deployable(self, guest: GuestState, shared: Shared) -> DomainGuest | None:
+    def deployable(self, guest: GuestState, shared: Shared) -> DeployableGuest | None:
         """Return how to run the guest, None if nothing of it runs. ``definition`` is plain data."""
 
     def resources(self, guest: GuestState, shared: Shared) -> Iterable[Resource]:

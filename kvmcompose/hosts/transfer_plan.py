@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from kvmcompose.core.deployable import DomainGuest
+from kvmcompose.core.deployable import DeployableGuest
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.once import once
 from kvmcompose.core.planned import FileToMake
@@ -57,7 +57,7 @@ class NeededFile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def needed_files(
     folder: Path,
-    guests: Iterable[DomainGuest],
+    guests: Iterable[DeployableGuest],
     files: OwnerFiles | None = None,
     to_be_made: Mapping[str, FileToMake] = MappingProxyType({}),
 ) -> dict[str, NeededFile]:
@@ -70,7 +70,7 @@ def needed_files(
     look = _Look(folder, files)
     for guest in guests:
         for path in guest.files:
-            if path == guest.domain_xml:  # the server passes it to libvirt
+            if path == guest.read_here:
                 continue
             if path in to_be_made:
                 found.update(_file_to_be_made(folder, path, files, to_be_made[path], disk=path == guest.disk))

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from kvmcompose.core.deployable import DomainGuest
+from kvmcompose.core.deployable import DeployableGuest
 from kvmcompose.core.deployment import Fault, Level, Step
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.planned import PlannedChange, PlannedHost, PlannedRefusal, PlanRequest, TestbedPlan
@@ -156,7 +156,7 @@ def _price(
     earlier: Mapping[str, float],
 ) -> tuple[tuple[PlannedHost, ...], float | None]:
     deployed, facts = seen.work.view.deployed, seen.work.facts
-    before: dict[str, dict[str, DomainGuest]] = {}
+    before: dict[str, dict[str, DeployableGuest]] = {}
     for each in seen.found.found:
         known = (deployed or testbed).guests.get(each.guest or "")
         if known is not None and known.run is not None and each.state in _ON:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import msgspec
 
-from kvmcompose.core.deployable import DomainGuest
+from kvmcompose.core.deployable import DeployableGuest
 from kvmcompose.core.deployment import Step, StepState
 from kvmcompose.core.planned import PlannedHost
 from kvmcompose.core.resource import STOPPING, Change, Ref, Resource, Verb
@@ -95,7 +95,7 @@ class Price:
         self,
         providers: Mapping[str, Provider],
         changes: Sequence[Change],
-        before: Mapping[str, Mapping[str, DomainGuest]],
+        before: Mapping[str, Mapping[str, DeployableGuest]],
         testbed: LoadedTestbed,
     ) -> None:
         """``changes`` are those that are carried out."""
@@ -105,7 +105,7 @@ class Price:
         self._testbed = testbed
         self._after = self._afterwards()
 
-    def _afterwards(self) -> dict[str, dict[str, DomainGuest]]:
+    def _afterwards(self) -> dict[str, dict[str, DeployableGuest]]:
         after = {host: dict(guests) for host, guests in self._before.items()}
         for change in self._changes:
             name = change.guest

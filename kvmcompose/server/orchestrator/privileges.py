@@ -23,13 +23,14 @@ def check_state(context: Context, testbed: LoadedTestbed) -> None:
 
 def domain_xml(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> str:
     """The XML to start a guest from, as checked. Raises RefusedError, KvmComposeError."""
-    assert guest.run is not None  # noqa: S101 (only guests that run are started)
-    text = testbed.read(guest.run.domain_xml)
+    run = guest.domain
+    assert run is not None  # noqa: S101 (only guests that libvirt runs are started from XML)
+    text = testbed.read(run.domain_xml)
     if not context.owner.is_admin:
         xml = privileges.Xml(text)
         plan = testbed.network_plan
-        _refuse(context, privileges.of_domain(xml, guest.state, guest.run, testbed.state, plan))
-        _refuse(context, privileges.of_disks(xml, guest.run, testbed.state))
+        _refuse(context, privileges.of_domain(xml, guest.state, run, testbed.state, plan))
+        _refuse(context, privileges.of_disks(xml, run, testbed.state))
     return text
 
 

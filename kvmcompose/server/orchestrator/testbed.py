@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kvmcompose.core.deployable import DomainGuest, ManagementPort, NetworkPlan
+from kvmcompose.core.deployable import DeployableGuest, DomainGuest, ManagementPort, NetworkPlan
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host
 from kvmcompose.core.once import once
@@ -59,7 +59,7 @@ class LoadedGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
 
     state: GuestState
-    run: DomainGuest | None
+    run: DeployableGuest | None
     address: str | None
     management: ManagementPort | None = None
 
@@ -67,6 +67,11 @@ class LoadedGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def name(self) -> str:
         """Its name in the YAML."""
         return self.state.name
+
+    @property
+    def domain(self) -> DomainGuest | None:
+        """How libvirt runs it; None where it does not."""
+        return self.run if isinstance(self.run, DomainGuest) else None
 
     @property
     def golden(self) -> str | None:

@@ -189,7 +189,7 @@ class BringUp:
         if not context.owner.is_admin:
             check_state(context, testbed)
             for guest in testbed.guests.values():
-                if guest.run is not None:
+                if guest.domain is not None:
                     domain_xml(context, testbed, guest)
 
     async def check_abandoned(self) -> None:

@@ -29,7 +29,7 @@ async def refusals(work: Work, changes: Sequence[Change]) -> list[Refusal]:  # n
 async def _check_names(work: Work, host: HostDrivers) -> None:
     testbed = work.testbed
     guests = testbed.by_host.get(host.name, ())
-    domains = [guest.state.domain for guest in guests if guest.run is not None]
+    domains = [guest.state.domain for guest in guests if guest.domain is not None]
     network = testbed.network_plan.network
     networks = [network.name] if network is not None and network.host == host.name else []
     foreign = await host.hypervisor.foreign(work.context.project, domains, networks)
@@ -44,7 +44,7 @@ def _check_reach(work: Work) -> list[Refusal]:
     reasons: list[Refusal] = []
     unreachable: list[str] = []
     for guest in work.testbed.runnable:
-        run = guest.run
+        run = guest.domain
         if run is None or guest.address is not None:
             continue
         if run.setup_scripts or run.run_scripts:
@@ -100,7 +100,7 @@ def _options(option: str, names: Sequence[str]) -> str:
 
 async def _check_key(work: Work) -> list[Refusal]:
     testbed = work.testbed
-    if not any(guest.run and guest.run.cloud_init for guest in testbed.guests.values()):
+    if not any(guest.domain and guest.domain.cloud_init for guest in testbed.guests.values()):
         return []
     key = testbed.identity_file
     if await in_thread(testbed.has_key):

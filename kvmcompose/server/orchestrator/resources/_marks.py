@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kvmcompose.core.commands import Up
-from kvmcompose.core.deployable import DomainGuest
+from kvmcompose.core.deployable import DeployableGuest
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.reconcile.difference import Asked
@@ -43,7 +43,7 @@ def wanted(testbed: LoadedTestbed, kind: str, digest_of: Callable[[LoadedGuest],
 
 
 def wanted_scripts(
-    testbed: LoadedTestbed, kind: str, scripts_of: Callable[[DomainGuest], Sequence[str]]
+    testbed: LoadedTestbed, kind: str, scripts_of: Callable[[DeployableGuest], Sequence[str]]
 ) -> Iterator[Resource]:
     """Yield what is wanted in guests with scripts: that these have run as they are now."""
 

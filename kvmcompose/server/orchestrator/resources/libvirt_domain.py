@@ -54,9 +54,11 @@ compare = _domain_difference.compare
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
     """Yield the domains of all guests that are started."""
     for guest in testbed.runnable:
+        if guest.domain is None:
+            continue
         ref = Ref(KINDS[0], guest.state.domain, guest.state.testbed_host)
         needs = [Ref("files", ref.host, ref.host)]
-        if guest.run is not None and guest.run.disk is not None:
+        if guest.domain.disk is not None:
             needs.append(Ref("disk", guest.name, ref.host))
         if guest.golden is not None:
             needs.append(Ref("golden-image", guest.golden, testbed.main_host.name))
@@ -66,11 +68,12 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
 
 def spec_of(testbed: LoadedTestbed, guest: LoadedGuest) -> DomainSpec:
     """Return what a guest's domain is made from."""
-    assert guest.run is not None  # noqa: S101 (only guests that run have a domain)
+    run = guest.domain
+    assert run is not None  # noqa: S101 (see wanted)
     digests = testbed.digests
-    xml = digests.get(guest.run.domain_xml, "")
+    xml = digests.get(run.domain_xml, "")
     known = testbed.has_files
-    frame = _domain_spec.frame(xml, functools.partial(testbed.read, guest.run.domain_xml)) if known else None
+    frame = _domain_spec.frame(xml, functools.partial(testbed.read, run.domain_xml)) if known else None
     return DomainSpec(
         version=DOMAIN_FORMAT if known else 0,
         guest=testbed.documents[guest.name],

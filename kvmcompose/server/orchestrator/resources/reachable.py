@@ -29,7 +29,7 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
 
 def is_waited_for(guest: LoadedGuest) -> bool:
     """Return whether a guest is reachable from the main host, and says when it is ready."""
-    return guest.run is not None and guest.run.cloud_init and guest.address is not None
+    return guest.domain is not None and guest.domain.cloud_init and guest.address is not None
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
