@@ -15,7 +15,7 @@ from contextlib import aclosing, contextmanager
 
 from kvmcompose.core.deployment import Deployment, GuestStatus, Phase, TestbedStatus
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.providers.libvirt.interface import DomainEvent
+from kvmcompose.core.instance import InstanceEvent
 from kvmcompose.server.event_tables import REMOVED
 from kvmcompose.server.store import Store
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 #: Yields what drivers report of a deployment's guests, until closed; fails where they report nothing.
-Source = Callable[[Deployment], AsyncGenerator[DomainEvent]]
+Source = Callable[[Deployment], AsyncGenerator[InstanceEvent]]
 Look = Callable[[Deployment], Awaitable[TestbedStatus]]
 
 

@@ -12,29 +12,17 @@ from typing import Protocol
 
 import msgspec
 
+from kvmcompose.core.instance import GONE, Instance, InstanceEvent
 
-class DomainState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+
+class DomainState(Instance, frozen=True, kw_only=True, gc=False):
     """A domain of a project. ``state`` is libvirt's term: ``running``, ``shut off``, ``paused``, ``crashed``.
 
     ``reason`` says why it is paused, off or crashed, where libvirt knows: ``by user``, ``starting up``,
     ``I/O error``, ``I/O error: no space for vda``; ``shutdown``, ``destroyed``, ``crashed``, ``failed``.
-    ``uptime`` in seconds, ``boot`` tells its starts apart, "" where that is not known; ``cpu_seconds`` used
-    since the start. ``memory_mb`` is resident on the host and
-    ``used_mb`` used in the guest, as its balloon driver reports every ten seconds, in MiB. ``made`` is what
-    it was made from, as given when it was defined or stamped, and "" without: of a running domain, what it
-    was started with.
+    ``used_mb`` is used in the guest, as its balloon driver reports every ten seconds. ``made`` is as given
+    when it was defined or stamped: of a running domain, what it was started with.
     """
-
-    name: str
-    guest: str
-    state: str
-    reason: str | None = None
-    made: str = ""
-    uptime: float | None = None
-    boot: str = ""
-    cpu_seconds: float | None = None
-    memory_mb: int | None = None
-    used_mb: int | None = None
 
 
 class DomainNic(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -72,17 +60,8 @@ class ObservedDomain(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cpus: int
 
 
-#: The state of a domain that is not defined any more.
-GONE = "gone"
-
-
-class DomainEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The state that a domain has got into, as in ``DomainState``; or ``GONE``."""
-
-    name: str
-    guest: str
-    state: str
-    reason: str | None = None
+class DomainEvent(InstanceEvent, frozen=True, kw_only=True, gc=False):
+    """The state that a domain has got into, as in ``DomainState``; or ``GONE`` when it is not defined."""
 
 
 def following(known: dict[str, DomainEvent], name: str, found: DomainEvent | None) -> DomainEvent | None:

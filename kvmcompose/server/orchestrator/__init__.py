@@ -7,16 +7,14 @@ from collections.abc import AsyncGenerator, AsyncIterable
 
 import msgspec
 
-from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart, GuestAccess
+from kvmcompose.core.access import ConsolePart, GuestAccess
 from kvmcompose.core.commands import Capture, Command, Down, Exec, Power, Test, Up
 from kvmcompose.core.deployment import Deployment, Phase, SnapshotStatus, TestbedStatus
 from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.instance import InstanceEvent
 from kvmcompose.core.planned import PlanRequest, TestbedPlan
-from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, in_thread
+from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account
 from kvmcompose.providers.drivers import Drivers
-from kvmcompose.providers.guest.entrance import SshEntrance
-from kvmcompose.providers.libvirt.interface import DomainEvent
-from kvmcompose.render.domain import console_log
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.captures import Packets, capture
 from kvmcompose.server.orchestrator.context import Context
@@ -24,6 +22,7 @@ from kvmcompose.server.orchestrator.down import TakeDown
 from kvmcompose.server.orchestrator.guest_events import guest_events
 from kvmcompose.server.orchestrator.preview import preview
 from kvmcompose.server.orchestrator.probing import probe
+from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.snapshots import Snapshots
 from kvmcompose.server.orchestrator.status import Meter, access, status
 from kvmcompose.server.orchestrator.up import BringUp
@@ -92,18 +91,14 @@ class Orchestrator:
     ) -> int:
         testbed = await context.read_current()
         guest = context.guest(testbed, command.guest)
-        domains, silent = await context.query(testbed, {guest.state.testbed_host})
-        domain = domains.get(guest.name)
+        there, silent = await context.query(testbed, {guest.state.testbed_host})
+        instance = there.get(guest.name)
         # where libvirt does not answer, SSH may: the guest does not need libvirt
-        if not silent and (domain is None or domain.state != "running"):
-            state = domain.state if domain is not None else "not up"
+        if not silent and (instance is None or instance.state != "running"):
+            state = instance.state if instance is not None else "not up"
             raise RefusedError(f"{guest.name} is {state}", hint="kvm-compose up")
-        address = await context.address(guest, testbed)
-        if address is None:
-            raise RefusedError(f"{guest.name} has no address that can be reached from here")
+        entrance = await runtime_of(guest).entrance(context, testbed, guest)
         with log.step("exec", f"exec:{guest.name}", guest=guest.name) as step:
-            login = await in_thread(testbed.login, guest, address, context.gate(guest, testbed))
-            entrance = SshEntrance(context.shell, login)
             user = command.user or None
             await entrance.check_user(user)
             return await entrance.run(
@@ -115,11 +110,7 @@ class Orchestrator:
         context = self._context(deployment)
         testbed = await context.read_current()
         guest = context.guest(testbed, name)
-        address = await context.address(guest, testbed)
-        if address is None:
-            raise RefusedError(f"{name} has no address that can be reached from here")
-        gate = context.gate(guest, testbed)
-        return await context.shell.reach(await in_thread(testbed.login, guest, address, gate))
+        return await runtime_of(guest).reach(context, testbed, guest)
 
     async def state(self, deployment: Deployment) -> bytes:
         """The ``state.json`` of what is up, or of the project folder when nothing is."""
@@ -133,7 +124,7 @@ class Orchestrator:
         """The deployment and its guests as they are now."""
         return await status(self._context(deployment), self._meter)
 
-    def guest_events(self, deployment: Deployment) -> AsyncGenerator[DomainEvent]:
+    def guest_events(self, deployment: Deployment) -> AsyncGenerator[InstanceEvent]:
         """What the hosts report of its guests, until the generator is closed."""
         return guest_events(self._context(deployment))
 
@@ -156,10 +147,7 @@ class Orchestrator:
         context = self._context(deployment)
         testbed = await context.read_current()
         guest = context.guest(testbed, name)
-        host = context.host_of(guest, testbed)
-        path = context.folder_on(host) / console_log(guest.state.identity)
-        start, data = await host.disks.read_from(path, after, CONSOLE_BYTES, wait=wait)
-        return ConsolePart(start=start, data=data)
+        return await runtime_of(guest).console(context, testbed, guest, after, wait)
 
     async def capture(self, deployment: Deployment, wanted: Capture) -> Packets:
         """Packets of what is up, from now on. Raises WrongCaptureError for what there is not."""

@@ -13,11 +13,11 @@ from typing import Protocol
 import msgspec
 
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.instance import Instance
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.blob_store import Inventory
 from kvmcompose.hosts.transfer_plan import Sent, read_sent
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
@@ -28,7 +28,7 @@ class SeenHosts(Protocol):
     context: Context
     hosts: Mapping[str, HostDrivers]
 
-    async def domains(self, host: HostDrivers) -> Mapping[str, DomainState]:
+    async def domains(self, host: HostDrivers) -> Mapping[str, Instance]:
         """Return the project's domains on a host, by name."""
 
     async def inventory(self, host: HostDrivers) -> Inventory:

@@ -7,31 +7,36 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.instance import InstanceEvent
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.providers.libvirt.interface import DomainEvent
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.runtimes import Runtime, runtimes_of
 
 #: How many reports wait for the reader; then the drivers do.
 _WAITING = 100
 
 
-async def guest_events(context: Context) -> AsyncGenerator[DomainEvent]:
+async def guest_events(context: Context) -> AsyncGenerator[InstanceEvent]:
     """Yield the state of each guest, and then each other state that one gets into, of all hosts.
 
     Raises RefusedError when nothing was ever built, DriverError when a host reports nothing.
     """
     testbed = await context.read_current()
-    reports: asyncio.Queue[DomainEvent | KvmComposeError] = asyncio.Queue(_WAITING)
+    reports: asyncio.Queue[InstanceEvent | KvmComposeError] = asyncio.Queue(_WAITING)
 
-    async def listen(host: HostDrivers) -> None:
+    async def listen(runtime: Runtime, host: HostDrivers) -> None:
         try:
-            async with aclosing(host.hypervisor.events(context.project)) as events:
+            async with aclosing(runtime.events(context, host)) as events:
                 async for event in events:
                     await reports.put(event)
         except KvmComposeError as error:
             await reports.put(error)
 
-    tasks = [asyncio.create_task(listen(host)) for host in context.hosts(testbed).values()]
+    used = runtimes_of([testbed]).values()
+    if not used:
+        raise KvmComposeError(f"no runtime reports changes of the guests of {context.project}")
+    hosts = context.hosts(testbed).values()
+    tasks = [asyncio.create_task(listen(runtime, host)) for runtime in used for host in hosts]
     try:
         while True:
             report = await reports.get()

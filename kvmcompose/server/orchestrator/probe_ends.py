@@ -11,13 +11,12 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.expectation import INTERNET
 from kvmcompose.core.ovn_hosts import Outside
 from kvmcompose.core.probe import Question
-from kvmcompose.effects.threads import in_thread
 from kvmcompose.networks import external_addresses
-from kvmcompose.providers.guest.entrance import SshEntrance
 from kvmcompose.providers.guest.interface import Entrance
 from kvmcompose.reachability.evidence import Port
 from kvmcompose.reachability.outside import addresses_outside
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 
@@ -84,12 +83,10 @@ class Ends:
             for each in (nic.gateway, nic.ipv6_gateway, self._nat_gateway(nic.bridge))
             if each
         ]
-        entrance, no_entry = None, f"{guest.name} cannot be entered: no connection leads to it"
-        if not why and address is not None:
-            gate = self._context.gate(guest, self._testbed)
+        entrance, no_entry = None, ""
+        if not why:
             try:
-                login = await in_thread(self._testbed.login, guest, address, gate)
-                entrance = SshEntrance(self._context.shell, login)
+                entrance = await runtime_of(guest).entrance(self._context, self._testbed, guest)
             except KvmComposeError as error:
                 no_entry = error.message
         return End(

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from kvmcompose.core.deployment import Level
 from kvmcompose.effects.threads import in_thread
-from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.providers.guest.entrance import SshEntrance
-from kvmcompose.providers.guest.interface import Login
-from kvmcompose.render.domain import console_log
+from kvmcompose.providers.guest.interface import Entrance
 from kvmcompose.server.action_log import ActionLog, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import domain_xml
+from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 from kvmcompose.server.store import SEED_MARK
 
-#: How long a guest may take to be reachable, in seconds, where its YAML does not say.
-READY_SECONDS = {"kvm": 300.0, "qemu": 900.0}
 #: So much of a guest's console is shown when it does not come up.
 _CONSOLE_LINES = 30
-_LEASE_SECONDS = 0.5
 
 
 class Starter:
@@ -46,16 +39,20 @@ class Starter:
         where = {"guest": guest.name, "host": host.name}
         try:
             with self._log.step(stage, f"wait:{guest.name}", **where):
-                await self._wait(guest, host)
+                await runtime_of(guest).wait(self._context, self._testbed, guest)
         except StepFailedError:
             await self._show_console(guest, host, stage)
             raise
+
+    async def entrance(self, guest: LoadedGuest) -> Entrance:
+        """Return the way into a guest that runs."""
+        return await runtime_of(guest).entrance(self._context, self._testbed, guest)
 
     async def _start(self, guest: LoadedGuest, host: HostDrivers, made: str) -> None:
         run = guest.run
         assert run is not None  # noqa: S101 (only guests that run are started)
         store, project = self._context.store, self._context.project
-        login = self._login(guest, guest.address or "")
+        login = self._testbed.login(guest, guest.address or "", self._context.gate(guest, self._testbed))
         seed = self._testbed.seed_digest(guest)
         booted = store.mark(project, SEED_MARK, guest.state.identity)
         disk = run.disk
@@ -76,55 +73,10 @@ class Starter:
         for _name, xml in store.snapshots(project, guest.state.identity):
             await host.hypervisor.know_snapshot(guest.state.domain, xml)
 
-    async def _wait(self, guest: LoadedGuest, host: HostDrivers) -> None:
-        run = guest.run
-        assert run is not None  # noqa: S101 (see above)
-        limit = run.ready_timeout or READY_SECONDS.get(guest.state.virt_type, READY_SECONDS["qemu"])
-        ready = asyncio.create_task(self._wait_ready(guest, limit))
-        off = asyncio.create_task(host.hypervisor.wait_off(guest.state.domain))
-        try:
-            await asyncio.wait([ready, off], return_when=asyncio.FIRST_COMPLETED)
-            if ready.done():
-                ready.result()
-                return
-            off.result()
-            raise DriverError(
-                f"{guest.name} went off while it was being waited for",
-                hint=f"its console: {console_log(guest.state.identity)} in the project folder",
-            )
-        finally:
-            for task in (ready, off):
-                task.cancel()
-            await asyncio.gather(ready, off, return_exceptions=True)
-
-    async def _wait_ready(self, guest: LoadedGuest, limit: float) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + limit
-        entrance = await self.entrance(guest, end)
-        await entrance.wait_ready(max(1.0, end - loop.time()))
-
-    def _login(self, guest: LoadedGuest, address: str) -> Login:
-        return self._testbed.login(guest, address, self._context.gate(guest, self._testbed))
-
-    async def entrance(self, guest: LoadedGuest, end: float = 0) -> SshEntrance:
-        """The way into a guest, waiting for its address until the loop's clock says ``end``.
-
-        Raises DriverError when it has none by then.
-        """
-        while True:
-            address = await self._context.address(guest, self._testbed)
-            if address is not None:
-                return SshEntrance(self._context.shell, self._login(guest, address))
-            if asyncio.get_running_loop().time() >= end:
-                raise DriverError(
-                    f"{guest.name} has not asked for an address by DHCP",
-                    hint="whether it has booted, its console shows: kvm-compose console",
-                )
-            await asyncio.sleep(_LEASE_SECONDS)
-
     async def _show_console(self, guest: LoadedGuest, host: HostDrivers, stage: str) -> None:
-        path = console_log(guest.state.identity)
-        text = await host.disks.read_tail(self._context.folder_on(host) / path, _CONSOLE_LINES)
+        path, text = await runtime_of(guest).console_end(self._context, self._testbed, guest, _CONSOLE_LINES)
+        if not path:
+            return
         for line, level in (
             (f"the end of {guest.name}'s console ({path}):", Level.INFO),
             (text or "(it printed nothing)", Level.OUTPUT),

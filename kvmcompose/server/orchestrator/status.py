@@ -12,10 +12,10 @@ from kvmcompose.core.access import GuestAccess, HostAccess
 from kvmcompose.core.condition import DEGRADED
 from kvmcompose.core.deployment import GuestStatus, Phase, TestbedStatus
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.instance import Instance
 from kvmcompose.core.model import Host
 from kvmcompose.core.resource import Change
 from kvmcompose.effects.threads import in_thread
-from kvmcompose.providers.libvirt.interface import DomainState
 from kvmcompose.reconcile.wording import because, causes, difference_text, is_drift, is_outdated, left_text
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.plan import Differences, plan
@@ -29,7 +29,7 @@ class Meter:
     def __init__(self) -> None:
         self._looks: dict[tuple[str, str], tuple[float, float]] = {}
 
-    def share(self, project: str, domain: DomainState) -> float | None:
+    def share(self, project: str, domain: Instance) -> float | None:
         """CPUs kept busy since the last look, or since the guest's start when this is the first."""
         if domain.cpu_seconds is None:
             return None
@@ -54,10 +54,10 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
     planned = await plan(view, None if is_going else built or testbed)
     if len(planned.silent) == len(hosts):
         raise next(iter(planned.silent.values()))
-    domains: dict[str, DomainState] = {}
+    domains: dict[str, Instance] = {}
     for name, host in hosts.items():
         if name not in planned.silent:
-            domains |= {each.guest: each for each in (await view.domains(host)).values()}
+            domains |= {each.guest: each for each in await view.instances(host)}
     others = dict.fromkeys((each.guest for each in testbed.resources if each.guest), "absent")
     others |= {each.guest: each.state for each in planned.found if each.guest in others and each.state}
     addresses = await _addresses(view, testbed, domains, planned.silent)
@@ -79,12 +79,12 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
 def _guests(
     testbed: LoadedTestbed,
     planned: Differences,
-    domains: Mapping[str, DomainState],
+    domains: Mapping[str, Instance],
     others: Mapping[str, str],
     addresses: Mapping[str, str | None],
-    share: Callable[[DomainState], float | None],
+    share: Callable[[Instance], float | None],
 ) -> tuple[GuestStatus, ...]:
-    """The status of each guest; of those that libvirt does not run, ``others`` are the states."""
+    """The status of each guest; of those that no runtime runs, ``others`` are the states."""
     outdated = {change.guest: change for change in planned.changes if is_outdated(change)}
     return tuple(
         _guest_status(
@@ -117,7 +117,7 @@ async def _built(context: Context) -> tuple[LoadedTestbed | None, list[str]]:
 
 
 async def _addresses(
-    view: View, testbed: LoadedTestbed, domains: Mapping[str, DomainState], silent: Collection[str]
+    view: View, testbed: LoadedTestbed, domains: Mapping[str, Instance], silent: Collection[str]
 ) -> Mapping[str, str | None]:
     """The addresses of guests; of those with ``ip: dynamic`` as they run, if the network can be asked."""
     network = testbed.network_plan.network
@@ -156,13 +156,13 @@ def _all_addresses(guest: LoadedGuest) -> tuple[str, ...]:
 def _guest_status(
     testbed: LoadedTestbed,
     guest: LoadedGuest,
-    there: DomainState | str | None,
+    there: Instance | str | None,
     address: str | None,
-    share: Callable[[DomainState], float | None],
+    share: Callable[[Instance], float | None],
     outdated: Change | None,
 ) -> GuestStatus:
-    """The status of a guest; of one that libvirt does not run, ``there`` is only its state."""
-    domain = there if isinstance(there, DomainState) else None
+    """The status of a guest; of one that no runtime runs, ``there`` is only its state."""
+    domain = there if isinstance(there, Instance) else None
     if domain is not None:
         state = domain.state
     elif isinstance(there, str):

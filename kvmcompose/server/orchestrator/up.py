@@ -39,11 +39,12 @@ from kvmcompose.server.orchestrator.plan import (
     named_guests,
     plan,
 )
-from kvmcompose.server.orchestrator.privileges import check_state, domain_xml, network_xml
+from kvmcompose.server.orchestrator.privileges import check_state, network_xml
 from kvmcompose.server.orchestrator.resources import _marks, providers
 from kvmcompose.server.orchestrator.resources._domain_checks import warn_of_memory
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
+from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 #: What guests are to be, where that is not to run.
@@ -189,8 +190,8 @@ class BringUp:
         if not context.owner.is_admin:
             check_state(context, testbed)
             for guest in testbed.guests.values():
-                if guest.domain is not None:
-                    domain_xml(context, testbed, guest)
+                if guest.run is not None:
+                    runtime_of(guest).check_privileges(context, testbed, guest)
 
     async def check_abandoned(self) -> None:
         """Raise RefusedError for hosts to be abandoned that are none, or that the testbed still has."""

@@ -3,7 +3,7 @@
 A module (also one in ``resources/`` of a plug-in folder) offers:
 
 ``KINDS``                         the kinds of resources that it is for
-``AFTER``                         the kinds that must exist before these do
+``AFTER``                         the kinds that must exist before these do; ``GUESTS``: those with ``RUNS``
 ``STAGE``                         the stage of the log that its steps are in
 ``wanted(testbed)``               the resources that a testbed needs; optional where all of them come from
                                   guest types (``resources``) and network dialects (``network_plan``)
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from kvmcompose.server.orchestrator.resources._view import View
     from kvmcompose.server.orchestrator.resources._work import Refusal, Work
     from kvmcompose.server.orchestrator.testbed import LoadedTestbed
+
+#: In ``AFTER``: all kinds that are guests (``RUNS``).
+GUESTS = "guests"
 
 
 class Provider(Protocol):
@@ -112,14 +115,16 @@ def providers() -> Mapping[str, Provider]:
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     modules = [_module(name) for name in names if not name.startswith("_")]
     by_kind = {kind: module for module in modules for kind in module.KINDS}
-    after = {kind: [*module.AFTER, *_before(kind, module)] for kind, module in by_kind.items()}
+    guests = [kind for kind, module in by_kind.items() if module.RUNS]
+    after = {kind: _before(kind, module, guests) for kind, module in by_kind.items()}
     return {kind: by_kind[kind] for kind in in_order(after)}
 
 
-def _before(kind: str, module: Provider) -> Sequence[str]:
+def _before(kind: str, module: Provider, guests: Sequence[str]) -> list[str]:
     """The kinds of one module come in the order in which it lists them."""
     kinds = list(module.KINDS)
-    return kinds[: kinds.index(kind)]
+    named = [each for name in module.AFTER for each in (guests if name == GUESTS else [name])]
+    return [*named, *kinds[: kinds.index(kind)]]
 
 
 def _module(name: str) -> Provider:

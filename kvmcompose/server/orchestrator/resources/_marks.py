@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kvmcompose.core.commands import Up
 from kvmcompose.core.deployable import DeployableGuest
+from kvmcompose.core.instance import ON
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.reconcile.difference import Asked
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
+from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.script_records import encode_record, record_of
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 from kvmcompose.server.schema import COMPLETE_MARK
 
-_ON = ("running", "paused", "pmsuspended")
 #: The kind of the marks with the start of a guest for which the others hold.
 _BOOT = "boot"
 #: The kinds that a start of their guest makes untrue.
@@ -37,7 +38,7 @@ def wanted(testbed: LoadedTestbed, kind: str, digest_of: Callable[[LoadedGuest],
             yield Resource(
                 ref=Ref(kind, guest.name, host),
                 spec=digest,
-                needs=(Ref("libvirt-domain", guest.state.domain, host), Ref("reachable", guest.name, host)),
+                needs=(runtime_of(guest).instance(guest), Ref("reachable", guest.name, host)),
                 guest=guest.name,
             )
 
@@ -66,15 +67,15 @@ async def observe(
 
     What holds ``since_start`` is not known of a guest that was started again by other means.
     """
-    domains = (await view.domains(host)).values()
-    on = [each.guest for each in domains if each.state in _ON]
+    there = await view.instances(host)
+    on = [each.guest for each in there if each.state in ON]
     if since_start:
         boots = view.marks(_BOOT)
-        known = {each.guest: boots.get(each.guest, each.boot) for each in domains}
-        again = {each.guest for each in domains if each.boot and each.boot != known[each.guest]}
+        known = {each.guest: boots.get(each.guest, each.boot) for each in there}
+        again = {each.guest for each in there if each.boot and each.boot != known[each.guest]}
         on = [guest for guest in on if guest not in again]
     marks = view.marks(kind)
-    unmarked = {each.guest for each in domains if not each.made}
+    unmarked = {each.guest for each in there if not each.made}
     if unmarked and view.deployed is not None and view.marks(COMPLETE_MARK):
         # brought up by version 0.1, which had no marks
         names = view.names
@@ -104,9 +105,9 @@ async def note_starts(view: View, found: Iterable[Found]) -> None:
     """Remember which start it was after which guests were seen to be ready, and their scripts ran."""
     known = {each.guest for each in found if each.ref.kind in _SINCE_START}
     boots = view.marks(_BOOT)
-    domains = [each for host in view.hosts.values() for each in (await view.domains(host)).values()]
+    there = [each for host in view.hosts.values() for each in await view.instances(host)]
     with view.context.store.in_one():
-        for each in domains:
+        for each in there:
             if each.guest in known and each.boot and boots.get(each.guest) != each.boot:
                 view.put_mark(_BOOT, each.guest, each.boot)
 

@@ -11,6 +11,7 @@ import msgspec
 
 from kvmcompose.core.chassis import Remotes
 from kvmcompose.core.deployable import VethPair
+from kvmcompose.core.instance import Instance
 from kvmcompose.core.model import Host
 from kvmcompose.core.once import once
 from kvmcompose.core.ovn_hosts import ChassisSpec
@@ -18,13 +19,14 @@ from kvmcompose.hosts.blob_store import Inventory
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
 from kvmcompose.providers.iplink.interface import FoundLink
-from kvmcompose.providers.libvirt.interface import DomainState, FoundNetwork, ObservedDomain
+from kvmcompose.providers.libvirt.interface import FoundNetwork, ObservedDomain
 from kvmcompose.providers.ovs.chassis import FoundChassis
 from kvmcompose.providers.ovs.interface import FoundBridge
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.disk_places import DiskPlaces, find_places
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.golden import GoldenImages
+from kvmcompose.server.orchestrator.runtimes import Runtime, runtimes, runtimes_of
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 _T = TypeVar("_T")
@@ -84,17 +86,28 @@ class View:
         self._marks.pop(kind, None)
         self.context.store.put_mark(self.context.project, kind, self.identity(guest), digest)
 
-    async def domains(self, host: HostDrivers) -> Mapping[str, DomainState]:
-        """Return the project's domains on a host, by name, with the names that their guests have now."""
+    @once
+    def _runtimes(self) -> Mapping[str, Runtime]:
+        return runtimes_of(self.testbeds)
 
-        async def ask() -> Mapping[str, DomainState]:
-            found = await host.hypervisor.domains(self.context.project)
+    async def instances(self, host: HostDrivers) -> Sequence[Instance]:
+        """Return what runtimes have of the project on a host, with the names that its guests have now."""
+        found = [await self._of_runtime(name, host) for name in self._runtimes]
+        return [each for instances in found for each in instances.values()]
+
+    async def domains(self, host: HostDrivers) -> Mapping[str, Instance]:
+        """Return those of libvirt, by name."""
+        return await self._of_runtime("libvirt", host)
+
+    async def _of_runtime(self, runtime: str, host: HostDrivers) -> Mapping[str, Instance]:
+        async def ask() -> Mapping[str, Instance]:
+            found = await runtimes()[runtime].instances(self.context, host)
             return {
                 name: msgspec.structs.replace(each, guest=self.names.get(each.guest, each.guest))
                 for name, each in found.items()
             }
 
-        return await self._once("domains", host.name, ask)
+        return await self._once(f"instances of {runtime}", host.name, ask)
 
     async def observed(self, host: HostDrivers) -> Mapping[str, ObservedDomain]:
         """Return the project's domains on a host with what to compare, and the names of their guests now."""

@@ -13,9 +13,9 @@ import msgspec
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.libvirt import network_entries
-from kvmcompose.server.orchestrator.resources import reachable
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
+from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
@@ -52,9 +52,9 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
             continue
         needs = [
             Ref("libvirt-network", network.name, network.host),
-            Ref("libvirt-domain", guest.state.domain, guest.state.testbed_host),
+            runtime_of(guest).instance(guest),
         ]
-        if reachable.is_waited_for(guest):
+        if runtime_of(guest).is_waited_for(guest):
             needs.append(Ref("reachable", guest.name, guest.state.testbed_host))
         ref = Ref(KINDS[0], guest.name, network.host)
         yield Resource(ref=ref, spec=guest.name, needs=tuple(needs), guest=guest.name)
@@ -87,7 +87,7 @@ def _found(
         macs = (nic.mac.lower() for nic in guest.state.interfaces if nic.ip == "dynamic")
         lease = Lease(network, next((leases[mac] for mac in macs if mac in leases), None))
         # nothing says when one that is not waited for has an address
-        if name in known or (lease.address is None and not reachable.is_waited_for(guest)):
+        if name in known or (lease.address is None and not runtime_of(guest).is_waited_for(guest)):
             yield Found(ref=Ref(KINDS[0], name, host), spec=known.get(name), guest=name, detail=lease)
 
 

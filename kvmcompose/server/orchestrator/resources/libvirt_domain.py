@@ -34,6 +34,7 @@ from kvmcompose.server.orchestrator.resources._domain_spec import (
 )
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
+from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
@@ -192,7 +193,7 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
     await work.starter.start(guest, STAGE, made)
     if state == "paused":
         await shielded(host.hypervisor.suspend_domain(guest.state.domain))
-    elif reachable.is_waited_for(guest):
+    elif runtime_of(guest).is_waited_for(guest):
         # here, so that only so many guests boot at a time
         await work.starter.wait(guest, STAGE)
         work.waited_for.add(guest.name)

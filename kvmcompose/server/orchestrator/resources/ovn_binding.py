@@ -10,13 +10,15 @@ from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change, Found, Ref, Resource
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.server.orchestrator.resources import GUESTS
 from kvmcompose.server.orchestrator.resources._ovn import databases
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
+from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 KINDS = ("ovn-binding",)
-AFTER = ("libvirt-domain",)
+AFTER = (GUESTS,)
 STAGE = "guests"
 BATCH = True
 ONLY_KNOWN = True
@@ -33,16 +35,16 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
         ports = tuple(nic.interface_id for nic in guest.state.interfaces if nic.interface_id is not None)
         if ports and testbed.intents.get(guest.name, "running") == "running":
             host = guest.state.testbed_host
-            domain = Ref("libvirt-domain", guest.state.domain, host)
             ref = Ref(KINDS[0], guest.name, host)
-            yield Resource(ref=ref, spec=ports, needs=(domain,), guest=guest.name)
+            needs = (runtime_of(guest).instance(guest),)
+            yield Resource(ref=ref, spec=ports, needs=needs, guest=guest.name)
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     """Return the guests on a host whose ports are all bound."""
     if view.ovn is None:
         return ()
-    on = {each.guest for each in (await view.domains(host)).values() if each.state == "running"}
+    on = {each.guest for each in await view.instances(host) if each.state == "running"}
     known = {each.ref: each for testbed in reversed(view.testbeds) for each in wanted(testbed)}
     mine = [each for each in known.values() if each.ref.host == host.name and each.guest in on]
     if not mine:

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from kvmcompose.core.resource import Change, Found, Resource
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.server.orchestrator.resources import _marks
+from kvmcompose.server.orchestrator.resources import GUESTS, _marks
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
+from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 KINDS = ("reachable",)
-AFTER = ("libvirt-domain",)
+AFTER = (GUESTS,)
 STAGE = "guests"
 ONLY_KNOWN = True
 LOST_WITH_NEEDS = True
@@ -23,13 +24,14 @@ settle = _marks.settle
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
     """Yield it for each guest that is waited for."""
-    for each in _marks.wanted(testbed, KINDS[0], lambda guest: "yes" if is_waited_for(guest) else ""):
+    for each in _marks.wanted(
+        testbed, KINDS[0], lambda guest: "yes" if runtime_of(guest).is_waited_for(guest) else ""
+    ):
         yield Resource(ref=each.ref, spec=each.spec, needs=each.needs[:1], guest=each.guest)
 
 
-def is_waited_for(guest: LoadedGuest) -> bool:
-    """Return whether a guest is reachable from the main host, and says when it is ready."""
-    return guest.domain is not None and guest.domain.cloud_init and guest.address is not None
+def _mark(guest: LoadedGuest) -> str:
+    return "yes" if runtime_of(guest).is_waited_for(guest) else ""
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:

@@ -1,0 +1,236 @@
+"""Runtimes: what runs guests, and how these are looked at and entered.
+
+One module each, found by its file name and listed nowhere. ``DeployableGuest.runtime`` names that of a guest.
+A module (also one in ``runtimes/`` of a plug-in folder) offers:
+
+``instance(guest)``                          the reference of the resource that is the guest when it runs
+``instances(context, host)``                 what it runs of the project on a host, by name, in few calls
+``events(context, host)``                    yields their states, and changes of them; optional
+``entrance(context, testbed, guest)``        the way into a guest that runs; optional
+``is_waited_for(guest)``                     whether ``up`` waits for a guest that was started; optional
+``wait(context, testbed, guest)``            waits until it can be worked with, likewise
+``console(context, testbed, guest, …)``      a part of what its console has printed; optional
+``console_end(context, testbed, guest, n)``  the name of its console, and the last lines of it; optional
+``reach(context, testbed, guest)``           a connection to its SSH server; optional
+``check_privileges(context, testbed, guest)``  refuses what only an administrator's guest may do; without it,
+                                             only administrators' testbeds have such guests
+``is_in_snapshots(guest)``                   whether a snapshot of the testbed is one of it, too; optional
+``check_snapshot(guest, command)``           refuses what cannot be done with snapshots of it, likewise
+``snapshot(context, testbed, guest, command, step)``  makes, restores or deletes one, likewise
+``snapshots(context, testbed, guest)``       those of a guest that is there, likewise
+``kept_snapshots(context, guest)``           those of a guest that is down, likewise
+
+What makes and removes instances is a provider in ``resources``, of a kind with ``RUNS``. Modules whose names
+start with ``_`` are shared between runtimes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.effects.resources import plugin_folders
+
+if TYPE_CHECKING:
+    import socket
+
+    from kvmcompose.core.access import ConsolePart
+    from kvmcompose.core.commands import Snapshot
+    from kvmcompose.core.deployment import SnapshotStatus
+    from kvmcompose.core.instance import Instance, InstanceEvent
+    from kvmcompose.core.resource import Ref
+    from kvmcompose.providers.drivers import HostDrivers
+    from kvmcompose.providers.guest.interface import Entrance
+    from kvmcompose.server.action_log import RunningStep
+    from kvmcompose.server.orchestrator.context import Context
+    from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+
+
+class Runtime(Protocol):
+    """What a module in this package offers; see above."""
+
+    def instance(self, guest: LoadedGuest) -> Ref:
+        """Return the reference of the resource that is the guest when it runs."""
+
+    async def instances(self, context: Context, host: HostDrivers) -> Mapping[str, Instance]:
+        """Return the project's instances on a host by name, running or not. Raises DriverError."""
+
+    def events(self, context: Context, host: HostDrivers) -> AsyncGenerator[InstanceEvent]:
+        """Yield the state of each instance, and then each other state that one gets into.
+
+        Raises KvmComposeError where nothing reports that.
+        """
+
+    async def entrance(self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> Entrance:
+        """Return the way into a guest that runs. Raises RefusedError for one that cannot be entered."""
+
+    def is_waited_for(self, guest: LoadedGuest) -> bool:
+        """Return whether the guest says when it is ready, and that can be noticed."""
+
+    async def wait(self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> None:
+        """Wait until a guest that was started is ready. Raises DriverError when it is not in time."""
+
+    async def console(
+        self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest, after: int | None, wait: int
+    ) -> ConsolePart:
+        """Return what its console has printed from an offset, or the end of it.
+
+        Where it has printed nothing since, this waits for it, at most ``wait`` seconds.
+        """
+
+    async def console_end(
+        self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest, count: int
+    ) -> tuple[str, str]:
+        """Return where its console is recorded, and the last ``count`` lines; empty where it is not."""
+
+    async def reach(self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> socket.socket:
+        """Return a connection to the guest's SSH server. Raises RefusedError, DriverError."""
+
+    def check_privileges(self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> None:
+        """Raise RefusedError for what the guest would do to its host, where its owner is no administrator."""
+
+    def is_in_snapshots(self, guest: LoadedGuest) -> bool:
+        """Return whether a snapshot of the testbed is one of the guest, too."""
+
+    def check_snapshot(self, guest: LoadedGuest, command: Snapshot) -> None:
+        """Raise RefusedError for what cannot be done, whatever snapshots the guest has."""
+
+    async def snapshot(
+        self,
+        context: Context,
+        testbed: LoadedTestbed,
+        guest: LoadedGuest,
+        command: Snapshot,
+        step: RunningStep,
+    ) -> None:
+        """Make a snapshot, restore it or delete it."""
+
+    async def snapshots(
+        self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest
+    ) -> Sequence[SnapshotStatus]:
+        """Return the snapshots of a guest that is there."""
+
+    def kept_snapshots(self, context: Context, guest: LoadedGuest) -> Sequence[SnapshotStatus]:
+        """Return those that were kept of a guest that is down."""
+
+
+@cache
+def runtimes() -> Mapping[str, Runtime]:
+    """Return all runtimes by name, those of plug-ins included."""
+    for folder in plugin_folders():
+        extra = str(folder / "runtimes")
+        if extra not in __path__ and (folder / "runtimes").is_dir():
+            __path__.append(extra)
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return {name: _module(name) for name in names if not name.startswith("_")}
+
+
+def runtime_of(guest: LoadedGuest) -> Runtime:
+    """Return what runs a guest that can run."""
+    assert guest.run is not None  # noqa: S101 (others are not looked for)
+    found = runtimes().get(guest.run.runtime)
+    if found is None:
+        raise KvmComposeError(
+            f"there is no runtime {guest.run.runtime!r}, which {guest.state.kind} guests name",
+            hint=f"there are: {', '.join(runtimes())}",
+        )
+    return found
+
+
+def runtimes_of(testbeds: Iterable[LoadedTestbed]) -> Mapping[str, Runtime]:
+    """Return the runtimes of the guests of some testbeds; all, where there is no testbed to name any."""
+    known = list(testbeds)
+    if not known:
+        return runtimes()
+    guests = {guest.run.runtime: guest for each in known for guest in each.guests.values() if guest.run}
+    return {name: runtime_of(guest) for name, guest in sorted(guests.items())}
+
+
+def _module(name: str) -> Runtime:
+    module: Any = importlib.import_module(f"{__name__}.{name}")
+    defaults = {
+        "events": _no_events,
+        "entrance": _no_entrance,
+        "is_waited_for": _no,
+        "wait": _no_wait,
+        "console": _no_console,
+        "console_end": _no_console_end,
+        "reach": _no_reach,
+        "check_privileges": _not_for_members,
+        "is_in_snapshots": _no,
+        "check_snapshot": _no_snapshot,
+        "snapshots": _no_snapshots,
+        "kept_snapshots": _none_kept,
+    }
+    for key, value in defaults.items():
+        if not hasattr(module, key):
+            setattr(module, key, value)
+    return cast("Runtime", module)
+
+
+async def _no_events(_context: Context, host: HostDrivers) -> AsyncGenerator[InstanceEvent]:
+    """Fail: the default."""
+    raise KvmComposeError(f"not all changes of guests on {host.name} are reported")
+    yield  # so that it is a generator
+
+
+async def _no_entrance(_context: Context, _testbed: LoadedTestbed, guest: LoadedGuest) -> Entrance:
+    """Refuse: the default."""
+    raise RefusedError(f"{guest.name} is a {guest.state.kind} guest: no command can run in it")
+
+
+def _no(_guest: LoadedGuest) -> bool:
+    """Return False: the default."""
+    return False
+
+
+async def _no_wait(_context: Context, _testbed: LoadedTestbed, _guest: LoadedGuest) -> None:
+    """Return at once: the default."""
+
+
+async def _no_console(
+    _context: Context, _testbed: LoadedTestbed, guest: LoadedGuest, _after: int | None, _wait: int
+) -> ConsolePart:
+    """Refuse: the default."""
+    raise RefusedError(f"{guest.name} is a {guest.state.kind} guest: it has no console")
+
+
+async def _no_console_end(
+    _context: Context, _testbed: LoadedTestbed, _guest: LoadedGuest, _count: int
+) -> tuple[str, str]:
+    """Return nothing: the default."""
+    return "", ""
+
+
+async def _no_reach(_context: Context, _testbed: LoadedTestbed, guest: LoadedGuest) -> socket.socket:
+    """Refuse: the default."""
+    raise RefusedError(
+        f"{guest.name} is a {guest.state.kind} guest: it is not entered by SSH",
+        hint=f"kvm-compose exec {guest.name} -- COMMAND",
+    )
+
+
+def _not_for_members(_context: Context, _testbed: LoadedTestbed, guest: LoadedGuest) -> None:
+    """Refuse: the default, as nothing says what such a guest does to its host."""
+    raise RefusedError(f"only an administrator's testbed may have {guest.state.kind} guests: {guest.name}")
+
+
+def _no_snapshot(guest: LoadedGuest, _command: Snapshot) -> None:
+    """Refuse: the default."""
+    raise RefusedError(f"{guest.name} is a {guest.state.kind} guest: there are no snapshots of it")
+
+
+async def _no_snapshots(
+    _context: Context, _testbed: LoadedTestbed, _guest: LoadedGuest
+) -> tuple[SnapshotStatus, ...]:
+    """Return none: the default."""
+    return ()
+
+
+def _none_kept(_context: Context, _guest: LoadedGuest) -> tuple[SnapshotStatus, ...]:
+    """Return none: the default."""
+    return ()

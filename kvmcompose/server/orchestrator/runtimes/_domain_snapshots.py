@@ -1,0 +1,123 @@
+"""Snapshots of domains: the disk and, of a guest that runs, memory."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+
+import msgspec
+
+from kvmcompose.core.commands import Snapshot, SnapshotVerb
+from kvmcompose.core.deployment import SnapshotStatus
+from kvmcompose.core.errors import RefusedError
+from kvmcompose.effects.threads import in_thread
+from kvmcompose.server.action_log import RunningStep
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.stages import shielded
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+from kvmcompose.server.store import SEED_MARK, SNAPSHOT_MARK
+
+#: What QEMU may give to a snapshot as its ID: it counts them. Dates (20260131) are too large for that.
+_LIKE_AN_ID = re.compile(r"[1-9][0-9]{0,5}")
+
+
+class _Then(msgspec.Struct, frozen=True):
+    """A guest at the time of a snapshot: the seed that it was started with, and its host key."""
+
+    seed: str | None = None
+    key: str | None = None
+
+
+def is_in_snapshots(guest: LoadedGuest) -> bool:
+    """Return whether a guest has a disk of its own."""
+    return guest.domain is not None and guest.domain.disk is not None
+
+
+def check_snapshot(_guest: LoadedGuest, command: Snapshot) -> None:
+    """Raise RefusedError for a name that is like a number."""
+    if command.verb is SnapshotVerb.CREATE and _LIKE_AN_ID.fullmatch(command.name):
+        raise RefusedError(
+            f"a snapshot cannot be named {command.name}: QEMU numbers snapshots, and takes a name that is"
+            " a number for the number of another one",
+            hint=f"kvm-compose snapshot create v{command.name}",
+        )
+
+
+async def snapshot(
+    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, command: Snapshot, step: RunningStep
+) -> None:
+    """Make a snapshot, restore it or delete it."""
+    hypervisor = context.host_of(guest, testbed).hypervisor
+    verbs = {
+        SnapshotVerb.CREATE: hypervisor.create_snapshot,
+        SnapshotVerb.RESTORE: hypervisor.restore_snapshot,
+        SnapshotVerb.DELETE: hypervisor.delete_snapshot,
+    }
+    work: Awaitable[None] = verbs[command.verb](guest.state.domain, command.name)
+    await shielded(work)
+    await _follow(context, testbed, guest, command, step)
+
+
+async def _follow(
+    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, command: Snapshot, step: RunningStep
+) -> None:
+    """Remember what a guest is at a snapshot, or let it be that again.
+
+    After another seed a guest has another host key; restored, it has the one of before.
+    """
+    store, project, identity = context.store, context.project, guest.state.identity
+    kind, shell = f"{SNAPSHOT_MARK}{command.name}", context.shell
+    login = await in_thread(testbed.login, guest, guest.address or "")
+    if command.verb is SnapshotVerb.CREATE:
+        then = _Then(seed=store.mark(project, SEED_MARK, identity), key=await shell.host_key(login))
+        store.put_mark(project, kind, identity, msgspec.json.encode(then).decode())
+        return
+    if command.verb is SnapshotVerb.DELETE:
+        store.put_mark(project, kind, identity, None)
+        return
+    await shell.disconnect(guest.state.domain)
+    store.forget_marks(project, identity)  # the guest knows nothing of what came later
+    noted = store.mark(project, kind, identity)
+    now = store.mark(project, SEED_MARK, identity)
+    then = msgspec.json.decode(noted, type=_Then) if noted is not None else _Then(seed=now)
+    if then.seed != now:
+        store.put_mark(project, SEED_MARK, identity, then.seed)
+        step.say(f"{guest.name} has the set-up of then, and its host key: its seed has changed since")
+    if noted is None or then.key is None:
+        await shell.forget(login)  # a snapshot of an earlier version; its key is recorded at next contact
+    else:
+        await shell.expect(login, then.key)
+
+
+async def snapshots(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> list[SnapshotStatus]:
+    """Return the snapshots of a guest whose domain is there."""
+    hypervisor = context.host_of(guest, testbed).hypervisor
+    return [
+        SnapshotStatus(
+            guest=guest.name,
+            name=each.name,
+            created=datetime.fromtimestamp(each.created, UTC).isoformat().replace("+00:00", "Z"),
+            state=each.state,
+            current=each.current,
+        )
+        for each in await hypervisor.snapshots(guest.state.domain)
+    ]
+
+
+def kept_snapshots(context: Context, guest: LoadedGuest) -> list[SnapshotStatus]:
+    """Return those of a guest that is down, from what was noted when it was taken down."""
+    found = []
+    for name, xml in context.store.snapshots(context.project, guest.state.identity):
+        tree = ET.fromstring(xml)  # noqa: S314 (written by libvirt)
+        created = datetime.fromtimestamp(float(tree.findtext("creationTime") or 0), UTC)
+        found.append(
+            SnapshotStatus(
+                guest=guest.name,
+                name=name,
+                created=created.isoformat().replace("+00:00", "Z"),
+                state=tree.findtext("state") or "",
+            )
+        )
+    return found

@@ -1,0 +1,139 @@
+"""Guests that libvirt runs, which are entered by SSH."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Mapping
+
+from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart
+from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.instance import InstanceEvent
+from kvmcompose.core.resource import Ref
+from kvmcompose.effects.threads import in_thread
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.guest.entrance import SshEntrance
+from kvmcompose.providers.guest.interface import Login
+from kvmcompose.providers.libvirt.interface import DomainState
+from kvmcompose.render.domain import console_log
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.privileges import domain_xml
+from kvmcompose.server.orchestrator.runtimes import _domain_snapshots
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+
+#: How long a guest may take to be reachable, in seconds, where its YAML does not say.
+READY_SECONDS = {"kvm": 300.0, "qemu": 900.0}
+_LEASE_SECONDS = 0.5
+
+is_in_snapshots = _domain_snapshots.is_in_snapshots
+check_snapshot = _domain_snapshots.check_snapshot
+snapshot = _domain_snapshots.snapshot
+snapshots = _domain_snapshots.snapshots
+kept_snapshots = _domain_snapshots.kept_snapshots
+
+
+def instance(guest: LoadedGuest) -> Ref:
+    """Return the reference of a guest's domain."""
+    return Ref("libvirt-domain", guest.state.domain, guest.state.testbed_host)
+
+
+async def instances(context: Context, host: HostDrivers) -> Mapping[str, DomainState]:
+    """Return the project's domains on a host."""
+    return await host.hypervisor.domains(context.project)
+
+
+def events(context: Context, host: HostDrivers) -> AsyncGenerator[InstanceEvent]:
+    """Yield what libvirt reports of the project's domains on a host."""
+    return host.hypervisor.events(context.project)
+
+
+async def entrance(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> SshEntrance:
+    """Return the way into a guest that has an address."""
+    return SshEntrance(
+        context.shell, await _login(context, testbed, guest, await _address(context, testbed, guest))
+    )
+
+
+async def reach(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> socket.socket:
+    """Return a connection to the guest's SSH server."""
+    return await context.shell.reach(
+        await _login(context, testbed, guest, await _address(context, testbed, guest))
+    )
+
+
+async def _address(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> str:
+    address = await context.address(guest, testbed)
+    if address is None:
+        raise RefusedError(f"{guest.name} has no address that can be reached from here")
+    return address
+
+
+async def _login(context: Context, testbed: LoadedTestbed, guest: LoadedGuest, address: str) -> Login:
+    return await in_thread(testbed.login, guest, address, context.gate(guest, testbed))
+
+
+def is_waited_for(guest: LoadedGuest) -> bool:
+    """Return whether a guest is reachable from the main host, and says when it is ready."""
+    return guest.domain is not None and guest.domain.cloud_init and guest.address is not None
+
+
+async def wait(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> None:
+    """Wait until a guest can be logged in to, and has completed its first-boot set-up."""
+    run = guest.run
+    assert run is not None  # noqa: S101 (only guests that run are waited for)
+    limit = run.ready_timeout or READY_SECONDS.get(guest.state.virt_type, READY_SECONDS["qemu"])
+    hypervisor = context.host_of(guest, testbed).hypervisor
+    ready = asyncio.create_task(_wait_ready(context, testbed, guest, limit))
+    off = asyncio.create_task(hypervisor.wait_off(guest.state.domain))
+    try:
+        await asyncio.wait([ready, off], return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            ready.result()
+            return
+        off.result()
+        raise DriverError(
+            f"{guest.name} went off while it was being waited for",
+            hint=f"its console: {console_log(guest.state.identity)} in the project folder",
+        )
+    finally:
+        for task in (ready, off):
+            task.cancel()
+        await asyncio.gather(ready, off, return_exceptions=True)
+
+
+async def _wait_ready(context: Context, testbed: LoadedTestbed, guest: LoadedGuest, limit: float) -> None:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + limit
+    while (address := await context.address(guest, testbed)) is None:
+        if loop.time() >= end:
+            raise DriverError(
+                f"{guest.name} has not asked for an address by DHCP",
+                hint="whether it has booted, its console shows: kvm-compose console",
+            )
+        await asyncio.sleep(_LEASE_SECONDS)
+    login = await _login(context, testbed, guest, address)
+    await context.shell.wait_ready(login, max(1.0, end - loop.time()))
+
+
+async def console(
+    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, after: int | None, wait: int
+) -> ConsolePart:
+    """Return a part of what the guest's serial console has printed."""
+    host = context.host_of(guest, testbed)
+    path = context.folder_on(host) / console_log(guest.state.identity)
+    start, data = await host.disks.read_from(path, after, CONSOLE_BYTES, wait=wait)
+    return ConsolePart(start=start, data=data)
+
+
+async def console_end(
+    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, count: int
+) -> tuple[str, str]:
+    """Return the path of the log of the console in the project folder, and its last lines."""
+    host, path = context.host_of(guest, testbed), console_log(guest.state.identity)
+    return path, await host.disks.read_tail(context.folder_on(host) / path, count)
+
+
+def check_privileges(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> None:
+    """Check the guest's domain XML."""
+    domain_xml(context, testbed, guest)
