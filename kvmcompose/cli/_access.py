@@ -22,6 +22,10 @@ _SSH_PORT = 22
 
 def destination(guest: GuestAccess) -> str:
     """Return ``user@address``. Raises KvmComposeError for a guest that cannot be reached."""
+    if not guest.by_ssh:
+        raise KvmComposeError(
+            f"{guest.name} is not entered by SSH", hint=f"kvm-compose exec {guest.name} -- COMMAND"
+        )
     if guest.address is None:
         raise KvmComposeError(
             f"no connection to {guest.name}",

@@ -75,6 +75,16 @@ def show_console(target: Target, arguments: argparse.Namespace, console: Console
     return INTERRUPTED
 
 
+def follow_console(target: Target, guest: str, console: Console) -> int:
+    """Print the end of the console, and what it prints from now on. Returns after Ctrl-C."""
+    cut = ConsoleLines()
+    with suppress(KeyboardInterrupt):
+        part = target.server.console(target.name, guest)
+        _print(cut.feed(part.data), console)
+        _follow(target, guest, part.start + len(part.data), cut, console)
+    return INTERRUPTED
+
+
 def _follow(target: Target, guest: str, after: int, cut: ConsoleLines, console: Console) -> None:
     wait = _QUIET_SECONDS
     while True:

@@ -255,7 +255,7 @@ def guest_named(target: Target, known: Iterable[str], given: str) -> str:
     for guest in target.server.status(project).guests:
         if guest.name in candidates:
             cannot = guest.state == "unsupported"
-            why = "kvm-compose cannot run these yet" if cannot else "this works with libvirt guests only"
+            why = "kvm-compose cannot run these yet" if cannot else "no runtime runs these"
             raise RefusedError(
                 f"{guest.name} is a {guest.kind} guest: {why}",
                 hint=f"guests: {', '.join(names) or 'none'}",

@@ -60,16 +60,21 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.json:
         console.json(guests)
         return 0
+    others = [guest.name for guest in guests if not guest.by_ssh and arguments.format != "hosts"]
     reached = [
         guest
         for guest in guests
-        if guest.address is not None and not (arguments.format == "hosts" and guest.through_server)
+        if guest.address is not None
+        and guest.name not in others
+        and not (arguments.format == "hosts" and guest.through_server)
     ]
     from kvmcompose.cli._access import stdio_command
 
     formats = {"ansible": ansible, "ssh_config": ssh_config, "hosts": hosts}
     console.raw(formats[arguments.format](reached, stdio_command(arguments)).encode())
-    left_out = [guest.name for guest in guests if guest not in reached]
+    if others:
+        console.say(f"left out, because they are not entered by SSH: {', '.join(others)}")
+    left_out = [guest.name for guest in guests if guest not in reached and guest.name not in others]
     if left_out:
         console.say(f"left out, because they have no connection to the main host: {', '.join(left_out)}")
     return 0

@@ -12,11 +12,15 @@ from kvmcompose.core.commands import GuestName, HostName, UserName
 CONSOLE_BYTES = 1 << 18
 
 
+#: The runtime of guests that are entered by SSH, and have a serial console.
+LIBVIRT = "libvirt"
+
 #: These values become arguments of ssh, scp and virsh, and lines of files that they read, and the server may
 #: be hostile. Every path begins with ``/``, no value begins with ``-``, and none contains a line break.
 ADDRESS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,254}$(?!\n)"
 PATH_PATTERN = r"^/[^\x00-\x1f\x7f-\x9f\u2028\u2029]{0,4095}$(?!\n)"
 KEY_PATTERN = r"^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]+={0,2}$(?!\n)"
+RUNTIME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$(?!\n)"
 URI_PATTERN = r"^[a-z][!-~]{0,1023}$(?!\n)"
 
 Address = Annotated[str, msgspec.Meta(pattern=ADDRESS_PATTERN)]
@@ -38,6 +42,8 @@ class HostAccess(msgspec.Struct, frozen=True, kw_only=True):
 class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
     """How to reach a guest from the main host: by SSH and through libvirt.
 
+    A guest of another ``runtime`` than libvirt has neither: commands run in it through the server.
+
     Paths are on the server's machine. ``hostname`` is what the guest calls itself; None, as from an earlier
     server, stands for ``domain``. ``address`` is None for a guest that has no connection to the main host.
     With ``through_server`` only the server reaches it: a client connects by the server's WebSocket ``ssh``.
@@ -58,6 +64,12 @@ class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
     hostname: GuestName | None = None
     via: HostAccess | None = None
     through_server: bool = False
+    runtime: Annotated[str, msgspec.Meta(pattern=RUNTIME_PATTERN)] = LIBVIRT
+
+    @property
+    def by_ssh(self) -> bool:
+        """Whether it is entered by SSH, and has a serial console."""
+        return self.runtime == LIBVIRT
 
 
 class ConsolePart(msgspec.Struct, frozen=True, kw_only=True):

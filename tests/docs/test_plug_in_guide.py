@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from test_tutorial import BIN, REPOSITORY
@@ -35,8 +37,8 @@ def lab(tmp_path: Path) -> Path:
     (tree,), (schema,), code = blocks["text"], blocks["json"], blocks["python"]
     template, _ = blocks["xml"]
     named = re.findall(r"^  (\S+)", tree, re.MULTILINE)
-    guest_type, provider, strategy = code
-    for name, text in zip(named, [guest_type, provider, schema, template, strategy], strict=True):
+    guest_type, provider, runtime, strategy = code
+    for name, text in zip(named, [guest_type, provider, runtime, schema, template, strategy], strict=True):
         path = tmp_path / "plug-ins" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -47,8 +49,8 @@ def lab(tmp_path: Path) -> Path:
     return lab
 
 
-def kvm_compose(lab: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
+def environment_of(lab: Path) -> dict[str, str]:
+    return os.environ | {
         "NOTICE_BOARD": str(lab.parent / "board"),
         "KVM_COMPOSE_PLUGINS": str(lab.parent / "plug-ins"),
         "KVM_COMPOSE_SERVER_FAKE": "1",
@@ -56,10 +58,28 @@ def kvm_compose(lab: Path, *words: str) -> subprocess.CompletedProcess[str]:
         "KVM_COMPOSE_STATE_DIR": os.environ.get("KVM_COMPOSE_STATE_DIR", str(lab.parent / "state")),
         "XDG_DATA_HOME": str(lab.parent / "data"),
     }
+
+
+def kvm_compose(lab: Path, *words: str) -> subprocess.CompletedProcess[str]:
     argv = [str(BIN / "kvm-compose"), *words]
     return subprocess.run(
-        argv, cwd=lab, env=environment, capture_output=True, text=True, check=False, timeout=120
+        argv, cwd=lab, env=environment_of(lab), capture_output=True, text=True, check=False, timeout=120
     )
+
+
+def line_of_console(lab: Path) -> str:
+    """The first line that ``console`` shows of the guest; it is left with Ctrl-C then."""
+    argv = [str(BIN / "kvm-compose"), "console", "readme"]
+    shown = subprocess.Popen(argv, cwd=lab, env=environment_of(lab), stdout=subprocess.PIPE, text=True)
+    limit = Timer(60, shown.kill)
+    limit.start()
+    with shown:
+        assert shown.stdout is not None
+        line = shown.stdout.readline()
+        shown.send_signal(signal.SIGINT)
+        assert shown.wait() == 130
+    limit.cancel()
+    return line
 
 
 def test_the_guest_type_builds_the_file_that_is_shown(lab: Path) -> None:
@@ -111,22 +131,19 @@ def test_its_resources_are_brought_up_changed_repaired_and_taken_down(lab: Path)
     said = must("up")
     assert "note readme" in said
     assert "lab is up: 1 guest runs" in said
-    refused = kvm_compose(lab, "exec", "readme", "--", "true")
-    assert refused.returncode == 255
-    assert "readme is a notes guest: this works with libvirt guests only" in refused.stderr
     assert (board / "readme").read_text() == "Mind the <gap> & run"
-    assert shown() == ("on board", [])
+    assert shown() == ("running", [])
     assert "up already" in must("up")
 
     (board / "readme").write_text("all is well")  # drift
-    assert shown() == ("on board", ["note readme: text: all is well -> Mind the <gap> & run"])
+    assert shown() == ("running", ["note readme: text: all is well -> Mind the <gap> & run"])
     assert "note readme" in must("plan")
     must("up")
     assert (board / "readme").read_text() == "Mind the <gap> & run"
     (board / "readme").unlink()
     assert shown()[0] == "absent"
     must("up")
-    assert shown() == ("on board", [])
+    assert shown() == ("running", [])
 
     yaml = lab / "kvm-compose.yaml"
     yaml.write_text(yaml.read_text().replace("Mind", "Leap over"))
@@ -136,3 +153,44 @@ def test_its_resources_are_brought_up_changed_repaired_and_taken_down(lab: Path)
     assert "note readme" in must("logs")
     must("down")
     assert not list(board.iterdir())
+
+
+@pytest.mark.usefixtures("server_place")
+def test_its_runtime_makes_the_commands_of_guests_work(lab: Path) -> None:
+    def refused(*words: str) -> str:
+        ran = kvm_compose(lab, *words)
+        assert ran.returncode not in (0, 1), ran.stdout + ran.stderr
+        return ran.stderr
+
+    assert kvm_compose(lab, "up").returncode == 0
+    counted = kvm_compose(lab, "exec", "readme", "--", "wc", "-w")
+    assert (counted.returncode, counted.stdout.split()) == (0, ["5"]), counted.stderr
+    assert kvm_compose(lab, "exec", "readme", "--", "false").returncode == 1
+    late = kvm_compose(lab, "exec", "--timeout", "0.2", "readme", "--", "sleep", "60")
+    assert late.returncode == 255
+    assert "sleep did not end within 0.2 s" in late.stderr
+    assert kvm_compose(lab, "logs", "readme").stdout == "Mind the <gap> & run\n"
+    assert line_of_console(lab) == "Mind the <gap> & run\n"
+    inventory = kvm_compose(lab, "inventory")
+    assert "readme" not in inventory.stdout
+
+    # what the runtime does not offer
+    assert "readme is not entered by SSH" in kvm_compose(lab, "ssh", "readme").stderr
+    assert "readme is a notes guest: it is not entered by SSH" in refused("ssh", "--stdio", "readme")
+    assert "readme is a notes guest: there are no snapshots of it" in refused(
+        "snapshot", "create", "before", "--guest", "readme"
+    )
+    (lab.parent / "board/lab/main/readme").unlink()
+    assert "readme is not up" in refused("exec", "readme", "--", "true")
+
+
+@pytest.mark.usefixtures("server_place")
+def test_a_guest_without_a_runtime_cannot_be_entered(lab: Path) -> None:
+    module = lab.parent / "plug-ins/guests/notes.py"
+    module.write_text(module.read_text().partition("def deployable")[0])
+    assert kvm_compose(lab, "up").returncode == 0
+    ran = kvm_compose(lab, "exec", "readme", "--", "true")
+    assert ran.returncode == 255
+    assert "readme is a notes guest: no runtime runs these" in ran.stderr
+    (guest,) = json.loads(kvm_compose(lab, "status", "--json").stdout)["guests"]
+    assert guest["state"] == "on board"

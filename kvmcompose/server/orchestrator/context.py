@@ -248,6 +248,6 @@ class Context:
         if found.run is None:
             kind = found.state.kind
             if any(each.guest == name for each in testbed.resources):
-                raise RefusedError(f"{name} is a {kind} guest: this works with libvirt guests only")
+                raise RefusedError(f"{name} is a {kind} guest: no runtime runs these")
             raise RefusedError(f"{name} is a {kind} guest, and cannot run yet")
         return found

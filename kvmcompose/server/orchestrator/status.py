@@ -225,6 +225,7 @@ async def access(context: Context) -> list[GuestAccess]:
                 host_key_alias=guest.state.domain,
                 hostname=guest.state.hostname,
                 through_server=guest.management is not None,
+                runtime=guest.run.runtime,
                 groups=tuple(
                     dict.fromkeys(nic.bridge for nic in guest.state.interfaces if nic.attach != "network")
                 ),

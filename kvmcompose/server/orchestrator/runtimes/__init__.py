@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.effects.resources import plugin_folders
+from kvmcompose.server.orchestrator.resources import providers
 
 if TYPE_CHECKING:
     import socket
@@ -121,6 +122,7 @@ class Runtime(Protocol):
 @cache
 def runtimes() -> Mapping[str, Runtime]:
     """Return all runtimes by name, those of plug-ins included."""
+    providers()  # a runtime of a plug-in may import its provider
     for folder in plugin_folders():
         extra = str(folder / "runtimes")
         if extra not in __path__ and (folder / "runtimes").is_dir():
