@@ -135,6 +135,17 @@ def test_its_resources_are_brought_up_changed_repaired_and_taken_down(lab: Path)
     assert shown() == ("running", [])
     assert "up already" in must("up")
 
+    # its runtime: what it offers works, and the rest is refused
+    assert must("exec", "readme", "--", "wc", "-w").split() == ["5"]
+    late = kvm_compose(lab, "exec", "--timeout", "0.2", "readme", "--", "sleep", "60")
+    assert (late.returncode, "sleep did not end within 0.2 s" in late.stderr) == (255, True)
+    assert must("logs", "readme") == "Mind the <gap> & run\n"
+    assert line_of_console(lab) == "Mind the <gap> & run\n"
+    assert "left out, because they are not entered by SSH: readme" in must("inventory")
+    assert "readme is not entered by SSH" in kvm_compose(lab, "ssh", "readme").stderr
+    refused = kvm_compose(lab, "snapshot", "create", "before", "--guest", "readme")
+    assert "readme is a notes guest: there are no snapshots of it" in refused.stderr
+
     (board / "readme").write_text("all is well")  # drift
     assert shown() == ("running", ["note readme: text: all is well -> Mind the <gap> & run"])
     assert "note readme" in must("plan")
@@ -142,6 +153,7 @@ def test_its_resources_are_brought_up_changed_repaired_and_taken_down(lab: Path)
     assert (board / "readme").read_text() == "Mind the <gap> & run"
     (board / "readme").unlink()
     assert shown()[0] == "absent"
+    assert "readme is not up" in kvm_compose(lab, "exec", "readme", "--", "true").stderr
     must("up")
     assert shown() == ("running", [])
 
@@ -156,35 +168,6 @@ def test_its_resources_are_brought_up_changed_repaired_and_taken_down(lab: Path)
 
 
 @pytest.mark.usefixtures("server_place")
-def test_its_runtime_makes_the_commands_of_guests_work(lab: Path) -> None:
-    def refused(*words: str) -> str:
-        ran = kvm_compose(lab, *words)
-        assert ran.returncode not in (0, 1), ran.stdout + ran.stderr
-        return ran.stderr
-
-    assert kvm_compose(lab, "up").returncode == 0
-    counted = kvm_compose(lab, "exec", "readme", "--", "wc", "-w")
-    assert (counted.returncode, counted.stdout.split()) == (0, ["5"]), counted.stderr
-    assert kvm_compose(lab, "exec", "readme", "--", "false").returncode == 1
-    late = kvm_compose(lab, "exec", "--timeout", "0.2", "readme", "--", "sleep", "60")
-    assert late.returncode == 255
-    assert "sleep did not end within 0.2 s" in late.stderr
-    assert kvm_compose(lab, "logs", "readme").stdout == "Mind the <gap> & run\n"
-    assert line_of_console(lab) == "Mind the <gap> & run\n"
-    inventory = kvm_compose(lab, "inventory")
-    assert "readme" not in inventory.stdout
-
-    # what the runtime does not offer
-    assert "readme is not entered by SSH" in kvm_compose(lab, "ssh", "readme").stderr
-    assert "readme is a notes guest: it is not entered by SSH" in refused("ssh", "--stdio", "readme")
-    assert "readme is a notes guest: there are no snapshots of it" in refused(
-        "snapshot", "create", "before", "--guest", "readme"
-    )
-    (lab.parent / "board/lab/main/readme").unlink()
-    assert "readme is not up" in refused("exec", "readme", "--", "true")
-
-
-@pytest.mark.usefixtures("server_place")
 def test_a_guest_without_a_runtime_cannot_be_entered(lab: Path) -> None:
     module = lab.parent / "plug-ins/guests/notes.py"
     module.write_text(module.read_text().partition("def deployable")[0])
@@ -192,5 +175,3 @@ def test_a_guest_without_a_runtime_cannot_be_entered(lab: Path) -> None:
     ran = kvm_compose(lab, "exec", "readme", "--", "true")
     assert ran.returncode == 255
     assert "readme is a notes guest: no runtime runs these" in ran.stderr
-    (guest,) = json.loads(kvm_compose(lab, "status", "--json").stdout)["guests"]
-    assert guest["state"] == "on board"
