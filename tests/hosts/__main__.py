@@ -54,6 +54,9 @@ def up(arguments: argparse.Namespace) -> int:
         ssh=True,
         tunnels=arguments.tunnels,
         ovn=arguments.ovn,
+        docker=arguments.docker,
+        podman=arguments.podman,
+        rootless=arguments.rootless,
         stay=True,
     )
     hosts.start()
@@ -110,6 +113,9 @@ def main() -> int:
             command.add_argument("--count", type=int, default=1)
             command.add_argument("--tunnels", action="store_true", help="underlay on br-phy")
             command.add_argument("--ovn", action="store_true", help="OVN's daemons; needs --tunnels")
+            command.add_argument("--docker", action="store_true", help="Docker's daemon")
+            command.add_argument("--podman", action="store_true", help="root's Podman service")
+            command.add_argument("--rootless", action="store_true", help="a user's Podman service")
         if name == "exec":
             command.add_argument("host")
             command.add_argument("argv", nargs=argparse.REMAINDER)

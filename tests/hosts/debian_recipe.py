@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 
 from hosts import bootable
-from hosts.inside import mount
+from hosts.mounts import mount
 
 RELEASE = "bookworm"
 PACKAGES = (

@@ -6,7 +6,6 @@ domains and networks in /etc/libvirt, and a second libvirtd must not start them 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import stat
@@ -15,12 +14,14 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hosts import agent, daemons, ovn
+from hosts import agent, cgroups, daemons, engines, ovn
+from hosts.mounts import MS_BIND, MS_MOVE, MS_NODEV, MS_NOSUID, MS_REC, mount, unmount
 from hosts.spec import WIRE_PREFIX, Spec
 
-MS_NOSUID, MS_NODEV, MS_BIND, MS_MOVE, MS_REC = 2, 4, 4096, 8192, 16384
-MNT_DETACH = 2
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 OWN_FOLDERS = (
     "/etc/libvirt",
@@ -47,29 +48,20 @@ DEVICES = {
     "net/tun": (10, 200),
 }
 
-_libc = ctypes.CDLL(None, use_errno=True)
 
-
-def mount(source: str | Path, target: str | Path, kind: str = "", flags: int = 0, data: str = "") -> None:
-    """Call mount(2): there are some hundred calls per host, too many for a process each."""
-    texts = [os.fsencode(text) for text in (source, target, kind)]
-    if _libc.mount(*texts, flags, data.encode()) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"mount {source} on {target}: {os.strerror(number)}")
-
-
-def mount_own_folders() -> None:
+def mount_own_folders(*, with_engines: bool) -> None:
     # /sys/class/net shows the network namespace of the process that mounted it. Unmounting the old one also
     # hides the control groups: libvirt would create its own among the machine's.
-    _libc.umount2(b"/sys", MNT_DETACH)
+    unmount("/sys")
     mount("sysfs", "/sys", "sysfs")
     mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     Path("/run/lock").mkdir(mode=0o777)
-    for folder in OWN_FOLDERS:
+    in_lib = [PROJECTS, *(engines.LIBRARIES if with_engines else ())]
+    missing = [folder for folder in in_lib if not folder.exists()]
+    if missing:
+        mount_lib_with_room(missing)
+    for folder in (*OWN_FOLDERS, *(engines.FOLDERS if with_engines else ()), *in_lib):
         mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
-    if not PROJECTS.exists():
-        mount_lib_with_room()
-    mount("tmpfs", PROJECTS, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     give_root_a_home()
 
 
@@ -88,8 +80,8 @@ def give_root_a_home() -> None:
     mount(users, "/etc/passwd", flags=MS_BIND)
 
 
-def mount_lib_with_room() -> None:
-    """Mount a folder over /var/lib that contains all its entries, so that one can be added.
+def mount_lib_with_room(missing: Iterable[Path]) -> None:
+    """Mount a folder over /var/lib that contains all its entries, so that some can be added.
 
     Binds, not an overlay: files of a project below /var/lib must stay the machine's own.
     """
@@ -102,7 +94,8 @@ def mount_lib_with_room() -> None:
         elif entry.is_dir():
             (room / entry.name).mkdir()
             mount(entry, room / entry.name, flags=MS_BIND | MS_REC)
-    (room / PROJECTS.name).mkdir()
+    for folder in missing:
+        (room / folder.name).mkdir()
     mount(room, "/var/lib", flags=MS_MOVE)
 
 
@@ -140,7 +133,9 @@ def say(word: str) -> None:
 
 def bring_up(spec: Spec, name: str) -> None:
     socket.sethostname(name)
-    mount_own_folders()
+    mount_own_folders(with_engines=bool(spec.engines))
+    if spec.engines:
+        cgroups.enter(cgroups.group_of(spec, name))
     mount_devices()
     if sys.stdin.readline().strip() != "wired":
         raise SystemExit(1)
@@ -156,7 +151,9 @@ def bring_up(spec: Spec, name: str) -> None:
     if spec.authorized_key:
         daemons.configure_sshd(spec.authorized_key)
         daemons.start_sshd(folder)
+    engines.start(spec.engines, folder)
     daemons.wait_for_libvirt()
+    engines.wait_for(spec.engines)
     agent.listen(folder / "control", spec.owner)
 
 

@@ -15,6 +15,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from hosts import cgroups
 from hosts.spec import SYSTEM_PATH, Spec
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ def stop(spec: Spec, hosts: list[HostProcess]) -> None:
         host.end()
     for host in hosts:
         host.wait()
+        if spec.engines:
+            cgroups.remove(cgroups.group_of(spec, host.name))
     for name in spec.names:
         give_to(spec.owner, spec.folder(name))
     remove_sockets(spec)

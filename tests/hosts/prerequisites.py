@@ -40,6 +40,13 @@ OVN_PROGRAMS = {
     "ovn-northd": "ovn-central",
 }
 
+#: What each engine requires.
+ENGINE_PROGRAMS = {
+    "docker": {"containerd": "containerd", "dockerd": "docker.io", "ethtool": "ethtool", "runc": "runc"},
+    "podman": {"conmon": "conmon", "ethtool": "ethtool", "podman": "podman", "runc": "runc"},
+    "rootless": {"conmon": "conmon", "newuidmap": "uidmap", "podman": "podman", "runc": "runc"},
+}
+
 IMAGE_PROGRAMS = {
     "debootstrap": "debootstrap",
     "mcopy": "mtools",

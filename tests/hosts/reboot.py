@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from hosts import daemons, inside
+from hosts import daemons, engines, inside
 from hosts.spec import WIRE_PREFIX, Spec
 
 GONE = ("libvirt", "openvswitch", "ovn", "sshd", "libvirtd.pid", "virtlogd.pid", "sshd.pid")
@@ -58,7 +58,7 @@ def forget_memory() -> None:
         if name not in ("lo", "eth0"):
             with contextlib.suppress(daemons.subprocess.CalledProcessError):  # went with its other end
                 daemons.run(["ip", "link", "delete", "dev", name])
-    for name in GONE:
+    for name in (*GONE, *engines.GONE):
         path = Path("/run", name)
         if path.is_dir():
             shutil.rmtree(path)
@@ -84,7 +84,9 @@ def main() -> None:
         inside.start_ovn(spec, name)
     if spec.authorized_key:
         daemons.start_sshd(folder)
+    engines.start(spec.engines, folder)
     daemons.wait_for_libvirt()
+    engines.wait_for(spec.engines)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,13 @@ class Spec:
     authorized_key: str | None = None
     tunnels: bool = False
     ovn: bool = False
+    engines: tuple[str, ...] = ()
     stay: bool = False
 
     @staticmethod
     def read(text: str) -> Spec:
         fields = json.loads(text)
-        return Spec(**{**fields, "owner": tuple(fields["owner"])})
+        return Spec(**{**fields, "owner": tuple(fields["owner"]), "engines": tuple(fields["engines"])})
 
     def write(self) -> str:
         return json.dumps(asdict(self))

@@ -166,6 +166,9 @@ class TestHosts:
         ssh: bool = False,
         tunnels: bool = False,
         ovn: bool = False,
+        docker: bool = False,
+        podman: bool = False,
+        rootless: bool = False,
         stay: bool = False,
     ) -> None:
         """Describe the run.
@@ -174,11 +177,15 @@ class TestHosts:
         ``ssh``: an sshd in each host, for root and the key ``identity_file``.
         ``tunnels``: the underlay address lies on an Open vSwitch bridge, as userspace tunnels need it.
         ``ovn``: OVN's central part on the first host, ovn-controller on each; needs ``tunnels``.
+        ``docker``, ``podman``: a container engine, at its default socket; ``rootless``: a Podman of the
+        user ``hosts.engines.USER``.
         ``stay``: the hosts outlive this process, until `down` (python -m hosts).
         """
         self.directory = directory.resolve()
         self.identity_file = self.directory / "id_ed25519" if ssh else None
         self._count, self._tunnels, self._ovn, self._stay = count, tunnels, ovn, stay
+        wanted = {"docker": docker, "podman": podman, "rootless": rootless}
+        self._engines = tuple(name for name, is_wanted in wanted.items() if is_wanted)
         self._launcher: subprocess.Popen[str] | None = None
         self._hosts: list[TestHost] = []
 
@@ -200,7 +207,9 @@ class TestHosts:
 
     def start(self) -> None:
         """Start the hosts. Raises HostError or MissingPrograms, after cleaning up."""
-        programs = prerequisites.OVN_PROGRAMS if self._ovn else {}
+        programs = dict(prerequisites.OVN_PROGRAMS if self._ovn else {})
+        for engine in self._engines:
+            programs |= prerequisites.ENGINE_PROGRAMS[engine]
         prerequisites.require({**prerequisites.HOST_PROGRAMS, **programs})
         spec = self._prepare()
         try:
@@ -258,6 +267,7 @@ class TestHosts:
             authorized_key=authorized_key,
             tunnels=self._tunnels,
             ovn=self._ovn,
+            engines=self._engines,
             stay=self._stay,
         )
         for name in spec.names:
