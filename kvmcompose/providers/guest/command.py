@@ -12,14 +12,13 @@ from collections.abc import Sequence
 import asyncssh
 
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.lines import Lines
 from kvmcompose.hosts.ssh import BEGIN_SECONDS, SILENT, text_of, unsent
 from kvmcompose.providers.guest.connection import connect
 from kvmcompose.providers.guest.interface import Input, Login, OnLine
 
 log = logging.getLogger(__name__)
 
-#: A longer line is split, in bytes.
-LONGEST_LINE = 1 << 16
 _KILL_SECONDS = 15.0
 #: How long to read the output of background processes after a command has exited, in seconds.
 _REST_SECONDS = 1.5
@@ -225,30 +224,3 @@ class GuestCommand:
             words, **(SILENT | {"stdin": asyncssh.PIPE, "input": f"{self._mark}\n".encode()})
         )
         return done.exit_status
-
-
-class Lines:
-    """Splits bytes into lines of text, and reports them; a line that is too long is split."""
-
-    def __init__(self, on_line: OnLine) -> None:
-        self._on_line = on_line
-        self._rest = b""
-
-    def feed(self, chunk: bytes) -> None:
-        *lines, rest = (self._rest + chunk).split(b"\n")
-        for line in lines:
-            self._report(line)
-        while len(rest) >= LONGEST_LINE:
-            self._report(rest[:LONGEST_LINE])
-            rest = rest[LONGEST_LINE:]
-        self._rest = rest
-
-    def end(self) -> None:
-        """Report the last line, even if it is not terminated."""
-        if self._rest:
-            self._report(self._rest)
-        self._rest = b""
-
-    def _report(self, line: bytes) -> None:
-        for start in range(0, len(line) or 1, LONGEST_LINE):
-            self._on_line(line[start : start + LONGEST_LINE].decode(errors="replace").removesuffix("\r"))

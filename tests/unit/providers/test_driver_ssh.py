@@ -7,7 +7,7 @@ from pathlib import Path
 import hypothesis
 from hypothesis import strategies
 
-from kvmcompose.providers.guest.command import LONGEST_LINE, Lines
+from kvmcompose.hosts.lines import LONGEST_LINE, Lines
 from kvmcompose.providers.guest.known_hosts import KnownHosts
 
 
