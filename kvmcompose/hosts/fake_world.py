@@ -189,6 +189,37 @@ class FakeNamespace(msgspec.Struct):
     firewall: bool = True
 
 
+class FakeContainer(msgspec.Struct):
+    """A container; see ``ContainerState``. ``request`` is what it was created with.
+
+    ``pid`` is that of its first process, 0 while it does not run. ``nics`` are by their ends on the host, in
+    JSON: ``ContainerNic``.
+    """
+
+    project: str
+    guest: str
+    id: str
+    image: str = ""
+    made: str = ""
+    request: dict[str, Any] = {}
+    state: str = "created"
+    exit_code: int | None = None
+    reason: str | None = None
+    started: float = 0
+    pid: int = 0
+    health: str = ""
+    files: dict[str, str] = {}
+    nics: dict[str, dict[str, Any]] = {}
+
+
+class FakeImage(msgspec.Struct):
+    """An image of a container engine, by its ID; ``project`` made it, "" where it came from elsewhere."""
+
+    tags: list[str] = []
+    size: int = 0
+    project: str = ""
+
+
 class World(msgspec.Struct):
     """Everything on one simulated host. ``blobs``: what was sent to it, by digest; ``delivered``: by path.
 
@@ -197,7 +228,8 @@ class World(msgspec.Struct):
     ``network_definitions`` the XML where it is known, ``stopped_networks`` those that are not active,
     ``edited_networks`` those whose definition was edited by hand.
     ``unleased``: MAC addresses whose lease was forgotten with a network, until their guests start.
-    ``leases``: the addresses that their DHCP servers have given, by MAC.
+    ``leases``: the addresses that their DHCP servers have given, by MAC. ``images``: those of the container
+    engine, by ID.
     """
 
     domains: dict[str, FakeDomain] = {}
@@ -217,6 +249,8 @@ class World(msgspec.Struct):
     delivered: dict[str, dict[str, str]] = {}
     homes: dict[str, str] = {}
     ovn: FakeOvn = msgspec.field(default_factory=FakeOvn)
+    containers: dict[str, FakeContainer] = {}
+    images: dict[str, FakeImage] = {}
 
     def plug(self, name: str, nics: Iterable[FakeNic]) -> list[Place]:
         """Create the ports of a domain's NICs, as libvirt does. Returns what changed. Raises DriverError."""

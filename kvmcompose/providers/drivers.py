@@ -11,10 +11,12 @@ from kvmcompose.core.model import Host
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.hosts.blob_store import BlobStore
 from kvmcompose.providers.capture.interface import Captures
+from kvmcompose.providers.containers.interface import Containers, Images
 from kvmcompose.providers.disks.interface import Disks
 from kvmcompose.providers.guest.interface import GuestShell
 from kvmcompose.providers.iplink.interface import Links
 from kvmcompose.providers.libvirt.interface import Hypervisor
+from kvmcompose.providers.netns.container_nics import ContainerNics
 from kvmcompose.providers.netns.interface import ManagementPorts
 from kvmcompose.providers.ovn.interface import Northbound, Southbound
 from kvmcompose.providers.ovs.chassis import HostChassis
@@ -47,6 +49,9 @@ class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
     outsides: Outsides
     host_ports: HostPorts
     management: ManagementPorts
+    containers: Containers
+    images: Images
+    nics: ContainerNics
     blobs: BlobStore | None = None
 
 

@@ -12,12 +12,14 @@ from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.hosts.fake import MAIN, SimulatedHost, Worlds
 from kvmcompose.hosts.fake_blobs import FakeBlobStore
 from kvmcompose.providers.capture.fake import FakeCaptures
+from kvmcompose.providers.containers.fake import FakeContainers, FakeImages
 from kvmcompose.providers.disks.fake import FakeDisks
 from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
 from kvmcompose.providers.guest.fake import FakeShell
 from kvmcompose.providers.iplink.fake import FakeLinks
 from kvmcompose.providers.libvirt.fake import FakeHypervisor
 from kvmcompose.providers.netns.fake import FakeNamespaces
+from kvmcompose.providers.netns.fake_nics import FakeNics
 from kvmcompose.providers.ovn.fake import FakeNorthbound, FakeSouthbound
 from kvmcompose.providers.ovs.fake import FakeSwitches
 from kvmcompose.providers.ovs.fake_chassis import FakeHostChassis, FakeHostPorts, FakeOutsides
@@ -41,6 +43,9 @@ class FakeDrivers(Worlds):
             outsides=FakeOutsides(fake, host.name),
             host_ports=FakeHostPorts(fake),
             management=FakeNamespaces(fake),
+            containers=FakeContainers(fake),
+            images=FakeImages(fake),
+            nics=FakeNics(fake),
             blobs=None if host.is_main_host and member is None else FakeBlobStore(fake),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -18,12 +19,16 @@ from kvmcompose.hosts.local_blobs import LocalBlobStore
 from kvmcompose.hosts.remote import SshRunner
 from kvmcompose.hosts.remote_blobs import RemoteBlobStore
 from kvmcompose.providers.capture.driver import TcpdumpCaptures
+from kvmcompose.providers.containers.connection import Engine
+from kvmcompose.providers.containers.driver import EngineContainers
+from kvmcompose.providers.containers.images import EngineImages
 from kvmcompose.providers.disks.driver import HostDisks
 from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
 from kvmcompose.providers.guest.driver import SshShell
 from kvmcompose.providers.guest.interface import GuestShell
 from kvmcompose.providers.iplink.driver import IpLinks
 from kvmcompose.providers.libvirt.driver import Libvirt
+from kvmcompose.providers.netns.container_nics import VethNics
 from kvmcompose.providers.netns.driver import Namespaces
 from kvmcompose.providers.ovn.central import OvnCentral
 from kvmcompose.providers.ovn.driver import OvnNorthbound
@@ -36,6 +41,9 @@ from kvmcompose.providers.ovs.outside import OvsOutsides
 
 #: Where libvirtd listens, or virtqemud where libvirt is split up (libvirt.org, "Daemons").
 _LIBVIRT_SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
+#: Where Docker and Podman listen; below it, those of a user (podman-system-service(1), dockerd-rootless).
+_ENGINE_SOCKETS = ("/run/docker.sock", "/run/podman/podman.sock")
+_USER_SOCKETS = ("docker.sock", "podman/podman.sock")
 
 
 class RealDrivers:
@@ -64,7 +72,7 @@ class RealDrivers:
                 runner = LocalRunner(host.name)
                 self._started.append(runner)
                 blobs = LocalBlobStore(runner, member) if member is not None else None
-                drivers = _drive(runner, Libvirt(host.libvirt, runner), blobs)
+                drivers = _drive(runner, Libvirt(host.libvirt, runner), Engine(_local_engines()), blobs)
             else:
                 drivers = self._elsewhere(host, member)
             self._hosts[key] = drivers
@@ -77,17 +85,24 @@ class RealDrivers:
         self._started.append(runner)
         if member is None:
             self._runners[host] = runner
-        hypervisor = Libvirt(self._forward_libvirt(connection), runner, f"on {host.name}")
-        return _drive(runner, hypervisor, RemoteBlobStore(runner))
+        where = f"on {host.name}"
+        hypervisor = Libvirt(self._forward_libvirt(connection), runner, where)
+        # each alone: one that does not answer for a moment must not be taken for another
+        sockets = [self._forward(connection, (path,)) for path in _ENGINE_SOCKETS]
+        return _drive(runner, hypervisor, Engine(sockets, where, runner.reach), RemoteBlobStore(runner))
 
     def _forward_libvirt(self, connection: HostConnection) -> LibvirtUri:
         """Return the local URI of the other host's libvirt. Raises RefusedError."""
-        targets = libvirt_sockets(connection.host)
+        path = self._forward(connection, libvirt_sockets(connection.host))
+        return LibvirtUri(connection.host.libvirt.instance, str(path))
+
+    def _forward(self, connection: HostConnection, targets: tuple[str, ...]) -> Path:
+        """Return a local socket that leads to the first of the other host's that accepts."""
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="kvm-compose-")  # mode 0700
         path = Path(self._folder.name) / f"{len(self._sockets)}.sock"
         self._sockets.append(ForwardedSocket(connection, path, targets))
-        return LibvirtUri(connection.host.libvirt.instance, str(path))
+        return path
 
     def runner(self, host: Host) -> CommandRunner:
         """Return what runs programs on another host than the main host."""
@@ -113,6 +128,7 @@ class RealDrivers:
         hosts, self._hosts = list(self._hosts.values()), {}
         for host in hosts:
             await host.hypervisor.close()
+            await host.containers.close()
         await self._shell.close()
         for northbound, _ in self._ovn.values():
             await northbound.close()
@@ -126,7 +142,15 @@ class RealDrivers:
             self._folder.cleanup()
 
 
-def _drive(runner: CommandRunner, hypervisor: Libvirt, blobs: RemoteBlobStore | None) -> HostDrivers:
+def _local_engines() -> list[Path]:
+    """Return where an engine may listen here: root's, and one of the user."""
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
+    return [Path(each) for each in _ENGINE_SOCKETS] + [folder / each for each in _USER_SOCKETS]
+
+
+def _drive(
+    runner: CommandRunner, hypervisor: Libvirt, engine: Engine, blobs: RemoteBlobStore | None
+) -> HostDrivers:
     return HostDrivers(
         name=runner.name,
         hypervisor=hypervisor,
@@ -138,6 +162,9 @@ def _drive(runner: CommandRunner, hypervisor: Libvirt, blobs: RemoteBlobStore | 
         outsides=OvsOutsides(runner),
         host_ports=OvsHostPorts(runner),
         management=Namespaces(runner),
+        containers=EngineContainers(engine, runner),
+        images=EngineImages(engine),
+        nics=VethNics(runner),
         blobs=blobs,
     )
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from hosts.spec import Spec
 
+
 ROOT = Path("/sys/fs/cgroup")
 CLONE_NEWCGROUP = 0x02000000
 FLAGS = MS_NOSUID | MS_NODEV | MS_NOEXEC

@@ -31,6 +31,14 @@ def tiny_image() -> Path:
     return path
 
 
+def image_id() -> str:
+    """Return the ID of the image: the digest of its configuration."""
+    with tarfile.open(tiny_image()) as tar:
+        file = tar.extractfile("manifest.json")
+        assert file is not None
+        return f"sha256:{json.load(file)[0]['Config'].removesuffix('.json')}"
+
+
 def archive(name: str, more: dict[str, bytes]) -> bytes:
     """Return an image with busybox and ``more`` files (docker image specification v1.2)."""
     layer = _layer(more)

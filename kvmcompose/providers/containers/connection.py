@@ -1,0 +1,227 @@
+"""A connection to the container engine of one host, for callers that must not block.
+
+Short calls go through the Docker SDK, in threads of their own: daemon threads, so that an engine that does
+not answer keeps neither the event loop nor the end of the process waiting. Streams go through ``streaming``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote, urlencode
+
+import requests
+from docker import APIClient
+from docker.errors import APIError, DockerException
+
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.containers import streaming
+from kvmcompose.providers.containers.streaming import EngineError, EngineStream, Pieces
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+#: How many short calls run at a time.
+AT_ONCE = 8
+#: How long a call may take, and how long the engine may say nothing meanwhile, in seconds.
+CALL_SECONDS, _SILENT_SECONDS = 90, 60
+#: How long an engine that restarts is waited for, in seconds, once it has answered.
+_COME_BACK_SECONDS = 15.0
+_PAUSE_SECONDS = 0.2
+#: The longest message of an engine that is shown, in characters.
+_LONGEST = 1000
+#: Words in messages of engines, and a hint for each.
+_HINTS = (
+    ("ermission denied", "may the user use the engine? For Docker: sudo usermod -aG docker USER"),
+    ("No such image", "kvm-compose up pulls or loads it"),
+    ("no space left", "see what is there: docker system df"),
+    ("cgroup", "does the host have the control groups that these limits need?"),
+)
+
+
+class Engine:
+    """The engine behind the first of some unix sockets that answers; from then on, no other one.
+
+    Another engine of the host has none of the containers, which must not look as if they were gone.
+    """
+
+    def __init__(
+        self, sockets: Sequence[Path], where: str = "", reach: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """``where`` ("on HOST") is the host in messages; ``reach`` raises DriverError where it is away."""
+        self._sockets = tuple(sockets)
+        self._where = where
+        self._reach = reach
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._guard = threading.Lock()
+        self._client: APIClient | None = None
+        self._socket: Path | None = None
+
+    async def call(self, doing: str, work: Callable[[APIClient], _T], *, seconds: float = CALL_SECONDS) -> _T:
+        """Call ``work`` with the SDK's client, in a thread. It is called again if the connection was lost.
+
+        ``doing`` describes it in messages: "cannot ``doing``". Cancelling abandons the thread. Raises
+        DriverError.
+        """
+        if self._reach is not None:
+            await self._reach()
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._in_thread(lambda: self._attempt(doing, work))
+        except TimeoutError:
+            raise DriverError(
+                f"cannot {doing}: the container engine{self._at} has not answered within {seconds:g} s",
+                hint="does it hang? docker ps, or podman ps",
+            ) from None
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        doing: str,
+        method: str,
+        path: Sequence[str],
+        *,
+        parameters: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Pieces | bytes = b"",
+    ) -> AsyncIterator[EngineStream]:
+        """Send a request, and yield the stream of its answer; leaving ends it.
+
+        ``path`` are the parts of the URL's. Raises DriverError, and what ``body`` raises.
+        """
+        version = await self.call(doing, lambda client: client.api_version)
+        target = f"/v{version}/" + "/".join(quote(part, safe="") for part in path)
+        if parameters:
+            target += f"?{urlencode(parameters)}"
+        try:
+            async with streaming.opened(
+                str(self._socket), method, target, headers=headers, body=body
+            ) as stream:
+                yield stream
+        except EngineError as error:
+            raise failure(doing, str(error)) from error
+        except OSError as error:
+            raise failure(doing, f"the container engine{self._at} does not answer: {error}") from error
+
+    async def close(self) -> None:
+        """Close the connections; they are opened again when they are needed."""
+        with self._guard:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    @property
+    def _at(self) -> str:
+        return f" {self._where}" if self._where else ""
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[_T] = loop.create_future()
+
+        def end(result: _T | None, error: BaseException | None) -> None:
+            self._slots.release()
+            if answer.done():  # cancelled
+                return
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)  # type: ignore[arg-type] # without an error it is a _T
+
+        def run() -> None:
+            result, trouble = None, None
+            try:
+                result = work()
+            except BaseException as error:  # noqa: BLE001 (raised in the waiting task)
+                trouble = error
+            with suppress(RuntimeError):  # the event loop has ended meanwhile
+                loop.call_soon_threadsafe(end, result, trouble)
+
+        await self._slots.acquire()
+        try:
+            threading.Thread(target=run, name="container engine", daemon=True).start()
+        except BaseException:
+            self._slots.release()
+            raise
+        return await answer
+
+    def _attempt(self, doing: str, work: Callable[[APIClient], _T]) -> _T:
+        deadline = time.monotonic() + _COME_BACK_SECONDS
+        while True:
+            client = None
+            try:
+                client = self._connected()
+                return work(client)
+            except APIError as error:
+                raise failure(doing, str(error.explanation or error)) from error
+            except (requests.Timeout, TimeoutError) as error:
+                raise failure(doing, f"the container engine{self._at} does not answer in time") from error
+            except (requests.ConnectionError, DockerException, OSError) as error:
+                self._drop(client)
+                if self._socket is None or time.monotonic() > deadline:
+                    raise self._unreachable(doing, error) from error
+                time.sleep(_PAUSE_SECONDS)
+            except requests.RequestException as error:
+                raise failure(doing, str(error)) from error
+
+    def _connected(self) -> APIClient:
+        with self._guard:
+            if self._client is not None:
+                return self._client
+            last: Exception = FileNotFoundError("no container engine is installed")
+            for path in (self._socket,) if self._socket is not None else self._sockets:
+                if not path.exists():
+                    continue
+                try:
+                    _probe(path)  # the SDK would leave its socket to the garbage collector
+                    # the engine's newest version of the API: newer engines lack old ones
+                    self._client = APIClient(
+                        f"unix://{path}", version="auto", timeout=_SILENT_SECONDS, max_pool_size=AT_ONCE
+                    )
+                except (DockerException, OSError) as error:
+                    last = error
+                else:
+                    self._socket = path
+                    return self._client
+            raise last
+
+    def _drop(self, client: APIClient | None) -> None:
+        """Close a client, unless another one was opened meanwhile."""
+        with self._guard:
+            if client is None or client is not self._client:
+                return
+            self._client = None
+        client.close()
+
+    def _unreachable(self, doing: str, error: Exception) -> DriverError:
+        looked = ", ".join(map(str, self._sockets if self._socket is None else [self._socket]))
+        text = str(error)
+        if "ermission denied" in text:
+            return failure(
+                doing, f"the container engine{self._at} denies access: permission denied ({looked})"
+            )
+        return DriverError(
+            f"cannot {doing}: no container engine answers{self._at} at {looked}",
+            hint="sudo systemctl enable --now docker.socket, or podman.socket",
+        )
+
+
+def _probe(path: Path) -> None:
+    """Raise OSError when nothing listens there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_SILENT_SECONDS)
+        connection.connect(str(path))
+
+
+def failure(doing: str, text: str) -> DriverError:
+    """Return the error for a message of an engine."""
+    text = " ".join(text.split())[:_LONGEST]
+    hint = next((hint for mark, hint in _HINTS if mark in text), None)
+    return DriverError(f"cannot {doing}: {text}", hint=hint)

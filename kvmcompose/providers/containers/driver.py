@@ -1,0 +1,345 @@
+"""Containers of projects in one engine: Docker Engine API, v1.41, as Docker and Podman's service speak it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from docker import APIClient
+from docker.errors import APIError, NotFound
+
+from kvmcompose.core.names import first_few
+from kvmcompose.hosts.command import CommandRunner
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.lines import Lines
+from kvmcompose.providers.containers import rows
+from kvmcompose.providers.containers.connection import AT_ONCE, CALL_SECONDS, Engine
+from kvmcompose.providers.containers.execution import Execution
+from kvmcompose.providers.containers.interface import (
+    GUEST_LABEL,
+    MADE_LABEL,
+    PROJECT_LABEL,
+    ContainerState,
+    ContainerUsage,
+    EngineFacts,
+    ObservedContainer,
+    OnLine,
+    Pieces,
+)
+from kvmcompose.providers.containers.streaming import outputs
+
+#: Statuses of HTTP: it is so already; another request is at it, or the state forbids it.
+_NOT_MODIFIED, _CONFLICT = 304, 409
+#: How long a removal by someone else may take, in seconds, and how often to look.
+_REMOVAL_SECONDS, _LOOK_SECONDS = 30.0, 0.1
+#: How many lines of a log wait for their reader.
+_LINES = 1000
+
+
+class EngineContainers:
+    """See ``Containers``. ``runner`` runs programs on the engine's host: it ends commands in containers."""
+
+    def __init__(self, engine: Engine, runner: CommandRunner) -> None:
+        self._engine = engine
+        self._runner = runner
+
+    async def facts(self) -> EngineFacts:
+        info, version = await self._engine.call(
+            "ask the container engine", lambda client: (client.info(), client.version())
+        )
+        return rows.facts_in(info, version)
+
+    async def foreign(self, project: str, names: Sequence[str]) -> Sequence[str]:
+        listed = await self._engine.call("list containers", lambda client: client.containers(all=True))
+        wanted = set(names)
+        return sorted(
+            name
+            for row in listed
+            if (name := rows.name_in(row)) in wanted
+            and (row.get("Labels") or {}).get(PROJECT_LABEL) != project
+        )
+
+    async def containers(self, project: str) -> Mapping[str, ContainerState]:
+        found = (rows.state_in(row) for row in await self._list(project))
+        return {each.name: each for each in found}
+
+    async def observe(self, project: str) -> Mapping[str, ObservedContainer]:
+        listed = await self._list(project)
+        found = await self._for_each([row["Id"] for row in listed], _inspect)
+        return {each.name: each for each in map(rows.observed_in, found)}
+
+    async def create(
+        self, project: str, guest: str, name: str, request: Mapping[str, Any], made: str = ""
+    ) -> str:
+        labels = {PROJECT_LABEL: project, GUEST_LABEL: guest, MADE_LABEL: made}
+        body = {**request, "Labels": {**(request.get("Labels") or {}), **labels}}
+        doing = f"create the container {name}"
+
+        def create(client: APIClient) -> dict[str, Any]:
+            with contextlib.suppress(NotFound):
+                return dict(client.inspect_container(name))
+            try:
+                return dict(client.create_container_from_config(body, name))
+            except APIError as error:
+                if error.status_code != _CONFLICT:
+                    raise
+                return dict(client.inspect_container(name))  # the answer of an earlier attempt was lost
+
+        found = await self._engine.call(doing, create)
+        if "Config" not in found:
+            return str(found["Id"])
+        self._refuse_foreign(project, name, found, doing)
+        if (found["Config"].get("Labels") or {}).get(MADE_LABEL) != made:
+            raise DriverError(
+                f"cannot {doing}: there is one, made from something else", hint="remove it before"
+            )
+        return str(found["Id"])
+
+    async def start(self, project: str, name: str) -> None:
+        await self._act(project, name, "start", lambda client, row: client.start(row["Id"]))
+
+    async def stop(self, project: str, name: str, seconds: int) -> None:
+        def stop(client: APIClient, row: Mapping[str, Any]) -> None:
+            if row["State"].get("Paused"):  # Podman does not stop a paused one
+                client.unpause(row["Id"])
+            client.stop(row["Id"], timeout=seconds)
+
+        await self._act(project, name, "stop", stop, seconds=seconds)
+
+    async def kill(self, project: str, name: str, signal: str = "SIGKILL") -> None:
+        def kill(client: APIClient, row: Mapping[str, Any]) -> None:
+            if row["State"].get("Running") or row["State"].get("Paused"):
+                with _unless_it_ended(client, row):
+                    client.kill(row["Id"], signal)
+
+        await self._act(project, name, "kill", kill)
+
+    async def pause(self, project: str, name: str) -> None:
+        def pause(client: APIClient, row: Mapping[str, Any]) -> None:
+            if not row["State"].get("Paused"):
+                client.pause(row["Id"])
+
+        await self._act(project, name, "pause", pause)
+
+    async def unpause(self, project: str, name: str) -> None:
+        def unpause(client: APIClient, row: Mapping[str, Any]) -> None:
+            if row["State"].get("Paused"):
+                client.unpause(row["Id"])
+
+        await self._act(project, name, "resume", unpause)
+
+    async def restart(self, project: str, name: str, seconds: int) -> None:
+        await self.stop(project, name, seconds)
+        await self.start(project, name)
+
+    async def remove(self, project: str, name: str) -> None:
+        doing = f"remove the container {name}"
+
+        def remove(client: APIClient) -> bool:
+            try:
+                found = client.inspect_container(name)
+            except NotFound:
+                return True
+            self._refuse_foreign(project, name, found, doing)
+            try:
+                client.remove_container(found["Id"], v=True, force=True)
+            except NotFound:
+                return True
+            except APIError as error:
+                if error.status_code != _CONFLICT:
+                    raise
+                return False  # it is being removed
+            return True
+
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _REMOVAL_SECONDS
+        while not await self._engine.call(doing, remove):
+            if loop.time() > deadline:
+                raise DriverError(f"cannot {doing}: the engine has not finished an earlier removal")
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def commit(self, project: str, name: str, tag: str) -> str:
+        doing = f"make an image of the container {name}"
+        label = f"LABEL {PROJECT_LABEL}={project}"  # Podman keeps quotes
+
+        def commit(client: APIClient) -> str:
+            found = client.inspect_container(name)
+            self._refuse_foreign(project, name, found, doing)
+            repository, _, last = tag.rpartition(":")
+            return str(client.commit(found["Id"], repository, last, changes=[label])["Id"])
+
+        return rows.image_id(await self._engine.call(doing, commit, seconds=10 * CALL_SECONDS))
+
+    async def run(
+        self,
+        project: str,
+        name: str,
+        argv: Sequence[str],
+        on_line: OnLine,
+        *,
+        user: str = "",
+        environment: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+        stdin: Pieces | None = None,
+    ) -> int:
+        doing = f"run {argv[0]} in the container {name}"
+        found = await self._own(project, name, doing)
+        state = found["State"]
+        if not state.get("Running") or state.get("Paused"):
+            raise DriverError(f"cannot {doing}: it is {'paused' if state.get('Paused') else 'not running'}")
+        execution = Execution(self._engine, self._runner, str(found["Id"]), doing)
+        try:
+            async with asyncio.timeout(seconds):
+                return await execution.run(argv, on_line, user=user, environment=environment, stdin=stdin)
+        except TimeoutError:
+            raise DriverError(f"cannot {doing}: it has not ended within {seconds:g} s") from None
+
+    async def logs(
+        self, project: str, name: str, *, since: float = 0, tail: int | None = None, follow: bool = False
+    ) -> AsyncGenerator[str]:
+        doing = f"read the log of the container {name}"
+        found = await self._own(project, name, doing)
+        parameters = {
+            "stdout": "1",
+            "stderr": "1",
+            "since": f"{since:.9f}" if since else "0",
+            "tail": "all" if tail is None else str(tail),
+            "follow": "1" if follow else "0",
+        }
+        waiting: list[str] = []
+        lines = Lines(waiting.append)
+        path = ("containers", str(found["Id"]), "logs")
+        async with self._engine.stream(doing, "GET", path, parameters=parameters) as stream:
+            raw = stream.read()
+            async for piece in raw if found["Config"].get("Tty") else outputs(raw):
+                lines.feed(piece)
+                for line in waiting:
+                    yield line
+                waiting.clear()
+        lines.end()
+        for line in waiting:
+            yield line
+
+    async def put(self, project: str, name: str, folder: str, archive: Pieces) -> None:
+        doing = f"copy files into the container {name}"
+        found = await self._own(project, name, doing)
+        path = ("containers", str(found["Id"]), "archive")
+        headers = {"Content-Type": "application/x-tar"}
+        async with self._engine.stream(
+            doing, "PUT", path, parameters={"path": folder}, headers=headers, body=archive
+        ) as stream:
+            async for _ in stream.read():
+                pass
+
+    async def get(self, project: str, name: str, path: str) -> AsyncGenerator[bytes]:
+        doing = f"copy files from the container {name}"
+        found = await self._own(project, name, doing)
+        where = ("containers", str(found["Id"]), "archive")
+        async with self._engine.stream(doing, "GET", where, parameters={"path": path}) as stream:
+            async for piece in stream.read():
+                yield piece
+
+    async def usage(self, project: str) -> Mapping[str, ContainerUsage]:
+        if not (await self.facts()).limits:
+            return {}
+        running = {row["Id"]: rows.name_in(row) for row in await self._list(project) if _runs(row)}
+        found = await self._for_each(list(running), _stats)
+        return {running[each["id"]]: rows.usage_in(each) for each in found if each.get("id") in running}
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    async def _list(self, project: str) -> Sequence[dict[str, Any]]:
+        filters = {"label": [f"{PROJECT_LABEL}={project}"]}
+        listed: Sequence[dict[str, Any]] = await self._engine.call(
+            "list containers", lambda client: client.containers(all=True, filters=filters)
+        )
+        return [row for row in listed if rows.name_in(row)]
+
+    async def _for_each(
+        self, ids: Sequence[str], look: Callable[[APIClient, str], dict[str, Any] | None]
+    ) -> list[dict[str, Any]]:
+        """Ask for containers, some at a time; those that go meanwhile are left out."""
+        doing = "look at containers"
+        shares = [ids[start::AT_ONCE] for start in range(min(AT_ONCE, len(ids)))]
+
+        def of_share(share: Iterable[str]) -> Callable[[APIClient], list[dict[str, Any] | None]]:
+            return lambda client: [look(client, each) for each in share]
+
+        found = await asyncio.gather(*(self._engine.call(doing, of_share(share)) for share in shares))
+        return [each for share in found for each in share if each is not None]
+
+    async def _own(self, project: str, name: str, doing: str) -> dict[str, Any]:
+        found: dict[str, Any] = await self._engine.call(doing, lambda client: client.inspect_container(name))
+        self._refuse_foreign(project, name, found, doing)
+        return found
+
+    async def _act(
+        self,
+        project: str,
+        name: str,
+        verb: str,
+        act: Callable[[APIClient, Mapping[str, Any]], object],
+        *,
+        seconds: float = 0,
+    ) -> None:
+        """Do something to a container of the project, by its ID: its name may be another one's next."""
+        doing = f"{verb} the container {name}"
+
+        def work(client: APIClient) -> None:
+            found = client.inspect_container(name)
+            self._refuse_foreign(project, name, found, doing)
+            try:
+                act(client, found)
+            except APIError as error:
+                if error.status_code != _NOT_MODIFIED:
+                    raise
+
+        await self._engine.call(doing, work, seconds=seconds + CALL_SECONDS)
+
+    def _refuse_foreign(self, project: str, name: str, found: Mapping[str, Any], doing: str) -> None:
+        """Raise DriverError for a container that is not the project's, or has the name as part of its ID."""
+        labels = (found.get("Config") or {}).get("Labels") or {}
+        if str(found.get("Name", "")).removeprefix("/") != name:
+            raise DriverError(f"cannot {doing}: there is no container of that name")
+        if labels.get(PROJECT_LABEL) == project:
+            return
+        owner = labels.get(PROJECT_LABEL)
+        whose = f"the project {first_few([owner])} has" if owner else "another container has"
+        raise DriverError(
+            f"cannot {doing}: {whose} this name on {self._runner.name}",
+            hint="rename or remove that one, or give the project another name: --project-name",
+        )
+
+
+def _inspect(client: APIClient, container: str) -> dict[str, Any] | None:
+    try:
+        return dict(client.inspect_container(container))
+    except NotFound:
+        return None
+
+
+def _stats(client: APIClient, container: str) -> dict[str, Any] | None:
+    try:
+        return {**client.stats(container, stream=False, one_shot=True), "id": container}
+    except APIError as error:
+        if error.status_code is not None and error.status_code >= 500:  # noqa: PLR2004 - it ends just now
+            return None
+        raise
+
+
+def _runs(row: Mapping[str, Any]) -> bool:
+    return str(row.get("State", "")).lower() in ("running", "paused")
+
+
+@contextlib.contextmanager
+def _unless_it_ended(client: APIClient, row: Mapping[str, Any]) -> Any:
+    """Ignore an error about a container that has ended meanwhile."""
+    try:
+        yield
+    except APIError:
+        now = _inspect(client, row["Id"])
+        if now is not None and now["State"].get("Running"):
+            raise

@@ -1,0 +1,159 @@
+"""Images in one engine: pulled, loaded, saved, built."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from typing import Any
+
+import msgspec
+from docker import APIClient
+from docker.errors import ImageNotFound, NotFound
+
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.lines import Lines
+from kvmcompose.providers.containers import rows
+from kvmcompose.providers.containers.connection import Engine, failure
+from kvmcompose.providers.containers.interface import PROJECT_LABEL, FoundImage, OnLine, Pieces
+
+_TAR = {"Content-Type": "application/x-tar"}
+
+
+class EngineImages:
+    """See ``Images``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def image(self, reference: str) -> FoundImage | None:
+        def inspect(client: APIClient) -> dict[str, Any] | None:
+            try:
+                return dict(client.inspect_image(reference))
+            except (ImageNotFound, NotFound):
+                return None
+
+        found = await self._engine.call(f"look for the image {reference}", inspect)
+        return rows.image_in(found) if found is not None else None
+
+    async def of_project(self, project: str) -> Sequence[FoundImage]:
+        filters = {"label": [f"{PROJECT_LABEL}={project}"]}
+        listed = await self._engine.call("list images", lambda client: client.images(filters=filters))
+        return sorted(map(rows.image_in, listed), key=lambda each: (each.tags, each.id))
+
+    async def pull(self, reference: str, on_line: OnLine) -> str:
+        doing = f"pull the image {reference}"
+        named = (
+            reference if "@" in reference or ":" in reference.rpartition("/")[2] else f"{reference}:latest"
+        )
+        progress = _Progress(doing, on_line)
+        async with self._engine.stream(
+            doing, "POST", ("images", "create"), parameters={"fromImage": named}
+        ) as stream:
+            await progress.follow(stream.read())
+        return await self._id_of(named, doing)
+
+    async def load(self, archive: Pieces, image_id: str) -> None:
+        doing = f"load the image {image_id}"
+        progress = _Progress(doing, lambda _: None)
+        async with self._engine.stream(
+            doing, "POST", ("images", "load"), parameters={"quiet": "1"}, headers=_TAR, body=archive
+        ) as stream:
+            await progress.follow(stream.read())
+        if await self._id_of(image_id, doing) != image_id:
+            raise DriverError(f"cannot {doing}: the engine has made another image of the archive")
+
+    async def save(self, reference: str) -> AsyncGenerator[bytes]:
+        doing = f"read the image {reference}"
+        async with self._engine.stream(doing, "GET", ("images", reference, "get")) as stream:
+            async for piece in stream.read():
+                yield piece
+
+    async def tag(self, reference: str, tag: str) -> None:
+        repository, _, last = tag.rpartition(":")
+        await self._engine.call(
+            f"name the image {reference}", lambda client: client.tag(reference, repository, last)
+        )
+
+    async def build(
+        self, project: str, tag: str, context: Pieces, on_line: OnLine, *, dockerfile: str = "Dockerfile"
+    ) -> str:
+        doing = f"build the image {tag}"
+        parameters = {
+            "t": tag,
+            "dockerfile": dockerfile,
+            "rm": "1",
+            "forcerm": "1",
+            "networkmode": "none",
+            "labels": json.dumps({PROJECT_LABEL: project}),
+        }
+        progress = _Progress(doing, on_line)
+        async with self._engine.stream(
+            doing, "POST", ("build",), parameters=parameters, headers=_TAR, body=context
+        ) as stream:
+            await progress.follow(stream.read())
+        return await self._id_of(tag, doing)
+
+    async def remove_image(self, project: str, tag: str) -> None:
+        doing = f"remove the image {tag}"
+
+        def remove(client: APIClient) -> None:
+            try:
+                found = client.inspect_image(tag)
+                labels = (found.get("Config") or {}).get("Labels") or {}
+                if labels.get(PROJECT_LABEL) != project:
+                    raise DriverError(f"cannot {doing}: it is not the project's")
+                client.remove_image(tag)
+            except (ImageNotFound, NotFound):
+                return
+
+        await self._engine.call(doing, remove)
+
+    async def _id_of(self, reference: str, doing: str) -> str:
+        found = await self.image(reference)
+        if found is None:
+            raise DriverError(f"cannot {doing}: the engine has no such image afterwards")
+        return found.id
+
+
+class _Progress:
+    """Reads what an engine reports about its progress: JSON objects, one a line (``JSONMessage``)."""
+
+    def __init__(self, doing: str, on_line: OnLine) -> None:
+        self._doing = doing
+        self._on_line = on_line
+        self._output = Lines(on_line)
+        self._said: dict[str, str] = {}
+        self._error: str | None = None
+
+    async def follow(self, pieces: AsyncIterable[bytes]) -> None:
+        """Report to the end. Raises DriverError for an error that the engine reports."""
+        lines = Lines(self._line)
+        async for piece in pieces:
+            lines.feed(piece)
+        lines.end()
+        self._output.end()
+        if self._error is not None:
+            raise failure(self._doing, self._error)
+
+    def _line(self, line: str) -> None:
+        try:
+            said = msgspec.json.decode(line.strip() or "{}")
+        except msgspec.DecodeError:  # a piece of a line that is too long
+            return
+        if not isinstance(said, dict):
+            return
+        if error := said.get("error") or (said.get("errorDetail") or {}).get("message"):
+            self._error = self._error or str(error)
+        elif said.get("stream"):
+            self._output.feed(str(said["stream"]).encode())
+        elif said.get("status"):
+            self._status(str(said.get("id") or ""), str(said["status"]), said.get("progressDetail") or {})
+
+    def _status(self, layer: str, status: str, detail: dict[str, Any]) -> None:
+        """Report each status of a layer once, and each tenth of what it loads."""
+        done, total = detail.get("current"), detail.get("total")
+        if isinstance(done, int) and isinstance(total, int) and total > 0:
+            status += f" {done * 10 // total}0 % of {total / 2**20:.1f} MiB"
+        if self._said.get(layer) != status:
+            self._said[layer] = status
+            self._on_line(f"{layer}: {status}" if layer else status)

@@ -1,0 +1,227 @@
+"""Containers of projects and their images, in the container engine of one host.
+
+All drivers are called from one event loop and must not block it. Failures raise DriverError, whose message
+names what was attempted. Every call is idempotent unless it says otherwise: starting what runs, or removing
+what is gone, is no error. Names are those on the host. A container that does not carry the label of the
+project is never touched: a call that names one raises DriverError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+#: The labels of a container and of an image that a project made.
+PROJECT_LABEL, GUEST_LABEL, MADE_LABEL = "kvm-compose.project", "kvm-compose.guest", "kvm-compose.made"
+
+#: Called with each line that a command prints.
+OnLine = Callable[[str], None]
+#: Bytes in pieces: the standard input of a command, an archive. One is asked for when the last was sent.
+Pieces = AsyncIterable[bytes]
+
+
+class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A container engine: ``Docker`` or ``Podman``, its version, and the host as it sees it.
+
+    ``memory_mb`` is the total, in MiB. ``limits`` is whether it can limit and measure what a container uses,
+    and pause it: a rootless engine cannot under version 1 of control groups.
+    """
+
+    engine: str
+    version: str
+    rootless: bool
+    cpus: int
+    memory_mb: int
+    limits: bool
+
+
+class ContainerState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A container of a project.
+
+    ``state`` is the engine's term: ``created``, ``running``, ``paused``, ``restarting``, ``removing``,
+    ``exited``, ``dead``. ``health``: ``starting``, ``healthy``, ``unhealthy``, "" without a health check.
+    ``made`` is what it was made from, as given when it was created. ``exit_code`` is of the last run.
+    """
+
+    name: str
+    id: str
+    guest: str
+    state: str
+    health: str = ""
+    made: str = ""
+    exit_code: int | None = None
+
+
+class ObservedContainer(ContainerState, frozen=True, kw_only=True, gc=False):
+    """A container of a project, in detail. See ``ContainerState``.
+
+    ``reason`` says why it is not running, where the engine knows: ``out of memory``, ``killed by SIGKILL``,
+    ``exit status 1``, or what it could not start. ``started`` is when it last started, in seconds since
+    1970. ``pid`` is the process on the host whose network namespace is the container's, 0 while it does not
+    run. ``image`` is the ID of its image. ``restarts`` counts those by the engine.
+    """
+
+    reason: str | None = None
+    started: float | None = None
+    pid: int = 0
+    image: str = ""
+    restarts: int = 0
+
+
+class ContainerUsage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a running container uses: processor time since its start in seconds, memory in MiB."""
+
+    cpu_seconds: float
+    memory_mb: int
+
+
+class FoundImage(msgspec.Struct, frozen=True, kw_only=True):
+    """An image of a host. ``id`` is the digest of its configuration, which is the same on every host.
+
+    ``digests`` are those by which a registry knows it, as ``REPOSITORY@sha256:…``. ``size`` in bytes.
+    """
+
+    id: str
+    tags: tuple[str, ...]
+    digests: tuple[str, ...]
+    size: int
+
+
+class Containers(Protocol):
+    """The containers of projects on one host."""
+
+    async def facts(self) -> EngineFacts:
+        """Return facts about the engine. Raises DriverError when none answers."""
+
+    async def foreign(self, project: str, names: Sequence[str]) -> Sequence[str]:
+        """Return which of these names are taken by containers that are not the project's."""
+
+    async def containers(self, project: str) -> Mapping[str, ContainerState]:
+        """Return the project's containers by name, running or not, in one call to the engine."""
+
+    async def observe(self, project: str) -> Mapping[str, ObservedContainer]:
+        """Return the project's containers by name, in detail: one more call to the engine for each."""
+
+    async def create(
+        self, project: str, guest: str, name: str, request: Mapping[str, Any], made: str = ""
+    ) -> str:
+        """Create a container and return its ID; it is not started.
+
+        ``request`` is the body of ``POST /containers/create`` in the Docker Engine API; it is sent as it is,
+        with the labels of the project. A container of the project that has the name and the same ``made`` is
+        left as it is. Raises DriverError for any other one that has the name.
+        """
+
+    async def start(self, project: str, name: str) -> None:
+        """Start a container. Raises DriverError for one that cannot be started, with the engine's reason."""
+
+    async def stop(self, project: str, name: str, seconds: int) -> None:
+        """Send its stop signal, and kill it if it still runs after ``seconds``. Return when it has ended."""
+
+    async def kill(self, project: str, name: str, signal: str = "SIGKILL") -> None:
+        """Send a signal to its first process, if it runs."""
+
+    async def pause(self, project: str, name: str) -> None:
+        """Freeze its processes. Raises DriverError for one that does not run."""
+
+    async def unpause(self, project: str, name: str) -> None:
+        """Let its processes run on. One that is not paused is left as it is."""
+
+    async def restart(self, project: str, name: str, seconds: int) -> None:
+        """Stop it, see ``stop``, and start it again."""
+
+    async def remove(self, project: str, name: str) -> None:
+        """Kill and remove a container, with the anonymous volumes that it has."""
+
+    async def commit(self, project: str, name: str, tag: str) -> str:
+        """Make an image of the container's files, name it ``tag``, and return its ID.
+
+        The container is paused meanwhile. The image has the label of the project.
+        """
+
+    async def run(
+        self,
+        project: str,
+        name: str,
+        argv: Sequence[str],
+        on_line: OnLine,
+        *,
+        user: str = "",
+        environment: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+        stdin: Pieces | None = None,
+    ) -> int:
+        """Run a command in a running container and return its exit status: 126 or 127 where it cannot start.
+
+        ``user`` as in ``docker exec --user``; "" is the container's own. Cancelling ends the command and
+        its children. Raises DriverError when the container does not run or ``seconds`` have passed. What
+        ``stdin`` raises ends the command, and is raised here.
+        """
+
+    def logs(
+        self, project: str, name: str, *, since: float = 0, tail: int | None = None, follow: bool = False
+    ) -> AsyncGenerator[str]:
+        """Yield the lines that the container has printed since a time in seconds since 1970, in order.
+
+        ``tail``: the last ones only. ``follow``: also those to come, until it ends. A line that is too long
+        is split.
+        """
+
+    async def put(self, project: str, name: str, folder: str, archive: Pieces) -> None:
+        """Extract a tar archive in a folder of the container. Owners are those in it.
+
+        Docker refuses a folder that does not exist, Podman creates it.
+        """
+
+    def get(self, project: str, name: str, path: str) -> AsyncGenerator[bytes]:
+        """Yield a tar archive of a file or folder of the container."""
+
+    async def usage(self, project: str) -> Mapping[str, ContainerUsage]:
+        """Return what the project's running containers use, by name; those that end meanwhile are missing.
+
+        It is empty where the engine measures nothing (``EngineFacts.limits``).
+        """
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+
+class Images(Protocol):
+    """The images of the engine of one host. References are as for docker(1): names, tags, digests, IDs."""
+
+    async def image(self, reference: str) -> FoundImage | None:
+        """Return an image that the host has, None when it has not."""
+
+    async def of_project(self, project: str) -> Sequence[FoundImage]:
+        """Return the images that a project made (``Containers.commit``, ``build``)."""
+
+    async def pull(self, reference: str, on_line: OnLine) -> str:
+        """Pull an image from its registry, without credentials, and return its ID. ``on_line``: progress."""
+
+    async def load(self, archive: Pieces, image_id: str) -> None:
+        """Load an archive (``docker save``; see ``archives`` for OCI's) that has the image with this ID.
+
+        Raises DriverError when the image is not there afterwards.
+        """
+
+    def save(self, reference: str) -> AsyncGenerator[bytes]:
+        """Yield an archive of an image, for ``load`` on another host."""
+
+    async def tag(self, reference: str, tag: str) -> None:
+        """Give an image another name."""
+
+    async def build(
+        self, project: str, tag: str, context: Pieces, on_line: OnLine, *, dockerfile: str = "Dockerfile"
+    ) -> str:
+        """Build an image from a context, a tar archive, and return its ID. Its label is the project's.
+
+        Nothing that the build runs has a network.
+        """
+
+    async def remove_image(self, project: str, tag: str) -> None:
+        """Remove the name of an image that the project made, and the image with its last name.
+
+        Raises DriverError for an image of another origin, or one that a container uses.
+        """

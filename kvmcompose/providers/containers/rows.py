@@ -1,0 +1,166 @@
+"""What an engine says about containers and images, as our types (Docker Engine API, v1.41)."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from kvmcompose.providers.containers.interface import (
+    GUEST_LABEL,
+    MADE_LABEL,
+    ContainerState,
+    ContainerUsage,
+    EngineFacts,
+    FoundImage,
+    ObservedContainer,
+)
+
+_MIB = 1 << 20
+_NANOSECONDS = 1e9
+#: Exit statuses of a process that a signal killed are this and its number.
+_SIGNALLED = 128
+#: The longest reason of an engine that is kept, in characters.
+_LONGEST = 300
+#: What Podman puts in front of names that Docker shows without.
+_SHOWN_BY_PODMAN = ("localhost/", "docker.io/library/", "docker.io/")
+_HEALTHS = ("starting", "unhealthy", "healthy")
+#: What Podman calls the states of Docker's.
+_STATES = {"stopped": "exited", "configured": "created", "initialized": "created", "stopping": "running"}
+
+
+def facts_in(info: Mapping[str, Any], version: Mapping[str, Any]) -> EngineFacts:
+    """Return the facts in the answers of ``/info`` and ``/version``."""
+    components = {str(each.get("Name", "")) for each in version.get("Components") or ()}
+    rootless = any("rootless" in str(each) for each in info.get("SecurityOptions") or ())
+    is_podman = any("Podman" in name for name in components)
+    rootless = rootless or bool(info.get("Rootless"))
+    return EngineFacts(
+        engine="Podman" if is_podman else "Docker",
+        version=str(version.get("Version", "")),
+        rootless=rootless,
+        cpus=int(info.get("NCPU") or 0),
+        memory_mb=int(info.get("MemTotal") or 0) // _MIB,
+        limits=bool(info.get("MemoryLimit")) and not (rootless and str(info.get("CgroupVersion")) == "1"),
+    )
+
+
+def name_in(row: Mapping[str, Any]) -> str:
+    """Return the name in a row of ``/containers/json``; others are those of links to it (one more slash)."""
+    names = [str(each).removeprefix("/") for each in row.get("Names") or ()]
+    return next((name for name in names if "/" not in name), "")
+
+
+def state_in(row: Mapping[str, Any]) -> ContainerState:
+    """Return the container in a row of ``/containers/json``. What the status says in words is read there."""
+    labels = row.get("Labels") or {}
+    status = str(row.get("Status", ""))
+    return ContainerState(
+        name=name_in(row),
+        id=str(row["Id"]),
+        guest=str(labels.get(GUEST_LABEL, "")),
+        state=_state(row.get("State")),
+        health=next((each for each in _HEALTHS if f"({each})" in status or f"health: {each}" in status), ""),
+        made=str(labels.get(MADE_LABEL, "")),
+        exit_code=_exit_code(status),
+    )
+
+
+def observed_in(found: Mapping[str, Any]) -> ObservedContainer:
+    """Return the container in an answer of ``/containers/ID/json``."""
+    state = found.get("State") or {}
+    labels = (found.get("Config") or {}).get("Labels") or {}
+    health = state.get("Health") or state.get("Healthcheck") or {}
+    runs = bool(state.get("Running")) or bool(state.get("Paused"))
+    status = _state(state.get("Status"))
+    code = None if runs or status == "created" else int(state.get("ExitCode") or 0)
+    return ObservedContainer(
+        name=str(found["Name"]).removeprefix("/"),
+        id=str(found["Id"]),
+        guest=str(labels.get(GUEST_LABEL, "")),
+        state=status,
+        health=_health(health.get("Status")),
+        made=str(labels.get(MADE_LABEL, "")),
+        exit_code=code,
+        reason=_reason(state, code),
+        started=_seconds(state.get("StartedAt")),
+        pid=int(state.get("Pid") or 0) if runs else 0,
+        image=image_id(str(found.get("Image", ""))),
+        restarts=int(found.get("RestartCount") or 0),
+    )
+
+
+def image_in(found: Mapping[str, Any]) -> FoundImage:
+    """Return the image in an answer of ``/images/NAME/json``, or in a row of ``/images/json``."""
+    tags = (each for each in found.get("RepoTags") or () if not each.startswith("<none>"))
+    return FoundImage(
+        id=image_id(str(found["Id"])),
+        tags=tuple(sorted(map(_short, tags))),
+        digests=tuple(sorted(map(_short, found.get("RepoDigests") or ()))),
+        size=int(found.get("Size") or 0),
+    )
+
+
+def _short(name: str) -> str:
+    found = next((each for each in _SHOWN_BY_PODMAN if name.startswith(each)), "")
+    return name.removeprefix(found)
+
+
+def image_id(text: str) -> str:
+    """Return the ID of an image with its algorithm, which Podman leaves out."""
+    return text if not text or ":" in text else f"sha256:{text}"
+
+
+def usage_in(stats: Mapping[str, Any]) -> ContainerUsage:
+    """Return what a container uses, from an answer of ``/containers/ID/stats``.
+
+    The cache that the kernel can drop does not count, as in ``docker stats``.
+    """
+    memory = stats.get("memory_stats") or {}
+    detail = memory.get("stats") or {}
+    cache = detail.get("total_inactive_file", detail.get("inactive_file", 0))
+    used = int(memory.get("usage") or 0)
+    cpu = ((stats.get("cpu_stats") or {}).get("cpu_usage") or {}).get("total_usage") or 0
+    return ContainerUsage(
+        cpu_seconds=int(cpu) / _NANOSECONDS, memory_mb=max(used - int(cache or 0), 0) // _MIB
+    )
+
+
+def _state(text: object) -> str:
+    word = str(text or "").lower()
+    return _STATES.get(word, word)
+
+
+def _health(status: object) -> str:
+    return str(status) if status in _HEALTHS else ""
+
+
+def _exit_code(status: str) -> int | None:
+    """Return the exit code in a status such as ``Exited (137) 3 seconds ago``."""
+    inner = status.partition("Exited (")[2].partition(")")[0]
+    return int(inner) if inner.isdecimal() else None
+
+
+def _reason(state: Mapping[str, Any], code: int | None) -> str | None:
+    if code is None:
+        return None
+    if state.get("Error"):
+        return " ".join(str(state["Error"]).split())[:_LONGEST]
+    if state.get("OOMKilled"):
+        return "out of memory"
+    if code > _SIGNALLED:
+        try:
+            return f"killed by {signal.Signals(code - _SIGNALLED).name}"
+        except ValueError:
+            pass
+    return f"exit status {code}" if code else None
+
+
+def _seconds(text: object) -> float | None:
+    """Return a time in seconds since 1970; None for the year 1, which stands for none."""
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return found.timestamp() if found.year > 1 and found.tzinfo is not None else None

@@ -1,0 +1,265 @@
+"""NICs of containers: veth pairs from the host into the network namespaces of their processes.
+
+The pair's end on the host becomes a port of a bridge by ``Switches``, like the tap of a virtual machine. The
+kernel removes the pair with the namespace, when the container ends.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_interface
+from typing import Any, Protocol
+
+import msgspec
+
+from kvmcompose.hosts.command import CommandRunner
+from kvmcompose.hosts.errors import DriverError
+
+#: Linux: IFNAMSIZ is 16 with the closing zero. No white space and no option.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_ID = re.compile(r"[0-9a-f]{64}")
+#: Opens the namespace as descriptor 3, and then makes sure that the process is still the container's: a
+#: container may have ended meanwhile, and its process ID be another one's, even of the host. It is the
+#: container's if the engine's program that watches it, or its control group, names the container. No file in
+#: a container is used.
+_ENTER = """\
+enter() {
+    command exec 3<&-
+    { command exec 3<"/proc/$1/ns/net"; } 2>/dev/null || return
+    parent=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$1/status" 2>/dev/null)
+    { tr '\\0' '\\n' <"/proc/$parent/cmdline"; cat "/proc/$1/cgroup"; } 2>/dev/null | grep -qF "$2" || return
+    [ "$(readlink /proc/self/fd/3)" != "$(readlink /proc/self/ns/net)" ]
+}
+inside() { nsenter --net=/proc/self/fd/3 -- "$@"; }
+"""
+#: Arguments: a process and an ID for each container. Prints two lines for each: its interfaces, its default
+#: routes of both families. A container that has ended has none.
+_OBSERVE = f"""\
+{_ENTER}
+while [ $# -gt 0 ]; do
+    if enter "$1" "$2"; then
+        inside sh -c 'echo $(ip -json -details address show)
+            printf "[%s,%s]\\n" "$(ip -json -4 route show default)" "$(ip -json -6 route show default)"'
+    else
+        printf '[]\\n[[],[]]\\n'
+    fi
+    shift 2
+done
+"""
+#: Written on both ends of a pair (ifalias): an interface without it is not replaced.
+_MARK = "kvm-compose container"
+#: Arguments: nine for each NIC. The host takes no part in the network of the pair: it answers neither ARP
+#: nor IPv6. The end in the container is set up last, so that what is half done is seen as such.
+_APPLY = f"""\
+set -e
+{_ENTER}
+fail() {{ echo "kvm-compose: $*" >&2; exit 1; }}
+while [ $# -gt 0 ]; do
+    pid=$1 id=$2 end=$3 name=$4 mac=$5 mtu=$6 addresses=$7 gateways=$8 userspace=$9
+    shift 9
+    enter "$pid" "$id" || fail "ended $id"
+    there=$(inside ip -json -details link show dev "$name" 2>/dev/null) || there=
+    peer=$(printf %s "$there" | sed -n 's/.*"link_index":\\([0-9]*\\).*/\\1/p')
+    index=$(cat "/sys/class/net/$end/ifindex" 2>/dev/null) || index=
+    if [ -z "$index" ] || [ "$index" != "$peer" ]; then
+        if [ -n "$index" ]; then
+            [ "$(cat "/sys/class/net/$end/ifalias")" = "{_MARK}" ] || fail "taken $end on the host"
+            ip link delete dev "$end"
+        fi
+        if [ -n "$there" ] && inside ip link show dev "$name" >/dev/null 2>&1; then
+            case "$there" in *"{_MARK}"*) ;; *) fail "taken $name in the container";; esac
+            inside ip link delete dev "$name"
+        fi
+        ip link add name "$end" type veth peer name "$name" netns /proc/self/fd/3
+        ip link set dev "$end" alias "{_MARK}"
+        inside ip link set dev "$name" alias "{_MARK}"
+    fi
+    echo 1 >"/proc/sys/net/ipv4/conf/$end/arp_ignore"
+    [ ! -d /proc/sys/net/ipv6 ] || echo 1 >"/proc/sys/net/ipv6/conf/$end/disable_ipv6"
+    ip link set dev "$end" mtu "$mtu" up
+    inside sh -ec '
+        name=$1 mac=$2 mtu=$3 addresses=$4 gateways=$5 userspace=$6
+        ip link set dev lo up
+        ip link set dev "$name" address "$mac" mtu "$mtu"
+        case "$addresses" in *:*)
+            echo 0 >/proc/sys/net/ipv6/conf/all/disable_ipv6
+            echo 0 >"/proc/sys/net/ipv6/conf/$name/disable_ipv6";;
+        esac
+        ip address flush dev "$name" scope global
+        for address in $addresses; do
+            case "$address" in
+                *:*) ip -6 address add "$address" dev "$name" nodad;;
+                *) ip -4 address add "$address" dev "$name";;
+            esac
+        done
+        [ "$userspace" = no ] || ethtool -K "$name" tx off >/dev/null
+        ip link set dev "$name" up
+        for gateway in $gateways; do ip route replace default via "$gateway" dev "$name"; done
+    ' sh "$name" "$mac" "$mtu" "$addresses" "$gateways" "$userspace"
+done
+"""
+
+
+class ContainerPlace(msgspec.Struct, frozen=True):
+    """A running container: its ID and its first process on the host."""
+
+    id: str
+    pid: int
+
+
+class ContainerNic(msgspec.Struct, frozen=True, kw_only=True):
+    """A NIC of a container. ``end`` is the interface on the host, ``name`` the one in the container.
+
+    ``addresses`` have the lengths of their prefixes; ``gateways`` are the default routes, one for each family
+    at most. ``mtu`` in bytes. ``userspace``: the datapath computes no checksums.
+    """
+
+    end: str
+    name: str
+    mac: str
+    mtu: int
+    addresses: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    userspace: bool = False
+
+
+class FoundNic(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An interface in a container. ``end`` is the other end of its pair, "" where that is not on the host."""
+
+    name: str
+    end: str
+    mac: str
+    mtu: int
+    up: bool
+    addresses: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+
+
+class ContainerNics(Protocol):
+    """The NICs of containers on one host."""
+
+    async def observe(self, containers: Mapping[str, ContainerPlace]) -> Mapping[str, tuple[FoundNic, ...]]:
+        """Return the NICs in containers, by the keys given, in two commands, whatever the number.
+
+        A container that has ended has none.
+        """
+
+    async def apply(self, nics: Sequence[tuple[ContainerPlace, ContainerNic]]) -> None:
+        """Create pairs, or set what differs, in one command.
+
+        Raises DriverError for a container that has ended; NICs before it may be done.
+        """
+
+    async def remove(self, ends: Sequence[str]) -> None:
+        """Remove pairs by their ends on the host."""
+
+
+class VethNics:
+    """See ``ContainerNics``: ip(8), nsenter(1)."""
+
+    def __init__(self, runner: CommandRunner) -> None:
+        self._runner = runner
+
+    async def observe(self, containers: Mapping[str, ContainerPlace]) -> Mapping[str, tuple[FoundNic, ...]]:
+        if not containers:
+            return {}
+        words = [word for place in containers.values() for word in _place(place)]
+        done = await self._runner.run(["sh", "-c", _OBSERVE, "sh", *words], privileged=True)
+        here = await self._runner.run(["ip", "-json", "link", "show"])
+        return dict(zip(containers, parse_nics(done.stdout, here.stdout), strict=True))
+
+    async def apply(self, nics: Sequence[tuple[ContainerPlace, ContainerNic]]) -> None:
+        if not nics:
+            return
+        words = [word for place, nic in nics for word in (*_place(place), *_words(nic))]
+        done = await self._runner.run(["sh", "-c", _APPLY, "sh", *words], privileged=True, check=False)
+        if done.status == 0:
+            return
+        complaints = done.stderr.decode(errors="replace")
+        where = f"on {self._runner.name}"
+        if ended := re.search(r"kvm-compose: ended ([0-9a-f]{12})", complaints):
+            raise DriverError(f"the container {ended[1]} {where} has ended: it has no network to join")
+        if taken := re.search(r"kvm-compose: taken (\S+) (on the host|in the container)", complaints):
+            raise DriverError(
+                f"there already is an interface {taken[1]} {taken[2]} ({self._runner.name}),"
+                " which is not the NIC of a container",
+                hint="remove or rename it; a container whose engine connects it to a network has one",
+            )
+        raise DriverError(f"cannot create the NIC of a container {where}: {done.complaint}")
+
+    async def remove(self, ends: Sequence[str]) -> None:
+        if not ends:
+            return
+        script = "".join(f"link delete dev {_checked(_NAME, end)}\n" for end in ends)
+        # --force: those that are gone do not matter
+        done = await self._runner.run(
+            ["ip", "-force", "-batch", "-"], stdin=script.encode(), privileged=True, check=False
+        )
+        complaints = done.stderr.decode(errors="replace").splitlines()
+        real = [
+            each for each in complaints if "Cannot find device" not in each and "Command failed" not in each
+        ]
+        if done.status != 0 and real:
+            raise DriverError(f"cannot remove NICs of containers on {self._runner.name}: {real[0]}")
+
+
+def parse_nics(inside: bytes, here: bytes) -> list[tuple[FoundNic, ...]]:
+    """Parse what ``observe`` prints: for each container its NICs. Raises DriverError."""
+    try:
+        ends = {
+            (each["ifindex"], each.get("link_index", 0)): each["ifname"]
+            for each in msgspec.json.decode(here or b"[]")
+        }
+        lines = iter(line for line in inside.splitlines() if line.strip())
+        return [
+            tuple(_nics(msgspec.json.decode(links), msgspec.json.decode(routes), ends))
+            for links, routes in zip(lines, lines, strict=True)
+        ]
+    except (msgspec.DecodeError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise DriverError(f"ip printed invalid output: {error}") from error
+
+
+def _nics(
+    links: Sequence[dict[str, Any]],
+    routes: Sequence[Sequence[dict[str, Any]]],
+    ends: Mapping[tuple[int, int], str],
+) -> Iterator[FoundNic]:
+    gateways: dict[str, list[str]] = {}
+    for route in (each for family in routes for each in family):
+        if "gateway" in route:
+            gateways.setdefault(route.get("dev", ""), []).append(route["gateway"])
+    for link in links:
+        if not link or link.get("linkinfo", {}).get("info_kind") != "veth":
+            continue
+        addresses = (each for each in link.get("addr_info", ()) if each.get("scope") == "global")
+        yield FoundNic(
+            name=link["ifname"],
+            end=ends.get((link.get("link_index", 0), link.get("ifindex", 0)), ""),
+            mac=link.get("address", ""),
+            mtu=link.get("mtu", 0),
+            up="UP" in link.get("flags", ()),
+            addresses=tuple(f"{each['local']}/{each['prefixlen']}" for each in addresses),
+            gateways=tuple(gateways.get(link["ifname"], ())),
+        )
+
+
+def _place(place: ContainerPlace) -> tuple[str, str]:
+    return str(int(place.pid)), _checked(_ID, place.id)
+
+
+def _words(nic: ContainerNic) -> Iterator[str]:
+    yield _checked(_NAME, nic.end)
+    yield _checked(_NAME, nic.name)
+    yield _checked(_MAC, nic.mac.lower())
+    yield str(int(nic.mtu))
+    yield " ".join(str(ip_interface(each)) for each in nic.addresses)
+    yield " ".join(str(ip_interface(each).ip) for each in nic.gateways)
+    yield "yes" if nic.userspace else "no"
+
+
+def _checked(pattern: re.Pattern[str], text: str) -> str:
+    if not pattern.fullmatch(text):
+        raise DriverError(f"invalid for the NIC of a container: {text!r}")
+    return text

@@ -1,0 +1,472 @@
+"""Containers and their images in the engines of Debian: Docker, Podman, and a user's Podman.
+
+All three run in one host, a second host has them behind SSH.
+"""
+
+# ruff: noqa: ASYNC240 - a scenario has its loop to itself
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import tarfile
+import time
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from pathlib import Path
+from typing import Any
+
+import driven
+import pytest
+import registry
+
+from hosts import TestHosts, cgroups, engines
+from hosts.spec import Spec
+from hosts.tiny_image import image_id, tiny_image
+from kvmcompose.core.model import Host
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.local import LocalRunner
+from kvmcompose.providers.containers.connection import Engine
+from kvmcompose.providers.containers.driver import EngineContainers
+from kvmcompose.providers.containers.images import EngineImages
+from kvmcompose.providers.real import RealDrivers
+
+pytestmark = pytest.mark.real
+
+REQUEST = {
+    "Image": "tiny:1",
+    "Cmd": ["sh", "-c", "echo started; echo complaint >&2; trap 'exit 3' TERM; sleep 4444 & wait"],
+    "Env": ["COLOUR=blue"],
+    "HostConfig": {"NetworkMode": "none"},
+}
+
+
+@pytest.fixture(scope="module")
+def two_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestHosts]:
+    hosts = TestHosts(
+        2, directory=tmp_path_factory.mktemp("short"), ssh=True, docker=True, podman=True, rootless=True
+    )
+    with hosts:
+        yield hosts
+    spec = Spec(directory=str(hosts.directory), owner=(0, 0), count=2)
+    groups = [target / cgroups.group_of(spec, name) for target, _ in cgroups.mounted() for name in spec.names]
+    assert not [group for group in groups if group.exists()]
+
+
+async def pieces(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), 1 << 16):
+        yield data[start : start + (1 << 16)]
+
+
+async def whole(stream: AsyncIterator[bytes]) -> bytes:
+    return b"".join([piece async for piece in stream])
+
+
+def tar_of(**files: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+async def error_of(call: Awaitable[object]) -> str:
+    try:
+        await call
+    except DriverError as error:
+        return error.message
+    raise AssertionError("it should have failed")
+
+
+def processes(text: str) -> list[str]:
+    shown = subprocess.run(
+        ["ps", "-eo", "args"],  # noqa: S607
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return [line for line in shown.splitlines() if line == text]
+
+
+class Driven:
+    """The drivers of an engine, and a project's container in it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.containers = EngineContainers(engine, LocalRunner("main"))
+        self.images = EngineImages(engine)
+
+    async def load(self, image: str) -> None:
+        await self.images.load(pieces(Path(image).read_bytes()), image_id())
+
+    async def up(self, name: str = "p-a", **more: Any) -> None:
+        await self.containers.create("p", name.removeprefix("p-"), name, {**REQUEST, **more}, "v1")
+        await self.containers.start("p", name)
+
+    async def run(self, *argv: str, **options: Any) -> tuple[int, list[str]]:
+        lines: list[str] = []
+        status = await self.containers.run("p", "p-a", argv, lines.append, **options)
+        return status, lines
+
+    async def state(self, name: str = "p-a") -> tuple[str, str | None]:
+        found = (await self.containers.observe("p"))[name]
+        assert found.state == (await self.containers.containers("p"))[name].state
+        return found.state, found.reason
+
+
+@contextlib.asynccontextmanager
+async def engine_at(socket: str, image: str) -> AsyncIterator[Driven]:
+    driven_one = Driven(Engine([Path("/nowhere.sock"), Path(socket)]))
+    await driven_one.load(image)
+    try:
+        yield driven_one
+    finally:
+        for name in await driven_one.containers.containers("p"):
+            await driven_one.containers.remove("p", name)
+        await driven_one.engine.close()
+
+
+# -- one container -----------------------------------------------------------------------------------
+
+
+async def lifecycle(socket: str, image: str) -> None:
+    async with engine_at(socket, image) as it:
+        facts = await it.containers.facts()
+        assert facts.engine == ("Docker" if "docker" in socket else "Podman")
+        assert facts.rootless == ("user" in socket)
+        assert facts.cpus > 0
+        assert facts.memory_mb > 0
+        for _ in range(2):
+            await it.containers.create("p", "a", "p-a", REQUEST, "v1")
+        assert await it.state() == ("created", None)
+        for _ in range(2):
+            await it.containers.start("p", "p-a")
+        (found,) = (await it.containers.observe("p")).values()
+        assert (found.name, found.guest, found.made, found.image) == ("p-a", "a", "v1", image_id())
+        assert found.started is not None
+        assert abs(found.started - time.time()) < 60
+        assert "sleep" in Path(f"/proc/{found.pid}/cmdline").read_text()
+
+        await not_ours(it)
+        await commands(it)
+        await files(it)
+        await logs(it)
+        if facts.limits:
+            await limits(it)
+        else:
+            assert await it.containers.usage("p") == {}
+            assert "cgroup" in await error_of(it.containers.pause("p", "p-a"))
+        await ends(it)
+        for _ in range(2):
+            await it.containers.remove("p", "p-a")
+        assert await it.containers.containers("p") == {}
+
+
+async def not_ours(it: Driven) -> None:
+    """Containers of others are refused, whatever the call, and stay as they are."""
+    other = await it.engine.call(
+        "", lambda client: client.create_container_from_config({**REQUEST, "Labels": {}}, "p-b")["Id"]
+    )
+    await it.containers.create("q", "c", "p-c", REQUEST)
+    calls = it.containers
+    assert await calls.foreign("p", ["p-a", "p-b", "p-c", "p-d"]) == ["p-b", "p-c"]
+    for name in ("p-b", "p-c"):
+        for call in (
+            calls.create("p", "b", name, REQUEST),
+            calls.start("p", name),
+            calls.stop("p", name, 1),
+            calls.kill("p", name),
+            calls.remove("p", name),
+            calls.commit("p", name, "x:1"),
+            calls.run("p", name, ["true"], print),
+            calls.put("p", name, "/", pieces(tar_of(x=b""))),
+            whole(calls.get("p", name, "/etc")),
+        ):
+            assert "this name" in await error_of(call)
+    assert "no container of that name" in await error_of(calls.remove("p", other[:12]))
+    assert "made from something else" in await error_of(calls.create("p", "a", "p-a", REQUEST, "v2"))
+    assert "p-x" in await error_of(calls.start("p", "p-x"))
+    assert list(await calls.containers("p")) == ["p-a"]
+    await it.engine.call("", lambda client: client.remove_container(other))
+    await calls.remove("q", "p-c")
+
+
+async def commands(it: Driven) -> None:
+    assert await it.run("sh", "-c", "echo $COLOUR $MORE; id -un", environment={"MORE": "m"}) == (
+        0,
+        ["blue m", "root"],
+    )
+    assert await it.run("id", "-un", user="user") == (0, ["user"])
+    given = b"first\n" + b"x" * (1 << 20) + b"\nlast"
+    status, lines = await it.run("cat", stdin=pieces(given))
+    assert (status, "".join(lines)) == (0, given.decode().replace("\n", ""))
+    assert max(map(len, lines)) <= 1 << 16  # however long the container's are
+    found = await it.run("head", "-n", "1", stdin=pieces(given))
+    assert found == (0, ["first"]), found
+    assert await it.run("sh", "-c", "exit 7") == (7, [])
+    with contextlib.suppress(DriverError):  # engines differ
+        assert (await it.run("no-such-program"))[0] in (126, 127)
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"something"
+        raise KeyError("input")
+
+    with pytest.raises(KeyError):
+        await it.run("sh", "-c", "sleep 3331 & sleep 3331", stdin=broken())
+    assert "within 0.5 s" in await error_of(it.run("sh", "-c", "sleep 3332 & sleep 3332", seconds=0.5))
+    task = asyncio.create_task(it.run("sh", "-c", "trap '' TERM; sleep 3333 & sleep 3333; sleep 3333"))
+    await asyncio.sleep(0.5)
+    assert len(processes("sleep 3333")) == 2
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    for number in (3331, 3332, 3333):
+        assert not processes(f"sleep {number}")
+
+
+async def files(it: Driven) -> None:
+    await it.containers.put("p", "p-a", "/root", pieces(tar_of(note=b"kept", big=bytes(3 << 20))))
+    with tarfile.open(fileobj=io.BytesIO(await whole(it.containers.get("p", "p-a", "/root")))) as tar:
+        assert {entry.name: entry.size for entry in tar if entry.isfile()} == {
+            "root/note": 4,
+            "root/big": 3 << 20,
+        }
+    if (await it.containers.facts()).engine == "Docker":
+        refused = it.containers.put("p", "p-a", "/nowhere", pieces(tar_of(x=b"")))
+        assert "/nowhere" in await error_of(refused)
+    assert "copy files from" in await error_of(whole(it.containers.get("p", "p-a", "/elsewhere")))
+
+
+async def logs(it: Driven) -> None:
+    assert sorted([line async for line in it.containers.logs("p", "p-a")]) == ["complaint", "started"]
+    assert len([line async for line in it.containers.logs("p", "p-a", tail=1)]) == 1
+    assert [line async for line in it.containers.logs("p", "p-a", since=time.time())] == []
+    await it.containers.create("p", "log", "p-log", {
+        **REQUEST, "Cmd": ["sh", "-c", "echo one; sleep 0.5; head -c 200000 /dev/zero; echo; echo two"],
+    })  # fmt: skip
+    await it.containers.start("p", "p-log")
+    read = [line async for line in it.containers.logs("p", "p-log", follow=True)]
+    assert (read[0], read[-1], sum(map(len, read[1:-1]))) == ("one", "two", 200000)
+    assert max(map(len, read)) <= 1 << 16
+    assert await it.state("p-log") == ("exited", None)
+    await it.containers.remove("p", "p-log")
+
+    following = it.containers.logs("p", "p-a", follow=True)  # of one that goes on
+    assert await anext(following)
+    assert await anext(following)
+    waiting = asyncio.ensure_future(anext(following))
+    await asyncio.sleep(0.2)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await following.aclose()
+
+
+async def limits(it: Driven) -> None:
+    for _ in range(2):
+        await it.containers.pause("p", "p-a")
+    assert await it.state() == ("paused", None)
+    for _ in range(2):
+        await it.containers.unpause("p", "p-a")
+    assert await it.state() == ("running", None)
+    engine = (await it.containers.facts()).engine
+    before = (await it.containers.usage("p"))["p-a"].cpu_seconds
+    await it.run("timeout", "0.5", "sh", "-c", "while :; do :; done")
+    assert (await it.containers.usage("p"))["p-a"].cpu_seconds > before + 0.05
+    await it.up("p-big", HostConfig={**REQUEST["HostConfig"], "Memory": 8 << 20, "MemorySwap": 8 << 20}, Cmd=[
+        "sh", "-c", "x=0123456789abcdef; while :; do x=$x$x; done",
+    ])  # fmt: skip
+    async for _ in it.containers.logs("p", "p-big", follow=True):
+        pass
+    state, reason = await it.state("p-big")
+    assert state == "exited"
+    # without systemd's control groups Podman learns of the signal alone
+    assert reason in {"Docker": ("out of memory",)}.get(engine, ("out of memory", "killed by SIGKILL"))
+    await it.containers.remove("p", "p-big")
+
+
+async def ends(it: Driven) -> None:
+    for _ in range(2):
+        await it.containers.stop("p", "p-a", 5)
+    assert await it.state() == ("exited", "exit status 3")
+    assert (await it.containers.containers("p"))["p-a"].exit_code == 3
+    assert "not running" in await error_of(it.run("true"))
+    await it.containers.start("p", "p-a")
+    await it.containers.restart("p", "p-a", 1)
+    for _ in range(2):
+        await it.containers.kill("p", "p-a")
+    await asyncio.sleep(0.5)
+    assert await it.state() == ("exited", "killed by SIGKILL")
+    await it.containers.create("p", "bad", "p-bad", {**REQUEST, "Cmd": ["/nowhere"]})
+    assert "/nowhere" in await error_of(it.containers.start("p", "p-bad"))
+    await it.containers.remove("p", "p-bad")
+
+
+@pytest.mark.parametrize("name", list(engines.SOCKETS))
+def test_a_container_lives_and_ends(two_hosts: TestHosts, name: str) -> None:
+    driven.inside(two_hosts[0], lifecycle, socket=engines.SOCKETS[name], image=tiny_image())
+
+
+# -- images ------------------------------------------------------------------------------------------
+
+
+async def image_work(socket: str, image: str) -> None:
+    async with engine_at(socket, image) as it:
+        assert await it.images.image("nowhere:1") is None
+        found = await it.images.image("tiny:1")
+        assert found is not None
+        assert (found.id, found.tags) == (image_id(), ("tiny:1",))
+        # a snapshot of a container, and one started from it
+        await it.up()
+        await it.containers.put("p", "p-a", "/root", pieces(tar_of(note=b"kept")))
+        snapshot = await it.containers.commit("p", "p-a", "kvm-compose-p-a:s1")
+        assert [(each.id, each.tags) for each in await it.images.of_project("p")] == [
+            (snapshot, ("kvm-compose-p-a:s1",))
+        ]
+        await it.containers.remove("p", "p-a")
+        await it.up(Image="kvm-compose-p-a:s1")
+        assert await it.run("cat", "/root/note") == (0, ["kept"])
+        await it.containers.remove("p", "p-a")
+        # from the engine and back, as between hosts: the same content, so the same ID
+        saved = await whole(it.images.save(snapshot))
+        await it.images.remove_image("p", "kvm-compose-p-a:s1")
+        assert await it.images.of_project("p") == []
+        await it.images.load(pieces(saved), snapshot)
+        await it.images.tag(snapshot, "again:2")
+        assert (await it.images.image("again:2")) is not None
+        for _ in range(2):
+            await it.images.remove_image("p", "again:2")
+        assert "not the project's" in await error_of(it.images.remove_image("p", "tiny:1"))
+        assert await error_of(it.images.load(pieces(b"no archive"), image_id()[:-1] + "0"))
+
+        async def broken() -> AsyncIterator[bytes]:
+            yield saved[: len(saved) // 2]
+            raise KeyError("source")
+
+        with pytest.raises(KeyError):
+            await it.images.load(broken(), snapshot)
+        # built from a context
+        said: list[str] = []
+        context = tar_of(Dockerfile=b"FROM tiny:1\nCOPY f /f\nRUN cat /f >/g && echo working\n", f=b"content")
+        built = await it.images.build("p", "built:1", pieces(context), said.append)
+        assert "working" in said
+        assert [each.id for each in await it.images.of_project("p") if each.tags] == [built]
+        await it.up(Image="built:1")
+        assert await it.run("cat", "/g") == (0, ["content"])
+        bad = tar_of(Dockerfile=b"FROM tiny:1\nRUN exit 9\n")
+        assert "9" in await error_of(it.images.build("p", "built:2", pieces(bad), said.append))
+        assert "no.where" in await error_of(it.images.pull("no.where/image:1", said.append))
+
+
+async def pulled(socket: str, image: str) -> None:
+    async with engine_at(socket, image) as it:
+        with registry.serving(Path(image).read_bytes()) as served:
+            said: list[str] = []
+            assert await it.images.pull(f"{served.address}/tiny:1", said.append) == image_id()
+            assert any("Pull" in line for line in said)
+            found = await it.images.image(f"{served.address}/tiny:1")
+            assert found is not None
+            assert found.digests == (f"{served.address}/tiny@{served.digest}",)
+            by_digest = f"{served.address}/tiny@{served.digest}"
+            assert await it.images.pull(by_digest, said.append) == image_id()
+            assert "tiny:2" in await error_of(it.images.pull(f"{served.address}/tiny:2", said.append))
+
+
+@pytest.mark.parametrize("name", ["docker", "podman"])
+def test_images_come_and_go(two_hosts: TestHosts, name: str) -> None:
+    socket = engines.SOCKETS[name]
+    driven.inside(two_hosts[0], image_work, socket=socket, image=tiny_image())
+    if name == "docker":  # which needs no TLS on this machine
+        driven.inside(two_hosts[0], pulled, socket=socket, image=tiny_image())
+
+
+# -- another host, and an engine that dies -----------------------------------------------------------
+
+
+async def elsewhere(address: str, key: str, host_key: str, image: str) -> None:
+    """The same engine through SSH: nothing but its socket is reached."""
+    drivers = RealDrivers()
+    other = Host(name="two", ip=address, user="root", identity_file=key, host_key=host_key)
+    host = drivers.host(other)
+    containers, images = host.containers, host.images
+    try:
+        assert (await containers.facts()).engine == "Docker"
+        await images.load(pieces(Path(image).read_bytes()), image_id())
+        names = [f"p-{number}" for number in range(20)]
+        for name in names:
+            await containers.create("p", name[2:], name, REQUEST)
+        await asyncio.gather(*(containers.start("p", name) for name in names))
+        found = await containers.observe("p")
+        assert {each.state for each in found.values()} == {"running"}
+        assert sorted(found) == sorted(names)
+        assert sorted(await containers.usage("p")) == sorted(names)
+        lines: list[str] = []
+        done = await containers.run("p", "p-3", ["cat"], lines.append, stdin=pieces(b"through\nSSH"))
+        assert (done, lines) == (0, ["through", "SSH"])
+        task = asyncio.create_task(containers.run("p", "p-3", ["sleep", "3334"], lines.append))
+        await asyncio.sleep(0.5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*(containers.remove("p", name) for name in names))
+        assert await containers.containers("p") == {}
+    finally:
+        await drivers.close()
+
+
+async def killed(image: str) -> None:
+    """An engine that does not answer, is killed, or comes back; another one is never taken for it."""
+    warnings.simplefilter("ignore", ResourceWarning)  # of sockets that the SDK could not connect
+    docker, podman = (str(engines.SOCKETS[name]) for name in ("docker", "podman"))
+    it = Driven(Engine([Path(docker), Path(podman)]))
+    await it.load(image)
+    await it.up()
+    pid = int(Path("/run/docker.pid").read_text())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        asked = it.engine.call("ask", lambda client: client.info(), seconds=0.5)
+        assert "has not answered within 0.5 s" in await error_of(asked)
+        task = asyncio.create_task(it.containers.observe("p"))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert time.monotonic() - started < 5
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert await it.state() == ("running", None)
+
+    follow = asyncio.create_task(whole_log(it))
+    await asyncio.sleep(0.5)
+    os.kill(pid, signal.SIGTERM)  # it ends the container, too
+    assert "started" in await follow
+    while Path(docker).exists():  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    message = await error_of(it.engine.call("ask", lambda client: client.version(), seconds=60))
+    assert message == f"cannot ask: no container engine answers at {docker}"
+    engines.start_docker(Path("/run"))
+    engines.wait_for(["docker"])
+    assert await it.state() == ("exited", "exit status 3")  # but it is known
+    await it.containers.remove("p", "p-a")
+    await it.engine.close()
+    nobody = Engine([Path("/nowhere.sock")])
+    assert "no container engine answers at /nowhere.sock" in await error_of(nobody.call("ask", print))
+
+
+async def whole_log(it: Driven) -> list[str]:
+    return [line async for line in it.containers.logs("p", "p-a", follow=True)]
+
+
+def test_the_engine_of_another_host(two_hosts: TestHosts) -> None:
+    one, two = two_hosts
+    key = two_hosts.identity_file
+    driven.inside(one, elsewhere, address=two.address, key=key, host_key=two.host_key, image=tiny_image())
+    assert two.run(["pgrep", "-f", "sleep 3334"], check=False).stdout == ""
+
+
+def test_an_engine_that_dies(two_hosts: TestHosts) -> None:
+    driven.inside(two_hosts[1], killed, image=tiny_image())

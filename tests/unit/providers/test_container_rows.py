@@ -1,0 +1,124 @@
+"""What engines say about containers and images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.containers import rows
+from kvmcompose.providers.netns.container_nics import FoundNic, parse_nics
+
+
+def inspected(**state: Any) -> dict[str, Any]:
+    labels = {"kvm-compose.project": "p", "kvm-compose.guest": "a", "kvm-compose.made": "v1"}
+    return {
+        "Id": "5" * 64,
+        "Name": "/p-a",
+        "Image": "6" * 64,
+        "Config": {"Labels": labels},
+        "State": {"StartedAt": "0001-01-01T00:00:00Z", **state},
+    }
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ({"Status": "exited", "ExitCode": 0}, None),
+        ({"Status": "exited", "ExitCode": 2}, "exit status 2"),
+        ({"Status": "exited", "ExitCode": 137}, "killed by SIGKILL"),
+        ({"Status": "exited", "ExitCode": 255}, "exit status 255"),
+        ({"Status": "exited", "ExitCode": 137, "OOMKilled": True}, "out of memory"),
+        ({"Status": "created", "ExitCode": 0}, None),
+        ({"Status": "exited", "ExitCode": 127, "Error": "no such\nfile"}, "no such file"),
+        ({"Status": "running", "Running": True, "Pid": 7}, None),
+    ],
+)
+def test_why_a_container_does_not_run(state: dict[str, Any], reason: str | None) -> None:
+    assert rows.observed_in(inspected(**state)).reason == reason
+
+
+def test_a_running_container() -> None:
+    found = rows.observed_in(
+        inspected(
+            Status="running",
+            Running=True,
+            Pid=77,
+            StartedAt="2026-11-28T00:37:54.052520969Z",
+            Health={"Status": "healthy"},
+        )
+    )
+    assert (found.name, found.guest, found.made, found.pid) == ("p-a", "a", "v1", 77)
+    assert found.started == pytest.approx(1795826274.05252)
+    assert (found.health, found.exit_code, found.image) == ("healthy", None, f"sha256:{'6' * 64}")
+
+
+def test_a_container_that_has_not_started_has_no_time_and_no_process() -> None:
+    found = rows.observed_in(inspected(Status="configured", Pid=77))  # as Podman calls it
+    assert (found.state, found.started, found.pid) == ("created", None, 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "health", "code"),
+    [
+        ("Up 2 seconds (healthy)", "healthy", None),
+        ("Up 2 seconds (unhealthy)", "unhealthy", None),
+        ("Up 1 second (health: starting)", "starting", None),
+        ("Up 2 minutes", "", None),
+        ("Exited (137) 3 seconds ago", "", 137),
+    ],
+)
+def test_rows_of_a_list(status: str, health: str, code: int | None) -> None:
+    row = {"Id": "5", "Names": ["/other/alias", "/p-a"], "State": "running", "Status": status, "Labels": None}
+    found = rows.state_in(row)
+    assert (found.name, found.health, found.exit_code, found.guest) == ("p-a", health, code, "")
+
+
+def test_images_of_podman_are_named_as_those_of_docker() -> None:
+    found = rows.image_in({"Id": "6" * 64, "RepoTags": ["localhost/tiny:1", "<none>:<none>"], "Size": 5})
+    assert (found.id, found.tags, found.digests) == (f"sha256:{'6' * 64}", ("tiny:1",), ())
+
+
+def test_memory_that_the_kernel_can_drop_is_not_used() -> None:
+    found = rows.usage_in({
+        "cpu_stats": {"cpu_usage": {"total_usage": 2_500_000_000}},
+        "memory_stats": {"usage": 30 << 20, "stats": {"total_inactive_file": 10 << 20}},
+    })  # fmt: skip
+    assert (found.cpu_seconds, found.memory_mb) == (2.5, 20)
+    assert rows.usage_in({}).memory_mb == 0
+
+
+def test_a_rootless_engine_limits_nothing_in_the_first_control_groups() -> None:
+    version = {"Components": [{"Name": "Podman Engine"}], "Version": "4.3.1"}
+    info = {"NCPU": 2, "MemTotal": 1 << 30, "MemoryLimit": True, "SecurityOptions": ["name=rootless"]}
+    found = rows.facts_in({**info, "CgroupVersion": "1"}, version)
+    assert (found.engine, found.rootless, found.limits, found.memory_mb) == ("Podman", True, False, 1024)
+    assert rows.facts_in({**info, "CgroupVersion": "2"}, version).limits
+
+
+def test_the_ends_of_a_pair_are_found_by_both_indexes() -> None:
+    """An interface of the host with the same number is not the other end."""
+    inside = (
+        b'[{"ifname": "lo"}, {"ifname": "eth0", "ifindex": 5, "link_index": 9,'
+        b' "address": "02:00:00:00:00:01",'
+        b' "mtu": 1442, "flags": ["UP"], "linkinfo": {"info_kind": "veth"}, "addr_info":'
+        b' [{"scope": "global", "local": "192.0.2.1", "prefixlen": 24},'
+        b' {"scope": "link", "local": "fe80::1"}]}]\n'
+        b'[[{"dst": "default", "gateway": "192.0.2.254", "dev": "eth0"}],[]]\n[]\n[[],[]]\n'
+    )
+    here = b'[{"ifindex": 9, "ifname": "t-1", "link_index": 5}, {"ifindex": 3, "ifname": "eno1"}]'
+    found = FoundNic(
+        name="eth0",
+        end="t-1",
+        mac="02:00:00:00:00:01",
+        mtu=1442,
+        up=True,
+        addresses=("192.0.2.1/24",),
+        gateways=("192.0.2.254",),
+    )
+    assert parse_nics(inside, here) == [(found,), ()]
+    ((other,), _) = parse_nics(inside, here.replace(b'"link_index": 5', b'"link_index": 6'))
+    assert other.end == ""
+    with pytest.raises(DriverError, match="invalid output"):
+        parse_nics(b"[]\n", here)
