@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -29,6 +31,7 @@ from hosts.tiny_image import image_id, tiny_image
 from kvmcompose.core.model import Host
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
+from kvmcompose.providers.containers.archives import pieces_of, read_archive
 from kvmcompose.providers.containers.connection import Engine
 from kvmcompose.providers.containers.driver import EngineContainers
 from kvmcompose.providers.containers.images import EngineImages
@@ -350,6 +353,11 @@ async def image_work(socket: str, image: str) -> None:
 
         with pytest.raises(KeyError):
             await it.images.load(broken(), snapshot)
+        # an archive of the other kind
+        file = io.BytesIO(oci_of(Path(image).read_bytes()))
+        archive = read_archive(file, "oci.tar")
+        assert await it.images.image(archive.image_id) is None
+        await it.images.load(pieces_of(file, archive), archive.image_id)
         # built from a context
         said: list[str] = []
         context = tar_of(Dockerfile=b"FROM tiny:1\nCOPY f /f\nRUN cat /f >/g && echo working\n", f=b"content")
@@ -361,6 +369,31 @@ async def image_work(socket: str, image: str) -> None:
         bad = tar_of(Dockerfile=b"FROM tiny:1\nRUN exit 9\n")
         assert "9" in await error_of(it.images.build("p", "built:2", pieces(bad), said.append))
         assert "no.where" in await error_of(it.images.pull("no.where/image:1", said.append))
+
+
+def oci_of(archive: bytes) -> bytes:
+    """Return the image of an archive of Docker's, with another command, as an archive of OCI's layout."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        files = {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]
+    (listed,) = json.loads(files["manifest.json"])
+    config = json.loads(files[listed["Config"]])
+    config["config"]["Cmd"] = ["true"]
+    blobs: dict[str, bytes] = {}
+
+    def put(content: bytes, kind: str) -> dict[str, Any]:
+        number = hashlib.sha256(content).hexdigest()
+        blobs[f"blobs/sha256/{number}"] = content
+        media = f"application/vnd.oci.image.{kind}"
+        return {"mediaType": media, "digest": f"sha256:{number}", "size": len(content)}
+
+    manifest = {
+        "schemaVersion": 2,
+        "config": put(json.dumps(config).encode(), "config.v1+json"),
+        "layers": [put(files[layer], "layer.v1.tar") for layer in listed["Layers"]],
+    }
+    index = {"schemaVersion": 2, "manifests": [put(json.dumps(manifest).encode(), "manifest.v1+json")]}
+    layout = {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}', "index.json": json.dumps(index).encode()}
+    return tar_of(**layout, **blobs)
 
 
 async def pulled(socket: str, image: str) -> None:
@@ -397,7 +430,7 @@ async def elsewhere(address: str, key: str, host_key: str, image: str) -> None:
     try:
         assert (await containers.facts()).engine == "Docker"
         await images.load(pieces(Path(image).read_bytes()), image_id())
-        names = [f"p-{number}" for number in range(20)]
+        names = [f"p-{number}" for number in range(8)]
         for name in names:
             await containers.create("p", name[2:], name, REQUEST)
         await asyncio.gather(*(containers.start("p", name) for name in names))
@@ -422,7 +455,7 @@ async def killed(image: str) -> None:
     """An engine that does not answer, is killed, or comes back; another one is never taken for it."""
     warnings.simplefilter("ignore", ResourceWarning)  # of sockets that the SDK could not connect
     docker, podman = (str(engines.SOCKETS[name]) for name in ("docker", "podman"))
-    it = Driven(Engine([Path(docker), Path(podman)]))
+    it = Driven(Engine([Path(docker), Path(podman)], come_back=2))
     await it.load(image)
     await it.up()
     pid = int(Path("/run/docker.pid").read_text())

@@ -54,9 +54,17 @@ class Engine:
     """
 
     def __init__(
-        self, sockets: Sequence[Path], where: str = "", reach: Callable[[], Awaitable[None]] | None = None
+        self,
+        sockets: Sequence[Path],
+        where: str = "",
+        reach: Callable[[], Awaitable[None]] | None = None,
+        come_back: float = _COME_BACK_SECONDS,
     ) -> None:
-        """``where`` ("on HOST") is the host in messages; ``reach`` raises DriverError where it is away."""
+        """``where`` ("on HOST") is the host in messages; ``reach`` raises DriverError where it is away.
+
+        ``come_back`` is how long an engine that has answered is waited for, in seconds.
+        """
+        self._come_back = come_back
         self._sockets = tuple(sockets)
         self._where = where
         self._reach = reach
@@ -153,7 +161,7 @@ class Engine:
         return await answer
 
     def _attempt(self, doing: str, work: Callable[[APIClient], _T]) -> _T:
-        deadline = time.monotonic() + _COME_BACK_SECONDS
+        deadline = time.monotonic() + self._come_back
         while True:
             client = None
             try:
