@@ -1,7 +1,8 @@
 """Carries changes out, kind by kind: what goes, goes first, in reverse order; then what comes, in order.
 
 So a guest that restarts is off before a bridge of its changes, names and addresses are free before others
-take them, and nothing is taken away on which something else still depends.
+take them, and nothing is taken away on which something else still depends. What needs a resource of its own
+kind, or of a later one, is made after it.
 """
 
 from __future__ import annotations
@@ -83,12 +84,35 @@ class Walk:
             left |= {_host(change, removing=True) for change in mine if change.ref in self.failed}
         if self.failed:
             return False
-        for kinds in _by_stage(order, self._stages):
-            for kind in kinds:
-                await self._kind(kind, coming[kind], removing=False)
-            if self.failed and not self._keep_going:
+        while any(coming.values()):
+            if not await self._round(order, coming):
                 return False
         return not self.failed
+
+    async def _round(self, order: Sequence[str], coming: dict[str, list[Change]]) -> bool:
+        """Make what can be made, kind by kind, and leave in ``coming`` what needs something of it first.
+
+        That is what needs a resource of its own kind, or of a later one: a guest that depends on another. A
+        call of a ``BATCH`` kind takes its own kind as it is. Whether the next round may begin.
+        """
+        left = {change.ref for changes in coming.values() for change in changes}
+        # where all wait for each other, nothing is gained by waiting
+        waits = any(self._is_ready(change, left) for changes in coming.values() for change in changes)
+        for kinds in _by_stage(order, self._stages):
+            for kind in kinds:
+                while ready := [each for each in coming[kind] if not waits or self._is_ready(each, left)]:
+                    left -= {change.ref for change in ready}
+                    coming[kind] = [each for each in coming[kind] if each.ref in left]
+                    await self._kind(kind, ready, removing=False)
+            if self.failed and not self._keep_going:
+                return False
+        return True
+
+    def _is_ready(self, change: Change, left: Collection[Ref]) -> bool:
+        """Return whether nothing that a change needs is yet to be made."""
+        needs = change.wanted.needs if change.wanted is not None else ()
+        own = change.ref.kind if self._kinds[change.ref.kind].BATCH else None
+        return all(ref.kind == own or ref == change.ref or ref not in left for ref in needs)
 
     async def _kind(self, kind: str, changes: Sequence[Change], *, removing: bool) -> None:
         """Carry out the changes of one kind, on all hosts side by side."""
