@@ -39,6 +39,8 @@ from kvmcompose.providers.real import RealDrivers
 
 pytestmark = pytest.mark.real
 
+_LONG = bool(os.environ.get("KVM_COMPOSE_TEST_LONG"))
+
 REQUEST = {
     "Image": "tiny:1",
     "Cmd": ["sh", "-c", "echo started; echo complaint >&2; trap 'exit 3' TERM; sleep 4444 & wait"],
@@ -281,15 +283,14 @@ async def limits(it: Driven) -> None:
     before = (await it.containers.usage("p"))["p-a"].cpu_seconds
     await it.run("timeout", "0.5", "sh", "-c", "while :; do :; done")
     assert (await it.containers.usage("p"))["p-a"].cpu_seconds > before + 0.05
+    if engine != "Docker":  # Podman learns of the signal alone, without systemd's control groups
+        return
     await it.up("p-big", HostConfig={**REQUEST["HostConfig"], "Memory": 8 << 20, "MemorySwap": 8 << 20}, Cmd=[
         "sh", "-c", "x=0123456789abcdef; while :; do x=$x$x; done",
     ])  # fmt: skip
     async for _ in it.containers.logs("p", "p-big", follow=True):
         pass
-    state, reason = await it.state("p-big")
-    assert state == "exited"
-    # without systemd's control groups Podman learns of the signal alone
-    assert reason in {"Docker": ("out of memory",)}.get(engine, ("out of memory", "killed by SIGKILL"))
+    assert await it.state("p-big") == ("exited", "out of memory")
     await it.containers.remove("p", "p-big")
 
 
@@ -310,7 +311,7 @@ async def ends(it: Driven) -> None:
     await it.containers.remove("p", "p-bad")
 
 
-@pytest.mark.parametrize("name", list(engines.SOCKETS))
+@pytest.mark.parametrize("name", list(engines.SOCKETS) if _LONG else ["docker", "podman"])
 def test_a_container_lives_and_ends(two_hosts: TestHosts, name: str) -> None:
     driven.inside(two_hosts[0], lifecycle, socket=engines.SOCKETS[name], image=tiny_image())
 
@@ -410,7 +411,7 @@ async def pulled(socket: str, image: str) -> None:
             assert "tiny:2" in await error_of(it.images.pull(f"{served.address}/tiny:2", said.append))
 
 
-@pytest.mark.parametrize("name", ["docker", "podman"])
+@pytest.mark.parametrize("name", ["docker", "podman"] if _LONG else ["docker"])
 def test_images_come_and_go(two_hosts: TestHosts, name: str) -> None:
     socket = engines.SOCKETS[name]
     driven.inside(two_hosts[0], image_work, socket=socket, image=tiny_image())
