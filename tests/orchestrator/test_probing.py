@@ -88,7 +88,7 @@ def test_guests_that_are_off_or_isolated_or_unknown_are_named(lab: Lab) -> None:
     found = answers(lab, TCP, UDP, isolated, unknown, outside)
     assert {each.outcome for each in found.values()} == {ProbeOutcome.UNKNOWN}
     assert found[TCP].cause == found[UDP].cause == "db is shut off"
-    assert found[isolated].cause == "alone cannot be entered: no connection leads to it"
+    assert found[isolated].cause == "alone has no address that can be reached from here"
     assert found[unknown].cause == "gone is not in the testbed that is up: kvm-compose up"
     assert found[outside].cause == "nothing outside the testbed can be entered to send from"
 
