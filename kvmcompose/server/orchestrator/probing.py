@@ -37,7 +37,6 @@ from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.merged_packets import PacketReader
 from kvmcompose.server.orchestrator.probe_ends import End, Ends
 from kvmcompose.server.orchestrator.probe_sender import SentProbe, send
-from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.stages import side_by_side, together
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
