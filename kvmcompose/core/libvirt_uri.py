@@ -29,7 +29,7 @@ _URI = re.compile(r"qemu(?:\+unix)?:///(system|session)(?:\?socket=(/[A-Za-z0-9.
 _SOCKET_LIMIT = 107
 
 
-class Instance(StrEnum):
+class LibvirtInstance(StrEnum):
     """Which libvirt of a machine: that of the system, or that of one user."""
 
     SYSTEM = "system"
@@ -39,7 +39,7 @@ class Instance(StrEnum):
 class LibvirtUri(msgspec.Struct, frozen=True):
     """A libvirt daemon on the machine that connects to it; ``socket`` is a path, None for the default."""
 
-    instance: Instance = Instance.SYSTEM
+    instance: LibvirtInstance = LibvirtInstance.SYSTEM
     socket: str | None = None
 
     def __str__(self) -> str:
@@ -73,4 +73,4 @@ def parse_libvirt_uri(text: str) -> LibvirtUri:
             raise LibvirtUriError(text)
         if {"", ".", ".."} & set(socket[1:].split("/")):
             raise LibvirtUriError(text)
-    return LibvirtUri(Instance(found[1]), socket)
+    return LibvirtUri(LibvirtInstance(found[1]), socket)

@@ -11,7 +11,7 @@ from kvmcompose.core.model import Host
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.hosts.blob_store import BlobStore
 from kvmcompose.providers.capture.interface import Captures
-from kvmcompose.providers.containers.interface import Containers, Images
+from kvmcompose.providers.containers.interface import ContainerImages, Containers
 from kvmcompose.providers.disks.interface import Disks
 from kvmcompose.providers.guest.interface import GuestShell
 from kvmcompose.providers.iplink.interface import Links
@@ -50,7 +50,7 @@ class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
     host_ports: HostPorts
     management: ManagementPorts
     containers: Containers
-    images: Images
+    images: ContainerImages
     nics: ContainerNics
     blobs: BlobStore | None = None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kvmcompose.core.chassis import Remotes
 from kvmcompose.core.errors import RefusedError
-from kvmcompose.core.libvirt_uri import Instance, LibvirtUri
+from kvmcompose.core.libvirt_uri import LibvirtInstance, LibvirtUri
 from kvmcompose.core.model import Host
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.hosts.command import CommandRunner
@@ -174,7 +174,7 @@ def libvirt_sockets(host: Host) -> tuple[str, ...]:
     uri = host.libvirt
     if uri.socket is not None:
         return (uri.socket,)
-    if uri.instance is not Instance.SYSTEM:
+    if uri.instance is not LibvirtInstance.SYSTEM:
         raise RefusedError(
             f"the libvirt_uri of {host.name} is {host.libvirt_uri}, and {host.name} is another host",
             hint="use the URI as seen on that host: qemu:///system (the SSH connection forwards it)",

@@ -243,7 +243,7 @@ class FakeContainers:
 
 
 class FakeImages:
-    """See ``Images``. A registry has every image; what is pulled has an ID that follows from its name."""
+    """See ``ContainerImages``. A registry has every image; an ID follows from the name that was pulled."""
 
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host

@@ -20,7 +20,7 @@ _TAR = {"Content-Type": "application/x-tar"}
 
 
 class EngineImages:
-    """See ``Images``."""
+    """See ``ContainerImages``."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -188,7 +188,7 @@ class Containers(Protocol):
         """Close the connections."""
 
 
-class Images(Protocol):
+class ContainerImages(Protocol):
     """The images of the engine of one host. References are as for docker(1): names, tags, digests, IDs."""
 
     async def image(self, reference: str) -> FoundImage | None:

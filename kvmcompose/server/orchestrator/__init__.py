@@ -20,6 +20,7 @@ from kvmcompose.server.orchestrator.captures import Packets, capture
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.down import TakeDown
 from kvmcompose.server.orchestrator.guest_events import guest_events
+from kvmcompose.server.orchestrator.instances import instances_of_hosts
 from kvmcompose.server.orchestrator.preview import preview
 from kvmcompose.server.orchestrator.probing import probe
 from kvmcompose.server.orchestrator.runtimes import runtime_of
@@ -91,7 +92,7 @@ class Orchestrator:
     ) -> int:
         testbed = await context.read_current()
         guest = context.guest(testbed, command.guest)
-        there, silent = await context.query(testbed, {guest.state.testbed_host})
+        there, silent = await instances_of_hosts(context, testbed, {guest.state.testbed_host})
         instance = there.get(guest.name)
         # where libvirt does not answer, SSH may: the guest does not need libvirt
         if not silent and (instance is None or instance.state != "running"):

@@ -15,6 +15,7 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.networks import logical_targets
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.instances import instances
 from kvmcompose.server.orchestrator.merged_packets import merged
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
@@ -80,7 +81,7 @@ async def _guest(
     context: Context, testbed: LoadedTestbed, guest: LoadedGuest, wanted: Capture
 ) -> AsyncGenerator[bytes]:
     guest = context.guest(testbed, guest.name)
-    domain = (await context.instances(testbed, guest)).get(guest.name)
+    domain = (await instances(context, testbed, guest)).get(guest.name)
     if domain is None or domain.state not in _ON:
         state = domain.state if domain is not None else "not up"
         raise RefusedError(
@@ -139,7 +140,7 @@ async def _logical(
             hint=f"capture the switch: kvm-compose capture {target.switch}",
         )
     guests = [testbed.guests[tap.guest] for tap in target.taps if tap.guest is not None]
-    domains = await context.instances(testbed, *guests) if guests else {}
+    domains = await instances(context, testbed, *guests) if guests else {}
     on = {name for name, domain in domains.items() if domain.state in _ON}
     hosts: dict[str, HostDrivers] = {}
     found: list[Tap] = []

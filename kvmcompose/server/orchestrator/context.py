@@ -13,7 +13,6 @@ import msgspec
 
 from kvmcompose.core.deployment import Deployment
 from kvmcompose.core.errors import KvmComposeError, RefusedError
-from kvmcompose.core.instance import Instance
 from kvmcompose.core.model import Host
 from kvmcompose.core.names import near_names
 from kvmcompose.core.once import once
@@ -27,7 +26,6 @@ from kvmcompose.providers.netns.interface import ManagementPorts
 from kvmcompose.server.orchestrator.built_testbed import read_testbed
 from kvmcompose.server.orchestrator.deployed import Deployed, decode_deployed
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
-from kvmcompose.server.orchestrator.runtimes import runtimes_of
 from kvmcompose.server.orchestrator.stages import side_by_side
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 from kvmcompose.server.people import Person
@@ -159,41 +157,6 @@ class Context:
     def hosts(self, testbed: LoadedTestbed) -> Mapping[str, HostDrivers]:
         """The drivers of all hosts."""
         return {name: self.host(host) for name, host in testbed.state.testbed_hosts.items()}
-
-    async def instances(self, testbed: LoadedTestbed, *guests: LoadedGuest) -> dict[str, Instance]:
-        """The project's instances, by the guest's name: those of all hosts, or of the hosts of some guests.
-
-        Raises DriverError when one of these hosts cannot be asked.
-        """
-        asked = {guest.state.testbed_host for guest in guests} or testbed.state.testbed_hosts.keys()
-        found, silent = await self.query(testbed, asked)
-        for error in silent.values():
-            raise error
-        return found
-
-    async def query(
-        self, testbed: LoadedTestbed, hosts: Collection[str]
-    ) -> tuple[dict[str, Instance], dict[str, KvmComposeError]]:
-        """The project's instances on these hosts, and why there are none of hosts that do not answer."""
-        used = runtimes_of([testbed]).values()
-
-        async def ask(host: HostDrivers) -> list[Instance] | KvmComposeError:
-            try:
-                answers = [await runtime.instances(self, host) for runtime in used]
-            except KvmComposeError as error:
-                return error
-            return [each for answer in answers for each in answer.values()]
-
-        names = [name for name in testbed.state.testbed_hosts if name in hosts]
-        answers = await side_by_side(ask(self.host(testbed.state.testbed_hosts[name])) for name in names)
-        found: dict[str, Instance] = {}
-        silent: dict[str, KvmComposeError] = {}
-        for name, answer in zip(names, answers, strict=True):
-            if isinstance(answer, KvmComposeError):
-                silent[name] = answer
-            else:
-                found |= {testbed.names.get(each.guest, each.guest): each for each in answer}
-        return found, silent
 
     async def address(self, guest: LoadedGuest, testbed: LoadedTestbed) -> str | None:
         """A guest's address; None if it cannot be reached, or has none yet."""

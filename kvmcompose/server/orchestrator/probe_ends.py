@@ -16,6 +16,7 @@ from kvmcompose.providers.guest.interface import Entrance
 from kvmcompose.reachability.evidence import Port
 from kvmcompose.reachability.outside import addresses_outside
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.instances import instances_of_hosts
 from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
@@ -45,8 +46,8 @@ class Ends:
         """Return all guests that questions are about, and the outside."""
         names = {name: None for each in questions for name in (each.source, each.target)}
         guests = [self._testbed.guests[name] for name in names if name in self._testbed.guests]
-        domains, silent = await self._context.query(
-            self._testbed, {guest.state.testbed_host for guest in guests}
+        domains, silent = await instances_of_hosts(
+            self._context, self._testbed, {guest.state.testbed_host for guest in guests}
         )
         addresses = await self._context.addresses(guests, self._testbed)
         external = external_addresses(self._testbed.state)

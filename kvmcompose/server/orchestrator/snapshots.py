@@ -9,6 +9,7 @@ from kvmcompose.core.deployment import SnapshotStatus
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.server.action_log import ActionLog, Refusals, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.instances import instances
 from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.stages import Job, together
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
@@ -49,7 +50,7 @@ class Snapshots:
 
     async def _chosen(self, command: Snapshot) -> list[LoadedGuest]:
         named = [self._context.guest(self._testbed, name) for name in dict.fromkeys(command.guests)]
-        there = await self._context.instances(self._testbed, *named)
+        there = await instances(self._context, self._testbed, *named)
         if named:
             chosen = named
             absent = [guest.name for guest in chosen if guest.name not in there]
@@ -89,7 +90,7 @@ class Snapshots:
     async def shown(self, guest: str | None) -> list[SnapshotStatus]:
         """The snapshots of one guest, or of all. Raises RefusedError for an unknown guest."""
         guests = [self._context.guest(self._testbed, guest)] if guest else self._testbed.runnable
-        there = await self._context.instances(self._testbed, *guests)
+        there = await instances(self._context, self._testbed, *guests)
         found: list[SnapshotStatus] = []
         for each in guests:
             if each.name in there:

@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from kvmcompose.server.orchestrator.resources._work import Refusal, Work
     from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
+# at import, as a runtime of a plug-in may import its provider
+__path__.extend(str(each / "resources") for each in plugin_folders() if (each / "resources").is_dir())
+
 #: In ``AFTER``: all kinds that are guests (``RUNS``).
 GUESTS = "guests"
 
@@ -108,10 +111,6 @@ class Provider(Protocol):
 @cache
 def providers() -> Mapping[str, Provider]:
     """Return the provider of each kind of resources, in the order in which they come into being."""
-    for folder in plugin_folders():
-        extra = str(folder / "resources")
-        if extra not in __path__ and (folder / "resources").is_dir():
-            __path__.append(extra)
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     modules = [_module(name) for name in names if not name.startswith("_")]
     by_kind = {kind: module for module in modules for kind in module.KINDS}

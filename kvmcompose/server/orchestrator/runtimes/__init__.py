@@ -34,7 +34,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.effects.resources import plugin_folders
-from kvmcompose.server.orchestrator.resources import providers
 
 if TYPE_CHECKING:
     import socket
@@ -49,6 +48,8 @@ if TYPE_CHECKING:
     from kvmcompose.server.action_log import RunningStep
     from kvmcompose.server.orchestrator.context import Context
     from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+
+__path__.extend(str(each / "runtimes") for each in plugin_folders() if (each / "runtimes").is_dir())
 
 
 class Runtime(Protocol):
@@ -122,11 +123,6 @@ class Runtime(Protocol):
 @cache
 def runtimes() -> Mapping[str, Runtime]:
     """Return all runtimes by name, those of plug-ins included."""
-    providers()  # a runtime of a plug-in may import its provider
-    for folder in plugin_folders():
-        extra = str(folder / "runtimes")
-        if extra not in __path__ and (folder / "runtimes").is_dir():
-            __path__.append(extra)
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     return {name: _module(name) for name in names if not name.startswith("_")}
 

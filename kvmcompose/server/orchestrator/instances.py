@@ -1,0 +1,50 @@
+"""What runs of a project on its hosts, whatever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.instance import Instance
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.runtimes import runtimes_of
+from kvmcompose.server.orchestrator.stages import side_by_side
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+
+
+async def instances(context: Context, testbed: LoadedTestbed, *guests: LoadedGuest) -> dict[str, Instance]:
+    """Return the project's instances by the guest's name: those of all hosts, or of the hosts of some guests.
+
+    Raises DriverError when one of these hosts cannot be asked.
+    """
+    asked = {guest.state.testbed_host for guest in guests} or testbed.state.testbed_hosts.keys()
+    found, silent = await instances_of_hosts(context, testbed, asked)
+    for error in silent.values():
+        raise error
+    return found
+
+
+async def instances_of_hosts(
+    context: Context, testbed: LoadedTestbed, hosts: Collection[str]
+) -> tuple[dict[str, Instance], dict[str, KvmComposeError]]:
+    """Return the project's instances on these hosts, and why there are none of hosts that do not answer."""
+    used = runtimes_of([testbed]).values()
+
+    async def ask(host: HostDrivers) -> list[Instance] | KvmComposeError:
+        try:
+            answers = [await runtime.instances(context, host) for runtime in used]
+        except KvmComposeError as error:
+            return error
+        return [each for answer in answers for each in answer.values()]
+
+    names = [name for name in testbed.state.testbed_hosts if name in hosts]
+    answers = await side_by_side(ask(context.host(testbed.state.testbed_hosts[name])) for name in names)
+    found: dict[str, Instance] = {}
+    silent: dict[str, KvmComposeError] = {}
+    for name, answer in zip(names, answers, strict=True):
+        if isinstance(answer, KvmComposeError):
+            silent[name] = answer
+        else:
+            found |= {testbed.names.get(each.guest, each.guest): each for each in answer}
+    return found, silent
