@@ -62,8 +62,9 @@ def _cells(guest: GuestStatus, prefix: str, *, hosts: bool) -> list[str]:
     from kvmcompose.client.formatting import address_text
 
     way = "ssh" if guest.address is not None else "console"
+    command = f"{way} {guest.name}" if guest.runtime == "libvirt" else f"exec {guest.name} -- sh"
     where = [guest.host] if hosts else []
-    return [guest.name, *where, address_text(guest), f"{prefix} {way} {guest.name}"]
+    return [guest.name, *where, address_text(guest), f"{prefix} {command}"]
 
 
 def _command(arguments: argparse.Namespace) -> str:

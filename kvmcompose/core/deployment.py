@@ -153,7 +153,8 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ``used_mb`` is what it uses of that, None where its balloon driver does not report it; all in MiB.
     ``address`` is where the main host reaches it; ``addresses`` are all known ones.
     ``outdated`` is what changed since the guest was set up (``environment GREETING added``); empty when
-    nothing did, and while nothing is known of what ran.
+    nothing did, and while nothing is known of what ran. ``runtime`` is what runs it: one that libvirt runs is
+    entered by SSH.
     """
 
     name: str
@@ -171,6 +172,7 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     used_mb: int | None = None
     given_mb: int | None = None
     outdated: tuple[str, ...] = ()
+    runtime: str = "libvirt"
 
 
 class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,13 @@ ON = ("running", "paused", "pmsuspended")
 GONE = "gone"
 
 
+class HostSize(msgspec.Struct, frozen=True, kw_only=True):
+    """A host as what runs guests on it sees it. ``memory_mb`` is the total, in MiB."""
+
+    cpus: int
+    memory_mb: int
+
+
 class Instance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A guest of a project on a host. ``state`` is ``running``, ``paused``, ``shut off`` or ``crashed``.
 

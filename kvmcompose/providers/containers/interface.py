@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from kvmcompose.core.instance import HostSize
+
 #: The labels of a container and of an image that a project made.
 PROJECT_LABEL, GUEST_LABEL, MADE_LABEL = "kvm-compose.project", "kvm-compose.guest", "kvm-compose.made"
 
@@ -22,18 +24,16 @@ OnLine = Callable[[str], None]
 Pieces = AsyncIterable[bytes]
 
 
-class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
+class EngineFacts(HostSize, frozen=True, kw_only=True):
     """A container engine: ``Docker`` or ``Podman``, its version, and the host as it sees it.
 
-    ``memory_mb`` is the total, in MiB. ``limits`` is whether it can limit and measure what a container uses,
+    ``limits`` is whether it can limit and measure what a container uses,
     and pause it: a rootless engine cannot under version 1 of control groups.
     """
 
     engine: str
     version: str
     rootless: bool
-    cpus: int
-    memory_mb: int
     limits: bool
 
 

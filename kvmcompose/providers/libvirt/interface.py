@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from kvmcompose.core.instance import GONE, Instance, InstanceEvent
+from kvmcompose.core.instance import GONE, HostSize, Instance, InstanceEvent
 
 
 class DomainState(Instance, frozen=True, kw_only=True, gc=False):
@@ -100,11 +100,9 @@ class FoundNetwork(msgspec.Struct, frozen=True, kw_only=True):
     edited: bool = False
 
 
-class HypervisorFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A host as libvirt sees it. ``memory_mb`` is the total, in MiB."""
+class HypervisorFacts(HostSize, frozen=True, kw_only=True):
+    """A host as libvirt sees it, and libvirt's version."""
 
-    cpus: int
-    memory_mb: int
     version: str
 
 

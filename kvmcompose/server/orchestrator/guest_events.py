@@ -32,11 +32,16 @@ async def guest_events(context: Context) -> AsyncGenerator[InstanceEvent]:
         except KvmComposeError as error:
             await reports.put(error)
 
-    used = runtimes_of([testbed]).values()
+    used = runtimes_of([testbed])
     if not used:
         raise KvmComposeError(f"no runtime reports changes of the guests of {context.project}")
     hosts = context.hosts(testbed).values()
-    tasks = [asyncio.create_task(listen(runtime, host)) for runtime in used for host in hosts]
+    tasks = [
+        asyncio.create_task(listen(runtime, host))
+        for host in hosts
+        for name, runtime in used.items()
+        if name in testbed.runtimes.get(host.name, ())
+    ]
     try:
         while True:
             report = await reports.get()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import partial
 
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.core.instance import Instance
+from kvmcompose.core.instance import HostSize, Instance
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.context import Context
-from kvmcompose.server.orchestrator.runtimes import runtimes_of
+from kvmcompose.server.orchestrator.runtimes import answer_of, runtimes_of
 from kvmcompose.server.orchestrator.stages import side_by_side
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+
+_NONE: Mapping[str, Instance] = {}
 
 
 async def instances(context: Context, testbed: LoadedTestbed, *guests: LoadedGuest) -> dict[str, Instance]:
@@ -29,11 +32,14 @@ async def instances_of_hosts(
     context: Context, testbed: LoadedTestbed, hosts: Collection[str]
 ) -> tuple[dict[str, Instance], dict[str, KvmComposeError]]:
     """Return the project's instances on these hosts, and why there are none of hosts that do not answer."""
-    used = runtimes_of([testbed]).values()
+    used = runtimes_of([testbed]).items()
 
     async def ask(host: HostDrivers) -> list[Instance] | KvmComposeError:
         try:
-            answers = [await runtime.instances(context, host) for runtime in used]
+            answers: list[Mapping[str, Instance]] = [
+                await answer_of(name, [testbed], host.name, partial(runtime.instances, context, host), _NONE)
+                for name, runtime in used
+            ]
         except KvmComposeError as error:
             return error
         return [each for answer in answers for each in answer.values()]
@@ -48,3 +54,16 @@ async def instances_of_hosts(
         else:
             found |= {testbed.names.get(each.guest, each.guest): each for each in answer}
     return found, silent
+
+
+async def host_size(context: Context, testbed: LoadedTestbed, host: HostDrivers) -> dict[str, HostSize]:
+    """Return the size of a host by its name, where something that runs guests there knows it.
+
+    Raises DriverError when what is to run guests there does not answer.
+    """
+    found = {}
+    for name, runtime in runtimes_of([testbed]).items():
+        size = await answer_of(name, [testbed], host.name, partial(runtime.size, context, host), None)
+        if size is not None:
+            found[host.name] = size
+    return found

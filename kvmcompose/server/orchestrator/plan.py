@@ -233,3 +233,16 @@ def is_said(change: Change, changed: Collection[Ref]) -> bool:
     follows = any(ref in changed and not providers()[ref.kind].LOOKS_AT_FILES for ref in needs)
     lost = provider.LOST_WITH_NEEDS and change.verb is not Verb.UPDATE
     return change.verb is not Verb.CREATE and not follows and not lost and not provider.LOOKS_AT_FILES
+
+
+def not_recreated(testbed: LoadedTestbed, options: Up, found: Differences) -> list[tuple[str, None]]:
+    """Return why guests that are to be recreated are not: nothing does that with their kind."""
+    asked = {each.guest for each in found.wanted if providers()[each.ref.kind].asked(options, each)}
+    guests = (testbed.guests[name] for name in dict.fromkeys(options.recreate))
+    return [
+        (f"{guest.name} is a {guest.state.kind} guest: these cannot be recreated", None)
+        for guest in guests
+        if guest.name not in asked
+        and not guest.state.is_golden_image
+        and guest.state.testbed_host not in found.silent
+    ]

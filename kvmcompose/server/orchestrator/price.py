@@ -10,9 +10,9 @@ import msgspec
 
 from kvmcompose.core.deployable import DeployableGuest
 from kvmcompose.core.deployment import Step, StepState
+from kvmcompose.core.instance import HostSize
 from kvmcompose.core.planned import PlannedHost
 from kvmcompose.core.resource import STOPPING, Change, Ref, Resource, Verb
-from kvmcompose.providers.libvirt.interface import HypervisorFacts
 from kvmcompose.server.orchestrator.resources import Provider
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
@@ -126,7 +126,7 @@ class Price:
             if change.ref.host == host and self._providers[change.ref.kind].boots(change)
         ]
 
-    def of_host(self, name: str, facts: HypervisorFacts | None, transfer: ToSend) -> PlannedHost:
+    def of_host(self, name: str, facts: HostSize | None, transfer: ToSend) -> PlannedHost:
         """Return what changes take of a host."""
         before, after = self._before.get(name, {}).values(), self._after.get(name, {}).values()
         return PlannedHost(

@@ -146,7 +146,13 @@ def _unknown(guest: LoadedGuest) -> GuestStatus:
         address=guest.address if guest.address != "dynamic" else None,
         addresses=_all_addresses(guest),
         golden_image=guest.golden,
+        runtime=_runtime(guest),
     )
+
+
+def _runtime(guest: LoadedGuest) -> str:
+    """What runs it; the default where nothing does."""
+    return guest.run.runtime if guest.run is not None else "libvirt"
 
 
 def _all_addresses(guest: LoadedGuest) -> tuple[str, ...]:
@@ -188,6 +194,7 @@ def _guest_status(
         used_mb=domain.used_mb if domain is not None and runs else None,
         outdated=tuple(because(each) for each in outdated.reasons) if outdated is not None else (),
         given_mb=(guest.run.memory_mb or None) if guest.run is not None else None,
+        runtime=_runtime(guest),
     )
 
 

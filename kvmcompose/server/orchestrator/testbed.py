@@ -204,6 +204,15 @@ class LoadedTestbed:
             yield from guest_kind(guest.state.kind).resources(guest.state, shared)
 
     @once
+    def runtimes(self) -> Mapping[str, frozenset[str]]:
+        """What runs the guests of each host that has some. libvirt has the NAT network, too."""
+        pairs = {(each.state.testbed_host, each.run.runtime) for each in self.guests.values() if each.run}
+        if self.network_plan.network is not None:
+            pairs.add((self.network_plan.network.host, "libvirt"))
+        hosts = {host for host, _ in pairs}
+        return {host: frozenset(name for other, name in pairs if other == host) for host in sorted(hosts)}
+
+    @once
     def by_host(self) -> Mapping[str, list[LoadedGuest]]:
         """The guests of each host that has some."""
         return _grouped(self.guests.values(), lambda guest: guest.state.testbed_host)

@@ -12,18 +12,19 @@ from kvmcompose.core.commands import Power, PowerVerb, Up
 from kvmcompose.core.deployable import VethPair
 from kvmcompose.core.deployment import Fault, Level, Phase
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.core.instance import HostSize
 from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change, Found, Ref, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.transfer_plan import forget_sent, read_sent
 from kvmcompose.pipeline.renames import renames
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.providers.libvirt.interface import HypervisorFacts
 from kvmcompose.reconcile.wording import left_lines, sentence
 from kvmcompose.server.action_log import ActionLog, Refusals, RunningStep, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.deployed import Deployed
 from kvmcompose.server.orchestrator.distribute import Distribution
+from kvmcompose.server.orchestrator.instances import host_size
 from kvmcompose.server.orchestrator.kept_files import keep_files
 from kvmcompose.server.orchestrator.left_behind import leave, name_left
 from kvmcompose.server.orchestrator.perform import perform
@@ -37,6 +38,7 @@ from kvmcompose.server.orchestrator.plan import (
     digest_of,
     is_said,
     named_guests,
+    not_recreated,
     plan,
 )
 from kvmcompose.server.orchestrator.privileges import check_state, network_xml
@@ -239,7 +241,7 @@ class BringUp:
         """Look at all hosts; return what would change, and what is in the way of it. Changes nothing."""
         found = await self._look(self._options)
         choice = self._choose(found)
-        facts: dict[str, HypervisorFacts] = {}
+        facts: dict[str, HostSize] = {}
         work = Work(self._view, self._testbed, self._command, self._log, facts)
         reasons: list[Refusal] = [
             (f"{name}: {error.message}", self._hint_for_silent(name, error.hint))
@@ -248,7 +250,7 @@ class BringUp:
         work.silent = frozenset(found.silent)
 
         async def ask(host: HostDrivers) -> None:
-            facts[host.name] = await host.hypervisor.facts()
+            facts.update(await host_size(self._context, self._testbed, host))
 
         reasons += await work.on_hosts(ask)
         if not reasons:
@@ -260,6 +262,7 @@ class BringUp:
             with suppress(KvmComposeError) if work.silent else nullcontext():
                 # what cannot be checked without the hosts that do not answer, is checked when they do
                 reasons += await provider.refusals(work, mine)
+        reasons += not_recreated(self._testbed, self._options, found)
         if not reasons:
             warn_of_memory(work)
             self._warn_of_renames(choice)

@@ -32,6 +32,8 @@ async def _check_names(work: Work, host: HostDrivers) -> None:
     domains = [guest.state.domain for guest in guests if guest.domain is not None]
     network = testbed.network_plan.network
     networks = [network.name] if network is not None and network.host == host.name else []
+    if not domains and not networks:
+        return
     foreign = await host.hypervisor.foreign(work.context.project, domains, networks)
     if foreign:
         raise DriverError(
@@ -77,6 +79,8 @@ async def _check_recreated(work: Work) -> list[Refusal]:
     found: list[Refusal] = []
     for name in dict.fromkeys(work.up.recreate):
         guest = work.testbed.guests[name]
+        if guest.domain is None:
+            continue
         clones = [each.name for each in work.testbed.clones(name)]
         disk = guest.run.disk if guest.run is not None else None
         if guest.state.is_golden_image:

@@ -26,7 +26,7 @@ from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.disk_places import DiskPlaces, find_places
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.golden import GoldenImages
-from kvmcompose.server.orchestrator.runtimes import Runtime, runtimes, runtimes_of
+from kvmcompose.server.orchestrator.runtimes import Runtime, answer_of, runtimes, runtimes_of
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 _T = TypeVar("_T")
@@ -101,7 +101,9 @@ class View:
 
     async def _of_runtime(self, runtime: str, host: HostDrivers) -> Mapping[str, Instance]:
         async def ask() -> Mapping[str, Instance]:
-            found = await runtimes()[runtime].instances(self.context, host)
+            found = await self._asked(
+                runtime, host, lambda: runtimes()[runtime].instances(self.context, host)
+            )
             return {
                 name: msgspec.structs.replace(each, guest=self.names.get(each.guest, each.guest))
                 for name, each in found.items()
@@ -113,7 +115,8 @@ class View:
         """Return the project's domains on a host with what to compare, and the names of their guests now."""
 
         async def ask() -> Mapping[str, ObservedDomain]:
-            found = await host.hypervisor.observe(self.context.project)
+            project = self.context.project
+            found = await self._asked("libvirt", host, lambda: host.hypervisor.observe(project))
             return {
                 name: msgspec.structs.replace(each, guest=self.names.get(each.guest, each.guest))
                 for name, each in found.items()
@@ -189,7 +192,7 @@ class View:
     async def networks(self, host: HostDrivers) -> Mapping[str, FoundNetwork]:
         """Return the project's libvirt networks on a host, by name."""
         call = functools.partial(host.hypervisor.found_networks, self.context.project)
-        return await self._once("networks", host.name, call)
+        return await self._once("networks", host.name, lambda: self._asked("libvirt", host, call))
 
     async def leases(self, host: HostDrivers, network: str) -> Mapping[str, str]:
         """Return the addresses that a libvirt network has assigned, by MAC address."""
@@ -230,6 +233,12 @@ class View:
             return found
 
         return await self._once("disks", "", find)
+
+    async def _asked(
+        self, runtime: str, host: HostDrivers, ask: Callable[[], Coroutine[Any, Any, Mapping[str, _T]]]
+    ) -> Mapping[str, _T]:
+        """Ask a host, unless it has nothing of a runtime and need not."""
+        return await answer_of(runtime, self.testbeds, host.name, ask, {})
 
     async def _once(self, what: str, host: str, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Call it once, also when several ask for it at the same time."""

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from kvmcompose.core.commands import Down, Power, Up
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.instance import HostSize
 from kvmcompose.core.resource import Change, Ref, Verb
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.providers.libvirt.interface import HypervisorFacts
 from kvmcompose.server.action_log import ActionLog, RunningStep
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.resources._view import View
@@ -36,7 +36,7 @@ class Work:
         testbed: LoadedTestbed | None,
         command: Up | Down | Power,
         log: ActionLog,
-        facts: Mapping[str, HypervisorFacts],
+        facts: Mapping[str, HostSize],
     ) -> None:
         self.view = view
         self.context: Context = view.context
@@ -87,7 +87,8 @@ class Work:
     def boots(self, host: str) -> int:
         """Return how many guests may boot at a time on a host: a boot under emulation keeps a CPU busy."""
         virt_type = self.testbed.state.testbed_hosts[host].virt_type
-        return max(2, self.facts[host].cpus * BOOTS_PER_CPU.get(virt_type, 2))
+        size = self.facts.get(host)
+        return max(2, size.cpus * BOOTS_PER_CPU.get(virt_type, 2)) if size is not None else 2
 
     def is_second(self, change: Change) -> bool:
         """Return whether a change removes what a guest also has on the host that it is placed on.

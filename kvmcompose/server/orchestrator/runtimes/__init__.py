@@ -6,6 +6,7 @@ A module (also one in ``runtimes/`` of a plug-in folder) offers:
 ``instance(guest)``                          the reference of the resource that is the guest when it runs
 ``instances(context, host)``                 what it runs of the project on a host, by name, in few calls
 ``events(context, host)``                    yields their states, and changes of them; optional
+``size(context, host)``                      how large a host is, as it sees it; optional
 ``entrance(context, testbed, guest)``        the way into a guest that runs; optional
 ``is_waited_for(guest)``                     whether ``up`` waits for a guest that was started; optional
 ``wait(context, testbed, guest)``            waits until it can be worked with, likewise
@@ -28,12 +29,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.effects.resources import plugin_folders
+from kvmcompose.hosts.errors import DriverError, HostLostError, NotInstalledError
 
 if TYPE_CHECKING:
     import socket
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from kvmcompose.core.access import ConsolePart
     from kvmcompose.core.commands import Snapshot
     from kvmcompose.core.deployment import SnapshotStatus
-    from kvmcompose.core.instance import Instance, InstanceEvent
+    from kvmcompose.core.instance import HostSize, Instance, InstanceEvent
     from kvmcompose.core.resource import Ref
     from kvmcompose.providers.drivers import HostDrivers
     from kvmcompose.providers.guest.interface import Entrance
@@ -52,6 +54,9 @@ if TYPE_CHECKING:
 __path__.extend(str(each / "runtimes") for each in plugin_folders() if (each / "runtimes").is_dir())
 
 
+_T = TypeVar("_T")
+
+
 class Runtime(Protocol):
     """What a module in this package offers; see above."""
 
@@ -60,6 +65,9 @@ class Runtime(Protocol):
 
     async def instances(self, context: Context, host: HostDrivers) -> Mapping[str, Instance]:
         """Return the project's instances on a host by name, running or not. Raises DriverError."""
+
+    async def size(self, context: Context, host: HostDrivers) -> HostSize | None:
+        """Return the CPUs and the memory of a host, None where it knows of none. Raises DriverError."""
 
     def events(self, context: Context, host: HostDrivers) -> AsyncGenerator[InstanceEvent]:
         """Yield the state of each instance, and then each other state that one gets into.
@@ -148,9 +156,37 @@ def runtimes_of(testbeds: Iterable[LoadedTestbed]) -> Mapping[str, Runtime]:
     return {name: runtime_of(guest) for name, guest in sorted(guests.items())}
 
 
+async def answer_of(
+    runtime: str,
+    testbeds: Sequence[LoadedTestbed],
+    host: str,
+    ask: Callable[[], Awaitable[_T]],
+    nothing: _T,
+) -> _T:
+    """Ask what a runtime has on a host, where guests of these testbeds have that runtime; else ``nothing``.
+
+    A host without such guests need not have what runs them: where it does not answer there, there is nothing.
+    Without testbeds all hosts are asked. Raises DriverError.
+    """
+    if testbeds and not any(runtime in names for each in testbeds for names in each.runtimes.values()):
+        return nothing
+    try:
+        return await ask()
+    except HostLostError:
+        raise
+    except NotInstalledError:
+        if any(runtime in each.runtimes.get(host, ()) for each in testbeds):
+            raise
+    except DriverError:
+        if not testbeds or any(runtime in each.runtimes.get(host, ()) for each in testbeds):
+            raise
+    return nothing
+
+
 def _module(name: str) -> Runtime:
     module: Any = importlib.import_module(f"{__name__}.{name}")
     defaults = {
+        "size": _no_size,
         "events": _no_events,
         "entrance": _no_entrance,
         "is_waited_for": _no,
@@ -168,6 +204,10 @@ def _module(name: str) -> Runtime:
         if not hasattr(module, key):
             setattr(module, key, value)
     return cast("Runtime", module)
+
+
+async def _no_size(_context: Context, _host: HostDrivers) -> None:
+    """Return None: the default."""
 
 
 async def _no_events(_context: Context, host: HostDrivers) -> AsyncGenerator[InstanceEvent]:

@@ -15,7 +15,7 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.guest.entrance import SshEntrance
 from kvmcompose.providers.guest.interface import Login
-from kvmcompose.providers.libvirt.interface import DomainState
+from kvmcompose.providers.libvirt.interface import DomainState, HypervisorFacts
 from kvmcompose.render.domain import console_log
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import domain_xml
@@ -41,6 +41,11 @@ def instance(guest: LoadedGuest) -> Ref:
 async def instances(context: Context, host: HostDrivers) -> Mapping[str, DomainState]:
     """Return the project's domains on a host."""
     return await host.hypervisor.domains(context.project)
+
+
+async def size(_context: Context, host: HostDrivers) -> HypervisorFacts:
+    """Return what libvirt says of a host."""
+    return await host.hypervisor.facts()
 
 
 def events(context: Context, host: HostDrivers) -> AsyncGenerator[InstanceEvent]:
