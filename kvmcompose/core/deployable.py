@@ -60,6 +60,41 @@ class DomainGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
         return self.domain_xml
 
 
+class Mount(msgspec.Struct, frozen=True, gc=False):
+    """A file or folder of the project that a container sees at ``target``.
+
+    ``source`` is a path as in the state: relative to the project folder, or absolute where the user allowed
+    that.
+    """
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+class ContainerGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
+    """A guest that a container engine runs. Its name on its host is ``GuestState.domain``.
+
+    ``request`` is the artefact with the request that creates it: the body of ``POST /containers/create`` in
+    the Docker Engine API, without the labels. ``image`` is the image as the YAML names it. ``mounts`` are the
+    volumes that its host needs; ``resolv_conf`` is the artefact that is its ``/etc/resolv.conf``, and
+    ``archive`` the one with its scripts and context, a tar archive of what is below ``/etc/nocloud``. Both
+    are in ``files``.
+    """
+
+    runtime: str = "containers"
+    request: str
+    image: str
+    mounts: tuple[Mount, ...] = ()
+    resolv_conf: str | None = None
+    archive: str | None = None
+
+    @property
+    def read_here(self) -> str | None:
+        """The request."""
+        return self.request
+
+
 class SwitchBridge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An Open vSwitch bridge. ``protocol`` and ``controller`` are in the syntax of ovs-vsctl(8).
 

@@ -36,6 +36,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``host_key`` is the key that its SSH server must have: type and key, in OpenSSH's format.
     ``libvirt_uri`` is a URI on the host itself, in the form that ``LibvirtUri`` writes.
+    ``container_engine`` is ``docker``, ``podman`` or the path of a socket; None for the first that answers.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cpus: int | None = None
     memory_mb: int | None = None
     ovn: ChassisConfig | None = None
+    container_engine: str | None = None
 
     def __post_init__(self) -> None:
         """Normalise ``libvirt_uri``, so that no host has one that is not permitted. Raises ValueError."""

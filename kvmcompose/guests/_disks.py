@@ -125,7 +125,7 @@ def check(
         for key in ("setup_script", "run_script"):
             yield from _files.script(files, (*at, key), getattr(kind.cloud_image, key))
         if kind.cloud_image.context is not None:
-            yield from _check_context(kind.cloud_image.context, (*at, "context"), files)
+            yield from check_context(kind.cloud_image.context, (*at, "context"), files)
         yield from _files.environment(
             files, at, kind.cloud_image.environment, kind.cloud_image.environment_file
         )
@@ -143,9 +143,10 @@ def check(
             )
 
 
-def _check_context(
+def check_context(
     context: str | ContextSection, at: tuple[str | int, ...], files: ProjectFiles
 ) -> Iterator[Complaint]:
+    """Yield the problems of a context, which the key at the path ``at`` names."""
     if isinstance(context, ContextSection):
         yield from _files.context(files, at, context.path, context.modes, at_path=(*at, "path"))
     else:

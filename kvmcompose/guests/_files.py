@@ -102,19 +102,38 @@ def script(files: ProjectFiles, at: _Path, path: str | None) -> Iterator[Complai
 def environment(
     files: ProjectFiles, section: _Path, in_yaml: Mapping[str, str], path: str | None
 ) -> Iterator[Complaint]:
-    """Yield the problems of a guest's variables: those ``in_yaml``, and those in the file at ``path``."""
-    if path is None:
-        yield from reserved_variables(section, in_yaml, {}, None)
-        return
-    at = (*section, "environment_file")
+    """Yield the problems of a guest's variables: those ``in_yaml``, and those in the file at ``path``.
+
+    A shell in the guest sets them, so that it must not set them itself.
+    """
+    variables: dict[str, str] = {}
+    data = None
+    if path is not None:
+        variables, data, complaints = _variables(files, (*section, "environment_file"), in_yaml, path)
+        yield from complaints
+    if path is None or data is not None:
+        file = (path, data) if path is not None and data is not None else None
+        yield from reserved_variables(section, in_yaml, variables, file)
+
+
+def environment_file(
+    files: ProjectFiles, at: _Path, in_yaml: Mapping[str, str], path: str
+) -> Iterator[Complaint]:
+    """Yield the problems of a file of variables, which the key at ``at`` names, beside those ``in_yaml``."""
+    yield from _variables(files, at, in_yaml, path)[2]
+
+
+def _variables(
+    files: ProjectFiles, at: _Path, in_yaml: Mapping[str, str], path: str
+) -> tuple[dict[str, str], bytes | None, list[Complaint]]:
+    """Return the variables of a file, its content, None if it has none to check, and its problems."""
     wrong = list(carried(files, at, path))
     data = files.content(path, LARGEST_FILE) if not wrong else None
     if wrong or data is None:
-        yield from wrong or [_missing(at, path, FileKind.UNREADABLE, "a file")]
-        return
+        return {}, None, wrong or [_missing(at, path, FileKind.UNREADABLE, "a file")]
     variables, problems = parse_environment(data, path)
-    for problem in problems:
-        yield Complaint(
+    complaints = [
+        Complaint(
             code=problem.code,
             path=at,
             message=problem.message,
@@ -122,15 +141,19 @@ def environment(
             hint=problem.hint,
             location=problem.location,
         )
-    for name in sorted(variables.keys() & in_yaml):
-        yield Complaint(
+        for problem in problems
+    ]
+    complaints += [
+        Complaint(
             code="duplicate-variable",
-            path=(*section, "environment", name),
+            path=(*at[:-1], "environment", name),
             message=f"{name} is set in {path!r}, too",
             hint="set it in one of the two",
             at_key=True,
         )
-    yield from reserved_variables(section, in_yaml, variables, (path, data))
+        for name in sorted(variables.keys() & in_yaml)
+    ]
+    return variables, data, complaints
 
 
 def image(

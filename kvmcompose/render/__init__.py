@@ -1,4 +1,4 @@
-"""Values to bytes: domain XML, network XML, cloud-init seeds."""
+"""Values to bytes: domain XML, network XML, cloud-init seeds, requests for containers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import BinaryIO
 import msgspec
 
 from kvmcompose.core.artefact import Rendered
+from kvmcompose.render import container
 from kvmcompose.render.inputs import Sources
 
 
@@ -50,6 +51,15 @@ RENDERERS = {
             "kvmcompose.core.environment",
             "kvmcompose.core.public_keys",
         ),
+        writes_time=True,
+    ),
+    "container": Renderer(
+        container.write_request, ("kvmcompose.render.container", "kvmcompose.core.environment")
+    ),
+    "resolv-conf": Renderer(container.write_resolvers, ("kvmcompose.render.container",)),
+    "container-files": Renderer(
+        container.write_files,
+        ("kvmcompose.render.container", "kvmcompose.render.archive"),
         writes_time=True,
     ),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Protocol
 
 import msgspec
 
@@ -74,13 +75,22 @@ class SeedValues(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     domain: str | None = None
 
 
+class HasModes(Protocol):
+    """The values of a seed, or of another archive with a context."""
+
+    @property
+    def context_modes(self) -> dict[str, str]:
+        """Permission bits in octal digits, by paths in the context."""
+
+
 def context_modes(content: Rendered) -> Mapping[str, str]:
-    """The modes of a seed's context."""
-    values: SeedValues = content.values
+    """The modes of the context in a seed or another archive."""
+    values: HasModes = content.values
     return values.context_modes
 
 
-def _numbered(folder: str, scripts: Sequence[str]) -> Mapping[str, str]:
+def numbered(folder: str, scripts: Sequence[str]) -> Mapping[str, str]:
+    """Return the scripts of ``setup`` or ``run`` by their paths below ``/etc/nocloud``."""
     digits = max(2, len(str(len(scripts) - 1)))  # they are run in the order of their names
     return {
         f"{folder}/{number:0{digits}}-{PurePosixPath(script).name}": script
@@ -90,7 +100,7 @@ def _numbered(folder: str, scripts: Sequence[str]) -> Mapping[str, str]:
 
 def script_paths(folder: str, scripts: Sequence[str]) -> tuple[str, ...]:
     """Where the scripts of ``setup`` or ``run`` are inside the guest, in order."""
-    return tuple(f"/etc/nocloud/{path}" for path in _numbered(folder, scripts))
+    return tuple(f"/etc/nocloud/{path}" for path in numbered(folder, scripts))
 
 
 def _on_switch(nic: Interface) -> SeedAddresses | None:
@@ -147,8 +157,8 @@ def seed_iso(
         KEY_FILE: shared.guest_config.ssh_public_key_location,
         **({ENVIRONMENT_FILE: environment_file} if environment_file is not None else {}),
         **({CONTEXT: context} if context is not None else {}),
-        **_numbered("setup", setup_scripts),
-        **_numbered("run", run_scripts),
+        **numbered("setup", setup_scripts),
+        **numbered("run", run_scripts),
     }
     return Artefact(
         task=f"seed-iso:{guest.name}",

@@ -91,8 +91,10 @@ def observed(bench: Bench) -> Iterator[tuple[str, bytes]]:
     yield "state.json", (bench.folder / "state.json").read_bytes()
     yield "disks.txt", disks(bench).encode()
     for path in sorted((bench.folder / "artefacts").iterdir()):
-        if path.suffix in (".xml", ".json"):
+        if path.suffix in (".xml", ".json", ".conf"):
             yield f"artefacts/{path.name}", path.read_bytes()
+        elif path.suffix == ".tar":
+            yield f"artefacts/{path.name}.txt", listing(path.read_bytes()).encode()
         elif path.suffix == ".iso" and not path.is_symlink():
             files = seed_files(path)
             assert set(files) == set(SEED_FILES)

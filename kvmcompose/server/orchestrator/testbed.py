@@ -117,7 +117,8 @@ class _Content:
             ),
             None,
         )
-        run = guest_kind(state.kind).deployable(state, shared)
+        kind = guest_kind(state.kind)
+        run = None if kind.CANNOT_RUN_YET else kind.deployable(state, shared)
         access = self.network_plan.management.get(state.name) if address is None else None
         if access is None:
             direct = self.network_plan.direct.get(state.name)

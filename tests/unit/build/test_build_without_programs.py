@@ -39,6 +39,7 @@ def test_text_and_links_are_made_without_a_program(bench: Bench) -> None:
         "artefacts/lab-network.xml",
         "artefacts/live-media.iso",
         "artefacts/live-domain.xml",
+        "artefacts/web-container.json",
     }
     assert set(done.values()) == {"create"}
     assert bench.generate() == {}

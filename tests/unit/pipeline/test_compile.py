@@ -73,6 +73,8 @@ def test_each_artefact_has_its_kind() -> None:
         "artefacts/server-cloud-init.img": ("disk:server", Policy.MUTABLE, Overlay),
         "artefacts/server-cloud-init.iso": ("seed-iso:server", Policy.REPRODUCIBLE, Rendered),
         "artefacts/server-domain.xml": ("domain-xml:server", Policy.TEXT, Rendered),
+        "artefacts/web-container.json": ("container:web", Policy.TEXT, Rendered),
+        "artefacts/web-resolv.conf": ("resolv-conf:web", Policy.TEXT, Rendered),
     }
 
 

@@ -308,7 +308,7 @@ def test_what_is_wrong_is_kept_as_it_was_written() -> None:
             MACHINE + "  memory_mb: 5\n",
             (
                 "kvm-compose.yaml:7:3: machines[0].memory_mb: error: unknown key 'memory_mb' [unknown-key]\n"
-                "    hint: it belongs under 'libvirt'"
+                "    hint: it belongs under 'docker' or 'libvirt'"
             ),
         ),
         (
