@@ -15,7 +15,7 @@ from kvmcompose.hosts.errors import DriverError
 Place = tuple[str, ...]
 
 
-class FakeNic(msgspec.Struct, frozen=True):
+class FakeNic(msgspec.Struct, frozen=True, gc=False):
     """A NIC of a domain: a port of an Open vSwitch bridge, unless it is in a libvirt ``network``.
 
     ``interface_id`` is the logical port of OVN that it is.
@@ -28,7 +28,7 @@ class FakeNic(msgspec.Struct, frozen=True):
     interface_id: str | None = None
 
 
-class FakeHardware(msgspec.Struct):
+class FakeHardware(msgspec.Struct, gc=False):
     """What a domain has. Memory in MiB; ``disks`` are targets."""
 
     memory_mb: int = 64
@@ -39,7 +39,7 @@ class FakeHardware(msgspec.Struct):
     disks: list[str] = []
 
 
-class FakeDomain(msgspec.Struct):
+class FakeDomain(msgspec.Struct, gc=False):
     """A domain. ``started`` in seconds since 1970, 0 while it is off.
 
     ``taps`` are the names of its ports while it runs. ``paused`` is why it is paused, "" when it is not;
@@ -65,7 +65,7 @@ class FakeDomain(msgspec.Struct):
     answers_arp: list[str] = []
 
 
-class FakeDisk(msgspec.Struct):
+class FakeDisk(msgspec.Struct, gc=False):
     """A disk: ``markers`` are files in the guest that record which scripts have run, with their contents.
 
     ``sent`` is the digest of what was sent for ``/etc/nocloud`` since cloud-init unpacked the seed ``seed``,
@@ -91,7 +91,7 @@ def interface_id(mac: str) -> str:
     return str(uuid5(NAMESPACE_OID, mac))
 
 
-class FakePort(msgspec.Struct):
+class FakePort(msgspec.Struct, gc=False):
     """A port of a bridge; see ``FoundPort``."""
 
     type: str = ""

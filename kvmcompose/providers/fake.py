@@ -6,6 +6,9 @@ Each call has a name, ``start_domain:web``: the method and its object. Calls tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from kvmcompose.core.chassis import Remotes
 from kvmcompose.core.model import Host
 from kvmcompose.effects.owner_files import OwnerFiles
@@ -30,7 +33,17 @@ class FakeDrivers(Worlds):
 
     name = "fake"
 
+    def __init__(self, path: Path | None = None, failures: Sequence[str] = (), delay: float = 0) -> None:
+        super().__init__(path, failures, delay)
+        self._hosts: dict[tuple[Host, bool], HostDrivers] = {}
+
     def host(self, host: Host, member: OwnerFiles | None = None) -> HostDrivers:
+        key = host, member is not None
+        if key not in self._hosts:
+            self._hosts[key] = self._drivers(*key)
+        return self._hosts[key]
+
+    def _drivers(self, host: Host, is_member: bool) -> HostDrivers:
         fake = SimulatedHost(self, MAIN if host.is_main_host else host.name)
         return HostDrivers(
             name=host.name,
@@ -46,7 +59,7 @@ class FakeDrivers(Worlds):
             containers=FakeContainers(fake),
             images=FakeImages(fake),
             nics=FakeNics(fake),
-            blobs=None if host.is_main_host and member is None else FakeBlobStore(fake),
+            blobs=None if host.is_main_host and not is_member else FakeBlobStore(fake),
         )
 
     def ovn(self, main: Host, databases: Remotes) -> OvnDrivers:  # noqa: ARG002 (there is one)

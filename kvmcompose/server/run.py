@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import resource
@@ -18,6 +17,7 @@ from kvmcompose.core.deployment import Health
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.server_places import token_path
 from kvmcompose.providers.drivers import Drivers
+from kvmcompose.server import collector
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.api import create_app
 from kvmcompose.server.api.authentication import AccessPolicy, Authenticator
@@ -42,8 +42,8 @@ _RESULT_SECONDS = 0.5
 _DATABASE = "server.db"
 #: Of simulated testbeds, which a server for real hosts must not list.
 _FAKE_DATABASE = "fake-server.db"
-#: Thresholds of the garbage collector, which stops all threads: objects of thousands of guests are many.
-_COLLECT = (10_000, 10, 10)
+#: How long ago the last request must be for the server to rest, in seconds.
+_REST_SECONDS = 1.0
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -52,9 +52,7 @@ def serve(settings: ServerSettings) -> None:
 
     Raises RefusedError (HeldError among them) and StoreError when it cannot start.
     """
-    gc.freeze()  # what is imported stays: the collector need not look at it again and again
-    gc.set_threshold(*_COLLECT)
-    gc.enable()  # off in commands, which end before cycles pile up
+    collector.configure()
     check(settings)
     _raise_limit()
     with held(settings):
@@ -149,6 +147,8 @@ class _Server:
                     asyncio.create_task(listener.serve([each]))
                     for listener, (each, _, _) in zip(self._listeners, pairs, strict=True)
                 ]
+                collecting = asyncio.create_task(collector.collect_at_rest(lambda: self._rests(actions)))
+                cleanup.callback(collecting.cancel)
                 for task in serving:  # one that ends early has failed, and stops the server
                     task.add_done_callback(lambda _: self._stopping.set())
                 _warn(settings)
@@ -161,6 +161,12 @@ class _Server:
         finally:
             await actions.stop()
             await drivers.close()
+
+    def _rests(self, actions: Actions) -> bool:
+        """Return whether no action runs, and clients at most follow events."""
+        idle = asyncio.get_running_loop().time() - self._activity.last
+        answering = self._activity.requests > self._activity.followers
+        return not actions.busy and not answering and idle >= _REST_SECONDS
 
     def _on_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -308,8 +308,10 @@ class FakeHypervisor(FakeNetworks):
 
     async def wait_off(self, name: str) -> None:
         await self._host.call("wait_off", name)
-        while self._world.domains.get(name, FakeDomain("", "")).started:  # noqa: ASYNC110 (a fake may)
-            await asyncio.sleep(0.05)
+        seconds = 0.05
+        while self._world.domains.get(name, FakeDomain("", "")).started:
+            await asyncio.sleep(seconds)
+            seconds = min(2 * seconds, 1.0)  # hundreds of guests are waited for, often for long
 
     async def destroy_domain(self, name: str) -> None:
         await self._host.call("destroy_domain", name)
