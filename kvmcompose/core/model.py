@@ -15,6 +15,7 @@ from kvmcompose.core.document import Path
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.expectation import Expectation
 from kvmcompose.core.libvirt_uri import LibvirtUri, parse_libvirt_uri
+from kvmcompose.core.order import Condition, Healthcheck
 
 #: The GENEVE header (RFC 8926: 8 bytes, plus UDP, IPv4 and an inner Ethernet header, plus room for
 #: options) fits into 1500 bytes with this MTU. All guests have it, on whichever hosts their bridges are, so
@@ -126,7 +127,8 @@ class Machine(msgspec.Struct, frozen=True):
     ``kind`` names its module in ``kvmcompose.guests``; ``body`` is that module's own type. ``index`` is
     its place in the list. ``scaled`` are the interfaces of its clones, when it has any. ``labels`` are those
     of all its guests. ``id`` is the name that it keeps its data under; None for its own.
-    ``interfaces_key`` is the key of its interfaces in the YAML.
+    ``interfaces_key`` is the key of its interfaces in the YAML. ``depends_on`` are names of machines and
+    guests, as written: as the keys of a mapping if ``depends_on_is_map``, otherwise in a list.
     """
 
     name: str
@@ -138,6 +140,9 @@ class Machine(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     id: str | None = None
     interfaces_key: str = "interfaces"
+    depends_on: dict[str, Condition] = {}
+    depends_on_is_map: bool = False
+    healthcheck: Healthcheck | None = None
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):

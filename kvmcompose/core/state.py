@@ -13,6 +13,7 @@ import msgspec
 from kvmcompose.core.environment import without_values
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host, SshKeys
+from kvmcompose.core.order import Condition, Healthcheck
 
 STATE_VERSION = 1
 
@@ -70,7 +71,8 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ``kind`` names its module in ``kvmcompose.guests``. ``definition`` is the YAML's ``section`` with the
     defaults filled in, and is under that key in the file. In the file, digests replace the values of an
     ``environment``, because users commit the file. ``labels`` are in the file where there are any, ``id``
-    where it is not the name.
+    where it is not the name. ``depends_on`` are the guests that must have come so far before this one starts,
+    in the file where there are any; so is ``healthcheck``.
     """
 
     name: str
@@ -87,6 +89,8 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     definition: Any
     labels: dict[str, str] = {}
     id: str | None = None
+    depends_on: dict[str, Condition] = {}
+    healthcheck: Healthcheck | None = None
 
     @property
     def identity(self) -> str:
@@ -153,7 +157,8 @@ def _guest_document(guest: GuestState) -> dict[str, Any]:
         "interfaces": guest.interfaces,
         guest.section: without_values(guest.definition),
     }
-    extra = {key: value for key, value in (("id", guest.id), ("labels", guest.labels)) if value}
+    optional = ("id", "labels", "depends_on", "healthcheck")
+    extra = {key: value for key in optional if (value := getattr(guest, key))}
     return document | extra
 
 

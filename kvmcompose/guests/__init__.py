@@ -13,6 +13,7 @@ A module implements a *kind* of guest and offers:
                                   that cannot run
 ``resources(guest, shared)``      what must exist on hosts for it, where libvirt does not run it; optional
 ``CANNOT_RUN_YET``                True while ``up`` cannot start guests of this kind; optional
+``can_be_entered(guest)``         whether commands can run in a guest of the testbed; without it, they can
 ``privileges(guest, shared)``     what it reaches on its host beyond its XML, likewise; optional
 
 Modules whose names start with ``_`` are shared between kinds. The YAML can use a kind that has a schema,
@@ -56,6 +57,9 @@ class GuestKind(Protocol):
     def complete(self, guest: Guest, files: ProjectFiles) -> Guest:
         """Return a guest of a machine of this kind, with data from its files."""
 
+    def can_be_entered(self, guest: Guest) -> bool:
+        """Return whether commands can run in the guest."""
+
     def artefacts(self, guest: GuestState, shared: Shared) -> Iterable[Artefact]:
         """Yield the files to make for one guest."""
 
@@ -86,6 +90,8 @@ def guest_kind(name: str) -> GuestKind:
         module.SECTION = name
     if not hasattr(module, "complete"):
         module.complete = _complete
+    if not hasattr(module, "can_be_entered"):
+        module.can_be_entered = _yes
     if not hasattr(module, "deployable"):
         module.deployable = _cannot_run
     if not hasattr(module, "resources"):
@@ -100,6 +106,11 @@ def guest_kind(name: str) -> GuestKind:
 def _complete(guest: Guest, _files: ProjectFiles) -> Guest:
     """Return the guest unchanged: the default for a kind without ``complete``."""
     return guest
+
+
+def _yes(_guest: Guest) -> bool:
+    """Return True: the default for a kind without ``can_be_entered``."""
+    return True
 
 
 def _no_privileges(_guest: GuestState, _shared: Shared) -> tuple[Privilege, ...]:

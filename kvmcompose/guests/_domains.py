@@ -9,6 +9,7 @@ import msgspec
 
 from kvmcompose.core.artefact import Artefact, BaseImage, LinkTo, Policy
 from kvmcompose.core.deployable import DomainGuest
+from kvmcompose.core.model import Guest
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests._disks import LibvirtType, media_path
@@ -78,6 +79,12 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         # a guest without cloud-init may not use its serial line, so its screen must be visible
         graphics=kind.cloud_image is None,
     )
+
+
+def can_be_entered(guest: Guest) -> bool:
+    """Return whether the guest has cloud-init, which lets our key in."""
+    definition: DomainSection = guest.definition
+    return definition.libvirt_type.cloud_image is not None
 
 
 def runs(

@@ -15,9 +15,9 @@ from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _disks, _files, _scaling
 from kvmcompose.guests._disks import CloudImage, LibvirtType
-from kvmcompose.guests._domains import DomainSection, privileges, runs, with_disk
+from kvmcompose.guests._domains import DomainSection, can_be_entered, privileges, runs, with_disk
 
-__all__ = ["privileges"]  # those of every guest that libvirt runs
+__all__ = ["can_be_entered", "privileges"]  # those of every guest that libvirt runs
 
 
 class LibvirtSection(msgspec.Struct, frozen=True, kw_only=True):

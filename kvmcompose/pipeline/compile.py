@@ -29,6 +29,7 @@ from kvmcompose.guests import guest_kind
 from kvmcompose.networks import dialect
 from kvmcompose.pipeline.ignored import ignored_keys
 from kvmcompose.pipeline.logical import Documents, InputFile, Settings, logical_testbed
+from kvmcompose.pipeline.order import dependencies
 from kvmcompose.pipeline.schemas import Schemas
 from kvmcompose.pipeline.shape import Shaped, shape_config, shape_testbed
 from kvmcompose.placement import place
@@ -139,6 +140,7 @@ def specialised(placed: PlacedTestbed) -> State:
     logical = placed.logical
     network, interfaces, external = dialect(logical.dialect).specialise(placed)
     hosts = {host.name: host for host in logical.hosts}
+    needed = dependencies(logical.guests)
     return State(
         version=STATE_VERSION,
         project_name=logical.project,
@@ -159,6 +161,8 @@ def specialised(placed: PlacedTestbed) -> State:
                 definition=guest.definition,
                 labels=guest.machine.labels,
                 id=guest.id,
+                depends_on=needed.get(guest.name, {}),
+                healthcheck=None if guest.is_golden_image else guest.machine.healthcheck,
             )
             for number, guest in enumerate(logical.guests)
         },

@@ -20,6 +20,7 @@ from kvmcompose.networks import Dialect, check_management, dialect
 from kvmcompose.pipeline.config import check_hosts, check_keys, parse_hosts, parse_keys
 from kvmcompose.pipeline.expectations import check_expectations
 from kvmcompose.pipeline.management import check_exceptions, management
+from kvmcompose.pipeline.order import check_order, depends_on, healthcheck
 from kvmcompose.pipeline.ovn_config import OVN_KEYS, check_remotes, parse_remotes
 from kvmcompose.pipeline.read import read_document
 from kvmcompose.placement import check_constraints, strategies
@@ -135,6 +136,7 @@ def logical_testbed(
         ]
         guests += (_with_id(module.complete(guest, files)) for guest in module.expand(each))
     complaints += _check_guests(settings.project, guests)
+    complaints += check_order(machines, guests)
     complaints += _cannot_run(machines)
     topology = network_module.topology(network)
     complaints += check_constraints(constraints, guests, topology, hosts)
@@ -180,6 +182,9 @@ def machine(entry: dict[str, Any], index: int, network: Dialect) -> Machine:
         index=index,
         labels=entry.get("labels") or {},
         id=None if entry.get("id") == entry["name"] else entry.get("id"),
+        depends_on=depends_on(entry.get("depends_on")),
+        depends_on_is_map=isinstance(entry.get("depends_on"), dict),
+        healthcheck=healthcheck(entry.get("healthcheck")),
         interfaces_key=network.INTERFACES,
     )
 

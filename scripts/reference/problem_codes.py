@@ -239,6 +239,12 @@ CODES: dict[str, tuple[str, Example | None]] = {
         "A control character that neither YAML nor XML permits, at the given place.",
         _yaml(("name: web", 'name: "web\\u0007"')),
     ),
+    "dependency-cycle": (
+        "Machines depend on each other by `depends_on`, or one depends on itself.",
+        _yaml(
+            ("name: web", "name: web\n    depends_on: [db]"), ("name: db", "name: db\n    depends_on: [web]")
+        ),
+    ),
     "doubled-clone": (
         "A list names a clone twice, or two entries connect it to the same bridge.",
         _scaled("count: 2, interfaces: [{bridge: br1, clones: [0, 1, 1]}]"),
@@ -302,10 +308,17 @@ CODES: dict[str, tuple[str, Example | None]] = {
         _yaml(("name: web", f"name: {'web' * 20}")),
     ),
     "needs-cloud-init": (
-        "Scripts need cloud-init, and the machine is not a `cloud_image`.",
+        (
+            "Scripts, a healthcheck and the conditions `reachable` and `setup_done` need cloud-init, and the "
+            "machine is not a `cloud_image`."
+        ),
         _scaled(
             f"{_TWO}, clone_setup: [{{script: setup.sh, clones: [0]}}]", "existing_disk: {path: setup.sh}"
         ),
+    ),
+    "no-healthcheck": (
+        "`depends_on` waits for a machine to be healthy that has no `healthcheck`.",
+        _yaml(("name: web", "name: web\n    depends_on: {db: {condition: healthy}}")),
     ),
     "no-hosts": (
         "The config lists no testbed host.",
@@ -468,7 +481,7 @@ CODES: dict[str, tuple[str, Example | None]] = {
         _yaml((_WEB, "interfaces: [{bridge: br7}]")),
     ),
     "unknown-guest": (
-        "A name or pattern in `expect` or `management.except` is that of no guest or machine.",
+        "A name or pattern in `expect`, `management.except` or `depends_on` is that of no guest or machine.",
         _yaml(("network:", "expect: [{from: web, to: dbb, is: allowed}]\nnetwork:")),
     ),
     "unknown-host": (

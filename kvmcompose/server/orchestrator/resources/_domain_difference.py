@@ -19,7 +19,8 @@ _SETUP = re.compile(
 )
 #: Keys that the domain does not depend on. Without an ``id``, another name is another domain.
 _UNUSED = re.compile(
-    r"^(name|hostname|id|guest_id|labels|extra_info|testbed_host|is_golden_image|kind)($|\.)|ready_timeout"
+    r"^(name|hostname|id|guest_id|labels|extra_info|testbed_host|is_golden_image|kind|depends_on|healthcheck)"
+    r"($|\.|\[)|ready_timeout"
 )
 _SIZE = re.compile(r"\.(memory_mb|cpus)$")
 #: Keys of an interface: what moves its port, what a guest learns when it starts, what follows from others.
