@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO
 
-    from kvmcompose.client.packets import PacketStream
+    from kvmcompose.client.byte_stream import ByteStream
     from kvmcompose.core.commands import Capture
     from kvmcompose.monitor.console import Console
 
@@ -171,7 +171,7 @@ def _output(path: str | None) -> Iterator[IO[bytes]]:
             raise KvmComposeError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _end(stream: PacketStream) -> None:
+def _end(stream: ByteStream) -> None:
     """Stop the capture; the second time without waiting for pending output."""
     if stream.stopped:
         raise KeyboardInterrupt

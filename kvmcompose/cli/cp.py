@@ -19,7 +19,10 @@ examples:
   kvm-compose cp server:/var/log/syslog .
   kvm-compose cp ./a:b server:                local file with a colon in its name
 
-Runs the system's scp with the guest's key and host key.
+Runs the system's scp with the guest's key and host key. Files of containers are copied
+through the server, as by docker cp: relative paths in them are below /, and files that
+are copied to them belong to root. What comes from a container stays in the target: links
+out of it, devices and the like are left out.
 """
 
 
@@ -48,7 +51,7 @@ def _complete(parsed_args: argparse.Namespace, **_rest: object) -> list[str]:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Replace this process by scp."""
+    """Copy through the server, or replace this process by scp."""
     from kvmcompose.cli._access import become, destination, ssh_options, stdio_command
 
     ends = [_end(word) for word in (*arguments.source, arguments.target)]
@@ -61,9 +64,16 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     deployment = open_target(arguments)
     known = {guest.name: guest for guest in deployment.server.access(deployment.name)}
     guest = known[guest_named(deployment, known, guests.pop())]
+    if not guest.by_ssh:
+        from kvmcompose.cli import _guest_files
+
+        copy = _guest_files.fetch if sources != {None} else _guest_files.send
+        words = [end.path for end in ends]
+        copy(deployment, guest.name, words[:-1], words[-1], console, recursive=arguments.recursive)
+        return 0
     options = [*(["-r"] if arguments.recursive else []), *(["-O"] if arguments.legacy else [])]
     paths = [_word(end, destination(guest)) for end in ends]
-    become(["scp", *options, *ssh_options(guest, stdio_command(arguments)), "--", *paths], console)
+    return become(["scp", *options, *ssh_options(guest, stdio_command(arguments)), "--", *paths], console)
 
 
 def _end(word: str) -> _End:

@@ -6,7 +6,7 @@ import getpass
 import os
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -17,6 +17,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from kvmcompose.client.address import CONNECT_SECONDS, Address
+from kvmcompose.client.byte_stream import ByteStream, open_stream, send_stream
 from kvmcompose.client.command_input import CommandInput
 from kvmcompose.client.errors import (
     UNAUTHORIZED,
@@ -26,7 +27,6 @@ from kvmcompose.client.errors import (
     error_of,
 )
 from kvmcompose.client.guest_connection import connect_guest
-from kvmcompose.client.packets import PacketStream, open_stream
 from kvmcompose.client.stream import EventStream
 from kvmcompose.client.unix import KEPT_CONNECTIONS, PlainAdapter
 from kvmcompose.core.access import ConsolePart, GuestAccess
@@ -283,13 +283,30 @@ class RemoteServer:
                 self._can_wait = False  # a server of an earlier version, which answers at once
         return self._get(_path(name, "console"), ConsolePart, query)
 
-    def capture(self, name: str, wanted: Capture) -> PacketStream:
+    def capture(self, name: str, wanted: Capture) -> ByteStream:
         """Start to capture packets, until the stream is closed."""
         given = {key: value for key, value in msgspec.to_builtins(wanted).items() if value is not None}
-        target = f"{_path(name, 'capture')}?{urlencode(given)}"
+        return self._stream(f"{_path(name, 'capture')}?{urlencode(given)}", "the capture")
+
+    def get_files(self, name: str, guest: str, path: str) -> ByteStream:
+        """Start to read a file or folder of a guest: a tar archive, with it as the first entry."""
+        return self._stream(
+            f"{_path(name, 'guests', guest, 'files')}?{urlencode({'path': path})}", "the copy"
+        )
+
+    def put_files(self, name: str, guest: str, folder: str, archive: Iterable[bytes]) -> None:
+        """Extract a tar archive in a folder of a guest. Raises what ``archive`` raises, too."""
+        target = f"{_path(name, 'guests', guest, 'files')}?{urlencode({'path': folder})}"
+        headers = {**self._headers, "Content-Type": "application/x-tar"}
+        try:
+            send_stream(self.address, target, headers, archive, ca_file=self._ca_file, revive=self._revive)
+        except OSError as error:
+            raise self.unreachable(error) from error
+
+    def _stream(self, target: str, what: str) -> ByteStream:
         try:
             return open_stream(
-                self.address, target, self._headers, ca_file=self._ca_file, revive=self._revive
+                self.address, target, self._headers, ca_file=self._ca_file, revive=self._revive, what=what
             )
         except OSError as error:
             raise self.unreachable(error) from error

@@ -8,6 +8,9 @@ import msgspec
 
 from kvmcompose.core.commands import GuestName, HostName, UserName
 
+#: A path in a guest: no part of a command, but it is shown.
+GUEST_PATH_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,4095}$(?!\n)"
+
 #: The most of a guest's console in one response, in bytes.
 CONSOLE_BYTES = 1 << 18
 

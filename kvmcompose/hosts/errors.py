@@ -13,6 +13,10 @@ class NotInstalledError(DriverError):
     """A program is not installed on a host."""
 
 
+class NoSuchPathError(DriverError):
+    """A guest has no file or folder of a name."""
+
+
 class SubnetTakenError(DriverError):
     """A host uses the subnet of a testbed already. The caller knows where that subnet comes from."""
 

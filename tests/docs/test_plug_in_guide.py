@@ -140,6 +140,24 @@ def test_its_resources_are_brought_up_changed_repaired_and_taken_down(lab: Path)
     late = kvm_compose(lab, "exec", "--timeout", "0.2", "readme", "--", "sleep", "60")
     assert (late.returncode, "sleep did not end within 0.2 s" in late.stderr) == (255, True)
     assert must("logs", "readme") == "Mind the <gap> & run\n"
+    must("cp", "readme:/note", ".")
+    assert (lab / "note").read_text() == "Mind the <gap> & run"
+    (lab / "other").write_text("Copied")
+    must("cp", "other", "readme:/note")
+    assert must("logs", "readme") == "Copied\n"
+    must("cp", "note", "readme:")
+    must("cp", "-r", "readme:/", "all")
+    assert (lab / "all/note").read_text() == "Mind the <gap> & run"
+    for words, message in (
+        (("readme:/nothing", "."), "there is only /note in readme: no /nothing"),
+        (("readme:/", "."), "readme:/: it is a folder"),
+        (("note", "readme:/no/note"), "no such folder in readme: /no"),
+        (("note", "readme:/other"), "there is only /note in readme"),
+        (("nothing", "readme:/"), "cannot read nothing: No such file or directory"),
+        (("note", "other", "readme:/note"), "several files need a folder"),
+    ):
+        refused = kvm_compose(lab, "cp", *words)
+        assert (refused.returncode, message in refused.stderr) == (1, True), refused.stderr
     assert line_of_console(lab) == "Mind the <gap> & run\n"
     assert "left out, because they are not entered by SSH: readme" in must("inventory")
     assert "readme is not entered by SSH" in kvm_compose(lab, "ssh", "readme").stderr

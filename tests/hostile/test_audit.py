@@ -50,6 +50,16 @@ def test_what_changes_or_is_refused_is_in_it(shared: Shared) -> None:
     ask(shared.socket, 0, "GET", "/deployments/alices/actions")
     read = log_of(shared)[-1]
     assert (read["outcome"], read["method"], read["person"]) == ("allowed", "GET", "root")
+    target = "/deployments/alices/guests/web/files?path=/etc/shadow"
+    ask(shared.socket, ALICE, "GET", target)  # one's own, but copied out of a guest
+    copied = log_of(shared)[-1]
+    assert (copied["method"], copied["status"], copied["command"]) == (
+        "GET",
+        409,
+        {"name": "cp", "guest": "web", "from": "/etc/shadow"},
+    )
+    ask(shared.socket, BOB, "GET", target)
+    assert (log_of(shared)[-1]["status"], log_of(shared)[-1]["person"]) == (403, f"uid {BOB}")
     target = "/deployments/alices/actions/00000000-0000-0000-0000-000000000000/logs"
     ask(shared.socket, BOB, "GET", target, websocket=True)
     assert (log_of(shared)[-1]["method"], log_of(shared)[-1]["outcome"]) == ("WEBSOCKET", "refused")

@@ -27,7 +27,7 @@ from kvmcompose.core.deployment import (
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.effects.resources import schemas
-from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.pipeline.stored import read_state
 from kvmcompose.providers.capture.fake import file_header, record
 from kvmcompose.providers.libvirt.interface import DomainEvent
@@ -37,9 +37,10 @@ from kvmcompose.server.api import create_app
 from kvmcompose.server.api.authentication import AccessPolicy, Authenticator
 from kvmcompose.server.api.guard import Activity, Guard
 from kvmcompose.server.api.service import Service
+from kvmcompose.server.byte_stream import ByteStream
 from kvmcompose.server.listen import Listener
 from kvmcompose.server.orchestrator import Orchestrator, Outcome
-from kvmcompose.server.orchestrator.captures import Packets, WrongCaptureError
+from kvmcompose.server.orchestrator.captures import WrongCaptureError
 from kvmcompose.server.people import People
 from kvmcompose.server.settings import ServerSettings
 from kvmcompose.server.sockets import bound_port, tcp_socket, unix_socket
@@ -60,6 +61,8 @@ class Stub(Orchestrator):
         self.connected: list[str] = []
         self.input = b""
         self.packets = 0
+        self.files: dict[str, bytes] = {}
+        self.largest = 0
         self.guests: dict[str, str] = {}
         self.reasons: dict[str, str] = {}
         self.looks = 0
@@ -174,14 +177,46 @@ class Stub(Orchestrator):
     async def console(self, deployment: Deployment, name: str, after: int | None, wait: int) -> ConsolePart:
         return ConsolePart(start=after or 0, data=b"")
 
-    async def capture(self, deployment: Deployment, wanted: Capture) -> Packets:
+    async def get_files(self, deployment: Deployment, name: str, path: str) -> AsyncGenerator[bytes]:
+        """Send what was put; a guest ``endless`` sends more, one that ``breaks`` less."""
+        if path == "/missing":
+            raise NoSuchPathError("no such file or folder: /missing")
+        self.captures.append(name)
+        try:
+            yield self.files.get(path, b"")[:1000]
+            if name == "breaks":
+                raise DriverError("the engine has ended")
+            while name == "endless":
+                yield bytes(1 << 16)
+                await asyncio.sleep(0)
+            yield self.files.get(path, b"")[1000:]
+        finally:
+            self.captures.remove(name)
+
+    async def put_files(
+        self, deployment: Deployment, name: str, folder: str, archive: AsyncIterable[bytes]
+    ) -> None:
+        """Keep what comes; ``refused`` reads nothing, and ``counts`` keeps nothing."""
+        if name == "refused":
+            raise RefusedError("refused is not up")
+        self.captures.append(name)
+        try:
+            async for piece in archive:
+                self.largest = max(self.largest, len(piece))
+                self.packets += len(piece)
+                if name != "counts":
+                    self.files[folder] = self.files.get(folder, b"") + piece
+        finally:
+            self.captures.remove(name)
+
+    async def capture(self, deployment: Deployment, wanted: Capture) -> ByteStream:
         """Capture; the target selects the behaviour."""
         if wanted.target == "refused":
             raise RefusedError("refused is not up", hint="kvm-compose up")
         if wanted.filter == "wrong":
             raise WrongCaptureError("the filter is wrong", hint="mend it")
         stream = self._packets(wanted)
-        return Packets(await anext(stream), stream)
+        return ByteStream(await anext(stream), stream)
 
     async def _packets(self, wanted: Capture) -> AsyncGenerator[bytes]:
         self.captures.append(wanted.target)

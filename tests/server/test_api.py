@@ -370,7 +370,9 @@ def test_the_description_has_all_schemas_and_errors(shared_stub: StubServer) -> 
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             if method in ("post", "put") and not path.endswith("/cancel"):
-                assert operation["requestBody"]["content"]["application/json"]["schema"]
+                ((kind, content),) = operation["requestBody"]["content"].items()
+                assert kind == ("application/x-tar" if path.endswith("/files") else "application/json")
+                assert content["schema"]
             for status, response in operation["responses"].items():
                 if status.startswith(("4", "5")):
                     assert list(response["content"]) == ["application/problem+json"]

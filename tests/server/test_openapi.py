@@ -17,6 +17,7 @@ from kvmcompose.core.commands import Exec
 from kvmcompose.core.deployment import NewDeployment
 
 _EXAMPLES = 25
+schemathesis.serializer.alias("application/x-tar", "application/octet-stream")
 #: What is asked well and refused all the same, as a schema cannot say all: no such folder,
 #: no WebSocket, no testbed.
 _MORE_THAN_A_SCHEMA = {
@@ -95,7 +96,9 @@ def test_answers_about_what_there_is_are_as_described(stub: StubServer) -> None:
             uuid = client.act("demo", Exec(guest="web", argv=("say", "20", "fail")))
     _no_faults(statuses)
     for name, found in statuses.items():
-        if name.startswith("GET") and not name.endswith(("/input", "/logs", "/events", "/ssh", "/snapshots")):
+        if name.startswith("GET") and not name.endswith(
+            ("/input", "/logs", "/events", "/ssh", "/snapshots", "/files")
+        ):
             assert found == {200}, name
     assert statuses["GET /api/deployments/{name}/actions/{uuid}/logs"] == {426}
     assert statuses["GET /api/deployments/{name}/actions/{uuid}/input"] == {409}

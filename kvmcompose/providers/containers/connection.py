@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlencode
@@ -100,10 +101,12 @@ class Engine:
         parameters: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         body: Pieces | bytes = b"",
+        missing: DriverError | None = None,
     ) -> AsyncIterator[EngineStream]:
         """Send a request, and yield the stream of its answer; leaving ends it.
 
-        ``path`` are the parts of the URL's. Raises DriverError, and what ``body`` raises.
+        ``path`` are the parts of the URL's. Raises DriverError, ``missing`` for what there is not (404), and
+        what ``body`` raises.
         """
         version = await self.call(doing, lambda client: client.api_version)
         target = f"/v{version}/" + "/".join(quote(part, safe="") for part in path)
@@ -115,6 +118,8 @@ class Engine:
             ) as stream:
                 yield stream
         except EngineError as error:
+            if missing is not None and error.status == HTTPStatus.NOT_FOUND:
+                raise missing from error
             raise failure(doing, str(error)) from error
         except OSError as error:
             raise failure(doing, f"the container engine{self._at} does not answer: {error}") from error

@@ -12,7 +12,7 @@ from docker.errors import APIError, NotFound
 
 from kvmcompose.core.names import first_few
 from kvmcompose.hosts.command import CommandRunner
-from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.hosts.lines import Lines
 from kvmcompose.providers.containers import rows
 from kvmcompose.providers.containers.connection import AT_ONCE, CALL_SECONDS, Engine
@@ -228,7 +228,13 @@ class EngineContainers:
         path = ("containers", str(found["Id"]), "archive")
         headers = {"Content-Type": "application/x-tar"}
         async with self._engine.stream(
-            doing, "PUT", path, parameters={"path": folder}, headers=headers, body=archive
+            doing,
+            "PUT",
+            path,
+            parameters={"path": folder},
+            headers=headers,
+            body=archive,
+            missing=_no_path(doing, folder),
         ) as stream:
             async for _ in stream.read():
                 pass
@@ -237,7 +243,10 @@ class EngineContainers:
         doing = f"copy files from the container {name}"
         found = await self._own(project, name, doing)
         where = ("containers", str(found["Id"]), "archive")
-        async with self._engine.stream(doing, "GET", where, parameters={"path": path}) as stream:
+        missing = _no_path(doing, path)
+        async with self._engine.stream(
+            doing, "GET", where, parameters={"path": path}, missing=missing
+        ) as stream:
             async for piece in stream.read():
                 yield piece
 
@@ -312,6 +321,10 @@ class EngineContainers:
             f"cannot {doing}: {whose} this name on {self._runner.name}",
             hint="rename or remove that one, or give the project another name: --project-name",
         )
+
+
+def _no_path(doing: str, path: str) -> NoSuchPathError:
+    return NoSuchPathError(f"cannot {doing}: no such file or folder: {path}")
 
 
 def _inspect(client: APIClient, container: str) -> dict[str, Any] | None:

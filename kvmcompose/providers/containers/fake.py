@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeContainer, FakeImage, Place
 from kvmcompose.providers.containers.interface import (
@@ -184,7 +184,7 @@ class FakeContainers:
             if each == path or each.startswith(f"{path.rstrip('/')}/")
         }
         if not found:
-            raise DriverError(f"cannot copy files from the container {name}: no such file: {path}")
+            raise NoSuchPathError(f"cannot copy files from the container {name}: no such file: {path}")
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as tar:
             for each, text in sorted(found.items()):

@@ -172,11 +172,15 @@ class Containers(Protocol):
     async def put(self, project: str, name: str, folder: str, archive: Pieces) -> None:
         """Extract a tar archive in a folder of the container. Owners are those in it.
 
-        Docker refuses a folder that does not exist, Podman creates it.
+        Docker raises NoSuchPathError for a folder that does not exist, Podman creates it.
         """
 
     def get(self, project: str, name: str, path: str) -> AsyncGenerator[bytes]:
-        """Yield a tar archive of a file or folder of the container."""
+        """Yield a tar archive of a file or folder of the container. Raises NoSuchPathError.
+
+        Relative paths are below ``/``. Where the last part is a symbolic link, Docker yields the link, Podman
+        what it refers to; with a slash at the end both do the latter.
+        """
 
     async def usage(self, project: str) -> Mapping[str, ContainerUsage]:
         """Return what the project's running containers use, by name; those that end meanwhile are missing.

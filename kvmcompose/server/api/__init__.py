@@ -12,6 +12,7 @@ from kvmcompose.server.api import (
     command_input,
     events,
     guest_connection,
+    guest_files,
     logs,
     openapi,
     problems,
@@ -37,6 +38,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(events.router)
     app.include_router(command_input.router)
     app.include_router(guest_connection.router)
+    app.include_router(guest_files.router)
     problems.install(app)
 
     async def description(_request: Request) -> Response:

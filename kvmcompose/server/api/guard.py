@@ -25,6 +25,7 @@ _POLICY_VIOLATION = 1008
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Names have none of the characters that are written with a percent sign.
 _PATH = re.compile(r"[A-Za-z0-9/._-]*")
+_FILES = re.compile(r"/api/deployments/[^/]+/guests/[^/]+/files")
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +156,7 @@ class _Exchange:
         self._size = 0
         self._most = _largest_body(scope)
         self._deadline = asyncio.get_running_loop().time() + limits.BODY_SECONDS
+        self._passed_on = _is_passed_on(scope)
         self._refused = False
         self.begun = False
 
@@ -163,7 +165,7 @@ class _Exchange:
         if not self._unread:  # this waits for the client to disconnect
             return await self._receive()
         try:
-            async with asyncio.timeout_at(self._deadline):
+            async with asyncio.timeout(limits.BODY_SECONDS) if self._passed_on else self._until_deadline():
                 message = await self._next()
         except TimeoutError:
             raise ApiError(
@@ -172,6 +174,9 @@ class _Exchange:
         if self._size > self._most:
             raise _too_large(self._most)
         return message
+
+    def _until_deadline(self) -> asyncio.Timeout:
+        return asyncio.timeout_at(self._deadline)
 
     async def _next(self) -> Message:
         message = await self._receive()
@@ -220,8 +225,15 @@ def _host_name(host: str) -> str:
     return (found.group(1) or found.group(2) or "").lower() if found else ""
 
 
+def _is_passed_on(scope: Scope) -> bool:
+    """Return whether the body of a request goes to a guest piece by piece, and is never kept."""
+    return scope.get("method") == "PUT" and _FILES.fullmatch(str(scope["path"])) is not None
+
+
 def _largest_body(scope: Scope) -> int:
     """Return the limit for the body of a request, in bytes."""
+    if _is_passed_on(scope):
+        return limits.ARCHIVE_BYTES
     return limits.TESTBED_BYTES if str(scope["path"]).endswith("/plan") else limits.BODY_BYTES
 
 

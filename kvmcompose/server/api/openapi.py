@@ -37,6 +37,7 @@ administrators, may not access its parts (403). Errors are problem details (RFC 
 """
 _REFERENCE = "#/components/schemas/{name}"
 _JSON = "application/json"
+_BYTES = {"type": "string", "format": "binary"}
 #: Errors that any request can get.
 _ALWAYS = (
     HTTPStatus.BAD_REQUEST,
@@ -103,21 +104,23 @@ def described(
     also: HTTPStatus | None = None,
     body: str | None = None,
     stream: str | None = None,
+    sent: str | None = None,
     messages: str | None = None,
 ) -> Json:
     """Return the keywords that describe a route: request and response, by the names above, and errors.
 
-    ``also`` is a second status with the same response; ``stream`` is the media type of a response of bytes.
+    ``also`` is a second status with the same response; ``stream`` is the media type of a response of bytes,
+    ``sent`` that of a request of bytes.
     ``messages`` is what a WebSocket sends, for which OpenAPI has no word of its own.
     """
     extra: Json = {}
-    if body is not None:
+    if body is not None or sent is not None:
         errors = (
             *errors,
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         )
-        content = {_JSON: {"schema": _SCHEMAS[body]}}
+        content = {_JSON: {"schema": _SCHEMAS[body]}} if body is not None else {sent: {"schema": _BYTES}}
         extra = {"requestBody": {"required": True, "content": content}}
     responses: dict[int | str, Json] = {}
     for good in (status, also):
@@ -128,9 +131,7 @@ def described(
             if answer is not None:
                 responses[good.value]["content"] = {_JSON: {"schema": _SCHEMAS[answer]}}
             elif stream is not None:
-                responses[good.value]["content"] = {
-                    stream: {"schema": {"type": "string", "format": "binary"}}
-                }
+                responses[good.value]["content"] = {stream: {"schema": _BYTES}}
     details = {MEDIA_TYPE: {"schema": _SCHEMAS["problem"]}}
     usual = (*_ALWAYS, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR)
     for each in sorted({*usual, *errors}):

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from kvmcompose.core.deployment import ProblemDetails
 from kvmcompose.core.errors import InputError, KvmComposeError, RefusedError
-from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.server.actions import NotFoundError
 
 MEDIA_TYPE = "application/problem+json"
@@ -46,7 +46,7 @@ def details_of(error: KvmComposeError) -> ProblemDetails:
 def _status_of(error: KvmComposeError) -> HTTPStatus:
     if isinstance(error, ApiError):
         return error.status
-    if isinstance(error, NotFoundError):
+    if isinstance(error, NotFoundError | NoSuchPathError):
         return HTTPStatus.NOT_FOUND
     if isinstance(error, RefusedError):
         return HTTPStatus.CONFLICT

@@ -54,7 +54,9 @@ class RequestAudit:
         method = scope.get("method", "WEBSOCKET")
         changes = scope["type"] == "http" and method not in _SAFE
         foreign = asker is not None and asker.note.foreign
-        if not (changes or foreign or status in _REFUSALS):
+        # what is read of a guest's files
+        copies = scope["type"] == "http" and asker is not None and asker.note.command is not None
+        if not (changes or foreign or copies or status in _REFUSALS):
             return
         good = status < HTTPStatus.BAD_REQUEST
         entry = self._entry(asker, method, status, None if good else _detail(body))

@@ -21,9 +21,9 @@ from kvmcompose.core.commands import (
 )
 from kvmcompose.core.deployment import ActionAccepted, NewDeployment
 from kvmcompose.core.planned import PlanRequest
+from kvmcompose.server.api.byte_reply import PCAP, ByteReply
 from kvmcompose.server.api.event_reader import Wanted
 from kvmcompose.server.api.openapi import Alive, described
-from kvmcompose.server.api.packets import PCAP, PacketReply
 from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.api.streaming import MAX_SEQUENCE
@@ -40,7 +40,7 @@ async def _service(request: Request) -> Service:
     return cast(Service, request.app.state.service)
 
 
-async def _known_parameters(request: Request) -> None:
+async def known_parameters(request: Request) -> None:
     """Reject unknown parameters, which are usually misspelt."""
     known = {each.alias for each in request.scope["route"].dependant.query_params}
     for name in request.query_params:
@@ -67,7 +67,7 @@ MOST_WAITING = 30
 
 After = Annotated[int, Query(ge=0, le=MAX_SEQUENCE, description="Only lines after this one.")]
 
-router = APIRouter(prefix="/api", dependencies=[Depends(_known_parameters)])
+router = APIRouter(prefix="/api", dependencies=[Depends(known_parameters)])
 
 
 @router.get("/health", **described("health"))
@@ -227,7 +227,7 @@ async def get_capture(
         wanted = msgspec.convert(given, Capture)
     except msgspec.ValidationError as error:
         raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"the request's parameters: {error}") from error
-    return PacketReply(await service.capture(who, name, wanted), service.stopping)
+    return ByteReply(await service.capture(who, name, wanted), PCAP, service.stopping)
 
 
 @router.get(

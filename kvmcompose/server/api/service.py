@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from http import HTTPStatus
 from pathlib import Path
 
@@ -22,9 +22,11 @@ from kvmcompose.server.api.event_reader import EventReader, Wanted
 from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.api.request_audit import summary
 from kvmcompose.server.api.rights import check_change, check_owner, project_folder, view
+from kvmcompose.server.audit import short
+from kvmcompose.server.byte_stream import ByteStream
 from kvmcompose.server.guest_watch import GuestWatches
 from kvmcompose.server.orchestrator import Orchestrator
-from kvmcompose.server.orchestrator.captures import Packets, WrongCaptureError
+from kvmcompose.server.orchestrator.captures import WrongCaptureError
 from kvmcompose.server.people import Asker, People, Person
 from kvmcompose.server.store import Store
 
@@ -194,7 +196,7 @@ class Service:
                 task.cancel()
             await asyncio.gather(reading, stopping, return_exceptions=True)
 
-    async def capture(self, asker: Asker, name: str, wanted: Capture) -> Packets:
+    async def capture(self, asker: Asker, name: str, wanted: Capture) -> ByteStream:
         """Start to capture packets of a deployment."""
         deployment = self.own(asker, name)
         try:
@@ -254,6 +256,34 @@ class Service:
         deployment = self._own_to_change(asker, name)
         asker.note.command = {"name": "ssh", "guest": guest}
         return await self.orchestrator.reach(deployment, guest)
+
+    async def get_files(self, asker: Asker, name: str, guest: str, path: str) -> ByteStream:
+        """Begin to read files of a guest: a tar archive. Raises RefusedError, DriverError."""
+        deployment = self._own_to_change(asker, name)
+        asker.note.command = {"name": "cp", "guest": guest, "from": short(path)}
+        archive = self.orchestrator.get_files(deployment, guest, path)
+        try:
+            return ByteStream(await anext(archive), archive)
+        except StopAsyncIteration:
+            raise DriverError(f"{guest} sent nothing for {path}") from None
+
+    async def put_files(
+        self, asker: Asker, name: str, guest: str, folder: str, archive: AsyncIterable[bytes]
+    ) -> None:
+        """Extract a tar archive in a guest, unless the server stops meanwhile."""
+        deployment = self._own_to_change(asker, name)
+        asker.note.command = {"name": "cp", "guest": guest, "to": short(folder)}
+        extracting = asyncio.create_task(self.orchestrator.put_files(deployment, guest, folder, archive))
+        stopping = asyncio.create_task(self.stopping.wait())
+        try:
+            await asyncio.wait((extracting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not extracting.done():
+                raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "the server is stopping")
+            extracting.result()
+        finally:
+            for task in (extracting, stopping):
+                task.cancel()
+            await asyncio.gather(extracting, stopping, return_exceptions=True)
 
     def steps(self, asker: Asker, name: str, uuid: str) -> list[Step]:
         """An action's steps so far."""

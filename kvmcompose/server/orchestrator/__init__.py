@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import aclosing
 
 import msgspec
 
@@ -16,7 +17,8 @@ from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account
 from kvmcompose.providers.drivers import Drivers
 from kvmcompose.server.action_log import ActionLog
-from kvmcompose.server.orchestrator.captures import Packets, capture
+from kvmcompose.server.byte_stream import ByteStream
+from kvmcompose.server.orchestrator.captures import capture
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.down import TakeDown
 from kvmcompose.server.orchestrator.guest_events import guest_events
@@ -113,6 +115,24 @@ class Orchestrator:
         guest = context.guest(testbed, name)
         return await runtime_of(guest).reach(context, testbed, guest)
 
+    async def get_files(self, deployment: Deployment, name: str, path: str) -> AsyncGenerator[bytes]:
+        """A tar archive of a file or folder of a guest. Raises RefusedError, NoSuchPathError, DriverError."""
+        context = self._context(deployment)
+        testbed = await context.read_current()
+        guest = context.guest(testbed, name)
+        async with aclosing(runtime_of(guest).get(context, testbed, guest, path)) as archive:
+            async for piece in archive:
+                yield piece
+
+    async def put_files(
+        self, deployment: Deployment, name: str, folder: str, archive: AsyncIterable[bytes]
+    ) -> None:
+        """Extract a tar archive in a folder of a guest. Raises RefusedError, NoSuchPathError, DriverError."""
+        context = self._context(deployment)
+        testbed = await context.read_current()
+        guest = context.guest(testbed, name)
+        await runtime_of(guest).put(context, testbed, guest, folder, archive)
+
     async def state(self, deployment: Deployment) -> bytes:
         """The ``state.json`` of what is up, or of the project folder when nothing is."""
         return (await self._context(deployment).read_current()).document
@@ -150,7 +170,7 @@ class Orchestrator:
         guest = context.guest(testbed, name)
         return await runtime_of(guest).console(context, testbed, guest, after, wait)
 
-    async def capture(self, deployment: Deployment, wanted: Capture) -> Packets:
+    async def capture(self, deployment: Deployment, wanted: Capture) -> ByteStream:
         """Packets of what is up, from now on. Raises WrongCaptureError for what there is not."""
         return await capture(self._context(deployment), wanted)
 

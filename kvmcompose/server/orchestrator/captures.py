@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
@@ -14,6 +14,7 @@ from kvmcompose.core.state import Interface
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.networks import logical_targets
 from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.server.byte_stream import ByteStream
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.instances import instances
 from kvmcompose.server.orchestrator.merged_packets import merged
@@ -28,25 +29,7 @@ class WrongCaptureError(KvmComposeError):
     """What is asked for is not there or makes no sense; nothing was begun."""
 
 
-class Packets:
-    """A capture that has begun, in the format of pcap. To be closed."""
-
-    def __init__(self, first: bytes, rest: AsyncGenerator[bytes]) -> None:
-        self._first = first
-        self._rest = rest
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Chunks, as they come. Raises DriverError."""
-        yield self._first
-        async for chunk in self._rest:
-            yield chunk
-
-    async def close(self) -> None:
-        """End it, and take away what was made for it."""
-        await self._rest.aclose()
-
-
-async def capture(context: Context, wanted: Capture) -> Packets:
+async def capture(context: Context, wanted: Capture) -> ByteStream:
     """Begin to capture. A guest comes before a bridge, a logical switch or port of its name, which also go by
     their names on the host and in OVN.
 
@@ -72,7 +55,7 @@ async def capture(context: Context, wanted: Capture) -> Packets:
     else:
         raise _unknown(testbed, wanted.target)
     try:
-        return Packets(await anext(stream), stream)
+        return ByteStream(await anext(stream), stream)
     except StopAsyncIteration:
         raise DriverError(f"the capture of {wanted.target} ended before it had begun") from None
 

@@ -13,6 +13,8 @@ A module (also one in ``runtimes/`` of a plug-in folder) offers:
 ``console(context, testbed, guest, …)``      a part of what its console has printed; optional
 ``console_end(context, testbed, guest, n)``  the name of its console, and the last lines of it; optional
 ``reach(context, testbed, guest)``           a connection to its SSH server; optional
+``get(context, testbed, guest, path)``         yields a tar archive of one of its files or folders; optional
+``put(context, testbed, guest, folder, archive)``  extracts a tar archive in one of its folders; likewise
 ``check_privileges(context, testbed, guest)``  refuses what only an administrator's guest may do; without it,
                                              only administrators' testbeds have such guests
 ``is_in_snapshots(guest)``                   whether a snapshot of the testbed is one of it, too; optional
@@ -29,7 +31,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -99,6 +101,27 @@ class Runtime(Protocol):
 
     async def reach(self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> socket.socket:
         """Return a connection to the guest's SSH server. Raises RefusedError, DriverError."""
+
+    def get(
+        self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest, path: str
+    ) -> AsyncGenerator[bytes]:
+        """Yield a tar archive of a file or folder, or of the link of that name, which is its first entry.
+
+        Relative paths are below ``/``. Raises NoSuchPathError, DriverError.
+        """
+
+    async def put(
+        self,
+        context: Context,
+        testbed: LoadedTestbed,
+        guest: LoadedGuest,
+        folder: str,
+        archive: AsyncIterable[bytes],
+    ) -> None:
+        """Extract a tar archive in a folder. Raises NoSuchPathError, DriverError, what ``archive`` raises.
+
+        The archive may come slowly, and break off.
+        """
 
     def check_privileges(self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> None:
         """Raise RefusedError for what the guest would do to its host, where its owner is no administrator."""
@@ -194,6 +217,8 @@ def _module(name: str) -> Runtime:
         "console": _no_console,
         "console_end": _no_console_end,
         "reach": _no_reach,
+        "get": _no_get,
+        "put": _no_put,
         "check_privileges": _not_for_members,
         "is_in_snapshots": _no,
         "check_snapshot": _no_snapshot,
@@ -249,6 +274,32 @@ async def _no_reach(_context: Context, _testbed: LoadedTestbed, guest: LoadedGue
     raise RefusedError(
         f"{guest.name} is a {guest.state.kind} guest: it is not entered by SSH",
         hint=f"kvm-compose exec {guest.name} -- COMMAND",
+    )
+
+
+async def _no_get(
+    _context: Context, _testbed: LoadedTestbed, guest: LoadedGuest, _path: str
+) -> AsyncGenerator[bytes]:
+    """Refuse: the default."""
+    raise _no_files(guest)
+    yield  # so that it is a generator
+
+
+async def _no_put(
+    _context: Context,
+    _testbed: LoadedTestbed,
+    guest: LoadedGuest,
+    _folder: str,
+    _archive: AsyncIterable[bytes],
+) -> None:
+    """Refuse: the default."""
+    raise _no_files(guest)
+
+
+def _no_files(guest: LoadedGuest) -> RefusedError:
+    return RefusedError(
+        f"{guest.name} is a {guest.state.kind} guest: the server copies no files to or from it",
+        hint=f"where it can be entered: kvm-compose exec -i {guest.name} -- COMMAND, or kvm-compose ssh",
     )
 
 

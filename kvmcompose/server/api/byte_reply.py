@@ -1,4 +1,4 @@
-"""Streams captured packets in a response, until the client disconnects or the server stops."""
+"""Streams bytes in a response, until the client disconnects or the server stops."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.server.orchestrator.captures import Packets
+from kvmcompose.server.byte_stream import ByteStream
 
-#: As registered with IANA.
-PCAP = "application/vnd.tcpdump.pcap"
+#: As registered with IANA; of tar archives, as in the Docker Engine API.
+PCAP, TAR = "application/vnd.tcpdump.pcap", "application/x-tar"
 
 log = logging.getLogger(__name__)
 
 
-class PacketReply(StreamingResponse):
-    """The response of a capture: aborted when the capture fails, completed when it ends."""
+class ByteReply(StreamingResponse):
+    """The response with a stream: aborted when the stream fails, completed when it ends."""
 
-    media_type = PCAP
-
-    def __init__(self, packets: Packets, stopping: asyncio.Event) -> None:
+    def __init__(self, pieces: ByteStream, media_type: str, stopping: asyncio.Event) -> None:
         """``stopping`` is set when the server is about to end."""
-        super().__init__(aiter(packets))
-        self._packets = packets
+        super().__init__(aiter(pieces), media_type=media_type)
+        self._pieces = pieces
         self._stopping = stopping
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the capture ends, the client disconnects, or the server stops."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until the stream ends, the client disconnects, or the server stops."""
         sending = asyncio.create_task(self.stream_response(send))
         others = [
             asyncio.create_task(self.listen_for_disconnect(receive)),
@@ -41,8 +39,8 @@ class PacketReply(StreamingResponse):
             for task in (sending, *others):
                 task.cancel()
             ended, *_ = await asyncio.gather(sending, *others, return_exceptions=True)
-            await self._packets.close()
+            await self._pieces.close()
         if isinstance(ended, KvmComposeError):
-            log.warning("a capture was aborted: %s", ended.message)
+            log.warning("the answer to %s was aborted: %s", scope["path"], ended.message)
         elif isinstance(ended, Exception):
             raise ended
