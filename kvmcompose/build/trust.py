@@ -15,7 +15,7 @@ import msgspec
 
 from kvmcompose import privileges
 from kvmcompose.build.harmless import HarmlessFiles
-from kvmcompose.core.deployable import DomainGuest, NetworkPlan
+from kvmcompose.core.deployable import ContainerGuest, DomainGuest, NetworkPlan
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.privilege import Privilege, PrivilegeKind, privileges_digest
 from kvmcompose.core.state import GuestState, State
@@ -92,6 +92,8 @@ def asked_of(
                 asks, named = _of_domain(folder, guest, run, state, network_plan, harmless)
                 found += asks
                 disks += named
+            elif isinstance(run, ContainerGuest) and run.request not in unwritten:
+                found += _of_container(folder, run, state)
             disks += [path for path in run.files if path != run.read_here and path not in unwritten]
     network = network_plan.network
     if network is not None and network.xml not in unwritten:
@@ -210,6 +212,21 @@ def _of_domain(
     if not asks:
         harmless.add(path, disks, context)
     return asks, disks
+
+
+def _of_container(folder: Path, run: ContainerGuest, state: State) -> Iterator[Privilege]:
+    """Yield what the request for a container asks for, and where its mounts lead by links."""
+    try:
+        data = read_regular(folder / run.request, limit=privileges.REQUEST_LIMIT)
+    except FileNotFoundError:
+        return  # which ``up`` refuses
+    except OSError as error:
+        raise KvmComposeError(f"{run.request} cannot be read: {error.strerror}") from error
+    yield from privileges.of_container(data, run, state)
+    for path in dict.fromkeys(privileges.binds_of(data, run, state)):
+        real = _resolved(folder / path)
+        if real is None or not real.is_relative_to(folder):
+            yield Privilege(PrivilegeKind.FILE, f"{str(real or path)!r}", run.request)
 
 
 def _templates(folder: Path) -> Iterator[Privilege]:

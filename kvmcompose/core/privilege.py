@@ -24,6 +24,9 @@ class PrivilegeKind(StrEnum):
     HOST_PORT = "interface of the host"
     DATABASE = "OVN database"
     INTEGRATION = "integration bridge"
+    ENGINE = "container engine"
+    RIGHT = "right"
+    SETTING = "container setting"
 
 
 _REASONS = {
@@ -39,6 +42,9 @@ _REASONS = {
     PrivilegeKind.HOST_PORT: "guests can reach the host at it",
     PrivilegeKind.DATABASE: "the hosts connect to it, and it controls their integration bridges",
     PrivilegeKind.INTEGRATION: "OVN replaces its flows: what else is connected to it loses its network",
+    PrivilegeKind.ENGINE: "is used instead of the host's own",
+    PrivilegeKind.RIGHT: "lets a container do more than others on the host",
+    PrivilegeKind.SETTING: "is not known to be harmless",
 }
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import posixpath
-import shlex
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
@@ -19,70 +17,13 @@ from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _files, _scaling
+from kvmcompose.guests._containers import ContainerSection, DockerSection, Volume, request, resolvers, words
 from kvmcompose.guests._disks import ContextSection, check_context
-from kvmcompose.render.container import container_files, container_request, request_path, resolver_file
+from kvmcompose.render.container import container_files, container_request, request_path
 from kvmcompose.render.seed import script_paths
 
-#: Where the file with the resolvers is in a container.
-RESOLV_CONF = "/etc/resolv.conf"
 #: What Podman's service would read as the end of a mount's path: it makes options of a command of them.
 _NOT_IN_MOUNTS = frozenset(',"')
-
-
-class Volume(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A folder or file of the project to mount in the container; ``${PWD}`` is the project folder."""
-
-    source: str
-    target: str
-    read_only: bool = False
-
-
-class DockerSection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The ``docker`` section of a machine.
-
-    ``cpus`` may be a fraction; ``memory_mb`` is in MiB; None is without a limit.
-    """
-
-    image: str
-    command: str | tuple[str, ...] | None = None
-    entrypoint: str | tuple[str, ...] | None = None
-    environment: dict[str, str] = {}
-    env_file: str | None = None
-    volumes: tuple[Volume, ...] = ()
-    privileged: bool = False
-    user: str | None = None
-    device: tuple[str, ...] = ()
-    capabilities: tuple[str, ...] = ()
-    cpus: float | None = None
-    memory_mb: int | None = None
-    context: str | ContextSection | None = None
-    setup_script: str | None = None
-    run_script: str | None = None
-    scaling: _scaling.Scaling | None = None
-
-    def __post_init__(self) -> None:
-        """Sort the variables, so that the order of keys in the YAML does not affect the state."""
-        msgspec.structs.force_setattr(self, "environment", dict(sorted(self.environment.items())))
-        if isinstance(self.context, ContextSection):
-            modes = dict(sorted(self.context.modes.items()))
-            context = ContextSection(self.context.path, modes) if modes else self.context.path
-            msgspec.structs.force_setattr(self, "context", context)
-
-    @property
-    def context_path(self) -> str | None:
-        """The path of the context."""
-        return self.context.path if isinstance(self.context, ContextSection) else self.context
-
-    @property
-    def context_modes(self) -> dict[str, str]:
-        """The modes of the context's members that the YAML gives."""
-        return self.context.modes if isinstance(self.context, ContextSection) else {}
-
-
-class ContainerSection(DockerSection, frozen=True, kw_only=True, omit_defaults=True):
-    """The section of a container in the state. ``env_digest`` represents the content of ``env_file``."""
-
-    env_digest: str | None = None
 
 
 Definition = DockerSection
@@ -176,7 +117,7 @@ def _check_command(at: tuple[str, ...], command: str | tuple[str, ...] | None) -
         yield Complaint(code="bad-value", path=at, message="an argument has a NUL, which none can have")
         return
     try:
-        _words(command)
+        words(command)
     except ValueError as error:
         yield Complaint(
             code="bad-value",
@@ -191,7 +132,18 @@ def _check_volumes(kind: str, volumes: tuple[Volume, ...], files: ProjectFiles) 
     seen: dict[str, int] = {}
     for index, volume in enumerate(volumes):
         at = (kind, "volumes", index)
-        yield from _files.mounted(files, (*at, "source"), volume.source)
+        wrong = list(_files.mounted(files, (*at, "source"), volume.source))
+        if not wrong and posixpath.normpath(volume.source).split("/")[0] in ("..", "~"):
+            wrong = [
+                Complaint(
+                    code="bad-value",
+                    path=(*at, "source"),
+                    message="the source of a volume outside the project is the same on all hosts",
+                    found=repr(volume.source),
+                    wanted="an absolute path",
+                )
+            ]
+        yield from wrong
         for key in ("source", "target"):
             if _NOT_IN_MOUNTS & set(getattr(volume, key)):
                 yield Complaint(
@@ -211,83 +163,10 @@ def _check_volumes(kind: str, volumes: tuple[Volume, ...], files: ProjectFiles) 
         seen.setdefault(target, index)
 
 
-def _words(command: str | tuple[str, ...] | None) -> list[str] | None:
-    """Return a command as words; one text is split as a POSIX shell does it. Raises ValueError."""
-    if command is None:
-        return None
-    return shlex.split(command) if isinstance(command, str) else list(command)
-
-
-def _device(text: str) -> dict[str, str]:
-    """Return a device as the API has it: ``/dev/host[:/dev/container][:rwm]``."""
-    path, *others = text.split(":")
-    inside = next((each for each in others if each.startswith("/")), path)
-    rights = next((each for each in others if not each.startswith("/")), "rwm")
-    return {"PathOnHost": path, "PathInContainer": inside, "CgroupPermissions": rights}
-
-
-def _on_host(source: str, shared: Shared) -> str:
-    """Return the path of a volume on its host."""
-    return posixpath.normpath(posixpath.join(shared.host_config.project_folder, source))
-
-
-def _bind(source: str, target: str, *, read_only: bool) -> dict[str, Any]:
-    return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only}
-
-
-def _limits(definition: ContainerSection) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if definition.memory_mb is not None:
-        found["Memory"] = definition.memory_mb << 20
-    if definition.cpus is not None:
-        found["NanoCpus"] = round(definition.cpus * 1_000_000_000)
-    return found
-
-
-def _request(guest: GuestState, shared: Shared, resolvers: Artefact | None) -> dict[str, Any]:
-    """Return the request but for ``Env``."""
-    definition: ContainerSection = guest.definition
-    mounts = [
-        _bind(_on_host(each.source, shared), each.target, read_only=each.read_only)
-        for each in definition.volumes
-    ]
-    if resolvers is not None:
-        mounts.append(_bind(_on_host(resolvers.path, shared), RESOLV_CONF, read_only=True))
-    host = {
-        "NetworkMode": "none",
-        **_limits(definition),
-        "Privileged": definition.privileged,
-        **({"CapAdd": list(definition.capabilities)} if definition.capabilities else {}),
-        **({"Devices": [_device(each) for each in definition.device]} if definition.device else {}),
-        **({"Mounts": mounts} if mounts else {}),
-    }
-    request = {
-        "Hostname": guest.hostname,
-        "User": definition.user,
-        "Cmd": _words(definition.command),
-        "Image": definition.image,
-        "Entrypoint": _words(definition.entrypoint),
-        "HostConfig": host,
-    }
-    return {key: value for key, value in request.items() if value is not None}
-
-
-def _resolvers(guest: GuestState, shared: Shared) -> Artefact | None:
-    """Return the ``/etc/resolv.conf`` with the resolvers of its networks, unless a volume takes its place."""
-    definition: ContainerSection = guest.definition
-    if any(posixpath.normpath(each.target) == RESOLV_CONF for each in definition.volumes):
-        return None
-    on_switches = [each for nic in guest.interfaces for each in nic.nameservers]
-    # the router of a bridge is libvirt's network, whose dnsmasq knows the guests' names
-    routers = [nic.gateway for nic in guest.interfaces if nic.attach != "ovn" and nic.gateway is not None]
-    servers = tuple(dict.fromkeys((*on_switches, *routers)))
-    return resolver_file(guest, servers, shared.project_name if on_switches else None) if servers else None
-
-
 def _archive(guest: GuestState) -> Artefact | None:
     """Return the archive with scripts and context; None for a container with neither."""
     definition: ContainerSection = guest.definition
-    setup, run = _scripts(definition)
+    setup, run = definition.scripts
     if not (setup or run or definition.context_path is not None):
         return None
     return container_files(
@@ -299,35 +178,28 @@ def _archive(guest: GuestState) -> Artefact | None:
     )
 
 
-def _scripts(definition: ContainerSection) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the scripts that run once, and those that run at each start."""
-    setup = (definition.setup_script,) if definition.setup_script is not None else ()
-    run = (definition.run_script,) if definition.run_script is not None else ()
-    return setup, run
-
-
 def artefacts(guest: GuestState, shared: Shared) -> Iterator[Artefact]:
     """Yield the request, and the files of the container's own that go with it."""
     definition: ContainerSection = guest.definition
-    resolvers = _resolvers(guest, shared)
+    resolver_file = resolvers(guest, shared)
     yield container_request(
-        guest, _request(guest, shared, resolvers), definition.environment, definition.env_file
+        guest, request(guest, shared, resolver_file), definition.environment, definition.env_file
     )
-    yield from (each for each in (resolvers, _archive(guest)) if each is not None)
+    yield from (each for each in (resolver_file, _archive(guest)) if each is not None)
 
 
 def deployable(guest: GuestState, shared: Shared) -> ContainerGuest:
     """Return how an engine runs the container."""
     definition = msgspec.convert(guest.definition, ContainerSection)
     guest = msgspec.structs.replace(guest, definition=definition)
-    resolvers, archive = _resolvers(guest, shared), _archive(guest)
-    setup, run = _scripts(definition)
+    resolver_file, archive = resolvers(guest, shared), _archive(guest)
+    setup, run = definition.scripts
     return ContainerGuest(
         request=request_path(guest.identity),
         image=definition.image,
         files=tuple(each.path for each in artefacts(guest, shared)),
         mounts=tuple(Mount(each.source, each.target, each.read_only) for each in definition.volumes),
-        resolv_conf=resolvers.path if resolvers is not None else None,
+        resolv_conf=resolver_file.path if resolver_file is not None else None,
         archive=archive.path if archive is not None else None,
         username=(definition.user or "root").partition(":")[0],
         setup_scripts=script_paths("setup", setup),
@@ -340,7 +212,7 @@ def deployable(guest: GuestState, shared: Shared) -> ContainerGuest:
 def privileges(guest: GuestState, shared: Shared) -> Iterator[Privilege]:  # noqa: ARG001 (as other kinds)
     """Yield the files outside the project that go into the container, beside those in its request."""
     definition = msgspec.convert(guest.definition, ContainerSection)
-    setup, run = _scripts(definition)
+    setup, run = definition.scripts
     paths = [*setup, *run, *(each for each in (definition.context_path, definition.env_file) if each)]
     for path in dict.fromkeys(paths):
         if path.startswith(("/", "~")) or posixpath.normpath(path).split("/")[0] == "..":

@@ -1,4 +1,4 @@
-"""What a testbed reaches on its hosts, from its state and the XML for libvirt. Pure.
+"""What a testbed reaches on its hosts, from its state, the XML for libvirt and requests for containers. Pure.
 
 An allow list: what is not known to be harmless is listed, and requires the consent of the user or an
 administrator.
@@ -8,17 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvmcompose.core.deployable import DomainGuest, LibvirtNetwork, NetworkPlan
+from kvmcompose.core.deployable import ContainerGuest, DomainGuest, LibvirtNetwork, NetworkPlan
+from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.libvirt_uri import parse_libvirt_uri
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.state import GuestState, State
 from kvmcompose.guests import guest_kind
 from kvmcompose.networks import dialect
-from kvmcompose.privileges import _domain, _network
+from kvmcompose.privileges import _container, _domain, _network
+from kvmcompose.privileges._container import REQUEST_LIMIT, parse_request
 from kvmcompose.privileges._grammar import Xml, privileges_in
 from kvmcompose.render.domain import console_log
 
-__all__ = ["Xml", "disks_of", "has_subnet", "of_disks", "of_domain", "of_network", "of_state", "owned_by"]
+__all__ = [
+    "REQUEST_LIMIT",
+    "Xml",
+    "binds_of",
+    "disks_of",
+    "has_subnet",
+    "of_container",
+    "of_disks",
+    "of_domain",
+    "of_network",
+    "of_state",
+    "owned_by",
+    "parse_request",
+]
 
 
 def of_state(state: State, *, for_member: bool = False) -> Iterator[Privilege]:
@@ -29,9 +44,41 @@ def of_state(state: State, *, for_member: bool = False) -> Iterator[Privilege]:
     for host in state.testbed_hosts.values():
         if not parse_libvirt_uri(host.libvirt_uri).is_usual:
             yield Privilege(PrivilegeKind.LIBVIRT, host.libvirt_uri, f"host {host.name}")
+        if host.container_engine is not None and host.container_engine.startswith("/"):
+            yield Privilege(PrivilegeKind.ENGINE, host.container_engine, f"host {host.name}")
     yield from dialect(state.network["dialect"]).privileges(state, for_member=for_member)
     for guest in state.testbed_guests.values():
         yield from guest_kind(guest.kind).privileges(guest, state.shared)
+
+
+def of_container(
+    data: bytes, run: ContainerGuest, state: State, *, for_member: bool = False
+) -> Iterator[Privilege]:
+    """Yield what the request for a container asks of its host, beyond what a container has anyway.
+
+    ``data`` is the artefact, at most ``REQUEST_LIMIT`` + 1 bytes of it. A container of a member may not write
+    to files of the host: what its root leaves there could give its owner the rights of root. Where mounts
+    lead by links is not followed here: see ``binds_of``.
+    """
+    try:
+        request = parse_request(data, run.request)
+    except KvmComposeError:
+        yield Privilege(PrivilegeKind.SETTING, "all of it, as it is no JSON object", run.request)
+        return
+    folder = state.testbed_host_shared_config.project_folder
+    yield from _container.privileges_in(request, run.request, folder, for_member=for_member)
+
+
+def binds_of(data: bytes, run: ContainerGuest, state: State) -> tuple[str, ...]:
+    """Return the files and folders of the project that are mounted in a container, relative to its folder.
+
+    ``of_container`` lists others. The engine follows links in these paths as root.
+    """
+    try:
+        request = parse_request(data, run.request)
+    except KvmComposeError:
+        return ()
+    return tuple(_container.bind_sources(request, state.testbed_host_shared_config.project_folder))
 
 
 def of_domain(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from kvmcompose import privileges
-from kvmcompose.core.deployable import LibvirtNetwork, NetworkPlan
+from kvmcompose.core.deployable import DomainGuest, LibvirtNetwork, NetworkPlan
 from kvmcompose.core.deployment import Deployment, Phase
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
@@ -32,7 +32,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from golden.bench import GOLDEN, Bench, golden_bench, tiny_qcow2
 
-PEACEFUL = sorted(path.name for path in GOLDEN.iterdir() if (path / "expected").is_dir())
+PEACEFUL = sorted(
+    path.name for path in GOLDEN.iterdir() if list(path.glob("expected/artefacts/*-domain.xml"))
+)
 
 
 class Built(NamedTuple):
@@ -49,13 +51,13 @@ class Built(NamedTuple):
         """Every guest that runs, with its XML."""
         for guest in self.state.testbed_guests.values():
             run = guest_kind(guest.kind).deployable(guest, self.state.shared)
-            if run is not None:
+            if isinstance(run, DomainGuest):
                 yield guest.name, (self.folder / run.domain_xml).read_text()
 
     def of(self, name: str, xml: str) -> list[Privilege]:
         guest = self.state.testbed_guests[name]
         run = guest_kind(guest.kind).deployable(guest, self.state.shared)
-        assert run is not None
+        assert isinstance(run, DomainGuest)
         return list(privileges.of_domain(privileges.Xml(xml), guest, run, self.state, self.network_plan))
 
 
