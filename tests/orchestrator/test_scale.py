@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from kvmcompose.reconcile import difference as difference_module
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.orchestrator import plan, stages
 from kvmcompose.server.orchestrator.resources import providers
+from kvmcompose.server.store import Store
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -147,6 +149,39 @@ def test_a_guest_is_looked_at_as_often_among_many(
         calls[guests] = count
         lab.store.close()
     assert calls[3] == calls[30] <= 4  # two providers, two testbeds: what is built and what is up
+
+
+def test_starts_are_noted_host_by_host_and_requests_are_answered_between(
+    lab_of: Callable[[int], Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = lab_of(30)
+    noted: Counter[int] = Counter()
+    turn = 0
+
+    def put_mark(self: Store, project: str, kind: str, guest: str, value: str | None) -> None:
+        if kind == "boot" and value is not None:
+            noted[turn] += 1
+        real(self, project, kind, guest, value)
+
+    real = Store.put_mark
+    monkeypatch.setattr(Store, "put_mark", put_mark)
+
+    async def tick() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        ticker = asyncio.create_task(tick())
+        actions = Actions(lab.store, lab.orchestrator)
+        await actions.wait(actions.begin(lab.deployment, Up(), "a test").uuid)
+        ticker.cancel()
+
+    asyncio.run(run())
+    assert sum(noted.values()) == 30
+    assert len(noted) == 3  # as many as hosts
+    lab.store.close()
 
 
 def test_files_that_have_not_changed_are_not_read_again(

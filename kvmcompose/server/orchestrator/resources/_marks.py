@@ -6,6 +6,7 @@ forgotten; then the guest is asked.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kvmcompose.core.commands import Up
@@ -105,11 +106,13 @@ async def note_starts(view: View, found: Iterable[Found]) -> None:
     """Remember which start it was after which guests were seen to be ready, and their scripts ran."""
     known = {each.guest for each in found if each.ref.kind in _SINCE_START}
     boots = view.marks(_BOOT)
-    there = [each for host in view.hosts.values() for each in await view.instances(host)]
-    with view.context.store.in_one():
-        for each in there:
-            if each.guest in known and each.boot and boots.get(each.guest) != each.boot:
-                view.put_mark(_BOOT, each.guest, each.boot)
+    for host in view.hosts.values():
+        there = await view.instances(host)
+        with view.context.store.in_one():
+            for each in there:
+                if each.guest in known and each.boot and boots.get(each.guest) != each.boot:
+                    view.put_mark(_BOOT, each.guest, each.boot)
+        await asyncio.sleep(0)  # all of thousands of guests at once would hold the event loop
 
 
 async def settle(work: Work, found: Sequence[Found]) -> None:
