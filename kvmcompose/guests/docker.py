@@ -94,13 +94,6 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
     body = _with_relative_paths(machine.body)
     for key in ("command", "entrypoint"):
         yield from _check_command((machine.kind, key), getattr(body, key))
-    for name, value in body.environment.items():
-        if "\0" in value:
-            yield Complaint(
-                code="bad-value",
-                path=(machine.kind, "environment", name),
-                message=f"the value of {name} has a NUL, which no variable can have",
-            )
     if body.env_file is not None:
         yield from _files.environment_file(files, (machine.kind, "env_file"), body.environment, body.env_file)
     yield from _check_volumes(machine.kind, body.volumes, files)
@@ -113,11 +106,9 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
 
 
 def _check_command(at: tuple[str, ...], command: str | tuple[str, ...] | None) -> Iterator[Complaint]:
-    if any("\0" in word for word in command or ()):
-        yield Complaint(code="bad-value", path=at, message="an argument has a NUL, which none can have")
-        return
     try:
-        words(command)
+        if words(command) == []:  # the engine would take the image's own
+            yield Complaint(code="empty-value", path=at, message="there is no word in it")
     except ValueError as error:
         yield Complaint(
             code="bad-value",
@@ -194,10 +185,11 @@ def deployable(guest: GuestState, shared: Shared) -> ContainerGuest:
     guest = msgspec.structs.replace(guest, definition=definition)
     resolver_file, archive = resolvers(guest, shared), _archive(guest)
     setup, run = definition.scripts
+    own = (each.path for each in (resolver_file, archive) if each is not None)
     return ContainerGuest(
         request=request_path(guest.identity),
         image=definition.image,
-        files=tuple(each.path for each in artefacts(guest, shared)),
+        files=(request_path(guest.identity), *own),
         mounts=tuple(Mount(each.source, each.target, each.read_only) for each in definition.volumes),
         resolv_conf=resolver_file.path if resolver_file is not None else None,
         archive=archive.path if archive is not None else None,
