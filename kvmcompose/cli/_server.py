@@ -254,10 +254,8 @@ def guest_named(target: Target, known: Iterable[str], given: str) -> str:
             return name
     for guest in target.server.status(project).guests:
         if guest.name in candidates:
-            cannot = guest.state == "unsupported"
-            why = "kvm-compose cannot run these yet" if cannot else "no runtime runs these"
             raise RefusedError(
-                f"{guest.name} is a {guest.kind} guest: {why}",
+                f"{guest.name} is a {guest.kind} guest: no runtime runs these",
                 hint=f"guests: {', '.join(names) or 'none'}",
             )
     near = difflib.get_close_matches(given, names, 3)

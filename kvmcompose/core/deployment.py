@@ -146,7 +146,7 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     ``state`` is libvirt's (``running``, ``shut off``, ``paused``, ``crashed``), ``absent`` when its host has
     no such domain, ``unknown`` when its host does not respond, ``golden`` for a golden image that is off,
-    ``unsupported`` for a guest type that cannot run yet. ``reason`` says why it is in that state, where
+    ``unsupported`` for a guest type that no runtime runs. ``reason`` says why it is in that state, where
     libvirt knows. ``asked`` is what ``stop`` or ``pause`` asked it to be: ``shut off`` or ``paused``.
     ``uptime`` is in seconds; ``cpu`` is the share of one CPU (1.0 is one busy CPU) since the previous query;
     ``memory_mb`` is the resident memory on the host, which can exceed ``given_mb``, what the guest has;

@@ -12,7 +12,6 @@ A module implements a *kind* of guest and offers:
 ``deployable(guest, shared)``     how to run it, from the state as read back; None, or left out, for a kind
                                   that cannot run
 ``resources(guest, shared)``      what must exist on hosts for it, where libvirt does not run it; optional
-``CANNOT_RUN_YET``                True while ``up`` cannot start guests of this kind; optional
 ``can_be_entered(guest)``         whether commands can run in a guest of the testbed; without it, they can
 ``privileges(guest, shared)``     what it reaches on its host beyond its XML, likewise; optional
 
@@ -45,8 +44,6 @@ class GuestKind(Protocol):
 
     Definition: type[msgspec.Struct]
     SECTION: str
-    #: Guests of this kind are meant to run, and ``up`` cannot start them yet.
-    CANNOT_RUN_YET: bool
 
     def expand(self, machine: Machine) -> Iterable[Guest]:
         """Return the guests that a machine defines, in order."""
@@ -96,8 +93,6 @@ def guest_kind(name: str) -> GuestKind:
         module.deployable = _cannot_run
     if not hasattr(module, "resources"):
         module.resources = _no_resources
-    if not hasattr(module, "CANNOT_RUN_YET"):
-        module.CANNOT_RUN_YET = False
     if not hasattr(module, "privileges"):
         module.privileges = _no_privileges
     return cast(GuestKind, module)

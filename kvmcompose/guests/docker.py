@@ -27,7 +27,6 @@ _NOT_IN_MOUNTS = frozenset(',"')
 
 
 Definition = DockerSection
-CANNOT_RUN_YET = True
 
 
 def _relative(source: str) -> str:

@@ -92,7 +92,7 @@ def interface_id(mac: str) -> str:
 
 
 class FakePort(msgspec.Struct, gc=False):
-    """A port of a bridge; see ``FoundPort``."""
+    """A port of a bridge; see ``FoundPort``. ``project`` has marked it, where the bridge is no project's."""
 
     type: str = ""
     options: dict[str, str] = {}
@@ -100,6 +100,7 @@ class FakePort(msgspec.Struct, gc=False):
     interface_id: str | None = None
     marked: bool = True
     capture: bool = False
+    project: str | None = None
 
 
 class FakeBridge(msgspec.Struct):

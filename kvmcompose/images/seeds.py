@@ -24,6 +24,8 @@ from kvmcompose.images.iso9660 import find_file
 #: The name of the archive in a seed.
 ARCHIVE = "context.tar"
 USER_DATA = "user-data"
+#: Where tar archives have what (POSIX.1, pax, "ustar Interchange Format"). The beginning of a seed is empty.
+_MAGIC_AT, _MAGIC = 257, b"ustar"
 #: What takes the place of digests that are not known.
 UNKNOWN = "?"
 
@@ -76,7 +78,7 @@ def _remember(digest: str, contents: SeedContents) -> None:
 
 
 def _read(image: BinaryIO) -> SeedContents:
-    start, size = find_file(image, ARCHIVE)
+    start, size = _archive_in(image)
     whole = hashlib.sha256()
     pieces = []
     for data in _pieces(image, start, size):
@@ -106,7 +108,15 @@ def _digest_of_file(image: BinaryIO, name: str) -> str:
 
 def archive_pieces(image: BinaryIO) -> Iterator[bytes]:
     """Yield the archive of a seed. Raises ValueError when there is none."""
-    yield from _pieces(image, *find_file(image, ARCHIVE))
+    yield from _pieces(image, *_archive_in(image))
+
+
+def _archive_in(image: BinaryIO) -> tuple[int, int]:
+    """Return where an archive begins, and its size: in a seed, or alone. Raises ValueError."""
+    image.seek(_MAGIC_AT)
+    if image.read(len(_MAGIC)) == _MAGIC:
+        return 0, image.seek(0, io.SEEK_END)
+    return find_file(image, ARCHIVE)
 
 
 def _pieces(image: BinaryIO, start: int, size: int) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from kvmcompose.core.document import Document, show_path
 from kvmcompose.core.errors import Complaint, InputError, Problem, Severity
 from kvmcompose.core.expectation import parse_expectations
 from kvmcompose.core.model import Constraints, Guest, Host, LogicalTestbed, Machine, SshKeys
-from kvmcompose.core.names import HOSTNAME_LIMIT, first_few
+from kvmcompose.core.names import HOSTNAME_LIMIT
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.guests import guest_kind, kinds
 from kvmcompose.networks import Dialect, check_management, dialect
@@ -137,7 +137,6 @@ def logical_testbed(
         guests += (_with_id(module.complete(guest, files)) for guest in module.expand(each))
     complaints += _check_guests(settings.project, guests)
     complaints += check_order(machines, guests)
-    complaints += _cannot_run(machines)
     topology = network_module.topology(network)
     complaints += check_constraints(constraints, guests, topology, hosts)
     complaints += check_expectations(lines, expectations, guests)
@@ -207,23 +206,6 @@ def _check_strategy(chosen: str) -> Iterator[Complaint]:
             message=f"there is no placement strategy {chosen!r}",
             wanted=f"one of: {', '.join(known)}",
             hint=f"did you mean {near[0]!r}?" if near else None,
-        )
-
-
-def _cannot_run(machines: Sequence[Machine]) -> Iterator[Complaint]:
-    """Yield a warning for each type of guest that cannot run, at the first machine of that type."""
-    types = dict.fromkeys(machine.kind for machine in machines)
-    for kind in types:
-        if not guest_kind(kind).CANNOT_RUN_YET:
-            continue
-        found = [machine for machine in machines if machine.kind == kind]
-        yield Complaint(
-            code="cannot-run-yet",
-            path=("machines", found[0].index, kind),
-            at_key=True,
-            message=f"{kind} guests cannot run yet: {first_few([machine.name for machine in found])}",
-            hint="'up' starts the other guests, and then fails",
-            severity=Severity.WARNING,
         )
 
 

@@ -26,6 +26,7 @@ def difference(
     *,
     earlier: Callable[[], Mapping[Ref, Any]] = dict,
     lost_with_needs: Collection[str] = (),
+    lost_when_replaced: Collection[str] = (),
     renewing: Collection[str] = (),
     restart: Collection[str] = (),
     asked: Mapping[Ref, Asked] = MappingProxyType({}),
@@ -36,15 +37,17 @@ def difference(
     ``compare`` is by kind. ``earlier`` returns the resources that were brought up before, with their
     specifications: what differs from one that has not changed since is repaired. A resource that exists on
     another host than it is wanted on is moved. One of a kind in ``lost_with_needs`` does not outlive what it
-    needs. What needs one of a kind in ``renewing`` is replaced with it, and so on. The guests in ``restart``
-    are restarted, if they are on. What is ``asked`` for is done, whether something differs or not. For the
-    kinds in ``no_waiting`` no change is pending.
+    needs, one of a kind in ``lost_when_replaced`` only its restart. What needs one of a kind in ``renewing``
+    is replaced with it, and so on. The guests in ``restart`` are restarted, if they are on. What is
+    ``asked`` for is done, whether something differs or not. For the kinds in ``no_waiting`` no change is
+    pending.
     """
     there = {each.ref: each for each in found}
     desired = {each.ref: each for each in wanted}
     elsewhere = {(ref.kind, ref.name): each for ref, each in there.items() if ref not in desired}
     changes: list[Change] = []
     stopped: set[Ref] = set()
+    replaced: set[Ref] = set()
     renewed: set[Ref] = set()
     for ref, resource in desired.items():
         known = there.pop(ref, None)
@@ -55,6 +58,8 @@ def difference(
         elif known is not None:
             lost = ref.kind in lost_with_needs and not stopped.isdisjoint(resource.needs)
             with_it = () if lost else renewed.intersection(resource.needs)
+            if not with_it and ref.kind in lost_when_replaced:
+                lost = lost or not replaced.isdisjoint(resource.needs)
             change = _of_existing(
                 resource, known, compare[ref.kind], earlier, restart=restart, lost=lost, renewed=with_it
             )
@@ -70,6 +75,7 @@ def difference(
         changes.append(change)
         if change.verb in STOPPING and not change.pending:
             stopped.add(ref)
+            replaced.update([ref] if change.verb is Verb.REPLACE else ())
         if ref.kind in renewing and not change.pending:
             renewed.add(ref)
     changes += (

@@ -10,6 +10,8 @@ from kvmcompose.core.resource import Change, Reason, ReasonCode, Verb
 _MOST_LINES = 20
 #: What kinds of resources are called; others by their kind.
 _NOUNS = {
+    "container": "guest",
+    "container-image": "image",
     "libvirt-domain": "guest",
     "libvirt-network": "network",
     "ovn-binding": "guest",

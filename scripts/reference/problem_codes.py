@@ -180,15 +180,6 @@ CODES: dict[str, tuple[str, Example | None]] = {
             argv=("validate", "--expect"),
         ),
     ),
-    "cannot-run-yet": (
-        "`up` cannot start guests of this type. It starts the others, and then fails.",
-        _yaml(
-            (
-                f"    {_DB}\n    libvirt:\n      cpus: 1\n      memory_mb: 512\n{_SIMPLE}",
-                f"    {_DB}\n    docker: {{image: nginx}}\n",
-            )
-        ),
-    ),
     "bad-public-key": (
         (
             "The file at `ssh_public_key_location` has a line that sshd does not accept: the key is cut off "

@@ -38,20 +38,6 @@ def test_up_brings_up_all_that_can_run(lab: Lab) -> None:
     assert lab.world.projects == {"lab": str(lab.folder)}
 
 
-def test_guests_that_cannot_run_are_a_failure_once_the_others_run(lab: Lab) -> None:
-    lab.bench.edit(WEB, "  - {name: proxy, interfaces: [{bridge: br0}], docker: {image: nginx}}\n" + WEB)
-    lab.bench.generate()
-    for _first_and_again in range(2):
-        action = lab.do(Up())
-        assert action.state is ActionState.FAILED
-        assert [(fault.guest, fault.message) for fault in action.faults] == [
-            ("proxy", "docker guests cannot run yet")
-        ]
-        assert lab.running() == GUESTS
-    lab.must(Down())
-    lab.assert_clean()
-
-
 def test_stages_come_in_order(lab: Lab) -> None:
     action = lab.must(Up())
     stages = list(dict.fromkeys(step.stage for step in lab.store.steps(action.uuid)))

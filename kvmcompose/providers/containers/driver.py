@@ -70,6 +70,9 @@ class EngineContainers:
         found = await self._for_each([row["Id"] for row in listed], _inspect)
         return {each.name: each for each in map(rows.observed_in, found)}
 
+    async def container(self, project: str, name: str) -> ObservedContainer:
+        return rows.observed_in(await self._own(project, name, f"look at the container {name}"))
+
     async def create(
         self, project: str, guest: str, name: str, request: Mapping[str, Any], made: str = ""
     ) -> str:

@@ -51,6 +51,10 @@ class FakeContainers:
         await self._host.call("observe_containers")
         return {name: _observed(name, each) for name, each in self._of(project).items()}
 
+    async def container(self, project: str, name: str) -> ObservedContainer:
+        await self._host.call("container", name)
+        return _observed(name, self._own(project, name, "look at"))
+
     async def create(
         self, project: str, guest: str, name: str, request: Mapping[str, Any], made: str = ""
     ) -> str:

@@ -104,6 +104,9 @@ class Containers(Protocol):
     async def observe(self, project: str) -> Mapping[str, ObservedContainer]:
         """Return the project's containers by name, in detail: one more call to the engine for each."""
 
+    async def container(self, project: str, name: str) -> ObservedContainer:
+        """Return one of the project's containers. Raises DriverError when it is not there."""
+
     async def create(
         self, project: str, guest: str, name: str, request: Mapping[str, Any], made: str = ""
     ) -> str:

@@ -57,7 +57,11 @@ class FakeSwitches:
         found = self._database()
         refuse_foreign(change, found)
         wanted = dict(wanted_ports(change))
-        mine = {name for name, row in found.ports.items() if found.owners[row.bridge] == change.project}
+        mine = {
+            name
+            for name, row in found.ports.items()
+            if change.project in (found.owners[row.bridge], row.project)
+        }
         for name in mine & set(change.removed_ports):
             self._take(name)
         moved = {
@@ -68,7 +72,8 @@ class FakeSwitches:
         self._set(change, moved)
         bridges = self._bridges(change.project)
         for guest in change.guests:
-            port = moved.get(guest.name) or FakePort(marked=False)
+            mark = change.project if guest.integration else None
+            port = moved.get(guest.name) or FakePort(marked=False, project=mark)
             bridge = bridges.get(guest.bridge) or self._bridges("")[guest.bridge]
             port = bridge.ports.setdefault(guest.name, port)
             port.mac, port.interface_id = guest.mac, guest.interface_id or port.interface_id
@@ -107,7 +112,8 @@ class FakeSwitches:
             for name, bridge in bridges.items():
                 owners[name], found[name] = project or None, _found(name, bridge)
                 for port, each in bridge.ports.items():
-                    ports[port] = PortRow("", name, project if each.marked else None, _found_port(port, each))
+                    owner = each.project or (project if each.marked else None)
+                    ports[port] = PortRow("", name, owner, _found_port(port, each))
         return Database(owners, found, ports)
 
     # -- what is done to it

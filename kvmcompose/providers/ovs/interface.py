@@ -30,7 +30,8 @@ class GuestPort(msgspec.Struct, frozen=True, kw_only=True):
     """The tap of a running guest, and the bridge that it is to be a port of. ``mac`` is the guest's.
 
     ``interface_id`` and ``vm_id`` are the UUIDs of the NIC and of its domain in libvirt, "" where unknown.
-    With ``integration`` the bridge is OVN's, which is no project's, and ``interface_id`` the logical port.
+    With ``integration`` the bridge is OVN's, which is no project's, and ``interface_id`` the logical port; a
+    port that is created there is marked as the project's, which may remove it.
     """
 
     bridge: str

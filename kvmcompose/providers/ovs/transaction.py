@@ -91,7 +91,8 @@ def arguments_to_change(change: SwitchChange, found: Database) -> list[list[str]
     wanted = dict(wanted_ports(change))
     removed = [
         name for name in dict.fromkeys(change.removed_ports)
-        if name in found.ports and found.owners[found.ports[name].bridge] == change.project
+        if name in found.ports
+        and change.project in (found.owners[found.ports[name].bridge], found.ports[name].project)
     ]  # fmt: skip
     again = [name for name in removed if name in wanted]
     before = [word for name in again for word in _del_port(name)]
@@ -197,7 +198,7 @@ def _additions(change: SwitchChange, ports: dict[str, PortRow]) -> Iterator[str]
             yield from ("--", "add-port", bridge, name, mark)
     for guest in change.guests:
         if guest.name not in ports:
-            yield from ("--", "add-port", guest.bridge, guest.name)
+            yield from ("--", "add-port", guest.bridge, guest.name, *([mark] if guest.integration else ()))
 
 
 def _settings(change: SwitchChange, ports: dict[str, PortRow]) -> Iterator[str]:

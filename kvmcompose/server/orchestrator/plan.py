@@ -76,6 +76,7 @@ def _compare(
         {kind: provider.compare for kind, provider in providers().items()},
         earlier=cache(lambda: _earlier(view.deployed)),
         lost_with_needs=[kind for kind, provider in providers().items() if provider.LOST_WITH_NEEDS],
+        lost_when_replaced=[kind for kind, provider in providers().items() if provider.ONLY_KNOWN],
         renewing=[kind for kind, provider in providers().items() if provider.RENEWS] if renews else (),
         restart=restart,
         asked=_asked(wanted, options) if options is not None else {},

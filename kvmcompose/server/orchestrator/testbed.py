@@ -15,7 +15,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kvmcompose.core.deployable import DeployableGuest, DomainGuest, ManagementPort, NetworkPlan
+from kvmcompose.core.deployable import (
+    ContainerGuest,
+    DeployableGuest,
+    DomainGuest,
+    ManagementPort,
+    NetworkPlan,
+)
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host
 from kvmcompose.core.once import once
@@ -53,7 +59,7 @@ _T = TypeVar("_T")
 
 
 class LoadedGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A guest and how it is run; ``run`` is None for a kind that cannot run yet.
+    """A guest and how it is run; ``run`` is None for a kind that no runtime runs.
 
     ``management`` is the port through which ``address`` is reached, None if it is reached without one.
     """
@@ -117,8 +123,7 @@ class _Content:
             ),
             None,
         )
-        kind = guest_kind(state.kind)
-        run = None if kind.CANNOT_RUN_YET else kind.deployable(state, shared)
+        run = guest_kind(state.kind).deployable(state, shared)
         access = self.network_plan.management.get(state.name) if address is None else None
         if access is None:
             direct = self.network_plan.direct.get(state.name)
@@ -159,7 +164,7 @@ class LoadedTestbed:
 
     @once
     def runnable(self) -> list[LoadedGuest]:
-        """The guests that are started: no golden images, none of a kind that cannot run yet."""
+        """The guests that are started: no golden images, none of a kind that no runtime runs."""
         return [guest for guest in self.guests.values() if guest.is_started]
 
     def is_in_userspace(self, host: str) -> bool:
@@ -230,11 +235,6 @@ class LoadedTestbed:
     def clones(self, golden: str) -> list[LoadedGuest]:
         """The clones of a golden image."""
         return self._clones.get(golden, [])
-
-    @property
-    def unsupported(self) -> list[LoadedGuest]:
-        """Guests that are meant to run, of kinds that cannot run yet."""
-        return [guest for guest in self.guests.values() if guest_kind(guest.state.kind).CANNOT_RUN_YET]
 
     @property
     def identity_file(self) -> Path:
@@ -309,7 +309,9 @@ class LoadedTestbed:
         return self.digests.get(self.seed_path(guest) or "", "")
 
     def seed_path(self, guest: LoadedGuest) -> str | None:
-        """The path of what a guest is set up with, None without cloud-init."""
+        """The path of what a guest is set up with: its seed, or the archive of a container; None without."""
+        if isinstance(guest.run, ContainerGuest):
+            return guest.run.archive
         files = guest.run.files if guest.run is not None else ()
         return next((path for path in files if path.endswith("-cloud-init.iso")), None)
 

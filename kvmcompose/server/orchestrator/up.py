@@ -120,7 +120,7 @@ class BringUp:
             await in_thread(keep_files, self._context, self._testbed, self._log, added=self._is_partial)
             nothing = "nothing else is to be done" if choice.left else "nothing to do"
             self._log.say(f"{self._context.project} is up already: {self._count()}, {nothing}")
-            return self._end()
+            return Phase.UP
         if self._deployed is not None:
             await name_left(self._context, self._deployed, self._testbed, self._log)
         store, project = self._context.store, self._context.project
@@ -132,7 +132,7 @@ class BringUp:
         await self._note_what_is_up(await self._check_result())
         await in_thread(keep_files, self._context, self._testbed, self._log, added=self._is_partial)
         self._log.say(f"{project} is up: {self._count()}")
-        return self._end()
+        return Phase.UP
 
     @property
     def _only_stops(self) -> bool:
@@ -163,24 +163,6 @@ class BringUp:
         self._context.store.set_intents(
             self._context.project, {guests[name].state.identity: each for name, each in self._intents.items()}
         )
-
-    def _end(self) -> Phase | None:
-        """Return the phase. Raise StepFailedError, with a fault for each guest that cannot run yet."""
-        for guest in self._testbed.unsupported:
-            self._log.fault(
-                Fault(
-                    step=f"start:{guest.name}",
-                    guest=guest.name,
-                    host=guest.state.testbed_host,
-                    message=f"{guest.state.kind} guests cannot run yet",
-                    hint="the other guests are up",
-                )
-            )
-        if self._testbed.unsupported:
-            raise StepFailedError(
-                f"{first_few([guest.name for guest in self._testbed.unsupported])} cannot run"
-            )
-        return Phase.UP
 
     # -- before anything is changed
 

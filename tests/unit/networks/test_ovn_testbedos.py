@@ -27,7 +27,6 @@ CASES = {
     "doc-acl": [],
     "doc-clones": [],
     "docker": [
-        ("warning", "cannot-run-yet", "machines[0].docker"),
         ("error", "duplicate-mac", "machines[1].docker.scaling.interfaces.sw0.mac_range"),
         *NO_WAY_OUT,
     ],

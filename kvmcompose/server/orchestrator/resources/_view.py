@@ -27,6 +27,7 @@ from kvmcompose.server.orchestrator.disk_places import DiskPlaces, find_places
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.golden import GoldenImages
 from kvmcompose.server.orchestrator.runtimes import Runtime, answer_of, runtimes, runtimes_of
+from kvmcompose.server.orchestrator.runtimes.containers import ContainerInstance
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 _T = TypeVar("_T")
@@ -98,6 +99,11 @@ class View:
     async def domains(self, host: HostDrivers) -> Mapping[str, Instance]:
         """Return those of libvirt, by name."""
         return await self._of_runtime("libvirt", host)
+
+    async def containers(self, host: HostDrivers) -> Mapping[str, ContainerInstance]:
+        """Return those of its container engine, by name."""
+        found = await self._of_runtime("containers", host)
+        return {name: each for name, each in found.items() if isinstance(each, ContainerInstance)}
 
     async def _of_runtime(self, runtime: str, host: HostDrivers) -> Mapping[str, Instance]:
         async def ask() -> Mapping[str, Instance]:

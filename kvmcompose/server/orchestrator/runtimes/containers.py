@@ -1,0 +1,183 @@
+"""Guests that run as containers of their host's engine, and are entered through it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing, suppress
+
+from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart
+from kvmcompose.core.instance import Instance
+from kvmcompose.core.resource import Ref
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.containers.interface import Containers, EngineFacts, ObservedContainer
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.guest.interface import Input, OnLine
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+
+#: The kind of the resource that is a container.
+KIND = "container"
+#: States of containers (``ContainerState``) in the words of ``Instance``; others are off.
+_STATES = {"running": "running", "paused": "paused"}
+#: Statuses of a command that cannot be started (docker-exec(1)).
+_CANNOT_START = (126, 127)
+#: As the login of a virtual machine does it: a user works in their home folder.
+_AT_HOME = 'cd ~ 2>/dev/null; exec "$@"'
+
+
+class ContainerInstance(Instance, frozen=True, kw_only=True, gc=False):
+    """A container of a guest, with what the engine says of it."""
+
+    container: ObservedContainer
+
+
+def instance(guest: LoadedGuest) -> Ref:
+    """Return the reference of a guest's container."""
+    return Ref(KIND, guest.state.domain, guest.state.testbed_host)
+
+
+async def instances(context: Context, host: HostDrivers) -> Mapping[str, ContainerInstance]:
+    """Return the project's containers on a host."""
+    found = await host.containers.observe(context.project)
+    now = time.time()
+    return {name: _instance(each, now) for name, each in found.items()}
+
+
+def _instance(each: ObservedContainer, now: float) -> ContainerInstance:
+    state = _STATES.get(each.state, "shut off")
+    return ContainerInstance(
+        name=each.name,
+        guest=each.guest,
+        state=state,
+        reason=each.reason,
+        made=each.made,
+        uptime=max(0.0, now - each.started) if each.started is not None and state == "running" else None,
+        boot=f"{each.started:.6f}" if each.started is not None else "",
+        container=each,
+    )
+
+
+async def size(_context: Context, host: HostDrivers) -> EngineFacts:
+    """Return what the engine says of a host."""
+    return await host.containers.facts()
+
+
+class ContainerEntrance:
+    """See ``Entrance``. Without a user, commands run as the one that the container is made for."""
+
+    def __init__(self, containers: Containers, project: str, guest: LoadedGuest) -> None:
+        self._containers = containers
+        self._project = project
+        self._name = guest.state.domain
+        self.guest = guest.name
+        self.notes = guest.state.identity
+        self.by_hand = f"kvm-compose exec {guest.name} -- sh"
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        on_line: OnLine,
+        *,
+        user: str | None = None,
+        seconds: float | None = None,
+        stdin: Input | None = None,
+    ) -> int:
+        """Run a command and return its exit status."""
+        words = argv if user in (None, "root") else ["sh", "-c", _AT_HOME, "sh", *argv]
+        return await self._containers.run(
+            self._project, self._name, words, on_line, user=user or "", seconds=seconds, stdin=stdin
+        )
+
+    async def check_user(self, user: str | None) -> None:
+        """Raise DriverError when commands cannot run as this user."""
+        if user is None:
+            return
+        printed: list[str] = []
+        argv = ["sh", "-c", "true"]
+        status = await self._containers.run(self._project, self._name, argv, printed.append, user=user)
+        if status in _CANNOT_START:
+            why = printed[-1] if printed else "no reason given"
+            raise DriverError(
+                f"cannot run commands as {user} in {self.guest}: {why}",
+                hint=f"its users: kvm-compose exec {self.guest} -- cut -d: -f1 /etc/passwd",
+            )
+
+    async def wait_ready(self, seconds: float) -> None:
+        """A container that runs can be entered."""
+
+
+async def entrance(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> ContainerEntrance:
+    """Return the way into a guest."""
+    return ContainerEntrance(context.host_of(guest, testbed).containers, context.project, guest)
+
+
+def is_waited_for(guest: LoadedGuest) -> bool:
+    """Return whether something is to run in the guest."""
+    return guest.run is not None and bool(guest.run.setup_scripts or guest.run.run_scripts)
+
+
+async def wait(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> None:
+    """A container that was started can be entered, unless it has ended since."""
+    containers = context.host_of(guest, testbed).containers
+    await check_runs(containers, context.project, guest)
+
+
+async def check_runs(containers: Containers, project: str, guest: LoadedGuest) -> None:
+    """Raise DriverError for a container that has ended."""
+    found = await containers.container(project, guest.state.domain)
+    if found.pid:
+        return
+    raise DriverError(
+        f"{guest.name} has ended" + (f": {found.reason}" if found.reason else ""),
+        hint=f"what it printed: kvm-compose logs {guest.name}",
+    )
+
+
+async def console(
+    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, after: int | None, wait: int
+) -> ConsolePart:
+    """Return a part of what the container has printed, as lines. Its engine has all of it, from the start."""
+    containers = context.host_of(guest, testbed).containers
+    where = (containers, context.project, guest.state.domain)
+    part = await _printed(*where, after)
+    if after is not None and not part.data and wait:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                part = await _printed(*where, part.start, follow=True)
+    return part
+
+
+async def _printed(
+    containers: Containers, project: str, name: str, after: int | None, *, follow: bool = False
+) -> ConsolePart:
+    """Return what was printed from an offset in bytes, or the end of it, of one container's output.
+
+    With ``follow`` this waits for something. Where less was printed, it is another container: all of it.
+    """
+    position, found = 0, bytearray()
+    async with aclosing(containers.logs(project, name, follow=follow)) as lines:
+        async for line in lines:
+            data = line.encode(errors="replace") + b"\n"
+            begin, position = position, position + len(data)
+            if after is None:
+                found += data
+                del found[:-CONSOLE_BYTES]
+            elif position > after:
+                found += data[max(0, after - begin) :]
+                if follow or len(found) >= CONSOLE_BYTES:
+                    break
+    if after is not None and position < after and not follow:
+        return await _printed(containers, project, name, 0)
+    return ConsolePart(start=position - len(found), data=bytes(found))
+
+
+async def console_end(
+    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, count: int
+) -> tuple[str, str]:
+    """Return where what it printed is to be had, and the last lines."""
+    containers = context.host_of(guest, testbed).containers
+    async with aclosing(containers.logs(context.project, guest.state.domain, tail=count)) as lines:
+        found = [line async for line in lines]
+    return f"kvm-compose logs {guest.name}", "\n".join(found)

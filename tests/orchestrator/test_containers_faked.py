@@ -1,0 +1,216 @@
+"""Containers on simulated hosts: what differs is changed, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kvmcompose.core.commands import Down, Power, PowerVerb, Up
+from kvmcompose.core.deployment import ActionState
+from kvmcompose.hosts.fake import Failure
+from kvmcompose.hosts.fake_world import FakeContainer
+from orchestrator.projects import built_project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from conftest import Lab
+    from golden.bench import Bench
+
+YAML = """\
+machines:
+  - name: web
+    interfaces: [{bridge: br0}]
+    docker: {image: "tiny:1", command: [sleep, "4444"], environment: {GREETING: hello}}
+  - name: db
+    interfaces: [{bridge: br1}]
+    docker: {image: "tiny:1", command: [sleep, "4444"], setup_script: setup.sh, run_script: run.sh}
+  - name: worker
+    docker:
+      image: "other:1"
+      environment: {NUMBER: "1"}
+      scaling: {count: 2, interfaces: [{bridge: br0, clones: [0, 1]}]}
+network:
+  bridges: [{name: br0}, {name: br1}]
+  bridge_connections: {br0: br1}
+"""
+CONFIG = """\
+{"testbed_host_ssh_config": {"one": {"ip": "192.0.2.11", "is_main_host": true, "virt_type": "qemu"}},
+ "ssh_public_key_location": "keys/id_ed25519.pub", "ssh_private_key_location": "keys/id_ed25519"}
+"""
+ALL = {"web", "db", "worker-0", "worker-1"}
+
+
+@pytest.fixture(scope="module")
+def containers(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return built_project(tmp_path_factory.mktemp("containers"), YAML, CONFIG, ("setup", "run"))
+
+
+@pytest.fixture
+def lab(containers: Bench, new_lab: type[Lab], tmp_path: Path) -> Iterator[Lab]:
+    with new_lab.copied(containers, tmp_path) as lab:
+        yield lab
+
+
+def of(lab: Lab, guest: str) -> FakeContainer:
+    return lab.world.containers[f"lab-{guest}"]
+
+
+def running(lab: Lab) -> set[str]:
+    return {each.guest for each in lab.world.containers.values() if each.state == "running"}
+
+
+def ids(lab: Lab) -> dict[str, str]:
+    return {name: each.id for name, each in lab.world.containers.items()}
+
+
+def differences(lab: Lab) -> list[str]:
+    return list(lab.status().differences)
+
+
+def ports(lab: Lab) -> dict[str, str]:
+    bridges = lab.world.bridges.get("lab", {})
+    found = {port: name for name, bridge in bridges.items() for port in bridge.ports}
+    return {end: found.get(end, "") for each in lab.world.containers.values() for end in each.nics}
+
+
+def test_up_and_down(lab: Lab) -> None:
+    lab.must(Up())
+    assert running(lab) == ALL
+    assert sorted(ports(lab).values()) == ["lab-br0", "lab-br0", "lab-br0", "lab-br1"]
+    assert lab.drivers.calls.count("pull:tiny:1") == 1
+    assert of(lab, "web").request["Env"] == ["GREETING=hello"]
+    status = lab.status()
+    assert status.differences == ()
+    assert {each.name: each.state for each in status.guests} == dict.fromkeys(ALL, "running")
+    assert {each.runtime for each in status.guests} == {"containers"}
+    lab.drivers.calls.clear()
+    assert "nothing to do" in lab.text(lab.must(Up()))
+    assert not [each for each in lab.drivers.calls if "facts" in each and "engine" not in each]  # libvirt's
+    lab.must(Down())
+    images, lab.world.images = lab.world.images, {}
+    assert len(images) == 2
+    lab.assert_clean()
+
+
+def test_another_environment_replaces_one_container(lab: Lab) -> None:
+    lab.must(Up())
+    before = ids(lab)
+    lab.edit("GREETING: hello", "GREETING: bonjour")
+    action = lab.must(Up())
+    assert "guest web: replace: environment GREETING changed" in lab.text(action)
+    assert "bonjour" not in lab.text(action)
+    changed = {name for name, each in ids(lab).items() if each != before[name]}
+    assert changed == {"lab-web"}
+    assert of(lab, "web").request["Env"] == ["GREETING=bonjour"]
+    assert differences(lab) == []
+
+
+def test_what_was_killed_lost_or_removed_comes_back(lab: Lab) -> None:
+    lab.must(Up())
+    before = ids(lab)
+    web, worker = of(lab, "web"), of(lab, "worker-0")
+    (end,) = worker.nics
+    web.state, web.pid, web.exit_code, web.reason = "exited", 0, 137, "killed by SIGKILL"
+    web.nics.clear()
+    del worker.nics[end]
+    del lab.world.links[end]
+    del lab.world.containers["lab-worker-1"]
+    assert differences(lab) == [
+        "guest web: is shut off (killed by SIGKILL)",
+        "guest worker-0: interface eth0 is missing",
+        "guest worker-1: is missing",
+    ]
+    action = lab.must(Up())
+    assert "guest worker-0: repair: interface eth0 is missing" in lab.text(action)
+    assert running(lab) == ALL
+    assert differences(lab) == []
+    assert {name for name, each in ids(lab).items() if each != before[name]} == {"lab-worker-1"}
+
+
+def test_what_was_edited_in_its_request_replaces_it(lab: Lab) -> None:
+    lab.must(Up())
+    path = lab.folder / "artefacts" / "db-container.json"
+    path.write_text(path.read_text().replace("4444", "5555"))
+    action = lab.must(Up())
+    assert "guest db: replace: artefacts/db-container.json has changed" in lab.text(action)
+    assert of(lab, "db").request["Cmd"] == ["sleep", "5555"]
+
+
+def test_scripts_run_once_and_at_each_start(lab: Lab) -> None:
+    def ran() -> list[str]:
+        found = [line for each in lab.store.actions("lab") for line in lab.log(each)]
+        return [each.text for each in found if "/etc/nocloud/" in each.text]
+
+    lab.must(Up())
+    steps = [step.name for step in lab.store.steps(lab.deployment.last_action_uuid or "")]
+    assert "setup:db:00-setup.sh" in steps
+    assert "run:db:00-run.sh" in steps
+    action = lab.must(Power(verb=PowerVerb.RESTART, guests=("db",)))
+    steps = [step.name for step in lab.store.steps(action.uuid)]
+    assert "run:db:00-run.sh" in steps
+    assert "setup:db:00-setup.sh" not in steps
+    assert ran
+
+
+def test_power(lab: Lab) -> None:
+    lab.must(Up())
+    before = ids(lab)
+    lab.must(Power(verb=PowerVerb.PAUSE, guests=("web",)))
+    assert of(lab, "web").state == "paused"
+    lab.must(Power(verb=PowerVerb.STOP, guests=("db",)))
+    assert of(lab, "db").state == "exited"
+    assert "nothing to do" in lab.text(lab.must(Up()))
+    assert differences(lab) == []
+    lab.must(Power(verb=PowerVerb.RESUME, guests=("web",)))
+    lab.must(Power(verb=PowerVerb.START, guests=("db",)))
+    assert running(lab) == ALL
+    assert ids(lab) == before
+
+
+def test_recreated(lab: Lab) -> None:
+    lab.must(Up())
+    before = ids(lab)
+    lab.must(Up(recreate=("worker-1",)))
+    assert {name for name, each in ids(lab).items() if each != before[name]} == {"lab-worker-1"}
+    assert running(lab) == ALL
+    lab.must(Power(verb=PowerVerb.STOP, guests=("web",)))
+    action = lab.do(Up(recreate=("web",)))
+    assert action.state is ActionState.FAILED or action.state.value == "refused", action
+    assert "web is shut off, as was asked for" in str(action.faults)
+
+
+def test_others_containers_are_left_alone(lab: Lab) -> None:
+    foreign = FakeContainer(project="", guest="", id="f" * 64, state="running", pid=77)
+    lab.world.containers["lab-web"] = foreign
+    action = lab.do(Up())
+    assert "names are taken by other containers: lab-web" in str(action.faults)
+    lab.must(Down())
+    assert lab.world.containers == {"lab-web": foreign}
+
+
+def test_moved_to_another_bridge(lab: Lab) -> None:
+    lab.must(Up())
+    before = ids(lab)
+    lab.edit("interfaces: [{bridge: br1}]", "interfaces: [{bridge: br0}, {bridge: br1}]")
+    lab.must(Up())
+    assert len(of(lab, "db").nics) == 2
+    assert ids(lab) == before
+    lab.edit("interfaces: [{bridge: br0}, {bridge: br1}]", "interfaces: [{bridge: br0}]")
+    lab.must(Up())
+    assert len(of(lab, "db").nics) == 1
+    assert set(ports(lab).values()) == {"lab-br0"}
+    assert ids(lab) == before
+    assert differences(lab) == []
+
+
+def test_one_that_fails_does_not_take_others_with_it(lab: Lab) -> None:
+    lab.drivers.failures.append(Failure("start_container:lab-web"))
+    action = lab.do(Up())
+    assert action.state is ActionState.FAILED
+    assert running(lab) == ALL - {"web"}
+    lab.drivers.failures.clear()
+    lab.must(Up())
+    assert running(lab) == ALL
