@@ -12,9 +12,9 @@ from kvmcompose.cli._server import add_server_options, open_target
 from kvmcompose.core.errors import KvmComposeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from kvmcompose.core.access import GuestAccess
+    from kvmcompose.core.access import EngineAccess, GuestAccess, HostAccess
     from kvmcompose.monitor.console import Console
 
 NAME = "inventory"
@@ -26,6 +26,10 @@ examples:
   kvm-compose inventory --format hosts
   kvm-compose inventory --label role=web
   kvm-compose inventory --json
+
+Ansible enters containers with the collection community.docker, or containers.podman, and
+the engine's program on this machine. Those of other hosts are reached by SSH: docker uses
+your own SSH configuration and keys for that.
 """
 
 #: The groups that every inventory of Ansible has.
@@ -33,6 +37,8 @@ _ANSIBLE_GROUPS = ("all", "ungrouped")
 #: Names of the loopback address in /etc/hosts of some system, which programs rely on.
 _LOOPBACK = ("localhost", "ip6-localhost", "ip6-loopback", "localhost4", "localhost6", "broadcasthost")
 
+#: Where root's Podman listens (podman-system-service(1)).
+_PODMAN_SOCKET = "/run/podman/podman.sock"
 #: Ansible evaluates the values of an inventory as templates (Jinja2), which may run programs.
 _TEMPLATE = re.compile(r"\{[{%#]")
 
@@ -60,11 +66,16 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.json:
         console.json(guests)
         return 0
-    others = [guest.name for guest in guests if not guest.by_ssh and arguments.format != "hosts"]
+    engines = arguments.format == "ansible"
+    others = [
+        guest.name
+        for guest in guests
+        if not guest.by_ssh and arguments.format != "hosts" and not (engines and guest.engine)
+    ]
     reached = [
         guest
         for guest in guests
-        if guest.address is not None
+        if (guest.address is not None or (engines and guest.engine))
         and guest.name not in others
         and not (arguments.format == "hosts" and guest.through_server)
     ]
@@ -127,7 +138,40 @@ def _group_names(guests: Sequence[GuestAccess]) -> dict[str, str]:
     return names
 
 
+def _variables_of_container(guest: GuestAccess, engine: EngineAccess) -> dict[str, Any]:
+    """Return what the connection plug-ins of the collections community.docker and containers.podman read."""
+    connections = {"docker": "community.docker.docker", "podman": "containers.podman.podman"}
+    variables = {"ansible_connection": connections[engine.program], "ansible_host": guest.domain}
+    if guest.user is not None:
+        variables["ansible_user"] = guest.user
+    words = list(_engine_words(guest.via, engine))
+    if words:
+        variables[f"ansible_{engine.program}_extra_args"] = shlex.join(words)
+    return variables
+
+
+def _engine_words(via: HostAccess | None, engine: EngineAccess) -> Iterator[str]:
+    """Yield global options of docker(1) or podman(1) for the engine of a host."""
+    if via is None:
+        if engine.socket is not None and engine.program == "docker":
+            yield from ("-H", f"unix://{engine.socket}")
+        elif engine.socket is not None:
+            yield from ("--url", f"unix://{engine.socket}")
+        return
+    host = f"[{via.address}]" if ":" in via.address else via.address
+    user = f"{via.user}@" if via.user is not None else ""
+    port = f":{via.port}" if via.port is not None else ""
+    if engine.program == "docker":  # which takes neither a key nor a host key
+        yield from ("-H", f"ssh://{user}{host}{port}{engine.socket or ''}")
+        return
+    if via.identity_file is not None:
+        yield from ("--identity", via.identity_file)
+    yield from ("--url", f"ssh://{user}{host}{port}{engine.socket or _PODMAN_SOCKET}")
+
+
 def _variables(guest: GuestAccess, proxy: Sequence[str]) -> dict[str, Any]:
+    if guest.engine is not None:
+        return _variables_of_container(guest, guest.engine)
     from kvmcompose.cli._access import ssh_settings
 
     variables: dict[str, Any] = {"ansible_host": guest.address, "ansible_port": guest.port}

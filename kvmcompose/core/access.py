@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -42,10 +42,18 @@ class HostAccess(msgspec.Struct, frozen=True, kw_only=True):
     host_key: HostKey | None = None
 
 
+class EngineAccess(msgspec.Struct, frozen=True, kw_only=True):
+    """The container engine of a guest's host. ``socket`` is a path on that host, None for the usual one."""
+
+    program: Literal["docker", "podman"]
+    socket: ServerPath | None = None
+
+
 class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
     """How to reach a guest from the main host: by SSH and through libvirt.
 
-    A guest of another ``runtime`` than libvirt has neither: commands run in it through the server.
+    A guest of another ``runtime`` than libvirt has neither: commands run in it through the server. ``engine``
+    is set for a container, whose name is ``domain``.
 
     Paths are on the server's machine. ``hostname`` is what the guest calls itself; None, as from an earlier
     server, stands for ``domain``. ``address`` is None for a guest that has no connection to the main host.
@@ -68,6 +76,7 @@ class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
     via: HostAccess | None = None
     through_server: bool = False
     runtime: Annotated[str, msgspec.Meta(pattern=RUNTIME_PATTERN)] = LIBVIRT
+    engine: EngineAccess | None = None
 
     @property
     def by_ssh(self) -> bool:

@@ -78,3 +78,32 @@ def test_a_guest_called_localhost_does_not_replace_it() -> None:
 def test_a_guest_of_any_name_is_a_host(tmp_path: Path) -> None:
     text = ansible([access(name, "br0") for name in ("localhost", "hosts", "vars")])
     assert read(tmp_path, text)["br0"]["hosts"] == ["localhost", "hosts", "vars"]
+
+
+def test_containers_are_entered_through_their_engines(tmp_path: Path) -> None:
+    elsewhere = {"address": "192.0.2.2", "user": "lab", "port": 2222, "identity_file": "/keys/a key"}
+    words = {
+        ("docker", None, False): None,
+        ("podman", None, False): None,
+        ("docker", "/run/user/1/docker.sock", False): "-H unix:///run/user/1/docker.sock",
+        ("podman", "/run/user/1/podman.sock", False): "--url unix:///run/user/1/podman.sock",
+        ("docker", None, True): "-H ssh://lab@192.0.2.2:2222",
+        ("podman", None, True): "--identity '/keys/a key' --url"
+        " ssh://lab@192.0.2.2:2222/run/podman/podman.sock",
+        ("podman", "/p.sock", True): "--identity '/keys/a key' --url ssh://lab@192.0.2.2:2222/p.sock",
+    }
+    guests, wanted = [access("vm", "br0")], {}
+    for number, ((program, path, away), extra) in enumerate(words.items()):
+        engine = {"program": program, "socket": path}
+        more = {"runtime": "containers", "engine": engine, "user": None, "address": None}
+        more |= {"via": elsewhere} if away else {}
+        name = f"c{number}"
+        guests.append(msgspec.convert({**msgspec.to_builtins(access(name, "br0")), **more}, GuestAccess))
+        collection = "community.docker.docker" if program == "docker" else "containers.podman.podman"
+        wanted[name] = {"ansible_connection": collection, "ansible_host": f"lab-{name}"}
+        if extra is not None:
+            wanted[name][f"ansible_{program}_extra_args"] = extra
+    document = read(tmp_path, ansible(guests))
+    assert document["br0"]["hosts"] == ["vm", *wanted]
+    found = document["_meta"]["hostvars"]
+    assert {name: found[name] for name in wanted} == wanted

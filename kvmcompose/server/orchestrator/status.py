@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
-from kvmcompose.core.access import GuestAccess, HostAccess
+from kvmcompose.core.access import EngineAccess, GuestAccess, HostAccess
 from kvmcompose.core.condition import DEGRADED
 from kvmcompose.core.deployment import GuestStatus, Phase, TestbedStatus
 from kvmcompose.core.errors import KvmComposeError
@@ -20,6 +20,7 @@ from kvmcompose.reconcile.wording import because, causes, difference_text, is_dr
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.plan import Differences, plan
 from kvmcompose.server.orchestrator.resources._view import View
+from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, LoadedGuest, LoadedTestbed
 
 
@@ -214,9 +215,13 @@ async def access(context: Context) -> list[GuestAccess]:
     testbed = await context.read_current()
     found = []
     addresses = await context.addresses(testbed.guests.values(), testbed)
+    engines: dict[tuple[str, str], EngineAccess | None] = {}
     for guest in testbed.guests.values():
         if guest.run is None:
             continue
+        where = guest.run.runtime, guest.state.testbed_host
+        if where not in engines:
+            engines[where] = await runtime_of(guest).engine(context, testbed, where[1])
         host = testbed.state.testbed_hosts[guest.state.testbed_host]
         found.append(
             GuestAccess(
@@ -233,6 +238,7 @@ async def access(context: Context) -> list[GuestAccess]:
                 hostname=guest.state.hostname,
                 through_server=guest.management is not None,
                 runtime=guest.run.runtime,
+                engine=engines[where],
                 groups=tuple(
                     dict.fromkeys(nic.bridge for nic in guest.state.interfaces if nic.attach != "network")
                 ),

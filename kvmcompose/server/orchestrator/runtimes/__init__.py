@@ -13,6 +13,7 @@ A module (also one in ``runtimes/`` of a plug-in folder) offers:
 ``console(context, testbed, guest, …)``      a part of what its console has printed; optional
 ``console_end(context, testbed, guest, n)``  the name of its console, and the last lines of it; optional
 ``reach(context, testbed, guest)``           a connection to its SSH server; optional
+``engine(context, testbed, host)``           the container engine that runs its guests on a host; optional
 ``get(context, testbed, guest, path)``         yields a tar archive of one of its files or folders; optional
 ``put(context, testbed, guest, folder, archive)``  extracts a tar archive in one of its folders; likewise
 ``check_privileges(context, testbed, guest)``  refuses what only an administrator's guest may do; without it,
@@ -42,7 +43,7 @@ from kvmcompose.hosts.errors import DriverError, HostLostError, NotInstalledErro
 if TYPE_CHECKING:
     import socket
 
-    from kvmcompose.core.access import ConsolePart
+    from kvmcompose.core.access import ConsolePart, EngineAccess
     from kvmcompose.core.commands import Snapshot
     from kvmcompose.core.deployment import SnapshotStatus
     from kvmcompose.core.instance import HostSize, Instance, InstanceEvent
@@ -101,6 +102,9 @@ class Runtime(Protocol):
 
     async def reach(self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> socket.socket:
         """Return a connection to the guest's SSH server. Raises RefusedError, DriverError."""
+
+    async def engine(self, context: Context, testbed: LoadedTestbed, host: str) -> EngineAccess | None:
+        """Return the container engine of a host, for programs that use it themselves; None for none."""
 
     def get(
         self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest, path: str
@@ -217,6 +221,7 @@ def _module(name: str) -> Runtime:
         "console": _no_console,
         "console_end": _no_console_end,
         "reach": _no_reach,
+        "engine": _no_engine,
         "get": _no_get,
         "put": _no_put,
         "check_privileges": _not_for_members,
@@ -275,6 +280,11 @@ async def _no_reach(_context: Context, _testbed: LoadedTestbed, guest: LoadedGue
         f"{guest.name} is a {guest.state.kind} guest: it is not entered by SSH",
         hint=f"kvm-compose exec {guest.name} -- COMMAND",
     )
+
+
+async def _no_engine(_context: Context, _testbed: LoadedTestbed, _host: str) -> EngineAccess | None:
+    """Return none: the default."""
+    return None
 
 
 async def _no_get(
