@@ -41,9 +41,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from kvmcompose.effects.survey_ovn import survey_ovn
     from kvmcompose.images.store import default_store
 
-    others = _other_hosts(arguments)
-    findings = [*survey(default_store().root), *survey_ovn()]
-    elsewhere = _survey_all(others) if others else {}
+    main, others = _hosts(arguments)
+    engines, elsewhere = _survey_all(main, others)
+    findings = [*survey(default_store().root), *survey_ovn(), *engines]
     can_generate = _lacks_nothing(findings, "generate")
     can_up = can_generate and _lacks_nothing(findings, "up")
     unfit = [name for name, found in elsewhere.items() if not _lacks_nothing(found, "up")]
@@ -84,34 +84,37 @@ def _show(findings: Sequence[Finding], console: Console) -> None:
             console.data(f"{finding.name}: {finding.mend}")
 
 
-def _other_hosts(arguments: argparse.Namespace) -> list[Host]:
-    """Return the testbed hosts of the config other than the main host. Raises InputError."""
+def _hosts(arguments: argparse.Namespace) -> tuple[Host, list[Host]]:
+    """Return the main host, and the other testbed hosts of the config. Raises InputError."""
     from kvmcompose.build.project_inputs import read_config
     from kvmcompose.cli._project import where
+    from kvmcompose.core.model import Host
     from kvmcompose.effects.files import expand
     from kvmcompose.effects.resources import schemas
     from kvmcompose.pipeline.config import parse_hosts
     from kvmcompose.pipeline.logical import Documents
     from kvmcompose.pipeline.shape import shape_config
 
+    this = Host(name="this machine", ip="127.0.0.1", is_main_host=True)
     folder = arguments.directory.resolve()
     config = read_config(folder, where(arguments))
     if config is None:
-        return []
+        return this, []
     value, problems = shape_config(Documents(config, config).config, schemas())
     if any(problem.severity is Severity.ERROR for problem in problems):
         raise InputError(problems)
-    return [
+    hosts = [
         host
         if host.identity_file is None
         else msgspec.structs.replace(host, identity_file=str(folder / expand(host.identity_file)))
         for host in parse_hosts(value)
-        if not host.is_main_host
     ]
+    main = next((host for host in hosts if host.is_main_host), this)
+    return main, [host for host in hosts if not host.is_main_host]
 
 
-def _survey_all(hosts: Sequence[Host]) -> Mapping[str, list[Finding]]:
-    """Check all hosts at once."""
+def _survey_all(main: Host, hosts: Sequence[Host]) -> tuple[list[Finding], Mapping[str, list[Finding]]]:
+    """Check the other hosts, and the container engines of this one, all at once."""
     import asyncio
 
     from kvmcompose.effects.server_places import missing_modules
@@ -126,25 +129,33 @@ def _survey_all(hosts: Sequence[Host]) -> Mapping[str, list[Finding]]:
             needed_for="up",
             mend="pip install 'kvmcompose[server]'",
         )
-        return {host.name: [lacking] for host in hosts}
+        return [], {host.name: [lacking] for host in hosts}
 
+    from kvmcompose.providers.engine_survey import survey_engines
     from kvmcompose.providers.host_survey import survey_host
     from kvmcompose.providers.real import RealDrivers
 
     async def check() -> list[list[Finding]]:
         drivers = RealDrivers()
-        try:
-            found = [(host, drivers.host(host)) for host in hosts]
-            return await asyncio.gather(
-                *(
-                    survey_host(host, drivers.runner(host), on_it.hypervisor, on_it.switches, on_it.chassis)
-                    for host, on_it in found
-                )
+
+        async def engines(host: Host) -> list[Finding]:
+            return await survey_engines(drivers.engines(host), drivers.runner(host), host.container_engine)
+
+        async def elsewhere(host: Host) -> list[Finding]:
+            on_it = drivers.host(host)
+            found = await survey_host(
+                host, drivers.runner(host), on_it.hypervisor, on_it.switches, on_it.chassis
             )
+            reached = len(found) > 1 and all(each.ok for each in found[:2])
+            return [*found, *(await engines(host) if reached else [])]
+
+        try:
+            return await asyncio.gather(engines(main), *map(elsewhere, hosts))
         finally:
             await drivers.close()
 
-    return dict(zip((host.name for host in hosts), asyncio.run(check()), strict=True))
+    ours, *theirs = asyncio.run(check())
+    return ours, dict(zip((host.name for host in hosts), theirs, strict=True))
 
 
 def _lacks_nothing(findings: list[Finding], purpose: str) -> bool:

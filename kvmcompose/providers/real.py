@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from kvmcompose.core.chassis import Remotes
@@ -22,6 +23,7 @@ from kvmcompose.providers.capture.driver import TcpdumpCaptures
 from kvmcompose.providers.containers.connection import Engine
 from kvmcompose.providers.containers.driver import EngineContainers
 from kvmcompose.providers.containers.images import EngineImages
+from kvmcompose.providers.containers.interface import Containers
 from kvmcompose.providers.disks.driver import HostDisks
 from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
 from kvmcompose.providers.guest.driver import SshShell
@@ -58,6 +60,7 @@ class RealDrivers:
         self._sockets: list[ForwardedSocket] = []
         self._connections: list[HostConnection] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._surveyed: list[EngineContainers] = []
         self._shell = SshShell()
         self._ovn: dict[tuple[Host, Remotes], tuple[OvnNorthbound, OvnCentral]] = {}
 
@@ -71,6 +74,8 @@ class RealDrivers:
             if host.is_main_host:
                 runner = LocalRunner(host.name)
                 self._started.append(runner)
+                if member is None:
+                    self._runners[host] = runner
                 blobs = LocalBlobStore(runner, member) if member is not None else None
                 drivers = _drive(runner, Libvirt(host.libvirt, runner), Engine(_local_engines()), blobs)
             else:
@@ -105,9 +110,27 @@ class RealDrivers:
         return path
 
     def runner(self, host: Host) -> CommandRunner:
-        """Return what runs programs on another host than the main host."""
+        """Return what runs programs on a host."""
         self.host(host)
         return self._runners[host]
+
+    def engines(self, host: Host) -> Mapping[str, Containers]:
+        """Return what may be the container engines of a host, by the paths of their sockets on it."""
+        self.host(host)
+        given = host.container_engine or ""
+        if host.is_main_host:
+            paths = [each for each in map(str, _local_engines()) if Path(each).exists()]
+            at = {path: Path(path) for path in (*paths, *[given][: given.startswith("/")])}
+        else:
+            connection = next(each for each in self._connections if each.host == host)
+            paths = [*_ENGINE_SOCKETS, *[given][: given.startswith("/")]]
+            at = {path: self._forward(connection, (path,)) for path in paths}
+        where = "" if host.is_main_host else f"on {host.name}"
+        found = {
+            path: EngineContainers(Engine([local], where), self._runners[host]) for path, local in at.items()
+        }
+        self._surveyed += found.values()
+        return found
 
     def ovn(self, main: Host, databases: Remotes) -> OvnDrivers:
         """Return the databases of an OVN; connections are opened when they are needed."""
@@ -129,6 +152,8 @@ class RealDrivers:
         for host in hosts:
             await host.hypervisor.close()
             await host.containers.close()
+        for engine in self._surveyed:
+            await engine.close()
         await self._shell.close()
         for northbound, _ in self._ovn.values():
             await northbound.close()

@@ -82,7 +82,7 @@ def test_a_guest_of_any_name_is_a_host(tmp_path: Path) -> None:
 
 def test_containers_are_entered_through_their_engines(tmp_path: Path) -> None:
     elsewhere = {"address": "192.0.2.2", "user": "lab", "port": 2222, "identity_file": "/keys/a key"}
-    words = {
+    words: dict[tuple[str, str | None, bool], str | None] = {
         ("docker", None, False): None,
         ("podman", None, False): None,
         ("docker", "/run/user/1/docker.sock", False): "-H unix:///run/user/1/docker.sock",
@@ -92,10 +92,11 @@ def test_containers_are_entered_through_their_engines(tmp_path: Path) -> None:
         " ssh://lab@192.0.2.2:2222/run/podman/podman.sock",
         ("podman", "/p.sock", True): "--identity '/keys/a key' --url ssh://lab@192.0.2.2:2222/p.sock",
     }
-    guests, wanted = [access("vm", "br0")], {}
+    guests = [access("vm", "br0")]
+    wanted: dict[str, dict[str, str]] = {}
     for number, ((program, path, away), extra) in enumerate(words.items()):
         engine = {"program": program, "socket": path}
-        more = {"runtime": "containers", "engine": engine, "user": None, "address": None}
+        more: dict[str, Any] = {"runtime": "containers", "engine": engine, "user": None, "address": None}
         more |= {"via": elsewhere} if away else {}
         name = f"c{number}"
         guests.append(msgspec.convert({**msgspec.to_builtins(access(name, "br0")), **more}, GuestAccess))

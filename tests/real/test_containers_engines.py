@@ -35,6 +35,7 @@ from kvmcompose.providers.containers.archives import pieces_of, read_archive
 from kvmcompose.providers.containers.connection import Engine
 from kvmcompose.providers.containers.driver import EngineContainers
 from kvmcompose.providers.containers.images import EngineImages
+from kvmcompose.providers.engine_survey import survey_engines
 from kvmcompose.providers.real import RealDrivers
 
 pytestmark = pytest.mark.real
@@ -146,6 +147,9 @@ async def lifecycle(socket: str, image: str) -> None:
         assert facts.rootless == ("user" in socket)
         assert facts.cpus > 0
         assert facts.memory_mb > 0
+        (seen,) = await survey_engines({socket: it.containers}, LocalRunner("main"), socket)
+        assert (seen.name, seen.ok, f" at {socket}" in seen.detail) == (facts.engine, True, True)
+        assert seen.detail.startswith("rootless, ") == facts.rootless
         for _ in range(2):
             await it.containers.create("p", "a", "p-a", REQUEST, "v1")
         assert await it.state() == ("created", None)
