@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kvmcompose.core.commands import Down, Power, PowerVerb, Up
+from kvmcompose.core.commands import Capture, Down, Power, PowerVerb, Up
 from kvmcompose.core.deployment import ActionState
+from kvmcompose.core.errors import RefusedError
+from kvmcompose.hosts.errors import NoSuchPathError
 from kvmcompose.hosts.fake import Failure
 from kvmcompose.hosts.fake_world import FakeContainer
 from orchestrator.projects import built_project
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from conftest import Lab
@@ -214,3 +219,56 @@ def test_one_that_fails_does_not_take_others_with_it(lab: Lab) -> None:
     lab.drivers.failures.clear()
     lab.must(Up())
     assert running(lab) == ALL
+
+
+def test_files_are_copied_and_programs_know_the_engine(lab: Lab) -> None:
+    lab.must(Up())
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        entry = tarfile.TarInfo("page")
+        entry.size = 5
+        tar.addfile(entry, io.BytesIO(b"hello"))
+
+    async def archive() -> AsyncIterator[bytes]:
+        yield buffer.getvalue()
+
+    async def copy() -> bytes:
+        await lab.orchestrator.put_files(lab.deployment, "web", "/srv", archive())
+        return b"".join([each async for each in lab.orchestrator.get_files(lab.deployment, "web", "/srv")])
+
+    with tarfile.open(fileobj=io.BytesIO(asyncio.run(copy()))) as tar:
+        assert tar.getnames() == ["srv/page"]
+    assert of(lab, "web").files == {"/srv/page": "hello"}
+
+    async def missing() -> None:
+        async for _ in lab.orchestrator.get_files(lab.deployment, "web", "/nothing"):
+            pass
+
+    with pytest.raises(NoSuchPathError):
+        asyncio.run(missing())
+    access = {each.name: each for each in asyncio.run(lab.orchestrator.access(lab.deployment))}
+    assert {each.domain for each in access.values()} == {f"lab-{name}" for name in ALL}
+    assert {each.engine.program for each in access.values() if each.engine} == {"docker"}
+    lab.drivers.failures.append(Failure("*engine_facts"))
+    (web, *_) = asyncio.run(lab.orchestrator.access(lab.deployment))
+    assert web.engine is None
+
+
+def test_packets_are_captured_at_the_host_end_of_an_interface(lab: Lab) -> None:
+    lab.must(Up())
+
+    async def capture(target: str) -> list[str]:
+        lab.drivers.calls.clear()
+        stream = await lab.orchestrator.capture(lab.deployment, Capture(target=target, count=1))
+        async for _ in stream:
+            pass
+        await stream.close()
+        return [each for each in lab.drivers.calls if "capture" in each]
+
+    for guest in ("web", "worker-1"):
+        (end,) = of(lab, guest).nics
+        assert asyncio.run(capture(guest)) == [f"capture:{end}"]
+    web = of(lab, "web")
+    web.state, web.pid = "exited", 0
+    with pytest.raises(RefusedError, match="web is shut off"):
+        asyncio.run(capture("web"))

@@ -15,6 +15,7 @@ from kvmcompose.providers.containers.interface import Containers, EngineFacts, O
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.guest.interface import Input, OnLine
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.runtimes import _container_files
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 #: The kind of the resource that is a container.
@@ -25,6 +26,10 @@ _STATES = {"running": "running", "paused": "paused"}
 _CANNOT_START = (126, 127)
 #: As the login of a virtual machine does it: a user works in their home folder.
 _AT_HOME = 'cd ~ 2>/dev/null; exec "$@"'
+
+engine = _container_files.engine
+get = _container_files.get
+put = _container_files.put
 
 
 class ContainerInstance(Instance, frozen=True, kw_only=True, gc=False):
