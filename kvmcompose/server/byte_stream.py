@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 
 
-class ByteStream:
+class BegunStream:
     """Bytes in pieces, the first of which is there. To be closed."""
 
     def __init__(self, first: bytes, rest: AsyncGenerator[bytes]) -> None:

@@ -37,7 +37,7 @@ from kvmcompose.server.api import create_app
 from kvmcompose.server.api.authentication import AccessPolicy, Authenticator
 from kvmcompose.server.api.guard import Activity, Guard
 from kvmcompose.server.api.service import Service
-from kvmcompose.server.byte_stream import ByteStream
+from kvmcompose.server.byte_stream import BegunStream
 from kvmcompose.server.listen import Listener
 from kvmcompose.server.orchestrator import Orchestrator, Outcome
 from kvmcompose.server.orchestrator.captures import WrongCaptureError
@@ -209,14 +209,14 @@ class Stub(Orchestrator):
         finally:
             self.captures.remove(name)
 
-    async def capture(self, deployment: Deployment, wanted: Capture) -> ByteStream:
+    async def capture(self, deployment: Deployment, wanted: Capture) -> BegunStream:
         """Capture; the target selects the behaviour."""
         if wanted.target == "refused":
             raise RefusedError("refused is not up", hint="kvm-compose up")
         if wanted.filter == "wrong":
             raise WrongCaptureError("the filter is wrong", hint="mend it")
         stream = self._packets(wanted)
-        return ByteStream(await anext(stream), stream)
+        return BegunStream(await anext(stream), stream)
 
     async def _packets(self, wanted: Capture) -> AsyncGenerator[bytes]:
         self.captures.append(wanted.target)

@@ -9,7 +9,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.server.byte_stream import ByteStream
+from kvmcompose.server.byte_stream import BegunStream
 
 #: As registered with IANA; of tar archives, as in the Docker Engine API.
 PCAP, TAR = "application/vnd.tcpdump.pcap", "application/x-tar"
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 class ByteReply(StreamingResponse):
     """The response with a stream: aborted when the stream fails, completed when it ends."""
 
-    def __init__(self, pieces: ByteStream, media_type: str, stopping: asyncio.Event) -> None:
+    def __init__(self, pieces: BegunStream, media_type: str, stopping: asyncio.Event) -> None:
         """``stopping`` is set when the server is about to end."""
         super().__init__(aiter(pieces), media_type=media_type)
         self._pieces = pieces

@@ -23,7 +23,7 @@ from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.api.request_audit import summary
 from kvmcompose.server.api.rights import check_change, check_owner, project_folder, view
 from kvmcompose.server.audit import short
-from kvmcompose.server.byte_stream import ByteStream
+from kvmcompose.server.byte_stream import BegunStream
 from kvmcompose.server.guest_watch import GuestWatches
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.orchestrator.captures import WrongCaptureError
@@ -196,7 +196,7 @@ class Service:
                 task.cancel()
             await asyncio.gather(reading, stopping, return_exceptions=True)
 
-    async def capture(self, asker: Asker, name: str, wanted: Capture) -> ByteStream:
+    async def capture(self, asker: Asker, name: str, wanted: Capture) -> BegunStream:
         """Start to capture packets of a deployment."""
         deployment = self.own(asker, name)
         try:
@@ -257,13 +257,13 @@ class Service:
         asker.note.command = {"name": "ssh", "guest": guest}
         return await self.orchestrator.reach(deployment, guest)
 
-    async def get_files(self, asker: Asker, name: str, guest: str, path: str) -> ByteStream:
+    async def get_files(self, asker: Asker, name: str, guest: str, path: str) -> BegunStream:
         """Begin to read files of a guest: a tar archive. Raises RefusedError, DriverError."""
         deployment = self._own_to_change(asker, name)
         asker.note.command = {"name": "cp", "guest": guest, "from": short(path)}
         archive = self.orchestrator.get_files(deployment, guest, path)
         try:
-            return ByteStream(await anext(archive), archive)
+            return BegunStream(await anext(archive), archive)
         except StopAsyncIteration:
             raise DriverError(f"{guest} sent nothing for {path}") from None
 

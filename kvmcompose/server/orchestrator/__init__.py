@@ -17,7 +17,7 @@ from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account
 from kvmcompose.providers.drivers import Drivers
 from kvmcompose.server.action_log import ActionLog
-from kvmcompose.server.byte_stream import ByteStream
+from kvmcompose.server.byte_stream import BegunStream
 from kvmcompose.server.orchestrator.captures import capture
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.down import TakeDown
@@ -170,7 +170,7 @@ class Orchestrator:
         guest = context.guest(testbed, name)
         return await runtime_of(guest).console(context, testbed, guest, after, wait)
 
-    async def capture(self, deployment: Deployment, wanted: Capture) -> ByteStream:
+    async def capture(self, deployment: Deployment, wanted: Capture) -> BegunStream:
         """Packets of what is up, from now on. Raises WrongCaptureError for what there is not."""
         return await capture(self._context(deployment), wanted)
 

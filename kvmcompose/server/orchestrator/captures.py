@@ -14,7 +14,7 @@ from kvmcompose.core.state import Interface
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.networks import logical_targets
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.server.byte_stream import ByteStream
+from kvmcompose.server.byte_stream import BegunStream
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.instances import instances
 from kvmcompose.server.orchestrator.merged_packets import merged
@@ -29,7 +29,7 @@ class WrongCaptureError(KvmComposeError):
     """What is asked for is not there or makes no sense; nothing was begun."""
 
 
-async def capture(context: Context, wanted: Capture) -> ByteStream:
+async def capture(context: Context, wanted: Capture) -> BegunStream:
     """Begin to capture. A guest comes before a bridge, a logical switch or port of its name, which also go by
     their names on the host and in OVN.
 
@@ -55,7 +55,7 @@ async def capture(context: Context, wanted: Capture) -> ByteStream:
     else:
         raise _unknown(testbed, wanted.target)
     try:
-        return ByteStream(await anext(stream), stream)
+        return BegunStream(await anext(stream), stream)
     except StopAsyncIteration:
         raise DriverError(f"the capture of {wanted.target} ended before it had begun") from None
 
