@@ -66,8 +66,8 @@ def test_what_cannot_be_captured(lab: Lab) -> None:
     lab.bench.edit("machines:\n", "machines:\n" + PROXY)
     lab.bench.generate()
     lab.do(Up())
-    with pytest.raises(RefusedError, match="docker"):
-        capture(lab, "proxy")
+    (call,) = capture(lab, "proxy")
+    assert call.startswith("capture:")  # a container, by the host end of its pair
     with pytest.raises(RefusedError, match="worker is not up"):
         capture(lab, "worker")
     with pytest.raises(WrongCaptureError, match="no guest or bridge 'worker1'") as unknown:
