@@ -12,6 +12,7 @@ A module implements a *kind* of guest and offers:
 ``deployable(guest, shared)``     how to run it, from the state as read back; None, or left out, for a kind
                                   that cannot run
 ``resources(guest, shared)``      what must exist on hosts for it, where libvirt does not run it; optional
+``HAS_DHCP_CLIENT``               False where nothing in guests of this kind asks for an address; optional
 ``can_be_entered(guest)``         whether commands can run in a guest of the testbed; without it, they can
 ``privileges(guest, shared)``     what it reaches on its host beyond its XML, likewise; optional
 
@@ -44,6 +45,9 @@ class GuestKind(Protocol):
 
     Definition: type[msgspec.Struct]
     SECTION: str
+
+    #: Something in guests of this kind can ask for addresses.
+    HAS_DHCP_CLIENT: bool
 
     def expand(self, machine: Machine) -> Iterable[Guest]:
         """Return the guests that a machine defines, in order."""
@@ -93,6 +97,8 @@ def guest_kind(name: str) -> GuestKind:
         module.deployable = _cannot_run
     if not hasattr(module, "resources"):
         module.resources = _no_resources
+    if not hasattr(module, "HAS_DHCP_CLIENT"):
+        module.HAS_DHCP_CLIENT = True
     if not hasattr(module, "privileges"):
         module.privileges = _no_privileges
     return cast(GuestKind, module)

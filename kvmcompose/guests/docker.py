@@ -27,6 +27,7 @@ _NOT_IN_MOUNTS = frozenset(',"')
 
 
 Definition = DockerSection
+HAS_DHCP_CLIENT = False
 
 
 def _relative(source: str) -> str:

@@ -7,14 +7,14 @@ change its input, and reports all problems that it finds at once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import msgspec
 
 from kvmcompose.core.artefact import Artefact, Literal, Policy
-from kvmcompose.core.errors import ComplaintsError, InputError, KvmComposeError, Problem
+from kvmcompose.core.errors import Complaint, ComplaintsError, InputError, KvmComposeError, Problem
 from kvmcompose.core.model import PROJECTS_ROOT, Guest, LogicalTestbed, PlacedTestbed
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import (
@@ -22,6 +22,7 @@ from kvmcompose.core.state import (
     ExtraInfo,
     GuestState,
     HostSharedConfig,
+    Interface,
     State,
     encode_state,
 )
@@ -139,6 +140,9 @@ def specialised(placed: PlacedTestbed) -> State:
     """Return the state of a placed testbed. Raises ComplaintsError when its addresses cannot all be used."""
     logical = placed.logical
     network, interfaces, external = dialect(logical.dialect).specialise(placed)
+    unknown = [each for guest in logical.guests for each in _unknown_addresses(guest, interfaces[guest.name])]
+    if unknown:
+        raise ComplaintsError(unknown)
     hosts = {host.name: host for host in logical.hosts}
     needed = dependencies(logical.guests)
     return State(
@@ -170,6 +174,23 @@ def specialised(placed: PlacedTestbed) -> State:
         testbed_guest_shared_config=logical.keys,
         network=network,
     )
+
+
+def _unknown_addresses(guest: Guest, interfaces: Sequence[Interface]) -> Iterator[Complaint]:
+    """Yield the interfaces of a guest without a DHCP client whose addresses only DHCP would give."""
+    if guest_kind(guest.kind).HAS_DHCP_CLIENT:
+        return
+    for index, nic in enumerate(interfaces):
+        if "dynamic" in (nic.ip, nic.ipv6) and not nic.leases:
+            alone = guest.name == guest.machine.name
+            yield Complaint(
+                code="needs-address",
+                path=(*guest.interfaces_path, *((index, "ip") if alone else ())),
+                at_key=not alone,
+                message=f"{guest.name!r} has no DHCP client: nothing in a container asks for an address",
+                found="dynamic",
+                wanted="an address, or no 'ip' for one that follows from the name",
+            )
 
 
 def _golden_id(guest: Guest) -> str | msgspec.UnsetType:

@@ -298,6 +298,15 @@ CODES: dict[str, tuple[str, Example | None]] = {
         "The host name, made of the names of project and guest, would exceed 63 characters.",
         _yaml(("name: web", f"name: {'web' * 20}")),
     ),
+    "needs-address": (
+        "An interface of a container has an address by DHCP (`ip: dynamic`), and nothing in it asks for one.",
+        _yaml(
+            (
+                "network:\n",
+                "  - {name: c, interfaces: [{bridge: br0, ip: dynamic}], docker: {image: nginx}}\nnetwork:\n",
+            )
+        ),
+    ),
     "needs-cloud-init": (
         (
             "Scripts, a healthcheck and the conditions `reachable` and `setup_done` need cloud-init, and the "

@@ -320,6 +320,24 @@ def test_what_is_refused_is_said_with_its_place(section: str, said: str) -> None
     assert said in "\n".join(map(str, caught.value.problems))
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (text_of("", "[{bridge: b, ip: dynamic}]"), "3:32: machines[0].interfaces[0].ip"),
+        (
+            text_of("scaling: {count: 1, interfaces: [{bridge: b, ip: dynamic, clones: [0]}]}", "[]"),
+            "machines[0].docker.scaling.interfaces",
+        ),
+    ],
+)
+def test_an_address_that_only_dhcp_knows_is_refused(text: str, place: str) -> None:
+    with pytest.raises(InputError) as caught:
+        compile_text(text, files=files())
+    (problem,) = caught.value.problems
+    assert f"{place}: error: 'g" in str(problem)
+    assert problem.code == "needs-address"
+
+
 @pytest.mark.parametrize("engine", ["docker", "podman", "/run/user/1000/podman/podman.sock"])
 def test_an_engine_can_be_named(engine: str) -> None:
     found = compile_text(text_of(""), config=config_of(engine), files=files()).state
