@@ -85,6 +85,7 @@ def asked_of(
     found += [Privilege(PrivilegeKind.FILE, repr(path), "--allow-path") for path in allow_paths]
     harmless = HarmlessFiles(folder, default_store().root.resolve())
     disks: list[str] = []
+    binds: list[tuple[str, privileges.Bind]] = []
     for guest in state.testbed_guests.values():
         run = guest_kind(guest.kind).deployable(guest, state.shared)
         if run is not None:
@@ -93,12 +94,15 @@ def asked_of(
                 found += asks
                 disks += named
             elif isinstance(run, ContainerGuest) and run.request not in unwritten:
-                found += _of_container(folder, run, state)
+                asks, mounted = _of_container(folder, run, state)
+                found += asks
+                binds += [(run.request, each) for each in mounted]
             disks += [path for path in run.files if path != run.read_here and path not in unwritten]
     network = network_plan.network
     if network is not None and network.xml not in unwritten:
         xml = _xml(folder, network.xml)
         found += privileges.of_network(xml, state, network) if xml is not None else ()
+    found += privileges.replaceable(binds)
     found += _disks(folder, disks, harmless)
     harmless.keep()
     listed = tuple(sorted(set(found)))
@@ -214,19 +218,23 @@ def _of_domain(
     return asks, disks
 
 
-def _of_container(folder: Path, run: ContainerGuest, state: State) -> Iterator[Privilege]:
-    """Yield what the request for a container asks for, and where its mounts lead by links."""
+def _of_container(
+    folder: Path, run: ContainerGuest, state: State
+) -> tuple[Sequence[Privilege], Sequence[privileges.Bind]]:
+    """Return what the request for a container asks for, links in its mounts included, and these mounts."""
     try:
         data = read_regular(folder / run.request, limit=privileges.REQUEST_LIMIT)
     except FileNotFoundError:
-        return  # which ``up`` refuses
+        return (), ()  # which ``up`` refuses
     except OSError as error:
         raise KvmComposeError(f"{run.request} cannot be read: {error.strerror}") from error
-    yield from privileges.of_container(data, run, state)
-    for path in dict.fromkeys(privileges.binds_of(data, run, state)):
-        real = _resolved(folder / path)
+    asks = list(privileges.of_container(data, run, state))
+    binds = privileges.binds_of(data, run, state)
+    for each in binds:
+        real = _resolved(folder / each.path)
         if real is None or not real.is_relative_to(folder):
-            yield Privilege(PrivilegeKind.FILE, f"{str(real or path)!r}", run.request)
+            asks.append(Privilege(PrivilegeKind.FILE, f"{str(real or each.path)!r}", run.request))
+    return asks, binds
 
 
 def _templates(folder: Path) -> Iterator[Privilege]:

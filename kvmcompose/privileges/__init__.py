@@ -16,12 +16,13 @@ from kvmcompose.core.state import GuestState, State
 from kvmcompose.guests import guest_kind
 from kvmcompose.networks import dialect
 from kvmcompose.privileges import _container, _domain, _network
-from kvmcompose.privileges._container import REQUEST_LIMIT, parse_request
+from kvmcompose.privileges._container import REQUEST_LIMIT, Bind, parse_request, replaceable
 from kvmcompose.privileges._grammar import Xml, privileges_in
 from kvmcompose.render.domain import console_log
 
 __all__ = [
     "REQUEST_LIMIT",
+    "Bind",
     "Xml",
     "binds_of",
     "disks_of",
@@ -33,6 +34,7 @@ __all__ = [
     "of_state",
     "owned_by",
     "parse_request",
+    "replaceable",
 ]
 
 
@@ -69,8 +71,8 @@ def of_container(
     yield from _container.privileges_in(request, run.request, folder, for_member=for_member)
 
 
-def binds_of(data: bytes, run: ContainerGuest, state: State) -> tuple[str, ...]:
-    """Return the files and folders of the project that are mounted in a container, relative to its folder.
+def binds_of(data: bytes, run: ContainerGuest, state: State) -> tuple[Bind, ...]:
+    """Return the files and folders of the project that are mounted in a container.
 
     ``of_container`` lists others. The engine follows links in these paths as root.
     """
@@ -78,7 +80,7 @@ def binds_of(data: bytes, run: ContainerGuest, state: State) -> tuple[str, ...]:
         request = parse_request(data, run.request)
     except KvmComposeError:
         return ()
-    return tuple(_container.bind_sources(request, state.testbed_host_shared_config.project_folder))
+    return tuple(_container.binds(request, state.testbed_host_shared_config.project_folder))
 
 
 def of_domain(

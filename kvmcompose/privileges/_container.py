@@ -9,13 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
+
+
+class Bind(msgspec.Struct, frozen=True):
+    """A file or folder of the project that is mounted in a container; ``path`` is relative to its folder."""
+
+    path: str
+    writable: bool
+
 
 #: The largest request, in bytes.
 REQUEST_LIMIT = 1 << 20
@@ -135,7 +143,7 @@ def parse_request(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _rebuild(where: str) -> str:
-    return f"correct it, or remove it and build it again: rm {where}; kvm-compose generate"
+    return f"rebuild it: kvm-compose generate --overwrite {where} (yours is kept as .orig)"
 
 
 def _place(data: bytes) -> str:
@@ -247,11 +255,27 @@ def _is_ours(inside: str) -> bool:
     return inside.partition("/")[0] in (".", "artefacts")
 
 
-def bind_sources(request: Mapping[str, Any], folder: str) -> Iterator[str]:
-    """Yield the paths in the project, relative to its folder, that a container's mounts lead to."""
+def binds(request: Mapping[str, Any], folder: str) -> Iterator[Bind]:
+    """Yield the mounts of a container that lead into the project."""
     host = request.get("HostConfig")
     mounts = host.get("Mounts") if isinstance(host, dict) else None
     for mount in mounts if isinstance(mounts, list) else ():
         inside = inside_project(mount.get("Source"), folder) if isinstance(mount, dict) else None
         if inside is not None and mount.get("Type") == "bind":
-            yield inside
+            yield Bind(inside, writable=mount.get("ReadOnly") is not True)
+
+
+def replaceable(found: Iterable[tuple[str, Bind]]) -> Iterator[Privilege]:
+    """Yield mounts of a folder that a container can write to the parent of, as it could put a link there.
+
+    ``found`` are all mounts of a testbed, each with the artefact that has it.
+    """
+    known = list(found)
+    writable = {bind.path for _, bind in known if bind.writable}
+    for where, bind in known:
+        steps = bind.path.split("/")
+        parents = {"/".join(steps[:count]) for count in range(1, len(steps))} | {"."}
+        for parent in sorted(parents & writable - {bind.path}):
+            yield Privilege(
+                PrivilegeKind.FILE, f"{bind.path!r}, if a container puts a link into {parent!r}", where
+            )

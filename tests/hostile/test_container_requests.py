@@ -275,6 +275,25 @@ def test_any_json_is_judged(host: Any, more: dict[str, Any]) -> None:
     privileges.binds_of(data, container(), STATE)
 
 
+def binds_in(*mounts: tuple[str, bool]) -> list[tuple[str, privileges.Bind]]:
+    data = with_host(
+        Mounts=[
+            {"Type": "bind", "Source": f"{FOLDER}/{path}", "Target": "/x", "ReadOnly": not writable}
+            for path, writable in mounts
+        ]
+    )
+    return [("r.json", each) for each in privileges.binds_of(data, container(), STATE)]
+
+
+def test_a_folder_that_a_container_can_replace_by_a_link_is_listed() -> None:
+    found = privileges.replaceable(binds_in(("data", True), ("data/a/b", False), ("data2", False)))
+    assert [(each.kind, each.what) for each in found] == [
+        (PrivilegeKind.FILE, "'data/a/b', if a container puts a link into 'data'")
+    ]
+    assert not list(privileges.replaceable(binds_in(("data", False), ("data/a", True))))
+    assert not list(privileges.replaceable(binds_in(("data", True), ("data", False))))
+
+
 def _link_out(folder: Path) -> None:
     (folder / "html").rename(folder / "old")
     (folder / "html").symlink_to("/etc")

@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from kvmcompose.core.commands import Up
 from kvmcompose.core.deployable import ContainerGuest
-from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.instance import ON
 from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.privileges import parse_request
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.netns.container_nics import ContainerPlace, FoundNic
 from kvmcompose.reconcile.difference import Asked
@@ -230,13 +228,7 @@ def request_of(testbed: LoadedTestbed, guest: LoadedGuest) -> dict[str, Any]:
     """Return the request that creates a container, from its artefact. Raises KvmComposeError."""
     run = guest.run
     assert isinstance(run, ContainerGuest)  # noqa: S101 (of this runtime)
-    try:
-        return msgspec.json.decode(testbed.read(run.request), type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise KvmComposeError(
-            f"{run.request} is no JSON object: {error}",
-            hint=f"rebuild it: kvm-compose generate --overwrite {run.request} (yours is kept as .orig)",
-        ) from error
+    return parse_request(testbed.read(run.request).encode(), run.request)
 
 
 async def _plug(
