@@ -85,6 +85,7 @@ def test_compiling_is_a_function_of_its_input(case: str) -> None:
     config = (GOLDEN / case / "kvm-compose-config.json").read_text(encoding="utf-8")
     # only the digest of a file with variables is in the state, and needs its content
     files = AnyFiles(contents={each.name: each.read_bytes() for each in (GOLDEN / case).glob("*.env")})
+    files = AnyFiles(contents={path.name: path.read_bytes() for path in (GOLDEN / case).glob("*.env")})
     first = compile_text(text, config=config, files=files, project=case)
     second = compile_text(text, config=config, files=files, project=case)
     assert first.artefacts == second.artefacts
