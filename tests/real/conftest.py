@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 collect_ignore = (
     []
     if os.environ.get("KVM_COMPOSE_TEST_LONG")
-    else ["test_members_moves.py", "test_ovn_elements.py", "test_ovn_examples.py"]
+    else [
+        "test_container_example.py",
+        "test_members_moves.py",
+        "test_ovn_elements.py",
+        "test_ovn_examples.py",
+    ]
 )
 
 
