@@ -79,7 +79,12 @@ def state_text(deployment: Deployment) -> str:
 
 
 def guest_state_text(guest: GuestStatus) -> str:
-    """Return a guest's state and why: ``paused: I/O error``, ``stopped (stop)``."""
+    """Return a guest's state and why: ``paused: I/O error``, ``stopped (stop)``.
+
+    Of one with a healthcheck that runs, that is ``healthy``, ``unhealthy`` or ``starting``.
+    """
+    if guest.health is not None and guest.state == "running":
+        return guest.health
     if guest.asked == guest.state and guest.asked in _ASKED:
         return _ASKED[guest.asked]
     return guest.state if guest.reason is None else f"{guest.state}: {_WORDS.get(guest.reason, guest.reason)}"

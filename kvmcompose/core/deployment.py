@@ -154,7 +154,8 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ``address`` is where the main host reaches it; ``addresses`` are all known ones.
     ``outdated`` is what changed since the guest was set up (``environment GREETING added``); empty when
     nothing did, and while nothing is known of what ran. ``runtime`` is what runs it: one that libvirt runs is
-    entered by SSH.
+    entered by SSH. ``health`` is what the healthcheck of a guest that runs says: ``healthy``, ``unhealthy``
+    or ``starting``; None for a guest without one.
     """
 
     name: str
@@ -173,6 +174,7 @@ class GuestStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     given_mb: int | None = None
     outdated: tuple[str, ...] = ()
     runtime: str = "libvirt"
+    health: str | None = None
 
 
 class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):

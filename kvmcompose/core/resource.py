@@ -32,20 +32,23 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A wanted resource.
 
     ``spec`` is all that it should be, in a type of its provider. The resources in ``needs`` must exist before
-    it does. ``guest`` is the guest that it belongs to.
+    it does. ``guest`` is the guest that it belongs to. Those in ``after`` come before it, too, if they are
+    to come; but what becomes of them later is nothing to it.
     """
 
     ref: Ref
     spec: Any
     needs: tuple[Ref, ...] = ()
     guest: str | None = None
+    after: tuple[Ref, ...] = ()
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A resource of the project that exists.
 
     ``spec`` is what it was made from, as far as that is known. ``state`` is a term of its provider
-    (``running``, ``paused``), ``detail`` what else the provider needs to compare or to remove it.
+    (``running``, ``paused``), ``detail`` what else the provider needs to compare or to remove it. It goes
+    before those in ``after``.
     """
 
     ref: Ref
@@ -53,6 +56,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     state: str = ""
     guest: str | None = None
     detail: Any = None
+    after: tuple[Ref, ...] = ()
 
 
 class Verb(StrEnum):

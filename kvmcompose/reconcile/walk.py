@@ -2,7 +2,7 @@
 
 So a guest that restarts is off before a bridge of its changes, names and addresses are free before others
 take them, and nothing is taken away on which something else still depends. What needs a resource of its own
-kind, or of a later one, is made after it.
+kind, or of a later one, is made after it; what goes, goes before what it came after.
 """
 
 from __future__ import annotations
@@ -76,17 +76,38 @@ class Walk:
             if self._kinds[kind].AT_ONCE and coming[kind]:
                 coming[kind] += [each for each in going[kind] if each.verb is Verb.REMOVE]
                 going[kind] = [each for each in going[kind] if each.verb is not Verb.REMOVE]
-        left: set[str] = set()
-        for kind in reversed(order):
-            mine = [each for each in going[kind] if _host(each, removing=True) not in left]
-            await self._kind(kind, mine, removing=True)
-            # what is left on a host needs what is below it there
-            left |= {_host(change, removing=True) for change in mine if change.ref in self.failed}
-        if self.failed:
+        if not await self._going(order, going):
             return False
         while any(coming.values()):
             if not await self._round(order, coming):
                 return False
+        return not self.failed
+
+    async def _going(self, order: Sequence[str], going: dict[str, list[Change]]) -> bool:
+        """Take away what goes; whether all of it went."""
+        failed: set[str] = set()
+        while any(going.values()):
+            waited_for = _come_before(change for changes in going.values() for change in changes)
+            there = {_found(change) for changes in going.values() for change in changes}
+            # where all wait for each other, nothing is gained by waiting
+            waits = there != waited_for & there
+            held = False
+            for kind in reversed(order):
+                while ready := [
+                    each
+                    for each in going[kind]
+                    # what is below something that waits stays, unless that waits for it
+                    if (not held or (each.found is not None and each.found.after))
+                    and not (waits and _found(each) in waited_for)
+                ]:
+                    mine = [each for each in ready if _host(each, removing=True) not in failed]
+                    await self._kind(kind, mine, removing=True)
+                    # what is left on a host needs what is below it there
+                    failed |= {_host(change, removing=True) for change in mine if change.ref in self.failed}
+                    gone = {change.ref for change in ready}
+                    going[kind] = [each for each in going[kind] if each.ref not in gone]
+                    waited_for = _come_before(change for changes in going.values() for change in changes)
+                held = held or bool(going[kind])
         return not self.failed
 
     async def _round(self, order: Sequence[str], coming: dict[str, list[Change]]) -> bool:
@@ -110,7 +131,7 @@ class Walk:
 
     def _is_ready(self, change: Change, left: Collection[Ref]) -> bool:
         """Return whether nothing that a change needs is yet to be made."""
-        needs = change.wanted.needs if change.wanted is not None else ()
+        needs = _needs(change)
         own = change.ref.kind if self._kinds[change.ref.kind].BATCH else None
         return all(ref.kind == own or ref == change.ref or ref not in left for ref in needs)
 
@@ -136,8 +157,21 @@ class Walk:
         await self._together(hosts, len(hosts))
 
     def _is_blocked(self, change: Change) -> bool:
-        needs = change.wanted.needs if change.wanted is not None else ()
-        return change.ref in self.failed or not self.failed.isdisjoint(needs)
+        return change.ref in self.failed or not self.failed.isdisjoint(_needs(change))
+
+
+def _needs(change: Change) -> tuple[Ref, ...]:
+    """Return what comes before a change."""
+    return (*change.wanted.needs, *change.wanted.after) if change.wanted is not None else ()
+
+
+def _found(change: Change) -> Ref:
+    return change.found.ref if change.found is not None else change.ref
+
+
+def _come_before(changes: Iterable[Change]) -> set[Ref]:
+    """Return what goes later than some of these changes."""
+    return {ref for each in changes if each.found is not None for ref in each.found.after}
 
 
 def _by_kind(changes: Iterable[Change]) -> defaultdict[str, list[Change]]:

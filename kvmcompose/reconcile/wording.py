@@ -27,6 +27,7 @@ _NOUNS = {
     "management-port": "management port",
     "golden-image": "golden image",
     "reachable": "guest",
+    "healthy": "guest",
     "dns-name": "DNS name of",
     "set-up": "set-up of",
     "run-scripts": "run scripts of",
@@ -72,6 +73,7 @@ def because(reason: Reason) -> str:
 #: What is wrong where nothing is known of what is in a guest.
 _NOT_SEEN = {
     "ovn-binding": "its logical ports are not bound",
+    "healthy": "not seen to be healthy since it was started",
     "reachable": "not seen to be ready since it was started",
     "set-up": "not known to have run",
     "run-scripts": "not known to have run since the guest started",

@@ -155,7 +155,7 @@ class GuestWatch:
                 guest.state,
                 host=guest.host,
                 address=guest.address,
-                reason=guest.reason,
+                reason=_reason(guest),
             )
         for each in gone:
             self._store.publish_guest(self._name, each.guest, REMOVED, host=each.host)
@@ -165,7 +165,12 @@ class GuestWatch:
         if known is None:
             return guest.state != "absent"
         before = (known.state, known.reason, known.host, known.address)
-        return before != (guest.state, guest.reason, guest.host, guest.address)
+        return before != (guest.state, _reason(guest), guest.host, guest.address)
+
+
+def _reason(guest: GuestStatus) -> str | None:
+    """Return why a guest is in its state, or that it runs and its healthcheck fails."""
+    return guest.reason or (guest.health if guest.health == "unhealthy" else None)
 
 
 class GuestWatches:

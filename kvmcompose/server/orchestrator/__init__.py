@@ -22,6 +22,7 @@ from kvmcompose.server.orchestrator.captures import capture
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.down import TakeDown
 from kvmcompose.server.orchestrator.guest_events import guest_events
+from kvmcompose.server.orchestrator.health import Health
 from kvmcompose.server.orchestrator.instances import instances_of_hosts
 from kvmcompose.server.orchestrator.preview import preview
 from kvmcompose.server.orchestrator.probing import probe
@@ -49,10 +50,11 @@ class Orchestrator:
         self._store = store
         self._people = people or People()
         self._meter = Meter()
+        self._health = Health()
 
     def _context(self, deployment: Deployment, *, seconds: float | None = ANSWER_SECONDS) -> Context:
         """A deployment to work on, from now on on its account; ``seconds`` is what its files may take."""
-        context = Context(deployment, self._owner(deployment), self._drivers, self._store)
+        context = Context(deployment, self._owner(deployment), self._drivers, self._store, self._health)
         account.set(Account(deployment.name, context.owner.uid, seconds))
         return context
 

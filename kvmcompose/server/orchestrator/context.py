@@ -25,6 +25,7 @@ from kvmcompose.providers.guest.interface import Gate, GuestShell
 from kvmcompose.providers.netns.interface import ManagementPorts
 from kvmcompose.server.orchestrator.built_testbed import read_testbed
 from kvmcompose.server.orchestrator.deployed import Deployed, decode_deployed
+from kvmcompose.server.orchestrator.health import Health
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
 from kvmcompose.server.orchestrator.stages import side_by_side
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
@@ -54,7 +55,14 @@ def owner_files(uid: int) -> OwnerFiles:
 class Context:
     """One deployment, and everything to act on it with. ``owner`` is whose files it is made of."""
 
-    def __init__(self, deployment: Deployment, owner: Person, drivers: Drivers, store: Store) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        owner: Person,
+        drivers: Drivers,
+        store: Store,
+        health: Health | None = None,
+    ) -> None:
         self.deployment = deployment
         self.owner = owner
         self.project = deployment.name
@@ -66,6 +74,8 @@ class Context:
         self.folder = self.location if self.member is None else HOSTED / self.project
         self.drivers = drivers
         self.store = store
+        #: What is known of the health of guests, of all deployments.
+        self.health = health or Health()
         self._noted = store.deployed(self.project)
         self._intents = store.marks(self.project, "intent")
 

@@ -97,7 +97,7 @@ class TakeDown:
         if self._command.guests and self._command.purge:
             raise RefusedError("--purge removes all disks, not those of some guests")
         hosts = await self._hosts()
-        view = View(self._context, self._testbeds, hosts)
+        view = View(self._context, self._testbeds, hosts, inside=False)
         found = await plan(view, None)
         good = [name for name, host in hosts.items() if await self._look(name, host, found)]
         changes = [each for each in found.changes if each.found is not None and each.found.ref.host in good]

@@ -16,6 +16,7 @@ from kvmcompose.core.resource import STOPPING, Change, Found, ReasonCode, Ref, R
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.reconcile.difference import Asked, difference
+from kvmcompose.server.orchestrator.order import found_with_order, with_order
 from kvmcompose.server.orchestrator.resources import providers
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.stages import side_by_side
@@ -68,7 +69,12 @@ def _compare(
 ) -> Differences:
     """Compare what is wanted with what was found: for thousands of guests it takes a second."""
     wanted = [] if testbed is None else wanted_by(testbed)
-    seen = {kind for kind, provider in providers().items() if view.files or not provider.LOOKS_AT_FILES}
+    found = list(found_with_order(view.testbeds, found))
+    seen = {
+        kind
+        for kind, provider in providers().items()
+        if (view.files or not provider.LOOKS_AT_FILES) and (view.inside or not provider.LOOKS_INSIDE)
+    }
     wanted = [each for each in wanted if each.ref.host not in silent and each.ref.kind in seen]
     changes = difference(
         wanted,
@@ -100,7 +106,7 @@ def wanted_by(testbed: LoadedTestbed) -> list[Resource]:
         for each in (*found, *testbed.resources)
         if each.guest not in down or not providers()[each.ref.kind].RUNS
     ]
-    return sorted(up, key=lambda each: order[each.ref.kind])
+    return sorted(with_order(testbed, up), key=lambda each: order[each.ref.kind])
 
 
 async def _look(view: View) -> tuple[list[Found], dict[str, KvmComposeError]]:

@@ -19,6 +19,7 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.reconcile.wording import because, causes, difference_text, is_drift, is_outdated, left_text
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.plan import Differences, plan
+from kvmcompose.server.orchestrator.resources import healthy
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, LoadedGuest, LoadedTestbed
@@ -87,6 +88,7 @@ def _guests(
 ) -> tuple[GuestStatus, ...]:
     """The status of each guest; of those that no runtime runs, ``others`` are the states."""
     outdated = {change.guest: change for change in planned.changes if is_outdated(change)}
+    health = {each.guest: each.state for each in planned.found if each.ref.kind == healthy.KINDS[0]}
     return tuple(
         _guest_status(
             testbed,
@@ -95,6 +97,7 @@ def _guests(
             addresses.get(name),
             share,
             outdated.get(name),
+            health.get(name),
         )
         if guest.run is None or guest.state.testbed_host not in planned.silent
         else _unknown(guest)
@@ -167,6 +170,7 @@ def _guest_status(
     address: str | None,
     share: Callable[[Instance], float | None],
     outdated: Change | None,
+    health: str | None,
 ) -> GuestStatus:
     """The status of a guest; of one that no runtime runs, ``there`` is only its state."""
     domain = there if isinstance(there, Instance) else None
@@ -185,6 +189,7 @@ def _guest_status(
         host=guest.state.testbed_host,
         state=state,
         reason=domain.reason if domain is not None else None,
+        health=health,
         asked=testbed.intents.get(guest.name),
         address=address,
         addresses=_all_addresses(guest),

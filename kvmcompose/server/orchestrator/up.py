@@ -274,7 +274,14 @@ class BringUp:
 
     async def _look(self, options: Up | None = None) -> Differences:
         testbeds = [each for each in (self._testbed, self._deployed) if each is not None]
-        self._view = View(self._context, testbeds, self._hosts, self._files, self._options.abandon)
+        self._view = View(
+            self._context,
+            testbeds,
+            self._hosts,
+            self._files,
+            self._options.abandon,
+            inside=not self._only_stops,
+        )
         restart = self._restarted if options else ()
         return await plan(self._view, self._testbed, options, restart=restart, renews=not self._only_stops)
 

@@ -293,3 +293,49 @@ def test_what_needs_each_other_is_made_in_the_order_of_kinds() -> None:
     ]
     assert walk(calls, *changes) == (True, set())
     assert calls.done == ["+floor", "+wall", "+lamp"]
+
+
+def test_what_goes_goes_before_what_it_came_after() -> None:
+    lamp, shade, wall = Ref("lamp", "lamp", "one"), Ref("lamp", "shade", "one"), Ref("wall", "wall", "one")
+    floor = Ref("floor", "floor", "one")
+    found = [
+        Found(ref=floor),
+        # a wall that came after a lamp, which is of a later kind
+        Found(ref=wall, after=(lamp,)),
+        Found(ref=lamp),
+        Found(ref=shade, after=(lamp,)),
+    ]
+    changes = [Change(verb=Verb.REMOVE, ref=each.ref, found=each) for each in found]
+    calls, failed = Calls(), set[Ref]()
+    kinds = {name: Toy(calls) for name in STAGES}
+    walk = Walk(changes, kinds, STAGES, together, keep_going=False, failed=failed)
+    assert asyncio.run(walk.run())
+    assert calls.done == ["-shade", "-wall", "-lamp", "-floor"]
+
+
+def test_what_each_waits_for_the_other_goes_all_the_same() -> None:
+    one, two = Ref("lamp", "one", "one"), Ref("lamp", "two", "one")
+    found = [Found(ref=one, after=(two,)), Found(ref=two, after=(one,))]
+    changes = [Change(verb=Verb.REMOVE, ref=each.ref, found=each) for each in found]
+    calls = Calls()
+    walk = Walk(changes, {"lamp": Toy(calls)}, STAGES, together, keep_going=False, failed=set())
+    assert asyncio.run(walk.run())
+    assert sorted(calls.done) == ["-one", "-two"]
+
+
+def test_what_comes_after_another_waits_for_it_and_is_left_when_that_fails() -> None:
+    first, second, third = (Ref("lamp", name, "one") for name in ("first", "second", "third"))
+    changes = [
+        Change(verb=Verb.CREATE, ref=third, wanted=Resource(ref=third, spec=None, after=(second,))),
+        Change(verb=Verb.CREATE, ref=second, wanted=Resource(ref=second, spec=None, after=(first,))),
+        Change(verb=Verb.CREATE, ref=first, wanted=Resource(ref=first, spec=None)),
+    ]
+    calls, failed = Calls(), set[Ref]()
+    walk = Walk(changes, {"lamp": Toy(calls, limit=3)}, STAGES, together, keep_going=False, failed=failed)
+    assert asyncio.run(walk.run())
+    assert calls.done == ["+first", "+second", "+third"]
+    calls = Calls("+first")
+    walk = Walk(changes, {"lamp": Toy(calls, limit=3)}, STAGES, together, keep_going=True, failed=failed)
+    assert not asyncio.run(walk.run())
+    assert calls.done == ["+first"]
+    assert failed == {first, second, third}

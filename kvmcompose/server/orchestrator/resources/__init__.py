@@ -20,6 +20,7 @@ A module (also one in ``resources/`` of a plug-in folder) offers:
 ``WAITS_FOR``                     that option as it is typed, for messages; optional
 ``asked(options, wanted)``        what the options of an ``up`` want to be done with one, and which; optional
 ``LOOKS_AT_FILES``                True: observing takes long, and is left out of ``status``; optional
+``LOOKS_INSIDE``                  True: observing enters guests, and is left out where it is no use; optional
 ``LOST_WITH_NEEDS``               True: gone when what they need is stopped; optional
 ``RENEWS``                        True: what needs one is replaced when it is made again; optional
 ``ONLY_KNOWN``                    True: only observed, as what is in a guest; removing only forgets; optional
@@ -69,6 +70,7 @@ class Provider(Protocol):
     AGAIN: str
     WAITS_FOR: str
     LOOKS_AT_FILES: bool
+    LOOKS_INSIDE: bool
     LOST_WITH_NEEDS: bool
     RENEWS: bool
     ONLY_KNOWN: bool
@@ -134,6 +136,7 @@ def _module(name: str) -> Provider:
         "AGAIN": "",
         "WAITS_FOR": "",
         "LOOKS_AT_FILES": False,
+        "LOOKS_INSIDE": False,
         "LOST_WITH_NEEDS": False,
         "RENEWS": False,
         "ONLY_KNOWN": False,

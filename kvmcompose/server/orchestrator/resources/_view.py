@@ -47,9 +47,12 @@ class View:
         hosts: Mapping[str, HostDrivers],
         files: Distribution | None = None,
         abandoned: Sequence[str] = (),
+        *,
+        inside: bool = True,
     ) -> None:
         """Without ``files``, neither files nor golden images are looked at: that takes long.
 
+        Without ``inside``, no guest is entered.
         What the ``abandoned`` hosts have is given up.
         """
         self.context = context
@@ -57,6 +60,7 @@ class View:
         self.deployed = next((each for each in testbeds if not each.has_files), None)
         self.hosts = hosts
         self.files = files
+        self.inside = inside
         self._abandoned = abandoned
         self.golden = GoldenImages(context, files.testbed, files) if files is not None else None
         self._seen: dict[tuple[str, str], Any] = {}

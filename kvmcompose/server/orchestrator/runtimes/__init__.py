@@ -8,6 +8,8 @@ A module (also one in ``runtimes/`` of a plug-in folder) offers:
 ``events(context, host)``                    yields their states, and changes of them; optional
 ``size(context, host)``                      how large a host is, as it sees it; optional
 ``entrance(context, testbed, guest)``        the way into a guest that runs; optional
+``check_health(context, testbed, guest, seconds)``  why the guest is not healthy now; without it, its
+                                             healthcheck runs in it
 ``is_waited_for(guest)``                     whether ``up`` waits for a guest that was started; optional
 ``wait(context, testbed, guest)``            waits until it can be worked with, likewise
 ``console(context, testbed, guest, …)``      a part of what its console has printed; optional
@@ -80,6 +82,14 @@ class Runtime(Protocol):
 
     async def entrance(self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> Entrance:
         """Return the way into a guest that runs. Raises RefusedError for one that cannot be entered."""
+
+    async def check_health(
+        self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest, seconds: float
+    ) -> str:
+        """Return why a guest with a healthcheck is not healthy, "" if it is, within ``seconds``.
+
+        Raises KvmComposeError when that cannot be found out.
+        """
 
     def is_waited_for(self, guest: LoadedGuest) -> bool:
         """Return whether the guest says when it is ready, and that can be noticed."""
@@ -216,6 +226,7 @@ def _module(name: str) -> Runtime:
         "size": _no_size,
         "events": _no_events,
         "entrance": _no_entrance,
+        "check_health": _check_inside,
         "is_waited_for": _no,
         "wait": _no_wait,
         "console": _no_console,
@@ -249,6 +260,15 @@ async def _no_events(_context: Context, host: HostDrivers) -> AsyncGenerator[Ins
 async def _no_entrance(_context: Context, _testbed: LoadedTestbed, guest: LoadedGuest) -> Entrance:
     """Refuse: the default."""
     raise RefusedError(f"{guest.name} is a {guest.state.kind} guest: no command can run in it")
+
+
+async def _check_inside(context: Context, testbed: LoadedTestbed, guest: LoadedGuest, seconds: float) -> str:
+    """Run its healthcheck in the guest: the default. What that prints is dropped, as nobody would read it."""
+    check = guest.state.healthcheck
+    assert check is not None  # noqa: S101 (others are not checked)
+    entrance = await runtime_of(guest).entrance(context, testbed, guest)
+    status = await entrance.run(check.argv, lambda _line: None, seconds=seconds)
+    return f"exit status {status}" if status else ""
 
 
 def _no(_guest: LoadedGuest) -> bool:
