@@ -19,12 +19,20 @@ pytestmark = [pytest.mark.real, pytest.mark.usefixtures("micro_image")]
 YAML = """\
 machines:
   - name: web
+    depends_on: {db: {condition: healthy}}
     interfaces: [{bridge: br0}]
     libvirt:
       cpus: 1
       max_cpus: 2
       memory_mb: 128
       libvirt_type: {cloud_image: {name: micro}}
+  - name: db
+    interfaces: [{bridge: br0}]
+    healthcheck: {command: "test -e /tmp/works", interval: 0.5s, retries: 2, start_period: 2m}
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      libvirt_type: {cloud_image: {name: micro, run_script: run.sh}}
 network:
   bridges: [{name: br0}]
   external_bridge: br0
@@ -33,7 +41,8 @@ network:
 
 @pytest.fixture(scope="module")
 def lab(real_host: TestHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    project = Project(real_host, tmp_path_factory.mktemp("drift"), "drift", {"kvm-compose.yaml": YAML})
+    files = {"kvm-compose.yaml": YAML, "run.sh": "touch /tmp/works; chmod 666 /tmp/works\n"}
+    project = Project(real_host, tmp_path_factory.mktemp("drift"), "drift", files)
     try:
         project.run("up")
         yield Lab(project)
@@ -47,6 +56,33 @@ def repaired(lab: Lab, drift: str) -> None:
     lab.project.run("up")
     assert lab.differences() == []
     assert lab.qemu() == before
+
+
+def test_a_guest_starts_after_the_one_that_it_depends_on_was_healthy(lab: Lab) -> None:
+    uptime = {each["name"]: each["uptime"] for each in lab.project.json("status")["guests"]}
+    assert uptime["db"] - uptime["web"] > 1  # it boots in two seconds
+    assert health(lab) == {"web": None, "db": "healthy"}
+
+
+def test_a_guest_that_turns_unhealthy(lab: Lab) -> None:
+    before = lab.qemu()
+    lab.project.inside("db", "sudo", "rm", "/tmp/works")  # noqa: S108 (in the guest)
+    end = time.monotonic() + 30
+    while lab.differences() != ["guest db: is unhealthy (exit status 1)"]:
+        assert time.monotonic() < end
+        time.sleep(0.6)
+    assert "db" in lab.project.run("status").stdout
+    assert "unhealthy" in lab.project.run("status").stdout
+    lab.project.run("status", "--exit-status", status=1)
+    lab.project.inside("db", "sudo", "touch", "/tmp/works")  # noqa: S108 (in the guest)
+    lab.project.run("up")
+    assert lab.differences() == []
+    assert health(lab) == {"web": None, "db": "healthy"}
+    assert lab.qemu() == before
+
+
+def health(lab: Lab) -> dict[str, str | None]:
+    return {each["name"]: each["health"] for each in lab.project.json("status")["guests"]}
 
 
 def test_a_port_that_was_made_again_by_hand(lab: Lab) -> None:
@@ -128,5 +164,5 @@ def test_a_guest_that_was_started_by_hand(lab: Lab) -> None:
     lab.host.virsh("start", "drift-web")
     assert lab.differences() == ["guest web: is running"]
     lab.project.run("up")
-    assert lab.project.states() == {"web": "shut off"}
+    assert lab.project.states() == {"web": "shut off", "db": "running"}
     assert lab.differences() == []
