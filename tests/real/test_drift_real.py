@@ -132,7 +132,7 @@ def test_processors_come_while_it_runs_and_go_when_it_restarts(lab: Lab) -> None
 def test_a_guest_restored_from_before_another_seed_is_entered(lab: Lab) -> None:
     key = ("sh", "-c", "cat /etc/dropbear/*_host_key | sha256sum")
     before = lab.project.inside("web", "sudo", *key)
-    lab.project.run("snapshot", "create", "before")
+    lab.project.run("snapshot", "create", "--guest", "web", "before")
     lab.project.write("setup.sh", "true\n")
     lab.edit("{name: micro}", "{name: micro, setup_script: setup.sh}")
     lab.project.run("up")
