@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from kvmcompose.core.commands import Down, Power, PowerVerb, Up
 from kvmcompose.core.deployment import Action, ActionState
 from kvmcompose.core.planned import PlanRequest
 from kvmcompose.hosts.fake import Failure
-from orchestrator.projects import built_project
+from orchestrator.projects import TWO_HOSTS, built_project
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -155,7 +156,7 @@ def test_unhealthy_is_drift_that_up_waits_for_and_restarts_nothing(lab: Lab) -> 
     assert lab.status().differences == ()
     lab.drivers.failures.append(Failure(CHECK))
     for _ in range(3):  # as many checks as may fail in a row
-        asyncio.run(asyncio.sleep(0.11))
+        time.sleep(0.11)
         status = lab.status()
     assert health(lab) == "unhealthy"
     assert status.differences == ("guest db: is unhealthy (run:db:works was made to fail)",)
@@ -177,7 +178,7 @@ def test_one_failed_check_of_a_guest_that_is_watched_means_nothing(lab: Lab) -> 
     lab.must(Up())
     assert health(lab) == "healthy"
     lab.drivers.failures.append(Failure(CHECK, 1))
-    asyncio.run(asyncio.sleep(0.11))
+    time.sleep(0.11)
     assert health(lab) == "healthy"
     assert not lab.drivers.failures[0].left
 
@@ -222,3 +223,48 @@ def test_a_guest_that_cannot_be_reached_is_not_waited_for(
         assert "db has a healthcheck, but cannot be reached from the main host" in str(action)
         assert "web waits for cache: setup_done, which cannot be reached from the main host" in str(action)
         assert lab.running() == set()
+
+
+MIXED = f"""\
+machines:
+  - name: box
+    interfaces: [{{bridge: br0}}]
+    depends_on: {{web: {{condition: reachable}}}}
+    docker: {{image: "tiny:1", command: [sleep, "4444"]}}
+  - name: web
+    interfaces: [{{bridge: br0}}]
+    depends_on: {{db: {{condition: healthy}}}}
+    {BODY}
+  - name: db
+    interfaces: [{{bridge: br0}}]
+    healthcheck: {{command: [check, works], interval: 0.1, retries: 1}}
+    docker: {{image: "tiny:1", command: [sleep, "4444"]}}
+network:
+  bridges: [{{name: br0}}]
+  external_bridge: br0
+"""
+
+
+def test_virtual_machines_and_containers_wait_for_each_other(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, new_lab: type[Lab]
+) -> None:
+    config = TWO_HOSTS.replace(',\n   "two": {"ip": "192.0.2.12", "user": "root", "virt_type": "qemu"}', "")
+    bench = built_project(tmp_path_factory.mktemp("mixed"), MIXED, config)
+    with new_lab.copied(bench, tmp_path) as lab:
+        lab.must(Up())
+        found = calls(lab, "start_domain", "start_container")
+        assert found == ["start_container:lab-db", "start_domain:lab-web", "start_container:lab-box"]
+        assert health(lab) == "healthy"
+        lab.edit("    depends_on: {web: {condition: reachable}}\n", "")
+        lab.must(Up())
+        assert calls(lab, "start_domain", "start_container") == []
+        lab.world.containers["lab-db"].health = "unhealthy"
+        time.sleep(0.11)
+        assert lab.status().differences == ("guest db: is unhealthy (as its engine says)",)
+        lab.world.containers["lab-db"].health = "healthy"
+        time.sleep(0.11)
+        lab.must(Up())
+        calls(lab)
+        lab.must(Down())
+        found = calls(lab, "shut_down_domain", "stop_container", "remove_container")
+        assert before(found, "shut_down_domain:lab-web", "stop_container:lab-db")

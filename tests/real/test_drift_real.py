@@ -138,7 +138,7 @@ def test_a_guest_restored_from_before_another_seed_is_entered(lab: Lab) -> None:
     lab.project.run("up")
     lab.project.run("restart", "web")
     assert lab.project.inside("web", "sudo", *key) != before
-    said = lab.project.run("snapshot", "restore", "before").stderr
+    said = lab.project.run("snapshot", "restore", "--guest", "web", "before").stderr
     assert "its seed has changed since" in said
     assert lab.project.inside("web", "sudo", *key) == before
     lab.project.run("restart", "web")

@@ -30,9 +30,10 @@ def with_order(testbed: LoadedTestbed, wanted: Iterable[Resource]) -> Iterator[R
         intent = testbed.intents.get(guest.name, "running")
         if intent == "running":
             after = tuple(
-                _condition(guests[name], condition)
+                ref
                 for name, condition in guest.state.depends_on.items()
                 if name in guests and guests[name].is_started
+                for ref in _condition(guests[name], condition)
             )
         else:
             others = stopping.get(guest.name, ())
@@ -81,11 +82,14 @@ def _instance(guest: LoadedGuest) -> Ref:
     return runtime_of(guest).instance(guest)
 
 
-def _condition(guest: LoadedGuest, condition: Condition) -> Ref:
-    """Return what is there once a condition is met: without set-up scripts, being ready is being set up."""
+def _condition(guest: LoadedGuest, condition: Condition) -> tuple[Ref, ...]:
+    """Return what is there once a condition is met: without set-up scripts, being ready is being set up.
+
+    A guest that nothing waits for is ready when it was started.
+    """
     kind = _KINDS.get(condition)
     if kind is None:
-        return _instance(guest)
+        return (_instance(guest),)
     if condition is Condition.SETUP_DONE and (guest.run is None or not guest.run.setup_scripts):
         kind = _KINDS[Condition.REACHABLE]
-    return Ref(kind, guest.name, guest.state.testbed_host)
+    return _instance(guest), Ref(kind, guest.name, guest.state.testbed_host)

@@ -226,7 +226,7 @@ def _module(name: str) -> Runtime:
         "size": _no_size,
         "events": _no_events,
         "entrance": _no_entrance,
-        "check_health": _check_inside,
+        "check_health": check_inside,
         "is_waited_for": _no,
         "wait": _no_wait,
         "console": _no_console,
@@ -262,7 +262,7 @@ async def _no_entrance(_context: Context, _testbed: LoadedTestbed, guest: Loaded
     raise RefusedError(f"{guest.name} is a {guest.state.kind} guest: no command can run in it")
 
 
-async def _check_inside(context: Context, testbed: LoadedTestbed, guest: LoadedGuest, seconds: float) -> str:
+async def check_inside(context: Context, testbed: LoadedTestbed, guest: LoadedGuest, seconds: float) -> str:
     """Run its healthcheck in the guest: the default. What that prints is dropped, as nobody would read it."""
     check = guest.state.healthcheck
     assert check is not None  # noqa: S101 (others are not checked)

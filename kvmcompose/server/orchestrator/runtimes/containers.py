@@ -15,7 +15,7 @@ from kvmcompose.providers.containers.interface import Containers, EngineFacts, O
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.guest.interface import Input, OnLine
 from kvmcompose.server.orchestrator.context import Context
-from kvmcompose.server.orchestrator.runtimes import _container_files
+from kvmcompose.server.orchestrator.runtimes import _container_files, check_inside
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 #: The kind of the resource that is a container.
@@ -138,6 +138,18 @@ async def check_runs(containers: Containers, project: str, guest: LoadedGuest) -
         f"{guest.name} has ended" + (f": {found.reason}" if found.reason else ""),
         hint=f"what it printed: kvm-compose logs {guest.name}",
     )
+
+
+async def check_health(context: Context, testbed: LoadedTestbed, guest: LoadedGuest, seconds: float) -> str:
+    """Return what the engine says; as long as that is nothing, run the healthcheck.
+
+    Docker's first check comes after an interval, and Podman without systemd makes none.
+    """
+    containers = context.host_of(guest, testbed).containers
+    health = (await containers.container(context.project, guest.state.domain)).health
+    if health in ("healthy", "unhealthy"):
+        return "" if health == "healthy" else "as its engine says"
+    return await check_inside(context, testbed, guest, seconds)
 
 
 async def console(
