@@ -47,7 +47,8 @@ def found_with_order(testbeds: Sequence[LoadedTestbed], found: Iterable[Found]) 
     What it depends on is as it was brought up, which is the last of ``testbeds``, or as it is built.
     """
     for each in found:
-        guest = next((one.guests[each.guest] for one in reversed(testbeds) if each.guest in one.guests), None)
+        name = each.guest or ""
+        guest = next((one.guests[name] for one in reversed(testbeds) if name in one.guests), None)
         if guest is None or not guest.state.depends_on or guest.run is None or not _is_kind(guest, each.ref):
             yield each
             continue
