@@ -140,7 +140,9 @@ class _Arrival:
         while entry is not None:
             reason = self._take(archive, entry)
             if reason is not None:
-                self._left_out.append(f"{entry.name}: {reason}")
+                # engines differ in how they call the folder that was asked for
+                name = "/".join(self._below(entry.name) or ()) or entry.name
+                self._left_out.append(f"{name}: {reason}")
             entry = _next(archive)
         for parts, to in self._links:
             self._path(parts).symlink_to(to)

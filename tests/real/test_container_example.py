@@ -88,7 +88,7 @@ def test_files_are_copied_both_ways(lab: Project) -> None:
         "mkdir -p /d/e; ln -s /etc/passwd /d/out; ln -s e /d/in; echo x >/d/e/f; ln -s /d /l",
     )
     said = lab.run("cp", "-r", "web:/l", f"{here}/got").stderr
-    assert "left out: d/out: a symbolic link to /etc/passwd, which is outside" in said
+    assert "left out: out: a symbolic link to /etc/passwd, which is outside" in said
     assert (lab.folder / "got/in/f").read_text() == "x\n"
     assert not (lab.folder / "got/out").is_symlink()
     lab.run("cp", "-r", f"{here}/got", f"{here}/big", "web:/l")
