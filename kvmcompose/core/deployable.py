@@ -76,10 +76,10 @@ class ContainerGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     """A guest that a container engine runs. Its name on its host is ``GuestState.domain``.
 
     ``request`` is the artefact with the request that creates it: the body of ``POST /containers/create`` in
-    the Docker Engine API, without the labels. ``image`` is the image as the YAML names it. ``mounts`` are the
-    volumes that its host needs; ``resolv_conf`` is the artefact that is its ``/etc/resolv.conf``, and
-    ``archive`` the one with its scripts and context, a tar archive of what is below ``/etc/nocloud``. Both
-    are in ``files``.
+    the Docker Engine API, without the labels. ``image`` is the image as the YAML names it, or by its digest
+    where the project pins it. ``mounts`` are the volumes that its host needs; ``resolv_conf`` is the artefact
+    that is its ``/etc/resolv.conf``, and ``archive`` the one with its scripts and context, a tar archive of
+    what is below ``/etc/nocloud``. Both are in ``files``.
     """
 
     runtime: str = "containers"

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from kvmcompose.core.artefact import Artefact
+from kvmcompose.core.image_lock import pinned
 from kvmcompose.core.order import Healthcheck
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _scaling
@@ -71,9 +72,19 @@ class DockerSection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class ContainerSection(DockerSection, frozen=True, kw_only=True, omit_defaults=True):
-    """The section of a container in the state. ``env_digest`` represents the content of ``env_file``."""
+    """The section of a container in the state.
+
+    ``env_digest`` represents the content of ``env_file``. ``image_digest`` is the digest that the lock gives
+    the image, see ``core.image_lock``.
+    """
 
     env_digest: str | None = None
+    image_digest: str | None = None
+
+    @property
+    def reference(self) -> str:
+        """The image, by its digest where the project pins it."""
+        return self.image if self.image_digest is None else pinned(self.image, self.image_digest)
 
     @property
     def scripts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -152,7 +163,7 @@ def request(guest: GuestState, shared: Shared, resolver: Artefact | None) -> dic
         "User": definition.user,
         "Cmd": words(definition.command),
         "Healthcheck": _healthcheck(guest.healthcheck),
-        "Image": definition.image,
+        "Image": definition.reference,
         "Entrypoint": words(definition.entrypoint),
         "HostConfig": host,
     }

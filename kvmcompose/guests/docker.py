@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import posixpath
 from collections.abc import Iterator
+from functools import lru_cache
 
 import msgspec
 
 from kvmcompose.core.artefact import Artefact
 from kvmcompose.core.deployable import ContainerGuest, Mount
 from kvmcompose.core.environment import LARGEST_FILE, file_digest
-from kvmcompose.core.errors import Complaint
+from kvmcompose.core.errors import Complaint, Severity
+from kvmcompose.core.image_lock import LARGEST_LOCK, LOCK_PATH, ImageLock, is_pinned, read_lock
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
-from kvmcompose.core.project import ProjectFiles
+from kvmcompose.core.project import FileKind, ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _files, _scaling
 from kvmcompose.guests._containers import ContainerSection, DockerSection, Volume, request, resolvers, words
@@ -78,20 +80,36 @@ def expand(machine: Machine) -> Iterator[Guest]:
         )
 
 
+#: Many containers of one project ask for the same lock.
+_read_lock = lru_cache(maxsize=1)(read_lock)
+
+
+def _lock(files: ProjectFiles) -> ImageLock | None:
+    """Return the lock of the project, None where it has none that can be read."""
+    if files.kind(LOCK_PATH) is not FileKind.FILE or not files.is_inside(LOCK_PATH):
+        return None
+    data = files.content(LOCK_PATH, LARGEST_LOCK)
+    return _read_lock(data) if data is not None else None
+
+
 def complete(guest: Guest, files: ProjectFiles) -> Guest:
-    """Return the guest with the digest of its file of variables in its definition."""
+    """Return the guest with the digests of its image and of its file of variables in its definition."""
     definition: ContainerSection = guest.definition
     path = definition.env_file
     data = files.content(path, LARGEST_FILE) if path is not None else None
-    if path is None or data is None:
-        return guest
-    completed = msgspec.structs.replace(definition, env_digest=file_digest(data, path))
+    lock = _lock(files) if not is_pinned(definition.image) else None
+    completed = msgspec.structs.replace(
+        definition,
+        env_digest=file_digest(data, path) if path is not None and data is not None else None,
+        image_digest=lock.digests.get(definition.image) if lock is not None else None,
+    )
     return msgspec.structs.replace(guest, definition=completed)
 
 
 def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
     """Yield the problems of files that are missing, or that a container must not have."""
     body = _with_relative_paths(machine.body)
+    yield from _check_lock((machine.kind, "image"), body.image, files)
     for key in ("command", "entrypoint"):
         yield from _check_command((machine.kind, key), getattr(body, key))
     if body.env_file is not None:
@@ -103,6 +121,44 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
         yield from check_context(body.context, (machine.kind, "context"), files)
     if body.scaling is not None:
         yield from _scaling.check(machine, body.scaling)
+
+
+def _check_lock(at: tuple[str, ...], image: str, files: ProjectFiles) -> Iterator[Complaint]:
+    """Yield the problems of a lock that cannot be read, or that does not have the image."""
+    kind = files.kind(LOCK_PATH)
+    if is_pinned(image) or kind is FileKind.MISSING:
+        return
+    lock = _lock(files)
+    if lock is None:
+        what = (
+            "is no regular file in the project folder"
+            if kind is not FileKind.UNREADABLE
+            else "cannot be read"
+        )
+        yield Complaint(
+            code="bad-lock",
+            path=at,
+            message=f"{LOCK_PATH} {what}",
+            hint=f"begin again: rm {LOCK_PATH}; kvm-compose pull",
+        )
+        return
+    for each in lock.problems[:1]:  # one is enough: every container of the project would repeat them
+        yield Complaint(
+            code=each.code,
+            path=at,
+            message=each.message,
+            wanted=each.wanted,
+            hint=each.hint,
+            location=each.location,
+        )
+    if not lock.problems and image not in lock.digests:
+        yield Complaint(
+            code="not-in-lock",
+            path=at,
+            message=f"{LOCK_PATH} does not have the image {image!r}: it can change",
+            hint="to pin it: kvm-compose pull",
+            severity=Severity.WARNING,
+        )
 
 
 def _check_command(at: tuple[str, ...], command: str | tuple[str, ...] | None) -> Iterator[Complaint]:
@@ -188,7 +244,7 @@ def deployable(guest: GuestState, shared: Shared) -> ContainerGuest:
     own = (each.path for each in (resolver_file, archive) if each is not None)
     return ContainerGuest(
         request=request_path(guest.identity),
-        image=definition.image,
+        image=definition.reference,
         files=(request_path(guest.identity), *own),
         mounts=tuple(Mount(each.source, each.target, each.read_only) for each in definition.volumes),
         resolv_conf=resolver_file.path if resolver_file is not None else None,

@@ -72,6 +72,12 @@ def _scaled(scaling: str, image: str = "cloud_image: {name: debian_12}") -> Exam
     )
 
 
+_CONTAINER = (
+    (
+        f"    {_DB}\n    libvirt:\n      cpus: 1\n      memory_mb: 512\n{_SIMPLE}",
+        f"    {_DB}\n    docker: {{image: nginx}}\n",
+    ),
+)
 _TWO = "count: 2, interfaces: [{bridge: br1, clones: [0, 1]}]"
 _DISK = "existing_disk: {path: setup.sh, driver_type: raw, readonly: true}"
 
@@ -148,6 +154,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
         _config(
             ('"virt_type": "qemu"},', '"virt_type": "qemu", "libvirt_uri": "qemu+ssh://me@host/system"},')
         ),
+    ),
+    "bad-lock": (
+        "`images.lock` cannot be read: a line is no image with its digest, or it has an image twice.",
+        Example(yaml=_CONTAINER, files={"images.lock": "nginx: latest\n"}),
     ),
     "bad-mac": (
         "The MAC address is multicast or zero, which is invalid for an interface.",
@@ -344,6 +354,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
         _yaml((BASE[: BASE.index("network:")], "machines: []\n")),
     ),
     "no-main-host": ("No testbed host is the main host.", _config((', "is_main_host": true', ""))),
+    "not-in-lock": (
+        "The project has an `images.lock`, and this image is not in it. `pull` adds it.",
+        Example(yaml=_CONTAINER, files={"images.lock": "# none\n"}),
+    ),
     "no-pair": (
         "A line of `expect` is about one guest and itself.",
         _yaml(("network:", "expect: [{from: web, to: web, is: allowed}]\nnetwork:")),

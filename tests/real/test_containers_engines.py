@@ -28,6 +28,8 @@ import registry
 from hosts import TestHosts, cgroups, engines
 from hosts.spec import Spec
 from hosts.tiny_image import image_id, tiny_image
+from kvmcompose.cli._image_lock import digests_of
+from kvmcompose.core.image_lock import pinned
 from kvmcompose.core.model import Host
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
@@ -412,7 +414,9 @@ async def pulled(socket: str, image: str) -> None:
             found = await it.images.image(f"{served.address}/tiny:1")
             assert found is not None
             assert found.digests == (f"{served.address}/tiny@{served.digest}",)
-            by_digest = f"{served.address}/tiny@{served.digest}"
+            tag, by_digest = f"{served.address}/tiny:1", f"{served.address}/tiny@{served.digest}"
+            digests = await digests_of(it.images, [tag], {}, said.append)
+            assert pinned(tag, digests[tag]) == by_digest
             assert await it.images.pull(by_digest, said.append) == image_id()
             assert "tiny:2" in await error_of(it.images.pull(f"{served.address}/tiny:2", said.append))
 

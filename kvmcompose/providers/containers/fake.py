@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from kvmcompose.core.image_lock import repository
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeContainer, FakeImage, Place
@@ -226,7 +227,7 @@ class FakeContainers:
     def _image(self, reference: str) -> str | None:
         named = reference if ":" in reference else f"{reference}:latest"
         for image, each in self._host.world.images.items():
-            if reference == image or named in each.tags:
+            if reference in (image, *_digests(image, each)) or named in each.tags:
                 return image
         return None
 
@@ -256,7 +257,7 @@ class FakeImages:
         await self._host.call("image", reference)
         named = reference if ":" in reference else f"{reference}:latest"
         for image, each in self._host.world.images.items():
-            if reference == image or named in each.tags:
+            if reference in (image, *_digests(image, each)) or named in each.tags:
                 return _found(image, each)
         return None
 
@@ -269,7 +270,8 @@ class FakeImages:
         await self._host.call("pull", reference)
         named = reference if ":" in reference else f"{reference}:latest"
         on_line(f"(a fake registry) {named}")
-        return _put_image(self._host, f"sha256:{hashlib.sha256(named.encode()).hexdigest()}", named)
+        digest = named.partition("@")[2] or f"sha256:{hashlib.sha256(named.encode()).hexdigest()}"
+        return _put_image(self._host, digest, named)
 
     async def load(self, archive: Pieces, image_id: str) -> None:
         await self._host.call("load_image", image_id)
@@ -324,7 +326,12 @@ def _put_image(host: SimulatedHost, image: str, tag: str, project: str = "") -> 
 
 
 def _found(image: str, each: FakeImage) -> FoundImage:
-    return FoundImage(id=image, tags=tuple(sorted(each.tags)), digests=(), size=each.size)
+    return FoundImage(id=image, tags=tuple(sorted(each.tags)), digests=_digests(image, each), size=each.size)
+
+
+def _digests(image: str, each: FakeImage) -> tuple[str, ...]:
+    """Return the digests of an image that was pulled: its registry has it under its ID."""
+    return () if each.project else tuple(sorted({f"{repository(tag)}@{image}" for tag in each.tags}))
 
 
 def _observed(name: str, each: FakeContainer) -> ObservedContainer:
