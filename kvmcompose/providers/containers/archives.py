@@ -11,7 +11,7 @@ import hashlib
 import io
 import tarfile
 from collections.abc import AsyncIterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import msgspec
 
@@ -31,10 +31,24 @@ class ImageArchive(msgspec.Struct, frozen=True):
     added: bytes
 
 
+class _Bounded:
+    """A file that is read in pieces of a bounded size: tarfile reads extended headers whole, of any size."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Read so many bytes. Raises tarfile.ReadError when they are too many, or all."""
+        if not 0 <= size <= _LARGEST:
+            raise tarfile.ReadError(f"a header is larger than {_LARGEST >> 20} MiB")
+        return self._file.read(size)
+
+
 def read_archive(file: BinaryIO, name: str) -> ImageArchive:
     """Return what is in an archive with one image; ``name`` is its name in messages. Raises DriverError."""
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=cast("BinaryIO", _Bounded(file)), mode="r:") as tar:
             entries = {}
             for entry in tar:
                 entries[entry.name.removeprefix("./")] = entry
@@ -50,7 +64,8 @@ def read_archive(file: BinaryIO, name: str) -> ImageArchive:
             config = manifest["config"]["digest"]
             layers = [_blob(layer["digest"]) for layer in manifest["layers"]]
             _blob(config)
-    except (tarfile.TarError, LookupError, TypeError, ValueError, AttributeError) as error:
+    # RecursionError: headers that extend headers, or JSON, a thousand levels deep
+    except (tarfile.TarError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DriverError(
             f"{name} is not an archive with one image: {error}",
             hint="docker save IMAGE:TAG -o FILE, or skopeo copy docker://IMAGE oci-archive:FILE",

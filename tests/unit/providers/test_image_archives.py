@@ -69,6 +69,49 @@ def test_an_archive_of_oci_gets_what_docker_reads() -> None:
     assert files["blobs/sha256/1a"] == b"layer"
 
 
+def header(kind: bytes, size: int, content: bytes = b"") -> bytes:
+    """Return the header of an entry, and its content in whole blocks."""
+    entry = tarfile.TarInfo("x")
+    entry.type, entry.size = kind, size
+    return entry.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
+
+
+def link(kind: bytes) -> io.BytesIO:
+    """Return an archive whose list of images is a link."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        entry = tarfile.TarInfo("manifest.json")
+        entry.type, entry.linkname = kind, "/etc/hostname"
+        tar.addfile(entry)
+    return io.BytesIO(buffer.getvalue())
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_would_fill_memory_is_not_read(kind: bytes) -> None:
+    with pytest.raises(DriverError, match="a header is larger than 4 MiB"):
+        read_archive(io.BytesIO(header(kind, 6 << 30)), "x.tar")
+
+
+_NAMED = b"19 path=longer.json\n"
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        io.BytesIO(header(tarfile.XHDTYPE, len(_NAMED), _NAMED) * 2000),
+        link(tarfile.SYMTYPE),
+        link(tarfile.LNKTYPE),
+        link(tarfile.FIFOTYPE),
+        tar_of({"manifest.json": b"[" * 100_000}),
+        tar_of({"manifest.json": b'[{"Config": ["a"]}]'}),
+    ],
+    ids=["chain", "link", "hard-link", "fifo", "nested", "unhashable"],
+)
+def test_a_hostile_archive_is_refused(file: io.BytesIO) -> None:
+    with pytest.raises(DriverError, match=r"x\.tar is not an archive with one image"):
+        read_archive(file, "x.tar")
+
+
 @pytest.mark.parametrize(
     "file",
     [
