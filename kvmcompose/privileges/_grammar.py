@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
+from kvmcompose.core.xml_parts import parse_xml
 
 #: A name, number or word; never a path, an option or an address with a scheme.
 TOKEN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9 _.,:+-]{0,200})?", re.ASCII)
@@ -92,7 +93,7 @@ def _parsed(text: str) -> ET.Element | None:
     if "<?" in text[prologue.end() if prologue else 0 :]:
         return None
     try:
-        tree = ET.fromstring(text)  # noqa: S314 (no entity is declared, and its size is bounded)
+        tree = parse_xml(text)  # no entity is declared, and its size is bounded
     except ET.ParseError:
         return None
     return None if _is_deeper(tree, _DEPTH) else tree

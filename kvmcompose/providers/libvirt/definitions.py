@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import msgspec
 
+from kvmcompose.core.xml_parts import parse_xml
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt.interface import DomainNic
 
@@ -64,7 +65,7 @@ class NetworkRemains(msgspec.Struct, frozen=True, kw_only=True):
 def parse(xml: str, wanted: str) -> ET.Element:
     """Parse XML whose root must be ``wanted``. Raises DriverError."""
     try:
-        root = ET.fromstring(xml)  # noqa: S314 - see above; expat itself bounds how entities grow
+        root = parse_xml(xml)
     except ET.ParseError as error:
         raise DriverError(f"cannot parse the XML of a {wanted}: {error}") from error
     if root.tag != wanted:
@@ -116,7 +117,7 @@ def _guest_of(name: str, mark: ET.Element) -> Ownership:
 
 def marked(element: str, **attributes: str) -> str:
     """Return the metadata element of a domain with other attributes."""
-    mark = ET.fromstring(element)  # noqa: S314 - as above
+    mark = ET.fromstring(element)  # noqa: S314 - see above; expat itself bounds how entities grow
     mark.attrib.update(attributes)
     return ET.tostring(mark, encoding="unicode")
 
