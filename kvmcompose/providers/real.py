@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kvmcompose.core.chassis import Remotes
@@ -77,7 +77,8 @@ class RealDrivers:
                 if member is None:
                     self._runners[host] = runner
                 blobs = LocalBlobStore(runner, member) if member is not None else None
-                drivers = _drive(runner, Libvirt(host.libvirt, runner), Engine(_local_engines()), blobs)
+                engine = Engine([Path(each) for each in engine_sockets(host, [*map(str, _local_engines())])])
+                drivers = _drive(runner, Libvirt(host.libvirt, runner), engine, blobs)
             else:
                 drivers = self._elsewhere(host, member)
             self._hosts[key] = drivers
@@ -93,7 +94,7 @@ class RealDrivers:
         where = f"on {host.name}"
         hypervisor = Libvirt(self._forward_libvirt(connection), runner, where)
         # each alone: one that does not answer for a moment must not be taken for another
-        sockets = [self._forward(connection, (path,)) for path in _ENGINE_SOCKETS]
+        sockets = [self._forward(connection, (path,)) for path in engine_sockets(host, _ENGINE_SOCKETS)]
         return _drive(runner, hypervisor, Engine(sockets, where, runner.reach), RemoteBlobStore(runner))
 
     def _forward_libvirt(self, connection: HostConnection) -> LibvirtUri:
@@ -171,6 +172,14 @@ def _local_engines() -> list[Path]:
     """Return where an engine may listen here: root's, and one of the user."""
     folder = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
     return [Path(each) for each in _ENGINE_SOCKETS] + [folder / each for each in _USER_SOCKETS]
+
+
+def engine_sockets(host: Host, known: Sequence[str]) -> Sequence[str]:
+    """Return those of the known sockets on which the engine of a host listens, or the one that it names."""
+    engine = host.container_engine
+    if engine is None:
+        return known
+    return [each for each in known if each.endswith(f"/{engine}.sock")] if "/" not in engine else [engine]
 
 
 def _drive(

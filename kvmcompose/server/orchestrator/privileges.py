@@ -1,15 +1,16 @@
-"""What only an administrator's deployment may do to hosts, checked on the very texts that libvirt is given.
+"""What only an administrator's deployment may do to hosts, checked on the very texts that are used there.
 
-Whatever a client has asked its user: for a deployment whose owner is no administrator nothing is done that is
-on the list of ``kvmcompose.privileges``.
+These are what libvirt and container engines are given. Whatever a client has asked its user: for a deployment
+whose owner is no administrator nothing is done that is on the list of ``kvmcompose.privileges``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from kvmcompose import privileges
-from kvmcompose.core.deployable import LibvirtNetwork
+from kvmcompose.core.deployable import ContainerGuest, LibvirtNetwork
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.server.orchestrator.context import Context
@@ -32,6 +33,15 @@ def domain_xml(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> 
         _refuse(context, privileges.of_domain(xml, guest.state, run, testbed.state, plan))
         _refuse(context, privileges.of_disks(xml, run, testbed.state))
     return text
+
+
+def container_request(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> dict[str, Any]:
+    """The request that creates a guest's container, as checked. Raises RefusedError, KvmComposeError."""
+    run = guest.run
+    assert isinstance(run, ContainerGuest)  # noqa: S101 (only containers have a request)
+    text = testbed.read(run.request)
+    _refuse(context, privileges.of_container(text.encode(), run, testbed.state, for_member=True))
+    return privileges.parse_request(text.encode(), run.request)
 
 
 def network_xml(context: Context, testbed: LoadedTestbed, network: LibvirtNetwork) -> str:

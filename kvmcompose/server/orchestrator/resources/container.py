@@ -6,7 +6,6 @@ A container is replaced when the request that creates it changes; NICs and their
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from kvmcompose.core.commands import Up
 from kvmcompose.core.deployable import ContainerGuest
@@ -15,11 +14,11 @@ from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.privileges import parse_request
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.netns.container_nics import ContainerPlace, FoundNic
 from kvmcompose.reconcile.difference import Asked
 from kvmcompose.server.action_log import RunningStep
+from kvmcompose.server.orchestrator.privileges import container_request
 from kvmcompose.server.orchestrator.resources import _container_difference, _marks
 from kvmcompose.server.orchestrator.resources._container_difference import GONE
 from kvmcompose.server.orchestrator.resources._container_spec import (
@@ -140,13 +139,30 @@ def asked(options: Up, wanted: Resource) -> Asked | None:
 
 
 async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:  # noqa: ARG001
-    """Return names that others use, and guests that are to be recreated and are stopped."""
+    """Return names that others use, volumes elsewhere, and guests to be recreated that are stopped."""
     stopped: list[Refusal] = [
         (f"{guest.name} is {work.testbed.intents[guest.name]}, as was asked for", _start(guest))
         for guest, _ in _guests(work.testbed)
         if guest.name in work.up.recreate and guest.name in work.testbed.intents
     ]
-    return [*stopped, *await work.on_hosts(lambda host: _check_names(work, host))]
+    return [*stopped, *_check_volumes(work), *await work.on_hosts(lambda host: _check_names(work, host))]
+
+
+def _check_volumes(work: Work) -> list[Refusal]:
+    """Return the volumes of the project that hosts other than the main host would need."""
+    return [
+        (
+            (
+                f"{guest.name} has the volume {mount.source}, which other hosts are not sent,"
+                f" and is placed on {guest.state.testbed_host}"
+            ),
+            "place it on the main host (testbed_options.placement), or use `context` for what it reads",
+        )
+        for guest, run in _guests(work.testbed)
+        if work.view.hosts[guest.state.testbed_host].blobs is not None
+        for mount in run.mounts
+        if not mount.source.startswith("/")
+    ]
 
 
 def _start(guest: LoadedGuest) -> str:
@@ -212,7 +228,7 @@ async def _start_container(work: Work, host: HostDrivers, guest: LoadedGuest, ch
             store.forget_marks(project, identity)
         _marks.begin(work, guest.name)
     if not is_there:
-        request = await in_thread(request_of, work.testbed, guest)
+        request = await in_thread(container_request, context, work.testbed, guest)
         await host.containers.create(project, identity, name, request, spec.made)
     await host.containers.start(project, name)
     if spec.nics:
@@ -222,13 +238,6 @@ async def _start_container(work: Work, host: HostDrivers, guest: LoadedGuest, ch
         place = ContainerPlace(id=container.id, pid=container.pid)
         await _plug(work, host, spec, place)
     await runtime.check_runs(host.containers, project, guest)
-
-
-def request_of(testbed: LoadedTestbed, guest: LoadedGuest) -> dict[str, Any]:
-    """Return the request that creates a container, from its artefact. Raises KvmComposeError."""
-    run = guest.run
-    assert isinstance(run, ContainerGuest)  # noqa: S101 (of this runtime)
-    return parse_request(testbed.read(run.request).encode(), run.request)
 
 
 async def _plug(

@@ -15,6 +15,7 @@ from kvmcompose.providers.containers.interface import Containers, EngineFacts, O
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.guest.interface import Input, OnLine
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.privileges import container_request
 from kvmcompose.server.orchestrator.runtimes import _container_files, check_inside
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
@@ -198,3 +199,8 @@ async def console_end(
     async with aclosing(containers.logs(context.project, guest.state.domain, tail=count)) as lines:
         found = [line async for line in lines]
     return f"kvm-compose logs {guest.name}", "\n".join(found)
+
+
+def check_privileges(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> None:
+    """Check the request that creates the container."""
+    container_request(context, testbed, guest)

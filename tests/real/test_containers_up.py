@@ -1,0 +1,164 @@
+"""Testbeds of containers on a real host, by the commands a user types, with Docker and with Podman."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from kvm import Project
+
+from hosts import TestHost, TestHosts
+from hosts.tiny_image import tiny_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.real
+
+LONG = bool(os.environ.get("KVM_COMPOSE_TEST_LONG"))
+#: A first process has no handlers of signals unless it sets some: it would be killed after ten seconds.
+WAITS = "trap 'exit 0' TERM; echo started; sleep 4444 & wait"
+YAML = f"""\
+machines:
+  - name: web
+    interfaces: [{{bridge: br0}}]
+    docker:
+      image: "tiny:1"
+      command: [sh, -c, "{WAITS}"]
+      environment: {{GREETING: hello}}
+      volumes: [{{source: "${{PWD}}/html", target: /www, read_only: true}}]
+  - name: db
+    interfaces: [{{bridge: br1}}]
+    docker:
+      image: "tiny:1"
+      command: [sh, -c, "{WAITS}"]
+      context: files
+      setup_script: setup.sh
+      run_script: run.sh
+  - name: worker
+    docker:
+      image: "tiny:1"
+      command: [sh, -c, "{WAITS}"]
+      scaling: {{count: 2, interfaces: [{{bridge: br0, clones: [0, 1]}}]}}
+network:
+  bridges: [{{name: br0}}, {{name: br1}}]
+  bridge_connections: {{br0: br1}}
+"""
+ALL = ("web", "db", "worker-0", "worker-1")
+COMMANDS = {"docker": ("docker",), "podman": ("podman", "--url", "unix:///run/podman/podman.sock")}
+
+
+@pytest.fixture(scope="module")
+def engine_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestHost]:
+    hosts = TestHosts(1, directory=tmp_path_factory.mktemp("short"), docker=True, podman=True)
+    with hosts:
+        for command in COMMANDS.values():
+            hosts[0].run([*command, "load", "-i", tiny_image()])
+        yield hosts[0]
+
+
+class Lab:
+    """A testbed of containers in one of the engines."""
+
+    def __init__(self, host: TestHost, engine: str, root: Path) -> None:
+        one = {"ip": "127.0.0.1", "is_main_host": True, "virt_type": "qemu", "datapath_type": "netdev"}
+        config = {"testbed_host_ssh_config": {"one": {**one, "container_engine": engine}}}
+        files = {
+            "kvm-compose.yaml": YAML,
+            "kvm-compose-config.json": json.dumps(config),
+            "html/index": "a page\n",
+            "files/note": "from the context\n",
+            "setup.sh": "#!/bin/sh\necho setting up: $(cat note)\n",
+            "run.sh": "echo running\n",
+        }
+        self.host, self.engine = host, COMMANDS[engine]
+        self.project = Project(host, root, "lab", files)
+
+    def do(self, *words: str) -> str:
+        return self.host.run([*self.engine, *words]).stdout
+
+    def ids(self) -> dict[str, str]:
+        rows = self.do("ps", "--all", "--no-trunc", "--format", "{{.Names}} {{.ID}}").splitlines()
+        return dict(row.split() for row in rows)
+
+    def differences(self) -> list[str]:
+        found: list[str] = self.project.json("status")["differences"]
+        return found
+
+    def changed(self, *words: str) -> set[str]:
+        """The containers that are others after a command than before."""
+        before = self.ids()
+        self.project.run(*words)
+        assert self.differences() == []
+        after = self.ids()
+        assert after.keys() >= before.keys()
+        return {name for name in after if after[name] != before.get(name)}
+
+    def talks(self) -> None:
+        targets = " ".join(map(self.project.address, ALL))
+        script = f"for each in {targets}; do ping -c1 -W2 $each >/dev/null || echo $each; done"
+        assert self.project.inside("db", "sh", "-c", script) == ""
+
+
+def drift_is_repaired(lab: Lab) -> None:
+    """A killed container, a lost pair, a container that was removed; others are left alone."""
+    (nic,) = lab.project.state()["testbed_guests"]["worker-0"]["interfaces"]
+    lab.do("kill", "lab-web")
+    lab.host.run(["ip", "link", "delete", nic["target"]])
+    lab.do("rm", "--force", "lab-worker-1")
+    drift = [
+        "guest web: is shut off (killed by SIGKILL)",
+        "guest worker-0: interface eth0 is missing",
+        "guest worker-1: is missing",
+    ]
+    assert lab.differences() == drift
+    planned = lab.project.run("plan", "--detailed-exitcode", status=2).stderr
+    assert "3 to repair" in planned
+    assert lab.changed("up") == {"lab-worker-1"}
+    lab.talks()
+
+
+def power(lab: Lab) -> None:
+    before = lab.ids()
+    lab.project.run("pause", "web")
+    lab.project.run("stop", "db")
+    assert lab.project.states() == {**dict.fromkeys(ALL, "running"), "web": "paused", "db": "shut off"}
+    assert "nothing to do" in lab.project.run("up").stderr
+    lab.project.run("resume", "web")
+    said = lab.project.run("start", "db").stderr
+    assert "db | running" in said
+    assert "setting up" not in said
+    assert lab.ids() == before
+    lab.talks()
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman"] if LONG else ["docker"])
+def test_containers_from_up_to_down(engine_host: TestHost, engine: str, tmp_path: Path) -> None:
+    lab = Lab(engine_host, engine, tmp_path)
+    lab.do("run", "--detach", "--name", "foreign", "--network", "none", "tiny:1", "sleep", "7777")
+    foreign = lab.ids()["foreign"]
+    try:
+        said = lab.project.run("up").stderr
+        assert "db | setting up: from the context" in said
+        assert "db | running" in said
+        assert lab.differences() == []
+        lab.talks()
+        assert lab.project.inside("web", "cat", "/www/index") == "a page"
+        assert lab.project.run("logs", "worker-0").stdout == "started\n"
+        drift_is_repaired(lab)
+        lab.project.edit("GREETING: hello", "GREETING: bonjour")
+        assert "(environment GREETING changed)" in lab.project.run("plan").stdout
+        assert lab.changed("up") == {"lab-web"}
+        assert lab.project.inside("web", "sh", "-c", "echo $GREETING") == "bonjour"
+        power(lab)
+    finally:
+        lab.project.run("down", "--purge", status=None)
+        left = lab.ids()
+        lab.do("rm", "--force", "foreign")
+    assert left == {"foreign": foreign}
+    assert lab.host.run(["ovs-vsctl", "list-br"]).stdout == ""
+    links = {each["ifname"] for each in json.loads(lab.host.run(["ip", "-json", "link"]).stdout)}
+    assert not [each for each in links if each.startswith("lab")], links
