@@ -268,3 +268,12 @@ def test_virtual_machines_and_containers_wait_for_each_other(
         lab.must(Down())
         found = calls(lab, "shut_down_domain", "stop_container", "remove_container")
         assert before(found, "shut_down_domain:lab-web", "stop_container:lab-db")
+
+
+def test_what_is_up_goes_in_the_order_that_it_was_brought_up_in(lab: Lab) -> None:
+    lab.must(Up())
+    lab.edit("    depends_on: {db: {condition: healthy}, cache: {condition: setup_done}}\n", "")
+    calls(lab)
+    lab.must(Down())
+    found = calls(lab, "shut_down_domain")
+    assert before(found, "shut_down_domain:lab-web", "shut_down_domain:lab-db")

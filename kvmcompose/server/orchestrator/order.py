@@ -44,20 +44,16 @@ def with_order(testbed: LoadedTestbed, wanted: Iterable[Resource]) -> Iterator[R
 def found_with_order(testbeds: Sequence[LoadedTestbed], found: Iterable[Found]) -> Iterator[Found]:
     """Yield what was found, each guest with what it goes before.
 
-    What it depends on is as it was brought up, which is the last of ``testbeds``, or as it is built.
+    What it depends on is as it was brought up, or as it is built.
     """
+    by_age = sorted(testbeds, key=lambda one: one.has_files)  # what was brought up has none
     for each in found:
         name = each.guest or ""
-        guest = next((one.guests[name] for one in reversed(testbeds) if name in one.guests), None)
+        guest = next((one.guests[name] for one in by_age if name in one.guests), None)
         if guest is None or not guest.state.depends_on or guest.run is None or not _is_kind(guest, each.ref):
             yield each
             continue
-        known = [
-            one.guests[name]
-            for one in reversed(testbeds)
-            for name in guest.state.depends_on
-            if name in one.guests
-        ]
+        known = [one.guests[name] for one in by_age for name in guest.state.depends_on if name in one.guests]
         yield replace(each, after=tuple(dict.fromkeys(_instance(one) for one in known if one.is_started)))
 
 
