@@ -26,11 +26,15 @@ network:
   bridges: [{name: br0}]
   external_bridge: br0
 """
+#: With it, no build tries whether KVM works here.
+CONFIG = """\
+{"testbed_host_ssh_config": {"one": {"ip": "192.0.2.11", "is_main_host": true, "virt_type": "qemu"}}}
+"""
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    return new_bench(tmp_path, "project", {"kvm-compose.yaml": YAML % B})
+    return new_bench(tmp_path, "project", {"kvm-compose.yaml": YAML % B, "kvm-compose-config.json": CONFIG})
 
 
 def images(bench: Bench) -> list[str]:
