@@ -214,11 +214,15 @@ class FakeContainer(msgspec.Struct):
 
 
 class FakeImage(msgspec.Struct):
-    """An image of a container engine, by its ID; ``project`` made it, "" where it came from elsewhere."""
+    """An image of a container engine, by its ID; ``project`` made it, "" where it came from elsewhere.
+
+    ``files`` are those of the container that it was made of.
+    """
 
     tags: list[str] = []
     size: int = 0
     project: str = ""
+    files: dict[str, str] = {}
 
 
 class World(msgspec.Struct):

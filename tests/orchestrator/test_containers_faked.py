@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvmcompose.core.commands import Capture, Down, Power, PowerVerb, Up
+from kvmcompose.core.commands import Capture, Down, Power, PowerVerb, Snapshot, SnapshotVerb, Up
 from kvmcompose.core.deployment import ActionState
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.hosts.errors import NoSuchPathError
@@ -272,3 +272,43 @@ def test_packets_are_captured_at_the_host_end_of_an_interface(lab: Lab) -> None:
     web.state, web.pid = "exited", 0
     with pytest.raises(RefusedError, match="web is shut off"):
         asyncio.run(capture("web"))
+
+
+def test_snapshots_are_images_that_are_restored_and_kept(lab: Lab) -> None:
+    def shown() -> list[tuple[str, str, bool]]:
+        found = asyncio.run(lab.orchestrator.snapshots(lab.deployment))
+        assert all(each.created.endswith("Z") and each.state == "running" for each in found)
+        return [(each.guest, each.name, each.current) for each in found]
+
+    lab.must(Up())
+    of(lab, "web").files["/data"] = "old"
+    lab.must(Snapshot(verb=SnapshotVerb.CREATE, name="before", guests=("web", "db")))
+    assert shown() == [("web", "before", False), ("db", "before", False)]
+    of(lab, "web").files["/data"] = "new"
+    lab.edit("GREETING: hello", "GREETING: bonjour")
+    lab.must(Up())
+    assert of(lab, "web").files == {}
+    before = ids(lab)
+    lab.must(Snapshot(verb=SnapshotVerb.RESTORE, name="before", guests=("web",)))
+    assert of(lab, "web").files == {"/data": "old"}
+    assert of(lab, "web").request["Env"] == ["GREETING=bonjour"]
+    assert {name for name, each in ids(lab).items() if each != before[name]} == {"lab-web"}
+    assert len(of(lab, "web").nics) == 1
+    assert shown() == [("web", "before", True), ("db", "before", False)]
+    assert differences(lab) == []
+    assert "nothing to do" in lab.text(lab.must(Up()))
+    lab.must(Down())
+    assert {each[:2] for each in shown()} == {("web", "before"), ("db", "before")}
+    lab.must(Up())
+    lab.must(Snapshot(verb=SnapshotVerb.DELETE, name="before", guests=("db",)))
+    assert shown() == [("web", "before", False)]
+    for verb, name, message in (
+        (SnapshotVerb.CREATE, "two words", "it is the tag of an image"),
+        (SnapshotVerb.CREATE, "before", "web has a snapshot before already"),
+        (SnapshotVerb.RESTORE, "other", "web has no snapshot other"),
+    ):
+        action = lab.do(Snapshot(verb=verb, name=name, guests=("web",)))
+        assert message in str(action.faults)
+    lab.must(Down(purge=True))
+    assert shown() == []
+    assert not [tag for each in lab.world.images.values() for tag in each.tags if "snapshots" in tag]

@@ -118,6 +118,18 @@ def test_its_packets_are_captured_and_programs_find_it(lab: Project) -> None:
     assert "ansible_host: lab-web" in text
 
 
+def test_its_files_are_kept_in_a_snapshot_and_restored(lab: Project) -> None:
+    lab.inside("web", "sh", "-c", "echo old >/data")
+    lab.run("snapshot", "create", "before", "--guest", "web")
+    lab.inside("web", "sh", "-c", "echo new >/data")
+    lab.run("snapshot", "restore", "before", "--guest", "web")
+    assert lab.inside("web", "cat", "/data") == "old"
+    assert lab.inside("vm", "wget", "-q", "-O", "-", f"http://{lab.address('web')}/").startswith("<p>")
+    assert lab.json("status")["differences"] == []
+    assert "nothing to do" in lab.run("up").stderr
+    assert "before" in lab.run("snapshot", "list").stdout
+
+
 def test_a_variable_of_the_file_replaces_the_container_alone(lab: Project) -> None:
     (lab.folder / "web.env").write_text("GREETING=goodbye\n")
     said = lab.run("up").stderr
@@ -126,6 +138,10 @@ def test_a_variable_of_the_file_replaces_the_container_alone(lab: Project) -> No
     assert "guest vm" not in said
     assert lab.inside("web", "sh", "-c", "echo $GREETING") == "goodbye"
     lab.run("down", "--timeout", "0")
+    assert "before" in lab.run("snapshot", "list").stdout
+    assert "kvm-compose-snapshots/lab-web" in lab.host.run(["docker", "images"]).stdout
+    lab.run("down", "--purge")
+    assert "kvm-compose-snapshots" not in lab.host.run(["docker", "images"]).stdout
     assert lab.host.run(["docker", "ps", "-aq"]).stdout == ""
     assert (
         "lab-web" not in lab.host.run(["ovs-vsctl", "--bare", "--columns=name", "list", "Interface"]).stdout

@@ -78,6 +78,7 @@ class FakeContainers:
             image=image,
             made=made,
             request=dict(request),
+            files=dict(self._host.world.images[image].files),
         )
         self._host.world.containers[name] = created
         self._keep(name)
@@ -136,6 +137,8 @@ class FakeContainers:
         content = f"{container.image} {sorted(container.files.items())}"
         image = f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
         _put_image(self._host, image, tag, project)
+        self._host.world.images[image].files = dict(container.files)
+        self._host.keep(("images", image))
         return image
 
     async def run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from kvmcompose.core.commands import Down
 from kvmcompose.core.deployment import Level, Phase
@@ -25,6 +25,7 @@ from kvmcompose.server.orchestrator.perform import perform
 from kvmcompose.server.orchestrator.plan import TAKEN_DOWN, Differences, check_names, plan
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
+from kvmcompose.server.orchestrator.runtimes import Runtime, runtime_of
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, LoadedTestbed
 
@@ -154,6 +155,9 @@ class TakeDown:
                 for path in paths:
                     await shielded(host.disks.remove(self._context.folder / path))
                 await in_thread(forget_sent, self._context.folder, host.name)
+            for name, host in hosts.items():
+                for runtime in _runtimes_on(self._testbeds, name).values():
+                    await runtime.purge(self._context, host)
             for path in (RECORD, KNOWN_HOSTS):
                 await in_thread(private.remove, self._context.folder / path)
             for identity in {each for testbed in self._testbeds for each in testbed.names}:
@@ -169,3 +173,9 @@ class TakeDown:
         mains = {each.main_host.name for each in self._testbeds}
         left = [path for main in sorted(mains) for path in disks_left(self._context.folder, main)]
         return dict.fromkeys([*disks, *left, *consoles])
+
+
+def _runtimes_on(testbeds: Sequence[LoadedTestbed], host: str) -> Mapping[str, Runtime]:
+    """Return the runtimes of the guests on a host."""
+    guests = [guest for each in testbeds for guest in each.by_host.get(host, ()) if guest.run]
+    return {guest.run.runtime: runtime_of(guest) for guest in guests if guest.run}

@@ -58,6 +58,8 @@ class Snapshots:
             chosen = [guest for guest in self._testbed.runnable if runtime_of(guest).is_in_snapshots(guest)]
             absent = [] if there else [self._context.project]
             chosen = [guest for guest in chosen if guest.name in there]
+        if not chosen:
+            raise RefusedError(f"no guest of {self._context.project} that is there has snapshots")
         if absent:
             raise RefusedError(
                 f"not there, as the testbed is not up: {', '.join(absent)}", hint="kvm-compose up"

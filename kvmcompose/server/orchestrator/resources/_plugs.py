@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -12,7 +11,6 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.netns.container_nics import ContainerNic, ContainerPlace
 from kvmcompose.providers.ovs.interface import GuestPort, SwitchChange
-from kvmcompose.server.orchestrator.resources._work import Work
 
 
 class PlugChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,14 +86,3 @@ def _end(done: asyncio.Future[None], error: BaseException | None = None) -> None
         done.set_result(None)
     else:
         done.set_exception(error)
-
-
-_plugs: WeakKeyDictionary[Work, dict[str, Plugs]] = WeakKeyDictionary()
-
-
-def plugs_of(work: Work, host: HostDrivers) -> Plugs:
-    """Return what changes the NICs on a host, for one action."""
-    of_hosts = _plugs.setdefault(work, {})
-    if host.name not in of_hosts:
-        of_hosts[host.name] = Plugs(work.context.project, host)
-    return of_hosts[host.name]

@@ -6,6 +6,7 @@ A container is replaced when the request that creates it changes; NICs and their
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 from kvmcompose.core.commands import Up
 from kvmcompose.core.deployable import ContainerGuest
@@ -26,7 +27,7 @@ from kvmcompose.server.orchestrator.resources._container_spec import (
     ContainerSpec,
     spec_of,
 )
-from kvmcompose.server.orchestrator.resources._plugs import PlugChange, plugs_of
+from kvmcompose.server.orchestrator.resources._plugs import PlugChange, Plugs
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.runtimes import containers as runtime
@@ -43,6 +44,8 @@ CREATIONS, STOPS = 8, 16
 STOP_SECONDS = 10
 
 compare = _container_difference.compare
+
+_plugs: WeakKeyDictionary[Work, dict[str, Plugs]] = WeakKeyDictionary()
 
 
 def _guests(testbed: LoadedTestbed) -> Iterator[tuple[LoadedGuest, ContainerGuest]]:
@@ -224,7 +227,6 @@ async def _start_container(work: Work, host: HostDrivers, guest: LoadedGuest, ch
     with store.in_one():
         if not is_there:
             # a life of the guest begins
-            store.forget_snapshots(project, identity)
             store.forget_marks(project, identity)
         _marks.begin(work, guest.name)
     if not is_there:
@@ -255,7 +257,7 @@ async def _plug(
         ports=tuple(each.port for each in chosen),
         removed=tuple(removed),
     )
-    await plugs_of(work, host).change(change)
+    await _plugs_of(work, host).change(change)
 
 
 async def _update(
@@ -295,7 +297,7 @@ async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> No
             await shielded(host.containers.remove(project, detail.name))
         if change.verb not in (Verb.RESTART, Verb.REPLACE):
             ends = tuple(sorted(detail.nics.keys() | detail.bridges.keys()))
-            await shielded(plugs_of(work, host).change(PlugChange(removed=ends)))
+            await shielded(_plugs_of(work, host).change(PlugChange(removed=ends)))
 
 
 def boots(change: Change) -> bool:
@@ -308,3 +310,11 @@ def boots(change: Change) -> bool:
 def limit(work: Work, host: str, *, removing: bool) -> int:  # noqa: ARG001
     """Return how many may be started, or stopped, at a time."""
     return STOPS if removing else CREATIONS
+
+
+def _plugs_of(work: Work, host: HostDrivers) -> Plugs:
+    """Return what changes the NICs on a host, for one action."""
+    of_hosts = _plugs.setdefault(work, {})
+    if host.name not in of_hosts:
+        of_hosts[host.name] = Plugs(work.context.project, host)
+    return of_hosts[host.name]

@@ -25,6 +25,7 @@ A module (also one in ``runtimes/`` of a plug-in folder) offers:
 ``snapshot(context, testbed, guest, command, step)``  makes, restores or deletes one, likewise
 ``snapshots(context, testbed, guest)``       those of a guest that is there, likewise
 ``kept_snapshots(context, guest)``           those of a guest that is down, likewise
+``purge(context, host)``                     removes what it keeps of guests that are down, likewise
 
 What makes and removes instances is a provider in ``resources``, of a kind with ``RUNS``. Modules whose names
 start with ``_`` are shared between runtimes.
@@ -164,6 +165,9 @@ class Runtime(Protocol):
     def kept_snapshots(self, context: Context, guest: LoadedGuest) -> Sequence[SnapshotStatus]:
         """Return those that were kept of a guest that is down."""
 
+    async def purge(self, context: Context, host: HostDrivers) -> None:
+        """Remove from a host what is kept of the project's guests when these are down: ``down --purge``."""
+
 
 @cache
 def runtimes() -> Mapping[str, Runtime]:
@@ -240,6 +244,7 @@ def _module(name: str) -> Runtime:
         "check_snapshot": _no_snapshot,
         "snapshots": _no_snapshots,
         "kept_snapshots": _none_kept,
+        "purge": _no_purge,
     }
     for key, value in defaults.items():
         if not hasattr(module, key):
@@ -348,6 +353,10 @@ async def _no_snapshots(
 ) -> tuple[SnapshotStatus, ...]:
     """Return none: the default."""
     return ()
+
+
+async def _no_purge(_context: Context, _host: HostDrivers) -> None:
+    """Return at once: the default."""
 
 
 def _none_kept(_context: Context, _guest: LoadedGuest) -> tuple[SnapshotStatus, ...]:

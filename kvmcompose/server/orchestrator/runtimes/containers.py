@@ -16,7 +16,7 @@ from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.guest.interface import Input, OnLine
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import container_request
-from kvmcompose.server.orchestrator.runtimes import _container_files, check_inside
+from kvmcompose.server.orchestrator.runtimes import _container_files, _container_snapshots, check_inside
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 #: The kind of the resource that is a container.
@@ -31,6 +31,12 @@ _AT_HOME = 'cd ~ 2>/dev/null; exec "$@"'
 engine = _container_files.engine
 get = _container_files.get
 put = _container_files.put
+is_in_snapshots = _container_snapshots.is_in_snapshots
+check_snapshot = _container_snapshots.check_snapshot
+snapshot = _container_snapshots.snapshot
+snapshots = _container_snapshots.snapshots
+kept_snapshots = _container_snapshots.kept_snapshots
+purge = _container_snapshots.purge
 
 
 class ContainerInstance(Instance, frozen=True, kw_only=True, gc=False):
