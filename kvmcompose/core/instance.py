@@ -40,6 +40,13 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     used_mb: int | None = None
 
 
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What an instance uses: processor time since its start in seconds, memory in MiB."""
+
+    cpu_seconds: float
+    memory_mb: int
+
+
 class InstanceEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The state that an instance has got into, as in ``Instance``; or ``GONE``."""
 

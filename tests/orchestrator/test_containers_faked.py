@@ -88,6 +88,8 @@ def test_up_and_down(lab: Lab) -> None:
     assert lab.drivers.calls.count("pull:tiny:1") == 1
     assert of(lab, "web").request["Env"] == ["GREETING=hello"]
     status = lab.status()
+    assert {guest.memory_mb for guest in status.guests if guest.kind == "docker"} == {8}
+    assert all(guest.cpu is not None for guest in status.guests if guest.kind == "docker")
     assert status.differences == ()
     assert {each.name: each.state for each in status.guests} == dict.fromkeys(ALL, "running")
     assert {each.runtime for each in status.guests} == {"containers"}

@@ -10,6 +10,7 @@ from typing import Any
 from docker import APIClient
 from docker.errors import APIError, NotFound
 
+from kvmcompose.core.instance import Usage
 from kvmcompose.core.names import first_few
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
@@ -22,7 +23,6 @@ from kvmcompose.providers.containers.interface import (
     MADE_LABEL,
     PROJECT_LABEL,
     ContainerState,
-    ContainerUsage,
     EngineFacts,
     ObservedContainer,
     OnLine,
@@ -253,7 +253,7 @@ class EngineContainers:
             async for piece in stream.read():
                 yield piece
 
-    async def usage(self, project: str) -> Mapping[str, ContainerUsage]:
+    async def usage(self, project: str) -> Mapping[str, Usage]:
         if not (await self.facts()).limits:
             return {}
         running = {row["Id"]: rows.name_in(row) for row in await self._list(project) if _runs(row)}

@@ -11,12 +11,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from kvmcompose.core.image_lock import repository
+from kvmcompose.core.instance import Usage
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeContainer, FakeImage, Place
 from kvmcompose.providers.containers.interface import (
     ContainerState,
-    ContainerUsage,
     EngineFacts,
     FoundImage,
     ObservedContainer,
@@ -201,13 +201,12 @@ class FakeContainers:
                 tar.addfile(entry, io.BytesIO(text.encode()))
         yield buffer.getvalue()
 
-    async def usage(self, project: str) -> Mapping[str, ContainerUsage]:
+    async def usage(self, project: str) -> Mapping[str, Usage]:
         await self._host.call("usage")
         running = {name: each for name, each in self._of(project).items() if each.pid}
         now = time.time()
         return {
-            name: ContainerUsage(cpu_seconds=(now - each.started) / 100, memory_mb=8)
-            for name, each in running.items()
+            name: Usage(cpu_seconds=(now - each.started) / 100, memory_mb=8) for name, each in running.items()
         }
 
     async def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from kvmcompose.core.instance import HostSize
+from kvmcompose.core.instance import HostSize, Usage
 
 #: The labels of a container and of an image that a project made.
 PROJECT_LABEL, GUEST_LABEL, MADE_LABEL = "kvm-compose.project", "kvm-compose.guest", "kvm-compose.made"
@@ -68,13 +68,6 @@ class ObservedContainer(ContainerState, frozen=True, kw_only=True, gc=False):
     pid: int = 0
     image: str = ""
     restarts: int = 0
-
-
-class ContainerUsage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a running container uses: processor time since its start in seconds, memory in MiB."""
-
-    cpu_seconds: float
-    memory_mb: int
 
 
 class FoundImage(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,7 +178,7 @@ class Containers(Protocol):
         what it refers to; with a slash at the end both do the latter.
         """
 
-    async def usage(self, project: str) -> Mapping[str, ContainerUsage]:
+    async def usage(self, project: str) -> Mapping[str, Usage]:
         """Return what the project's running containers use, by name; those that end meanwhile are missing.
 
         It is empty where the engine measures nothing (``EngineFacts.limits``).

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from kvmcompose.core.instance import Usage
 from kvmcompose.providers.containers.interface import (
     GUEST_LABEL,
     MADE_LABEL,
     ContainerState,
-    ContainerUsage,
     EngineFacts,
     FoundImage,
     ObservedContainer,
@@ -112,7 +112,7 @@ def image_id(text: str) -> str:
     return text if not text or ":" in text else f"sha256:{text}"
 
 
-def usage_in(stats: Mapping[str, Any]) -> ContainerUsage:
+def usage_in(stats: Mapping[str, Any]) -> Usage:
     """Return what a container uses, from an answer of ``/containers/ID/stats``.
 
     The cache that the kernel can drop does not count, as in ``docker stats``.
@@ -122,9 +122,7 @@ def usage_in(stats: Mapping[str, Any]) -> ContainerUsage:
     cache = detail.get("total_inactive_file", detail.get("inactive_file", 0))
     used = int(memory.get("usage") or 0)
     cpu = ((stats.get("cpu_stats") or {}).get("cpu_usage") or {}).get("total_usage") or 0
-    return ContainerUsage(
-        cpu_seconds=int(cpu) / _NANOSECONDS, memory_mb=max(used - int(cache or 0), 0) // _MIB
-    )
+    return Usage(cpu_seconds=int(cpu) / _NANOSECONDS, memory_mb=max(used - int(cache or 0), 0) // _MIB)
 
 
 def _state(text: object) -> str:

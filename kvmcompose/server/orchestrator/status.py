@@ -59,7 +59,7 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
     domains: dict[str, Instance] = {}
     for name, host in hosts.items():
         if name not in planned.silent:
-            domains |= {each.guest: each for each in await view.instances(host)}
+            domains |= {each.guest: each for each in await view.measured(host)}
     others = dict.fromkeys((each.guest for each in testbed.resources if each.guest), "absent")
     others |= {each.guest: each.state for each in planned.found if each.guest in others and each.state}
     addresses = await _addresses(view, testbed, domains, planned.silent)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
 
 from kvmcompose.core.chassis import Remotes
 from kvmcompose.core.deployable import VethPair
-from kvmcompose.core.instance import Instance
+from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.instance import Instance, Usage
 from kvmcompose.core.model import Host
 from kvmcompose.core.once import once
 from kvmcompose.core.ovn_hosts import ChassisSpec
@@ -99,6 +101,17 @@ class View:
         """Return what runtimes have of the project on a host, with the names that its guests have now."""
         found = [await self._of_runtime(name, host) for name in self._runtimes]
         return [each for instances in found for each in instances.values()]
+
+    async def measured(self, host: HostDrivers) -> Sequence[Instance]:
+        """Return the same as ``instances``, with what they use."""
+        found = []
+        for name in self._runtimes:
+            instances = await self._of_runtime(name, host)
+            usage: Mapping[str, Usage] = {}
+            with suppress(KvmComposeError):  # what is not known is not shown
+                usage = await runtimes()[name].usage(self.context, host) if instances else {}
+            found += [_with(each, usage.get(each.name)) for each in instances.values()]
+        return found
 
     async def domains(self, host: HostDrivers) -> Mapping[str, Instance]:
         """Return those of libvirt, by name."""
@@ -256,3 +269,10 @@ class View:
         if key not in self._seen:
             self._seen[key] = asyncio.ensure_future(call())
         return await self._seen[key]  # type: ignore[no-any-return]
+
+
+def _with(instance: Instance, usage: Usage | None) -> Instance:
+    """Return an instance with what it uses, where that is known."""
+    if usage is None:
+        return instance
+    return msgspec.structs.replace(instance, cpu_seconds=usage.cpu_seconds, memory_mb=usage.memory_mb)

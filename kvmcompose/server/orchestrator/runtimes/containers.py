@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing, suppress
 
 from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart
-from kvmcompose.core.instance import Instance
+from kvmcompose.core.instance import Instance, Usage
 from kvmcompose.core.resource import Ref
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.containers.interface import Containers, EngineFacts, ObservedContainer
@@ -69,6 +69,11 @@ def _instance(each: ObservedContainer, now: float) -> ContainerInstance:
         boot=f"{each.started:.6f}" if each.started is not None else "",
         container=each,
     )
+
+
+async def usage(context: Context, host: HostDrivers) -> Mapping[str, Usage]:
+    """Return what the project's containers on a host use: a call to the engine for each."""
+    return await host.containers.usage(context.project)
 
 
 async def size(_context: Context, host: HostDrivers) -> EngineFacts:
