@@ -22,7 +22,7 @@ from kvmcompose.server.orchestrator.captures import capture
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.down import TakeDown
 from kvmcompose.server.orchestrator.guest_events import guest_events
-from kvmcompose.server.orchestrator.health import Health
+from kvmcompose.server.orchestrator.health_memory import HealthMemory
 from kvmcompose.server.orchestrator.instances import instances_of_hosts
 from kvmcompose.server.orchestrator.preview import preview
 from kvmcompose.server.orchestrator.probing import probe
@@ -50,7 +50,7 @@ class Orchestrator:
         self._store = store
         self._people = people or People()
         self._meter = Meter()
-        self._health = Health()
+        self._health = HealthMemory()
 
     def _context(self, deployment: Deployment, *, seconds: float | None = ANSWER_SECONDS) -> Context:
         """A deployment to work on, from now on on its account; ``seconds`` is what its files may take."""

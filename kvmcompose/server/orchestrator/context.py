@@ -25,7 +25,7 @@ from kvmcompose.providers.guest.interface import Gate, GuestShell
 from kvmcompose.providers.netns.interface import ManagementPorts
 from kvmcompose.server.orchestrator.built_testbed import read_testbed
 from kvmcompose.server.orchestrator.deployed import Deployed, decode_deployed
-from kvmcompose.server.orchestrator.health import Health
+from kvmcompose.server.orchestrator.health_memory import HealthMemory
 from kvmcompose.server.orchestrator.project_folder import ProjectFolder
 from kvmcompose.server.orchestrator.stages import side_by_side
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
@@ -61,7 +61,7 @@ class Context:
         owner: Person,
         drivers: Drivers,
         store: Store,
-        health: Health | None = None,
+        health: HealthMemory | None = None,
     ) -> None:
         self.deployment = deployment
         self.owner = owner
@@ -75,7 +75,7 @@ class Context:
         self.drivers = drivers
         self.store = store
         #: What is known of the health of guests, of all deployments.
-        self.health = health or Health()
+        self.health = health or HealthMemory()
         self._noted = store.deployed(self.project)
         self._intents = store.marks(self.project, "intent")
 

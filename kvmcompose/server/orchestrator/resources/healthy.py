@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.server.orchestrator.health import HEALTHY
+from kvmcompose.server.orchestrator import health
 from kvmcompose.server.orchestrator.resources import _marks
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
@@ -59,7 +59,7 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     context = view.context
 
     async def look(guest: LoadedGuest) -> Found:
-        seen = await context.health.look(context, testbed, guest, running[guest.name])
+        seen = await health.look(context, testbed, guest, running[guest.name])
         ref = Ref(KINDS[0], guest.name, host.name)
         return Found(ref=ref, spec=seen.check, state=seen.state, guest=guest.name, detail=seen.why)
 
@@ -69,9 +69,9 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
 
 def compare(wanted: Resource, found: Found) -> Change | None:
     """One that is not healthy is waited for."""
-    if found.state == HEALTHY:
+    if found.state == health.HEALTHY:
         return None
-    reason = Reason(ReasonCode.STATE, found.detail or "", before=found.state, after=HEALTHY)
+    reason = Reason(ReasonCode.STATE, found.detail or "", before=found.state, after=health.HEALTHY)
     return Change(verb=Verb.REPAIR, ref=wanted.ref, reasons=(reason,), wanted=wanted, found=found)
 
 
@@ -107,7 +107,7 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
     (change,) = changes
     context, guest = work.context, work.testbed.guests[change.ref.name]
     with work.step(STAGE, f"healthy:{guest.name}", guest=guest.name, host=host.name) as step:
-        why = await context.health.wait(context, work.testbed, guest, step.say)
+        why = await health.wait(context, work.testbed, guest, step.say)
         if why:
             raise DriverError(
                 f"{guest.name} is not healthy: {why}",
