@@ -54,6 +54,7 @@ bench: $(READY) .cache/snakemake/bin/snakemake | bench-packages ## compare with 
 	$(VENV)/bin/python scripts/bench
 	$(VENV)/bin/python scripts/bench-testbeds
 	$(VENV)/bin/python scripts/bench-guests
+	$(VENV)/bin/python scripts/bench-containers
 	$(VENV)/bin/python scripts/bench-ovn
 
 .cache/snakemake/bin/snakemake: requirements/snakemake.txt | base-packages
