@@ -82,12 +82,31 @@ def _is_limit(value: Any) -> bool:
     )
 
 
+def _is_target(value: Any) -> bool:
+    """Return whether it is a path in a container, to Podman, too.
+
+    That makes one text of a mount, a record of CSV: a comma in a path would add options to it, such as
+    another source, and the end of a line would end it, before its ``ro``.
+    """
+    return isinstance(value, str) and value.startswith("/") and _is_one_field(value)
+
+
+def _is_one_field(path: str) -> bool:
+    return path.isprintable() and not {",", '"'} & set(path)
+
+
+def _is_variable(value: Any) -> bool:
+    """Return whether it has a value: Podman takes others, and those of ``*``, from its own environment."""
+    return isinstance(value, str) and "=" in value
+
+
 def _is_empty(value: Any) -> bool:
     return isinstance(value, dict) and not value
 
 
 _TEXTS = _list_of(_is_text)
-_PATHS = r"/[^\0]*"
+#: Without a colon: to Podman, ``/etc:/x`` in ``Volumes`` is ``/etc`` of the host.
+_PATHS = r"/[^\0:]*"
 
 _HOST: _Grammar = {
     "NetworkMode": _one_of("none"),
@@ -109,7 +128,8 @@ _HOST: _Grammar = {
 }  # fmt: skip
 _GRAMMAR: _Grammar = {
     "Hostname": _is_text, "Domainname": _is_text, "User": _is_text, "Image": _is_text,
-    "Env": _TEXTS, "Cmd": _is_command, "Entrypoint": _is_command, "Shell": _TEXTS, "WorkingDir": _is_text,
+    "Env": _list_of(_is_variable), "Cmd": _is_command, "Entrypoint": _is_command, "Shell": _TEXTS,
+    "WorkingDir": _is_text,
     "Healthcheck": {
         "Test": _TEXTS, "Interval": _is_number, "Timeout": _is_number, "Retries": _is_number,
         "StartPeriod": _is_number,
@@ -122,12 +142,12 @@ _GRAMMAR: _Grammar = {
 }  # fmt: skip
 _BIND: _Grammar = {
     "Type": _one_of("bind"),
-    "Source": _is_text, "Target": _is_text, "ReadOnly": _is_flag,
+    "Source": _is_text, "Target": _is_target, "ReadOnly": _is_flag,
     "Consistency": _one_of("default", "consistent"),
 }  # fmt: skip
 _TMPFS: _Grammar = {
     "Type": _one_of("tmpfs"),
-    "Source": _one_of(""), "Target": _is_text, "ReadOnly": _is_flag,
+    "Source": _one_of(""), "Target": _is_target, "ReadOnly": _is_flag,
     "TmpfsOptions": {"SizeBytes": _is_number, "Mode": _is_number},
 }  # fmt: skip
 
@@ -188,7 +208,7 @@ def _unknown(found: Mapping[str, Any], grammar: _Grammar, at: str, where: str) -
 
 def _setting(name: str, value: Any, where: str) -> Privilege:
     if name == "Env":  # its values are nobody else's
-        return Privilege(PrivilegeKind.SETTING, "Env, which is no list of texts", where)
+        return Privilege(PrivilegeKind.SETTING, "Env, which is no list of NAME=value", where)
     text = f"{name}: {msgspec.json.encode(value).decode()}"
     if len(text) <= _SHOWN:
         return Privilege(PrivilegeKind.SETTING, text, where)
@@ -241,7 +261,7 @@ def _mounts(mounts: Any, where: str, folder: str, *, for_member: bool) -> Iterat
 
 def inside_project(source: Any, folder: str) -> str | None:
     """Return the path of a mount relative to the project's folder; None if it is elsewhere, or may be."""
-    if not isinstance(source, str) or not source.isprintable():
+    if not isinstance(source, str) or not _is_one_field(source):
         return None
     if source == folder:
         return "."

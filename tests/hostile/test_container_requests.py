@@ -119,6 +119,18 @@ def test_what_is_harmless_is_not_listed(data: bytes) -> None:
 
 
 DANGEROUS = {
+    # Podman 4.3 gave each of these /etc of the host
+    "a volume that Podman splits": json.dumps(
+        {"Volumes": {"/etc:/x": {}}, "HostConfig": {"NetworkMode": "none"}}
+    ).encode(),
+    "a target with another source": bind(f"{FOLDER}/data", Target="/x,source=/etc"),
+    "a source with another source": bind(f"{FOLDER}/data,source=/etc"),
+    "a target that ends before it is read only": bind(f"{FOLDER}/data", Target="/x\n"),
+    "a target that quotes": bind(f"{FOLDER}/data", Target='/x"'),
+    "memory with another type": with_host(Mounts=[{"Type": "tmpfs", "Target": "/x,type=bind,source=/etc"}]),
+    "variables of the engine's": json.dumps(
+        {"Env": ["HTTP*"], "HostConfig": {"NetworkMode": "none"}}
+    ).encode(),
     "privileged": with_host(Privileged=True),
     "privileged as a number": with_host(Privileged=1),
     "privileged as text": with_host(Privileged="true"),
