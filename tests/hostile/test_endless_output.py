@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import asyncssh
 import pytest
@@ -15,10 +19,13 @@ from kvmcompose.effects import process
 from kvmcompose.hosts import command as machine_module
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
+from kvmcompose.providers.containers.interface import Containers
 from kvmcompose.providers.guest.driver import SshShell
 from kvmcompose.providers.guest.interface import Login
 from kvmcompose.server import action_log
 from kvmcompose.server.action_log import ActionLog
+from kvmcompose.server.orchestrator.runtimes import containers as container_runtime
+from kvmcompose.server.orchestrator.testbed import LoadedGuest
 from kvmcompose.server.store import Store
 
 _MIB = 1 << 20
@@ -166,3 +173,36 @@ def test_a_follower_copes_with_gaps(begun: tuple[Store, ActionLog]) -> None:
     assert seen == sorted(set(seen))
     assert seen[:11] == list(range(1, 12))
     assert len(seen) < 1300
+
+
+class _Endless:
+    """Containers whose ``sh`` prints until it is ended."""
+
+    async def run(self, *_where: Any, seconds: float | None = None, user: str = "", **_others: Any) -> int:
+        on_line: Callable[[str], None] = _where[3]
+        async with asyncio.timeout(seconds):
+            for number in range(512 << 4):  # 512 MiB, in case that nothing ends it
+                on_line(f"{user}{number}".ljust(1 << 16))
+                await asyncio.sleep(0)
+            await asyncio.Event().wait()
+        return 0
+
+
+def test_the_shell_of_a_container_that_prints_without_end_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``exec --user`` asks it whether there is such a user."""
+    monkeypatch.setattr(container_runtime, "_CHECK_SECONDS", 2)
+    guest = cast("LoadedGuest", SimpleNamespace(state=SimpleNamespace(domain="p-g", identity="g"), name="g"))
+    entrance = container_runtime.ContainerEntrance(cast("Containers", _Endless()), "p", guest)
+
+    async def check() -> None:
+        async with asyncio.timeout(20):
+            await entrance.check_user("somebody")
+
+    before = peak()
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        asyncio.run(check())
+    assert time.monotonic() - started < 15
+    assert peak() - before < 128

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing, suppress
 
@@ -25,6 +26,8 @@ KIND = "container"
 _STATES = {"running": "running", "paused": "paused"}
 #: Statuses of a command that cannot be started (docker-exec(1)).
 _CANNOT_START = (126, 127)
+#: How long the ``sh`` of a container may take to do nothing, in seconds: it may be any program.
+_CHECK_SECONDS = 30
 #: As the login of a virtual machine does it: a user works in their home folder.
 _AT_HOME = 'cd ~ 2>/dev/null; exec "$@"'
 
@@ -111,9 +114,11 @@ class ContainerEntrance:
         """Raise DriverError when commands cannot run as this user."""
         if user is None:
             return
-        printed: list[str] = []
+        printed: deque[str] = deque(maxlen=1)
         argv = ["sh", "-c", "true"]
-        status = await self._containers.run(self._project, self._name, argv, printed.append, user=user)
+        status = await self._containers.run(
+            self._project, self._name, argv, printed.append, user=user, seconds=_CHECK_SECONDS
+        )
         if status in _CANNOT_START:
             why = printed[-1] if printed else "no reason given"
             raise DriverError(
