@@ -184,9 +184,15 @@ async def not_ours(it: Driven) -> None:
         "", lambda client: client.create_container_from_config({**REQUEST, "Labels": {}}, "p-b")["Id"]
     )
     await it.containers.create("q", "c", "p-c", REQUEST)
+    # of an image that was made of ours, as a snapshot is: it inherits all labels
+    ours = await it.engine.call("", lambda client: client.inspect_container("p-a")["Config"]["Labels"])
+    heir = await it.engine.call(
+        "", lambda client: client.create_container_from_config({**REQUEST, "Labels": ours}, "p-e")["Id"]
+    )
     calls = it.containers
-    assert await calls.foreign("p", ["p-a", "p-b", "p-c", "p-d"]) == ["p-b", "p-c"]
-    for name in ("p-b", "p-c"):
+    assert (await calls.containers("p")).keys() == (await calls.observe("p")).keys() == {"p-a"}
+    assert await calls.foreign("p", ["p-a", "p-b", "p-c", "p-d", "p-e"]) == ["p-b", "p-c", "p-e"]
+    for name in ("p-b", "p-c", "p-e"):
         for call in (
             calls.create("p", "b", name, REQUEST),
             calls.start("p", name),
@@ -203,7 +209,8 @@ async def not_ours(it: Driven) -> None:
     assert "made from something else" in await error_of(calls.create("p", "a", "p-a", REQUEST, "v2"))
     assert "p-x" in await error_of(calls.start("p", "p-x"))
     assert list(await calls.containers("p")) == ["p-a"]
-    await it.engine.call("", lambda client: client.remove_container(other))
+    for each in (other, heir):
+        await it.engine.call("", lambda client, each=each: client.remove_container(each))
     await calls.remove("q", "p-c")
 
 

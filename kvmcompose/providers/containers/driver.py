@@ -21,6 +21,7 @@ from kvmcompose.providers.containers.execution import Execution
 from kvmcompose.providers.containers.interface import (
     GUEST_LABEL,
     MADE_LABEL,
+    NAME_LABEL,
     PROJECT_LABEL,
     ContainerState,
     EngineFacts,
@@ -57,8 +58,7 @@ class EngineContainers:
         return sorted(
             name
             for row in listed
-            if (name := rows.name_in(row)) in wanted
-            and (row.get("Labels") or {}).get(PROJECT_LABEL) != project
+            if (name := rows.name_in(row)) in wanted and not rows.is_of(project, name, row.get("Labels"))
         )
 
     async def containers(self, project: str) -> Mapping[str, ContainerState]:
@@ -76,7 +76,7 @@ class EngineContainers:
     async def create(
         self, project: str, guest: str, name: str, request: Mapping[str, Any], made: str = ""
     ) -> str:
-        labels = {PROJECT_LABEL: project, GUEST_LABEL: guest, MADE_LABEL: made}
+        labels = {PROJECT_LABEL: project, NAME_LABEL: name, GUEST_LABEL: guest, MADE_LABEL: made}
         body = {**request, "Labels": {**(request.get("Labels") or {}), **labels}}
         doing = f"create the container {name}"
 
@@ -268,7 +268,7 @@ class EngineContainers:
         listed: Sequence[dict[str, Any]] = await self._engine.call(
             "list containers", lambda client: client.containers(all=True, filters=filters)
         )
-        return [row for row in listed if rows.name_in(row)]
+        return [row for row in listed if rows.is_of(project, rows.name_in(row), row.get("Labels"))]
 
     async def _for_each(
         self, ids: Sequence[str], look: Callable[[APIClient, str], dict[str, Any] | None]
@@ -316,9 +316,9 @@ class EngineContainers:
         labels = (found.get("Config") or {}).get("Labels") or {}
         if str(found.get("Name", "")).removeprefix("/") != name:
             raise DriverError(f"cannot {doing}: there is no container of that name")
-        if labels.get(PROJECT_LABEL) == project:
+        if rows.is_of(project, name, labels):
             return
-        owner = labels.get(PROJECT_LABEL)
+        owner = labels.get(PROJECT_LABEL) if labels.get(NAME_LABEL) == name else None
         whose = f"the project {first_few([owner])} has" if owner else "another container has"
         raise DriverError(
             f"cannot {doing}: {whose} this name on {self._runner.name}",

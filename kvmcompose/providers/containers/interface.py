@@ -17,6 +17,8 @@ from kvmcompose.core.instance import HostSize, Usage
 
 #: The labels of a container and of an image that a project made.
 PROJECT_LABEL, GUEST_LABEL, MADE_LABEL = "kvm-compose.project", "kvm-compose.guest", "kvm-compose.made"
+#: The label of a container with its own name. Images, and what others make of them, inherit all labels.
+NAME_LABEL = "kvm-compose.name"
 
 #: Called with each line that a command prints.
 OnLine = Callable[[str], None]

@@ -11,6 +11,8 @@ from kvmcompose.core.instance import Usage
 from kvmcompose.providers.containers.interface import (
     GUEST_LABEL,
     MADE_LABEL,
+    NAME_LABEL,
+    PROJECT_LABEL,
     ContainerState,
     EngineFacts,
     FoundImage,
@@ -50,6 +52,11 @@ def name_in(row: Mapping[str, Any]) -> str:
     """Return the name in a row of ``/containers/json``; others are those of links to it (one more slash)."""
     names = [str(each).removeprefix("/") for each in row.get("Names") or ()]
     return next((name for name in names if "/" not in name), "")
+
+
+def is_of(project: str, name: str, labels: Mapping[str, Any] | None) -> bool:
+    """Return whether a container is a project's: one of an image that the project made is not."""
+    return labels is not None and (labels.get(PROJECT_LABEL), labels.get(NAME_LABEL)) == (project, name)
 
 
 def state_in(row: Mapping[str, Any]) -> ContainerState:
