@@ -207,9 +207,9 @@ def _management_ports(
 
 def served(topology: Topology) -> frozenset[str]:
     """Return the bridges connected to the external one, and so to the libvirt network and the main host."""
-    if topology.external is None:
-        return frozenset()
     home = connected(topology)
+    if topology.external not in home:  # none, or one that there is not, which is reported elsewhere
+        return frozenset()
     return frozenset(name for name in home if home[name] == home[topology.external])
 
 

@@ -170,6 +170,12 @@ def test_a_state_that_no_build_wrote_is_refused(change: dict[str, Any]) -> None:
         read_state(json.dumps(state).encode(), SCHEMAS)
 
 
+def test_an_external_bridge_that_there_is_not_is_the_only_problem() -> None:
+    with pytest.raises(InputError) as caught:
+        compile_text(lab({"cut": "{bridge: lab}"}, bridges="{name: lab}"))
+    assert [each.code for each in caught.value.problems] == ["unknown-bridge"]
+
+
 def test_a_dialect_without_management_ports_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(dialect("ovn"), "check_management")
     text = """\
