@@ -17,6 +17,9 @@ from kvmcompose.core.resource import Resource
 
 _T = TypeVar("_T")
 
+#: The repository of the images that are snapshots of containers.
+SNAPSHOT_REPOSITORY = "kvm-compose-snapshots"
+
 
 class DeployableGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A guest that runs. Paths are relative to the project folder.

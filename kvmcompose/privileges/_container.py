@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from kvmcompose.core.deployable import SNAPSHOT_REPOSITORY
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 
@@ -36,6 +37,9 @@ USUAL_CAPABILITIES = frozenset(
         "NET_RAW", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
     }
 )  # fmt: skip
+
+#: An image by its ID, or by the beginning of that, which is a name, too.
+_ID = re.compile(r"(sha256:)?[0-9a-f]{1,64}")
 
 #: What is permitted: whether a value is harmless, or what is permitted in it.
 _Check = Callable[[Any], bool]
@@ -183,6 +187,9 @@ def privileges_in(
     """Yield what is not known to be harmless; ``folder`` is the project's on the host."""
     host = request.get("HostConfig")
     known = dict(request)
+    image = request.get("Image")
+    if for_member and isinstance(image, str) and _is_private(image):
+        yield Privilege(PrivilegeKind.RIGHT, f"an image that may be another project's: {image!r}", where)
     if isinstance(host, dict):
         special = {"Privileged", "CapAdd", "Devices", "Mounts"}
         known["HostConfig"] = {key: value for key, value in host.items() if key not in special}
@@ -193,6 +200,11 @@ def privileges_in(
         yield Privilege(
             PrivilegeKind.SETTING, "no HostConfig.NetworkMode: the engine connects it to its own", where
         )
+
+
+def _is_private(image: str) -> bool:
+    """Return whether an image has no name in a registry, or is a snapshot: all users share an engine's."""
+    return _ID.fullmatch(image) is not None or SNAPSHOT_REPOSITORY in image
 
 
 def _unknown(found: Mapping[str, Any], grammar: _Grammar, at: str, where: str) -> Iterator[Privilege]:

@@ -272,6 +272,27 @@ _json = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=10,
 )
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "sha256:" + "a" * 64,
+        "a" * 12,
+        "beef",
+        "kvm-compose-snapshots/lab-web:s",
+        "localhost/kvm-compose-snapshots/x:y",
+    ],
+)
+def test_a_member_names_no_image_that_is_another_projects(image: str) -> None:
+    data = json.dumps({"Image": image, "HostConfig": {"NetworkMode": "none"}}).encode()
+    assert asked(data) == []
+    assert [each.what for each in asked(data, for_member=True)] == [
+        f"an image that may be another project's: {image!r}"
+    ]
+    assert asked(data.replace(image.encode(), b"beef:1"), for_member=True) == []
+
+
 _keys = st.sampled_from(
     ["NetworkMode", "Privileged", "CapAdd", "Devices", "Mounts", "LogConfig", "Ulimits", "x"]
 )

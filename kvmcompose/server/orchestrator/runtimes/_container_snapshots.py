@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from kvmcompose.core.commands import Snapshot, SnapshotVerb
+from kvmcompose.core.deployable import SNAPSHOT_REPOSITORY
 from kvmcompose.core.deployment import SnapshotStatus
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.threads import in_thread
@@ -29,7 +30,6 @@ from kvmcompose.server.orchestrator.resources._plugs import PlugChange, Plugs
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
-REPOSITORY = "kvm-compose-snapshots"
 #: A tag of an image; at most 63 characters, as all names of snapshots (Distribution's "reference" grammar).
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 #: How long a container may take to stop before it is replaced, in seconds, as with ``docker stop``.
@@ -135,12 +135,12 @@ async def purge(context: Context, host: HostDrivers) -> None:
     """Remove the snapshots of the project's containers from a host, if it has an engine."""
     for image in await host.images.of_project(context.project):
         for tag in image.tags:
-            if f"{REPOSITORY}/" in tag:
+            if f"{SNAPSHOT_REPOSITORY}/" in tag:
                 await shielded(host.images.remove_image(context.project, tag))
 
 
 def _tag(guest: LoadedGuest, name: str) -> str:
-    return f"{REPOSITORY}/{guest.state.domain}:{name}"
+    return f"{SNAPSHOT_REPOSITORY}/{guest.state.domain}:{name}"
 
 
 async def _images(
