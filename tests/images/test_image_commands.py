@@ -186,7 +186,8 @@ def test_the_doctor_says_what_can_be_done(
 ) -> None:
     monkeypatch.setattr(survey, "survey", lambda _store: findings)
     monkeypatch.setattr(survey_ovn, "survey_ovn", list)
-    monkeypatch.setattr(doctor, "_other_hosts", lambda _arguments: [])
+    monkeypatch.setattr(doctor, "_hosts", lambda _arguments: (None, []))
+    monkeypatch.setattr(doctor, "_survey_all", lambda _main, _others: ([], {}))
     assert call(doctor, console) == status
     *mends, last = [text for text in console.out if isinstance(text, str)]
     assert said in last
