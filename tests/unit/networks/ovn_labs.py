@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from golden.memory import MemoryFiles, compile_text, hosts
 from kvmcompose.core.errors import InputError, Problem
+from kvmcompose.core.image_lock import LOCK_PATH
 from kvmcompose.core.project import FileKind
 from kvmcompose.pipeline.compile import Compiled
 
 
 class AnyFiles(MemoryFiles):
-    """Everything that is asked for is there."""
+    """Everything that a YAML names is there."""
 
     def kind(self, path: str) -> FileKind:
-        return FileKind.FILE
+        return FileKind.MISSING if path == LOCK_PATH else FileKind.FILE
 
     def image_names(self) -> tuple[str, ...]:
         return ("debian_12", "ubuntu_20_04")
