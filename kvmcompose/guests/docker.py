@@ -14,6 +14,7 @@ from kvmcompose.core.deployable import ContainerGuest, Mount
 from kvmcompose.core.environment import LARGEST_FILE, file_digest
 from kvmcompose.core.errors import Complaint, Severity
 from kvmcompose.core.image_lock import LARGEST_LOCK, LOCK_PATH, ImageLock, is_pinned, read_lock
+from kvmcompose.core.image_source import is_reference
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.project import FileKind, ProjectFiles
@@ -109,7 +110,7 @@ def complete(guest: Guest, files: ProjectFiles) -> Guest:
 def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
     """Yield the problems of files that are missing, or that a container must not have."""
     body = _with_relative_paths(machine.body)
-    yield from _check_lock((machine.kind, "image"), body.image, files)
+    yield from _check_image((machine.kind, "image"), body.image, files)
     for key in ("command", "entrypoint"):
         yield from _check_command((machine.kind, key), getattr(body, key))
     if body.env_file is not None:
@@ -121,6 +122,24 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
         yield from check_context(body.context, (machine.kind, "context"), files)
     if body.scaling is not None:
         yield from _scaling.check(machine, body.scaling)
+
+
+def _check_image(at: tuple[str, ...], image: str, files: ProjectFiles) -> Iterator[Complaint]:
+    if is_reference(image):
+        yield from _check_lock(at, image, files)
+        return
+    yield Complaint(
+        code="bad-value",
+        path=at,
+        message="this does not name an image of a registry",
+        found=repr(image),
+        wanted="a reference like 'nginx:1.25', in lower case; files are not supported",
+        hint=(
+            "an image in a file: docker load -i FILE on each host, then the name that this prints"
+            if "archive:" in image or image.startswith("oci:")
+            else None
+        ),
+    )
 
 
 def _check_lock(at: tuple[str, ...], image: str, files: ProjectFiles) -> Iterator[Complaint]:

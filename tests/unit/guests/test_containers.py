@@ -363,3 +363,30 @@ def config_of(engine: str) -> str:
 
 def test_a_host_without_the_key_says_nothing_of_an_engine() -> None:
     assert b"container_engine" not in encode_state(compile_text(text_of(""), files=files()).state)
+
+
+@pytest.mark.parametrize(
+    ("image", "is_one"),
+    [
+        ("nginx", True),
+        ("nginx:1.25", True),
+        ("localhost:5000/a/b_c--d:v1", True),
+        ("[fd00::1]:5000/web", True),
+        ("Registry.example/web@sha256:" + "a" * 64, True),
+        ("docker-archive:web.tar", False),
+        ("docker-archive:lab/web.tar", False),
+        ("oci:lab", False),
+        ("Nginx", False),
+        ("nginx:", False),
+        ("ngi nx", False),
+        ("nginx@sha256:12", False),
+        ("../nginx", False),
+    ],
+)
+def test_image_must_name_one_of_a_registry(image: str, *, is_one: bool) -> None:
+    text = text_of("").replace("nginx:1.25, ", f"'{image}'")
+    if is_one:
+        assert compile_text(text, files=files()).state
+        return
+    with pytest.raises(InputError, match="image"):
+        compile_text(text, files=files())
