@@ -59,13 +59,17 @@ class Walk:
         keep_going: bool,
         failed: set[Ref],
     ) -> None:
-        """``failed`` receives what could not be done, and what was left out as it needs that."""
+        """``failed`` receives what could not be done, and what was left out as it needs that.
+
+        What is in it already is not among the changes.
+        """
         self._changes = changes
         self._kinds = kinds
         self._stages = stages
         self._together = together
         self._keep_going = keep_going
         self.failed = failed
+        self._failed_before = frozenset(failed)
 
     async def run(self) -> bool:
         """Carry the changes out; whether all were. When cancelled, each call has ended when this raises."""
@@ -108,7 +112,7 @@ class Walk:
                     going[kind] = [each for each in going[kind] if each.ref not in gone]
                     waited_for = _come_before(change for changes in going.values() for change in changes)
                 held = held or bool(going[kind])
-        return not self.failed
+        return self.failed == self._failed_before
 
     async def _round(self, order: Sequence[str], coming: dict[str, list[Change]]) -> bool:
         """Make what can be made, kind by kind, and leave in ``coming`` what needs something of it first.
@@ -158,6 +162,14 @@ class Walk:
 
     def _is_blocked(self, change: Change) -> bool:
         return change.ref in self.failed or not self.failed.isdisjoint(_needs(change))
+
+
+def needing(changes: Sequence[Change], failed: Collection[Ref]) -> set[Ref]:
+    """Return the changes that need something that failed, or something that needs that."""
+    found = set(failed)
+    while more := {each.ref for each in changes if not found.isdisjoint(_needs(each))} - found:
+        found |= more
+    return found - set(failed)
 
 
 def _needs(change: Change) -> tuple[Ref, ...]:

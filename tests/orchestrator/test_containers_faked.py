@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvmcompose.core.commands import Capture, Down, Power, PowerVerb, Snapshot, SnapshotVerb, Up
-from kvmcompose.core.deployment import ActionState
+from kvmcompose.core.deployment import ActionState, Phase
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.hosts.errors import NoSuchPathError
 from kvmcompose.hosts.fake import Failure
@@ -314,3 +314,28 @@ def test_snapshots_are_images_that_are_restored_and_kept(lab: Lab) -> None:
     lab.must(Down(purge=True))
     assert shown() == []
     assert not [tag for each in lab.world.images.values() for tag in each.tags if "snapshots" in tag]
+
+
+def test_nothing_is_stopped_for_an_image_that_cannot_be_had(lab: Lab) -> None:
+    lab.must(Up())
+    before, deployed = ids(lab), lab.store.deployed("lab")
+    lab.edit('"tiny:1", command: [sleep, "4444"], env', '"nothere:2", command: [sleep, "4444"], env')
+    lab.edit('NUMBER: "1"', 'NUMBER: "2"')
+    lab.drivers.failures.append(Failure("pull:nothere:2"))
+    action = lab.do(Up())
+    assert action.state is ActionState.FAILED
+    assert action.refused
+    assert "nothing was changed, as this cannot be had: nothere:2" in str(action.faults)
+    assert ids(lab) == before
+    assert running(lab) == ALL
+    assert lab.store.deployed("lab") == deployed
+    assert lab.deployment.state is Phase.UP
+    # with keep_going the others change, and those that need it run on
+    action = lab.do(Up(keep_going=True))
+    assert action.state is ActionState.FAILED
+    assert running(lab) == ALL
+    assert {name for name, each in ids(lab).items() if each == before[name]} == {"lab-web", "lab-db"}
+    lab.drivers.failures.clear()
+    lab.must(Up())
+    assert of(lab, "web").request["Image"] == "nothere:2"
+    assert differences(lab) == []

@@ -7,21 +7,39 @@ from collections.abc import Awaitable, Callable, Sequence
 from kvmcompose.core.deployment import Fault
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.resource import Change
-from kvmcompose.reconcile.walk import Walk
+from kvmcompose.reconcile.walk import Walk, needing
 from kvmcompose.server.action_log import StepFailedError
 from kvmcompose.server.orchestrator.resources import Provider, providers
 from kvmcompose.server.orchestrator.resources._work import Work
 from kvmcompose.server.orchestrator.stages import together
 
 
+async def prepare(work: Work, changes: Sequence[Change]) -> bool:
+    """Make what is made before anything is taken away (``BEFOREHAND``). Return whether all of it was."""
+    first = [each for each in changes if each.wanted is not None and _is_beforehand(each)]
+    return await _walk(work, first, keep_going=True).run()
+
+
 async def perform(work: Work, changes: Sequence[Change], *, keep_going: bool = False) -> set[str]:
-    """Carry out changes; return the names of guests and other resources that did not become as wanted."""
+    """Carry out changes; return the names of guests and other resources that did not become as wanted.
+
+    What needs something that could not be prepared stays as it is.
+    """
+    by_ref = {change.ref: change for change in changes}
+    work.failed |= needing(changes, work.failed)
+    left = [each for each in changes if each.ref not in work.failed and not _is_beforehand(each)]
+    await _walk(work, left, keep_going=keep_going).run()
+    return {by_ref[ref].guest or ref.name for ref in work.failed}
+
+
+def _is_beforehand(change: Change) -> bool:
+    return providers()[change.ref.kind].BEFOREHAND
+
+
+def _walk(work: Work, changes: Sequence[Change], *, keep_going: bool) -> Walk:
     bound = {kind: _Bound(provider, work) for kind, provider in providers().items()}
     stages = {kind: provider.STAGE for kind, provider in providers().items()}
-    walk = Walk(changes, bound, stages, _side_by_side, keep_going=keep_going, failed=work.failed)
-    await walk.run()
-    by_ref = {change.ref: change for change in changes}
-    return {by_ref[ref].guest or ref.name for ref in work.failed}
+    return Walk(changes, bound, stages, _side_by_side, keep_going=keep_going, failed=work.failed)
 
 
 async def _side_by_side(jobs: Sequence[Callable[[], Awaitable[None]]], limit: int) -> list[bool]:

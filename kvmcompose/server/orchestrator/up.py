@@ -27,7 +27,7 @@ from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.instances import host_size
 from kvmcompose.server.orchestrator.kept_files import keep_files
 from kvmcompose.server.orchestrator.left_behind import leave, name_left
-from kvmcompose.server.orchestrator.perform import perform
+from kvmcompose.server.orchestrator.perform import perform, prepare
 from kvmcompose.server.orchestrator.plan import (
     TAKEN_DOWN,
     Choice,
@@ -105,6 +105,9 @@ class BringUp:
         await in_thread(self.check_privileges)
         await self.check_abandoned()
         work, choice = await self._check()
+        if not await prepare(work, choice.due) and not self._options.keep_going:
+            missing = first_few(sorted({ref.name for ref in work.failed}))
+            raise RefusedError(f"nothing was changed, as this cannot be had: {missing}")
         await self._abandon()
         await self._settle(work)
         self._keep_intents()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
-from kvmcompose.reconcile.walk import Walk, in_order
+from kvmcompose.reconcile.walk import Walk, in_order, needing
 
 #: Kinds from the ground up, each with its stage.
 STAGES = {"floor": "building", "wall": "building", "lamp": "living"}
@@ -200,6 +200,22 @@ def test_as_many_calls_at_a_time_on_each_host_as_its_limit() -> None:
     walk(calls, *changes, limit=2)
     assert len(calls.done) == len(changes)
     assert calls.most == 4
+
+
+def test_what_failed_before_holds_back_what_needs_it_and_nothing_else() -> None:
+    calls, lost = Calls(), Ref("floor", "lost", "one")
+    changes = [
+        change("lamp", "on it", Verb.REPLACE, needs=[Ref("wall", "upper", "one")]),
+        change("wall", "upper", Verb.REPLACE, needs=[lost]),
+        change("lamp", "other", Verb.REPLACE),
+    ]
+    assert {ref.name for ref in needing(changes, {lost})} == {"upper", "on it"}
+    kinds = {kind: Toy(calls) for kind in STAGES}
+    failed = {lost}
+    walk = Walk(changes[2:], kinds, STAGES, together, keep_going=True, failed=failed)
+    assert not asyncio.run(walk.run())
+    assert calls.done == ["-other", "+other"]
+    assert failed == {lost}
 
 
 def test_cancelled_it_begins_nothing_more() -> None:

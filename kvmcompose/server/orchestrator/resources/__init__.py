@@ -15,6 +15,8 @@ A module (also one in ``resources/`` of a plug-in folder) offers:
 ``settle(work, found)``           stores on resources what they were made from, if it is not there; optional
 ``BATCH``                         True: all changes on a host in one call; otherwise each has its own
 ``AT_ONCE``                       True: removals come with other changes, in one call of ``apply``; optional
+``BEFOREHAND``                    True: made before anything is taken away; where one fails, nothing else
+                                  is done. They need nothing; optional
 ``limit(work, host, removing)``   how many calls may run at a time on a host; optional
 ``AGAIN``                         the option of ``up`` that carries out changes that can wait; optional
 ``WAITS_FOR``                     that option as it is typed, for messages; optional
@@ -67,6 +69,7 @@ class Provider(Protocol):
     STAGE: str
     BATCH: bool
     AT_ONCE: bool
+    BEFOREHAND: bool
     AGAIN: str
     WAITS_FOR: str
     LOOKS_AT_FILES: bool
@@ -133,6 +136,7 @@ def _module(name: str) -> Provider:
     defaults = {
         "BATCH": False,
         "AT_ONCE": False,
+        "BEFOREHAND": False,
         "AGAIN": "",
         "WAITS_FOR": "",
         "LOOKS_AT_FILES": False,

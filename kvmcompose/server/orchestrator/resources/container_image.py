@@ -16,6 +16,7 @@ KINDS = ("container-image",)
 AFTER = ("files",)
 STAGE = host_transfers.STAGE
 LOOKS_AT_FILES = True
+BEFOREHAND = True
 
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
