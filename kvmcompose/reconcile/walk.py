@@ -90,11 +90,9 @@ class Walk:
     async def _going(self, order: Sequence[str], going: dict[str, list[Change]]) -> bool:
         """Take away what goes; whether all of it went."""
         failed: set[str] = set()
-        while any(going.values()):
+        waits = True
+        while left := sum(map(len, going.values())):
             waited_for = _come_before(change for changes in going.values() for change in changes)
-            there = {_found(change) for changes in going.values() for change in changes}
-            # where all wait for each other, nothing is gained by waiting
-            waits = there != waited_for & there
             held = False
             for kind in reversed(order):
                 while ready := [
@@ -112,6 +110,8 @@ class Walk:
                     going[kind] = [each for each in going[kind] if each.ref not in gone]
                     waited_for = _come_before(change for changes in going.values() for change in changes)
                 held = held or bool(going[kind])
+            # where guests wait for each other, and the rest for them, nothing is gained by waiting
+            waits = sum(map(len, going.values())) < left
         return self.failed == self._failed_before
 
     async def _round(self, order: Sequence[str], coming: dict[str, list[Change]]) -> bool:

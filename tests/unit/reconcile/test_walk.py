@@ -339,6 +339,23 @@ def test_what_each_waits_for_the_other_goes_all_the_same() -> None:
     assert sorted(calls.done) == ["-one", "-two"]
 
 
+@pytest.mark.parametrize("others", [("one", "two"), ("two", "one"), ("two", "three")])
+def test_what_waits_for_itself_goes_before_what_is_below_it(others: tuple[str, str]) -> None:
+    """A state edited by hand can say so; the walk ends, and the server with it does not hang."""
+    floor, *lamps = Ref("floor", "floor", "one"), *(Ref("lamp", name, "one") for name in ("one", "two"))
+    found = [
+        Found(ref=floor),
+        *(Found(ref=ref, after=(Ref("lamp", name, "one"),)) for ref, name in zip(lamps, others, strict=True)),
+    ]
+    changes = [Change(verb=Verb.REMOVE, ref=each.ref, found=each) for each in found]
+    calls = Calls()
+    kinds = {name: Toy(calls) for name in STAGES}
+    walk = Walk(changes, kinds, STAGES, together, keep_going=False, failed=set())
+    assert asyncio.run(walk.run())
+    assert sorted(calls.done[:2]) == ["-one", "-two"]
+    assert calls.done[2:] == ["-floor"]
+
+
 def test_what_comes_after_another_waits_for_it_and_is_left_when_that_fails() -> None:
     first, second, third = (Ref("lamp", name, "one") for name in ("first", "second", "third"))
     changes = [
