@@ -23,6 +23,11 @@ from kvmcompose.core.errors import KvmComposeError
 _CHUNK = 1 << 20
 #: Bits of a mode that are kept (as by tarfile's data filter), and those that every file has.
 _KEPT, _ALWAYS = 0o755, 0o600
+#: The largest header, in bytes: it is read in one piece. Those of engines have a name of 4 KiB at most.
+_LARGEST_HEADER = 1 << 20
+_HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *tarfile.GNU_TYPES)
+#: How many of the entries that were left out are named.
+_NAMED = 100
 
 
 class LinkError(KvmComposeError):
@@ -34,11 +39,23 @@ class LinkError(KvmComposeError):
 
 
 class Unpacked(msgspec.Struct, frozen=True):
-    """What came: files with the bytes of their contents, and what was left out, with the reason."""
+    """What came: files with the bytes of their contents, and what was left out, with the reason.
+
+    Of very much that was left out, the last line says how much more there is.
+    """
 
     files: int
     size: int
     left_out: tuple[str, ...]
+
+
+class _Entry(tarfile.TarInfo):
+    """An entry with headers of a bounded size."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if self.type in _HEADERS and self.size > _LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc] # tarfile's place to override it
 
 
 class Reader:
@@ -98,8 +115,12 @@ def unpack(
 def _archive(pieces: Iterable[bytes]) -> Iterator[tarfile.TarFile]:
     stream: Any = Reader(pieces)  # typeshed expects to write, too
     try:
-        with tarfile.open(fileobj=stream, mode="r|", errors="surrogateescape") as archive:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Entry, errors="surrogateescape") as archive:
             yield archive
+    except RecursionError:
+        raise KvmComposeError(
+            "the archive that came is invalid: folders or headers nest too deeply"
+        ) from None
     except (tarfile.TarError, EOFError, UnicodeError, ValueError) as error:
         raise KvmComposeError(f"the archive that came is invalid: {error}") from error
 
@@ -133,19 +154,24 @@ class _Arrival:
         self._files, self._size = 0, 0
         self._links: list[tuple[tuple[str, ...], str]] = []
         self._left_out: list[str] = []
+        self._more = 0
 
     def take(self, archive: tarfile.TarFile, first: tarfile.TarInfo) -> Unpacked:
         """Extract everything."""
         entry: tarfile.TarInfo | None = first
         while entry is not None:
             reason = self._take(archive, entry)
-            if reason is not None:
+            if reason is not None and len(self._left_out) >= _NAMED:
+                self._more += 1
+            elif reason is not None:
                 # engines differ in how they call the folder that was asked for
                 name = "/".join(self._below(entry.name) or ()) or entry.name
                 self._left_out.append(f"{name}: {reason}")
             entry = _next(archive)
         for parts, to in self._links:
             self._path(parts).symlink_to(to)
+        if self._more:
+            self._left_out.append(f"{self._more} more")
         return Unpacked(self._files, self._size, tuple(self._left_out))
 
     def _take(self, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> str | None:
@@ -212,8 +238,12 @@ def _stays_inside(parts: tuple[str, ...], target: str) -> bool:
     return ".." not in steps[up:] and up < len(parts)
 
 
-def _place(source: Path, target: Path) -> None:
-    """Move what came to its place."""
+def _place(source: Path, target: Path, *, below: bool = False) -> None:
+    """Move what came to its place.
+
+    ``below`` the place that the user named, folders are not put through symbolic links: these may have come
+    with an earlier copy. Each stayed inside, seen from its own place; what is put elsewhere has another one.
+    """
     if source.is_symlink() or not source.is_dir():
         if target.is_dir() and not target.is_symlink():
             raise KvmComposeError(f"{target} is a folder, and what came is none")
@@ -224,7 +254,12 @@ def _place(source: Path, target: Path) -> None:
     except FileNotFoundError:
         source.rename(target)
         return
+    if below and target.is_symlink():
+        raise KvmComposeError(
+            f"{target} is a symbolic link, and what came is a folder",
+            hint="remove it, or copy to another place",
+        )
     if not target.is_dir():
         raise KvmComposeError(f"{target} is no folder, and what came is one")
     for each in sorted(source.iterdir()):
-        _place(each, target / each.name)
+        _place(each, target / each.name, below=True)

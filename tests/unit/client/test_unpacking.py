@@ -156,6 +156,62 @@ def test_links_that_together_lead_out_do_not(tmp_path: Path) -> None:
         assert path.resolve().is_relative_to(tmp_path / "d")
 
 
+def test_links_of_several_copies_do_not_lead_out(tmp_path: Path) -> None:
+    """Through the link of the first copy, that of the second would be nearer to the root, and lead out."""
+    target = tmp_path / "home" / "work" / "logs"
+    target.parent.mkdir(parents=True)
+    (tmp_path / "home" / "keys").mkdir()
+    folders: list[tuple[str, bytes, str | bytes]] = [
+        (name, Folder, b"") for name in ("d", "d/s", "d/a", "d/a/b", "d/a/b/c")
+    ]
+    arrive(archive(*folders, ("d/a/b/c/p", Link, "../../../s"), mode=0o755), target)
+    with pytest.raises(KvmComposeError, match="logs/a/b/c/p is a symbolic link, and what came is a folder"):
+        arrive(
+            archive(*folders, ("d/a/b/c/p", Folder, b""), ("d/a/b/c/p/l", Link, "../../../../keys")), target
+        )
+    assert tree(target)["a/b/c/p"] == "../../../s"
+    assert not list((target / "s").iterdir())
+    # what the user names may be a link
+    (tmp_path / "link").symlink_to(target)
+    arrive(archive(("d", Folder, b""), ("d/f", File, b"new"), mode=0o755), tmp_path / "link")
+    assert (target / "f").read_bytes() == b"new"
+
+
+def _header(kind: bytes, size: int) -> bytes:
+    info = tarfile.TarInfo("h")
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_headers_are_bounded(tmp_path: Path, kind: bytes) -> None:
+    taken = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal taken
+        yield _header(kind, 6 << 30)
+        while taken < 64:
+            taken += 1
+            yield bytes(1 << 20)
+
+    with pytest.raises(KvmComposeError, match="a header of 6442450944 bytes"):
+        unpack(endless(), tmp_path / "target", recursive=True, advance=lambda _: None)
+    assert taken <= 1
+    many = (_header(kind, 6) + b"6 a=b\n".ljust(512, b"\0")) * 3000
+    with pytest.raises(KvmComposeError, match="nest too deeply"):
+        arrive(many, tmp_path / "target")
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_very_much_that_is_left_out_the_first_are_named(tmp_path: Path) -> None:
+    entries: list[tuple[str, bytes, str | bytes]] = [
+        (f"d/{number}", tarfile.CHRTYPE, b"") for number in range(1000)
+    ]
+    found = arrive(archive(("d", Folder, b""), *entries, mode=0o755), tmp_path / "target")
+    assert found.left_out[0] == "0: neither a file nor a folder nor a link"
+    assert found.left_out[100:] == ("900 more",)
+
+
 @pytest.mark.parametrize("cut", [0, 100, 512, 600, 1200])
 def test_one_that_breaks_off_leaves_nothing(tmp_path: Path, cut: int) -> None:
     (tmp_path / "f").write_bytes(b"old")
