@@ -191,7 +191,7 @@ class FakeNamespace(msgspec.Struct):
 
 
 class FakeContainer(msgspec.Struct):
-    """A container; see ``ContainerState``. ``request`` is what it was created with.
+    """A container; see ``ObservedContainer``. ``request`` is what it was created with.
 
     ``pid`` is that of its first process, 0 while it does not run. ``nics`` are by their ends on the host, in
     JSON: ``ContainerNic``.

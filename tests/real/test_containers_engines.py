@@ -123,7 +123,6 @@ class Driven:
 
     async def state(self, name: str = "p-a") -> tuple[str, str | None]:
         found = (await self.containers.observe("p"))[name]
-        assert found.state == (await self.containers.containers("p"))[name].state
         return found.state, found.reason
 
 
@@ -134,7 +133,7 @@ async def engine_at(socket: str, image: str) -> AsyncIterator[Driven]:
     try:
         yield driven_one
     finally:
-        for name in await driven_one.containers.containers("p"):
+        for name in await driven_one.containers.observe("p"):
             await driven_one.containers.remove("p", name)
         await driven_one.engine.close()
 
@@ -175,7 +174,7 @@ async def lifecycle(socket: str, image: str) -> None:
         await ends(it)
         for _ in range(2):
             await it.containers.remove("p", "p-a")
-        assert await it.containers.containers("p") == {}
+        assert await it.containers.observe("p") == {}
 
 
 async def not_ours(it: Driven) -> None:
@@ -190,14 +189,13 @@ async def not_ours(it: Driven) -> None:
         "", lambda client: client.create_container_from_config({**REQUEST, "Labels": ours}, "p-e")["Id"]
     )
     calls = it.containers
-    assert (await calls.containers("p")).keys() == (await calls.observe("p")).keys() == {"p-a"}
+    assert (await calls.observe("p")).keys() == {"p-a"}
     assert await calls.foreign("p", ["p-a", "p-b", "p-c", "p-d", "p-e"]) == ["p-b", "p-c", "p-e"]
     for name in ("p-b", "p-c", "p-e"):
         for call in (
             calls.create("p", "b", name, REQUEST),
             calls.start("p", name),
             calls.stop("p", name, 1),
-            calls.kill("p", name),
             calls.remove("p", name),
             calls.commit("p", name, "x:1"),
             calls.run("p", name, ["true"], print),
@@ -208,7 +206,7 @@ async def not_ours(it: Driven) -> None:
     assert "no container of that name" in await error_of(calls.remove("p", other[:12]))
     assert "made from something else" in await error_of(calls.create("p", "a", "p-a", REQUEST, "v2"))
     assert "p-x" in await error_of(calls.start("p", "p-x"))
-    assert list(await calls.containers("p")) == ["p-a"]
+    assert list(await calls.observe("p")) == ["p-a"]
     for each in (other, heir):
         await it.engine.call("", lambda client, each=each: client.remove_container(each))
     await calls.remove("q", "p-c")
@@ -313,12 +311,10 @@ async def ends(it: Driven) -> None:
     for _ in range(2):
         await it.containers.stop("p", "p-a", 5)
     assert await it.state() == ("exited", "exit status 3")
-    assert (await it.containers.containers("p"))["p-a"].exit_code == 3
+    assert (await it.containers.observe("p"))["p-a"].exit_code == 3
     assert "not running" in await error_of(it.run("true"))
     await it.containers.start("p", "p-a")
-    await it.containers.restart("p", "p-a", 1)
-    for _ in range(2):
-        await it.containers.kill("p", "p-a")
+    await it.engine.call("", lambda client: client.kill("p-a"))
     await asyncio.sleep(0.5)
     assert await it.state() == ("exited", "killed by SIGKILL")
     await it.containers.create("p", "bad", "p-bad", {**REQUEST, "Cmd": ["/nowhere"]})
@@ -464,7 +460,7 @@ async def elsewhere(address: str, key: str, host_key: str, image: str) -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await asyncio.gather(*(containers.remove("p", name) for name in names))
-        assert await containers.containers("p") == {}
+        assert await containers.observe("p") == {}
     finally:
         await drivers.close()
 

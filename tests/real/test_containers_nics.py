@@ -197,7 +197,8 @@ async def drift(lab: Lab) -> None:
 async def restarted(lab: Lab) -> None:
     """With its namespace a container loses its NIC; the others keep theirs."""
     for number in (1, 2, 3):
-        await lab.containers[number - 1].restart("p", f"p-{number}", 1)
+        await lab.containers[number - 1].stop("p", f"p-{number}", 1)
+        await lab.containers[number - 1].start("p", f"p-{number}")
         await lab.sees(number, is_plugged=False)
         assert f"t-{number}" not in await lab.links.observe([f"t-{number}"])
         await lab.plug(number)

@@ -23,7 +23,6 @@ from kvmcompose.providers.containers.interface import (
     MADE_LABEL,
     NAME_LABEL,
     PROJECT_LABEL,
-    ContainerState,
     EngineFacts,
     ObservedContainer,
     OnLine,
@@ -60,10 +59,6 @@ class EngineContainers:
             for row in listed
             if (name := rows.name_in(row)) in wanted and not rows.is_of(project, name, row.get("Labels"))
         )
-
-    async def containers(self, project: str) -> Mapping[str, ContainerState]:
-        found = (rows.state_in(row) for row in await self._list(project))
-        return {each.name: each for each in found}
 
     async def observe(self, project: str) -> Mapping[str, ObservedContainer]:
         listed = await self._list(project)
@@ -111,14 +106,6 @@ class EngineContainers:
 
         await self._act(project, name, "stop", stop, seconds=seconds)
 
-    async def kill(self, project: str, name: str, signal: str = "SIGKILL") -> None:
-        def kill(client: APIClient, row: Mapping[str, Any]) -> None:
-            if row["State"].get("Running") or row["State"].get("Paused"):
-                with _unless_it_ended(client, row):
-                    client.kill(row["Id"], signal)
-
-        await self._act(project, name, "kill", kill)
-
     async def pause(self, project: str, name: str) -> None:
         def pause(client: APIClient, row: Mapping[str, Any]) -> None:
             if not row["State"].get("Paused"):
@@ -132,10 +119,6 @@ class EngineContainers:
                 client.unpause(row["Id"])
 
         await self._act(project, name, "resume", unpause)
-
-    async def restart(self, project: str, name: str, seconds: int) -> None:
-        await self.stop(project, name, seconds)
-        await self.start(project, name)
 
     async def remove(self, project: str, name: str) -> None:
         doing = f"remove the container {name}"

@@ -16,7 +16,6 @@ from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeContainer, FakeImage, Place
 from kvmcompose.providers.containers.interface import (
-    ContainerState,
     EngineFacts,
     FoundImage,
     ObservedContainer,
@@ -43,10 +42,6 @@ class FakeContainers:
         await self._host.call("foreign_containers")
         there = self._host.world.containers
         return sorted(name for name in names if name in there and there[name].project != project)
-
-    async def containers(self, project: str) -> Mapping[str, ContainerState]:
-        await self._host.call("containers")
-        return {name: _observed(name, each) for name, each in self._of(project).items()}
 
     async def observe(self, project: str) -> Mapping[str, ObservedContainer]:
         await self._host.call("observe_containers")
@@ -99,12 +94,6 @@ class FakeContainers:
         await self._host.call("stop_container", name)
         self._end(name, self._own(project, name, "stop"), 0)
 
-    async def kill(self, project: str, name: str, signal: str = "SIGKILL") -> None:
-        await self._host.call("kill_container", name)
-        container = self._own(project, name, "kill")
-        if signal == "SIGKILL":
-            self._end(name, container, _KILLED)
-
     async def pause(self, project: str, name: str) -> None:
         await self._host.call("pause_container", name)
         container = self._own(project, name, "pause")
@@ -119,10 +108,6 @@ class FakeContainers:
         if container.state == "paused":
             container.state = "running"
             self._keep(name)
-
-    async def restart(self, project: str, name: str, seconds: int) -> None:
-        await self.stop(project, name, seconds)
-        await self.start(project, name)
 
     async def remove(self, project: str, name: str) -> None:
         await self._host.call("remove_container", name)

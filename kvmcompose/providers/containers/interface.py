@@ -39,12 +39,16 @@ class EngineFacts(HostSize, frozen=True, kw_only=True):
     limits: bool
 
 
-class ContainerState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class ObservedContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A container of a project.
 
     ``state`` is the engine's term: ``created``, ``running``, ``paused``, ``restarting``, ``removing``,
     ``exited``, ``dead``. ``health``: ``starting``, ``healthy``, ``unhealthy``, "" without a health check.
     ``made`` is what it was made from, as given when it was created. ``exit_code`` is of the last run.
+    ``reason`` says why it is not running, where the engine knows: ``out of memory``, ``killed by SIGKILL``,
+    ``exit status 1``, or what it could not start. ``started`` is when it last started, in seconds since
+    1970. ``pid`` is the process on the host whose network namespace is the container's, 0 while it does not
+    run. ``image`` is the ID of its image. ``restarts`` counts those by the engine.
     """
 
     name: str
@@ -54,17 +58,6 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     health: str = ""
     made: str = ""
     exit_code: int | None = None
-
-
-class ObservedContainer(ContainerState, frozen=True, kw_only=True, gc=False):
-    """A container of a project, in detail. See ``ContainerState``.
-
-    ``reason`` says why it is not running, where the engine knows: ``out of memory``, ``killed by SIGKILL``,
-    ``exit status 1``, or what it could not start. ``started`` is when it last started, in seconds since
-    1970. ``pid`` is the process on the host whose network namespace is the container's, 0 while it does not
-    run. ``image`` is the ID of its image. ``restarts`` counts those by the engine.
-    """
-
     reason: str | None = None
     started: float | None = None
     pid: int = 0
@@ -93,9 +86,6 @@ class Containers(Protocol):
     async def foreign(self, project: str, names: Sequence[str]) -> Sequence[str]:
         """Return which of these names are taken by containers that are not the project's."""
 
-    async def containers(self, project: str) -> Mapping[str, ContainerState]:
-        """Return the project's containers by name, running or not, in one call to the engine."""
-
     async def observe(self, project: str) -> Mapping[str, ObservedContainer]:
         """Return the project's containers by name, in detail: one more call to the engine for each."""
 
@@ -118,17 +108,11 @@ class Containers(Protocol):
     async def stop(self, project: str, name: str, seconds: int) -> None:
         """Send its stop signal, and kill it if it still runs after ``seconds``. Return when it has ended."""
 
-    async def kill(self, project: str, name: str, signal: str = "SIGKILL") -> None:
-        """Send a signal to its first process, if it runs."""
-
     async def pause(self, project: str, name: str) -> None:
         """Freeze its processes. Raises DriverError for one that does not run."""
 
     async def unpause(self, project: str, name: str) -> None:
         """Let its processes run on. One that is not paused is left as it is."""
-
-    async def restart(self, project: str, name: str, seconds: int) -> None:
-        """Stop it, see ``stop``, and start it again."""
 
     async def remove(self, project: str, name: str) -> None:
         """Kill and remove a container, with the anonymous volumes that it has."""

@@ -13,7 +13,6 @@ from kvmcompose.providers.containers.interface import (
     MADE_LABEL,
     NAME_LABEL,
     PROJECT_LABEL,
-    ContainerState,
     EngineFacts,
     FoundImage,
     ObservedContainer,
@@ -57,21 +56,6 @@ def name_in(row: Mapping[str, Any]) -> str:
 def is_of(project: str, name: str, labels: Mapping[str, Any] | None) -> bool:
     """Return whether a container is a project's: one of an image that the project made is not."""
     return labels is not None and (labels.get(PROJECT_LABEL), labels.get(NAME_LABEL)) == (project, name)
-
-
-def state_in(row: Mapping[str, Any]) -> ContainerState:
-    """Return the container in a row of ``/containers/json``. What the status says in words is read there."""
-    labels = row.get("Labels") or {}
-    status = str(row.get("Status", ""))
-    return ContainerState(
-        name=name_in(row),
-        id=str(row["Id"]),
-        guest=str(labels.get(GUEST_LABEL, "")),
-        state=_state(row.get("State")),
-        health=next((each for each in _HEALTHS if f"({each})" in status or f"health: {each}" in status), ""),
-        made=str(labels.get(MADE_LABEL, "")),
-        exit_code=_exit_code(status),
-    )
 
 
 def observed_in(found: Mapping[str, Any]) -> ObservedContainer:
@@ -139,12 +123,6 @@ def _state(text: object) -> str:
 
 def _health(status: object) -> str:
     return str(status) if status in _HEALTHS else ""
-
-
-def _exit_code(status: str) -> int | None:
-    """Return the exit code in a status such as ``Exited (137) 3 seconds ago``."""
-    inner = status.partition("Exited (")[2].partition(")")[0]
-    return int(inner) if inner.isdecimal() else None
 
 
 def _reason(state: Mapping[str, Any], code: int | None) -> str | None:

@@ -59,22 +59,6 @@ def test_a_container_that_has_not_started_has_no_time_and_no_process() -> None:
     assert (found.state, found.started, found.pid) == ("created", None, 0)
 
 
-@pytest.mark.parametrize(
-    ("status", "health", "code"),
-    [
-        ("Up 2 seconds (healthy)", "healthy", None),
-        ("Up 2 seconds (unhealthy)", "unhealthy", None),
-        ("Up 1 second (health: starting)", "starting", None),
-        ("Up 2 minutes", "", None),
-        ("Exited (137) 3 seconds ago", "", 137),
-    ],
-)
-def test_rows_of_a_list(status: str, health: str, code: int | None) -> None:
-    row = {"Id": "5", "Names": ["/other/alias", "/p-a"], "State": "running", "Status": status, "Labels": None}
-    found = rows.state_in(row)
-    assert (found.name, found.health, found.exit_code, found.guest) == ("p-a", health, code, "")
-
-
 def test_images_of_podman_are_named_as_those_of_docker() -> None:
     found = rows.image_in({"Id": "6" * 64, "RepoTags": ["localhost/tiny:1", "<none>:<none>"], "Size": 5})
     assert (found.id, found.tags, found.digests) == (f"sha256:{'6' * 64}", ("tiny:1",), ())

@@ -22,7 +22,7 @@ from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 #: The kind of the resource that is a container.
 KIND = "container"
-#: States of containers (``ContainerState``) in the words of ``Instance``; others are off.
+#: States of containers (``ObservedContainer``) in the words of ``Instance``; others are off.
 _STATES = {"running": "running", "paused": "paused"}
 #: Statuses of a command that cannot be started (docker-exec(1)).
 _CANNOT_START = (126, 127)
