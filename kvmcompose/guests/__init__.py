@@ -26,7 +26,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 from functools import cache
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import msgspec
 
@@ -34,6 +34,7 @@ from kvmcompose.core.artefact import Artefact
 from kvmcompose.core.deployable import DeployableGuest
 from kvmcompose.core.errors import Complaint, KvmComposeError
 from kvmcompose.core.model import Guest, Machine
+from kvmcompose.core.plug_ins import with_defaults
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.resource import Resource
@@ -86,22 +87,17 @@ def guest_kind(name: str) -> GuestKind:
     """Return the module of a guest type. Raises KvmComposeError when the name is unknown."""
     if name not in kinds():
         raise KvmComposeError(f"there is no guest type {name!r}", hint=f"there are: {', '.join(kinds())}")
-    module: Any = importlib.import_module(f"{__name__}.{name}")
-    if not hasattr(module, "SECTION"):
-        module.SECTION = name
-    if not hasattr(module, "complete"):
-        module.complete = _complete
-    if not hasattr(module, "can_be_entered"):
-        module.can_be_entered = _yes
-    if not hasattr(module, "deployable"):
-        module.deployable = _cannot_run
-    if not hasattr(module, "resources"):
-        module.resources = _no_resources
-    if not hasattr(module, "HAS_DHCP_CLIENT"):
-        module.HAS_DHCP_CLIENT = True
-    if not hasattr(module, "privileges"):
-        module.privileges = _no_privileges
-    return cast(GuestKind, module)
+    module = importlib.import_module(f"{__name__}.{name}")
+    defaults = {
+        "SECTION": name,
+        "HAS_DHCP_CLIENT": True,
+        "complete": _complete,
+        "can_be_entered": _yes,
+        "deployable": _cannot_run,
+        "resources": _no_resources,
+        "privileges": _no_privileges,
+    }
+    return cast(GuestKind, with_defaults(module, defaults))
 
 
 def _complete(guest: Guest, _files: ProjectFiles) -> Guest:

@@ -13,7 +13,7 @@ from kvmcompose.core.image_lock import pinned
 from kvmcompose.core.order import Healthcheck
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _scaling
-from kvmcompose.guests._disks import ContextSection
+from kvmcompose.guests._context import ContextSection, GivenFiles
 from kvmcompose.render.container import resolver_file
 
 #: Where the file with the resolvers is in a container.
@@ -29,7 +29,7 @@ class Volume(msgspec.Struct, frozen=True, omit_defaults=True):
     read_only: bool = False
 
 
-class DockerSection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DockerSection(GivenFiles, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The ``docker`` section of a machine.
 
     ``cpus`` may be a fraction; ``memory_mb`` is in MiB; None is without a limit.
@@ -51,24 +51,6 @@ class DockerSection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     setup_script: str | None = None
     run_script: str | None = None
     scaling: _scaling.Scaling | None = None
-
-    def __post_init__(self) -> None:
-        """Sort the variables, so that the order of keys in the YAML does not affect the state."""
-        msgspec.structs.force_setattr(self, "environment", dict(sorted(self.environment.items())))
-        if isinstance(self.context, ContextSection):
-            modes = dict(sorted(self.context.modes.items()))
-            context = ContextSection(self.context.path, modes) if modes else self.context.path
-            msgspec.structs.force_setattr(self, "context", context)
-
-    @property
-    def context_path(self) -> str | None:
-        """The path of the context."""
-        return self.context.path if isinstance(self.context, ContextSection) else self.context
-
-    @property
-    def context_modes(self) -> dict[str, str]:
-        """The modes of the context's members that the YAML gives."""
-        return self.context.modes if isinstance(self.context, ContextSection) else {}
 
 
 class ContainerSection(DockerSection, frozen=True, kw_only=True, omit_defaults=True):

@@ -11,16 +11,10 @@ from kvmcompose.core.artefact import BaseImage, Blank, Content, DeepCopy, Overla
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.guests import _files
+from kvmcompose.guests._context import ContextSection, GivenFiles, check_context
 
 
-class ContextSection(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A folder or file for the guest. ``modes`` are permission bits in octal digits, by paths in it."""
-
-    path: str
-    modes: dict[str, str] = {}
-
-
-class CloudImage(msgspec.Struct, frozen=True, omit_defaults=True):
+class CloudImage(GivenFiles, msgspec.Struct, frozen=True, omit_defaults=True):
     """A cloud image with cloud-init: from the catalogue by name, or a file. ``expand_gigabytes`` is in GiB.
 
     ``environment_digest`` is not a key of the YAML: it represents the content of ``environment_file``.
@@ -35,25 +29,6 @@ class CloudImage(msgspec.Struct, frozen=True, omit_defaults=True):
     environment_digest: str | None = None
     setup_script: str | None = None
     run_script: str | None = None
-
-    def __post_init__(self) -> None:
-        """Sort the variables, so that the order of keys in the YAML does not affect artefacts."""
-        if self.environment:
-            msgspec.structs.force_setattr(self, "environment", dict(sorted(self.environment.items())))
-        if isinstance(self.context, ContextSection):
-            modes = dict(sorted(self.context.modes.items()))
-            context = ContextSection(self.context.path, modes) if modes else self.context.path
-            msgspec.structs.force_setattr(self, "context", context)
-
-    @property
-    def context_path(self) -> str | None:
-        """The path of the context."""
-        return self.context.path if isinstance(self.context, ContextSection) else self.context
-
-    @property
-    def context_modes(self) -> dict[str, str]:
-        """The modes of the context's members that the YAML gives."""
-        return self.context.modes if isinstance(self.context, ContextSection) else {}
 
 
 class ExistingDisk(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -141,16 +116,6 @@ def check(
                 hint="scaling works with cloud_image and existing_disk",
                 at_key=True,
             )
-
-
-def check_context(
-    context: str | ContextSection, at: tuple[str | int, ...], files: ProjectFiles
-) -> Iterator[Complaint]:
-    """Yield the problems of a context, which the key at the path ``at`` names."""
-    if isinstance(context, ContextSection):
-        yield from _files.context(files, at, context.path, context.modes, at_path=(*at, "path"))
-    else:
-        yield from _files.context(files, at, context, {}, at_path=at)
 
 
 def _check_existing(

@@ -21,7 +21,7 @@ from kvmcompose.core.project import FileKind, ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _files, _scaling
 from kvmcompose.guests._containers import ContainerSection, DockerSection, Volume, request, resolvers, words
-from kvmcompose.guests._disks import ContextSection, check_context
+from kvmcompose.guests._context import ContextSection, check_context
 from kvmcompose.render.container import container_files, container_request, request_path
 from kvmcompose.render.seed import script_paths
 

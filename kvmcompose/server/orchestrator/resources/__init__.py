@@ -40,8 +40,9 @@ import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
+from kvmcompose.core.plug_ins import with_defaults
 from kvmcompose.core.resource import Change, Found, Resource
 from kvmcompose.effects.resources import plugin_folders
 from kvmcompose.reconcile.walk import in_order
@@ -132,7 +133,7 @@ def _before(kind: str, module: Provider, guests: Sequence[str]) -> list[str]:
 
 
 def _module(name: str) -> Provider:
-    module: Any = importlib.import_module(f"{__name__}.{name}")
+    module = importlib.import_module(f"{__name__}.{name}")
     defaults = {
         "BATCH": False,
         "AT_ONCE": False,
@@ -153,10 +154,7 @@ def _module(name: str) -> Provider:
         "boots": _boots_nothing,
         "noticed_by": _nobody,
     }
-    for key, value in defaults.items():
-        if not hasattr(module, key):
-            setattr(module, key, value)
-    return cast("Provider", module)
+    return cast("Provider", with_defaults(module, defaults))
 
 
 def _nothing_wanted(_testbed: LoadedTestbed) -> tuple[Resource, ...]:

@@ -38,9 +38,10 @@ import importlib
 import pkgutil
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.core.plug_ins import with_defaults
 from kvmcompose.effects.resources import plugin_folders
 from kvmcompose.hosts.errors import DriverError, HostLostError, NotInstalledError
 
@@ -229,7 +230,7 @@ async def answer_of(
 
 
 def _module(name: str) -> Runtime:
-    module: Any = importlib.import_module(f"{__name__}.{name}")
+    module = importlib.import_module(f"{__name__}.{name}")
     defaults = {
         "size": _no_size,
         "usage": _no_usage,
@@ -251,10 +252,7 @@ def _module(name: str) -> Runtime:
         "kept_snapshots": _none_kept,
         "purge": _no_purge,
     }
-    for key, value in defaults.items():
-        if not hasattr(module, key):
-            setattr(module, key, value)
-    return cast("Runtime", module)
+    return cast("Runtime", with_defaults(module, defaults))
 
 
 async def _no_size(_context: Context, _host: HostDrivers) -> None:
