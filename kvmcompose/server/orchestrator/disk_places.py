@@ -28,8 +28,8 @@ class SeenHosts(Protocol):
     context: Context
     hosts: Mapping[str, HostDrivers]
 
-    async def domains(self, host: HostDrivers) -> Mapping[str, Instance]:
-        """Return the project's domains on a host, by name."""
+    async def instances_of(self, runtime: str, host: HostDrivers) -> Mapping[str, Instance]:
+        """Return what a runtime has of the project on a host, by name."""
 
     async def inventory(self, host: HostDrivers) -> Inventory:
         """Return what a host has of the project's files."""
@@ -96,7 +96,7 @@ class _Search:
         self._sent = {name: each for name, each in sent.items() if name not in self._abandoned}
         for name, host in self._view.hosts.items():
             try:
-                domains = await self._view.domains(host)
+                domains = await self._view.instances_of("libvirt", host)
                 if name != self._main and host.blobs is not None:
                     self._held[name] = await self._view.inventory(host)
             except KvmComposeError:

@@ -18,7 +18,9 @@ async def observe(view: View, host: HostDrivers, kind: str) -> list[Found]:
     transfers = view.files.to(host.name) if view.files is not None else None
     if view.files is None or transfers is None or view.golden is None:
         return []
-    running = {each.guest for each in (await view.domains(host)).values() if each.state != "shut off"}
+    running = {
+        each.guest for each in (await view.instances_of("libvirt", host)).values() if each.state != "shut off"
+    }
     await view.disks()  # before it is looked for what is to be sent
     lacking = await transfers.look(running, await view.inventory(host))
     made = await view.golden.made()

@@ -29,7 +29,6 @@ from kvmcompose.server.orchestrator.disk_places import DiskPlaces, find_places
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.golden import GoldenImages
 from kvmcompose.server.orchestrator.runtimes import Runtime, answer_of, runtimes, runtimes_of
-from kvmcompose.server.orchestrator.runtimes.containers import ContainerInstance
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 _T = TypeVar("_T")
@@ -99,30 +98,23 @@ class View:
 
     async def instances(self, host: HostDrivers) -> Sequence[Instance]:
         """Return what runtimes have of the project on a host, with the names that its guests have now."""
-        found = [await self._of_runtime(name, host) for name in self._runtimes]
+        found = [await self.instances_of(name, host) for name in self._runtimes]
         return [each for instances in found for each in instances.values()]
 
     async def measured(self, host: HostDrivers) -> Sequence[Instance]:
         """Return the same as ``instances``, with what they use."""
         found = []
         for name in self._runtimes:
-            instances = await self._of_runtime(name, host)
+            instances = await self.instances_of(name, host)
             usage: Mapping[str, Usage] = {}
             with suppress(KvmComposeError):  # what is not known is not shown
                 usage = await runtimes()[name].usage(self.context, host) if instances else {}
             found += [_with(each, usage.get(each.name)) for each in instances.values()]
         return found
 
-    async def domains(self, host: HostDrivers) -> Mapping[str, Instance]:
-        """Return those of libvirt, by name."""
-        return await self._of_runtime("libvirt", host)
+    async def instances_of(self, runtime: str, host: HostDrivers) -> Mapping[str, Instance]:
+        """Return those of one runtime, by their names on the host."""
 
-    async def containers(self, host: HostDrivers) -> Mapping[str, ContainerInstance]:
-        """Return those of its container engine, by name."""
-        found = await self._of_runtime("containers", host)
-        return {name: each for name, each in found.items() if isinstance(each, ContainerInstance)}
-
-    async def _of_runtime(self, runtime: str, host: HostDrivers) -> Mapping[str, Instance]:
         async def ask() -> Mapping[str, Instance]:
             found = await self._asked(
                 runtime, host, lambda: runtimes()[runtime].instances(self.context, host)

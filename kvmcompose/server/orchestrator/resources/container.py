@@ -65,16 +65,21 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     """Return the project's containers on a host with their NICs, and ports that others have left."""
-    there = {name: each.container for name, each in (await view.containers(host)).items()}
+    instances = await view.instances_of("containers", host)
+    there = {name: each for name, each in instances.items() if isinstance(each, runtime.ContainerInstance)}
     known = {
-        guest.state.domain: (testbed, guest)
+        guest.state.domain: guest.name
         for testbed in reversed(view.testbeds)
         for guest, _ in _guests(testbed)
         if guest.state.testbed_host == host.name
     }
     if not there and not known:
         return ()
-    places = {name: ContainerPlace(id=each.id, pid=each.pid) for name, each in there.items() if each.pid}
+    places = {
+        name: ContainerPlace(id=each.container.id, pid=each.container.pid)
+        for name, each in there.items()
+        if each.container.pid
+    }
     nics = await host.nics.observe(places)
     ports = {
         port.name: (bridge.name, port.interface_id)
@@ -84,7 +89,8 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     ends = _ends(view, host.name)
     found = []
     for name in sorted(there.keys() | known.keys()):
-        container = there.get(name)
+        instance = there.get(name)
+        container = instance.container if instance is not None else None
         mine = {each.end: each for each in nics.get(name, ()) if each.end}
         of_guest = {end: ports[end] for end in {*mine, *ends.get(name, ())} if end in ports}
         if container is None and not of_guest:
@@ -99,13 +105,12 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
             bridges={end: bridge for end, (bridge, _) in of_guest.items()},
             logical_ports={end: port for end, (_, port) in of_guest.items()},
         )
-        instance = (await view.containers(host)).get(name)
         found.append(
             Found(
                 ref=Ref(KINDS[0], name, host.name),
                 spec=instance.made if instance is not None else None,
                 state=instance.state if instance is not None else GONE,
-                guest=instance.guest if instance is not None else known[name][1].name,
+                guest=instance.guest if instance is not None else known[name],
                 detail=detail,
             )
         )
