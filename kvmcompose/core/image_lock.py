@@ -36,7 +36,7 @@ def read_lock(data: bytes) -> ImageLock:
     if len(data) > LARGEST_LOCK:
         return ImageLock({}, (_problem(0, f"the file is larger than {LARGEST_LOCK >> 20} MiB"),))
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")  # editors of Windows put a byte-order mark first
     except UnicodeDecodeError as error:
         at = data.count(b"\n", 0, error.start) + 1
         return ImageLock({}, (_problem(at, "this is not UTF-8"),))

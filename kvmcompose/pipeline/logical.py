@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from kvmcompose.core.document import Document, show_path
-from kvmcompose.core.errors import Complaint, InputError, Problem, Severity
+from kvmcompose.core.errors import Complaint, InputError, Location, Problem, Severity
 from kvmcompose.core.expectation import parse_expectations
 from kvmcompose.core.model import Constraints, Guest, Host, LogicalTestbed, Machine, SshKeys
 from kvmcompose.core.names import HOSTNAME_LIMIT
@@ -81,11 +81,21 @@ class Documents:
         )
 
     def refuse(self, complaints: Iterable[Complaint]) -> tuple[Problem, ...]:
-        """Return the complaints as warnings. Raises InputError with all of them when one is an error."""
-        problems = tuple(self.problem(complaint) for complaint in complaints)
+        """Return the complaints as warnings. Raises InputError with all of them when one is an error.
+
+        What is wrong in another file is said once, however many machines name that file.
+        """
+        seen: set[tuple[Location, str]] = set()
+        problems = []
+        for complaint in complaints:
+            if complaint.location is not None:
+                if (complaint.location, complaint.message) in seen:
+                    continue
+                seen.add((complaint.location, complaint.message))
+            problems.append(self.problem(complaint))
         if any(problem.severity is Severity.ERROR for problem in problems):
             raise InputError(problems)
-        return problems
+        return tuple(problems)
 
 
 class Settings(msgspec.Struct, frozen=True):

@@ -23,6 +23,12 @@ _LONGEST, _SHORTEST = 86400.0, 0.1
 _PART = re.compile(r"([0-9.]+)(ms|s|m|h)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _TIMES = ("interval", "timeout", "start_period")
+#: What a list in Docker Compose's ``test`` begins with, and what to write here.
+_COMPOSE = {
+    "CMD": "leave it out",
+    "CMD-SHELL": "write the line alone, without a list: sh -c runs it",
+    "NONE": "a machine without 'healthcheck' has none",
+}
 #: Of so many machines a cycle is shown whole, and so many cycles are reported.
 _MOST_SHOWN, _MOST_CYCLES = 8, 10
 
@@ -139,6 +145,15 @@ def _check_health(machine: Machine, guest: Guest | None) -> Iterator[Complaint]:
         yield Complaint(code="empty-value", path=(*at, "command"), message="the command is empty")
     elif not isinstance(check.command, str) and not check.command[0]:
         yield Complaint(code="empty-value", path=(*at, "command", 0), message="the command is empty")
+    elif not isinstance(check.command, str) and check.command[0] in _COMPOSE:
+        yield Complaint(
+            code="bad-value",
+            path=(*at, "command", 0),
+            message="this word is Docker Compose's, and no command",
+            found=check.command[0],
+            wanted="the command and its arguments",
+            hint=_COMPOSE[check.command[0]],
+        )
     for key in _TIMES:
         least = 0.0 if key == "start_period" else _SHORTEST
         value: float = getattr(check, key)

@@ -35,7 +35,7 @@ async def survey_engines(
     ``container_engine``.
     """
     asked = await asyncio.gather(*(each.facts() for each in engines.values()), return_exceptions=True)
-    found, refused = [], ""
+    found, refused, answering = [], "", []
     for path, facts in zip(engines, asked, strict=True):
         if isinstance(facts, KvmComposeError):
             refused = facts.message if "denie" in facts.message else refused
@@ -46,6 +46,11 @@ async def survey_engines(
         limits = "" if facts.limits else "; it cannot limit CPUs and memory, or pause"
         detail = f"{kind}{facts.version} at {path}{limits}"
         found.append(_finding(facts.engine, None, detail))
+        answering.append(path)
+    if configured is not None and answering and not _is_among(configured, answering):
+        mend = f"start it, or change container_engine in the config: {answering[0]} answers"
+        what = f"{configured}, which the config names, does not answer"
+        found.append(_finding("container engine", mend, what))
     try:
         done = await runner.run(["sh", "-c", _LOOK])
         lines = done.text.split()
@@ -60,6 +65,11 @@ async def survey_engines(
     if answers:
         return found
     return [_lacking([line for line in lines if line in _START], refused), *found]
+
+
+def _is_among(configured: str, paths: list[str]) -> bool:
+    """Return whether one of the sockets is that of the engine that a host names, by its name or its path."""
+    return any(path == configured or path.endswith(f"/{configured}.sock") for path in paths)
 
 
 def _lacking(installed: list[str], refused: str) -> Finding:

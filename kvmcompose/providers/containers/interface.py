@@ -48,7 +48,8 @@ class ObservedContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ``reason`` says why it is not running, where the engine knows: ``out of memory``, ``killed by SIGKILL``,
     ``exit status 1``, or what it could not start. ``started`` is when it last started, in seconds since
     1970. ``pid`` is the process on the host whose network namespace is the container's, 0 while it does not
-    run. ``image`` is the ID of its image. ``restarts`` counts those by the engine.
+    run. ``image`` is the ID of its image. ``restarts`` counts those by the engine. ``health_reason`` says
+    how the last check of its health failed: ``exit status 1``; "" where it did not, or nothing is known.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ObservedContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     made: str = ""
     exit_code: int | None = None
     reason: str | None = None
+    health_reason: str = ""
     started: float | None = None
     pid: int = 0
     image: str = ""

@@ -72,6 +72,7 @@ def observed_in(found: Mapping[str, Any]) -> ObservedContainer:
         guest=str(labels.get(GUEST_LABEL, "")),
         state=status,
         health=_health(health.get("Status")),
+        health_reason=_health_reason(health),
         made=str(labels.get(MADE_LABEL, "")),
         exit_code=code,
         reason=_reason(state, code),
@@ -123,6 +124,15 @@ def _state(text: object) -> str:
 
 def _health(status: object) -> str:
     return str(status) if status in _HEALTHS else ""
+
+
+def _health_reason(health: Mapping[str, Any]) -> str:
+    """Return how the last check failed. What it printed is dropped, as that of others is."""
+    checks = health.get("Log") or ()
+    code = int(checks[-1].get("ExitCode") or 0) if checks else 0
+    if code < 0:
+        return "it did not end in time"
+    return f"exit status {code}" if code else ""
 
 
 def _reason(state: Mapping[str, Any], code: int | None) -> str | None:

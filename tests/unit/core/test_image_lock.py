@@ -18,8 +18,9 @@ def test_what_is_written_is_read() -> None:
 
 
 def test_a_file_edited_elsewhere_is_read() -> None:
-    lock = read_lock(f"\n# why\nnginx: {A}\r\n\n".encode())
-    assert (lock.digests, lock.problems) == ({"nginx": A}, ())
+    for mark in ("", "\ufeff"):
+        lock = read_lock(f"{mark}# why\nnginx: {A}\r\n\n".encode())
+        assert (lock.digests, lock.problems) == ({"nginx": A}, ())
 
 
 @pytest.mark.parametrize(

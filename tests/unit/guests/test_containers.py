@@ -373,6 +373,8 @@ def test_a_host_without_the_key_says_nothing_of_an_engine() -> None:
         ("localhost:5000/a/b_c--d:v1", True),
         ("[fd00::1]:5000/web", True),
         ("Registry.example/web@sha256:" + "a" * 64, True),
+        ("registry.example/" + "a" * 255, True),
+        ("a" * 256, False),
         ("docker-archive:web.tar", False),
         ("docker-archive:lab/web.tar", False),
         ("oci:lab", False),
@@ -390,3 +392,14 @@ def test_image_must_name_one_of_a_registry(image: str, *, is_one: bool) -> None:
         return
     with pytest.raises(InputError, match="image"):
         compile_text(text, files=files())
+
+
+def test_a_bad_lock_is_reported_once_for_all_containers() -> None:
+    text = text_of("").replace(
+        "network:", "- {name: h, interfaces: [{bridge: b}], docker: {image: a}}\nnetwork:"
+    )
+    lock = MemoryFiles({"images.lock"}, set(), contents={"images.lock": b"nginx 1.25\n"})
+    with pytest.raises(InputError) as caught:
+        compile_text(text, files=lock)
+    (problem,) = caught.value.problems
+    assert (problem.code, str(problem.location)) == ("bad-lock", "images.lock:1:1")

@@ -123,6 +123,9 @@ def test_the_state_has_what_was_written_and_is_as_before_without() -> None:
         ("healthcheck: {command: x, interval: 9999999999h}", (6, 41), "bad-value", ""),
         ("healthcheck: {command: x, retries: 0}", (6, 40), "out-of-range", ""),
         ("healthcheck: {test: [CMD, x]}", (6, 19), "unknown-key", "write command"),
+        ("healthcheck: {command: [CMD, x]}", (6, 29), "bad-value", "leave it out"),
+        ("healthcheck: {command: [CMD-SHELL, x]}", (6, 29), "bad-value", "without a list"),
+        ("healthcheck: {command: [NONE]}", (6, 29), "bad-value", "has none"),
         ("healthcheck: true", (6, 18), "wrong-type", ""),
     ],
 )

@@ -54,6 +54,22 @@ def test_a_running_container() -> None:
     assert (found.health, found.exit_code, found.image) == ("healthy", None, f"sha256:{'6' * 64}")
 
 
+@pytest.mark.parametrize(
+    ("checks", "reason"),
+    [
+        ([{"ExitCode": 1, "Output": ""}, {"ExitCode": 127, "Output": "sh: x: not found"}], "exit status 127"),
+        ([{"ExitCode": -1, "Output": "Health check exceeded timeout (1s)"}], "it did not end in time"),
+        ([{"ExitCode": 1, "Output": ""}, {"ExitCode": 0, "Output": ""}], ""),
+        (None, ""),
+    ],
+)
+def test_why_a_container_is_unhealthy(checks: list[dict[str, Any]] | None, reason: str) -> None:
+    found = rows.observed_in(
+        inspected(Status="running", Running=True, Health={"Status": "unhealthy", "Log": checks})
+    )
+    assert (found.health, found.health_reason) == ("unhealthy", reason)
+
+
 def test_a_container_that_has_not_started_has_no_time_and_no_process() -> None:
     found = rows.observed_in(inspected(Status="configured", Pid=77))  # as Podman calls it
     assert (found.state, found.started, found.pid) == ("created", None, 0)

@@ -62,6 +62,18 @@ def test_engines_of_users_are_named_with_the_key_that_selects_them() -> None:
     assert [each.name for each in survey(socket, "docker", docker=facts("Docker"))] == ["Docker"]
 
 
+@pytest.mark.parametrize("configured", ["podman", "/run", "/run/user/1000/podman/podman.sock"])
+def test_an_engine_that_the_config_names_and_that_does_not_answer_is_missing(configured: str) -> None:
+    docker, lacking = survey(
+        b"dockerd\n", configured, docker=facts("Docker"), podman=DriverError("no container engine answers")
+    )
+    assert (docker.ok, lacking.ok, lacking.name) == (True, False, "container engine")
+    assert lacking.detail.startswith(f"{configured}, which the config names, does not answer")
+    assert lacking.mend is not None
+    assert "/run/docker.sock answers" in lacking.mend
+    assert [each.ok for each in survey(b"", "docker", docker=facts("Docker"))] == [True]
+
+
 @pytest.mark.parametrize(
     ("installed", "why", "detail", "mend"),
     [

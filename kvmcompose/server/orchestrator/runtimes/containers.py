@@ -163,9 +163,11 @@ async def check_health(context: Context, testbed: LoadedTestbed, guest: LoadedGu
     Docker's first check comes after an interval, and Podman without systemd makes none.
     """
     containers = context.host_of(guest, testbed).containers
-    health = (await containers.container(context.project, guest.state.domain)).health
-    if health in ("healthy", "unhealthy"):
-        return "" if health == "healthy" else "as its engine says"
+    found = await containers.container(context.project, guest.state.domain)
+    if found.health == "unhealthy":
+        return found.health_reason or "as its engine says"
+    if found.health == "healthy":
+        return ""
     return await check_inside(context, testbed, guest, seconds)
 
 
