@@ -44,7 +44,8 @@ def add_up_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="GUEST",
-        help="give this guest an empty disk, and set it up again: its data is lost (may be repeated)",
+        help="give this guest an empty disk, or make its container again, and set it up again: its data is"
+        " lost (may be repeated)",
     )
     parser.add_argument(
         "--reset-clones",

@@ -40,7 +40,8 @@ examples:
   kvm-compose snapshot delete clean
   kvm-compose snapshot delete --guest server --all     all snapshots of one guest
 
-Guests may be running or off. The snapshot of a running guest includes its memory.
+Guests may be running or off. The snapshot of a running guest includes its memory; that
+of a container has its files only, without volumes.
 """
 
 _VERBS = {
