@@ -52,7 +52,8 @@ def _fetch(target: Target, guest: str, path: str, place: Path, console: Console,
         except KvmComposeError as error:
             raise _about(error, f"{guest}:{path}") from error
         for each in found.left_out:
-            console.warn(f"left out: {each}")
+            # names of a guest, which do not begin lines of ours
+            console.warn("left out: " + each.replace("\n", "\\n"))
         return
     raise KvmComposeError(f"{guest}:{path}: too many symbolic links")
 

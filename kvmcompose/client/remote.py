@@ -290,13 +290,11 @@ class RemoteServer:
 
     def get_files(self, name: str, guest: str, path: str) -> ByteStream:
         """Start to read a file or folder of a guest: a tar archive, with it as the first entry."""
-        return self._stream(
-            f"{_path(name, 'guests', guest, 'files')}?{urlencode({'path': path})}", "the copy"
-        )
+        return self._stream(_files(name, guest, path), "the copy")
 
     def put_files(self, name: str, guest: str, folder: str, archive: Iterable[bytes]) -> None:
         """Extract a tar archive in a folder of a guest. Raises what ``archive`` raises, too."""
-        target = f"{_path(name, 'guests', guest, 'files')}?{urlencode({'path': folder})}"
+        target = _files(name, guest, folder)
         headers = {**self._headers, "Content-Type": "application/x-tar"}
         try:
             send_stream(self.address, target, headers, archive, ca_file=self._ca_file, revive=self._revive)
@@ -348,6 +346,14 @@ def _bytes_of(path: str) -> bytes:
 
 def _path(name: str, *words: str) -> str:
     return "/".join(["/api/deployments", *(quote(word, safe="") for word in (name, *words))])
+
+
+def _files(name: str, guest: str, path: str) -> str:
+    """Return the target for files of a guest. Raises WrongInputError for a path that is not UTF-8."""
+    try:
+        return f"{_path(name, 'guests', guest, 'files')}?{urlencode({'path': path})}"
+    except UnicodeEncodeError as error:  # of the command line, or of a link in the guest
+        raise WrongInputError(f"not encoded in UTF-8: {path!r}") from error
 
 
 def _not_connected(error: requests.ConnectionError) -> bool:

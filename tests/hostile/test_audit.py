@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from people import ALICE, BOB, Shared, ask, new
 
 from kvmcompose.server import audit
+from kvmcompose.server.api.request_audit import RequestAudit
 from kvmcompose.server.audit import Audit, AuditRecord
 from kvmcompose.server.clock import now
 
@@ -152,3 +154,23 @@ def test_a_folder_of_others_that_is_asked_for_is_in_it(shared: Shared) -> None:
     ask(shared.socket, BOB, "PUT", "/deployments/b", body=new("b", shared.root / "alices"))
     last = log_of(shared)[-1]
     assert (last["outcome"], last["folder"]) == ("refused", str(shared.root / "alices"))
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_of_a_long_answer_it_keeps_nothing_or_the_beginning(status: int) -> None:
+    """What was copied from a guest, or captured, was kept whole, and copied for each piece."""
+    record = RequestAudit({"type": "http"}, None if status < 400 else _Deaf())  # type: ignore[arg-type]
+    record.message({"type": "http.response.start", "status": status})
+    piece = bytes(1 << 16)
+    tracemalloc.start()
+    try:
+        for _ in range(200):
+            record.message({"type": "http.response.body", "body": piece, "more_body": True})
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1 << 20
+
+
+class _Deaf:
+    """A log in which nothing is written."""

@@ -113,7 +113,7 @@ def test_what_is_refused_is_said_before_anything_is_sent(server: StubServer) -> 
         assert missing.value.status == 404
     with pytest.raises(RefusedByServerError, match="refused is not up"):
         client.put_files("demo", "refused", "/", itertools.repeat(bytes(MIB), 64))
-    for path in ("", "a\nb", "a\0b"):
+    for path in ("", "a\nb", "a\0b", "a\udcff"):
         with pytest.raises(WrongInputError):
             client.get_files("demo", "web", path)
     with pytest.raises(RefusedByServerError, match="token"):

@@ -40,8 +40,10 @@ class RequestAudit:
                 self._status = message["status"]
                 if self._status < HTTPStatus.BAD_REQUEST:
                     self._write(self._status, b"")
+            case _ if self._done:  # not the bodies of answers that have succeeded: a stream has no end
+                return
             case "http.response.body" | "websocket.http.response.body" if self._status is not None:
-                self._body += message.get("body", b"")[:_LARGEST_PROBLEM]
+                self._body = (self._body + message.get("body", b""))[:_LARGEST_PROBLEM]
                 if not message.get("more_body", False):
                     self._write(self._status, self._body)
 
