@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
 
@@ -17,6 +18,7 @@ class BegunStream:
         yield self._first
         async for piece in self._rest:
             yield piece
+            await asyncio.sleep(0)  # where there is always more to read, others run, and its client can leave
 
     async def close(self) -> None:
         """End it, and remove what was made for it."""

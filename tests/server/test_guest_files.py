@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 
 import pytest
 import requests
@@ -15,6 +16,7 @@ from kvmcompose.client.errors import RefusedByServerError, ServerError, WrongInp
 from kvmcompose.client.remote import RemoteServer
 from kvmcompose.core.deployment import NewDeployment
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.server.byte_stream import BegunStream
 
 MIB = 1 << 20
 
@@ -144,3 +146,20 @@ def test_a_server_that_stops_ends_copies(server: StubServer) -> None:
     with pytest.raises(ServerError):
         client.put_files("demo", "web", "/", until_stopped())
     wait_until_idle(server)
+
+
+def test_a_stream_that_never_waits_lets_others_run() -> None:
+    async def endless() -> AsyncGenerator[bytes]:
+        for _ in range(1000):
+            yield b"x"
+
+    async def read() -> int:
+        stopped, taken = asyncio.Event(), 0
+        asyncio.get_running_loop().call_soon(stopped.set)
+        async for _ in BegunStream(b"x", endless()):
+            taken += 1
+            if stopped.is_set():
+                break
+        return taken
+
+    assert asyncio.run(read()) < 10
