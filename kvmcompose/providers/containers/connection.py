@@ -32,8 +32,9 @@ _T = TypeVar("_T")
 
 #: How many short calls run at a time.
 AT_ONCE = 8
-#: How long a call may take, and how long the engine may say nothing meanwhile, in seconds.
-CALL_SECONDS, _SILENT_SECONDS = 90, 60
+#: How long a call may take, in seconds: one that looks, less than a client waits for its server, which would
+#: be blamed; one that changes something; and one that copies the files of a container.
+LOOK_SECONDS, CALL_SECONDS, COPY_SECONDS = 40, 90, 900
 #: How long an engine that restarts is waited for, in seconds, once it has answered.
 _COME_BACK_SECONDS = 15.0
 _PAUSE_SECONDS = 0.2
@@ -74,7 +75,7 @@ class Engine:
         self._client: APIClient | None = None
         self._socket: Path | None = None
 
-    async def call(self, doing: str, work: Callable[[APIClient], _T], *, seconds: float = CALL_SECONDS) -> _T:
+    async def call(self, doing: str, work: Callable[[APIClient], _T], *, seconds: float = LOOK_SECONDS) -> _T:
         """Call ``work`` with the SDK's client, in a thread. It is called again if the connection was lost.
 
         ``doing`` describes it in messages: "cannot ``doing``". Cancelling abandons the thread. Raises
@@ -196,7 +197,7 @@ class Engine:
                     _probe(path)  # the SDK would leave its socket to the garbage collector
                     # the engine's newest version of the API: newer engines lack old ones
                     self._client = APIClient(
-                        f"unix://{path}", version="auto", timeout=_SILENT_SECONDS, max_pool_size=AT_ONCE
+                        f"unix://{path}", version="auto", timeout=COPY_SECONDS, max_pool_size=AT_ONCE
                     )
                 except (DockerException, OSError) as error:
                     last = error
@@ -229,7 +230,7 @@ class Engine:
 def _probe(path: Path) -> None:
     """Raise OSError when nothing listens there."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(_SILENT_SECONDS)
+        connection.settimeout(LOOK_SECONDS)
         connection.connect(str(path))
 
 

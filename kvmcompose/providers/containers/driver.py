@@ -16,7 +16,7 @@ from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.hosts.lines import Lines
 from kvmcompose.providers.containers import rows
-from kvmcompose.providers.containers.connection import AT_ONCE, CALL_SECONDS, Engine
+from kvmcompose.providers.containers.connection import AT_ONCE, CALL_SECONDS, COPY_SECONDS, Engine
 from kvmcompose.providers.containers.execution import Execution
 from kvmcompose.providers.containers.interface import (
     GUEST_LABEL,
@@ -85,7 +85,7 @@ class EngineContainers:
                     raise
                 return dict(client.inspect_container(name))  # the answer of an earlier attempt was lost
 
-        found = await self._engine.call(doing, create)
+        found = await self._engine.call(doing, create, seconds=CALL_SECONDS)
         if "Config" not in found:
             return str(found["Id"])
         self._refuse_foreign(project, name, found, doing)
@@ -141,7 +141,7 @@ class EngineContainers:
 
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _REMOVAL_SECONDS
-        while not await self._engine.call(doing, remove):
+        while not await self._engine.call(doing, remove, seconds=CALL_SECONDS):
             if loop.time() > deadline:
                 raise DriverError(f"cannot {doing}: the engine has not finished an earlier removal")
             await asyncio.sleep(_LOOK_SECONDS)
@@ -156,7 +156,7 @@ class EngineContainers:
             repository, _, last = tag.rpartition(":")
             return str(client.commit(found["Id"], repository, last, changes=[label])["Id"])
 
-        return rows.image_id(await self._engine.call(doing, commit, seconds=10 * CALL_SECONDS))
+        return rows.image_id(await self._engine.call(doing, commit, seconds=COPY_SECONDS))
 
     async def run(
         self,

@@ -13,7 +13,7 @@ from docker.errors import ImageNotFound, NotFound
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.lines import Lines
 from kvmcompose.providers.containers import rows
-from kvmcompose.providers.containers.connection import Engine, failure
+from kvmcompose.providers.containers.connection import CALL_SECONDS, Engine, failure
 from kvmcompose.providers.containers.interface import PROJECT_LABEL, FoundImage, OnLine, Pieces
 
 _TAR = {"Content-Type": "application/x-tar"}
@@ -106,7 +106,7 @@ class EngineImages:
             except (ImageNotFound, NotFound):
                 return
 
-        await self._engine.call(doing, remove)
+        await self._engine.call(doing, remove, seconds=CALL_SECONDS)
 
     async def _id_of(self, reference: str, doing: str) -> str:
         found = await self.image(reference)

@@ -1,0 +1,88 @@
+"""An engine that does not answer, or late, is named before a client gives up on its server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingMixIn, UnixStreamServer
+from typing import Any
+
+import pytest
+
+from kvmcompose.client.remote import ANSWER_SECONDS
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.local import LocalRunner
+from kvmcompose.providers.containers.connection import COPY_SECONDS, Engine
+from kvmcompose.providers.containers.driver import EngineContainers
+
+
+class _Server(ThreadingMixIn, UnixStreamServer):
+    daemon_threads = True
+
+
+@contextlib.contextmanager
+def silent_engine(path: Path) -> Iterator[threading.Event]:
+    """Answer nothing but its version, until the event is set."""
+    awake = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path != "/version":
+                awake.wait()
+            body = b'{"ApiVersion": "1.41"}' if self.path == "/version" else b"[]"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def address_string(self) -> str:
+            return "client"
+
+        def log_message(self, *_words: Any) -> None:
+            pass
+
+    with _Server(str(path), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.01,))
+        serving.start()
+        try:
+            yield awake
+        finally:
+            awake.set()
+            server.shutdown()
+            serving.join()
+
+
+def test_who_only_looks_hears_of_it_before_the_client_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float | None] = []
+
+    def at_once(seconds: float | None) -> asyncio.Timeout:
+        limits.append(seconds)
+        return real(0.2)
+
+    real = asyncio.timeout
+    monkeypatch.setattr("kvmcompose.providers.containers.connection.asyncio.timeout", at_once)
+
+    async def look(awake: threading.Event) -> None:
+        engine = Engine([path])
+        containers = EngineContainers(engine, LocalRunner("one"))
+        for asked in (containers.facts(), containers.observe("lab")):
+            with pytest.raises(DriverError, match="the container engine has not answered within") as error:
+                await asked
+            assert error.value.hint == "does it hang? docker ps, or podman ps"
+        awake.set()
+        assert await containers.observe("lab") == {}
+        # a commit of many files says nothing until it is done
+        assert await engine.call("ask", lambda client: client.timeout) >= COPY_SECONDS
+        await containers.close()
+
+    path = tmp_path / "engine.sock"
+    with silent_engine(path) as awake:
+        asyncio.run(look(awake))
+    assert limits
+    assert all(each is not None and each < ANSWER_SECONDS for each in limits)
