@@ -339,6 +339,7 @@ async def image_work(socket: str, image: str) -> None:
         # a snapshot of a container, and one started from it
         await it.up()
         await it.containers.put("p", "p-a", "/root", pieces(tar_of(note=b"kept")))
+        assert "not the project's" in await error_of(it.containers.commit("p", "p-a", "tiny:1"))
         snapshot = await it.containers.commit("p", "p-a", "kvm-compose-p-a:s1")
         assert [(each.id, each.tags) for each in await it.images.of_project("p")] == [
             (snapshot, ("kvm-compose-p-a:s1",))

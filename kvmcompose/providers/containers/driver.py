@@ -153,6 +153,10 @@ class EngineContainers:
         def commit(client: APIClient) -> str:
             found = client.inspect_container(name)
             self._refuse_foreign(project, name, found, doing)
+            with contextlib.suppress(NotFound):
+                there = (client.inspect_image(tag).get("Config") or {}).get("Labels") or {}
+                if there.get(PROJECT_LABEL) != project:
+                    raise DriverError(f"cannot {doing}: {tag} is an image that is not the project's")
             repository, _, last = tag.rpartition(":")
             return str(client.commit(found["Id"], repository, last, changes=[label])["Id"])
 
