@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.order import dependencies
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Collection, Sequence
 
     from kvmcompose.cli._server import Target
     from kvmcompose.core.deployment import GuestStatus
+    from kvmcompose.core.state import State
     from kvmcompose.monitor.action import Totals
     from kvmcompose.monitor.console import Console
 
@@ -21,17 +24,50 @@ if TYPE_CHECKING:
 _MOST = 40
 
 
-def totals(folder: Path) -> Totals:
-    """Return how much each stage of ``up`` has to do; nothing where its state cannot be read."""
+def reached(folder: Path, names: Sequence[str]) -> set[str] | None:
+    """Return the guests that an ``up`` of these may change: they, and what they depend on. None for all."""
+    state = _state(folder) if names else None
+    if state is None:
+        return set(names) or None
+    guests = state.testbed_guests
+
+    def depends_on(name: str) -> Collection[str]:
+        return guests[name].depends_on if name in guests else ()
+
+    return {*names, *dependencies(names, depends_on)}
+
+
+def _state(folder: Path) -> State | None:
+    """Return the state in a folder; None where it cannot be read: the server says what is wrong with it."""
     import msgspec
 
     from kvmcompose.core.state import decode_state
     from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
-    from kvmcompose.guests import guest_kind
 
     try:
-        state = decode_state(read_regular(folder / "state.json", limit=DOCUMENT_LIMIT))
-        guests = [each for each in state.testbed_guests.values() if not each.is_golden_image]
+        return decode_state(read_regular(folder / "state.json", limit=DOCUMENT_LIMIT))
+    except (OSError, KvmComposeError, ValueError, StopIteration, msgspec.MsgspecError):
+        return None
+
+
+def totals(folder: Path, only: Collection[str] | None) -> Totals:
+    """Return how much each stage of ``up`` has to do; nothing where its state cannot be read.
+
+    ``only``: the guests that it may change.
+    """
+    import msgspec
+
+    from kvmcompose.guests import guest_kind
+
+    state = _state(folder)
+    if state is None:
+        return {}
+    guests = [
+        each
+        for name, each in state.testbed_guests.items()
+        if not each.is_golden_image and (only is None or name in only)
+    ]
+    try:
         runs = [guest_kind(each.kind).deployable(each, state.shared) for each in guests]
     except (OSError, KvmComposeError, LookupError, ValueError, StopIteration, msgspec.MsgspecError):
         return {}  # the server says what is wrong with it
@@ -43,9 +79,14 @@ def totals(folder: Path) -> Totals:
     }
 
 
-def show_guests(target: Target, arguments: argparse.Namespace, console: Console) -> int:
-    """Print a table of the guests, with their addresses and how to get in; return how many run."""
-    guests = target.server.status(target.name).guests
+def show_guests(
+    target: Target, arguments: argparse.Namespace, console: Console, only: Collection[str] | None
+) -> int:
+    """Print a table of the guests, with their addresses and how to get in; return how many run.
+
+    ``only``: the guests that were brought up.
+    """
+    guests = [each for each in target.server.status(target.name).guests if only is None or each.name in only]
     running = [guest for guest in guests if guest.state == "running"]
     prefix = _command(arguments)
     hosts = len({guest.host for guest in guests}) > 1

@@ -40,7 +40,7 @@ HELP = "build artefacts that are out of date, then bring the testbed up"
 EXAMPLE = """\
 examples:
   kvm-compose up                    networks, guests, setup and run scripts
-  kvm-compose up web db             these guests alone, and what they need
+  kvm-compose up web db             these guests, and what they depend on that does not run
   kvm-compose up --no-restart       leave changes for which a guest has to restart
   kvm-compose up --rerun-scripts    also run setup scripts that have run before
   kvm-compose up --rerun-scripts web
@@ -60,7 +60,12 @@ until the action has stopped; a second Ctrl-C leaves that to the server.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    add_guest(parser, "guests", nargs="*", help="change these guests alone, and what they need")
+    add_guest(
+        parser,
+        "guests",
+        nargs="*",
+        help="change these guests alone, and start those that they depend on (not with --provision)",
+    )
     parser.add_argument(
         "-p",
         "--provision",
@@ -211,12 +216,16 @@ def _remove_released(project: Project, held: Sequence[str], console: Console) ->
 
 
 def _act(target: Target, command: Up, arguments: argparse.Namespace, console: Console) -> int:
-    from kvmcompose.cli._guests_up import show_guests, totals
+    from kvmcompose.cli._guests_up import reached, show_guests, totals
+
+    folder = _built_in(target)
+    named = (*command.guests, *command.rerun_guests, *command.recreate) if command.guests else ()
+    only = reached(folder, named)
 
     def succeeded() -> int:
-        return show_guests(target, arguments, console)
+        return show_guests(target, arguments, console, only)
 
-    return act(target, command, arguments, console, totals=totals(_built_in(target)), succeeded=succeeded)
+    return act(target, command, arguments, console, totals=totals(folder, only), succeeded=succeeded)
 
 
 def _built_in(target: Target) -> Path:

@@ -83,8 +83,9 @@ class Up(
     makes disks. ``restart``: restart guests that only an upgrade of kvm-compose would have changed, too.
     ``no_repair``: leave what was changed outside of kvm-compose. ``no_restart``: leave
     changes for which a guest has to be off. ``guests``: change these guests alone, and what they need; none:
-    all. A guest that ``stop`` or ``pause`` was used for is left, unless it is named. ``abandon``: hosts that
-    have left the testbed and no longer exist; they are not contacted, and their guests get new disks.
+    all. Guests that these depend on are started, too, unless they run; not with ``provision``. A guest that
+    ``stop`` or ``pause`` was used for is left, unless it is named or so started. ``abandon``: hosts that have
+    left the testbed and no longer exist; they are not contacted, and their guests get new disks.
     ``expected``: the ``digest`` of a plan; refuse to change anything else than it says.
     """
 

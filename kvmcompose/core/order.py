@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 import msgspec
@@ -38,3 +39,20 @@ class Healthcheck(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     def argv(self) -> tuple[str, ...]:
         """The command with its arguments; a line is run by ``sh``."""
         return ("/bin/sh", "-c", self.command) if isinstance(self.command, str) else self.command
+
+
+def dependencies(names: Iterable[str], depends_on: Callable[[str], Iterable[str]]) -> dict[str, str]:
+    """Return what guests depend on, directly or by others, without themselves: each with one that needs it.
+
+    ``depends_on`` returns what one guest itself depends on.
+    """
+    named = tuple(names)
+    found: dict[str, str] = {}
+    waiting = list(named)
+    while waiting:
+        name = waiting.pop()
+        for each in depends_on(name):
+            if each not in found and each not in named:
+                found[each] = name
+                waiting.append(each)
+    return found

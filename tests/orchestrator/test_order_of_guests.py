@@ -104,6 +104,44 @@ def test_each_starts_after_what_it_depends_on_and_goes_before_it(lab: Lab) -> No
     lab.assert_clean()
 
 
+def test_up_of_one_starts_what_it_depends_on_and_leaves_what_runs(lab: Lab) -> None:
+    action = lab.must(Up(guests=("proxy",)))
+    assert lab.running() == {"proxy", "web", "db", "cache"}
+    text = lab.text(action)
+    assert "web is started: proxy depends on it" in text
+    assert "db is started: web depends on it" in text
+    assert text.endswith("lab is up: 4 of 5 guests run")
+    found = calls(lab, "start_domain")
+    assert before(found, CHECK, "start_domain:lab-web")
+    lab.must(Power(verb=PowerVerb.STOP, guests=("db",)))
+    started = {name: each.started for name, each in lab.world.domains.items()}
+    action = lab.must(Up(guests=("web",)))
+    assert "db is started: web depends on it" in lab.text(action)
+    assert "cache is started" not in lab.text(action)
+    now = {name: each.started for name, each in lab.world.domains.items()}
+    assert {name for name, each in now.items() if each != started[name]} == {"lab-db"}
+    assert all(guest.asked is None for guest in lab.status().guests)
+
+
+def test_up_of_one_leaves_a_guest_that_runs_as_it_is(lab: Lab) -> None:
+    lab.must(Up())
+    started = {name: each.started for name, each in lab.world.domains.items()}
+    lab.bench.edit(
+        "name: db\n    interfaces: [{bridge: br0}]\n    healthcheck: {command: [check, works], interval: 0.1,"
+        " retries: 3, timeout: 5}\n    libvirt:\n      cpus: 1",
+        "name: db\n    interfaces: [{bridge: br0}]\n    healthcheck: {command: [check, works], interval: 0.1,"
+        " retries: 3, timeout: 5}\n    libvirt:\n      cpus: 2",
+    )
+    lab.bench.generate()
+    assert "nothing to do" in lab.text(lab.must(Up(guests=("proxy",))))
+    assert {name: each.started for name, each in lab.world.domains.items()} == started
+
+
+def test_up_of_one_with_new_disks_starts_no_other(lab: Lab) -> None:
+    lab.must(Up(guests=("web",), provision=True))
+    assert lab.running() == {"web"}
+
+
 def test_stop_start_and_restart_follow_the_order(lab: Lab) -> None:
     lab.must(Up())
     calls(lab)

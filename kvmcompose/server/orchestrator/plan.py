@@ -158,11 +158,16 @@ class Choice(msgspec.Struct, frozen=True):
     left: Sequence[Change]
 
 
-def choose(changes: Sequence[Change], options: Up, testbed: LoadedTestbed) -> Choice:
-    """Return which changes an ``up`` with these options carries out."""
+def choose(
+    changes: Sequence[Change], options: Up, testbed: LoadedTestbed, needed: Collection[str] = ()
+) -> Choice:
+    """Return which changes an ``up`` with these options carries out.
+
+    Limited to some guests, it also changes those that are ``needed`` by them.
+    """
     due: list[Change] = []
     left: list[Change] = []
-    scope = _scope(options, testbed)
+    scope = _scope(options, testbed, needed)
     renewed: set[Ref] = set()
     for change in changes:
         with_it = change.wanted is not None and not renewed.isdisjoint(change.wanted.needs)
@@ -175,8 +180,8 @@ def choose(changes: Sequence[Change], options: Up, testbed: LoadedTestbed) -> Ch
         else:
             due.append(change)
     # what clones run on stays, where these are left
-    needed = {ref for each in left if each.wanted is not None for ref in each.wanted.needs}
-    kept = [each for each in due if providers()[each.ref.kind].RENEWS and each.ref in needed]
+    used = {ref for each in left if each.wanted is not None for ref in each.wanted.needs}
+    kept = [each for each in due if providers()[each.ref.kind].RENEWS and each.ref in used]
     due, left = [each for each in due if each not in kept], [*left, *kept]
     lost = {change.ref for change in left if change.verb in STOPPING}
     # what needs a disk that would move with its data waits for it
@@ -199,11 +204,11 @@ def _is_left(change: Change, options: Up) -> bool:
     return options.no_restart and change.guest is not None and change.verb in STOPPING - {Verb.REMOVE}
 
 
-def _scope(options: Up, testbed: LoadedTestbed) -> set[str] | None:
+def _scope(options: Up, testbed: LoadedTestbed, needed: Collection[str]) -> set[str] | None:
     """The guests that are changed, with their golden images; None for all."""
     if not options.guests:
         return None
-    named = set(named_guests(options))
+    named = {*named_guests(options), *needed}
     golden = {testbed.guests[name].golden for name in named}
     return {*named, *filter(None, golden)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -14,6 +14,7 @@ from kvmcompose.core.deployment import Fault, Level, Phase
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.instance import HostSize
 from kvmcompose.core.names import first_few
+from kvmcompose.core.order import dependencies
 from kvmcompose.core.resource import Change, Found, Ref, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.transfer_plan import forget_sent, read_sent
@@ -62,6 +63,11 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
     refusals: list[Refusal]
 
 
+def _is_running(found: Found) -> bool:
+    """Return whether it is a guest that runs."""
+    return providers()[found.ref.kind].RUNS and found.state == "running"
+
+
 class BringUp:
     """One ``up``."""
 
@@ -74,6 +80,7 @@ class BringUp:
         self._testbed = testbed
         self._deployed = context.current if context.deployed is not None else None
         self._hosts = self._known_hosts()
+        self._needed = self._dependencies()
         self._testbed.intents = self._intents = self._new_intents()
         self._files = Distribution(context, testbed, self._hosts, provision=self._options.provision)
 
@@ -82,13 +89,28 @@ class BringUp:
         intents = self._context.intents(self._testbed)
         if isinstance(self._command, Up):
             intents = {name: state for name, state in intents.items() if state != TAKEN_DOWN}
-        named = self._options.guests
+        named: Collection[str] = {*self._options.guests, *self._needed}
         if isinstance(self._command, Power):
             named = named or tuple(guest.name for guest in self._testbed.runnable)
             state = _INTENTS.get(self._command.verb)
             if state is not None:
                 return intents | dict.fromkeys(named, state)
         return {name: state for name, state in intents.items() if name not in named}
+
+    def _dependencies(self) -> dict[str, str]:
+        """Return the guests that those named depend on, each with one that needs it.
+
+        With ``provision`` nothing is done to guests that are not named.
+        """
+        if not isinstance(self._command, Up) or self._command.provision:
+            return {}
+        guests = self._testbed.guests
+
+        def depends_on(name: str) -> Iterable[str]:
+            known = guests[name].state.depends_on if name in guests else ()
+            return (each for each in known if each in guests and guests[each].is_started)
+
+        return dependencies(self._command.guests, depends_on)
 
     def _known_hosts(self) -> dict[str, HostDrivers]:
         """The hosts of the testbed, and those that something of it may still be on."""
@@ -112,6 +134,10 @@ class BringUp:
         await self._settle(work)
         self._keep_intents()
         self._say(choice.left)
+        due = {change.guest for change in choice.due}
+        for name, dependant in self._needed.items():
+            if name in due:
+                self._log.say(f"{name} is started: {dependant} depends on it", guest=name)
         changed = {change.ref for change in choice.due}
         for change in choice.due:
             if isinstance(self._command, Up) and is_said(change, changed):
@@ -122,7 +148,9 @@ class BringUp:
                 await self._note_what_is_up(self._found.found)
             await in_thread(keep_files, self._context, self._testbed, self._log, added=self._is_partial)
             nothing = "nothing else is to be done" if choice.left else "nothing to do"
-            self._log.say(f"{self._context.project} is up already: {self._count()}, {nothing}")
+            self._log.say(
+                f"{self._context.project} is up already: {self._count(self._found.found)}, {nothing}"
+            )
             return Phase.UP
         if self._deployed is not None:
             await name_left(self._context, self._deployed, self._testbed, self._log)
@@ -132,9 +160,10 @@ class BringUp:
         failed = await perform(work, choice.due, keep_going=self._options.keep_going)
         if failed:
             raise StepFailedError(f"{first_few(sorted(failed))} did not come up")
-        await self._note_what_is_up(await self._check_result())
+        found = await self._check_result()
+        await self._note_what_is_up(found)
         await in_thread(keep_files, self._context, self._testbed, self._log, added=self._is_partial)
-        self._log.say(f"{project} is up: {self._count()}")
+        self._log.say(f"{project} is up: {self._count(found)}")
         return Phase.UP
 
     @property
@@ -153,12 +182,16 @@ class BringUp:
             self._log.say(line, Level.WARNING)
         self._said |= {each.ref for each in left}
 
-    def _count(self) -> str:
-        """How many guests are as they were asked to be."""
-        off = len(self._intents)
+    def _count(self, found: Sequence[Found]) -> str:
+        """How many guests run, of how many where others do not although they were not stopped."""
         others = {each.guest for each in self._testbed.resources if each.guest}
-        count = len(others.union(guest.name for guest in self._testbed.runnable)) - off
-        text = "1 guest runs" if count == 1 else f"{count} guests run"
+        known = others.union(guest.name for guest in self._testbed.runnable)
+        off = sum(state != TAKEN_DOWN for state in self._intents.values())
+        count = len(known & {each.guest for each in found if each.guest in others or _is_running(each)})
+        if count + off < len(known):
+            text = f"{count} of {len(known)} guests run"
+        else:
+            text = "1 guest runs" if count == 1 else f"{count} guests run"
         return f"{text}, {off} stopped or paused" if off else text
 
     def _keep_intents(self) -> None:
@@ -220,11 +253,13 @@ class BringUp:
         changes = found.changes
         if self._only_stops:
             changes = [each for each in changes if not providers()[each.ref.kind].LOOKS_AT_FILES]
-        return choose(changes, self._options, self._testbed)
+        return choose(changes, self._options, self._testbed, self._needed)
 
     async def examine(self) -> Examined:
         """Look at all hosts; return what would change, and what is in the way of it. Changes nothing."""
         found = await self._look(self._options)
+        running = {each.guest for each in found.found if _is_running(each)}
+        self._needed = {name: why for name, why in self._needed.items() if name not in running}
         choice = self._choose(found)
         facts: dict[str, HostSize] = {}
         work = Work(self._view, self._testbed, self._command, self._log, facts)

@@ -106,6 +106,17 @@ def test_no_new_disks_while_guests_run_on_them(up: Lab) -> None:
     up.must("up", "--provision")
 
 
+def test_up_of_one_guest_counts_and_shows_that_one(lab: Lab) -> None:
+    err = lab.must("up", "web").err.splitlines()
+    assert err[-1].startswith("up: 1 guest in ")
+    assert "lab is up: 1 of 2 guests run" in err
+    assert not [line for line in err if "console db" in line or "ssh db" in line]
+    lab.must("up")
+    err = lab.must("up", "web").err.splitlines()
+    assert err[-1].startswith("up: 1 guest in ")
+    assert "lab is up already: 2 guests run, nothing to do" in err
+
+
 def test_artefacts_can_be_taken_as_they_are(lab: Lab) -> None:
     assert lab.must("up", "--no-generate", status=3).err
     lab.must("generate")
