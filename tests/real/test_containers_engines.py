@@ -110,7 +110,7 @@ class Driven:
         self.images = EngineImages(engine)
 
     async def load(self, image: str) -> None:
-        await self.images.load(pieces(Path(image).read_bytes()), image_id())
+        await self.images.load(pieces(Path(image).read_bytes()), image_id(), print)
 
     async def up(self, name: str = "p-a", **more: Any) -> None:
         await self.containers.create("p", name.removeprefix("p-"), name, {**REQUEST, **more}, "v1")
@@ -352,25 +352,25 @@ async def image_work(socket: str, image: str) -> None:
         saved = await whole(it.images.save(snapshot))
         await it.images.remove_image("p", "kvm-compose-p-a:s1")
         assert await it.images.of_project("p") == []
-        await it.images.load(pieces(saved), snapshot)
+        await it.images.load(pieces(saved), snapshot, print)
         await it.images.tag(snapshot, "again:2")
         assert (await it.images.image("again:2")) is not None
         for _ in range(2):
             await it.images.remove_image("p", "again:2")
         assert "not the project's" in await error_of(it.images.remove_image("p", "tiny:1"))
-        assert await error_of(it.images.load(pieces(b"no archive"), image_id()[:-1] + "0"))
+        assert await error_of(it.images.load(pieces(b"no archive"), image_id()[:-1] + "0", print))
 
         async def broken() -> AsyncIterator[bytes]:
             yield saved[: len(saved) // 2]
             raise KeyError("source")
 
         with pytest.raises(KeyError):
-            await it.images.load(broken(), snapshot)
+            await it.images.load(broken(), snapshot, print)
         # an archive of the other kind
         file = io.BytesIO(oci_of(Path(image).read_bytes()))
         archive = read_archive(file, "oci.tar")
         assert await it.images.image(archive.image_id) is None
-        await it.images.load(pieces_of(file, archive), archive.image_id)
+        await it.images.load(pieces_of(file, archive), archive.image_id, print)
         # built from a context
         said: list[str] = []
         context = tar_of(Dockerfile=b"FROM tiny:1\nCOPY f /f\nRUN cat /f >/g && echo working\n", f=b"content")
@@ -444,7 +444,7 @@ async def elsewhere(address: str, key: str, host_key: str, image: str) -> None:
     containers, images = host.containers, host.images
     try:
         assert (await containers.facts()).engine == "Docker"
-        await images.load(pieces(Path(image).read_bytes()), image_id())
+        await images.load(pieces(Path(image).read_bytes()), image_id(), print)
         names = [f"p-{number}" for number in range(8)]
         for name in names:
             await containers.create("p", name[2:], name, REQUEST)

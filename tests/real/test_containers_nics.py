@@ -93,7 +93,7 @@ class Lab:
             yield Path(image).read_bytes()
 
         for number, each in enumerate(self.containers, 1):
-            await EngineImages(self.engines[number - 1]).load(archive(), image_id())
+            await EngineImages(self.engines[number - 1]).load(archive(), image_id(), print)
             await each.create("p", str(number), f"p-{number}", REQUEST)
 
     async def places(self) -> dict[int, ContainerPlace]:

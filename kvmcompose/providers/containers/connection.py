@@ -24,7 +24,7 @@ from docker.errors import APIError, DockerException
 
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.containers import streaming
-from kvmcompose.providers.containers.streaming import EngineError, EngineStream, Pieces
+from kvmcompose.providers.containers.streaming import BEGIN_SECONDS, EngineError, EngineStream, Pieces
 
 log = logging.getLogger(__name__)
 
@@ -103,11 +103,12 @@ class Engine:
         headers: Mapping[str, str] | None = None,
         body: Pieces | bytes = b"",
         missing: DriverError | None = None,
+        begin_seconds: float = BEGIN_SECONDS,
     ) -> AsyncIterator[EngineStream]:
         """Send a request, and yield the stream of its answer; leaving ends it.
 
-        ``path`` are the parts of the URL's. Raises DriverError, ``missing`` for what there is not (404), and
-        what ``body`` raises.
+        ``path`` are the parts of the URL's; ``begin_seconds`` is how long the engine may take to begin its
+        answer. Raises DriverError, ``missing`` for what there is not (404), and what ``body`` raises.
         """
         version = await self.call(doing, lambda client: client.api_version)
         target = f"/v{version}/" + "/".join(quote(part, safe="") for part in path)
@@ -115,7 +116,7 @@ class Engine:
             target += f"?{urlencode(parameters)}"
         try:
             async with streaming.opened(
-                str(self._socket), method, target, headers=headers, body=body
+                str(self._socket), method, target, headers=headers, body=body, begin_seconds=begin_seconds
             ) as stream:
                 yield stream
         except EngineError as error:

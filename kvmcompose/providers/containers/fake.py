@@ -260,17 +260,18 @@ class FakeImages:
         digest = named.partition("@")[2] or f"sha256:{hashlib.sha256(named.encode()).hexdigest()}"
         return _put_image(self._host, digest, named)
 
-    async def load(self, archive: Pieces, image_id: str) -> None:
+    async def load(self, archive: Pieces, image_id: str, on_line: OnLine) -> None:
         await self._host.call("load_image", image_id)
         size = len(await _whole(archive))
+        on_line(f"(a fake engine) {size} bytes loaded")
         self._host.world.images.setdefault(image_id, FakeImage()).size = size
         self._host.keep(("images", image_id))
 
-    async def save(self, reference: str) -> AsyncGenerator[bytes]:
-        found = await self.image(reference)
-        if found is None:
-            raise DriverError(f"cannot read the image {reference}: No such image")
-        yield found.id.encode()
+    async def save(self, image_id: str) -> AsyncGenerator[bytes]:
+        await self._host.call("save_image", image_id)
+        if image_id not in self._host.world.images:
+            raise DriverError(f"cannot read the image {image_id}: No such image")
+        yield image_id.encode()
 
     async def tag(self, reference: str, tag: str) -> None:
         found = await self.image(reference)

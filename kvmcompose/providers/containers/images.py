@@ -13,7 +13,7 @@ from docker.errors import ImageNotFound, NotFound
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.lines import Lines
 from kvmcompose.providers.containers import rows
-from kvmcompose.providers.containers.connection import CALL_SECONDS, Engine, failure
+from kvmcompose.providers.containers.connection import CALL_SECONDS, COPY_SECONDS, Engine, failure
 from kvmcompose.providers.containers.interface import PROJECT_LABEL, FoundImage, OnLine, Pieces
 
 _TAR = {"Content-Type": "application/x-tar"}
@@ -52,19 +52,27 @@ class EngineImages:
             await progress.follow(stream.read())
         return await self._id_of(named, doing)
 
-    async def load(self, archive: Pieces, image_id: str) -> None:
+    async def load(self, archive: Pieces, image_id: str, on_line: OnLine) -> None:
         doing = f"load the image {image_id}"
-        progress = _Progress(doing, lambda _: None)
+        progress = _Progress(doing, on_line)
         async with self._engine.stream(
-            doing, "POST", ("images", "load"), parameters={"quiet": "1"}, headers=_TAR, body=archive
+            doing,
+            "POST",
+            ("images", "load"),
+            parameters={"quiet": "0"},
+            headers=_TAR,
+            body=archive,
+            begin_seconds=COPY_SECONDS,  # Podman answers when it is done
         ) as stream:
             await progress.follow(stream.read())
         if await self._id_of(image_id, doing) != image_id:
             raise DriverError(f"cannot {doing}: the engine has made another image of the archive")
 
-    async def save(self, reference: str) -> AsyncGenerator[bytes]:
-        doing = f"read the image {reference}"
-        async with self._engine.stream(doing, "GET", ("images", reference, "get")) as stream:
+    async def save(self, image_id: str) -> AsyncGenerator[bytes]:
+        doing = f"read the image {image_id}"
+        path = ("images", image_id, "get")
+        # engines write the whole archive to a disk before they answer
+        async with self._engine.stream(doing, "GET", path, begin_seconds=COPY_SECONDS) as stream:
             async for piece in stream.read():
                 yield piece
 

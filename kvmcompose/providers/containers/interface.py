@@ -189,14 +189,14 @@ class ContainerImages(Protocol):
     async def pull(self, reference: str, on_line: OnLine) -> str:
         """Pull an image from its registry, without credentials, and return its ID. ``on_line``: progress."""
 
-    async def load(self, archive: Pieces, image_id: str) -> None:
+    async def load(self, archive: Pieces, image_id: str, on_line: OnLine) -> None:
         """Load an archive (``docker save``; see ``archives`` for OCI's) that has the image with this ID.
 
-        Raises DriverError when the image is not there afterwards.
+        Docker reports its progress to ``on_line``. Raises DriverError when the image is not there afterwards.
         """
 
-    def save(self, reference: str) -> AsyncGenerator[bytes]:
-        """Yield an archive of an image, for ``load`` on another host."""
+    def save(self, image_id: str) -> AsyncGenerator[bytes]:
+        """Yield an archive of the image with this ID, for ``load`` on another host. It has no tags."""
 
     async def tag(self, reference: str, tag: str) -> None:
         """Give an image another name."""

@@ -148,22 +148,30 @@ async def opened(
     *,
     headers: Mapping[str, str] | None = None,
     body: Pieces | bytes = b"",
+    begin_seconds: float = BEGIN_SECONDS,
 ) -> AsyncIterator[EngineStream]:
     """Send a request to the socket ``path``, and yield its stream once the engine has begun to answer.
 
-    An engine answers a body while it reads it. Raises EngineError, OSError, and what ``body`` raises.
+    An engine answers a body while it reads it; ``begin_seconds`` is how long it may take once it has all of
+    it. Raises EngineError, OSError, and what ``body`` raises.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.setblocking(False)
     with connection:
         await asyncio.get_running_loop().sock_connect(connection, path)
-        async with _requested(EngineStream(connection), method, target, headers or {}, body) as stream:
+        request = EngineStream(connection)
+        async with _requested(request, method, target, headers or {}, body, begin_seconds) as stream:
             yield stream
 
 
 @asynccontextmanager
 async def _requested(
-    stream: EngineStream, method: str, target: str, headers: Mapping[str, str], body: Pieces | bytes
+    stream: EngineStream,
+    method: str,
+    target: str,
+    headers: Mapping[str, str],
+    body: Pieces | bytes,
+    begin_seconds: float,
 ) -> AsyncIterator[EngineStream]:
     pieces: Pieces
     if isinstance(body, bytes):
@@ -173,7 +181,7 @@ async def _requested(
         size, pieces = {"Transfer-Encoding": "chunked"}, body
     sending = asyncio.ensure_future(stream.send(method, target, {**headers, **size}, pieces))
     try:
-        await _begun(stream, sending)
+        await _begun(stream, sending, begin_seconds)
         yield stream
         await _sent(sending)
     except EngineError:
@@ -184,16 +192,16 @@ async def _requested(
         await asyncio.gather(sending, return_exceptions=True)
 
 
-async def _begun(stream: EngineStream, sending: asyncio.Future[None]) -> None:
+async def _begun(stream: EngineStream, sending: asyncio.Future[None], seconds: float) -> None:
     """Wait for the answer to begin; its time limit starts when the body has been sent."""
     beginning = asyncio.ensure_future(stream.begin())
     try:
         await asyncio.wait((beginning, sending), return_when=asyncio.FIRST_COMPLETED)
         if not beginning.done() and sending.done():
             _raise_of_body(sending)
-            await asyncio.wait((beginning,), timeout=BEGIN_SECONDS)
+            await asyncio.wait((beginning,), timeout=seconds)
         if not beginning.done():
-            raise EngineError(0, f"no answer within {BEGIN_SECONDS:g} s")
+            raise EngineError(0, f"no answer within {seconds:g} s")
         beginning.result()
     finally:
         beginning.cancel()

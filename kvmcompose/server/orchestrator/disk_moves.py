@@ -24,6 +24,7 @@ from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.host_transfers import STAGE
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
+from kvmcompose.server.orchestrator.sending import mib
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import PRIVATE, LoadedGuest
 
@@ -82,7 +83,7 @@ class DiskMoves:
         for host, needed in arriving.items():
             free = await self._room(host)
             if needed > free:
-                sizes = f"{_mib(needed)} needed, {_mib(free)} free"
+                sizes = f"{mib(needed)} needed, {mib(free)} free"
                 found.append((f"{host}: not enough free space for disks that move: {sizes}", None))
         return found
 
@@ -239,7 +240,3 @@ def _disk(guest: LoadedGuest) -> str:
     assert guest.run is not None  # noqa: S101 (a guest with a disk runs)
     assert guest.run.disk is not None  # noqa: S101 (see above)
     return guest.run.disk
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"

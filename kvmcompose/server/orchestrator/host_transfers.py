@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -25,12 +24,11 @@ from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.action_log import ActionLog, RunningStep
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.growth import GrowingDisk, HostedDisks, WantedFile
+from kvmcompose.server.orchestrator.sending import Progress, mib
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 STAGE = "distribute"
-#: How often the progress of a large transfer is reported, in seconds.
-_REPORT_SECONDS = 5.0
 #: What is in the way, and a hint.
 Reason = tuple[str, str | None]
 
@@ -130,7 +128,7 @@ class HostTransfers:
         self.lacking_bytes = needed
         if needed > held.room:
             yield (
-                f"not enough free space: {_mib(needed)} needed, {_mib(held.room)} free",
+                f"not enough free space: {mib(needed)} needed, {mib(held.room)} free",
                 "images of all testbeds are in /var/lib/kvm-compose/.store there",
             )
 
@@ -227,7 +225,7 @@ class HostTransfers:
             sent += await self._send_files(wanted, running, step)
             await self._finish(wanted)
             if sent:
-                step.say(f"{_mib(sent)} sent to {self.name}")
+                step.say(f"{mib(sent)} sent to {self.name}")
             else:
                 step.skip()
 
@@ -263,20 +261,10 @@ class HostTransfers:
     async def _send_image(self, digest: str, file: NeededFile, log: ActionLog) -> int:
         name = Path(file.path).name
         with log.step(STAGE, f"send:{name}", host=self.name) as step:
-            sent, began = 0, time.monotonic()
-            reported = began
-
-            def progress(count: int) -> None:
-                nonlocal sent, reported
-                sent += count
-                if time.monotonic() - reported > _REPORT_SECONDS:
-                    reported = time.monotonic()
-                    step.say(f"{_mib(sent)} of {_mib(file.size)}")
-
+            progress = Progress(step, file.size)
             await self._blobs.store(digest, Path(file.source), progress)
-            if sent:
-                step.say(f"{name}: {_mib(sent)} sent in {time.monotonic() - began:.1f} s")
-        return sent
+            progress.end(name)
+        return progress.sent
 
     async def _send_files(
         self, wanted: Mapping[str, WantedFile], running: Collection[str], step: RunningStep
@@ -379,7 +367,3 @@ def disk_of(guest: LoadedGuest) -> str:
     disk = disk_or_none(guest)
     assert disk is not None  # noqa: S101 (golden images and their clones have one)
     return disk
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"

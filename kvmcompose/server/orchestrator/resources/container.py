@@ -6,6 +6,7 @@ A container is replaced when the request that creates it changes; NICs and their
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from kvmcompose.core.commands import Up
@@ -27,6 +28,7 @@ from kvmcompose.server.orchestrator.resources._container_spec import (
     ContainerSpec,
     spec_of,
 )
+from kvmcompose.server.orchestrator.resources._images import known_image, main_host
 from kvmcompose.server.orchestrator.resources._plugs import PlugChange, Plugs
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
@@ -236,6 +238,8 @@ async def _start_container(work: Work, host: HostDrivers, guest: LoadedGuest, ch
         _marks.begin(work, guest.name)
     if not is_there:
         request = await in_thread(container_request, context, work.testbed, guest)
+        if host.name != main_host(work).name:
+            request = await _named_as_there(work, host, request)
         await host.containers.create(project, identity, name, request, spec.made)
     await host.containers.start(project, name)
     if spec.nics:
@@ -245,6 +249,15 @@ async def _start_container(work: Work, host: HostDrivers, guest: LoadedGuest, ch
         place = ContainerPlace(id=container.id, pid=container.pid)
         await _plug(work, host, spec, place)
     await runtime.check_runs(host.containers, project, guest)
+
+
+async def _named_as_there(work: Work, host: HostDrivers, request: dict[str, Any]) -> dict[str, Any]:
+    """Return a request with the image as another host knows it: by its ID, where it was sent there."""
+    reference = str(request.get("Image", ""))
+    if await host.images.image(reference) is not None:
+        return request
+    found = await known_image(host, main_host(work), reference)
+    return request if found is None else {**request, "Image": found.id}
 
 
 async def _plug(

@@ -1,4 +1,7 @@
-"""Images of containers on a host. Those that it lacks are pulled from their registry; none is removed."""
+"""Images of containers on a host. Those that it lacks are pulled from their registry; none is removed.
+
+A host that cannot pull one gets it from the main host.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from kvmcompose.core.deployable import ContainerGuest
 from kvmcompose.core.resource import Change, Found, Ref, Resource
+from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator import host_transfers
+from kvmcompose.server.orchestrator.resources._images import known_image, main_host, send_image, turn
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
@@ -37,9 +43,9 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     """Return those of the images that are wanted on a host that it has."""
     if view.files is None:
         return ()
-    found = []
+    found, main = [], view.hosts[view.files.main]
     for image, name in _images(view.files.testbed):
-        there = await host.images.image(image) if name == host.name else None
+        there = await known_image(host, main, image) if name == host.name else None
         if there is not None:
             found.append(Found(ref=Ref(KINDS[0], image, host.name), spec=image, detail=there))
     return found
@@ -51,11 +57,37 @@ def compare(wanted: Resource, found: Found) -> Change | None:  # noqa: ARG001
 
 
 async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
-    """Pull an image."""
+    """Pull an image, or send it."""
     (change,) = changes
-    with work.step(STAGE, f"pull:{change.ref.name}", host=host.name) as step:
-        image = await host.images.pull(change.ref.name, step.output)
-        step.say(f"{change.ref.name} is {image}")
+    reference = change.ref.name
+    with work.step(STAGE, f"pull:{reference}", host=host.name) as step:
+        try:
+            image = await _pulled(work, host, reference, step)
+        except DriverError as error:
+            if host.name == main_host(work).name:
+                raise
+            step.say(error.message)
+            image = await _from_main_host(work, reference, step, error)
+            await send_image(work, host, image, step)
+        step.say(f"{reference} is {image}")
+
+
+async def _from_main_host(work: Work, reference: str, step: RunningStep, error: DriverError) -> str:
+    """Return the ID of an image that the main host has, or can pull. Raises ``error`` when it cannot."""
+    main = main_host(work)
+    try:
+        there = await main.images.image(reference)
+        return there.id if there is not None else await _pulled(work, main, reference, step)
+    except DriverError as failed:
+        raise DriverError(
+            error.message, hint=error.hint or f"{main.name}, which would send it, lacks it, too"
+        ) from failed
+
+
+async def _pulled(work: Work, host: HostDrivers, reference: str, step: RunningStep) -> str:
+    """Pull an image and return its ID; it is pulled once, however many hosts need it from this one."""
+    async with turn(work, host, reference):
+        return await host.images.pull(reference, step.output)
 
 
 async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
