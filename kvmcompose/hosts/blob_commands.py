@@ -36,6 +36,8 @@ _BLOCK = 512
 
 #: The folder of a project that holds what is known about it.
 PRIVATE = ".kvm-compose"
+#: The folder of a project that has what builds make; on other hosts only that is linked to blobs.
+ARTEFACTS = "artefacts"
 _NOTES = f"{PRIVATE}/delivered.json"
 #: Blobs that no link of the project points to any more, until they are removed.
 _GOING = f"{PRIVATE}/going.json"
@@ -67,11 +69,12 @@ find artefacts -type l -printf 'link\0%l\nartefacts/%P\0'
 """
 
 #: Arguments: folder of all projects, store, project, home. Runs as root; the calling user owns the project.
+#: What is neither in ``artefacts`` nor our own may be a guest's, who could put a link in a folder's place.
 _CREATE = """\
 folder=$1/$3 private=$1/$3/.kvm-compose
 install -d -m 755 -- "$1" "$2" || exit
-install -d -m 755 -o "${SUDO_UID:-0}" -- "$folder" "$private" || exit
-find "$folder" -type d -exec chown "${SUDO_UID:-0}" {} + || exit
+install -d -m 755 -o "${SUDO_UID:-0}" -- "$folder" "$private" "$folder/artefacts" || exit
+find "$private" "$folder/artefacts" -type d -exec chown -h "${SUDO_UID:-0}" {} + || exit
 printf %s "$4" >"$private/home.part" && mv -fT -- "$private/home.part" "$private/home"
 """
 
@@ -121,11 +124,15 @@ while [ $# -gt 0 ]; do
 done
 """
 
-#: Arguments: folder of all projects, store, digests. Removes those that no link points to.
+#: Arguments: folder of all projects, store, digests. Removes those that no artefact is a link to.
 _SWEEP = """\
 hosted=$1 store=$2
 shift 2
-used=$(find "$hosted" -type l -printf '%l\\n') || exit
+used=$(
+    for each in "$hosted"/*/artefacts; do
+        [ ! -d "$each" ] || find "$each" -type l -printf '%l\\n' || exit
+    done
+) || exit
 for each; do
     case "
 $used
@@ -243,7 +250,7 @@ class StoreCommands:
 
         Unmodified images are not among them: another project may need them.
         """
-        argv = ["find", str(folder), "-type", "l", "-printf", r"%P\0%l\0"]
+        argv = ["find", str(folder / ARTEFACTS), "-type", "l", "-printf", rf"{ARTEFACTS}/%P\0%l\0"]
         words = _words(await self._run(argv, check=False))
         links = [(path, Path(target)) for path, target in zip(words[::2], words[1::2], strict=True)]
         found = {

@@ -631,6 +631,30 @@ def test_what_was_made_goes_in_the_end_wherever_it_is_cut_off(
         asyncio.run(run(at))
 
 
+def test_what_guests_leave_in_a_project_is_neither_owned_nor_taken_for_an_artefact(place: Place) -> None:
+    source, digest = place.file("an image")
+    outside = place.root / "outside"
+    outside.mkdir()
+    os.chown(outside, 4242, 4242)
+
+    async def run() -> None:
+        here = await opened(place)
+        await here.store(digest, source, place.told.append)
+        data = place.hosted / "lab" / "data"
+        (data / "theirs").mkdir(parents=True)
+        os.chown(data / "theirs", 4242, 4242)
+        (data / "stored").symlink_to(place.contents / digest)
+        (data / "away").symlink_to(outside)
+        await here.open("lab", HOME)
+        assert (data / "theirs").stat().st_uid == outside.stat().st_uid == 4242
+        await here.clear("lab")
+
+    asyncio.run(run())
+    assert outside.is_dir()
+    assert place.stored() == [digest]
+    assert not (place.hosted / "lab").exists()
+
+
 def test_clear_takes_what_is_on_its_way(place: Place) -> None:
     source, digest = place.source("pieces")
 
@@ -727,8 +751,9 @@ def test_names_are_taken_as_they_are(place: Place, path: str) -> None:
         await here.store(digest, source, place.told.append)
         await here.put("lab", {path: Blob(digest, source)}, place.told.append)
         assert place.files() == [path]
-        await here.link("lab", {path: digest})
-        assert (place.hosted / "lab" / path).readlink() == place.contents / digest
+        linked = f"artefacts/{path}"
+        await here.link("lab", {linked: digest})
+        assert (place.hosted / "lab" / linked).readlink() == place.contents / digest
         await here.clear("lab")
 
     asyncio.run(run())
