@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -174,6 +175,9 @@ def act(
 
     ``totals``: how much its stages have to do. ``succeeded`` prints what a person wants to know after it,
     and returns the number of guests that run.
+
+    The exit status is that of an interrupted command after Ctrl-C, even if the action ended by itself just
+    then: what would follow is not wanted any more.
     """
     from kvmcompose.client.action import perform
     from kvmcompose.monitor.action import ActionJson, ActionLines
@@ -186,15 +190,16 @@ def act(
             console.verbatim(uuid)
         return 0
     watcher = ActionJson(console) if arguments.json else ActionLines(console, totals=totals or {})
+    interrupted = threading.Event()
     try:
-        action = perform(target.server, target.name, command, watcher)
+        action = perform(target.server, target.name, command, watcher, interrupted=interrupted)
     finally:
         console.status("")
     guests = None
     if succeeded is not None and not arguments.json and exit_status(action) == 0:
         guests = succeeded()
     watcher.ended(action, guests)
-    return exit_status(action)
+    return INTERRUPTED if interrupted.is_set() else exit_status(action)
 
 
 def add_action_options(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ from kvmcompose.cli._reports import report
 from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.core.plain import plain
 from kvmcompose.effects.environment import is_on
+from kvmcompose.effects.signals import insistent_interrupts
 from kvmcompose.monitor.console import Console, ConsoleHandler
 from kvmcompose.monitor.wrapping import wrapped
 
@@ -315,7 +316,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)
         console = _console(arguments)
-        status: int = arguments.run(arguments, console)
+        with insistent_interrupts():
+            status: int = arguments.run(arguments, console)
         sys.stdout.flush()
     except KvmComposeError as error:
         report(error, console)

@@ -61,6 +61,7 @@ def perform(
     *,
     stdin: int | None = None,
     on_answer: OnAnswer | None = None,
+    interrupted: threading.Event | None = None,
 ) -> Action:
     """Start an action, watch it to its end, and return how it ended. Raises ServerError.
 
@@ -68,9 +69,10 @@ def perform(
     answers of a ``test``.
 
     SIGINT or SIGTERM cancels it and waits until it has stopped; a second signal raises KeyboardInterrupt and
-    leaves the action to the server.
+    leaves the action to the server. ``interrupted`` is set by the first: where that came too late, the
+    action has succeeded.
     """
-    stopping = _Stopping(server, name, watcher)
+    stopping = _Stopping(server, name, watcher, interrupted=interrupted)
     with on_signals(stopping, signal.SIGINT, signal.SIGTERM):
         uuid = server.act(name, command)
         stopping.begun(uuid)
@@ -221,11 +223,20 @@ def replay(lines: Iterable[LogLine], steps: Sequence[Step], watcher: Watcher) ->
 class _Stopping:
     """The signal handler: cancels the action, as soon as its UUID is known."""
 
-    def __init__(self, server: RemoteServer, name: str, watcher: Watcher, *, announce: bool = True) -> None:
+    def __init__(
+        self,
+        server: RemoteServer,
+        name: str,
+        watcher: Watcher,
+        *,
+        announce: bool = True,
+        interrupted: threading.Event | None = None,
+    ) -> None:
         self._server = server
         self._name = name
         self._watcher = watcher
         self._announce = announce
+        self._interrupted = interrupted
         self._uuid: str | None = None
         self.wanted = False
 
@@ -245,6 +256,8 @@ class _Stopping:
         if self.wanted:
             raise KeyboardInterrupt
         self.wanted = True
+        if self._interrupted is not None:
+            self._interrupted.set()
         if self._uuid is not None:
             self._start()
 

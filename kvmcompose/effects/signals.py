@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+#: After how many seconds a dropped interrupt is raised again: the finalizer has ended by then.
+_AGAIN_SECONDS = 0.05
 
 
 @contextmanager
@@ -20,3 +24,28 @@ def on_signals(act: Callable[[], None], *numbers: signal.Signals) -> Iterator[No
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def insistent_interrupts() -> Iterator[None]:
+    """Have a KeyboardInterrupt that Python drops raised again in this thread, a moment later.
+
+    It drops one where no exception can leave: in a finalizer or a callback of a weak reference, which run
+    anywhere. The first Ctrl-C would have no effect but a traceback.
+    """
+    before = sys.unraisablehook
+    ours = threading.get_ident()
+
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            again = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (ours, signal.SIGINT))
+            again.daemon = True
+            again.start()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before

@@ -9,12 +9,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kvmcompose.client import action as client_action
+
 if TYPE_CHECKING:
     from conftest import Lab
+    from kvmcompose.core.deployment import Action
 
 _SECONDS = 90
 
@@ -191,6 +194,23 @@ def test_ctrl_c_leaves_the_testbed_up(watching: Watching, number: signal.Signals
     assert "Traceback" not in said
     assert watching.process.returncode == 130
     assert watching.lab.state() == "up"
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("words", [("up",), ("up", "--watch")])
+def test_ctrl_c_as_the_action_ends_is_not_lost(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    def watch(*arguments: Any, **options: Any) -> Action:
+        action = followed(*arguments, **options)
+        signal.raise_signal(signal.SIGINT)
+        return action
+
+    followed = client_action.watch
+    monkeypatch.setattr(client_action, "watch", watch)
+    ran = lab.must(*words, status=130)
+    assert "up: 2 guests" in ran.said
+    assert lab.state() == "up"
 
 
 def test_ctrl_c_while_it_works_cancels_that(idle: Lab, follow: Callable[[Lab], Watching]) -> None:

@@ -130,6 +130,18 @@ def test_a_signal_that_comes_before_the_uuid_is_known_cancels_it_as_well() -> No
     assert perform(server, "lab", Down(), Told()).state is ActionState.CANCELLED
 
 
+def test_a_signal_that_comes_too_late_is_told_to_the_caller() -> None:
+    class Over(Scripted):
+        def cancel(self, name: str, uuid: str) -> None:
+            raise ServerError("the action has ended")
+
+    server, interrupted = Over(), threading.Event()
+    server.on_step = lambda: signal.raise_signal(signal.SIGINT)
+    action = perform(server, "lab", Down(), Told(), interrupted=interrupted)
+    assert action.state is ActionState.SUCCEEDED
+    assert interrupted.is_set()
+
+
 def test_the_second_signal_leaves_it_to_the_server() -> None:
     server = Scripted(waits=True)
     server.on_line = lambda: signal.raise_signal(signal.SIGINT)
