@@ -48,9 +48,13 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class InstanceEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The state that an instance has got into, as in ``Instance``; or ``GONE``."""
+    """The state that an instance has got into, as in ``Instance``; or ``GONE``.
+
+    ``boot`` tells its starts apart, as there; it is "" where instances lose nothing by a restart.
+    """
 
     name: str
     guest: str
     state: str
     reason: str | None = None
+    boot: str = ""

@@ -37,6 +37,7 @@ from kvmcompose.providers.containers.archives import pieces_of, read_archive
 from kvmcompose.providers.containers.connection import Engine
 from kvmcompose.providers.containers.driver import EngineContainers
 from kvmcompose.providers.containers.images import EngineImages
+from kvmcompose.providers.containers.interface import Containers
 from kvmcompose.providers.engine_survey import survey_engines
 from kvmcompose.providers.real import RealDrivers
 
@@ -171,6 +172,7 @@ async def lifecycle(socket: str, image: str) -> None:
         else:
             assert await it.containers.usage("p") == {}
             assert "cgroup" in await error_of(it.containers.pause("p", "p-a"))
+        await reported(it, pauses=facts.limits)
         await ends(it)
         for _ in range(2):
             await it.containers.remove("p", "p-a")
@@ -305,6 +307,56 @@ async def limits(it: Driven) -> None:
         pass
     assert await it.state("p-big") == ("exited", "out of memory")
     await it.containers.remove("p", "p-big")
+
+
+class Followed:
+    """What is reported of the project's containers."""
+
+    def __init__(self, containers: Containers) -> None:
+        self.seen: list[tuple[str, str, float | None]] = []
+        self.task = asyncio.create_task(self._follow(containers))
+
+    async def _follow(self, containers: Containers) -> None:
+        async with contextlib.aclosing(containers.events("p")) as found:
+            async for each in found:
+                self.seen.append((each.name, each.state, each.started))
+
+    async def sees(self, state: str, seconds: float = 5, name: str = "p-a") -> float | None:
+        """Wait for the state of a container to be reported, and return its start."""
+        async with asyncio.timeout(seconds):
+            while not self.seen or self.seen[-1][:2] != (name, state):  # noqa: ASYNC110 (nothing tells)
+                await asyncio.sleep(0.01)
+        started = self.seen[-1][2]
+        self.seen.clear()
+        return started
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+async def reported(it: Driven, *, pauses: bool) -> None:
+    """What others do to a container is reported as it happens."""
+    followed = Followed(it.containers)
+    started = await followed.sees("running")
+    assert started is not None
+    await it.engine.call("", lambda client: client.restart("p-a", timeout=0))
+    again = await followed.sees("running")
+    assert again is not None
+    assert again > started
+    if pauses:
+        await it.engine.call("", lambda client: client.pause("p-a"))
+        await followed.sees("paused")
+        await it.engine.call("", lambda client: client.unpause("p-a"))
+        await followed.sees("running")
+    await it.engine.call("", lambda client: client.rename("p-a", "other"))
+    await followed.sees("gone")
+    await it.engine.call("", lambda client: client.rename("other", "p-a"))
+    await followed.sees("running")
+    await it.engine.call("", lambda client: client.kill("p-a"))
+    await followed.sees("exited")
+    await followed.stop()
+    await it.containers.start("p", "p-a")
 
 
 async def ends(it: Driven) -> None:
@@ -446,8 +498,11 @@ async def elsewhere(address: str, key: str, host_key: str, image: str) -> None:
         assert (await containers.facts()).engine == "Docker"
         await images.load(pieces(Path(image).read_bytes()), image_id(), print)
         names = [f"p-{number}" for number in range(8)]
+        followed = Followed(containers)
         for name in names:
             await containers.create("p", name[2:], name, REQUEST)
+        await followed.sees("created", name=names[-1])
+        await followed.stop()
         await asyncio.gather(*(containers.start("p", name) for name in names))
         found = await containers.observe("p")
         assert {each.state for each in found.values()} == {"running"}
@@ -488,6 +543,8 @@ async def killed(image: str) -> None:
         os.kill(pid, signal.SIGCONT)
     assert await it.state() == ("running", None)
 
+    followed = Followed(it.containers)
+    await followed.sees("running")
     follow = asyncio.create_task(whole_log(it))
     await asyncio.sleep(0.5)
     os.kill(pid, signal.SIGTERM)  # it ends the container, too
@@ -499,6 +556,10 @@ async def killed(image: str) -> None:
     engines.start_docker(Path("/run"))
     engines.wait_for(["docker"])
     assert await it.state() == ("exited", "exit status 3")  # but it is known
+    await followed.sees("exited", 20)
+    await it.containers.start("p", "p-a")
+    await followed.sees("running")
+    await followed.stop()
     await it.containers.remove("p", "p-a")
     await it.engine.close()
     nobody = Engine([Path("/nowhere.sock")])

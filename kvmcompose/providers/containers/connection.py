@@ -49,6 +49,10 @@ _HINTS = (
 )
 
 
+class EngineRefusalError(DriverError):
+    """The engine has answered, and refuses."""
+
+
 class Engine:
     """The engine behind the first of some unix sockets that answers; from then on, no other one.
 
@@ -108,7 +112,8 @@ class Engine:
         """Send a request, and yield the stream of its answer; leaving ends it.
 
         ``path`` are the parts of the URL's; ``begin_seconds`` is how long the engine may take to begin its
-        answer. Raises DriverError, ``missing`` for what there is not (404), and what ``body`` raises.
+        answer. Raises EngineRefusalError, other DriverErrors, ``missing`` for what there is not (404), and
+        what ``body`` raises.
         """
         version = await self.call(doing, lambda client: client.api_version)
         target = f"/v{version}/" + "/".join(quote(part, safe="") for part in path)
@@ -122,7 +127,8 @@ class Engine:
         except EngineError as error:
             if missing is not None and error.status == HTTPStatus.NOT_FOUND:
                 raise missing from error
-            raise failure(doing, str(error)) from error
+            kind = EngineRefusalError if error.status else DriverError
+            raise failure(doing, str(error), kind) from error
         except OSError as error:
             raise failure(doing, f"the container engine{self._at} does not answer: {error}") from error
 
@@ -235,8 +241,8 @@ def _probe(path: Path) -> None:
         connection.connect(str(path))
 
 
-def failure(doing: str, text: str) -> DriverError:
+def failure(doing: str, text: str, kind: type[DriverError] = DriverError) -> DriverError:
     """Return the error for a message of an engine."""
     text = " ".join(text.split())[:_LONGEST]
     hint = next((hint for mark, hint in _HINTS if mark in text), None)
-    return DriverError(f"cannot {doing}: {text}", hint=hint)
+    return kind(f"cannot {doing}: {text}", hint=hint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.hosts.lines import Lines
 from kvmcompose.providers.containers import rows
 from kvmcompose.providers.containers.connection import AT_ONCE, CALL_SECONDS, COPY_SECONDS, Engine
+from kvmcompose.providers.containers.events import EngineEvents
 from kvmcompose.providers.containers.execution import Execution
 from kvmcompose.providers.containers.interface import (
     GUEST_LABEL,
@@ -27,6 +29,7 @@ from kvmcompose.providers.containers.interface import (
     ObservedContainer,
     OnLine,
     Pieces,
+    following,
 )
 from kvmcompose.providers.containers.streaming import outputs
 
@@ -34,8 +37,12 @@ from kvmcompose.providers.containers.streaming import outputs
 _NOT_MODIFIED, _CONFLICT = 304, 409
 #: How long a removal by someone else may take, in seconds, and how often to look.
 _REMOVAL_SECONDS, _LOOK_SECONDS = 30.0, 0.1
+#: How long after a failed look at an event's container all are looked at, and the time between two looks.
+_LOOK_AGAIN, _EVENT_SECONDS = 5.0, 0.1
 #: How many lines of a log wait for their reader.
 _LINES = 1000
+
+log = logging.getLogger(__name__)
 
 
 class EngineContainers:
@@ -44,6 +51,7 @@ class EngineContainers:
     def __init__(self, engine: Engine, runner: CommandRunner) -> None:
         self._engine = engine
         self._runner = runner
+        self._events = EngineEvents(engine)
 
     async def facts(self) -> EngineFacts:
         info, version = await self._engine.call(
@@ -64,6 +72,45 @@ class EngineContainers:
         listed = await self._list(project)
         found = await self._for_each([row["Id"] for row in listed], _inspect)
         return {each.name: each for each in map(rows.observed_in, found)}
+
+    async def events(self, project: str) -> AsyncGenerator[ObservedContainer]:
+        known: dict[str, ObservedContainer] = {}
+        with self._events.listen(project) as listener:
+            while True:
+                ids = await listener.changed()
+                try:
+                    found = await self._now(project, ids, known)
+                except DriverError as error:
+                    log.info("%s; looking again in %g s", error.message, _LOOK_AGAIN)
+                    await asyncio.sleep(_LOOK_AGAIN)
+                    listener.tell_all()
+                    continue
+                changed = following(known, found)
+                listener.known = frozenset(known)
+                for each in changed:
+                    yield each
+                # a container that ends as soon as it starts is not looked at each time
+                await asyncio.sleep(_EVENT_SECONDS)
+
+    async def _now(
+        self, project: str, ids: Iterable[str] | None, known: Iterable[str]
+    ) -> dict[str, ObservedContainer | None]:
+        """Return containers by ID as they are now; None for those that are gone, or not the project's.
+
+        Without ``ids``, all of the project, and those ``known``.
+        """
+        if ids is None:
+            there = {each.id: each for each in (await self.observe(project)).values()}
+            return {**dict.fromkeys(known), **there}
+        rows_of = {str(row["Id"]): row for row in await self._for_each([*ids], _inspect)}
+        return {each: self._observed(project, rows_of.get(each)) for each in ids}
+
+    def _observed(self, project: str, row: Mapping[str, Any] | None) -> ObservedContainer | None:
+        if row is None:
+            return None
+        found = rows.observed_in(row)
+        labels = (row.get("Config") or {}).get("Labels")
+        return found if rows.is_of(project, found.name, labels) else None
 
     async def container(self, project: str, name: str) -> ObservedContainer:
         return rows.observed_in(await self._own(project, name, f"look at the container {name}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import tarfile
@@ -21,6 +22,7 @@ from kvmcompose.providers.containers.interface import (
     ObservedContainer,
     OnLine,
     Pieces,
+    following,
 )
 
 _KILLED = 137
@@ -46,6 +48,16 @@ class FakeContainers:
     async def observe(self, project: str) -> Mapping[str, ObservedContainer]:
         await self._host.call("observe_containers")
         return {name: _observed(name, each) for name, each in self._of(project).items()}
+
+    async def events(self, project: str) -> AsyncGenerator[ObservedContainer]:
+        """Look often: tests change the world by hand."""
+        await self._host.call("container_events", project)
+        known: dict[str, ObservedContainer] = {}
+        while True:
+            there = {each.id: _observed(name, each) for name, each in self._of(project).items()}
+            for changed in following(known, {**dict.fromkeys(known), **there}):
+                yield changed
+            await asyncio.sleep(0.1)
 
     async def container(self, project: str, name: str) -> ObservedContainer:
         await self._host.call("container", name)

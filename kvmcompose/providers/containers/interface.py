@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from kvmcompose.core.instance import HostSize, Usage
+from kvmcompose.core.instance import GONE, HostSize, Usage
 
 #: The labels of a container and of an image that a project made.
 PROJECT_LABEL, GUEST_LABEL, MADE_LABEL = "kvm-compose.project", "kvm-compose.guest", "kvm-compose.made"
@@ -50,6 +50,7 @@ class ObservedContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     1970. ``pid`` is the process on the host whose network namespace is the container's, 0 while it does not
     run. ``image`` is the ID of its image. ``restarts`` counts those by the engine. ``health_reason`` says
     how the last check of its health failed: ``exit status 1``; "" where it did not, or nothing is known.
+    One that an event is about may also be ``GONE``.
     """
 
     name: str
@@ -65,6 +66,25 @@ class ObservedContainer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     pid: int = 0
     image: str = ""
     restarts: int = 0
+
+
+def following(
+    known: dict[str, ObservedContainer], found: Mapping[str, ObservedContainer | None]
+) -> list[ObservedContainer]:
+    """Return those containers that are not as they are known to be, and note them.
+
+    Both are by ID; ``found`` has None for one that is gone.
+    """
+    changed = []
+    for identity, container in found.items():
+        before = known.get(identity)
+        if container is not None and container != before:
+            known[identity] = container
+            changed.append(container)
+        elif container is None and before is not None:
+            del known[identity]
+            changed.append(msgspec.structs.replace(before, state=GONE, health="", pid=0))
+    return changed
 
 
 class FoundImage(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +113,13 @@ class Containers(Protocol):
 
     async def container(self, project: str, name: str) -> ObservedContainer:
         """Return one of the project's containers. Raises DriverError when it is not there."""
+
+    def events(self, project: str) -> AsyncGenerator[ObservedContainer]:
+        """Yield each of the project's containers, and then each that has changed, or is ``GONE``.
+
+        States that last shorter than a look at the host may be left out. When the engine does not answer,
+        this waits until it does. Raises DriverError for an engine that reports nothing.
+        """
 
     async def create(
         self, project: str, guest: str, name: str, request: Mapping[str, Any], made: str = ""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 
 from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart
-from kvmcompose.core.instance import Instance, Usage
+from kvmcompose.core.instance import GONE, Instance, InstanceEvent, Usage
 from kvmcompose.core.resource import Ref
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.containers.interface import Containers, EngineFacts, ObservedContainer
@@ -72,6 +72,22 @@ def _instance(each: ObservedContainer, now: float) -> ContainerInstance:
         boot=f"{each.started:.6f}" if each.started is not None else "",
         container=each,
     )
+
+
+async def events(context: Context, host: HostDrivers) -> AsyncGenerator[InstanceEvent]:
+    """Yield the state of each of the project's containers, and then what its engine reports."""
+    healths: dict[str, str] = {}
+    async with aclosing(host.containers.events(context.project)) as containers:
+        async for each in containers:
+            if healths.get(each.id) not in (None, each.health):
+                # what was seen within its interval is out of date
+                context.health.seen.pop((context.project, each.guest), None)
+            healths[each.id] = each.health
+            if each.state == GONE:
+                del healths[each.id]
+            now = _instance(each, time.time())
+            state = GONE if each.state == GONE else now.state
+            yield InstanceEvent(name=now.name, guest=now.guest, state=state, reason=now.reason, boot=now.boot)
 
 
 async def usage(context: Context, host: HostDrivers) -> Mapping[str, Usage]:
