@@ -70,7 +70,7 @@ _LINKS = {"bin": "usr/bin", "sbin": "usr/bin", "lib": "usr/lib", "lib64": "usr/l
 _SHUTDOWN_NAMES = ("halt", "poweroff", "reboot")
 _LOADER = "usr/lib64/ld-linux-x86-64.so.2"
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
-_LIBRARY_LINE = re.compile(r"\s*([^/\s]+) => (?:(/\S+) \(0x.*|not found)")
+_LIBRARY_LINE = re.compile(r"\s*([^/\s]+) => (?:(/.+) \(0x[0-9a-f]+\)|not found)")
 _APT_PROGRAMS = {"apt-cache": "apt", "apt-get": "apt", "dpkg-deb": "dpkg"}
 #: The folders of mkfs and the like, which are not in every user's PATH.
 _MORE_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"

@@ -88,6 +88,14 @@ zlib1g
 LAYOUT = disk.Layout(boot_size=24 * disk.MIB, root_size=64 * disk.MIB)
 
 
+@pytest.mark.parametrize("folder", ["/store/lib", "/a folder, of (mine)/lib"])
+def test_a_library_is_found_whatever_its_folder_is_called(folder: str) -> None:
+    line = f"\tlibtinfo.so.6 => {folder}/libtinfo.so.6 (0x00007f2e4a1c2000)"
+    match = microimage._LIBRARY_LINE.match(line)
+    assert match is not None
+    assert match.groups() == ("libtinfo.so.6", f"{folder}/libtinfo.so.6")
+
+
 def test_the_boot_record_has_both_partitions_and_the_second_takes_the_rest() -> None:
     record = disk.master_boot_record(b"code", LAYOUT)
     assert len(record) == 512
