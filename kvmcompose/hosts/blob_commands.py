@@ -22,7 +22,7 @@ import msgspec
 
 from kvmcompose.core.commands import PROJECT_PATTERN
 from kvmcompose.hosts.blob_store import FileSize, Inventory
-from kvmcompose.hosts.command import CommandRunner, Completed
+from kvmcompose.hosts.command import CommandRunner, Completed, is_not_installed, not_installed
 from kvmcompose.hosts.errors import DriverError, HostLostError
 
 #: How long a host that is lost during a transfer has to come back, in seconds.
@@ -328,6 +328,14 @@ class StoreCommands:
         return await self._script(_FINISH, *words, seconds=seconds, privileged=shared, check=False)
 
     # -- commands
+
+    async def program(self, source: str, *words: str | Path, stdin: bytes | None) -> Completed:
+        """Run a program in Python as root, which may fail. It has the standard library only."""
+        argv = ["python3", "-I", "-S", "-X", "utf8", "-c", source, *map(str, words)]
+        done = await self._run(argv, stdin=stdin, seconds=_PIECE_SECONDS, privileged=True, check=False)
+        if is_not_installed(done):
+            raise not_installed("python3", self._runner.name)
+        return done
 
     async def _write(self, path: Path, content: bytes, *, privileged: bool = False) -> None:
         await self._script(_WRITE, path, len(content), stdin=content, privileged=privileged)

@@ -32,6 +32,7 @@ _PACKAGES = {
     "ovs-vsctl": "openvswitch-switch",
     "pkill": "procps",
     "ps": "procps",
+    "python3": "python3",
     "qemu-img": "qemu-utils",
     "sudo": "sudo",
     "tcpdump": "tcpdump",

@@ -107,7 +107,9 @@ class FakeBlobStore:
         await self._host.call("clear_depot", project)
         self._host.world.delivered.pop(project, None)
         self._host.world.homes.pop(project, None)
+        self._host.world.volumes.pop(project, None)
         gone = [path for path in self._host.world.disks if Path(path).is_relative_to(HOSTED / project)]
         for path in gone:
             del self._host.world.disks[path]
-        self._host.keep(("delivered", project), ("homes", project), *(("disks", path) for path in gone))
+        places = [(field, project) for field in ("delivered", "homes", "volumes")]
+        self._host.keep(*places, *(("disks", path) for path in gone))

@@ -10,6 +10,7 @@ from uuid import NAMESPACE_OID, uuid5
 import msgspec
 
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.volume_tree import VolumeEntry
 
 #: Where something is in a world: the name of a field of ``World``, then keys or names of fields.
 Place = tuple[str, ...]
@@ -234,7 +235,7 @@ class World(msgspec.Struct):
     ``edited_networks`` those whose definition was edited by hand.
     ``unleased``: MAC addresses whose lease was forgotten with a network, until their guests start.
     ``leases``: the addresses that their DHCP servers have given, by MAC. ``images``: those of the container
-    engine, by ID.
+    engine, by ID. ``volumes``: what was sent of them, by project, volume and path.
     """
 
     domains: dict[str, FakeDomain] = {}
@@ -256,6 +257,7 @@ class World(msgspec.Struct):
     ovn: FakeOvn = msgspec.field(default_factory=FakeOvn)
     containers: dict[str, FakeContainer] = {}
     images: dict[str, FakeImage] = {}
+    volumes: dict[str, dict[str, dict[str, VolumeEntry]]] = {}
 
     def plug(self, name: str, nics: Iterable[FakeNic]) -> list[Place]:
         """Create the ports of a domain's NICs, as libvirt does. Returns what changed. Raises DriverError."""

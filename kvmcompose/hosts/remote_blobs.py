@@ -18,13 +18,13 @@ from pathlib import Path
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.blob_commands import OTHER_CONTENT, StoreCommands, encode_notes
 from kvmcompose.hosts.blob_store import HOSTED, STORE, Blob, FileSize, Inventory
-from kvmcompose.hosts.command import CommandRunner
+from kvmcompose.hosts.command import CommandRunner, Completed
 from kvmcompose.hosts.errors import DriverError
 
 #: The length of a piece, in bytes. After a break at most one piece is sent again.
 PIECE = 8 << 20
 #: Files up to this size are sent together with others, in bytes.
-_SMALL = 1 << 20
+SMALL = 1 << 20
 
 _NO_LINK = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -35,6 +35,8 @@ class RemoteBlobStore:
     """See ``BlobStore``."""
 
     def __init__(self, runner: CommandRunner, hosted: Path = HOSTED, store: Path = STORE) -> None:
+        #: The name of the host.
+        self.host = runner.name
         self._runner = runner
         self._hosted = hosted
         self._store = store
@@ -89,7 +91,7 @@ class RemoteBlobStore:
         for path, blob in files.items():
             target = self._once.inside(folder, path)
             status = await in_thread(blob.source.stat)
-            if status.st_size > _SMALL:
+            if status.st_size > SMALL:
                 # the old one is removed first: a record without a file counts for nothing
                 await self._patient.remove(target)
                 await self._note(folder, path, blob.digest)
@@ -118,6 +120,16 @@ class RemoteBlobStore:
                 f"cannot send files of the project to {self._runner.name}: {why}",
                 hint=_ROOM_HINT.format("one of them"),
             )
+
+    async def stage(self, project: str, path: str, blob: Blob, progress: Callable[[int], None]) -> None:
+        """Send a file to a path of the project, resumable, which nothing records; only its owner reads it."""
+        await self._send(blob, self._inside(project, path), 0o600, progress)
+
+    async def run_program(
+        self, source: str, project: str, *words: str, stdin: bytes | None = None
+    ) -> Completed:
+        """Run a program in Python as root; its first argument is the project's folder. Raises DriverError."""
+        return await self._patient.program(source, self._once.folder(project), *words, stdin=stdin)
 
     async def measure(self, project: str, path: str) -> FileSize:
         """Ask find(1)."""

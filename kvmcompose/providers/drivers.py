@@ -10,6 +10,7 @@ from kvmcompose.core.chassis import Remotes
 from kvmcompose.core.model import Host
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.hosts.blob_store import BlobStore
+from kvmcompose.hosts.volume_store import VolumeStore
 from kvmcompose.providers.capture.interface import Captures
 from kvmcompose.providers.containers.interface import ContainerImages, Containers
 from kvmcompose.providers.disks.interface import Disks
@@ -36,7 +37,7 @@ class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
     """The drivers of one host.
 
     The main host has no ``blobs``, because the project folder is there, except for a member
-    (``Drivers.host``).
+    (``Drivers.host``). It never has ``volumes``.
     """
 
     name: str
@@ -53,6 +54,7 @@ class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
     images: ContainerImages
     nics: ContainerNics
     blobs: BlobStore | None = None
+    volumes: VolumeStore | None = None
 
 
 class Drivers(Protocol):

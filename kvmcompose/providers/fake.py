@@ -14,6 +14,7 @@ from kvmcompose.core.model import Host
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.hosts.fake import MAIN, SimulatedHost, Worlds
 from kvmcompose.hosts.fake_blobs import FakeBlobStore
+from kvmcompose.hosts.fake_volumes import FakeVolumeStore
 from kvmcompose.providers.capture.fake import FakeCaptures
 from kvmcompose.providers.containers.fake import FakeContainers, FakeImages
 from kvmcompose.providers.disks.fake import FakeDisks
@@ -60,6 +61,7 @@ class FakeDrivers(Worlds):
             images=FakeImages(fake),
             nics=FakeNics(fake),
             blobs=None if host.is_main_host and not is_member else FakeBlobStore(fake),
+            volumes=None if host.is_main_host else FakeVolumeStore(fake),
         )
 
     def ovn(self, main: Host, databases: Remotes) -> OvnDrivers:  # noqa: ARG002 (there is one)

@@ -19,6 +19,7 @@ from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.hosts.local_blobs import LocalBlobStore
 from kvmcompose.hosts.remote import SshRunner
 from kvmcompose.hosts.remote_blobs import RemoteBlobStore
+from kvmcompose.hosts.volume_store import RemoteVolumeStore, VolumeStore
 from kvmcompose.providers.capture.driver import TcpdumpCaptures
 from kvmcompose.providers.containers.connection import Engine
 from kvmcompose.providers.containers.driver import EngineContainers
@@ -95,7 +96,9 @@ class RealDrivers:
         hypervisor = Libvirt(self._forward_libvirt(connection), runner, where)
         # each alone: one that does not answer for a moment must not be taken for another
         sockets = [self._forward(connection, (path,)) for path in engine_sockets(host, _ENGINE_SOCKETS)]
-        return _drive(runner, hypervisor, Engine(sockets, where, runner.reach), RemoteBlobStore(runner))
+        blobs = RemoteBlobStore(runner)
+        engine = Engine(sockets, where, runner.reach)
+        return _drive(runner, hypervisor, engine, blobs, RemoteVolumeStore(blobs))
 
     def _forward_libvirt(self, connection: HostConnection) -> LibvirtUri:
         """Return the local URI of the other host's libvirt. Raises RefusedError."""
@@ -183,7 +186,11 @@ def engine_sockets(host: Host, known: Sequence[str]) -> Sequence[str]:
 
 
 def _drive(
-    runner: CommandRunner, hypervisor: Libvirt, engine: Engine, blobs: RemoteBlobStore | None
+    runner: CommandRunner,
+    hypervisor: Libvirt,
+    engine: Engine,
+    blobs: RemoteBlobStore | None,
+    volumes: VolumeStore | None = None,
 ) -> HostDrivers:
     return HostDrivers(
         name=runner.name,
@@ -200,6 +207,7 @@ def _drive(
         images=EngineImages(engine),
         nics=VethNics(runner),
         blobs=blobs,
+        volumes=volumes,
     )
 
 

@@ -12,6 +12,7 @@ _MOST_LINES = 20
 _NOUNS = {
     "container": "guest",
     "container-image": "image",
+    "container-volume": "volume",
     "libvirt-domain": "guest",
     "libvirt-network": "network",
     "ovn-binding": "guest",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from golden.bench import Bench, new_bench
 
@@ -16,13 +18,20 @@ TWO_HOSTS = """\
 SCRIPT = "#!/bin/sh\ntrue\n"
 
 
-def built_project(root: Path, yaml: str, config: str = TWO_HOSTS, scripts: tuple[str, ...] = ()) -> Bench:
-    """Return the project ``lab``, with ``scripts`` that do nothing, and its artefacts."""
+def built_project(
+    root: Path,
+    yaml: str,
+    config: str = TWO_HOSTS,
+    scripts: tuple[str, ...] = (),
+    others: Mapping[str, str] = MappingProxyType({}),
+) -> Bench:
+    """Return the project ``lab``, with ``scripts`` that do nothing and ``others``, and its artefacts."""
     files = {
         "kvm-compose.yaml": yaml,
         "kvm-compose-config.json": config,
         "keys/id_ed25519": "not a key\n",
         **{f"{name}.sh": SCRIPT for name in scripts},
+        **others,
     }
     bench = new_bench(root, "lab", files)
     bench.generate()

@@ -141,6 +141,7 @@ async def _transfers(context: Context, seen: Examined) -> dict[str, ToSend]:
         free: int | None = None
         if name not in seen.found.silent:
             with suppress(KvmComposeError, OSError):
+                lacking += (await view.volumes(host)).lacking_bytes
                 if host.blobs is None:
                     free = (await in_thread(shutil.disk_usage, context.folder)).free
                 else:

@@ -19,6 +19,7 @@ from kvmcompose.core.once import once
 from kvmcompose.core.ovn_hosts import ChassisSpec
 from kvmcompose.hosts.blob_store import Inventory
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.volume_tree import VolumeTree
 from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
 from kvmcompose.providers.iplink.interface import FoundLink
 from kvmcompose.providers.libvirt.interface import FoundNetwork, ObservedDomain
@@ -30,6 +31,7 @@ from kvmcompose.server.orchestrator.distribute import Distribution
 from kvmcompose.server.orchestrator.golden import GoldenImages
 from kvmcompose.server.orchestrator.runtimes import Runtime, answer_of, runtimes, runtimes_of
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
+from kvmcompose.server.orchestrator.volumes import HostVolumes, read_volumes, volumes_on
 
 _T = TypeVar("_T")
 
@@ -236,6 +238,21 @@ class View:
             raise DriverError(f"{host.name} has no store: the project folder is there")
         home = await self.context.read_home()
         return await self._once("inventory", host.name, lambda: blobs.inspect(self.context.project, home))
+
+    async def sent_volumes(self, host: HostDrivers) -> Mapping[str, VolumeTree]:
+        """Return what a host was sent of the volumes of containers. Raises DriverError."""
+        store = host.volumes
+        if store is None:
+            return {}
+        return await self._once("sent volumes", host.name, lambda: store.look(self.context.project))
+
+    async def volumes(self, host: HostDrivers) -> HostVolumes:
+        """Return the volumes of containers that a host is to have, where files are looked at."""
+        if self.files is None or not volumes_on(self.files.testbed, host.name):
+            return HostVolumes()
+        testbed = self.files.testbed
+        sent = await self.sent_volumes(host)
+        return await self._once("volumes", host.name, lambda: read_volumes(testbed, host.name, sent))
 
     async def disks(self) -> DiskPlaces:
         """Return where disks are that are not where their guests are placed."""

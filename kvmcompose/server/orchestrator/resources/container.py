@@ -35,9 +35,10 @@ from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.runtimes import containers as runtime
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+from kvmcompose.server.orchestrator.volumes import sources, volumes_of
 
 KINDS = (runtime.KIND,)
-AFTER = ("container-image", "ovs-port")
+AFTER = ("container-image", "container-volume", "ovs-port")
 STAGE = "guests"
 RUNS = True
 #: Containers that are created, or stopped, at a time on one host.
@@ -60,7 +61,8 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
     """Yield the containers of all guests that have one."""
     for guest, run in _guests(testbed):
         host = guest.state.testbed_host
-        needs = (Ref("files", host, host), Ref("container-image", run.image, host))
+        volumes = (Ref("container-volume", each, host) for each in volumes_of(testbed, guest))
+        needs = (Ref("files", host, host), Ref("container-image", run.image, host), *volumes)
         spec = spec_of(testbed, guest)
         yield Resource(ref=runtime.instance(guest), spec=spec, needs=needs, guest=guest.name)
 
@@ -149,7 +151,7 @@ def asked(options: Up, wanted: Resource) -> Asked | None:
 
 
 async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:  # noqa: ARG001
-    """Return names that others use, volumes elsewhere, and guests to be recreated that are stopped."""
+    """Return names that others use, volumes of members, and guests to be recreated that are stopped."""
     stopped: list[Refusal] = [
         (f"{guest.name} is {work.testbed.intents[guest.name]}, as was asked for", _start(guest))
         for guest, _ in _guests(work.testbed)
@@ -159,19 +161,16 @@ async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]: 
 
 
 def _check_volumes(work: Work) -> list[Refusal]:
-    """Return the volumes of the project that hosts other than the main host would need."""
+    """Return the volumes of a member's project: what runs are copies, on the main host, too."""
+    if work.context.member is None:
+        return []
     return [
         (
-            (
-                f"{guest.name} has the volume {mount.source}, which other hosts are not sent,"
-                f" and is placed on {guest.state.testbed_host}"
-            ),
-            "place it on the main host (testbed_options.placement), or use `context` for what it reads",
+            f"{guest.name} has the volume {source}, which no host is sent for {work.context.owner.name}",
+            "use `context` for what it reads, or have an administrator bring the testbed up",
         )
-        for guest, run in _guests(work.testbed)
-        if work.view.hosts[guest.state.testbed_host].blobs is not None
-        for mount in run.mounts
-        if not mount.source.startswith("/")
+        for guest, _ in _guests(work.testbed)
+        for source in sources(guest)
     ]
 
 
