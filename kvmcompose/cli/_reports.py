@@ -22,6 +22,7 @@ def report(error: KvmComposeError, console: Console) -> None:
 
 
 def hint_line(message: str, hint: str) -> str:
-    """Return the line below a message, set apart from a message of several lines, which may be YAML."""
-    apart = "\n" if "\n" in message else ""
+    """Return the line below a message, set apart from one that ends with YAML, but not from a list."""
+    is_list = all(line.startswith("  ") for line in message.splitlines()[1:])
+    apart = "" if is_list else "\n"
     return f"{apart}    hint: {hint}"
