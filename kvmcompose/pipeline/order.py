@@ -212,32 +212,47 @@ def _check_cycles(machines: Sequence[Machine], named: Mapping[str, Machine]) -> 
         for each in machines
     }
     by_name = {each.name: each for each in machines}
+    for cycle in cycles(after):
+        yield _cycle(by_name[cycle[0]], cycle[1], cycle, named)
+
+
+def cycles(after: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
+    """Yield the first cycles of names that come after others, each from its first name in ``after``.
+
+    No name may come after itself.
+    """
+    left = dict(after)
+    numbers = {name: number for number, name in enumerate(after)}
     for _ in range(_MOST_CYCLES):
         try:
-            TopologicalSorter(after).prepare()
+            TopologicalSorter(left).prepare()
         except CycleError as error:
             # each one comes before the next: what depends on it
             cycle = list(reversed(error.args[1]))[:-1]
-            start = min(range(len(cycle)), key=lambda number: by_name[cycle[number]].index)
+            start = min(range(len(cycle)), key=lambda number: numbers[cycle[number]])
             cycle = [*cycle[start:], *cycle[:start]]
-            machine, then = by_name[cycle[0]], cycle[1]
-            yield _cycle(machine, then, cycle, named)
-            after[machine.name] = [each for each in after[machine.name] if each != then]
+            yield cycle
+            left[cycle[0]] = [each for each in left[cycle[0]] if each != cycle[1]]
         else:
             return
+
+
+def in_words(cycle: Sequence[str], what: str) -> str:
+    """Return a cycle of ``what`` (machines, guests) for a message, shortened: ``a -> b -> a``."""
+    whole = len(cycle) <= _MOST_SHOWN
+    shown = cycle if whole else [*cycle[: _MOST_SHOWN - 2], f"… ({len(cycle)} {what})", cycle[-1]]
+    return f"the {what} depend on each other: {' -> '.join([*shown, cycle[0]])}"
 
 
 def _cycle(machine: Machine, then: str, cycle: Sequence[str], named: Mapping[str, Machine]) -> Complaint:
     names = list(machine.depends_on)
     name = next(each for each in names if (found := named.get(each)) is not None and found.name == then)
     at = _place(machine, name, names.index(name))
-    whole = len(cycle) <= _MOST_SHOWN
-    shown = cycle if whole else [*cycle[: _MOST_SHOWN - 2], f"… ({len(cycle)} machines)", cycle[-1]]
     return Complaint(
         code="dependency-cycle",
         path=at,
         at_key=machine.depends_on_is_map,
-        message=f"the machines depend on each other: {' -> '.join([*shown, cycle[0]])}",
+        message=in_words(cycle, "machines"),
         wanted="an order in which each can start after those that it depends on",
         hint="remove one of these dependencies",
     )

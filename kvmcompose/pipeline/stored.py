@@ -23,6 +23,7 @@ from kvmcompose.guests import guest_kind, kinds
 from kvmcompose.networks import dialect
 from kvmcompose.pipeline.config import check_hosts
 from kvmcompose.pipeline.messages import explain
+from kvmcompose.pipeline.order import cycles, in_words
 from kvmcompose.pipeline.read import read_json
 from kvmcompose.pipeline.schemas import Schema, Schemas
 from kvmcompose.pipeline.text import UNPRINTABLE
@@ -180,6 +181,24 @@ def _check_guests(state: State) -> Iterator[Complaint]:
             known = f"one of: {', '.join(state.testbed_hosts)}"
             yield _wrong((*at, "testbed_host"), f"there is no testbed host {guest.testbed_host!r}", known)
         yield from _check_golden(state, guest, (*at, "extra_info"))
+    yield from _check_order(state)
+
+
+def _check_order(state: State) -> Iterator[Complaint]:
+    """Yield guests that depend on themselves or on each other: nothing could start them in order."""
+    guests = state.testbed_guests
+    for name, guest in guests.items():
+        if name in guest.depends_on:
+            yield _wrong(
+                ("testbed_guests", name, "depends_on"), "the guest depends on itself", "other guests"
+            )
+    after = {
+        name: [other for other in guest.depends_on if other in guests and other != name]
+        for name, guest in guests.items()
+    }
+    for cycle in cycles(after):
+        at: Path = ("testbed_guests", cycle[0], "depends_on")
+        yield _wrong(at, in_words(cycle, "guests"), "an order in which they can start")
 
 
 def _check_golden(state: State, guest: GuestState, at: Path) -> Iterator[Complaint]:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from golden.memory import SCHEMAS, compile_text, hosts
-from kvmcompose.core.errors import InputError, Problem
+from kvmcompose.core.errors import InputError, KvmComposeError, Problem
 from kvmcompose.core.order import Condition, Healthcheck
 from kvmcompose.core.state import GuestState, encode_state
 from kvmcompose.pipeline.order import seconds
@@ -165,6 +165,26 @@ def test_each_of_several_cycles_is_reported() -> None:
     after = {"a": "b", "b": "a", "c": "d", "d": "c"}
     found = problems(lab(*((name, f"depends_on: [{after[name]}]") for name in names)))
     assert [each.message.rpartition(": ")[2] for each in found] == ["a -> b -> a", "c -> d -> c"]
+
+
+@pytest.mark.parametrize(
+    ("after", "text"),
+    [
+        (
+            {"a": "c", "b": "a", "c": "b"},
+            "testbed_guests.a.depends_on: the guests depend on each other: a -> c -> b -> a",
+        ),
+        ({"b": "b"}, "testbed_guests.b.depends_on: the guest depends on itself"),
+    ],
+)
+def test_a_state_with_a_cycle_is_not_read(after: dict[str, str], text: str) -> None:
+    state = compile_text(lab(("a", ""), ("b", ""), ("c", "")), on=hosts(1)).state
+    document = json.loads(encode_state(state))
+    for name, other in after.items():
+        document["testbed_guests"][name]["depends_on"] = {other: "started"}
+    with pytest.raises(KvmComposeError) as caught:
+        read_state(json.dumps(document).encode(), SCHEMAS)
+    assert text in caught.value.message
 
 
 def test_clones_that_depend_on_each_other_make_a_cycle() -> None:
