@@ -97,6 +97,8 @@ def show(found: TestbedPlan, console: Console) -> None:
             continue
         action = "pending" if change.pending else str(change.verb)
         console.data(line(console, action, _subject(change, several=several), change.because, most=_REASONS))
+        if change.loses:
+            console.data(f"         {change.loses}")
         if change.touches:
             console.data(f"         touches {first_few(list(change.touches), _NAMES)}")
     console.say(_summary(found))
@@ -135,6 +137,8 @@ def _summary(found: TestbedPlan) -> str:
         parts.append("1 guest boots" if boots == 1 else f"{boots} guests boot")
     if boots and found.seconds is not None and found.seconds >= 1:
         parts.append(f"about {duration(found.seconds)}")
+    if found.unseen:
+        parts.append(f"not all is known of {first_few(found.unseen)}")
     text = ", ".join(parts) or "nothing to do"
     busy = " (an action is running: it may change this)" if found.deployment.state is Phase.RUNNING else ""
     return f"on hosts: {text}{busy}"

@@ -65,7 +65,7 @@ class PlannedChange(msgspec.Struct, frozen=True, kw_only=True):
     ``kind`` is the kind of the resource, ``subject`` what it is called in messages. ``pending``: ``up`` with
     these options leaves it; ``waits_for`` is the option with which it does not. ``follows``: it is needed
     because of another change. ``because`` are the ``reasons`` in words. ``touches`` are other guests that
-    notice it.
+    notice it. ``loses`` says which data is lost, null for none.
     """
 
     verb: Verb
@@ -80,6 +80,7 @@ class PlannedChange(msgspec.Struct, frozen=True, kw_only=True):
     because: tuple[str, ...]
     touches: tuple[str, ...] = ()
     waits_for: str | None = None
+    loses: str | None = None
 
 
 class PlannedRefusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,7 +118,8 @@ class TestbedPlan(msgspec.Struct, frozen=True, kw_only=True):
     ``changes`` are in the order in which they are carried out; removals are last, but are carried out first.
     ``seconds`` is about how long guests take to stop and start, by what it took them before; None where
     nothing is known of that. ``digest`` identifies the changes: it is the same for the same changes, for the
-    same reasons.
+    same reasons. ``unseen`` are hosts that did not answer, or whose container engine did not: what would
+    change there is not known.
     """
 
     __test__ = False  # not a test, whatever its name
@@ -128,6 +130,7 @@ class TestbedPlan(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
     hosts: tuple[PlannedHost, ...]
     seconds: float | None
+    unseen: tuple[str, ...] = ()
     digest: str
 
     @property

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kvmcompose.core.resource import Change, Reason, ReasonCode, Verb
+from kvmcompose.core.instance import GONE
+from kvmcompose.core.resource import STOPPING, Change, Reason, ReasonCode, Verb
 
 #: So many guests whose set-up is out of date are named.
 _MOST_LINES = 20
+#: What was asked for where a guest is to lose its data.
+_RECREATE = "up --recreate"
 #: What kinds of resources are called; others by their kind.
 _NOUNS = {
     "container": "guest",
@@ -89,6 +92,16 @@ def reasons_text(change: Change) -> tuple[str, ...]:
     return tuple(because(each) for each in change.reasons)
 
 
+def loss(change: Change) -> str:
+    """Return which data a change loses, as a part of a sentence; "" for none."""
+    there = change.found is not None and change.found.state != GONE
+    if change.ref.kind == "container" and there and change.verb in STOPPING - {Verb.RESTART}:
+        return "files that it wrote outside of its volumes are lost"
+    if change.ref.kind == "libvirt-domain" and any(each.subject == _RECREATE for each in change.reasons):
+        return "data that it wrote is lost"
+    return ""
+
+
 def is_outdated(change: Change) -> bool:
     """Return whether it is that something that ran in a guest has changed since."""
     return change.ref.kind == "set-up" and change.pending
@@ -100,7 +113,8 @@ def sentence(change: Change) -> str:
     if is_outdated(change):
         return difference_text(change)
     verb = f"{change.verb} pending" if change.pending else str(change.verb)
-    return f"{subject(change)}: {verb}" + (f": {reasons}" if reasons else "")
+    lost = loss(change)
+    return f"{subject(change)}: {verb}" + (f": {reasons}" if reasons else "") + (f"; {lost}" if lost else "")
 
 
 def difference_text(change: Change) -> str:

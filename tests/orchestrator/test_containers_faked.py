@@ -7,11 +7,13 @@ import io
 import tarfile
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from kvmcompose.core.commands import Capture, Down, Power, PowerVerb, Snapshot, SnapshotVerb, Up
 from kvmcompose.core.deployment import ActionState, Phase
 from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.planned import PlanRequest
 from kvmcompose.hosts.errors import NoSuchPathError
 from kvmcompose.hosts.fake import Failure
 from kvmcompose.hosts.fake_world import FakeContainer
@@ -106,8 +108,11 @@ def test_another_environment_replaces_one_container(lab: Lab) -> None:
     lab.must(Up())
     before = ids(lab)
     lab.edit("GREETING: hello", "GREETING: bonjour")
+    planned = asyncio.run(lab.orchestrator.plan(lab.deployment, PlanRequest(state=msgspec.Raw(b"null"))))
+    (web,) = (each for each in planned.changes if each.kind == "container")
+    assert (web.guest, web.loses) == ("web", "files that it wrote outside of its volumes are lost")
     action = lab.must(Up())
-    assert "guest web: replace: environment GREETING changed" in lab.text(action)
+    assert f"guest web: replace: environment GREETING changed; {web.loses}" in lab.text(action)
     assert "bonjour" not in lab.text(action)
     changed = {name for name, each in ids(lab).items() if each != before[name]}
     assert changed == {"lab-web"}

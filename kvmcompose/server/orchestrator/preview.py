@@ -13,7 +13,7 @@ from kvmcompose.core.planned import PlannedChange, PlannedHost, PlannedRefusal, 
 from kvmcompose.core.resource import STOPPING, Change, Ref, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.blob_store import FileSize
-from kvmcompose.reconcile.wording import reasons_text, subject
+from kvmcompose.reconcile.wording import loss, reasons_text, subject
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.built_testbed import read_testbed
 from kvmcompose.server.orchestrator.context import Context
@@ -61,6 +61,7 @@ async def preview(context: Context, request: PlanRequest) -> TestbedPlan:
             digest=digest_of(seen.choice.due),
             hosts=hosts,
             seconds=seconds,
+            unseen=tuple(dict.fromkeys(name for name, _ in seen.found.unseen)),
         )
 
     return await in_thread(found)
@@ -108,6 +109,7 @@ def _planned(seen: Examined, testbed: LoadedTestbed) -> Iterable[PlannedChange]:
             follows=_follows(change, all_changes),
             reasons=change.reasons,
             because=reasons_text(change),
+            loses=loss(change) or None,
             touches=touched.by(change),
             waits_for=providers()[ref.kind].WAITS_FOR or None if ref not in due and change.pending else None,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
-from kvmcompose.core.instance import ON
+from kvmcompose.core.instance import GONE, ON
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Resource, Verb
 from kvmcompose.server.orchestrator.resources._container_spec import (
     ContainerDetail,
@@ -15,8 +15,6 @@ from kvmcompose.server.orchestrator.resources._container_spec import (
 )
 from kvmcompose.server.orchestrator.resources._guest_changes import changes_of, worded
 
-#: The state of a container that is gone, and has left ports.
-GONE = "gone"
 #: Keys that a container is not made from: those of its name and place, and what only scripts in it see.
 _UNUSED = re.compile(
     r"^(name|hostname|id|guest_id|labels|extra_info|testbed_host|is_golden_image|kind)($|\.)"

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from kvmcompose.core.commands import Up
 from kvmcompose.core.deployable import ContainerGuest
-from kvmcompose.core.instance import ON
+from kvmcompose.core.instance import GONE, ON
 from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
@@ -22,7 +22,6 @@ from kvmcompose.reconcile.difference import Asked
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.privileges import container_request
 from kvmcompose.server.orchestrator.resources import _container_difference, _marks
-from kvmcompose.server.orchestrator.resources._container_difference import GONE
 from kvmcompose.server.orchestrator.resources._container_spec import (
     ContainerDetail,
     ContainerSpec,
