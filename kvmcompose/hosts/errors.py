@@ -23,3 +23,7 @@ class SubnetTakenError(DriverError):
 
 class HostLostError(DriverError):
     """The host cannot be reached at the moment; it may come back."""
+
+
+class RuntimeSilentError(DriverError):
+    """What runs some guests of a host does not answer; the rest of the host may."""

@@ -68,7 +68,7 @@ def network_plan(state: State) -> NetworkPlan:
         ),
         resources=(
             *_bridges(bridges),
-            *_links(network, by_name, external),
+            *_links(network, by_name, external, Ref("libvirt-network", name, main)),
             *_management.resources(management),
         ),
         # golden images are on the libvirt network itself
@@ -91,9 +91,12 @@ def _bridges(bridges: Iterable[BridgeState]) -> Iterator[Resource]:
 
 
 def _links(
-    network: dict[str, Any], bridges: Mapping[str, BridgeState], external: str | None
+    network: dict[str, Any], bridges: Mapping[str, BridgeState], external: str | None, outer: Ref
 ) -> Iterator[Resource]:
-    """The ports of bridges that are no guest's, each after the pair that it is an end of."""
+    """The ports of bridges that are no guest's, each after the pair that it is an end of.
+
+    ``outer`` is the libvirt network that the external bridge is connected to.
+    """
     veths = [*_veths(network)]
     if external is not None:
         veths.insert(
@@ -108,12 +111,15 @@ def _links(
             ),
         )
     for pair in veths:
-        yield Resource(ref=Ref("veth", pair.left, pair.host), spec=VethSpec(pair, network["mtu"]))
-        outer = (external or "") if pair.right_is_linux else ""
-        left = LinkPort(host=pair.host, bridge=pair.left_bridge, name=pair.left, external=outer)
-        yield _port(left, pair.left)
+        ref = Ref("veth", pair.left, pair.host)
+        after = (outer,) if pair.right_is_linux else ()
+        yield Resource(ref=ref, spec=VethSpec(pair, network["mtu"]), after=after)
+        of = (external or "") if pair.right_is_linux else ""
+        left = LinkPort(host=pair.host, bridge=pair.left_bridge, name=pair.left, external=of)
+        yield _port(left, pair.left, ref)
         if not pair.right_is_linux:
-            yield _port(LinkPort(host=pair.host, bridge=pair.right_bridge, name=pair.right), pair.right)
+            right = LinkPort(host=pair.host, bridge=pair.right_bridge, name=pair.right)
+            yield _port(right, pair.right, ref)
     for tunnel in _tunnels(network):
         yield _port(tunnel, tunnel.name)
     for nic in msgspec.convert(network["network_interfaces"], tuple[HostNic, ...]):
@@ -121,10 +127,9 @@ def _links(
         yield _port(NicPort(host=nic.testbed_host, bridge=name, nic=nic.nic_name), nic.nic_name)
 
 
-def _port(spec: LinkPort | TunnelPort | NicPort, name: str) -> Resource:
-    return Resource(
-        ref=Ref("ovs-port", name, spec.host), spec=spec, needs=(Ref("ovs-bridge", spec.bridge, spec.host),)
-    )
+def _port(spec: LinkPort | TunnelPort | NicPort, name: str, *after: Ref) -> Resource:
+    needs = (Ref("ovs-bridge", spec.bridge, spec.host),)
+    return Resource(ref=Ref("ovs-port", name, spec.host), spec=spec, needs=needs, after=after)
 
 
 def _homes(bridges: Iterable[str], connections: Iterable[Sequence[str]], external: str) -> Mapping[str, str]:

@@ -69,6 +69,8 @@ class Walk:
         self._together = together
         self._keep_going = keep_going
         self.failed = failed
+        #: What was not begun, as it needs something that failed.
+        self.left_out: set[Ref] = set()
         self._failed_before = frozenset(failed)
 
     async def run(self) -> bool:
@@ -144,7 +146,8 @@ class Walk:
         provider = self._kinds[kind]
         call = provider.remove if removing else provider.apply
         ready = [change for change in changes if removing or not self._is_blocked(change)]
-        self.failed |= {change.ref for change in changes} - {change.ref for change in ready}
+        self.left_out |= {change.ref for change in changes} - {change.ref for change in ready}
+        self.failed |= self.left_out
         by_host: dict[str, list[Change]] = {}
         for change in ready:
             by_host.setdefault(_host(change, removing=removing), []).append(change)

@@ -238,3 +238,16 @@ def test_one_action_at_a_time_but_execs_side_by_side(lab: Lab) -> None:
 
     asyncio.run(run())
     assert lab.deployment.state is Phase.DOWN
+
+
+def test_a_network_that_fails_is_one_fault_and_what_needs_it_is_named_in_one_line(lab: Lab) -> None:
+    lab.drivers.failures.append(Failure("start_network:*"))
+    action = lab.do(Up())
+    (fault,) = action.faults
+    assert fault.message.startswith("start_network:lab-network was made to fail")
+    lines = [each for each in lab.text(action).splitlines() if each.startswith("not begun")]
+    assert lines == ["not begun, as something that it needs has failed: lab-veth0"]
+    # what connects the bridges with each other is not held up, and the rest follows
+    assert "change_bridges:lab" in lab.drivers.calls
+    lab.drivers.failures.clear()
+    lab.must(Up())

@@ -25,6 +25,14 @@ WEB = """\
 GUESTS = {"web", "db", "alone", "worker-0", "worker-1"}
 
 
+def test_a_testbed_without_containers_asks_no_engine(lab: Lab) -> None:
+    lab.drivers.failures.append(Failure("*_containers"))
+    lab.must(Up())
+    assert lab.status().differences == ()
+    lab.must(Down())
+    assert not [each for each in lab.drivers.calls if each.endswith("containers")]
+
+
 def test_up_brings_up_all_that_can_run(lab: Lab) -> None:
     action = lab.must(Up())
     assert lab.running() == GUESTS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from kvmcompose.core.commands import Down
-from kvmcompose.core.deployment import Level, Phase
+from kvmcompose.core.deployment import Fault, Level, Phase
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.model import Host
 from kvmcompose.core.names import first_few
@@ -22,7 +22,7 @@ from kvmcompose.server.orchestrator.golden import RECORD
 from kvmcompose.server.orchestrator.kept_files import release_files
 from kvmcompose.server.orchestrator.left_behind import disks_left
 from kvmcompose.server.orchestrator.perform import perform
-from kvmcompose.server.orchestrator.plan import TAKEN_DOWN, Differences, check_names, plan
+from kvmcompose.server.orchestrator.plan import TAKEN_DOWN, Blind, Differences, check_names, plan
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
 from kvmcompose.server.orchestrator.runtimes import Runtime, runtime_of
@@ -104,8 +104,11 @@ class TakeDown:
         changes = [each for each in found.changes if each.found is not None and each.found.ref.host in good]
         if self._command.guests:
             changes = [each for each in changes if each.guest in self._command.guests]
+        blind = [each for each in found.blind if self._matters(each)]
+        for each in blind:
+            self._log.fault(_remaining(each), stage="check")
         failed = await perform(Work(view, None, self._command, self._log, {}), changes)
-        if failed or len(good) != len(hosts):
+        if failed or blind or len(good) != len(hosts):
             raise StepFailedError(f"{self._context.project} is not down altogether")
         if self._command.guests:
             self._note_taken_down(view)
@@ -121,6 +124,10 @@ class TakeDown:
         await in_thread(release_files, self._context, self._log)
         self._log.say(f"{project} is down")
         return Phase.DOWN
+
+    def _matters(self, blind: Blind) -> bool:
+        """Return whether what did not answer may run what is to go."""
+        return not self._command.guests or not blind.guests or bool({*blind.guests} & {*self._command.guests})
 
     def _note_taken_down(self, view: View) -> None:
         """Remember which guests are not up on purpose."""
@@ -173,6 +180,12 @@ class TakeDown:
         mains = {each.main_host.name for each in self._testbeds}
         left = [path for main in sorted(mains) for path in disks_left(self._context.folder, main)]
         return dict.fromkeys([*disks, *left, *consoles])
+
+
+def _remaining(blind: Blind) -> Fault:
+    """Return the fault for what cannot be taken away, as what runs it does not answer."""
+    what = f": {first_few(blind.guests)} may remain there" if blind.guests else ""
+    return Fault(step="check", host=blind.host, message=blind.error.message + what, hint=blind.error.hint)
 
 
 def _runtimes_on(testbeds: Sequence[LoadedTestbed], host: str) -> Mapping[str, Runtime]:

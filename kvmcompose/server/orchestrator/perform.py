@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from kvmcompose.core.deployment import Fault
+from kvmcompose.core.deployment import Fault, Level
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change
 from kvmcompose.reconcile.walk import Walk, needing
 from kvmcompose.server.action_log import StepFailedError
@@ -28,7 +29,12 @@ async def perform(work: Work, changes: Sequence[Change], *, keep_going: bool = F
     by_ref = {change.ref: change for change in changes}
     work.failed |= needing(changes, work.failed)
     left = [each for each in changes if each.ref not in work.failed and not _is_beforehand(each)]
-    await _walk(work, left, keep_going=keep_going).run()
+    walk = _walk(work, left, keep_going=keep_going)
+    await walk.run()
+    names = dict.fromkeys(change.guest or change.ref.name for change in left if change.ref in walk.left_out)
+    if names:
+        text = f"not begun, as something that it needs has failed: {first_few([*names])}"
+        work.log.say(text, Level.ERROR)
     return {by_ref[ref].guest or ref.name for ref in work.failed}
 
 

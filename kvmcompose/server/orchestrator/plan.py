@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.names import near_names
 from kvmcompose.core.resource import STOPPING, Change, Found, ReasonCode, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
+from kvmcompose.hosts.errors import RuntimeSilentError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.reconcile.difference import Asked, difference
 from kvmcompose.server.orchestrator.order import found_with_order, with_order
@@ -28,13 +29,28 @@ TAKEN_DOWN = "absent"
 _Seen = TypeVar("_Seen", Change, Found)
 
 
+class Blind(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs guests on a host and did not answer, why, and the guests that nothing is known of."""
+
+    host: str
+    error: KvmComposeError
+    guests: tuple[str, ...]
+
+
 class Differences(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wanted, what differs, and why hosts did not answer."""
+    """What is wanted, what differs, and why hosts did not answer, or what runs guests there (``blind``)."""
 
     wanted: Sequence[Resource]
     found: Sequence[Found]
     changes: Sequence[Change]
     silent: Mapping[str, KvmComposeError]
+    blind: Sequence[Blind]
+
+    @property
+    def unseen(self) -> Iterator[tuple[str, KvmComposeError]]:
+        """The hosts that did not answer, in whole or in part, and why."""
+        yield from self.silent.items()
+        yield from ((each.host, each.error) for each in self.blind)
 
 
 async def plan(
@@ -48,28 +64,38 @@ async def plan(
     """Compare a testbed (None: nothing at all) with what exists.
 
     ``renews`` is whether guests are replaced with what they are made from. Resources on silent hosts are left
-    out; so are files, where the view does not look at them.
+    out, and those of guests that something silent runs; so are files, where the view does not look at them.
     """
     for each in dict.fromkeys([testbed, *view.testbeds]):
         if each is not None:
             await in_thread(each.read_files)
-    found, silent = await _look(view)
-    return await in_thread(_compare, view, testbed, options, found, silent, restart, renews=renews)
+    seen = await _look(view)
+    return await in_thread(_compare, view, testbed, options, seen, restart, renews=renews)
 
 
 def _compare(
     view: View,
     testbed: LoadedTestbed | None,
     options: Up | None,
-    found: Sequence[Found],
-    silent: Mapping[str, KvmComposeError],
+    look: _Look,
     restart: Collection[str],
     *,
     renews: bool,
 ) -> Differences:
     """Compare what is wanted with what was found: for thousands of guests it takes a second."""
+    silent, blind = look.silent, _blind(view, look)
+    unknown = {(each.host, guest) for each in blind for guest in each.guests}
     wanted = [] if testbed is None else wanted_by(testbed)
-    found = list(found_with_order(view.testbeds, found))
+    wanted = [
+        each
+        for each in wanted
+        if (each.ref.host, each.guest) not in unknown and (each.ref.host, each.ref.kind) not in look.unseen
+    ]
+    found = [
+        each
+        for each in found_with_order(view.testbeds, look.found)
+        if (each.ref.host, each.guest) not in unknown
+    ]
     seen = {
         kind
         for kind, provider in providers().items()
@@ -88,7 +114,26 @@ def _compare(
         asked=_asked(wanted, options) if options is not None else {},
         no_waiting=[kind for kind, each in providers().items() if getattr(options, each.AGAIN or "-", False)],
     )
-    return Differences(wanted=wanted, found=found, changes=changes, silent=silent)
+    return Differences(wanted=wanted, found=found, changes=changes, silent=silent, blind=blind)
+
+
+def _blind(view: View, look: _Look) -> list[Blind]:
+    """Return what runs guests and did not answer, each once."""
+    return [
+        Blind(
+            host=host,
+            error=error,
+            guests=tuple(
+                dict.fromkeys(
+                    guest.name
+                    for testbed in view.testbeds
+                    for guest in testbed.by_host.get(host, ())
+                    if guest.run is not None and guest.run.runtime == runtime
+                )
+            ),
+        )
+        for (host, runtime), error in look.blind.items()
+    ]
 
 
 def _asked(wanted: Sequence[Resource], options: Up) -> dict[Ref, Asked]:
@@ -109,24 +154,39 @@ def wanted_by(testbed: LoadedTestbed) -> list[Resource]:
     return sorted(with_order(testbed, up), key=lambda each: order[each.ref.kind])
 
 
-async def _look(view: View) -> tuple[list[Found], dict[str, KvmComposeError]]:
-    """Return all resources of the project, and why there are none of hosts that do not answer."""
-    answers = await side_by_side(_of_host(view, host) for host in view.hosts.values())
-    found: list[Found] = []
-    silent: dict[str, KvmComposeError] = {}
+class _Look(msgspec.Struct):
+    """What was found on hosts, and what did not answer: hosts, and by host what runs guests there.
+
+    ``unseen`` are the kinds of resources that could not be looked at, each with its host.
+    """
+
+    found: list[Found] = msgspec.field(default_factory=list)
+    silent: dict[str, KvmComposeError] = msgspec.field(default_factory=dict)
+    blind: dict[tuple[str, str], KvmComposeError] = msgspec.field(default_factory=dict)
+    unseen: set[tuple[str, str]] = msgspec.field(default_factory=set)
+
+
+async def _look(view: View) -> _Look:
+    """Look for all resources of the project, on all hosts."""
+    look = _Look()
+    answers = await side_by_side(_of_host(view, host, look) for host in view.hosts.values())
     for name, answer in zip(view.hosts, answers, strict=True):
         if isinstance(answer, KvmComposeError):
-            silent[name] = answer
+            look.silent[name] = answer
         else:
-            found += answer
-    return found, silent
+            look.found += answer
+    look.blind = {key: error for key, error in view.blind.items() if key[0] not in look.silent}
+    return look
 
 
-async def _of_host(view: View, host: HostDrivers) -> list[Found] | KvmComposeError:
+async def _of_host(view: View, host: HostDrivers, look: _Look) -> list[Found] | KvmComposeError:
     found: list[Found] = []
     try:
         for provider in dict.fromkeys(providers().values()):
-            found += await provider.observe(view, host)
+            try:
+                found += await provider.observe(view, host)
+            except RuntimeSilentError:  # the view knows it
+                look.unseen.update((host.name, kind) for kind in provider.KINDS)
     except KvmComposeError as error:
         return error
     return found
@@ -256,5 +316,5 @@ def not_recreated(testbed: LoadedTestbed, options: Up, found: Differences) -> li
         for guest in guests
         if guest.name not in asked
         and not guest.state.is_golden_image
-        and guest.state.testbed_host not in found.silent
+        and guest.state.testbed_host not in dict(found.unseen)
     ]

@@ -66,14 +66,14 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
     share = functools.partial(meter.share, context.project)
     # in a thread: a testbed may have thousands
     guests = await in_thread(_guests, testbed, planned, domains, others, addresses, share)
-    differences = [f"host {name}: {error.message}" for name, error in planned.silent.items()]
+    differences = [f"host {name}: {error.message}" for name, error in planned.unseen]
     differences += problem
     found: Sequence[Change] = ()
     if context.deployment.state in (Phase.UP, Phase.FAILED) and not problem:
         found = await in_thread(causes, planned.changes)
         differences += [left_text(each) if is_going else difference_text(each) for each in found]
     deployment = context.deployment
-    if deployment.state is Phase.UP and (planned.silent or any(map(is_drift, found))):
+    if deployment.state is Phase.UP and (any(planned.unseen) or any(map(is_drift, found))):
         deployment = msgspec.structs.replace(deployment, condition=DEGRADED)
     return TestbedStatus(deployment=deployment, guests=guests, differences=tuple(differences))
 
@@ -88,6 +88,7 @@ def _guests(
 ) -> tuple[GuestStatus, ...]:
     """The status of each guest; of those that no runtime runs, ``others`` are the states."""
     outdated = {change.guest: change for change in planned.changes if is_outdated(change)}
+    unknown = {name for each in planned.blind for name in each.guests}
     health = {each.guest: each.state for each in planned.found if each.ref.kind == healthy.KINDS[0]}
     return tuple(
         _guest_status(
@@ -99,7 +100,7 @@ def _guests(
             outdated.get(name),
             health.get(name),
         )
-        if guest.run is None or guest.state.testbed_host not in planned.silent
+        if guest.run is None or not (guest.state.testbed_host in planned.silent or name in unknown)
         else _unknown(guest)
         for name, guest in testbed.guests.items()
     )

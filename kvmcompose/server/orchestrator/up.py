@@ -265,9 +265,9 @@ class BringUp:
         work = Work(self._view, self._testbed, self._command, self._log, facts)
         reasons: list[Refusal] = [
             (f"{name}: {error.message}", self._hint_for_silent(name, error.hint))
-            for name, error in found.silent.items()
+            for name, error in found.unseen
         ]
-        work.silent = frozenset(found.silent)
+        work.silent = frozenset(name for name, _ in found.unseen)
 
         async def ask(host: HostDrivers) -> None:
             facts.update(await host_size(self._context, self._testbed, host))
@@ -413,7 +413,7 @@ class BringUp:
         with self._log.step("verify", "verify"):
             left = await self._look()
             choice = self._choose(left)
-            reasons = [(f"{name}: {error.message}", error.hint) for name, error in left.silent.items()]
+            reasons = [(f"{name}: {error.message}", error.hint) for name, error in left.unseen]
             reasons += [
                 (f"{sentence(change)} (seen after all was done)", "kvm-compose up tries again")
                 for change in choice.due

@@ -113,6 +113,14 @@ def test_a_host_that_cannot_be_abandoned_is_named_beforehand(up: Lab) -> None:
     assert "up would refuse: only hosts that have left the testbed can be abandoned" in said
 
 
+def test_a_host_that_does_not_answer_is_not_a_host_with_nothing_to_do(up: Lab) -> None:
+    up.serve("--fail", "observe:lab")
+    said = up.must("plan").err
+    assert "on hosts: not all is known of main" in said
+    assert "on hosts: nothing to do" not in said
+    assert "up would refuse: main: " in said
+
+
 def test_a_build_that_changes_nothing_is_no_change_of_what_runs(up: Lab) -> None:
     """Seeds that have to be built again have the same bytes."""
     seed = up.bench.path("web-cloud-init.iso")

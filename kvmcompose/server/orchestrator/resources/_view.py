@@ -18,7 +18,7 @@ from kvmcompose.core.model import Host
 from kvmcompose.core.once import once
 from kvmcompose.core.ovn_hosts import ChassisSpec
 from kvmcompose.hosts.blob_store import Inventory
-from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.errors import DriverError, HostLostError, RuntimeSilentError
 from kvmcompose.hosts.volume_tree import VolumeTree
 from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
 from kvmcompose.providers.iplink.interface import FoundLink
@@ -66,6 +66,8 @@ class View:
         self.inside = inside
         self._abandoned = abandoned
         self.golden = GoldenImages(context, files.testbed, files) if files is not None else None
+        #: What runs guests and did not answer, by host and runtime.
+        self.blind: dict[tuple[str, str], KvmComposeError] = {}
         self._seen: dict[tuple[str, str], Any] = {}
         self._marks: dict[str, Mapping[str, str]] = {}
 
@@ -99,28 +101,43 @@ class View:
         return runtimes_of(self.testbeds)
 
     async def instances(self, host: HostDrivers) -> Sequence[Instance]:
-        """Return what runtimes have of the project on a host, with the names that its guests have now."""
-        found = [await self.instances_of(name, host) for name in self._runtimes]
-        return [each for instances in found for each in instances.values()]
+        """Return what runtimes have of the project on a host, with the names that its guests have now.
+
+        One that does not answer has nothing: ``instances_of`` says so.
+        """
+        found: list[Instance] = []
+        for name in self._runtimes:
+            with suppress(RuntimeSilentError):
+                found += (await self.instances_of(name, host)).values()
+        return found
 
     async def measured(self, host: HostDrivers) -> Sequence[Instance]:
         """Return the same as ``instances``, with what they use."""
         found = []
         for name in self._runtimes:
-            instances = await self.instances_of(name, host)
+            instances: Mapping[str, Instance] = {}
             usage: Mapping[str, Usage] = {}
+            with suppress(RuntimeSilentError):
+                instances = await self.instances_of(name, host)
             with suppress(KvmComposeError):  # what is not known is not shown
                 usage = await runtimes()[name].usage(self.context, host) if instances else {}
             found += [_with(each, usage.get(each.name)) for each in instances.values()]
         return found
 
     async def instances_of(self, runtime: str, host: HostDrivers) -> Mapping[str, Instance]:
-        """Return those of one runtime, by their names on the host."""
+        """Return those of one runtime, by their names on the host. Raises RuntimeSilentError."""
 
         async def ask() -> Mapping[str, Instance]:
-            found = await self._asked(
-                runtime, host, lambda: runtimes()[runtime].instances(self.context, host)
-            )
+            try:
+                found = await self._asked(
+                    runtime, host, lambda: runtimes()[runtime].instances(self.context, host)
+                )
+            except HostLostError:
+                raise
+            except DriverError as error:
+                silent = RuntimeSilentError(error.message, hint=error.hint)
+                self.blind[host.name, runtime] = silent
+                raise silent from error
             return {
                 name: msgspec.structs.replace(each, guest=self.names.get(each.guest, each.guest))
                 for name, each in found.items()

@@ -43,6 +43,7 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     """Return those of the images that are wanted on a host that it has."""
     if view.files is None:
         return ()
+    await view.instances_of("containers", host)  # an engine that hangs is waited for once
     found, main = [], view.hosts[view.files.main]
     for image, name in _images(view.files.testbed):
         there = await known_image(host, main, image) if name == host.name else None

@@ -34,6 +34,7 @@ start with ``_`` are shared between runtimes.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import pkgutil
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -63,6 +64,9 @@ __path__.extend(str(each / "runtimes") for each in plugin_folders() if (each / "
 
 
 _T = TypeVar("_T")
+
+#: How long a host without guests of a runtime is asked for such guests, in seconds.
+_UNEXPECTED_SECONDS = 5
 
 
 class Runtime(Protocol):
@@ -216,15 +220,17 @@ async def answer_of(
     """
     if testbeds and not any(runtime in names for each in testbeds for names in each.runtimes.values()):
         return nothing
+    expected = any(runtime in each.runtimes.get(host, ()) for each in testbeds)
     try:
-        return await ask()
+        async with asyncio.timeout(None if expected or not testbeds else _UNEXPECTED_SECONDS):
+            return await ask()
     except HostLostError:
         raise
     except NotInstalledError:
-        if any(runtime in each.runtimes.get(host, ()) for each in testbeds):
+        if expected:
             raise
-    except DriverError:
-        if not testbeds or any(runtime in each.runtimes.get(host, ()) for each in testbeds):
+    except (DriverError, TimeoutError):
+        if expected or not testbeds:
             raise
     return nothing
 
