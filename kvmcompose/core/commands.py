@@ -197,12 +197,22 @@ class Test(
 Command = Up | Down | Power | Exec | Snapshot | Test
 
 
+class Reconnect(msgspec.Struct, frozen=True, kw_only=True, tag_field="command", tag="reconnect"):
+    """Put back interfaces that these guests have lost by a restart. A server gives it, no client does."""
+
+    guests: tuple[GuestName, ...]
+
+
+#: What actions do.
+ActionCommand = Command | Reconnect
+
+
 def spoken(command: str, options: Mapping[str, Any]) -> str:
     """Return what the command of an action is called on the command line: ``up``, ``stop``."""
     return str(options.get("verb", command)) if command == "power" else command
 
 
-def command_name(command: Command) -> str:
+def command_name(command: ActionCommand) -> str:
     """Return the name of a command: ``up``, ``down``, ``exec``, ``snapshot``, the verb of a ``power``."""
     return str(command.verb) if isinstance(command, Power) else str(type(command).__struct_config__.tag)
 

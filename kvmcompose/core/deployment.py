@@ -73,8 +73,9 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 class Action(msgspec.Struct, frozen=True, kw_only=True):
     """A command that a user gave for a deployment, and its outcome. Times are in RFC 3339 format, UTC.
 
-    ``refused`` means that a failed action changed nothing. ``exit_status`` is that of the command of an
-    ``exec``. ``asked_by`` is the authenticated user, ``who`` the name that the client gave.
+    A daemon gives the command ``reconnect`` itself. ``refused`` means that a failed action changed nothing.
+    ``exit_status`` is that of the command of an ``exec``. ``asked_by`` is the authenticated user, ``who`` the
+    name that the client gave.
     """
 
     uuid: str

@@ -6,15 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from kvmcompose.core.commands import Command, Exec, Test, command_name, spoken
+from kvmcompose.core.commands import ActionCommand, Exec, Reconnect, Test, command_name, spoken
 from kvmcompose.core.deployment import Action, ActionState, Deployment, Fault, Level, LogLine, Phase
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.server.action_input import ActionInput
 from kvmcompose.server.action_log import ActionLog, Refusals, StepFailedError, ending, follow
 from kvmcompose.server.audit import Audit, AuditRecord, short
 from kvmcompose.server.clock import now
+from kvmcompose.server.event_channel import Channel
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.store import Store
+
+#: How long a user's command waits for what the server does itself, in seconds.
+_WAY_SECONDS = 5.0
 
 
 class BusyError(RefusedError):
@@ -65,6 +69,8 @@ class Actions:
         self._store = store
         self._orchestrator = orchestrator
         self._running: dict[str, _Running] = {}
+        #: Wakes those who wait for actions to end, of any deployment.
+        self.endings = Channel()
 
     @property
     def busy(self) -> bool:
@@ -77,7 +83,7 @@ class Actions:
 
     def all_running(self, name: str) -> list[Action]:
         """Return the actions that run in a deployment."""
-        return [each.action for each in self._running.values() if each.action.deployment == name]
+        return [each.action for each in self._of(name)]
 
     def running(self, name: str) -> Action | None:
         """Return the action that runs in a deployment (one of them, if several do), or None."""
@@ -88,13 +94,18 @@ class Actions:
         return uuid in self._running
 
     def begin(
-        self, deployment: Deployment, command: Command, who: str | None = None, asked_by: str | None = None
+        self,
+        deployment: Deployment,
+        command: ActionCommand,
+        who: str | None = None,
+        asked_by: str | None = None,
     ) -> Action:
         """Start an action for the user ``asked_by``, whose client calls itself ``who``. Raises BusyError.
 
-        Several ``exec`` and ``test`` can run side by side; every other command excludes all others.
+        Several ``exec`` and ``test`` can run side by side, and beside what the server does itself; every
+        other command excludes all others.
         """
-        exclusive = not isinstance(command, Exec | Test)
+        exclusive = not isinstance(command, Exec | Test | Reconnect)
         for each in self._running.values():
             if each.action.deployment == deployment.name and (exclusive or each.exclusive):
                 raise BusyError(each.action)
@@ -108,7 +119,7 @@ class Actions:
         running.task = asyncio.create_task(self._run(running, deployment, command), name=action.uuid)
         return action
 
-    async def _run(self, running: _Running, deployment: Deployment, command: Command) -> None:
+    async def _run(self, running: _Running, deployment: Deployment, command: ActionCommand) -> None:
         action_log = running.log
         refused = False
         crash: Exception | None = None
@@ -157,6 +168,7 @@ class Actions:
             self._record_end(running, state, refused=refused)
             del self._running[running.action.uuid]
             running.end()
+            self.endings.wake()
             self._store.channel(deployment.name).wake()  # where a disk is full, no event says that it ended
         if crash is not None:
             raise crash
@@ -212,6 +224,23 @@ class Actions:
         if running is not None and running.task is not None:
             with suppress(Exception):
                 await asyncio.shield(running.task)
+
+    async def wait_idle(self, name: str) -> None:
+        """Return when no action runs in a deployment that excludes others."""
+        while uuid := next((each.action.uuid for each in self._of(name) if each.exclusive), None):
+            await self.wait(uuid)
+
+    async def make_way(self, name: str) -> None:
+        """Return when the server does nothing itself in a deployment; what takes long is cancelled."""
+        for each in self._of(name):
+            if each.action.command == "reconnect":
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.wait(each.action.uuid), _WAY_SECONDS)
+                self.cancel(each.action.uuid)
+                await self.wait(each.action.uuid)
+
+    def _of(self, name: str) -> list[_Running]:
+        return [each for each in self._running.values() if each.action.deployment == name]
 
     async def stop(self) -> None:
         """Cancel all actions and wait until they have ended."""

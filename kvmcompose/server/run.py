@@ -28,6 +28,7 @@ from kvmcompose.server.clock import now
 from kvmcompose.server.listen import Listener, held
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.people import People
+from kvmcompose.server.reconnection import Reconnection
 from kvmcompose.server.settings import ServerSettings, check, read_token
 from kvmcompose.server.sockets import bound_port, tcp_socket, unix_socket
 from kvmcompose.server.store import Store
@@ -113,6 +114,7 @@ class _Server:
         orchestrator = Orchestrator(drivers, self._store, people)
         audit = Audit(settings.state_dir)
         actions = Actions(self._store, orchestrator, audit)
+        reconnection = Reconnection(self._store, actions, orchestrator)
         tokens = Tokens(settings.state_dir)
         service = Service(
             self._store,
@@ -149,6 +151,8 @@ class _Server:
                 ]
                 collecting = asyncio.create_task(collector.collect_at_rest(lambda: self._rests(actions)))
                 cleanup.callback(collecting.cancel)
+                if not settings.embedded:
+                    reconnection.start()
                 for task in serving:  # one that ends early has failed, and stops the server
                     task.add_done_callback(lambda _: self._stopping.set())
                 _warn(settings)
@@ -156,9 +160,11 @@ class _Server:
                 log.info("listening on unix:%s (process %d)", settings.socket, os.getpid())
                 await self._until_the_end(actions)
                 service.stop()
+                await reconnection.stop()
                 await self._stop(actions)
                 await asyncio.gather(*serving)
         finally:
+            await reconnection.stop()
             await actions.stop()
             await drivers.close()
 

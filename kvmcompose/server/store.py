@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import msgspec
 
-from kvmcompose.core.commands import Command, command_name, spoken
+from kvmcompose.core.commands import ActionCommand, Reconnect, command_name, spoken
 from kvmcompose.core.condition import condition
 from kvmcompose.core.deployment import Action, ActionState, Deployment, Fault, Level, NewDeployment, Phase
 from kvmcompose.core.deployment_event import ActionEnded, ActionStarted
@@ -21,6 +21,8 @@ from kvmcompose.server.people import Person, this_user
 
 #: How many actions of a deployment are kept: the latest ones.
 HISTORY = 200
+#: How many of these a server may have begun itself: a guest that restarts all the time drops no others.
+RECONNECT_HISTORY = 20
 #: Deployments, each with its last action but those that ran beside others.
 _DEPLOYMENTS = """
 SELECT name, project_location, deployments.state, failed_command, last_action_uuid, owner,
@@ -113,7 +115,13 @@ class Store(EventTables):
     # -- actions
 
     def begin_action(
-        self, name: str, command: Command, who: str | None, *, exclusive: bool, asked_by: str | None = None
+        self,
+        name: str,
+        command: ActionCommand,
+        who: str | None,
+        *,
+        exclusive: bool,
+        asked_by: str | None = None,
     ) -> Action:
         """Add an action that begins; with ``exclusive`` the deployment is ``running`` meanwhile.
 
@@ -148,15 +156,17 @@ class Store(EventTables):
                 )
                 self._set_phase(name, Phase.RUNNING, None, action.uuid)
             self._drop_actions(name)
+            if isinstance(command, Reconnect):
+                self._drop_actions(name, RECONNECT_HISTORY, "AND command = 'reconnect'")
         return action
 
-    def _drop_actions(self, name: str) -> None:
-        """Drop all actions but the latest, with their logs."""
-        old = (
-            "deployment = ? AND state != 'running' AND rowid NOT IN"
-            " (SELECT rowid FROM actions WHERE deployment = ? ORDER BY rowid DESC LIMIT ?)"
+    def _drop_actions(self, name: str, count: int = HISTORY, which: str = "") -> None:
+        """Drop all actions, or all of ``which``, but the latest, with their logs."""
+        old = (  # `which` is one of two texts
+            f"deployment = ? {which} AND state != 'running' AND rowid NOT IN"  # noqa: S608
+            f" (SELECT rowid FROM actions WHERE deployment = ? {which} ORDER BY rowid DESC LIMIT ?)"
         )
-        values = (name, name, HISTORY)
+        values = (name, name, count)
         rows = self._db.execute(f"SELECT uuid FROM actions WHERE {old}", values)  # noqa: S608
         for (uuid,) in rows.fetchall():
             last = self._db.execute(

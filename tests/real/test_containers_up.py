@@ -1,20 +1,28 @@
 """Testbeds of containers on a real host, by the commands a user types, with Docker and with Podman."""
 
+# ruff: noqa: ASYNC110, ASYNC221, ASYNC240 - a scenario has its loop to itself
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
+import signal
+import subprocess
+import time
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import driven
 import pytest
 from kvm import Project
 
-from hosts import TestHost, TestHosts
+from hosts import TestHost, TestHosts, engines
 from hosts.tiny_image import tiny_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.real
 
@@ -63,11 +71,11 @@ def engine_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestHost]:
 class Lab:
     """A testbed of containers in one of the engines."""
 
-    def __init__(self, host: TestHost, engine: str, root: Path) -> None:
+    def __init__(self, host: TestHost, engine: str, root: Path, yaml: str = YAML) -> None:
         one = {"ip": "127.0.0.1", "is_main_host": True, "virt_type": "qemu", "datapath_type": "netdev"}
         config = {"testbed_host_ssh_config": {"one": {**one, "container_engine": engine}}}
         files = {
-            "kvm-compose.yaml": YAML,
+            "kvm-compose.yaml": yaml,
             "kvm-compose-config.json": json.dumps(config),
             "html/index": "a page\n",
             "files/note": "from the context\n",
@@ -162,3 +170,99 @@ def test_containers_from_up_to_down(engine_host: TestHost, engine: str, tmp_path
     assert lab.host.run(["ovs-vsctl", "list-br"]).stdout == ""
     links = {each["ifname"] for each in json.loads(lab.host.run(["ip", "-json", "link"]).stdout)}
     assert not [each for each in links if each.startswith("lab")], links
+
+
+PAIR = f"""\
+machines:
+  - name: web
+    interfaces: [{{bridge: br0}}]
+    docker: {{image: "tiny:1", command: [sh, -c, "{WAITS}"]}}
+  - name: db
+    interfaces: [{{bridge: br0}}]
+    docker: {{image: "tiny:1", command: [sh, -c, "{WAITS}"]}}
+network:
+  bridges: [{{name: br0}}]
+"""
+
+
+@contextlib.contextmanager
+def daemon(lab: Lab) -> Iterator[None]:
+    """Run a server that does not end by itself, and end it."""
+    process = lab.project.start("server")
+    socket = lab.project.root / "state" / "server.sock"
+    try:
+        eventually(socket.exists)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> float:
+    """Wait for something, and return how many seconds that took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+async def restart_docker() -> None:
+    """End the engine, which ends its containers, and start it again."""
+    warnings.simplefilter("ignore", ResourceWarning)  # it outlives the scenario
+    pid = Path("/run/docker.pid")
+    os.kill(int(pid.read_text()), signal.SIGTERM)
+    while pid.exists():
+        await asyncio.sleep(0.1)
+    engines.start_docker(Path("/run"))
+    engines.wait_for(["docker"])
+
+
+async def restart_podman() -> None:
+    """Kill the service; containers run on."""
+    warnings.simplefilter("ignore", ResourceWarning)  # see above
+    found = subprocess.run(
+        ["pgrep", "-f", f"system service --time=0 unix://{engines.PODMAN_SOCKET}"],  # noqa: S607
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for pid in found.stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+    engines.PODMAN_SOCKET.unlink()
+    engines.start_podman(Path("/run"))
+    engines.wait_for(["podman"])
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+def test_a_daemon_connects_what_others_restart(engine_host: TestHost, engine: str, tmp_path: Path) -> None:
+    lab = Lab(engine_host, engine, tmp_path, PAIR)
+    # what is asked through the engine does not ask the server, which would make it look
+    ping = [*lab.engine, "exec", "lab-web", "ping", "-c1", "-W1"]
+
+    def talks() -> bool:
+        return lab.host.run([*ping, lab.project.address("db")], check=False).returncode == 0
+
+    with daemon(lab):
+        try:
+            lab.project.run("up")
+            assert talks()
+            ids = lab.ids()
+            lab.do("restart", "--time", "0", "lab-web")
+            eventually(talks)
+            assert lab.differences() == []
+            if engine == "docker":
+                said = lab.project.run("logs").stdout
+                assert "guest web: repair: interface eth0 is missing" in said
+                lab.do("update", "--restart", "always", "lab-web")
+                driven.inside(lab.host, restart_docker)
+                eventually(lambda: lab.differences() == ["guest db: is shut off"])  # but web is connected
+                lab.project.run("up")
+            else:
+                driven.inside(lab.host, restart_podman)
+                lab.do("restart", "--time", "0", "lab-db")
+            eventually(talks)
+            assert lab.differences() == []
+            assert lab.ids() == ids
+        finally:
+            lab.project.run("down", "--purge", status=None)

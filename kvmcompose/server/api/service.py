@@ -211,6 +211,7 @@ class Service:
         asker.note.command = summary(command)
         deployment = self._own_to_change(asker, name)
         folder = await self._folder(asker, deployment.project_location, self._owner(deployment), name)
+        await self._actions.make_way(name)
         deployment = self._own_to_change(asker, name)  # it may have changed meanwhile
         if str(folder) != deployment.project_location:
             raise ApiError(HTTPStatus.FORBIDDEN, f"{deployment.project_location} now resolves to {folder}")

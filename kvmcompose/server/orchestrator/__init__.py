@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Collection
 from contextlib import aclosing
 
 import msgspec
 
 from kvmcompose.core.access import ConsolePart, GuestAccess
-from kvmcompose.core.commands import Capture, Command, Down, Exec, Power, Test, Up
+from kvmcompose.core.commands import ActionCommand, Capture, Down, Exec, Power, Reconnect, Test, Up
 from kvmcompose.core.deployment import Deployment, Phase, SnapshotStatus, TestbedStatus
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.instance import InstanceEvent
@@ -26,6 +26,7 @@ from kvmcompose.server.orchestrator.health_memory import HealthMemory
 from kvmcompose.server.orchestrator.instances import instances_of_hosts
 from kvmcompose.server.orchestrator.preview import preview
 from kvmcompose.server.orchestrator.probing import probe
+from kvmcompose.server.orchestrator.reconnect import Disconnected, disconnected, reconnect, starts
 from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.snapshots import Snapshots
 from kvmcompose.server.orchestrator.status import Meter, access, status
@@ -66,7 +67,7 @@ class Orchestrator:
     async def run(
         self,
         deployment: Deployment,
-        command: Command,
+        command: ActionCommand,
         log: ActionLog,
         stdin: AsyncIterable[bytes] | None = None,
     ) -> Outcome:
@@ -87,6 +88,9 @@ class Orchestrator:
                 return Outcome(exit_status=await self._exec(context, command, log, stdin))
             case Test():
                 await probe(context, await context.read_current(), command, log)
+                return Outcome()
+            case Reconnect():
+                await reconnect(context, command, log)
                 return Outcome()
         await Snapshots(context, await context.read_current()).do(command, log)
         return Outcome()
@@ -150,6 +154,14 @@ class Orchestrator:
     def guest_events(self, deployment: Deployment) -> AsyncGenerator[InstanceEvent]:
         """What the hosts report of its guests, until the generator is closed."""
         return guest_events(self._context(deployment))
+
+    def starts(self, deployment: Deployment) -> AsyncGenerator[str]:
+        """The identities of guests that run and may lose interfaces by a restart: now, and at each start."""
+        return starts(self._context(deployment))
+
+    async def disconnected(self, deployment: Deployment, identities: Collection[str]) -> Disconnected:
+        """Which of these guests have lost interfaces by a restart. Nothing is changed."""
+        return await disconnected(self._context(deployment), identities)
 
     async def plan(self, deployment: Deployment, request: PlanRequest) -> TestbedPlan:
         """What an ``up`` would change. Nothing is changed. Raises RefusedError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 
 from kvmcompose.core.errors import KvmComposeError
@@ -16,10 +16,13 @@ from kvmcompose.server.orchestrator.runtimes import Runtime, runtimes_of
 _WAITING = 100
 
 
-async def guest_events(context: Context) -> AsyncGenerator[InstanceEvent]:
+async def guest_events(
+    context: Context, runtimes: Collection[str] | None = None
+) -> AsyncGenerator[InstanceEvent]:
     """Yield the state of each guest, and then each other state that one gets into, of all hosts.
 
-    Raises RefusedError when nothing was ever built, DriverError when a host reports nothing.
+    ``runtimes`` are the names of those whose guests are listened for, None: all. Raises RefusedError when
+    nothing was ever built, DriverError when a host reports nothing.
     """
     testbed = await context.read_current()
     reports: asyncio.Queue[InstanceEvent | KvmComposeError] = asyncio.Queue(_WAITING)
@@ -32,7 +35,9 @@ async def guest_events(context: Context) -> AsyncGenerator[InstanceEvent]:
         except KvmComposeError as error:
             await reports.put(error)
 
-    used = runtimes_of([testbed])
+    used = {
+        name: each for name, each in runtimes_of([testbed]).items() if runtimes is None or name in runtimes
+    }
     if not used:
         raise KvmComposeError(f"no runtime reports changes of the guests of {context.project}")
     hosts = context.hosts(testbed).values()

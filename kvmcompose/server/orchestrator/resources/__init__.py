@@ -27,6 +27,7 @@ A module (also one in ``resources/`` of a plug-in folder) offers:
 ``RENEWS``                        True: what needs one is replaced when it is made again; optional
 ``ONLY_KNOWN``                    True: only observed, as what is in a guest; removing only forgets; optional
 ``RUNS``                          True: guests, which use memory and CPUs of their host; optional
+``RECONNECTS``                    True: guests that lose their interfaces when others restart them; optional
 ``boots(change)``                 whether a guest starts for a change; optional
 ``noticed_by(testbed, change)``   the guests that may lose packets by a change; optional, pure
 
@@ -79,6 +80,7 @@ class Provider(Protocol):
     RENEWS: bool
     ONLY_KNOWN: bool
     RUNS: bool
+    RECONNECTS: bool
 
     def wanted(self, testbed: LoadedTestbed) -> Iterable[Resource]:
         """Yield the resources that a testbed needs."""
@@ -146,6 +148,7 @@ def _module(name: str) -> Provider:
         "RENEWS": False,
         "ONLY_KNOWN": False,
         "RUNS": False,
+        "RECONNECTS": False,
         "wanted": _nothing_wanted,
         "asked": _nothing_asked,
         "refusals": _nothing_in_the_way,

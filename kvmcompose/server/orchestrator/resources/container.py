@@ -40,6 +40,7 @@ KINDS = (runtime.KIND,)
 AFTER = ("container-image", "container-volume", "ovs-port")
 STAGE = "guests"
 RUNS = True
+RECONNECTS = True
 #: Containers that are created, or stopped, at a time on one host.
 CREATIONS, STOPS = 8, 16
 #: The most that a container may take to stop, in seconds, as with ``docker stop``.
