@@ -88,6 +88,10 @@ def test_up_and_down(lab: Lab) -> None:
     assert running(lab) == ALL
     assert sorted(ports(lab).values()) == ["lab-br0", "lab-br0", "lab-br0", "lab-br1"]
     assert lab.drivers.calls.count("pull:tiny:1") == 1
+    asked = [each.partition(":")[0] for each in lab.drivers.calls]
+    # one is looked at before its scripts run
+    assert [asked.count(each) for each in ("create_container", "start_container", "container")] == [4, 4, 1]
+    assert asked.count("observe_containers") == asked.count("observe_nics") == 2  # before, and after
     assert of(lab, "web").request["Env"] == ["GREETING=hello"]
     status = lab.status()
     assert {guest.memory_mb for guest in status.guests if guest.kind == "docker"} == {8}

@@ -152,11 +152,22 @@ async def lifecycle(socket: str, image: str) -> None:
         (seen,) = await survey_engines({socket: it.containers}, LocalRunner("main"), socket)
         assert (seen.name, seen.ok, f" at {socket}" in seen.detail) == (facts.engine, True, True)
         assert seen.detail.startswith("rootless, ") == facts.rootless
-        for _ in range(2):
-            await it.containers.create("p", "a", "p-a", REQUEST, "v1")
+        requests: list[str] = []
+
+        def note(answer: Any, **_: object) -> None:
+            requests.append(answer.url)
+
+        await it.engine.call("", lambda client: client.hooks["response"].append(note))
+        for count in (1, 2):
+            identity = await it.containers.create("p", "a", "p-a", REQUEST, "v1")
+            assert len(requests) == count, requests  # one that is there is looked at
+            requests.clear()
         assert await it.state() == ("created", None)
-        for _ in range(2):
-            await it.containers.start("p", "p-a")
+        requests.clear()
+        first = await it.containers.start("p", "p-a", identity)
+        assert len(requests) == 2, requests
+        assert (first.id, first.state) == (identity, "running")
+        assert await it.containers.start("p", "p-a") == first
         (found,) = (await it.containers.observe("p")).values()
         assert (found.name, found.guest, found.made, found.image) == ("p-a", "a", "v1", image_id())
         assert found.started is not None

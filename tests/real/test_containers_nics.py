@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import subprocess
-from collections.abc import Awaitable, Iterator
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import driven
@@ -144,6 +148,24 @@ def printed(*argv: str) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30).stdout
 
 
+@contextmanager
+def counted() -> Iterator[Callable[[], list[str]]]:
+    """Note the programs that are started meanwhile: others of their names come first, and start them."""
+    path = os.environ["PATH"]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        log.touch()
+        for name in ("cat", "ethtool", "grep", "ip", "nsenter", "readlink", "sed", "sh", "tr"):
+            program = Path(folder) / name
+            program.write_text(f'#!/bin/sh\necho {name} >>{log}\nexec {shutil.which(name)} "$@"\n')
+            program.chmod(0o755)
+        os.environ["PATH"] = f"{folder}:{path}"
+        try:
+            yield lambda: [each for each in log.read_text().split() if each != "nsenter"]  # becomes another
+        finally:
+            os.environ["PATH"] = path
+
+
 async def networks(image: str) -> None:
     before = seen_on_the_host()
     lab = Lab()
@@ -153,6 +175,14 @@ async def networks(image: str) -> None:
         assert "has ended" in await error_of(lab.nics.apply([(created[1], nic(1))]))
         for number, each in enumerate(lab.containers, 1):
             await each.start("p", f"p-{number}")
+        wanted = [(place, nic(number)) for number, place in (await lab.places()).items()]
+        with counted() as programs:
+            await VethNics(LocalRunner("main")).apply(wanted)
+            # for each: whose process it is, what is there, both ends, the host's, checksums, IPv6, all inside
+            assert len(programs()) <= 7 * 3 + 1, programs()
+        with counted() as programs:
+            await VethNics(LocalRunner("main")).observe(await lab.places())
+            assert len(programs()) <= 2 * 3 + 2, programs()
         for _ in range(2):
             await lab.plug(1, 2, 3)
         for number in (1, 2, 3):

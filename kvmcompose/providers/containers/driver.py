@@ -123,14 +123,12 @@ class EngineContainers:
         doing = f"create the container {name}"
 
         def create(client: APIClient) -> dict[str, Any]:
-            with contextlib.suppress(NotFound):
-                return dict(client.inspect_container(name))
             try:
                 return dict(client.create_container_from_config(body, name))
-            except APIError as error:
-                if error.status_code != _CONFLICT:
-                    raise
-                return dict(client.inspect_container(name))  # the answer of an earlier attempt was lost
+            except APIError:  # Docker's 409 for a name in use is Podman's 500
+                with contextlib.suppress(NotFound):
+                    return dict(client.inspect_container(name))
+                raise
 
         found = await self._engine.call(doing, create, seconds=CALL_SECONDS)
         if "Config" not in found:
@@ -142,8 +140,25 @@ class EngineContainers:
             )
         return str(found["Id"])
 
-    async def start(self, project: str, name: str) -> None:
-        await self._act(project, name, "start", lambda client, row: client.start(row["Id"]))
+    async def start(self, project: str, name: str, identity: str = "") -> ObservedContainer:
+        doing = f"start the container {name}"
+
+        def start(client: APIClient) -> dict[str, Any]:
+            which = identity
+            if not which:
+                found = client.inspect_container(name)
+                self._refuse_foreign(project, name, found, doing)
+                which = found["Id"]
+            try:
+                client.start(which)
+            except APIError as error:
+                if error.status_code != _NOT_MODIFIED:
+                    raise
+            return dict(client.inspect_container(which))
+
+        found = await self._engine.call(doing, start, seconds=CALL_SECONDS)
+        self._refuse_foreign(project, name, found, doing)
+        return rows.observed_in(found)
 
     async def stop(self, project: str, name: str, seconds: int) -> None:
         def stop(client: APIClient, row: Mapping[str, Any]) -> None:

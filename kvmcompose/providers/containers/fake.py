@@ -91,9 +91,11 @@ class FakeContainers:
         self._keep(name)
         return created.id
 
-    async def start(self, project: str, name: str) -> None:
+    async def start(self, project: str, name: str, identity: str = "") -> ObservedContainer:
         await self._host.call("start_container", name)
         container = self._own(project, name, "start")
+        if identity not in ("", container.id):
+            raise DriverError(f"cannot start the container {name}: No such container: {identity}")
         if not container.pid:
             pids = (each.pid for each in self._host.world.containers.values())
             container.pid = max(pids, default=0) + 1
@@ -101,6 +103,7 @@ class FakeContainers:
             container.exit_code, container.reason = None, None
             container.health = "healthy" if container.request.get("Healthcheck") else ""
             self._keep(name)
+        return _observed(name, container)
 
     async def stop(self, project: str, name: str, seconds: int) -> None:  # noqa: ARG002 (it obeys at once)
         await self._host.call("stop_container", name)

@@ -131,8 +131,12 @@ class Containers(Protocol):
         left as it is. Raises DriverError for any other one that has the name.
         """
 
-    async def start(self, project: str, name: str) -> None:
-        """Start a container. Raises DriverError for one that cannot be started, with the engine's reason."""
+    async def start(self, project: str, name: str, identity: str = "") -> ObservedContainer:
+        """Start a container, and return it as it is then: it may have ended.
+
+        ``identity`` is its ID, where that is known to be the project's container: it is not looked up.
+        Raises DriverError for one that cannot be started, with the engine's reason.
+        """
 
     async def stop(self, project: str, name: str, seconds: int) -> None:
         """Send its stop signal, and kill it if it still runs after ``seconds``. Return when it has ended."""

@@ -20,49 +20,58 @@ from kvmcompose.hosts.errors import DriverError
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _ID = re.compile(r"[0-9a-f]{64}")
+_ADDRESS = re.compile(r"[0-9a-f.:]+(/[0-9]{1,3})?")
+_IPV6 = 6
 #: Opens the namespace as descriptor 3, and then makes sure that the process is still the container's: a
 #: container may have ended meanwhile, and its process ID be another one's, even of the host. It is the
 #: container's if the engine's program that watches it, or its control group, names the container. No file in
-#: a container is used.
+#: a container is used. The shell does what it can itself: of a hundred containers, processes are what costs.
 _ENTER = """\
 enter() {
     command exec 3<&-
     { command exec 3<"/proc/$1/ns/net"; } 2>/dev/null || return
-    parent=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$1/status" 2>/dev/null)
-    { tr '\\0' '\\n' <"/proc/$parent/cmdline"; cat "/proc/$1/cgroup"; } 2>/dev/null | grep -qF "$2" || return
-    [ "$(readlink /proc/self/fd/3)" != "$(readlink /proc/self/ns/net)" ]
+    parent=
+    while read -r key value; do
+        [ "$key" != PPid: ] || { parent=$value; break; }
+    done 2>/dev/null <"/proc/$1/status"
+    grep -qsF "$2" "/proc/$parent/cmdline" "/proc/$1/cgroup" || return
+    [ ! /proc/self/fd/3 -ef /proc/self/ns/net ]
 }
 inside() { nsenter --net=/proc/self/fd/3 -- "$@"; }
 """
 #: Arguments: a process and an ID for each container. Prints two lines for each: its interfaces, its default
-#: routes of both families. A container that has ended has none.
+#: routes of all tables and families. A container that has ended has none.
 _OBSERVE = f"""\
 {_ENTER}
 while [ $# -gt 0 ]; do
     if enter "$1" "$2"; then
-        inside sh -c 'echo $(ip -json -details address show)
-            printf "[%s,%s]\\n" "$(ip -json -4 route show default)" "$(ip -json -6 route show default)"'
+        inside ip -json -details -batch - <<END
+address show
+route show table all default
+END
     else
-        printf '[]\\n[[],[]]\\n'
+        printf '[]\\n[]\\n'
     fi
     shift 2
 done
 """
 #: Written on both ends of a pair (ifalias): an interface without it is not replaced.
 _MARK = "kvm-compose container"
-#: Arguments: nine for each NIC. The host takes no part in the network of the pair: it answers neither ARP
-#: nor IPv6. The end in the container is set up last, so that what is half done is seen as such.
+#: Arguments: eight for each NIC; the last are commands of ip(8) that set up the end in the container. The
+#: host takes no part in the network of the pair: it answers neither ARP nor IPv6. The end in the container is
+#: set up last, so that what is half done is seen as such.
 _APPLY = f"""\
 set -e
 {_ENTER}
 fail() {{ echo "kvm-compose: $*" >&2; exit 1; }}
 while [ $# -gt 0 ]; do
-    pid=$1 id=$2 end=$3 name=$4 mac=$5 mtu=$6 addresses=$7 gateways=$8 userspace=$9
-    shift 9
+    pid=$1 id=$2 end=$3 name=$4 mtu=$5 ipv6=$6 userspace=$7 commands=$8
+    shift 8
     enter "$pid" "$id" || fail "ended $id"
     there=$(inside ip -json -details link show dev "$name" 2>/dev/null) || there=
-    peer=$(printf %s "$there" | sed -n 's/.*"link_index":\\([0-9]*\\).*/\\1/p')
-    index=$(cat "/sys/class/net/$end/ifindex" 2>/dev/null) || index=
+    peer=${{there#*'"link_index":'}}
+    peer=${{peer%%[!0-9]*}}
+    {{ read -r index <"/sys/class/net/$end/ifindex"; }} 2>/dev/null || index=
     if [ -z "$index" ] || [ "$index" != "$peer" ]; then
         if [ -n "$index" ]; then
             [ "$(cat "/sys/class/net/$end/ifalias")" = "{_MARK}" ] || fail "taken $end on the host"
@@ -72,32 +81,22 @@ while [ $# -gt 0 ]; do
             case "$there" in *"{_MARK}"*) ;; *) fail "taken $name in the container";; esac
             inside ip link delete dev "$name"
         fi
-        ip link add name "$end" type veth peer name "$name" netns /proc/self/fd/3
-        ip link set dev "$end" alias "{_MARK}"
-        inside ip link set dev "$name" alias "{_MARK}"
+        ip -batch - <<END
+link add name $end type veth peer name $name netns /proc/self/fd/3
+link set dev $end alias "{_MARK}"
+END
     fi
     echo 1 >"/proc/sys/net/ipv4/conf/$end/arp_ignore"
     [ ! -d /proc/sys/net/ipv6 ] || echo 1 >"/proc/sys/net/ipv6/conf/$end/disable_ipv6"
     ip link set dev "$end" mtu "$mtu" up
-    inside sh -ec '
-        name=$1 mac=$2 mtu=$3 addresses=$4 gateways=$5 userspace=$6
-        ip link set dev lo up
-        ip link set dev "$name" address "$mac" mtu "$mtu"
-        case "$addresses" in *:*)
-            echo 0 >/proc/sys/net/ipv6/conf/all/disable_ipv6
-            echo 0 >"/proc/sys/net/ipv6/conf/$name/disable_ipv6";;
-        esac
-        ip address flush dev "$name" scope global
-        for address in $addresses; do
-            case "$address" in
-                *:*) ip -6 address add "$address" dev "$name" nodad;;
-                *) ip -4 address add "$address" dev "$name";;
-            esac
-        done
-        [ "$userspace" = no ] || ethtool -K "$name" tx off >/dev/null
-        ip link set dev "$name" up
-        for gateway in $gateways; do ip route replace default via "$gateway" dev "$name"; done
-    ' sh "$name" "$mac" "$mtu" "$addresses" "$gateways" "$userspace"
+    [ "$ipv6" = no ] || inside sh -ec '
+        echo 0 >/proc/sys/net/ipv6/conf/all/disable_ipv6
+        echo 0 >"/proc/sys/net/ipv6/conf/$1/disable_ipv6"
+    ' sh "$name"
+    [ "$userspace" = no ] || inside ethtool -K "$name" tx off >/dev/null
+    inside ip -batch - <<END
+$commands
+END
 done
 """
 
@@ -178,6 +177,9 @@ class VethNics:
         if done.status == 0:
             return
         complaints = done.stderr.decode(errors="replace")
+        # of several commands, ip(8) says last which one failed
+        said = [each for each in complaints.splitlines() if not each.startswith("Command failed")]
+        reason = said[-1] if said else done.complaint
         where = f"on {self._runner.name}"
         if ended := re.search(r"kvm-compose: ended ([0-9a-f]{12})", complaints):
             raise DriverError(f"the container {ended[1]} {where} has ended: it has no network to join")
@@ -187,7 +189,7 @@ class VethNics:
                 " which is not the NIC of a container",
                 hint="remove or rename it; a container whose engine connects it to a network has one",
             )
-        raise DriverError(f"cannot create the NIC of a container {where}: {done.complaint}")
+        raise DriverError(f"cannot create the NIC of a container {where}: {reason}")
 
     async def remove(self, ends: Sequence[str]) -> None:
         if not ends:
@@ -223,12 +225,12 @@ def parse_nics(inside: bytes, here: bytes) -> list[tuple[FoundNic, ...]]:
 
 def _nics(
     links: Sequence[dict[str, Any]],
-    routes: Sequence[Sequence[dict[str, Any]]],
+    routes: Sequence[dict[str, Any]],
     ends: Mapping[tuple[int, int], str],
 ) -> Iterator[FoundNic]:
     gateways: dict[str, list[str]] = {}
-    for route in (each for family in routes for each in family):
-        if "gateway" in route:
+    for route in routes:
+        if "gateway" in route and route.get("table", "main") == "main":
             gateways.setdefault(route.get("dev", ""), []).append(route["gateway"])
     for link in links:
         if not link or link.get("linkinfo", {}).get("info_kind") != "veth":
@@ -252,11 +254,27 @@ def _place(place: ContainerPlace) -> tuple[str, str]:
 def _words(nic: ContainerNic) -> Iterator[str]:
     yield _checked(_NAME, nic.end)
     yield _checked(_NAME, nic.name)
-    yield _checked(_MAC, nic.mac.lower())
     yield str(int(nic.mtu))
-    yield " ".join(str(ip_interface(each)) for each in nic.addresses)
-    yield " ".join(str(ip_interface(each).ip) for each in nic.gateways)
+    yield "yes" if any(ip_interface(each).version == _IPV6 for each in nic.addresses) else "no"
     yield "yes" if nic.userspace else "no"
+    yield "\n".join(_commands(nic, _checked(_NAME, nic.name)))
+
+
+def _commands(nic: ContainerNic, name: str) -> Iterator[str]:
+    """Yield the commands of ip(8) that set up the end in the container."""
+    yield "link set dev lo up"
+    yield f'link set dev {name} alias "{_MARK}"'
+    yield f"link set dev {name} address {_checked(_MAC, nic.mac.lower())} mtu {int(nic.mtu)}"
+    yield f"address flush dev {name} scope global"
+    for address in map(ip_interface, nic.addresses):
+        yield (
+            f"address add {_checked(_ADDRESS, str(address))} dev {name}"
+            f"{' nodad' if address.version == _IPV6 else ''}"
+        )
+    yield f"link set dev {name} up"
+    for gateway in nic.gateways:
+        router = _checked(_ADDRESS, str(ip_interface(gateway).ip))
+        yield f"route replace default via {router} dev {name}"
 
 
 def _checked(pattern: re.Pattern[str], text: str) -> str:

@@ -105,7 +105,8 @@ def test_the_ends_of_a_pair_are_found_by_both_indexes() -> None:
         b' "mtu": 1442, "flags": ["UP"], "linkinfo": {"info_kind": "veth"}, "addr_info":'
         b' [{"scope": "global", "local": "192.0.2.1", "prefixlen": 24},'
         b' {"scope": "link", "local": "fe80::1"}]}]\n'
-        b'[[{"dst": "default", "gateway": "192.0.2.254", "dev": "eth0"}],[]]\n[]\n[[],[]]\n'
+        b'[{"dst": "default", "gateway": "192.0.2.254", "dev": "eth0", "table": "main"},'
+        b' {"dst": "default", "gateway": "192.0.2.9", "dev": "eth0", "table": "5"}]\n[]\n[]\n'
     )
     here = b'[{"ifindex": 9, "ifname": "t-1", "link_index": 5}, {"ifindex": 3, "ifname": "eno1"}]'
     found = FoundNic(

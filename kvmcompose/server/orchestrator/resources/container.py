@@ -230,6 +230,7 @@ async def _start_container(work: Work, host: HostDrivers, guest: LoadedGuest, ch
     project, name, identity = context.project, guest.state.domain, guest.state.identity
     spec: ContainerSpec = change.wanted.spec
     is_there = found is not None and found.state != GONE and change.verb not in (Verb.REPLACE, Verb.MOVE)
+    known = found.detail.id if found is not None and is_there else ""
     with store.in_one():
         if not is_there:
             # a life of the guest begins
@@ -239,15 +240,16 @@ async def _start_container(work: Work, host: HostDrivers, guest: LoadedGuest, ch
         request = await in_thread(container_request, context, work.testbed, guest)
         if host.name != main_host(work).name:
             request = await _named_as_there(work, host, request)
-        await host.containers.create(project, identity, name, request, spec.made)
-    await host.containers.start(project, name)
-    if spec.nics:
-        container = await host.containers.container(project, name)
-        if not container.pid:
-            await runtime.check_runs(host.containers, project, guest)
-        place = ContainerPlace(id=container.id, pid=container.pid)
-        await _plug(work, host, spec, place)
-    await runtime.check_runs(host.containers, project, guest)
+        known = await host.containers.create(project, identity, name, request, spec.made)
+    container = await host.containers.start(project, name, known)
+    runtime.check_runs(guest, container)
+    if not spec.nics:
+        return
+    try:
+        await _plug(work, host, spec, ContainerPlace(id=container.id, pid=container.pid))
+    except DriverError:
+        runtime.check_runs(guest, await host.containers.container(project, name))  # why it has ended
+        raise
 
 
 async def _named_as_there(work: Work, host: HostDrivers, request: dict[str, Any]) -> dict[str, Any]:

@@ -92,13 +92,12 @@ async def _restore(context: Context, testbed: LoadedTestbed, guest: LoadedGuest,
     await host.containers.remove(project, name)
     # what was done in it later is unknown to it; what is noted in its files, is read again
     context.store.forget_marks(project, guest.state.identity)
-    await host.containers.create(
+    created = await host.containers.create(
         project, guest.state.identity, name, {**request, "Image": image.id}, before.made
     )
     if not before.pid:
         return
-    await host.containers.start(project, name)
-    now = await host.containers.container(project, name)
+    now = await host.containers.start(project, name, created)
     if not now.pid:
         raise DriverError(
             f"{guest.name} has ended" + (f": {now.reason}" if now.reason else ""),

@@ -159,12 +159,11 @@ def is_waited_for(guest: LoadedGuest) -> bool:
 async def wait(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> None:
     """A container that was started can be entered, unless it has ended since."""
     containers = context.host_of(guest, testbed).containers
-    await check_runs(containers, context.project, guest)
+    check_runs(guest, await containers.container(context.project, guest.state.domain))
 
 
-async def check_runs(containers: Containers, project: str, guest: LoadedGuest) -> None:
+def check_runs(guest: LoadedGuest, found: ObservedContainer) -> None:
     """Raise DriverError for a container that has ended."""
-    found = await containers.container(project, guest.state.domain)
     if found.pid:
         return
     raise DriverError(
