@@ -11,12 +11,15 @@ from pathlib import Path
 
 import msgspec
 
+from kvmcompose.build.docker_ignore import DOCKER_IGNORE, read_docker_ignore
 from kvmcompose.build.ignore_file import IGNORE_FILE, Ignored, read_ignore_file
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.project import Flaw
 
 #: The largest file or context that is carried into a guest, in bytes.
 CARRIED_LIMIT = 2**30
+#: The most members of the context of an image: an engine unpacks them one by one.
+MOST_MEMBERS = 100_000
 #: So many things that cannot be carried are listed at the most.
 _MOST_FLAWS = 20
 
@@ -58,23 +61,56 @@ class Surroundings(msgspec.Struct, frozen=True):
         return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
 
 
+class Purpose(msgspec.Struct, frozen=True):
+    """What a context is for, in messages: ``goal``, ``carried``; and what it leaves out.
+
+    ``ignore_file`` is the name of the file that ``read`` reads. Members in ``kept`` are never left out.
+    """
+
+    goal: str
+    carried: str
+    ignore_file: str
+    read: Callable[[Path], Ignored]
+    kept: tuple[str, ...] = ()
+    most: int | None = None
+
+    @property
+    def leave_out(self) -> str:
+        """A hint."""
+        return f"remove it, or list it in {self.ignore_file} of the context"
+
+
+FOR_GUEST = Purpose("a seed", "copied into a guest", IGNORE_FILE, read_ignore_file)
+
+
+def for_image(dockerfile: str) -> Purpose:
+    """Return the purpose of a context that an image is built from."""
+    kept = (DOCKER_IGNORE, dockerfile)
+    return Purpose(
+        "an image", "copied into an image", DOCKER_IGNORE, read_docker_ignore, kept, most=MOST_MEMBERS
+    )
+
+
 class _Unfit(Exception):  # noqa: N818 (it is caught where it is raised)
     def __init__(self, code: str, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.flaw = Flaw(code, message, hint)
 
 
-def list_context(whole: Path, around: Surroundings, modes: Mapping[str, str]) -> Listing:
+def list_context(
+    whole: Path, around: Surroundings, modes: Mapping[str, str], purpose: Purpose = FOR_GUEST
+) -> Listing:
     """List a context, a folder or just a file. Links are not followed.
 
     ``modes`` are permission bits in octal digits, by the path of a member. Raises OSError.
     """
-    return _Lister(whole, around, modes).listing()
+    return _Lister(whole, around, modes, purpose).listing()
 
 
 class _Lister:
-    def __init__(self, whole: Path, around: Surroundings, modes: Mapping[str, str]) -> None:
+    def __init__(self, whole: Path, around: Surroundings, modes: Mapping[str, str], purpose: Purpose) -> None:
         self._whole = whole
+        self._purpose = purpose
         self._real = resolve(whole) or whole
         self._around = around
         self._modes = modes
@@ -87,7 +123,10 @@ class _Lister:
 
     def listing(self) -> Listing:
         if self._around.is_output(self._real):
-            message = f"{self._around.show(self._whole)!r} is made by builds, and so cannot go into a seed"
+            message = (
+                f"{self._around.show(self._whole)!r} is made by builds,"
+                f" and so cannot go into {self._purpose.goal}"
+            )
             self._flaws.append(Flaw("bad-file", message, "copy what the guest needs into a folder of yours"))
         elif not self._whole.is_dir():
             self._add(self._whole.name, self._whole)
@@ -98,26 +137,56 @@ class _Lister:
 
     def _walk(self) -> None:
         """Add everything below the folder, sorted by name, each folder before what is in it."""
-        self._seen.add(str(self._whole / IGNORE_FILE))
+        purpose = self._purpose
+        self._seen.add(str(self._whole / purpose.ignore_file))
         try:
-            self._ignored = read_ignore_file(self._whole)
+            self._ignored = purpose.read(self._whole)
         except KvmComposeError as error:
-            name = self._around.show(self._whole / IGNORE_FILE)
+            name = self._around.show(self._whole / purpose.ignore_file)
             self._flaws.append(Flaw("bad-file", f"{name!r} {error.message}", error.hint))
             return
         pending = self._children(self._whole, "")
         while pending and len(self._flaws) < _MOST_FLAWS and self._total <= CARRIED_LIMIT:
             name, entry = pending.pop()
             folder = entry.is_dir(follow_symlinks=False)
-            if name == IGNORE_FILE or self._ignored.matches(name, folder=folder):
+            if self._is_left_out(name, folder=folder):
                 self._left_out.add(name)
+                if folder and self._may_keep_below(name):
+                    pending += self._children(Path(entry.path), f"{name}/")
                 continue
             if self._around.is_output(self._real / name):
                 continue
             self._seen.add(entry.path)
+            self._add_folders_of(name)
             self._add(name, Path(entry.path))
             if folder:
                 pending += self._children(Path(entry.path), f"{name}/")
+            if purpose.most is not None and len(self._members) > purpose.most:
+                message = f"{self._around.show(self._whole)!r} has more than {purpose.most} files and folders"
+                self._flaws.append(
+                    Flaw("bad-file", message, f"list what is not needed in {purpose.ignore_file}")
+                )
+                return
+
+    def _is_left_out(self, name: str, *, folder: bool) -> bool:
+        if name in self._purpose.kept:
+            return False
+        ours = self._purpose.ignore_file not in self._purpose.kept and name == self._purpose.ignore_file
+        return ours or self._ignored.matches(name, folder=folder)
+
+    def _may_keep_below(self, folder: str) -> bool:
+        """Return whether something in a folder that is left out may be carried."""
+        is_on_the_way = any(each.startswith(f"{folder}/") for each in self._purpose.kept)
+        return is_on_the_way or self._ignored.has_exceptions
+
+    def _add_folders_of(self, name: str) -> None:
+        """Add the folders above something that is carried although they are left out."""
+        steps = name.split("/")[:-1]
+        for count in range(1, len(steps) + 1):
+            above = "/".join(steps[:count])
+            if above in self._left_out:
+                self._left_out.discard(above)
+                self._add(above, self._whole / above)
 
     def _children(self, folder: Path, prefix: str) -> list[tuple[str, os.DirEntry[str]]]:
         """Return what is in a folder, the last one first."""
@@ -127,9 +196,13 @@ class _Lister:
         except OSError as error:
             if folder == self._whole:
                 raise
-            self._refuse(_unreadable(self._around.show(folder), error))
+            self._refuse(self._unreadable(folder, error))
             return []
         return [(prefix + entry.name, entry) for entry in found]
+
+    def _unreadable(self, path: Path, error: OSError) -> _Unfit:
+        shown = self._around.show(path)
+        return _Unfit("bad-file", f"{shown!r} cannot be read: {error.strerror}", self._purpose.leave_out)
 
     def _refuse(self, unfit: _Unfit) -> None:
         self._flaws.append(unfit.flaw)
@@ -140,7 +213,7 @@ class _Lister:
         except _Unfit as unfit:
             self._refuse(unfit)
         except OSError as error:
-            self._refuse(_unreadable(self._around.show(path), error))
+            self._refuse(self._unreadable(path, error))
 
     def _member(self, name: str, path: Path) -> Member:
         """Return what a path of the context is. Raises _Unfit for what cannot be carried, OSError.
@@ -159,12 +232,12 @@ class _Lister:
             return Member(path, name, "folder", "", executable=True, mode=self._mode(name))
         if not stat.S_ISREG(status.st_mode):
             message = f"{self._around.show(path)!r} is neither a file nor a folder"
-            raise _Unfit("bad-file", message, _LEAVE_OUT)
+            raise _Unfit("bad-file", message, self._purpose.leave_out)
         if not os.access(path, os.R_OK):
-            raise _Unfit("bad-file", f"{self._around.show(path)!r} cannot be read", _LEAVE_OUT)
+            raise _Unfit("bad-file", f"{self._around.show(path)!r} cannot be read", self._purpose.leave_out)
         self._total += status.st_size
         if self._total > CARRIED_LIMIT:  # reading a terabyte of nothing takes an hour
-            error = too_large(self._whole)
+            error = too_large(self._whole, self._purpose)
             raise _Unfit("bad-file", error.message, error.hint)
         executable = bool(status.st_mode & stat.S_IXUSR)
         return Member(path, name, "file", "", executable=executable, mode=self._mode(name))
@@ -186,22 +259,25 @@ class _Lister:
         """Raise _Unfit unless the link leads to a file of the project."""
         shown = repr(self._around.show(path))
         if resolved is None:
-            raise _Unfit("bad-file", f"{shown} is a link to {target!r}, which leads nowhere", _LEAVE_OUT)
+            raise _Unfit(
+                "bad-file", f"{shown} is a link to {target!r}, which leads nowhere", self._purpose.leave_out
+            )
         if not self._around.is_allowed(resolved):
             raise _Unfit(
                 "outside-project",
-                f"{shown} is a link out of the project folder and would be copied into a guest",
+                f"{shown} is a link out of the project folder and would be {self._purpose.carried}",
                 "replace the link by what it points to, or allow the folder with --allow-path DIR",
             )
         self._seen.add(str(resolved))
         if self._around.is_output(resolved):
             message = (
-                f"{shown} is a link to {target!r}, which is made by builds, and so cannot go into a seed"
+                f"{shown} is a link to {target!r}, which is made by builds,"
+                f" and so cannot go into {self._purpose.goal}"
             )
-            raise _Unfit("bad-file", message, _LEAVE_OUT)
+            raise _Unfit("bad-file", message, self._purpose.leave_out)
         if not resolved.is_file():
             what = "a folder outside the context" if resolved.is_dir() else "nothing"
-            hint = "replace the link by what it points to" if resolved.is_dir() else _LEAVE_OUT
+            hint = "replace the link by what it points to" if resolved.is_dir() else self._purpose.leave_out
             raise _Unfit("bad-file", f"{shown} is a link to {target!r}: {what}", hint)
 
     def _check_modes(self) -> None:
@@ -220,18 +296,11 @@ class _Lister:
 
     def _unknown(self, name: str, known: Iterable[str]) -> Flaw:
         if name in self._left_out:
-            message, hint = f"{name!r} is left out by {IGNORE_FILE}", None
+            message, hint = f"{name!r} is left out by {self._purpose.ignore_file}", None
         else:
             near = difflib.get_close_matches(name, known, 1)
             message, hint = f"{name!r} is not in the context", f"did you mean {near[0]!r}?" if near else None
         return Flaw("missing-file", message, hint, at=("modes", name))
-
-
-_LEAVE_OUT = f"remove it, or list it in {IGNORE_FILE} of the context"
-
-
-def _unreadable(shown: str, error: OSError) -> _Unfit:
-    return _Unfit("bad-file", f"{shown!r} cannot be read: {error.strerror}", _LEAVE_OUT)
 
 
 def _leaves(folder: str, target: str) -> bool:
@@ -252,9 +321,11 @@ def resolve(path: Path) -> Path | None:
         return None
 
 
-def too_large(path: Path) -> KvmComposeError:
+def too_large(path: Path, purpose: Purpose = FOR_GUEST) -> KvmComposeError:
     """Return the error for a file or folder beyond ``CARRIED_LIMIT``."""
     return KvmComposeError(
-        f"{str(path)!r} holds more than {CARRIED_LIMIT >> 30} GiB, too much for a seed",
-        hint="put large data on a separate disk image",
+        f"{str(path)!r} holds more than {CARRIED_LIMIT >> 30} GiB, too much for {purpose.goal}",
+        hint="put large data on a separate disk image"
+        if purpose is FOR_GUEST
+        else f"list what is not needed in {purpose.ignore_file}",
     )

@@ -9,13 +9,21 @@ import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
-from kvmcompose.build.context_listing import CARRIED_LIMIT, too_large
-from kvmcompose.build.project_files import FolderFiles
+from kvmcompose.build.context_listing import (
+    CARRIED_LIMIT,
+    FOR_GUEST,
+    Member,
+    Purpose,
+    for_image,
+    too_large,
+)
+from kvmcompose.build.project_files import FolderFiles, entries_of
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.image_build import ContextEntry
 from kvmcompose.effects.opening import open_regular
 from kvmcompose.render.archive import ContextMember, PackedContext, pack_context
 
@@ -38,8 +46,9 @@ def _folder() -> str:
     return tempfile.gettempdir() if usual else _LARGE_FILES
 
 
-#: A path, and the modes that the YAML gives to what is there.
-_Context = tuple[str, tuple[tuple[str, str], ...]]
+#: A path; the modes that the YAML gives to what is there, or the Dockerfile of an image.
+_Context = tuple[str, tuple[tuple[str, str], ...] | str]
+_T = TypeVar("_T")
 
 
 class Contexts:
@@ -50,31 +59,48 @@ class Contexts:
         self._epoch = epoch
         self._guard = threading.Lock()
         self._packed: dict[_Context, tuple[PackedContext, str]] = {}
+        self._of_images: dict[_Context, tuple[PackedContext, tuple[ContextEntry, ...]]] = {}
 
     def packed(self, path: str, modes: Mapping[str, str]) -> tuple[PackedContext, str]:
         """Return a context as it was when it was first needed, and the digest of just this content.
 
         Raises KvmComposeError for what cannot be carried.
         """
-        key = path, tuple(sorted(modes.items()))
+
+        def pack() -> tuple[PackedContext, str]:
+            found = self._files.members(path, modes)
+            packed, digests = self._pack(found, _Source(self._files.path(path), FOR_GUEST))
+            return packed, self._files.members_digest(path, found, lambda each: digests[each.name])
+
+        return self._once(self._packed, (path, tuple(sorted(modes.items()))), pack)
+
+    def packed_for_image(self, path: str, dockerfile: str) -> tuple[PackedContext, tuple[ContextEntry, ...]]:
+        """Return the context of an image, likewise, and what is in it."""
+
+        def pack() -> tuple[PackedContext, tuple[ContextEntry, ...]]:
+            found = self._files.build_members(path, dockerfile)
+            packed, digests = self._pack(found, _Source(self._files.path(path), for_image(dockerfile)))
+            return packed, entries_of(found, lambda each: digests[each.name])
+
+        return self._once(self._of_images, (path, dockerfile), pack)
+
+    def _once(self, known: dict[_Context, _T], key: _Context, pack: Callable[[], _T]) -> _T:
         with self._guard:
-            if key not in self._packed:
+            if key not in known:
                 try:
-                    self._packed[key] = self._pack(path, modes)
+                    known[key] = pack()
                 except OSError as error:
                     hint = None
                     if error.errno in _NO_SPACE:
                         hint = (
                             f"make room in {_folder()}, or set TMPDIR to a folder with room for the context"
                         )
-                    message = f"cannot pack the context {path!r}: {error.strerror}"
+                    message = f"cannot pack the context {key[0]!r}: {error.strerror}"
                     raise KvmComposeError(message, hint=hint) from error
-            return self._packed[key]
+            return known[key]
 
-    def _pack(self, path: str, modes: Mapping[str, str]) -> tuple[PackedContext, str]:
-        whole = self._files.path(path)
-        found = self._files.members(path, modes)
-        source = _Source(whole)
+    def _pack(self, found: Iterable[Member], source: _Source) -> tuple[PackedContext, Mapping[str, str]]:
+        """Pack members, and return the digests of the files by their names."""
         members = (
             ContextMember(
                 each.name,
@@ -95,7 +121,7 @@ class Contexts:
             raise
         if packed.size <= _IN_MEMORY:
             out.close()
-        return packed, self._files.members_digest(path, found, lambda each: digests[each.name])
+        return packed, digests
 
 
 def _discard(file: io.BufferedRandom) -> None:
@@ -107,8 +133,9 @@ def _discard(file: io.BufferedRandom) -> None:
 class _Source:
     """Opens the files of a context, as long as they are not too large in all."""
 
-    def __init__(self, whole: Path) -> None:
+    def __init__(self, whole: Path, purpose: Purpose) -> None:
         self._whole = whole
+        self._purpose = purpose
         self._left = CARRIED_LIMIT
 
     def opener(self, path: Path) -> Callable[[], BinaryIO]:
@@ -117,7 +144,7 @@ class _Source:
             self._left -= os.fstat(file.fileno()).st_size
             if self._left < 0:
                 file.close()
-                raise too_large(self._whole)
+                raise too_large(self._whole, self._purpose)
             return file
 
         return opened

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.opening import TooLargeError, read_regular
@@ -32,21 +32,32 @@ _FOLDER_MARK = "ps_d"
 _ESCAPED = re.compile(r"\\.")
 
 
+_T = TypeVar("_T", bound="Ignored")
+
+
 class Ignored:
     """What the patterns of an ignore file match."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         compiled = _compile(patterns) if patterns else ()
-        self._last_first = [each for each in reversed(compiled) if each.include is not None]
+        self.last_first = [each for each in reversed(compiled) if each.include is not None]
+
+    @property
+    def has_exceptions(self) -> bool:
+        """Whether something below a folder that is left out may be carried all the same."""
+        return False
 
     def matches(self, name: str, *, folder: bool) -> bool:
-        """Return whether a path of the context is left out. Below a folder that is, nothing needs asking."""
-        path = _text(os.fsencode(name))
-        found = next((each for each in self._last_first if _names(each, path, folder=folder)), None)
+        """Return whether a path of the context is left out. Below a folder that is, nothing needs asking.
+
+        With ``has_exceptions``, what is below it is to be asked for, too.
+        """
+        path = as_bytes(name)
+        found = next((each for each in self.last_first if names(each, path, folder=folder)), None)
         return found is not None and bool(found.include)
 
 
-def _names(pattern: RegexPattern, path: str, *, folder: bool) -> bool:
+def names(pattern: RegexPattern, path: str, *, folder: bool) -> bool:
     """Return whether a pattern matches a path itself, not only a folder above it.
 
     git asks on the way down, one folder after the other; pathspec asks once for the whole path, and so leaves
@@ -74,6 +85,11 @@ def _compile(patterns: Sequence[str]) -> Sequence[RegexPattern]:
         return GitIgnoreSpec.from_lines(patterns).patterns
 
 
+def as_bytes(name: str) -> str:
+    """Return a name as patterns are compared with it: with a character for each byte."""
+    return _text(os.fsencode(name))
+
+
 def _text(data: bytes) -> str:
     """Return names or patterns with a character for each byte, as git compares them; none more is a blank."""
     return data.decode("ascii", "surrogateescape")
@@ -90,20 +106,20 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise KvmComposeError(f"cannot be read: {error.strerror}", hint=_WANTED) from error
     if b"\0" in data:
-        hint = f"if it is UTF-16, convert it: iconv -f UTF-16 -t UTF-8 {IGNORE_FILE}"
+        hint = f"if it is UTF-16, convert it: iconv -f UTF-16 -t UTF-8 {path.name}"
         raise KvmComposeError("is UTF-16 or binary, not text", hint=hint)
     return data
 
 
-def read_ignore_file(folder: Path) -> Ignored:
-    """Read the ignore file of a context; without one nothing is left out.
+def read_patterns(path: Path) -> list[str]:
+    """Return the lines of an ignore file, those without a pattern, too; none where there is no file.
 
     Raises KvmComposeError whose message continues the name of the file.
     """
     try:
-        data = _read(folder / IGNORE_FILE)
+        data = _read(path)
     except FileNotFoundError:
-        return Ignored(())
+        return []
     # a file of patterns from Windows means the same
     lines = _text(data.removeprefix(b"\xef\xbb\xbf")).split("\n")
     patterns = [line.removesuffix("\r") for line in lines]
@@ -120,8 +136,21 @@ def read_ignore_file(folder: Path) -> Ignored:
             )
         if "[[:" in line:  # pathspec would take it for something else
             raise KvmComposeError(f"has a class of characters in line {number}", hint="write [a-z] for it")
+    return patterns
+
+
+def read_ignore_file(folder: Path) -> Ignored:
+    """Read the ignore file of a context; without one nothing is left out.
+
+    Raises KvmComposeError whose message continues the name of the file.
+    """
+    return compiled(Ignored, read_patterns(folder / IGNORE_FILE))
+
+
+def compiled(kind: type[_T], patterns: Sequence[str]) -> _T:
+    """Return what patterns mean. Raises KvmComposeError, likewise, for one that is not valid."""
     try:
-        return Ignored(patterns)
+        return kind(patterns)
     except (ValueError, re.error) as error:
         raise KvmComposeError(f"has a pattern that is not valid: {error}", hint=_WANTED) from error
 

@@ -36,6 +36,7 @@ from kvmcompose.core.artefact import (
     Rendered,
 )
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.image_build import ContextEntry, content_digest
 from kvmcompose.core.planned import FileToMake
 from kvmcompose.effects import process
 from kvmcompose.effects.files import STAGED_PREFIX, digest_bytes, digest_file, digest_link
@@ -44,6 +45,7 @@ from kvmcompose.effects.stat_cache import Signature
 from kvmcompose.images.qcow2 import read_header
 from kvmcompose.images.seeds import seed_contents
 from kvmcompose.render import render
+from kvmcompose.render.build_context import BUILD_CONTEXT
 from kvmcompose.render.inputs import Sources
 from kvmcompose.render.seed import CONTEXT, context_modes
 from kvmcompose.render.templates import Templates
@@ -139,9 +141,13 @@ class Maker:
         """Pack the contexts that artefacts need now, so that processes forked later share them."""
         for artefact in artefacts:
             content = artefact.content
-            if isinstance(content, Rendered) and CONTEXT in content.files:
-                with suppress(KvmComposeError):  # reported when the artefact is made
+            if not isinstance(content, Rendered):
+                continue
+            with suppress(KvmComposeError):  # reported when the artefact is made
+                if CONTEXT in content.files:
                     self._contexts.packed(content.files[CONTEXT], context_modes(content))
+                elif BUILD_CONTEXT in content.files:
+                    self._contexts.packed_for_image(content.files[BUILD_CONTEXT], content.values.dockerfile)
 
     def _render(self, artefact: Artefact, out: BinaryIO) -> Recipe:
         """Write to an empty file. Returns the recipe of just these bytes: of the files as read for them."""
@@ -153,13 +159,18 @@ class Maker:
             raise TypeError(f"{artefact.path} is not rendered")
         context, digests = None, {}
         files = {}
+        entries: tuple[ContextEntry, ...] = ()
         for name, path in content.files.items():
             if name == CONTEXT:
                 context, digests[name] = self._contexts.packed(path, context_modes(content))
+            elif name == BUILD_CONTEXT:
+                context, entries = self._contexts.packed_for_image(path, content.values.dockerfile)
+                digests[name] = content_digest(entries)
             else:
                 files[name], digests[name] = self._files.carried(path)
         render(content, Sources(self._templates, files, self._epoch, context), out)
-        return seal_rendered(content, shared_inputs(content, self._templates, digests, self._epoch))
+        shared = shared_inputs(content, self._templates, digests, self._epoch, entries)
+        return seal_rendered(content, shared)
 
     def stage(self, decision: Making) -> Staged:
         """Make an artefact under a temporary name. Raises KvmComposeError, leaving nothing behind."""

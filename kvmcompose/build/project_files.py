@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 import re
 import stat
 from collections.abc import Callable, Iterable, Mapping
@@ -11,15 +12,18 @@ from pathlib import Path
 
 from kvmcompose.build.context_listing import (
     CARRIED_LIMIT,
+    FOR_GUEST,
     Listing,
     Member,
     Surroundings,
+    for_image,
     list_context,
     resolve,
     too_large,
 )
 from kvmcompose.build.outputs import Outputs
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.image_build import ContextEntry, content_digest
 from kvmcompose.core.project import FileKind, Flaw
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.opening import TooLargeError, open_regular, read_regular
@@ -70,6 +74,9 @@ class FolderFiles:
         self._contexts: dict[_Context, Listing] = {}
         self._file_digests: dict[str, str] = {}
         self._tree_digests: dict[_Context, str] = {}
+        #: By the path of a folder, and that of the Dockerfile in it.
+        self._builds: dict[tuple[str, str], Listing] = {}
+        self._build_digests: dict[tuple[str, str], str] = {}
         self._carried: dict[str, tuple[bytes, str]] = {}
         self._image_flaws: dict[tuple[str, str | None, bool], Flaw | None] = {}
 
@@ -104,7 +111,8 @@ class FolderFiles:
         for name in (*self._kinds, *self._inside, *(path for path, *_ in self._image_flaws)):
             path = self.path(name)
             found.update((str(path), str(resolve(path) or path)))
-        return found.union(*(listing.seen for listing in self._contexts.values()))
+        listings = (*self._contexts.values(), *self._builds.values())
+        return found.union(*(listing.seen for listing in listings))
 
     def image_names(self) -> tuple[str, ...]:
         """The names that a ``cloud_image`` may have."""
@@ -120,10 +128,13 @@ class FolderFiles:
     def _listing(self, path: str, modes: Mapping[str, str]) -> Listing:
         key = _key(path, modes)
         if key not in self._contexts:
-            self._outputs = self._outputs or Outputs(self.folder)
-            around = Surroundings(self.folder, self._allowed, self._outputs.include)
-            self._contexts[key] = list_context(self.path(path), around, modes)
+            self._contexts[key] = list_context(self.path(path), self._around, modes, FOR_GUEST)
         return self._contexts[key]
+
+    @property
+    def _around(self) -> Surroundings:
+        self._outputs = self._outputs or Outputs(self.folder)
+        return Surroundings(self.folder, self._allowed, self._outputs.include)
 
     def exposed_keys(self, path: str, modes: Mapping[str, str]) -> tuple[str, ...]:
         """Return the members of a context with a private key that every user of the guest could read."""
@@ -224,6 +235,54 @@ class FolderFiles:
             tree.update(line.encode(errors="surrogateescape"))
         return tree.hexdigest()
 
+    def build_flaws(self, context: str, dockerfile: str) -> tuple[Flaw, ...]:
+        """Return why no image can be built from a folder with this Dockerfile."""
+        try:
+            listing = self._build_listing(context, dockerfile)
+        except OSError as error:
+            return (Flaw("bad-file", f"{context!r} cannot be read: {error.strerror}"),)
+        wanted = posixpath.normpath(dockerfile)
+        there = next((each for each in listing.members if each.name == wanted), None)
+        if there is not None and there.kind != "file":
+            what = f"a {there.kind}, and not a file"
+            return (*listing.flaws, Flaw("bad-file", f"{dockerfile!r} in {context!r} is {what}"))
+        if there is None and not listing.flaws:
+            return (
+                Flaw(
+                    "missing-file",
+                    f"there is no {dockerfile!r} in {context!r}",
+                    "if it has another name: build: {context: FOLDER, dockerfile: NAME}",
+                ),
+            )
+        return listing.flaws
+
+    def _build_listing(self, context: str, dockerfile: str) -> Listing:
+        key = context, posixpath.normpath(dockerfile)
+        if key not in self._builds:
+            self._builds[key] = list_context(self.path(context), self._around, {}, for_image(key[1]))
+        return self._builds[key]
+
+    def build_members(self, context: str, dockerfile: str) -> tuple[Member, ...]:
+        """Return what is in the context of an image. Raises KvmComposeError for one with flaws."""
+        for flaw in self.build_flaws(context, dockerfile):
+            raise KvmComposeError(flaw.message, hint=flaw.hint)
+        return self._build_listing(context, dockerfile).members
+
+    def build_entries(self, context: str, dockerfile: str) -> tuple[ContextEntry, ...]:
+        """Return what decides on an image, of its context. Raises KvmComposeError."""
+        try:
+            found = self.build_members(context, dockerfile)
+            return entries_of(found, lambda each: self._digests.digest(each.path))
+        except OSError as error:
+            raise KvmComposeError(f"cannot read {context!r}: {error.strerror}") from error
+
+    def build_digest(self, context: str, dockerfile: str) -> str:
+        """Return the digest of the context of an image. Raises KvmComposeError."""
+        key = context, posixpath.normpath(dockerfile)
+        if key not in self._build_digests:
+            self._build_digests[key] = content_digest(self.build_entries(*key))
+        return self._build_digests[key]
+
     def carried(self, path: str) -> tuple[bytes, str]:
         """Return the content of a file, and the digest of just this content. Raises KvmComposeError."""
         if path not in self._carried:
@@ -242,6 +301,16 @@ class FolderFiles:
         except OSError as error:
             raise KvmComposeError(f"cannot read {path!r}: {error.strerror}") from error
         return data, hashlib.sha256(data).hexdigest()
+
+
+def entries_of(found: Iterable[Member], digest: Callable[[Member], str]) -> tuple[ContextEntry, ...]:
+    """Return what decides on an image, given the digest of each file."""
+    return tuple(
+        ContextEntry(each.name, "file", digest(each), each.executable)
+        if each.kind == "file"
+        else ContextEntry(each.name, "link" if each.kind == "link" else "folder", each.target)
+        for each in found
+    )
 
 
 def _key(path: str, modes: Mapping[str, str]) -> _Context:

@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 
 from kvmcompose.build.recipes import leaves
+from kvmcompose.render.build_context import BUILD_CONTEXT
 
 _Document = Mapping[str, Any]
 #: What a seed's file is, by the first part of its name there.
-_SCRIPTS = {"setup": "setup script", "run": "run script"}
+_SCRIPTS = {"setup": "setup script", "run": "run script", "context": "context"}
 #: Keys of an interface, by what they are called in reasons; all others follow from these.
 _OF_INTERFACES = {"mac": "mac", "ip": "ip", "source": "bridge", "mtu": "mtu", "gateway": "gateway"}
 #: Names that derive from that of the guest.
@@ -130,7 +131,8 @@ def _of_environment(old: _Document, new: _Document) -> Iterator[str]:
 
 def _of_files(old: _Document, new: _Document) -> Iterator[str]:
     for name in _differing(old, new):
-        noun = _SCRIPTS.get(name.partition("/")[0], "file" if name != "context" else "context")
+        # of the context of an image, files are named where there are few
+        noun = "build context" if name == BUILD_CONTEXT else _SCRIPTS.get(name.partition("/")[0], "file")
         was, now = old.get(name), new.get(name)
         if was is None:
             yield f"{noun} {new[name]['path']} added"

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -28,8 +29,10 @@ from kvmcompose.core.artefact import (
     Rendered,
 )
 from kvmcompose.core.environment import digests as digests_of_values
+from kvmcompose.core.image_build import ContextEntry, content_digest
 from kvmcompose.effects.resources import code_digest
 from kvmcompose.render import RENDERERS
+from kvmcompose.render.build_context import BUILD_CONTEXT
 from kvmcompose.render.seed import CONTEXT, context_modes
 from kvmcompose.render.templates import Templates
 
@@ -40,6 +43,9 @@ _DISK_VERSION = 1
 GIB = 2**30
 #: Up to this size an earlier one is recognised by its recipe.
 _LIKELY_GIGABYTES = 4096
+
+#: Of the context of an image, so many files are named in its recipe, and so in the reasons to build it again.
+_NAMED_FILES = 500
 
 _Unrendered = Literal | Overlay | DeepCopy | Blank
 
@@ -96,7 +102,9 @@ class Recipes:
         key = (content.renderer, content.templates, *content.files.items(), *digests.values())
         shared = self._shared.get(key)
         if shared is None:
-            shared = self._shared[key] = shared_inputs(content, self._templates, digests, self._epoch)
+            entries = self._entries(content)
+            shared = shared_inputs(content, self._templates, digests, self._epoch, entries)
+            self._shared[key] = shared
         return seal_rendered(content, shared)
 
     def _disk_recipe(self, content: Content) -> Recipe | None:
@@ -193,7 +201,14 @@ class Recipes:
     def _digest(self, name: str, path: str, content: Rendered) -> str:
         if name == CONTEXT:
             return self._files.context_digest(path, context_modes(content))
+        if name == BUILD_CONTEXT:
+            return self._files.build_digest(path, content.values.dockerfile)
         return self._files.digest(path)
+
+    def _entries(self, content: Rendered) -> Sequence[ContextEntry]:
+        if BUILD_CONTEXT not in content.files:
+            return ()
+        return self._files.build_entries(content.files[BUILD_CONTEXT], content.values.dockerfile)
 
     def _image(self, image: BaseImage) -> dict[str, Any]:
         resolved = self._images.resolve(image)
@@ -215,10 +230,17 @@ def _written(image: BaseImage) -> dict[str, str]:
     return {"name": image.name} if image.name is not None else {"path": str(image.path)}
 
 
-def shared_inputs(content: Rendered, templates: Templates, digests: Mapping[str, str], epoch: int) -> bytes:
+def shared_inputs(
+    content: Rendered,
+    templates: Templates,
+    digests: Mapping[str, str],
+    epoch: int,
+    entries: Sequence[ContextEntry] = (),
+) -> bytes:
     """Return the encoded inputs of a rendered artefact as far as its values.
 
-    ``digests`` are those of the files that go into it.
+    ``digests`` are those of the files that go into it, ``entries`` what is in the context of an image: where
+    these are few, they are named one by one.
     """
     document: dict[str, Any] = {
         "templates": {name: templates.digest(name) for name in content.templates},
@@ -226,12 +248,29 @@ def shared_inputs(content: Rendered, templates: Templates, digests: Mapping[str,
     }
     if content.files:
         document["files"] = {
-            name: {"path": path, "content": digests[name]} for name, path in content.files.items()
+            name: {"path": path, "content": digests[name]}
+            for name, path in content.files.items()
+            if not 0 < len(entries) <= _NAMED_FILES
         }
+        document["files"] |= _named(content, entries)
     if RENDERERS[content.renderer].writes_time:
         document["source_date_epoch"] = epoch
     # keys are sorted, and "values" is the last: so the encoding of the whole document begins like this
     return _encode(document)[:-1] + b',"values":'
+
+
+def _named(content: Rendered, entries: Sequence[ContextEntry]) -> Mapping[str, Mapping[str, str]]:
+    """Return what is in the context of an image, as files by names of their own; none of too many."""
+    if not 0 < len(entries) <= _NAMED_FILES:
+        return {}
+    folder = content.files[BUILD_CONTEXT]
+    return {
+        f"{BUILD_CONTEXT}/{each.path}": {
+            "path": posixpath.normpath(posixpath.join(folder, each.path)),
+            "content": content_digest([each]),
+        }
+        for each in entries
+    }
 
 
 def seal_rendered(content: Rendered, shared: bytes) -> Recipe:

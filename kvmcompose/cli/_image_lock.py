@@ -66,7 +66,7 @@ def container_images(definitions: Iterable[object]) -> list[str]:
     from kvmcompose.guests._containers import ContainerSection
 
     images = {each.image for each in definitions if isinstance(each, ContainerSection)}
-    return sorted(image for image in images if not is_pinned(image))
+    return sorted(image for image in images if image is not None and not is_pinned(image))
 
 
 def _asked(

@@ -18,7 +18,7 @@ examples:
   kvm-compose down                  shut guests down, remove networks
   kvm-compose down web              this guest alone; the next up brings it up again
   kvm-compose down --timeout 0      switch guests off at once
-  kvm-compose down --purge          also remove the guests' disks: their data is lost
+  kvm-compose down --purge          also remove disks, snapshots and built images: data is lost
   kvm-compose down --project-name lab    from anywhere
 
 This needs neither the YAML nor the artefacts: the server knows what is up. destroy is
@@ -29,7 +29,11 @@ another name for down, without --purge: it never removes disks.
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     add_guest(parser, "guests", nargs="*", help="take down these guests alone")
-    parser.add_argument("--purge", action="store_true", help="remove the guests' disks: their data is lost")
+    parser.add_argument(
+        "--purge",
+        action="store_true",
+        help="remove disks, snapshots and images that were built: data is lost",
+    )
     parser.add_argument(
         "--timeout",
         type=seconds,

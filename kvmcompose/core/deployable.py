@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from kvmcompose.core.chassis import Remotes
+from kvmcompose.core.image_build import ImageBuild, build_key
 from kvmcompose.core.resource import Resource
 
 _T = TypeVar("_T")
@@ -46,6 +47,11 @@ class DeployableGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """The artefact that the server reads and passes on, so that no host needs the file itself."""
         return None
 
+    @property
+    def is_made_here(self) -> bool:
+        """Whether the main host makes something for it that stays there, whatever host it runs on."""
+        return False
+
 
 class DomainGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     """A guest that libvirt runs.
@@ -75,19 +81,33 @@ class Mount(msgspec.Struct, frozen=True, gc=False):
     read_only: bool = False
 
 
+class ContainerBuild(msgspec.Struct, frozen=True, gc=False):
+    """How the image of a container is built, from an artefact that is its context with this digest."""
+
+    how: ImageBuild
+    digest: str
+
+    @property
+    def key(self) -> str:
+        """What stands for the image."""
+        return build_key(self.how, self.digest)
+
+
 class ContainerGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     """A guest that a container engine runs. Its name on its host is ``GuestState.domain``.
 
     ``request`` is the artefact with the request that creates it: the body of ``POST /containers/create`` in
     the Docker Engine API, without the labels. ``image`` is the image as the YAML names it, or by its digest
-    where the project pins it. ``mounts`` are the volumes that its host needs; ``resolv_conf`` is the artefact
-    that is its ``/etc/resolv.conf``, and ``archive`` the one with its scripts and context, a tar archive of
-    what is below ``/etc/nocloud``. Both are in ``files``.
+    where the project pins it; ``build`` is how the main host builds it, None where it does not. ``mounts``
+    are the volumes that its host needs; ``resolv_conf`` is the artefact that is its ``/etc/resolv.conf``, and
+    ``archive`` the one with its scripts and context, a tar archive of what is below ``/etc/nocloud``. Both
+    are in ``files``.
     """
 
     runtime: str = "containers"
     request: str
     image: str
+    build: ContainerBuild | None = None
     mounts: tuple[Mount, ...] = ()
     resolv_conf: str | None = None
     archive: str | None = None
@@ -96,6 +116,11 @@ class ContainerGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     def read_here(self) -> str | None:
         """The request."""
         return self.request
+
+    @property
+    def is_made_here(self) -> bool:
+        """Whether its image is built."""
+        return self.build is not None
 
 
 class SwitchBridge(msgspec.Struct, frozen=True, kw_only=True, gc=False):

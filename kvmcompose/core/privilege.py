@@ -27,6 +27,7 @@ class PrivilegeKind(StrEnum):
     ENGINE = "container engine"
     RIGHT = "right"
     SETTING = "container setting"
+    BUILD = "image build"
 
 
 _REASONS = {
@@ -45,6 +46,7 @@ _REASONS = {
     PrivilegeKind.ENGINE: "is used instead of the host's own",
     PrivilegeKind.RIGHT: "lets a container do more than others on the host",
     PrivilegeKind.SETTING: "is not known to be harmless",
+    PrivilegeKind.BUILD: "runs commands in containers of the main host, whose engine fetches what it names",
 }
 
 

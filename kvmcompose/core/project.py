@@ -49,6 +49,15 @@ class ProjectFiles(Protocol):
     def exposed_keys(self, path: str, modes: Mapping[str, str]) -> Sequence[str]:
         """Return the members of a context with a private key that every user of the guest could read."""
 
+    def build_flaws(self, context: str, dockerfile: str) -> Sequence[Flaw]:
+        """Return why no image can be built from a folder with this Dockerfile, whose path is one in it."""
+
+    def build_digest(self, context: str, dockerfile: str) -> str:
+        """Return the ``content_digest`` of the context of an image, as far as .dockerignore leaves it.
+
+        Raises KvmComposeError for one with flaws.
+        """
+
     def content(self, path: str, limit: int) -> bytes | None:
         """Return the content of a regular file, or None when it cannot be read.
 

@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 
 from kvmcompose.core.artefact import Artefact
+from kvmcompose.core.image_build import ImageBuild, build_key, build_tag
 from kvmcompose.core.image_lock import pinned
 from kvmcompose.core.order import Healthcheck
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _scaling
 from kvmcompose.guests._context import ContextSection, GivenFiles
+from kvmcompose.guests._image_build import in_full
 from kvmcompose.render.container import resolver_file
 
 #: Where the file with the resolvers is in a container.
@@ -35,7 +37,8 @@ class DockerSection(GivenFiles, msgspec.Struct, frozen=True, kw_only=True, omit_
     ``cpus`` may be a fraction; ``memory_mb`` is in MiB; None is without a limit.
     """
 
-    image: str
+    image: str | None = None
+    build: str | ImageBuild | None = None
     command: str | tuple[str, ...] | None = None
     entrypoint: str | tuple[str, ...] | None = None
     environment: dict[str, str] = {}
@@ -57,16 +60,24 @@ class ContainerSection(DockerSection, frozen=True, kw_only=True, omit_defaults=T
     """The section of a container in the state.
 
     ``env_digest`` represents the content of ``env_file``. ``image_digest`` is the digest that the lock gives
-    the image, see ``core.image_lock``.
+    the image, see ``core.image_lock``. ``build_digest`` is that of the context of an image that is built.
     """
 
     env_digest: str | None = None
     image_digest: str | None = None
+    build_digest: str | None = None
 
     @property
-    def reference(self) -> str:
-        """The image, by its digest where the project pins it."""
-        return self.image if self.image_digest is None else pinned(self.image, self.image_digest)
+    def image_build(self) -> ImageBuild | None:
+        """How the image is built, None for one that is not."""
+        return in_full(self.build)
+
+    def reference(self, project: str) -> str:
+        """Return the image, by its digest where the project pins it, by its key where it builds it."""
+        if (build := self.image_build) is not None:
+            return build_tag(project, build_key(build, self.build_digest or ""))
+        image = self.image or ""
+        return image if self.image_digest is None else pinned(image, self.image_digest)
 
     @property
     def scripts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -145,7 +156,7 @@ def request(guest: GuestState, shared: Shared, resolver: Artefact | None) -> dic
         "User": definition.user,
         "Cmd": words(definition.command),
         "Healthcheck": _healthcheck(guest.healthcheck),
-        "Image": definition.reference,
+        "Image": definition.reference(shared.project_name),
         "Entrypoint": words(definition.entrypoint),
         "HostConfig": host,
     }

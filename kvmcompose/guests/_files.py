@@ -32,14 +32,19 @@ def carried(files: ProjectFiles, at: _Path, path: str) -> Iterator[Complaint]:
     yield from _inside(files, at, path) or _a_file(files, at, path)
 
 
-def _inside(files: ProjectFiles, at: _Path, path: str) -> list[Complaint]:
+def folder(files: ProjectFiles, at: _Path, path: str) -> Iterator[Complaint]:
+    """A folder from which an image is built."""
+    yield from _inside(files, at, path, "an image") or _a_folder(files, at, path)
+
+
+def _inside(files: ProjectFiles, at: _Path, path: str, goal: str = "a guest") -> list[Complaint]:
     if files.is_inside(path):
         return []
     return [
         Complaint(
             code="outside-project",
             path=at,
-            message=f"{path!r} is outside the project folder and would be copied into a guest",
+            message=f"{path!r} is outside the project folder and would be copied into {goal}",
             hint="copy it into the project, or allow the folder with --allow-path DIR",
         )
     ]
@@ -48,6 +53,13 @@ def _inside(files: ProjectFiles, at: _Path, path: str) -> list[Complaint]:
 def _a_file(files: ProjectFiles, at: _Path, path: str) -> list[Complaint]:
     kind = files.kind(path)
     return [] if kind is FileKind.FILE else [_missing(at, path, kind, "a file")]
+
+
+def _a_folder(files: ProjectFiles, at: _Path, path: str) -> list[Complaint]:
+    kind = files.kind(path)
+    if kind is FileKind.FILE:
+        return [Complaint(code="bad-file", path=at, message=f"{path!r} is a file", wanted="a folder")]
+    return [] if kind is FileKind.FOLDER else [_missing(at, path, kind, "a folder")]
 
 
 def _a_file_or_folder(files: ProjectFiles, at: _Path, path: str) -> list[Complaint]:

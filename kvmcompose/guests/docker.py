@@ -10,18 +10,20 @@ from functools import lru_cache
 import msgspec
 
 from kvmcompose.core.artefact import Artefact
-from kvmcompose.core.deployable import ContainerGuest, Mount
+from kvmcompose.core.deployable import ContainerBuild, ContainerGuest, Mount
 from kvmcompose.core.environment import LARGEST_FILE, file_digest
 from kvmcompose.core.errors import Complaint, Severity
+from kvmcompose.core.image_build import ImageBuild
 from kvmcompose.core.image_lock import LARGEST_LOCK, LOCK_PATH, ImageLock, is_pinned, read_lock
 from kvmcompose.core.image_source import is_reference
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.project import FileKind, ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
-from kvmcompose.guests import _files, _scaling
+from kvmcompose.guests import _files, _image_build, _scaling
 from kvmcompose.guests._containers import ContainerSection, DockerSection, Volume, request, resolvers, words
 from kvmcompose.guests._context import ContextSection, check_context
+from kvmcompose.render.build_context import build_context
 from kvmcompose.render.container import container_files, container_request, request_path
 from kvmcompose.render.seed import script_paths
 
@@ -44,7 +46,7 @@ def _relative(source: str) -> str:
 def _with_relative_paths(body: DockerSection) -> DockerSection:
     paths = {
         key: _relative(value)
-        for key in ("env_file", "context", "setup_script", "run_script")
+        for key in ("build", "env_file", "context", "setup_script", "run_script")
         if isinstance(value := getattr(body, key), str)
     }
     volumes = tuple(msgspec.structs.replace(each, source=_relative(each.source)) for each in body.volumes)
@@ -52,6 +54,9 @@ def _with_relative_paths(body: DockerSection) -> DockerSection:
     if isinstance(body.context, ContextSection):
         context = msgspec.structs.replace(body.context, path=_relative(body.context.path))
         relative = msgspec.structs.replace(relative, context=context)
+    if isinstance(body.build, ImageBuild):
+        build = msgspec.structs.replace(body.build, context=_relative(body.build.context))
+        relative = msgspec.structs.replace(relative, build=build)
     return relative
 
 
@@ -98,11 +103,13 @@ def complete(guest: Guest, files: ProjectFiles) -> Guest:
     definition: ContainerSection = guest.definition
     path = definition.env_file
     data = files.content(path, LARGEST_FILE) if path is not None else None
-    lock = _lock(files) if not is_pinned(definition.image) else None
+    image = definition.image
+    lock = _lock(files) if image is not None and not is_pinned(image) else None
     completed = msgspec.structs.replace(
         definition,
         env_digest=file_digest(data, path) if path is not None and data is not None else None,
-        image_digest=lock.digests.get(definition.image) if lock is not None else None,
+        image_digest=lock.digests.get(image) if lock is not None and image is not None else None,
+        build_digest=_image_build.digest(definition.image_build, files),
     )
     return msgspec.structs.replace(guest, definition=completed)
 
@@ -110,7 +117,10 @@ def complete(guest: Guest, files: ProjectFiles) -> Guest:
 def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
     """Yield the problems of files that are missing, or that a container must not have."""
     body = _with_relative_paths(machine.body)
-    yield from _check_image((machine.kind, "image"), body.image, files)
+    if body.image is not None:
+        yield from _check_image((machine.kind, "image"), body.image, files)
+    if body.build is not None:
+        yield from _image_build.check(body.build, (machine.kind, "build"), files)
     for key in ("command", "entrypoint"):
         yield from _check_command((machine.kind, key), getattr(body, key))
     if body.env_file is not None:
@@ -252,6 +262,8 @@ def artefacts(guest: GuestState, shared: Shared) -> Iterator[Artefact]:
         guest, request(guest, shared, resolver_file), definition.environment, definition.env_file
     )
     yield from (each for each in (resolver_file, _archive(guest)) if each is not None)
+    if (build := definition.image_build) is not None:
+        yield build_context(build)
 
 
 def deployable(guest: GuestState, shared: Shared) -> ContainerGuest:
@@ -261,9 +273,11 @@ def deployable(guest: GuestState, shared: Shared) -> ContainerGuest:
     resolver_file, archive = resolvers(guest, shared), _archive(guest)
     setup, run = definition.scripts
     own = (each.path for each in (resolver_file, archive) if each is not None)
+    build = definition.image_build
     return ContainerGuest(
         request=request_path(guest.identity),
-        image=definition.reference,
+        image=definition.reference(shared.project_name),
+        build=ContainerBuild(build, definition.build_digest or "") if build is not None else None,
         files=(request_path(guest.identity), *own),
         mounts=tuple(Mount(each.source, each.target, each.read_only) for each in definition.volumes),
         resolv_conf=resolver_file.path if resolver_file is not None else None,
@@ -277,10 +291,13 @@ def deployable(guest: GuestState, shared: Shared) -> ContainerGuest:
 
 
 def privileges(guest: GuestState, shared: Shared) -> Iterator[Privilege]:  # noqa: ARG001 (as other kinds)
-    """Yield the files outside the project that go into the container, beside those in its request."""
+    """Yield how its image is built, and files outside the project that go into either of the two."""
     definition = msgspec.convert(guest.definition, ContainerSection)
     setup, run = definition.scripts
     paths = [*setup, *run, *(each for each in (definition.context_path, definition.env_file) if each)]
+    if (build := definition.image_build) is not None:
+        yield _image_build.privilege(build)
+        paths.append(build.context)
     for path in dict.fromkeys(paths):
         if path.startswith(("/", "~")) or posixpath.normpath(path).split("/")[0] == "..":
             yield Privilege(PrivilegeKind.FILE, repr(path), f"guest {guest.name}")

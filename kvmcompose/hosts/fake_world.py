@@ -217,6 +217,7 @@ class FakeContainer(msgspec.Struct):
 class FakeImage(msgspec.Struct):
     """An image of a container engine, by its ID; ``project`` made it, "" where it came from elsewhere.
 
+    ``build`` is the key of what it was built from, "" for one that was not.
     ``files`` are those of the container that it was made of.
     """
 
@@ -224,6 +225,7 @@ class FakeImage(msgspec.Struct):
     size: int = 0
     project: str = ""
     files: dict[str, str] = {}
+    build: str = ""
 
 
 class World(msgspec.Struct):

@@ -6,7 +6,6 @@ change its input, and reports all problems that it finds at once.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -59,12 +58,12 @@ class Compiled:
             for guest in self.state.testbed_guests.values()
             for each in guest_kind(guest.kind).artefacts(guest, shared)
         )
-        found = (state_artefact(encode_state(self.state)), *_checked(network), *_checked(guests))
-        paths = Counter(artefact.path for artefact in found)
-        if len(paths) != len(found):
-            path = next(path for path, count in paths.items() if count > 1)
-            raise KvmComposeError(f"two artefacts have the same path {path!r}")
-        return found
+        found = {STATE_PATH: state_artefact(encode_state(self.state))}
+        for each in (*_checked(network), *_checked(guests)):
+            # guests may share one, such as what an image is built from
+            if found.setdefault(each.path, each) is not each and found[each.path] != each:
+                raise KvmComposeError(f"two artefacts have the same path {each.path!r}")
+        return tuple(found.values())
 
 
 def state_artefact(data: bytes) -> Artefact:

@@ -8,7 +8,7 @@ from typing import BinaryIO
 import msgspec
 
 from kvmcompose.core.artefact import Rendered
-from kvmcompose.render import container
+from kvmcompose.render import build_context, container
 from kvmcompose.render.inputs import Sources
 
 
@@ -60,6 +60,11 @@ RENDERERS = {
     "container-files": Renderer(
         container.write_files,
         ("kvmcompose.render.container", "kvmcompose.render.archive"),
+        writes_time=True,
+    ),
+    "build-context": Renderer(
+        build_context.write_build_context,
+        ("kvmcompose.render.build_context", "kvmcompose.render.archive"),
         writes_time=True,
     ),
 }

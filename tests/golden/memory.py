@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -57,6 +58,14 @@ class MemoryFiles:
 
     def exposed_keys(self, path: str, modes: Mapping[str, str]) -> tuple[str, ...]:
         return ()
+
+    def build_flaws(self, context: str, dockerfile: str) -> tuple[Flaw, ...]:
+        path = f"{context}/{dockerfile}"
+        return () if path in self.files else (Flaw("missing-file", f"there is no {path!r}"),)
+
+    def build_digest(self, context: str, dockerfile: str) -> str:
+        content = self.contents.get(f"{context}/{dockerfile}", b"FROM scratch\n")
+        return hashlib.sha256(content).hexdigest()
 
     def content(self, path: str, limit: int) -> bytes | None:
         if self.kind(path) is not FileKind.FILE:

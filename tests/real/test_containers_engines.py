@@ -29,6 +29,7 @@ from hosts import TestHosts, cgroups, engines
 from hosts.spec import Spec
 from hosts.tiny_image import image_id, tiny_image
 from kvmcompose.cli._image_lock import digests_of
+from kvmcompose.core.image_build import ImageBuild, build_tag
 from kvmcompose.core.image_lock import pinned
 from kvmcompose.core.model import Host
 from kvmcompose.hosts.errors import DriverError
@@ -434,17 +435,69 @@ async def image_work(socket: str, image: str) -> None:
         archive = read_archive(file, "oci.tar")
         assert await it.images.image(archive.image_id) is None
         await it.images.load(pieces_of(file, archive), archive.image_id, print)
-        # built from a context
-        said: list[str] = []
-        context = tar_of(Dockerfile=b"FROM tiny:1\nCOPY f /f\nRUN cat /f >/g && echo working\n", f=b"content")
-        built = await it.images.build("p", "built:1", pieces(context), said.append)
-        assert "working" in said
-        assert [each.id for each in await it.images.of_project("p") if each.tags] == [built]
-        await it.up(Image="built:1")
-        assert await it.run("cat", "/g") == (0, ["content"])
-        bad = tar_of(Dockerfile=b"FROM tiny:1\nRUN exit 9\n")
-        assert "9" in await error_of(it.images.build("p", "built:2", pieces(bad), said.append))
-        assert "no.where" in await error_of(it.images.pull("no.where/image:1", said.append))
+        await builds(it)
+        assert "no.where" in await error_of(it.images.pull("no.where/image:1", print))
+
+
+async def builds(it: Driven) -> None:
+    """Images are built from contexts; the last lines of a step that fails are shown, and a build ends."""
+    said: list[str] = []
+    before = await every_image(it)
+
+    async def build(how: ImageBuild, key: str, **files: bytes) -> str:
+        return await it.images.build("p", how, key, pieces(tar_of(**files)), said.append)
+
+    dockerfile = (
+        b"FROM tiny:1 AS one\nARG WORD\nCOPY f /f\nRUN cat /f >/g && echo $WORD\nFROM one\nRUN rm /g\n"
+    )
+    first = ImageBuild("web", "D", args={"WORD": "working"}, target="one")
+    built = await build(first, "1" * 32, D=dockerfile, f=b"content")
+    assert "working" in said
+    (found,) = [each for each in await it.images.of_project("p") if each.tags]
+    assert (found.id, found.project, found.build) == (built, "p", "1" * 32)
+    assert found.tags == (build_tag("p", "1" * 32),)
+    assert await it.images.image(build_tag("p", "1" * 32)) == found
+    await it.up(Image=build_tag("p", "1" * 32))
+    assert await it.run("cat", "/g") == (0, ["content"])
+    # no command of a build has a network, and a failed one says why
+    bad = b"FROM tiny:1\nRUN echo first\nRUN echo second; ip -o link; exit 9\n"
+    error = await error_of(build(ImageBuild("web"), "2" * 32, Dockerfile=bad))
+    assert "exit 9" in error.splitlines()[0]
+    assert "  | second" in error.splitlines()
+    assert "first" not in error
+    assert not [line for line in error.splitlines() if "| 2:" in line], error
+    error = await error_of(build(ImageBuild("web"), "2" * 32, Dockerfile=b"FROM tiny:1\nRUNN true\n"))
+    assert "RUNN" in error
+    assert "nothere" in await error_of(build(ImageBuild("web"), "2" * 32, Dockerfile=b"FROM nothere:1\n"))
+    await it.images.tag("tiny:1", build_tag("p", "3" * 32))
+    assert "another image has the name" in await error_of(
+        build(ImageBuild("web"), "3" * 32, Dockerfile=b"FROM tiny:1\n")
+    )
+    # one that is cancelled begins no further step; Podman ends the step that runs only with its command
+    steps = b"FROM tiny:1\nRUN echo began; sleep 3.21\nRUN sleep 6543\n"
+    building = asyncio.ensure_future(build(ImageBuild("web"), "4" * 32, Dockerfile=steps))
+    while "began" not in said:
+        await asyncio.sleep(0.05)
+        assert not building.done()
+    building.cancel()
+    await asyncio.gather(building, return_exceptions=True)
+    await asyncio.sleep(4.5)
+    assert not [*processes("sleep 3.21"), *processes("sleep 6543")]
+    # what a container uses stays, and with the last name everything goes
+    assert "cannot remove the image" in await error_of(it.images.remove_image("p", build_tag("p", "1" * 32)))
+    await it.containers.remove("p", "p-a")
+    await it.images.remove_image("p", build_tag("p", "1" * 32))
+    # but for the steps that went well of builds that failed: they are the engine's cache
+    while left := [each for each in await it.images.of_project("p") if each.build]:
+        assert [each.tags for each in left] == [()] * len(left)
+        await it.images.remove_image("p", left[0].id)
+    assert await every_image(it) <= before + 1
+
+
+async def every_image(it: Driven) -> int:
+    """How many images the engine has, those of steps of builds included."""
+    rows = await it.engine.call("list images", lambda client: client.images(all=True))
+    return len(rows)
 
 
 def oci_of(archive: bytes) -> bytes:

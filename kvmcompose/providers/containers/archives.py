@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import stat
 import tarfile
 from collections.abc import AsyncIterator
 from typing import Any, BinaryIO, cast
 
 import msgspec
 
+from kvmcompose.core.image_build import ContextEntry, content_digest
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 
@@ -76,12 +78,49 @@ def read_archive(file: BinaryIO, name: str) -> ImageArchive:
 
 async def pieces_of(file: BinaryIO, archive: ImageArchive) -> AsyncIterator[bytes]:
     """Yield the archive as every engine loads it."""
+    async for piece in pieces_in(file, archive.size):
+        yield piece
+    yield archive.added
+
+
+async def pieces_in(file: BinaryIO, size: int) -> AsyncIterator[bytes]:
+    """Yield so many bytes of a file, or all that it has."""
     await in_thread(file.seek, 0)
-    left = archive.size
+    left = size
     while left > 0 and (piece := await in_thread(file.read, min(_CHUNK, left))):
         left -= len(piece)
         yield piece
-    yield archive.added
+
+
+def build_context_digest(file: BinaryIO, name: str) -> str:
+    """Return the ``content_digest`` of an archive that is the context of an image. Raises DriverError."""
+    entries = []
+    try:
+        with tarfile.open(fileobj=cast("BinaryIO", _Bounded(file)), mode="r:") as tar:
+            for entry in tar:
+                entries.append(_context_entry(tar, entry))
+                if len(entries) > _MOST_ENTRIES:
+                    raise DriverError(f"{name} has more than {_MOST_ENTRIES} entries")
+    except (tarfile.TarError, ValueError, RecursionError, OSError) as error:
+        raise DriverError(
+            f"{name} is not a context of an image: {error}",
+            hint=f"build it again: rm {name}; kvm-compose generate",
+        ) from error
+    return content_digest(entries)
+
+
+def _context_entry(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> ContextEntry:
+    if entry.isdir():
+        return ContextEntry(entry.name, "folder", "")
+    if entry.issym():
+        return ContextEntry(entry.name, "link", entry.linkname)
+    file = tar.extractfile(entry) if entry.isfile() else None
+    if file is None:
+        raise ValueError(f"{entry.name!r} is neither a file, a folder nor a symbolic link")
+    digest = hashlib.sha256()
+    while piece := file.read(_CHUNK):
+        digest.update(piece)
+    return ContextEntry(entry.name, "file", digest.hexdigest(), bool(entry.mode & stat.S_IXUSR))
 
 
 def _read(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:

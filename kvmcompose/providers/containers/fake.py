@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from kvmcompose.core.image_build import ImageBuild, build_tag
 from kvmcompose.core.image_lock import repository
 from kvmcompose.core.instance import Usage
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
@@ -277,16 +278,20 @@ class FakeImages:
 
     async def load(self, archive: Pieces, image_id: str, on_line: OnLine) -> None:
         await self._host.call("load_image", image_id)
-        size = len(await _whole(archive))
-        on_line(f"(a fake engine) {size} bytes loaded")
-        self._host.world.images.setdefault(image_id, FakeImage()).size = size
+        content = await _whole(archive)
+        on_line(f"(a fake engine) {len(content)} bytes loaded")
+        _, project, build = [*content.decode(errors="replace").split("\n"), "", ""][:3]
+        new = FakeImage(project=project, build=build)
+        self._host.world.images.setdefault(image_id, new).size = len(content)
         self._host.keep(("images", image_id))
 
     async def save(self, image_id: str) -> AsyncGenerator[bytes]:
         await self._host.call("save_image", image_id)
-        if image_id not in self._host.world.images:
+        there = self._host.world.images.get(image_id)
+        if there is None:
             raise DriverError(f"cannot read the image {image_id}: No such image")
-        yield image_id.encode()
+        labels = (there.project, there.build) if there.project else ()
+        yield "\n".join((image_id, *labels)).encode()
 
     async def tag(self, reference: str, tag: str) -> None:
         found = await self.image(reference)
@@ -294,22 +299,32 @@ class FakeImages:
             raise DriverError(f"cannot name the image {reference}: No such image")
         _put_image(self._host, found.id, tag)
 
-    async def build(
-        self, project: str, tag: str, context: Pieces, on_line: OnLine, *, dockerfile: str = "Dockerfile"
-    ) -> str:
-        await self._host.call("build_image", tag)
-        content = await _whole(context)
-        on_line(f"(a fake engine) {dockerfile}")
-        return _put_image(self._host, f"sha256:{hashlib.sha256(content).hexdigest()}", tag, project)
+    async def build(self, project: str, build: ImageBuild, key: str, context: Pieces, on_line: OnLine) -> str:
+        await self._host.call("build_image", build.context)
+        size = len(await _whole(context))
+        on_line(f"(a fake engine) {size} bytes of {build.context}, {build.dockerfile}")
+        named = build_tag(project, key)
+        there = next((each for each in self._host.world.images.values() if named in each.tags), None)
+        if there is not None and there.project != project:
+            raise DriverError(f"cannot build the image of {build.context}: another image has its name")
+        image = f"sha256:{hashlib.sha256(named.encode()).hexdigest()}"
+        _put_image(self._host, image, named, project)
+        self._host.world.images[image].build = key
+        self._host.keep(("images", image))
+        return image
 
     async def remove_image(self, project: str, tag: str) -> None:
         await self._host.call("remove_image", tag)
         for image, each in list(self._host.world.images.items()):
-            if tag not in each.tags:
+            if tag not in (image, *each.tags):
                 continue
             if each.project != project:
                 raise DriverError(f"cannot remove the image {tag}: it is not the project's")
-            each.tags.remove(tag)
+            is_used = any(one.image == image for one in self._host.world.containers.values())
+            if is_used and not {*each.tags} - {tag}:
+                raise DriverError(f"cannot remove the image {tag}: a container uses it")
+            if tag in each.tags:
+                each.tags.remove(tag)
             if not each.tags:
                 del self._host.world.images[image]
             self._host.keep(("images", image))
@@ -329,7 +344,14 @@ def _put_image(host: SimulatedHost, image: str, tag: str, project: str = "") -> 
 
 
 def _found(image: str, each: FakeImage) -> FoundImage:
-    return FoundImage(id=image, tags=tuple(sorted(each.tags)), digests=_digests(image, each), size=each.size)
+    return FoundImage(
+        id=image,
+        tags=tuple(sorted(each.tags)),
+        digests=_digests(image, each),
+        size=each.size,
+        project=each.project,
+        build=each.build,
+    )
 
 
 def _digests(image: str, each: FakeImage) -> tuple[str, ...]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from typing import Any
 
@@ -10,13 +13,20 @@ import msgspec
 from docker import APIClient
 from docker.errors import ImageNotFound, NotFound
 
+from kvmcompose.core.image_build import ImageBuild, build_tag
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.lines import Lines
 from kvmcompose.providers.containers import rows
 from kvmcompose.providers.containers.connection import CALL_SECONDS, COPY_SECONDS, Engine, failure
-from kvmcompose.providers.containers.interface import PROJECT_LABEL, FoundImage, OnLine, Pieces
+from kvmcompose.providers.containers.interface import BUILD_LABEL, PROJECT_LABEL, FoundImage, OnLine, Pieces
 
 _TAR = {"Content-Type": "application/x-tar"}
+#: How long a build may take, in seconds, and how much it may print, in bytes.
+BUILD_SECONDS, LARGEST_BUILD_LOG = 3600.0, 64 << 20
+#: What begins a step of a Dockerfile: ``Step 1/3 : RUN true``, and Podman's ``[1/2] STEP 1/3: RUN true``.
+_STEP = re.compile(r"(\[\d+/\d+\] )?(?i:step) \d+(/\d+)? ?: ")
+#: So many lines of a step that failed are shown, and so many characters of each.
+_LAST_LINES, _LONGEST_LINE = 10, 300
 
 
 class EngineImages:
@@ -82,23 +92,42 @@ class EngineImages:
             f"name the image {reference}", lambda client: client.tag(reference, repository, last)
         )
 
-    async def build(
-        self, project: str, tag: str, context: Pieces, on_line: OnLine, *, dockerfile: str = "Dockerfile"
-    ) -> str:
-        doing = f"build the image {tag}"
+    async def build(self, project: str, build: ImageBuild, key: str, context: Pieces, on_line: OnLine) -> str:
+        doing, tag = f"build the image of {build.context}", build_tag(project, key)
+        before = await self.image(tag)
+        if before is not None and before.project != project:
+            raise DriverError(
+                f"cannot {doing}: another image has the name {tag}", hint=f"remove that: docker rmi {tag}"
+            )
         parameters = {
             "t": tag,
-            "dockerfile": dockerfile,
+            "dockerfile": build.dockerfile,
             "rm": "1",
             "forcerm": "1",
-            "networkmode": "none",
-            "labels": json.dumps({PROJECT_LABEL: project}),
+            "buildargs": json.dumps(build.args),
+            "labels": json.dumps({PROJECT_LABEL: project, BUILD_LABEL: key}),
+            **({"target": build.target} if build.target is not None else {}),
+            **({"networkmode": await self._no_network(doing)} if build.network == "none" else {}),
         }
-        progress = _Progress(doing, on_line)
-        async with self._engine.stream(
-            doing, "POST", ("build",), parameters=parameters, headers=_TAR, body=context
-        ) as stream:
-            await progress.follow(stream.read())
+        progress = _BuildProgress(doing, on_line)
+        try:
+            async with (
+                asyncio.timeout(BUILD_SECONDS),
+                self._engine.stream(
+                    doing,
+                    "POST",
+                    ("build",),
+                    parameters=parameters,
+                    headers=_TAR,
+                    body=context,
+                    begin_seconds=COPY_SECONDS,  # Podman unpacks the context before it answers
+                ) as stream,
+            ):
+                await progress.follow(stream.read())
+        except TimeoutError as error:
+            raise DriverError(
+                f"cannot {doing}: it has not ended within {BUILD_SECONDS / 60:g} min"
+            ) from error
         return await self._id_of(tag, doing)
 
     async def remove_image(self, project: str, tag: str) -> None:
@@ -115,6 +144,11 @@ class EngineImages:
                 return
 
         await self._engine.call(doing, remove, seconds=CALL_SECONDS)
+
+    async def _no_network(self, doing: str) -> str:
+        """Return the ``networkmode`` of a build without one: Podman takes Docker's word for the default."""
+        version = await self._engine.call(doing, lambda client: client.version())
+        return "NetworkDisabled" if rows.is_podman(version) else "none"
 
     async def _id_of(self, reference: str, doing: str) -> str:
         found = await self.image(reference)
@@ -141,7 +175,10 @@ class _Progress:
         lines.end()
         self._output.end()
         if self._error is not None:
-            raise failure(self._doing, self._error)
+            raise self._failure(self._error)
+
+    def _failure(self, text: str) -> DriverError:
+        return failure(self._doing, text)
 
     def _line(self, line: str) -> None:
         try:
@@ -165,3 +202,35 @@ class _Progress:
         if self._said.get(layer) != status:
             self._said[layer] = status
             self._on_line(f"{layer}: {status}" if layer else status)
+
+
+class _BuildProgress(_Progress):
+    """Keeps the last lines of a step of a Dockerfile, to show them when it fails."""
+
+    def __init__(self, doing: str, on_line: OnLine) -> None:
+        super().__init__(doing, self._printed)
+        self._pass_on = on_line
+        self._step = ""
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
+        self._left = LARGEST_BUILD_LOG
+
+    def _printed(self, line: str) -> None:
+        self._left -= len(line) + 1
+        if self._left < 0:
+            raise DriverError(
+                f"cannot {self._doing}: it prints more than {LARGEST_BUILD_LOG >> 20} MiB",
+                hint="redirect the output of the command: RUN make >make.log",
+            )
+        if _STEP.match(line):
+            self._step = line
+            self._last.clear()
+        elif line.strip():
+            self._last.append(line[:_LONGEST_LINE])
+        self._pass_on(line)
+
+    def _failure(self, text: str) -> DriverError:
+        found = super()._failure(f"{self._step}: {text}" if self._step else text)
+        printed = [each for each in self._last if text not in each]
+        if not printed:
+            return found
+        return DriverError("\n".join([found.message, *(f"  | {each}" for each in printed)]), hint=found.hint)

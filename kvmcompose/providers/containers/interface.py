@@ -13,10 +13,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from kvmcompose.core.image_build import ImageBuild
 from kvmcompose.core.instance import GONE, HostSize, Usage
 
 #: The labels of a container and of an image that a project made.
 PROJECT_LABEL, GUEST_LABEL, MADE_LABEL = "kvm-compose.project", "kvm-compose.guest", "kvm-compose.made"
+#: The label of an image that was built, with its key (``core.image_build``).
+BUILD_LABEL = "kvm-compose.build"
 #: The label of a container with its own name. Images, and what others make of them, inherit all labels.
 NAME_LABEL = "kvm-compose.name"
 
@@ -91,12 +94,16 @@ class FoundImage(msgspec.Struct, frozen=True, kw_only=True):
     """An image of a host. ``id`` is the digest of its configuration, which is the same on every host.
 
     ``digests`` are those by which a registry knows it, as ``REPOSITORY@sha256:…``. ``size`` in bytes.
+    ``project`` is the one that made it, "" for others; ``build`` is the key of what it was built from: an
+    image that is made of a container inherits it.
     """
 
     id: str
     tags: tuple[str, ...]
     digests: tuple[str, ...]
     size: int
+    project: str = ""
+    build: str = ""
 
 
 class Containers(Protocol):
@@ -232,16 +239,18 @@ class ContainerImages(Protocol):
     async def tag(self, reference: str, tag: str) -> None:
         """Give an image another name."""
 
-    async def build(
-        self, project: str, tag: str, context: Pieces, on_line: OnLine, *, dockerfile: str = "Dockerfile"
-    ) -> str:
-        """Build an image from a context, a tar archive, and return its ID. Its label is the project's.
+    async def build(self, project: str, build: ImageBuild, key: str, context: Pieces, on_line: OnLine) -> str:
+        """Build an image from a context, a tar archive, and return its ID.
 
-        Nothing that the build runs has a network.
+        It gets the ``build_tag`` of the project and the key, and both as labels. ``on_line``: what the build
+        prints. Raises DriverError, with the last lines of the step that failed, and for a name that an image
+        of another origin has. Cancelling ends the build.
         """
 
     async def remove_image(self, project: str, tag: str) -> None:
         """Remove the name of an image that the project made, and the image with its last name.
+
+        One without a name is named by its ID.
 
         Raises DriverError for an image of another origin, or one that a container uses.
         """

@@ -9,6 +9,7 @@ from typing import Any
 
 from kvmcompose.core.instance import Usage
 from kvmcompose.providers.containers.interface import (
+    BUILD_LABEL,
     GUEST_LABEL,
     MADE_LABEL,
     NAME_LABEL,
@@ -33,18 +34,21 @@ _STATES = {"stopped": "exited", "configured": "created", "initialized": "created
 
 def facts_in(info: Mapping[str, Any], version: Mapping[str, Any]) -> EngineFacts:
     """Return the facts in the answers of ``/info`` and ``/version``."""
-    components = {str(each.get("Name", "")) for each in version.get("Components") or ()}
     rootless = any("rootless" in str(each) for each in info.get("SecurityOptions") or ())
-    is_podman = any("Podman" in name for name in components)
     rootless = rootless or bool(info.get("Rootless"))
     return EngineFacts(
-        engine="Podman" if is_podman else "Docker",
+        engine="Podman" if is_podman(version) else "Docker",
         version=str(version.get("Version", "")),
         rootless=rootless,
         cpus=int(info.get("NCPU") or 0),
         memory_mb=int(info.get("MemTotal") or 0) // _MIB,
         limits=bool(info.get("MemoryLimit")) and not (rootless and str(info.get("CgroupVersion")) == "1"),
     )
+
+
+def is_podman(version: Mapping[str, Any]) -> bool:
+    """Return whether the engine with this answer of ``/version`` is Podman's service."""
+    return any("Podman" in str(each.get("Name", "")) for each in version.get("Components") or ())
 
 
 def name_in(row: Mapping[str, Any]) -> str:
@@ -86,11 +90,14 @@ def observed_in(found: Mapping[str, Any]) -> ObservedContainer:
 def image_in(found: Mapping[str, Any]) -> FoundImage:
     """Return the image in an answer of ``/images/NAME/json``, or in a row of ``/images/json``."""
     tags = (each for each in found.get("RepoTags") or () if not each.startswith("<none>"))
+    labels = found.get("Labels") or (found.get("Config") or {}).get("Labels") or {}
     return FoundImage(
         id=image_id(str(found["Id"])),
         tags=tuple(sorted(map(_short, tags))),
         digests=tuple(sorted(map(_short, found.get("RepoDigests") or ()))),
         size=int(found.get("Size") or 0),
+        project=str(labels.get(PROJECT_LABEL, "")),
+        build=str(labels.get(BUILD_LABEL, "")),
     )
 
 

@@ -164,7 +164,8 @@ class TakeDown:
                 await in_thread(forget_sent, self._context.folder, host.name)
             for name, host in hosts.items():
                 for runtime in _runtimes_on(self._testbeds, name).values():
-                    await runtime.purge(self._context, host)
+                    for kept in await runtime.purge(self._context, host):
+                        step.say(kept, Level.WARNING)
             for path in (RECORD, KNOWN_HOSTS):
                 await in_thread(private.remove, self._context.folder / path)
             for identity in {each for testbed in self._testbeds for each in testbed.names}:
@@ -189,6 +190,12 @@ def _remaining(blind: Blind) -> Fault:
 
 
 def _runtimes_on(testbeds: Sequence[LoadedTestbed], host: str) -> Mapping[str, Runtime]:
-    """Return the runtimes of the guests on a host."""
-    guests = [guest for each in testbeds for guest in each.by_host.get(host, ()) if guest.run]
-    return {guest.run.runtime: runtime_of(guest) for guest in guests if guest.run}
+    """Return the runtimes of the guests on a host, and of those that it makes something for."""
+    runtimes = {}
+    for each in testbeds:
+        is_main = each.main_host.name == host
+        for guest in each.guests.values():
+            run = guest.run
+            if run is not None and (guest.state.testbed_host == host or (is_main and run.is_made_here)):
+                runtimes[run.runtime] = runtime_of(guest)
+    return runtimes

@@ -295,6 +295,8 @@ class LoadedTestbed:
         for guest in self.guests.values():
             if guest.run is not None:
                 paths.update(dict.fromkeys(guest.run.files))
+            if isinstance(guest.run, ContainerGuest) and guest.run.build is not None:
+                paths[guest.run.build.how.archive] = None  # of the main host alone
         return self.source.inspect(paths)
 
     def read(self, path: str) -> str:

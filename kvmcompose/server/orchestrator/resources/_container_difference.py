@@ -60,11 +60,23 @@ def _of_making(spec: ContainerSpec, found: Found) -> Iterator[Reason]:
     before, after = ({**each.document, "interfaces": None} for each in (earlier, spec))
     changes = [each for each in changes_of(before, after) if not _UNUSED.search(each.subject)]
     if changes:
-        yield from worded(changes)
+        yield from worded([_of_build(each, spec) for each in changes])
         return
     for path in sorted(earlier.files.keys() | spec.files.keys()):
         if earlier.files.get(path) != spec.files.get(path):
             yield Reason(ReasonCode.EDITED, path)
+
+
+def _of_build(reason: Reason, spec: ContainerSpec) -> Reason:
+    """Name what an image is built from, in place of its digest."""
+    section = next(
+        (part for part in spec.document.values() if isinstance(part, dict) and "build" in part), {}
+    )
+    build = section.get("build")
+    if not reason.subject.endswith(".build_digest") or reason.code is not ReasonCode.CHANGED or build is None:
+        return reason
+    folder = build if isinstance(build, str) else build.get("context")
+    return Reason(ReasonCode.EDITED, f"build context {folder}")
 
 
 def of_nic(wanted: WantedNic, detail: ContainerDetail) -> Iterator[Reason]:

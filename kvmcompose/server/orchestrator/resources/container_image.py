@@ -1,6 +1,6 @@
 """Images of containers on a host. Those that it lacks are pulled from their registry; none is removed.
 
-A host that cannot pull one gets it from the main host.
+A host that cannot pull one gets it from the main host, which builds those that are built.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator import host_transfers
+from kvmcompose.server.orchestrator.resources import _image_builds
 from kvmcompose.server.orchestrator.resources._images import known_image, main_host, send_image, turn
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
@@ -45,8 +46,15 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
         return ()
     await view.instances_of("containers", host)  # an engine that hangs is waited for once
     found, main = [], view.hosts[view.files.main]
+    builds = _image_builds.builds_of(view.files.testbed)
     for image, name in _images(view.files.testbed):
         there = await known_image(host, main, image) if name == host.name else None
+        if (
+            there is not None
+            and image in builds
+            and not _image_builds.is_of(there, builds[image], view.context.project)
+        ):
+            there = None  # someone has given this name to another image, which a build refuses to replace
         if there is not None:
             found.append(Found(ref=Ref(KINDS[0], image, host.name), spec=image, detail=there))
     return found
@@ -58,9 +66,15 @@ def compare(wanted: Resource, found: Found) -> Change | None:  # noqa: ARG001
 
 
 async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
-    """Pull an image, or send it."""
+    """Pull an image, build it, or send it."""
     (change,) = changes
     reference = change.ref.name
+    build = _image_builds.builds_of(work.testbed).get(reference)
+    if build is not None:
+        with work.step(STAGE, f"build:{build.how.context}", host=host.name) as step:
+            image = await _image_builds.built(work, build, step)
+            await send_image(work, host, image, step)
+        return
     with work.step(STAGE, f"pull:{reference}", host=host.name) as step:
         try:
             image = await _pulled(work, host, reference, step)

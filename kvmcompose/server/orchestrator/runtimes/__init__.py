@@ -174,8 +174,11 @@ class Runtime(Protocol):
     def kept_snapshots(self, context: Context, guest: LoadedGuest) -> Sequence[SnapshotStatus]:
         """Return those that were kept of a guest that is down."""
 
-    async def purge(self, context: Context, host: HostDrivers) -> None:
-        """Remove from a host what is kept of the project's guests when these are down: ``down --purge``."""
+    async def purge(self, context: Context, host: HostDrivers) -> Sequence[str]:
+        """Remove from a host what is kept of the project's guests when these are down: ``down --purge``.
+
+        Returns what stays all the same, with the reason.
+        """
 
 
 @cache
@@ -369,8 +372,9 @@ async def _no_snapshots(
     return ()
 
 
-async def _no_purge(_context: Context, _host: HostDrivers) -> None:
-    """Return at once: the default."""
+async def _no_purge(_context: Context, _host: HostDrivers) -> Sequence[str]:
+    """Return that nothing stays: the default."""
+    return ()
 
 
 def _none_kept(_context: Context, _guest: LoadedGuest) -> tuple[SnapshotStatus, ...]:

@@ -17,7 +17,12 @@ from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.guest.interface import Input, OnLine
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import container_request
-from kvmcompose.server.orchestrator.runtimes import _container_files, _container_snapshots, check_inside
+from kvmcompose.server.orchestrator.runtimes import (
+    _built_images,
+    _container_files,
+    _container_snapshots,
+    check_inside,
+)
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 #: The kind of the resource that is a container.
@@ -39,13 +44,18 @@ check_snapshot = _container_snapshots.check_snapshot
 snapshot = _container_snapshots.snapshot
 snapshots = _container_snapshots.snapshots
 kept_snapshots = _container_snapshots.kept_snapshots
-purge = _container_snapshots.purge
 
 
 class ContainerInstance(Instance, frozen=True, kw_only=True, gc=False):
     """A container of a guest, with what the engine says of it."""
 
     container: ObservedContainer
+
+
+async def purge(context: Context, host: HostDrivers) -> Sequence[str]:
+    """Remove the images that the project made on a host: snapshots, and what was built."""
+    await _container_snapshots.purge(context, host)
+    return await _built_images.purge(context, host)
 
 
 def instance(guest: LoadedGuest) -> Ref:

@@ -1,0 +1,39 @@
+"""Images that were built for containers. They stay on hosts until ``down --purge``, old ones as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvmcompose.core.image_build import build_repository
+from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.stages import shielded
+
+
+async def purge(context: Context, host: HostDrivers) -> Sequence[str]:
+    """Remove what the project has built from a host; return what stays, as other containers use it."""
+    kept: dict[str, str] = {}
+    while True:
+        names = [each for each in await _names(context.project, host) if each not in kept]
+        if not names:
+            return list(kept.values())
+        for name in names:
+            try:
+                await shielded(host.images.remove_image(context.project, name))
+            except DriverError as error:
+                kept[name] = f"{name} stays on {host.name}: {error.message}"
+
+
+async def _names(project: str, host: HostDrivers) -> list[str]:
+    """Return the names of images that the project has built, and the IDs of those that have none.
+
+    These are on hosts that an image was sent to. Podman also has the steps of builds that failed, in which
+    removing one image shows the one below it.
+    """
+    prefix = f"{build_repository(project)}:"
+    found = []
+    for image in await host.images.of_project(project):
+        if image.build:
+            found += [tag for tag in image.tags if tag.startswith(prefix)] if image.tags else [image.id]
+    return found
