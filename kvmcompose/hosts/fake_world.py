@@ -195,7 +195,7 @@ class FakeContainer(msgspec.Struct):
     """A container; see ``ObservedContainer``. ``request`` is what it was created with.
 
     ``pid`` is that of its first process, 0 while it does not run. ``nics`` are by their ends on the host, in
-    JSON: ``ContainerNic``.
+    JSON: ``ContainerNic``. ``half_started``: its engine was killed while it started it.
     """
 
     project: str
@@ -212,6 +212,7 @@ class FakeContainer(msgspec.Struct):
     health: str = ""
     files: dict[str, str] = {}
     nics: dict[str, dict[str, Any]] = {}
+    half_started: bool = False
 
 
 class FakeImage(msgspec.Struct):

@@ -95,9 +95,9 @@ class RealDrivers:
         where = f"on {host.name}"
         hypervisor = Libvirt(self._forward_libvirt(connection), runner, where)
         # each alone: one that does not answer for a moment must not be taken for another
-        sockets = [self._forward(connection, (path,)) for path in engine_sockets(host, _ENGINE_SOCKETS)]
+        shown = {self._forward(connection, (path,)): path for path in engine_sockets(host, _ENGINE_SOCKETS)}
+        engine = Engine(list(shown), where, runner.reach, shown=shown)
         blobs = RemoteBlobStore(runner)
-        engine = Engine(sockets, where, runner.reach)
         return _drive(runner, hypervisor, engine, blobs, RemoteVolumeStore(blobs))
 
     def _forward_libvirt(self, connection: HostConnection) -> LibvirtUri:
@@ -131,7 +131,8 @@ class RealDrivers:
             at = {path: self._forward(connection, (path,)) for path in paths}
         where = "" if host.is_main_host else f"on {host.name}"
         found = {
-            path: EngineContainers(Engine([local], where), self._runners[host]) for path, local in at.items()
+            path: EngineContainers(Engine([local], where, shown={local: path}), self._runners[host])
+            for path, local in at.items()
         }
         self._surveyed += found.values()
         return found

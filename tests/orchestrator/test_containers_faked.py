@@ -171,6 +171,24 @@ def test_scripts_run_once_and_at_each_start(lab: Lab) -> None:
     assert ran
 
 
+def test_an_engine_that_was_killed_while_it_started_a_container(lab: Lab) -> None:
+    """One that has never run is made again; one that has written something is the user's to give up."""
+    lab.must(Up())
+    before = ids(lab)
+    for guest, started in (("web", 0.0), ("db", 7.0)):
+        each = of(lab, guest)
+        each.state, each.pid, each.started, each.half_started = "created", 0, started, True
+        each.nics.clear()
+    action = lab.do(Up())
+    assert action.state is ActionState.FAILED
+    assert "kvm-compose up --recreate db makes another one" in str(action.faults)
+    assert running(lab) == ALL - {"db"}
+    lab.must(Up(recreate=("db",)))
+    assert {name for name, each in ids(lab).items() if each != before[name]} == {"lab-web", "lab-db"}
+    assert running(lab) == ALL
+    assert differences(lab) == []
+
+
 def test_power(lab: Lab) -> None:
     lab.must(Up())
     before = ids(lab)

@@ -65,13 +65,17 @@ class Engine:
         where: str = "",
         reach: Callable[[], Awaitable[None]] | None = None,
         come_back: float = _COME_BACK_SECONDS,
+        shown: Mapping[Path, str] | None = None,
     ) -> None:
         """``where`` ("on HOST") is the host in messages; ``reach`` raises DriverError where it is away.
+
+        ``shown`` are the paths on that host of sockets that lead there.
 
         ``come_back`` is how long an engine that has answered is waited for, in seconds.
         """
         self._come_back = come_back
         self._sockets = tuple(sockets)
+        self._shown = shown or {}
         self._where = where
         self._reach = reach
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -222,7 +226,8 @@ class Engine:
         client.close()
 
     def _unreachable(self, doing: str, error: Exception) -> DriverError:
-        looked = ", ".join(map(str, self._sockets if self._socket is None else [self._socket]))
+        sockets = self._sockets if self._socket is None else [self._socket]
+        looked = ", ".join(self._shown.get(each, str(each)) for each in sockets)
         text = str(error)
         if "ermission denied" in text:
             return failure(

@@ -26,6 +26,7 @@ from kvmcompose.providers.containers.interface import (
     NAME_LABEL,
     PROJECT_LABEL,
     EngineFacts,
+    HalfStartedError,
     ObservedContainer,
     OnLine,
     Pieces,
@@ -35,6 +36,8 @@ from kvmcompose.providers.containers.streaming import outputs
 
 #: Statuses of HTTP: it is so already; another request is at it, or the state forbids it.
 _NOT_MODIFIED, _CONFLICT = 304, 409
+#: What an engine says of a container whose process it has made and does not know of: it was killed between.
+_UNKNOWN_PROCESSES = "already exists"
 #: How long a removal by someone else may take, in seconds, and how often to look.
 _REMOVAL_SECONDS, _LOOK_SECONDS = 30.0, 0.1
 #: How long after a failed look at an event's container all are looked at, and the time between two looks.
@@ -152,6 +155,10 @@ class EngineContainers:
             try:
                 client.start(which)
             except APIError as error:
+                if _UNKNOWN_PROCESSES in str(error.explanation):
+                    raise HalfStartedError(
+                        f"cannot {doing}: the engine was killed while it started it"
+                    ) from error
                 if error.status_code != _NOT_MODIFIED:
                     raise
             return dict(client.inspect_container(which))

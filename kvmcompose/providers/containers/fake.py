@@ -20,6 +20,7 @@ from kvmcompose.hosts.fake_world import FakeContainer, FakeImage, Place
 from kvmcompose.providers.containers.interface import (
     EngineFacts,
     FoundImage,
+    HalfStartedError,
     ObservedContainer,
     OnLine,
     Pieces,
@@ -97,6 +98,8 @@ class FakeContainers:
         container = self._own(project, name, "start")
         if identity not in ("", container.id):
             raise DriverError(f"cannot start the container {name}: No such container: {identity}")
+        if container.half_started:
+            raise HalfStartedError(f"cannot start the container {name}: the engine was killed")
         if not container.pid:
             pids = (each.pid for each in self._host.world.containers.values())
             container.pid = max(pids, default=0) + 1

@@ -15,6 +15,7 @@ import msgspec
 
 from kvmcompose.core.image_build import ImageBuild
 from kvmcompose.core.instance import GONE, HostSize, Usage
+from kvmcompose.hosts.errors import DriverError
 
 #: The labels of a container and of an image that a project made.
 PROJECT_LABEL, GUEST_LABEL, MADE_LABEL = "kvm-compose.project", "kvm-compose.guest", "kvm-compose.made"
@@ -27,6 +28,10 @@ NAME_LABEL = "kvm-compose.name"
 OnLine = Callable[[str], None]
 #: Bytes in pieces: the standard input of a command, an archive. One is asked for when the last was sent.
 Pieces = AsyncIterable[bytes]
+
+
+class HalfStartedError(DriverError):
+    """An engine was killed while it started a container, and cannot start it any more."""
 
 
 class EngineFacts(HostSize, frozen=True, kw_only=True):
@@ -142,7 +147,8 @@ class Containers(Protocol):
         """Start a container, and return it as it is then: it may have ended.
 
         ``identity`` is its ID, where that is known to be the project's container: it is not looked up.
-        Raises DriverError for one that cannot be started, with the engine's reason.
+        Raises DriverError for one that cannot be started, with the engine's reason, and
+        HalfStartedError.
         """
 
     async def stop(self, project: str, name: str, seconds: int) -> None:

@@ -56,6 +56,16 @@ def silent_engine(path: Path) -> Iterator[threading.Event]:
             serving.join()
 
 
+def test_a_socket_is_named_as_it_is_on_its_host(tmp_path: Path) -> None:
+    async def ask() -> None:
+        path = tmp_path / "forwarded.sock"
+        engine = Engine([path], "on two", shown={path: "/run/docker.sock"})
+        with pytest.raises(DriverError, match=r"engine answers on two at /run/docker\.sock$"):
+            await engine.call("ask", lambda client: client.version())
+
+    asyncio.run(ask())
+
+
 def test_who_only_looks_hears_of_it_before_the_client_gives_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

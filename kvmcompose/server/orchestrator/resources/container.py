@@ -16,6 +16,7 @@ from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.containers.interface import HalfStartedError, ObservedContainer
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.netns.container_nics import ContainerPlace, FoundNic
 from kvmcompose.reconcile.difference import Asked
@@ -241,7 +242,10 @@ async def _start_container(work: Work, host: HostDrivers, guest: LoadedGuest, ch
         if host.name != main_host(work).name:
             request = await _named_as_there(work, host, request)
         known = await host.containers.create(project, identity, name, request, spec.made)
-    container = await host.containers.start(project, name, known)
+    try:
+        container = await host.containers.start(project, name, known)
+    except HalfStartedError as error:
+        container = await _made_again(work, host, guest, error)
     runtime.check_runs(guest, container)
     if not spec.nics:
         return
@@ -259,6 +263,25 @@ async def _named_as_there(work: Work, host: HostDrivers, request: dict[str, Any]
         return request
     found = await known_image(host, main_host(work), reference)
     return request if found is None else {**request, "Image": found.id}
+
+
+async def _made_again(
+    work: Work, host: HostDrivers, guest: LoadedGuest, error: HalfStartedError
+) -> ObservedContainer:
+    """Start another container instead of one that cannot be started any more, and has never run.
+
+    It is of the same image, which may be a snapshot. Raises DriverError.
+    """
+    project, name = work.context.project, guest.state.domain
+    there = await host.containers.container(project, name)
+    if there.started is not None:
+        hint = f"kvm-compose up --recreate {guest.name} makes another one, without what it has written"
+        raise DriverError(error.message, hint=hint) from error
+    request = await in_thread(container_request, work.context, work.testbed, guest)
+    await host.containers.remove(project, name)
+    request |= {"Image": there.image}
+    known = await host.containers.create(project, guest.state.identity, name, request, there.made)
+    return await host.containers.start(project, name, known)
 
 
 async def _plug(
