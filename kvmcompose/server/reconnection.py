@@ -69,6 +69,7 @@ class _Keeper:
         self._deployment = deployment
         self._paces = paces
         self._started: set[str] = set()
+        self._said = ""
         self._news = asyncio.Event()
 
     async def run(self) -> None:
@@ -90,7 +91,9 @@ class _Keeper:
                 async for guest in starts:
                     self._begin_again([guest])
         except KvmComposeError as error:
-            log.info("%s: the hosts report no starts of guests: %s", self._deployment.name, error.message)
+            if error.message != self._said:
+                log.info("%s: the hosts report no starts of guests: %s", self._deployment.name, error.message)
+            self._said = error.message
             return False
         except Exception:
             log.exception("%s: the hosts report no starts of guests", self._deployment.name)

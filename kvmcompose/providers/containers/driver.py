@@ -84,9 +84,10 @@ class EngineContainers:
                 try:
                     found = await self._now(project, ids, known)
                 except DriverError as error:
-                    log.info("%s; looking again in %g s", error.message, _LOOK_AGAIN)
-                    await asyncio.sleep(_LOOK_AGAIN)
-                    listener.tell_all()
+                    if self._events.is_open:  # otherwise it is told when it is again
+                        log.info("%s; looking again in %g s", error.message, _LOOK_AGAIN)
+                        await asyncio.sleep(_LOOK_AGAIN)
+                        listener.tell_all()
                     continue
                 changed = following(known, found)
                 listener.known = frozenset(known)

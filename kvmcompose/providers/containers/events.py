@@ -35,7 +35,7 @@ _FILTERS = {
 }
 #: How long to wait before the stream is opened again, in seconds: doubled each time, and the first again
 #: after one that has lasted so long.
-_FIRST_PAUSE, _LONGEST_PAUSE, _LASTING = 0.2, 10.0, 5.0
+_FIRST_PAUSE, _LONGEST_PAUSE, _LASTING = 0.2, 30.0, 5.0
 #: An engine confirms a stream shortly before it begins to report: then everything is looked at again.
 _SETTLED = 1.0
 _ID = re.compile("[0-9a-f]{1,64}")
@@ -103,9 +103,13 @@ class ContainerListener:
 
 
 class EngineEvents:
-    """The events of one engine. The stream is open while somebody listens."""
+    """The events of one engine. The stream is opened while somebody listens; ``is_open`` says whether it is.
+
+    When it has been opened, all is to be looked at again.
+    """
 
     def __init__(self, engine: Engine) -> None:
+        self.is_open = False
         self._engine = engine
         self._listeners: set[ContainerListener] = set()
         self._following: asyncio.Task[None] | None = None
@@ -127,7 +131,7 @@ class EngineEvents:
 
     async def _follow(self) -> None:
         """Read the stream, and open it again whenever it ends."""
-        pause = _FIRST_PAUSE
+        pause, said = _FIRST_PAUSE, ""
         while True:
             began = time.monotonic()
             try:
@@ -144,10 +148,11 @@ class EngineEvents:
             except Exception as error:  # whoever listens would wait for ever
                 log.exception("events of containers")
                 why = type(error).__name__
-            self._tell_all()
             if time.monotonic() - began >= _LASTING:
                 pause = _FIRST_PAUSE
-            log.info("events of containers: %s; opening the stream again in %g s", why, pause)
+            if why != said:  # a host may be away for weeks
+                log.info("events of containers: %s; trying again", why)
+                said = why
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -156,12 +161,14 @@ class EngineEvents:
         parameters = {"filters": msgspec.json.encode(_FILTERS).decode()}
         doing = "follow the events of containers"
         async with self._engine.stream(doing, "GET", ("events",), parameters=parameters) as stream:
+            self.is_open = True
             self._tell_all()
             again = asyncio.get_running_loop().call_later(_SETTLED, self._tell_all)
             try:
                 async with aclosing(stream.read()) as pieces, aclosing(_messages(pieces)) as reports:
                     yield reports
             finally:
+                self.is_open = False
                 again.cancel()
 
     def _tell(self, container: str, project: object) -> None:

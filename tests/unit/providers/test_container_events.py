@@ -341,3 +341,29 @@ def test_what_is_not_the_projects_is_gone(path: Path, engine: Reporting) -> None
         await containers.close()
 
     asyncio.run(run())
+
+
+def test_an_engine_that_is_away_is_asked_seldom_and_seen_when_it_comes(
+    tmp_path: Path, engine: Reporting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "late.sock"
+    looks: list[str] = []
+
+    async def run() -> None:
+        containers = drive(path)
+        observe = containers.observe
+
+        async def counted(project: str) -> object:
+            looks.append(project)
+            return await observe(project)
+
+        monkeypatch.setattr(containers, "observe", counted)
+        follower = Follower(containers)
+        await asyncio.sleep(1.5)
+        assert len(looks) <= 5
+        with serving(path, engine):
+            await follower.sees(("1", "running"))
+            await follower.stop()
+        await containers.close()
+
+    asyncio.run(run())
