@@ -20,7 +20,7 @@ from kvmcompose.hosts import _volume_program
 from kvmcompose.hosts.blob_store import Blob
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.remote_blobs import PIECE, SMALL, RemoteBlobStore
-from kvmcompose.hosts.volume_tree import VolumeChange, VolumeEntry, VolumeTree
+from kvmcompose.hosts.volume_tree import VolumeChange, VolumeEntry, VolumeTree, in_one_line
 
 _T = TypeVar("_T")
 
@@ -162,8 +162,13 @@ def _contents(folder: Path, request: _Request) -> bytes:
             with os.fdopen(open_regular(folder / path if path else folder, follow=False), "rb") as file:
                 data = file.read(entry.size + 1)
         except OSError as error:
-            raise DriverError(f"cannot read {folder / path}: {error.strerror}") from error
+            raise DriverError(f"cannot read {_shown(folder, path)}: {error.strerror}") from error
         if len(data) != entry.size:
-            raise DriverError(f"{folder / path} changed while it was sent", hint="run kvm-compose up again")
+            text = f"{_shown(folder, path)} changed while it was sent"
+            raise DriverError(text, hint="run kvm-compose up again")
         found.append(data)
     return b"".join(found)
+
+
+def _shown(folder: Path, path: str) -> str:
+    return in_one_line(str(folder / path if path else folder))

@@ -37,6 +37,11 @@ class VolumeEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 VolumeTree = Mapping[str, VolumeEntry]
 
 
+def in_one_line(path: str) -> str:
+    """Return a path for messages: quoted, if it has characters that could be taken for another line."""
+    return path if path.isprintable() else repr(path)
+
+
 def read_tree(project: Path, source: str, digest: Callable[[str], str]) -> VolumeTree:
     """Return what is in the volume ``source`` of the project folder ``project``.
 
@@ -68,7 +73,7 @@ def read_tree(project: Path, source: str, digest: Callable[[str], str]) -> Volum
     except (OSError, RuntimeError) as error:  # RuntimeError: links that go in a circle
         why = error.strerror if isinstance(error, OSError) else "its links go in a circle"
         name = os.fspath(getattr(error, "filename", None) or source)
-        raise KvmComposeError(f"the volume {source} cannot be read: {name}: {why}") from error
+        raise KvmComposeError(f"the volume {source} cannot be read: {in_one_line(name)}: {why}") from error
     return entries
 
 

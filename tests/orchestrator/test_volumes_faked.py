@@ -126,6 +126,20 @@ def test_an_edit_is_named_and_sent_and_no_container_restarts(lab: Lab) -> None:
     assert plan(lab).changes == ()
 
 
+def test_a_name_in_two_lines_is_shown_in_one(lab: Lab) -> None:
+    lab.must(Up())
+    (lab.folder / "html/a\nlab is up").write_text("")
+    (change,) = plan(lab).changes
+    assert change.because == (r"'html/a\nlab is up' added",)
+
+
+def test_volumes_that_are_in_others_are_sent_with_these(lab: Lab) -> None:
+    (lab.folder / "html-2").mkdir()
+    lab.edit("source: html/inner", "source: html-2")
+    lab.must(Up())
+    assert sent(lab) == {**SENT, "html-2": {""}}
+
+
 def test_many_edits_are_counted(lab: Lab) -> None:
     lab.must(Up())
     for number in range(10):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -12,6 +13,9 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.volume_tree import VolumeChange, VolumeTree, difference, read_tree
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+
+#: The volumes of each host, by testbed.
+_known: WeakKeyDictionary[LoadedTestbed, Mapping[str, Collection[str]]] = WeakKeyDictionary()
 
 
 def sources(guest: LoadedGuest) -> Iterator[str]:
@@ -22,38 +26,42 @@ def sources(guest: LoadedGuest) -> Iterator[str]:
                 yield posixpath.normpath(mount.source)
 
 
-def volumes_on(testbed: LoadedTestbed, host: str) -> tuple[str, ...]:
+def volumes_on(testbed: LoadedTestbed, host: str) -> Collection[str]:
     """Return the volumes that a host is sent: those that are in no other one. A main host is sent none.
 
     Neither are hosts of a member's testbed.
     """
-    if host == testbed.main_host.name or testbed.source.member is not None:
-        return ()
-    guests = (guest for guest in testbed.by_host.get(host, ()) if guest.is_started)
-    return tuple(_outermost({source for guest in guests for source in sources(guest)}))
+    if testbed not in _known:
+        _known[testbed] = {} if testbed.source.member is not None else dict(_of_hosts(testbed))
+    return _known[testbed].get(host, ())
 
 
-def volumes_of(testbed: LoadedTestbed, guest: LoadedGuest) -> tuple[str, ...]:
+def _of_hosts(testbed: LoadedTestbed) -> Iterator[tuple[str, Collection[str]]]:
+    for host, guests in testbed.by_host.items():
+        if host != testbed.main_host.name:
+            yield host, _outermost({each for guest in guests if guest.is_started for each in sources(guest)})
+
+
+def _outermost(paths: Iterable[str]) -> Collection[str]:
+    found: dict[str, None] = {}
+    for path in sorted(paths, key=lambda path: (path != ".", path.count("/"), path)):
+        if volume_of(path, found) is None:
+            found[path] = None
+    return dict.fromkeys(sorted(found))
+
+
+def volume_of(source: str, volumes: Collection[str]) -> str | None:
+    """Return which of the volumes a path is in, or is."""
+    steps = source.split("/")
+    paths = (".", *("/".join(steps[:count]) for count in range(1, len(steps) + 1)))
+    return next((path for path in paths if path in volumes), None)
+
+
+def volumes_of(testbed: LoadedTestbed, guest: LoadedGuest) -> Collection[str]:
     """Return those of these volumes that a guest needs."""
-    mounted = tuple(sources(guest))
-    return tuple(
-        volume
-        for volume in volumes_on(testbed, guest.state.testbed_host)
-        if any(is_in(source, volume) for source in mounted)
-    )
-
-
-def is_in(source: str, volume: str) -> bool:
-    """Return whether a path is a volume, or in it."""
-    return volume in {".", source} or source.startswith(f"{volume}/")
-
-
-def _outermost(paths: Iterable[str]) -> Iterator[str]:
-    found: list[str] = []
-    for path in sorted(paths, key=lambda path: (path != ".", path.split("/"))):
-        if not found or not is_in(path, found[-1]):
-            found.append(path)
-            yield path
+    volumes = volumes_on(testbed, guest.state.testbed_host)
+    found = (volume_of(source, volumes) for source in sources(guest))
+    return dict.fromkeys(each for each in found if each is not None)
 
 
 class HostVolumes(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,13 +95,15 @@ async def read_volumes(testbed: LoadedTestbed, host: str, sent: Mapping[str, Vol
 def _read(testbed: LoadedTestbed, host: str, sent: Mapping[str, VolumeTree]) -> HostVolumes:
     wanted: dict[str, VolumeTree] = {}
     flaws: dict[str, tuple[str, str | None]] = {}
-    guests = [guest for guest in testbed.by_host.get(host, ()) if guest.is_started]
-    for volume in volumes_on(testbed, host):
+    volumes = volumes_on(testbed, host)
+    inner: dict[str | None, set[str]] = {}
+    for guest in testbed.by_host.get(host, ()):
+        for source in sources(guest) if guest.is_started else ():
+            inner.setdefault(volume_of(source, volumes), set()).add(source)
+    for volume in volumes:
         try:
             wanted[volume] = read_tree(testbed.source.location, volume, testbed.source.digest)
-            for source in sorted(
-                {each for guest in guests for each in sources(guest) if is_in(each, volume)}
-            ):
+            for source in sorted(inner[volume]):
                 _check_inner(wanted[volume], volume, source)
         except KvmComposeError as error:
             flaws[volume] = (error.message, error.hint)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from kvmcompose.core.deployment import Level
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
-from kvmcompose.hosts.volume_tree import VolumeTree
+from kvmcompose.hosts.volume_tree import VolumeTree, in_one_line
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator import host_transfers
@@ -62,7 +62,7 @@ def _reasons(volumes: HostVolumes, volume: str) -> list[Reason]:
 
 
 def _shown(volume: str, path: str) -> str:
-    return f"{volume}/{path}" if path else volume
+    return in_one_line(f"{volume}/{path}" if path else volume)
 
 
 def compare(wanted: Resource, found: Found) -> Change | None:
@@ -102,7 +102,8 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
         folder = (context.location / volume).resolve()
         kept = await host.volumes.put(context.project, volume, folder, tree, difference, sent.append)
         for each in kept[:_NAMED]:
-            text = f"{each.path} was changed on {host.name}, too: that one is beside it, as {each.name}"
+            path, beside = in_one_line(each.path), in_one_line(each.name)
+            text = f"{path} was changed on {host.name}, too: that one is beside it, as {beside}"
             step.say(text, Level.WARNING)
         if len(kept) > _NAMED:
             step.say(f"so are {len(kept) - _NAMED} others", Level.WARNING)
