@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
 from kvmcompose.core.commands import Down, Power, PowerVerb, Up
-from kvmcompose.core.deployment import ActionState
+from kvmcompose.core.deployment import ActionState, Deployment
 from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.hosts.fake import Failure
+from kvmcompose.server.orchestrator import Orchestrator
+from kvmcompose.server.people import Person, Role
 from orchestrator.projects import built_project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from conftest import Lab
     from golden.bench import Bench
@@ -30,14 +33,14 @@ machines:
       image: "tiny:1"
       volumes:
         - {source: "${PWD}/html", target: /www, read_only: true}
-        - {source: html/inner, target: /inner}
-        - {source: app.conf, target: /etc/app.conf}
+        - {source: html/inner, target: /inner, read_only: true}
+        - {source: app.conf, target: /etc/app.conf, read_only: true}
   - name: db
     interfaces: [{bridge: br1}]
-    docker: {image: "tiny:1", volumes: [{source: ./html/, target: /www}]}
+    docker: {image: "tiny:1", volumes: [{source: ./html/, target: /www, read_only: true}]}
   - name: main
     interfaces: [{bridge: br0}]
-    docker: {image: "tiny:1", volumes: [{source: data, target: /data}]}
+    docker: {image: "tiny:1", volumes: [{source: data, target: /data, read_only: true}]}
 network:
   bridges: [{name: br0}, {name: br1}]
   bridge_connections: {br0: br1}
@@ -57,6 +60,7 @@ FILES = {
     "app.conf": "key = 1\n",
     "data/here": "not sent\n",
 }
+ANN = 61_000
 SENT = {"html": {"", "index", "inner", "inner/page"}, "app.conf": {""}}
 
 
@@ -69,6 +73,27 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def lab(volumes: Bench, new_lab: type[Lab], tmp_path: Path) -> Iterator[Lab]:
     with new_lab.copied(volumes, tmp_path) as lab:
         yield lab
+
+
+class MembersServer(Orchestrator):
+    """A server of root's that works for a member."""
+
+    def _owner(self, deployment: Deployment) -> Person:
+        del deployment
+        return Person(name="ann", role=Role.USER, uid=ANN)
+
+
+@pytest.fixture
+def members_lab(volumes: Bench, new_lab: type[Lab]) -> Iterator[Lab]:
+    """A lab of a member's, who may not look into pytest's folders."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        place.chmod(0o755)
+        with new_lab.copied(volumes, place) as lab:
+            for path in (lab.folder, *lab.folder.rglob("*")):
+                os.chown(path, ANN, ANN, follow_symlinks=False)
+            lab.orchestrator = MembersServer(lab.drivers, lab.store)
+            yield lab
 
 
 def sent(lab: Lab, host: str = "two") -> dict[str, set[str]]:
@@ -189,6 +214,15 @@ def test_volumes_that_no_other_host_can_have(lab: Lab, source: str) -> None:
     said = "is reached by a link" if source == "html/to-inner" else "has artefacts in it"
     assert said in action.faults[0].message
     assert not [call for call in lab.drivers.calls if "create" in call]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="other users' rights are taken by root alone")
+def test_a_members_volumes_are_refused_on_all_hosts(members_lab: Lab) -> None:
+    action = members_lab.do(Up())
+    assert action.state is ActionState.FAILED
+    said = {each.message for each in action.faults if "which no host is sent for ann" in each.message}
+    assert {each.split(" has the volume ")[0].rpartition(" ")[2] for each in said} == {"web", "db", "main"}
+    assert not [call for call in members_lab.drivers.calls if "volume" in call or "create" in call]
 
 
 def test_a_copy_that_stays_behind_is_named(lab: Lab) -> None:

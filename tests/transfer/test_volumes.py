@@ -388,9 +388,10 @@ class Lost(LocalRunner):
         return done
 
 
-@pytest.mark.parametrize("at", range(1, 5))
+@pytest.mark.parametrize("at", range(1, 7))
 def test_where_it_is_interrupted_it_goes_on(place: Place, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvmcompose.hosts.blob_commands.PATIENCE", 0)
+    monkeypatch.setattr("kvmcompose.hosts.volume_store._MOST", 1)
     place.write("page", "page\n")
     os.truncate(place.write("large", ""), SMALL + 1)
     tree = place.tree()
