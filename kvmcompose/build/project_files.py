@@ -24,11 +24,13 @@ from kvmcompose.build.context_listing import (
 from kvmcompose.build.outputs import Outputs
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.image_build import ContextEntry, content_digest
+from kvmcompose.core.image_source import ImageFile
 from kvmcompose.core.project import FileKind, Flaw
 from kvmcompose.effects.files import expand
 from kvmcompose.effects.opening import TooLargeError, open_regular, read_regular
 from kvmcompose.effects.stat_cache import StatCache
 from kvmcompose.images.formats import check_image
+from kvmcompose.images.image_archives import INDEX, opened_image
 
 #: Up to this size (bytes) content is kept for all the guests that share it.
 _REMEMBERED = 2**20
@@ -79,6 +81,7 @@ class FolderFiles:
         self._build_digests: dict[tuple[str, str], str] = {}
         self._carried: dict[str, tuple[bytes, str]] = {}
         self._image_flaws: dict[tuple[str, str | None, bool], Flaw | None] = {}
+        self._image_ids: dict[ImageFile, str | Flaw] = {}
 
     def path(self, name: str) -> Path:
         """A path as written in the YAML, as one that can be opened."""
@@ -111,6 +114,7 @@ class FolderFiles:
         for name in (*self._kinds, *self._inside, *(path for path, *_ in self._image_flaws)):
             path = self.path(name)
             found.update((str(path), str(resolve(path) or path)))
+        found.update(str(self.path(each.path) / INDEX) for each in self._image_ids if each.is_folder)
         listings = (*self._contexts.values(), *self._builds.values())
         return found.union(*(listing.seen for listing in listings))
 
@@ -170,6 +174,30 @@ class FolderFiles:
             )
             return Flaw(code="bad-image", message=f"{path} is {said}")
         return None
+
+    def image_id(self, source: ImageFile) -> str | Flaw:
+        """Return the ID of a container's image that is in a file, or why the file may not be used."""
+        if source not in self._image_ids:
+            try:
+                self._image_ids[source] = self._image_id(source)
+            except KvmComposeError as error:
+                self._image_ids[source] = Flaw("bad-image", error.message, error.hint)
+        return self._image_ids[source]
+
+    def _image_id(self, source: ImageFile) -> str:
+        path = self.path(source.path)
+
+        def read() -> str:
+            with opened_image(source, path) as image:
+                return image.image_id
+
+        if source.is_folder:
+            return read()
+        try:
+            # a compressed archive is read to its end
+            return self._digests.found_in(str(path.resolve()), str(source), read)
+        except OSError as error:
+            raise KvmComposeError(f"cannot read {source}: {error.strerror}") from error
 
     def content(self, path: str, limit: int) -> bytes | None:
         """Return at most ``limit`` bytes of a regular file and one; None if it cannot be read."""

@@ -14,6 +14,7 @@ from kvmcompose.core.image_lock import (
     read_lock,
     written_lock,
 )
+from kvmcompose.core.image_source import image_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -66,7 +67,8 @@ def container_images(definitions: Iterable[object]) -> list[str]:
     from kvmcompose.guests._containers import ContainerSection
 
     images = {each.image for each in definitions if isinstance(each, ContainerSection)}
-    return sorted(image for image in images if image is not None and not is_pinned(image))
+    named = [each for each in images if each is not None and image_file(each) is None]
+    return sorted(image for image in named if not is_pinned(image))
 
 
 def _asked(

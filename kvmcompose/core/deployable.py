@@ -14,9 +14,13 @@ import msgspec
 
 from kvmcompose.core.chassis import Remotes
 from kvmcompose.core.image_build import ImageBuild, build_key
+from kvmcompose.core.image_source import ImageFile
 from kvmcompose.core.resource import Resource
 
 _T = TypeVar("_T")
+
+#: Of the ID of an image, so many digits are shown, as Docker and Podman do.
+_DIGITS = 12
 
 #: The repository of the images that are snapshots of containers.
 SNAPSHOT_REPOSITORY = "kvm-compose-snapshots"
@@ -98,16 +102,17 @@ class ContainerGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
 
     ``request`` is the artefact with the request that creates it: the body of ``POST /containers/create`` in
     the Docker Engine API, without the labels. ``image`` is the image as the YAML names it, or by its digest
-    where the project pins it; ``build`` is how the main host builds it, None where it does not. ``mounts``
-    are the volumes that its host needs; ``resolv_conf`` is the artefact that is its ``/etc/resolv.conf``, and
-    ``archive`` the one with its scripts and context, a tar archive of what is below ``/etc/nocloud``. Both
-    are in ``files``.
+    where the project pins it, or by its ID where it is in a file, ``image_file``; ``build`` is how the main
+    host builds it, None where it does not. ``mounts`` are the volumes that its host needs; ``resolv_conf`` is
+    the artefact that is its ``/etc/resolv.conf``, and ``archive`` the one with its scripts and context, a tar
+    archive of what is below ``/etc/nocloud``. Both are in ``files``.
     """
 
     runtime: str = "containers"
     request: str
     image: str
     build: ContainerBuild | None = None
+    image_file: ImageFile | None = None
     mounts: tuple[Mount, ...] = ()
     resolv_conf: str | None = None
     archive: str | None = None
@@ -121,6 +126,13 @@ class ContainerGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     def is_made_here(self) -> bool:
         """Whether its image is built."""
         return self.build is not None
+
+    @property
+    def image_name(self) -> str:
+        """What its image is called in plans. It is another name for other content in a file."""
+        if self.image_file is None:
+            return self.image
+        return f"{self.image_file} ({self.image.partition(':')[2][:_DIGITS]})"
 
 
 class SwitchBridge(msgspec.Struct, frozen=True, kw_only=True, gc=False):

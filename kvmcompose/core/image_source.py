@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Literal, cast
+
+import msgspec
 
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _DOMAIN = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])"
@@ -13,13 +16,45 @@ _REFERENCE = re.compile(
     r"(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?",
     re.ASCII,
 )
-#: Prefixes of files (containers-transports(5)). The first would be an image of that name, with a tag.
-_FILES = ("docker-archive:", "oci:", "oci-archive:")
+_Transport = Literal["docker-archive", "oci-archive", "oci"]
+#: Names of files (containers-transports(5)). The first would be an image of that name, with a tag.
+_FILE = re.compile(
+    r"(?P<transport>docker-archive|oci-archive|oci):(?P<path>[^:]*)(?::(?P<name>.*))?", re.DOTALL
+)
 #: The longest name of a repository, without its registry, in characters (Docker's package ``reference``).
 _LONGEST_NAME = 255
 
 
+class ImageFile(msgspec.Struct, frozen=True):
+    """An image in a file: an archive of ``docker save``, one of an OCI image layout, or such a folder.
+
+    ``path`` is as in the YAML. ``name`` is which of several images it is: its reference in an archive of
+    Docker's, its tag in a layout (``org.opencontainers.image.ref.name``).
+    """
+
+    transport: _Transport
+    path: str
+    name: str | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder."""
+        return self.transport == "oci"
+
+    def __str__(self) -> str:
+        """Return it as the YAML has it."""
+        return f"{self.transport}:{self.path}" + (f":{self.name}" if self.name is not None else "")
+
+
 def is_reference(image: str) -> bool:
     """Return whether this names an image of a registry."""
-    match = None if image.startswith(_FILES) else _REFERENCE.fullmatch(image)
+    match = None if _FILE.match(image) else _REFERENCE.fullmatch(image)
     return match is not None and len(match["name"]) <= _LONGEST_NAME
+
+
+def image_file(image: str) -> ImageFile | None:
+    """Return the file that this names, None for anything else. Its path ends at a colon."""
+    match = _FILE.fullmatch(image)
+    if match is None or not match["path"]:
+        return None
+    return ImageFile(cast("_Transport", match["transport"]), match["path"], match["name"] or None)

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import msgspec
 
+from kvmcompose.core.image_source import ImageFile
+
 
 class FileKind(Enum):
     """The type of a file, after following symbolic links."""
@@ -68,6 +70,12 @@ class ProjectFiles(Protocol):
         """Return why a disk image may not be used, or None.
 
         ``is_said`` is whether the YAML says the format.
+        """
+
+    def image_id(self, source: ImageFile) -> str | Flaw:
+        """Return the ID of a container's image that is in a file, or why the file may not be used.
+
+        It is the digest of its configuration, as engines have it: ``sha256:…``.
         """
 
     def image_names(self) -> tuple[str, ...]:

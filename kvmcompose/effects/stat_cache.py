@@ -100,19 +100,27 @@ class StatCache:
 
     def digest_of(self, name: str) -> str:
         """Return the SHA-256 of the content of a file, by its path without links. Raises OSError."""
-        if name in self._this_run:
-            return self._this_run[name]
+        return self.found_in(name, "", lambda: digest_file(name))
+
+    def found_in(self, name: str, what: str, read: Callable[[], str]) -> str:
+        """Return what ``read`` finds in a file, whose path has no links: the digest of ``what`` in it.
+
+        It is called only if the file may have changed since. Raises OSError, and what ``read`` raises.
+        """
+        key = f"{name}#{what}" if what else name
+        if key in self._this_run:
+            return self._this_run[key]
         signature = Signature.of(os.stat(name))  # noqa: PTH116
-        known = self._known.get(name)
+        known = self._known.get(key)
         if known is not None and known.signature == signature:
             digest = known.digest
         else:
             started = time.time_ns()
-            digest = digest_file(name)
+            digest = read()
             # the ledger (SQLite) cannot store a name that is not UTF-8
-            if name.isprintable() and signature.settled(started) and Signature.of(os.stat(name)) == signature:  # noqa: PTH116
-                self.fresh[name] = Remembered(signature, digest)
-        self._this_run[name] = digest
+            if key.isprintable() and signature.settled(started) and Signature.of(os.stat(name)) == signature:  # noqa: PTH116
+                self.fresh[key] = Remembered(signature, digest)
+        self._this_run[key] = digest
         return digest
 
     def forget_run(self) -> None:

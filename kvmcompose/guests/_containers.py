@@ -11,6 +11,7 @@ import msgspec
 from kvmcompose.core.artefact import Artefact
 from kvmcompose.core.image_build import ImageBuild, build_key, build_tag
 from kvmcompose.core.image_lock import pinned
+from kvmcompose.core.image_source import ImageFile, image_file
 from kvmcompose.core.order import Healthcheck
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _scaling
@@ -60,22 +61,31 @@ class ContainerSection(DockerSection, frozen=True, kw_only=True, omit_defaults=T
     """The section of a container in the state.
 
     ``env_digest`` represents the content of ``env_file``. ``image_digest`` is the digest that the lock gives
-    the image, see ``core.image_lock``. ``build_digest`` is that of the context of an image that is built.
+    the image, see ``core.image_lock``. ``build_digest`` is that of the context of an image that is built,
+    ``image_id`` the ID of an image in a file.
     """
 
     env_digest: str | None = None
     image_digest: str | None = None
     build_digest: str | None = None
+    image_id: str | None = None
 
     @property
     def image_build(self) -> ImageBuild | None:
         """How the image is built, None for one that is not."""
         return in_full(self.build)
 
+    @property
+    def image_file(self) -> ImageFile | None:
+        """The file that the image is in, None for one that is in none."""
+        return image_file(self.image or "")
+
     def reference(self, project: str) -> str:
-        """Return the image, by its digest where the project pins it, by its key where it builds it."""
+        """Return the image: by its digest where the project pins it, its ID in a file, its key if built."""
         if (build := self.image_build) is not None:
             return build_tag(project, build_key(build, self.build_digest or ""))
+        if self.image_id is not None:
+            return self.image_id
         image = self.image or ""
         return image if self.image_digest is None else pinned(image, self.image_digest)
 

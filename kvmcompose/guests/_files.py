@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from kvmcompose.core.environment import LARGEST_FILE, parse_environment
 from kvmcompose.core.errors import Complaint, Location
+from kvmcompose.core.image_source import ImageFile
 from kvmcompose.core.project import FileKind, Flaw, ProjectFiles
 from kvmcompose.guests._shell import CHECKED, reserved_variables, script_flaw
 
@@ -177,6 +178,33 @@ def image(
         yield _missing(at, path, kind, "a disk image")
     elif (flaw := files.image_flaw(path, wanted_format, is_said=is_said)) is not None:
         yield _complaint(flaw, at)
+
+
+def container_image(files: ProjectFiles, at: _Path, source: ImageFile) -> Iterator[Complaint]:
+    """Yield the problems of a container's image in a file, or in a folder."""
+    if source.path.startswith("~"):
+        yield Complaint(
+            code="bad-value",
+            path=at,
+            message="the server that reads the image may have another home folder",
+            found=repr(source.path),
+            wanted="an absolute path, or one relative to the project folder",
+        )
+        return
+    if wrong := _inside(files, at, source.path):
+        yield from wrong
+        return
+    kind, wanted = files.kind(source.path), FileKind.FOLDER if source.is_folder else FileKind.FILE
+    if kind is not wanted:
+        what = "a folder with an OCI image layout" if source.is_folder else "an archive with an image"
+        if kind is FileKind.FILE:
+            message = f"{source.path!r} is a file"
+            hint = f"write oci-archive:{source.path}"
+            yield Complaint(code="bad-file", path=at, message=message, wanted=what, hint=hint)
+        else:
+            yield _missing(at, source.path, kind, what)
+    elif isinstance(found := files.image_id(source), Flaw):
+        yield _complaint(found, at)
 
 
 def catalogue_image(files: ProjectFiles, at: _Path, name: str) -> Iterator[Complaint]:

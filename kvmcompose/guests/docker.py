@@ -15,7 +15,7 @@ from kvmcompose.core.environment import LARGEST_FILE, file_digest
 from kvmcompose.core.errors import Complaint, Severity
 from kvmcompose.core.image_build import ImageBuild
 from kvmcompose.core.image_lock import LARGEST_LOCK, LOCK_PATH, ImageLock, is_pinned, read_lock
-from kvmcompose.core.image_source import is_reference
+from kvmcompose.core.image_source import image_file, is_reference
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.project import FileKind, ProjectFiles
@@ -50,6 +50,8 @@ def _with_relative_paths(body: DockerSection) -> DockerSection:
         if isinstance(value := getattr(body, key), str)
     }
     volumes = tuple(msgspec.structs.replace(each, source=_relative(each.source)) for each in body.volumes)
+    if body.image is not None and (source := image_file(body.image)) is not None:
+        paths["image"] = str(msgspec.structs.replace(source, path=_relative(source.path)))
     relative = msgspec.structs.replace(body, volumes=volumes, **paths)
     if isinstance(body.context, ContextSection):
         context = msgspec.structs.replace(body.context, path=_relative(body.context.path))
@@ -103,12 +105,14 @@ def complete(guest: Guest, files: ProjectFiles) -> Guest:
     definition: ContainerSection = guest.definition
     path = definition.env_file
     data = files.content(path, LARGEST_FILE) if path is not None else None
-    image = definition.image
-    lock = _lock(files) if image is not None and not is_pinned(image) else None
+    image, source = definition.image, definition.image_file
+    lock = _lock(files) if image is not None and source is None and not is_pinned(image) else None
+    image_id = files.image_id(source) if source is not None else None
     completed = msgspec.structs.replace(
         definition,
         env_digest=file_digest(data, path) if path is not None and data is not None else None,
         image_digest=lock.digests.get(image) if lock is not None and image is not None else None,
+        image_id=image_id if isinstance(image_id, str) else None,
         build_digest=_image_build.digest(definition.image_build, files),
     )
     return msgspec.structs.replace(guest, definition=completed)
@@ -138,17 +142,15 @@ def _check_image(at: tuple[str, ...], image: str, files: ProjectFiles) -> Iterat
     if is_reference(image):
         yield from _check_lock(at, image, files)
         return
+    if (source := image_file(image)) is not None:
+        yield from _files.container_image(files, at, source)
+        return
     yield Complaint(
         code="bad-value",
         path=at,
-        message="this does not name an image of a registry",
+        message="this names neither an image of a registry nor one in a file",
         found=repr(image),
-        wanted="a reference like 'nginx:1.25', in lower case; files are not supported",
-        hint=(
-            "an image in a file: docker load -i FILE on each host, then the name that this prints"
-            if "archive:" in image or image.startswith("oci:")
-            else None
-        ),
+        wanted="a reference like 'nginx:1.25', in lower case, or docker-archive:, oci-archive: or oci:PATH",
     )
 
 
@@ -277,6 +279,7 @@ def deployable(guest: GuestState, shared: Shared) -> ContainerGuest:
     return ContainerGuest(
         request=request_path(guest.identity),
         image=definition.reference(shared.project_name),
+        image_file=definition.image_file if definition.image_id is not None else None,
         build=ContainerBuild(build, definition.build_digest or "") if build is not None else None,
         files=(request_path(guest.identity), *own),
         mounts=tuple(Mount(each.source, each.target, each.read_only) for each in definition.volumes),
@@ -295,6 +298,8 @@ def privileges(guest: GuestState, shared: Shared) -> Iterator[Privilege]:  # noq
     definition = msgspec.convert(guest.definition, ContainerSection)
     setup, run = definition.scripts
     paths = [*setup, *run, *(each for each in (definition.context_path, definition.env_file) if each)]
+    if (source := definition.image_file) is not None:
+        paths.append(source.path)
     if (build := definition.image_build) is not None:
         yield _image_build.privilege(build)
         paths.append(build.context)

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from kvmcompose.core.deployable import DeployableGuest
+from kvmcompose.core.deployable import ContainerGuest, DeployableGuest
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.once import once
 from kvmcompose.core.planned import FileToMake
@@ -26,6 +26,7 @@ from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.effects.stat_cache import Remembered, StatCache, StatMemo
 from kvmcompose.guests import guest_kind
+from kvmcompose.images.image_archives import opened_image
 from kvmcompose.images.qcow2 import HEAD_BYTES, is_pristine, parse_header, read_header
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -299,7 +300,8 @@ class Transfer(msgspec.Struct, frozen=True):
 def plan_transfers(folder: Path, state: State) -> list[Transfer]:
     """Return what ``up`` would send to each host, according to local records; no host is contacted.
 
-    Raises KvmComposeError, or OSError when artefacts are missing.
+    Images of containers in files count, as nothing is recorded of what engines have. Raises KvmComposeError,
+    or OSError when artefacts are missing.
     """
     runs = {
         name: run
@@ -330,5 +332,17 @@ def plan_transfers(folder: Path, state: State) -> list[Transfer]:
             # a large file is read only if it may have been sent
             if path not in unmade and not (known and digests.of(file.source) in known):
                 missing.setdefault(file.source if file.shared else path, file)
+        missing |= _image_files(folder, here)
         found.append(Transfer(host.name, tuple(missing.values()), tuple(sorted(unmade & wanted.keys()))))
+    return found
+
+
+def _image_files(folder: Path, runs: Iterable[DeployableGuest]) -> dict[str, NeededFile]:
+    """Return the files that images of containers are loaded from, by the IDs of the images."""
+    found = {}
+    for run in runs:
+        if isinstance(run, ContainerGuest) and run.image_file is not None and run.image not in found:
+            path = folder / run.image_file.path
+            with opened_image(run.image_file, path) as image:
+                found[run.image] = NeededFile(path=str(run.image_file), source=str(path), size=image.size)
     return found

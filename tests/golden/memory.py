@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import kvmcompose
+from kvmcompose.core.image_source import ImageFile
 from kvmcompose.core.model import Host, SshKeys
 from kvmcompose.core.project import FileKind, Flaw
 from kvmcompose.pipeline.compile import Compiled, InputFile, compile_project
@@ -75,6 +76,9 @@ class MemoryFiles:
 
     def image_flaw(self, path: str, wanted_format: str | None, *, is_said: bool) -> Flaw | None:
         return Flaw(code="bad-image", message=self.bad_images[path]) if path in self.bad_images else None
+
+    def image_id(self, source: ImageFile) -> str | Flaw:
+        return f"sha256:{hashlib.sha256(str(source).encode()).hexdigest()}"
 
     def image_names(self) -> tuple[str, ...]:
         return self.images

@@ -84,6 +84,9 @@ def test_what_the_yaml_asks_for_is_listed() -> None:
         "worker-0": [],
         "worker-1": [],
         "worker-2": [],
+        "built-0": [],
+        "built-1": [],
+        "offline": [],
     }
 
 

@@ -15,6 +15,7 @@ from people import ALICE, Shared, ask, give, new
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from golden.bench import Bench, new_bench
+from golden.image_archive import write_archive
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
 
@@ -112,13 +113,21 @@ def _libvirt(bench: Bench) -> str:
     return "qemu:///session"
 
 
+def _image(bench: Bench) -> str:
+    """An image that the server would read with the rights of root."""
+    write_archive(bench.folder / "web.tar")
+    section = "libvirt: {cpus: 1, memory_mb: 128, libvirt_type: {cloud_image: {name: debian_12}}}"
+    bench.edit(section, 'docker: {image: "docker-archive:web.tar"}')
+    return "may load the image of a container from a file: docker-archive:web.tar"
+
+
 @pytest.mark.parametrize(
     "change",
     [
         _emulator, _network, _nic, _controller("tcp:192.0.2.7:6653"), _controller("unix:/run/x.sock"),
-        _controller("tcp:127.0.0.1:6653"), _libvirt,
+        _controller("tcp:127.0.0.1:6653"), _libvirt, _image,
     ],
-    ids=["emulator", "network", "nic", "controller", "socket", "loopback", "libvirt"],
+    ids=["emulator", "network", "nic", "controller", "socket", "loopback", "libvirt", "image"],
 )  # fmt: skip
 def test_what_only_administrators_may_do_is_refused(
     shared: Shared, lab: Bench, change: Callable[[Bench], str]
@@ -129,7 +138,7 @@ def test_what_only_administrators_may_do_is_refused(
     assert action["refused"], action
     said = f"{action['faults']}{log}"
     assert named in said
-    assert "only an administrator's testbed may do this" in said
+    assert "only an administrator's testbed may" in said
     assert ask(shared.socket, ALICE, "GET", "/deployments/lab/status").json["guests"][0]["state"] != "running"
 
 

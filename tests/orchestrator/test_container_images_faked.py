@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
+from golden.image_archive import write_archive
 from kvmcompose.core.commands import Down, Up
 from kvmcompose.core.deployment import ActionState
+from kvmcompose.core.planned import PlanRequest
 from kvmcompose.hosts.fake import Failure
 from orchestrator.projects import built_project
 
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
 
     from conftest import Lab
     from golden.bench import Bench
+    from kvmcompose.core.planned import TestbedPlan
     from kvmcompose.hosts.fake_world import World
 
 YAML = """\
@@ -70,7 +76,7 @@ def test_a_host_without_a_registry_gets_an_image_from_the_main_host(lab: Lab) ->
     said = lab.text(action)
     assert "two/pull:tiny:1 was made to fail" in said
     assert f"(a fake engine) {len(image)} bytes loaded" in said
-    assert "tiny:1: 0.0 MiB sent" in said
+    assert f"{image}: 0.0 MiB sent" in said
     # they run what the tag means on the main host, by its ID
     assert [each.request["Image"] for each in two(lab).containers.values()] == [image] * 3
     assert lab.status().differences == ()
@@ -117,3 +123,76 @@ def test_what_a_tag_means_elsewhere_counts_there(lab: Lab) -> None:
     lab.must(Up())
     assert {each.request["Image"] for each in two(lab).containers.values()} == {"tiny:1"}
     assert not calls(lab, "save_image")
+
+
+# -- images in files ------------------------------------------------------------------------------------
+
+
+def write_image(lab: Lab, *more: str) -> str:
+    """Write an archive of an image, whose ID depends on ``more``, and return that."""
+    return write_archive(lab.folder / "images" / "tiny.tar", *more)
+
+
+def with_file(lab: Lab) -> str:
+    found = write_image(lab)
+    lab.edit('"tiny:1", scaling', '"docker-archive:${PWD}/images/tiny.tar", scaling')
+    return found
+
+
+def planned(lab: Lab) -> TestbedPlan:
+    return asyncio.run(lab.orchestrator.plan(lab.deployment, PlanRequest(state=msgspec.Raw(b"null"))))
+
+
+def test_an_image_in_a_file_is_loaded_once_for_each_host_that_lacks_it(lab: Lab) -> None:
+    image = with_file(lab)
+    plan = planned(lab)
+    assert [each.subject for each in plan.changes if each.kind == "container-image"] == [
+        "image tiny:1",
+        f"image docker-archive:./images/tiny.tar ({image[7:19]})",
+    ]
+    sizes = {each.name: each.bytes_to_send for each in plan.hosts}
+    action = lab.must(Up())
+    assert calls(lab, "load_image") == [f"two/load_image:{image}"]
+    assert sizes == {"one": 0, "two": two(lab).images[image].size}
+    assert two(lab).images[image].tags == []
+    assert {each.request["Image"] for each in two(lab).containers.values()} == {image}
+    assert "bytes loaded" in lab.text(action)
+    assert lab.status().differences == ()
+    assert {each.bytes_to_send for each in planned(lab).hosts} == {0}
+    lab.must(Down())
+    lab.must(Up())
+    assert len(calls(lab, "load_image")) == 1
+
+
+def test_another_content_of_a_file_replaces_its_containers(lab: Lab) -> None:
+    with_file(lab)
+    lab.must(Up())
+    before = {name: each.id for name, each in two(lab).containers.items()}
+    image = write_image(lab, "changed")
+    lab.bench.generate()
+    action = lab.must(Up())
+    said = "guest worker-0: replace: the image docker-archive:./images/tiny.tar has changed"
+    assert said in lab.text(action)
+    assert {each.image for each in two(lab).containers.values()} == {image}
+    assert not {each.id for each in two(lab).containers.values()} & set(before.values())
+    assert "guest web" not in lab.text(action)
+
+
+def test_a_file_that_has_changed_since_the_build_is_not_loaded(lab: Lab) -> None:
+    with_file(lab)
+    write_image(lab, "changed")
+    action = lab.do(Up())
+    assert action.refused
+    assert "docker-archive:./images/tiny.tar has changed since the build" in str(action.faults)
+    (lab.folder / "images" / "tiny.tar").unlink()
+    assert "cannot read docker-archive:./images/tiny.tar" in str(lab.do(Up()).faults)
+    assert not lab.world.containers
+
+
+def test_another_name_of_the_same_image_is_not_sent_again(lab: Lab) -> None:
+    image = with_file(lab)
+    shutil.copy(lab.folder / "images" / "tiny.tar", lab.folder / "other.tar")
+    lab.edit('"tiny:1", command', '"docker-archive:other.tar", command')
+    lab.edit("web: one", "web: two")
+    lab.must(Up())
+    assert calls(lab, "load_image") == [f"two/load_image:{image}"]

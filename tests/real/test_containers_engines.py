@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -15,11 +16,12 @@ import os
 import signal
 import subprocess
 import tarfile
+import tempfile
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import driven
 import pytest
@@ -27,14 +29,15 @@ import registry
 
 from hosts import TestHosts, cgroups, engines
 from hosts.spec import Spec
-from hosts.tiny_image import image_id, tiny_image
+from hosts.tiny_image import archive, image_id, tiny_image
 from kvmcompose.cli._image_lock import digests_of
 from kvmcompose.core.image_build import ImageBuild, build_tag
 from kvmcompose.core.image_lock import pinned
+from kvmcompose.core.image_source import ImageFile
 from kvmcompose.core.model import Host
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
-from kvmcompose.providers.containers.archives import pieces_of, read_archive
+from kvmcompose.images.image_archives import opened_image
 from kvmcompose.providers.containers.connection import Engine
 from kvmcompose.providers.containers.driver import EngineContainers
 from kvmcompose.providers.containers.images import EngineImages
@@ -430,11 +433,7 @@ async def image_work(socket: str, image: str) -> None:
 
         with pytest.raises(KeyError):
             await it.images.load(broken(), snapshot, print)
-        # an archive of the other kind
-        file = io.BytesIO(oci_of(Path(image).read_bytes()))
-        archive = read_archive(file, "oci.tar")
-        assert await it.images.image(archive.image_id) is None
-        await it.images.load(pieces_of(file, archive), archive.image_id, print)
+        await from_files(it, Path(image))
         await builds(it)
         assert "no.where" in await error_of(it.images.pull("no.where/image:1", print))
 
@@ -498,6 +497,30 @@ async def every_image(it: Driven) -> int:
     """How many images the engine has, those of steps of builds included."""
     rows = await it.engine.call("list images", lambda client: client.images(all=True))
     return len(rows)
+
+
+async def from_files(it: Driven, image: Path) -> None:
+    """Files of others: a compressed layout; an archive that would rename an image; one that lies."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "image.tar")
+
+        async def load(transport: Literal["docker-archive", "oci-archive"], content: bytes) -> str:
+            file.write_bytes(content)
+            with opened_image(ImageFile(transport, "image.tar"), file) as found:
+                assert await it.images.image(found.image_id) is None
+                await it.images.load(found.pieces(), found.image_id, print)
+                return found.image_id
+
+        await load("oci-archive", gzip.compress(oci_of(image.read_bytes())))
+        renames = await load("docker-archive", archive("tiny:1", {"etc/motd": b"hello"}))
+        there = await it.images.image("tiny:1")
+        assert there is not None
+        assert there.id == image_id()
+        await it.up(Image=renames)
+        assert await it.run("cat", "/etc/motd") == (0, ["hello"])
+        await it.containers.remove("p", "p-a")
+        lies = archive("tiny:1", {"etc/motd": b"12345"}).replace(b"12345", b"54321")
+        assert await error_of(load("docker-archive", lies))
 
 
 def oci_of(archive: bytes) -> bytes:

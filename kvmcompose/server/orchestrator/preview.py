@@ -48,7 +48,7 @@ async def preview(context: Context, request: PlanRequest) -> TestbedPlan:
         refusals.append((error.message, error.hint))
     seen = await bring_up.examine()
     refusals += seen.refusals
-    transfers = await _transfers(context, seen)
+    transfers = await _transfers(context, seen, testbed)
     steps = context.store.ended_steps(context.project, _TIMED_STEPS)
 
     def found() -> TestbedPlan:
@@ -133,9 +133,10 @@ def _follows(change: Change, changes: Mapping[Ref, Change]) -> bool:
     return any(ref in changes and changes[ref].guest == change.guest for ref in needs)
 
 
-async def _transfers(context: Context, seen: Examined) -> dict[str, ToSend]:
+async def _transfers(context: Context, seen: Examined, testbed: LoadedTestbed) -> dict[str, ToSend]:
     """Return what would be sent to each host, and the room that it has."""
     view, found = seen.work.view, dict[str, ToSend]()
+    others = await in_thread(_beside_files, seen, testbed)
     for name, host in view.hosts.items():
         other = view.files.to(name) if view.files is not None else None
         lacking = other.lacking_bytes if other is not None else 0
@@ -148,7 +149,21 @@ async def _transfers(context: Context, seen: Examined) -> dict[str, ToSend]:
                     free = (await in_thread(shutil.disk_usage, context.folder)).free
                 else:
                     free = (await view.inventory(host)).room
-        found[name] = ToSend(lacking + moving.length, lacking + moving.allocated, free)
+        other_bytes = others.get(name, 0)
+        # what the main host loads, it reads from its own disk
+        sent = other_bytes if name != testbed.main_host.name else 0
+        kept = lacking + moving.allocated + other_bytes
+        found[name] = ToSend(lacking + moving.length + sent, kept, free)
+    return found
+
+
+def _beside_files(seen: Examined, testbed: LoadedTestbed) -> dict[str, int]:
+    """Return what changes send to hosts, beside the files of the project, in bytes."""
+    found: dict[str, int] = {}
+    for change in seen.choice.due:
+        with suppress(KvmComposeError):  # it is said when it is sent
+            size = providers()[change.ref.kind].bytes_to_send(testbed, change)
+            found[change.ref.host] = found.get(change.ref.host, 0) + size
     return found
 
 

@@ -39,6 +39,12 @@ def container_request(context: Context, testbed: LoadedTestbed, guest: LoadedGue
     """The request that creates a guest's container, as checked. Raises RefusedError, KvmComposeError."""
     run = guest.run
     assert isinstance(run, ContainerGuest)  # noqa: S101 (only containers have a request)
+    if run.image_file is not None and not context.owner.is_admin:
+        raise RefusedError(
+            f"{context.project} belongs to {context.owner.name}, and only an administrator's testbed may load"
+            f" the image of a container from a file: {run.image_file}",
+            hint="use one of a registry, or have an administrator run docker load, and name it by its tag",
+        )
     text = testbed.read(run.request)
     _refuse(context, privileges.of_container(text.encode(), run, testbed.state, for_member=True))
     return privileges.parse_request(text.encode(), run.request)

@@ -28,6 +28,7 @@ A module (also one in ``resources/`` of a plug-in folder) offers:
 ``ONLY_KNOWN``                    True: only observed, as what is in a guest; removing only forgets; optional
 ``RUNS``                          True: guests, which use memory and CPUs of their host; optional
 ``RECONNECTS``                    True: guests that lose their interfaces when others restart them; optional
+``bytes_to_send(testbed, change)`` what a change sends to its host, beside files; reads files; optional
 ``boots(change)``                 whether a guest starts for a change; optional
 ``noticed_by(testbed, change)``   the guests that may lose packets by a change; optional, pure
 
@@ -109,6 +110,9 @@ class Provider(Protocol):
     def limit(self, work: Work, host: str, *, removing: bool) -> int:
         """Return how many calls may run at a time on a host."""
 
+    def bytes_to_send(self, testbed: LoadedTestbed, change: Change) -> int:
+        """Return how much a change sends to its host, in bytes. Raises KvmComposeError."""
+
     def boots(self, change: Change) -> bool:
         """Return whether a guest starts for a change."""
 
@@ -154,6 +158,7 @@ def _module(name: str) -> Provider:
         "refusals": _nothing_in_the_way,
         "settle": _nothing_to_settle,
         "limit": _two_at_a_time,
+        "bytes_to_send": _sends_nothing,
         "boots": _boots_nothing,
         "noticed_by": _nobody,
     }
@@ -181,6 +186,11 @@ async def _nothing_to_settle(_work: Work, _found: Sequence[Found]) -> None:
 def _two_at_a_time(_work: Work, _host: str, *, removing: bool) -> int:  # noqa: ARG001
     """Return the default limit."""
     return 2
+
+
+def _sends_nothing(_testbed: LoadedTestbed, _change: Change) -> int:
+    """Return the default."""
+    return 0
 
 
 def _boots_nothing(_change: Change) -> bool:

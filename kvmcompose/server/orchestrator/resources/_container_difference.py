@@ -60,23 +60,31 @@ def _of_making(spec: ContainerSpec, found: Found) -> Iterator[Reason]:
     before, after = ({**each.document, "interfaces": None} for each in (earlier, spec))
     changes = [each for each in changes_of(before, after) if not _UNUSED.search(each.subject)]
     if changes:
-        yield from worded([_of_build(each, spec) for each in changes])
+        yield from worded([_of_file(each, spec) for each in changes if not _follows(each, changes)])
         return
     for path in sorted(earlier.files.keys() | spec.files.keys()):
         if earlier.files.get(path) != spec.files.get(path):
             yield Reason(ReasonCode.EDITED, path)
 
 
-def _of_build(reason: Reason, spec: ContainerSpec) -> Reason:
-    """Name what an image is built from, in place of its digest."""
-    section = next(
-        (part for part in spec.document.values() if isinstance(part, dict) and "build" in part), {}
-    )
-    build = section.get("build")
-    if not reason.subject.endswith(".build_digest") or reason.code is not ReasonCode.CHANGED or build is None:
+def _of_file(reason: Reason, spec: ContainerSpec) -> Reason:
+    """Name what an image is in, or built from, in place of its digest."""
+    keys = {".build_digest": "build", ".image_id": "image"}
+    key = next((key for suffix, key in keys.items() if reason.subject.endswith(suffix)), None)
+    if key is None or reason.code is not ReasonCode.CHANGED:
         return reason
-    folder = build if isinstance(build, str) else build.get("context")
-    return Reason(ReasonCode.EDITED, f"build context {folder}")
+    section = next((part for part in spec.document.values() if isinstance(part, dict) and key in part), {})
+    given = section.get(key)
+    if given is None:
+        return reason
+    if key == "image":
+        return Reason(ReasonCode.EDITED, f"the image {given}")
+    return Reason(ReasonCode.EDITED, f"build context {given if isinstance(given, str) else given['context']}")
+
+
+def _follows(reason: Reason, changes: Collection[Reason]) -> bool:
+    """Return whether a change is the ID of another image, which the YAML names."""
+    return reason.subject.endswith(".image_id") and any(each.subject.endswith(".image") for each in changes)
 
 
 def of_nic(wanted: WantedNic, detail: ContainerDetail) -> Iterator[Reason]:

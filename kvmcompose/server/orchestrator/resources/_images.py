@@ -1,4 +1,4 @@
-"""Images of containers on hosts: which one a reference means, and sending one from the main host by its ID.
+"""Images of containers on hosts: which one a reference means, and sending one by its ID.
 
 A host without a registry gets images from the main host. It then knows their content, by the ID, and neither
 a tag nor the digest of a registry: tags of a host are those of all its users, and no engine takes a digest
@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, suppress
+from contextlib import AbstractContextManager, ExitStack, aclosing, suppress
 from weakref import WeakKeyDictionary
 
+from kvmcompose.core.deployable import ContainerGuest
+from kvmcompose.core.image_source import ImageFile
+from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.images.image_archives import ArchivedImage, opened_image
 from kvmcompose.providers.containers.interface import FoundImage, Pieces
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.resources._work import Work
 from kvmcompose.server.orchestrator.sending import Progress
+from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 _turns: WeakKeyDictionary[Work, dict[tuple[str, str], asyncio.Lock]] = WeakKeyDictionary()
 
@@ -56,10 +61,41 @@ async def send_image(work: Work, host: HostDrivers, image_id: str, step: Running
         found = await main.images.image(image_id)
         if found is None:
             raise DriverError(f"cannot send the image {image_id} to {host.name}: {main.name} lacks it, too")
-        progress = Progress(step, found.size)
         async with aclosing(main.images.save(image_id)) as archive:
-            await host.images.load(_counted(archive, progress), image_id, step.output)
-        progress.end(found.tags[0] if found.tags else image_id)
+            await _load(host, image_id, archive, Progress(step, found.size), step)
+
+
+def opened_file(testbed: LoadedTestbed, source: ImageFile) -> AbstractContextManager[ArchivedImage]:
+    """Open the image in a file of a project. Raises DriverError for a project that is read for a member."""
+    if testbed.source.member is not None:
+        raise DriverError(f"{source} is a member's, and is not opened")
+    return opened_image(source, testbed.source.location / source.path)
+
+
+async def load_file(work: Work, host: HostDrivers, run: ContainerGuest, step: RunningStep) -> None:
+    """Make the image of a container, which is in a file, exist on a host: load it, unless it is there.
+
+    A host gets just the one image, without a tag (``kvmcompose.images.image_archives``). Raises
+    KvmComposeError.
+    """
+    source = run.image_file
+    assert source is not None  # noqa: S101 (it is in a file)
+    async with turn(work, host, run.image):
+        if await host.images.image(run.image) is not None:
+            return
+        with ExitStack() as stack:
+            image = await in_thread(stack.enter_context, opened_file(work.testbed, source))
+            if image.image_id != run.image:
+                raise DriverError(f"{source} has changed since the build", hint="kvm-compose generate")
+            async with aclosing(image.pieces()) as archive:
+                await _load(host, run.image, archive, Progress(step, image.size), step)
+
+
+async def _load(
+    host: HostDrivers, image_id: str, archive: Pieces, progress: Progress, step: RunningStep
+) -> None:
+    await host.images.load(_counted(archive, progress), image_id, step.output)
+    progress.end(image_id)
 
 
 def turn(work: Work, host: HostDrivers, what: str) -> asyncio.Lock:

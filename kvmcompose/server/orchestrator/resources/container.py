@@ -63,7 +63,7 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
     for guest, run in _guests(testbed):
         host = guest.state.testbed_host
         volumes = (Ref("container-volume", each, host) for each in volumes_of(testbed, guest))
-        needs = (Ref("files", host, host), Ref("container-image", run.image, host), *volumes)
+        needs = (Ref("files", host, host), Ref("container-image", run.image_name, host), *volumes)
         spec = spec_of(testbed, guest)
         yield Resource(ref=runtime.instance(guest), spec=spec, needs=needs, guest=guest.name)
 

@@ -1,11 +1,11 @@
-"""Images of containers on a host. Those that it lacks are pulled from their registry; none is removed.
+"""Images of containers on a host. Those that it lacks are pulled from their registry, or loaded from a file.
 
-A host that cannot pull one gets it from the main host, which builds those that are built.
+A host that cannot pull one gets it from the main host, which builds those that are built. None is removed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kvmcompose.core.deployable import ContainerGuest
 from kvmcompose.core.resource import Change, Found, Ref, Resource
@@ -14,7 +14,14 @@ from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator import host_transfers
 from kvmcompose.server.orchestrator.resources import _image_builds
-from kvmcompose.server.orchestrator.resources._images import known_image, main_host, send_image, turn
+from kvmcompose.server.orchestrator.resources._images import (
+    known_image,
+    load_file,
+    main_host,
+    opened_file,
+    send_image,
+    turn,
+)
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Work
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
@@ -28,16 +35,17 @@ BEFOREHAND = True
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
     """Yield the image of each container, once for each host."""
-    for image, host in _images(testbed):
-        yield Resource(ref=Ref(KINDS[0], image, host), spec=image)
+    for (name, host), run in _images(testbed).items():
+        yield Resource(ref=Ref(KINDS[0], name, host), spec=run.image)
 
 
-def _images(testbed: LoadedTestbed) -> Iterable[tuple[str, str]]:
-    return dict.fromkeys(
-        (guest.run.image, guest.state.testbed_host)
+def _images(testbed: LoadedTestbed) -> Mapping[tuple[str, str], ContainerGuest]:
+    """Return the images by their names and hosts, each with a container of it."""
+    return {
+        (guest.run.image_name, guest.state.testbed_host): guest.run
         for guest in testbed.runnable
         if isinstance(guest.run, ContainerGuest)
-    )
+    }
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
@@ -47,16 +55,16 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     await view.instances_of("containers", host)  # an engine that hangs is waited for once
     found, main = [], view.hosts[view.files.main]
     builds = _image_builds.builds_of(view.files.testbed)
-    for image, name in _images(view.files.testbed):
-        there = await known_image(host, main, image) if name == host.name else None
+    for (name, where), run in _images(view.files.testbed).items():
+        there = await known_image(host, main, run.image) if where == host.name else None
         if (
             there is not None
-            and image in builds
-            and not _image_builds.is_of(there, builds[image], view.context.project)
+            and run.image in builds
+            and not _image_builds.is_of(there, builds[run.image], view.context.project)
         ):
             there = None  # someone has given this name to another image, which a build refuses to replace
         if there is not None:
-            found.append(Found(ref=Ref(KINDS[0], image, host.name), spec=image, detail=there))
+            found.append(Found(ref=Ref(KINDS[0], name, host.name), spec=run.image, detail=there))
     return found
 
 
@@ -66,9 +74,14 @@ def compare(wanted: Resource, found: Found) -> Change | None:  # noqa: ARG001
 
 
 async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
-    """Pull an image, build it, or send it."""
+    """Load an image from a file, pull it, build it, or send it from the main host."""
     (change,) = changes
-    reference = change.ref.name
+    run = _images(work.testbed)[change.ref.name, host.name]
+    if run.image_file is not None:
+        with work.step(STAGE, f"load:{run.image_file}", host=host.name) as step:
+            await load_file(work, host, run, step)
+        return
+    reference = run.image
     build = _image_builds.builds_of(work.testbed).get(reference)
     if build is not None:
         with work.step(STAGE, f"build:{build.how.context}", host=host.name) as step:
@@ -103,6 +116,15 @@ async def _pulled(work: Work, host: HostDrivers, reference: str, step: RunningSt
     """Pull an image and return its ID; it is pulled once, however many hosts need it from this one."""
     async with turn(work, host, reference):
         return await host.images.pull(reference, step.output)
+
+
+def bytes_to_send(testbed: LoadedTestbed, change: Change) -> int:
+    """Return the size of what is loaded from a file; what a registry sends is not known."""
+    run = _images(testbed).get((change.ref.name, change.ref.host))
+    if run is None or run.image_file is None:
+        return 0
+    with opened_file(testbed, run.image_file) as image:
+        return image.size
 
 
 async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
