@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -19,7 +20,7 @@ import pytest
 from kvm import Project
 
 from hosts import TestHost, TestHosts, engines
-from hosts.tiny_image import tiny_image
+from hosts.tiny_image import BUSYBOX, tiny_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -266,3 +267,71 @@ def test_a_daemon_connects_what_others_restart(engine_host: TestHost, engine: st
             assert lab.ids() == ids
         finally:
             lab.project.run("down", "--purge", status=None)
+
+
+BUILDS = f"""\
+machines:
+  - name: web
+    interfaces: [{{bridge: br0}}]
+    docker: {{build: site, command: [sh, -c, "{WAITS}"]}}
+  - name: plain
+    interfaces: [{{bridge: br0}}]
+    docker: {{image: "tiny:1", command: [sh, -c, "{WAITS}"]}}
+network: {{bridges: [{{name: br0}}]}}
+"""
+DOCKERFILE = "FROM scratch\nCOPY busybox /bin/\nCOPY page /page\nRUN {run}\n"
+#: In an image without a shell of its own.
+RUN = '["/bin/busybox", "sh", "-c", "/bin/busybox --install /bin && echo built from $(cat /page)"]'
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman"] if LONG else ["docker"])
+def test_images_are_built_and_purged(engine_host: TestHost, engine: str, tmp_path: Path) -> None:
+    lab = Lab(engine_host, engine, tmp_path)
+    project = lab.project
+
+    def built() -> list[str]:
+        rows = lab.do("images", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
+        return [row for row in rows if "kvm-compose-builds/lab:" in row]
+
+    project.write("kvm-compose.yaml", BUILDS)
+    project.write("site/Dockerfile", DOCKERFILE.format(run=RUN))
+    project.write("site/page", "one\n")
+    shutil.copy(BUSYBOX, project.folder / "site" / "busybox")
+    everything = lab.do("images", "--all", "--quiet")
+    try:
+        said = project.run("up").stderr
+        assert "built from one" in said
+        assert project.inside("web", "cat", "/page") == "one"
+        # an edit replaces the container of this image alone
+        project.write("site/page", "two\n")
+        planned = project.run("plan").stdout
+        assert "file site/page has changed" in planned
+        assert "build context site has changed" in planned
+        assert lab.changed("up") == {"lab-web"}
+        assert project.inside("web", "cat", "/page") == "two"
+        # a build that fails changes nothing, and says why
+        ids = lab.ids()
+        project.write(
+            "site/Dockerfile", DOCKERFILE.format(run=RUN.replace("echo", "echo sorry; exit 7; echo"))
+        )
+        said = project.run("up", status=3).stderr
+        assert "| sorry" in said
+        assert "exit 7" in said
+        assert lab.ids() == ids
+        # what was built before is there
+        project.write("site/Dockerfile", DOCKERFILE.format(run=RUN))
+        project.write("site/page", "one\n")
+        assert "built from" not in project.run("up").stderr
+        assert project.inside("web", "cat", "/page") == "one"
+        assert len(built()) == 2
+        foreign = built()[0]
+        lab.do("create", "--name", "foreign", "--network", "none", foreign, "true")
+    finally:
+        said = project.run("down", "--purge", status=None).stderr
+        kept = built()
+        lab.do("rm", "--force", "foreign")
+    assert kept == [foreign]
+    assert " stays on one: cannot remove the image " in said
+    lab.do("rmi", foreign)
+    # Docker keeps the steps that went well of the build that failed
+    assert len(lab.do("images", "--all", "--quiet").split()) <= len(everything.split()) + 3
