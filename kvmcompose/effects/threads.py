@@ -73,10 +73,14 @@ class _Slots(asyncio.Semaphore):
         return used
 
 
-class _Threads:
-    """Threads for work that may hang. One takes more work when it has ended: to start one takes long."""
+class Threads:
+    """Threads for work that may hang. One takes more work when it has ended: to start one takes long.
+
+    They are daemon threads, and there are as many as there is work at a time.
+    """
 
     def __init__(self, most_idle: int) -> None:
+        """``most_idle`` is how many stay without work."""
         self._most_idle = most_idle
         self._idle: list[SimpleQueue[tuple[str, Callable[[], None]]]] = []
         os.register_at_fork(after_in_child=self._idle.clear)  # there they do not run
@@ -102,7 +106,7 @@ class _Threads:
             self._idle.append(jobs)
 
 
-_threads = _Threads(PER_OWNER)
+_threads = Threads(PER_OWNER)
 
 
 _Limits = dict[object, _Slots]

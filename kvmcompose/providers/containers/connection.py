@@ -22,6 +22,7 @@ import requests
 from docker import APIClient
 from docker.errors import APIError, DockerException
 
+from kvmcompose.effects.threads import Threads
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.containers import streaming
 from kvmcompose.providers.containers.streaming import BEGIN_SECONDS, EngineError, EngineStream, Pieces
@@ -32,6 +33,7 @@ _T = TypeVar("_T")
 
 #: How many short calls run at a time.
 AT_ONCE = 8
+_threads = Threads(AT_ONCE)
 #: How long a call may take, in seconds: one that looks, less than a client waits for its server, which would
 #: be blamed; one that changes something; and one that copies the files of a container.
 LOOK_SECONDS, CALL_SECONDS, COPY_SECONDS = 40, 90, 900
@@ -171,7 +173,7 @@ class Engine:
 
         await self._slots.acquire()
         try:
-            threading.Thread(target=run, name="container engine", daemon=True).start()
+            _threads.begin("container engine", run)
         except BaseException:
             self._slots.release()
             raise

@@ -16,7 +16,7 @@ import pytest
 from kvmcompose.client.remote import ANSWER_SECONDS
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
-from kvmcompose.providers.containers.connection import COPY_SECONDS, Engine
+from kvmcompose.providers.containers.connection import AT_ONCE, COPY_SECONDS, Engine
 from kvmcompose.providers.containers.driver import EngineContainers
 
 
@@ -96,3 +96,17 @@ def test_who_only_looks_hears_of_it_before_the_client_gives_up(
         asyncio.run(look(awake))
     assert limits
     assert all(each is not None and each < ANSWER_SECONDS for each in limits)
+
+
+def test_a_hundred_calls_start_few_threads(tmp_path: Path) -> None:
+    async def ask() -> None:
+        engine = Engine([path])
+        threads = [await engine.call("ask", lambda _: threading.current_thread()) for _ in range(100)]
+        assert len(set(map(id, threads))) <= 2 * AT_ONCE  # one that has just answered may not be free yet
+        assert all(each.daemon for each in threads)
+        await engine.close()
+
+    path = tmp_path / "engine.sock"
+    with silent_engine(path) as awake:
+        awake.set()
+        asyncio.run(ask())
