@@ -10,7 +10,7 @@ from kvmcompose.monitor.console import Console
 
 if TYPE_CHECKING:
     from kvmcompose.build.project import Project
-    from kvmcompose.render.graph import Graph
+    from kvmcompose.drawing.graph import Graph
 
 NAME = "graph"
 HELP = "draw the topology or the tasks, as dot, mermaid, json or svg"
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the graph."""
     from kvmcompose.effects import process
-    from kvmcompose.render.graph import to_dot, to_mermaid
+    from kvmcompose.drawing.graph import to_dot, to_mermaid
 
     project = open_project(arguments, console)
     graph = _topology(project) if arguments.of == "topology" else _tasks(project)
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _topology(project: Project) -> Graph:
     from kvmcompose.networks import drawing
-    from kvmcompose.render.graph import topology
+    from kvmcompose.drawing.graph import topology
 
     placed = project.compiled.placed
     return topology(placed.logical, placed.placement, drawing(placed))
@@ -65,7 +65,7 @@ def _topology(project: Project) -> Graph:
 def _tasks(project: Project) -> Graph:
     """Return a graph of tasks, each with edges to the tasks that depend on it; all depend on the state."""
     from kvmcompose.build.base_images import image_of, image_task
-    from kvmcompose.render.graph import Edge, Graph, Node
+    from kvmcompose.drawing.graph import Edge, Graph, Node
 
     artefacts = project.compiled.artefacts
     nodes = [Node(artefact.task, "task", artefact.guest or "") for artefact in artefacts]

@@ -49,7 +49,7 @@ from kvmcompose.core.model import (
 )
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.state import Interface, State
-from kvmcompose.render.graph import Drawing
+from kvmcompose.drawing.graph import Drawing
 
 
 class Drift(msgspec.Struct, frozen=True):

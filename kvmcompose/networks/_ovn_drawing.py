@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from kvmcompose.core.model import Host, LogicalTestbed, PlacedTestbed
 from kvmcompose.networks._ovn_chassis import host_of
 from kvmcompose.networks._ovn_model import OvnNetwork, Router, RouterPort
-from kvmcompose.render.graph import Drawing, Edge, Node, distinct
+from kvmcompose.drawing.graph import Drawing, Edge, Node, distinct
 
 #: How many lines say what a router does; others are counted.
 _MOST_LINES = 6

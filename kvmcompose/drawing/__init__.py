@@ -1,0 +1,1 @@
+"""Drawings of testbeds: graphs as text, and pictures as places and SVG."""
