@@ -130,8 +130,8 @@ def _summarise(found: CheckDocument, console: Console) -> None:
 
 def _draw(found: CheckDocument, form: str, console: Console) -> None:
     from kvmcompose.core.expectation import INTERNET
-    from kvmcompose.effects import process
     from kvmcompose.drawing.graph import Edge, Graph, Node, to_dot, to_mermaid
+    from kvmcompose.effects import process
 
     matrix = found.matrix or ()
     names = dict.fromkeys(traffic.source for traffic in matrix)

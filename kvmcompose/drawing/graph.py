@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from kvmcompose.core.model import LogicalTestbed, Placement
+from kvmcompose.core.state import GuestState
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -27,11 +28,15 @@ class Edge(msgspec.Struct, frozen=True):
 
 
 class Graph(msgspec.Struct, frozen=True):
-    """Nodes and edges in a stable order. Edges of a ``directed`` graph point from what is needed."""
+    """Nodes and edges in a stable order. Edges of a ``directed`` graph point from what is needed.
+
+    ``hosts`` are all hosts of a topology, those without nodes, too.
+    """
 
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
     directed: bool
+    hosts: tuple[str, ...] = ()
 
 
 class Drawing(msgspec.Struct, frozen=True):
@@ -42,7 +47,10 @@ class Drawing(msgspec.Struct, frozen=True):
     segments: Mapping[str, str]
 
 
+#: How the kinds of guests are drawn that are no virtual machines.
+_GUESTS = {"docker": "container"}
 _DOT_SHAPES = {
+    "container": "component",
     "bridge": "box",
     "guest": "ellipse",
     "golden image": "ellipse",
@@ -51,6 +59,7 @@ _DOT_SHAPES = {
     "host interface": "cds",
 }
 _MERMAID_SHAPES = {
+    "container": ("[/", "/]"),
     "bridge": ("[", "]"),
     "guest": ("(", ")"),
     "golden image": ("([", "])"),
@@ -60,17 +69,28 @@ _MERMAID_SHAPES = {
 }
 
 
-def topology(testbed: LogicalTestbed, placement: Placement, drawing: Drawing | None = None) -> Graph:
-    """Return the guests on the network. Without a ``drawing`` its segments are bridges on hosts."""
+def topology(
+    testbed: LogicalTestbed,
+    placement: Placement,
+    guests: Mapping[str, GuestState],
+    drawing: Drawing | None = None,
+) -> Graph:
+    """Return the guests on the network, with their addresses.
+
+    ``guests`` are those of the state. Without a ``drawing`` the network's segments are bridges on hosts.
+    """
     drawing = drawing or _bridges(testbed, placement)
     nodes, edges = [*drawing.nodes], [*drawing.edges]
     for guest in testbed.guests:
-        kind = "golden image" if guest.is_golden_image else "guest"
+        kind = "golden image" if guest.is_golden_image else _GUESTS.get(guest.kind, "guest")
         nodes.append(Node(guest.name, kind, placement.guests[guest.name]))
-        edges += [Edge(guest.name, drawing.segments[each.segment]) for each in guest.attachments]
+        edges += [
+            Edge(guest.name, drawing.segments[each.segment], ", ".join(known.addresses))
+            for each, known in zip(guest.attachments, guests[guest.name].interfaces, strict=False)
+        ]
         if guest.golden_image is not None:
             edges.append(Edge(guest.golden_image, guest.name, "clone"))
-    return Graph(tuple(nodes), tuple(edges), directed=False)
+    return Graph(tuple(nodes), tuple(edges), False, tuple(host.name for host in testbed.hosts))
 
 
 def distinct(names: Iterable[tuple[str, str]], testbed: LogicalTestbed) -> dict[tuple[str, str], str]:

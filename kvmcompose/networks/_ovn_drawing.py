@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kvmcompose.core.model import Host, LogicalTestbed, PlacedTestbed
+from kvmcompose.drawing.graph import Drawing, Edge, Node, distinct
 from kvmcompose.networks._ovn_chassis import host_of
 from kvmcompose.networks._ovn_model import OvnNetwork, Router, RouterPort
-from kvmcompose.drawing.graph import Drawing, Edge, Node, distinct
 
 #: How many lines say what a router does; others are counted.
 _MOST_LINES = 6
@@ -62,7 +62,7 @@ def _nodes(network: OvnNetwork, hosts: Sequence[Host], names: dict[tuple[str, st
             if port.internal is not None:
                 host = host_of(port.chassis, hosts) if port.chassis else None
                 group = host.name if host is not None else main
-                yield Node(names["host interface", port.name], "host interface", group, port.internal.ip)
+                yield Node(names["host interface", port.name], "host interface", group)
 
 
 def _rules(network: OvnNetwork, switch: str) -> Iterator[str]:
@@ -91,6 +91,7 @@ def _edges(network: OvnNetwork, hosts: Sequence[Host], names: dict[tuple[str, st
     for name, switch in network.switches.items():
         for each in switch.ports:
             if each.internal is not None:
-                yield Edge(names["host interface", each.name], names["switch", name])
+                addresses = ", ".join(each.internal.ip)
+                yield Edge(names["host interface", each.name], names["switch", name], addresses)
             elif each.localnet is not None:
                 yield Edge(names["switch", name], names["network", each.localnet])

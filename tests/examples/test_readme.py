@@ -61,3 +61,9 @@ def test_what_it_links_to_in_the_repository_is_there() -> None:
     assert [
         each for each in targets if not each.startswith("docs/") and not (REPOSITORY / each).exists()
     ] == []
+
+
+def test_its_picture_is_what_graph_draws() -> None:
+    folder = REPOSITORY / "examples" / "three-hosts"
+    drawn = kvm_compose("graph", "--format", "svg", folder=folder).stdout
+    assert (REPOSITORY / "docs" / "three-hosts.svg").read_text() == drawn

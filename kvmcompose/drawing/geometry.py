@@ -1,0 +1,325 @@
+"""The picture of a topology as boxes and lines, from its places. All lengths are in CSS pixels.
+
+Lines run along the rows and columns between boxes, never behind them: from a box into the gutter of its host,
+and between hosts through the channel above them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from kvmcompose.drawing.graph import Edge, Graph, Node
+from kvmcompose.drawing.places import SEGMENTS, Block, Column, Grid, Homes
+
+CARD_WIDTH, CARD_HEIGHT = 156, 60
+BAR_HEIGHT = 24
+FABRIC_WIDTH, FABRIC_HEIGHT = 190, 60
+#: Beside the blocks of a host, for lines to other hosts. There are fewer on the right.
+GUTTER = 64
+
+_MARGIN = 24
+_CARD_GAP = 14
+#: Between two rows of guests: the rail above the lower one, and the track below the upper one.
+_ROW_GAP = 30
+_RAIL, _TRACK = 10, 8
+_BLOCK_GAP = 20
+_RIGHT = 36
+_TITLE, _BOTTOM = 44, 18
+_AREA_GAP = 28
+_FABRIC_GAP = 44
+#: Lines side by side: how far apart, and after how many the first track is used again.
+_STEP, _TRACKS = 7, 7
+#: Between a line of the fabric and the box below: room for a label. How many such lines are side by side.
+_LABEL, _LEVELS = 18, 3
+_CHANNEL = _STEP * _TRACKS + 22
+
+
+class Point(msgspec.Struct, frozen=True):
+    """A point; y grows downwards."""
+
+    x: float
+    y: float
+
+
+class Box(msgspec.Struct, frozen=True):
+    """A rectangle: its upper left corner and its size."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @property
+    def centre(self) -> float:
+        """The x of its centre."""
+        return self.x + self.width / 2
+
+    @property
+    def right(self) -> float:
+        """The x of its right side."""
+        return self.x + self.width
+
+    @property
+    def bottom(self) -> float:
+        """The y of its lower side."""
+        return self.y + self.height
+
+
+class Bar(msgspec.Struct, frozen=True):
+    """The part of a segment that is on a host, above the guests that are at home on it."""
+
+    segment: str
+    host: str
+    box: Box
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A line through points. ``segment`` is what it belongs to, ``label`` what is written at its middle.
+
+    ``wide`` lines are those between segments.
+    """
+
+    source: str
+    target: str
+    points: tuple[Point, ...]
+    segment: str
+    label: str = ""
+    wide: bool = False
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """All boxes and lines of a picture. ``cards`` are guests, ``fabric`` is what is on no host."""
+
+    width: float
+    height: float
+    hosts: Mapping[str, Box]
+    fabric: Mapping[str, Box]
+    bars: tuple[Bar, ...]
+    cards: Mapping[str, Box]
+    lines: tuple[Line, ...]
+
+
+def layout(graph: Graph, places: Grid) -> Layout:
+    """Return where everything is drawn. ``places`` are those of this graph."""
+    return _Layout(graph, places).layout()
+
+
+class _Layout:
+    def __init__(self, graph: Graph, places: Grid) -> None:
+        self._graph = graph
+        self._homes = Homes(graph)
+        self._places = places
+        self._fabric: dict[str, Box] = {}
+        self._hosts: dict[str, Box] = {}
+        self._bars: list[Bar] = []
+        self._cards: dict[str, Box] = {}
+        #: The bar below which a guest is.
+        self._above: dict[str, Bar] = {}
+        self._top = 0.0
+        self._tracks = 0
+
+    def layout(self) -> Layout:
+        self._place_fabric()
+        self._place_columns()
+        lines = (*self._home_lines(), *self._edge_lines(), *self._part_lines())
+        boxes = [*self._hosts.values(), *self._fabric.values()]
+        return Layout(
+            width=max((box.right for box in boxes), default=0) + _MARGIN,
+            height=max((box.bottom for box in boxes), default=0) + _MARGIN,
+            hosts=self._hosts,
+            fabric=self._fabric,
+            bars=tuple(self._bars),
+            cards=self._cards,
+            lines=lines,
+        )
+
+    def _place_fabric(self) -> None:
+        y: float = _MARGIN
+        for row in self._places.fabric:
+            for number, name in enumerate(row):
+                if name:
+                    x = _MARGIN + GUTTER + number * (FABRIC_WIDTH + _FABRIC_GAP)
+                    self._fabric[name] = Box(x, y, FABRIC_WIDTH, FABRIC_HEIGHT)
+            if any(row):
+                y += FABRIC_HEIGHT + _FABRIC_GAP
+        links = bool(self._fabric) or any(self._is_between_hosts(edge) for edge in self._graph.edges)
+        self._top = y + (_CHANNEL - _FABRIC_GAP if self._fabric else _CHANNEL) if links else y
+
+    def _is_between_hosts(self, edge: Edge) -> bool:
+        ends = [self._homes.nodes.get(name) for name in (edge.source, edge.target)]
+        return all(node is not None and node.kind == "bridge" for node in ends)
+
+    def _place_columns(self) -> None:
+        x: float = _MARGIN
+        for column in self._places.columns:
+            width = column.width * (CARD_WIDTH + _CARD_GAP) - _CARD_GAP
+            y = self._top + _TITLE
+            present = self._homes.on(column.host)
+            for block in column.blocks:
+                y = self._place_block(column, block, x + GUTTER, y, drawn=block.segment in present)
+            box = Box(x, self._top, GUTTER + width + _RIGHT, y - self._top - _BLOCK_GAP + _BOTTOM)
+            self._hosts[column.host] = box
+            x += box.width + _AREA_GAP
+
+    def _place_block(self, column: Column, block: Block, x: float, y: float, *, drawn: bool) -> float:
+        """Place the bar and the guests of a block, and return where the next one begins."""
+        bar = None
+        if block.segment:
+            width = column.width * (CARD_WIDTH + _CARD_GAP) - _CARD_GAP
+            bar = Bar(block.segment, column.host, Box(x, y, width, BAR_HEIGHT))
+            if drawn:
+                self._bars.append(bar)
+            y += BAR_HEIGHT + _ROW_GAP - _TRACK
+        for number, name in enumerate(block.guests):
+            row, slot = divmod(number, column.width)
+            if not name:
+                continue
+            self._cards[name] = Box(
+                x + slot * (CARD_WIDTH + _CARD_GAP),
+                y + row * (CARD_HEIGHT + _ROW_GAP),
+                CARD_WIDTH,
+                CARD_HEIGHT,
+            )
+            if bar is not None:
+                self._above[name] = bar
+        rows = -(-len(block.guests) // column.width)
+        return y + rows * (CARD_HEIGHT + _ROW_GAP) - (_ROW_GAP - _TRACK if rows else 0) + _BLOCK_GAP
+
+    def _home_lines(self) -> Iterator[Line]:
+        """Yield the lines of first interfaces: from the bar, or from a rail above the row of guests."""
+        for name, bar in self._above.items():
+            card = self._cards[name]
+            rail = card.y - _RAIL
+            left = bar.box.x - _STEP
+            direct = card.y - bar.box.bottom < CARD_HEIGHT
+            points = (
+                (Point(card.centre, bar.box.bottom), Point(card.centre, card.y))
+                if direct
+                else (
+                    Point(bar.box.x, bar.box.y + BAR_HEIGHT / 2),
+                    Point(left, bar.box.y + BAR_HEIGHT / 2),
+                    Point(left, rail),
+                    Point(card.centre, rail),
+                    Point(card.centre, card.y),
+                )
+            )
+            yield Line(name, bar.segment, points, bar.segment, self._label(name, bar.segment))
+
+    def _label(self, guest: str, segment: str) -> str:
+        return next((e.label for e in self._graph.edges if (e.source, e.target) == (guest, segment)), "")
+
+    def _edge_lines(self) -> Iterator[Line]:
+        """Yield the lines of further interfaces, and those between segments, routers and networks."""
+        done: set[tuple[str, str]] = set()
+        for edge in self._graph.edges:
+            pair = (edge.source, edge.target)
+            source, target = (self._homes.nodes.get(name) for name in pair)
+            if source is None or target is None:
+                continue
+            if edge.source in self._cards:
+                above = self._above.get(edge.source)
+                first = above is not None and above.segment == edge.target and pair not in done
+                done.add(pair)
+                if target.kind in SEGMENTS and not first:
+                    yield from self._further(edge)
+            elif edge.source in self._fabric and edge.target in self._fabric:
+                yield self._in_fabric(edge)
+            elif edge.source in self._fabric or edge.target in self._fabric:
+                inside, outside = (target, source) if edge.source in self._fabric else (source, target)
+                bar = self._bar(inside.name, inside.group)
+                if bar is not None:
+                    yield self._down(edge, outside, bar)
+            elif (line := self._between(edge, source, target)) is not None:
+                yield line
+
+    def _bar(self, segment: str, host: str) -> Bar | None:
+        """Return the first part of a segment on a host."""
+        return next((bar for bar in self._bars if (bar.segment, bar.host) == (segment, host)), None)
+
+    def _further(self, edge: Edge) -> Iterator[Line]:
+        """Yield the line of an interface that is not the first: below the row, up the right side."""
+        card = self._cards[edge.source]
+        bar = self._bar(edge.target, self._homes.nodes[edge.source].group)
+        if bar is None:
+            return
+        x = bar.box.right + self._track() * _STEP / 2 + _STEP
+        y = bar.box.y + BAR_HEIGHT / 2
+        below = card.bottom + _TRACK
+        points = (
+            Point(card.centre, card.bottom),
+            Point(card.centre, below),
+            Point(x, below),
+            Point(x, y),
+            Point(bar.box.right, y),
+        )
+        yield Line(edge.source, edge.target, points, edge.target, edge.label)
+
+    def _track(self) -> int:
+        """Return the number of the track that the next line takes."""
+        self._tracks += 1
+        return (self._tracks - 1) % _TRACKS
+
+    def _in_fabric(self, edge: Edge) -> Line:
+        upper, lower = sorted((self._fabric[edge.source], self._fabric[edge.target]), key=lambda box: box.y)
+        middle = lower.y - _LABEL - (self._track() % _LEVELS) * _STEP
+        points = (
+            Point(upper.centre, upper.bottom),
+            Point(upper.centre, middle),
+            Point(lower.centre, middle),
+            Point(lower.centre, lower.y),
+        )
+        ends = [self._homes.nodes[name] for name in (edge.source, edge.target)]
+        segment = next((node.name for node in ends if node.kind in SEGMENTS), "")
+        return Line(edge.source, edge.target, points, segment, edge.label, wide=True)
+
+    def _gutter(self, bar: Bar, track: int) -> tuple[float, float]:
+        """Return the x of a track in the gutter of a bar's host, and its y in the channel."""
+        return bar.box.x - 2 * _STEP - track * _STEP, self._top - _STEP * (track + 1)
+
+    def _down(self, edge: Edge, outside: Node, bar: Bar) -> Line:
+        """Return the line from what is on no host to a part of a segment."""
+        box, track = self._fabric[outside.name], self._track()
+        x, y = self._gutter(bar, track)
+        middle = bar.box.y + BAR_HEIGHT / 2
+        start = box.x + box.width * (track + 1) / (_TRACKS + 1)
+        points = (
+            Point(start, box.bottom),
+            Point(start, y),
+            Point(x, y),
+            Point(x, middle),
+            Point(bar.box.x, middle),
+        )
+        return Line(edge.source, edge.target, points, bar.segment, edge.label, wide=True)
+
+    def _between(self, edge: Edge, source: Node, target: Node) -> Line | None:
+        """Return the line between two segments of hosts."""
+        bars = [self._bar(node.name, node.group) for node in (source, target)]
+        if bars[0] is None or bars[1] is None:
+            return None
+        track = self._track()
+        (x1, y), (x2, _) = (self._gutter(bar, track) for bar in bars if bar is not None)
+        y1, y2 = (bar.box.y + BAR_HEIGHT / 2 for bar in bars if bar is not None)
+        over = () if source.group == target.group else (Point(x1, y), Point(x2, y))
+        points = (
+            Point(bars[0].box.x, y1),
+            Point(x1, y1),
+            *over,
+            Point(x2, y2),
+            Point(bars[1].box.x, y2),
+        )
+        return Line(edge.source, edge.target, points, source.name, edge.label, wide=True)
+
+    def _part_lines(self) -> Iterator[Line]:
+        """Yield the lines from a switch to its parts on hosts, and between parts on one host."""
+        for bar in self._bars:
+            node = self._homes.nodes[bar.segment]
+            first = self._bar(bar.segment, bar.host)
+            if first is not None and first is not bar:
+                x = bar.box.x - 2 * _STEP - self._track() * _STEP
+                y1, y2 = (each.box.y + BAR_HEIGHT / 2 for each in (first, bar))
+                points = (Point(bar.box.x, y1), Point(x, y1), Point(x, y2), Point(bar.box.x, y2))
+                yield Line(bar.segment, bar.segment, points, bar.segment, wide=True)
+            elif bar.segment in self._fabric:
+                yield self._down(Edge(bar.segment, bar.segment), node, bar)

@@ -1,0 +1,157 @@
+"""Which place of a picture belongs to what: a grid for each host, kept when the testbed changes.
+
+Who was there stays; who is new gets a free place, or one below. The same graph without earlier places gets
+the same places each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+
+import msgspec
+
+from kvmcompose.drawing.graph import Graph, Node
+
+#: Kinds of nodes that guests are connected to.
+SEGMENTS = frozenset({"bridge", "switch"})
+#: Kinds of nodes outside hosts, by the row of the fabric that they are in, from top to bottom.
+_FABRIC = {"network": 0, "router": 1, "switch": 2}
+_ROWS = 3
+#: The most guests of a segment for which a host gets a grid of so many columns; above all, the last one.
+_COLUMNS = {1: 1, 4: 2, 12: 3, 30: 4, 80: 6}
+_MOST_COLUMNS = 8
+
+
+class Block(msgspec.Struct, frozen=True):
+    """A part of a host's grid: a segment, and the guests whose first interface is on it, row by row.
+
+    An empty name is a free place. ``segment`` is empty for guests without interfaces.
+    """
+
+    segment: str
+    guests: tuple[str, ...] = ()
+
+
+class Column(msgspec.Struct, frozen=True):
+    """The grid of a host: ``width`` guests in a row, its blocks from top to bottom."""
+
+    host: str
+    width: int
+    blocks: tuple[Block, ...] = ()
+
+
+class Grid(msgspec.Struct, frozen=True):
+    """The grids of hosts from left to right, and above them rows of what is on no host or on several."""
+
+    columns: tuple[Column, ...] = ()
+    fabric: tuple[tuple[str, ...], ...] = ((),) * _ROWS
+
+
+class Homes:
+    """Where the nodes of a graph belong: hosts, and the segments of guests."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.nodes: Mapping[str, Node] = {node.name: node for node in graph.nodes}
+        self.segments = [node.name for node in graph.nodes if node.kind in SEGMENTS]
+        self.fabric = [
+            [node.name for node in graph.nodes if _FABRIC.get(node.kind) == row] for row in range(_ROWS)
+        ]
+        outside = {name for row in self.fabric for name in row}
+        self.guests = [
+            node.name for node in graph.nodes if node.name not in outside and node.kind not in SEGMENTS
+        ]
+        self.hosts = list(dict.fromkeys([*graph.hosts, *(self.nodes[name].group for name in self.guests)]))
+        self.connected: dict[str, list[str]] = {name: [] for name in self.guests}
+        for edge in graph.edges:
+            segments = self.connected.get(edge.source)
+            if segments is not None and edge.target in self.segments and edge.target not in segments:
+                segments.append(edge.target)
+
+    def home(self, guest: str) -> str:
+        """Return the segment of a guest's first interface; empty if it has none."""
+        return next(iter(self.connected[guest]), "")
+
+    def on(self, host: str) -> dict[str, list[str]]:
+        """Return the segments that a host has a part of, each with the guests that are at home there."""
+        guests = [name for name in self.guests if self.nodes[name].group == host]
+        present = {segment for name in guests for segment in self.connected[name]}
+        found: dict[str, list[str]] = {
+            name: [] for name in self.segments if name in present or self.nodes[name].group == host
+        }
+        for name in guests:
+            found.setdefault(self.home(name), []).append(name)
+        return found
+
+
+def arrange(graph: Graph, before: Grid | None = None) -> Grid:
+    """Return the places of all nodes; those of ``before`` are kept as far as their hosts and segments are."""
+    before = before or Grid()
+    homes = Homes(graph)
+    known = {column.host: column for column in before.columns}
+    hosts = [*(host for host in known if host in homes.hosts), *(h for h in homes.hosts if h not in known)]
+    columns = tuple(_column(host, homes.on(host), known.get(host)) for host in hosts)
+    fabric = tuple(_kept(row, old) for row, old in zip(homes.fabric, before.fabric, strict=True))
+    return Grid(columns, fabric)
+
+
+def _kept(names: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
+    """Return the names in their old places; new ones fill free places, then follow."""
+    wanted, old = set(names), set(before)
+    new = (name for name in names if name not in old)
+    filled = [name if name in wanted else next(new, "") for name in before]
+    while filled and not filled[-1]:
+        filled.pop()
+    return (*filled, *new)
+
+
+def _column(host: str, wanted: Mapping[str, Sequence[str]], before: Column | None) -> Column:
+    if before is None:
+        width = _width(max((len(guests) for guests in wanted.values()), default=0))
+        return Column(host, width, _filled(((name, guests) for name, guests in wanted.items()), width))
+    there = {(block.segment, name) for block in before.blocks for name in block.guests if name}
+    new = {
+        segment: [name for name in guests if (segment, name) not in there]
+        for segment, guests in wanted.items()
+    }
+    blocks = [_refilled(block, wanted.get(block.segment, ()), new) for block in before.blocks]
+    if blocks:  # the last one can grow
+        segment, guests = blocks[-1]
+        guests += new.get(segment, [])
+        new[segment] = []
+    known = {segment for segment, _ in blocks}
+    blocks += [(segment, guests) for segment, guests in new.items() if guests or segment not in known]
+    while blocks and _is_spare(*blocks[-1], blocks[:-1], wanted):
+        blocks.pop()
+    return Column(host, before.width, _filled(blocks, before.width))
+
+
+def _refilled(block: Block, wanted: Collection[str], new: Mapping[str, list[str]]) -> tuple[str, list[str]]:
+    """Return a block with the guests that are still there; new ones take free places."""
+    waiting = new.get(block.segment, [])
+    kept = [name if name in wanted else "" for name in block.guests]
+    return block.segment, [name or (waiting.pop(0) if waiting else "") for name in kept]
+
+
+def _filled(blocks: Iterable[tuple[str, Sequence[str]]], width: int) -> tuple[Block, ...]:
+    """Return blocks with whole rows, so that what is below one stays where it is; the last one has no end."""
+    rows = [Block(segment, (*guests, *[""] * (-len(guests) % width))) for segment, guests in blocks]
+    if rows:
+        guests = rows[-1].guests
+        while guests and not guests[-1]:
+            guests = guests[:-1]
+        rows[-1] = Block(rows[-1].segment, guests)
+    return tuple(rows)
+
+
+def _is_spare(
+    segment: str,
+    guests: Sequence[str],
+    others: Iterable[tuple[str, Sequence[str]]],
+    wanted: Container[str],
+) -> bool:
+    """Return whether a block holds nothing, and its segment is gone or has another block."""
+    return not any(guests) and (segment not in wanted or segment in {name for name, _ in others})
+
+
+def _width(guests: int) -> int:
+    return next((width for most, width in _COLUMNS.items() if guests <= most), _MOST_COLUMNS)
