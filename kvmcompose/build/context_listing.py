@@ -152,6 +152,7 @@ class _Lister:
             if self._is_left_out(name, folder=folder):
                 self._left_out.add(name)
                 if folder and self._may_keep_below(name):
+                    self._seen.add(entry.path)
                     pending += self._children(Path(entry.path), f"{name}/")
                 continue
             if self._around.is_output(self._real / name):
@@ -169,10 +170,9 @@ class _Lister:
                 return
 
     def _is_left_out(self, name: str, *, folder: bool) -> bool:
-        if name in self._purpose.kept:
-            return False
-        ours = self._purpose.ignore_file not in self._purpose.kept and name == self._purpose.ignore_file
-        return ours or self._ignored.matches(name, folder=folder)
+        ours = name == self._purpose.ignore_file
+        matched = self._ignored.matches(name, folder=folder)  # in every case: it notes what folders are
+        return (ours or matched) and name not in self._purpose.kept
 
     def _may_keep_below(self, folder: str) -> bool:
         """Return whether something in a folder that is left out may be carried."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kvmcompose.build.ignore_file import Ignored, as_bytes, compiled, names, read_patterns
@@ -24,20 +24,28 @@ _STARS_IN_PART = re.compile(r"[^/!]\*\*|\*\*[^/]")
 class DockerIgnored(Ignored):
     """What the patterns, as git has them, leave out."""
 
+    def __init__(self, patterns: Sequence[str]) -> None:
+        super().__init__(patterns)
+        #: By folder: how many patterns, from the last one, come before the one that counts for it.
+        self._before = {"": len(self.last_first)}
+
     @property
     def has_exceptions(self) -> bool:
         """Whether something below a folder that is left out may be carried all the same."""
         return any(not each.include for each in self.last_first)
 
-    def matches(self, name: str, *, folder: bool) -> bool:  # noqa: ARG002 (a pattern does not ask)
-        """Return whether a path of the context is left out: the last pattern for it or a folder above it."""
+    def matches(self, name: str, *, folder: bool) -> bool:
+        """Return whether a path of the context is left out: the last pattern for it or a folder above it.
+
+        Folders are to be asked for before what is in them.
+        """
         path = as_bytes(name)
-        parts = path.split("/")
-        above = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
-        for pattern in self.last_first:
-            if any(names(pattern, each, folder=True) for each in above):
-                return bool(pattern.include)
-        return False
+        before = self._before[path.rpartition("/")[0]]
+        own = enumerate(self.last_first[:before])
+        found = next((number for number, each in own if names(each, path, folder=True)), before)
+        if folder:
+            self._before[path] = found
+        return found < len(self.last_first) and bool(self.last_first[found].include)
 
 
 def read_docker_ignore(folder: Path) -> DockerIgnored:

@@ -78,6 +78,7 @@ class FolderFiles:
         self._tree_digests: dict[_Context, str] = {}
         #: By the path of a folder, and that of the Dockerfile in it.
         self._builds: dict[tuple[str, str], Listing] = {}
+        self._build_flaws: dict[tuple[str, str], tuple[Flaw, ...]] = {}
         self._build_digests: dict[tuple[str, str], str] = {}
         self._carried: dict[str, tuple[bytes, str]] = {}
         self._image_flaws: dict[tuple[str, str | None, bool], Flaw | None] = {}
@@ -265,24 +266,24 @@ class FolderFiles:
 
     def build_flaws(self, context: str, dockerfile: str) -> tuple[Flaw, ...]:
         """Return why no image can be built from a folder with this Dockerfile."""
+        key = context, posixpath.normpath(dockerfile)
+        if key not in self._build_flaws:
+            self._build_flaws[key] = self._flaws_of_build(*key)
+        return self._build_flaws[key]
+
+    def _flaws_of_build(self, context: str, dockerfile: str) -> tuple[Flaw, ...]:
         try:
             listing = self._build_listing(context, dockerfile)
         except OSError as error:
             return (Flaw("bad-file", f"{context!r} cannot be read: {error.strerror}"),)
-        wanted = posixpath.normpath(dockerfile)
-        there = next((each for each in listing.members if each.name == wanted), None)
+        there = next((each for each in listing.members if each.name == dockerfile), None)
         if there is not None and there.kind != "file":
             what = f"a {there.kind}, and not a file"
             return (*listing.flaws, Flaw("bad-file", f"{dockerfile!r} in {context!r} is {what}"))
-        if there is None and not listing.flaws:
-            return (
-                Flaw(
-                    "missing-file",
-                    f"there is no {dockerfile!r} in {context!r}",
-                    "if it has another name: build: {context: FOLDER, dockerfile: NAME}",
-                ),
-            )
-        return listing.flaws
+        if there is not None or listing.flaws:
+            return listing.flaws
+        hint = "if it has another name: build: {context: FOLDER, dockerfile: NAME}"
+        return (Flaw("missing-file", f"there is no {dockerfile!r} in {context!r}", hint),)
 
     def _build_listing(self, context: str, dockerfile: str) -> Listing:
         key = context, posixpath.normpath(dockerfile)

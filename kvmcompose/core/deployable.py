@@ -130,6 +130,8 @@ class ContainerGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     @property
     def image_name(self) -> str:
         """What its image is called in plans. It is another name for other content in a file."""
+        if self.build is not None:
+            return f"{self.build.how.context} ({self.build.key[:_DIGITS]})"
         if self.image_file is None:
             return self.image
         return f"{self.image_file} ({self.image.partition(':')[2][:_DIGITS]})"

@@ -78,7 +78,10 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         _dockerfile_is(lambda path: path.symlink_to("../../secret")),
         "'web/Dockerfile' is a link out of the project",
     ),
-    "a Dockerfile that is a folder": (_dockerfile_is(Path.mkdir), "is a folder, and not a file"),
+    "a Dockerfile that is a folder": (
+        _dockerfile_is(lambda path: (path / "sub" / "deep").mkdir(parents=True)),
+        "is a folder, and not a file",
+    ),
     "no Dockerfile": (lambda web: (web / "Dockerfile").unlink(), "there is no 'Dockerfile' in 'web'"),
 }
 

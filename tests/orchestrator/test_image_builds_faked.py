@@ -160,6 +160,18 @@ def test_no_image_of_others_is_taken_or_replaced(lab: Lab) -> None:
     assert "another image has its name" in str(action.faults)
 
 
+def test_what_bears_the_name_on_another_host_is_not_used(lab: Lab) -> None:
+    lab.must(Up())
+    lab.must(Down())
+    (name,) = [
+        tag for each in built(lab.world) for tag in each.tags if each.build == built(two(lab))[0].build
+    ]
+    two(lab).images["sha256:" + "6" * 64] = FakeImage(tags=[name])
+    lab.must(Up())
+    (ours,) = [image for image, each in two(lab).images.items() if each.build]
+    assert [each.image for each in two(lab).containers.values()] == [ours] * 2
+
+
 def test_purge_removes_what_was_built(lab: Lab) -> None:
     lab.must(Up())
     lab.must(Snapshot(verb=SnapshotVerb.CREATE, name="before", guests=("web",)))

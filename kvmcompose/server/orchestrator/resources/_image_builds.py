@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from kvmcompose.core.deployable import ContainerBuild, ContainerGuest
+from contextlib import suppress
+
+from kvmcompose.core.deployable import ContainerBuild
 from kvmcompose.core.image_build import build_tag
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.containers.archives import build_context_digest, pieces_in
 from kvmcompose.providers.containers.interface import FoundImage
+from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.resources._images import main_host, turn
 from kvmcompose.server.orchestrator.resources._work import Work
-from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 
-def builds_of(testbed: LoadedTestbed) -> dict[str, ContainerBuild]:
-    """Return how the images of a testbed that are built are built, by their names."""
-    return {
-        guest.run.image: guest.run.build
-        for guest in testbed.runnable
-        if isinstance(guest.run, ContainerGuest) and guest.run.build is not None
-    }
+async def known_build(
+    host: HostDrivers, main: HostDrivers, build: ContainerBuild, project: str
+) -> FoundImage | None:
+    """Return the image on a host that the main host has built, None where either lacks it.
 
-
-def is_of(image: FoundImage, build: ContainerBuild, project: str) -> bool:
-    """Return whether an image is one that this project has built so."""
-    return (image.project, image.build) == (project, build.key)
+    What bears its name there is of others, unless its labels say that this project has built it so; on other
+    hosts it has no name.
+    """
+    there: FoundImage | None = None
+    with suppress(DriverError):  # said where the engine of the main host is asked for itself
+        there = await main.images.image(build_tag(project, build.key))
+    if there is None or (there.project, there.build) != (project, build.key):
+        return None
+    return there if host.name == main.name else await host.images.image(there.id)
 
 
 async def built(work: Work, build: ContainerBuild, step: RunningStep) -> str:
@@ -33,8 +37,8 @@ async def built(work: Work, build: ContainerBuild, step: RunningStep) -> str:
     main, project = main_host(work), work.context.project
     tag = build_tag(project, build.key)
     async with turn(work, main, tag):
-        there = await main.images.image(tag)
-        if there is not None and is_of(there, build, project):
+        there = await known_build(main, main, build, project)
+        if there is not None:
             return there.id
         path = build.how.archive
         try:

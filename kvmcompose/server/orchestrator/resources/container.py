@@ -28,6 +28,7 @@ from kvmcompose.server.orchestrator.resources._container_spec import (
     ContainerSpec,
     spec_of,
 )
+from kvmcompose.server.orchestrator.resources._image_builds import known_build
 from kvmcompose.server.orchestrator.resources._images import known_image, main_host
 from kvmcompose.server.orchestrator.resources._plugs import PlugChange, Plugs
 from kvmcompose.server.orchestrator.resources._view import View
@@ -239,8 +240,7 @@ async def _start_container(work: Work, host: HostDrivers, guest: LoadedGuest, ch
         _marks.begin(work, guest.name)
     if not is_there:
         request = await in_thread(container_request, context, work.testbed, guest)
-        if host.name != main_host(work).name:
-            request = await _named_as_there(work, host, request)
+        request = await _named_as_there(work, host, guest, request)
         known = await host.containers.create(project, identity, name, request, spec.made)
     try:
         container = await host.containers.start(project, name, known)
@@ -256,12 +256,16 @@ async def _start_container(work: Work, host: HostDrivers, guest: LoadedGuest, ch
         raise
 
 
-async def _named_as_there(work: Work, host: HostDrivers, request: dict[str, Any]) -> dict[str, Any]:
-    """Return a request with the image as another host knows it: by its ID, where it was sent there."""
-    reference = str(request.get("Image", ""))
-    if await host.images.image(reference) is not None:
-        return request
-    found = await known_image(host, main_host(work), reference)
+async def _named_as_there(
+    work: Work, host: HostDrivers, guest: LoadedGuest, request: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a request with the image as a host knows it: by its ID, where it was built or sent there."""
+    reference, main, run = str(request.get("Image", "")), main_host(work), guest.run
+    found = None
+    if isinstance(run, ContainerGuest) and run.build is not None and reference == run.image:
+        found = await known_build(host, main, run.build, work.context.project)
+    elif host.name != main.name and await host.images.image(reference) is None:
+        found = await known_image(host, main, reference)
     return request if found is None else {**request, "Image": found.id}
 
 

@@ -13,7 +13,7 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator import host_transfers
-from kvmcompose.server.orchestrator.resources import _image_builds
+from kvmcompose.server.orchestrator.resources._image_builds import built, known_build
 from kvmcompose.server.orchestrator.resources._images import (
     known_image,
     load_file,
@@ -54,15 +54,13 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
         return ()
     await view.instances_of("containers", host)  # an engine that hangs is waited for once
     found, main = [], view.hosts[view.files.main]
-    builds = _image_builds.builds_of(view.files.testbed)
     for (name, where), run in _images(view.files.testbed).items():
-        there = await known_image(host, main, run.image) if where == host.name else None
-        if (
-            there is not None
-            and run.image in builds
-            and not _image_builds.is_of(there, builds[run.image], view.context.project)
-        ):
-            there = None  # someone has given this name to another image, which a build refuses to replace
+        if where != host.name:
+            continue
+        if run.build is not None:
+            there = await known_build(host, main, run.build, view.context.project)
+        else:
+            there = await known_image(host, main, run.image)
         if there is not None:
             found.append(Found(ref=Ref(KINDS[0], name, host.name), spec=run.image, detail=there))
     return found
@@ -81,13 +79,12 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
         with work.step(STAGE, f"load:{run.image_file}", host=host.name) as step:
             await load_file(work, host, run, step)
         return
-    reference = run.image
-    build = _image_builds.builds_of(work.testbed).get(reference)
-    if build is not None:
-        with work.step(STAGE, f"build:{build.how.context}", host=host.name) as step:
-            image = await _image_builds.built(work, build, step)
+    if run.build is not None:
+        with work.step(STAGE, f"build:{run.build.how.context}", host=host.name) as step:
+            image = await built(work, run.build, step)
             await send_image(work, host, image, step)
         return
+    reference = run.image
     with work.step(STAGE, f"pull:{reference}", host=host.name) as step:
         try:
             image = await _pulled(work, host, reference, step)
