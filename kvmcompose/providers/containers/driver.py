@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +29,6 @@ from kvmcompose.providers.containers.interface import (
     ObservedContainer,
     OnLine,
     Pieces,
-    following,
 )
 from kvmcompose.providers.containers.streaming import outputs
 
@@ -40,12 +38,8 @@ _NOT_MODIFIED, _CONFLICT = 304, 409
 _UNKNOWN_PROCESSES = "already exists"
 #: How long a removal by someone else may take, in seconds, and how often to look.
 _REMOVAL_SECONDS, _LOOK_SECONDS = 30.0, 0.1
-#: How long after a failed look at an event's container all are looked at, and the time between two looks.
-_LOOK_AGAIN, _EVENT_SECONDS = 5.0, 0.1
 #: How many lines of a log wait for their reader.
 _LINES = 1000
-
-log = logging.getLogger(__name__)
 
 
 class EngineContainers:
@@ -76,25 +70,8 @@ class EngineContainers:
         found = await self._for_each([row["Id"] for row in listed], _inspect)
         return {each.name: each for each in map(rows.observed_in, found)}
 
-    async def events(self, project: str) -> AsyncGenerator[ObservedContainer]:
-        known: dict[str, ObservedContainer] = {}
-        with self._events.listen(project) as listener:
-            while True:
-                ids = await listener.changed()
-                try:
-                    found = await self._now(project, ids, known)
-                except DriverError as error:
-                    if self._events.is_open:  # otherwise it is told when it is again
-                        log.info("%s; looking again in %g s", error.message, _LOOK_AGAIN)
-                        await asyncio.sleep(_LOOK_AGAIN)
-                        listener.tell_all()
-                    continue
-                changed = following(known, found)
-                listener.known = frozenset(known)
-                for each in changed:
-                    yield each
-                # a container that ends as soon as it starts is not looked at each time
-                await asyncio.sleep(_EVENT_SECONDS)
+    def events(self, project: str) -> AsyncGenerator[ObservedContainer]:
+        return self._events.changes(project, lambda ids, known: self._now(project, ids, known))
 
     async def _now(
         self, project: str, ids: Iterable[str] | None, known: Iterable[str]

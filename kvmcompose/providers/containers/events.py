@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any
 
@@ -19,7 +19,11 @@ import msgspec
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.lines import Lines
 from kvmcompose.providers.containers.connection import Engine, EngineRefusalError
-from kvmcompose.providers.containers.interface import PROJECT_LABEL
+from kvmcompose.providers.containers.interface import PROJECT_LABEL, ObservedContainer, following
+
+#: Returns containers by ID as they are now, None for those that are gone: those with these IDs, or all of a
+#: project (None) and all that are known.
+Look = Callable[[frozenset[str] | None, Iterable[str]], Awaitable[Mapping[str, ObservedContainer | None]]]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +42,8 @@ _FILTERS = {
 _FIRST_PAUSE, _LONGEST_PAUSE, _LASTING = 0.2, 30.0, 5.0
 #: An engine confirms a stream shortly before it begins to report: then everything is looked at again.
 _SETTLED = 1.0
+#: How long after a look that failed the next one follows, and after one that did not, in seconds.
+_LOOK_AGAIN, _BETWEEN_LOOKS = 5.0, 0.1
 _ID = re.compile("[0-9a-f]{1,64}")
 #: How many containers are remembered for a listener that is busy; if there are more, it looks at all.
 _MOST_WAITING = 1000
@@ -113,6 +119,27 @@ class EngineEvents:
         self._engine = engine
         self._listeners: set[ContainerListener] = set()
         self._following: asyncio.Task[None] | None = None
+
+    async def changes(self, project: str, look: Look) -> AsyncGenerator[ObservedContainer]:
+        """Yield the containers of a project, and then those that have changed. Raises DriverError."""
+        known: dict[str, ObservedContainer] = {}
+        with self.listen(project) as listener:
+            while True:
+                ids = await listener.changed()
+                try:
+                    found = await look(ids, known)
+                except DriverError as error:
+                    if self.is_open:  # otherwise it is told when it is again
+                        log.info("%s; looking again in %g s", error.message, _LOOK_AGAIN)
+                        await asyncio.sleep(_LOOK_AGAIN)
+                        listener.tell_all()
+                    continue
+                changed = following(known, found)
+                listener.known = frozenset(known)
+                for each in changed:
+                    yield each
+                # a container that ends as soon as it starts is not looked at each time
+                await asyncio.sleep(_BETWEEN_LOOKS)
 
     @contextmanager
     def listen(self, project: str) -> Iterator[ContainerListener]:
