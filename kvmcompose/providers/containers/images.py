@@ -25,6 +25,9 @@ _TAR = {"Content-Type": "application/x-tar"}
 BUILD_SECONDS, LARGEST_BUILD_LOG = 3600.0, 64 << 20
 #: What begins a step of a Dockerfile: ``Step 1/3 : RUN true``, and Podman's ``[1/2] STEP 1/3: RUN true``.
 _STEP = re.compile(r"(\[\d+/\d+\] )?(?i:step) \d+(/\d+)? ?: ")
+_FROM = re.compile(r": (?i:from) ")
+#: What an engine says itself of a step.
+_OF_ENGINE = (" ---> ", "--> ", "Removing intermediate container ")
 #: So many lines of a step that failed are shown, and so many characters of each.
 _LAST_LINES, _LONGEST_LINE = 10, 300
 
@@ -224,13 +227,14 @@ class _BuildProgress(_Progress):
         if _STEP.match(line):
             self._step = line
             self._last.clear()
-        elif line.strip():
+        elif line.strip() and not line.startswith(_OF_ENGINE):
             self._last.append(line[:_LONGEST_LINE])
         self._pass_on(line)
 
     def _failure(self, text: str) -> DriverError:
         found = super()._failure(f"{self._step}: {text}" if self._step else text)
-        printed = [each for each in self._last if text not in each]
-        if not printed:
-            return found
-        return DriverError("\n".join([found.message, *(f"  | {each}" for each in printed)]), hint=found.hint)
+        printed = [f"  | {each}" for each in self._last if text not in each]
+        hint = found.hint
+        if _FROM.search(self._step):
+            hint = "without a registry, load the base image on the main host: docker load -i FILE"
+        return DriverError("\n".join([found.message, *printed]), hint=hint)
