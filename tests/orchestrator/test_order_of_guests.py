@@ -16,6 +16,7 @@ from kvmcompose.core.commands import Down, Power, PowerVerb, Up
 from kvmcompose.core.deployment import Action, ActionState
 from kvmcompose.core.planned import PlanRequest
 from kvmcompose.hosts.fake import Failure
+from kvmcompose.server.orchestrator.health_memory import HealthMemory
 from orchestrator.projects import TWO_HOSTS, built_project
 
 if TYPE_CHECKING:
@@ -236,6 +237,16 @@ def test_a_guest_is_checked_once_in_its_interval_however_many_ask(
         lab.status()
         found = [each for each in lab.drivers.calls if each.startswith("run:")]
         assert len(found) <= 1
+
+
+def test_checks_that_hang_hold_up_those_of_their_owner_alone() -> None:
+    async def ask() -> tuple[bool, bool]:
+        memory = HealthMemory()
+        while not memory.places(1000).locked():
+            await memory.places(1000).acquire()
+        return memory.places(1000).locked(), memory.places(1001).locked()
+
+    assert asyncio.run(ask()) == (True, False)
 
 
 def test_an_edit_of_order_or_healthcheck_restarts_nothing(lab: Lab) -> None:

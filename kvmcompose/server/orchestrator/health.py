@@ -1,7 +1,7 @@
 """Whether guests with a ``healthcheck`` are healthy: what was seen last, and looks at those that are due.
 
-A guest is asked at most once in its interval, however many clients want to know, and only so many guests at
-a time. What was seen is kept in ``Context.health``.
+A guest is asked at most once in its interval, however many clients want to know, and only so many guests of
+an owner at a time. What was seen is kept in ``Context.health``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def _look(
     failures = last.failures if last is not None and regular else 0
     is_new = instance.uptime is not None and instance.uptime < check.start_period
     end = time.monotonic() + check.timeout
-    async with context.health.places:
+    async with context.health.places(context.owner.uid):
         while True:
             why = await attempt(context, testbed, guest, max(0.1, end - time.monotonic()))
             failures = failures + 1 if why else 0

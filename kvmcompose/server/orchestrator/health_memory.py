@@ -8,7 +8,7 @@ import msgspec
 
 from kvmcompose.core.order import Healthcheck
 
-#: Guests that are asked at a time, by one server.
+#: Guests of one owner that are asked at a time: a check that takes its whole time holds up no one else's.
 _AT_A_TIME = 16
 
 
@@ -32,4 +32,8 @@ class HealthMemory:
     def __init__(self) -> None:
         self.seen: dict[tuple[str, str], HealthSeen] = {}
         self.looks: dict[tuple[str, str], asyncio.Future[HealthSeen]] = {}
-        self.places = asyncio.Semaphore(_AT_A_TIME)
+        self._places: dict[int, asyncio.Semaphore] = {}
+
+    def places(self, owner: int) -> asyncio.Semaphore:
+        """Return what limits how many guests of an owner, by their UID, are asked at a time."""
+        return self._places.setdefault(owner, asyncio.Semaphore(_AT_A_TIME))

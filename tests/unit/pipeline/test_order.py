@@ -119,6 +119,9 @@ def test_the_state_has_what_was_written_and_is_as_before_without() -> None:
         ("healthcheck: {command: x, interval: soon}", (6, 41), "bad-value", "1m30s"),
         ("healthcheck: {command: x, interval: 0}", (6, 41), "out-of-range", "too short"),
         ("healthcheck: {command: x, interval: 48h}", (6, 41), "out-of-range", "too long"),
+        ("healthcheck: {command: x, timeout: 11m}", (6, 40), "out-of-range", "0.1 to 600 seconds"),
+        ("healthcheck: {command: x, timeout: 601}", (6, 40), "out-of-range", "0.1 to 600 seconds"),
+        ("healthcheck: {command: x, interval: 61m}", (6, 41), "out-of-range", "0.1 to 3600 seconds"),
         ("healthcheck: {command: x, interval: -1}", (6, 41), "out-of-range", ""),
         ("healthcheck: {command: x, interval: 9999999999h}", (6, 41), "bad-value", ""),
         ("healthcheck: {command: x, retries: 0}", (6, 40), "out-of-range", ""),
@@ -185,6 +188,15 @@ def test_a_state_with_a_cycle_is_not_read(after: dict[str, str], text: str) -> N
     with pytest.raises(KvmComposeError) as caught:
         read_state(json.dumps(document).encode(), SCHEMAS)
     assert text in caught.value.message
+
+
+@pytest.mark.parametrize(("key", "value"), [("timeout", 601), ("interval", 3601)])
+def test_a_state_with_a_healthcheck_that_takes_too_long_is_not_read(key: str, value: float) -> None:
+    state = compile_text(lab(("db", "healthcheck: {command: x}")), on=hosts(1)).state
+    document = json.loads(encode_state(state))
+    document["testbed_guests"]["db"]["healthcheck"][key] = value
+    with pytest.raises(KvmComposeError, match=rf"healthcheck\.{key}"):
+        read_state(json.dumps(document).encode(), SCHEMAS)
 
 
 def test_clones_that_depend_on_each_other_make_a_cycle() -> None:
