@@ -16,6 +16,10 @@ _REFERENCE = re.compile(
     r"(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?",
     re.ASCII,
 )
+#: What the names of images that kvm-compose makes begin with.
+OURS = "kvm-compose-"
+#: IDs of images, whole or shortened.
+_ID = re.compile(r"(sha256:)?[0-9a-f]{12,64}")
 _Transport = Literal["docker-archive", "oci-archive", "oci"]
 #: Names of files (containers-transports(5)). The first would be an image of that name, with a tag.
 _FILE = re.compile(
@@ -58,3 +62,22 @@ def image_file(image: str) -> ImageFile | None:
     if match is None or not match["path"]:
         return None
     return ImageFile(cast("_Transport", match["transport"]), match["path"], match["name"] or None)
+
+
+def qualified(reference: str) -> str:
+    """Return a reference with its registry, as Docker completes one; an ID is left.
+
+    ``nginx`` is ``docker.io/library/nginx``, and an image that kvm-compose makes is of ``localhost``. An
+    engine that completes names by registries.conf(5), as Podman does, could find another image.
+    """
+    if _ID.fullmatch(reference):
+        return reference
+    if reference.startswith(OURS):
+        return f"localhost/{reference}"
+    first, slash, rest = reference.partition("/")
+    if not slash:
+        return f"docker.io/library/{reference}"
+    if "." in first or ":" in first or first == "localhost":
+        is_short = first in ("docker.io", "index.docker.io") and "/" not in rest
+        return f"docker.io/library/{rest}" if is_short else reference
+    return f"docker.io/{reference}"

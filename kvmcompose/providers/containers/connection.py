@@ -20,11 +20,12 @@ from urllib.parse import quote, urlencode
 
 import requests
 from docker import APIClient
-from docker.errors import APIError, DockerException
+from docker.errors import APIError, DockerException, NotFound
 
+from kvmcompose.core.image_source import qualified
 from kvmcompose.effects.threads import Threads
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.containers import streaming
+from kvmcompose.providers.containers import rows, streaming
 from kvmcompose.providers.containers.streaming import BEGIN_SECONDS, EngineError, EngineStream, Pieces
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,38 @@ class Engine:
         self._guard = threading.Lock()
         self._client: APIClient | None = None
         self._socket: Path | None = None
+        self._is_podman: bool | None = None
+
+    async def is_podman(self) -> bool:
+        """Return whether the engine is Podman, which is asked once. Raises DriverError."""
+        if self._is_podman is None:
+            self._is_podman = await self.call(
+                "ask the engine for its name", lambda client: rows.is_podman(client.version())
+            )
+        return self._is_podman
+
+    async def completed(self, reference: str) -> str:
+        """Return the name of an image that each engine takes for the same one. Raises DriverError."""
+        return qualified(reference) if await self.is_podman() else reference
+
+    async def named(self, reference: str) -> str:
+        """Return the whole name of an image that is there, or is to be pulled. Raises DriverError.
+
+        What was loaded into Podman or built there, without a registry's name, is of ``localhost``.
+        """
+        whole = await self.completed(reference)
+        if not whole.startswith("docker.io/") or reference.startswith("docker.io/"):
+            return whole
+        here = f"localhost/{reference}"
+
+        def is_there(client: APIClient) -> bool:
+            try:
+                client.inspect_image(here)
+            except NotFound:
+                return False
+            return True
+
+        return here if await self.call(f"look for the image {reference}", is_there) else whole
 
     async def call(self, doing: str, work: Callable[[APIClient], _T], *, seconds: float = LOOK_SECONDS) -> _T:
         """Call ``work`` with the SDK's client, in a thread. It is called again if the connection was lost.

@@ -101,6 +101,8 @@ class EngineContainers:
     ) -> str:
         labels = {PROJECT_LABEL: project, NAME_LABEL: name, GUEST_LABEL: guest, MADE_LABEL: made}
         body = {**request, "Labels": {**(request.get("Labels") or {}), **labels}}
+        if "Image" in request:
+            body["Image"] = await self._engine.named(request["Image"])
         doing = f"create the container {name}"
 
         def create(client: APIClient) -> dict[str, Any]:
@@ -196,15 +198,16 @@ class EngineContainers:
     async def commit(self, project: str, name: str, tag: str) -> str:
         doing = f"make an image of the container {name}"
         label = f"LABEL {PROJECT_LABEL}={project}"  # Podman keeps quotes
+        named, put = await self._engine.named(tag), await self._engine.completed(tag)
 
         def commit(client: APIClient) -> str:
             found = client.inspect_container(name)
             self._refuse_foreign(project, name, found, doing)
             with contextlib.suppress(NotFound):
-                there = (client.inspect_image(tag).get("Config") or {}).get("Labels") or {}
+                there = (client.inspect_image(named).get("Config") or {}).get("Labels") or {}
                 if there.get(PROJECT_LABEL) != project:
                     raise DriverError(f"cannot {doing}: {tag} is an image that is not the project's")
-            repository, _, last = tag.rpartition(":")
+            repository, _, last = put.rpartition(":")
             return str(client.commit(found["Id"], repository, last, changes=[label])["Id"])
 
         return rows.image_id(await self._engine.call(doing, commit, seconds=COPY_SECONDS))

@@ -39,9 +39,11 @@ class EngineImages:
         self._engine = engine
 
     async def image(self, reference: str) -> FoundImage | None:
+        named = await self._engine.named(reference)
+
         def inspect(client: APIClient) -> dict[str, Any] | None:
             try:
-                return dict(client.inspect_image(reference))
+                return dict(client.inspect_image(named))
             except (ImageNotFound, NotFound):
                 return None
 
@@ -59,9 +61,8 @@ class EngineImages:
             reference if "@" in reference or ":" in reference.rpartition("/")[2] else f"{reference}:latest"
         )
         progress = _Progress(doing, on_line)
-        async with self._engine.stream(
-            doing, "POST", ("images", "create"), parameters={"fromImage": named}
-        ) as stream:
+        parameters = {"fromImage": await self._engine.completed(named)}
+        async with self._engine.stream(doing, "POST", ("images", "create"), parameters=parameters) as stream:
             await progress.follow(stream.read())
         return await self._id_of(named, doing)
 
@@ -90,9 +91,10 @@ class EngineImages:
                 yield piece
 
     async def tag(self, reference: str, tag: str) -> None:
-        repository, _, last = tag.rpartition(":")
+        named, put = await self._engine.named(reference), await self._engine.completed(tag)
+        repository, _, last = put.rpartition(":")
         await self._engine.call(
-            f"name the image {reference}", lambda client: client.tag(reference, repository, last)
+            f"name the image {reference}", lambda client: client.tag(named, repository, last)
         )
 
     async def build(self, project: str, build: ImageBuild, key: str, context: Pieces, on_line: OnLine) -> str:
@@ -103,7 +105,7 @@ class EngineImages:
                 f"cannot {doing}: another image has the name {tag}", hint=f"remove that: docker rmi {tag}"
             )
         parameters = {
-            "t": tag,
+            "t": await self._engine.completed(tag),
             "dockerfile": build.dockerfile,
             "rm": "1",
             "forcerm": "1",
@@ -135,14 +137,15 @@ class EngineImages:
 
     async def remove_image(self, project: str, tag: str) -> None:
         doing = f"remove the image {tag}"
+        named = await self._engine.named(tag)
 
         def remove(client: APIClient) -> None:
             try:
-                found = client.inspect_image(tag)
+                found = client.inspect_image(named)
                 labels = (found.get("Config") or {}).get("Labels") or {}
                 if labels.get(PROJECT_LABEL) != project:
                     raise DriverError(f"cannot {doing}: it is not the project's")
-                client.remove_image(tag)
+                client.remove_image(named)
             except (ImageNotFound, NotFound):
                 return
 
