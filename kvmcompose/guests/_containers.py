@@ -144,6 +144,11 @@ def _healthcheck(check: Healthcheck | None) -> dict[str, Any] | None:
     }
 
 
+#: What a container prints is kept up to 30 MB: without a limit it could fill the disk of its host. Podman,
+#: which calls the type k8s-file, keeps 10 MB.
+LOG_CONFIG = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
+
+
 def request(guest: GuestState, shared: Shared, resolver: Artefact | None) -> dict[str, Any]:
     """Return the request but for ``Env``."""
     definition: ContainerSection = guest.definition
@@ -155,6 +160,7 @@ def request(guest: GuestState, shared: Shared, resolver: Artefact | None) -> dic
         mounts.append(_bind(_on_host(resolver.path, shared), RESOLV_CONF, read_only=True))
     host = {
         "NetworkMode": "none",
+        "LogConfig": LOG_CONFIG,
         **_limits(definition),
         "Privileged": definition.privileged,
         **({"CapAdd": list(definition.capabilities)} if definition.capabilities else {}),

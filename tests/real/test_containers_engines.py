@@ -35,6 +35,7 @@ from kvmcompose.core.image_build import ImageBuild, build_tag
 from kvmcompose.core.image_lock import pinned
 from kvmcompose.core.image_source import ImageFile
 from kvmcompose.core.model import Host
+from kvmcompose.guests._containers import LOG_CONFIG
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.images.image_archives import opened_image
@@ -53,7 +54,7 @@ REQUEST = {
     "Image": "tiny:1",
     "Cmd": ["sh", "-c", "echo started; echo complaint >&2; trap 'exit 3' TERM; sleep 4444 & wait"],
     "Env": ["COLOUR=blue"],
-    "HostConfig": {"NetworkMode": "none"},
+    "HostConfig": {"NetworkMode": "none", "LogConfig": LOG_CONFIG},
 }
 
 
@@ -291,6 +292,20 @@ async def logs(it: Driven) -> None:
     assert max(map(len, read)) <= 1 << 16
     assert await it.state("p-log") == ("exited", None)
     await it.containers.remove("p", "p-log")
+
+    small = {**LOG_CONFIG, "Config": {**LOG_CONFIG["Config"], "max-size": "64k"}}
+    await it.containers.create("p", "talk", "p-talk", {
+        **REQUEST,
+        "Cmd": ["seq", "100000", "200000"],
+        "HostConfig": {**REQUEST["HostConfig"], "LogConfig": small},
+    })  # fmt: skip
+    await it.containers.start("p", "p-talk")
+    while (await it.state("p-talk"))[0] == "running":  # noqa: ASYNC110 (nothing tells of it)
+        await asyncio.sleep(0.1)
+    kept = [line async for line in it.containers.logs("p", "p-talk")]
+    assert kept[-1] == "200000"
+    assert 10 < len(kept) < 50_000  # of 100,001
+    await it.containers.remove("p", "p-talk")
 
     following = it.containers.logs("p", "p-a", follow=True)  # of one that goes on
     assert await anext(following)

@@ -112,7 +112,7 @@ class EngineImages:
             "buildargs": json.dumps(build.args),
             "labels": json.dumps({PROJECT_LABEL: project, BUILD_LABEL: key}),
             **({"target": build.target} if build.target is not None else {}),
-            **({"networkmode": await self._no_network(doing)} if build.network == "none" else {}),
+            **({"networkmode": await self._no_network()} if build.network == "none" else {}),
         }
         progress = _BuildProgress(doing, on_line)
         try:
@@ -151,10 +151,9 @@ class EngineImages:
 
         await self._engine.call(doing, remove, seconds=CALL_SECONDS)
 
-    async def _no_network(self, doing: str) -> str:
+    async def _no_network(self) -> str:
         """Return the ``networkmode`` of a build without one: Podman takes Docker's word for the default."""
-        version = await self._engine.call(doing, lambda client: client.version())
-        return "NetworkDisabled" if rows.is_podman(version) else "none"
+        return "NetworkDisabled" if await self._engine.is_podman() else "none"
 
     async def _id_of(self, reference: str, doing: str) -> str:
         found = await self.image(reference)

@@ -32,11 +32,6 @@ _HEALTHS = ("starting", "unhealthy", "healthy")
 _STATES = {"stopped": "exited", "configured": "created", "initialized": "created", "stopping": "running"}
 
 
-def is_podman(version: Mapping[str, Any]) -> bool:
-    """Return whether the answer of ``/version`` is Podman's."""
-    return any("Podman" in str(each.get("Name", "")) for each in version.get("Components") or ())
-
-
 def facts_in(info: Mapping[str, Any], version: Mapping[str, Any]) -> EngineFacts:
     """Return the facts in the answers of ``/info`` and ``/version``."""
     rootless = any("rootless" in str(each) for each in info.get("SecurityOptions") or ())

@@ -81,7 +81,12 @@ def test_an_image_alone_is_a_whole_request() -> None:
     assert request() == {
         "Hostname": "lab-g",
         "Image": "nginx:1.25",
-        "HostConfig": {"NetworkMode": "none", "Privileged": False, "Mounts": [RESOLVERS]},
+        "HostConfig": {
+            "NetworkMode": "none",
+            "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
+            "Privileged": False,
+            "Mounts": [RESOLVERS],
+        },
     }
 
 

@@ -199,7 +199,7 @@ async def check_health(context: Context, testbed: LoadedTestbed, guest: LoadedGu
 async def console(
     context: Context, testbed: LoadedTestbed, guest: LoadedGuest, after: int | None, wait: int
 ) -> ConsolePart:
-    """Return a part of what the container has printed, as lines. Its engine has all of it, from the start."""
+    """Return a part of what the container has printed, as lines. Its engine has the newest of it."""
     containers = context.host_of(guest, testbed).containers
     where = (containers, context.project, guest.state.domain)
     part = await _printed(*where, after)
@@ -215,7 +215,8 @@ async def _printed(
 ) -> ConsolePart:
     """Return what was printed from an offset in bytes, or the end of it, of one container's output.
 
-    With ``follow`` this waits for something. Where less was printed, it is another container: all of it.
+    With ``follow`` this waits for something. Where there is less than that, it is another container, or its
+    engine has dropped the oldest: the end of it.
     """
     position, found = 0, bytearray()
     async with aclosing(containers.logs(project, name, follow=follow)) as lines:
@@ -230,7 +231,7 @@ async def _printed(
                 if follow or len(found) >= CONSOLE_BYTES:
                     break
     if after is not None and position < after and not follow:
-        return await _printed(containers, project, name, 0)
+        return await _printed(containers, project, name, None)
     return ConsolePart(start=position - len(found), data=bytes(found))
 
 
