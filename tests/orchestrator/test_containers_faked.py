@@ -343,6 +343,42 @@ def test_snapshots_are_images_that_are_restored_and_kept(lab: Lab) -> None:
     assert not [tag for each in lab.world.images.values() for tag in each.tags if "snapshots" in tag]
 
 
+@pytest.mark.parametrize("call", ["create_container:lab-web", "start_container:lab-web"])
+def test_a_restore_that_was_cut_short_goes_on_at_the_next_up(lab: Lab, call: str) -> None:
+    lab.must(Up())
+    of(lab, "web").files["/data"] = "old"
+    lab.must(Snapshot(verb=SnapshotVerb.CREATE, name="before", guests=("web",)))
+    of(lab, "web").files["/data"] = "new"
+    lab.drivers.failures.append(Failure(call))
+    assert (
+        lab.do(Snapshot(verb=SnapshotVerb.RESTORE, name="before", guests=("web",))).state
+        is ActionState.FAILED
+    )
+    assert lab.do(Up()).state is ActionState.FAILED
+    lab.restart()
+    lab.must(Up())
+    assert of(lab, "web").files == {"/data": "old"}
+    assert differences(lab) == []
+    # once it is done, a container that is lost begins as its image, as ever
+    lab.world.containers.pop("lab-web")
+    lab.must(Up())
+    assert of(lab, "web").files == {}
+
+
+def test_a_restore_that_was_cut_short_is_forgotten_with_the_testbed(lab: Lab) -> None:
+    lab.must(Up())
+    of(lab, "web").files["/data"] = "old"
+    lab.must(Snapshot(verb=SnapshotVerb.CREATE, name="before", guests=("web",)))
+    lab.drivers.failures.append(Failure("create_container:lab-web", 1))
+    assert (
+        lab.do(Snapshot(verb=SnapshotVerb.RESTORE, name="before", guests=("web",))).state
+        is ActionState.FAILED
+    )
+    lab.must(Down())
+    lab.must(Up())
+    assert of(lab, "web").files == {}
+
+
 def test_nothing_is_stopped_for_an_image_that_cannot_be_had(lab: Lab) -> None:
     lab.must(Up())
     before, deployed = ids(lab), lab.store.deployed("lab")

@@ -13,7 +13,7 @@ from kvmcompose.core.commands import Up
 from kvmcompose.core.deployable import ContainerGuest
 from kvmcompose.core.instance import GONE, ON
 from kvmcompose.core.names import first_few
-from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
+from kvmcompose.core.resource import STOPPING, Change, Found, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.containers.interface import HalfStartedError, ObservedContainer
@@ -233,15 +233,22 @@ async def _start_container(work: Work, host: HostDrivers, guest: LoadedGuest, ch
     spec: ContainerSpec = change.wanted.spec
     is_there = found is not None and found.state != GONE and change.verb not in (Verb.REPLACE, Verb.MOVE)
     known = found.detail.id if found is not None and is_there else ""
+    restored = runtime.being_restored(context, guest, spec.made) if change.verb not in STOPPING else None
     with store.in_one():
         if not is_there:
             # a life of the guest begins
             store.forget_marks(project, identity)
+            runtime.note_restoring(context, guest, spec.made, restored)
         _marks.begin(work, guest.name)
     if not is_there:
         request = await in_thread(container_request, context, work.testbed, guest)
-        request = await _named_as_there(work, host, guest, request)
+        if restored is not None and await host.images.image(restored) is not None:
+            request = {**request, "Image": restored}
+            work.log.say(f"{guest.name} is restored from its snapshot, which was begun", guest=guest.name)
+        else:
+            request = await _named_as_there(work, host, guest, request)
         known = await host.containers.create(project, identity, name, request, spec.made)
+    runtime.note_restoring(context, guest, spec.made, None)
     try:
         container = await host.containers.start(project, name, known)
     except HalfStartedError as error:

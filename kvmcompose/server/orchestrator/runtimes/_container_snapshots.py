@@ -32,6 +32,9 @@ from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 #: A tag of an image; at most 63 characters, as all names of snapshots (Distribution's "reference" grammar).
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
+#: The mark of a guest whose container is being replaced by one with the files of a snapshot: what that is
+#: made from, and the ID of the image.
+_RESTORING = "restoring"
 #: How long a container may take to stop before it is replaced, in seconds, as with ``docker stop``.
 _STOP_SECONDS = 10
 
@@ -89,12 +92,17 @@ async def _restore(context: Context, testbed: LoadedTestbed, guest: LoadedGuest,
     request = await in_thread(container_request, context, testbed, guest)
     before = await host.containers.container(project, name)
     await host.containers.stop(project, name, _STOP_SECONDS)
+    store, identity = context.store, guest.state.identity
+    with store.in_one():
+        # what was done in it later is unknown to it; what is noted in its files, is read again
+        store.forget_marks(project, identity)
+        # if this server ends now, the next up continues
+        note_restoring(context, guest, before.made, image.id)
     await host.containers.remove(project, name)
-    # what was done in it later is unknown to it; what is noted in its files, is read again
-    context.store.forget_marks(project, guest.state.identity)
     created = await host.containers.create(
-        project, guest.state.identity, name, {**request, "Image": image.id}, before.made
+        project, identity, name, {**request, "Image": image.id}, before.made
     )
+    note_restoring(context, guest, before.made, None)
     if not before.pid:
         return
     now = await host.containers.start(project, name, created)
@@ -110,6 +118,22 @@ async def _restore(context: Context, testbed: LoadedTestbed, guest: LoadedGuest,
     await Plugs(project, host).change(change)
     if before.state == "paused":
         await host.containers.pause(project, name)
+
+
+def being_restored(context: Context, guest: LoadedGuest, made: str) -> str | None:
+    """Return the ID of the image that a container made from ``made`` was to be restored from; None for none.
+
+    That is known from before the old container was removed until there is another one.
+    """
+    mark = context.store.marks(context.project, _RESTORING).get(guest.state.identity, "")
+    before, _, image = mark.partition(" ")
+    return image if image and before == made else None
+
+
+def note_restoring(context: Context, guest: LoadedGuest, made: str, image: str | None) -> None:
+    """Remember what ``being_restored`` returns; None when it is done."""
+    mark = None if image is None else f"{made} {image}"
+    context.store.put_mark(context.project, _RESTORING, guest.state.identity, mark)
 
 
 async def snapshots(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> Sequence[SnapshotStatus]:
