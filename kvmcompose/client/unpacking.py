@@ -8,10 +8,12 @@ CVE-2025-4517). Then they are moved into place, each at once: whatever ends this
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,12 @@ _KEPT, _ALWAYS = 0o755, 0o600
 #: The largest header, in bytes: it is read in one piece. Those of engines have a name of 4 KiB at most.
 _LARGEST_HEADER = 1 << 20
 _HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *tarfile.GNU_TYPES)
+#: What the name of a folder beside the target has after a dot and the target's name, of which it has so many
+#: characters.
+_STAGE, _NAME_PART = ".kvm-compose-cp.", 32
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: A folder that was changed so lately is left, in seconds.
+_YOUNG_SECONDS = 60
 #: How many of the entries that were left out are named.
 _NAMED = 100
 
@@ -99,16 +107,46 @@ def unpack(
         if not (first.isdir() or _is_file(first)):
             raise KvmComposeError("it is neither a file nor a folder")
         try:
-            stage = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", dir=target.parent))
-            try:
+            with _stage(target) as stage:
                 arrival = _Arrival(stage / "root", _parts(first.name) or (), advance)
                 found = arrival.take(archive, first)
                 _place(stage / "root", target)
-            finally:
-                shutil.rmtree(stage, ignore_errors=True)
         except OSError as error:
             raise KvmComposeError(f"cannot write {target}: {error.strerror or error}") from error
     return found
+
+
+@contextlib.contextmanager
+def _stage(target: Path) -> Iterator[Path]:
+    """Yield a new folder beside a target, and remove those that copies to it have left that were killed."""
+    prefix = f".{target.name[:_NAME_PART]}{_STAGE}"
+    with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False):
+                _sweep(Path(entry.path))
+    stage = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    handle = os.open(stage, _FOLDER)
+    try:
+        with contextlib.suppress(OSError):  # of a file system without locks nothing is swept
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        os.close(handle)
+
+
+def _sweep(stage: Path) -> None:
+    """Remove the folder of a copy that has ended: one that goes on holds the lock."""
+    with contextlib.suppress(OSError):
+        handle = os.open(stage, _FOLDER)
+        try:
+            status = os.fstat(handle)
+            # one that has just been made may not be locked yet
+            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > _YOUNG_SECONDS:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(stage)
+        finally:
+            os.close(handle)
 
 
 @contextlib.contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -230,6 +232,40 @@ def test_whatever_ends_it_leaves_nothing(tmp_path: Path, end: type[BaseException
     with pytest.raises((KeyboardInterrupt, KvmComposeError)):
         unpack(broken(), tmp_path / "d", recursive=True, advance=lambda _: None)
     assert tree(tmp_path) == {}
+
+
+def test_what_a_killed_copy_has_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    target, long_ago = tmp_path / "note", time.time() - 3600
+    data = archive(("note", tarfile.REGTYPE, b"new"))
+
+    def left(name: str) -> Path:
+        folder = tmp_path / name
+        (folder / "root").mkdir(parents=True)
+        os.utime(folder, (long_ago, long_ago))
+        return folder
+
+    dead, others = (
+        left(".note.kvm-compose-cp.aaaa"),
+        [left(".note.settings"), left(".other.kvm-compose-cp.aaaa")],
+    )
+    running = left(".note.kvm-compose-cp.bbbb")
+    (tmp_path / ".note.kvm-compose-cp.link").symlink_to(others[0])
+    handle = os.open(running, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        unpack([data], target, recursive=False, advance=lambda _: None)
+        assert running.exists()
+    finally:
+        os.close(handle)
+    assert target.read_bytes() == b"new"
+    assert not dead.exists()
+    assert all(each.exists() for each in others)
+    unpack([data], target, recursive=False, advance=lambda _: None)
+    assert not running.exists()
+    young = tmp_path / ".note.kvm-compose-cp.cccc"
+    young.mkdir()
+    unpack([data], target, recursive=False, advance=lambda _: None)
+    assert young.exists()
 
 
 def test_a_folder_a_link_and_a_device_are_not_files(tmp_path: Path) -> None:
