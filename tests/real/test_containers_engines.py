@@ -19,7 +19,7 @@ import tarfile
 import tempfile
 import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ import driven
 import pytest
 import registry
 
+from driver_errors import message_of
 from hosts import TestHosts, cgroups, engines
 from hosts.spec import Spec
 from hosts.tiny_image import archive, image_id, tiny_image
@@ -87,14 +88,6 @@ def tar_of(**files: bytes) -> bytes:
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
-
-
-async def error_of(call: Awaitable[object]) -> str:
-    try:
-        await call
-    except DriverError as error:
-        return error.message
-    raise AssertionError("it should have failed")
 
 
 def processes(text: str) -> list[str]:
@@ -188,7 +181,7 @@ async def lifecycle(socket: str, image: str) -> None:
             await limits(it)
         else:
             assert await it.containers.usage("p") == {}
-            assert "cgroup" in await error_of(it.containers.pause("p", "p-a"))
+            assert "cgroup" in await message_of(it.containers.pause("p", "p-a"))
         await reported(it, pauses=facts.limits)
         await ends(it)
         for _ in range(2):
@@ -221,10 +214,10 @@ async def not_ours(it: Driven) -> None:
             calls.put("p", name, "/", pieces(tar_of(x=b""))),
             whole(calls.get("p", name, "/etc")),
         ):
-            assert "this name" in await error_of(call)
-    assert "no container of that name" in await error_of(calls.remove("p", other[:12]))
-    assert "made from something else" in await error_of(calls.create("p", "a", "p-a", REQUEST, "v2"))
-    assert "p-x" in await error_of(calls.start("p", "p-x"))
+            assert "this name" in await message_of(call)
+    assert "no container of that name" in await message_of(calls.remove("p", other[:12]))
+    assert "made from something else" in await message_of(calls.create("p", "a", "p-a", REQUEST, "v2"))
+    assert "p-x" in await message_of(calls.start("p", "p-x"))
     assert list(await calls.observe("p")) == ["p-a"]
     for each in (other, heir):
         await it.engine.call("", lambda client, each=each: client.remove_container(each))
@@ -255,7 +248,7 @@ async def commands(it: Driven) -> None:
 
     with pytest.raises(KeyError):
         await it.run("sh", "-c", "sleep 3331 & sleep 3331", stdin=broken())
-    assert "within 0.5 s" in await error_of(it.run("sh", "-c", "sleep 3332 & sleep 3332", seconds=0.5))
+    assert "within 0.5 s" in await message_of(it.run("sh", "-c", "sleep 3332 & sleep 3332", seconds=0.5))
     task = asyncio.create_task(it.run("sh", "-c", "trap '' TERM; sleep 3333 & sleep 3333; sleep 3333"))
     await asyncio.sleep(0.5)
     assert len(processes("sleep 3333")) == 2
@@ -275,8 +268,8 @@ async def files(it: Driven) -> None:
         }
     if (await it.containers.facts()).engine == "Docker":
         refused = it.containers.put("p", "p-a", "/nowhere", pieces(tar_of(x=b"")))
-        assert "/nowhere" in await error_of(refused)
-    assert "copy files from" in await error_of(whole(it.containers.get("p", "p-a", "/elsewhere")))
+        assert "/nowhere" in await message_of(refused)
+    assert "copy files from" in await message_of(whole(it.containers.get("p", "p-a", "/elsewhere")))
 
 
 async def logs(it: Driven) -> None:
@@ -395,13 +388,13 @@ async def ends(it: Driven) -> None:
         await it.containers.stop("p", "p-a", 5)
     assert await it.state() == ("exited", "exit status 3")
     assert (await it.containers.observe("p"))["p-a"].exit_code == 3
-    assert "not running" in await error_of(it.run("true"))
+    assert "not running" in await message_of(it.run("true"))
     await it.containers.start("p", "p-a")
     await it.engine.call("", lambda client: client.kill("p-a"))
     await asyncio.sleep(0.5)
     assert await it.state() == ("exited", "killed by SIGKILL")
     await it.containers.create("p", "bad", "p-bad", {**REQUEST, "Cmd": ["/nowhere"]})
-    assert "/nowhere" in await error_of(it.containers.start("p", "p-bad"))
+    assert "/nowhere" in await message_of(it.containers.start("p", "p-bad"))
     await it.containers.remove("p", "p-bad")
 
 
@@ -422,7 +415,7 @@ async def image_work(socket: str, image: str) -> None:
         # a snapshot of a container, and one started from it
         await it.up()
         await it.containers.put("p", "p-a", "/root", pieces(tar_of(note=b"kept")))
-        assert "not the project's" in await error_of(it.containers.commit("p", "p-a", "tiny:1"))
+        assert "not the project's" in await message_of(it.containers.commit("p", "p-a", "tiny:1"))
         snapshot = await it.containers.commit("p", "p-a", "kvm-compose-p-a:s1")
         assert [(each.id, each.tags) for each in await it.images.of_project("p")] == [
             (snapshot, ("kvm-compose-p-a:s1",))
@@ -446,8 +439,8 @@ async def image_work(socket: str, image: str) -> None:
         assert (await it.images.image("again:2")) is not None
         for _ in range(2):
             await it.images.remove_image("p", "again:2")
-        assert "not the project's" in await error_of(it.images.remove_image("p", "tiny:1"))
-        assert await error_of(it.images.load(pieces(b"no archive"), image_id()[:-1] + "0", print))
+        assert "not the project's" in await message_of(it.images.remove_image("p", "tiny:1"))
+        assert await message_of(it.images.load(pieces(b"no archive"), image_id()[:-1] + "0", print))
 
         async def broken() -> AsyncIterator[bytes]:
             yield saved[: len(saved) // 2]
@@ -457,7 +450,7 @@ async def image_work(socket: str, image: str) -> None:
             await it.images.load(broken(), snapshot, print)
         await from_files(it, Path(image))
         await builds(it)
-        assert "no.where" in await error_of(it.images.pull("no.where/image:1", print))
+        assert "no.where" in await message_of(it.images.pull("no.where/image:1", print))
 
 
 async def builds(it: Driven) -> None:
@@ -482,16 +475,16 @@ async def builds(it: Driven) -> None:
     assert await it.run("cat", "/g") == (0, ["content"])
     # no command of a build has a network, and a failed one says why
     bad = b"FROM tiny:1\nRUN echo first\nRUN echo second; ip -o link; exit 9\n"
-    error = await error_of(build(ImageBuild("web"), "2" * 32, Dockerfile=bad))
+    error = await message_of(build(ImageBuild("web"), "2" * 32, Dockerfile=bad))
     assert "exit 9" in error.splitlines()[0]
     assert "  | second" in error.splitlines()
     assert "first" not in error
     assert not [line for line in error.splitlines() if "| 2:" in line], error
-    error = await error_of(build(ImageBuild("web"), "2" * 32, Dockerfile=b"FROM tiny:1\nRUNN true\n"))
+    error = await message_of(build(ImageBuild("web"), "2" * 32, Dockerfile=b"FROM tiny:1\nRUNN true\n"))
     assert "RUNN" in error
-    assert "nothere" in await error_of(build(ImageBuild("web"), "2" * 32, Dockerfile=b"FROM nothere:1\n"))
+    assert "nothere" in await message_of(build(ImageBuild("web"), "2" * 32, Dockerfile=b"FROM nothere:1\n"))
     await it.images.tag("tiny:1", build_tag("p", "3" * 32))
-    assert "another image has the name" in await error_of(
+    assert "another image has the name" in await message_of(
         build(ImageBuild("web"), "3" * 32, Dockerfile=b"FROM tiny:1\n")
     )
     # one that is cancelled begins no further step; Podman ends the step that runs only with its command
@@ -505,7 +498,9 @@ async def builds(it: Driven) -> None:
     await asyncio.sleep(4.5)
     assert not [*processes("sleep 3.21"), *processes("sleep 6543")]
     # what a container uses stays, and with the last name everything goes
-    assert "cannot remove the image" in await error_of(it.images.remove_image("p", build_tag("p", "1" * 32)))
+    assert "cannot remove the image" in await message_of(
+        it.images.remove_image("p", build_tag("p", "1" * 32))
+    )
     await it.containers.remove("p", "p-a")
     await it.images.remove_image("p", build_tag("p", "1" * 32))
     # but for the steps that went well of builds that failed: they are the engine's cache
@@ -542,7 +537,7 @@ async def from_files(it: Driven, image: Path) -> None:
         assert await it.run("cat", "/etc/motd") == (0, ["hello"])
         await it.containers.remove("p", "p-a")
         lies = archive("tiny:1", {"etc/motd": b"12345"}).replace(b"12345", b"54321")
-        assert await error_of(load("docker-archive", lies))
+        assert await message_of(load("docker-archive", lies))
 
 
 def oci_of(archive: bytes) -> bytes:
@@ -583,7 +578,7 @@ async def pulled(socket: str, image: str) -> None:
             digests = await digests_of(it.images, [tag], {}, said.append)
             assert pinned(tag, digests[tag]) == by_digest
             assert await it.images.pull(by_digest, said.append) == image_id()
-            assert "tiny:2" in await error_of(it.images.pull(f"{served.address}/tiny:2", said.append))
+            assert "tiny:2" in await message_of(it.images.pull(f"{served.address}/tiny:2", said.append))
 
 
 @pytest.mark.parametrize("name", ["docker", "podman"] if _LONG else ["docker"])
@@ -642,7 +637,7 @@ async def killed(image: str) -> None:
     try:
         started = time.monotonic()
         asked = it.engine.call("ask", lambda client: client.info(), seconds=0.5)
-        assert "has not answered within 0.5 s" in await error_of(asked)
+        assert "has not answered within 0.5 s" in await message_of(asked)
         task = asyncio.create_task(it.containers.observe("p"))
         await asyncio.sleep(0.2)
         task.cancel()
@@ -660,7 +655,7 @@ async def killed(image: str) -> None:
     assert "started" in await follow
     while Path(docker).exists():  # noqa: ASYNC110
         await asyncio.sleep(0.1)
-    message = await error_of(it.engine.call("ask", lambda client: client.version(), seconds=60))
+    message = await message_of(it.engine.call("ask", lambda client: client.version(), seconds=60))
     assert message == f"cannot ask: no container engine answers at {docker}"
     engines.start_docker(Path("/run"))
     engines.wait_for(["docker"])
@@ -672,7 +667,7 @@ async def killed(image: str) -> None:
     await it.containers.remove("p", "p-a")
     await it.engine.close()
     nobody = Engine([Path("/nowhere.sock")])
-    assert "no container engine answers at /nowhere.sock" in await error_of(nobody.call("ask", print))
+    assert "no container engine answers at /nowhere.sock" in await message_of(nobody.call("ask", print))
 
 
 async def whole_log(it: Driven) -> list[str]:

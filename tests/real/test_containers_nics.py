@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,10 +16,10 @@ import driven
 import pytest
 from driven import assert_as_before, seen_on_the_host
 
+from driver_errors import message_of
 from hosts import TestHost, TestHosts, engines
 from hosts.tiny_image import image_id, tiny_image
 from kvmcompose.core.deployable import SwitchBridge
-from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.providers.containers.connection import Engine
 from kvmcompose.providers.containers.driver import EngineContainers
@@ -43,14 +43,6 @@ def engine_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestHost]:
     hosts = TestHosts(1, directory=tmp_path_factory.mktemp("short"), docker=True, podman=True, rootless=True)
     with hosts:
         yield hosts[0]
-
-
-async def error_of(call: Awaitable[object]) -> str:
-    try:
-        await call
-    except DriverError as error:
-        return error.message
-    raise AssertionError("it should have failed")
 
 
 def nic(number: int) -> ContainerNic:
@@ -172,7 +164,7 @@ async def networks(image: str) -> None:
     try:
         await lab.create(image)
         created = await lab.places()
-        assert "has ended" in await error_of(lab.nics.apply([(created[1], nic(1))]))
+        assert "has ended" in await message_of(lab.nics.apply([(created[1], nic(1))]))
         for number, each in enumerate(lab.containers, 1):
             await each.start("p", f"p-{number}")
         wanted = [(place, nic(number)) for number, place in (await lab.places()).items()]
@@ -244,7 +236,7 @@ async def not_the_containers(lab: Lab) -> None:
         await asyncio.sleep(0.3)
         for pid in (other.pid, 1, places[2].pid):
             stale = ContainerPlace(id=places[1].id, pid=pid)
-            assert "has ended" in await error_of(lab.nics.apply([(stale, nic(4))]))
+            assert "has ended" in await message_of(lab.nics.apply([(stale, nic(4))]))
             assert await lab.nics.observe({"x": stale}) == {"x": ()}
         assert printed("nsenter", f"--net=/proc/{other.pid}/ns/net", "ls", "/proc/net/dev_snmp6").split() == [
             "lo"
@@ -254,7 +246,7 @@ async def not_the_containers(lab: Lab) -> None:
         other.wait()
     printed("ip", "link", "add", "t-4", "type", "veth", "peer", "name", "t-5")
     taken = ContainerNic(end="t-4", name="eth1", mac="02:00:00:00:00:04", mtu=MTU)
-    assert "there already is an interface t-4 on the host" in await error_of(
+    assert "there already is an interface t-4 on the host" in await message_of(
         lab.nics.apply([(places[1], taken)])
     )
     assert "t-5" in printed("ip", "link", "show", "dev", "t-4")

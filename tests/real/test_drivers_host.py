@@ -8,7 +8,7 @@ import os
 import stat
 import subprocess
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,9 +16,9 @@ import driven
 import pytest
 from driven import assert_as_before, seen_on_the_host
 
+from driver_errors import error_of
 from hosts import TestHost
 from kvmcompose.core.deployable import NicPort, SwitchBridge, TunnelPort, VethPair
-from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.providers.disks.driver import HostDisks
 from kvmcompose.providers.iplink.driver import IpLinks
@@ -26,14 +26,6 @@ from kvmcompose.providers.ovs.driver import OvsSwitches
 from kvmcompose.providers.ovs.interface import SwitchChange
 
 pytestmark = pytest.mark.real
-
-
-async def error_of(call: Awaitable[object]) -> DriverError:
-    try:
-        await call
-    except DriverError as error:
-        return error
-    raise AssertionError("it should have failed")
 
 
 def printed(*argv: str) -> str:

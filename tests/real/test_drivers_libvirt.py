@@ -11,16 +11,15 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable
 from pathlib import Path
 
 import driven
 import pytest
 from driven import assert_as_before, brought_up, seen_on_the_host
 
+from driver_errors import error_of
 from hosts import TestHost
 from kvmcompose.core.model import Host
-from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt.interface import Hypervisor
 from kvmcompose.providers.real import RealDrivers
 
@@ -35,14 +34,6 @@ def project(tmp_path: Path, micro_image: Path, ssh_key: Path) -> Path:
 
 DOMAIN = "virt-one"
 NOTES = Path(f"/run/libvirt/qemu/{DOMAIN}.xml")
-
-
-async def error_of(call: Awaitable[object]) -> DriverError:
-    try:
-        await call
-    except DriverError as error:
-        return error
-    raise AssertionError("it should have failed")
 
 
 def virsh(*argv: str) -> str:

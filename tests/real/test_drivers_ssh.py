@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import driven
@@ -17,9 +17,9 @@ import msgspec
 import pytest
 from driven import Up, brought_up
 
+from driver_errors import error_of
 from hosts import TestHost, TestHosts
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.guest.driver import SshShell
 from kvmcompose.providers.guest.entrance import SshEntrance
 from kvmcompose.providers.guest.interface import Login
@@ -34,14 +34,6 @@ def project(tmp_path: Path, micro_image: Path, ssh_key: Path) -> Path:
 
 
 DOMAIN = "inside-one"
-
-
-async def error_of(call: Awaitable[object]) -> DriverError:
-    try:
-        await call
-    except DriverError as error:
-        return error
-    raise AssertionError("it should have failed")
 
 
 async def processes(up: Up, opening: str) -> list[str]:

@@ -26,6 +26,7 @@ import driven
 import msgspec
 import pytest
 
+from driver_errors import error_of
 from hosts import TestHosts
 from kvmcompose.core.model import Host
 from kvmcompose.hosts import remote_blobs
@@ -202,14 +203,6 @@ async def inside(folder: str, other: str) -> AsyncIterator[Inside]:
         await this.connection.close()
         left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         assert not left, left
-
-
-async def error_of(call: Awaitable[object]) -> DriverError:
-    try:
-        await call
-    except DriverError as error:
-        return error
-    raise AssertionError("it should have failed")
 
 
 # -- programs ------------------------------------------------------------------------------------------

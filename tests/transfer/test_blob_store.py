@@ -11,15 +11,16 @@ import asyncio
 import hashlib
 import os
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from driver_errors import error_of
 from kvmcompose.hosts import blob_commands, remote_blobs
 from kvmcompose.hosts.blob_store import Blob
 from kvmcompose.hosts.command import CommandRunner, Completed
-from kvmcompose.hosts.errors import DriverError, HostLostError
+from kvmcompose.hosts.errors import HostLostError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.hosts.remote_blobs import RemoteBlobStore
 
@@ -127,14 +128,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 def digest_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-async def error_of(call: Awaitable[object]) -> DriverError:
-    try:
-        await call
-    except DriverError as error:
-        return error
-    raise AssertionError("it should have failed")
 
 
 def data_of(path: Path) -> int:

@@ -142,7 +142,7 @@ def test_a_key_of_the_yaml_is_a_setting_of_the_host(section: str, key: str, valu
 
 
 def test_no_limit_is_set_that_is_not_in_the_yaml() -> None:
-    assert of_host("").keys() == {"NetworkMode", "Privileged", "Mounts"}
+    assert of_host("").keys() == {"NetworkMode", "LogConfig", "Privileged", "Mounts"}
 
 
 @pytest.mark.parametrize("source", ["html", "./html", "${PWD}/html", "$PWD/html"])
