@@ -19,7 +19,8 @@ demo: $(READY) | test-packages ## bring two real guests up, edit one, change it 
 	scripts/demo
 
 .PHONY: test
-test: check | test-packages ## check, then run every test, those against real libvirt, QEMU and OVS too
+test: ## check, then run every test, those against real libvirt, QEMU and OVS too
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check test-packages
 	scripts/test
 
 .PHONY: test-long
@@ -124,7 +125,7 @@ clean: ## remove built and cached files, but not .venv
 .PHONY: base-packages test-packages bench-packages
 base-packages:
 	@scripts/system-packages base
-test-packages:
+test-packages: | base-packages # apt serves one at a time
 	@scripts/system-packages test
 bench-packages:
 	@scripts/system-packages bench
