@@ -56,6 +56,8 @@ _OPTIONS = (
     "console=ttyS0 quiet net.ifnames=0"
     # these cost an emulated processor time, and a guest behind our bridges gains nothing from them
     " mitigations=off nokaslr no5lvl lsm=capability init_on_alloc=0 audit=0 cryptomgr.notests edd=off"
+    # no AVX, whose registers every change from one process to another would save and load
+    " noxsave"
     # on an overloaded host timer interrupts arrive late: Linux would consider the timer broken and panic, or
     # calibrate the local APIC timer wrongly
     " no_timer_check nolapic_timer panic=1"
