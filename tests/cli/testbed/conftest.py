@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from golden.bench import COMMAND, Bench, Ran, environment, new_bench
+from forked import Forked
+from golden.bench import Bench, Ran, environment, new_bench
 
 YAML = """\
 machines:
@@ -52,20 +53,16 @@ class Lab:
         self.bench: Bench = new_bench(root, "lab", FILES)
         self.folder = self.bench.folder
         self.env = {"KVM_COMPOSE_STATE_DIR": str(root / "state")}
-        self._server: subprocess.Popen[bytes] | None = None
+        self._server: Forked | None = None
 
     def serve(self, *options: str) -> None:
         """Start the server, or restart it; the fake host keeps its state."""
         self.stop()
-        log = (self.bench.root / "server.log").open("ab")
-        with log:
-            self._server = subprocess.Popen(
-                [*COMMAND, "server", "--fake", "--project-root", str(self.bench.root), *options],
-                env=environment(self.bench.root) | self.env,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._server = Forked(
+            ["server", "--fake", "--project-root", str(self.bench.root), *options],
+            environment(self.bench.root) | self.env,
+            self.bench.root / "server.log",
+        )
         socket = self.bench.root / "state" / "server.sock"
         deadline = time.monotonic() + _START_SECONDS
         while self.run("deployments").status:

@@ -176,7 +176,7 @@ def test_all_of_a_context_is_watched(watching: Watching) -> None:
 
 def test_an_edit_while_it_works_is_taken_up_afterwards(idle: Lab, follow: Callable[[Lab], Watching]) -> None:
     idle.must("generate")
-    idle.serve("--delay", "0.3")
+    idle.serve("--delay", "0.1")
     watching = follow(idle)
     watching.until("^network:")
     idle.bench.edit("memory_mb: 128, lib", "memory_mb: 192, lib")
