@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from hosts import image_cache
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 BUSYBOX = "/bin/busybox"
@@ -39,14 +40,14 @@ def image_id() -> str:
         return f"sha256:{json.load(file)[0]['Config'].removesuffix('.json')}"
 
 
-def archive(name: str, more: dict[str, bytes]) -> bytes:
+def archive(name: str, more: dict[str, bytes], settings: Mapping[str, object] = CONFIG) -> bytes:
     """Return an image with busybox and ``more`` files (docker image specification v1.2)."""
     layer = _layer(more)
     diff = hashlib.sha256(layer).hexdigest()
     config = json.dumps({
         "architecture": "amd64",
         "os": "linux",
-        "config": CONFIG,
+        "config": dict(settings),
         "created": "1970-01-01T00:00:00Z",
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{diff}"]},
         "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "kvm-compose's tests"}],
@@ -85,7 +86,7 @@ def _tar(
             tar.addfile(entry)
         for name, content in sorted(files.items()):
             entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(content), 0o755 if name.startswith("bin/") else 0o644
+            entry.size, entry.mode = len(content), 0o755 if name.startswith(("bin/", "lib")) else 0o644
             tar.addfile(entry, io.BytesIO(content))
         for name, target in sorted((links or {}).items()):
             entry = tarfile.TarInfo(name)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hosts import image_cache
+from hosts import engines, image_cache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,6 +122,13 @@ def inventory(host: TestHost) -> dict[str, list[str]]:
             "-not",
             "-path",
             "/run/log*",
+            # engines keep their state there, and Docker removes namespaces later
+            "-not",
+            "-path",
+            f"{engines.STATE}*",
+            "-not",
+            "-path",
+            "/run/docker/*",
             "-not",
             "-name",
             "*.lock",

@@ -1,6 +1,7 @@
 """A web server in a container beside a virtual machine, as in TestbedOS's example: variables, a volume.
 
-It runs whole: reached from the virtual machine, entered, copied from and to, captured, edited, taken down.
+The web server is Debian's nginx. It runs whole: reached from the virtual machine, entered, copied from and
+to, captured, edited, taken down.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pytest
 from kvm import Project
 
 from hosts import TestHosts
-from hosts.tiny_image import tiny_image
+from hosts.nginx_image import nginx_image
 
 if TYPE_CHECKING:
     from hosts import TestHost
@@ -28,10 +29,9 @@ machines:
   - name: web
     interfaces: [{bridge: br1}]
     docker:
-      image: tiny:1
-      command: [sh, -c, "echo started; exec httpd -f -v -h /www -p 80"]
+      image: nginx:stable
       env_file: web.env
-      volumes: [{source: "${PWD}/html", target: /www, read_only: true}]
+      volumes: [{source: "${PWD}/html", target: /usr/share/nginx/html, read_only: true}]
       privileged: false
 network:
   bridges: [{name: br0, subnet: 10.78.0.0/24}, {name: br1}]
@@ -44,7 +44,7 @@ FILES = {"kvm-compose.yaml": YAML, "web.env": "GREETING=hello there\n", "html/in
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestHost]:
     with TestHosts(1, directory=tmp_path_factory.mktemp("short"), docker=True) as hosts:
-        hosts[0].run(["docker", "load", "-i", str(tiny_image())])
+        hosts[0].run(["docker", "load", "-i", nginx_image()])
         yield hosts[0]
 
 
@@ -65,7 +65,7 @@ def test_it_is_reached_and_has_its_variables_and_its_volume(lab: Project) -> Non
     assert lab.inside("web", "sh", "-c", "echo $GREETING") == "hello there"
     assert lab.inside("web", "wget", "-q", "-O", "-", "http://web/") == page
     assert lab.address("vm") in lab.inside("web", "nslookup", "vm")
-    assert "started" in lab.run("logs", "web").stdout
+    assert '"GET / HTTP/1.1" 200' in lab.run("logs", "web").stdout
     (lab.folder / "html/index.html").write_text("<p>Edited\n")
     assert lab.inside("vm", "wget", "-q", "-O", "-", f"http://{lab.address('web')}/") == "<p>Edited"
     assert lab.json("status")["differences"] == []
