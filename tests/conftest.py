@@ -190,7 +190,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 class _Scheduling(LoadScopeScheduling):
-    """Two processes may boot guests, which keep two processors busy; the others do what is left."""
+    """Two processes may boot guests, which keep two processors busy; the others do what is left.
+
+    When nothing else is left, a third one may, too: then those two wait for guests now and then.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         return nodeid.partition("::")[0] if nodeid.startswith(_TOGETHER) else nodeid
@@ -208,8 +211,10 @@ class _Scheduling(LoadScopeScheduling):
             super()._assign_work_unit(node)
 
     def _next(self, node: WorkerController) -> str | None:
-        may_boot = node in self.nodes[:2]
-        return next((scope for scope in self.workqueue if may_boot or not scope.startswith(_GUESTS)), None)
+        other = next((scope for scope in self.workqueue if not scope.startswith(_GUESTS)), None)
+        if node in self.nodes[: 3 if other is None else 2]:
+            return next(iter(self.workqueue), None)
+        return other
 
 
 #: Whose tests share hosts and guests, built packages, schemas of other programs.
