@@ -22,12 +22,12 @@ from oracle import FAILING, KEPT, Clean, Grown, Oracle, build_clean, content, si
 from golden.bench import Bench, lay_out, new_bench
 from kvmcompose.build import stamp
 
-SEQUENCES = 500 if os.environ.get("KVM_COMPOSE_TEST_LONG") else 20
+SEQUENCES = 500 if os.environ.get("KVM_COMPOSE_TEST_LONG") else 12
 EDITS = 10
 #: The first seed; with it set, one sequence can be seen again.
 SEED = os.environ.get("KVM_COMPOSE_TEST_SEED")
 #: So many sequences share an image store, and a test.
-_TOGETHER = 10
+_TOGETHER = 6
 
 _DONE = re.compile(r"^(?P<action>[a-z]+( [a-z]+)?) +(?P<path>\S+)(  \(.*\))?$", re.MULTILINE)
 
