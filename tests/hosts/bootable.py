@@ -55,7 +55,8 @@ def make_boot_partition(target: Path, files: Mapping[str, Path], options: str, m
     with target.open("wb") as file:
         file.truncate(mib * MIB)
     hidden_sectors = BOOT_START_MIB * MIB // SECTOR_BYTES
-    run(["mkfs.vfat", "-n", "BOOT", "-h", str(hidden_sectors), target])
+    # clusters of 32 KiB: the BIOS takes five times as long to read a file in small ones
+    run(["mkfs.vfat", "-n", "BOOT", "-s", "64", "-h", str(hidden_sectors), target])
     for name, source in {**files, "syslinux.cfg": config}.items():
         run(["mcopy", "-i", target, source, f"::{name}"])
     run(["syslinux", "--install", target])

@@ -158,8 +158,8 @@ def main() -> None:
     root = bootable.Root(tree, ROOT_MIB)
     bootable.make_disk(raw, kernel_files(tree), OPTIONS, boot_mib=BOOT_MIB, root=root)
     shutil.rmtree(tree)
-    # Compressed: a third of the size, and it boots as fast.
-    run(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", str(raw), str(target)])
+    # Not compressed: that takes long, and QEMU would decompress a cluster for each part of it that is read.
+    run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(target)])
     target.chmod(0o444)
 
 
