@@ -24,18 +24,23 @@ _ADDRESS = re.compile(r"[0-9a-f.:]+(/[0-9]{1,3})?")
 _IPV6 = 6
 #: Opens the namespace as descriptor 3, and then makes sure that the process is still the container's: a
 #: container may have ended meanwhile, and its process ID be another one's, even of the host. It is the
-#: container's if the engine's program that watches it, or its control group, names the container. No file in
+#: container's if its control group, or the engine's program that watches it, names the container. No file in
 #: a container is used. The shell does what it can itself: of a hundred containers, processes are what costs.
 _ENTER = """\
 enter() {
     command exec 3<&-
     { command exec 3<"/proc/$1/ns/net"; } 2>/dev/null || return
-    parent=
-    while read -r key value; do
-        [ "$key" != PPid: ] || { parent=$value; break; }
-    done 2>/dev/null <"/proc/$1/status"
-    grep -qsF "$2" "/proc/$parent/cmdline" "/proc/$1/cgroup" || return
+    is_of "$1" "$2" || return
     [ ! /proc/self/fd/3 -ef /proc/self/ns/net ]
+}
+is_of() {
+    while read -r line; do
+        case "$line" in *"$2"*) return 0;; esac
+    done 2>/dev/null <"/proc/$1/cgroup"
+    while read -r key value; do
+        [ "$key" != PPid: ] || break
+    done 2>/dev/null <"/proc/$1/status"
+    grep -qsF "$2" "/proc/$value/cmdline"
 }
 inside() { nsenter --net=/proc/self/fd/3 -- "$@"; }
 """
