@@ -111,6 +111,11 @@ class Driven:
     async def load(self, image: str) -> None:
         await self.images.load(pieces(Path(image).read_bytes()), image_id(), print)
 
+    async def tag(self, image: str, tag: str) -> None:
+        named, put = await self.engine.named(image), await self.engine.completed(tag)
+        repository, _, last = put.rpartition(":")
+        await self.engine.call("", lambda client: client.tag(named, repository, last))
+
     async def up(self, name: str = "p-a", **more: Any) -> None:
         await self.containers.create("p", name.removeprefix("p-"), name, {**REQUEST, **more}, "v1")
         await self.containers.start("p", name)
@@ -435,7 +440,7 @@ async def image_work(socket: str, image: str) -> None:
         await it.images.remove_image("p", "kvm-compose-p-a:s1")
         assert await it.images.of_project("p") == []
         await it.images.load(pieces(saved), snapshot, print)
-        await it.images.tag(snapshot, "again:2")
+        await it.tag(snapshot, "again:2")
         assert (await it.images.image("again:2")) is not None
         for _ in range(2):
             await it.images.remove_image("p", "again:2")
@@ -483,7 +488,7 @@ async def builds(it: Driven) -> None:
     error = await message_of(build(ImageBuild("web"), "2" * 32, Dockerfile=b"FROM tiny:1\nRUNN true\n"))
     assert "RUNN" in error
     assert "nothere" in await message_of(build(ImageBuild("web"), "2" * 32, Dockerfile=b"FROM nothere:1\n"))
-    await it.images.tag("tiny:1", build_tag("p", "3" * 32))
+    await it.tag("tiny:1", build_tag("p", "3" * 32))
     assert "another image has the name" in await message_of(
         build(ImageBuild("web"), "3" * 32, Dockerfile=b"FROM tiny:1\n")
     )

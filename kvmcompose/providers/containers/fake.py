@@ -296,12 +296,6 @@ class FakeImages:
         labels = (there.project, there.build) if there.project else ()
         yield "\n".join((image_id, *labels)).encode()
 
-    async def tag(self, reference: str, tag: str) -> None:
-        found = await self.image(reference)
-        if found is None:
-            raise DriverError(f"cannot name the image {reference}: No such image")
-        _put_image(self._host, found.id, tag)
-
     async def build(self, project: str, build: ImageBuild, key: str, context: Pieces, on_line: OnLine) -> str:
         await self._host.call("build_image", build.context)
         size = len(await _whole(context))

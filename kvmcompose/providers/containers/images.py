@@ -90,13 +90,6 @@ class EngineImages:
             async for piece in stream.read():
                 yield piece
 
-    async def tag(self, reference: str, tag: str) -> None:
-        named, put = await self._engine.named(reference), await self._engine.completed(tag)
-        repository, _, last = put.rpartition(":")
-        await self._engine.call(
-            f"name the image {reference}", lambda client: client.tag(named, repository, last)
-        )
-
     async def build(self, project: str, build: ImageBuild, key: str, context: Pieces, on_line: OnLine) -> str:
         doing, tag = f"build the image of {build.context}", build_tag(project, key)
         before = await self.image(tag)

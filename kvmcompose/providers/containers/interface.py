@@ -242,9 +242,6 @@ class ContainerImages(Protocol):
     def save(self, image_id: str) -> AsyncGenerator[bytes]:
         """Yield an archive of the image with this ID, for ``load`` on another host. It has no tags."""
 
-    async def tag(self, reference: str, tag: str) -> None:
-        """Give an image another name."""
-
     async def build(self, project: str, build: ImageBuild, key: str, context: Pieces, on_line: OnLine) -> str:
         """Build an image from a context, a tar archive, and return its ID.
 
