@@ -121,13 +121,21 @@ def _image(bench: Bench) -> str:
     return "may load the image of a container from a file: docker-archive:web.tar"
 
 
+def _build(bench: Bench) -> str:
+    """Commands in containers of the host's engine, which fetches what a member names."""
+    bench.write("web/Dockerfile", "FROM scratch\n")
+    section = "libvirt: {cpus: 1, memory_mb: 128, libvirt_type: {cloud_image: {name: debian_12}}}"
+    bench.edit(section, "docker: {build: web}")
+    return "image build 'web/Dockerfile', without a network"
+
+
 @pytest.mark.parametrize(
     "change",
     [
         _emulator, _network, _nic, _controller("tcp:192.0.2.7:6653"), _controller("unix:/run/x.sock"),
-        _controller("tcp:127.0.0.1:6653"), _libvirt, _image,
+        _controller("tcp:127.0.0.1:6653"), _libvirt, _image, _build,
     ],
-    ids=["emulator", "network", "nic", "controller", "socket", "loopback", "libvirt", "image"],
+    ids=["emulator", "network", "nic", "controller", "socket", "loopback", "libvirt", "image", "build"],
 )  # fmt: skip
 def test_what_only_administrators_may_do_is_refused(
     shared: Shared, lab: Bench, change: Callable[[Bench], str]

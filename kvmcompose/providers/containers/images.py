@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import posixpath
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
@@ -99,7 +100,7 @@ class EngineImages:
             )
         parameters = {
             "t": await self._engine.completed(tag),
-            "dockerfile": build.dockerfile,
+            "dockerfile": posixpath.normpath(build.dockerfile),
             "rm": "1",
             "forcerm": "1",
             "buildargs": json.dumps(build.args),
