@@ -25,6 +25,7 @@ from sudoer import Sudoer
 from hosts import TestHosts
 from hosts.micro_image import micro_image as make_micro_image
 from hosts.testbed import make_key
+from hosts.tiny_image import tiny_image
 from kvmcompose.core.commands import Down, Exec, Snapshot, Up
 from kvmcompose.core.deployment import Deployment, NewDeployment
 from kvmcompose.core.errors import RefusedError
@@ -51,7 +52,8 @@ ANN, EVE = 61_001, 61_002
 
 @pytest.fixture(scope="session")
 def real_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestHost]:
-    with TestHosts(1, directory=tmp_path_factory.mktemp("hosts")) as hosts:
+    with TestHosts(1, directory=tmp_path_factory.mktemp("hosts"), docker=True) as hosts:
+        hosts[0].run(["docker", "load", "-i", tiny_image()])
         yield hosts[0]
 
 
@@ -175,6 +177,13 @@ machines:
       cpus: 1
       memory_mb: 128
       libvirt_type: {cloud_image: {name: micro, setup_script: setup.sh}}
+  - name: box
+    interfaces: [{bridge: br0}]
+    docker:
+      image: tiny:1
+      command: [sleep, "4444"]
+      setup_script: setup.sh
+      context: shared.sh
 network:
   bridges: [{name: br0}]
   external_bridge: br0
@@ -263,6 +272,8 @@ def test_a_members_testbed_lives_in_a_tree_of_roots(lab: Callable[..., Path], re
         ["up", {}, True],
         ["status", {}, "running"],
         ["exec", {"guest": "web", "argv": ["cat", "/etc/set-up"]}, True],
+        ["exec", {"guest": "box", "argv": ["cat", "/etc/set-up", "/etc/nocloud/context/shared.sh"]}, True],
+        ["exec", {"guest": "box", "argv": ["ping", "-c", "1", "-W", "5", "web"]}, True],
         ["snapshot", {"verb": "create", "name": "one"}, True],
         ["up", {}, True],
         ["down", {}, True],
@@ -281,6 +292,7 @@ def test_a_members_testbed_lives_in_a_tree_of_roots(lab: Callable[..., Path], re
     assert not (folder / ".kvm-compose/known_hosts").exists()
     lab(["down", {"purge": True}, True])
     assert real_host.run(["ls", "-A", "/var/lib/kvm-compose/.hosted"]).stdout.strip() == ""
+    assert real_host.run(["docker", "ps", "-aq"]).stdout == ""
 
 
 def test_links_of_a_members_lead_root_nowhere(lab: Callable[..., Path], place: Path) -> None:

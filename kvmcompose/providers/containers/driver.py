@@ -199,6 +199,8 @@ class EngineContainers:
         doing = f"make an image of the container {name}"
         label = f"LABEL {PROJECT_LABEL}={project}"  # Podman keeps quotes
         named, put = await self._engine.named(tag), await self._engine.completed(tag)
+        facts = await self.facts()
+        pause = facts.limits or not facts.rootless  # or a rootless engine refuses to copy its files
 
         def commit(client: APIClient) -> str:
             found = client.inspect_container(name)
@@ -208,7 +210,7 @@ class EngineContainers:
                 if there.get(PROJECT_LABEL) != project:
                     raise DriverError(f"cannot {doing}: {tag} is an image that is not the project's")
             repository, _, last = put.rpartition(":")
-            return str(client.commit(found["Id"], repository, last, changes=[label])["Id"])
+            return str(client.commit(found["Id"], repository, last, pause=pause, changes=[label])["Id"])
 
         return rows.image_id(await self._engine.call(doing, commit, seconds=COPY_SECONDS))
 

@@ -166,8 +166,8 @@ class Containers(Protocol):
     async def commit(self, project: str, name: str, tag: str) -> str:
         """Make an image of the container's files, name it ``tag``, and return its ID.
 
-        The container is paused meanwhile. The image has the label of the project. A name that an image has
-        which is not the project's raises DriverError.
+        The container is paused meanwhile where its engine can pause it. The image has the label of the
+        project. A name that an image has which is not the project's raises DriverError.
         """
 
     async def run(
