@@ -47,22 +47,27 @@ def watch(arguments: argparse.Namespace, console: Console, up: Callable[[], int]
 def _follow(arguments: argparse.Namespace, console: Console, up: Callable[[], int]) -> None:
     stop = threading.Event()
     known: set[str] = set()
-    while True:
-        # taken before anything is read, so that an edit meanwhile is seen afterwards
-        before, known = _files(arguments, known)
-        try:
-            if up() == INTERRUPTED:
-                return
-        except KvmComposeError as error:
-            report(error, console)
-        with on_signals(stop.set, signal.SIGINT, signal.SIGTERM):
+
+    def end() -> None:
+        stop.set()  # an exception that is raised in a finaliser is lost
+        raise KeyboardInterrupt
+
+    with on_signals(end, signal.SIGINT, signal.SIGTERM):
+        while not stop.is_set():
+            # taken before anything is read, so that an edit meanwhile is seen afterwards
+            before, known = _files(arguments, known)
+            try:
+                if up() == INTERRUPTED:
+                    return
+            except KvmComposeError as error:
+                report(error, console)
             count = sum(1 for signature in before.values() if signature is not None)
             console.say(f"watching {count} files; Ctrl-C ends this")
             edited = wait_for_edit(before, stop)
-        if not edited:
-            return
-        folder = str(arguments.directory.absolute())
-        console.say(f"changed: {first_few([os.path.relpath(path, folder) for path in edited])}")
+            if not edited:
+                return
+            folder = str(arguments.directory.absolute())
+            console.say(f"changed: {first_few([os.path.relpath(path, folder) for path in edited])}")
 
 
 def _files(arguments: argparse.Namespace, known: set[str]) -> tuple[Signatures, set[str]]:

@@ -91,7 +91,7 @@ def wait_for_edit(before: Signatures, stop: threading.Event) -> list[str]:
                 rust_timeout=_FIRST_MS,
                 yield_on_timeout=True,
                 stop_event=stop,
-                raise_interrupt=False,
+                raise_interrupt=True,
                 recursive=False,
             )
             for count, events in enumerate(changes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kvmcompose.cli._labels import add_labels, labelled
 from kvmcompose.cli._server import INTERRUPTED, Target, add_server_options, open_target
+from kvmcompose.effects.signals import on_signals
 
 if TYPE_CHECKING:
     from kvmcompose.core.deployment import GuestStatus, TestbedStatus
@@ -80,7 +82,14 @@ def _as_it_should_be(status: TestbedStatus) -> bool:
 
 
 def _watch(target: Target, arguments: argparse.Namespace, console: Console) -> int:
-    with suppress(KeyboardInterrupt):  # this is how users end it
+    ended = False
+
+    def end() -> None:
+        nonlocal ended
+        ended = True  # an exception that is raised in a finaliser is lost
+        raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt), on_signals(end, signal.SIGINT):  # this is how users end it
         for status in _reports(target):
             shown = _selected(status, target, arguments)
             if arguments.json:
@@ -90,6 +99,8 @@ def _watch(target: Target, arguments: argparse.Namespace, console: Console) -> i
                     sys.stdout.write("\x1b[H\x1b[J")  # clear the screen
                 _show(shown, console)
                 sys.stdout.flush()
+            if ended:
+                break
     return INTERRUPTED
 
 

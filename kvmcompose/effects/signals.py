@@ -31,16 +31,18 @@ def insistent_interrupts() -> Iterator[None]:
     """Have a KeyboardInterrupt that Python drops raised again in this thread, a moment later.
 
     It drops one where no exception can leave: in a finalizer or a callback of a weak reference, which run
-    anywhere. The first Ctrl-C would have no effect but a traceback.
+    anywhere. The first Ctrl-C would have no effect but a traceback. It drops others silently (of a file that
+    is closed because nobody has it any more): what runs until Ctrl-C needs a flag as well.
     """
     before = sys.unraisablehook
     ours = threading.get_ident()
+    timers: list[threading.Timer] = []
 
     def hook(dropped: sys.UnraisableHookArgs) -> None:
         if issubclass(dropped.exc_type, KeyboardInterrupt):
-            again = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (ours, signal.SIGINT))
-            again.daemon = True
-            again.start()
+            timers.append(threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (ours, signal.SIGINT)))
+            timers[-1].daemon = True
+            timers[-1].start()
         else:
             before(dropped)
 
@@ -49,3 +51,5 @@ def insistent_interrupts() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = before
+        for timer in timers:
+            timer.cancel()
