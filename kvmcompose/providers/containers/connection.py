@@ -45,6 +45,7 @@ _PAUSE_SECONDS = 0.2
 _LONGEST = 1000
 #: Words in messages of engines, and a hint for each.
 _HINTS = (
+    ("statfs", "a rootless engine reads volumes as its user: may that user enter the project folder?"),
     ("ermission denied", "may the user use the engine? For Docker: sudo usermod -aG docker USER"),
     ("No such image", "kvm-compose up pulls or loads it"),
     ("no space left", "see what is there: docker system df"),

@@ -16,7 +16,7 @@ import pytest
 from kvmcompose.client.remote import ANSWER_SECONDS
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
-from kvmcompose.providers.containers.connection import AT_ONCE, COPY_SECONDS, Engine
+from kvmcompose.providers.containers.connection import AT_ONCE, COPY_SECONDS, Engine, failure
 from kvmcompose.providers.containers.driver import EngineContainers
 
 
@@ -64,6 +64,12 @@ def test_a_socket_is_named_as_it_is_on_its_host(tmp_path: Path) -> None:
             await engine.call("ask", lambda client: client.version())
 
     asyncio.run(ask())
+
+
+def test_a_volume_that_a_users_engine_cannot_read_is_no_lack_of_access_to_the_engine() -> None:
+    error = failure("create the container lab-web", "statfs /lab/html: permission denied")
+    assert error.hint is not None
+    assert "may that user enter the project folder" in error.hint
 
 
 def test_who_only_looks_hears_of_it_before_the_client_gives_up(
