@@ -27,6 +27,7 @@ collect_ignore = (
     if os.environ.get("KVM_COMPOSE_TEST_LONG")
     else [
         "test_container_example.py",
+        "test_containers_hosts.py",
         "test_members_moves.py",
         "test_ovn_elements.py",
         "test_ovn_examples.py",
