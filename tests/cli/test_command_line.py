@@ -58,7 +58,7 @@ LEVEL = ": -v and -vv print more, -q prints errors only"
         ),
         (
             "graph --format pdf",
-            "graph: error: --format: invalid value 'pdf'; expected one of: dot, mermaid, json, svg",
+            "error: --format: invalid value 'pdf'; expected one of: dot, mermaid, json, svg, png, html",
         ),
         ("down --puge", "kvm-compose down: error: unknown option '--puge'; did you mean '--purge'?"),
         ("up --hidden=x", "kvm-compose up: error: unknown option '--hidden'"),

@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import os
 import shutil
-import socket
 import stat
 import threading
 from collections.abc import Sequence
@@ -245,8 +244,7 @@ def theirs_is(kind: str, path: Path, outside: Path) -> None:
         case "device":
             os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
         case "socket":
-            with socket.socket(socket.AF_UNIX) as sock:
-                sock.bind(str(path))
+            os.mknod(path, stat.S_IFSOCK | 0o600)  # bind accepts short paths alone
         case "folder":
             path.mkdir()
             (path / "theirs").write_text("theirs\n")
