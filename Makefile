@@ -85,10 +85,9 @@ shell: | base-packages
 	git grep --untracked -lzE '^#!(/usr/bin/env bash|/bin/(ba|da)?sh)' -- \
 		':!*.md' ':!*.py' ':!templates' ':!tests/golden' | xargs -0 shellcheck
 
-# without --quiet, which silences warnings before --strict can count them
 .PHONY: docs
 docs: $(READY) ## build the documentation into site/
-	$(RUN) mkdocs build --strict
+	$(RUN) zensical build --clean --strict
 
 .PHONY: reference
 reference: $(READY) ## generate the reference pages and the schema from the code

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from test_tutorial import REPOSITORY
 
@@ -42,9 +46,10 @@ def test_the_first_page_links_to_every_other_but_decisions() -> None:
 
 
 def test_every_link_leads_to_a_file() -> None:
-    # mkdocs checks docs/; these are read in the repository
+    # the build of docs/ checks links to pages, but not those to pictures and other files
     pages = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
     pages += (REPOSITORY / "examples").rglob("*.md")
+    pages += DOCS.rglob("*.md")
     broken = [
         f"{page.relative_to(REPOSITORY)}: {target}"
         for page in pages
@@ -52,6 +57,30 @@ def test_every_link_leads_to_a_file() -> None:
         if not (REPOSITORY / target).exists()
     ]
     assert broken == []
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("documentation")
+    shutil.copy(REPOSITORY / "mkdocs.yml", folder)
+    shutil.copytree(DOCS, folder / "docs")
+    argv = [sys.executable, "-m", "zensical", "build", "--strict"]
+    built = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder / "site"
+
+
+def test_a_page_loads_nothing_from_elsewhere(site: Path) -> None:
+    pages = {path.relative_to(site).with_suffix(".md").as_posix(): path for path in site.rglob("*.html")}
+    assert pages.keys() >= PAGES
+    loading = re.compile(
+        r'<(?!a )[^>]*\b(?:src|href|srcset|data)="?(?:https?:)?//[^>]*>|<pre class="?mermaid'
+    )
+    # a diagram in Mermaid would fetch its script from unpkg.com: diagrams are SVG
+    found = {name: loading.findall(path.read_text()) for name, path in pages.items()}
+    assert {name: tags for name, tags in found.items() if tags} == {}
+    styles = "".join(path.read_text() for path in site.rglob("*.css"))
+    assert re.findall(r"(?:url\(|@import )[\"']?(?:https?:)?//\S*", styles) == []
 
 
 def test_every_variable_is_on_the_page_about_the_environment() -> None:
