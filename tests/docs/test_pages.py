@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import shutil
@@ -57,6 +58,20 @@ def test_every_link_leads_to_a_file() -> None:
         if not (REPOSITORY / target).exists()
     ]
     assert broken == []
+
+
+def test_the_picture_of_the_layers_is_their_contract() -> None:
+    contract = configparser.ConfigParser()
+    contract.read(REPOSITORY / ".importlinter")
+    layers = contract["importlinter:contract:layers"]["layers"].split("\n")
+    rows = [[part.removeprefix("kvmcompose.") for part in row.split(" | ")] for row in layers if row]
+    drawn: dict[str, list[str]] = {}
+    picture = (DOCS / "pictures" / "layers.svg").read_text()
+    for line, name in re.findall(
+        r'<text class="name" x="[^"]+" y="(.+?)" text-anchor="middle">(.+?)<', picture
+    ):
+        drawn.setdefault(line, []).append(name)
+    assert list(drawn.values()) == rows
 
 
 @pytest.fixture(scope="module")

@@ -66,4 +66,4 @@ def test_what_it_links_to_in_the_repository_is_there() -> None:
 def test_its_picture_is_what_graph_draws() -> None:
     folder = REPOSITORY / "examples" / "three-hosts"
     drawn = kvm_compose("graph", "--format", "svg", folder=folder).stdout
-    assert (REPOSITORY / "docs" / "three-hosts.svg").read_text() == drawn
+    assert (REPOSITORY / "docs" / "pictures" / "three-hosts.svg").read_text() == drawn
