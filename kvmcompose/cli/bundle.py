@@ -34,8 +34,8 @@ _BLOCK = 512
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, default=Path("kvm-compose-bundle.tar.gz"),
-        help="the file to write (default: %(default)s)",
+        "-o", "--output", metavar="FILE", type=Path, default=Path(f"{_TOP}.tar.gz"),
+        help=f"the file to write (default: {_TOP}.tar.gz)",
     )  # fmt: skip
     add_server_options(parser)
 
