@@ -16,6 +16,7 @@ import msgspec
 
 from kvmcompose.core.deployable import SNAPSHOT_REPOSITORY
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.image_build import BUILD_REPOSITORY
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 
 
@@ -203,8 +204,9 @@ def privileges_in(
 
 
 def _is_private(image: str) -> bool:
-    """Return whether an image has no name in a registry, or is a snapshot: all users share an engine's."""
-    return _ID.fullmatch(image) is not None or SNAPSHOT_REPOSITORY in image
+    """Return whether an image has no name in a registry, or was made by a project: all share an engine."""
+    made = any(each in image for each in (SNAPSHOT_REPOSITORY, BUILD_REPOSITORY))
+    return made or _ID.fullmatch(image) is not None
 
 
 def _unknown(found: Mapping[str, Any], grammar: _Grammar, at: str, where: str) -> Iterator[Privilege]:

@@ -285,6 +285,8 @@ _json = st.recursive(
         "beef",
         "kvm-compose-snapshots/lab-web:s",
         "localhost/kvm-compose-snapshots/x:y",
+        f"kvm-compose-builds/other:{'a' * 32}",
+        f"localhost/kvm-compose-builds/other:{'a' * 32}",
     ],
 )
 def test_a_member_names_no_image_that_is_another_projects(image: str) -> None:
