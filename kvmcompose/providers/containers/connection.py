@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import requests
@@ -43,6 +43,11 @@ _COME_BACK_SECONDS = 15.0
 _PAUSE_SECONDS = 0.2
 #: The longest message of an engine that is shown, in characters.
 _LONGEST = 1000
+#: The largest answer that is read, in bytes, and of one that refuses. Ten thousand containers take 20 MiB.
+LARGEST_ANSWER, _LARGEST_REFUSAL = 32 << 20, 1 << 16
+_CHUNK = 1 << 16
+#: Raised for an answer that is none of the API's, by what reads it. RecursionError: a thousand levels deep.
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 #: Words in messages of engines, and a hint for each.
 _HINTS = (
     ("statfs", "a rootless engine reads volumes as its user: may that user enter the project folder?"),
@@ -55,6 +60,44 @@ _HINTS = (
 
 class EngineRefusalError(DriverError):
     """The engine has answered, and refuses."""
+
+
+class _UnreadableError(ValueError):
+    """An answer is none that an engine gives."""
+
+
+class _Client(APIClient):
+    """The SDK's client, for engines of other hosts, which may answer without end.
+
+    The SDK reads an answer whole, of any size, decompresses it, and goes where it redirects to.
+    """
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        """Send a request, and read the answer up to a limit. Raises _UnreadableError."""
+        options |= {"stream": True, "allow_redirects": False}
+        response: requests.Response = super().send(request, **options)
+        try:
+            content = _content(response)
+        finally:
+            response.close()
+        response._content, response._content_consumed = content, True  # type: ignore[attr-defined] # noqa: SLF001 (as if requests had read it)
+        return response
+
+
+def _content(response: requests.Response) -> bytes:
+    """Return what an engine answers; of a refusal, the beginning. Raises _UnreadableError."""
+    if response.is_redirect:
+        raise _UnreadableError("it redirects to somewhere else")
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise _UnreadableError("its answer is compressed")
+    content = bytearray()
+    for piece in response.iter_content(_CHUNK):
+        content += piece
+        if len(content) > LARGEST_ANSWER:
+            raise _UnreadableError(f"its answer is larger than {LARGEST_ANSWER >> 20} MiB")
+        if not response.ok and len(content) > _LARGEST_REFUSAL:
+            break
+    return bytes(content)
 
 
 class Engine:
@@ -224,6 +267,12 @@ class Engine:
                 raise failure(doing, str(error.explanation or error)) from error
             except (requests.Timeout, TimeoutError) as error:
                 raise failure(doing, f"the container engine{self._at} does not answer in time") from error
+            except _MALFORMED as error:
+                log.debug("an answer of an engine", exc_info=error)
+                why = str(error) if isinstance(error, _UnreadableError) else "its answer cannot be read"
+                raise failure(
+                    doing, f"the container engine{self._at} does not speak the API: {why}"
+                ) from error
             except (requests.ConnectionError, DockerException, OSError) as error:
                 self._drop(client)
                 if self._socket is None or time.monotonic() > deadline:
@@ -243,7 +292,7 @@ class Engine:
                 try:
                     _probe(path)  # the SDK would leave its socket to the garbage collector
                     # the engine's newest version of the API: newer engines lack old ones
-                    self._client = APIClient(
+                    self._client = _Client(
                         f"unix://{path}", version="auto", timeout=COPY_SECONDS, max_pool_size=AT_ONCE
                     )
                 except (DockerException, OSError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from docker import APIClient
 from docker.errors import APIError, NotFound
@@ -32,6 +32,8 @@ from kvmcompose.providers.containers.interface import (
 )
 from kvmcompose.providers.containers.streaming import outputs
 
+_T = TypeVar("_T")
+
 #: Statuses of HTTP: it is so already; another request is at it, or the state forbids it.
 _NOT_MODIFIED, _CONFLICT = 304, 409
 #: What an engine says of a container whose process it has made and does not know of: it was killed between.
@@ -51,24 +53,26 @@ class EngineContainers:
         self._events = EngineEvents(engine)
 
     async def facts(self) -> EngineFacts:
-        info, version = await self._engine.call(
-            "ask the container engine", lambda client: (client.info(), client.version())
+        return await self._engine.call(
+            "ask the container engine", lambda client: rows.facts_in(client.info(), client.version())
         )
-        return rows.facts_in(info, version)
 
     async def foreign(self, project: str, names: Sequence[str]) -> Sequence[str]:
-        listed = await self._engine.call("list containers", lambda client: client.containers(all=True))
         wanted = set(names)
-        return sorted(
-            name
-            for row in listed
-            if (name := rows.name_in(row)) in wanted and not rows.is_of(project, name, row.get("Labels"))
-        )
+
+        def foreign(client: APIClient) -> list[str]:
+            return sorted(
+                name
+                for row in client.containers(all=True)
+                if (name := rows.name_in(row)) in wanted and not rows.is_of(project, name, row.get("Labels"))
+            )
+
+        return await self._engine.call("list containers", foreign)
 
     async def observe(self, project: str) -> Mapping[str, ObservedContainer]:
         listed = await self._list(project)
-        found = await self._for_each([row["Id"] for row in listed], _inspect)
-        return {each.name: each for each in map(rows.observed_in, found)}
+        found = await self._for_each(list(listed), _observed)
+        return {each.name: each for each, _ in found}
 
     def events(self, project: str) -> AsyncGenerator[ObservedContainer]:
         return self._events.changes(project, lambda ids, known: self._now(project, ids, known))
@@ -83,18 +87,13 @@ class EngineContainers:
         if ids is None:
             there = {each.id: each for each in (await self.observe(project)).values()}
             return {**dict.fromkeys(known), **there}
-        rows_of = {str(row["Id"]): row for row in await self._for_each([*ids], _inspect)}
-        return {each: self._observed(project, rows_of.get(each)) for each in ids}
-
-    def _observed(self, project: str, row: Mapping[str, Any] | None) -> ObservedContainer | None:
-        if row is None:
-            return None
-        found = rows.observed_in(row)
-        labels = (row.get("Config") or {}).get("Labels")
-        return found if rows.is_of(project, found.name, labels) else None
+        found = await self._for_each([*ids], _observed)
+        ours = {each.id: each for each, labels in found if rows.is_of(project, each.name, labels)}
+        return {each: ours.get(each) for each in ids}
 
     async def container(self, project: str, name: str) -> ObservedContainer:
-        return rows.observed_in(await self._own(project, name, f"look at the container {name}"))
+        doing = f"look at the container {name}"
+        return await self._own(project, name, doing, rows.observed_in)
 
     async def create(
         self, project: str, guest: str, name: str, request: Mapping[str, Any], made: str = ""
@@ -105,28 +104,26 @@ class EngineContainers:
             body["Image"] = await self._engine.named(request["Image"])
         doing = f"create the container {name}"
 
-        def create(client: APIClient) -> dict[str, Any]:
+        def create(client: APIClient) -> str:
             try:
-                return dict(client.create_container_from_config(body, name))
+                return str(client.create_container_from_config(body, name)["Id"])
             except APIError:  # Docker's 409 for a name in use is Podman's 500
                 with contextlib.suppress(NotFound):
-                    return dict(client.inspect_container(name))
+                    found = client.inspect_container(name)
+                    self._refuse_foreign(project, name, found, doing)
+                    if (found["Config"].get("Labels") or {}).get(MADE_LABEL) != made:
+                        raise DriverError(
+                            f"cannot {doing}: there is one, made from something else", hint="remove it before"
+                        ) from None
+                    return str(found["Id"])
                 raise
 
-        found = await self._engine.call(doing, create, seconds=CALL_SECONDS)
-        if "Config" not in found:
-            return str(found["Id"])
-        self._refuse_foreign(project, name, found, doing)
-        if (found["Config"].get("Labels") or {}).get(MADE_LABEL) != made:
-            raise DriverError(
-                f"cannot {doing}: there is one, made from something else", hint="remove it before"
-            )
-        return str(found["Id"])
+        return await self._engine.call(doing, create, seconds=CALL_SECONDS)
 
     async def start(self, project: str, name: str, identity: str = "") -> ObservedContainer:
         doing = f"start the container {name}"
 
-        def start(client: APIClient) -> dict[str, Any]:
+        def start(client: APIClient) -> ObservedContainer:
             which = identity
             if not which:
                 found = client.inspect_container(name)
@@ -141,11 +138,11 @@ class EngineContainers:
                     ) from error
                 if error.status_code != _NOT_MODIFIED:
                     raise
-            return dict(client.inspect_container(which))
+            found = client.inspect_container(which)
+            self._refuse_foreign(project, name, found, doing)
+            return rows.observed_in(found)
 
-        found = await self._engine.call(doing, start, seconds=CALL_SECONDS)
-        self._refuse_foreign(project, name, found, doing)
-        return rows.observed_in(found)
+        return await self._engine.call(doing, start, seconds=CALL_SECONDS)
 
     async def stop(self, project: str, name: str, seconds: int) -> None:
         def stop(client: APIClient, row: Mapping[str, Any]) -> None:
@@ -210,9 +207,10 @@ class EngineContainers:
                 if there.get(PROJECT_LABEL) != project:
                     raise DriverError(f"cannot {doing}: {tag} is an image that is not the project's")
             repository, _, last = put.rpartition(":")
-            return str(client.commit(found["Id"], repository, last, pause=pause, changes=[label])["Id"])
+            made = client.commit(found["Id"], repository, last, pause=pause, changes=[label])
+            return rows.image_id(str(made["Id"]))
 
-        return rows.image_id(await self._engine.call(doing, commit, seconds=COPY_SECONDS))
+        return await self._engine.call(doing, commit, seconds=COPY_SECONDS)
 
     async def run(
         self,
@@ -227,11 +225,12 @@ class EngineContainers:
         stdin: Pieces | None = None,
     ) -> int:
         doing = f"run {argv[0]} in the container {name}"
-        found = await self._own(project, name, doing)
-        state = found["State"]
+        identity, state = await self._own(
+            project, name, doing, lambda row: (_identity(row), {**row["State"]})
+        )
         if not state.get("Running") or state.get("Paused"):
             raise DriverError(f"cannot {doing}: it is {'paused' if state.get('Paused') else 'not running'}")
-        execution = Execution(self._engine, self._runner, str(found["Id"]), doing)
+        execution = Execution(self._engine, self._runner, identity, doing)
         try:
             async with asyncio.timeout(seconds):
                 return await execution.run(argv, on_line, user=user, environment=environment, stdin=stdin)
@@ -242,7 +241,9 @@ class EngineContainers:
         self, project: str, name: str, *, since: float = 0, tail: int | None = None, follow: bool = False
     ) -> AsyncGenerator[str]:
         doing = f"read the log of the container {name}"
-        found = await self._own(project, name, doing)
+        identity, has_terminal = await self._own(
+            project, name, doing, lambda row: (_identity(row), bool(row["Config"].get("Tty")))
+        )
         parameters = {
             "stdout": "1",
             "stderr": "1",
@@ -252,10 +253,10 @@ class EngineContainers:
         }
         waiting: list[str] = []
         lines = Lines(waiting.append)
-        path = ("containers", str(found["Id"]), "logs")
+        path = ("containers", identity, "logs")
         async with self._engine.stream(doing, "GET", path, parameters=parameters) as stream:
             raw = stream.read()
-            async for piece in raw if found["Config"].get("Tty") else outputs(raw):
+            async for piece in raw if has_terminal else outputs(raw):
                 lines.feed(piece)
                 for line in waiting:
                     yield line
@@ -266,8 +267,7 @@ class EngineContainers:
 
     async def put(self, project: str, name: str, folder: str, archive: Pieces) -> None:
         doing = f"copy files into the container {name}"
-        found = await self._own(project, name, doing)
-        path = ("containers", str(found["Id"]), "archive")
+        path = ("containers", await self._own(project, name, doing, _identity), "archive")
         headers = {"Content-Type": "application/x-tar"}
         async with self._engine.stream(
             doing,
@@ -283,8 +283,7 @@ class EngineContainers:
 
     async def get(self, project: str, name: str, path: str) -> AsyncGenerator[bytes]:
         doing = f"copy files from the container {name}"
-        found = await self._own(project, name, doing)
-        where = ("containers", str(found["Id"]), "archive")
+        where = ("containers", await self._own(project, name, doing, _identity), "archive")
         missing = _no_path(doing, path)
         async with self._engine.stream(
             doing, "GET", where, parameters={"path": path}, missing=missing
@@ -295,37 +294,46 @@ class EngineContainers:
     async def usage(self, project: str) -> Mapping[str, Usage]:
         if not (await self.facts()).limits:
             return {}
-        running = {row["Id"]: rows.name_in(row) for row in await self._list(project) if _runs(row)}
-        found = await self._for_each(list(running), _stats)
-        return {running[each["id"]]: rows.usage_in(each) for each in found if each.get("id") in running}
+        running = {each: name for each, (name, runs) in (await self._list(project)).items() if runs}
+        found = await self._for_each(list(running), _usage)
+        return {running[each]: usage for each, usage in found}
 
     async def close(self) -> None:
         await self._engine.close()
 
-    async def _list(self, project: str) -> Sequence[dict[str, Any]]:
+    async def _list(self, project: str) -> Mapping[str, tuple[str, bool]]:
+        """Return the names of the project's containers by their IDs, and whether they run."""
         filters = {"label": [f"{PROJECT_LABEL}={project}"]}
-        listed: Sequence[dict[str, Any]] = await self._engine.call(
-            "list containers", lambda client: client.containers(all=True, filters=filters)
-        )
-        return [row for row in listed if rows.is_of(project, rows.name_in(row), row.get("Labels"))]
 
-    async def _for_each(
-        self, ids: Sequence[str], look: Callable[[APIClient, str], dict[str, Any] | None]
-    ) -> list[dict[str, Any]]:
+        def listed(client: APIClient) -> dict[str, tuple[str, bool]]:
+            return {
+                str(row["Id"]): (rows.name_in(row), _runs(row))
+                for row in client.containers(all=True, filters=filters)
+                if rows.is_of(project, rows.name_in(row), row.get("Labels"))
+            }
+
+        return await self._engine.call("list containers", listed)
+
+    async def _for_each(self, ids: Sequence[str], look: Callable[[APIClient, str], _T | None]) -> list[_T]:
         """Ask for containers, some at a time; those that go meanwhile are left out."""
         doing = "look at containers"
         shares = [ids[start::AT_ONCE] for start in range(min(AT_ONCE, len(ids)))]
 
-        def of_share(share: Iterable[str]) -> Callable[[APIClient], list[dict[str, Any] | None]]:
+        def of_share(share: Iterable[str]) -> Callable[[APIClient], list[_T | None]]:
             return lambda client: [look(client, each) for each in share]
 
         found = await asyncio.gather(*(self._engine.call(doing, of_share(share)) for share in shares))
         return [each for share in found for each in share if each is not None]
 
-    async def _own(self, project: str, name: str, doing: str) -> dict[str, Any]:
-        found: dict[str, Any] = await self._engine.call(doing, lambda client: client.inspect_container(name))
-        self._refuse_foreign(project, name, found, doing)
-        return found
+    async def _own(self, project: str, name: str, doing: str, read: Callable[[Mapping[str, Any]], _T]) -> _T:
+        """Return what ``read`` finds in the answer about a container of the project."""
+
+        def own(client: APIClient) -> _T:
+            found = client.inspect_container(name)
+            self._refuse_foreign(project, name, found, doing)
+            return read(found)
+
+        return await self._engine.call(doing, own)
 
     async def _act(
         self,
@@ -376,9 +384,19 @@ def _inspect(client: APIClient, container: str) -> dict[str, Any] | None:
         return None
 
 
-def _stats(client: APIClient, container: str) -> dict[str, Any] | None:
+def _observed(client: APIClient, container: str) -> tuple[ObservedContainer, Mapping[str, Any] | None] | None:
+    """Return a container with its labels."""
+    row = _inspect(client, container)
+    return None if row is None else (rows.observed_in(row), (row.get("Config") or {}).get("Labels"))
+
+
+def _identity(row: Mapping[str, Any]) -> str:
+    return str(row["Id"])
+
+
+def _usage(client: APIClient, container: str) -> tuple[str, Usage] | None:
     try:
-        return {**client.stats(container, stream=False, one_shot=True), "id": container}
+        return container, rows.usage_in(client.stats(container, stream=False, one_shot=True))
     except APIError as error:
         if error.status_code is not None and error.status_code >= 500:  # noqa: PLR2004 - it ends just now
             return None

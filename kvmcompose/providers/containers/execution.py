@@ -73,18 +73,17 @@ class Execution:
     ) -> int:
         """Run it to its end and return its exit status; cancelling ends it. See ``Containers.run``."""
 
-        def create(client: APIClient) -> dict[str, Any]:
-            return dict(
-                client.exec_create(
-                    self._container,
-                    list(argv),
-                    stdin=stdin is not None,
-                    user=user,
-                    environment=dict(environment or {}),
-                )
+        def create(client: APIClient) -> str:
+            made = client.exec_create(
+                self._container,
+                list(argv),
+                stdin=stdin is not None,
+                user=user,
+                environment=dict(environment or {}),
             )
+            return str(made["Id"])
 
-        self._id = str((await self._engine.call(self._doing, create))["Id"])
+        self._id = await self._engine.call(self._doing, create)
         try:
             complaints = await self._follow(on_line, stdin)
             status = await self._status()

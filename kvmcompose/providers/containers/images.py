@@ -7,7 +7,7 @@ import json
 import posixpath
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -31,6 +31,10 @@ _FROM = re.compile(r": (?i:from) ")
 _OF_ENGINE = (" ---> ", "--> ", "Removing intermediate container ")
 #: So many lines of a step that failed are shown, and so many characters of each.
 _LAST_LINES, _LONGEST_LINE = 10, 300
+#: The status of so many layers is known, so that it is reported once.
+_MOST_LAYERS = 1000
+#: No layer is as large, in bytes.
+_MOST_BYTES = 1 << 60
 
 
 class EngineImages:
@@ -42,19 +46,20 @@ class EngineImages:
     async def image(self, reference: str) -> FoundImage | None:
         named = await self._engine.named(reference)
 
-        def inspect(client: APIClient) -> dict[str, Any] | None:
+        def inspect(client: APIClient) -> FoundImage | None:
             try:
-                return dict(client.inspect_image(named))
+                return rows.image_in(client.inspect_image(named))
             except (ImageNotFound, NotFound):
                 return None
 
-        found = await self._engine.call(f"look for the image {reference}", inspect)
-        return rows.image_in(found) if found is not None else None
+        return await self._engine.call(f"look for the image {reference}", inspect)
 
     async def of_project(self, project: str) -> Sequence[FoundImage]:
         filters = {"label": [f"{PROJECT_LABEL}={project}"]}
-        listed = await self._engine.call("list images", lambda client: client.images(filters=filters))
-        return sorted(map(rows.image_in, listed), key=lambda each: (each.tags, each.id))
+        found = await self._engine.call(
+            "list images", lambda client: list(map(rows.image_in, client.images(filters=filters)))
+        )
+        return sorted(found, key=lambda each: (each.tags, each.id))
 
     async def pull(self, reference: str, on_line: OnLine) -> str:
         doing = f"pull the image {reference}"
@@ -182,25 +187,38 @@ class _Progress:
     def _line(self, line: str) -> None:
         try:
             said = msgspec.json.decode(line.strip() or "{}")
-        except msgspec.DecodeError:  # a piece of a line that is too long
+        except (msgspec.DecodeError, RecursionError):  # a piece of a line that is too long, or nonsense
             return
         if not isinstance(said, dict):
             return
-        if error := said.get("error") or (said.get("errorDetail") or {}).get("message"):
+        if error := said.get("error") or _part(said, "errorDetail").get("message"):
             self._error = self._error or str(error)
         elif said.get("stream"):
-            self._output.feed(str(said["stream"]).encode())
+            self._output.feed(str(said["stream"]).encode(errors="replace"))
         elif said.get("status"):
-            self._status(str(said.get("id") or ""), str(said["status"]), said.get("progressDetail") or {})
+            layer, status = str(said.get("id") or ""), str(said["status"])
+            self._status(layer[:_LONGEST_LINE], status[:_LONGEST_LINE], _part(said, "progressDetail"))
 
-    def _status(self, layer: str, status: str, detail: dict[str, Any]) -> None:
+    def _status(self, layer: str, status: str, detail: Mapping[str, Any]) -> None:
         """Report each status of a layer once, and each tenth of what it loads."""
+        if len(self._said) > _MOST_LAYERS:
+            self._said.clear()
         done, total = detail.get("current"), detail.get("total")
-        if isinstance(done, int) and isinstance(total, int) and total > 0:
+        if (
+            isinstance(done, int)
+            and isinstance(total, int)
+            and 0 <= done <= total
+            and 0 < total < _MOST_BYTES
+        ):
             status += f" {done * 10 // total}0 % of {total / 2**20:.1f} MiB"
         if self._said.get(layer) != status:
             self._said[layer] = status
             self._on_line(f"{layer}: {status}" if layer else status)
+
+
+def _part(said: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = said.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 class _BuildProgress(_Progress):

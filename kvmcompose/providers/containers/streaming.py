@@ -133,7 +133,7 @@ async def _once(body: bytes) -> AsyncIterator[bytes]:
 
 def complaint_in(body: bytes) -> str:
     """Return the message in the answer of an engine that refuses (``ErrorResponse``)."""
-    with contextlib.suppress(msgspec.DecodeError):
+    with contextlib.suppress(msgspec.DecodeError, RecursionError):
         answer = msgspec.json.decode(body)
         if isinstance(answer, dict) and isinstance(message := answer.get("message"), str) and message:
             return message
